@@ -1,0 +1,61 @@
+//! What providers say: the dynamic configuration, in one typed model.
+//!
+//! Labels, tags, keys, environment, flags, YAML and TOML become one [`tree`], which one decoder turns into these
+//! types. Nothing here knows how anything is run, and nothing changes a value after [`merge`].
+
+pub mod origin;
+pub mod router;
+pub mod service;
+pub mod tcp;
+pub mod tls;
+pub mod transport;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+pub use tidegate_middlewares::Options as Middleware;
+
+pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
+
+/// Objects by name.
+pub type Map<T> = BTreeMap<String, T>;
+
+/// The dynamic configuration of one provider (plain names), or of all together (names `x@provider`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Config {
+    /// HTTP routers, services, middlewares and transports.
+    pub http: Http,
+    /// TCP routers, services, middlewares and transports.
+    pub tcp: tcp::Tcp,
+    /// UDP routers and services.
+    pub udp: tcp::Udp,
+    /// Certificates, stores and options.
+    pub tls: tls::Tls,
+}
+
+/// The `http` part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Http {
+    /// Which requests go where.
+    pub routers: Map<router::Router>,
+    /// Where requests go.
+    pub services: Map<service::Service>,
+    /// What happens on the way.
+    pub middlewares: Map<Middleware>,
+    /// How servers are talked to.
+    pub servers_transports: Map<transport::ServersTransport>,
+}
+
+/// What one provider delivers: its whole state, every time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Provided {
+    /// The configuration, names unqualified.
+    pub config: Config,
+    /// Where each object came from.
+    pub origins: Origins,
+    /// What was wrong. A problem that names an object makes that object broken: a broken router keeps its rule and
+    /// answers 503, so that its traffic never falls through to a weaker one.
+    pub problems: Vec<Problem>,
+}

@@ -1,0 +1,286 @@
+//! TCP and UDP: routers, services, middlewares and transports.
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, is_default};
+
+use crate::Map;
+use crate::service::HealthCheck;
+use crate::tls::{CertificateFiles, Domain};
+use crate::transport::Spiffe;
+
+/// The `tcp` part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Tcp {
+    /// Which connections go where.
+    pub routers: Map<TcpRouter>,
+    /// Where they go.
+    pub services: Map<TcpService>,
+    /// What happens on the way.
+    pub middlewares: Map<TcpMiddleware>,
+    /// How servers are talked to.
+    pub servers_transports: Map<TcpServersTransport>,
+}
+
+/// The `udp` part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Udp {
+    /// Which sessions go where.
+    pub routers: Map<UdpRouter>,
+    /// Where they go.
+    pub services: Map<UdpService>,
+}
+
+/// `tcp.routers.<name>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the same as in an HTTP router")]
+pub struct TcpRouter {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub entry_points: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub middlewares: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule_syntax: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub priority: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TcpRouterTls>,
+}
+
+/// A TCP router's `tls`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpRouterTls {
+    /// Pass the connection on as it is, still encrypted.
+    pub passthrough: bool,
+    /// Name of the TLS options.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub options: String,
+    /// Name of the resolver.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cert_resolver: String,
+    /// Names of the certificates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<Domain>,
+}
+
+/// `tcp.services.<name>`: exactly one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpService {
+    /// Servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<TcpLoadBalancer>,
+    /// Other services by weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighted: Option<TcpWeighted>,
+}
+
+/// TCP servers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpLoadBalancer {
+    /// The servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<TcpServer>,
+    /// Name of the transport.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub servers_transport: String,
+    /// Deprecated: PROXY protocol towards the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Deprecated: milliseconds the other direction may go on after one has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub termination_delay: Option<i64>,
+    /// Asks the servers how they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<TcpHealthCheck>,
+}
+
+/// One TCP server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpServer {
+    /// `host:port`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// Talk TLS to it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tls: bool,
+}
+
+/// Which PROXY protocol to send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// 1 or 2.
+    pub version: u8,
+}
+
+impl Default for ProxyProtocol {
+    fn default() -> Self {
+        Self { version: 2 }
+    }
+}
+
+/// A TCP health check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the same as in an HTTP health check")]
+pub struct TcpHealthCheck {
+    #[serde(skip_serializing_if = "is_default")]
+    pub port: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub send: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub expect: String,
+    pub interval: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy_interval: Option<Duration>,
+    pub timeout: Duration,
+}
+
+impl Default for TcpHealthCheck {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            send: String::new(),
+            expect: String::new(),
+            interval: Duration::from_secs(30),
+            unhealthy_interval: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// TCP services by weight.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpWeighted {
+    /// The services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<crate::service::WeightedService>,
+    /// Reports the children's health.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+}
+
+/// `tcp.middlewares.<name>`: exactly one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TcpMiddleware {
+    /// Limits the connections of one peer address.
+    InFlightConn {
+        /// How many.
+        amount: i64,
+    },
+    /// Allows addresses only.
+    IpAllowList(TcpIpAllowList),
+    /// Deprecated name of the same.
+    IpWhiteList(TcpIpAllowList),
+}
+
+/// Addresses that may connect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpIpAllowList {
+    /// Addresses and ranges.
+    pub source_range: Vec<String>,
+}
+
+/// `tcp.serversTransports.<name>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TcpServersTransport {
+    /// Time between keep-alive probes.
+    pub dial_keep_alive: Duration,
+    /// Time to connect.
+    pub dial_timeout: Duration,
+    /// PROXY protocol towards the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// How long the other direction may go on after one has ended.
+    pub termination_delay: Duration,
+    /// TLS towards the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TcpTransportTls>,
+}
+
+impl Default for TcpServersTransport {
+    fn default() -> Self {
+        Self {
+            dial_keep_alive: Duration::from_secs(15),
+            dial_timeout: Duration::from_secs(30),
+            proxy_protocol: None,
+            termination_delay: Duration::from_millis(100),
+            tls: None,
+        }
+    }
+}
+
+/// TLS towards TCP servers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the same as in an HTTP servers transport")]
+pub struct TcpTransportTls {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub server_name: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure_skip_verify: bool,
+    #[serde(rename = "rootCAs", skip_serializing_if = "Vec::is_empty")]
+    pub root_cas: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFiles>,
+    #[serde(rename = "peerCertURI", skip_serializing_if = "String::is_empty")]
+    pub peer_cert_uri: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<Spiffe>,
+}
+
+/// `udp.routers.<name>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct UdpRouter {
+    /// Names of the entry points.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub entry_points: Vec<String>,
+    /// The service.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service: String,
+}
+
+/// `udp.services.<name>`: exactly one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct UdpService {
+    /// Servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<UdpLoadBalancer>,
+    /// Other services by weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighted: Option<TcpWeighted>,
+}
+
+/// UDP servers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct UdpLoadBalancer {
+    /// The servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<UdpServer>,
+}
+
+/// One UDP server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct UdpServer {
+    /// `host:port`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+}

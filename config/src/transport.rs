@@ -1,0 +1,88 @@
+//! How servers are talked to.
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, is_default};
+
+use crate::tls::CertificateFiles;
+
+/// Traefik's `http.serversTransports.<name>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ServersTransport {
+    /// Name to ask for and to verify, instead of the server's host.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub server_name: String,
+    /// Accept any certificate.
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure_skip_verify: bool,
+    /// Certificates to trust instead of the system's: paths or PEM.
+    #[serde(rename = "rootCAs", skip_serializing_if = "Vec::is_empty")]
+    pub root_cas: Vec<String>,
+    /// Our certificates, for servers that ask.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFiles>,
+    /// Cipher suites by Go's names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cipher_suites: Vec<String>,
+    /// Oldest version: `VersionTLS12` or `VersionTLS13`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub min_version: String,
+    /// Newest version.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub max_version: String,
+    /// Idle connections kept for each server; 0 for the default, negative for none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_idle_conns_per_host: i64,
+    /// Timeouts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarding_timeouts: Option<ForwardingTimeouts>,
+    /// Never use HTTP/2.
+    #[serde(rename = "disableHTTP2", skip_serializing_if = "is_default")]
+    pub disable_http2: bool,
+    /// URI that the server's certificate must carry.
+    #[serde(rename = "peerCertURI", skip_serializing_if = "String::is_empty")]
+    pub peer_cert_uri: String,
+    /// SPIFFE identities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<Spiffe>,
+}
+
+/// Timeouts towards servers; zero means none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ForwardingTimeouts {
+    /// To connect.
+    pub dial_timeout: Duration,
+    /// From the end of the request to the head of the answer.
+    pub response_header_timeout: Duration,
+    /// For an idle connection.
+    pub idle_conn_timeout: Duration,
+    /// Silence on an HTTP/2 connection before it is pinged.
+    pub read_idle_timeout: Duration,
+    /// For the answer to that ping.
+    pub ping_timeout: Duration,
+}
+
+impl Default for ForwardingTimeouts {
+    fn default() -> Self {
+        Self {
+            dial_timeout: Duration::from_secs(30),
+            response_header_timeout: Duration::default(),
+            idle_conn_timeout: Duration::from_secs(90),
+            read_idle_timeout: Duration::default(),
+            ping_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// SPIFFE identities that a server may have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Spiffe {
+    /// Exact identities.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
+    /// Or any identity of this trust domain.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub trust_domain: String,
+}

@@ -1,0 +1,218 @@
+//! The one body type that flows through the gateway, in both directions.
+//!
+//! Bodies from the wire pass through without a box; what must happen when a body ends (a connection goes
+//! back to its pool, a permit is released, a record is closed) hangs on it as [`Guard`]s.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The peer's HTTP connection failed.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    /// A limit on the size was passed.
+    #[error("body larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// No progress within the allowed time.
+    #[error("body made no progress in time")]
+    TimedOut,
+    /// Compression, a temporary file, or another part of ours failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Something that must know how a body ends.
+///
+/// `end` is called exactly once: with `true` when the body was read to its end, with `false` when it failed or
+/// was dropped before.
+pub trait Guard: Send {
+    /// Called with the length of each data frame, in bytes.
+    fn data(&mut self, _length: usize) {}
+    /// Called with the trailers, when there are any.
+    fn trailers(&mut self, _trailers: &http::HeaderMap) {}
+    /// Called once when the body is over.
+    fn end(self: Box<Self>, complete: bool);
+}
+
+/// A request or response body.
+#[derive(Default)]
+pub struct Body {
+    kind: Kind,
+    guards: SmallVec<[Box<dyn Guard>; 1]>,
+    ended: bool,
+}
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Option<Bytes>),
+    Incoming(Incoming),
+    Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
+}
+
+impl Body {
+    /// No body.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A body of known content.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        let kind = if bytes.is_empty() { Kind::Empty } else { Kind::Full(Some(bytes)) };
+        Self::of(kind)
+    }
+
+    /// A body as it comes from a connection.
+    pub fn incoming(incoming: Incoming) -> Self {
+        Self::of(Kind::Incoming(incoming))
+    }
+
+    /// Any other body.
+    pub fn boxed<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
+    {
+        Self::of(Kind::Boxed(Box::pin(body)))
+    }
+
+    /// Hangs something on the end of this body.
+    #[must_use]
+    pub fn with_guard(mut self, guard: Box<dyn Guard>) -> Self {
+        self.guards.push(guard);
+        self
+    }
+
+    /// The content, when it is already here in one piece (or there is none).
+    pub fn as_bytes(&self) -> Option<Bytes> {
+        match &self.kind {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Full(bytes) => Some(bytes.clone().unwrap_or_default()),
+            _ => None,
+        }
+    }
+
+    /// Reads the whole body, at most `limit` bytes of it. Trailers are dropped.
+    pub async fn collect(mut self, limit: u64) -> Result<Bytes, BodyError> {
+        let mut whole = bytes::BytesMut::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+            if let Ok(data) = frame?.into_data() {
+                if (whole.len() + data.len()) as u64 > limit {
+                    return Err(BodyError::TooLarge { limit });
+                }
+                whole.extend_from_slice(&data);
+            }
+        }
+        Ok(whole.freeze())
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, guards: SmallVec::new(), ended: false }
+    }
+
+    fn finish(&mut self, complete: bool) {
+        self.ended = true;
+        for guard in self.guards.drain(..) {
+            guard.end(complete);
+        }
+    }
+
+    fn inner_is_end(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Boxed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = std::task::ready!(this.poll_inner(cx));
+        if this.guards.is_empty() {
+            return Poll::Ready(polled);
+        }
+        match &polled {
+            Some(Ok(frame)) => {
+                for guard in &mut this.guards {
+                    if let Some(data) = frame.data_ref() {
+                        guard.data(data.len());
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        guard.trailers(trailers);
+                    }
+                }
+                if this.inner_is_end() {
+                    this.finish(true);
+                }
+            }
+            Some(Err(_)) => this.finish(false),
+            None => this.finish(true),
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner_is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Boxed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if !self.ended && !self.guards.is_empty() {
+            let complete = self.inner_is_end();
+            self.finish(complete);
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match &self.kind {
+            Kind::Empty => "Empty",
+            Kind::Full(_) => "Full",
+            Kind::Incoming(_) => "Incoming",
+            Kind::Boxed(_) => "Boxed",
+        };
+        f.debug_struct("Body").field("kind", &kind).field("guards", &self.guards.len()).finish()
+    }
+}

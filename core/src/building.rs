@@ -1,0 +1,116 @@
+//! From options to something that runs: what a middleware may ask for while it is built.
+
+use std::sync::Arc;
+
+use crate::{BoxFuture, Handler, Middleware, Request, Response, UpstreamError};
+
+/// Why something could not be built. The text is for the person who wrote the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildError(pub String);
+
+impl BuildError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// Options that can be turned into a middleware.
+pub trait Build {
+    /// True when each router must have an instance of its own (Traefik's rule for limits and breakers); false when
+    /// all routers that name the middleware share one.
+    const PER_ROUTER: bool = false;
+
+    /// Checks the options and prepares what each request needs: expressions are compiled and files read here.
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError>;
+}
+
+/// What building can reach: other objects of the same configuration, files, an HTTP client.
+pub trait Resolver {
+    /// The service of this qualified name.
+    fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError>;
+    /// The middleware of this qualified name.
+    fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError>;
+    /// The content of a file, which is watched from now on: when it changes, the middleware is built again.
+    fn file(&self, path: &str) -> Result<Vec<u8>, BuildError>;
+    /// A client for requests that the gateway makes itself.
+    fn client(&self) -> Arc<dyn HttpClient>;
+}
+
+/// The surroundings of one object that is being built.
+pub struct BuildContext<'a> {
+    /// Qualified name of the object: `name@provider`.
+    pub name: &'a str,
+    resolver: &'a dyn Resolver,
+}
+
+impl<'a> BuildContext<'a> {
+    /// Surroundings for the object called `name`.
+    pub fn new(name: &'a str, resolver: &'a dyn Resolver) -> Self {
+        Self { name, resolver }
+    }
+
+    /// The name of the provider that defined the object.
+    pub fn provider(&self) -> &'a str {
+        self.name.rsplit_once('@').map_or("", |(_, provider)| provider)
+    }
+
+    /// A name as the object's provider means it: `x` becomes `x@provider`, `x@other` stays.
+    pub fn qualify(&self, name: &str) -> String {
+        if name.contains('@') { name.to_owned() } else { format!("{name}@{}", self.provider()) }
+    }
+
+    /// The service called `name`, seen from this object's provider.
+    pub fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
+        self.resolver.service(&self.qualify(name))
+    }
+
+    /// The middleware called `name`, seen from this object's provider.
+    pub fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
+        self.resolver.middleware(&self.qualify(name))
+    }
+
+    /// The content of a file, which is watched from now on.
+    pub fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        self.resolver.file(path)
+    }
+
+    /// A client for requests that the gateway makes itself.
+    pub fn client(&self) -> Arc<dyn HttpClient> {
+        self.resolver.client()
+    }
+}
+
+/// Sends requests that the gateway makes itself (forwardAuth, health checks). Redirects are not followed.
+pub trait HttpClient: Send + Sync {
+    /// Sends a request whose URI is absolute, under the TLS options given, and waits at most `timeout` for the head
+    /// of the answer.
+    fn send(
+        &self,
+        request: Request,
+        tls: &ClientTls,
+        timeout: std::time::Duration,
+    ) -> BoxFuture<'_, Result<Response, UpstreamError>>;
+}
+
+/// How to talk TLS to a server. Each of `ca`, `cert` and `key` is a path or PEM itself; empty means none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ClientTls {
+    /// Certificates to trust instead of the system's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ca: String,
+    /// Our certificate.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cert: String,
+    /// Its key.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// Accept any certificate. For tests only.
+    #[serde(skip_serializing_if = "crate::values::is_default")]
+    pub insecure_skip_verify: bool,
+    /// Deprecated in Traefik and without effect there; read and ignored.
+    #[serde(skip_serializing_if = "crate::values::is_default")]
+    pub ca_optional: bool,
+}

@@ -1,0 +1,23 @@
+//! The contract between entry points, middlewares and services.
+//!
+//! A request comes in as a [`Request`], passes through a list of [`Middleware`]s by way of [`Next`] and
+//! ends in a [`Handler`], which answers with a [`Response`]. Nothing here knows a particular middleware,
+//! provider, file or socket.
+
+pub mod body;
+pub mod building;
+pub mod client_ip;
+pub mod error;
+pub mod expression;
+pub mod message;
+pub mod middleware;
+pub mod record;
+pub mod reply;
+pub mod values;
+
+pub use body::{Body, BodyError, Guard};
+pub use building::{Build, BuildContext, BuildError, HttpClient, Resolver};
+pub use error::{Fault, UpstreamError};
+pub use message::{Attempts, Connection, Context, Request, Response, TlsInfo};
+pub use middleware::{BoxFuture, Handler, Middleware, Next};
+pub use record::Record;

@@ -1,0 +1,134 @@
+//! A request on its way through the gateway, and what is known about where it came from.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::{Body, Record};
+
+/// The answer to a request. A response that stands for a failure carries its [`crate::UpstreamError`] as an
+/// extension.
+pub type Response = http::Response<Body>;
+
+/// A request.
+///
+/// The target is in origin form, its path already normalised; the host stands in the `Host` header whatever the
+/// protocol version. Middlewares change `head` and `body` in place.
+pub struct Request {
+    /// Method, target, version, headers and (for upgrades) hyper's `OnUpgrade` among the extensions.
+    pub head: http::request::Parts,
+    /// The body.
+    pub body: Body,
+    /// Where it came from, and what has been decided about it.
+    pub context: Context,
+}
+
+impl Request {
+    /// A request from its parts.
+    pub fn new(head: http::request::Parts, body: Body, context: Context) -> Self {
+        Self { head, body, context }
+    }
+
+    /// The value of the `Host` header, port included; empty when there is none.
+    pub fn host(&self) -> &str {
+        self.head.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("")
+    }
+
+    /// The path, still escaped.
+    pub fn path(&self) -> &str {
+        self.head.uri.path()
+    }
+
+    /// Replaces the escaped path and keeps the query. Fails when `path` has characters that a target may not have.
+    pub fn set_path(&mut self, path: &str) -> Result<(), http::uri::InvalidUri> {
+        let target = match self.head.uri.query() {
+            Some(query) => http::uri::PathAndQuery::try_from(format!("{path}?{query}"))?,
+            None => http::uri::PathAndQuery::try_from(path)?,
+        };
+        self.head.uri = http::Uri::from(target);
+        Ok(())
+    }
+}
+
+/// What is known about a request beside its content. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The connection it came by.
+    pub connection: Arc<Connection>,
+    /// What will be logged and counted, when anything will.
+    pub record: Option<Arc<Record>>,
+    /// `name@provider` of the router that took it; empty before routing.
+    pub router: Arc<str>,
+    /// The servers tried so far, when a middleware may send the request more than once.
+    pub attempts: Option<Arc<Attempts>>,
+}
+
+impl Context {
+    /// A context as it is before routing.
+    pub fn new(connection: Arc<Connection>) -> Self {
+        Self { connection, record: None, router: Arc::from(""), attempts: None }
+    }
+
+    /// True when the client came over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.connection.tls.is_some()
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client: the TCP peer, or what a trusted PROXY header says.
+    pub peer: SocketAddr,
+    /// Our side of it.
+    pub local: SocketAddr,
+    /// Name of the entry point.
+    pub entry_point: Arc<str>,
+    /// What the handshake settled; `None` on a plain-text connection.
+    pub tls: Option<TlsInfo>,
+}
+
+impl Connection {
+    /// A plain-text connection, for tests.
+    pub fn plain(peer: SocketAddr) -> Self {
+        Self { peer, local: peer, entry_point: Arc::from("web"), tls: None }
+    }
+}
+
+/// What a TLS handshake settled.
+#[derive(Clone, Debug, Default)]
+pub struct TlsInfo {
+    /// The server name that the client asked for, in lower case.
+    pub server_name: Option<String>,
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// Name of the cipher suite as Go and IANA write it.
+    pub cipher: &'static str,
+    /// The client's certificate chain in DER, its own first; empty without one.
+    pub client_certificates: Vec<Vec<u8>>,
+}
+
+/// The servers that one request has been sent to. The balancer notes each, and avoids them while there are others.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    tried: Mutex<SmallVec<[u64; 4]>>,
+}
+
+impl Attempts {
+    /// Notes a server by its stable identity.
+    pub fn note(&self, server: u64) {
+        self.tried.lock().push(server);
+    }
+
+    /// True when the server was tried before.
+    pub fn contains(&self, server: u64) -> bool {
+        self.tried.lock().contains(&server)
+    }
+
+    /// How many servers were tried.
+    pub fn count(&self) -> usize {
+        self.tried.lock().len()
+    }
+}

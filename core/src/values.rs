@@ -1,0 +1,213 @@
+//! Value types that options share, in the forms people write them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+/// A length of time: Go's syntax (`1m30s`, `300ms`) or a bare number of seconds. Shown in Go's form (`1m0s`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Duration(pub time::Duration);
+
+impl Duration {
+    /// A whole number of seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(time::Duration::from_secs(seconds))
+    }
+
+    /// A whole number of milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(time::Duration::from_millis(milliseconds))
+    }
+
+    /// True for zero, which most options read as "none".
+    pub fn is_zero(&self) -> bool {
+        self.0.is_zero()
+    }
+}
+
+impl From<Duration> for time::Duration {
+    fn from(value: Duration) -> Self {
+        value.0
+    }
+}
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no duration: expected a form like `1m30s` or a number of seconds");
+        let text_trimmed = text.trim();
+        if let Ok(seconds) = text_trimmed.parse::<u64>() {
+            return Ok(Self::from_secs(seconds));
+        }
+        if text_trimmed.is_empty() {
+            return Err(bad());
+        }
+        let mut rest = text_trimmed;
+        let mut total = 0f64;
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+            let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+            rest = &rest[digits..];
+            let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+            let factor = match &rest[..unit_end] {
+                "ns" => 1e-9,
+                "us" | "µs" | "μs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(bad()),
+            };
+            total += number * factor;
+            rest = &rest[unit_end..];
+        }
+        time::Duration::try_from_secs_f64(total).map(Self).map_err(|_| bad())
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.as_nanos();
+        if nanos == 0 {
+            return f.write_str("0s");
+        }
+        let trimmed = |value: f64| {
+            let text = format!("{value:.9}");
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        };
+        if nanos < 1_000 {
+            return write!(f, "{nanos}ns");
+        }
+        if nanos < 1_000_000 {
+            return write!(f, "{}µs", trimmed(nanos as f64 / 1e3));
+        }
+        if nanos < 1_000_000_000 {
+            return write!(f, "{}ms", trimmed(nanos as f64 / 1e6));
+        }
+        let seconds = self.0.as_secs();
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        if hours > 0 {
+            write!(f, "{hours}h")?;
+        }
+        if hours > 0 || minutes > 0 {
+            write!(f, "{minutes}m")?;
+        }
+        let fraction = (seconds % 60) as f64 + f64::from(self.0.subsec_nanos()) / 1e9;
+        write!(f, "{}s", trimmed(fraction))
+    }
+}
+
+impl Serialize for Duration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Duration;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration like `1m30s`, or a number of seconds")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Duration, E> {
+                Ok(Duration::from_secs(seconds))
+            }
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Duration, E> {
+                u64::try_from(seconds)
+                    .map(Duration::from_secs)
+                    .map_err(|_| E::custom("a duration cannot be negative"))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// A value that must not be shown: it prints as `***` everywhere, the API included.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// True when nothing was given.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(value: &str) -> Self {
+        Self(value.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("xxxx")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+/// For `skip_serializing_if`: leaves out what has its zero value, as Go's `omitempty` does.
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_and_print_as_in_go() {
+        for (text, shown) in [
+            ("10", "10s"),
+            ("1m30s", "1m30s"),
+            ("60s", "1m0s"),
+            ("1h", "1h0m0s"),
+            ("300ms", "300ms"),
+            ("1.5s", "1.5s"),
+            ("0", "0s"),
+            ("1500us", "1.5ms"),
+        ] {
+            assert_eq!(text.parse::<Duration>().map(|d| d.to_string()), Ok(shown.to_owned()), "{text}");
+        }
+        for text in ["", "s", "10x", "-1s", "1m 30s", "abc"] {
+            assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secret = Secret::from("hunter2");
+        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+    }
+}

@@ -1,0 +1,37 @@
+//! Turns the list of middlewares into modules, the `Options` enum and what can be asked of it.
+
+macro_rules! registry {
+    ($($key:ident: $module:ident::$options:ident,)*) => {
+        $(pub mod $module;)*
+
+        /// The options of one middleware: exactly one kind.
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[allow(non_camel_case_types, missing_docs, reason = "the variants are the keys that people write")]
+        pub enum Options {
+            $($key($module::$options),)*
+        }
+
+        /// The keys of all kinds, as they are written in a configuration.
+        pub const KINDS: &[&str] = &[$(stringify!($key),)*];
+
+        impl Options {
+            /// The key of this kind (`stripPrefix`).
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$key(_) => stringify!($key),)* }
+            }
+
+            /// True when each router needs an instance of its own.
+            pub fn is_per_router(&self) -> bool {
+                match self { $(Self::$key(_) => <$module::$options as tidegate_core::Build>::PER_ROUTER,)* }
+            }
+
+            /// Builds the middleware.
+            pub fn build(
+                &self,
+                context: &tidegate_core::BuildContext<'_>,
+            ) -> Result<std::sync::Arc<dyn tidegate_core::Middleware>, tidegate_core::BuildError> {
+                match self { $(Self::$key(options) => tidegate_core::Build::build(options, context),)* }
+            }
+        }
+    };
+}

@@ -1,0 +1,121 @@
+//! Runs one middleware against a service of the test's own.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tidegate_core::*;
+
+/// A GET request from 127.0.0.1 for an absolute URL; the host goes to the `Host` header.
+pub(crate) fn get(url: &str) -> Request {
+    request(http::Request::get(url))
+}
+
+/// A request from a builder whose URI is absolute; `https` marks it as come over TLS.
+pub(crate) fn request(builder: http::request::Builder) -> Request {
+    with_body(builder, "")
+}
+
+/// The same with a body.
+pub(crate) fn with_body(builder: http::request::Builder, body: impl Into<bytes::Bytes>) -> Request {
+    let (mut head, ()) = builder.body(()).unwrap().into_parts();
+    let uri = head.uri.clone();
+    if let Some(authority) = uri.authority() {
+        head.headers.entry("host").or_insert(authority.as_str().parse().unwrap());
+    }
+    head.uri = uri.path_and_query().map_or("/", |p| p.as_str()).parse().unwrap();
+    let mut connection = Connection::plain(([127, 0, 0, 1], 4000).into());
+    if uri.scheme_str() == Some("https") {
+        connection.tls = Some(TlsInfo { version: "1.3", ..TlsInfo::default() });
+    }
+    Request::new(head, Body::full(body), Context::new(Arc::new(connection)))
+}
+
+/// Surroundings for `build`: named services, files, and a client that answers from `service("client")`.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) services: HashMap<String, Arc<dyn Handler>>,
+    pub(crate) middlewares: HashMap<String, Arc<dyn Middleware>>,
+    pub(crate) files: HashMap<String, Vec<u8>>,
+    pub(crate) client: Option<Arc<dyn HttpClient>>,
+}
+
+impl Resolver for World {
+    fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
+        self.services.get(name).cloned().ok_or_else(|| BuildError(format!("service {name} not found")))
+    }
+    fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
+        self.middlewares.get(name).cloned().ok_or_else(|| BuildError(format!("middleware {name} not found")))
+    }
+    fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        self.files.get(path).cloned().ok_or_else(|| BuildError(format!("{path}: no such file")))
+    }
+    fn client(&self) -> Arc<dyn HttpClient> {
+        self.client.clone().expect("this test gave no client")
+    }
+}
+
+/// Builds a middleware called `m@file`.
+pub(crate) fn build_in(world: &World, options: impl Build) -> Result<Arc<dyn Middleware>, BuildError> {
+    options.build(&BuildContext::new("m@file", world))
+}
+
+/// Builds a middleware that needs nothing from outside.
+pub(crate) fn build(options: impl Build) -> Arc<dyn Middleware> {
+    build_in(&World::default(), options).unwrap()
+}
+
+/// A service made of a function.
+pub(crate) struct Service<F>(pub(crate) F);
+
+impl<F> Handler for Service<F>
+where
+    F: Fn(Request) -> Response + Send + Sync + 'static,
+{
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        let response = (self.0)(request);
+        Box::pin(std::future::ready(response))
+    }
+}
+
+/// Runs a built middleware before `service`.
+pub(crate) async fn run(
+    middleware: &Arc<dyn Middleware>,
+    request: Request,
+    service: &dyn Handler,
+) -> Response {
+    Next::new(std::slice::from_ref(middleware), service).run(request).await
+}
+
+/// What the service behind the middleware receives. Panics when it receives nothing.
+pub(crate) fn request_after(options: impl Build, request: Request) -> Request {
+    let seen = Arc::new(Mutex::new(None));
+    let store = seen.clone();
+    let service = Service(move |request| {
+        *store.lock().unwrap() = Some(request);
+        Response::new(Body::empty())
+    });
+    block_on(run(&build(options), request, &service));
+    let request = seen.lock().unwrap().take();
+    request.expect("the service was not called")
+}
+
+/// The answer when the service answers with `service`.
+pub(crate) fn response_of<F>(options: impl Build, request: Request, service: F) -> Response
+where
+    F: Fn(Request) -> Response + Send + Sync + 'static,
+{
+    block_on(run(&build(options), request, &Service(service)))
+}
+
+/// Runs a future on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// The whole body of a response as text.
+pub(crate) fn text(response: Response) -> String {
+    let bytes = block_on(response.into_body().collect(1 << 20)).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,1 @@
+//! The doors: listens, accepts, and turns connections into requests.

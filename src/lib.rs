@@ -1,0 +1,16 @@
+//! Tidegate: an auto-discovering gateway that takes Traefik v3's configuration as it is.
+//!
+//! The modules stand in the order of the flow. Configuration: [`settings`], [`configuration`], [`snapshot`].
+//! Requests: [`entrypoint`], [`tls`], [`router`], [`service`], [`upstream`]. Beside them: [`observability`],
+//! [`internal`] services, and [`worker`] threads.
+
+pub mod entrypoint;
+pub mod internal;
+pub mod observability;
+pub mod router;
+pub mod service;
+pub mod settings;
+pub mod snapshot;
+pub mod tls;
+pub mod upstream;
+pub mod worker;

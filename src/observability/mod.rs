@@ -1,0 +1,1 @@
+//! What is seen of requests: the access log.

@@ -1,0 +1,74 @@
+//! A compiled configuration: immutable, taken once by each request and kept to its end.
+
+pub mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tidegate_core::{Handler, Middleware};
+
+use crate::router::Index;
+use crate::service::Service;
+use crate::settings::EntryPointObservability;
+use crate::tls::TlsStore;
+use report::Report;
+
+/// What one configuration compiles to.
+pub struct Snapshot {
+    /// Counts up with each swap.
+    pub generation: u64,
+    /// The routes of each entry point, in the order of the settings.
+    pub entry_points: Vec<Routes>,
+    /// Certificates and TLS options.
+    pub tls: Arc<TlsStore>,
+    /// Every service, by qualified name; broken ones are absent.
+    pub services: BTreeMap<String, Arc<dyn Service>>,
+    /// What became of each object.
+    pub report: Arc<Report>,
+}
+
+/// The routes of one entry point.
+pub struct Routes {
+    /// Routes for plain-text connections.
+    pub plain: Index<Route>,
+    /// Routes for TLS connections.
+    pub tls: Index<Route>,
+}
+
+/// What a request is given to, once its router is known.
+pub struct Route {
+    /// Name of the router as logs and metrics show it.
+    pub name: Arc<str>,
+    /// Name of its service.
+    pub service_name: Arc<str>,
+    /// Middlewares, first to last: the entry point's, the router's, the service's.
+    pub middlewares: Vec<Arc<dyn Middleware>>,
+    /// The service. A broken router has one that answers 503.
+    pub service: Arc<dyn Handler>,
+    /// What is logged, counted and traced.
+    pub observability: EntryPointObservability,
+    /// True for the gateway's own services, which are not logged unless asked for.
+    pub internal: bool,
+}
+
+/// The current snapshot, shared by everything that serves requests.
+#[derive(Clone)]
+pub struct SnapshotHandle(Arc<ArcSwap<Snapshot>>);
+
+impl SnapshotHandle {
+    /// A handle on a first snapshot.
+    pub fn new(first: Arc<Snapshot>) -> Self {
+        Self(Arc::new(ArcSwap::new(first)))
+    }
+
+    /// The current snapshot, to keep for one request.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Replaces the snapshot. Open requests finish on the one they began with.
+    pub fn store(&self, next: Arc<Snapshot>) {
+        self.0.store(next);
+    }
+}
