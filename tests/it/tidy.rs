@@ -92,10 +92,31 @@ fn every_crate_takes_the_shared_lints() {
 fn every_middleware_has_its_page() {
     let missing: Vec<_> = tidegate_middlewares::KINDS
         .iter()
-        .map(|kind| root().join(format!("docs/middlewares/{}.md", kind.to_lowercase())))
+        .map(|kind| root().join(format!("docs/middlewares/{}.md", kebab(kind))))
         .filter(|page| !page.exists())
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// `passTLSClientCert` → `pass-tls-client-cert`.
+fn kebab(kind: &str) -> String {
+    let letters: Vec<char> = kind.chars().collect();
+    let mut name = String::new();
+    for (i, letter) in letters.iter().enumerate() {
+        let after_lower = i > 0 && letters[i - 1].is_lowercase();
+        let before_lower = i > 0 && letters.get(i + 1).is_some_and(|next| next.is_lowercase());
+        if letter.is_uppercase() && (after_lower || before_lower) {
+            name.push('-');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
+}
+
+#[test]
+fn names_become_page_names() {
+    assert_eq!(kebab("passTLSClientCert"), "pass-tls-client-cert");
+    assert_eq!(kebab("ipAllowList"), "ip-allow-list");
 }
 
 #[test]
