@@ -1,1 +1,3 @@
 //! The doors: listens, accepts, and turns connections into requests.
+
+pub mod strict;
