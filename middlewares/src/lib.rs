@@ -5,9 +5,14 @@
 
 #[macro_use]
 mod registry;
+mod replay;
+mod status_ranges;
 #[cfg(test)]
 mod testing;
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    inFlightReq: in_flight_req::InFlightReq,
+    rateLimit: rate_limit::RateLimit,
+    retry: retry::Retry,
 }
