@@ -5,6 +5,7 @@
 
 #[macro_use]
 mod registry;
+mod condition;
 mod replay;
 mod status_ranges;
 #[cfg(test)]
@@ -12,6 +13,12 @@ mod testing;
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    buffering: buffering::Buffering,
+    circuitBreaker: circuit_breaker::CircuitBreaker,
+    compress: compress::Compress,
+    errors: errors::Errors,
+    forwardAuth: forward_auth::ForwardAuth,
+    grpcWeb: grpc_web::GrpcWeb,
     inFlightReq: in_flight_req::InFlightReq,
     rateLimit: rate_limit::RateLimit,
     retry: retry::Retry,
