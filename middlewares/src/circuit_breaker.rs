@@ -258,6 +258,7 @@ mod tests {
         let tripped = start + SECOND / 5;
         assert!(!breaker.admits(tripped) && !breaker.admits(tripped + SECOND * 9));
         let recovering = tripped + SECOND * 10;
+        assert!(!breaker.admits(recovering), "none at the very beginning");
         let passed = |from: StdDuration| (0..1000).filter(|_| breaker.admits(recovering + from)).count();
         let (early, late) = (passed(SECOND), passed(SECOND * 9));
         assert!(early > 0 && early < 100, "{early}");

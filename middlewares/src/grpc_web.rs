@@ -80,7 +80,7 @@ impl GrpcWeb {
         if let (Some(origin), Some(method), true) = (asked.get(ORIGIN).filter(|o| self.allows(o)), method, allowed) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method.clone());
-            if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|names| canonical_list(names)) {
+            if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(canonical_list) {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
             }
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

@@ -44,7 +44,8 @@ impl Encoding {
 
 enum Encoder {
     Gzip(GzipEncoder<Vec<u8>>),
-    Brotli(BrotliEncoder<Vec<u8>>),
+    // Its state is large.
+    Brotli(Box<BrotliEncoder<Vec<u8>>>),
     Zstd(ZstdEncoder<Vec<u8>>),
 }
 
@@ -55,7 +56,7 @@ impl Encoder {
             Encoding::Brotli => {
                 // A window of 256 KiB and quality 4: close to gzip's speed, and little memory per response.
                 let params = EncoderParams::default().quality(Level::Precise(4)).window_size(18);
-                Self::Brotli(BrotliEncoder::with_params(Vec::new(), params))
+                Self::Brotli(Box::new(BrotliEncoder::with_params(Vec::new(), params)))
             }
             Encoding::Zstd => Self::Zstd(ZstdEncoder::with_quality(Vec::new(), Level::Precise(3))),
         }
@@ -64,7 +65,7 @@ impl Encoder {
     fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
         Pin::new(match self {
             Self::Gzip(encoder) => encoder,
-            Self::Brotli(encoder) => encoder,
+            Self::Brotli(encoder) => &mut **encoder,
             Self::Zstd(encoder) => encoder,
         })
     }
@@ -82,7 +83,7 @@ impl Encoder {
 /// that events and the like arrive at once.
 pub(super) struct Compressed {
     inner: Body,
-    encoder: Box<Encoder>,
+    encoder: Encoder,
     input: Bytes,
     unflushed: bool,
     state: State,
@@ -99,7 +100,7 @@ impl Compressed {
     pub(super) fn new(inner: Body, encoding: Encoding) -> Self {
         Self {
             inner,
-            encoder: Box::new(Encoder::new(encoding)),
+            encoder: Encoder::new(encoding),
             input: Bytes::new(),
             unflushed: false,
             state: State::Reading,
