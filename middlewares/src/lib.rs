@@ -5,9 +5,22 @@
 
 #[macro_use]
 mod registry;
+mod path;
+pub mod pattern;
 #[cfg(test)]
 mod testing;
 
+use tidegate_core::{BoxFuture, Response};
+
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    replacePath: replace_path::ReplacePath,
+    replacePathRegex: replace_path_regex::ReplacePathRegex,
+    stripPrefix: strip_prefix::StripPrefix,
+    stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
+}
+
+/// A response that is already there, where a future is asked for.
+pub(crate) fn answer<'a>(response: Response) -> BoxFuture<'a, Response> {
+    Box::pin(std::future::ready(response))
 }
