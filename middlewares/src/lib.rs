@@ -5,6 +5,7 @@
 
 #[macro_use]
 mod registry;
+mod location;
 mod path;
 pub mod pattern;
 #[cfg(test)]
@@ -14,6 +15,12 @@ use tidegate_core::{BoxFuture, Response};
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    chain: chain::Chain,
+    encodedCharacters: encoded_characters::EncodedCharacters,
+    ipAllowList: ip_allow_list::IpAllowList,
+    ipWhiteList: ip_white_list::IpWhiteList,
+    redirectRegex: redirect_regex::RedirectRegex,
+    redirectScheme: redirect_scheme::RedirectScheme,
     replacePath: replace_path::ReplacePath,
     replacePathRegex: replace_path_regex::ReplacePathRegex,
     stripPrefix: strip_prefix::StripPrefix,

@@ -18,7 +18,7 @@ pub struct StripPrefix {
     /// What to remove, not escaped. The first that fits is removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
-    /// Deprecated in Traefik: removes one more slash at the start of what is left, so that `//x` becomes `/x`.
+    /// Deprecated in Traefik, and without effect: what is left always begins with a slash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_slash: Option<bool>,
 }
@@ -38,24 +38,19 @@ impl Build for StripPrefix {
                     .map_err(|_| BuildError(format!("prefixes: `{prefix}` contains control characters")))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Strip { prefixes, force_slash: self.force_slash == Some(true) }))
+        Ok(Arc::new(Strip(prefixes)))
     }
 }
 
-struct Strip {
-    prefixes: Vec<HeaderValue>,
-    force_slash: bool,
-}
+struct Strip(Vec<HeaderValue>);
 
 impl Middleware for Strip {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        let found = self.prefixes.iter().find_map(|prefix| {
+        let found = self.0.iter().find_map(|prefix| {
             path::strip_decoded_prefix(request.path(), prefix.as_bytes()).map(|rest| (prefix, rest))
         });
         let Some((prefix, rest)) = found else { return next.run(request) };
-        let rest = if self.force_slash { rest.strip_prefix('/').unwrap_or(rest) } else { rest };
-        let stripped =
-            if self.force_slash { format!("/{rest}") } else { path::with_leading_slash(rest).into_owned() };
+        let stripped = path::with_leading_slash(rest).into_owned();
         continue_at(&stripped, prefix.clone(), request, next)
     }
 }
@@ -120,9 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn force_slash_takes_one_more_slash() {
+    fn force_slash_changes_nothing() {
         let forced = StripPrefix { force_slash: Some(true), ..options(&["/api"]) };
-        assert_eq!(testing::request_after(forced, get("http://h.test/api//x")).path(), "/x");
+        assert_eq!(testing::request_after(forced.clone(), get("http://h.test/api")).path(), "/");
+        assert_eq!(testing::request_after(forced, get("http://h.test/api/x")).path(), "/x");
     }
 
     #[test]
