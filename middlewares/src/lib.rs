@@ -5,9 +5,11 @@
 
 #[macro_use]
 mod registry;
+mod auth;
 mod location;
 mod path;
 pub mod pattern;
+mod sniff;
 #[cfg(test)]
 mod testing;
 
@@ -15,7 +17,10 @@ use tidegate_core::{BoxFuture, Response};
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    basicAuth: basic_auth::BasicAuth,
     chain: chain::Chain,
+    contentType: content_type::ContentType,
+    digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
