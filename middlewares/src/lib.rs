@@ -22,6 +22,7 @@ registry! {
     contentType: content_type::ContentType,
     digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
+    headers: headers::Headers,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
     redirectRegex: redirect_regex::RedirectRegex,

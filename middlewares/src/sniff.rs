@@ -7,8 +7,23 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Tags that make a text HTML, in upper case.
 const TAGS: [&str; 17] = [
-    "<!DOCTYPE HTML", "<HTML", "<HEAD", "<SCRIPT", "<IFRAME", "<H1", "<DIV", "<FONT", "<TABLE", "<A", "<STYLE",
-    "<TITLE", "<B", "<BODY", "<BR", "<P", "<!--",
+    "<!DOCTYPE HTML",
+    "<HTML",
+    "<HEAD",
+    "<SCRIPT",
+    "<IFRAME",
+    "<H1",
+    "<DIV",
+    "<FONT",
+    "<TABLE",
+    "<A",
+    "<STYLE",
+    "<TITLE",
+    "<B",
+    "<BODY",
+    "<BR",
+    "<P",
+    "<!--",
 ];
 
 /// Beginnings that tell the type.

@@ -50,7 +50,9 @@ impl Hash {
             Self::Md5Crypt { magic, salt, text } => {
                 md5_crypt(password, salt.as_bytes(), magic).as_bytes().ct_eq(text.as_bytes()).into()
             }
-            Self::Sha1(sum) => STANDARD.encode(Sha1::digest(password)).as_bytes().ct_eq(sum.as_bytes()).into(),
+            Self::Sha1(sum) => {
+                STANDARD.encode(Sha1::digest(password)).as_bytes().ct_eq(sum.as_bytes()).into()
+            }
             Self::Unknown => false,
         }
     }
