@@ -25,6 +25,7 @@ registry! {
     headers: headers::Headers,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
+    passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
     redirectRegex: redirect_regex::RedirectRegex,
     redirectScheme: redirect_scheme::RedirectScheme,
     replacePath: replace_path::ReplacePath,
