@@ -103,7 +103,7 @@ impl Middleware for Breaking {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let started = Instant::now();
         if !self.breaker.admits(started) {
-            return Box::pin(std::future::ready(reply::status_text(self.status)));
+            return crate::answer(reply::status_text(self.status));
         }
         Box::pin(async move {
             let response = next.run(request).await;

@@ -38,7 +38,7 @@ impl Middleware for GrpcWeb {
     fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let headers = &request.head.headers;
         if is_preflight(&request.head) {
-            return Box::pin(std::future::ready(self.preflight(headers)));
+            return crate::answer(self.preflight(headers));
         }
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         if request.head.method != Method::POST || !content_type.starts_with(WEB) {

@@ -179,7 +179,7 @@ impl Middleware for Limiter {
                 tokio::time::sleep(delay).await;
                 next.run(request).await
             }),
-            Err(delay) => Box::pin(std::future::ready(refusal(delay))),
+            Err(delay) => crate::answer(refusal(delay)),
         }
     }
 }
