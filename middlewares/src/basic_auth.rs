@@ -168,11 +168,13 @@ impl Basic {
     }
 
     async fn check_now(&self, credentials: &Credentials) -> Option<bool> {
-        let _place = WaitingPlace::take()?;
-        let _permit = CORES.acquire().await.ok()?;
+        let place = WaitingPlace::take()?;
+        let permit = CORES.acquire().await.ok()?;
         let stored = self.users.get(&credentials.user).cloned();
         let (dummy, password) = (self.dummy.clone(), credentials.password.clone());
         let check = tokio::task::spawn_blocking(move || {
+            // They go with the work, which goes on when the client hangs up.
+            let _held = (place, permit);
             let right = stored.as_ref().is_some_and(|hash| hash.matches(&password));
             if stored.is_none_or(|hash| hash.work() < dummy.work()) {
                 std::hint::black_box(dummy.matches(&password));

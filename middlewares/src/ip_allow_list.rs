@@ -97,6 +97,8 @@ mod tests {
     #[test]
     fn only_listed_addresses_pass() {
         let depth = Some(IpStrategy { depth: 1, ..IpStrategy::default() });
+        let both =
+            Some(IpStrategy { depth: 1, excluded_ips: vec!["10.1.1.1".into()], ..IpStrategy::default() });
         let excluded = Some(IpStrategy { excluded_ips: vec!["9.0.0.0/8".into()], ..IpStrategy::default() });
         for (ranges, strategy, peer, forwarded, expected) in [
             (&["127.0.0.1/32"][..], None, "127.0.0.1", "9.9.9.9", 200),
@@ -109,6 +111,7 @@ mod tests {
             (&["10.0.0.0/8"], depth, "10.1.1.1", "", 403),
             (&["10.0.0.0/8"], excluded.clone(), "127.0.0.1", "10.1.1.1, 9.9.9.9", 200),
             (&["10.0.0.0/8"], excluded, "10.1.1.1", "9.9.9.9", 403),
+            (&["10.0.0.0/8"], both, "127.0.0.1", "10.1.1.1", 200),
             (&["2001:db8::/32"], None, "2001:db8::1", "", 200),
         ] {
             assert_eq!(status(options(ranges, strategy), peer, forwarded), expected, "{ranges:?} {peer} {forwarded}");
@@ -130,6 +133,14 @@ mod tests {
         assert_eq!(error(IpAllowList::default()), "sourceRange is empty, IPAllowLister not created");
         let code = IpAllowList { reject_status_code: 999, ..options(&["1.2.3.4"], None) };
         assert_eq!(error(code), "invalid HTTP status code 999");
-        assert!(error(options(&["1.2.3.4", "300.0.0.0/8"], None)).starts_with("cannot parse CIDRs [1.2.3.4 300.0.0.0/8]: "));
+        assert_eq!(
+            error(options(&["1.2.3.4", "300.0.0.0/8"], None)),
+            "cannot parse CIDRs [1.2.3.4 300.0.0.0/8]: parsing CIDR trusted IPs <nil>: invalid CIDR address: 300.0.0.0/8"
+        );
+        let subnet = Some(IpStrategy { ipv6_subnet: Some(129), ..IpStrategy::default() });
+        assert_eq!(
+            error(options(&["1.2.3.4"], subnet)),
+            "invalid IPv6 subnet 129 value, should be greater to 0 and lower or equal to 128"
+        );
     }
 }

@@ -33,9 +33,8 @@ impl Build for StripPrefix {
             .iter()
             .map(|prefix| {
                 let prefix = prefix.trim();
-                HeaderValue::from_str(prefix)
-                    .or_else(|_| HeaderValue::from_bytes(prefix.as_bytes()))
-                    .map_err(|_| BuildError(format!("prefixes: `{prefix}` contains control characters")))
+                HeaderValue::from_bytes(prefix.as_bytes())
+.map_err(|_| BuildError(format!("prefixes: `{prefix}` contains control characters")))
             })
             .collect::<Result<_, _>>()?;
         Ok(Arc::new(Strip(prefixes)))

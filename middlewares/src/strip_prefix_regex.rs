@@ -39,9 +39,9 @@ impl Middleware for Strip {
             (!found.is_empty() && decoded.starts_with(found)).then_some(found)
         });
         let Some(prefix) = found else { return next.run(request) };
-        let rest = path::strip_decoded_prefix(request.path(), prefix).map(path::with_leading_slash);
+        let rest = path::strip_decoded_prefix(request.path(), prefix).map(|rest| path::with_leading_slash(rest).into_owned());
         match (rest, HeaderValue::from_bytes(prefix)) {
-            (Some(rest), Ok(prefix)) => continue_at(&rest.into_owned(), prefix, request, next),
+            (Some(rest), Ok(prefix)) => continue_at(&rest, prefix, request, next),
             // A prefix with a line feed in it cannot be told to the service.
             _ => crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request")),
         }

@@ -51,7 +51,7 @@ impl Cors {
             _ => list(name, values).map(Asked::List),
         };
         let exposed = &options.access_control_expose_headers;
-        let exposes = !exposed.is_empty() && !(credentials && exposed.iter().any(|name| name == "*"));
+        let means_nothing = credentials && exposed.iter().any(|name| name == "*");
         Ok(Some(Self {
             credentials,
             allow_headers: asked("accessControlAllowHeaders", &options.access_control_allow_headers)?,
@@ -67,7 +67,7 @@ impl Cors {
                 .map(|expression| pattern::compile(expression))
                 .collect::<Result<_, _>>()
                 .map_err(|error| BuildError(format!("error occurred during origin parsing: {error}")))?,
-            expose: exposes.then(|| list("accessControlExposeHeaders", exposed)).transpose()?,
+            expose: (!exposed.is_empty() && !means_nothing).then(|| list("accessControlExposeHeaders", exposed)).transpose()?,
             max_age: options.access_control_max_age.map(HeaderValue::from),
             vary: options.add_vary_header,
         }))
