@@ -1,0 +1,1 @@
+//! Command-line flags: `--entryPoints.web.address=:80`.
