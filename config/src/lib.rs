@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod formats;
+pub mod merge;
 pub mod origin;
 pub mod router;
 pub mod service;

@@ -116,6 +116,14 @@ impl Node {
         path.iter().try_fold(self, |node, key| node.as_table()?.get(key))
     }
 
+    /// Like [`Node::get`].
+    pub fn get_mut(&mut self, path: &[&str]) -> Option<&mut Node> {
+        path.iter().try_fold(self, |node, key| match &mut node.value {
+            Value::Table(table) => table.get_mut(key),
+            _ => None,
+        })
+    }
+
     /// Writes a leaf at a path, making tables on the way. Keys are compared without case, and the first spelling
     /// stays.
     ///
@@ -349,5 +357,82 @@ fn flatten_into(node: &Node, path: &mut Vec<Step>, all: &mut Vec<(String, String
                 path.pop();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(leaves: &[(&str, &str)]) -> Node {
+        let mut node = Node::table(Origin::Internal);
+        for (key, value) in leaves {
+            let steps: Vec<&str> = key.split('.').collect();
+            node.set(&steps, &Origin::Key((*key).into()), value).expect("no conflict");
+        }
+        node
+    }
+
+    fn leaves(node: &Node) -> Vec<String> {
+        node.flatten().into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    #[test]
+    fn keys_are_one_whatever_their_case() {
+        let tree = node(&[("Http.Routers.R.rule", "a"), ("http.routers.r.Service", "s")]);
+        assert_eq!(leaves(&tree), ["Http.Routers.R.rule=a", "Http.Routers.R.Service=s"]);
+        assert_eq!(tree.get(&["HTTP", "routers", "r", "RULE"]).and_then(Node::as_leaf), Some("a"));
+    }
+
+    #[test]
+    fn an_exact_spelling_is_found_before_another() {
+        for count in [0, 40] {
+            let mut table = Table::default();
+            for index in 0..count {
+                assert!(table.push(format!("k{index}"), Node::leaf(Origin::Internal, "")));
+            }
+            assert!(table.push("Foo".into(), Node::leaf(Origin::Internal, "1")));
+            assert!(table.push("foo".into(), Node::leaf(Origin::Internal, "2")));
+            assert!(!table.push("foo".into(), Node::leaf(Origin::Internal, "3")));
+            let found = |key: &str, table: &Table| table.get(key).and_then(Node::as_leaf).map(str::to_owned);
+            assert_eq!(found("foo", &table).as_deref(), Some("2"));
+            assert_eq!(found("FOO", &table).as_deref(), Some("1"));
+            table.remove("Foo");
+            assert_eq!(found("FOO", &table).as_deref(), Some("2"));
+            assert!(table.push("bar".into(), Node::leaf(Origin::Internal, "4")));
+            assert_eq!(found("BAR", &table).as_deref(), Some("4"));
+        }
+    }
+
+    #[test]
+    fn a_yes_and_options_at_one_place_are_the_options() {
+        let yes_first = node(&[("m.compress", "true"), ("m.compress.min", "1")]);
+        let yes_last = node(&[("m.compress.min", "1"), ("m.compress", "true")]);
+        assert_eq!(leaves(&yes_first), ["m.compress.min=1"]);
+        assert_eq!(leaves(&yes_last), ["m.compress.min=1"]);
+        let mut other = node(&[("m.compress", "gzip")]);
+        let conflict = other.set(&["m", "compress", "min"], &Origin::Internal, "1").expect_err("a conflict");
+        assert_eq!(conflict.to_string(), "`m.compress` is given a value here and options in key m.compress");
+    }
+
+    #[test]
+    fn layers_win_key_by_key() {
+        let mut below = node(&[("log.level", "INFO"), ("log.format", "json"), ("api.dashboard", "false")]);
+        below.overlay(node(&[("LOG.level", "DEBUG"), ("api", "true"), ("ping", "true")]));
+        assert_eq!(
+            leaves(&below),
+            ["log.level=DEBUG", "log.format=json", "api.dashboard=false", "ping=true"]
+        );
+        assert_eq!(
+            below.get(&["log", "level"]).map(|node| &node.origin),
+            Some(&Origin::Key("LOG.level".into()))
+        );
+    }
+
+    #[test]
+    fn paths_print_as_people_write_them() {
+        let steps =
+            [Step::Key("tls".into()), Step::Key("domains".into()), Step::Key("0".into()), Step::Index(2)];
+        assert_eq!(Path(&steps).to_string(), "tls.domains[0][2]");
     }
 }

@@ -5,6 +5,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::DecodeError;
+use crate::origin::Origin;
 use crate::suggest;
 use crate::tree::{Node, Step, Table, Value, says_yes};
 
@@ -17,6 +18,8 @@ pub(super) enum Reader<'de> {
     Leaf(&'de str),
     List(&'de [Node]),
     Table(&'de Table),
+    /// A flag that was given more than once.
+    Repeated(&'de [Node]),
 }
 
 impl<'de> Reader<'de> {
@@ -24,6 +27,7 @@ impl<'de> Reader<'de> {
         match &node.value {
             Value::Null => Self::Null,
             Value::Leaf(text) => Self::Leaf(text),
+            Value::List(list) if matches!(node.origin, Origin::Flag(_)) => Self::Repeated(list),
             Value::List(list) => Self::List(list),
             Value::Table(table) => Self::Table(table),
         }
@@ -33,6 +37,10 @@ impl<'de> Reader<'de> {
     fn text(self, wanted: &dyn de::Expected) -> Result<&'de str> {
         match self {
             Self::Leaf(text) => Ok(text),
+            Self::Repeated(list) => list
+                .last()
+                .and_then(Node::as_leaf)
+                .ok_or_else(|| DecodeError::custom(format_args!("a list is given: expected {wanted}"))),
             Self::Null => Err(DecodeError::custom(format_args!("nothing is given: expected {wanted}"))),
             Self::List(_) => Err(DecodeError::custom(format_args!("a list is given: expected {wanted}"))),
             Self::Table(_) => Err(DecodeError::custom(format_args!("a table is given: expected {wanted}"))),
@@ -54,7 +62,7 @@ impl<'de> Reader<'de> {
             Self::Leaf(text) => Err(DecodeError::custom(format_args!(
                 "`{text}` is given: expected options, or `true` for all defaults ({wanted})"
             ))),
-            Self::List(_) => {
+            Self::List(_) | Self::Repeated(_) => {
                 Err(DecodeError::custom(format_args!("a list is given: expected options ({wanted})")))
             }
         }
@@ -76,7 +84,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         match self {
             Self::Null => visitor.visit_unit(),
             Self::Leaf(text) => visitor.visit_borrowed_str(text),
-            Self::List(_) => self.deserialize_seq(visitor),
+            Self::List(_) | Self::Repeated(_) => self.deserialize_seq(visitor),
             Self::Table(_) => self.deserialize_map(visitor),
         }
     }
@@ -146,9 +154,9 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             Self::List(list) => {
                 visitor.visit_seq(Nodes::new(list.iter().enumerate().map(|(i, node)| (Step::Index(i), node))))
             }
-            Self::Leaf(text) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                visitor.visit_seq(Items { items })
+            Self::Leaf(text) => visitor.visit_seq(Items { items: items(text) }),
+            Self::Repeated(list) => {
+                visitor.visit_seq(Items { items: list.iter().filter_map(Node::as_leaf).flat_map(items) })
             }
             Self::Table(table) => match table.as_list() {
                 Some(list) => visitor.visit_seq(Nodes::new(
@@ -215,7 +223,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
                     ))),
                 }
             }
-            Self::List(_) => {
+            Self::List(_) | Self::Repeated(_) => {
                 Err(DecodeError::custom("a list is given: expected exactly one key with its options"))
             }
             _ => Err(DecodeError::custom(format_args!("nothing is given: {}", suggest::expected(variants)))),
@@ -231,6 +239,11 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     forward_to_deserialize_any! { i128 u128 bytes byte_buf }
+}
+
+/// The elements of a comma list.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// The entries of a table, for a map or (with the names of its fields) for a struct.
@@ -374,5 +387,107 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
         visitor: V,
     ) -> Result<V::Value> {
         self.reader()?.deserialize_struct("", fields, visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use tidegate_core::values::Duration;
+
+    use crate::decode::decode;
+    use crate::formats::yaml;
+    use crate::tree::Node;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+    struct Sample {
+        count: u16,
+        ratio: f64,
+        on: bool,
+        wait: Duration,
+        numbers: Vec<i32>,
+        inner: Option<Inner>,
+        kind: Option<Choice>,
+        some: Option<bool>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+    struct Inner {
+        name: String,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    enum Choice {
+        Plain,
+        With(Inner),
+        Amount { amount: i64 },
+    }
+
+    fn node(text: &str) -> Node {
+        yaml::read("f.yml", text.as_bytes()).expect("valid YAML")
+    }
+
+    fn sample(text: &str) -> Sample {
+        decode(&node(text)).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn error(text: &str) -> String {
+        decode::<Sample>(&node(text)).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn text_becomes_what_is_wanted() {
+        let read = sample("COUNT: '7'\nratio: 0.5\nOn: 'True'\nwait: 90\nnumbers: 1, 2,-3\n");
+        assert_eq!((read.count, read.ratio, read.on, read.wait), (7, 0.5, true, Duration::from_secs(90)));
+        assert_eq!(read.numbers, [1, 2, -3]);
+        assert_eq!(sample("numbers: {'1': 5, '0': 4, '10': 6}").numbers, [4, 5, 6]);
+        assert_eq!(sample("numbers: ''").numbers, [0; 0]);
+        assert_eq!(sample("count:\nnumbers: ~\ninner: null"), Sample::default());
+    }
+
+    #[test]
+    fn yes_means_defaults_and_no_means_none() {
+        for text in ["inner: true", "inner: ''", "inner: {}"] {
+            assert_eq!(sample(text).inner, Some(Inner::default()), "{text}");
+        }
+        assert_eq!(sample("inner: false\nsome: false"), Sample { some: Some(false), ..Sample::default() });
+        assert_eq!(
+            error("inner: 5"),
+            "f.yml:1: inner: `5` is given: expected options, or `true` for all defaults (struct Inner)"
+        );
+    }
+
+    #[test]
+    fn a_kind_is_chosen_by_its_key() {
+        assert_eq!(sample("kind: plain").kind, Some(Choice::Plain));
+        assert_eq!(sample("kind: {WITH: {name: n}}").kind, Some(Choice::With(Inner { name: "n".into() })));
+        assert_eq!(sample("kind: {with: true}").kind, Some(Choice::With(Inner::default())));
+        assert_eq!(sample("kind: {amount: {amount: 3}}").kind, Some(Choice::Amount { amount: 3 }));
+        assert!(error("kind: with").contains("expected it as a key with its options"));
+        assert!(error("kind: {amount: {}}").contains("`amount` is required"));
+        assert!(error("kind: {with: {}, plain: {}}").contains("multi-types middleware not supported"));
+    }
+
+    #[test]
+    fn errors_name_key_line_and_expectation() {
+        for (text, expected) in [
+            ("count: 70000", "f.yml:1: count: `70000` is no whole number from 0 to 65535"),
+            ("on: yes", "f.yml:1: on: `yes` is neither `true` nor `false`"),
+            (
+                "on: true\nwait: soon",
+                "f.yml:2: wait: `soon` is no duration: expected a form like `1m30s` or a number of seconds",
+            ),
+            ("numbers: [1, x]", "f.yml:1: numbers[1]: `x` is no whole number of 32 bits"),
+            ("inner:\n  nam: x", "f.yml:2: inner.nam: unknown key: did you mean `name`?"),
+            ("inner:\n  zzz: x", "f.yml:2: inner.zzz: unknown key: expected `name`"),
+            ("count: [1]", "f.yml:1: count: a list is given: expected whole number from 0 to 65535"),
+            ("numbers: {a: 1}", "f.yml:1: numbers: a table is given: expected a list"),
+            ("count: 1\nCount: 2", "f.yml:1: `count` is given twice"),
+        ] {
+            assert_eq!(error(text), expected, "{text}");
+        }
     }
 }

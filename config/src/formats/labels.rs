@@ -67,3 +67,92 @@ pub(crate) fn steps(key: &str) -> Result<Vec<&str>, String> {
     }
     Ok(steps)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode_config;
+
+    fn label(key: &str) -> Origin {
+        Origin::Label { container: "whoami".into(), label: key.into() }
+    }
+
+    #[test]
+    fn labels_become_objects() {
+        let labels = [
+            ("traefik.http.routers.r.rule", "Host(`a.test`)"),
+            ("Traefik.HTTP.Routers.r.EntryPoints", "web, websecure"),
+            ("traefik.http.routers.r.tls", "true"),
+            ("traefik.http.routers.r.tls.domains[1].main", "c.test"),
+            ("traefik.http.routers.r.tls.domains[0].main", "b.test"),
+            ("traefik.http.routers.r.tls.domains[0].sans", "*.b.test,d.test"),
+            ("traefik.http.middlewares.m.addprefix.prefix", "/x"),
+            ("com.docker.compose.project", "p"),
+            ("traefikx.http.routers.q.rule", "no"),
+        ];
+        let (node, problems) = read(labels, &["tidegate", "traefik"], label);
+        assert_eq!(problems, []);
+        let provided = decode_config(&node);
+        assert_eq!(provided.problems, []);
+        let router = &provided.config.http.routers["r"];
+        assert_eq!(router.entry_points, ["web", "websecure"]);
+        let domains = &router.tls.as_ref().expect("TLS").domains;
+        assert_eq!(
+            domains.iter().map(|domain| domain.main.as_str()).collect::<Vec<_>>(),
+            ["b.test", "c.test"]
+        );
+        assert_eq!(domains[0].sans, ["*.b.test", "d.test"]);
+        assert!(provided.config.http.middlewares.contains_key("m"));
+        assert_eq!(provided.config.http.routers.len(), 1);
+    }
+
+    #[test]
+    fn problems_name_the_label() {
+        let labels = [
+            ("traefik.http.routers.r.rul", "Host(`a.test`)"),
+            ("traefik.http.routers.r.tls.domains[x].main", "a"),
+            ("traefik.http..routers", "a"),
+            ("traefik.http.services.s.loadbalancer.passhostheader", "yes"),
+        ];
+        let (node, problems) = read(labels, &["traefik"], label);
+        let mut shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        shown.extend(decode_config(&node).problems.iter().map(ToString::to_string));
+        assert_eq!(
+            shown,
+            [
+                "container whoami, label traefik.http..routers: `http..routers` has an empty part: expected names \
+                 between dots",
+                "container whoami, label traefik.http.routers.r.tls.domains[x].main: `domains[x]` in \
+                 `http.routers.r.tls.domains[x].main`: expected an index like `[0]`",
+                "container whoami, label traefik.http.routers.r.rul: router r: http.routers.r.rul: unknown key: did \
+                 you mean `rule`?",
+                "container whoami, label traefik.http.services.s.loadbalancer.passhostheader: service s: \
+                 http.services.s.loadbalancer.passhostheader: `yes` is neither `true` nor `false`",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_false_where_options_may_stand_leaves_them_out() {
+        let labels = [
+            ("traefik.http.routers.r.rule", "Path(`/`)"),
+            ("traefik.http.routers.r.tls", "false"),
+            ("traefik.http.routers.r.observability.metrics", "false"),
+        ];
+        let (node, _) = read(labels, &["traefik"], label);
+        let provided = decode_config(&node);
+        assert_eq!(provided.problems, []);
+        let router = &provided.config.http.routers["r"];
+        assert_eq!(router.tls, None);
+        assert_eq!(router.observability.as_ref().and_then(|own| own.metrics), Some(false));
+    }
+
+    #[test]
+    fn huge_keys_are_refused() {
+        let long = format!("traefik.{}", "a".repeat(LONGEST_KEY + 1));
+        let deep = format!("traefik.{}", ["a"; DEEPEST_KEY + 1].join("."));
+        let (node, problems) = read([(long.as_str(), ""), (deep.as_str(), "")], &["traefik"], label);
+        assert!(node.is_empty());
+        assert_eq!(problems.len(), 2);
+    }
+}

@@ -80,3 +80,38 @@ impl Lines {
         Origin::File { path: self.path.clone(), line: number(line), column: number(column) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode_config;
+
+    #[test]
+    fn tables_and_values_are_read_with_their_lines() {
+        let text = "[http.routers.r]\nrule = \"Path(`/`)\"\npriority = 0x10\ntls = {}\n\n\
+                    [[http.services.s.loadBalancer.servers]]\nurl = \"http://a\"\n\
+                    [[http.services.s.loadBalancer.servers]]\nurl = \"http://b\"\nweight = 2\n";
+        let node = read("f.toml", text.as_bytes()).expect("valid TOML");
+        let provided = decode_config(&node);
+        assert_eq!(provided.problems, []);
+        let router = &provided.config.http.routers["r"];
+        assert_eq!((router.priority, router.tls.is_some()), (16, true));
+        let servers = &provided.config.http.services["s"].load_balancer.as_ref().expect("a balancer").servers;
+        assert_eq!(servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [None, Some(2)]);
+        let rule = node.get(&["http", "routers", "r", "rule"]).map(|node| node.origin.clone());
+        assert_eq!(rule, Some(Origin::File { path: "f.toml".into(), line: 2, column: 1 }));
+    }
+
+    #[test]
+    fn a_key_twice_is_refused_with_its_line() {
+        let problem = read("f.toml", b"a = 1\nb = 2\na = 3\n").expect_err("invalid");
+        assert!(problem.to_string().starts_with("f.toml:3: invalid TOML: "), "{problem}");
+        assert!(problem.excerpt.is_some_and(|excerpt| excerpt.contains("3 | a = 3")));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let text = format!("a = {}{}", "[".repeat(5000), "]".repeat(5000));
+        assert!(read("f.toml", text.as_bytes()).is_err());
+    }
+}

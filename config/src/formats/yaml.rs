@@ -214,3 +214,95 @@ fn plain_scalar(text: &str) -> Value {
         None => Value::Leaf(text.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(text: &str) -> Vec<String> {
+        let node = read("f.yml", text.as_bytes()).expect("valid YAML");
+        node.flatten().into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    fn refused(text: &str) -> Problem {
+        read("f.yml", text.as_bytes()).expect_err("invalid")
+    }
+
+    #[test]
+    fn scalars_keep_their_text() {
+        let text = "a: 1.10\nb: 'true'\nc: 0x1F\nd: 1_000\ne: ~\nf:\ng: \"null\"\nh: -0o17\ni: |\n  x\n  y\nj: 007\n";
+        let expected = ["a=1.10", "b=true", "c=31", "d=1000", "g=null", "h=-15", "i=x\ny\n", "j=007"];
+        assert_eq!(leaves(text), expected);
+    }
+
+    #[test]
+    fn json_is_read_and_empty_files_say_nothing() {
+        assert_eq!(leaves("{\"a\": {\"b\": [1, \"x\"], \"c\": {}}}"), ["a.b[0]=1", "a.b[1]=x", "a.c="]);
+        for text in ["", "# nothing\n", "---\n"] {
+            assert!(read("f.yml", text.as_bytes()).expect("valid").is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn aliases_and_merges_are_filled_in() {
+        let text = "x: &a {p: 1, q: 2}\ny: *a\nz:\n  <<: *a\n  q: 3\nl:\n  <<: [*a, {r: 4}]\n";
+        let expected = ["x.p=1", "x.q=2", "y.p=1", "y.q=2", "z.q=3", "z.p=1", "l.p=1", "l.q=2", "l.r=4"];
+        assert_eq!(leaves(text), expected);
+    }
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let node = read("f.yml", b"http:\n  routers:\n    r:\n      rule: x\n").expect("valid");
+        let origin = |path: &[&str]| node.get(path).map(|node| node.origin.clone());
+        let at = |line, column| Some(Origin::File { path: "f.yml".into(), line, column });
+        assert_eq!(origin(&["http", "routers", "r"]), at(3, 5));
+        assert_eq!(origin(&["http", "routers", "r", "rule"]), at(4, 7));
+    }
+
+    #[test]
+    fn a_key_twice_is_refused_with_an_excerpt() {
+        let problem = refused("http:\n  routers:\n    r: {rule: a}\n    r: {rule: b}\n");
+        assert_eq!(problem.to_string(), "f.yml:4: the key `r` stands here a second time");
+        let excerpt = problem.excerpt.expect("an excerpt");
+        assert!(excerpt.contains("4 |     r: {rule: b}") && excerpt.contains("--> f.yml:4:5"), "{excerpt}");
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
+            bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        }
+        assert!(refused(&bomb).message.contains("aliases stand for more than"));
+        assert!(
+            refused(&format!("{}{}", "[".repeat(5000), "]".repeat(5000)))
+                .to_string()
+                .starts_with("f.yml:1: ")
+        );
+        assert!(refused(&format!("a: {}", "- ".repeat(3000))).to_string().starts_with("f.yml:1: "));
+        assert!(refused("a: &a [*a]\n").to_string().starts_with("f.yml:1: "));
+        let large = vec![b' '; LARGEST + 1];
+        assert!(read("f.yml", &large).expect_err("too large").message.contains("at most"));
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_named_by_line() {
+        let problem = refused("a: 1\nb: [1, 2\nc: 3\n");
+        assert!(problem.to_string().starts_with("f.yml:"), "{problem}");
+        assert!(problem.message.contains("invalid YAML: "), "{problem}");
+        assert!(refused("a: 1\n---\nb: 2\n").message.contains("one document"));
+        assert!(refused("? [a]\n: b\n").message.contains("expected a text as key"));
+    }
+
+    #[test]
+    fn large_route_files_are_read() {
+        let routers: Vec<String> = (0..20_000)
+            .map(|n| format!("\"r{n}\": {{\"rule\": \"Host(`h{n}.test`)\", \"service\": \"s\"}}"))
+            .collect();
+        let text = format!("{{\"http\": {{\"routers\": {{{}}}}}}}", routers.join(", "));
+        let node = read("f.yml", text.as_bytes()).expect("valid");
+        let provided = crate::decode::decode_config(&node);
+        assert_eq!((provided.config.http.routers.len(), provided.problems.len()), (20_000, 0));
+    }
+}
