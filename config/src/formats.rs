@@ -145,7 +145,7 @@ mod tests {
             let variables: BTreeMap<String, &str> = leaves
                 .iter()
                 .map(|(key, value)| {
-                    let key = key.replace('.', "_").replace('[', "_").replace(']', "").to_uppercase();
+                    let key = key.replace(['.', '['], "_").replace(']', "").to_uppercase();
                     (format!("TIDEGATE_{key}"), value.as_str())
                 })
                 .collect();
