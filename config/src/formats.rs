@@ -149,7 +149,7 @@ mod tests {
                     (format!("TIDEGATE_{key}"), value.as_str())
                 })
                 .collect();
-            let env = env::read(variables.iter().map(|(name, value)| (name.as_str(), *value)), |_| true);
+            let env = env::read(variables.iter().map(|(name, value)| (name.as_str(), *value)), |_, _| true);
             prop_assert_eq!(env.problems, []);
             prop_assert_eq!(&decode::<Config>(&env.node).expect("decodes"), &config);
         }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::Read;
 
+use tidegate_config::Problem;
 use tidegate_config::tree::{Node, Value};
-use tidegate_config::{Origin, Problem};
 
 /// Largest file that is read as a value, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -90,6 +90,8 @@ fn contents(path: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+
+    use tidegate_config::Origin;
 
     use super::*;
 
