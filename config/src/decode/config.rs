@@ -222,8 +222,12 @@ impl ConfigDecoder {
 
     fn broken(&mut self, object: ObjectRef, path: &str, error: &DecodeError) {
         let inner = error.path();
-        let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
-        let message = format!("{path}{dot}{inner}: {}", error.message());
+        // A problem names its object; only what is inside needs its path.
+        let message = match inner.starts_with('[') {
+            _ if inner.is_empty() => error.message().to_owned(),
+            true => format!("{path}{inner}: {}", error.message()),
+            false => format!("{path}.{inner}: {}", error.message()),
+        };
         self.problem(&error.origin(), Some(object), message);
     }
 
@@ -292,8 +296,11 @@ mod tests {
         );
         assert_eq!(provided.config.http.middlewares.keys().collect::<Vec<_>>(), ["ok"]);
         let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
-        assert!(messages[0].contains("multi-types middleware not supported"), "{messages:?}");
-        assert!(messages[1].contains("http.middlewares.none: invalid middleware type"), "{messages:?}");
+        assert!(
+            messages[0].starts_with("cannot create middleware: multi-types middleware not supported"),
+            "{messages:?}"
+        );
+        assert!(messages[1].starts_with("invalid middleware type"), "{messages:?}");
         assert!(
             messages[2].contains("typo.addPrefx: unknown key: did you mean `addPrefix`?"),
             "{messages:?}"
