@@ -74,6 +74,7 @@ enum Wait {
     Request,
     Head,
     Body,
+    Stalled,
     Farewell,
 }
 
@@ -149,6 +150,7 @@ impl<S, G> Watched<S, G> {
             Scan::Head(..) => Wait::Head,
             Scan::Frames(scan) if scan.in_header_block() => Wait::Head,
             Scan::Frames(scan) if scan.in_frame() => Wait::Body,
+            Scan::Frames(_) if self.progress.is_stalled() => Wait::Stalled,
             Scan::Frames(_) if self.progress.is_answering() => Wait::Nothing,
             Scan::Frames(_) if self.progress.is_leaving() => Wait::Farewell,
             Scan::Frames(_) => Wait::Request,
@@ -164,6 +166,7 @@ impl<S, G> Watched<S, G> {
             Wait::Request if self.served => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
             Wait::Body => self.limits.body,
+            Wait::Stalled => self.limits.write,
             Wait::Farewell => Some(FAREWELL),
         };
         let Some(limit) = limit else {
@@ -183,6 +186,7 @@ impl<S, G> Watched<S, G> {
             }
             (Wait::Request | Wait::Farewell, _) => Poll::Ready(Ok(())),
             (Wait::Head, _) => Poll::Ready(Err(timed_out("request head"))),
+            (Wait::Stalled, _) => Poll::Ready(Err(timed_out("the client to take the answer"))),
             _ => Poll::Ready(Err(timed_out("request body"))),
         }
     }
@@ -266,6 +270,12 @@ impl<S, G> Watched<S, G> {
 }
 
 impl<S: AsyncWrite + Unpin, G: Unpin> Watched<S, G> {
+    fn count(&self, polled: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(length)), Scan::Head(..)) = (polled, &self.scan) {
+            self.progress.sent(*length);
+        }
+    }
+
     fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match polled {
             Poll::Pending => self.poll_write_time(cx).map(Err),
@@ -281,6 +291,7 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.count(&polled);
         this.written(cx, polled)
     }
 
@@ -291,6 +302,7 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.count(&polled);
         this.written(cx, polled)
     }
 
