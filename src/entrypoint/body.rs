@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tidegate_core::{Body, BodyError, Guard};
+use tidegate_core::{Body, BodyError};
 use tokio::time::{Instant, Sleep};
 
 use super::log::Entry;
@@ -124,28 +124,11 @@ impl Drop for AnswerBody {
 
 /// The body of a request as the gateway reads it. `stall` is the longest time without progress, where the stream
 /// below does not watch for it (HTTP/2).
-pub(super) fn request_body(incoming: Incoming, progress: &Arc<Progress>, h2: bool, stall: Option<Duration>) -> Body {
-    if incoming.is_end_stream() {
-        if !h2 {
-            progress.request_read();
-        }
-        return Body::empty();
-    }
-    match (h2, stall) {
-        (false, _) => Body::incoming(incoming).with_guard(Box::new(RequestRead(progress.clone()))),
-        (true, None) => Body::incoming(incoming),
-        (true, Some(limit)) => Body::boxed(TimedBody { incoming, limit, timer: None, waiting: false }),
-    }
-}
-
-/// Tells the stream that a request has been read to its end.
-struct RequestRead(Arc<Progress>);
-
-impl Guard for RequestRead {
-    fn end(self: Box<Self>, complete: bool) {
-        if complete {
-            self.0.request_read();
-        }
+pub(super) fn request_body(incoming: Incoming, stall: Option<Duration>) -> Body {
+    match stall {
+        _ if incoming.is_end_stream() => Body::empty(),
+        None => Body::incoming(incoming),
+        Some(limit) => Body::boxed(TimedBody { incoming, limit, timer: None, waiting: false }),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{COOKIE, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
@@ -15,10 +15,8 @@ use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, rep
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
-use super::head_scan::Verdict;
 use super::log::Entry;
 use super::progress::Progress;
-use super::target::{bad_request, closing};
 use crate::snapshot::Snapshot;
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -66,6 +64,7 @@ async fn serve(
     open: OpenAnswer,
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
+    let wants_upgrade = !link.h2 && request.headers().contains_key(UPGRADE);
     let mut entry = None;
     let answer = AssertUnwindSafe(answer(link, request, &mut entry)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
@@ -78,6 +77,9 @@ async fn serve(
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         link.progress.upgrade();
+    } else if wants_upgrade {
+        // What the client sent behind its request may be of the other protocol.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     limit_life(link, &mut response);
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
@@ -88,7 +90,7 @@ async fn serve(
 async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Option<Box<Entry>>) -> Response {
     let door = &*link.door;
     let (mut head, incoming) = request.into_parts();
-    let body = request_body(incoming, &link.progress, link.h2, door.limits.body);
+    let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
     if let Err(response) = prepare(link, &mut head) {
         return response;
     }
@@ -121,13 +123,6 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
 fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Response> {
-    if !link.h2 {
-        match link.progress.verdict() {
-            Verdict::Fine => {}
-            Verdict::Ambiguous => return Err(bad_request("400 Bad Request")),
-            Verdict::Fragment => return Err(closing(reply::empty(StatusCode::BAD_REQUEST))),
-        }
-    }
     link.door.target.apply(head)?;
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {
@@ -193,6 +188,6 @@ fn limit_life(link: &Link, response: &mut Response) {
     if link.h2 {
         link.progress.leave();
     } else {
-        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

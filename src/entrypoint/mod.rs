@@ -9,13 +9,13 @@ mod connection;
 mod door;
 mod forwarded;
 pub mod frame_scan;
-pub mod head_scan;
-mod http;
+pub mod http;
 mod listen;
 mod log;
 mod progress;
 pub mod proxy_protocol;
 mod stream;
+pub mod strict;
 mod target;
 
 use std::collections::BTreeMap;

@@ -1,11 +1,9 @@
 //! What a connection's reading side, its requests and its answers tell each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
-
-use super::head_scan::Verdict;
 
 /// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
 const MAX_UNSENT: usize = 64 * 1024;
@@ -14,9 +12,6 @@ const MAX_UNSENT: usize = 64 * 1024;
 /// atomics are there for types that may move, not for contention.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    verdict: AtomicU8,
-    /// A request's body is still to be read (HTTP/1).
-    receiving: AtomicBool,
     /// Requests whose answer is not complete.
     open: AtomicU32,
     /// The connection speaks another protocol now.
@@ -31,27 +26,6 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A head was read and handed on; its request has yet to be seen.
-    pub(super) fn head_read(&self, verdict: Verdict) {
-        self.verdict.store(verdict as u8, Ordering::Relaxed);
-        self.receiving.store(true, Ordering::Relaxed);
-    }
-
-    /// What was found about the head that was read last.
-    pub(super) fn verdict(&self) -> Verdict {
-        Verdict::from_number(self.verdict.load(Ordering::Relaxed))
-    }
-
-    /// The whole request has been read: what comes next is another head.
-    pub(super) fn request_read(&self) {
-        self.receiving.store(false, Ordering::Relaxed);
-    }
-
-    /// True while a request's body is still to be read.
-    pub(super) fn is_receiving(&self) -> bool {
-        self.receiving.load(Ordering::Relaxed)
-    }
-
     /// A request begins.
     pub(super) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
