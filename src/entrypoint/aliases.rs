@@ -77,7 +77,10 @@ mod tests {
     fn each_strategy() {
         let remaining = |strategy: AliasStrategy| {
             let mut headers = headers();
-            strategy.apply(&mut headers).map(|()| headers.len()).map_err(|response| response.status().as_u16())
+            strategy
+                .apply(&mut headers)
+                .map(|()| headers.len())
+                .map_err(|response| response.status().as_u16())
         };
         assert_eq!(remaining(strategy("", "").unwrap()), Ok(3));
         assert_eq!(remaining(strategy("delete", "").unwrap()), Ok(1));

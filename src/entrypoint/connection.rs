@@ -15,11 +15,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::clock::{Clock, Due};
 use super::door::{Door, OpenConnection};
 use super::http::{HttpService, Link};
 use super::progress::Progress;
 use super::proxy_protocol::{self, Parsed};
-use super::stream::{Protocol, Watched};
+use super::stream::Watched;
 use crate::tls::DEFAULT_OPTIONS;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
@@ -69,9 +70,9 @@ async fn within<T>(
 ) -> io::Result<T> {
     match limit {
         None => what.await,
-        Some(limit) => tokio::time::timeout(limit, what)
-            .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"))),
+        Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"))
+        }),
     }
 }
 
@@ -167,8 +168,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     open: OpenConnection,
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
-    let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
-    let stream = TokioIo::new(Watched::new(stream, protocol, progress.clone(), door.limits, open));
+    let stream = TokioIo::new(Watched::new(stream, h2, progress.clone(), open));
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
@@ -181,39 +181,48 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         h2,
     });
     let service = HttpService::new(link);
-    let outcome = if h2 {
+    let clock = Clock::new(door.limits, h2);
+    if h2 {
         let connection = pin!(door.http2.serve_connection(stream, service));
-        drive(&door, &progress, connection, |connection| connection.graceful_shutdown()).await
+        drive(&door, &progress, clock, connection, |connection| connection.graceful_shutdown()).await
     } else {
         let connection = pin!(door.http1.serve_connection(stream, service).with_upgrades());
-        drive(&door, &progress, connection, |connection| connection.graceful_shutdown()).await
-    };
-    outcome.map_err(io::Error::other)
+        drive(&door, &progress, clock, connection, |connection| connection.graceful_shutdown()).await
+    }
 }
 
-/// Runs a connection, and has it leave in order when the door drains or the connection itself asks for it.
-async fn drive<C: Future>(
+/// Runs a connection. It leaves in order when the door drains or it has lived long enough, and is cut when the client
+/// takes too long.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
     door: &Door,
     progress: &Progress,
+    mut clock: Clock,
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
-) -> C::Output {
+) -> io::Result<()> {
     let mut draining = pin!(door.draining.cancelled());
     let mut left = false;
     std::future::poll_fn(|cx| {
         if !left && draining.as_mut().poll(cx).is_ready() {
-            left = true;
-            leave(connection.as_mut());
+            progress.leave();
         }
         loop {
-            if let Poll::Ready(output) = connection.as_mut().poll(cx) {
-                return Poll::Ready(output);
+            if !left && progress.is_leaving() {
+                left = true;
+                leave(connection.as_mut());
             }
-            if left || !progress.is_leaving() {
-                return Poll::Pending;
+            if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(io::Error::other));
             }
-            left = true;
-            leave(connection.as_mut());
+            match clock.poll(progress, cx) {
+                Poll::Ready(Due::Leave) => progress.leave(),
+                Poll::Ready(Due::Cut(what)) => {
+                    let message = format!("timed out waiting for {what}");
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+                }
+                Poll::Pending if left || !progress.is_leaving() => return Poll::Pending,
+                Poll::Pending => {}
+            }
         }
     })
     .await

@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::aliases::AliasStrategy;
+use super::clock::Limits;
 use super::forwarded::ForwardedRules;
 use super::log::RequestLog;
-use super::stream::Limits;
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;

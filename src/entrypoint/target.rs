@@ -218,9 +218,8 @@ fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
 
 /// True when a path has an empty, `.` or `..` segment.
 fn needs_cleaning(path: &str) -> bool {
-    memchr::memchr_iter(b'/', path.as_bytes()).any(|at| {
-        matches!(path.as_bytes()[at + 1..], [b'/' | b'.', ..])
-    })
+    memchr::memchr_iter(b'/', path.as_bytes())
+        .any(|at| matches!(path.as_bytes()[at + 1..], [b'/' | b'.', ..]))
 }
 
 /// Merges slashes and resolves dot segments as Go's `URL.JoinPath` does: a final slash stays, `/a/.` becomes `/a`.
