@@ -93,7 +93,7 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
     let (mut head, incoming) = request.into_parts();
     let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
     if let Err(response) = prepare(link, &mut head) {
-        return response;
+        return *response;
     }
     let snapshot = door.snapshots.load();
     let context = Context {
@@ -122,7 +122,7 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
-fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Response> {
+fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     link.door.target.apply(head)?;
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {

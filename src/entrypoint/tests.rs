@@ -511,6 +511,55 @@ mod http2 {
         eventually(|| gate.open() == 0);
     }
 
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// `GET / HTTP/2` for host `a`.
+    const HEAD: &[u8] = b"\x82\x86\x84\x41\x01a";
+
+    /// Sends what `piece` makes, again and again, until the gateway hangs up.
+    fn is_cut(gate: &Gate, piece: impl Fn(u32) -> Vec<u8>) -> bool {
+        let mut stream = gate.connect();
+        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        let mut reader = stream.try_clone().unwrap();
+        std::thread::spawn(move || while reader.read(&mut [0; 65536]).is_ok_and(|length| length > 0) {});
+        (0..200_000u32).any(|round| stream.write_all(&piece(2 * round + 1)).is_err())
+    }
+
+    #[test]
+    fn floods_are_cut_and_others_are_served() {
+        let gate = gate(|_| {});
+        let rapid_reset = |id| [frame(1, 5, id, HEAD), frame(3, 0, id, &[0, 0, 0, 8])].concat();
+        assert!(is_cut(&gate, rapid_reset), "rapid reset (CVE-2023-44487)");
+        let made_you_reset = |id| [frame(1, 4, id, HEAD), frame(8, 0, id, &[0; 4])].concat();
+        assert!(is_cut(&gate, made_you_reset), "MadeYouReset (CVE-2025-8671)");
+        assert!(is_cut(&gate, |_| frame(6, 0, 0, &[0; 8])), "PING");
+        assert!(is_cut(&gate, |_| frame(4, 0, 0, &[])), "SETTINGS");
+        assert!(is_cut(&gate, |id| if id == 1 { frame(1, 4, 1, HEAD) } else { frame(0, 0, 1, &[]) }), "DATA");
+        let continuation = |id| if id == 1 { frame(1, 0, 1, HEAD) } else { frame(9, 0, 1, &[]) };
+        assert!(is_cut(&gate, continuation), "CONTINUATION (CVE-2024-27316)");
+        assert!(gate.exchange(get("/")).starts_with("HTTP/1.1 200 "));
+        eventually(|| gate.open() == 0);
+    }
+
+    #[test]
+    fn a_client_that_never_opens_its_window_is_cut() {
+        let gate = gate(|options| {
+            let limit = tidegate_core::values::Duration::from_millis(300);
+            options.transport.responding_timeouts.write_timeout = limit;
+        });
+        let mut stream = gate.connect();
+        // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+        let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &frame(1, 5, 1, HEAD)].concat();
+        stream.write_all(&preface).unwrap();
+        rest(&mut stream);
+        eventually(|| gate.open() == 0);
+    }
+
     #[test]
     fn shutdown_says_goodbye() {
         let mut gate = gate(|_| {});
@@ -600,8 +649,11 @@ mod log {
 
     use super::*;
 
+    /// Target, status, bytes sent, complete, router.
+    type Line = (String, u16, u64, bool, Option<Arc<str>>);
+
     #[derive(Default)]
-    struct Kept(Mutex<Vec<(String, u16, u64, bool, Option<Arc<str>>)>>);
+    struct Kept(Mutex<Vec<Line>>);
 
     impl RequestLog for Kept {
         fn begin(&self, _: &Request, route: Option<&Route>) -> Option<Arc<Record>> {
