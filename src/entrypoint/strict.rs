@@ -4,82 +4,12 @@
 //! bare line feeds, folded headers, chunk extensions that end early. By the time a request reaches us as a value, that
 //! is no longer visible. So this stands between the socket and the library and reads along: it finds each head and
 //! each body by the strict rules of RFC 9112, and turns what breaks them into bytes that no parser accepts, which the
-//! library answers with 400 and a close.
-
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+//! library answers with 400 and a close. It knows where heads and bodies begin, so the stream keeps its time by it.
 
 /// Longest line of a chunked body's framing, in bytes.
 const LONGEST_CHUNK_LINE: usize = 4096;
 /// Longest head, in bytes, that is held for a line that came in pieces. The library's own limit is lower.
 const LONGEST_LINE: usize = 1 << 20;
-
-/// A connection that is read along.
-pub struct Strict<S> {
-    inner: S,
-    scanner: Scanner,
-}
-
-impl<S> Strict<S> {
-    /// Reads along `inner`, which must be at the start of a request.
-    pub fn new(inner: S) -> Self {
-        Self { inner, scanner: Scanner::default() }
-    }
-
-    /// The connection itself.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
-        let fresh = &mut buf.filled_mut()[before..];
-        match this.scanner.scan(fresh) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(Violation::Head) => {
-                // A NUL is refused by any parser wherever in a head it stands.
-                fresh.fill(0);
-                Poll::Ready(Ok(()))
-            }
-            Err(Violation::Body) => {
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunked request body")))
-            }
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
-    }
-}
 
 /// Where a violation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +20,36 @@ pub enum Violation {
     Body,
 }
 
+/// What the next bytes of a connection belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Place {
+    /// A request that has not begun.
+    Start = 0,
+    /// A request line or header.
+    Head = 1,
+    /// A body.
+    Body = 2,
+    /// Another protocol.
+    Opaque = 3,
+}
+
+impl Place {
+    /// From its number; [`Place::Opaque`] for unknown ones.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Start,
+            1 => Self::Head,
+            2 => Self::Body,
+            _ => Self::Opaque,
+        }
+    }
+}
+
 /// Follows the framing of the requests of one connection.
 #[derive(Debug, Default)]
 pub struct Scanner {
+    heads: u64,
     state: State,
     head: Head,
     /// The beginning of a line whose end has not come yet.
@@ -136,6 +93,21 @@ impl Scanner {
             self.refused = Some(violation);
         }
         outcome
+    }
+
+    /// What the next bytes belong to.
+    pub fn place(&self) -> Place {
+        match self.state {
+            State::RequestLine if self.partial.is_empty() => Place::Start,
+            State::RequestLine | State::Headers => Place::Head,
+            State::Opaque => Place::Opaque,
+            _ => Place::Body,
+        }
+    }
+
+    /// How many heads have been read to their end.
+    pub fn heads(&self) -> u64 {
+        self.heads
     }
 
     fn advance(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
@@ -209,7 +181,8 @@ impl Scanner {
         }
         let mut parts = line.split(|&byte| byte == b' ');
         let (method, target, version) = (parts.next(), parts.next(), parts.next());
-        let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
+        let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next())
+        else {
             return Err(Violation::Head);
         };
         let version_known = version == b"HTTP/1.1" || version == b"HTTP/1.0";
@@ -257,6 +230,7 @@ impl Scanner {
         if self.head.chunked && self.head.length.is_some() {
             return Err(Violation::Head);
         }
+        self.heads += 1;
         self.state = match (self.head.chunked, self.head.length) {
             (true, _) => State::ChunkSize,
             (false, Some(length)) if length > 0 => State::Length(length),
@@ -379,7 +353,16 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_refused() {
-        for body in ["5\nhello", "5;a\nb\r\n", "hello\r\n", "\r\n", "5\r\nhelloX", "-1\r\n", "1000000000000000\r\n", "5 x\r\n"] {
+        for body in [
+            "5\nhello",
+            "5;a\nb\r\n",
+            "hello\r\n",
+            "\r\n",
+            "5\r\nhelloX",
+            "-1\r\n",
+            "1000000000000000\r\n",
+            "5 x\r\n",
+        ] {
             let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
             assert_eq!(verdict(request.as_bytes()), Err(Violation::Body), "{body:?}");
         }

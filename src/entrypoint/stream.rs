@@ -1,0 +1,138 @@
+//! The byte stream of a client, read along: what it is in the middle of, and whether it keeps the rules.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frame_scan::FrameScan;
+use super::progress::Progress;
+use super::strict::{Place, Scanner, Violation};
+
+/// Most that is read at once: keeps the library's adaptive buffers small.
+const MAX_READ: usize = 16 * 1024;
+
+/// A stream that is read along. `G` is held as long as the stream lives, also after an upgrade.
+pub(super) struct Watched<S, G> {
+    stream: S,
+    scan: Scan,
+    progress: Arc<Progress>,
+    _guard: G,
+}
+
+enum Scan {
+    /// HTTP/1, and what it may be upgraded to.
+    Requests(Box<Scanner>),
+    /// HTTP/2.
+    Frames(Box<FrameScan>),
+}
+
+impl<S, G> Watched<S, G> {
+    /// Reads along a stream that is at the start of HTTP/1 or, with `h2`, HTTP/2.
+    pub(super) fn new(stream: S, h2: bool, progress: Arc<Progress>, guard: G) -> Self {
+        let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
+        Self { stream, scan, progress, _guard: guard }
+    }
+
+    /// Looks at what was just read into `buffer` from `start` on. What breaks the rules of framing becomes bytes that
+    /// no parser accepts.
+    fn look(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
+        match &mut self.scan {
+            Scan::Requests(_) if self.progress.is_upgraded() => {}
+            Scan::Requests(scan) => {
+                let heads = scan.heads();
+                let fresh = &mut buffer.filled_mut()[start..];
+                match scan.scan(fresh) {
+                    Ok(()) => {}
+                    // A NUL is refused by the library wherever in a head it stands.
+                    Err(Violation::Head) => fresh.fill(0),
+                    Err(Violation::Body) => {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
+                    }
+                }
+                self.progress.read(scan.place(), scan.heads() != heads);
+            }
+            Scan::Frames(scan) => {
+                let blocks = scan.blocks();
+                scan.feed(&buffer.filled()[start..], std::time::Instant::now()).map_err(io::Error::other)?;
+                let place = match (scan.in_header_block(), scan.in_frame()) {
+                    (true, _) => Place::Head,
+                    (false, true) => Place::Body,
+                    (false, false) => Place::Start,
+                };
+                self.progress.read(place, scan.blocks() != blocks);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Watched<S, G> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let start = buffer.filled().len();
+        let polled = if buffer.remaining() <= MAX_READ {
+            Pin::new(&mut this.stream).poll_read(cx, buffer)
+        } else {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(MAX_READ));
+            let polled = Pin::new(&mut this.stream).poll_read(cx, &mut part);
+            let length = part.filled().len();
+            buffer.advance(length);
+            polled
+        };
+        this.progress.block_read(polled.is_pending());
+        ready!(polled)?;
+        Poll::Ready(if buffer.filled().len() > start { this.look(buffer, start) } else { Ok(()) })
+    }
+}
+
+impl<S, G> Watched<S, G> {
+    /// Notes whether a write went on, and how much was written.
+    fn note<T>(&self, polled: Poll<io::Result<T>>, length: impl Fn(&T) -> usize) -> Poll<io::Result<T>> {
+        self.progress.block_write(polled.is_pending());
+        if let Poll::Ready(Ok(written)) = &polled {
+            self.progress.sent(length(written));
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.note(polled, |length| *length)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.note(polled, |length| *length)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        this.note(polled, |()| 0)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.note(polled, |()| 0)
+    }
+}
