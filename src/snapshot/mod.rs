@@ -1,6 +1,12 @@
 //! A compiled configuration: immutable, taken once by each request and kept to its end.
 
+mod attach;
+mod build;
+mod compile;
+mod files;
 pub mod report;
+mod routes;
+mod services;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +18,8 @@ use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
 use crate::tls::TlsStore;
+pub use compile::{Compiled, Environment, compile};
+pub use files::Files;
 use report::Report;
 
 /// What one configuration compiles to.
