@@ -3,12 +3,17 @@
 //! Labels, tags, keys, environment, flags, YAML and TOML become one [`tree`], which one decoder turns into these
 //! types. Nothing here knows how anything is run, and nothing changes a value after [`merge`].
 
+pub mod decode;
+pub mod formats;
+pub mod merge;
 pub mod origin;
 pub mod router;
 pub mod service;
+pub mod suggest;
 pub mod tcp;
 pub mod tls;
 pub mod transport;
+pub mod tree;
 
 use std::collections::BTreeMap;
 
