@@ -1,20 +1,274 @@
 //! TLS with clients: certificates by server name, options, the default certificate.
+//!
+//! [`TlsStore`] is immutable and belongs to one snapshot. What must outlive a reload (the generated default
+//! certificate, the keys of session tickets) is handed on from one store to the next.
 
+mod certificates;
+mod client_auth;
+mod default_certificate;
+mod options;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tidegate_config::Problem;
+use rustls::ServerConfig;
+use rustls::server::ProducesTickets;
+use rustls::sign::CertifiedKey;
+use tidegate_config::tls::{Tls, TlsOptions};
+use tidegate_config::{Kind, ObjectRef, Origin, Problem};
+use tidegate_core::BuildError;
+
+use certificates::Certificates;
+
+/// Name of the options that apply where nothing else is said.
+pub const DEFAULT_OPTIONS: &str = "default";
+
+/// Reads a file that a configuration names, and has it watched.
+pub(crate) type ReadFile<'a> = dyn FnMut(&str) -> Result<Vec<u8>, BuildError> + 'a;
 
 /// The certificates and options of one snapshot, ready for handshakes.
-pub struct TlsStore {}
+pub struct TlsStore {
+    shared: Arc<Shared>,
+    hosts: HashMap<String, Arc<str>>,
+}
+
+struct Shared {
+    /// Options by name; `None` for broken ones, whose hosts are refused.
+    options: BTreeMap<String, Option<Arc<ServerConfig>>>,
+    /// Generated once, on the first store that needs it.
+    generated: Option<Arc<CertifiedKey>>,
+    /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
+    tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
+}
 
 impl TlsStore {
     /// Prepares certificates and options. Broken ones are left out and named in the problems. `file` reads a file
     /// (and has it watched). `previous` lends its generated default certificate and its ticket keys.
     pub fn build(
-        _tls: &tidegate_config::tls::Tls,
-        _file: &mut dyn FnMut(&str) -> Result<Vec<u8>, tidegate_core::BuildError>,
-        _previous: Option<&Arc<TlsStore>>,
+        tls: &Tls,
+        file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
+        previous: Option<&Arc<TlsStore>>,
     ) -> (Arc<TlsStore>, Vec<Problem>) {
-        (Arc::new(Self {}), Vec::new())
+        let mut problems = Vec::new();
+        let mut generated = previous.and_then(|store| store.shared.generated.clone());
+        let mut certificates = Certificates::default();
+        for certificate in &tls.certificates {
+            if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
+                let message = format!(
+                    "stores {} are not used: only the store `default` is",
+                    certificate.stores.join(", ")
+                );
+                problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), message));
+                continue;
+            }
+            match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
+                Ok(loaded) => certificates.add(&loaded),
+                Err(error) => {
+                    problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), error.0));
+                }
+            }
+        }
+        for (name, store) in &tls.stores {
+            if let Err((kind, error)) = apply_store(name, store, &mut certificates, file) {
+                problems.push(problem(kind, name, error.0));
+            }
+        }
+        if certificates.default.is_none() {
+            if generated.is_none() {
+                match default_certificate::generate() {
+                    Ok(made) => generated = Some(made),
+                    Err(error) => problems.push(problem(Kind::TlsStore, DEFAULT_OPTIONS, error.0)),
+                }
+            }
+            certificates.default.clone_from(&generated);
+        }
+        let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
+        let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
+        let shared = Shared { options, generated, tickets };
+        (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
+    }
+
+    /// The same store with the options of each host: host in lower case (or `*.` and a suffix) to the name of its
+    /// options. Hosts that are not named have the options `default`.
+    #[must_use]
+    pub fn with_hosts(&self, hosts: HashMap<String, Arc<str>>) -> Arc<TlsStore> {
+        Arc::new(Self { shared: self.shared.clone(), hosts })
+    }
+
+    /// True when options of this name exist and are sound.
+    pub fn has_options(&self, name: &str) -> bool {
+        matches!(self.shared.options.get(name), Some(Some(_)))
+    }
+
+    /// The name of the options that apply to a host, which is given in lower case and without port.
+    pub fn options_of(&self, host: &str) -> &str {
+        if self.hosts.is_empty() {
+            return DEFAULT_OPTIONS;
+        }
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if let Some(name) = self.hosts.get(host) {
+            return name;
+        }
+        let wildcard = host.split_once('.').and_then(|(_, rest)| self.hosts.get(&format!("*.{rest}")));
+        wildcard.map_or(DEFAULT_OPTIONS, |name| name)
+    }
+
+    /// What a handshake for this server name uses; `None` when its options are missing or broken: the connection
+    /// must then be closed.
+    pub fn config_for(&self, server_name: Option<&str>) -> Option<Arc<ServerConfig>> {
+        let name = self.options_of(server_name.unwrap_or(""));
+        self.shared.options.get(name)?.clone()
+    }
+}
+
+/// The one provider of cryptography.
+pub(crate) fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The content of a value that is a path or PEM itself.
+pub(crate) fn pem_or_file(value: &str, file: &mut ReadFile<'_>) -> Result<Vec<u8>, BuildError> {
+    if value.trim_start().starts_with("-----BEGIN") { Ok(value.as_bytes().to_vec()) } else { file(value) }
+}
+
+fn apply_store(
+    name: &str,
+    store: &tidegate_config::tls::Store,
+    certificates: &mut Certificates,
+    file: &mut ReadFile<'_>,
+) -> Result<(), (Kind, BuildError)> {
+    if !is_default_name(name) {
+        return Err((Kind::TlsStore, BuildError::new("only the store `default` is used")));
+    }
+    if let Some(files) = &store.default_certificate {
+        let loaded = certificates::load(&files.cert_file, &files.key_file, file).map_err(|error| {
+            (Kind::TlsStore, BuildError(format!("defaultCertificate: {error}")))
+        })?;
+        certificates.default = Some(loaded.key);
+    }
+    if store.default_generated_cert.is_some() && store.default_certificate.is_none() {
+        return Err((
+            Kind::TlsStore,
+            BuildError::new("defaultGeneratedCert is not supported: give a defaultCertificate"),
+        ));
+    }
+    Ok(())
+}
+
+fn build_options(
+    tls: &Tls,
+    certificates: &Arc<Certificates>,
+    file: &mut ReadFile<'_>,
+    tickets: &mut BTreeMap<String, Arc<dyn ProducesTickets>>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, Option<Arc<ServerConfig>>> {
+    let defaults = TlsOptions::default();
+    let named = tls.options.iter().map(|(name, options)| {
+        (if is_default_name(name) { DEFAULT_OPTIONS } else { name.as_str() }, options)
+    });
+    let implied = (!tls.options.keys().any(|name| is_default_name(name))).then_some((DEFAULT_OPTIONS, &defaults));
+    let mut built = BTreeMap::new();
+    let mut used = BTreeMap::new();
+    for (name, options) in named.chain(implied) {
+        let config = options::server_config(options, certificates, file, |domain| {
+            let ticketer = match used.get(&domain).or_else(|| tickets.get(&domain)) {
+                Some(known) => Arc::clone(known),
+                None => rustls::crypto::aws_lc_rs::Ticketer::new()
+                    .map_err(|error| BuildError(format!("no keys for session tickets: {error}")))?,
+            };
+            used.insert(domain, ticketer.clone());
+            Ok(ticketer)
+        });
+        let config = config.map(Arc::new).map_err(|error| {
+            problems.push(problem(Kind::TlsOptions, name, error.0));
+        });
+        built.insert(name.to_owned(), config.ok());
+    }
+    *tickets = used;
+    built
+}
+
+/// `default` is one object whoever defines it.
+fn is_default_name(name: &str) -> bool {
+    name.split('@').next() == Some(DEFAULT_OPTIONS)
+}
+
+/// How a certificate is called in messages: its path, never its content.
+fn label(cert_file: &str) -> String {
+    if cert_file.contains("-----BEGIN") { "(inline PEM)".to_owned() } else { cert_file.to_owned() }
+}
+
+fn problem(kind: Kind, name: &str, message: String) -> Problem {
+    Problem {
+        origin: Origin::Internal,
+        object: Some(ObjectRef { kind, name: name.to_owned() }),
+        message,
+        excerpt: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_config::tls::{Certificate, ClientAuth};
+
+    use super::*;
+
+    fn no_files(path: &str) -> Result<Vec<u8>, BuildError> {
+        Err(BuildError(format!("{path}: no such file")))
+    }
+
+    fn certificate_for(names: &[&str]) -> Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        Certificate {
+            cert_file: made.cert.pem(),
+            key_file: made.signing_key.serialize_pem(),
+            stores: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_generated_certificate_and_the_tickets_survive_a_reload() {
+        let (first, problems) = TlsStore::build(&Tls::default(), &mut no_files, None);
+        assert_eq!(problems, []);
+        let (second, _) = TlsStore::build(&Tls::default(), &mut no_files, Some(&first));
+        let of = |store: &TlsStore| store.shared.generated.clone().unwrap().cert[0].clone();
+        assert_eq!(of(&first), of(&second));
+        let tickets = |store: &TlsStore| store.config_for(None).unwrap().ticketer.clone();
+        let ticket = tickets(&first).encrypt(b"session").unwrap();
+        assert_eq!(tickets(&second).decrypt(&ticket).as_deref(), Some(&b"session"[..]));
+    }
+
+    #[test]
+    fn a_broken_certificate_spoils_only_itself() {
+        let good = certificate_for(&["good.test"]);
+        let mut mixed = certificate_for(&["bad.test"]);
+        mixed.key_file.clone_from(&good.key_file);
+        let missing = Certificate { cert_file: "gone.pem".into(), key_file: "gone.key".into(), ..Default::default() };
+        let tls = Tls { certificates: vec![mixed, missing, good], ..Tls::default() };
+        let (_, problems) = TlsStore::build(&tls, &mut no_files, None);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[1].to_string().contains("gone.pem"), "{}", problems[1]);
+        assert!(!problems[0].to_string().contains("PRIVATE"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn options_of_hosts_and_broken_options_fail_closed() {
+        let mut tls = Tls::default();
+        let broken = TlsOptions {
+            client_auth: ClientAuth { ca_files: vec!["gone.pem".into()], ..ClientAuth::default() },
+            ..TlsOptions::default()
+        };
+        tls.options.insert("mtls@file".into(), broken);
+        let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
+        assert_eq!(problems.len(), 1);
+        assert!(!store.has_options("mtls@file") && store.has_options("default"));
+        let hosts = [("a.test", "mtls@file"), ("*.w.test", "mtls@file")];
+        let store = store.with_hosts(hosts.iter().map(|(h, o)| ((*h).to_owned(), Arc::from(*o))).collect());
+        assert!(store.config_for(Some("a.test")).is_none());
+        assert!(store.config_for(Some("x.w.test")).is_none());
+        assert!(store.config_for(Some("b.test")).is_some());
+        assert!(store.config_for(None).is_some());
+        assert_eq!(store.options_of("a.test."), "mtls@file");
     }
 }

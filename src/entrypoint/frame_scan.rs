@@ -1,0 +1,189 @@
+//! Watches the frames of an HTTP/2 client: unfinished header blocks and floods of frames that mean work for nothing.
+//!
+//! The HTTP library bounds memory; this bounds time (a header block that never ends) and work (reset, ping, settings,
+//! priority and empty frames without measure: CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
+
+use std::time::{Duration, Instant};
+
+/// Length of the client's preface.
+const PREFACE: usize = 24;
+/// Most CONTINUATION frames of one header block.
+const MAX_CONTINUATIONS: u32 = 32;
+/// Frames of the kinds that cost work, per interval and connection.
+const MAX_COSTLY: u32 = 1500;
+/// Streams that a client may reset, per interval and connection.
+const MAX_RESETS: u32 = 500;
+/// What the limits count by.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
+
+/// A scan over the bytes that an HTTP/2 client sends.
+#[derive(Debug)]
+pub struct FrameScan {
+    header: [u8; 9],
+    filled: usize,
+    /// Bytes of the current frame, or of the preface, still to come.
+    remaining: usize,
+    in_block: bool,
+    continuations: u32,
+    costly: u32,
+    resets: u32,
+    since: Option<Instant>,
+}
+
+impl Default for FrameScan {
+    fn default() -> Self {
+        Self {
+            header: [0; 9],
+            filled: 0,
+            remaining: PREFACE,
+            in_block: false,
+            continuations: 0,
+            costly: 0,
+            resets: 0,
+            since: None,
+        }
+    }
+}
+
+impl FrameScan {
+    /// Looks at the next bytes. The error says which measure was passed.
+    pub fn feed(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), &'static str> {
+        while !bytes.is_empty() {
+            if self.remaining > 0 {
+                let skip = self.remaining.min(bytes.len());
+                self.remaining -= skip;
+                bytes = &bytes[skip..];
+                continue;
+            }
+            let take = (9 - self.filled).min(bytes.len());
+            self.header[self.filled..self.filled + take].copy_from_slice(&bytes[..take]);
+            self.filled += take;
+            bytes = &bytes[take..];
+            if self.filled == 9 {
+                self.filled = 0;
+                self.frame(now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True between the first and the last frame of a header block.
+    pub fn in_header_block(&self) -> bool {
+        self.in_block
+    }
+
+    /// True within the preface or a frame.
+    pub fn in_frame(&self) -> bool {
+        self.remaining > 0 || self.filled > 0
+    }
+
+    fn frame(&mut self, now: Instant) -> Result<(), &'static str> {
+        let length = u32::from_be_bytes([0, self.header[0], self.header[1], self.header[2]]) as usize;
+        let (kind, flags) = (self.header[3], self.header[4]);
+        self.remaining = length;
+        match kind {
+            HEADERS => {
+                self.in_block = flags & END_HEADERS == 0;
+                self.continuations = 0;
+            }
+            CONTINUATION => {
+                self.continuations += 1;
+                self.in_block &= flags & END_HEADERS == 0;
+                if self.continuations > MAX_CONTINUATIONS {
+                    return Err("too many CONTINUATION frames");
+                }
+            }
+            RST_STREAM => return self.count(now, true),
+            SETTINGS | PING | PRIORITY => return self.count(now, false),
+            DATA if length == 0 && flags & END_STREAM == 0 => return self.count(now, false),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, now: Instant, reset: bool) -> Result<(), &'static str> {
+        if self.since.is_none_or(|since| now.duration_since(since) > INTERVAL) {
+            self.since = Some(now);
+            (self.costly, self.resets) = (0, 0);
+        }
+        self.costly += 1;
+        self.resets += u32::from(reset);
+        if self.resets > MAX_RESETS {
+            return Err("too many streams reset");
+        }
+        if self.costly > MAX_COSTLY { Err("too many control frames") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0, (length >> 8) as u8, length as u8, kind, flags, 0, 0, 0, 1];
+        bytes.resize(9 + length, 0);
+        bytes
+    }
+
+    fn started() -> FrameScan {
+        let mut scan = FrameScan::default();
+        scan.feed(&[0; PREFACE], Instant::now()).unwrap();
+        scan
+    }
+
+    #[test]
+    fn header_blocks_open_and_close() {
+        let (mut scan, now) = (started(), Instant::now());
+        scan.feed(&frame(HEADERS, 0, 3), now).unwrap();
+        assert!(scan.in_header_block() && !scan.in_frame());
+        scan.feed(&frame(CONTINUATION, 0, 300)[..20], now).unwrap();
+        assert!(scan.in_header_block() && scan.in_frame());
+        scan.feed(&[0; 289], now).unwrap();
+        scan.feed(&frame(CONTINUATION, END_HEADERS, 0), now).unwrap();
+        assert!(!scan.in_header_block() && !scan.in_frame());
+    }
+
+    #[test]
+    fn floods_are_noticed_and_old_ones_forgotten() {
+        for (kind, limit) in [(RST_STREAM, MAX_RESETS), (PING, MAX_COSTLY), (DATA, MAX_COSTLY)] {
+            let (mut scan, now) = (started(), Instant::now());
+            for _ in 0..limit {
+                scan.feed(&frame(kind, 0, 0), now).unwrap();
+            }
+            let mut patient = FrameScan { header: scan.header, ..started() };
+            patient.costly = scan.costly;
+            patient.since = scan.since;
+            assert!(scan.feed(&frame(kind, 0, 0), now).is_err(), "{kind}");
+            assert!(patient.feed(&frame(kind, 0, 0), now + INTERVAL * 2).is_ok(), "{kind}");
+        }
+        let mut scan = started();
+        scan.feed(&frame(HEADERS, 0, 0), Instant::now()).unwrap();
+        let flood = frame(CONTINUATION, 0, 0).repeat(MAX_CONTINUATIONS as usize + 1);
+        assert!(scan.feed(&flood, Instant::now()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
+            let now = Instant::now();
+            let (mut whole, mut pieces) = (FrameScan::default(), FrameScan::default());
+            let cut = cut.min(bytes.len());
+            let first = whole.feed(&bytes, now);
+            let second = pieces.feed(&bytes[..cut], now).and_then(|()| pieces.feed(&bytes[cut..], now));
+            prop_assert_eq!(first, second);
+            prop_assert_eq!(whole.in_header_block(), pieces.in_header_block());
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The PROXY protocol, versions 1 and 2: who a client really is, told by the load balancer in front.
+//!
+//! A pure parser over bytes; whether the peer may send a header at all is decided before it runs. Source: HAProxy's
+//! `proxy-protocol.txt`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// First bytes of version 2.
+const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// First bytes of version 1.
+const V1_SIGNATURE: &[u8] = b"PROXY ";
+/// Longest line of version 1, line end included.
+const V1_MAX: usize = 107;
+/// Longest body of version 2 that is taken: addresses and a good amount of TLVs.
+const V2_MAX: usize = 4096;
+
+/// What the first bytes of a connection are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// No header: the bytes belong to the client's own protocol.
+    Absent,
+    /// It may become a header: more bytes are needed.
+    Partial,
+    /// A header of `length` bytes.
+    Header {
+        /// Length, in bytes.
+        length: usize,
+        /// Source and destination; `None` for health checks of the balancer itself and unknown families.
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    },
+    /// It begins like a header but is none.
+    Malformed(&'static str),
+}
+
+/// Reads a header at the start of `bytes`.
+pub fn parse(bytes: &[u8]) -> Parsed {
+    if starts(bytes, V2_SIGNATURE) {
+        return if bytes.len() < 16 { Parsed::Partial } else { parse_v2(bytes) };
+    }
+    if starts(bytes, V1_SIGNATURE) {
+        return if bytes.len() < V1_SIGNATURE.len() { Parsed::Partial } else { parse_v1(bytes) };
+    }
+    Parsed::Absent
+}
+
+/// True when one is the beginning of the other. Nothing at all may still become anything.
+fn starts(bytes: &[u8], signature: &[u8]) -> bool {
+    let length = bytes.len().min(signature.len());
+    bytes[..length] == signature[..length]
+}
+
+fn parse_v1(bytes: &[u8]) -> Parsed {
+    let window = &bytes[..bytes.len().min(V1_MAX)];
+    let Some(end) = memchr::memchr(b'\n', window) else {
+        return if bytes.len() >= V1_MAX { Parsed::Malformed("line is too long") } else { Parsed::Partial };
+    };
+    let Some(line) = window[..end].strip_suffix(b"\r").and_then(|line| std::str::from_utf8(line).ok()) else {
+        return Parsed::Malformed("line does not end in CR LF");
+    };
+    let header = |addresses| Parsed::Header { length: end + 1, addresses };
+    let mut fields = line.split(' ').skip(1);
+    let family = fields.next();
+    if family == Some("UNKNOWN") {
+        return header(None);
+    }
+    let fields: Vec<&str> = fields.take(5).collect();
+    let [source, destination, source_port, destination_port] = fields[..] else {
+        return Parsed::Malformed("expected two addresses and two ports");
+    };
+    let address = |text: &str| -> Option<IpAddr> {
+        match family {
+            Some("TCP4") => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+            Some("TCP6") => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            _ => None,
+        }
+    };
+    let port = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        if digits { text.parse::<u16>().ok() } else { None }
+    };
+    let read = || {
+        let from = SocketAddr::new(address(source)?, port(source_port)?);
+        Some((from, SocketAddr::new(address(destination)?, port(destination_port)?)))
+    };
+    read().map_or(Parsed::Malformed("family, address or port is not valid"), |found| header(Some(found)))
+}
+
+fn parse_v2(bytes: &[u8]) -> Parsed {
+    let (version_command, family) = (bytes[12], bytes[13]);
+    let length = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
+    if version_command >> 4 != 2 {
+        return Parsed::Malformed("version is not 2");
+    }
+    if length > V2_MAX {
+        return Parsed::Malformed("header is too long");
+    }
+    let Some(body) = bytes.get(16..16 + length) else { return Parsed::Partial };
+    let header = |addresses| Parsed::Header { length: 16 + length, addresses };
+    match version_command & 0x0f {
+        0 => return header(None),
+        1 => {}
+        _ => return Parsed::Malformed("command is unknown"),
+    }
+    let found = match family {
+        0x11 => v4(body),
+        0x21 => v6(body),
+        // Unspecified, UDP and Unix sockets: taken for what they are, the peer stays the client.
+        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return header(None),
+        _ => return Parsed::Malformed("address family is unknown"),
+    };
+    found.map_or(Parsed::Malformed("header is shorter than its addresses"), |found| header(Some(found)))
+}
+
+fn v4(body: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let address = |at: usize| -> Option<IpAddr> {
+        Some(IpAddr::from(<[u8; 4]>::try_from(body.get(at..at + 4)?).ok()?))
+    };
+    Some((SocketAddr::new(address(0)?, port(body, 8)?), SocketAddr::new(address(4)?, port(body, 10)?)))
+}
+
+fn v6(body: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let address = |at: usize| -> Option<IpAddr> {
+        Some(IpAddr::from(<[u8; 16]>::try_from(body.get(at..at + 16)?).ok()?))
+    };
+    Some((SocketAddr::new(address(0)?, port(body, 32)?), SocketAddr::new(address(16)?, port(body, 34)?)))
+}
+
+fn port(body: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = V2_SIGNATURE.to_vec();
+        bytes.extend([command, family]);
+        bytes.extend((body.len() as u16).to_be_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn version_1() {
+        let line = b"PROXY TCP4 192.0.2.1 198.51.100.2 5000 443\r\nGET /";
+        let expected =
+            (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
+        assert_eq!(parse(line), Parsed::Header { length: 44, addresses: Some(expected) });
+        assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Parsed::Header { length: 15, addresses: None });
+        assert!(matches!(
+            parse(b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n"),
+            Parsed::Header { addresses: Some(_), .. }
+        ));
+        for garbage in [
+            "PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n",
+            "PROXY TCP4 1.2.3.4 5.6.7.8 1 70000\r\n",
+            "PROXY TCP4 1.2.3.4 5.6.7.8 +1 2\r\n",
+            "PROXY TCP4 ::1 5.6.7.8 1 2\r\n",
+            "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n",
+            "PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n",
+            "PROXY SCTP 1.2.3.4 5.6.7.8 1 2\r\n",
+        ] {
+            assert!(matches!(parse(garbage.as_bytes()), Parsed::Malformed(_)), "{garbage}");
+        }
+        assert!(matches!(parse("PROXY ".repeat(20).as_bytes()), Parsed::Malformed(_)));
+    }
+
+    #[test]
+    fn version_2() {
+        let body = [192, 0, 2, 1, 198, 51, 100, 2, 0x13, 0x88, 1, 0xbb, 9, 9];
+        let parsed = parse(&v2(0x21, 0x11, &body));
+        let expected =
+            (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
+        assert_eq!(parsed, Parsed::Header { length: 30, addresses: Some(expected) });
+        assert_eq!(parse(&v2(0x20, 0, &[])), Parsed::Header { length: 16, addresses: None });
+        assert!(matches!(parse(&v2(0x21, 0x11, &body[..11])), Parsed::Malformed(_)));
+        assert!(matches!(parse(&v2(0x31, 0x11, &body)), Parsed::Malformed(_)));
+        assert!(matches!(parse(&v2(0x21, 0x11, &[0; 5000])), Parsed::Malformed(_)));
+        assert_eq!(parse(&v2(0x21, 0x11, &body)[..20]), Parsed::Partial);
+    }
+
+    #[test]
+    fn other_protocols_and_beginnings() {
+        assert_eq!(parse(b""), Parsed::Partial);
+        assert_eq!(parse(b"PRO"), Parsed::Partial);
+        assert_eq!(parse(b"PROPFIND / HTTP/1.1"), Parsed::Absent);
+        assert_eq!(parse(b"GET / HTTP/1.1"), Parsed::Absent);
+        assert_eq!(parse(&[0x16, 3, 1]), Parsed::Absent);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_never_claims_more_than_there_is(
+            start in prop_oneof![Just(V2_SIGNATURE.to_vec()), Just(V1_SIGNATURE.to_vec()), Just(Vec::new())],
+            rest in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let bytes = [start, rest].concat();
+            if let Parsed::Header { length, .. } = parse(&bytes) {
+                prop_assert!(length <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Which certificate a client sees: by exact server name, by a wildcard of one label, or the default.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tidegate_core::BuildError;
+use x509_parser::extensions::GeneralName;
+
+use super::{ReadFile, pem_or_file};
+
+/// A certificate with its key and the names it is for.
+pub(super) struct Loaded {
+    pub(super) key: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
+
+/// Certificates by name. The first one given for a name wins.
+#[derive(Debug, Default)]
+pub(super) struct Certificates {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    pub(super) default: Option<Arc<CertifiedKey>>,
+}
+
+/// Chooses certificates for handshakes.
+#[derive(Debug)]
+pub(super) struct Chooser {
+    pub(super) certificates: Arc<Certificates>,
+    /// Refuse names that fit no certificate (`sniStrict`).
+    pub(super) strict: bool,
+}
+
+/// Reads a certificate chain and its key; both are paths, or PEM.
+pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loaded, BuildError> {
+    let chain = parse_chain(&pem_or_file(cert, file)?)?;
+    let private = PrivateKeyDer::from_pem_slice(&pem_or_file(key, file)?)
+        .map_err(|error| BuildError(format!("keyFile has no private key in PEM: {error}")))?;
+    let names = names(&chain[0])?;
+    let key = CertifiedKey::from_der(chain, private, &super::crypto())
+        .map_err(|error| BuildError(format!("certificate and key cannot be used together: {error}")))?;
+    Ok(Loaded { key: Arc::new(key), names })
+}
+
+/// The certificates in a PEM text; at least one.
+pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let chain = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| BuildError(format!("certificate is no valid PEM: {error}")))?;
+    if chain.is_empty() {
+        return Err(BuildError::new("there is no certificate: expected PEM with `BEGIN CERTIFICATE`"));
+    }
+    Ok(chain)
+}
+
+impl Certificates {
+    /// Adds a certificate under all its names.
+    pub(super) fn add(&mut self, loaded: &Loaded) {
+        for name in &loaded.names {
+            let (map, name) = match name.strip_prefix("*.") {
+                Some(base) => (&mut self.wildcard, base),
+                None => (&mut self.exact, name.as_str()),
+            };
+            map.entry(name.to_owned()).or_insert_with(|| loaded.key.clone());
+        }
+    }
+
+    /// The certificate for a name in lower case.
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+    }
+}
+
+impl ResolvesServerCert for Chooser {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls gives the name in lower case.
+        let found = hello.server_name().and_then(|name| self.certificates.find(name));
+        match found {
+            Some(certificate) => Some(certificate.clone()),
+            None if self.strict => None,
+            None => self.certificates.default.clone(),
+        }
+    }
+}
+
+/// The DNS and IP names of a certificate, with its common name, in lower case.
+fn names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, BuildError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| BuildError(format!("certificate cannot be read: {error}")))?;
+    let mut names: Vec<String> =
+        parsed.subject().iter_common_name().filter_map(|cn| cn.as_str().ok()).map(str::to_lowercase).collect();
+    if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
+        names.extend(alternative.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_lowercase()),
+            _ => None,
+        }));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_for(names: &[&str]) -> Loaded {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        load(&made.cert.pem(), &made.signing_key.serialize_pem(), &mut |_| unreachable!()).map_err(|e| e.0).unwrap()
+    }
+
+    #[test]
+    fn exact_before_wildcard_and_one_label_only() {
+        let (wide, narrow) = (load_for(&["*.a.test"]), load_for(&["x.a.test", "B.test"]));
+        let mut certificates = Certificates::default();
+        certificates.add(&wide);
+        certificates.add(&narrow);
+        let is = |name: &str, expected: &Loaded| {
+            certificates.find(name).is_some_and(|found| Arc::ptr_eq(found, &expected.key))
+        };
+        assert!(is("x.a.test", &narrow) && is("x.a.test.", &narrow) && is("b.test", &narrow));
+        assert!(is("y.a.test", &wide));
+        assert!(certificates.find("z.y.a.test").is_none() && certificates.find("a.test").is_none());
+    }
+
+    #[test]
+    fn errors_say_what_was_expected() {
+        let error = load("-----BEGIN NOTHING-----", "-----BEGIN", &mut |_| unreachable!()).err().unwrap();
+        assert!(error.0.contains("certificate"), "{error}");
+    }
+}

@@ -1,0 +1,133 @@
+//! Certificates of clients: the five ways of Traefik's `clientAuthType`.
+
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use tidegate_config::tls::ClientAuth;
+use tidegate_core::BuildError;
+
+use super::certificates::parse_chain;
+use super::{ReadFile, pem_or_file};
+
+/// What checks the certificates of clients under these options.
+pub(super) fn verifier(
+    options: &ClientAuth,
+    file: &mut ReadFile<'_>,
+) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+    let kind = match options.client_auth_type.as_str() {
+        "" if options.ca_files.is_empty() => "NoClientCert",
+        "" => "RequireAndVerifyClientCert",
+        kind => kind,
+    };
+    match kind {
+        "NoClientCert" => Ok(WebPkiClientVerifier::no_client_auth()),
+        "RequestClientCert" => Ok(Arc::new(Unverified { mandatory: false })),
+        "RequireAnyClientCert" => Ok(Arc::new(Unverified { mandatory: true })),
+        "VerifyClientCertIfGiven" => verified(options, file, true),
+        "RequireAndVerifyClientCert" => verified(options, file, false),
+        other => Err(BuildError(format!(
+            "clientAuth.clientAuthType `{other}` is unknown: expected NoClientCert, RequestClientCert, \
+             RequireAnyClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert"
+        ))),
+    }
+}
+
+fn verified(
+    options: &ClientAuth,
+    file: &mut ReadFile<'_>,
+    optional: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+    if options.ca_files.is_empty() {
+        return Err(BuildError::new("clientAuth.caFiles is empty: expected the authorities to trust"));
+    }
+    let mut roots = RootCertStore::empty();
+    for path in &options.ca_files {
+        for certificate in parse_chain(&pem_or_file(path, file)?)? {
+            roots
+                .add(certificate)
+                .map_err(|error| BuildError(format!("clientAuth.caFiles: authority cannot be used: {error}")))?;
+        }
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), super::crypto());
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map(|verifier| verifier as _).map_err(|error| BuildError(format!("clientAuth: {error}")))
+}
+
+/// Asks for a certificate, checks that the client has its key, and trusts it whoever issued it.
+#[derive(Debug)]
+struct Unverified {
+    mandatory: bool,
+}
+
+impl ClientCertVerifier for Unverified {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = super::crypto().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = super::crypto().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        super::crypto().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: &str, ca: &[&str]) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+        let options = ClientAuth {
+            ca_files: ca.iter().map(|s| (*s).to_owned()).collect(),
+            client_auth_type: kind.to_owned(),
+        };
+        verifier(&options, &mut |path| Err(BuildError(format!("{path}: no such file"))))
+    }
+
+    #[test]
+    fn types_and_their_demands() {
+        let ca = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap().cert.pem();
+        assert!(!of("", &[]).unwrap().offer_client_auth());
+        let required = of("", &[&ca]).unwrap();
+        assert!(required.offer_client_auth() && required.client_auth_mandatory());
+        assert!(!of("VerifyClientCertIfGiven", &[&ca]).unwrap().client_auth_mandatory());
+        assert!(of("RequireAnyClientCert", &[]).unwrap().client_auth_mandatory());
+        assert!(of("RequireAndVerifyClientCert", &[]).is_err());
+        assert!(of("", &["gone.pem"]).is_err());
+        assert!(of("Sometimes", &[]).err().unwrap().0.contains("Sometimes"));
+    }
+}

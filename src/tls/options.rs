@@ -1,0 +1,211 @@
+//! From `tls.options` to what a handshake needs: versions, suites, groups, protocols, client certificates.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use tidegate_config::tls::TlsOptions;
+use tidegate_core::BuildError;
+
+use super::certificates::{Certificates, Chooser};
+use super::{ReadFile, client_auth};
+
+/// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
+/// domain.
+pub(super) fn server_config(
+    options: &TlsOptions,
+    certificates: &Arc<Certificates>,
+    file: &mut ReadFile<'_>,
+    ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
+) -> Result<ServerConfig, BuildError> {
+    let versions = versions(options)?;
+    let provider = CryptoProvider {
+        cipher_suites: cipher_suites(options, versions.contains(&&TLS13))?,
+        kx_groups: groups(options)?,
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    };
+    let verifier = client_auth::verifier(&options.client_auth, file)?;
+    let resolver = Chooser { certificates: certificates.clone(), strict: options.sni_strict };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&versions)
+        .map_err(|error| BuildError(format!("versions and cipher suites do not fit: {error}")))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = options
+        .alpn_protocols
+        .iter()
+        // Answering the challenge protocol without a challenge would only mislead a certificate authority.
+        .filter(|protocol| *protocol != "acme-tls/1")
+        .map(|protocol| protocol.clone().into_bytes())
+        .collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    if !options.disable_session_tickets {
+        let auth = &options.client_auth;
+        config.ticketer = ticketer(format!("{}\0{}", auth.client_auth_type, auth.ca_files.join("\0")))?;
+    }
+    Ok(config)
+}
+
+fn versions(options: &TlsOptions) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
+    let rank = |option: &str, value: &str| match value {
+        "" => Ok(None),
+        "VersionTLS10" => Ok(Some(0)),
+        "VersionTLS11" => Ok(Some(1)),
+        "VersionTLS12" => Ok(Some(2)),
+        "VersionTLS13" => Ok(Some(3)),
+        other => Err(BuildError(format!(
+            "{option} `{other}` is unknown: expected VersionTLS12 or VersionTLS13"
+        ))),
+    };
+    // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
+    let min = rank("minVersion", &options.min_version)?.unwrap_or(2).max(2);
+    let max = rank("maxVersion", &options.max_version)?.unwrap_or(3);
+    if max < min {
+        return Err(BuildError(format!(
+            "maxVersion {} is below the oldest version that is spoken (minVersion, and never below VersionTLS12)",
+            options.max_version
+        )));
+    }
+    Ok([(2, &TLS12), (3, &TLS13)].into_iter().filter(|(v, _)| (min..=max).contains(v)).map(|(_, v)| v).collect())
+}
+
+/// Go's names of suites that rustls does not have, because they are weak.
+const WEAK_SUITES: [&str; 16] = [
+    "TLS_RSA_WITH_RC4_128_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+];
+
+fn cipher_suites(options: &TlsOptions, has_13: bool) -> Result<Vec<SupportedCipherSuite>, BuildError> {
+    let is_13 = |suite: &SupportedCipherSuite| suite.version() == &TLS13;
+    if options.cipher_suites.is_empty() {
+        return Ok(ALL_CIPHER_SUITES.to_vec());
+    }
+    // The suites of TLS 1.3 are not chosen by this option, as in Traefik.
+    let mut suites: Vec<_> = ALL_CIPHER_SUITES.iter().filter(|s| is_13(s)).copied().collect();
+    let before = suites.len();
+    for name in &options.cipher_suites {
+        // Go has an older short form of the ChaCha20 suites.
+        let wanted = name.strip_suffix("CHACHA20_POLY1305").map_or_else(
+            || name.clone(),
+            |start| format!("{start}CHACHA20_POLY1305_SHA256"),
+        );
+        match ALL_CIPHER_SUITES.iter().find(|suite| go_name(suite) == wanted) {
+            Some(suite) if is_13(suite) => {}
+            Some(suite) => suites.push(*suite),
+            None if WEAK_SUITES.contains(&name.as_str()) => {
+                tracing::warn!(suite = %name, "cipher suite is weak and not spoken; it is left out");
+            }
+            None => return Err(BuildError(format!("cipherSuites: `{name}` is unknown"))),
+        }
+    }
+    if suites.len() == before && !has_13 {
+        return Err(BuildError::new("cipherSuites: none of them is spoken"));
+    }
+    Ok(suites)
+}
+
+/// The name of a suite as Go and IANA write it.
+pub(super) fn go_name(suite: &SupportedCipherSuite) -> String {
+    let name = suite.suite().as_str().unwrap_or("").to_owned();
+    name.strip_prefix("TLS13_").map(|rest| format!("TLS_{rest}")).unwrap_or(name)
+}
+
+fn groups(options: &TlsOptions) -> Result<Vec<&'static dyn SupportedKxGroup>, BuildError> {
+    if options.curve_preferences.is_empty() {
+        return Ok(rustls::crypto::aws_lc_rs::DEFAULT_KX_GROUPS.to_vec());
+    }
+    let mut groups = Vec::new();
+    for name in &options.curve_preferences {
+        groups.push(match name.as_str() {
+            "CurveP256" | "secp256r1" => kx_group::SECP256R1,
+            "CurveP384" | "secp384r1" => kx_group::SECP384R1,
+            "X25519" | "x25519" => kx_group::X25519,
+            "X25519MLKEM768" => kx_group::X25519MLKEM768,
+            "SecP256r1MLKEM768" => kx_group::SECP256R1MLKEM768,
+            "CurveP521" | "secp521r1" | "SecP384r1MLKEM1024" => {
+                tracing::warn!(curve = %name, "curve is not supported; it is left out");
+                continue;
+            }
+            other => return Err(BuildError(format!("curvePreferences: `{other}` is unknown"))),
+        });
+    }
+    if groups.is_empty() {
+        return Err(BuildError::new("curvePreferences: none of them is supported"));
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(options: &TlsOptions) -> Result<ServerConfig, BuildError> {
+        let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
+        server_config(options, &Arc::default(), &mut |_| unreachable!(), ticketer)
+    }
+
+    fn error(options: &TlsOptions) -> String {
+        config(options).map(drop).unwrap_err().0
+    }
+
+    #[test]
+    fn defaults_are_modern() {
+        let config = config(&TlsOptions::default()).unwrap();
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(config.max_early_data_size, 0);
+        assert!(config.ticketer.enabled());
+    }
+
+    #[test]
+    fn versions_and_names_are_checked() {
+        let with = |change: fn(&mut TlsOptions)| {
+            let mut options = TlsOptions::default();
+            change(&mut options);
+            options
+        };
+        assert!(config(&with(|o| o.min_version = "VersionTLS10".into())).is_ok());
+        assert!(error(&with(|o| o.min_version = "TLS12".into())).contains("minVersion `TLS12`"));
+        assert!(error(&with(|o| o.max_version = "VersionTLS11".into())).contains("maxVersion"));
+        assert!(error(&with(|o| o.cipher_suites = vec!["TLS_NONE".into()])).contains("TLS_NONE"));
+        assert!(error(&with(|o| o.curve_preferences = vec!["CurveP521".into()])).contains("curvePreferences"));
+        let narrow = with(|o| {
+            o.max_version = "VersionTLS12".into();
+            o.cipher_suites = vec!["TLS_RSA_WITH_AES_128_CBC_SHA".into()];
+        });
+        assert!(error(&narrow).contains("cipherSuites"));
+        let fine = with(|o| {
+            o.cipher_suites = vec![
+                "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305".into(),
+                "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256".into(),
+            ];
+        });
+        let config = config(&fine).unwrap();
+        let names: Vec<_> = config.crypto_provider().cipher_suites.iter().map(go_name).collect();
+        assert!(names.contains(&"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256".to_owned()), "{names:?}");
+        assert_eq!(names.len(), 5);
+    }
+
+    #[test]
+    fn tickets_can_be_off() {
+        let options = TlsOptions { disable_session_tickets: true, ..TlsOptions::default() };
+        assert!(!config(&options).unwrap().ticketer.enabled());
+    }
+}
