@@ -77,6 +77,11 @@ impl Context {
     }
 }
 
+/// Stands among the extensions of a request whose `X-Forwarded-For` was deleted on purpose (`headers` with an empty
+/// value): none is to be added on the way to the server.
+#[derive(Clone, Copy, Debug)]
+pub struct OmitForwardedFor;
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {

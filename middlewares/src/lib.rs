@@ -5,9 +5,29 @@
 
 #[macro_use]
 mod registry;
+mod location;
+mod path;
+pub mod pattern;
 #[cfg(test)]
 mod testing;
 
+use tidegate_core::{BoxFuture, Response};
+
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    chain: chain::Chain,
+    encodedCharacters: encoded_characters::EncodedCharacters,
+    ipAllowList: ip_allow_list::IpAllowList,
+    ipWhiteList: ip_white_list::IpWhiteList,
+    redirectRegex: redirect_regex::RedirectRegex,
+    redirectScheme: redirect_scheme::RedirectScheme,
+    replacePath: replace_path::ReplacePath,
+    replacePathRegex: replace_path_regex::ReplacePathRegex,
+    stripPrefix: strip_prefix::StripPrefix,
+    stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
+}
+
+/// A response that is already there, where a future is asked for.
+pub(crate) fn answer<'a>(response: Response) -> BoxFuture<'a, Response> {
+    Box::pin(std::future::ready(response))
 }
