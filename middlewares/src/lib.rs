@@ -8,6 +8,8 @@ mod registry;
 mod location;
 mod path;
 pub mod pattern;
+mod replay;
+mod status_ranges;
 #[cfg(test)]
 mod testing;
 
@@ -17,12 +19,15 @@ registry! {
     addPrefix: add_prefix::AddPrefix,
     chain: chain::Chain,
     encodedCharacters: encoded_characters::EncodedCharacters,
+    inFlightReq: in_flight_req::InFlightReq,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
+    rateLimit: rate_limit::RateLimit,
     redirectRegex: redirect_regex::RedirectRegex,
     redirectScheme: redirect_scheme::RedirectScheme,
     replacePath: replace_path::ReplacePath,
     replacePathRegex: replace_path_regex::ReplacePathRegex,
+    retry: retry::Retry,
     stripPrefix: strip_prefix::StripPrefix,
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
 }

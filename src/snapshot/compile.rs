@@ -3,19 +3,19 @@
 //! Whatever is wrong is left out, told in the report, and spoils nothing else. What has not changed since the previous
 //! snapshot is taken over from it: rules, middlewares, services, transports and certificates.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::{Config, Kind, ObjectRef, Problem, Provided};
 use tidegate_core::HttpClient;
 
 use super::Snapshot;
-use super::attach::{Attached, attach, provider_of, qualify};
+use super::attach::{attach, provider_of, qualify};
 use super::build::{Builder, Instances};
 use super::files::{Content, Files};
-use super::report::{self, Report};
-use super::routes::{Outcome, Router, Routed, Rules};
+use super::report;
+use super::routes::{Router, Routed, Rules};
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
 use crate::tls::TlsStore;
