@@ -119,6 +119,16 @@ impl<'a> Builder<'a> {
         outcome.map(|built| built.value)
     }
 
+    /// Builds the middlewares that nobody has asked for, so that their mistakes are told.
+    pub(super) fn build_unused_middlewares(&self) {
+        let used: BTreeSet<String> =
+            self.state.borrow().now.middlewares.keys().map(|(name, _)| name.clone()).collect();
+        for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {
+            // The outcome is noted.
+            let _ = self.middleware_for(name, "");
+        }
+    }
+
     /// The service of this qualified name.
     pub(super) fn service_named(&self, name: &str) -> Result<Arc<dyn Service>, BuildError> {
         self.service_instance(name).map(|built| built.value)

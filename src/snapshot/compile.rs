@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, ObjectRef, Problem, Provided};
+use tidegate_config::{Config, Kind, Middleware, ObjectRef, Problem, Provided};
 use tidegate_core::HttpClient;
 
 use super::Snapshot;
@@ -66,7 +66,7 @@ pub fn compile(
 ) -> Compiled {
     let Provided { mut config, origins, problems } = merged;
     qualify_references(&mut config);
-    let broken = broken(&config, &problems);
+    let broken = broken(&problems);
     let tls = tls_store(&config.tls, previous.map(|compiled| &compiled.tls), environment);
     let mut attached = attach(&environment.settings, &config.http.routers);
     let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
@@ -79,7 +79,7 @@ pub fn compile(
         broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
     };
     let Routed { entry_points, outcomes, rules, tls_hosts } = router.route();
-    build_unused_middlewares(&builder);
+    builder.build_unused_middlewares();
     let (instances, failures) = builder.finish();
     let store = tls.store.with_hosts(tls_hosts);
     let all_problems = [problems, tls.problems.clone()].concat();
@@ -97,16 +97,8 @@ pub fn compile(
     Compiled { snapshot: Arc::new(snapshot), instances, rules, tls }
 }
 
-/// Builds what no router uses, so that its mistakes are told.
-fn build_unused_middlewares(builder: &Builder<'_>) {
-    for name in builder.config.http.middlewares.keys() {
-        // The outcome is in the report.
-        let _ = builder.middleware_for(name, "");
-    }
-}
-
 /// Objects whose options could not be read, with the reasons.
-fn broken(config: &Config, problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<String>> {
+fn broken(problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<String>> {
     let mut broken: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
     for problem in problems {
         if let Some(object) = &problem.object {
@@ -114,12 +106,19 @@ fn broken(config: &Config, problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<Stri
         }
     }
     // A problem of one certificate is no problem of all.
-    broken.retain(|object, _| object.kind != Kind::Certificate && !config.http.routers.is_empty());
+    broken.retain(|object, _| object.kind != Kind::Certificate);
     broken
 }
 
-/// Qualifies the names in services, which Traefik's API shows qualified too.
+/// Qualifies the names that Traefik's API shows qualified.
 fn qualify_references(config: &mut Config) {
+    for (name, middleware) in &mut config.http.middlewares {
+        if let Middleware::chain(chain) = middleware {
+            for member in &mut chain.middlewares {
+                *member = qualify(member, provider_of(name));
+            }
+        }
+    }
     for (name, service) in &mut config.http.services {
         if let Some(balancer) = &mut service.load_balancer
             && !balancer.servers_transport.is_empty()

@@ -15,7 +15,7 @@ use tidegate_core::BuildError;
 const MAX_SIZE: u64 = 16 << 20;
 
 /// The content of one file, or why it could not be read.
-pub type Content = Result<Arc<[u8]>, String>;
+pub(super) type Content = Result<Arc<[u8]>, String>;
 
 /// The files that the current configuration names.
 #[derive(Default)]
@@ -38,7 +38,7 @@ struct Stamp {
 
 impl Files {
     /// The content of a file. It is read again only when its size, time or inode has changed.
-    pub fn content(&self, path: &str) -> Content {
+    pub(super) fn content(&self, path: &str) -> Content {
         let stamp = stamp(path);
         let mut known = self.known.lock();
         if let Some(file) = known.get(path)

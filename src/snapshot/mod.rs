@@ -9,7 +9,7 @@ mod routes;
 mod services;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use tidegate_core::{Handler, Middleware};
@@ -75,8 +75,24 @@ impl SnapshotHandle {
         self.0.load_full()
     }
 
+    /// A handle that keeps nothing alive, for what a snapshot itself holds.
+    pub fn downgrade(&self) -> WeakSnapshotHandle {
+        WeakSnapshotHandle(Arc::downgrade(&self.0))
+    }
+
     /// Replaces the snapshot. Open requests finish on the one they began with.
     pub fn store(&self, next: Arc<Snapshot>) {
         self.0.store(next);
+    }
+}
+
+/// A [`SnapshotHandle`] that keeps nothing alive.
+#[derive(Clone, Default)]
+pub struct WeakSnapshotHandle(Weak<ArcSwap<Snapshot>>);
+
+impl WeakSnapshotHandle {
+    /// The handle, unless the gateway is gone.
+    pub fn upgrade(&self) -> Option<SnapshotHandle> {
+        self.0.upgrade().map(SnapshotHandle)
     }
 }

@@ -3,7 +3,7 @@
 //! A router that cannot do what it says keeps its rule and answers 503, so that its requests never reach a weaker router
 //! that was not meant for them. Only a router whose rule cannot be read takes no requests.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -281,12 +281,6 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
 
 fn entry(rule: &Rule, router: &Attached, rank: usize, route: Arc<Route>) -> Entry<Route> {
     Entry { rule: rule.clone(), priority: router.router.priority, tie: (rank, router.name.clone()), value: route }
-}
-
-/// Names that occur once each, in their first order.
-pub(super) fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen = HashSet::new();
-    names.filter(|name| seen.insert(name.clone())).collect()
 }
 
 /// The end of the chain of a router that stands above others.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_config::service::Service as Options;
+use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
 use tidegate_config::transport::ServersTransport;
 use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, Response};
 
@@ -78,18 +78,58 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
             ));
         }
     }
+    let registry = &builder.environment.registry;
+    let child = |child: &str| builder.service_named(&qualify(child, provider));
     if let Some(options) = &options.load_balancer {
-        let wanted = match options.servers_transport.as_str() {
-            "" => DEFAULT_TRANSPORT.to_owned(),
-            transport => qualify(transport, provider),
-        };
-        let transport = builder.transport_named(&wanted).map_err(|error| {
-            let url = options.servers.first().map_or("", |server| server.url.as_str());
-            BuildError(format!("error building proxy for server URL {url}: getting RoundTripper: {error}"))
-        })?;
-        return builder.environment.registry.load_balancer(name, options, transport);
+        return load_balancer(builder, name, options);
     }
-    Err(BuildError::new("this kind of service is not supported yet"))
+    if let Some(options) = &options.weighted {
+        return registry.weighted(name, options.sticky.as_ref(), children(&child, &options.services)?);
+    }
+    if let Some(options) = &options.highest_random_weight {
+        return registry.highest_random_weight(name, children(&child, &options.services)?);
+    }
+    if let Some(options) = &options.mirroring {
+        let mirrors = options.mirrors.iter().map(|mirror| Ok((mirror.percent, child(&mirror.name)?)));
+        let main = child(&options.service)?;
+        return registry.mirroring(options, main, mirrors.collect::<Result<_, BuildError>>()?);
+    }
+    let Some(options) = &options.failover else {
+        return Err(BuildError(format!("the service \"{name}\" does not have any type defined")));
+    };
+    let main = child(&options.service)?;
+    registry.failover(options, main, child(&options.fallback)?)
+}
+
+fn load_balancer(
+    builder: &Builder<'_>,
+    name: &str,
+    options: &LoadBalancer,
+) -> Result<Arc<dyn Service>, BuildError> {
+    let wanted = match options.servers_transport.as_str() {
+        "" => DEFAULT_TRANSPORT.to_owned(),
+        transport => qualify(transport, provider_of(name)),
+    };
+    let transport = builder.transport_named(&wanted).map_err(|error| {
+        let url = options.servers.first().map_or("", |server| server.url.as_str());
+        BuildError(format!("error building proxy for server URL {url}: getting RoundTripper: {error}"))
+    })?;
+    builder.environment.registry.load_balancer(name, options, transport)
+}
+
+/// Name as written, weight, service.
+type Children = Vec<(String, i64, Arc<dyn Service>)>;
+
+fn children(
+    child: &dyn Fn(&str) -> Result<Arc<dyn Service>, BuildError>,
+    options: &[WeightedService],
+) -> Result<Children, BuildError> {
+    let build = |options: &WeightedService| {
+        let service = child(&options.name)
+            .map_err(|error| BuildError(format!("building HTTP service \"{}\": {error}", options.name)))?;
+        Ok((options.name.clone(), options.weight.unwrap_or(1), service))
+    };
+    options.iter().map(build).collect()
 }
 
 /// A service behind its own middlewares.
