@@ -145,11 +145,11 @@ mod tests {
             let variables: BTreeMap<String, &str> = leaves
                 .iter()
                 .map(|(key, value)| {
-                    let key = key.replace('.', "_").replace('[', "_").replace(']', "").to_uppercase();
+                    let key = key.replace(['.', '['], "_").replace(']', "").to_uppercase();
                     (format!("TIDEGATE_{key}"), value.as_str())
                 })
                 .collect();
-            let env = env::read(variables.iter().map(|(name, value)| (name.as_str(), *value)), |_| true);
+            let env = env::read(variables.iter().map(|(name, value)| (name.as_str(), *value)), |_, _| true);
             prop_assert_eq!(env.problems, []);
             prop_assert_eq!(&decode::<Config>(&env.node).expect("decodes"), &config);
         }

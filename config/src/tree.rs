@@ -270,6 +270,11 @@ impl Table {
         self.entries.iter().map(|(key, node)| (key.as_str(), node))
     }
 
+    /// Like [`Table::iter`].
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = (&str, &mut Node)> {
+        self.entries.iter_mut().map(|(key, node)| (key.as_str(), node))
+    }
+
     /// The number of keys.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -2,6 +2,9 @@
 //!
 //! A provider delivers its whole state, every time it changes. It never sees a request.
 
+pub mod docker;
+pub mod file;
+
 use std::sync::Arc;
 
 use tidegate_config::Provided;

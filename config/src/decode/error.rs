@@ -6,7 +6,7 @@ use serde::de;
 
 use crate::origin::Origin;
 use crate::suggest;
-use crate::tree::{Path, Step};
+use crate::tree::{Node, Path, Step};
 
 /// Why a value does not fit: where it was written, at which key, and what was expected.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,7 @@ pub struct DecodeError {
     steps: Vec<Step>,
     message: String,
     switched_off: bool,
+    unknown_key: bool,
 }
 
 impl DecodeError {
@@ -35,6 +36,17 @@ impl DecodeError {
         &self.message
     }
 
+    /// True when the key itself is not known, whatever its value.
+    pub fn is_unknown_key(&self) -> bool {
+        self.unknown_key
+    }
+
+    /// Takes the offending key out of the node that was decoded. False when there is no such key, so that nothing
+    /// is gained by decoding again.
+    pub fn remove_from(&self, node: &mut Node) -> bool {
+        node.remove_steps(&self.steps)
+    }
+
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps
     }
@@ -46,6 +58,12 @@ impl DecodeError {
     /// The error of a struct that is given as `false`.
     pub(crate) fn switched_off() -> Self {
         Self { switched_off: true, ..Self::new("`false` has no meaning here: leave the key out".into()) }
+    }
+
+    /// The error of a key that is none of `known`.
+    pub(crate) fn unknown_key(key: &str, known: &[&str]) -> Self {
+        let message = format!("unknown key: {}", suggest::alternatives(key, known));
+        Self { unknown_key: true, ..Self::new(message) }
     }
 
     /// Gives it a place, unless a place further in is known.
@@ -62,7 +80,14 @@ impl DecodeError {
     }
 
     fn new(message: String) -> Self {
-        Self { origin: None, reversed: Vec::new(), steps: Vec::new(), message, switched_off: false }
+        Self {
+            origin: None,
+            reversed: Vec::new(),
+            steps: Vec::new(),
+            message,
+            switched_off: false,
+            unknown_key: false,
+        }
     }
 }
 
@@ -85,9 +110,8 @@ impl de::Error for DecodeError {
         Self::new(message.to_string())
     }
 
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        // The path ends with the key, so the message need not repeat it; the reader adds the suggestion.
-        Self::new(format!("unknown key: {}", suggest::expected(expected)))
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self::unknown_key(field, expected)
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {

@@ -278,9 +278,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
             Some(field) => seed.deserialize(StrDeserializer::new(field)).map(Some),
             None => {
                 seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some).map_err(|_: DecodeError| {
-                    DecodeError::custom(format_args!("unknown key: {}", suggest::alternatives(key, fields)))
-                        .at(&node.origin)
-                        .under(Step::Key(key.to_owned()))
+                    DecodeError::unknown_key(key, fields).at(&node.origin).under(Step::Key(key.to_owned()))
                 })
             }
         }
@@ -344,10 +342,7 @@ impl<'de> de::EnumAccess<'de> for Variant<'de> {
         match (known, self.options) {
             (Some(variant), _) => Ok((seed.deserialize(StrDeserializer::new(variant))?, self)),
             (None, None) => Ok((seed.deserialize(BorrowedStrDeserializer::new(self.name))?, self)),
-            (None, Some(_)) => Err(DecodeError::custom(format_args!(
-                "unknown key: {}",
-                suggest::alternatives(self.name, self.variants)
-            ))),
+            (None, Some(_)) => Err(DecodeError::unknown_key(self.name, self.variants)),
         }
     }
 }

@@ -22,17 +22,18 @@ pub struct Read {
 /// Reads the variables with one of the [`PREFIXES`]. Parts of a key stand between underscores; names of objects
 /// come out in lower case, since variables have none.
 ///
-/// `wanted` is asked about the first part of each key, so that variables that are none of ours can be passed over.
+/// `wanted` is asked about each variable and the first part of its key, so that those that are none of ours can be
+/// passed over.
 pub fn read<'a>(
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    wanted: impl Fn(&str) -> bool,
+    wanted: impl Fn(&str, &str) -> bool,
 ) -> Read {
     let mut read = Read { node: Node::table(Origin::Internal), warnings: Vec::new(), problems: Vec::new() };
     // By key, so that the outcome does not depend on the order of the environment.
     let mut by_key: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
     for (name, value) in variables {
         let Some((rank, key)) = key(name) else { continue };
-        if !wanted(key.split('.').next().unwrap_or_default()) {
+        if !wanted(name, key.split('.').next().unwrap_or_default()) {
             continue;
         }
         match by_key.get(&key).copied() {
@@ -87,7 +88,7 @@ mod tests {
                 ("TRAEFIK_SERVICE_HOST", "10.0.0.1"),
                 ("HOME", "/root"),
             ],
-            |root| root != "service",
+            |_, root| root != "service",
         );
         assert_eq!(
             read.node.flatten(),
@@ -108,7 +109,7 @@ mod tests {
     fn our_prefix_wins_with_a_warning() {
         let variables = [("TRAEFIK_LOG_LEVEL", "INFO"), ("TIDEGATE_LOG_LEVEL", "DEBUG")];
         for order in [variables, [variables[1], variables[0]]] {
-            let read = read(order, |_| true);
+            let read = read(order, |_, _| true);
             assert_eq!(read.node.get(&["log", "level"]).and_then(Node::as_leaf), Some("DEBUG"));
             assert_eq!(
                 read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_odd_name_is_a_problem() {
-        let read = read([("TRAEFIK_LOG__LEVEL", "INFO")], |_| true);
+        let read = read([("TRAEFIK_LOG__LEVEL", "INFO")], |_, _| true);
         assert_eq!(read.problems.len(), 1);
         assert!(read.node.is_empty());
     }
