@@ -1,1 +1,164 @@
 //! The doors: listens, accepts, and turns connections into requests.
+//!
+//! A connection passes these files in order: [`listen`] accepts it, [`connection`] finds out what is spoken (PROXY
+//! header, TLS, version of HTTP), [`stream`] keeps the time, [`http`] serves each request.
+
+mod aliases;
+mod body;
+mod connection;
+mod door;
+mod forwarded;
+pub mod frame_scan;
+pub mod http;
+mod listen;
+mod log;
+mod progress;
+pub mod proxy_protocol;
+mod stream;
+pub mod strict;
+mod target;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::http::HeaderValue;
+
+use crate::settings::Settings;
+use crate::snapshot::SnapshotHandle;
+use crate::worker::{self, Workers};
+use door::{Door, Shared};
+pub use log::{Finished, RequestLog};
+
+/// Why the entry points could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An option is not valid.
+    #[error("entryPoints.{entry_point}: {message}")]
+    Option {
+        /// Name of the entry point.
+        entry_point: String,
+        /// What was wrong and what was expected.
+        message: String,
+    },
+    /// An address cannot be listened on.
+    #[error("entryPoints.{entry_point}: cannot listen on {address}: {error}")]
+    Bind {
+        /// Name of the entry point.
+        entry_point: String,
+        /// The address as configured.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A worker thread or its runtime could not be made.
+    #[error("cannot start workers: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// What is decided outside the settings.
+#[derive(Default)]
+pub struct Options {
+    /// Number of workers; 0 for [`worker::count`].
+    pub workers: usize,
+    /// Who is told of requests.
+    pub log: Option<Arc<dyn RequestLog>>,
+}
+
+/// All entry points, listening and served by the workers.
+pub struct EntryPoints {
+    doors: Vec<(Arc<Door>, SocketAddr)>,
+    workers: Workers,
+    terminating: Arc<AtomicBool>,
+}
+
+impl EntryPoints {
+    /// Checks all options, binds all addresses, and begins to serve what `snapshots` says. Nothing is served when
+    /// any of it fails. The routes of an entry point stand in a snapshot at its place in the settings.
+    pub fn start(settings: &Settings, snapshots: SnapshotHandle, options: Options) -> Result<Self, StartError> {
+        let count = if options.workers == 0 { worker::count() } else { options.workers };
+        let workers = Workers::start(count)?;
+        let shared = Shared {
+            snapshots,
+            log: options.log,
+            hostname: hostname(),
+            balance: workers.balance(),
+        };
+        let mut doors = Vec::new();
+        let mut bound = Vec::new();
+        for (index, (name, options)) in settings.entry_points.iter().enumerate() {
+            let invalid = |message| StartError::Option { entry_point: name.clone(), message };
+            let address = listen::parse_address(&options.address).map_err(invalid)?;
+            let door = Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
+            let listeners =
+                listen::bind(address, workers.len(), options.reuse_port).map_err(|error| StartError::Bind {
+                    entry_point: name.clone(),
+                    address: options.address.clone(),
+                    error,
+                })?;
+            doors.push((Arc::new(door), listeners[0].local_addr()?));
+            bound.push(listeners);
+        }
+        for ((door, address), listeners) in doors.iter().zip(bound) {
+            tracing::info!(entry_point = %door.name, %address, workers = count, "listening");
+            for (worker, listener) in listeners.into_iter().enumerate() {
+                let accepting = workers.handle(worker).spawn(listen::accept_loop(door.clone(), listener));
+                workers.handle(worker).spawn(async move {
+                    if accepting.await.is_err_and(|error| error.is_panic()) {
+                        tracing::error!("an accept loop panicked: the process ends");
+                        std::process::abort();
+                    }
+                });
+            }
+        }
+        Ok(Self { doors, workers, terminating: Arc::default() })
+    }
+
+    /// Where each entry point listens, by name.
+    pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
+        self.doors.iter().map(|(door, address)| (door.name.to_string(), *address)).collect()
+    }
+
+    /// Open client connections of each entry point, by name.
+    pub fn connections(&self) -> BTreeMap<String, usize> {
+        self.doors.iter().map(|(door, _)| (door.name.to_string(), door.connections())).collect()
+    }
+
+    /// True from the beginning of [`Self::shutdown`] on: `/ping` then says so.
+    pub fn terminating(&self) -> Arc<AtomicBool> {
+        self.terminating.clone()
+    }
+
+    /// Stops in order: connections are accepted for `requestAcceptGraceTimeout` more, then open ones finish what they
+    /// do (upgraded ones included) for at most `graceTimeOut`; what is left then is cut.
+    pub async fn shutdown(mut self) {
+        self.terminating.store(true, Ordering::Relaxed);
+        let stopping = self.doors.iter().map(|(door, _)| stop(door));
+        futures_util::future::join_all(stopping).await;
+        // Joins threads, which blocks for a moment.
+        let _ = tokio::task::spawn_blocking(move || self.workers.stop()).await;
+    }
+}
+
+async fn stop(door: &Door) {
+    if !door.accept_grace.is_zero() {
+        tokio::time::sleep(door.accept_grace).await;
+    }
+    door.closing.cancel();
+    door.draining.cancel();
+    if tokio::time::timeout(door.grace, door.emptied()).await.is_err() {
+        let connections = door.connections();
+        tracing::warn!(entry_point = %door.name, connections, "connections are cut after graceTimeOut");
+    }
+}
+
+/// The name of this machine, for `X-Forwarded-Server`.
+fn hostname() -> Option<HeaderValue> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_default();
+    HeaderValue::from_str(name.trim()).ok().filter(|name| !name.is_empty())
+}

@@ -1,46 +1,31 @@
 //! What a connection's reading side, its requests and its answers tell each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
-use super::head_scan::Verdict;
+use futures_util::task::AtomicWaker;
+
+/// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
+const MAX_UNSENT: usize = 64 * 1024;
 
 /// Shared by the stream of one connection and what is served on it. All on one thread most of the time, so the
 /// atomics are there for types that may move, not for contention.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    verdict: AtomicU8,
-    /// A request's body is still to be read (HTTP/1).
-    receiving: AtomicBool,
     /// Requests whose answer is not complete.
     open: AtomicU32,
     /// The connection speaks another protocol now.
     upgraded: AtomicBool,
     /// The connection should end as soon as its open requests have.
     leaving: AtomicBool,
+    /// Answers that wait for the client to take more (HTTP/2).
+    stalled: AtomicU32,
+    /// Bytes of answers that were not written yet (HTTP/1).
+    unsent: AtomicUsize,
+    waker: AtomicWaker,
 }
 
 impl Progress {
-    /// A head was read and handed on; its request has yet to be seen.
-    pub(super) fn head_read(&self, verdict: Verdict) {
-        self.verdict.store(verdict as u8, Ordering::Relaxed);
-        self.receiving.store(true, Ordering::Relaxed);
-    }
-
-    /// What was found about the head that was read last.
-    pub(super) fn verdict(&self) -> Verdict {
-        Verdict::from_number(self.verdict.load(Ordering::Relaxed))
-    }
-
-    /// The whole request has been read: what comes next is another head.
-    pub(super) fn request_read(&self) {
-        self.receiving.store(false, Ordering::Relaxed);
-    }
-
-    /// True while a request's body is still to be read.
-    pub(super) fn is_receiving(&self) -> bool {
-        self.receiving.load(Ordering::Relaxed)
-    }
-
     /// A request begins.
     pub(super) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -74,5 +59,42 @@ impl Progress {
     /// True once the end was asked for.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Counts an answer that waits for the client, or no longer does.
+    pub(super) fn count_stalled(&self, stalled: bool) {
+        if stalled {
+            self.stalled.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.stalled.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// True while an answer waits for the client.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts bytes that were handed on to be written.
+    pub(super) fn add_unsent(&self, length: usize) {
+        self.unsent.fetch_add(length, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that were written, heads included.
+    pub(super) fn sent(&self, length: usize) {
+        let before = self.unsent.load(Ordering::Relaxed);
+        self.unsent.store(before.saturating_sub(length), Ordering::Relaxed);
+        if before >= MAX_UNSENT {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready while more of an answer may be buffered.
+    pub(super) fn poll_unsent(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.unsent.load(Ordering::Relaxed) < MAX_UNSENT {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        Poll::Pending
     }
 }

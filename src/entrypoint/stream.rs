@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::frame_scan::FrameScan;
-use super::head_scan::HeadScan;
 use super::progress::Progress;
+use super::strict::{Place, Scanner, Violation};
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -46,8 +46,6 @@ pub(super) enum Protocol {
 /// A stream under watch. `G` is held as long as the stream lives, also after an upgrade.
 pub(super) struct Watched<S, G> {
     stream: S,
-    /// Bytes of a next head that were read together with this one.
-    held: Vec<u8>,
     scan: Scan,
     progress: Arc<Progress>,
     limits: Limits,
@@ -62,8 +60,7 @@ pub(super) struct Watched<S, G> {
 }
 
 enum Scan {
-    /// The scan, and whether a head is being read.
-    Head(HeadScan, bool),
+    Requests(Scanner),
     Frames(FrameScan),
 }
 
@@ -74,6 +71,7 @@ enum Wait {
     Request,
     Head,
     Body,
+    Stalled,
     Farewell,
 }
 
@@ -81,12 +79,11 @@ impl<S, G> Watched<S, G> {
     /// Watches a stream.
     pub(super) fn new(stream: S, protocol: Protocol, progress: Arc<Progress>, limits: Limits, guard: G) -> Self {
         let scan = match protocol {
-            Protocol::Http1 => Scan::Head(HeadScan::default(), true),
+            Protocol::Http1 => Scan::Requests(Scanner::default()),
             Protocol::Http2 => Scan::Frames(FrameScan::default()),
         };
         Self {
             stream,
-            held: Vec::new(),
             scan,
             progress,
             limits,
@@ -100,28 +97,28 @@ impl<S, G> Watched<S, G> {
         }
     }
 
-    /// Looks at what was just read into `buffer` from `start` on. Of two pipelined heads only the first is handed on.
+    /// Looks at what was just read into `buffer` from `start` on. What breaks the rules of framing becomes bytes that
+    /// no parser accepts.
     fn look(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
         if self.waiting == Wait::Body {
             self.waiting = Wait::Nothing;
         }
         match &mut self.scan {
-            Scan::Head(..) if self.progress.is_upgraded() => {}
-            Scan::Head(scan, in_head) => {
-                *in_head |= !self.progress.is_receiving();
-                if !*in_head {
-                    return Ok(());
+            Scan::Requests(_) if self.progress.is_upgraded() => {}
+            Scan::Requests(scan) => {
+                let heads = scan.heads();
+                let fresh = &mut buffer.filled_mut()[start..];
+                match scan.scan(fresh) {
+                    Ok(()) => {}
+                    // A NUL is refused by the library wherever in a head it stands.
+                    Err(Violation::Head) => fresh.fill(0),
+                    Err(Violation::Body) => {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
+                    }
                 }
-                if let Some((length, verdict)) = scan.feed(&buffer.filled()[start..]) {
-                    *in_head = false;
-                    self.progress.head_read(verdict);
+                if scan.heads() != heads {
                     self.served = true;
                     self.waiting = Wait::Nothing;
-                    let rest = &buffer.filled()[start + length..];
-                    if !rest.is_empty() {
-                        self.held.extend_from_slice(rest);
-                        buffer.set_filled(start + length);
-                    }
                 }
             }
             Scan::Frames(scan) => {
@@ -143,12 +140,16 @@ impl<S, G> Watched<S, G> {
             return Wait::Nothing;
         }
         match &self.scan {
-            Scan::Head(_, false) if self.progress.is_receiving() => Wait::Body,
-            Scan::Head(..) if self.progress.is_answering() => Wait::Nothing,
-            Scan::Head(scan, _) if scan.is_empty() => Wait::Request,
-            Scan::Head(..) => Wait::Head,
+            Scan::Requests(scan) => match scan.place() {
+                Place::Body => Wait::Body,
+                _ if self.progress.is_answering() => Wait::Nothing,
+                Place::Start => Wait::Request,
+                Place::Head => Wait::Head,
+                Place::Opaque => Wait::Nothing,
+            },
             Scan::Frames(scan) if scan.in_header_block() => Wait::Head,
             Scan::Frames(scan) if scan.in_frame() => Wait::Body,
+            Scan::Frames(_) if self.progress.is_stalled() => Wait::Stalled,
             Scan::Frames(_) if self.progress.is_answering() => Wait::Nothing,
             Scan::Frames(_) if self.progress.is_leaving() => Wait::Farewell,
             Scan::Frames(_) => Wait::Request,
@@ -164,6 +165,7 @@ impl<S, G> Watched<S, G> {
             Wait::Request if self.served => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
             Wait::Body => self.limits.body,
+            Wait::Stalled => self.limits.write,
             Wait::Farewell => Some(FAREWELL),
         };
         let Some(limit) = limit else {
@@ -183,6 +185,7 @@ impl<S, G> Watched<S, G> {
             }
             (Wait::Request | Wait::Farewell, _) => Poll::Ready(Ok(())),
             (Wait::Head, _) => Poll::Ready(Err(timed_out("request head"))),
+            (Wait::Stalled, _) => Poll::Ready(Err(timed_out("the client to take the answer"))),
             _ => Poll::Ready(Err(timed_out("request body"))),
         }
     }
@@ -227,16 +230,6 @@ impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Watched<S, G> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let start = buffer.filled().len();
-        if !this.held.is_empty() {
-            let length = this.held.len().min(buffer.remaining());
-            buffer.put_slice(&this.held[..length]);
-            if length == this.held.len() {
-                this.held = Vec::new();
-            } else {
-                this.held.drain(..length);
-            }
-            return Poll::Ready(this.look_held(buffer, start));
-        }
         let polled = if buffer.remaining() <= MAX_READ {
             Pin::new(&mut this.stream).poll_read(cx, buffer)
         } else {
@@ -255,17 +248,13 @@ impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Watched<S, G> {
     }
 }
 
-impl<S, G> Watched<S, G> {
-    /// As [`Self::look`], for bytes that were held back: what is held back again goes before the rest.
-    fn look_held(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
-        let later = std::mem::take(&mut self.held);
-        let result = self.look(buffer, start);
-        self.held.extend_from_slice(&later);
-        result
-    }
-}
-
 impl<S: AsyncWrite + Unpin, G: Unpin> Watched<S, G> {
+    fn count(&self, polled: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(length)), Scan::Requests(_)) = (polled, &self.scan) {
+            self.progress.sent(*length);
+        }
+    }
+
     fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match polled {
             Poll::Pending => self.poll_write_time(cx).map(Err),
@@ -281,6 +270,7 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.count(&polled);
         this.written(cx, polled)
     }
 
@@ -291,6 +281,7 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.count(&polled);
         this.written(cx, polled)
     }
 

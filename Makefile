@@ -1,0 +1,34 @@
+# make run: the demo. make test: everything, with the outside programs it needs installed first.
+CARGO ?= cargo
+
+.PHONY: run build test check lint image bench-build fuzz fmt
+
+run:
+	$(CARGO) run --release --quiet -- demo
+
+build:
+	$(CARGO) build --release
+
+# Every test, real Docker Engine included: nothing is skipped.
+test: lint
+	scripts/test.sh
+
+# Only what needs no outside program.
+check:
+	$(CARGO) test --workspace
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	scripts/supply-chain.sh
+
+# The container image, from a static binary.
+image:
+	scripts/image.sh
+
+# Each fuzz target for FUZZ_SECONDS (default 600).
+fuzz:
+	scripts/fuzz.sh
+
+fmt:
+	$(CARGO) fmt --all

@@ -1,0 +1,182 @@
+//! `tidegate demo`: everything on one screen, with nothing installed: two backends, route files, local HTTPS.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+/// The largest request body that a demo backend reads, in bytes.
+const LARGEST_BODY: usize = 1 << 20;
+
+/// The route file that the demo starts with; the two addresses of its backends are put in.
+const ROUTES: &str = include_str!("demo_routes.yml");
+
+/// Writes the demo's route folder and returns the static settings as flags.
+///
+/// The route file is written anew at each start, since its backends get new ports.
+pub fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow::Result<Vec<String>> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the route folder {}", folder.display()))?;
+    let text = ROUTES
+        .replace("{backend-1}", &backends[0].to_string())
+        .replace("{backend-2}", &backends[1].to_string())
+        .replace("{https}", &ports.https.to_string());
+    let file = folder.join("routes.yml");
+    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut flags = vec![
+        format!("--entryPoints.web.address=127.0.0.1:{}", ports.http),
+        format!("--entryPoints.websecure.address=127.0.0.1:{}", ports.https),
+        format!("--entryPoints.traefik.address=127.0.0.1:{}", ports.api),
+        format!("--providers.file.directory={}", folder.display()),
+        "--api.insecure=true".to_owned(),
+        "--ping=true".to_owned(),
+        "--accessLog=true".to_owned(),
+        "--log.level=INFO".to_owned(),
+    ];
+    if docker_socket().exists() {
+        flags.push("--providers.docker=true".to_owned());
+        flags.push("--providers.docker.exposedByDefault=false".to_owned());
+    }
+    Ok(flags)
+}
+
+/// The ports of the demo's entry points.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// Plain HTTP.
+    pub http: u16,
+    /// HTTPS with a certificate made at start.
+    pub https: u16,
+    /// API and dashboard.
+    pub api: u16,
+}
+
+/// What there is to try, for people.
+pub fn guide(folder: &Path, ports: Ports) -> String {
+    let Ports { http, https, api } = ports;
+    let docker = if docker_socket().exists() {
+        "\nA Docker Engine runs here, so labelled containers are served too:\n  \
+         docker run -d --label tidegate.enable=true --label 'tidegate.http.routers.mine.rule=Host(`mine.localhost`)' IMAGE\n"
+    } else {
+        "\nNo Docker Engine runs here; with one, labelled containers are served too.\n"
+    };
+    format!(
+        "Tidegate demo. Try:\n\
+         \x20 curl http://127.0.0.1:{http}/                        two backends in turn\n\
+         \x20 curl http://127.0.0.1:{http}/api/hello               the prefix is stripped\n\
+         \x20 curl -H 'Host: one.localhost' http://127.0.0.1:{http}/   one backend by name\n\
+         \x20 curl -u tide:gate http://127.0.0.1:{http}/private    with a password\n\
+         \x20 curl -k https://127.0.0.1:{https}/                   the same over HTTPS, certificate made at start\n\
+         \x20 curl http://127.0.0.1:{api}/api/http/routers         what is served and why\n\
+         Edit {} and the next request goes by it.\n{docker}",
+        folder.join("routes.yml").display()
+    )
+}
+
+/// The socket of a Docker Engine on this machine.
+fn docker_socket() -> PathBuf {
+    PathBuf::from("/var/run/docker.sock")
+}
+
+/// Serves a demo backend until the process ends: it answers every request with a report of what reached it.
+///
+/// `/status/N` answers with status N, `/delay/MS` waits that many milliseconds first.
+pub async fn backend(listener: TcpListener, name: String) {
+    let name: std::sync::Arc<str> = name.into();
+    let mut terminate = std::pin::pin!(terminated());
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = &mut terminate => break,
+        };
+        let name = name.clone();
+        connections.spawn(async move {
+            let service = service_fn(move |request| report(request, name.clone(), peer));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = terminated() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn report(
+    request: http::Request<hyper::body::Incoming>,
+    name: std::sync::Arc<str>,
+    peer: SocketAddr,
+) -> Result<http::Response<Full<Bytes>>, std::convert::Infallible> {
+    let (head, body) = request.into_parts();
+    let length = Limited::new(body, LARGEST_BODY).collect().await.map(|body| body.to_bytes().len());
+    let mut parts = head.uri.path().split('/').skip(1);
+    let status = match (parts.next(), parts.next().and_then(|n| n.parse::<u64>().ok())) {
+        (Some("status"), Some(status)) => u16::try_from(status).ok().and_then(|s| http::StatusCode::from_u16(s).ok()),
+        (Some("delay"), Some(milliseconds)) => {
+            tokio::time::sleep(std::time::Duration::from_millis(milliseconds.min(60_000))).await;
+            None
+        }
+        _ => None,
+    };
+    let mut text = format!("Name: {name}\nRemoteAddr: {peer}\n{} {} {:?}\n", head.method, head.uri, head.version);
+    for (key, value) in &head.headers {
+        text.push_str(&format!("{key}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    match length {
+        Ok(0) => {}
+        Ok(length) => text.push_str(&format!("Body: {length} bytes\n")),
+        Err(error) => text.push_str(&format!("Body: broke off ({error})\n")),
+    }
+    let mut response = http::Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status.unwrap_or(http::StatusCode::OK);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_routes_get_the_backends_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = Ports { http: 1, https: 2, api: 3 };
+        let flags =
+            prepare(folder.path(), [([127, 0, 0, 1], 7001).into(), ([127, 0, 0, 1], 7002).into()], ports).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("routes.yml")).unwrap();
+        assert!(text.contains("http://127.0.0.1:7001") && text.contains("http://127.0.0.1:7002"), "{text}");
+        assert!(!text.contains("{backend"), "{text}");
+        assert!(flags.iter().any(|flag| flag == "--entryPoints.websecure.address=127.0.0.1:2"));
+    }
+}

@@ -1,0 +1,169 @@
+//! Bodies between the HTTP library and the gateway: they tell the connection how far a request and its answer are.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tidegate_core::{Body, BodyError};
+use tokio::time::{Instant, Sleep};
+
+use super::log::Entry;
+use super::progress::Progress;
+
+/// One open answer, counted until dropped.
+pub(super) struct OpenAnswer {
+    progress: Arc<Progress>,
+    /// Its body waits for the client to take more (HTTP/2).
+    stalled: bool,
+}
+
+impl OpenAnswer {
+    /// Counts an answer.
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        progress.begin();
+        Self { progress, stalled: false }
+    }
+
+    fn set_stalled(&mut self, stalled: bool) {
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            self.progress.count_stalled(stalled);
+        }
+    }
+}
+
+impl Drop for OpenAnswer {
+    fn drop(&mut self) {
+        self.set_stalled(false);
+        self.progress.end();
+    }
+}
+
+/// The body of an answer, as the HTTP library reads it.
+pub(super) struct AnswerBody {
+    body: Body,
+    open: OpenAnswer,
+    entry: Option<Box<Entry>>,
+    h2: bool,
+    /// No body follows the head whatever `body` says (HEAD, 304).
+    headless: bool,
+}
+
+impl AnswerBody {
+    /// The body of an answer whose end closes `open` and `entry`.
+    pub(super) fn new(body: Body, open: OpenAnswer, entry: Option<Box<Entry>>, h2: bool, headless: bool) -> Self {
+        let mut this = Self { body, open, entry, h2, headless };
+        if h2 && !this.body.is_end_stream() && !headless {
+            this.open.set_stalled(true);
+        }
+        this
+    }
+
+    fn finish(&mut self, complete: bool) {
+        if let Some(entry) = self.entry.take() {
+            entry.finish(complete);
+        }
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if !this.h2 && this.open.progress.poll_unsent(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if this.h2 {
+            this.open.set_stalled(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        }
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                if !this.h2 {
+                    this.open.progress.add_unsent(length);
+                }
+                if let Some(entry) = &mut this.entry {
+                    entry.sent += length as u64;
+                }
+                if this.body.is_end_stream() {
+                    this.finish(true);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "the body of an answer broke off");
+                this.finish(false);
+            }
+            Poll::Ready(None) => this.finish(true),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let complete = self.headless || self.body.is_end_stream();
+        self.finish(complete);
+    }
+}
+
+/// The body of a request as the gateway reads it. `stall` is the longest time without progress, where the stream
+/// below does not watch for it (HTTP/2).
+pub(super) fn request_body(incoming: Incoming, stall: Option<Duration>) -> Body {
+    match stall {
+        _ if incoming.is_end_stream() => Body::empty(),
+        None => Body::incoming(incoming),
+        Some(limit) => Body::boxed(TimedBody { incoming, limit, timer: None, waiting: false }),
+    }
+}
+
+/// A body that fails after some time without progress.
+struct TimedBody {
+    incoming: Incoming,
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl HttpBody for TimedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            this.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+        }
+        let until = Instant::now() + this.limit;
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if !this.waiting {
+            this.waiting = true;
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx).map(|()| Some(Err(BodyError::TimedOut)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,219 @@
+//! One entry point with its options checked and made ready for connections.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioExecutor;
+use tidegate_core::BuildError;
+use tidegate_core::client_ip::IpRanges;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::aliases::AliasStrategy;
+use super::forwarded::ForwardedRules;
+use super::log::RequestLog;
+use super::stream::Limits;
+use super::target::TargetRules;
+use crate::settings::{EntryPoint, Settings};
+use crate::snapshot::SnapshotHandle;
+use crate::worker::{Balance, Load};
+
+/// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// A client must take something of an answer within this time, when `writeTimeout` says nothing.
+const WRITE_TIME: Duration = Duration::from_secs(60);
+/// Smallest head limit that the HTTP library takes.
+const MIN_HEADER_BYTES: usize = 8192;
+/// HTTP/2: how much of one request body may be under way.
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// HTTP/2: how much of all request bodies together. The library disconnects clients that send many small frames by a
+/// budget of half this window, so it must not be small.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// HTTP/2: how much of an answer waits in our buffers.
+const SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2: streams that were reset before we looked at them, and streams that we had to reset for the client's errors.
+const MAX_RESETS: usize = 100;
+
+/// One entry point.
+pub(super) struct Door {
+    /// Its place in the settings, and so in each snapshot.
+    pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    pub(super) target: TargetRules,
+    pub(super) aliases: AliasStrategy,
+    pub(super) forwarded: ForwardedRules,
+    proxy: Option<Trust>,
+    pub(super) limits: Limits,
+    /// For TLS handshakes.
+    pub(super) handshake: Duration,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<TokioExecutor>,
+    pub(super) max_requests: u64,
+    pub(super) max_time: Option<Duration>,
+    pub(super) accept_grace: Duration,
+    pub(super) grace: Duration,
+    pub(super) snapshots: SnapshotHandle,
+    pub(super) log: Option<Arc<dyn RequestLog>>,
+    /// The name of no router.
+    pub(super) unrouted: Arc<str>,
+    pub(super) balance: Balance,
+    /// No more connections are accepted.
+    pub(super) closing: CancellationToken,
+    /// Open connections finish what they do.
+    pub(super) draining: CancellationToken,
+    open: Arc<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    connections: AtomicUsize,
+    changed: Notify,
+}
+
+struct Trust {
+    all: bool,
+    ranges: IpRanges,
+}
+
+/// What all doors of a process share.
+pub(super) struct Shared {
+    pub(super) snapshots: SnapshotHandle,
+    pub(super) log: Option<Arc<dyn RequestLog>>,
+    pub(super) hostname: Option<HeaderValue>,
+    pub(super) balance: Balance,
+}
+
+/// An open connection, counted until dropped.
+pub(super) struct OpenConnection {
+    open: Arc<Open>,
+    _load: Load,
+}
+
+impl Door {
+    /// Checks the options of the entry point `name`, which is number `index` of the settings.
+    pub(super) fn new(
+        index: usize,
+        name: &str,
+        settings: &Settings,
+        options: &EntryPoint,
+        shared: &Shared,
+    ) -> Result<Self, BuildError> {
+        let append = !settings.global.not_append_x_forwarded_for;
+        let forwarded = ForwardedRules::new(&options.forwarded_headers, append, shared.hostname.clone())
+            .map_err(|error| BuildError(format!("forwardedHeaders.{error}")))?;
+        let proxy = match &options.proxy_protocol {
+            None => None,
+            Some(proxy) => Some(Trust {
+                all: proxy.insecure,
+                ranges: IpRanges::parse(&proxy.trusted_ips)
+                    .map_err(|error| BuildError(format!("proxyProtocol.trustedIPs: {error}")))?,
+            }),
+        };
+        let limits = limits(options);
+        let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        Ok(Self {
+            index,
+            name: name.into(),
+            target: TargetRules::new(&options.http),
+            aliases: AliasStrategy::new(&options.http).map_err(BuildError)?,
+            forwarded,
+            proxy,
+            handshake: limits.head.unwrap_or(HEAD_TIME),
+            limits,
+            http1: http1_builder(options),
+            http2: http2_builder(options)?,
+            max_requests: options.transport.keep_alive_max_requests,
+            max_time: some(options.transport.keep_alive_max_time.0),
+            accept_grace: options.transport.life_cycle.request_accept_grace_timeout.0,
+            grace: options.transport.life_cycle.grace_time_out.0,
+            snapshots: shared.snapshots.clone(),
+            log: shared.log.clone(),
+            unrouted: "".into(),
+            balance: shared.balance.clone(),
+            closing: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            open: Arc::default(),
+        })
+    }
+
+    /// True when a peer may send a PROXY header.
+    pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
+    }
+
+    /// Counts a connection on a worker.
+    pub(super) fn count(&self, worker: usize) -> OpenConnection {
+        self.open.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection { open: self.open.clone(), _load: self.balance.count(worker) }
+    }
+
+    /// Open connections.
+    pub(super) fn connections(&self) -> usize {
+        self.open.connections.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is no open connection.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let changed = self.open.changed.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        if self.open.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.open.changed.notify_waiters();
+        }
+    }
+}
+
+fn limits(options: &EntryPoint) -> Limits {
+    let timeouts = &options.transport.responding_timeouts;
+    let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
+    let read = some(timeouts.read_timeout.0);
+    Limits {
+        head: Some(read.map_or(HEAD_TIME, |read| read.min(HEAD_TIME))),
+        body: read,
+        idle: some(timeouts.idle_timeout.0),
+        write: Some(some(timeouts.write_timeout.0).unwrap_or(WRITE_TIME)),
+    }
+}
+
+fn http1_builder(options: &EntryPoint) -> http1::Builder {
+    let head = options.http.max_header_bytes.max(MIN_HEADER_BYTES);
+    let mut builder = http1::Builder::new();
+    builder
+        .keep_alive(true)
+        .half_close(false)
+        // Time is kept by the stream: this timer would also close idle connections.
+        .header_read_timeout(None)
+        .max_header_size(options.http.max_header_bytes.max(1))
+        .max_buf_size(head);
+    builder
+}
+
+fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, BuildError> {
+    if options.http2.max_concurrent_streams == 0 {
+        return Err(BuildError::new("http2.maxConcurrentStreams is 0: expected a positive number"));
+    }
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(options.http2.max_concurrent_streams)
+        .max_header_list_size(u32::try_from(options.http.max_header_bytes).unwrap_or(u32::MAX))
+        .header_table_size(options.http2.max_decoder_header_table_size)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS);
+    Ok(builder)
+}

@@ -1,0 +1,352 @@
+//! `X-Forwarded-*` and `X-Real-Ip`: whom they are believed from, and what is told to servers (Traefik's
+//! `forwardedHeaders`). Also what a client may take away by naming it in `Connection`.
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::{HeaderMap, request};
+use tidegate_core::client_ip::IpRanges;
+use tidegate_core::{BoxFuture, BuildError, Handler, Request, Response};
+
+use crate::settings::ForwardedHeaders;
+
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+
+/// Headers that only trusted peers may set. `Connection` cannot remove them.
+const MANAGED: [HeaderName; 11] = [
+    X_REAL_IP,
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_PORT,
+    X_FORWARDED_HOST,
+    X_FORWARDED_SERVER,
+    HeaderName::from_static("x-forwarded-uri"),
+    HeaderName::from_static("x-forwarded-method"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-tls-client-cert"),
+    HeaderName::from_static("x-forwarded-tls-client-cert-info"),
+];
+
+/// Headers that decide how the request is read; `Connection` cannot remove them either.
+const FRAMING: [HeaderName; 3] = [HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING];
+
+/// How an entry point deals with these headers.
+#[derive(Debug)]
+pub(super) struct ForwardedRules {
+    trust_all: bool,
+    trusted: IpRanges,
+    /// Headers that stay although `Connection` names them.
+    kept: Vec<HeaderName>,
+    append: bool,
+    server: Option<HeaderValue>,
+}
+
+/// What is known once for all requests of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    trusted: bool,
+    address: HeaderValue,
+    tls: bool,
+}
+
+impl ForwardedRules {
+    /// Checks the options. `append` is false when the whole gateway leaves `X-Forwarded-For` alone; `server` is our
+    /// name for `X-Forwarded-Server`.
+    pub(super) fn new(
+        options: &ForwardedHeaders,
+        append: bool,
+        server: Option<HeaderValue>,
+    ) -> Result<Self, BuildError> {
+        let kept = options.connection.iter().map(|name| {
+            name.trim().parse().map_err(|_| BuildError(format!("connection: `{name}` is no header name")))
+        });
+        Ok(Self {
+            trust_all: options.insecure,
+            trusted: IpRanges::parse(&options.trusted_ips)
+                .map_err(|error| BuildError(format!("trustedIPs: {error}")))?,
+            kept: kept.collect::<Result<_, _>>()?,
+            append: append && !options.not_append_x_forwarded_for,
+            server,
+        })
+    }
+
+    /// What is known of a peer.
+    pub(super) fn peer(&self, address: IpAddr, tls: bool) -> Peer {
+        let address = address.to_canonical();
+        Peer {
+            trusted: self.trust_all || self.trusted.contains(address),
+            address: HeaderValue::try_from(address.to_string())
+                .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            tls,
+        }
+    }
+
+    /// Removes what the peer may not say and adds what servers are told.
+    pub(super) fn apply(&self, head: &mut request::Parts, peer: &Peer) {
+        let headers = &mut head.headers;
+        if !peer.trusted {
+            strip(headers);
+        }
+        self.apply_connection(headers);
+        if is_absent(headers, &X_REAL_IP) {
+            headers.insert(X_REAL_IP, peer.address.clone());
+        }
+        if is_absent(headers, &X_FORWARDED_PROTO) {
+            let proto = match (is_websocket(headers), peer.tls) {
+                (false, false) => "http",
+                (false, true) => "https",
+                (true, false) => "ws",
+                (true, true) => "wss",
+            };
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        }
+        if is_absent(headers, &X_FORWARDED_PORT) {
+            let port = port(headers, peer.tls);
+            headers.insert(X_FORWARDED_PORT, port);
+        }
+        if is_absent(headers, &X_FORWARDED_HOST)
+            && let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()).cloned()
+        {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+        if let Some(server) = &self.server {
+            headers.insert(X_FORWARDED_SERVER, server.clone());
+        }
+    }
+
+    /// The address to append to `X-Forwarded-For`, when that is to be done.
+    pub(super) fn appended(&self, peer: &Peer) -> Option<HeaderValue> {
+        self.append.then(|| peer.address.clone())
+    }
+
+    /// Removes the headers that `Connection` names, and `Connection` itself up to what must go on.
+    fn apply_connection(&self, headers: &mut HeaderMap) {
+        if !headers.contains_key(CONNECTION) {
+            return;
+        }
+        let mut remaining = String::new();
+        let mut upgrade = false;
+        let mut named = smallvec::SmallVec::<[HeaderName; 4]>::new();
+        for token in tokens(headers, &CONNECTION) {
+            if token.eq_ignore_ascii_case("upgrade") {
+                upgrade = true;
+            } else if let Ok(name) = HeaderName::from_bytes(token.as_bytes()) {
+                named.push(name);
+            }
+        }
+        for name in named {
+            if MANAGED.contains(&name) || FRAMING.contains(&name) {
+                continue;
+            }
+            if self.kept.contains(&name) {
+                remaining.push_str(name.as_str());
+                remaining.push(',');
+            } else {
+                headers.remove(&name);
+            }
+        }
+        if upgrade && headers.contains_key(UPGRADE) {
+            remaining.push_str("Upgrade");
+        }
+        let remaining = remaining.trim_end_matches(',');
+        match HeaderValue::from_str(remaining) {
+            Ok(value) if !remaining.is_empty() => headers.insert(CONNECTION, value),
+            _ => headers.remove(CONNECTION),
+        };
+    }
+}
+
+/// A service that is told the peer in `X-Forwarded-For`. Middlewares before it see the header as it came, as
+/// Traefik's `ipStrategy.depth` counts.
+pub(super) struct Appending<H> {
+    pub(super) service: H,
+    pub(super) address: Option<HeaderValue>,
+}
+
+impl<H: std::ops::Deref<Target = dyn Handler> + Send + Sync + 'static> Handler for Appending<H> {
+    fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
+        if let Some(address) = &self.address {
+            append(&mut request.head.headers, address);
+        }
+        self.service.call(request)
+    }
+}
+
+fn append(headers: &mut HeaderMap, address: &HeaderValue) {
+    let mut earlier = headers.get_all(X_FORWARDED_FOR).iter();
+    let Some(first) = earlier.next() else {
+        headers.insert(X_FORWARDED_FOR, address.clone());
+        return;
+    };
+    let mut list = first.as_bytes().to_vec();
+    for value in earlier.map(HeaderValue::as_bytes).chain([address.as_bytes()]) {
+        list.extend_from_slice(b", ");
+        list.extend_from_slice(value);
+    }
+    if let Ok(list) = HeaderValue::from_bytes(&list) {
+        headers.insert(X_FORWARDED_FOR, list);
+    }
+}
+
+/// Removes the managed headers, whatever their spelling (`X_Forwarded_For`).
+fn strip(headers: &mut HeaderMap) {
+    let mut odd = smallvec::SmallVec::<[HeaderName; 4]>::new();
+    let mut any = false;
+    for name in headers.keys() {
+        let text = name.as_str();
+        // All of them begin with `x` and have `-` or a spelling of it there.
+        if !text.starts_with('x') {
+            continue;
+        }
+        if MANAGED.contains(name) {
+            any = true;
+        } else if text.bytes().any(|b| b == b'_' || b == b'.') {
+            let plain = text.replace(['_', '.'], "-");
+            if MANAGED.iter().any(|managed| managed.as_str() == plain) {
+                odd.push(name.clone());
+            }
+        }
+    }
+    for name in odd {
+        headers.remove(name);
+    }
+    if any {
+        for name in &MANAGED {
+            headers.remove(name);
+        }
+    }
+}
+
+fn is_absent(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get(name).is_none_or(HeaderValue::is_empty)
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let Some(upgrade) = headers.get(UPGRADE) else { return false };
+    upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// The port that the client meant: from `Host`, else by scheme.
+fn port(headers: &HeaderMap, tls: bool) -> HeaderValue {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    let named = host.rsplit_once(':').filter(|(name, port)| {
+        !port.is_empty() && (!name.contains(':') || name.ends_with(']'))
+    });
+    if let Some(value) = named.and_then(|(_, port)| HeaderValue::from_str(port).ok()) {
+        return value;
+    }
+    let secure = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https" || proto == "wss");
+    HeaderValue::from_static(if secure || tls { "443" } else { "80" })
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(options: &ForwardedHeaders) -> ForwardedRules {
+        ForwardedRules::new(options, true, Some(HeaderValue::from_static("gate"))).unwrap()
+    }
+
+    fn run(rules: &ForwardedRules, peer: [u8; 4], tls: bool, given: &[(&str, &str)]) -> HeaderMap {
+        let mut builder = http::Request::builder().uri("/");
+        for (name, value) in given {
+            builder = builder.header(*name, *value);
+        }
+        let mut head = builder.body(()).unwrap().into_parts().0;
+        rules.apply(&mut head, &rules.peer(peer.into(), tls));
+        head.headers
+    }
+
+    fn trusting() -> ForwardedHeaders {
+        ForwardedHeaders { trusted_ips: vec!["10.0.0.0/8".into()], ..ForwardedHeaders::default() }
+    }
+
+    #[test]
+    fn strangers_are_not_believed() {
+        let headers = run(&rules(&trusting()), [192, 0, 2, 1], false, &[
+            ("host", "a.test:99"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("X_Forwarded_Proto", "https"),
+            ("x.real_ip", "1.1.1.1"),
+            ("x-forwarded-prefix", "/evil"),
+            ("x-other_name", "stays"),
+        ]);
+        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert!(!names.iter().any(|n| n.contains("prefix") || n.contains("x_") || n.contains("x.")), "{names:?}");
+        assert!(!headers.contains_key("x-forwarded-for"));
+        assert_eq!(headers["x-real-ip"], "192.0.2.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-port"], "99");
+        assert_eq!(headers["x-forwarded-host"], "a.test:99");
+        assert_eq!(headers["x-forwarded-server"], "gate");
+        assert_eq!(headers["x-other_name"], "stays");
+    }
+
+    #[test]
+    fn trusted_peers_are() {
+        let headers = run(&rules(&trusting()), [10, 1, 1, 1], false, &[
+            ("host", "a.test"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "1.1.1.1"),
+        ]);
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-real-ip"], "1.1.1.1");
+        assert_eq!(headers["x-forwarded-port"], "443");
+    }
+
+    #[test]
+    fn websockets_have_their_own_scheme() {
+        let given = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket"), ("host", "[::1]")];
+        let headers = run(&rules(&trusting()), [192, 0, 2, 1], true, &given);
+        assert_eq!(headers["x-forwarded-proto"], "wss");
+        assert_eq!(headers["x-forwarded-port"], "443");
+        assert_eq!(headers["connection"], "Upgrade");
+    }
+
+    #[test]
+    fn connection_removes_what_it_names_but_not_ours() {
+        let options = ForwardedHeaders { connection: vec!["X-Keep".into()], ..ForwardedHeaders::default() };
+        let headers = run(&rules(&options), [192, 0, 2, 1], false, &[
+            ("host", "a.test"),
+            ("connection", "X-Drop, x-keep, X-REAL-IP, host, close"),
+            ("x-drop", "1"),
+            ("x-keep", "1"),
+        ]);
+        assert!(!headers.contains_key("x-drop"));
+        assert_eq!(headers["x-keep"], "1");
+        assert_eq!(headers["connection"], "x-keep");
+        assert_eq!(headers["x-real-ip"], "192.0.2.1");
+        assert_eq!(headers["host"], "a.test");
+    }
+
+    #[test]
+    fn the_peer_is_appended() {
+        let mut headers = HeaderMap::new();
+        let peer = HeaderValue::from_static("9.9.9.9");
+        append(&mut headers, &peer);
+        assert_eq!(headers["x-forwarded-for"], "9.9.9.9");
+        headers.append("x-forwarded-for", HeaderValue::from_static("8.8.8.8"));
+        append(&mut headers, &peer);
+        assert_eq!(headers["x-forwarded-for"], "9.9.9.9, 8.8.8.8, 9.9.9.9");
+        assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+        let quiet = ForwardedHeaders { not_append_x_forwarded_for: true, ..ForwardedHeaders::default() };
+        let rules = rules(&quiet);
+        assert_eq!(rules.appended(&rules.peer([1, 1, 1, 1].into(), false)), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! One request: brought into its one form, routed, handed through middlewares to its service, answered.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue, UPGRADE};
+use http::{HeaderMap, Method, StatusCode};
+use hyper::body::Incoming;
+use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
+
+use super::body::{AnswerBody, OpenAnswer, request_body};
+use super::door::Door;
+use super::forwarded::{Appending, Peer};
+use super::log::Entry;
+use super::progress::Progress;
+use crate::snapshot::Snapshot;
+
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// A client connection as its requests see it.
+pub(super) struct Link {
+    pub(super) door: Arc<Door>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) peer: Peer,
+    /// Name of the TLS options that the handshake was made with.
+    pub(super) tls_options: Arc<str>,
+    pub(super) started: Instant,
+    pub(super) requests: AtomicU64,
+    pub(super) h2: bool,
+}
+
+/// Serves the requests of one connection.
+#[derive(Clone)]
+pub(super) struct HttpService(Arc<Link>);
+
+impl HttpService {
+    /// For the requests of this connection.
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self(link)
+    }
+}
+
+impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
+    type Response = http::Response<AnswerBody>;
+    type Error = Infallible;
+    // In a box of its own, so that an idle connection does not hold the room of a request.
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let link = self.0.clone();
+        let open = OpenAnswer::new(link.progress.clone());
+        Box::pin(async move { Ok(serve(&link, request, open).await) })
+    }
+}
+
+async fn serve(
+    link: &Link,
+    request: hyper::Request<Incoming>,
+    open: OpenAnswer,
+) -> http::Response<AnswerBody> {
+    let is_head = request.method() == Method::HEAD;
+    let wants_upgrade = !link.h2 && request.headers().contains_key(UPGRADE);
+    let mut entry = None;
+    let answer = AssertUnwindSafe(answer(link, request, &mut entry)).catch_unwind().await;
+    let mut response = answer.unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
+        reply::status_text(StatusCode::INTERNAL_SERVER_ERROR)
+    });
+    if let Some(entry) = &mut entry {
+        entry.answered(&response);
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        link.progress.upgrade();
+    } else if wants_upgrade {
+        // What the client sent behind its request may be of the other protocol.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    limit_life(link, &mut response);
+    let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
+    let (head, body) = response.into_parts();
+    http::Response::from_parts(head, AnswerBody::new(body, open, entry, link.h2, headless))
+}
+
+async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Option<Box<Entry>>) -> Response {
+    let door = &*link.door;
+    let (mut head, incoming) = request.into_parts();
+    let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
+    if let Err(response) = prepare(link, &mut head) {
+        return response;
+    }
+    let snapshot = door.snapshots.load();
+    let context = Context {
+        connection: link.connection.clone(),
+        record: None,
+        router: door.unrouted.clone(),
+        attempts: None,
+    };
+    let mut request = Request::new(head, body, context);
+    if is_misdirected(link, &snapshot, &request) {
+        return reply::status_text(StatusCode::MISDIRECTED_REQUEST);
+    }
+    let routes = snapshot.entry_points.get(door.index);
+    let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
+    let route = index.and_then(|index| index.find(&request));
+    if let Some(log) = &door.log {
+        *entry = Entry::begin(log, &mut request, route.map(|route| &**route));
+    }
+    let Some(route) = route else { return reply::not_found() };
+    if door.target.denies(request.path()) {
+        return reply::empty(StatusCode::BAD_REQUEST);
+    }
+    request.context.router = route.name.clone();
+    let service =
+        Appending { service: route.service.clone(), address: door.forwarded.appended(&link.peer) };
+    Next::new(&route.middlewares, &service).run(request).await
+}
+
+/// Everything that is decided before routing. The error is the answer to a request that cannot be served.
+fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Response> {
+    link.door.target.apply(head)?;
+    link.door.aliases.apply(&mut head.headers)?;
+    if link.h2 {
+        join_cookies(&mut head.headers);
+    } else {
+        refuse_h2c(&mut head.headers);
+    }
+    link.door.forwarded.apply(head, &link.peer);
+    Ok(())
+}
+
+/// Joins the cookies that HTTP/2 may split (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(COOKIE).iter();
+    let (Some(first), true) = (values.next(), values.next().is_some()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for value in headers.get_all(COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&whole) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// An upgrade to HTTP/2 would carry requests past us to the server.
+fn refuse_h2c(headers: &mut HeaderMap) {
+    let is_h2c = |value: &HeaderValue| {
+        value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    };
+    if headers.get_all(UPGRADE).iter().any(is_h2c) {
+        headers.remove(UPGRADE);
+    }
+    headers.remove(HTTP2_SETTINGS);
+}
+
+/// True when the requested host has other TLS options than the handshake was made with (RFC 9110 section 15.5.20).
+fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
+    if link.connection.tls.is_none() {
+        return false;
+    }
+    let host = request.host();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let options = if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        snapshot.tls.options_of(&name.to_ascii_lowercase()) == &*link.tls_options
+    } else {
+        snapshot.tls.options_of(name) == &*link.tls_options
+    };
+    !options
+}
+
+/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`).
+fn limit_life(link: &Link, response: &mut Response) {
+    let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
+    let over = (link.door.max_requests > 0 && served >= link.door.max_requests)
+        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit);
+    if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    if link.h2 {
+        link.progress.leave();
+    } else {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}

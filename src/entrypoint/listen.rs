@@ -1,0 +1,195 @@
+//! Listening: one socket per worker and entry point on one shared port, and the loops that accept from them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::connection;
+use super::door::Door;
+use crate::worker;
+
+/// Connections that wait to be accepted, per listener.
+const BACKLOG: i32 = 4096;
+/// Silence after which the system asks a peer whether it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(180);
+/// First and longest pause after an error of ours (no file descriptors left).
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Where an entry point listens: from `[host]:port[/tcp]`. The error says what was expected.
+pub(super) fn parse_address(address: &str) -> Result<SocketAddr, String> {
+    let expected = || format!("address `{address}` is not valid: expected [host]:port[/tcp]");
+    let (place, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
+    match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => {}
+        "udp" => return Err(format!("address `{address}`: UDP is not supported on this entry point")),
+        _ => return Err(expected()),
+    }
+    let (host, port) = place.rsplit_once(':').ok_or_else(expected)?;
+    let port: u16 = port.parse().map_err(|_| expected())?;
+    if host.is_empty() {
+        return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    (bare, port)
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut found| found.next())
+        .ok_or_else(|| format!("address `{address}`: host `{bare}` is not known"))
+}
+
+/// Binds `count` listeners to one address. Unless `share`, an address that another process has is an error.
+pub(super) fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut address = address;
+    if !share {
+        // Sockets of one group may be joined by anybody of the same user, so the first look is without a group.
+        match open(address, false) {
+            Ok(_) => {}
+            Err(error) if is_without_ipv6(&error, address) => {
+                address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+                drop(open(address, false)?);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let first = open(address, true)?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(open(address, true)?);
+    }
+    Ok(listeners)
+}
+
+/// Accepts connections until the door closes. Errors never end it.
+pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(entry_point = %door.name, %error, "cannot listen");
+            std::process::abort();
+        }
+    };
+    let mut pause = PAUSES.0;
+    let closing = door.closing.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = closing.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = PAUSES.0;
+                dispatch(&door, stream, peer);
+            }
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                if pause == PAUSES.0 {
+                    tracing::error!(entry_point = %door.name, %error, "cannot accept connections for now");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+    }
+    // Who is connected already must not be reset by closing the socket.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        dispatch(&door, stream, peer);
+    }
+}
+
+/// Serves a connection here, or on a worker that has clearly fewer.
+fn dispatch(door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) {
+    let here = worker::index();
+    let chosen = door.balance.choose(here);
+    let open = door.count(chosen);
+    let door = door.clone();
+    if chosen == here {
+        tokio::spawn(connection::serve(door, stream, peer, open));
+        return;
+    }
+    let Ok(stream) = stream.into_std() else { return };
+    let handle = door.balance.handle(chosen).clone();
+    handle.spawn(async move {
+        if let Ok(stream) = TcpStream::from_std(stream) {
+            tokio::spawn(connection::serve(door, stream, peer, open));
+        }
+    });
+}
+
+fn open(address: SocketAddr, group: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    socket.set_reuse_address(true)?;
+    if group {
+        socket.set_reuse_port(true)?;
+    }
+    // Accepted sockets inherit these.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn is_without_ipv6(error: &io::Error, address: SocketAddr) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        && (error.kind() == io::ErrorKind::AddrNotAvailable
+            || error.kind() == io::ErrorKind::Unsupported
+            || error.raw_os_error() == Some(EAFNOSUPPORT))
+}
+
+/// Address family not supported (Linux).
+const EAFNOSUPPORT: i32 = 97;
+
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, expected) in [
+            (":80", "[::]:80"),
+            ("127.0.0.1:0/tcp", "127.0.0.1:0"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("0.0.0.0:1/TCP", "0.0.0.0:1"),
+        ] {
+            assert_eq!(parse_address(text).map(|a| a.to_string()), Ok(expected.to_owned()), "{text}");
+        }
+        for text in ["", "80", ":x", ":70000", ":80/sctp", ":53/udp"] {
+            assert!(parse_address(text).unwrap_err().contains(&format!("`{text}`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_taken_address_is_refused_unless_shared() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = bind(loopback, 2, false).unwrap();
+        let address = first[0].local_addr().unwrap();
+        assert_eq!(address, first[1].local_addr().unwrap());
+        assert_eq!(bind(address, 1, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(address, 1, true).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,349 @@
+//! The request target and the host, in one form for everything behind: what is matched, changed and sent is the same.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use tidegate_core::{Response, reply};
+
+use crate::settings::{EncodedCharacters, EntryPointHttp};
+
+/// How an entry point reads targets.
+#[derive(Clone, Debug)]
+pub(super) struct TargetRules {
+    sanitize: bool,
+    encode_semicolons: bool,
+    /// Escapes (`%2F`) that a path may not have.
+    denied: Vec<&'static str>,
+}
+
+impl TargetRules {
+    /// From the settings of an entry point.
+    pub(super) fn new(http: &EntryPointHttp) -> Self {
+        let allowed = http.encoded_characters.clone().unwrap_or_default();
+        let EncodedCharacters {
+            allow_encoded_slash: slash,
+            allow_encoded_back_slash: back_slash,
+            allow_encoded_null_character: null,
+            allow_encoded_semicolon: semicolon,
+            allow_encoded_percent: percent,
+            allow_encoded_question_mark: question_mark,
+            allow_encoded_hash: hash,
+        } = allowed;
+        let denied = [
+            (slash, "%2F"),
+            (back_slash, "%5C"),
+            (null, "%00"),
+            (semicolon, "%3B"),
+            (percent, "%25"),
+            (question_mark, "%3F"),
+            (hash, "%23"),
+        ];
+        Self {
+            sanitize: http.sanitize_path,
+            encode_semicolons: http.encode_query_semicolons,
+            denied: denied.into_iter().filter(|(allowed, _)| !allowed).map(|(_, escape)| escape).collect(),
+        }
+    }
+
+    /// Brings target and host of a request into their one form: target in origin form, host in `Host`. The error is
+    /// the answer to a request that cannot be served.
+    pub(super) fn apply(&self, head: &mut http::request::Parts) -> Result<(), Response> {
+        if head.method == Method::CONNECT {
+            return Err(closing(reply::empty(StatusCode::NOT_IMPLEMENTED)));
+        }
+        settle_host(head)?;
+        let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if target == "*" {
+            let status =
+                if head.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+            return Err(reply::empty(status));
+        }
+        let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
+        let (path, query) = (head.uri.path(), head.uri.query());
+        if !path.starts_with('/') {
+            return Err(closing(reply::empty(StatusCode::BAD_REQUEST)));
+        }
+        let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
+        let new_query = query.map(|query| self.query(query));
+        let unchanged = matches!(new_path, Cow::Borrowed(_)) && !matches!(new_query, Some(Cow::Owned(_)));
+        if unchanged && origin_form {
+            return Ok(());
+        }
+        let target = match new_query {
+            Some(query) => format!("{new_path}?{query}"),
+            None => new_path.into_owned(),
+        };
+        let target = PathAndQuery::try_from(target).map_err(|_| bad_request("400 Bad Request"))?;
+        head.uri = Uri::from(target);
+        Ok(())
+    }
+
+    /// True when a path in its one form has an escape that this entry point denies.
+    pub(super) fn denies(&self, path: &str) -> bool {
+        !self.denied.is_empty()
+            && path.contains('%')
+            && self.denied.iter().any(|escape| path.contains(escape))
+    }
+
+    /// The one form of a path; `None` when an escape is broken.
+    fn path<'a>(&self, path: &'a str) -> Option<Cow<'a, str>> {
+        let path = normalize_escapes(path)?;
+        if !self.sanitize || !needs_cleaning(&path) {
+            return Some(path);
+        }
+        Some(Cow::Owned(clean(&path)))
+    }
+
+    fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
+        if !query.contains(';') {
+            return Cow::Borrowed(query);
+        }
+        Cow::Owned(query.replace(';', if self.encode_semicolons { "%3B" } else { "&" }))
+    }
+}
+
+/// A 400 that says why, after which the connection is closed, as Go's server writes it.
+pub(super) fn bad_request(text: &'static str) -> Response {
+    let mut response = reply::bare(StatusCode::BAD_REQUEST, text);
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    closing(response)
+}
+
+/// Has the connection closed after this answer.
+pub(super) fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Puts the requested host into `Host`, from wherever it stands (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+fn settle_host(head: &mut http::request::Parts) -> Result<(), Response> {
+    let authority = head.uri.authority();
+    let scheme = head.uri.scheme();
+    if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(closing(reply::empty(StatusCode::BAD_REQUEST)));
+    }
+    // Without a scheme it is the authority form, which is for CONNECT alone.
+    if authority.is_some() && scheme.is_none() && head.version != Version::HTTP_2 {
+        return Err(closing(reply::empty(StatusCode::BAD_REQUEST)));
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (first, more) = (hosts.next(), hosts.next().is_some());
+    if more {
+        return Err(bad_request("400 Bad Request: too many Host headers"));
+    }
+    match (authority, first) {
+        (None, None) if head.version == Version::HTTP_11 => {
+            return Err(bad_request("400 Bad Request: missing required Host header"));
+        }
+        (None, None) => return Ok(()),
+        (None, Some(host)) => {
+            return if is_host(host.as_bytes()) { Ok(()) } else { Err(malformed_host()) };
+        }
+        (Some(authority), Some(host))
+            if head.version == Version::HTTP_2
+                && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(bad_request("400 Bad Request: Host unlike :authority"));
+        }
+        _ => {}
+    }
+    let text = authority.map_or("", |authority| authority.as_str());
+    if !is_host(text.as_bytes()) {
+        return Err(malformed_host());
+    }
+    let value = HeaderValue::from_str(text).map_err(|_| malformed_host())?;
+    replace_host(&mut head.headers, value);
+    Ok(())
+}
+
+fn replace_host(headers: &mut HeaderMap, value: HeaderValue) {
+    headers.insert(HOST, value);
+}
+
+fn malformed_host() -> Response {
+    bad_request("400 Bad Request: malformed Host header")
+}
+
+/// True for a host with an optional port (RFC 3986 section 3.2.2), without user information. Empty is allowed.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = if host.first() == Some(&b'[') {
+        let Some(end) = memchr::memchr(b']', host) else { return false };
+        let inner = &host[1..end];
+        let fine = !inner.is_empty() && inner.iter().all(|b| b.is_ascii_hexdigit() || b":.%".contains(b));
+        if !fine {
+            return false;
+        }
+        (&host[..0], &host[end + 1..])
+    } else {
+        host.split_at(memchr::memchr(b':', host).unwrap_or(host.len()))
+    };
+    let port_fine = match port.split_first() {
+        None => true,
+        Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        Some(_) => false,
+    };
+    port_fine && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b))
+}
+
+/// Decodes escaped unreserved characters and writes all other escapes in upper case (RFC 3986 section 6.2.2).
+fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
+    let Some(first) = memchr::memchr(b'%', path.as_bytes()) else { return Some(Cow::Borrowed(path)) };
+    let bytes = path.as_bytes();
+    let mut out = String::with_capacity(path.len());
+    let mut at = first;
+    let mut copied = 0;
+    while at < bytes.len() {
+        if bytes[at] != b'%' {
+            at += 1;
+            continue;
+        }
+        let digit = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
+        let value = u8::try_from(digit(at + 1)? * 16 + digit(at + 2)?).ok()?;
+        out.push_str(path.get(copied..at)?);
+        if value.is_ascii_alphanumeric() || b"-._~".contains(&value) {
+            out.push(char::from(value));
+        } else {
+            out.push('%');
+            out.extend([bytes[at + 1], bytes[at + 2]].map(|b| char::from(b.to_ascii_uppercase())));
+        }
+        at += 3;
+        copied = at;
+    }
+    out.push_str(path.get(copied..)?);
+    Some(if out == path { Cow::Borrowed(path) } else { Cow::Owned(out) })
+}
+
+/// True when a path has an empty, `.` or `..` segment.
+fn needs_cleaning(path: &str) -> bool {
+    memchr::memchr_iter(b'/', path.as_bytes()).any(|at| {
+        matches!(path.as_bytes()[at + 1..], [b'/' | b'.', ..])
+    })
+}
+
+/// Merges slashes and resolves dot segments as Go's `URL.JoinPath` does: a final slash stays, `/a/.` becomes `/a`.
+fn clean(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => out.truncate(out.rfind('/').unwrap_or(0)),
+            segment => {
+                out.push('/');
+                out.push_str(segment);
+            }
+        }
+    }
+    if out.is_empty() || path.ends_with('/') {
+        out.push('/');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(method: &str, target: &str, host: &str) -> http::request::Parts {
+        let builder = http::Request::builder().method(method).uri(target).header("host", host);
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn rules(change: impl FnOnce(&mut EntryPointHttp)) -> TargetRules {
+        let mut http = EntryPointHttp::default();
+        change(&mut http);
+        TargetRules::new(&http)
+    }
+
+    fn applied(rules: &TargetRules, target: &str) -> Result<String, u16> {
+        let mut head = head("GET", target, "a.test");
+        rules.apply(&mut head).map_err(|response| response.status().as_u16())?;
+        Ok(head.uri.to_string())
+    }
+
+    #[test]
+    fn paths_take_their_one_form() {
+        let rules = rules(|_| {});
+        for (target, expected) in [
+            ("/", "/"),
+            ("/a/../b//c%2fd%7e", "/b/c%2Fd~"),
+            ("/a/%2e%2e/b", "/b"),
+            ("/../../x/", "/x/"),
+            ("/a/.", "/a"),
+            ("/a/..", "/"),
+            ("//", "/"),
+            ("/.hidden/..x", "/.hidden/..x"),
+            ("/a?x=1;y=2", "/a?x=1&y=2"),
+            ("/a?b=/../c", "/a?b=/../c"),
+            ("/%00%5c", "/%00%5C"),
+            ("http://a.test/x", "/x"),
+            ("http://a.test?q", "/?q"),
+        ] {
+            assert_eq!(applied(&rules, target), Ok(expected.to_owned()), "{target}");
+        }
+        assert_eq!(applied(&rules, "/%zz"), Err(400));
+        assert_eq!(applied(&rules, "/%4"), Err(400));
+        assert_eq!(applied(&rules, "ftp://a.test/x"), Err(400));
+    }
+
+    #[test]
+    fn switches_do_what_they_say() {
+        let off = rules(|http| {
+            http.sanitize_path = false;
+            http.encode_query_semicolons = true;
+        });
+        assert_eq!(applied(&off, "/a/..//%7e?x;y"), Ok("/a/..//~?x%3By".to_owned()));
+        let strict = rules(|http| {
+            let allowed = EncodedCharacters { allow_encoded_slash: false, ..EncodedCharacters::default() };
+            http.encoded_characters = Some(allowed);
+        });
+        assert!(strict.denies("/a%2Fb") && !strict.denies("/a%5Cb") && !off.denies("/a%2Fb"));
+    }
+
+    #[test]
+    fn hosts_are_found_and_checked() {
+        let rules = rules(|_| {});
+        let mut absolute = head("GET", "http://other.test:81/x", "a.test");
+        rules.apply(&mut absolute).unwrap();
+        assert_eq!(absolute.headers[HOST], "other.test:81");
+        for host in ["a b", "a/b", "u@h", "a:x", "a:123456", "[::1", "[::1]x", "a\\b", "a?"] {
+            let status = rules.apply(&mut head("GET", "/", host)).unwrap_err().status();
+            assert_eq!(status, 400, "{host}");
+        }
+        for host in ["", "a.test", "a.test:80", "[::1]", "[::1]:8080", "A-_b.", "a:"] {
+            assert!(rules.apply(&mut head("GET", "/", host)).is_ok(), "{host}");
+        }
+        let mut none = http::Request::builder().uri("/").body(()).unwrap().into_parts().0;
+        let refused = rules.apply(&mut none).unwrap_err();
+        assert_eq!(refused.body().as_bytes().unwrap(), "400 Bad Request: missing required Host header");
+        none.version = Version::HTTP_10;
+        assert!(rules.apply(&mut none).is_ok());
+    }
+
+    #[test]
+    fn special_methods_and_targets() {
+        let rules = rules(|_| {});
+        let status = |method: &str, target: &str| {
+            rules.apply(&mut head(method, target, "a.test")).map_err(|r| r.status().as_u16())
+        };
+        assert_eq!(status("CONNECT", "a.test:443"), Err(501));
+        assert_eq!(status("OPTIONS", "*"), Err(200));
+        assert_eq!(status("GET", "*"), Err(400));
+        assert_eq!(status("GET", "a.test:80"), Err(400));
+    }
+
+    proptest! {
+        #[test]
+        fn the_one_form_is_stable(path in "(/|\\.|%2[eEfF]|%5c|[a-z]){0,20}") {
+            let rules = rules(|_| {});
+            let path = format!("/{path}");
+            let once = rules.path(&path).unwrap().into_owned();
+            prop_assert_eq!(rules.path(&once).unwrap(), once.as_str());
+            prop_assert!(once.starts_with('/') && !once.contains("//") && !once.split('/').any(|s| s == ".."));
+        }
+    }
+}

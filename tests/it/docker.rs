@@ -1,0 +1,219 @@
+//! Labelled containers on a real Docker Engine, with our own image (`scripts/image.sh`).
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::support::{Gateway, eventually, get, raw};
+
+const IMAGE: &str = "tidegate:dev";
+
+/// A container that is removed when dropped.
+struct Container(String);
+
+impl Container {
+    /// Starts a demo backend with these labels.
+    fn start(name: &str, labels: &[&str]) -> Self {
+        let name = format!("tidegate-test-{}-{name}", std::process::id());
+        let mut command = Command::new("docker");
+        command.args(["run", "--detach", "--rm", "--name", &name, "--expose", "80"]);
+        for label in labels {
+            command.args(["--label", label]);
+        }
+        command.args([IMAGE, "demo", "backend", "--address=:80", "--name", &name]);
+        run(&mut command);
+        Self(name)
+    }
+
+    fn stop(self) {
+        run(Command::new("docker").args(["stop", "--time", "5", &self.0]));
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rm", "--force", &self.0]).output();
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn docker_gateway() -> Gateway {
+    Gateway::with(&["--providers.docker=true", "--providers.docker.exposedByDefault=false"], "")
+}
+
+/// Requests one after another on several threads until stopped; counts those without a 200.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn on(address: std::net::SocketAddr, host: &str, threads: usize) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let threads = (0..threads)
+            .map(|_| {
+                let (stop, done, host) = (stop.clone(), done.clone(), host.to_owned());
+                std::thread::spawn(move || {
+                    let mut failures = Vec::new();
+                    while !stop.load(Ordering::SeqCst) {
+                        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+                        match raw(address, request) {
+                            Ok(answer) if answer.status == 200 && answer.complete => {}
+                            other => failures.push(format!("{other:?}")),
+                        }
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                    failures
+                })
+            })
+            .collect();
+        Self { stop, done, threads }
+    }
+
+    /// Waits until `more` further requests are done.
+    fn pass(&self, more: usize) {
+        let goal = self.done.load(Ordering::SeqCst) + more;
+        eventually("the load goes on", || self.done.load(Ordering::SeqCst) >= goal);
+    }
+
+    /// Stops, and fails when any request did.
+    fn finish(self) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
+        let failures: Vec<String> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let done = self.done.load(Ordering::SeqCst);
+        assert!(failures.is_empty(), "{} of {done} requests failed: {:?}", failures.len(), failures.first());
+        done
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn a_labelled_container_is_served_and_goes_with_its_container() {
+    let gateway = docker_gateway();
+    assert_eq!(get(gateway.web(), "one.test", "/").status, 404);
+    let container = Container::start("one", &["tidegate.enable=true", "tidegate.http.routers.one.rule=Host(`one.test`)"]);
+    let started = Instant::now();
+    eventually("the container is served", || get(gateway.web(), "one.test", "/").status == 200);
+    eprintln!("served {:?} after `docker run` returned", started.elapsed());
+    container.stop();
+    eventually("the route is gone", || get(gateway.web(), "one.test", "/").status == 404);
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn two_containers_share_a_service() {
+    let gateway = docker_gateway();
+    let labels = [
+        "traefik.enable=true",
+        "traefik.http.routers.two.rule=Host(`two.test`)",
+        "traefik.http.services.two.loadbalancer.server.port=80",
+    ];
+    let containers = [Container::start("two-a", &labels), Container::start("two-b", &labels)];
+    for container in &containers {
+        eventually("both containers answer", || get(gateway.web(), "two.test", "/").text().contains(&container.0));
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn replacing_every_container_loses_no_request() {
+    let gateway = docker_gateway();
+    let labels = [
+        "tidegate.enable=true",
+        "tidegate.http.routers.roll.rule=Host(`roll.test`)",
+        "tidegate.http.services.roll.loadbalancer.server.port=80",
+    ];
+    let start = |round: usize, place: &str| Container::start(&format!("roll-{round}{place}"), &labels);
+    let mut running = vec![start(0, "a"), start(0, "b")];
+    for container in &running {
+        eventually("the first containers answer", || get(gateway.web(), "roll.test", "/").text().contains(&container.0));
+    }
+    let load = Load::on(gateway.web(), "roll.test", 4);
+    for round in 1..4 {
+        for place in ["a", "b"] {
+            load.pass(50);
+            running.remove(0).stop();
+            let next = start(round, place);
+            eventually("the new container answers", || get(gateway.web(), "roll.test", "/").text().contains(&next.0));
+            running.push(next);
+        }
+    }
+    load.pass(50);
+    let done = load.finish();
+    eprintln!("{done} requests, none failed");
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn a_bad_label_spoils_only_its_own_object() {
+    let gateway = docker_gateway();
+    let _container = Container::start(
+        "bad",
+        &[
+            "tidegate.enable=true",
+            "tidegate.http.routers.good.rule=Host(`good.test`)",
+            "tidegate.http.routers.bad.rule=Host(`bad.test`)",
+            "tidegate.http.routers.bad.prioritty=5",
+        ],
+    );
+    eventually("the good router serves", || get(gateway.web(), "good.test", "/").status == 200);
+    assert_eq!(get(gateway.web(), "bad.test", "/").status, 503);
+    let report = gateway.api("/api/http/routers/bad@docker");
+    assert!(report.contains("prioritty") && report.contains("tidegate-test-"), "{report}");
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn the_compose_file_comes_up_scales_and_stops() {
+    let project = format!("tidegatetest{}", std::process::id());
+    let port = crate::support::backend::nobody().port();
+    let api = crate::support::backend::nobody().port();
+    let compose = |arguments: &[&str]| {
+        run(Command::new("docker-compose")
+            .args(["--project-name", &project, "--file", concat!(env!("CARGO_MANIFEST_DIR"), "/docker-compose.yml")])
+            .args(arguments)
+            .env("TIDEGATE_HTTP", port.to_string())
+            .env("TIDEGATE_API", api.to_string()))
+    };
+    struct Down<F: Fn()>(F);
+    impl<F: Fn()> Drop for Down<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    compose(&["up", "-d"]);
+    let _down = Down(|| {
+        compose(&["down", "--timeout", "5"]);
+    });
+    let address = ([127, 0, 0, 1], port).into();
+    let status = |host: &str, path: &str| {
+        raw(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).map_or(0, |a| a.status)
+    };
+    let names = || {
+        let answers = (0..12).map(|_| get(address, "whoami.localhost", "/").text());
+        let names: std::collections::BTreeSet<String> =
+            answers.filter_map(|text| text.lines().find(|l| l.starts_with("Name:")).map(str::to_owned)).collect();
+        names.len()
+    };
+    eventually("whoami is served", || status("whoami.localhost", "/") == 200);
+    eventually("shop is served", || status("shop.localhost", "/api/x") == 200);
+    let load = Load::on(address, "whoami.localhost", 2);
+    compose(&["up", "-d", "--scale", "whoami=3"]);
+    eventually("three containers answer", || names() == 3);
+    load.pass(100);
+    compose(&["up", "-d", "--scale", "whoami=1"]);
+    eventually("one container answers", || names() == 1);
+    load.pass(100);
+    compose(&["stop", "shop"]);
+    eventually("shop is gone", || status("shop.localhost", "/api/x") == 404);
+    let done = load.finish();
+    eprintln!("{done} requests while scaling, none failed");
+}

@@ -1,0 +1,131 @@
+//! Configuration that changes while requests run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::{Backend, Client, Gateway, eventually, get};
+
+fn routes(backend: &str, names: &[String]) -> String {
+    let mut text = format!(
+        "http:\n  services:\n    a: {{loadBalancer: {{servers: [{{url: '{backend}'}}]}}}}\n  routers:\n    all: {{rule: 'PathPrefix(`/`)', service: a}}\n"
+    );
+    for name in names {
+        text.push_str(&format!("    {name}: {{rule: 'Host(`{name}.test`)', service: a}}\n"));
+    }
+    text
+}
+
+#[test]
+fn fifty_changes_a_second_fail_no_request() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::serve(&routes(&backend.url(), &[]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let address = gateway.web();
+    let load: Vec<_> = (0..3)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let (mut done, mut failed) = (0, 0);
+                while !stop.load(Ordering::SeqCst) {
+                    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+                    match client.read() {
+                        Ok(answer) if answer.status == 200 => done += 1,
+                        _ => {
+                            failed += 1;
+                            client = Client::connect(address);
+                        }
+                    }
+                }
+                (done, failed)
+            })
+        })
+        .collect();
+    // A minute's worth of changes at fifty a second is run by the benchmark; this is its shape.
+    for change in 0..150 {
+        let names: Vec<String> = (0..=change % 20).map(|n| format!("n{n}x{change}")).collect();
+        gateway.write("routes.yml", &routes(&backend.url(), &names));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    gateway.write("routes.yml", &routes(&backend.url(), &["last".to_owned()]));
+    eventually("the last change is live", || gateway.api("/api/http/routers").contains("last@file"));
+    stop.store(true, Ordering::SeqCst);
+    let (done, failed) = load.into_iter().map(|t| t.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    assert_eq!(failed, 0, "{failed} of {} requests failed", done + failed);
+    assert!(done > 100, "{done}");
+}
+
+#[test]
+fn an_open_request_finishes_on_the_snapshot_it_began_with() {
+    let slow = Backend::with(|_, stream| {
+        use std::io::Write as _;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+        // The second half comes when the test has changed the routes, at the latest after a second.
+        std::thread::sleep(Duration::from_millis(700));
+        stream.write_all(b"world").is_ok()
+    });
+    let gateway = Gateway::serve(&routes(&slow.url(), &[]));
+    let mut client = Client::connect(gateway.web());
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    eventually("the request has reached the backend", || !slow.seen().is_empty());
+    gateway.write("routes.yml", "http: {routers: {}}");
+    eventually("the routes are gone", || get(gateway.web(), "h", "/").status == 404);
+    assert_eq!(client.read().unwrap().text(), "helloworld");
+}
+
+#[test]
+fn limits_survive_a_reload() {
+    let backend = Backend::echo("a");
+    let limited = |extra: &str| {
+        format!(
+            "http:\n  middlewares:\n    l: {{rateLimit: {{average: 1, period: 1h, burst: 2}}}}\n  routers:\n    r: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [l]}}\n{extra}  services:\n    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}\n",
+            backend.url()
+        )
+    };
+    let gateway = Gateway::serve(&limited(""));
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
+    assert_eq!(get(gateway.web(), "h", "/").status, 429);
+    gateway.write("routes.yml", &limited("    other: {rule: 'Host(`other.test`)', service: a}\n"));
+    eventually("the change is live", || gateway.api("/api/http/routers").contains("other@file"));
+    assert_eq!(get(gateway.web(), "h", "/").status, 429);
+}
+
+#[test]
+fn a_broken_file_costs_nothing_that_worked() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::serve(&routes(&backend.url(), &[]));
+    gateway.write("second.yml", &routes(&backend.url(), &["second".to_owned()]).replace("all:", "all2:").replace("a:", "b:").replace("service: a", "service: b"));
+    eventually("the second file is live", || gateway.api("/api/http/routers").contains("second@file"));
+    gateway.write("second.yml", "http:\n  routers:\n    second: {rule: 'Host(`second.test`)', service: [\n");
+    eventually("the broken file is reported", || gateway.problems().iter().any(|p| p.contains("second.yml")));
+    assert_eq!(get(gateway.web(), "second.test", "/").status, 200);
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
+    gateway.remove("second.yml");
+    eventually("the file's routes are gone", || !gateway.api("/api/http/routers").contains("second@file"));
+}
+
+#[test]
+fn files_are_seen_however_they_are_saved() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::serve("http: {}");
+    let folder = gateway.folder();
+    // An editor's dance: write beside, move the old one away, move the new one in.
+    std::fs::write(folder.join("new.yml~"), routes(&backend.url(), &["dance".to_owned()])).unwrap();
+    std::fs::rename(folder.join("routes.yml"), folder.join("routes.yml.bak")).unwrap();
+    std::fs::rename(folder.join("new.yml~"), folder.join("routes.yml")).unwrap();
+    eventually("a file that was moved in", || get(gateway.web(), "dance.test", "/").status == 200);
+    // Kubernetes' way: a link to a folder that is swapped.
+    for generation in ["one", "two"] {
+        let data = folder.join(format!("..data_{generation}"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("linked.yml"), format!("http: {{routers: {{{generation}: {{rule: 'Host(`{generation}.test`)', service: a}}}}}}")).unwrap();
+        std::os::unix::fs::symlink(&data, folder.join("..tmp")).unwrap();
+        std::fs::rename(folder.join("..tmp"), folder.join("..data")).unwrap();
+        if generation == "one" {
+            std::os::unix::fs::symlink(folder.join("..data/linked.yml"), folder.join("linked.yml")).unwrap();
+        }
+        eventually(generation, || get(gateway.web(), &format!("{generation}.test"), "/").status == 200);
+    }
+}

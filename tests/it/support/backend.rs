@@ -1,0 +1,199 @@
+//! Servers for tests: they note what reached them, byte for byte, and answer as they are told.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A request as it reached a backend.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Request line and headers, without the empty line.
+    pub head: String,
+    /// The body, unchunked.
+    pub body: Vec<u8>,
+    /// Trailers of a chunked body.
+    pub trailers: Vec<String>,
+}
+
+impl Seen {
+    /// The request target.
+    pub fn target(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or("")
+    }
+
+    /// The method.
+    pub fn method(&self) -> &str {
+        self.head.split(' ').next().unwrap_or("")
+    }
+
+    /// The first value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers(name).into_iter().next()
+    }
+
+    /// All values of a header.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        self.head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+            .collect()
+    }
+}
+
+/// A server on a port of its own. It stops when dropped.
+pub struct Backend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Backend {
+    /// Answers every request with 200, its own name in `X-Backend` and the request's head as the body.
+    pub fn echo(name: &str) -> Self {
+        let name = name.to_owned();
+        Self::with(move |seen, stream| {
+            let body = &seen.head;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nX-Backend: {name}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let body = if seen.method() == "HEAD" { "" } else { body };
+            stream.write_all(format!("{answer}{body}").as_bytes()).is_ok()
+        })
+    }
+
+    /// Answers every request with these bytes, and keeps the connection open.
+    pub fn bytes(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::with(move |_, stream| stream.write_all(&answer).is_ok())
+    }
+
+    /// Answers every request with these bytes, and closes.
+    pub fn closing(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::with(move |_, stream| {
+            let _ = stream.write_all(&answer);
+            false
+        })
+    }
+
+    /// Answers by a function that returns whether to keep the connection.
+    pub fn with(answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
+    }
+
+    /// The same on a listener that is there already.
+    pub fn on(listener: TcpListener, answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Self {
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let answer = Arc::new(answer);
+        let (notes, stop) = (seen.clone(), stopped.clone());
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (notes, answer) = (notes.clone(), answer.clone());
+                std::thread::spawn(move || serve(stream, &notes, answer.as_ref()));
+            }
+        });
+        Self { address, seen, stopped }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What has reached it so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// The last request. Panics when there was none.
+    pub fn last(&self) -> Seen {
+        self.seen().pop().expect("no request reached the backend")
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// An address at which nobody listens.
+pub fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+fn serve(mut stream: TcpStream, notes: &Mutex<Vec<Seen>>, answer: &(dyn Fn(&Seen, &mut TcpStream) -> bool + Send + Sync)) {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
+    let _ = stream.set_nodelay(true);
+    let mut buffer = Vec::new();
+    while let Some(seen) = read_request(&mut stream, &mut buffer) {
+        notes.lock().unwrap().push(seen.clone());
+        if !answer(&seen, &mut stream) {
+            return;
+        }
+    }
+}
+
+fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Seen> {
+    let end = fill_until(stream, buffer, |b| b.windows(4).position(|w| w == b"\r\n\r\n"))?;
+    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    buffer.drain(..end + 4);
+    let mut seen = Seen { head, ..Seen::default() };
+    if seen.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
+        loop {
+            let line = read_line(stream, buffer)?;
+            let size = usize::from_str_radix(line.split(';').next()?.trim(), 16).ok()?;
+            if size == 0 {
+                break;
+            }
+            fill_until(stream, buffer, |b| (b.len() >= size + 2).then_some(0))?;
+            seen.body.extend(buffer.drain(..size));
+            buffer.drain(..2);
+        }
+        loop {
+            let line = read_line(stream, buffer)?;
+            if line.is_empty() {
+                break;
+            }
+            seen.trailers.push(line);
+        }
+    } else if let Some(length) = seen.header("content-length").and_then(|v| v.parse::<usize>().ok()) {
+        fill_until(stream, buffer, |b| (b.len() >= length).then_some(0))?;
+        seen.body = buffer.drain(..length).collect();
+    }
+    Some(seen)
+}
+
+fn read_line(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+    let end = fill_until(stream, buffer, |b| b.windows(2).position(|w| w == b"\r\n"))?;
+    let line = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    buffer.drain(..end + 2);
+    Some(line)
+}
+
+fn fill_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, found: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+    loop {
+        if let Some(at) = found(buffer) {
+            return Some(at);
+        }
+        let mut chunk = [0; 16_384];
+        match stream.read(&mut chunk) {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => buffer.extend_from_slice(&chunk[..n]),
+        }
+    }
+}

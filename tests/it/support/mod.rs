@@ -1,0 +1,18 @@
+//! What the tests share: backends, a client that sends exact bytes, and a gateway in process.
+
+pub mod backend;
+pub mod client;
+
+use std::time::{Duration, Instant};
+
+pub use backend::{Backend, Seen};
+pub use client::{Answer, Client, get, get_with, raw};
+
+/// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "waited 20 s in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

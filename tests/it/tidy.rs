@@ -1,0 +1,137 @@
+//! What a machine can check of the tree itself: sizes, headers, pages, paths.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> =
+        ["core/src", "middlewares/src", "config/src", "providers/src", "src", "tests", "benches"].iter().map(|f| root().join(f)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 50, "the sources were not found");
+    found
+}
+
+fn before_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = before_tests(&text).lines().count();
+        if lines > 600 {
+            wrong.push(format!("{}: {lines} lines before its tests, at most 600", path.display()));
+        }
+        if !text.starts_with("//!") {
+            wrong.push(format!("{}: does not begin with //!", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let marks = ["todo!", "unimplemented!", "FIXME", "#[ignore]"].map(str::to_owned);
+    let mut wrong = Vec::new();
+    for path in sources() {
+        if path.ends_with("tests/it/tidy.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for mark in &marks {
+            if text.contains(mark.as_str()) {
+                wrong.push(format!("{}: {mark}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_model_keeps_its_field_names() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let in_model = path.starts_with(root().join("config/src")) || path.starts_with(root().join("middlewares/src"));
+        if in_model && (text.contains("serde(flatten") || text.contains("serde(untagged")) {
+            wrong.push(format!("{}: flatten or untagged", path.display()));
+        }
+        let on_the_request_path = ["src/router", "src/service", "src/upstream"].iter().any(|f| path.starts_with(root().join(f)));
+        if on_the_request_path && (text.contains("derive(Serialize") || text.contains("Deserialize)]")) {
+            wrong.push(format!("{}: serde on the request path", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_crate_takes_the_shared_lints() {
+    for manifest in ["Cargo.toml", "core/Cargo.toml", "middlewares/Cargo.toml", "config/Cargo.toml", "providers/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(manifest)).unwrap();
+        assert!(text.contains("[lints]\nworkspace = true"), "{manifest}");
+    }
+}
+
+#[test]
+fn every_middleware_has_its_page() {
+    let missing: Vec<_> = tidegate_middlewares::KINDS
+        .iter()
+        .map(|kind| root().join(format!("docs/middlewares/{}.md", kebab(kind))))
+        .filter(|page| !page.exists())
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// `passTLSClientCert` → `pass-tls-client-cert`.
+fn kebab(kind: &str) -> String {
+    let letters: Vec<char> = kind.chars().collect();
+    let mut name = String::new();
+    for (i, letter) in letters.iter().enumerate() {
+        let after_lower = i > 0 && letters[i - 1].is_lowercase();
+        let before_lower = i > 0 && letters.get(i + 1).is_some_and(|next| next.is_lowercase());
+        if letter.is_uppercase() && (after_lower || before_lower) {
+            name.push('-');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
+}
+
+#[test]
+fn names_become_page_names() {
+    assert_eq!(kebab("passTLSClientCert"), "pass-tls-client-cert");
+    assert_eq!(kebab("ipAllowList"), "ip-allow-list");
+}
+
+#[test]
+fn the_paths_in_the_documents_exist() {
+    let mut wrong = Vec::new();
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2).map(str::to_owned);
+        let linked = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned);
+        for path in quoted.chain(linked) {
+            let is_path = path.contains('/') && !path.contains([' ', '<', '*', '…', '$', ':', '{', '=']) && !path.starts_with(['/', '-', '.']);
+            if is_path && !path.starts_with("target/") && !root().join(&path).exists() {
+                wrong.push(format!("{document}: {path}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
