@@ -5,11 +5,13 @@
 
 #[macro_use]
 mod registry;
+mod auth;
 mod location;
 mod path;
 pub mod pattern;
 mod replay;
 mod status_ranges;
+mod sniff;
 #[cfg(test)]
 mod testing;
 
@@ -17,9 +19,13 @@ use tidegate_core::{BoxFuture, Response};
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    basicAuth: basic_auth::BasicAuth,
     chain: chain::Chain,
+    contentType: content_type::ContentType,
+    digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
     inFlightReq: in_flight_req::InFlightReq,
+    headers: headers::Headers,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
     rateLimit: rate_limit::RateLimit,
