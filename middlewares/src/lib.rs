@@ -9,6 +9,7 @@ mod auth;
 mod location;
 mod path;
 pub mod pattern;
+mod condition;
 mod replay;
 mod status_ranges;
 mod sniff;
@@ -24,6 +25,12 @@ registry! {
     contentType: content_type::ContentType,
     digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
+    buffering: buffering::Buffering,
+    circuitBreaker: circuit_breaker::CircuitBreaker,
+    compress: compress::Compress,
+    errors: errors::Errors,
+    forwardAuth: forward_auth::ForwardAuth,
+    grpcWeb: grpc_web::GrpcWeb,
     inFlightReq: in_flight_req::InFlightReq,
     headers: headers::Headers,
     ipAllowList: ip_allow_list::IpAllowList,

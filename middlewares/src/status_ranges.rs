@@ -16,6 +16,11 @@ impl StatusRanges {
     pub(crate) fn contains(&self, code: http::StatusCode) -> bool {
         self.0.iter().any(|(low, high)| (*low..=*high).contains(&code.as_u16()))
     }
+
+    /// How many codes the ranges cover.
+    pub(crate) fn width(&self) -> u32 {
+        self.0.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
+    }
 }
 
 fn range(text: &str) -> Result<(u16, u16), BuildError> {

@@ -214,9 +214,9 @@ mod tests {
     }
 
     #[test]
-    fn a_million_sources_take_no_more_room_than_the_limit() {
+    fn many_sources_take_no_more_room_than_the_limit() {
         let (limiter, _) = limiter(Duration::from_secs(1), 1, Duration::ZERO);
-        for n in 0..1_000_000 {
+        for n in 0..200_000 {
             assert!(limiter.check_key(&Ticket::new(format!("{n}"))).is_ok());
         }
         let buckets = limiter.into_state_store();
@@ -229,7 +229,7 @@ mod tests {
     fn a_busy_source_is_not_forgotten_for_new_ones() {
         let (limiter, _) = limiter(Duration::from_secs(3600), 1, Duration::ZERO);
         assert!(limiter.check_key(&Ticket::new("busy".into())).is_ok());
-        for n in 0..200_000 {
+        for n in 0..100_000 {
             assert!(limiter.check_key(&Ticket::new(format!("{n}"))).is_ok());
             if n % 100 == 0 {
                 assert!(limiter.check_key(&Ticket::new("busy".into())).is_err(), "forgotten after {n}");
