@@ -6,6 +6,7 @@
 
 pub mod configuration;
 pub mod entrypoint;
+pub mod gateway;
 pub mod internal;
 pub mod observability;
 pub mod router;

@@ -9,8 +9,8 @@ mod dashboard;
 mod provider;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use crate::configuration::Readiness;
 use crate::service::Service;
@@ -27,8 +27,8 @@ pub const PROVIDER: &str = "internal";
 pub struct Surroundings {
     /// The settings.
     pub settings: Arc<Settings>,
-    /// What is served.
-    pub snapshots: WeakSnapshotHandle,
+    /// What is served, from the first snapshot on.
+    pub snapshots: Arc<OnceLock<WeakSnapshotHandle>>,
     /// Whether all providers have delivered.
     pub readiness: Arc<Readiness>,
     /// True while the gateway stops.

@@ -16,7 +16,7 @@ use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
 use super::{Surroundings, dashboard};
 use crate::service::Service;
 use crate::settings::Api as Options;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, WeakSnapshotHandle};
 use json::{Form, Object, as_go};
 use list::Query;
 
@@ -51,7 +51,7 @@ impl Api {
             return response;
         }
         let Some(path) = path.strip_prefix("/api/") else { return reply::not_found() };
-        let Some(snapshots) = self.around.snapshots.upgrade() else {
+        let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade) else {
             return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
         };
         let question = Question { api: self, snapshot: snapshots.load(), query: request.head.uri.query().unwrap_or("") };
