@@ -54,9 +54,8 @@ impl AllowList {
         strategy: Option<&IpStrategy>,
         reject: StatusCode,
     ) -> Result<Self, BuildError> {
-        let allowed = IpRanges::parse(ranges).map_err(|error| {
-            BuildError(format!("cannot parse CIDRs [{}]: {error}", ranges.join(" ")))
-        })?;
+        let allowed = IpRanges::parse(ranges)
+            .map_err(|error| BuildError(format!("cannot parse CIDRs [{}]: {error}", ranges.join(" "))))?;
         let client = strategy.map(ClientIp::new).transpose()?.unwrap_or_default();
         Ok(Self { allowed, client, reject })
     }
@@ -64,7 +63,8 @@ impl AllowList {
     fn allows(&self, request: &Request) -> bool {
         let text = self.client.of(request);
         // A proxy before us may have noted the port too.
-        let address = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+        let address =
+            text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
         address.is_ok_and(|address| self.allowed.contains(address))
     }
 }
@@ -114,14 +114,19 @@ mod tests {
             (&["10.0.0.0/8"], both, "127.0.0.1", "10.1.1.1", 200),
             (&["2001:db8::/32"], None, "2001:db8::1", "", 200),
         ] {
-            assert_eq!(status(options(ranges, strategy), peer, forwarded), expected, "{ranges:?} {peer} {forwarded}");
+            assert_eq!(
+                status(options(ranges, strategy), peer, forwarded),
+                expected,
+                "{ranges:?} {peer} {forwarded}"
+            );
         }
     }
 
     #[test]
     fn the_refusal_is_the_status_in_words() {
         let options = IpAllowList { reject_status_code: 404, ..options(&["10.0.0.0/8"], None) };
-        let response = testing::response_of(options, testing::get("http://h.test/"), |_| Response::new(Body::empty()));
+        let response =
+            testing::response_of(options, testing::get("http://h.test/"), |_| Response::new(Body::empty()));
         assert_eq!(response.status(), 404);
         assert!(!response.headers().contains_key("content-type"));
         assert_eq!(testing::text(response), "Not Found");

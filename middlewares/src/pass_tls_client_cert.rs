@@ -115,13 +115,31 @@ type Part = (oid::Oid<'static>, &'static str, bool);
 impl Subject {
     fn parts(&self) -> Vec<Part> {
         let unit = self.organizational_unit;
-        let Self { country, province, locality, organization, common_name, serial_number, domain_component, .. } =
-            *self;
-        let issuer =
-            Issuer { country, province, locality, organization, common_name, serial_number, domain_component };
+        let Self {
+            country,
+            province,
+            locality,
+            organization,
+            common_name,
+            serial_number,
+            domain_component,
+            ..
+        } = *self;
+        let issuer = Issuer {
+            country,
+            province,
+            locality,
+            organization,
+            common_name,
+            serial_number,
+            domain_component,
+        };
         let mut parts = issuer.parts();
         if unit {
-            let at = parts.iter().position(|(_, letters, _)| matches!(*letters, "SN" | "CN")).unwrap_or(parts.len());
+            let at = parts
+                .iter()
+                .position(|(_, letters, _)| matches!(*letters, "SN" | "CN"))
+                .unwrap_or(parts.len());
             parts.insert(at, (oid::OID_X509_ORGANIZATIONAL_UNIT, "OU", false));
         }
         parts
@@ -217,12 +235,16 @@ impl Selection {
 fn name_parts(name: &X509Name<'_>, parts: &[Part]) -> Vec<String> {
     let mut texts = Vec::new();
     for (kind, letters, last_only) in parts {
-        let found = name.iter_attributes().filter(|attribute| attribute.attr_type() == kind).map(|attribute| {
-            let text = attribute.as_str().map(str::to_owned);
-            text.unwrap_or_else(|_| String::from_utf8_lossy(attribute.attr_value().data).into_owned())
-        });
-        let values: Vec<String> = if *last_only { found.last().into_iter().collect() } else { found.collect() };
-        texts.extend(values.iter().filter(|value| !value.is_empty()).map(|value| format!("{letters}={value}")));
+        let found =
+            name.iter_attributes().filter(|attribute| attribute.attr_type() == kind).map(|attribute| {
+                let text = attribute.as_str().map(str::to_owned);
+                text.unwrap_or_else(|_| String::from_utf8_lossy(attribute.attr_value().data).into_owned())
+            });
+        let values: Vec<String> =
+            if *last_only { found.last().into_iter().collect() } else { found.collect() };
+        texts.extend(
+            values.iter().filter(|value| !value.is_empty()).map(|value| format!("{letters}={value}")),
+        );
     }
     texts
 }
@@ -235,7 +257,9 @@ fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
         match name {
             GeneralName::DNSName(name) => kinds[0].push((*name).to_owned()),
             GeneralName::RFC822Name(address) => kinds[1].push((*address).to_owned()),
-            GeneralName::IPAddress(bytes) => kinds[2].extend(ip_address(bytes).map(|address| address.to_string())),
+            GeneralName::IPAddress(bytes) => {
+                kinds[2].extend(ip_address(bytes).map(|address| address.to_string()))
+            }
             GeneralName::URI(uri) => kinds[3].push((*uri).to_owned()),
             _ => {}
         }
@@ -317,8 +341,10 @@ mod tests {
     #[test]
     fn only_what_is_selected_is_sent() {
         let der = STANDARD.decode(CLIENT).unwrap();
-        let options: PassTlsClientCert =
-            serde_json::from_str(r#"{"info": {"subject": {"organizationalUnit": true, "commonName": true}}}"#).unwrap();
+        let options: PassTlsClientCert = serde_json::from_str(
+            r#"{"info": {"subject": {"organizationalUnit": true, "commonName": true}}}"#,
+        )
+        .unwrap();
         let seen = testing::request_after(options, with_certificates(vec![der]));
         let info = &seen.head.headers["x-forwarded-tls-client-cert-info"];
         assert_eq!(info, "Subject%3D%22OU%3DUnit+1%2CCN%3Dclient%2Bcn%22");
