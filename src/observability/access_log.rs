@@ -214,3 +214,148 @@ impl Guard for Received {
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::{Body, Context};
+
+    use super::*;
+
+    fn request(target: &str, headers: &[(&str, &str)]) -> Request {
+        let mut builder = http::Request::builder().uri(target).header("host", "h.test:8080");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let (head, ()) = builder.body(()).unwrap().into_parts();
+        let peer = "127.0.0.1:5000".parse().unwrap();
+        Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))))
+    }
+
+    struct Fixture {
+        log: Arc<AccessLog>,
+        directory: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn open(change: impl FnOnce(&mut settings::AccessLog)) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let file_path = directory.path().join("logs/access.log").display().to_string();
+            let mut settings = settings::AccessLog { file_path, ..Default::default() };
+            change(&mut settings);
+            Self { log: AccessLog::open(&settings).unwrap(), directory }
+        }
+
+        fn answer(&self, mut request: Request, status: u16, body: &'static str) {
+            let pending = self.log.record_for(&mut request, None);
+            request.context.record.unwrap().note(|fields| {
+                fields.router = Some("r@file".into());
+                fields.server_url = Some("http://s:80".into());
+                fields.user = Some("eve\n\" x".into());
+            });
+            let mut response = Response::new(Body::full(body));
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            let body = pending.finish_with(response).into_body();
+            let mut reading = std::pin::pin!(body.collect(1000));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(reading.as_mut().poll(&mut context).is_ready());
+        }
+
+        fn text(&self) -> String {
+            self.log.flush();
+            std::fs::read_to_string(self.directory.path().join("logs/access.log")).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_common_format_has_traefik_columns() {
+        let log = Fixture::open(|settings| {
+            settings.fields.headers.names.insert("User-Agent".into(), "keep".into());
+            settings.fields.headers.names.insert("referer".into(), "redact".into());
+        });
+        log.answer(request("/p?q=1", &[("user-agent", "a\"b\\"), ("referer", "secret")]), 201, "hello");
+        let text = log.text();
+        let (before, after) = (text.split(" [").next().unwrap(), text.split("] ").nth(1).unwrap());
+        assert_eq!(before, "127.0.0.1 - eve\\n\\\"\\x20x");
+        let (columns, time) = after.rsplit_once(' ').unwrap();
+        let expected = r#""GET /p?q=1 HTTP/1.1" 201 5 "REDACTED" "a\"b\\" 1 "r@file" "http://s:80""#;
+        assert_eq!(columns, expected);
+        assert!(time.ends_with("ms\n"));
+    }
+
+    #[test]
+    fn json_has_traefik_fields() {
+        let log = Fixture::open(|settings| {
+            settings.format = "json".into();
+            settings.fields.headers.default_mode = "keep".into();
+            settings.fields.names.insert("StartLocal".into(), "drop".into());
+            settings.fields.query_parameters.default_mode = "drop".into();
+        });
+        log.answer(
+            request("/p?q=1", &[("x-forwarded-for", "9.9.9.9, 8.8.8.8"), ("a", "1"), ("a", "2")]),
+            200,
+            "hi",
+        );
+        let line: serde_json::Value = serde_json::from_str(&log.text()).unwrap();
+        for (name, value) in [
+            ("ClientHost", "9.9.9.9".into()),
+            ("ClientPort", "5000".into()),
+            ("RequestPath", "/p".into()),
+            ("RequestHost", "h.test".into()),
+            ("RequestPort", "8080".into()),
+            ("DownstreamContentSize", 2.into()),
+            ("RouterName", "r@file".into()),
+            ("RetryAttempts", 0.into()),
+            ("entryPointName", "web".into()),
+            ("request_A", "1,2".into()),
+            ("level", "info".into()),
+            ("msg", serde_json::Value::from("")),
+        ] {
+            assert_eq!(line[name], value, "{name}");
+        }
+        assert!(
+            line["Duration"].is_u64()
+                && line.get("StartLocal").is_none()
+                && line.get("request_Host").is_none()
+        );
+    }
+
+    #[test]
+    fn broken_off_requests_are_marked() {
+        let log = Fixture::open(|settings| settings.format = "json".into());
+        drop(log.log.record_for(&mut request("/a", &[]), None));
+        let pending = log.log.record_for(&mut request("/b", &[]), None);
+        drop(pending.finish_with(Response::new(Body::full("never read"))));
+        log.log.record_for(&mut request("/c", &[]), None).discard();
+        let lines: Vec<serde_json::Value> =
+            log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let seen: Vec<_> = lines.iter().map(|l| (&l["DownstreamStatus"], &l["DownstreamAborted"])).collect();
+        assert_eq!(seen, [(&499.into(), &true.into()), (&200.into(), &true.into())]);
+    }
+
+    #[test]
+    fn internal_services_and_filtered_requests_are_left_out() {
+        let log = Fixture::open(|settings| settings.filters.status_codes = vec!["500-599".into()]);
+        log.answer(request("/ok", &[]), 200, "");
+        log.answer(request("/bad", &[]), 502, "");
+        let mut ping = request("/ping", &[]);
+        let pending = log.log.record_for(&mut ping, None);
+        ping.context.record.unwrap().note(|fields| fields.service = Some("ping@internal".into()));
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+        drop(pending.finish_with(response));
+        let text = log.text();
+        assert!(text.contains("/bad") && text.lines().count() == 1, "{text}");
+    }
+
+    #[test]
+    fn reopening_follows_a_moved_file() {
+        let log = Fixture::open(|_| {});
+        log.answer(request("/first", &[]), 200, "");
+        log.log.flush();
+        let path = log.directory.path().join("logs/access.log");
+        std::fs::rename(&path, path.with_extension("1")).unwrap();
+        log.log.reopen();
+        log.answer(request("/second", &[]), 200, "");
+        assert!(log.text().contains("/second") && !log.text().contains("/first"));
+    }
+}

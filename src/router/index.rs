@@ -127,3 +127,104 @@ struct Filed<'a> {
     below: HashMap<Box<str>, Vec<(PathPart<'a>, u32)>, RandomState>,
     any_host: Vec<(PathPart<'a>, u32)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::request;
+    use super::*;
+
+    fn index(rules: &[(&str, i64)]) -> Index<usize> {
+        let entry = |(number, (rule, priority)): (usize, &(&str, i64))| Entry {
+            rule: Rule::parse(rule).unwrap(),
+            priority: *priority,
+            tie: (0, format!("{number:05}")),
+            value: Arc::new(number),
+        };
+        Index::new(rules.iter().enumerate().map(entry).collect())
+    }
+
+    fn found(index: &Index<usize>, host: &str, target: &str) -> Option<usize> {
+        index.find(&request("GET", host, target, &[])).map(|number| **number)
+    }
+
+    #[test]
+    fn priority_then_tie_decides() {
+        let index = index(&[
+            ("PathPrefix(`/`)", 1),
+            ("Host(`a.test`)", 5),
+            ("Host(`a.test`) && PathPrefix(`/x`)", 9),
+            ("PathPrefix(`/x`)", 9),
+            ("Host(`*.b.test`) && !PathPrefix(`/no`)", 9),
+            ("HostRegexp(`^.+\\.c\\.test$`)", 9),
+        ]);
+        for (host, target, number) in [
+            ("o.test", "/", 0),
+            ("a.test", "/", 1),
+            ("A.test.:80", "/xy", 2),
+            ("o.test", "/x", 3),
+            ("1.b.test", "/", 4),
+            ("1.b.test", "/no", 0),
+            ("2.1.b.test", "/", 0),
+            ("2.1.c.test", "/", 5),
+        ] {
+            assert_eq!(found(&index, host, target), Some(number), "{host} {target}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_fits() {
+        assert!(Index::<()>::new(Vec::new()).is_empty());
+        assert_eq!(found(&index(&[("Host(`a`)", 1)]), "b", "/"), None);
+    }
+
+    #[test]
+    fn many_routes_on_one_host_are_told_apart() {
+        let rules: Vec<String> =
+            (0..500).map(|i| format!("Host(`h.test`) && PathPrefix(`/p{i}/`)")).collect();
+        let index = index(&rules.iter().map(|rule| (rule.as_str(), 1)).collect::<Vec<_>>());
+        for i in [0, 1, 17, 170, 499] {
+            assert_eq!(found(&index, "h.test", &format!("/p{i}/x")), Some(i));
+        }
+        assert_eq!(found(&index, "h.test", "/p500/x"), None);
+    }
+
+    fn rules() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            "Host\\(`(a|b|c\\.a|\\*\\.a|\\*)`\\)",
+            "(Path|PathPrefix)\\(`/[ab]{0,3}`\\)",
+            "PathRegexp\\(`\\^/[ab]{0,2}\\[ab\\]\\+`\\)",
+            "HostRegexp\\(`\\^\\[a-c\\]\\+\\\\\\.a\\$`\\)",
+            "Method\\(`(GET|PUT)`\\)",
+            "Query\\(`a`, `[12]`\\)",
+        ];
+        leaf.prop_recursive(4, 12, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 2..4).prop_map(|v| format!("({})", v.join(" || "))),
+                prop::collection::vec(inner.clone(), 2..4).prop_map(|v| format!("({})", v.join(" && "))),
+                inner.prop_map(|e| format!("!{e}")),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn agrees_with_a_linear_scan(
+            rules in prop::collection::vec((rules(), 0i64..4), 1..40),
+            requests in prop::collection::vec(("(GET|PUT)", "(a|b|c\\.a|b\\.c\\.a|A\\.|d)", "/[ab]{0,4}(\\?a=[12])?"), 1..20),
+        ) {
+            let rules: Vec<(&str, i64)> = rules.iter().map(|(rule, priority)| (rule.as_str(), *priority)).collect();
+            let index = index(&rules);
+            let parsed: Vec<Rule> = rules.iter().map(|(rule, _)| Rule::parse(rule).unwrap()).collect();
+            for (method, host, target) in &requests {
+                let request = request(method, host, target, &[]);
+                let expected = (0..rules.len())
+                    .filter(|&i| parsed[i].matches(&request))
+                    .min_by_key(|&i| (-rules[i].1, i));
+                prop_assert_eq!(index.find(&request).map(|n| **n), expected, "{} {} {}", method, host, target);
+            }
+        }
+    }
+}
