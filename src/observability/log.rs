@@ -196,3 +196,45 @@ impl Visit for Fields {
         self.put(field, value.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one format makes of one event.
+    fn written(json: bool, log: impl FnOnce()) -> String {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let out = Arc::new(Mutex::new(open_file(path.path()).unwrap()));
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Format { json, colour: false })
+            .with_writer(move || Out(Some(out.clone())))
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        std::fs::read_to_string(path.path()).unwrap()
+    }
+
+    #[test]
+    fn the_common_format_is_one_line() {
+        let text = written(false, || tracing::error!(router = "a b", code = 7, "bad\nthing"));
+        let (head, tail) = text.split_once(" > ").unwrap();
+        assert!(head.contains("Z ERR ") && head.contains("log.rs:"), "{head}");
+        assert_eq!(tail, "bad\\nthing router=\"a b\" code=7\n");
+    }
+
+    #[test]
+    fn json_has_level_time_and_message() {
+        let text = written(true, || tracing::warn!(router = "r", "hello"));
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&line["level"], &line["message"], &line["router"]),
+            (&"warn".into(), &"hello".into(), &"r".into())
+        );
+        assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn unknown_levels_are_refused() {
+        assert!(level("loud").unwrap_err().to_string().contains("log.level: `loud` is not one of"));
+        assert_eq!(level("warn").unwrap(), LevelFilter::WARN);
+    }
+}
