@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use tidegate_core::Request;
 
 use super::Rule;
-use super::cover::{HostPart, PathPart, places};
-use super::paths::Paths;
+use super::cover::{HostPart, places};
+use super::paths::{Asked, Paths};
 use super::rule::Tree;
 use super::view::View;
 
@@ -53,23 +53,8 @@ impl<T> Index<T> {
         entries.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.tie.cmp(&b.tie)));
         let route = |entry: Entry<T>| Route { tree: entry.rule.into_tree(), value: entry.value };
         let routes: Box<[Route<T>]> = entries.into_iter().map(route).collect();
-        let mut filed = Filed::default();
-        for (number, route) in (0u32..).zip(&routes) {
-            for place in places(&route.tree) {
-                let list = match place.host {
-                    HostPart::Any => &mut filed.any_host,
-                    HostPart::Exact(host) => filed.exact.entry(host.into()).or_default(),
-                    HostPart::Below(labels) => filed.below.entry(labels.as_ref().into()).or_default(),
-                };
-                list.push((place.path, number));
-            }
-        }
-        let longest_below = filed.below.keys().map(|labels| labels.len()).max().unwrap_or(0);
-        let build = |map: HashMap<Box<str>, Vec<_>, RandomState>| {
-            map.into_iter().map(|(host, list)| (host, Paths::new(list))).collect()
-        };
-        let (exact, below) = (build(filed.exact), build(filed.below));
-        let any_host = Paths::new(filed.any_host);
+        let Hosts { exact, below, any_host } = file(&routes);
+        let longest_below = below.keys().map(|labels| labels.len()).max().unwrap_or(0);
         Self { routes, exact, below, longest_below, any_host }
     }
 
@@ -120,12 +105,38 @@ impl<T> Index<T> {
     }
 }
 
+/// The routes by host.
+struct Hosts {
+    exact: HashMap<Box<str>, Paths, RandomState>,
+    below: HashMap<Box<str>, Paths, RandomState>,
+    any_host: Paths,
+}
+
+/// Files each route under all places where it must be found.
+fn file<T>(routes: &[Route<T>]) -> Hosts {
+    let mut filed = Filed::default();
+    for (number, route) in (0u32..).zip(routes) {
+        for place in places(&route.tree) {
+            let list = match place.host {
+                HostPart::Any => &mut filed.any_host,
+                HostPart::Exact(host) => filed.exact.entry(host.into()).or_default(),
+                HostPart::Below(labels) => filed.below.entry(labels.as_ref().into()).or_default(),
+            };
+            list.push((place.path, number));
+        }
+    }
+    let build = |map: HashMap<Box<str>, Asked<'_>, RandomState>| {
+        map.into_iter().map(|(host, list)| (host, Paths::new(list))).collect()
+    };
+    Hosts { exact: build(filed.exact), below: build(filed.below), any_host: Paths::new(filed.any_host) }
+}
+
 /// Routes and what their rules ask of the path, by host.
 #[derive(Default)]
 struct Filed<'a> {
-    exact: HashMap<Box<str>, Vec<(PathPart<'a>, u32)>, RandomState>,
-    below: HashMap<Box<str>, Vec<(PathPart<'a>, u32)>, RandomState>,
-    any_host: Vec<(PathPart<'a>, u32)>,
+    exact: HashMap<Box<str>, Asked<'a>, RandomState>,
+    below: HashMap<Box<str>, Asked<'a>, RandomState>,
+    any_host: Asked<'a>,
 }
 
 #[cfg(test)]
