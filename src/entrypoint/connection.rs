@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use hyper::server::conn::http1::UpgradeableConnection;
 use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
 use tidegate_core::{Connection, TlsInfo};
@@ -159,7 +160,7 @@ fn go_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
-async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
     door: Arc<Door>,
     stream: S,
     connection: Connection,
@@ -168,7 +169,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     open: OpenConnection,
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
-    let stream = TokioIo::new(Watched::new(stream, h2, progress.clone(), open));
+    let stream = Watched::new(stream, h2, progress.clone(), open);
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
@@ -181,14 +182,55 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         h2,
     });
     let service = HttpService::new(link);
-    let clock = Clock::new(door.limits, h2);
     if h2 {
-        let connection = pin!(door.http2.serve_connection(stream, service));
-        drive(&door, &progress, clock, connection, |connection| connection.graceful_shutdown()).await
-    } else {
-        let connection = pin!(door.http1.serve_connection(stream, service).with_upgrades());
-        drive(&door, &progress, clock, connection, |connection| connection.graceful_shutdown()).await
+        let connection = door.http2.serve_connection(TokioIo::new(stream), service);
+        let mut connection = Box::pin(connection);
+        drive(&door, &progress, true, connection.as_mut(), |connection| connection.graceful_shutdown())
+            .await?;
+        return Ok(());
     }
+    serve_http1(&door, &progress, stream, service).await
+}
+
+/// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
+async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
+    door: &Door,
+    progress: &Progress,
+    mut stream: Watched<S, OpenConnection>,
+    service: HttpService,
+) -> io::Result<()> {
+    loop {
+        let connection = door.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
+        let mut connection = Box::pin(connection);
+        let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
+        let End::Parked = drive(door, progress, false, connection.as_mut(), leave).await? else {
+            return Ok(());
+        };
+        let Some(parts) = Pin::into_inner(connection).into_parts() else { return Ok(()) };
+        if !parts.read_buf.is_empty() {
+            return Err(io::Error::other("an idle connection held bytes"));
+        }
+        stream = parts.io.into_inner();
+        let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
+        let draining = door.draining.cancelled();
+        let waiting = within(door.limits.parked(), readable);
+        tokio::select! {
+            () = draining => return Ok(()),
+            outcome = waiting => match outcome {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+}
+
+/// How a connection stopped being driven.
+enum End {
+    /// It is over.
+    Closed,
+    /// It is idle, and can be put aside.
+    Parked,
 }
 
 /// Runs a connection. It leaves in order when the door drains or it has lived long enough, and is cut when the client
@@ -196,10 +238,11 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     door: &Door,
     progress: &Progress,
-    mut clock: Clock,
+    h2: bool,
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
-) -> io::Result<()> {
+) -> io::Result<End> {
+    let mut clock = Clock::new(door.limits, h2);
     let mut draining = pin!(door.draining.cancelled());
     let mut left = false;
     std::future::poll_fn(|cx| {
@@ -212,10 +255,11 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 leave(connection.as_mut());
             }
             if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(io::Error::other));
+                return Poll::Ready(outcome.map(|()| End::Closed).map_err(io::Error::other));
             }
             match clock.poll(progress, cx) {
                 Poll::Ready(Due::Leave) => progress.leave(),
+                Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),
                 Poll::Ready(Due::Cut(what)) => {
                     let message = format!("timed out waiting for {what}");
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
@@ -226,6 +270,25 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         }
     })
     .await
+}
+
+/// A stream that can be waited on without a buffer.
+trait Readable {
+    /// Ready when there is something to read, or the end. May be ready without cause.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readable for Prefixed<TcpStream> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() { self.inner.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl Readable for TlsStream<Prefixed<TcpStream>> {
+    // What was decrypted has been read: a connection is only waited on after a read that found nothing.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_ref().0.poll_readable(cx)
+    }
 }
 
 /// A stream of which some bytes were read before.

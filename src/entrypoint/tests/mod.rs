@@ -310,6 +310,21 @@ fn an_idle_connection_lives_longer_than_a_head_may_take() {
 }
 
 #[test]
+fn a_connection_that_was_put_aside_goes_on() {
+    let gate = gate(|_| {});
+    let mut stream = gate.connect();
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        until(&mut stream, "x-forwarded-for: 127.0.0.1\n");
+        // Long enough for the gateway to give its buffers back.
+        stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
+        assert_eq!(stream.read(&mut [0]).map_err(|e| e.kind()), Err(std::io::ErrorKind::WouldBlock));
+    }
+    drop(stream);
+    eventually(|| gate.open() == 0);
+}
+
+#[test]
 fn large_heads_are_refused() {
     let gate = gate(|options| options.http.max_header_bytes = 16 * 1024);
     let answer = gate.exchange(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(20_000)));
