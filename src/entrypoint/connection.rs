@@ -47,21 +47,21 @@ struct Begun {
     connection: Connection,
 }
 
+/// A connection may be open for long, so each stage has its room only while it lasts: hence the boxes.
 async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) -> io::Result<()> {
-    let first = first_bytes(&door, stream, peer);
-    let Some(mut begun) = within(door.limits.head, first).await? else { return Ok(()) };
-    if begun.stream.prefix.first() == Some(&TLS_HANDSHAKE) {
-        // Handshakes need much room, and only for a short time.
-        let handshake = Box::pin(handshake(&door, begun.stream));
-        let Some((stream, tls, options)) = within(Some(door.handshake), handshake).await? else {
-            return Ok(());
-        };
-        begun.connection.tls = Some(tls);
+    let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer)));
+    let Some(begun) = first.await? else { return Ok(()) };
+    let Begun { stream, mut connection } = *begun;
+    if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
+        let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
+        let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
+        connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return serve_http(door, stream, begun.connection, options, h2, open).await;
+        return Box::pin(serve_http(door, stream, Box::new(connection), options, h2, open)).await;
     }
-    let h2 = begun.stream.prefix.starts_with(PREFACE);
-    serve_http(door, begun.stream, begun.connection, DEFAULT_OPTIONS.into(), h2, open).await
+    let h2 = stream.prefix.starts_with(PREFACE);
+    let options = DEFAULT_OPTIONS.into();
+    Box::pin(serve_http(door, Box::new(stream), Box::new(connection), options, h2, open)).await
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
@@ -78,7 +78,7 @@ async fn within<T>(
 }
 
 /// Reads until it is known what is spoken. `None`: the client said nothing and hung up.
-async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Begun>> {
+async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Box<Begun>>> {
     let mut connection =
         Connection { peer, local: stream.local_addr()?, entry_point: door.name.clone(), tls: None };
     let mut bytes = Vec::new();
@@ -101,7 +101,8 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
             }
         }
         if !expects_header && is_known(&bytes) {
-            return Ok(Some(Begun { stream: Prefixed { prefix: bytes, at: 0, inner: stream }, connection }));
+            let stream = Prefixed { prefix: bytes, at: 0, inner: stream };
+            return Ok(Some(Box::new(Begun { stream, connection })));
         }
         if bytes.len() > MAX_UNKNOWN {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol that is spoken here"));
@@ -124,7 +125,7 @@ fn is_known(bytes: &[u8]) -> bool {
 async fn handshake(
     door: &Door,
     stream: Prefixed<TcpStream>,
-) -> io::Result<Option<(TlsStream<Prefixed<TcpStream>>, TlsInfo, Arc<str>)>> {
+) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, Arc<str>)>> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
@@ -147,7 +148,7 @@ async fn handshake(
             .map(|chain| chain.iter().map(|certificate| certificate.to_vec()).collect())
             .unwrap_or_default(),
     };
-    Ok(Some((stream, info, options)))
+    Ok(Some((Box::new(stream), Box::new(info), options)))
 }
 
 /// The name of a suite as Go and IANA write it.
@@ -162,8 +163,8 @@ fn go_name(suite: rustls::CipherSuite) -> &'static str {
 
 async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
     door: Arc<Door>,
-    stream: S,
-    connection: Connection,
+    stream: Box<S>,
+    connection: Box<Connection>,
     tls_options: Arc<str>,
     h2: bool,
     open: OpenConnection,
@@ -173,7 +174,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
-        connection: Arc::new(connection),
+        connection: Arc::from(connection),
         progress: progress.clone(),
         peer,
         tls_options,
@@ -189,21 +190,21 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
             .await?;
         return Ok(());
     }
-    serve_http1(&door, &progress, stream, service).await
+    serve_http1(door, progress, stream, service).await
 }
 
 /// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
 async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
-    door: &Door,
-    progress: &Progress,
-    mut stream: Watched<S, OpenConnection>,
+    door: Arc<Door>,
+    progress: Arc<Progress>,
+    mut stream: Watched<Box<S>, OpenConnection>,
     service: HttpService,
 ) -> io::Result<()> {
     loop {
         let connection = door.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
         let mut connection = Box::pin(connection);
         let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
-        let End::Parked = drive(door, progress, false, connection.as_mut(), leave).await? else {
+        let End::Parked = drive(&door, &progress, false, connection.as_mut(), leave).await? else {
             return Ok(());
         };
         let Some(parts) = Pin::into_inner(connection).into_parts() else { return Ok(()) };
