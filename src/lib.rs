@@ -4,7 +4,9 @@
 //! Requests: [`entrypoint`], [`tls`], [`router`], [`service`], [`upstream`]. Beside them: [`observability`],
 //! [`internal`] services, and [`worker`] threads.
 
+pub mod configuration;
 pub mod entrypoint;
+pub mod gateway;
 pub mod internal;
 pub mod observability;
 pub mod router;

@@ -3,18 +3,25 @@
 //! Labels, tags, keys, environment, flags, YAML and TOML become one [`tree`], which one decoder turns into these
 //! types. Nothing here knows how anything is run, and nothing changes a value after [`merge`].
 
+pub mod decode;
+pub mod formats;
+pub mod merge;
 pub mod origin;
+pub mod restore;
 pub mod router;
 pub mod service;
+pub mod suggest;
 pub mod tcp;
 pub mod tls;
 pub mod transport;
+pub mod tree;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 pub use tidegate_middlewares::Options as Middleware;
 
+pub use decode::{DecodeError, decode_config};
 pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
 
 /// Objects by name.

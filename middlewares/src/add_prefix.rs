@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+
+use crate::path::{self, UrlPath};
 
 /// Traefik's `addPrefix`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AddPrefix {
-    /// What is put before the path, with its leading slash.
+    /// What is put before the path, not escaped, with its leading slash.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub prefix: String,
 }
 
@@ -18,17 +22,35 @@ impl Build for AddPrefix {
         if self.prefix.is_empty() {
             return Err(BuildError::new("prefix cannot be empty"));
         }
-        Ok(Arc::new(self.clone()))
+        let prefix = path::with_leading_slash(&self.prefix).into_owned();
+        let is_plain = path::escape(prefix.as_bytes()) == prefix;
+        Ok(Arc::new(Add { prefix, is_plain }))
     }
 }
 
-impl Middleware for AddPrefix {
+struct Add {
+    prefix: String,
+    /// True when the prefix reads the same escaped or not, so that it can simply be put in front.
+    is_plain: bool,
+}
+
+impl Add {
+    fn target(&self, escaped: &str) -> Option<String> {
+        if self.is_plain {
+            return Some(format!("{}{escaped}", self.prefix));
+        }
+        let UrlPath { path, raw } = UrlPath::parse(escaped).ok()?;
+        let path = [self.prefix.as_bytes(), &path].concat();
+        let raw = if raw.is_empty() { raw } else { format!("{}{raw}", self.prefix) };
+        Some(UrlPath { path, raw }.escaped())
+    }
+}
+
+impl Middleware for Add {
     fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        let slash = if self.prefix.starts_with('/') { "" } else { "/" };
-        let path = format!("{slash}{}{}", self.prefix, request.path());
-        match request.set_path(&path) {
-            Ok(()) => next.run(request),
-            Err(_) => Box::pin(std::future::ready(reply::empty(http::StatusCode::BAD_REQUEST))),
+        match self.target(request.path()).map(|target| request.set_path(&target)) {
+            Some(Ok(())) => next.run(request),
+            _ => crate::answer(reply::empty(StatusCode::BAD_REQUEST)),
         }
     }
 }
@@ -40,7 +62,23 @@ mod tests {
 
     #[test]
     fn the_path_gets_the_prefix() {
-        let seen = testing::request_after(AddPrefix { prefix: "/api".into() }, get("http://h.test/a?b=c"));
-        assert_eq!(seen.head.uri, "/api/a?b=c");
+        for (prefix, target, expected) in [
+            ("/api", "/a?b=c", "/api/a?b=c"),
+            ("api", "/a", "/api/a"),
+            ("/api/", "/a", "/api//a"),
+            ("/a b", "/c", "/a%20b/c"),
+            ("/a b", "/c%2Fd", "/a%20b/c/d"),
+            ("/api", "/c%2Fd", "/api/c%2Fd"),
+        ] {
+            let options = AddPrefix { prefix: prefix.into() };
+            let seen = testing::request_after(options, get(&format!("http://h.test{target}")));
+            assert_eq!(seen.head.uri.to_string(), expected, "{prefix} {target}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_required() {
+        let error = testing::build_in(&testing::World::default(), AddPrefix::default()).err();
+        assert_eq!(error, Some(BuildError::new("prefix cannot be empty")));
     }
 }

@@ -1,1 +1,58 @@
 //! Services of the gateway's own that a router can name: `api@internal`, `ping@internal`, `noop@internal`.
+//!
+//! They are reached through routers like any other service: those that the settings ask for (`api.insecure`, `ping`,
+//! redirections of entry points) come from a provider called `internal`, further ones from whoever names the service.
+
+mod api;
+mod answers;
+mod dashboard;
+mod provider;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use crate::configuration::Readiness;
+use crate::service::Service;
+use crate::settings::Settings;
+use crate::snapshot::WeakSnapshotHandle;
+
+pub use provider::provided;
+
+/// Name of the provider of all this.
+pub const PROVIDER: &str = "internal";
+
+/// What the gateway's own services look at.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// What is served, from the first snapshot on.
+    pub snapshots: Arc<OnceLock<WeakSnapshotHandle>>,
+    /// Whether all providers have delivered.
+    pub readiness: Arc<Readiness>,
+    /// True while the gateway stops.
+    pub terminating: Arc<AtomicBool>,
+    /// Kinds of the providers, as `/api/overview` names them: `File`, `Docker`.
+    pub providers: Vec<String>,
+}
+
+/// The services, by qualified name.
+pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
+    let mut services: BTreeMap<String, Arc<dyn Service>> = BTreeMap::new();
+    let mut add = |name: &str, service: Arc<dyn Service>| {
+        services.insert(format!("{name}@{PROVIDER}"), service);
+    };
+    add("noop", Arc::new(answers::Noop));
+    if let Some(ping) = &around.settings.ping {
+        add("ping", Arc::new(answers::Ping::new(ping.terminating_status_code, around.terminating.clone())));
+        add("ready", Arc::new(answers::Ready::new(around.readiness.clone(), around.terminating.clone())));
+    }
+    if let Some(options) = &around.settings.api {
+        add("api", Arc::new(api::Api::new(around.clone(), options)));
+        if options.dashboard {
+            add("dashboard", Arc::new(dashboard::Dashboard::new(options)));
+        }
+    }
+    services
+}

@@ -1,12 +1,25 @@
 //! Services: which server a request goes to.
+//!
+//! A [`Service`] answers requests: a load balancer over servers, or a composite of other services. What must outlive
+//! a change of configuration (connections, health, the balance) is owned by the [`Registry`].
+
+mod balance;
+mod failover;
+mod health;
+mod load_balancer;
+mod mirror;
+mod registry;
+mod server;
+mod sticky;
+#[cfg(test)]
+mod tests;
+mod weighted;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use tidegate_config::service::LoadBalancer as LoadBalancerOptions;
-use tidegate_core::{BuildError, Handler};
+use tidegate_core::Handler;
 
-use crate::upstream::Transport;
+pub use registry::Registry;
 
 /// A service that routers and other services can name.
 pub trait Service: Handler {
@@ -16,27 +29,5 @@ pub trait Service: Handler {
     /// `UP` or `DOWN` by server URL, for services with servers of their own.
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         BTreeMap::new()
-    }
-}
-
-/// What services share and keep across snapshots: endpoints with their pools, health, balancing and sticky state, by
-/// (service name, server URL, transport options).
-#[derive(Default)]
-pub struct Registry {}
-
-impl Registry {
-    /// A registry for `workers` workers.
-    pub fn new(_workers: usize) -> Arc<Self> {
-        Arc::new(Self {})
-    }
-
-    /// A service with servers. Endpoints and health of servers that were there before are re-used.
-    pub fn load_balancer(
-        self: &Arc<Self>,
-        _name: &str,
-        _options: &LoadBalancerOptions,
-        _transport: Arc<Transport>,
-    ) -> Result<Arc<dyn Service>, BuildError> {
-        Err(BuildError::new("not built yet"))
     }
 }

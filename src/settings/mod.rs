@@ -2,12 +2,30 @@
 //!
 //! They come from a file, the environment and flags, layered: a later source overrides an earlier one key by key.
 
+mod address;
+mod api;
+mod check;
+mod entry_point;
+mod expand;
+mod load;
+mod logs;
+mod traefik;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tidegate_config::router::{Observability, RouterTls};
 use tidegate_config::transport::ForwardingTimeouts;
-use tidegate_core::values::{Duration, is_default};
+use tidegate_core::values::Duration;
+use tidegate_providers::{docker, file};
+
+pub use address::{Address, Protocol};
+pub use api::{Api, Ping};
+pub use entry_point::*;
+pub use load::{Loaded, load};
+pub use logs::*;
+
+/// The entry point that carries what belongs to the gateway itself: the API and `/ping`.
+pub const INTERNAL_ENTRY_POINT: &str = "traefik";
 
 /// Everything that is fixed at start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +52,38 @@ pub struct Settings {
     /// The access log; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
+}
+
+impl Settings {
+    /// Adds the entry points that need not be written: `http` on `:80` when there is none, and `traefik` on `:8080`
+    /// when the API or `/ping` is on it.
+    pub(crate) fn complete(&mut self) {
+        let on = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
+        if self.entry_points.is_empty() {
+            self.entry_points.insert("http".into(), on(":80"));
+        }
+        let api = self.api.as_ref().is_some_and(|api| api.insecure);
+        let ping = self
+            .ping
+            .as_ref()
+            .is_some_and(|ping| !ping.manual_routing && ping.entry_point == INTERNAL_ENTRY_POINT);
+        if api || ping {
+            self.entry_points.entry(INTERNAL_ENTRY_POINT.into()).or_insert_with(|| on(":8080"));
+        }
+    }
+
+    /// Names of the entry points that serve routers which name none: those with `asDefault`, or else all but
+    /// `traefik`.
+    pub fn default_entry_points(&self) -> Vec<&str> {
+        let named = |wanted: fn(&str, &EntryPoint) -> bool| {
+            let points = self.entry_points.iter().filter(move |(name, point)| wanted(name, point));
+            points.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
+        };
+        match named(|name, point| point.as_default && name != INTERNAL_ENTRY_POINT) {
+            none if none.is_empty() => named(|name, _| name != INTERNAL_ENTRY_POINT),
+            chosen => chosen,
+        }
+    }
 }
 
 /// `global`.
@@ -91,301 +141,6 @@ impl Default for DefaultTransport {
     }
 }
 
-/// `entryPoints.<name>`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct EntryPoint {
-    /// `[host]:port[/tcp|/udp]`.
-    pub address: String,
-    /// Let routers win over the built-in ACME challenge router.
-    #[serde(rename = "allowACMEByPass", skip_serializing_if = "is_default")]
-    pub allow_acme_by_pass: bool,
-    /// Share the port with other processes.
-    #[serde(skip_serializing_if = "is_default")]
-    pub reuse_port: bool,
-    /// Serve routers that name no entry point.
-    #[serde(skip_serializing_if = "is_default")]
-    pub as_default: bool,
-    /// Timeouts and life cycle.
-    pub transport: EntryPointTransport,
-    /// PROXY protocol from trusted peers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy_protocol: Option<ProxyProtocol>,
-    /// Whose `X-Forwarded-*` are believed.
-    pub forwarded_headers: ForwardedHeaders,
-    /// HTTP.
-    pub http: EntryPointHttp,
-    /// HTTP/2.
-    pub http2: Http2,
-    /// UDP.
-    pub udp: Udp,
-    /// Defaults for routers.
-    pub observability: EntryPointObservability,
-}
-
-/// `transport`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct EntryPointTransport {
-    /// How it stops.
-    pub life_cycle: LifeCycle,
-    /// Timeouts towards clients.
-    pub responding_timeouts: RespondingTimeouts,
-    /// Longest life of a connection; 0 for any.
-    #[serde(skip_serializing_if = "is_default")]
-    pub keep_alive_max_time: Duration,
-    /// Most requests of a connection; 0 for any.
-    #[serde(skip_serializing_if = "is_default")]
-    pub keep_alive_max_requests: u64,
-}
-
-/// `transport.lifeCycle`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct LifeCycle {
-    /// Time for which connections are still accepted after SIGTERM.
-    #[serde(skip_serializing_if = "is_default")]
-    pub request_accept_grace_timeout: Duration,
-    /// Time for open requests to finish after that.
-    pub grace_time_out: Duration,
-}
-
-impl Default for LifeCycle {
-    fn default() -> Self {
-        Self { request_accept_grace_timeout: Duration::default(), grace_time_out: Duration::from_secs(10) }
-    }
-}
-
-/// `transport.respondingTimeouts`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct RespondingTimeouts {
-    /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 for any.
-    pub read_timeout: Duration,
-    /// Longest time for writing the answer; 0 for any.
-    #[serde(skip_serializing_if = "is_default")]
-    pub write_timeout: Duration,
-    /// Longest time an idle connection is kept; 0 for ever.
-    pub idle_timeout: Duration,
-}
-
-impl Default for RespondingTimeouts {
-    fn default() -> Self {
-        Self {
-            read_timeout: Duration::from_secs(60),
-            write_timeout: Duration::default(),
-            idle_timeout: Duration::from_secs(180),
-        }
-    }
-}
-
-/// `proxyProtocol`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct ProxyProtocol {
-    /// Trust everybody.
-    #[serde(skip_serializing_if = "is_default")]
-    pub insecure: bool,
-    /// Trust these.
-    #[serde(rename = "trustedIPs", skip_serializing_if = "Vec::is_empty")]
-    pub trusted_ips: Vec<String>,
-}
-
-/// `forwardedHeaders`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct ForwardedHeaders {
-    /// Trust everybody.
-    #[serde(skip_serializing_if = "is_default")]
-    pub insecure: bool,
-    /// Trust these.
-    #[serde(rename = "trustedIPs", skip_serializing_if = "Vec::is_empty")]
-    pub trusted_ips: Vec<String>,
-    /// Headers that stay although `Connection` lists them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub connection: Vec<String>,
-    /// Leave `X-Forwarded-For` as it is.
-    #[serde(skip_serializing_if = "is_default")]
-    pub not_append_x_forwarded_for: bool,
-}
-
-/// `http`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct EntryPointHttp {
-    /// Redirection of everything.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redirections: Option<Redirections>,
-    /// Middlewares before every router's own; qualified names.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub middlewares: Vec<String>,
-    /// `tls` for routers that have none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<RouterTls>,
-    /// Encoded characters that a path may have.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub encoded_characters: Option<EncodedCharacters>,
-    /// `;` in queries becomes `%3B` instead of `&`.
-    #[serde(skip_serializing_if = "is_default")]
-    pub encode_query_semicolons: bool,
-    /// Resolve `.` and `..` and merge slashes before routing.
-    pub sanitize_path: bool,
-    /// Largest request head, in bytes.
-    pub max_header_bytes: usize,
-    /// What happens to headers that alias another once `_` and `.` are read as `-`: empty or `keep`, `delete`, `reject`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub alias_headers_strategy: String,
-    /// Deprecated: the same for `_` alone.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub underscore_headers_strategy: String,
-}
-
-impl Default for EntryPointHttp {
-    fn default() -> Self {
-        Self {
-            redirections: None,
-            middlewares: Vec::new(),
-            tls: None,
-            encoded_characters: None,
-            encode_query_semicolons: false,
-            sanitize_path: true,
-            max_header_bytes: 1_048_576,
-            alias_headers_strategy: String::new(),
-            underscore_headers_strategy: String::new(),
-        }
-    }
-}
-
-/// `http.redirections`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Redirections {
-    /// To another entry point.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub entry_point: Option<RedirectEntryPoint>,
-}
-
-/// `http.redirections.entryPoint`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct RedirectEntryPoint {
-    /// Name of an entry point, or `:port`.
-    pub to: String,
-    /// Scheme.
-    pub scheme: String,
-    /// Permanent.
-    pub permanent: bool,
-    /// Priority of the router that does it.
-    pub priority: i64,
-}
-
-impl Default for RedirectEntryPoint {
-    fn default() -> Self {
-        Self { to: String::new(), scheme: "https".into(), permanent: true, priority: i64::MAX - 1 }
-    }
-}
-
-/// `http.encodedCharacters`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct EncodedCharacters {
-    pub allow_encoded_slash: bool,
-    pub allow_encoded_back_slash: bool,
-    pub allow_encoded_null_character: bool,
-    pub allow_encoded_semicolon: bool,
-    pub allow_encoded_percent: bool,
-    pub allow_encoded_question_mark: bool,
-    pub allow_encoded_hash: bool,
-}
-
-impl Default for EncodedCharacters {
-    fn default() -> Self {
-        Self {
-            allow_encoded_slash: true,
-            allow_encoded_back_slash: true,
-            allow_encoded_null_character: true,
-            allow_encoded_semicolon: true,
-            allow_encoded_percent: true,
-            allow_encoded_question_mark: true,
-            allow_encoded_hash: true,
-        }
-    }
-}
-
-/// `http2`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Http2 {
-    /// Most open streams of one connection.
-    pub max_concurrent_streams: u32,
-    /// HPACK table for what clients send, in bytes.
-    pub max_decoder_header_table_size: u32,
-    /// HPACK table for what we send, in bytes.
-    pub max_encoder_header_table_size: u32,
-}
-
-impl Default for Http2 {
-    fn default() -> Self {
-        Self {
-            max_concurrent_streams: 250,
-            max_decoder_header_table_size: 4096,
-            max_encoder_header_table_size: 4096,
-        }
-    }
-}
-
-/// `udp`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Udp {
-    /// Longest silence of a session.
-    pub timeout: Duration,
-}
-
-impl Default for Udp {
-    fn default() -> Self {
-        Self { timeout: Duration::from_secs(3) }
-    }
-}
-
-/// `observability` of an entry point.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct EntryPointObservability {
-    /// Write access-log lines.
-    pub access_logs: bool,
-    /// Count in metrics.
-    pub metrics: bool,
-    /// Make spans.
-    pub tracing: bool,
-    /// `minimal` or `detailed`.
-    pub trace_verbosity: String,
-}
-
-impl Default for EntryPointObservability {
-    fn default() -> Self {
-        Self { access_logs: true, metrics: true, tracing: true, trace_verbosity: "minimal".into() }
-    }
-}
-
-impl EntryPointObservability {
-    /// A router's own observability, with this entry point's where it says nothing.
-    pub fn for_router(&self, router: Option<&Observability>) -> EntryPointObservability {
-        let own = router.cloned().unwrap_or_default();
-        Self {
-            access_logs: own.access_logs.unwrap_or(self.access_logs),
-            metrics: own.metrics.unwrap_or(self.metrics),
-            tracing: own.tracing.unwrap_or(self.tracing),
-            trace_verbosity: if own.trace_verbosity.is_empty() {
-                self.trace_verbosity.clone()
-            } else {
-                own.trace_verbosity
-            },
-        }
-    }
-}
-
 /// `providers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -394,177 +149,21 @@ pub struct Providers {
     pub providers_throttle_duration: Duration,
     /// Which provider wins when priorities are equal.
     pub precedence: Vec<String>,
+    /// Containers of a Docker host; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<docker::Options>,
+    /// Files; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<file::Options>,
 }
 
 impl Default for Providers {
     fn default() -> Self {
-        Self { providers_throttle_duration: Duration::from_secs(2), precedence: Vec::new() }
-    }
-}
-
-/// `api`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Api {
-    /// On the entry point `traefik`, without a router.
-    pub insecure: bool,
-    /// With the dashboard.
-    pub dashboard: bool,
-    /// With debug endpoints.
-    pub debug: bool,
-    /// Read for compatibility.
-    pub disable_dashboard_ad: bool,
-    /// Title of the dashboard.
-    pub dashboard_name: String,
-    /// Where API and dashboard begin.
-    pub base_path: String,
-}
-
-impl Default for Api {
-    fn default() -> Self {
         Self {
-            insecure: false,
-            dashboard: true,
-            debug: false,
-            disable_dashboard_ad: false,
-            dashboard_name: String::new(),
-            base_path: "/".into(),
+            providers_throttle_duration: Duration::from_secs(2),
+            precedence: Vec::new(),
+            docker: None,
+            file: None,
         }
-    }
-}
-
-/// `ping`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Ping {
-    /// Entry point.
-    pub entry_point: String,
-    /// No router is made for it.
-    pub manual_routing: bool,
-    /// Status while stopping.
-    pub terminating_status_code: u16,
-}
-
-impl Default for Ping {
-    fn default() -> Self {
-        Self { entry_point: "traefik".into(), manual_routing: false, terminating_status_code: 503 }
-    }
-}
-
-/// `log`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Log {
-    /// `TRACE`, `DEBUG`, `INFO`, `WARN`, `ERROR`, `FATAL` or `PANIC`.
-    pub level: String,
-    /// `common` or `json`.
-    pub format: String,
-    /// File instead of standard output.
-    pub file_path: String,
-    /// Without colours.
-    pub no_color: bool,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "ERROR".into(), format: "common".into(), file_path: String::new(), no_color: false }
-    }
-}
-
-/// `accessLog`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct AccessLog {
-    /// File instead of standard output.
-    pub file_path: String,
-    /// `common`, `genericCLF` or `json`.
-    pub format: String,
-    /// Lines held back before they are written; 0 for none.
-    pub buffering_size: usize,
-    /// Log requests to internal services too.
-    pub add_internals: bool,
-    /// Which requests are logged.
-    pub filters: AccessLogFilters,
-    /// Which fields are logged.
-    pub fields: AccessLogFields,
-}
-
-impl Default for AccessLog {
-    fn default() -> Self {
-        Self {
-            file_path: String::new(),
-            format: "common".into(),
-            buffering_size: 0,
-            add_internals: false,
-            filters: AccessLogFilters::default(),
-            fields: AccessLogFields::default(),
-        }
-    }
-}
-
-/// `accessLog.filters`: a request is logged when any of them holds, or when there is none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct AccessLogFilters {
-    /// Statuses and ranges (`400-499`).
-    pub status_codes: Vec<String>,
-    /// Requests that were sent again.
-    pub retry_attempts: bool,
-    /// Requests that took at least this long.
-    pub min_duration: Duration,
-}
-
-/// `accessLog.fields`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct AccessLogFields {
-    /// `keep` or `drop`.
-    pub default_mode: String,
-    /// The same by field.
-    pub names: BTreeMap<String, String>,
-    /// Headers.
-    pub headers: AccessLogHeaders,
-    /// Query parameters.
-    pub query_parameters: AccessLogQuery,
-}
-
-impl Default for AccessLogFields {
-    fn default() -> Self {
-        Self {
-            default_mode: "keep".into(),
-            names: BTreeMap::new(),
-            headers: AccessLogHeaders::default(),
-            query_parameters: AccessLogQuery::default(),
-        }
-    }
-}
-
-/// `accessLog.fields.headers`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct AccessLogHeaders {
-    /// `keep`, `drop` or `redact`.
-    pub default_mode: String,
-    /// The same by header.
-    pub names: BTreeMap<String, String>,
-}
-
-impl Default for AccessLogHeaders {
-    fn default() -> Self {
-        Self { default_mode: "drop".into(), names: BTreeMap::new() }
-    }
-}
-
-/// `accessLog.fields.queryParameters`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct AccessLogQuery {
-    /// `keep` or `drop`.
-    pub default_mode: String,
-}
-
-impl Default for AccessLogQuery {
-    fn default() -> Self {
-        Self { default_mode: "keep".into() }
     }
 }

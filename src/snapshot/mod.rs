@@ -1,9 +1,15 @@
 //! A compiled configuration: immutable, taken once by each request and kept to its end.
 
+mod attach;
+mod build;
+mod compile;
+mod files;
 pub mod report;
+mod routes;
+mod services;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use tidegate_core::{Handler, Middleware};
@@ -12,6 +18,8 @@ use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
 use crate::tls::TlsStore;
+pub use compile::{Compiled, Environment, compile};
+pub use files::Files;
 use report::Report;
 
 /// What one configuration compiles to.
@@ -67,8 +75,24 @@ impl SnapshotHandle {
         self.0.load_full()
     }
 
+    /// A handle that keeps nothing alive, for what a snapshot itself holds.
+    pub fn downgrade(&self) -> WeakSnapshotHandle {
+        WeakSnapshotHandle(Arc::downgrade(&self.0))
+    }
+
     /// Replaces the snapshot. Open requests finish on the one they began with.
     pub fn store(&self, next: Arc<Snapshot>) {
         self.0.store(next);
+    }
+}
+
+/// A [`SnapshotHandle`] that keeps nothing alive.
+#[derive(Clone, Default)]
+pub struct WeakSnapshotHandle(Weak<ArcSwap<Snapshot>>);
+
+impl WeakSnapshotHandle {
+    /// The handle, unless the gateway is gone.
+    pub fn upgrade(&self) -> Option<SnapshotHandle> {
+        self.0.upgrade().map(SnapshotHandle)
     }
 }

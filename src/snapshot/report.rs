@@ -1,13 +1,18 @@
 //! What became of each object of a configuration: the API, the log and `check` read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use tidegate_config::{Config, ObjectRef, Problem};
+use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
+
+use super::attach::{self, Attached, provider_of, qualify};
+use super::routes::Outcome;
+use crate::settings::Settings;
 
 /// The outcome of compiling one configuration.
 #[derive(Default)]
 pub struct Report {
-    /// The merged configuration, names qualified, as providers gave it (defaults filled in).
+    /// The merged configuration, names qualified, as providers gave it (defaults filled in). Routers stand as they are
+    /// served: split by entry point where the entry points differ.
     pub config: Config,
     /// What is known of each object.
     pub objects: BTreeMap<ObjectRef, ObjectReport>,
@@ -29,7 +34,7 @@ pub struct ObjectReport {
 }
 
 /// Whether an object serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// It serves.
     #[default]
@@ -38,4 +43,159 @@ pub enum Status {
     Warning,
     /// It does not serve.
     Disabled,
+}
+
+impl Status {
+    /// The word that the API has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Warning => "warning",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl Report {
+    /// What is known of one object.
+    pub fn object(&self, kind: Kind, name: &str) -> Option<&ObjectReport> {
+        self.objects.get(&ObjectRef { kind, name: name.to_owned() })
+    }
+}
+
+/// What compiling has found out.
+pub(super) struct Findings<'a> {
+    pub(super) config: Config,
+    pub(super) origins: Origins,
+    pub(super) problems: Vec<Problem>,
+    pub(super) attached: Vec<Attached>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) failures: BTreeMap<ObjectRef, Vec<String>>,
+    pub(super) settings: &'a Settings,
+}
+
+/// Puts the report together.
+pub(super) fn assemble(findings: Findings<'_>) -> Report {
+    let Findings { mut config, origins, problems, attached, outcomes, failures, settings } = findings;
+    let mut report = Report { problems, ..Report::default() };
+    let mut services: HashMap<String, Vec<String>> = HashMap::new();
+    let mut middlewares: HashMap<String, Vec<String>> = HashMap::new();
+    config.http.routers.clear();
+    for (router, outcome) in attached.into_iter().zip(outcomes) {
+        for middleware in &router.router.middlewares {
+            middlewares.entry(middleware.clone()).or_default().push(router.name.clone());
+        }
+        if !router.router.service.is_empty() {
+            let service = qualify(&router.router.service, provider_of(&router.name));
+            services.entry(service).or_default().push(router.name.clone());
+        }
+        let source = ObjectRef { kind: Kind::Router, name: router.source };
+        let object = ObjectRef { kind: Kind::Router, name: router.name.clone() };
+        let mut used_by = router.router.entry_points.clone();
+        used_by.retain(|name| settings.entry_points.contains_key(name));
+        used_by.sort();
+        let priority = router.router.priority;
+        let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
+        report.add(object, known, outcome, origins.get(&source));
+        config.http.routers.insert(router.name, router.router);
+    }
+    for (kind, names, users) in [
+        (Kind::Service, config.http.services.keys().collect::<Vec<_>>(), &mut services),
+        (Kind::Middleware, config.http.middlewares.keys().collect(), &mut middlewares),
+        (Kind::ServersTransport, config.http.servers_transports.keys().collect(), &mut HashMap::new()),
+    ] {
+        for name in names {
+            let object = ObjectRef { kind, name: name.clone() };
+            let errors = failures.get(&object).cloned().unwrap_or_default();
+            let mut used_by = users.remove(name).unwrap_or_default();
+            used_by.sort();
+            let origin = origins.get(&object);
+            let known = ObjectReport { used_by, ..ObjectReport::default() };
+            report.add(object, known, Outcome { errors, warnings: Vec::new() }, origin);
+        }
+    }
+    streams(&mut report, &mut config, settings, &origins);
+    report.config = config;
+    report
+}
+
+impl Report {
+    /// Adds an object, and a problem for each thing that is wrong with it and is not told yet.
+    fn add(&mut self, object: ObjectRef, mut known: ObjectReport, outcome: Outcome, origin: Option<&Origin>) {
+        known.status = match (&outcome.errors[..], &outcome.warnings[..]) {
+            ([], []) => Status::Enabled,
+            ([], _) => Status::Warning,
+            _ => Status::Disabled,
+        };
+        known.errors = [outcome.warnings, outcome.errors].concat();
+        for message in &known.errors {
+            let told = |problem: &Problem| problem.object.as_ref() == Some(&object) && problem.message == *message;
+            if !self.problems.iter().any(told) {
+                self.problems.push(Problem {
+                    origin: origin.cloned().unwrap_or(Origin::Internal),
+                    object: Some(object.clone()),
+                    message: message.clone(),
+                    excerpt: None,
+                });
+            }
+        }
+        self.objects.insert(object, known);
+    }
+}
+
+/// TCP and UDP are read and shown, but not served.
+fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origins: &Origins) {
+    let http = attach::default_entry_points(settings);
+    let mut users: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
+    for (name, router) in &mut config.tcp.routers {
+        if router.entry_points.is_empty() {
+            router.entry_points.clone_from(&http);
+        }
+        if router.priority == 0 {
+            let catch_all = matches!(router.rule.as_str(), "HostSNI(`*`)" | "HostSNI(\"*\")");
+            router.priority = if catch_all { -1 } else { i64::try_from(router.rule.len()).unwrap_or(i64::MAX) };
+        }
+        for middleware in &mut router.middlewares {
+            *middleware = qualify(middleware, provider_of(name));
+            let object = ObjectRef { kind: Kind::TcpMiddleware, name: middleware.clone() };
+            users.entry(object).or_default().push(name.clone());
+        }
+        let service = ObjectRef { kind: Kind::TcpService, name: qualify(&router.service, provider_of(name)) };
+        users.entry(service).or_default().push(name.clone());
+        let known = ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
+        let known = ObjectReport { priority: router.priority, ..known };
+        unsupported(report, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
+    }
+    for (name, router) in &config.udp.routers {
+        let points: Vec<String> = if router.entry_points.is_empty() {
+            settings.entry_points.iter().filter(|(_, point)| attach::is_udp(point)).map(|(n, _)| n.clone()).collect()
+        } else {
+            known_points(&router.entry_points, settings)
+        };
+        let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };
+        users.entry(service).or_default().push(name.clone());
+        let known = ObjectReport { used_by: points, ..ObjectReport::default() };
+        unsupported(report, Kind::UdpRouter, name, known, "UDP routers are not supported yet", origins);
+    }
+    let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
+    let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
+    let middlewares = config.tcp.middlewares.keys().map(|name| (Kind::TcpMiddleware, name));
+    for (kind, name) in services.chain(udp).chain(middlewares) {
+        let object = ObjectRef { kind, name: name.clone() };
+        let used_by = users.remove(&object).unwrap_or_default();
+        report.objects.insert(object, ObjectReport { used_by, ..ObjectReport::default() });
+    }
+}
+
+fn unsupported(report: &mut Report, kind: Kind, name: &str, known: ObjectReport, why: &str, origins: &Origins) {
+    let object = ObjectRef { kind, name: name.to_owned() };
+    let origin = origins.get(&object);
+    report.add(object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
+}
+
+fn known_points(wanted: &[String], settings: &Settings) -> Vec<String> {
+    let mut known: Vec<String> =
+        wanted.iter().filter(|name| settings.entry_points.contains_key(*name)).cloned().collect();
+    known.sort();
+    known
 }

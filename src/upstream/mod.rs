@@ -1,43 +1,134 @@
 //! Sends one request to one server: connections, pools, timeouts, upgrades.
+//!
+//! A [`Transport`] says how servers are spoken to, an [`Endpoint`] is one server under one transport and owns its
+//! connections, and [`Client`] sends the requests that the gateway makes itself.
+
+mod client;
+mod connect;
+mod dns;
+mod fields;
+mod pool;
+mod send;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transport;
+mod upgrade;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use tidegate_config::transport::ServersTransport;
+use http::HeaderValue;
+use parking_lot::Mutex;
 use tidegate_core::{BuildError, Request, Response, UpstreamError};
 
-/// How servers are talked to: a checked [`ServersTransport`].
-pub struct Transport {}
-
-impl Transport {
-    /// Checks the options and prepares TLS. `file` reads a file that is named in them (and has it watched).
-    pub fn build(
-        _options: &ServersTransport,
-        _file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
-    ) -> Result<Arc<Self>, BuildError> {
-        Ok(Arc::new(Self {}))
-    }
-}
+pub use client::Client;
+use connect::Target;
+use pool::Pool;
+pub use transport::Transport;
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.
 pub struct Endpoint {
-    url: String,
+    url: Arc<str>,
+    address: Arc<str>,
+    authority: HeaderValue,
+    target: Target,
+    transport: Arc<Transport>,
+    pools: Box<[Mutex<Pool>]>,
+    in_flight: AtomicUsize,
 }
 
 impl Endpoint {
     /// An endpoint for `http://host:port`, `https://host:port` or `h2c://host:port`, with a pool for each of
     /// `workers` workers.
-    pub fn new(url: &str, _transport: Arc<Transport>, _workers: usize) -> Result<Arc<Self>, BuildError> {
-        Ok(Arc::new(Self { url: url.to_owned() }))
+    pub fn new(url: &str, transport: Arc<Transport>, workers: usize) -> Result<Arc<Self>, BuildError> {
+        let target = Target::parse(url)?;
+        let authority = HeaderValue::from_str(&target.authority).map_err(|_| {
+            BuildError::new(format!("server URL `{url}`: the host has characters it may not have"))
+        })?;
+        let workers = workers.max(1);
+        Ok(Arc::new(Self {
+            url: Arc::from(url),
+            address: Arc::from(target.address.as_str()),
+            authority,
+            target,
+            transport,
+            pools: (0..workers).map(|_| Mutex::default()).collect(),
+            in_flight: AtomicUsize::new(0),
+        }))
     }
 
     /// The URL as given.
-    pub fn url(&self) -> &str {
+    pub fn url(&self) -> &Arc<str> {
         &self.url
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// What the `Host` header says when the client's is not passed on: host and, unless it is the default, port.
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
+    /// The path of the URL without a slash at its end; empty for none.
+    pub fn path(&self) -> &str {
+        &self.target.path
+    }
+
+    /// Requests that are under way: sent, and their answers not yet read to the end. Open upgrades count.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Sends a request whose headers are ready for the server; hop-by-hop headers are dealt with here, and an
     /// upgrade is carried through. Fails without having consumed anything from the server's answer.
-    pub async fn send(&self, _request: Request) -> Result<Response, UpstreamError> {
-        Err(UpstreamError::Internal("not built yet".into()))
+    ///
+    /// Dropping the future cancels the request.
+    pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
+        let body = request.body;
+        self.try_send(request.head, body).await.map_err(|failure| failure.error)
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        for pool in &self.pools {
+            let expired = pool.lock().expired(now);
+            drop(expired);
+        }
+    }
+
+    /// Idle HTTP/1 connections and open HTTP/2 connections, over all workers.
+    pub fn connections(&self) -> usize {
+        self.pools.iter().map(|pool| pool.lock().len()).sum()
+    }
+
+    /// Idle HTTP/1 connections that one worker keeps.
+    fn idle_limit(&self) -> usize {
+        self.transport.max_idle().div_ceil(self.pools.len())
+    }
+
+    fn pool(&self, worker: usize) -> &Mutex<Pool> {
+        &self.pools[worker % self.pools.len()]
+    }
+}
+
+/// Counts one request of an endpoint for as long as it lives.
+struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    fn begin(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,46 @@
+//! The one decoder: fills any type from a [`Node`], with the same rules for labels and files.
+//!
+//! Keys of structs are matched without case; numbers and booleans are read from text; text splits at commas where a
+//! list is wanted; `true` where a struct is wanted means all its defaults. Every error names the key and its origin.
+
+mod config;
+mod error;
+mod reader;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use config::decode_config;
+pub use error::DecodeError;
+
+use crate::tree::Node;
+use reader::Reader;
+
+/// Fills a value from a node.
+///
+/// An optional struct that is given as `false` (`tls: false`) is left out, as in Traefik.
+pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, DecodeError> {
+    match decode_once(node) {
+        Err(error) if error.is_switched_off() => without_switched_off(node.clone(), error),
+        outcome => outcome,
+    }
+}
+
+fn decode_once<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, DecodeError> {
+    T::deserialize(Reader::new(node)).map_err(|error| error.at(&node.origin))
+}
+
+/// Serde cannot turn a `false` inside an `Option` into `None` once it has gone for the struct, so that key is taken
+/// out and everything is decoded again. It happens rarely, and each time there is one key less.
+fn without_switched_off<T: DeserializeOwned>(
+    mut node: Node,
+    mut error: DecodeError,
+) -> Result<T, DecodeError> {
+    while node.remove_steps(error.steps()) {
+        match decode_once(&node) {
+            Err(next) if next.is_switched_off() => error = next,
+            outcome => return outcome,
+        }
+    }
+    Err(error)
+}

@@ -1,0 +1,318 @@
+//! The dynamic configuration, object by object: one broken object leaves the others as they are.
+
+use serde::de::DeserializeOwned;
+
+use super::{DecodeError, decode};
+use crate::origin::{Kind, ObjectRef, Origin, Problem};
+use crate::router::Router;
+use crate::tcp::{TcpRouter, UdpRouter};
+use crate::tree::{Node, Table, Value};
+use crate::{Map, Provided, suggest};
+
+/// Most keys of a router that are dropped before it is given up: a mistake has fewer.
+const MOST_TRIES: usize = 100;
+
+/// Decodes a dynamic configuration (`http`, `tcp`, `udp` and `tls`).
+///
+/// Every object is decoded for itself. A broken one is a [`Problem`] that names it, with its origin and key, and is
+/// left out; a broken router keeps what decodes, so that its rule still holds its traffic. The objects of
+/// `tls.certificates` have no names: they are called `0`, `1`, … by their place in the list.
+pub fn decode_config(node: &Node) -> Provided {
+    let mut decoder = ConfigDecoder::default();
+    decoder.config(node);
+    decoder.out
+}
+
+#[derive(Default)]
+struct ConfigDecoder {
+    out: Provided,
+}
+
+impl ConfigDecoder {
+    fn config(&mut self, node: &Node) {
+        for (key, part) in self.table("", node) {
+            match key.to_ascii_lowercase().as_str() {
+                "http" => self.http(part),
+                "tcp" => self.tcp(part),
+                "udp" => self.udp(part),
+                "tls" => self.tls(part),
+                _ => self.unknown(key, key, part, &["http", "tcp", "udp", "tls"]),
+            }
+        }
+    }
+
+    fn http(&mut self, node: &Node) {
+        for (key, part) in self.table("http", node) {
+            match key.to_ascii_lowercase().as_str() {
+                "routers" => {
+                    self.out.config.http.routers = self.routers::<Router>(Kind::Router, "http.routers", part)
+                }
+                "services" => {
+                    self.out.config.http.services = self.objects(Kind::Service, "http.services", part)
+                }
+                "middlewares" => {
+                    self.out.config.http.middlewares =
+                        self.objects(Kind::Middleware, "http.middlewares", part);
+                }
+                "serverstransports" => {
+                    self.out.config.http.servers_transports =
+                        self.objects(Kind::ServersTransport, "http.serversTransports", part);
+                }
+                _ => {
+                    let known = ["routers", "services", "middlewares", "serversTransports"];
+                    self.unknown(&format!("http.{key}"), key, part, &known);
+                }
+            }
+        }
+    }
+
+    fn tcp(&mut self, node: &Node) {
+        for (key, part) in self.table("tcp", node) {
+            match key.to_ascii_lowercase().as_str() {
+                "routers" => {
+                    self.out.config.tcp.routers =
+                        self.routers::<TcpRouter>(Kind::TcpRouter, "tcp.routers", part);
+                }
+                "services" => {
+                    self.out.config.tcp.services = self.objects(Kind::TcpService, "tcp.services", part)
+                }
+                "middlewares" => {
+                    self.out.config.tcp.middlewares =
+                        self.objects(Kind::TcpMiddleware, "tcp.middlewares", part);
+                }
+                "serverstransports" => {
+                    self.out.config.tcp.servers_transports =
+                        self.objects(Kind::TcpServersTransport, "tcp.serversTransports", part);
+                }
+                _ => {
+                    let known = ["routers", "services", "middlewares", "serversTransports"];
+                    self.unknown(&format!("tcp.{key}"), key, part, &known);
+                }
+            }
+        }
+    }
+
+    fn udp(&mut self, node: &Node) {
+        for (key, part) in self.table("udp", node) {
+            match key.to_ascii_lowercase().as_str() {
+                "routers" => {
+                    self.out.config.udp.routers =
+                        self.routers::<UdpRouter>(Kind::UdpRouter, "udp.routers", part);
+                }
+                "services" => {
+                    self.out.config.udp.services = self.objects(Kind::UdpService, "udp.services", part)
+                }
+                _ => self.unknown(&format!("udp.{key}"), key, part, &["routers", "services"]),
+            }
+        }
+    }
+
+    fn tls(&mut self, node: &Node) {
+        for (key, part) in self.table("tls", node) {
+            match key.to_ascii_lowercase().as_str() {
+                "options" => {
+                    self.out.config.tls.options = self.objects(Kind::TlsOptions, "tls.options", part)
+                }
+                "stores" => self.out.config.tls.stores = self.objects(Kind::TlsStore, "tls.stores", part),
+                "certificates" => self.certificates(part),
+                _ => self.unknown(&format!("tls.{key}"), key, part, &["options", "stores", "certificates"]),
+            }
+        }
+    }
+
+    fn certificates(&mut self, node: &Node) {
+        let list: Vec<&Node> = match &node.value {
+            Value::List(list) => list.iter().collect(),
+            Value::Null => Vec::new(),
+            Value::Leaf(text) if text.is_empty() => Vec::new(),
+            Value::Table(table) if table.as_list().is_some() => {
+                table.as_list().unwrap_or_default().into_iter().map(|(_, node)| node).collect()
+            }
+            _ => return self.problem(&node.origin, None, "tls.certificates: expected a list".into()),
+        };
+        for (index, node) in list.into_iter().enumerate() {
+            let object = ObjectRef { kind: Kind::Certificate, name: index.to_string() };
+            self.out.origins.insert(object.clone(), node.origin.clone());
+            match decode(node) {
+                Ok(certificate) => self.out.config.tls.certificates.push(certificate),
+                Err(error) => self.broken(object, &format!("tls.certificates[{index}]"), &error),
+            }
+        }
+    }
+
+    /// Named objects; a broken one is left out.
+    fn objects<T: DeserializeOwned>(&mut self, kind: Kind, section: &str, node: &Node) -> Map<T> {
+        let mut objects = Map::new();
+        for (name, node) in self.table(section, node) {
+            let object = self.object(kind, name, node);
+            match decode(node) {
+                Ok(value) => drop(objects.insert(name.to_owned(), value)),
+                Err(error) => self.broken(object, &format!("{section}.{name}"), &error),
+            }
+        }
+        objects
+    }
+
+    /// Named routers; a broken one keeps what decodes.
+    fn routers<T: DeserializeOwned>(&mut self, kind: Kind, section: &str, node: &Node) -> Map<T> {
+        let mut routers = Map::new();
+        for (name, node) in self.table(section, node) {
+            let object = self.object(kind, name, node);
+            match decode(node) {
+                Ok(router) => drop(routers.insert(name.to_owned(), router)),
+                Err(error) => {
+                    let rest = self.what_decodes(object, &format!("{section}.{name}"), node, error);
+                    routers.extend(rest.map(|router| (name.to_owned(), router)));
+                }
+            }
+        }
+        routers
+    }
+
+    /// Drops the offending keys one by one until the rest decodes. Each try has one key less.
+    fn what_decodes<T: DeserializeOwned>(
+        &mut self,
+        object: ObjectRef,
+        path: &str,
+        node: &Node,
+        mut error: DecodeError,
+    ) -> Option<T> {
+        let mut rest = node.clone();
+        for _ in 0..MOST_TRIES {
+            self.broken(object.clone(), path, &error);
+            if !error.remove_from(&mut rest) {
+                return None;
+            }
+            match decode(&rest) {
+                Ok(router) => return Some(router),
+                Err(next) => error = next,
+            }
+        }
+        self.problem(&node.origin, Some(object), format!("{path}: more than {MOST_TRIES} keys are wrong"));
+        None
+    }
+
+    fn object(&mut self, kind: Kind, name: &str, node: &Node) -> ObjectRef {
+        let object = ObjectRef { kind, name: name.to_owned() };
+        self.out.origins.insert(object.clone(), node.origin.clone());
+        object
+    }
+
+    fn table<'n>(&mut self, path: &str, node: &'n Node) -> Vec<(&'n str, &'n Node)> {
+        match &node.value {
+            Value::Table(table) => Table::iter(table).collect(),
+            // Traefik refuses empty containers; they say nothing, so nothing is wrong with them.
+            Value::Null => Vec::new(),
+            Value::Leaf(text) if text.is_empty() => Vec::new(),
+            _ => {
+                let place = if path.is_empty() { "the configuration" } else { path };
+                self.problem(&node.origin, None, format!("{place}: expected a table of names"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn unknown(&mut self, path: &str, key: &str, node: &Node, known: &[&str]) {
+        self.problem(
+            &node.origin,
+            None,
+            format!("{path}: unknown key: {}", suggest::alternatives(key, known)),
+        );
+    }
+
+    fn broken(&mut self, object: ObjectRef, path: &str, error: &DecodeError) {
+        let inner = error.path();
+        // A problem names its object; only what is inside needs its path.
+        let message = match inner.starts_with('[') {
+            _ if inner.is_empty() => error.message().to_owned(),
+            true => format!("{path}{inner}: {}", error.message()),
+            false => format!("{path}.{inner}: {}", error.message()),
+        };
+        self.problem(&error.origin(), Some(object), message);
+    }
+
+    fn problem(&mut self, origin: &Origin, object: Option<ObjectRef>, message: String) {
+        self.out.problems.push(Problem { origin: origin.clone(), object, message, excerpt: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::yaml;
+
+    fn decoded(text: &str) -> Provided {
+        decode_config(&yaml::read("f.yml", text.as_bytes()).expect("valid YAML"))
+    }
+
+    #[test]
+    fn objects_decode_with_their_origins() {
+        let provided = decoded(
+            "http:\n  routers:\n    r:\n      rule: Host(`a`)\n      service: s\n      tls: {}\n  services:\n    s:\n      \
+             loadBalancer:\n        servers:\n        - url: http://127.0.0.1\n",
+        );
+        assert_eq!(provided.problems, []);
+        let router = &provided.config.http.routers["r"];
+        assert_eq!((router.rule.as_str(), router.tls.is_some()), ("Host(`a`)", true));
+        let origin = &provided.origins[&ObjectRef { kind: Kind::Router, name: "r".into() }];
+        assert_eq!(*origin, Origin::File { path: "f.yml".into(), line: 3, column: 5 });
+        let balancer = provided.config.http.services["s"].load_balancer.as_ref().expect("a balancer");
+        assert_eq!(balancer.servers[0].url, "http://127.0.0.1");
+    }
+
+    #[test]
+    fn a_broken_router_keeps_what_decodes_and_names_its_keys() {
+        let provided = decoded(
+            "http:\n  routers:\n    r:\n      rule: Host(`a`)\n      entrypoint: web\n      priority: high\n      service: s\n      \
+             tls:\n        certresolvr: x\n    ok: {rule: PathPrefix(`/`), service: s}\n",
+        );
+        let router = &provided.config.http.routers["r"];
+        assert_eq!((router.rule.as_str(), router.service.as_str()), ("Host(`a`)", "s"));
+        assert!(router.tls.is_some(), "it stays a TLS router");
+        assert!(provided.config.http.routers.contains_key("ok"));
+        let shown: Vec<String> = provided.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "f.yml:5: router r: http.routers.r.entrypoint: unknown key: did you mean `entryPoints`?",
+                "f.yml:6: router r: http.routers.r.priority: `high` is no whole number",
+                "f.yml:9: router r: http.routers.r.tls.certresolvr: unknown key: did you mean `certResolver`?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_router_that_is_all_wrong_is_given_up() {
+        let keys: String = (0..5000).map(|n| format!("      k{n}: v\n")).collect();
+        let provided = decoded(&format!("http:\n  routers:\n    r:\n{keys}"));
+        assert!(provided.config.http.routers.is_empty());
+        assert_eq!(provided.problems.len(), MOST_TRIES + 1);
+    }
+
+    #[test]
+    fn a_middleware_has_exactly_one_kind() {
+        let provided = decoded(
+            "http:\n  middlewares:\n    two: {addPrefix: {prefix: /a}, other: {}}\n    none: {}\n    typo: {addPrefx: {prefix: /}}\n    ok: {addprefix: {prefix: /x}}\n",
+        );
+        assert_eq!(provided.config.http.middlewares.keys().collect::<Vec<_>>(), ["ok"]);
+        let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert!(
+            messages[0].starts_with("cannot create middleware: multi-types middleware not supported"),
+            "{messages:?}"
+        );
+        assert!(messages[1].starts_with("invalid middleware type"), "{messages:?}");
+        assert!(
+            messages[2].contains("typo.addPrefx: unknown key: did you mean `addPrefix`?"),
+            "{messages:?}"
+        );
+    }
+
+    #[test]
+    fn empty_containers_are_fine_and_unknown_sections_are_not() {
+        let provided = decoded("http:\n  routers: {}\n  services:\n  router: {}\ntls: {}\nmetrics: {}\n");
+        let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(messages.len(), 2, "{messages:?}");
+        assert!(messages[0].contains("http.router: unknown key: did you mean `routers`?"), "{messages:?}");
+        assert!(messages[1].contains("metrics: unknown key: expected `http`"), "{messages:?}");
+    }
+}

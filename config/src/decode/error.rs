@@ -1,0 +1,128 @@
+//! What the decoder says when a value does not fit.
+
+use std::fmt;
+
+use serde::de;
+
+use crate::origin::Origin;
+use crate::suggest;
+use crate::tree::{Node, Path, Step};
+
+/// Why a value does not fit: where it was written, at which key, and what was expected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeError {
+    origin: Option<Origin>,
+    /// From the innermost key outwards, as it is collected on the way up.
+    reversed: Vec<Step>,
+    steps: Vec<Step>,
+    message: String,
+    switched_off: bool,
+    unknown_key: bool,
+}
+
+impl DecodeError {
+    /// Where the offending key or value was written.
+    pub fn origin(&self) -> Origin {
+        self.origin.clone().unwrap_or(Origin::Internal)
+    }
+
+    /// The offending key, from the node that was decoded: `tls.domains[0].main`. Empty for that node itself.
+    pub fn path(&self) -> String {
+        Path(&self.steps).to_string()
+    }
+
+    /// What is wrong and what was expected, without the key.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// True when the key itself is not known, whatever its value.
+    pub fn is_unknown_key(&self) -> bool {
+        self.unknown_key
+    }
+
+    /// Takes the offending key out of the node that was decoded. False when there is no such key, so that nothing
+    /// is gained by decoding again.
+    pub fn remove_from(&self, node: &mut Node) -> bool {
+        node.remove_steps(&self.steps)
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub(crate) fn is_switched_off(&self) -> bool {
+        self.switched_off
+    }
+
+    /// The error of a struct that is given as `false`.
+    pub(crate) fn switched_off() -> Self {
+        Self { switched_off: true, ..Self::new("`false` has no meaning here: leave the key out".into()) }
+    }
+
+    /// The error of a key that is none of `known`.
+    pub(crate) fn unknown_key(key: &str, known: &[&str]) -> Self {
+        let message = format!("unknown key: {}", suggest::alternatives(key, known));
+        Self { unknown_key: true, ..Self::new(message) }
+    }
+
+    /// Gives it a place, unless a place further in is known.
+    pub(crate) fn at(mut self, origin: &Origin) -> Self {
+        self.origin.get_or_insert_with(|| origin.clone());
+        self
+    }
+
+    /// Notes that it happened under this key.
+    pub(crate) fn under(mut self, step: Step) -> Self {
+        self.reversed.push(step);
+        self.steps = self.reversed.iter().rev().cloned().collect();
+        self
+    }
+
+    fn new(message: String) -> Self {
+        Self {
+            origin: None,
+            reversed: Vec::new(),
+            steps: Vec::new(),
+            message,
+            switched_off: false,
+            unknown_key: false,
+        }
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if !self.steps.is_empty() {
+            write!(f, "{}: ", Path(&self.steps))?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl de::Error for DecodeError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self::unknown_key(field, expected)
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self::new(format!("unknown value `{variant}`: {}", suggest::alternatives(variant, expected)))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::new(format!("`{field}` is required"))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::new(format!("`{field}` is given twice"))
+    }
+}

@@ -1,0 +1,182 @@
+//! The forms in which a configuration is written, each read into a [`Node`](crate::tree::Node).
+
+pub mod env;
+pub mod excerpt;
+pub mod flags;
+pub mod labels;
+pub mod toml;
+pub mod yaml;
+
+use std::sync::Arc;
+
+use crate::origin::{Origin, Problem};
+use crate::tree::Node;
+
+/// Reads a file by the ending of its name: `.toml`, or else YAML, of which JSON is a part.
+///
+/// `path` is only used to say where things are. The problem has an excerpt of the file.
+pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
+    if path.to_ascii_lowercase().ends_with(".toml") {
+        toml::read(path, bytes)
+    } else {
+        yaml::read(path, bytes)
+    }
+}
+
+/// The text of a file.
+pub(crate) fn text<'a>(path: &Arc<str>, bytes: &'a [u8]) -> Result<&'a str, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let origin = Origin::File { path: path.clone(), line: u32::try_from(line).unwrap_or(0), column: 0 };
+        let message = format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to());
+        Problem { origin, object: None, message, excerpt: None }
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use tidegate_core::values::Duration;
+
+    use super::*;
+    use crate::decode::{decode, decode_config};
+    use crate::router::{Observability, Router, RouterTls};
+    use crate::service::{LoadBalancer, Server, ServerHealthCheck, Service};
+    use crate::tls::{Domain, TlsOptions};
+    use crate::{Config, Map};
+
+    fn text() -> impl Strategy<Value = String> {
+        "[ -~é]{0,12}"
+    }
+
+    fn names() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec(text(), 0..3)
+    }
+
+    fn map<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Map<T>> {
+        // Lower case and without underscores, since variables can say no more.
+        prop::collection::btree_map("[a-z][a-z0-9-]{0,5}", value, 0..3)
+    }
+
+    fn router() -> impl Strategy<Value = Router> {
+        let domain = (text(), names()).prop_map(|(main, sans)| Domain { main, sans });
+        let tls = (text(), prop::collection::vec(domain, 0..3)).prop_map(|(options, domains)| RouterTls {
+            options,
+            domains,
+            ..Default::default()
+        });
+        let observability = prop::option::of(any::<bool>())
+            .prop_map(|access_logs| Observability { access_logs, ..Default::default() });
+        (text(), names(), any::<i64>(), prop::option::of(tls), prop::option::of(observability)).prop_map(
+            |(rule, entry_points, priority, tls, observability)| Router {
+                rule,
+                entry_points,
+                priority,
+                tls,
+                observability,
+                ..Default::default()
+            },
+        )
+    }
+
+    fn service() -> impl Strategy<Value = Service> {
+        let server = (text(), prop::option::of(any::<i64>()), any::<bool>())
+            .prop_map(|(url, weight, preserve_path)| Server { url, weight, preserve_path });
+        let check = (0u64..100_000, map(text())).prop_map(|(milliseconds, headers)| ServerHealthCheck {
+            interval: Duration::from_millis(milliseconds),
+            headers,
+            ..Default::default()
+        });
+        (prop::collection::vec(server, 0..3), prop::option::of(check), any::<bool>()).prop_map(
+            |(servers, health_check, pass_host_header)| Service {
+                load_balancer: Some(LoadBalancer {
+                    servers,
+                    health_check,
+                    pass_host_header,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            },
+        )
+    }
+
+    fn config() -> impl Strategy<Value = Config> {
+        let options = prop::collection::vec(text(), 1..3)
+            .prop_map(|alpn_protocols| TlsOptions { alpn_protocols, ..Default::default() });
+        (map(router()), map(service()), map(options)).prop_map(|(routers, services, options)| {
+            let mut config = Config::default();
+            config.http.routers = routers;
+            config.http.services = services;
+            config.tls.options = options;
+            config
+        })
+    }
+
+    fn file(config: &Config) -> Node {
+        let json = serde_json::to_string(config).expect("JSON");
+        read("f.yml", json.as_bytes()).expect("JSON is YAML")
+    }
+
+    proptest! {
+        #[test]
+        fn every_form_says_the_same(config in config()) {
+            let file = file(&config);
+            prop_assert_eq!(&decode::<Config>(&file).expect("decodes"), &config);
+            let provided = decode_config(&file);
+            prop_assert_eq!(&provided.config, &config);
+            prop_assert_eq!(&provided.problems, &[]);
+
+            let leaves = file.flatten();
+            let keys: Vec<(String, &str)> =
+                leaves.iter().map(|(key, value)| (format!("Traefik.{key}"), value.as_str())).collect();
+            let (labels, problems) =
+                labels::read(keys.iter().map(|(key, value)| (key.as_str(), *value)), &["traefik"], |_| Origin::Internal);
+            prop_assert_eq!(problems, []);
+            prop_assert_eq!(&decode::<Config>(&labels).expect("decodes"), &config);
+
+            let flags: Vec<String> = leaves.iter().map(|(key, value)| format!("--{key}={value}")).collect();
+            let (flags, problems) = flags::read(flags.iter().map(String::as_str));
+            prop_assert_eq!(problems, []);
+            prop_assert_eq!(&decode::<Config>(&flags).expect("decodes"), &config);
+
+            let variables: BTreeMap<String, &str> = leaves
+                .iter()
+                .map(|(key, value)| {
+                    let key = key.replace(['.', '['], "_").replace(']', "").to_uppercase();
+                    (format!("TIDEGATE_{key}"), value.as_str())
+                })
+                .collect();
+            let env = env::read(variables.iter().map(|(name, value)| (name.as_str(), *value)), |_, _| true);
+            prop_assert_eq!(env.problems, []);
+            prop_assert_eq!(&decode::<Config>(&env.node).expect("decodes"), &config);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read("f.yml", &bytes).map(|node| decode_config(&node));
+            let _ = read("f.toml", &bytes).map(|node| decode_config(&node));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[a-c:&*<{}\\[\\],\"'|> \n#=.~-]{0,60}") {
+            let _ = read("f.yml", text.as_bytes()).map(|node| decode_config(&node));
+            let _ = read("f.toml", text.as_bytes()).map(|node| decode_config(&node));
+            let _ = labels::read([(text.as_str(), "v")], &["a", ""], |_| Origin::Internal);
+            let _ = flags::read([text.as_str()]);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named_by_line() {
+        for file in ["f.yml", "f.toml"] {
+            let problem = read(file, b"a: 1\nb: \xff\n").expect_err("not UTF-8");
+            assert_eq!(
+                problem.to_string(),
+                format!("{file}:2: the file is not UTF-8 text: byte 8 is invalid")
+            );
+        }
+    }
+}

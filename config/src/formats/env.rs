@@ -1,0 +1,129 @@
+//! Environment variables: `TRAEFIK_ENTRYPOINTS_WEB_ADDRESS=:80`, and the same with `TIDEGATE_`.
+
+use std::collections::BTreeMap;
+
+use crate::origin::{Origin, Problem};
+use crate::tree::Node;
+
+/// The prefixes that are read. The first wins where both give the same key.
+pub const PREFIXES: [&str; 2] = ["TIDEGATE_", "TRAEFIK_"];
+
+/// What was read, and what was odd about it.
+#[derive(Debug)]
+pub struct Read {
+    /// The settings.
+    pub node: Node,
+    /// Variables whose value was not used, each with the reason.
+    pub warnings: Vec<Problem>,
+    /// Variables that cannot be read.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads the variables with one of the [`PREFIXES`]. Parts of a key stand between underscores; names of objects
+/// come out in lower case, since variables have none.
+///
+/// `wanted` is asked about each variable and the first part of its key, so that those that are none of ours can be
+/// passed over.
+pub fn read<'a>(
+    variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+    wanted: impl Fn(&str, &str) -> bool,
+) -> Read {
+    let mut read = Read { node: Node::table(Origin::Internal), warnings: Vec::new(), problems: Vec::new() };
+    // By key, so that the outcome does not depend on the order of the environment.
+    let mut by_key: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
+    for (name, value) in variables {
+        let Some((rank, key)) = key(name) else { continue };
+        if !wanted(name, key.split('.').next().unwrap_or_default()) {
+            continue;
+        }
+        match by_key.get(&key).copied() {
+            Some(other) if other.2 != value => {
+                let loser = if other.0 <= rank { name } else { other.1 };
+                let winner = if other.0 <= rank { other.1 } else { name };
+                read.warnings.push(problem(loser, format!("not used: `{winner}` gives the same option")));
+                if rank < other.0 {
+                    by_key.insert(key, (rank, name, value));
+                }
+            }
+            Some(_) => {}
+            None => drop(by_key.insert(key, (rank, name, value))),
+        }
+    }
+    for (key, (_, name, value)) in by_key {
+        let origin = Origin::Environment(name.into());
+        let outcome = super::labels::steps(&key)
+            .map_err(|_| "expected parts between single underscores".to_owned())
+            .and_then(|steps| read.node.set(&steps, &origin, value).map_err(|conflict| conflict.to_string()));
+        if let Err(message) = outcome {
+            read.problems.push(problem(name, message));
+        }
+    }
+    read
+}
+
+/// The rank of the prefix and the key with dots.
+fn key(name: &str) -> Option<(usize, String)> {
+    let prefixes = PREFIXES.iter().enumerate();
+    let found = prefixes.filter_map(|(rank, prefix)| Some((rank, name.strip_prefix(prefix)?))).next();
+    found
+        .filter(|(_, rest)| !rest.is_empty())
+        .map(|(rank, rest)| (rank, rest.to_lowercase().replace('_', ".")))
+}
+
+fn problem(name: &str, message: String) -> Problem {
+    Problem { origin: Origin::Environment(name.into()), object: None, message, excerpt: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_become_keys() {
+        let read = read(
+            [
+                ("TRAEFIK_ENTRYPOINTS_WEB_ADDRESS", ":80"),
+                ("TRAEFIK_ENTRYPOINTS_WEB_HTTP_TLS_DOMAINS_0_MAIN", "a.test"),
+                ("TRAEFIK_API", "true"),
+                ("TRAEFIK_SERVICE_HOST", "10.0.0.1"),
+                ("HOME", "/root"),
+            ],
+            |_, root| root != "service",
+        );
+        assert_eq!(
+            read.node.flatten(),
+            [
+                ("api".into(), "true".into()),
+                ("entrypoints.web.address".into(), ":80".into()),
+                ("entrypoints.web.http.tls.domains[0].main".into(), "a.test".into()),
+            ]
+        );
+        assert!(read.warnings.is_empty() && read.problems.is_empty(), "{read:?}");
+        assert_eq!(
+            read.node.get(&["api"]).map(|node| &node.origin),
+            Some(&Origin::Environment("TRAEFIK_API".into()))
+        );
+    }
+
+    #[test]
+    fn our_prefix_wins_with_a_warning() {
+        let variables = [("TRAEFIK_LOG_LEVEL", "INFO"), ("TIDEGATE_LOG_LEVEL", "DEBUG")];
+        for order in [variables, [variables[1], variables[0]]] {
+            let read = read(order, |_, _| true);
+            assert_eq!(read.node.get(&["log", "level"]).and_then(Node::as_leaf), Some("DEBUG"));
+            assert_eq!(
+                read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                [
+                    "environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` gives the same option"
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn an_odd_name_is_a_problem() {
+        let read = read([("TRAEFIK_LOG__LEVEL", "INFO")], |_, _| true);
+        assert_eq!(read.problems.len(), 1);
+        assert!(read.node.is_empty());
+    }
+}

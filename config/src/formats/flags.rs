@@ -1,0 +1,105 @@
+//! Command-line flags: `--entryPoints.web.address=:80`, `--api` for `--api=true`, `--log.level DEBUG`.
+
+use crate::origin::{Origin, Problem};
+use crate::tree::{Node, Value};
+
+/// Reads flags. One dash does as well as two, as in Traefik. A flag without `=` takes the next argument that is no
+/// flag as its value, or else says `true`. A flag that is given more than once adds to a list; where no list is
+/// wanted, the last one counts.
+pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Node, Vec<Problem>) {
+    let mut node = Node::table(Origin::Internal);
+    let mut problems = Vec::new();
+    let mut arguments = arguments.into_iter().peekable();
+    while let Some(argument) = arguments.next() {
+        let Some(name) = flag(argument) else {
+            problems.push(problem(argument, "expected a flag like `--log.level=DEBUG`".into()));
+            continue;
+        };
+        let (name, value) = match name.split_once('=') {
+            Some((name, value)) => (name, value),
+            None => (name, arguments.next_if(|next| !next.starts_with('-')).unwrap_or("true")),
+        };
+        let origin = Origin::Flag(format!("--{name}").into());
+        let outcome = super::labels::steps(name).and_then(|steps| add(&mut node, &steps, &origin, value));
+        if let Err(message) = outcome {
+            problems.push(Problem { origin, object: None, message, excerpt: None });
+        }
+    }
+    (node, problems)
+}
+
+/// The name behind one or two dashes.
+fn flag(argument: &str) -> Option<&str> {
+    let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
+    (!name.is_empty() && !name.starts_with(['-', '='])).then_some(name)
+}
+
+fn add(node: &mut Node, steps: &[&str], origin: &Origin, value: &str) -> Result<(), String> {
+    let before = match node.get(steps).map(|existing| &existing.value) {
+        Some(Value::Leaf(text)) => vec![Node::leaf(origin.clone(), text)],
+        Some(Value::List(list)) => list.clone(),
+        _ => Vec::new(),
+    };
+    if before.is_empty() {
+        return node.set(steps, origin, value).map_err(|conflict| conflict.to_string());
+    }
+    node.remove(steps);
+    node.set(steps, origin, value).map_err(|conflict| conflict.to_string())?;
+    let added = Node::leaf(origin.clone(), value);
+    if let Some(existing) = node.get_mut(steps) {
+        existing.value = Value::List(before.into_iter().chain([added]).collect());
+    }
+    Ok(())
+}
+
+fn problem(argument: &str, message: String) -> Problem {
+    Problem { origin: Origin::Flag(argument.into()), object: None, message, excerpt: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode;
+
+    #[test]
+    fn flags_become_keys() {
+        let (node, problems) = read([
+            "--entryPoints.web.address=:80",
+            "--api",
+            "-log.level",
+            "DEBUG",
+            "--providers.docker",
+            "--entryPoints.web.http.tls.domains[0].main=a.test",
+            "--providers.docker.constraints=Label(`a`,`b=c`)",
+        ]);
+        assert_eq!(problems, []);
+        assert_eq!(
+            node.flatten(),
+            [
+                ("entryPoints.web.address".into(), ":80".into()),
+                ("entryPoints.web.http.tls.domains[0].main".into(), "a.test".into()),
+                ("api".into(), "true".into()),
+                ("log.level".into(), "DEBUG".into()),
+                ("providers.docker.constraints".into(), "Label(`a`,`b=c`)".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_repeated_flag_adds_to_a_list_and_overrides_a_value() {
+        let (node, problems) = read(["--ips=a,b", "--level=INFO", "--ips=c", "--LEVEL=DEBUG"]);
+        assert_eq!(problems, []);
+        let list: Vec<String> = decode(node.get(&["ips"]).expect("there")).expect("a list");
+        assert_eq!(list, ["a", "b", "c"]);
+        let level: String = decode(node.get(&["level"]).expect("there")).expect("a text");
+        assert_eq!(level, "DEBUG");
+    }
+
+    #[test]
+    fn what_is_no_flag_is_refused() {
+        for argument in ["check", "--", "-", "--=x", "---a", "--a..b=c", "--a[x]=c"] {
+            let (_, problems) = read([argument]);
+            assert_eq!(problems.len(), 1, "{argument}");
+        }
+    }
+}

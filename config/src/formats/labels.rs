@@ -1,0 +1,158 @@
+//! Labels of containers, tags of services and keys of stores: `traefik.http.routers.r.rule` = value.
+
+use crate::origin::{Origin, Problem};
+use crate::tree::Node;
+
+/// Longest key that is read, in bytes.
+const LONGEST_KEY: usize = 4096;
+/// Most steps in a key.
+const DEEPEST_KEY: usize = 32;
+
+/// Reads labels that begin with one of the prefixes (`traefik`, without the dot), ignoring case; the prefix is
+/// taken off. Other labels are passed over. Labels are read in the order of their keys.
+///
+/// A key that cannot be read is a problem, and the others are read all the same.
+pub fn read<'a>(
+    labels: impl IntoIterator<Item = (&'a str, &'a str)>,
+    prefixes: &[&str],
+    origin: impl Fn(&str) -> Origin,
+) -> (Node, Vec<Problem>) {
+    let mut labels: Vec<_> =
+        labels.into_iter().filter_map(|(key, value)| Some((rest(key, prefixes)?, key, value))).collect();
+    labels.sort_unstable();
+    let mut node = Node::table(origin(""));
+    let mut problems = Vec::new();
+    for (rest, key, value) in labels {
+        let origin = origin(key);
+        let outcome = steps(rest)
+            .and_then(|steps| node.set(&steps, &origin, value).map_err(|conflict| conflict.to_string()));
+        if let Err(message) = outcome {
+            problems.push(Problem { origin, object: None, message, excerpt: None });
+        }
+    }
+    (node, problems)
+}
+
+/// The part of a key behind `prefix.`, compared without case.
+fn rest<'a>(key: &'a str, prefixes: &[&str]) -> Option<&'a str> {
+    prefixes.iter().find_map(|prefix| {
+        let (head, rest) = (key.get(..prefix.len())?, key.get(prefix.len()..)?);
+        rest.strip_prefix('.').filter(|_| head.eq_ignore_ascii_case(prefix))
+    })
+}
+
+/// The steps of a key: `a.b[0].c` has `a`, `b`, `0` and `c`.
+pub(crate) fn steps(key: &str) -> Result<Vec<&str>, String> {
+    if key.len() > LONGEST_KEY {
+        return Err(format!("the key is longer than {LONGEST_KEY} bytes"));
+    }
+    let mut steps = Vec::new();
+    for part in key.split('.') {
+        let (name, mut indexes) = part.find('[').map_or((part, ""), |at| part.split_at(at));
+        if name.is_empty() {
+            return Err(format!("`{key}` has an empty part: expected names between dots"));
+        }
+        steps.push(name);
+        while !indexes.is_empty() {
+            let index = indexes.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            let Some((number, rest)) = index.filter(|(number, _)| number.parse::<u32>().is_ok()) else {
+                return Err(format!("`{part}` in `{key}`: expected an index like `[0]`"));
+            };
+            steps.push(number);
+            indexes = rest;
+        }
+    }
+    if steps.len() > DEEPEST_KEY {
+        return Err(format!("`{key}` has more than {DEEPEST_KEY} parts"));
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode_config;
+
+    fn label(key: &str) -> Origin {
+        Origin::Label { container: "whoami".into(), label: key.into() }
+    }
+
+    #[test]
+    fn labels_become_objects() {
+        let labels = [
+            ("traefik.http.routers.r.rule", "Host(`a.test`)"),
+            ("Traefik.HTTP.Routers.r.EntryPoints", "web, websecure"),
+            ("traefik.http.routers.r.tls", "true"),
+            ("traefik.http.routers.r.tls.domains[1].main", "c.test"),
+            ("traefik.http.routers.r.tls.domains[0].main", "b.test"),
+            ("traefik.http.routers.r.tls.domains[0].sans", "*.b.test,d.test"),
+            ("traefik.http.middlewares.m.addprefix.prefix", "/x"),
+            ("com.docker.compose.project", "p"),
+            ("traefikx.http.routers.q.rule", "no"),
+        ];
+        let (node, problems) = read(labels, &["tidegate", "traefik"], label);
+        assert_eq!(problems, []);
+        let provided = decode_config(&node);
+        assert_eq!(provided.problems, []);
+        let router = &provided.config.http.routers["r"];
+        assert_eq!(router.entry_points, ["web", "websecure"]);
+        let domains = &router.tls.as_ref().expect("TLS").domains;
+        assert_eq!(
+            domains.iter().map(|domain| domain.main.as_str()).collect::<Vec<_>>(),
+            ["b.test", "c.test"]
+        );
+        assert_eq!(domains[0].sans, ["*.b.test", "d.test"]);
+        assert!(provided.config.http.middlewares.contains_key("m"));
+        assert_eq!(provided.config.http.routers.len(), 1);
+    }
+
+    #[test]
+    fn problems_name_the_label() {
+        let labels = [
+            ("traefik.http.routers.r.rul", "Host(`a.test`)"),
+            ("traefik.http.routers.r.tls.domains[x].main", "a"),
+            ("traefik.http..routers", "a"),
+            ("traefik.http.services.s.loadbalancer.passhostheader", "yes"),
+        ];
+        let (node, problems) = read(labels, &["traefik"], label);
+        let mut shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        shown.extend(decode_config(&node).problems.iter().map(ToString::to_string));
+        assert_eq!(
+            shown,
+            [
+                "container whoami, label traefik.http..routers: `http..routers` has an empty part: expected names \
+                 between dots",
+                "container whoami, label traefik.http.routers.r.tls.domains[x].main: `domains[x]` in \
+                 `http.routers.r.tls.domains[x].main`: expected an index like `[0]`",
+                "container whoami, label traefik.http.routers.r.rul: router r: http.routers.r.rul: unknown key: did \
+                 you mean `rule`?",
+                "container whoami, label traefik.http.services.s.loadbalancer.passhostheader: service s: \
+                 http.services.s.loadbalancer.passhostheader: `yes` is neither `true` nor `false`",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_false_where_options_may_stand_leaves_them_out() {
+        let labels = [
+            ("traefik.http.routers.r.rule", "Path(`/`)"),
+            ("traefik.http.routers.r.tls", "false"),
+            ("traefik.http.routers.r.observability.metrics", "false"),
+        ];
+        let (node, _) = read(labels, &["traefik"], label);
+        let provided = decode_config(&node);
+        assert_eq!(provided.problems, []);
+        let router = &provided.config.http.routers["r"];
+        assert_eq!(router.tls, None);
+        assert_eq!(router.observability.as_ref().and_then(|own| own.metrics), Some(false));
+    }
+
+    #[test]
+    fn huge_keys_are_refused() {
+        let long = format!("traefik.{}", "a".repeat(LONGEST_KEY + 1));
+        let deep = format!("traefik.{}", ["a"; DEEPEST_KEY + 1].join("."));
+        let (node, problems) = read([(long.as_str(), ""), (deep.as_str(), "")], &["traefik"], label);
+        assert!(node.is_empty());
+        assert_eq!(problems.len(), 2);
+    }
+}

@@ -1,0 +1,142 @@
+//! Joins what all providers say into one configuration.
+
+use crate::origin::{Kind, ObjectRef, Origin, Problem};
+use crate::{Map, Provided};
+
+/// Name of the TLS options and of the store that apply where none are named. They belong to no provider.
+const DEFAULT: &str = "default";
+
+/// Joins the states of providers, by the names of the providers.
+///
+/// Objects, origins and problems get the names `name@provider`; references inside objects stay as they are written.
+/// TLS options and stores called `default` keep that name; when two providers give them, none are used and each is
+/// told so, as in Traefik. Certificates are called by their place in their provider's list: `0@file`.
+pub fn merge<'a>(states: impl IntoIterator<Item = (&'a str, &'a Provided)>) -> Provided {
+    let states: Vec<_> = states.into_iter().collect();
+    let mut all = Provided::default();
+    for (provider, state) in &states {
+        add(&mut all, provider, state);
+    }
+    drop_contested(&mut all, &states);
+    all
+}
+
+/// The name of an object across providers.
+pub fn qualified(kind: Kind, name: &str, provider: &str) -> String {
+    if name == DEFAULT && matches!(kind, Kind::TlsOptions | Kind::TlsStore) {
+        return name.to_owned();
+    }
+    format!("{name}@{provider}")
+}
+
+fn add(all: &mut Provided, provider: &str, state: &Provided) {
+    let (to, from) = (&mut all.config, &state.config);
+    extend(&mut to.http.routers, &from.http.routers, Kind::Router, provider);
+    extend(&mut to.http.services, &from.http.services, Kind::Service, provider);
+    extend(&mut to.http.middlewares, &from.http.middlewares, Kind::Middleware, provider);
+    extend(&mut to.http.servers_transports, &from.http.servers_transports, Kind::ServersTransport, provider);
+    extend(&mut to.tcp.routers, &from.tcp.routers, Kind::TcpRouter, provider);
+    extend(&mut to.tcp.services, &from.tcp.services, Kind::TcpService, provider);
+    extend(&mut to.tcp.middlewares, &from.tcp.middlewares, Kind::TcpMiddleware, provider);
+    extend(&mut to.tcp.servers_transports, &from.tcp.servers_transports, Kind::TcpServersTransport, provider);
+    extend(&mut to.udp.routers, &from.udp.routers, Kind::UdpRouter, provider);
+    extend(&mut to.udp.services, &from.udp.services, Kind::UdpService, provider);
+    extend(&mut to.tls.options, &from.tls.options, Kind::TlsOptions, provider);
+    extend(&mut to.tls.stores, &from.tls.stores, Kind::TlsStore, provider);
+    to.tls.certificates.extend(from.tls.certificates.iter().cloned());
+    for (object, origin) in &state.origins {
+        all.origins.insert(qualify(object, provider), origin.clone());
+    }
+    all.problems.extend(state.problems.iter().map(|problem| Problem {
+        object: problem.object.as_ref().map(|object| qualify(object, provider)),
+        ..problem.clone()
+    }));
+}
+
+fn extend<T: Clone>(to: &mut Map<T>, from: &Map<T>, kind: Kind, provider: &str) {
+    to.extend(from.iter().map(|(name, object)| (qualified(kind, name, provider), object.clone())));
+}
+
+fn qualify(object: &ObjectRef, provider: &str) -> ObjectRef {
+    ObjectRef { kind: object.kind, name: qualified(object.kind, &object.name, provider) }
+}
+
+fn drop_contested(all: &mut Provided, states: &[(&str, &Provided)]) {
+    for kind in [Kind::TlsOptions, Kind::TlsStore] {
+        let object = ObjectRef { kind, name: DEFAULT.into() };
+        let given: Vec<_> = states.iter().filter(|(_, state)| has_default(state, kind)).collect();
+        if given.len() < 2 {
+            continue;
+        }
+        match kind {
+            Kind::TlsOptions => drop(all.config.tls.options.remove(DEFAULT)),
+            _ => drop(all.config.tls.stores.remove(DEFAULT)),
+        }
+        let providers: Vec<&str> = given.iter().map(|(provider, _)| *provider).collect();
+        for (_, state) in given {
+            all.problems.push(Problem {
+                origin: state.origins.get(&object).cloned().unwrap_or(Origin::Internal),
+                object: Some(object.clone()),
+                message: format!(
+                    "given by more than one provider ({}): none of them is used; give it in one place",
+                    providers.join(", ")
+                ),
+                excerpt: None,
+            });
+        }
+    }
+}
+
+fn has_default(state: &Provided, kind: Kind) -> bool {
+    match kind {
+        Kind::TlsOptions => state.config.tls.options.contains_key(DEFAULT),
+        _ => state.config.tls.stores.contains_key(DEFAULT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode_config;
+    use crate::formats::yaml;
+
+    fn provided(file: &str, text: &str) -> Provided {
+        decode_config(&yaml::read(file, text.as_bytes()).expect("valid YAML"))
+    }
+
+    #[test]
+    fn names_are_qualified_and_references_are_not() {
+        let file = provided(
+            "a.yml",
+            "{http: {routers: {r: {rule: Path(`/`), service: s, prio: 1}}, services: {s: {loadBalancer: {}}}}, \
+             tls: {certificates: [{certFile: a}], options: {old: {minVersion: VersionTLS10}, default: {}}}}",
+        );
+        let docker = provided("b.yml", "{http: {routers: {r: {rule: Path(`/b`), service: s@file}}}}");
+        let all = merge([("file", &file), ("docker", &docker)]);
+        assert_eq!(all.config.http.routers.keys().collect::<Vec<_>>(), ["r@docker", "r@file"]);
+        assert_eq!(all.config.http.routers["r@file"].service, "s");
+        assert_eq!(all.config.tls.options.keys().collect::<Vec<_>>(), ["default", "old@file"]);
+        let router = ObjectRef { kind: Kind::Router, name: "r@file".into() };
+        assert_eq!(
+            all.problems.iter().map(|problem| problem.object.clone()).collect::<Vec<_>>(),
+            [Some(router.clone())]
+        );
+        assert_eq!(all.origins.get(&router).map(ToString::to_string).as_deref(), Some("a.yml:1"));
+        assert!(all.origins.contains_key(&ObjectRef { kind: Kind::Certificate, name: "0@file".into() }));
+    }
+
+    #[test]
+    fn default_options_of_two_providers_are_dropped() {
+        let a = provided("a.yml", "tls: {options: {default: {sniStrict: true}}, stores: {default: {}}}");
+        let b = provided("b.yml", "tls: {options: {default: {}}}");
+        let all = merge([("file", &a), ("docker", &b)]);
+        assert!(all.config.tls.options.is_empty());
+        assert!(all.config.tls.stores.contains_key("default"), "only one provider gives it");
+        let told: Vec<String> = all.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0]
+                .starts_with("a.yml:1: TLS options default: given by more than one provider (file, docker)")
+        );
+    }
+}

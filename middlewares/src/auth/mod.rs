@@ -1,0 +1,117 @@
+//! What the authentication middlewares share: lists of users, the refusal, and telling the service who it is.
+
+pub(crate) mod password;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+use tidegate_core::{BuildContext, BuildError, Request, Response, reply};
+
+/// The realm when none is configured.
+pub(crate) const DEFAULT_REALM: &str = "traefik";
+
+/// The entries of the users file, then those of the list. Empty lines and lines that begin with `#` are left out.
+pub(crate) fn user_entries(
+    listed: &[String],
+    file: &str,
+    context: &BuildContext<'_>,
+) -> Result<Vec<String>, BuildError> {
+    let mut entries = Vec::new();
+    if !file.is_empty() {
+        let content = context.file(file)?;
+        let content = String::from_utf8_lossy(&content);
+        let lines = content.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        entries.extend(lines.map(str::to_owned));
+    }
+    entries.extend_from_slice(listed);
+    Ok(entries)
+}
+
+/// How the service learns who the client is.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    header: Option<HeaderName>,
+    remove_authorization: bool,
+}
+
+impl Identity {
+    /// Checks the options `headerField` and `removeHeader`.
+    pub(crate) fn new(header_field: &str, remove_header: bool) -> Result<Self, BuildError> {
+        let header = (!header_field.is_empty())
+            .then(|| HeaderName::from_bytes(header_field.as_bytes()))
+            .transpose()
+            .map_err(|_| BuildError(format!("headerField: `{header_field}` is no header name")))?;
+        Ok(Self { header, remove_authorization: remove_header })
+    }
+
+    /// Puts the user into the request. False when the name cannot stand in a header.
+    pub(crate) fn tell(&self, request: &mut Request, user: &str) -> bool {
+        let headers = &mut request.head.headers;
+        if let Some(name) = &self.header {
+            let Ok(value) = HeaderValue::from_bytes(user.as_bytes()) else { return false };
+            set_exclusively(headers, name, value);
+        }
+        if self.remove_authorization {
+            headers.remove(AUTHORIZATION);
+        }
+        true
+    }
+}
+
+/// Sets a header that services trust, and removes every other that a service might take for it: those whose name
+/// differs only by `_` or `.` instead of `-` (CGI, WSGI, PHP and nginx read them as the same).
+pub(crate) fn set_exclusively(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    let is_alias = |other: &HeaderName| {
+        let (a, b) = (other.as_str().as_bytes(), name.as_str().as_bytes());
+        a != b && a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| plain(x) == plain(y))
+    };
+    let aliases: Vec<HeaderName> = headers.keys().filter(|other| is_alias(other)).cloned().collect();
+    for alias in aliases {
+        headers.remove(alias);
+    }
+    headers.insert(name.clone(), value);
+}
+
+/// Notes for the log who the client is, or says to be.
+pub(crate) fn note_user(request: &Request, user: &str) {
+    if let Some(record) = &request.context.record {
+        record.note(|fields| fields.user = Some(user.to_owned()));
+    }
+}
+
+/// The answer to a request without valid credentials.
+pub(crate) fn unauthorized(challenge: HeaderValue) -> Response {
+    let mut response = reply::bare(StatusCode::UNAUTHORIZED, "401 Unauthorized\n");
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[test]
+    fn the_file_comes_first_and_comments_are_skipped() {
+        let mut world = World::default();
+        world.files.insert("/users".into(), b"# comment\n\n  a:1  \r\nb:2\n".to_vec());
+        let context = BuildContext::new("m@file", &world);
+        let entries = user_entries(&["c:3".to_owned()], "/users", &context);
+        assert_eq!(entries, Ok(vec!["a:1".to_owned(), "b:2".to_owned(), "c:3".to_owned()]));
+        assert!(user_entries(&[], "/missing", &context).is_err());
+    }
+
+    #[test]
+    fn nobody_can_pass_a_second_spelling_of_the_identity() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-user", "x_user", "x.user", "x-user2", "xuser"] {
+            headers.append(name, HeaderValue::from_static("spoofed"));
+        }
+        set_exclusively(&mut headers, &HeaderName::from_static("x-user"), HeaderValue::from_static("me"));
+        assert_eq!(headers["x-user"], "me");
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-user", "x-user2", "xuser"]);
+    }
+}

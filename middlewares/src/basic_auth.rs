@@ -1,0 +1,394 @@
+//! Asks for a user name and password (HTTP Basic, RFC 7617).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{hmac, rand};
+use base64::Engine as _;
+use base64::alphabet::STANDARD as ALPHABET;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::is_default;
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tokio::sync::Semaphore;
+
+use crate::auth::password::Hash;
+use crate::auth::{self, DEFAULT_REALM, Identity};
+
+/// How long credentials that were right are taken without hashing them again.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// How many credentials are remembered.
+const REMEMBERED: usize = 1024;
+/// How many checks may wait for a free core before further ones are turned away.
+const WAITING: usize = 1024;
+/// Checks that take fewer microseconds are made at once, without another thread.
+const QUICK: u64 = 20;
+
+/// Traefik's `basicAuth`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct BasicAuth {
+    /// `name:hash` each, as `htpasswd` writes them (bcrypt, MD5, SHA-1).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+    /// A file with one `name:hash` a line. Its users count beside the listed ones.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub users_file: String,
+    /// What the browser shows; `traefik` when empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub realm: String,
+    /// Keeps the `Authorization` header from the service.
+    #[serde(skip_serializing_if = "is_default")]
+    pub remove_header: bool,
+    /// A request header that tells the service the user's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_field: String,
+}
+
+impl Build for BasicAuth {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let mut users = HashMap::default();
+        for entry in auth::user_entries(&self.users, &self.users_file, context)? {
+            let (name, hash) = entry
+                .split_once(':')
+                .filter(|(_, hash)| !hash.contains(':'))
+                .ok_or_else(|| BuildError(format!("error parsing BasicUser: {}", name_only(&entry))))?;
+            let hash = Hash::parse(hash);
+            if hash == Hash::Unknown {
+                tracing::warn!(
+                    middleware = context.name,
+                    user = name,
+                    "unsupported password hash: nobody can log in with it"
+                );
+            }
+            users.insert(name.to_owned(), Arc::new(hash));
+        }
+        let Some(dummy) = users.values().max_by_key(|hash| hash.work()).cloned() else {
+            return Err(BuildError(format!("no users found in {}", self.users_file)));
+        };
+        let realm = if self.realm.is_empty() { DEFAULT_REALM } else { &self.realm };
+        let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{realm}\"").as_bytes())
+            .map_err(|_| BuildError::new("realm: control characters are not allowed"))?;
+        Ok(Arc::new(Basic {
+            users,
+            dummy,
+            challenge,
+            identity: Identity::new(&self.header_field, self.remove_header)?,
+            key: random_key()?,
+            remembered: Cache::new(REMEMBERED),
+        }))
+    }
+}
+
+/// What of a broken entry can be shown: never a hash or a password.
+fn name_only(entry: &str) -> &str {
+    entry.split(':').next().filter(|name| name.len() < entry.len()).unwrap_or("no colon in it")
+}
+
+fn random_key() -> Result<hmac::Key, BuildError> {
+    let mut key = [0; 32];
+    rand::fill(&mut key).map_err(|_| BuildError::new("the system gives no random numbers"))?;
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, &key))
+}
+
+struct Basic {
+    users: HashMap<String, Arc<Hash>, foldhash::fast::RandomState>,
+    /// The slowest hash of all: checked as well when a check would be over sooner, so that the time does not tell
+    /// whether a user exists.
+    dummy: Arc<Hash>,
+    challenge: HeaderValue,
+    identity: Identity,
+    key: hmac::Key,
+    /// Credentials that were right, by their MAC, and until when they need no new check.
+    remembered: Cache<[u8; 32], Instant>,
+}
+
+impl Middleware for Basic {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let Some(credentials) = Credentials::of(&request.head.headers) else { return self.refuse() };
+        auth::note_user(&request, &credentials.user);
+        if self.dummy.work() < QUICK {
+            let right =
+                self.users.get(&credentials.user).is_some_and(|hash| hash.matches(&credentials.password));
+            return if right { self.accept(request, &credentials.user, next) } else { self.refuse() };
+        }
+        let mac = self.mac(&credentials);
+        if self.is_remembered(&mac) {
+            return self.accept(request, &credentials.user, next);
+        }
+        Box::pin(async move {
+            match self.check(mac, &credentials).await {
+                Some(true) => self.accept(request, &credentials.user, next).await,
+                Some(false) => self.refuse().await,
+                None => too_busy(),
+            }
+        })
+    }
+}
+
+impl Basic {
+    fn accept<'a>(&'a self, mut request: Request, user: &str, next: Next<'a>) -> BoxFuture<'a, Response> {
+        if self.identity.tell(&mut request, user) { next.run(request) } else { self.refuse() }
+    }
+
+    fn refuse<'a>(&self) -> BoxFuture<'a, Response> {
+        crate::answer(auth::unauthorized(self.challenge.clone()))
+    }
+
+    /// Stands for the whole credential: each part comes with its length, so that no two credentials are one.
+    fn mac(&self, credentials: &Credentials) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [credentials.user.as_bytes(), &credentials.password] {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }
+        let mut mac = [0; 32];
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
+
+    fn is_remembered(&self, mac: &[u8; 32]) -> bool {
+        self.remembered.get(mac).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Checks the password on another thread. Of equal credentials that come at once one is checked and the others
+    /// wait for it. `None` when too many are waiting.
+    async fn check(&self, mac: [u8; 32], credentials: &Credentials) -> Option<bool> {
+        self.remembered.remove_if(&mac, |until| Instant::now() >= *until);
+        match self.remembered.get_value_or_guard_async(&mac).await {
+            Ok(_) => Some(true),
+            Err(place) => {
+                let right = self.check_now(credentials).await?;
+                if right {
+                    let _ = place.insert(Instant::now() + REMEMBERED_FOR);
+                }
+                Some(right)
+            }
+        }
+    }
+
+    async fn check_now(&self, credentials: &Credentials) -> Option<bool> {
+        let place = WaitingPlace::take()?;
+        let permit = CORES.acquire().await.ok()?;
+        let stored = self.users.get(&credentials.user).cloned();
+        let (dummy, password) = (self.dummy.clone(), credentials.password.clone());
+        let check = tokio::task::spawn_blocking(move || {
+            // They go with the work, which goes on when the client hangs up.
+            let _held = (place, permit);
+            let right = stored.as_ref().is_some_and(|hash| hash.matches(&password));
+            if stored.is_none_or(|hash| hash.work() < dummy.work()) {
+                std::hint::black_box(dummy.matches(&password));
+            }
+            right
+        });
+        Some(check.await.unwrap_or(false))
+    }
+}
+
+/// As many checks run at a time as there are cores.
+static CORES: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get())));
+
+static PLACES_TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+/// A place in the queue before the cores.
+struct WaitingPlace;
+
+impl WaitingPlace {
+    fn take() -> Option<Self> {
+        let place = Self;
+        (PLACES_TAKEN.fetch_add(1, Ordering::Relaxed) < WAITING).then_some(place)
+    }
+}
+
+impl Drop for WaitingPlace {
+    fn drop(&mut self) {
+        PLACES_TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn too_busy() -> Response {
+    let mut response = reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// A user name and a password, as the client sent them.
+struct Credentials {
+    user: String,
+    password: Vec<u8>,
+}
+
+impl Credentials {
+    /// Reads the `Authorization` header. A name that is not UTF-8 is nobody's, so that it may be changed.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        const BASE64: GeneralPurpose = GeneralPurpose::new(
+            &ALPHABET,
+            GeneralPurposeConfig::new()
+                .with_decode_allow_trailing_bits(true)
+                .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+        );
+        let value = headers.get(AUTHORIZATION)?.as_bytes();
+        let (scheme, encoded) = value.split_at_checked(6)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let decoded = BASE64.decode(encoded).ok()?;
+        let colon = memchr::memchr(b':', &decoded)?;
+        let user = String::from_utf8_lossy(&decoded[..colon]).into_owned();
+        Some(Self { user, password: decoded[colon + 1..].to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, World, request};
+    use http::Request as Head;
+    use parking_lot::Mutex;
+    use proptest::prelude::*;
+    use tidegate_core::{Body, Record};
+
+    const MD5_TEST: &str = "test:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/";
+    const SHA_TEST: &str = "sha:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=";
+
+    fn options(users: &[&str]) -> BasicAuth {
+        BasicAuth { users: users.iter().map(|u| (*u).to_owned()).collect(), ..BasicAuth::default() }
+    }
+
+    fn with_credentials(credentials: &str) -> Request {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
+        request(Head::get("http://h.test/").header("authorization", format!("Basic {encoded}")))
+    }
+
+    fn status(options: BasicAuth, request: Request) -> u16 {
+        testing::response_of(options, request, |_| Response::new(Body::empty())).status().as_u16()
+    }
+
+    #[test]
+    fn only_the_right_password_opens() {
+        let bcrypt = format!("b:{}", bcrypt::hash("test", 4).unwrap());
+        let users = options(&[MD5_TEST, SHA_TEST, &bcrypt]);
+        for (credentials, expected) in [
+            ("test:test", 200),
+            ("sha:test", 200),
+            ("b:test", 200),
+            ("b:Test", 401),
+            ("test:", 401),
+            ("nobody:test", 401),
+            (":", 401),
+            ("test", 401),
+        ] {
+            assert_eq!(status(users.clone(), with_credentials(credentials)), expected, "{credentials}");
+        }
+        assert_eq!(status(options(&[SHA_TEST]), with_credentials("sha:test")), 200);
+        assert_eq!(status(options(&[SHA_TEST]), with_credentials("sha:no")), 401);
+    }
+
+    #[test]
+    fn the_refusal_looks_as_known() {
+        for value in ["", "Basic", "Basic !!", "Bearer x"] {
+            let request = request(Head::get("http://h.test/").header("authorization", value));
+            let options = BasicAuth { realm: "my realm".into(), ..options(&[MD5_TEST]) };
+            let response = testing::response_of(options, request, |_| Response::new(Body::empty()));
+            assert_eq!(response.status(), 401);
+            assert_eq!(response.headers()["www-authenticate"], "Basic realm=\"my realm\"");
+            assert_eq!(response.headers()["content-type"], "text/plain");
+            assert_eq!(testing::text(response), "401 Unauthorized\n");
+        }
+    }
+
+    #[test]
+    fn the_service_and_the_log_learn_the_name() {
+        let options =
+            BasicAuth { header_field: "X-User".into(), remove_header: true, ..options(&[MD5_TEST]) };
+        let mut request = with_credentials("test:test");
+        request.head.headers.insert("x-user", HeaderValue::from_static("spoofed"));
+        request.head.headers.insert("x_user", HeaderValue::from_static("spoofed"));
+        let record = Arc::new(Record::begin());
+        request.context.record = Some(record.clone());
+        let seen = testing::request_after(options, request);
+        assert_eq!(seen.head.headers["x-user"], "test");
+        assert!(!seen.head.headers.contains_key("x_user"));
+        assert!(!seen.head.headers.contains_key("authorization"));
+        assert_eq!(record.fields().user.as_deref(), Some("test"));
+    }
+
+    #[test]
+    fn a_right_password_is_remembered_and_a_wrong_one_is_not() {
+        let basic = testing::build(options(&[MD5_TEST]));
+        let calls = Arc::new(Mutex::new(0));
+        let counted = calls.clone();
+        let service = testing::Service(move |_| {
+            *counted.lock() += 1;
+            Response::new(Body::empty())
+        });
+        testing::block_on(async {
+            for (credentials, expected) in [
+                ("test:test", 200),
+                ("test:test", 200),
+                ("test:bad", 401),
+                ("test:bad", 401),
+                ("test:test", 200),
+            ] {
+                let answer = testing::run(&basic, with_credentials(credentials), &service).await;
+                assert_eq!(answer.status(), expected, "{credentials}");
+            }
+            let at_once: Vec<_> =
+                (0..20).map(|_| testing::run(&basic, with_credentials("test:test"), &service)).collect();
+            for answer in futures_util::future::join_all(at_once).await {
+                assert_eq!(answer.status(), 200);
+            }
+        });
+        assert_eq!(*calls.lock(), 23);
+    }
+
+    #[test]
+    fn different_credentials_never_share_a_place() {
+        let users: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
+        let basic = Basic {
+            users,
+            dummy: Arc::new(Hash::Unknown),
+            challenge: HeaderValue::from_static(""),
+            identity: Identity::new("", false).unwrap(),
+            key: random_key().unwrap(),
+            remembered: Cache::new(8),
+        };
+        let mac = |user: &str, password: &str| {
+            basic.mac(&Credentials { user: user.to_owned(), password: password.as_bytes().to_vec() })
+        };
+        assert_eq!(mac("a", "b"), mac("a", "b"));
+        assert_ne!(mac("ab", "c"), mac("a", "bc"));
+        assert_ne!(mac("", "a"), mac("a", ""));
+    }
+
+    #[test]
+    fn users_come_from_a_file_too_and_there_must_be_some() {
+        let mut world = World::default();
+        world.files.insert("/users".into(), format!("# staff\n{MD5_TEST}\n").into_bytes());
+        world.files.insert("/none".into(), b"# nobody\n".to_vec());
+        let build = |users: &[&str], file: &str| {
+            let options = BasicAuth { users_file: file.into(), ..options(users) };
+            testing::build_in(&world, options).err().map(|error| error.0)
+        };
+        assert_eq!(build(&[], "/users"), None);
+        assert_eq!(build(&[], "/none").as_deref(), Some("no users found in /none"));
+        assert_eq!(build(&[], "").as_deref(), Some("no users found in "));
+        assert_eq!(build(&["a:b:c"], "").as_deref(), Some("error parsing BasicUser: a"));
+        assert!(build(&["hunter2"], "").is_some_and(|text| !text.contains("hunter2")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_panic(value in r"([Bb]asic ?)?[a-zA-Z0-9+/=: ]{0,40}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_str(&value).unwrap());
+            let _ = Credentials::of(&headers);
+        }
+    }
+}

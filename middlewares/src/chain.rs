@@ -1,0 +1,83 @@
+//! Gives a list of middlewares one name.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+
+/// Traefik's `chain`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Chain {
+    /// Names of the middlewares, first to last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub middlewares: Vec<String>,
+}
+
+impl Build for Chain {
+    /// Its members may be limits and breakers, of which each router must have its own.
+    const PER_ROUTER: bool = true;
+
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let middlewares =
+            self.middlewares.iter().map(|name| context.middleware(name)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(List(middlewares)))
+    }
+}
+
+struct List(Vec<Arc<dyn Middleware>>);
+
+impl Middleware for List {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        match self.0.as_slice() {
+            [] => next.run(request),
+            [only] => only.handle(request, next),
+            list => Box::pin(async move { Next::nested(list, &next).run(request).await }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::add_prefix::AddPrefix;
+    use crate::testing::{self, World, get};
+    use parking_lot::Mutex;
+    use tidegate_core::Body;
+
+    fn world() -> World {
+        let mut world = World::default();
+        for name in ["a", "b"] {
+            let prefix = AddPrefix { prefix: format!("/{name}") };
+            world.middlewares.insert(format!("{name}@file"), testing::build(prefix));
+        }
+        world
+    }
+
+    fn path_through(names: &[&str]) -> String {
+        let options = Chain { middlewares: names.iter().map(|n| (*n).to_owned()).collect() };
+        let chain = testing::build_in(&world(), options).unwrap();
+        let seen = Arc::new(Mutex::new(String::new()));
+        let store = seen.clone();
+        let service = testing::Service(move |request: Request| {
+            *store.lock() = request.path().to_owned();
+            Response::new(Body::empty())
+        });
+        testing::block_on(testing::run(&chain, get("http://h.test/x"), &service));
+        seen.lock().clone()
+    }
+
+    #[test]
+    fn the_list_runs_in_order() {
+        assert_eq!(path_through(&["a", "b"]), "/b/a/x");
+        assert_eq!(path_through(&["b@file"]), "/b/x");
+        assert_eq!(path_through(&[]), "/x");
+    }
+
+    #[test]
+    fn a_missing_member_is_an_error() {
+        let options = Chain { middlewares: vec!["nope".into()] };
+        let error = testing::build_in(&world(), options).err().unwrap();
+        assert!(error.0.contains("nope@file"), "{error}");
+    }
+}

@@ -1,0 +1,321 @@
+//! Stops sending requests to a service that fails, and comes back to it slowly.
+
+mod metrics;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration as StdDuration, Instant};
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tidegate_core::expression::Call;
+use tidegate_core::values::{Duration, is_default};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Guard, Middleware, Next, Request, Response, reply,
+};
+
+use crate::condition::{self, Condition, Gives};
+use metrics::Metrics;
+
+/// Traefik's `circuitBreaker`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct CircuitBreaker {
+    /// When to trip: a condition on `NetworkErrorRatio()`, `ResponseCodeRatio(from, to, dividedByFrom, dividedByTo)`,
+    /// `LatencyAtQuantileMS(quantile)` and `RequestThreshold()`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub expression: String,
+    /// How often the condition is looked at.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub check_period: Duration,
+    /// How long no request is sent after tripping.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub fallback_duration: Duration,
+    /// How long it takes to come back to all requests.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub recovery_duration: Duration,
+    /// The status of the answer to requests that are not sent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub response_code: u16,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            expression: String::new(),
+            check_period: Duration::from_millis(100),
+            fallback_duration: Duration::from_secs(10),
+            recovery_duration: Duration::from_secs(10),
+            response_code: 503,
+        }
+    }
+}
+
+impl Build for CircuitBreaker {
+    const PER_ROUTER: bool = true;
+
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let condition = Condition::parse(&self.expression, &function)?;
+        let status = StatusCode::from_u16(self.response_code)
+            .map_err(|_| BuildError(format!("responseCode: `{}` is no status code", self.response_code)))?;
+        let or = |given: Duration, default| if given.is_zero() { default } else { StdDuration::from(given) };
+        let times = Times {
+            check: or(self.check_period, StdDuration::from_millis(100)),
+            fallback: or(self.fallback_duration, StdDuration::from_secs(10)),
+            recovery: or(self.recovery_duration, StdDuration::from_secs(10)),
+        };
+        let breaker = Breaker::new(context.name.into(), condition, times, Instant::now());
+        Ok(Arc::new(Breaking { breaker: Arc::new(breaker), status }))
+    }
+}
+
+/// What a condition can be about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    NetworkErrorRatio,
+    /// From and to of the counted codes, and of those they are divided by; the ends are not included.
+    ResponseCodeRatio([f64; 4]),
+    LatencyAtQuantile(f64),
+    Requests,
+}
+
+fn function(call: &Call) -> Result<(Value, Gives), BuildError> {
+    let value = match call.name.as_str() {
+        "NetworkErrorRatio" => condition::numbers::<0>(call).map(|_| Value::NetworkErrorRatio),
+        "ResponseCodeRatio" => condition::numbers(call).map(Value::ResponseCodeRatio),
+        "LatencyAtQuantileMS" => condition::numbers(call).map(|[quantile]| Value::LatencyAtQuantile(quantile)),
+        "RequestThreshold" => condition::numbers::<0>(call).map(|_| Value::Requests),
+        _ => {
+            let known = ["NetworkErrorRatio", "ResponseCodeRatio", "LatencyAtQuantileMS", "RequestThreshold"];
+            Err(condition::unknown(call, &known))
+        }
+    };
+    Ok((value?, Gives::Number))
+}
+
+struct Breaking {
+    breaker: Arc<Breaker>,
+    status: StatusCode,
+}
+
+impl Middleware for Breaking {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let started = Instant::now();
+        if !self.breaker.admits(started) {
+            return crate::answer(reply::status_text(self.status));
+        }
+        Box::pin(async move {
+            let response = next.run(request).await;
+            let observer = Observer { breaker: self.breaker.clone(), started, status: response.status().as_u16() };
+            response.map(|body| body.with_guard(Box::new(observer)))
+        })
+    }
+}
+
+/// Tells the breaker how a request went once its response is over.
+struct Observer {
+    breaker: Arc<Breaker>,
+    started: Instant,
+    status: u16,
+}
+
+impl Guard for Observer {
+    fn end(self: Box<Self>, _: bool) {
+        let now = Instant::now();
+        self.breaker.observe(self.status, now.duration_since(self.started), now);
+    }
+}
+
+struct Times {
+    check: StdDuration,
+    fallback: StdDuration,
+    recovery: StdDuration,
+}
+
+struct Breaker {
+    name: String,
+    condition: Condition<Value>,
+    times: Times,
+    /// True while nothing is wrong: spares the lock.
+    standby: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    state: State,
+    metrics: Metrics,
+    next_check: Instant,
+}
+
+enum State {
+    /// All requests pass.
+    Standby,
+    /// None pass.
+    Tripped { until: Instant },
+    /// A growing share passes.
+    Recovering { since: Instant, allowed: u64, denied: u64 },
+}
+
+impl Breaker {
+    fn new(name: String, condition: Condition<Value>, times: Times, now: Instant) -> Self {
+        let inner = Inner { state: State::Standby, metrics: Metrics::new(now), next_check: now };
+        Self { name, condition, times, standby: AtomicBool::new(true), inner: Mutex::new(inner) }
+    }
+
+    /// Whether a request may be sent now.
+    fn admits(&self, now: Instant) -> bool {
+        if self.standby.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut inner = self.inner.lock();
+        if let State::Tripped { until } = inner.state {
+            if now < until {
+                return false;
+            }
+            tracing::info!(middleware = %self.name, "circuit breaker: letting some requests pass again");
+            inner.state = State::Recovering { since: now, allowed: 0, denied: 0 };
+        }
+        let State::Recovering { since, allowed, denied } = &mut inner.state else { return true };
+        let elapsed = now.duration_since(*since);
+        if elapsed > self.times.recovery {
+            tracing::info!(middleware = %self.name, "circuit breaker: closed again");
+            inner.state = State::Standby;
+            self.standby.store(true, Ordering::Relaxed);
+            return true;
+        }
+        // At half of all requests, allowed and denied are in balance; from then on all pass.
+        let target = 0.5 * elapsed.as_secs_f64() / self.times.recovery.as_secs_f64();
+        let share = (*allowed + 1) as f64 / (*allowed + 1 + *denied) as f64;
+        if share < target {
+            *allowed += 1;
+            true
+        } else {
+            *denied += 1;
+            false
+        }
+    }
+
+    /// Counts a request that was sent, and trips when the condition holds.
+    fn observe(&self, status: u16, latency: StdDuration, now: Instant) {
+        let mut inner = self.inner.lock();
+        inner.metrics.record(status, latency, now);
+        if now < inner.next_check {
+            return;
+        }
+        inner.next_check = now + self.times.check;
+        if matches!(inner.state, State::Tripped { .. }) {
+            return;
+        }
+        let metrics = &inner.metrics;
+        if !self.condition.holds(&|value| measure(metrics, *value, now)) {
+            return;
+        }
+        tracing::warn!(middleware = %self.name, "circuit breaker: tripped");
+        inner.state = State::Tripped { until: now + self.times.fallback };
+        inner.metrics = Metrics::new(now);
+        self.standby.store(false, Ordering::Relaxed);
+    }
+}
+
+fn measure(metrics: &Metrics, value: Value, now: Instant) -> f64 {
+    let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+    match value {
+        Value::NetworkErrorRatio => {
+            ratio(metrics.count(now, |code| code == 502 || code == 504), metrics.count(now, |_| true))
+        }
+        Value::ResponseCodeRatio([from, to, by_from, by_to]) => {
+            let within = |from: f64, to: f64| move |code: u16| (from..to).contains(&f64::from(code));
+            ratio(metrics.count(now, within(from, to)), metrics.count(now, within(by_from, by_to)))
+        }
+        Value::LatencyAtQuantile(quantile) => metrics.latency_ms(quantile, now),
+        Value::Requests => metrics.count(now, |_| true) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Service, World, block_on, build_in, get, text};
+
+    const SECOND: StdDuration = StdDuration::from_secs(1);
+
+    fn breaker(expression: &str, now: Instant) -> Breaker {
+        let condition = Condition::parse(expression, &function).unwrap();
+        let times = Times { check: SECOND / 10, fallback: SECOND * 10, recovery: SECOND * 10 };
+        Breaker::new("m@file".into(), condition, times, now)
+    }
+
+    #[test]
+    fn it_trips_waits_and_comes_back_slowly() {
+        let start = Instant::now();
+        let breaker = breaker("ResponseCodeRatio(500, 600, 0, 600) > 0.25", start);
+        breaker.observe(200, SECOND / 100, start);
+        assert!(breaker.admits(start));
+        breaker.observe(500, SECOND / 100, start + SECOND / 20);
+        assert!(breaker.admits(start), "not looked at yet");
+        breaker.observe(200, SECOND / 100, start + SECOND / 5);
+        let tripped = start + SECOND / 5;
+        assert!(!breaker.admits(tripped) && !breaker.admits(tripped + SECOND * 9));
+        let recovering = tripped + SECOND * 10;
+        assert!(!breaker.admits(recovering), "none at the very beginning");
+        let passed = |from: StdDuration| (0..1000).filter(|_| breaker.admits(recovering + from)).count();
+        let (early, late) = (passed(SECOND), passed(SECOND * 9));
+        assert!(early > 0 && early < 100, "{early}");
+        assert!(late > early && late < 1000, "{late}");
+        assert_eq!(passed(SECOND * 11), 1000);
+    }
+
+    #[test]
+    fn it_trips_again_while_recovering() {
+        let start = Instant::now();
+        let breaker = breaker("NetworkErrorRatio() > 0.5", start);
+        breaker.observe(502, SECOND, start);
+        assert!(!breaker.admits(start));
+        assert!(!breaker.admits(start + SECOND * 10), "none at the very beginning");
+        let later = start + SECOND * 15;
+        assert!((0..100).any(|_| breaker.admits(later)));
+        breaker.observe(504, SECOND, later);
+        assert!(!breaker.admits(later + SECOND * 9));
+    }
+
+    #[test]
+    fn latency_counts() {
+        let start = Instant::now();
+        let breaker = breaker("LatencyAtQuantileMS(50.0) > 100 && RequestThreshold() >= 3", start);
+        for n in 1..=3u32 {
+            assert!(breaker.admits(start));
+            breaker.observe(200, SECOND / 5, start + SECOND * n);
+        }
+        assert!(!breaker.admits(start + SECOND * 3));
+    }
+
+    #[test]
+    fn a_tripped_breaker_answers_itself() {
+        let options = CircuitBreaker {
+            expression: "ResponseCodeRatio(500, 600, 0, 600) > 0.25".into(),
+            response_code: 418,
+            ..CircuitBreaker::default()
+        };
+        let middleware = testing::build(options);
+        let ask = || {
+            let service = Service(|_| reply::bare(StatusCode::INTERNAL_SERVER_ERROR, "broken"));
+            block_on(testing::run(&middleware, get("http://h.test/"), &service))
+        };
+        assert_eq!(text(ask()), "broken");
+        let answer = ask();
+        assert_eq!((answer.status().as_u16(), text(answer).as_str()), (418, "I'm a teapot"));
+    }
+
+    #[test]
+    fn wrong_expressions_are_refused() {
+        let refuse = |expression: &str| {
+            let options = CircuitBreaker { expression: expression.into(), ..CircuitBreaker::default() };
+            build_in(&World::default(), options).err().unwrap().0
+        };
+        assert!(refuse("Nope() > 1").starts_with("unsupported function: Nope"));
+        assert!(refuse("NetworkErrorRatio()").contains("must be compared"));
+        assert!(refuse("ResponseCodeRatio(500) > 1").contains("takes 4 numbers"));
+        assert!(!refuse("").is_empty());
+    }
+}

@@ -1,0 +1,339 @@
+//! Compresses responses with gzip, Brotli or Zstandard, as the client accepts.
+
+mod accept;
+mod stream;
+
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body::Body as _;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::is_default;
+use tidegate_core::{Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+
+use accept::Choice;
+use stream::{Compressed, Encoding};
+
+/// Traefik's `compress`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Compress {
+    /// Content types that are left alone. Exclusive with `includedContentTypes`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excluded_content_types: Vec<String>,
+    /// The only content types that are compressed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub included_content_types: Vec<String>,
+    /// Bodies below this length in bytes are left alone; 0 means 1024. A body of unknown length is compressed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub min_response_body_bytes: u64,
+    /// The encodings to offer, the preferred one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub encodings: Vec<String>,
+    /// The encoding for clients that send no `Accept-Encoding`, or `*`. Empty means none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub default_encoding: String,
+}
+
+impl Default for Compress {
+    fn default() -> Self {
+        Self {
+            excluded_content_types: Vec::new(),
+            included_content_types: Vec::new(),
+            min_response_body_bytes: 0,
+            encodings: vec!["gzip".into(), "br".into(), "zstd".into()],
+            default_encoding: String::new(),
+        }
+    }
+}
+
+impl Build for Compress {
+    fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        if !self.excluded_content_types.is_empty() && !self.included_content_types.is_empty() {
+            return Err(BuildError::new(
+                "excludedContentTypes and includedContentTypes options are mutually exclusive",
+            ));
+        }
+        let encodings = self.encodings.iter().map(|name| encoding(name)).collect::<Result<Vec<_>, _>>()?;
+        if encodings.is_empty() {
+            return Err(BuildError::new("at least one encoding must be specified"));
+        }
+        let default = if self.default_encoding.is_empty() { None } else { Some(encoding(&self.default_encoding)?) };
+        if default.is_some_and(|default| !encodings.contains(&default)) {
+            return Err(BuildError(format!("unsupported default encoding: {}", self.default_encoding)));
+        }
+        let mut excluded = media_types(&self.excluded_content_types)?;
+        excluded.push("application/grpc".into());
+        Ok(Arc::new(Compressor {
+            excluded,
+            included: media_types(&self.included_content_types)?,
+            min_size: if self.min_response_body_bytes == 0 { 1024 } else { self.min_response_body_bytes },
+            encodings,
+            default,
+        }))
+    }
+}
+
+fn encoding(name: &str) -> Result<Encoding, BuildError> {
+    Encoding::from_name(name).ok_or_else(|| BuildError(format!("unsupported encoding: {name}")))
+}
+
+fn media_types(texts: &[String]) -> Result<Vec<String>, BuildError> {
+    let one = |text: &String| {
+        media_type(text).ok_or_else(|| BuildError(format!("`{text}` is no media type: expected a form like `text/css`")))
+    };
+    texts.iter().map(one).collect()
+}
+
+/// The media type without parameters, in lower case.
+fn media_type(text: &str) -> Option<String> {
+    let name = text.split(';').next().unwrap_or("").trim();
+    let valid = !name.is_empty() && name.split('/').count() <= 2 && !name.contains(|c: char| c.is_whitespace());
+    valid.then(|| name.to_ascii_lowercase())
+}
+
+struct Compressor {
+    excluded: Vec<String>,
+    included: Vec<String>,
+    min_size: u64,
+    encodings: Vec<Encoding>,
+    default: Option<Encoding>,
+}
+
+/// Bodies of at most this known length are compressed in one piece, so that the answer has a `Content-Length`.
+const ONE_PIECE: u64 = 16 * 1024;
+
+impl Middleware for Compressor {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let Some(choice) = self.choice(&request) else { return next.run(request) };
+        Box::pin(async move {
+            let mut response = next.run(request).await;
+            response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+            match choice {
+                Choice::Encode(encoding) if self.is_wanted(&response) => encode(response, encoding).await,
+                _ => response,
+            }
+        })
+    }
+}
+
+impl Compressor {
+    /// What to do with the response; `None` when it does not depend on the request.
+    fn choice(&self, request: &Request) -> Option<Choice> {
+        let headers = &request.head.headers;
+        if request.head.method == Method::HEAD || self.has_type(&self.excluded, headers) {
+            return None;
+        }
+        let Some(first) = headers.get(ACCEPT_ENCODING) else {
+            // Traefik's gzip looks at the header again and leaves the body alone when it is missing.
+            return self.default.map(|encoding| match encoding {
+                Encoding::Gzip => Choice::Plain,
+                other => Choice::Encode(other),
+            });
+        };
+        let mut lines = headers.get_all(ACCEPT_ENCODING).iter();
+        if first.is_empty() && lines.size_hint().1 == Some(1) {
+            return None;
+        }
+        accept::choose(&mut lines, &self.encodings, self.default)
+    }
+
+    fn is_wanted(&self, response: &Response) -> bool {
+        let headers = response.headers();
+        let status = response.status();
+        if headers.contains_key(CONTENT_ENCODING)
+            || headers.contains_key(CONTENT_RANGE)
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+            || forbids_change(headers)
+            || !self.is_wanted_type(headers)
+        {
+            return false;
+        }
+        match length(response) {
+            Some(length) => length >= self.min_size,
+            None => !response.body().is_end_stream(),
+        }
+    }
+
+    fn is_wanted_type(&self, headers: &HeaderMap) -> bool {
+        if !headers.contains_key(CONTENT_TYPE) {
+            return true;
+        }
+        if self.included.is_empty() { self.is_parsable(headers) && !self.has_type(&self.excluded, headers) } else {
+            self.has_type(&self.included, headers)
+        }
+    }
+
+    fn is_parsable(&self, headers: &HeaderMap) -> bool {
+        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|text| media_type(text).is_some())
+    }
+
+    fn has_type(&self, types: &[String], headers: &HeaderMap) -> bool {
+        let Some(text) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+        let name = text.split(';').next().unwrap_or("").trim();
+        types.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
+    }
+}
+
+fn length(response: &Response) -> Option<u64> {
+    let declared = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    declared.or_else(|| response.body().size_hint().exact())
+}
+
+/// RFC 9111 section 5.2.2.6: `no-transform`.
+fn forbids_change(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("no-transform")))
+}
+
+async fn encode(response: Response, encoding: Encoding) -> Response {
+    let known = length(&response).filter(|length| *length <= ONE_PIECE);
+    let (mut head, body) = response.into_parts();
+    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.remove(ACCEPT_RANGES);
+    let compressed = Compressed::new(body, encoding);
+    let body = match known {
+        // What is gathered is bounded by the length that was declared; an encoder adds a little.
+        Some(_) => match Body::boxed(compressed).collect(2 * ONE_PIECE).await {
+            Ok(whole) => {
+                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+                Body::full(whole)
+            }
+            Err(error) => Body::boxed(stream::Broken(Some(error))),
+        },
+        None => Body::boxed(compressed),
+    };
+    Response::from_parts(head, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::tests::pieces;
+    use crate::testing::{self, World, build_in, with_body};
+    use std::io::Write as _;
+
+    fn answer(options: Compress, accept: &str, make: impl Fn() -> Response + Send + Sync + 'static) -> Response {
+        let request = with_body(http::Request::get("http://h.test/").header("Accept-Encoding", accept), "");
+        testing::response_of(options, request, move |_| make())
+    }
+
+    fn plain(length: usize) -> Response {
+        let mut response = Response::new(Body::full("hello ".repeat(length / 6 + 1).as_bytes()[..length].to_vec()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response
+    }
+
+    fn decoded(response: Response) -> Vec<u8> {
+        let encoding = Encoding::from_name(response.headers()[CONTENT_ENCODING].to_str().unwrap()).unwrap();
+        let bytes = testing::block_on(response.into_body().collect(1 << 24)).unwrap();
+        stream::tests::decode(encoding, &bytes)
+    }
+
+    fn encoding_of(response: &Response) -> &str {
+        response.headers().get(CONTENT_ENCODING).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn the_accepted_encoding_is_used_and_the_content_stays() {
+        for name in ["gzip", "br", "zstd"] {
+            for length in [1024, 2400, 100_000] {
+                let response = answer(Compress::default(), name, move || plain(length));
+                assert_eq!(encoding_of(&response), name);
+                assert_eq!(response.headers()[VARY], "Accept-Encoding");
+                assert_eq!(response.headers().contains_key(CONTENT_LENGTH), length < 100_000);
+                assert_eq!(decoded(response), "hello ".repeat(length).as_bytes()[..length]);
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_of_unknown_length_are_compressed() {
+        let response = answer(Compress::default(), "gzip", || Response::new(pieces(&["one", "two"])));
+        assert_eq!(decoded(response), b"onetwo");
+    }
+
+    #[test]
+    fn some_answers_are_left_alone() {
+        let with = |name: &'static str, value: &'static str| {
+            answer(Compress::default(), "gzip", move || {
+                let mut response = plain(5000);
+                response.headers_mut().insert(name, HeaderValue::from_static(value));
+                response
+            })
+        };
+        for (name, value) in [
+            ("content-encoding", "br"),
+            ("content-range", "bytes 0-1/2"),
+            ("cache-control", "public, no-transform"),
+            ("content-type", "application/grpc"),
+        ] {
+            let response = with(name, value);
+            assert_ne!(encoding_of(&response), "gzip", "{name}");
+            assert_eq!(response.headers()[VARY], "Accept-Encoding");
+        }
+        assert_eq!(encoding_of(&answer(Compress::default(), "gzip", || plain(1023))), "");
+        let head = with_body(http::Request::head("http://h.test/").header("Accept-Encoding", "gzip"), "");
+        let response = testing::response_of(Compress::default(), head, |_| plain(5000));
+        assert!(!response.headers().contains_key(VARY));
+        let response = testing::response_of(Compress::default(), testing::get("http://h.test/"), |_| plain(5000));
+        assert!(!response.headers().contains_key(VARY), "no Accept-Encoding");
+    }
+
+    #[test]
+    fn content_types_are_chosen() {
+        let excluding = Compress { excluded_content_types: vec!["text/plain".into()], ..Compress::default() };
+        assert_eq!(encoding_of(&answer(excluding, "gzip", || plain(5000))), "");
+        let including = |name: &str| Compress { included_content_types: vec![name.into()], ..Compress::default() };
+        assert_eq!(encoding_of(&answer(including("text/css"), "gzip", || plain(5000))), "");
+        assert_eq!(encoding_of(&answer(including("Text/Plain"), "gzip", || plain(5000))), "gzip");
+    }
+
+    #[test]
+    fn the_default_encoding_is_for_clients_that_do_not_say() {
+        let ask = |default: &str| {
+            let options = Compress { default_encoding: default.into(), ..Compress::default() };
+            testing::response_of(options, testing::get("http://h.test/"), |_| plain(5000))
+        };
+        assert_eq!(encoding_of(&ask("br")), "br");
+        assert_eq!(encoding_of(&ask("gzip")), "", "as in Traefik");
+        assert_eq!(ask("gzip").headers()[VARY], "Accept-Encoding");
+    }
+
+    #[test]
+    fn wrong_options_are_refused() {
+        let refuse = |options: Compress| build_in(&World::default(), options).err().unwrap().0;
+        assert_eq!(refuse(Compress { encodings: vec!["x".into()], ..Compress::default() }), "unsupported encoding: x");
+        assert!(refuse(Compress { encodings: vec![], ..Compress::default() }).contains("at least one"));
+        let both = Compress {
+            excluded_content_types: vec!["a/b".into()],
+            included_content_types: vec!["a/b".into()],
+            ..Compress::default()
+        };
+        assert!(refuse(both).contains("mutually exclusive"));
+        let default =
+            Compress { encodings: vec!["br".into()], default_encoding: "gzip".into(), ..Compress::default() };
+        assert_eq!(refuse(default), "unsupported default encoding: gzip");
+    }
+
+    #[test]
+    fn random_content_survives() {
+        let mut noise = Vec::new();
+        for n in 0..40_000u32 {
+            write!(noise, "{:x}", n.wrapping_mul(2_654_435_761)).unwrap();
+        }
+        let expected = noise.clone();
+        let response = answer(Compress::default(), "br", move || Response::new(Body::full(noise.clone())));
+        assert_eq!(decoded(response), expected);
+    }
+}

@@ -1,0 +1,106 @@
+//! Conditions on measured values: an expression with its functions looked up.
+
+use tidegate_core::BuildError;
+use tidegate_core::expression::{self, Argument, Call, Comparison, Expression};
+
+/// A condition on values of the kind `V`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Condition<V> {
+    And(Box<Condition<V>>, Box<Condition<V>>),
+    Or(Box<Condition<V>>, Box<Condition<V>>),
+    Not(Box<Condition<V>>),
+    /// The value is not zero.
+    Holds(V),
+    /// The value compares so with a number.
+    Compare(V, Comparison, f64),
+}
+
+/// Looks up what a call stands for.
+pub(crate) type Lookup<V> = dyn Fn(&Call) -> Result<(V, Gives), BuildError>;
+
+/// What a function gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gives {
+    /// True or false: stands alone.
+    Truth,
+    /// A number: must be compared.
+    Number,
+}
+
+impl<V> Condition<V> {
+    /// Parses `text`; `function` looks up a call, with its arguments.
+    pub(crate) fn parse(text: &str, function: &Lookup<V>) -> Result<Self, BuildError> {
+        let expression = expression::parse(text).map_err(|error| BuildError(format!("`{text}`: {error}")))?;
+        Self::of(&expression, function)
+    }
+
+    fn of(expression: &Expression, function: &Lookup<V>) -> Result<Self, BuildError> {
+        let inner = |expression: &Expression| Self::of(expression, function).map(Box::new);
+        Ok(match expression {
+            Expression::And(left, right) => Self::And(inner(left)?, inner(right)?),
+            Expression::Or(left, right) => Self::Or(inner(left)?, inner(right)?),
+            Expression::Not(negated) => Self::Not(inner(negated)?),
+            Expression::Call(call) => match function(call)? {
+                (value, Gives::Truth) => Self::Holds(value),
+                _ => {
+                    return Err(BuildError(format!(
+                        "{} gives a number and must be compared with one",
+                        call.name
+                    )));
+                }
+            },
+            Expression::Compare { call, operator, value: number } => match function(call)? {
+                (value, Gives::Number) => Self::Compare(value, *operator, *number),
+                _ => {
+                    return Err(BuildError(format!("{} is true or false and cannot be compared", call.name)));
+                }
+            },
+        })
+    }
+
+    /// True when it holds for the values that `measure` gives. True is any number but 0.
+    pub(crate) fn holds(&self, measure: &dyn Fn(&V) -> f64) -> bool {
+        match self {
+            Self::And(left, right) => left.holds(measure) && right.holds(measure),
+            Self::Or(left, right) => left.holds(measure) || right.holds(measure),
+            Self::Not(inner) => !inner.holds(measure),
+            Self::Holds(value) => measure(value) != 0.0,
+            Self::Compare(value, operator, number) => {
+                let value = measure(value);
+                match operator {
+                    Comparison::Less => value < *number,
+                    Comparison::LessOrEqual => value <= *number,
+                    Comparison::Greater => value > *number,
+                    Comparison::GreaterOrEqual => value >= *number,
+                    Comparison::Equal => value == *number,
+                    Comparison::NotEqual => value != *number,
+                }
+            }
+        }
+    }
+}
+
+/// The arguments of a call, which must be `N` numbers.
+pub(crate) fn numbers<const N: usize>(call: &Call) -> Result<[f64; N], BuildError> {
+    let numbers: Vec<f64> = call
+        .arguments
+        .iter()
+        .filter_map(|argument| match argument {
+            Argument::Number(number) => Some(*number),
+            Argument::Text(_) => None,
+        })
+        .collect();
+    match <[f64; N]>::try_from(numbers) {
+        Ok(numbers) if call.arguments.len() == N => Ok(numbers),
+        _ => Err(BuildError(format!("{} takes {N} numbers", call.name))),
+    }
+}
+
+/// The error for a function that does not exist.
+pub(crate) fn unknown(call: &Call, known: &[&str]) -> BuildError {
+    let hint = match expression::nearest(&call.name, known.iter().copied()) {
+        Some(name) => format!("; did you mean {name}?"),
+        None => format!("; there are {}", known.join(", ")),
+    };
+    BuildError(format!("unsupported function: {}{hint}", call.name))
+}

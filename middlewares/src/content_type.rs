@@ -1,0 +1,155 @@
+//! Guesses the content type of responses that come without one.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+};
+
+use crate::sniff;
+
+/// Traefik's `contentType`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ContentType {
+    /// Deprecated in Traefik: `false` turns the middleware off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_detect: Option<bool>,
+}
+
+impl Build for ContentType {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        if self.auto_detect.is_some() {
+            tracing::warn!(middleware = context.name, "`autoDetect` is deprecated, remove it");
+        }
+        Ok(Arc::new(Detect { enabled: self.auto_detect != Some(false) }))
+    }
+}
+
+struct Detect {
+    enabled: bool,
+}
+
+impl Middleware for Detect {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        if !self.enabled || request.head.method == Method::HEAD {
+            return next.run(request);
+        }
+        Box::pin(async move {
+            let response = next.run(request).await;
+            if wants_type(&response) { with_type(response).await } else { response }
+        })
+    }
+}
+
+/// True for a response without a type whose body has a known length. One that streams is not held back.
+fn wants_type(response: &Response) -> bool {
+    let headers = response.headers();
+    !headers.contains_key(CONTENT_TYPE)
+        && headers.get(CONTENT_ENCODING).is_none_or(HeaderValue::is_empty)
+        && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        && !response.status().is_informational()
+        && response.body().size_hint().exact().is_some_and(|length| length > 0)
+}
+
+async fn with_type(response: Response) -> Response {
+    let (mut head, mut body) = response.into_parts();
+    let mut begin = Vec::new();
+    let mut read = VecDeque::new();
+    while begin.len() < sniff::LOOKED_AT && !body.is_end_stream() {
+        let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
+        if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
+            begin.extend_from_slice(&data[..data.len().min(sniff::LOOKED_AT)]);
+        }
+        let failed = frame.is_err();
+        read.push_back(frame);
+        if failed {
+            break;
+        }
+    }
+    if !begin.is_empty() {
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(sniff::content_type(&begin)));
+    }
+    Response::from_parts(head, Body::boxed(Begun { read, rest: body }))
+}
+
+/// A body of which the first frames have been read.
+struct Begun {
+    read: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    rest: Body,
+}
+
+impl HttpBody for Begun {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let data = |frame: &Result<Frame<Bytes>, _>| {
+            frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len)
+        };
+        let read: usize = self.read.iter().map(data).sum();
+        match self.rest.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + read as u64),
+            None => SizeHint::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, get};
+
+    fn answer(options: ContentType, response: impl Fn() -> Response + Send + Sync + 'static) -> Response {
+        testing::response_of(options, get("http://h.test/"), move |_| response())
+    }
+
+    #[test]
+    fn a_missing_type_is_found_and_the_body_stays_whole() {
+        let text = "hello ".repeat(400);
+        let expected = text.clone();
+        let response = answer(ContentType::default(), move || Response::new(Body::full(text.clone())));
+        assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(response.body().size_hint().exact(), Some(2400));
+        assert_eq!(testing::text(response), expected);
+    }
+
+    #[test]
+    fn what_has_a_type_or_no_body_is_left_alone() {
+        let with = |name: &'static str| {
+            answer(ContentType::default(), move || {
+                let mut response = Response::new(Body::full("x"));
+                response.headers_mut().insert(name, HeaderValue::from_static("a"));
+                response
+            })
+        };
+        assert_eq!(with("content-type").headers()["content-type"], "a");
+        assert!(!with("content-encoding").headers().contains_key("content-type"));
+        let empty = answer(ContentType::default(), || Response::new(Body::empty()));
+        assert!(!empty.headers().contains_key("content-type"));
+        let off = answer(ContentType { auto_detect: Some(false) }, || Response::new(Body::full("x")));
+        assert!(!off.headers().contains_key("content-type"));
+    }
+}

@@ -1,0 +1,412 @@
+//! Asks for a user name and password without sending the password (HTTP Digest with MD5, RFC 2617).
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{hmac, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::header::{AUTHORIZATION, HeaderValue};
+use md5::{Digest as _, Md5};
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use tidegate_core::values::is_default;
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+
+use crate::auth::{self, DEFAULT_REALM, Identity};
+use crate::path;
+
+/// How long a client may go on with one nonce. Then it gets a new one, without asking its user again.
+const NONCE_LIFE: Duration = Duration::from_secs(600);
+/// How many nonces are known to be in use. Only a client with the right password gets a place.
+const NONCES: usize = 8192;
+
+/// Traefik's `digestAuth`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DigestAuth {
+    /// `name:realm:hash` each, as `htdigest` writes them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+    /// A file with one `name:realm:hash` a line. Its users count beside the listed ones.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub users_file: String,
+    /// Keeps the `Authorization` header from the service.
+    #[serde(skip_serializing_if = "is_default")]
+    pub remove_header: bool,
+    /// The realm; `traefik` when empty. Users of other realms cannot log in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub realm: String,
+    /// A request header that tells the service the user's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_field: String,
+}
+
+impl Build for DigestAuth {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let realm = if self.realm.is_empty() { DEFAULT_REALM } else { &self.realm };
+        if HeaderValue::from_bytes(realm.as_bytes()).is_err() {
+            return Err(BuildError::new("realm: control characters are not allowed"));
+        }
+        let mut users = HashMap::default();
+        for entry in auth::user_entries(&self.users, &self.users_file, context)? {
+            let parts: Vec<&str> = entry.split(':').collect();
+            let [name, its_realm, hash] = parts[..] else {
+                let shown = if parts.len() > 1 { parts[0] } else { "no colon in it" };
+                return Err(BuildError(format!("error parsing DigestUser: {shown}")));
+            };
+            if its_realm == realm {
+                users.insert(name.to_owned(), hash.to_owned());
+            }
+        }
+        let mut random = [0; 44];
+        rand::fill(&mut random).map_err(|_| BuildError::new("the system gives no random numbers"))?;
+        Ok(Arc::new(Digest {
+            users,
+            realm: realm.to_owned(),
+            opaque: STANDARD.encode(&random[..12]),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
+            begin: Instant::now(),
+            counts: Cache::new(NONCES),
+            identity: Identity::new(&self.header_field, self.remove_header)?,
+        }))
+    }
+}
+
+struct Digest {
+    /// By name: MD5 of `name:realm:password`, in hexadecimal.
+    users: HashMap<String, String, foldhash::fast::RandomState>,
+    realm: String,
+    opaque: String,
+    /// Signs nonces, so that those that were only handed out take no memory.
+    key: hmac::Key,
+    /// Nonces count their age from here.
+    begin: Instant,
+    /// The highest count that came with each nonce in use.
+    counts: Cache<[u8; 16], Arc<AtomicU64>>,
+    identity: Identity,
+}
+
+impl Middleware for Digest {
+    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let header = request
+            .head
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        let Some(answer) = header.and_then(Answer::parse) else { return self.refuse(Refusal::Wrong) };
+        if !answer.username.is_empty() {
+            auth::note_user(&request, &answer.username);
+        }
+        match self.check(&answer, &request) {
+            Ok(()) if self.identity.tell(&mut request, &answer.username) => next.run(request),
+            Ok(()) => self.refuse(Refusal::Wrong),
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+}
+
+/// Why an answer is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Wrong or missing.
+    Wrong,
+    /// Right, but for a nonce that is no longer good: the client may repeat it with a new one by itself.
+    Stale,
+}
+
+impl Digest {
+    fn check(&self, answer: &Answer, request: &Request) -> Result<(), Refusal> {
+        let is_ours = answer.qop == "auth" && matches!(answer.algorithm.as_str(), "" | "MD5");
+        if !is_ours || !answer.is_for(&request.head.uri) {
+            return Err(Refusal::Wrong);
+        }
+        let secret = self.users.get(&answer.username);
+        let method_and_uri = md5_hex(&[request.head.method.as_str(), &answer.uri]);
+        let expected = md5_hex(&[
+            secret.map_or("", String::as_str),
+            &answer.nonce,
+            &answer.nc,
+            &answer.cnonce,
+            &answer.qop,
+            &method_and_uri,
+        ]);
+        let equal: bool = expected.as_bytes().ct_eq(answer.response.as_bytes()).into();
+        if secret.is_none() || !equal {
+            return Err(Refusal::Wrong);
+        }
+        self.check_nonce(answer)
+    }
+
+    fn check_nonce(&self, answer: &Answer) -> Result<(), Refusal> {
+        let count =
+            u64::from_str_radix(&answer.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
+        let nonce = self.read_nonce(&answer.nonce).ok_or(Refusal::Stale)?;
+        let Ok(highest) =
+            self.counts.get_or_insert_with(&nonce, || Ok::<_, std::convert::Infallible>(Arc::default()));
+        let highest = highest.fetch_max(count, Ordering::AcqRel);
+        match highest.cmp(&count) {
+            std::cmp::Ordering::Less => Ok(()),
+            std::cmp::Ordering::Equal => Err(Refusal::Wrong),
+            // Requests that were sent together and arrived in another order.
+            std::cmp::Ordering::Greater => Err(Refusal::Stale),
+        }
+    }
+
+    fn refuse<'a>(&self, refusal: Refusal) -> BoxFuture<'a, Response> {
+        let stale = if refusal == Refusal::Stale { "stale=\"true\", " } else { "" };
+        let challenge = format!(
+            "Digest realm=\"{}\", nonce=\"{}\", opaque=\"{}\", {stale}algorithm=\"MD5\", qop=\"auth\"",
+            self.realm,
+            self.new_nonce(),
+            self.opaque
+        );
+        let challenge =
+            HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
+        crate::answer(auth::unauthorized(challenge))
+    }
+
+    /// Milliseconds since `begin`, eight random bytes, and half a MAC of both.
+    fn new_nonce(&self) -> String {
+        let mut nonce = [0; 32];
+        nonce[..8].copy_from_slice(&(self.begin.elapsed().as_millis() as u64).to_be_bytes());
+        // Without randomness two clients could share a nonce; the MAC would still hold.
+        let _ = rand::fill(&mut nonce[8..16]);
+        let mac = hmac::sign(&self.key, &nonce[..16]);
+        nonce[16..].copy_from_slice(&mac.as_ref()[..16]);
+        URL_SAFE_NO_PAD.encode(nonce)
+    }
+
+    /// Time and random part of a nonce that we made and that is not too old.
+    fn read_nonce(&self, text: &str) -> Option<[u8; 16]> {
+        let nonce: [u8; 32] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let mac = hmac::sign(&self.key, &nonce[..16]);
+        let ours: bool = mac.as_ref()[..16].ct_eq(&nonce[16..]).into();
+        let made = Duration::from_millis(u64::from_be_bytes(nonce[..8].try_into().ok()?));
+        let fresh = self.begin.elapsed().checked_sub(made).is_some_and(|age| age < NONCE_LIFE);
+        if ours && fresh { nonce[..16].try_into().ok() } else { None }
+    }
+}
+
+/// MD5 of the parts with colons between, in hexadecimal.
+fn md5_hex(parts: &[&str]) -> String {
+    let mut hasher = Md5::new();
+    for (i, part) in parts.iter().enumerate() {
+        if i > 0 {
+            hasher.update(b":");
+        }
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().iter().fold(String::with_capacity(32), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// The client's side of the exchange. What it did not send is empty.
+#[derive(Debug, Default, PartialEq)]
+struct Answer {
+    username: String,
+    nonce: String,
+    uri: String,
+    response: String,
+    algorithm: String,
+    cnonce: String,
+    qop: String,
+    nc: String,
+}
+
+impl Answer {
+    fn parse(header: &str) -> Option<Self> {
+        let (scheme, rest) = header.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("Digest") {
+            return None;
+        }
+        let mut answer = Self::default();
+        let mut rest = rest.trim_start();
+        while !rest.is_empty() {
+            let (name, after) = match rest.find(['=', ',']) {
+                Some(at) if rest[at..].starts_with('=') => (rest[..at].trim(), &rest[at + 1..]),
+                Some(at) => (rest[..at].trim(), &rest[at..]),
+                None => (rest.trim(), ""),
+            };
+            let (value, after) = parameter_value(after);
+            answer.set(name, value);
+            rest = after.trim_start_matches([',', ' ', '\t']);
+        }
+        Some(answer)
+    }
+
+    fn set(&mut self, name: &str, value: String) {
+        let field = match name {
+            "username" => &mut self.username,
+            "nonce" => &mut self.nonce,
+            "uri" => &mut self.uri,
+            "response" => &mut self.response,
+            "algorithm" => &mut self.algorithm,
+            "cnonce" => &mut self.cnonce,
+            "qop" => &mut self.qop,
+            "nc" => &mut self.nc,
+            _ => return,
+        };
+        *field = value;
+    }
+
+    /// True when the answer was made for this target, or for a path that it begins with.
+    fn is_for(&self, uri: &http::Uri) -> bool {
+        if uri.path_and_query().is_some_and(|target| target.as_str() == self.uri) {
+            return true;
+        }
+        let Ok(answered) = self.uri.parse::<http::Uri>() else { return false };
+        let Ok(prefix) = path::unescape(answered.path()) else { return false };
+        path::strip_decoded_prefix(uri.path(), &prefix).is_some()
+    }
+}
+
+/// A parameter's value, quoted or not, and what follows it.
+fn parameter_value(text: &str) -> (String, &str) {
+    let text = text.trim_start();
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(',').unwrap_or(text.len());
+        return (text[..end].trim().to_owned(), &text[end..]);
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            _ => value.push(c),
+        }
+    }
+    (value, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, request};
+    use http::Request as Head;
+    use proptest::prelude::*;
+    use tidegate_core::Body;
+
+    const SECRET: &str = "a2688e031edb4be6a3797f3882655c05";
+
+    struct Client {
+        digest: Arc<dyn Middleware>,
+        nonce: String,
+    }
+
+    impl Client {
+        fn new(options: DigestAuth) -> Self {
+            let mut client = Self { digest: testing::build(options), nonce: String::new() };
+            let challenge = client.send("").1;
+            client.nonce = challenge.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+            client
+        }
+
+        /// The status and the challenge.
+        fn send(&self, authorization: &str) -> (u16, String) {
+            let request = request(Head::get("http://h.test/x?q=1").header("authorization", authorization));
+            let service = testing::Service(|_| Response::new(Body::empty()));
+            let response = testing::block_on(testing::run(&self.digest, request, &service));
+            let challenge =
+                response.headers().get("www-authenticate").map(|v| v.to_str().unwrap().to_owned());
+            (response.status().as_u16(), challenge.unwrap_or_default())
+        }
+
+        fn answer(&self, user: &str, secret: &str, count: u64, uri: &str) -> String {
+            let nc = format!("{count:08x}");
+            let method_and_uri = md5_hex(&["GET", uri]);
+            let response = md5_hex(&[secret, &self.nonce, &nc, "cn", "auth", &method_and_uri]);
+            format!(
+                "Digest username=\"{user}\", realm=\"traefik\", nonce=\"{}\", uri=\"{uri}\", response=\"{response}\", \
+                 qop=auth, nc={nc}, cnonce=\"cn\", algorithm=\"MD5\"",
+                self.nonce
+            )
+        }
+    }
+
+    fn options() -> DigestAuth {
+        DigestAuth { users: vec![format!("test:traefik:{SECRET}")], ..DigestAuth::default() }
+    }
+
+    #[test]
+    fn the_right_answer_opens_once_per_count() {
+        let client = Client::new(options());
+        for (count, uri, status, stale) in [
+            (1, "/x?q=1", 200, false),
+            (1, "/x?q=1", 401, false),
+            (5, "/x?q=1", 200, false),
+            (3, "/x?q=1", 401, true),
+            (6, "/", 200, false),
+            (7, "/x/longer", 401, false),
+            (0, "/x?q=1", 401, false),
+        ] {
+            let (found, challenge) = client.send(&client.answer("test", SECRET, count, uri));
+            assert_eq!((found, challenge.contains("stale=\"true\"")), (status, stale), "{count} {uri}");
+        }
+    }
+
+    #[test]
+    fn wrong_answers_are_refused() {
+        let mut client = Client::new(options());
+        assert_eq!(client.send(&client.answer("test", "00", 1, "/x?q=1")).0, 401);
+        // An unknown user has no secret: the empty one must not do.
+        assert_eq!(client.send(&client.answer("nobody", "", 1, "/x?q=1")).0, 401);
+        assert_eq!(client.send("Digest x").0, 401);
+        assert_eq!(client.send("Basic eDp5").0, 401);
+        client.nonce.replace_range(0..1, "Z");
+        let (status, challenge) = client.send(&client.answer("test", SECRET, 1, "/x?q=1"));
+        assert_eq!((status, challenge.contains("stale=\"true\"")), (401, true));
+    }
+
+    #[test]
+    fn users_of_another_realm_cannot_log_in() {
+        let client = Client::new(DigestAuth { realm: "other".into(), ..options() });
+        assert_eq!(client.send(&client.answer("test", SECRET, 1, "/x?q=1")).0, 401);
+    }
+
+    #[test]
+    fn the_challenge_looks_as_known() {
+        let response =
+            testing::response_of(options(), testing::get("http://h.test/"), |_| Response::new(Body::empty()));
+        let challenge = response.headers()["www-authenticate"].to_str().unwrap();
+        assert!(challenge.starts_with("Digest realm=\"traefik\", nonce=\""), "{challenge}");
+        assert!(challenge.ends_with("\", algorithm=\"MD5\", qop=\"auth\""), "{challenge}");
+        assert_eq!(response.headers()["content-type"], "text/plain");
+        assert_eq!(testing::text(response), "401 Unauthorized\n");
+    }
+
+    #[test]
+    fn parameters_are_read_quoted_or_not() {
+        let answer =
+            Answer::parse(r#"Digest username="a\"b, c" , nc=00000001,odd, uri="/x", qop = auth"#).unwrap();
+        let expected = Answer {
+            username: "a\"b, c".into(),
+            nc: "00000001".into(),
+            uri: "/x".into(),
+            qop: "auth".into(),
+            ..Answer::default()
+        };
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn a_broken_user_is_an_error() {
+        let options = DigestAuth { users: vec!["a:b".into()], ..DigestAuth::default() };
+        let error = testing::build_in(&testing::World::default(), options).err();
+        assert_eq!(error, Some(BuildError::new("error parsing DigestUser: a")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_panic(text in r#"Digest [a-z=", \\é]{0,60}"#) {
+            let _ = Answer::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Answers with a page from another service where the service answered with an error.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, PROXY_AUTHORIZATION};
+use http::{HeaderMap, Method, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    Body, BoxFuture, Build, BuildContext, BuildError, Context, Handler, Middleware, Next, Request, Response, reply,
+};
+
+use crate::status_ranges::StatusRanges;
+
+/// Traefik's `errors`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Errors {
+    /// Statuses that are answered with a page, as `404` or `500-599`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub status: Vec<String>,
+    /// Statuses to answer with instead: from a code or range to a code.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub status_rewrites: BTreeMap<String, u16>,
+    /// The service that has the pages.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service: String,
+    /// Path and query of a page. `{status}` stands for the status of the answer, `{originalStatus}` for the one before
+    /// rewriting, `{url}` for the escaped URL of the request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub query: String,
+    /// The request headers that the service of the pages gets. When not given: all but credentials.
+    #[serde(skip_serializing_if = "is_none_or_empty")]
+    pub error_request_headers: Option<Vec<String>>,
+}
+
+fn is_none_or_empty(headers: &Option<Vec<String>>) -> bool {
+    headers.as_ref().is_none_or(Vec::is_empty)
+}
+
+impl Build for Errors {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let headers = self.error_request_headers.as_ref().map(|names| {
+            names
+                .iter()
+                .map(|name| name.parse().map_err(|_| BuildError(format!("`{name}` is no header name"))))
+                .collect::<Result<Vec<HeaderName>, _>>()
+        });
+        let mut rewrites = Vec::new();
+        for (from, to) in &self.status_rewrites {
+            let to = StatusCode::from_u16(*to)
+                .map_err(|_| BuildError(format!("statusRewrites: `{to}` is no status code")))?;
+            rewrites.push((StatusRanges::parse(&[from])?, to));
+        }
+        // Single codes before ranges, so that the more exact entry wins.
+        rewrites.sort_by_key(|(from, _)| from.width());
+        Ok(Arc::new(Pages {
+            status: StatusRanges::parse(&self.status)?,
+            rewrites,
+            service: context.service(&self.service)?,
+            query: self.query.clone(),
+            headers: headers.transpose()?,
+        }))
+    }
+}
+
+struct Pages {
+    status: StatusRanges,
+    rewrites: Vec<(StatusRanges, StatusCode)>,
+    service: Arc<dyn Handler>,
+    query: String,
+    headers: Option<Vec<HeaderName>>,
+}
+
+impl Middleware for Pages {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let original = Original {
+            headers: self.headers_of(&request.head.headers),
+            uri: request.head.uri.clone(),
+            version: request.head.version,
+            context: request.context.clone(),
+        };
+        Box::pin(async move {
+            let response = next.run(request).await;
+            let status = response.status();
+            if !self.status.contains(status) {
+                return response;
+            }
+            drop(response);
+            let shown = self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to);
+            let Some(request) = self.page_request(original, status, shown) else {
+                return reply::error(shown, reply::text_of(shown));
+            };
+            let mut page = self.service.call(request).await;
+            *page.status_mut() = shown;
+            page
+        })
+    }
+}
+
+/// What is kept of a request until it is known whether a page is needed.
+struct Original {
+    headers: HeaderMap,
+    uri: Uri,
+    version: http::Version,
+    context: Context,
+}
+
+impl Pages {
+    fn headers_of(&self, all: &HeaderMap) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        match &self.headers {
+            Some(names) => {
+                for name in names {
+                    for value in all.get_all(name) {
+                        headers.append(name, value.clone());
+                    }
+                }
+            }
+            None => {
+                headers.clone_from(all);
+                for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+                    headers.remove(name);
+                }
+            }
+        }
+        for name in [CONTENT_LENGTH, http::header::EXPECT] {
+            headers.remove(name);
+        }
+        for name in [http::header::TRANSFER_ENCODING, http::header::CONNECTION, http::header::UPGRADE] {
+            headers.remove(name);
+        }
+        if let Some(host) = all.get(HOST) {
+            headers.insert(HOST, host.clone());
+        }
+        headers
+    }
+
+    /// The request for the page. `None` when its target is no valid one.
+    fn page_request(&self, original: Original, status: StatusCode, shown: StatusCode) -> Option<Request> {
+        let mut target = String::from("/");
+        if !self.query.is_empty() {
+            let mut query = self.query.trim_start_matches('/').replace("{status}", shown.as_str());
+            query = query.replace("{originalStatus}", status.as_str());
+            if query.contains("{url}") {
+                query = query.replace("{url}", &query_escaped(&url_of(&original)));
+            }
+            // Traefik's parser escapes what a target may not have; only the space is common.
+            target.push_str(&query.replace(' ', "%20"));
+        }
+        let mut head = http::Request::new(()).into_parts().0;
+        head.method = Method::GET;
+        head.uri = target.parse().ok()?;
+        head.version = original.version;
+        head.headers = original.headers;
+        Some(Request::new(head, Body::empty(), original.context))
+    }
+}
+
+fn url_of(original: &Original) -> String {
+    let scheme = if original.context.is_tls() { "https" } else { "http" };
+    let host = original.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    format!("{scheme}://{host}{}", original.uri)
+}
+
+/// Go's `url.QueryEscape`.
+fn query_escaped(text: &str) -> String {
+    const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+    utf8_percent_encode(text, KEEP).to_string().replace(' ', "+")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Service, World, block_on, build_in, text, with_body};
+
+    /// The answer to `request` when the service answers with `status` and the pages show what they were asked.
+    fn ask(options: Errors, request: Request, status: u16) -> Response {
+        let mut world = World::default();
+        world.services.insert(
+            "pages@file".into(),
+            Arc::new(Service(|request: Request| {
+                let mut lines = vec![format!("{} {}", request.head.method, request.head.uri)];
+                lines.extend(request.head.headers.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())));
+                lines[1..].sort();
+                let mut response = Response::new(Body::full(lines.join("\n")));
+                response.headers_mut().insert("x-page", "1".parse().unwrap());
+                response
+            })),
+        );
+        let middleware = build_in(&world, Errors { service: "pages".into(), ..options }).unwrap();
+        let service = Service(move |_| {
+            let mut response = reply::bare(StatusCode::from_u16(status).unwrap(), "from the service");
+            response.headers_mut().insert("x-service", "1".parse().unwrap());
+            response
+        });
+        block_on(testing::run(&middleware, request, &service))
+    }
+
+    fn post() -> Request {
+        let builder = http::Request::post("http://h.test:99/a%2Fb?c=d e".replace(' ', "%20"));
+        with_body(
+            builder.header("Authorization", "secret").header("Cookie", "secret").header("X-A", "1").header("X-B", "2"),
+            "abc",
+        )
+    }
+
+    fn options(status: &str, query: &str) -> Errors {
+        Errors { status: vec![status.into()], query: query.into(), ..Errors::default() }
+    }
+
+    #[test]
+    fn an_error_is_answered_with_a_page_and_keeps_its_status() {
+        let response = ask(options("500-599", "/e/{status}?u={url}"), post(), 503);
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("x-page") && !response.headers().contains_key("x-service"));
+        let seen = text(response);
+        assert!(seen.starts_with("GET /e/503?u=http%3A%2F%2Fh.test%3A99%2Fa%252Fb%3Fc%3Dd%2520e\n"), "{seen}");
+    }
+
+    #[test]
+    fn other_answers_pass() {
+        let response = ask(options("500-599", "/e"), post(), 404);
+        assert_eq!((response.status().as_u16(), text(response).as_str()), (404, "from the service"));
+    }
+
+    #[test]
+    fn statuses_are_rewritten_and_the_more_exact_entry_wins() {
+        let rewrites = BTreeMap::from([("400-499".into(), 400), ("404".into(), 200)]);
+        let options = Errors { status_rewrites: rewrites, ..options("404", "{status}/{originalStatus}") };
+        let response = ask(options, post(), 404);
+        assert_eq!(response.status(), 200);
+        assert!(text(response).starts_with("GET /200/404\n"));
+    }
+
+    #[test]
+    fn credentials_do_not_reach_the_pages_unasked() {
+        let seen = text(ask(options("404", ""), post(), 404));
+        assert_eq!(seen, "GET /\nhost=h.test:99\nx-a=1\nx-b=2");
+        let only = |names: &[&str]| Errors {
+            error_request_headers: Some(names.iter().map(|s| s.to_string()).collect()),
+            ..options("404", "x y")
+        };
+        assert_eq!(text(ask(only(&["X-B", "Cookie"]), post(), 404)), "GET /x%20y\ncookie=secret\nhost=h.test:99\nx-b=2");
+        assert_eq!(text(ask(only(&[]), post(), 404)), "GET /x%20y\nhost=h.test:99");
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_asked_for_leaves_the_status() {
+        let response = ask(options("404", "\u{1}"), post(), 404);
+        assert_eq!((response.status().as_u16(), text(response).as_str()), (404, "Not Found\n"));
+    }
+
+    #[test]
+    fn a_missing_service_is_an_error_at_build() {
+        let error = build_in(&World::default(), Errors { service: "x".into(), ..Errors::default() }).err().unwrap();
+        assert!(error.0.contains("x@file"));
+    }
+}

@@ -1,0 +1,517 @@
+//! Asks another server whether a request may pass, and with which headers.
+
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration as StdDuration;
+
+use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http_body::Body as _;
+use regex::bytes::Regex;
+use serde::{Deserialize, Serialize};
+use tidegate_core::building::ClientTls;
+use tidegate_core::values::is_default;
+use tidegate_core::{
+    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request, Response, reply,
+};
+
+use crate::pattern;
+use request::Forwarding;
+
+/// Traefik's `forwardAuth`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ForwardAuth {
+    /// URL of the server that decides. With a 2xx answer the request passes; any other answer goes to the client.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// TLS towards that server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// Whether the request's own `X-Forwarded-*` headers are passed on. When not given, some are (as in older Traefik).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_forward_header: Option<bool>,
+    /// Headers of the answer that replace those of the request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub auth_response_headers: Vec<String>,
+    /// The same for all headers whose name matches.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub auth_response_headers_regex: String,
+    /// Request headers that are passed on; all when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub auth_request_headers: Vec<String>,
+    /// Longest body of the answer, in bytes; -1 means any. When not given: 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_response_body_size: Option<i64>,
+    /// Cookies of the answer that are set on the response to the client.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add_auth_cookies_to_response: Vec<String>,
+    /// Header of the answer that names the user, for the access log.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_field: String,
+    /// Whether the request body is passed on. It is held in memory.
+    #[serde(skip_serializing_if = "is_default")]
+    pub forward_body: bool,
+    /// Longest request body, in bytes, when it is passed on; -1 means 64 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_size: Option<i64>,
+    /// Leave a relative `Location` of the answer as it is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub preserve_location_header: bool,
+    /// Ask with the method of the request instead of `GET`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub preserve_request_method: bool,
+    /// Where clients are sent when the answer is 401.
+    #[serde(rename = "authSigninURL", skip_serializing_if = "String::is_empty")]
+    pub auth_signin_url: String,
+}
+
+impl Default for ForwardAuth {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            tls: None,
+            trust_forward_header: None,
+            auth_response_headers: Vec::new(),
+            auth_response_headers_regex: String::new(),
+            auth_request_headers: Vec::new(),
+            max_response_body_size: None,
+            add_auth_cookies_to_response: Vec::new(),
+            header_field: String::new(),
+            forward_body: false,
+            max_body_size: Some(-1),
+            preserve_location_header: false,
+            preserve_request_method: false,
+            auth_signin_url: String::new(),
+        }
+    }
+}
+
+/// How long an answer may take, as in Traefik.
+const TIMEOUT: StdDuration = StdDuration::from_secs(30);
+const DEFAULT_RESPONSE_LIMIT: u64 = 1024 * 1024;
+/// A request body is held in memory, so "any length" has an end.
+const LARGEST_BODY: u64 = 64 * 1024 * 1024;
+
+impl Build for ForwardAuth {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let address: Uri = self
+            .address
+            .parse()
+            .ok()
+            .filter(|uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+            .ok_or_else(|| BuildError(format!("address `{}` is no absolute http or https URL", self.address)))?;
+        let regex = match self.auth_response_headers_regex.as_str() {
+            "" => None,
+            text => Some(pattern::compile(text).map_err(|error| BuildError(format!("authResponseHeadersRegex: {error}")))?),
+        };
+        let signin = match self.auth_signin_url.as_str() {
+            "" => None,
+            text => Some(
+                HeaderValue::from_str(text)
+                    .map_err(|_| BuildError(format!("authSigninURL `{text}` cannot stand in a header")))?,
+            ),
+        };
+        if self.max_response_body_size.is_none() {
+            tracing::debug!(middleware = context.name, "maxResponseBodySize is not given: 1 MiB");
+        }
+        Ok(Arc::new(Asking {
+            client: context.client(),
+            tls: self.tls.clone().unwrap_or_default(),
+            location_base: url::Url::parse(&self.address).map_err(|e| BuildError(format!("address: {e}")))?,
+            forwarding: Forwarding::new(address, self.trust_forward_header, &names(&self.auth_request_headers)?),
+            response_headers: names(&self.auth_response_headers)?,
+            response_headers_regex: regex,
+            response_limit: limit(self.max_response_body_size, DEFAULT_RESPONSE_LIMIT, u64::MAX),
+            cookies: self.add_auth_cookies_to_response.clone(),
+            user_header: names(std::slice::from_ref(&self.header_field).iter().filter(|h| !h.is_empty()))?.pop(),
+            body_limit: self.forward_body.then(|| limit(self.max_body_size, LARGEST_BODY, LARGEST_BODY)),
+            preserve_location: self.preserve_location_header,
+            preserve_method: self.preserve_request_method,
+            signin,
+        }))
+    }
+}
+
+fn names<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<HeaderName>, BuildError> {
+    let one = |text: &String| text.parse().map_err(|_| BuildError(format!("`{text}` is no header name")));
+    texts.into_iter().map(one).collect()
+}
+
+fn limit(given: Option<i64>, absent: u64, unlimited: u64) -> u64 {
+    given.map_or(absent, |limit| u64::try_from(limit).unwrap_or(unlimited))
+}
+
+struct Asking {
+    client: Arc<dyn HttpClient>,
+    tls: ClientTls,
+    forwarding: Forwarding,
+    location_base: url::Url,
+    response_headers: Vec<HeaderName>,
+    response_headers_regex: Option<Regex>,
+    response_limit: u64,
+    cookies: Vec<String>,
+    user_header: Option<HeaderName>,
+    body_limit: Option<u64>,
+    preserve_location: bool,
+    preserve_method: bool,
+    signin: Option<HeaderValue>,
+}
+
+/// The answer of the deciding server, read to its end.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: bytes::Bytes,
+}
+
+impl Middleware for Asking {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        Box::pin(async move {
+            match self.decide(request).await {
+                Ok((request, cookies)) => self.with_cookies(next.run(request).await, cookies),
+                Err(refusal) => *refusal,
+            }
+        })
+    }
+}
+
+impl Asking {
+    /// The request to pass on with the cookies of the answer, or the response that refuses it.
+    async fn decide(&self, request: Request) -> Result<(Request, Vec<HeaderValue>), Box<Response>> {
+        let (mut request, asking) = self.question(request).await?;
+        let method = asking.head.method.clone();
+        let answer = match tokio::time::timeout(TIMEOUT, self.ask(asking)).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                tracing::error!(address = %self.location_base, "forwardAuth: no answer in time");
+                return Err(Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR)));
+            }
+        };
+        if let (Some(name), Some(record)) = (&self.user_header, &request.context.record)
+            && let Some(user) = answer.headers.get(name)
+        {
+            record.note(|fields| fields.user = Some(String::from_utf8_lossy(user.as_bytes()).into_owned()));
+        }
+        if answer.status == StatusCode::UNAUTHORIZED
+            && let Some(signin) = &self.signin
+        {
+            let mut redirect = reply::empty(StatusCode::FOUND);
+            redirect.headers_mut().insert(LOCATION, signin.clone());
+            return Err(Box::new(redirect));
+        }
+        if !answer.status.is_success() {
+            return Err(Box::new(self.refusal(answer, &method)));
+        }
+        self.take_headers(&mut request.head.headers, &answer.headers);
+        let cookies = answer.headers.get_all(SET_COOKIE).iter().cloned().collect();
+        Ok((request, cookies))
+    }
+
+    /// What is asked, beside the request that waits for the answer.
+    async fn question(&self, mut request: Request) -> Result<(Request, Request), Box<Response>> {
+        let mut body = Body::empty();
+        if let Some(limit) = self.body_limit {
+            if request.body.size_hint().lower() > limit {
+                return Err(Box::new(reply::empty(StatusCode::UNAUTHORIZED)));
+            }
+            let bytes = std::mem::take(&mut request.body).collect(limit).await.map_err(|error| {
+                Box::new(reply::empty(match error {
+                    BodyError::TooLarge { .. } => StatusCode::UNAUTHORIZED,
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                }))
+            })?;
+            request.body = Body::full(bytes.clone());
+            body = Body::full(bytes);
+        }
+        let method = if self.preserve_method { request.head.method.clone() } else { Method::GET };
+        let asking = self.forwarding.request(&request, method, body);
+        Ok((request, asking))
+    }
+
+    async fn ask(&self, asking: Request) -> Result<Answer, Box<Response>> {
+        let failure = || Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
+        let response = self.client.send(asking, &self.tls, TIMEOUT).await.map_err(|error| {
+            tracing::error!(address = %self.location_base, %error, "forwardAuth: no answer");
+            failure()
+        })?;
+        let (head, body) = response.into_parts();
+        let body = body.collect(self.response_limit).await.map_err(|error| match error {
+            BodyError::TooLarge { limit } => {
+                tracing::warn!(address = %self.location_base, limit, "forwardAuth: answer longer than maxResponseBodySize");
+                Box::new(reply::empty(StatusCode::UNAUTHORIZED))
+            }
+            error => {
+                tracing::error!(address = %self.location_base, %error, "forwardAuth: answer broke off");
+                failure()
+            }
+        })?;
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    /// The answer as the client gets it.
+    fn refusal(&self, answer: Answer, method: &Method) -> Response {
+        let mut headers = answer.headers;
+        for name in request::HOP_HEADERS {
+            headers.remove(name);
+        }
+        if *method != Method::HEAD {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+        }
+        if !self.preserve_location
+            && let Some(location) = headers.get(LOCATION)
+        {
+            let absolute = location
+                .to_str()
+                .ok()
+                .and_then(|location| self.location_base.join(location).ok())
+                .and_then(|url| HeaderValue::from_str(url.as_str()).ok());
+            let Some(absolute) = absolute else { return reply::empty(StatusCode::INTERNAL_SERVER_ERROR) };
+            headers.insert(LOCATION, absolute);
+        }
+        let mut response = Response::new(Body::full(answer.body));
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// Replaces what is configured, and removes what the client made up.
+    fn take_headers(&self, headers: &mut HeaderMap, answer: &HeaderMap) {
+        for name in &self.response_headers {
+            replace(headers, name, answer);
+        }
+        if let Some(regex) = &self.response_headers_regex {
+            let matching = |map: &HeaderMap| -> Vec<HeaderName> {
+                map.keys().filter(|name| regex.is_match(canonical(name.as_str()).as_bytes())).cloned().collect()
+            };
+            for name in matching(headers) {
+                headers.remove(name);
+            }
+            for name in matching(answer) {
+                replace(headers, &name, answer);
+            }
+        }
+    }
+
+    fn with_cookies(&self, mut response: Response, cookies: Vec<HeaderValue>) -> Response {
+        if cookies.is_empty() || self.cookies.is_empty() {
+            return response;
+        }
+        let listed = |cookie: &HeaderValue| {
+            let name = cookie.to_str().ok().and_then(|text| text.split('=').next()).map(str::trim);
+            name.is_some_and(|name| self.cookies.iter().any(|listed| listed == name))
+        };
+        let headers = response.headers_mut();
+        let own: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().filter(|c| !listed(c)).cloned().collect();
+        headers.remove(SET_COOKIE);
+        for cookie in own.into_iter().chain(cookies.into_iter().filter(listed)) {
+            headers.append(SET_COOKIE, cookie);
+        }
+        response
+    }
+}
+
+fn replace(headers: &mut HeaderMap, name: &HeaderName, from: &HeaderMap) {
+    headers.remove(name);
+    for value in from.get_all(name) {
+        headers.append(name, value.clone());
+    }
+}
+
+/// A header name as Go writes it (`X-Auth-User`), which is what expressions are written for.
+fn canonical(name: &str) -> String {
+    let mut start = true;
+    name.chars()
+        .map(|c| {
+            let upper = start;
+            start = c == '-';
+            if upper { c.to_ascii_uppercase() } else { c }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Service, World, block_on, build_in, text, with_body};
+    use std::sync::Mutex;
+    use tidegate_core::UpstreamError;
+
+    type Answering = dyn Fn(&Request) -> Result<Response, UpstreamError> + Send + Sync;
+
+    /// A client that keeps what it was asked.
+    struct Client {
+        asked: Arc<Mutex<Vec<Request>>>,
+        answer: Box<Answering>,
+    }
+
+    impl HttpClient for Client {
+        fn send(
+            &self,
+            request: Request,
+            _: &ClientTls,
+            _: StdDuration,
+        ) -> BoxFuture<'_, Result<Response, UpstreamError>> {
+            let answer = (self.answer)(&request);
+            self.asked.lock().unwrap().push(request);
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    struct Outcome {
+        response: Response,
+        asked: Vec<Request>,
+        passed: Option<Request>,
+    }
+
+    fn options() -> ForwardAuth {
+        ForwardAuth { address: "http://auth.test/check?x=y".into(), ..ForwardAuth::default() }
+    }
+
+    fn run(
+        options: ForwardAuth,
+        request: Request,
+        answer: impl Fn(&Request) -> Result<Response, UpstreamError> + Send + Sync + 'static,
+    ) -> Outcome {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let client = Client { asked: asked.clone(), answer: Box::new(answer) };
+        let world = World { client: Some(Arc::new(client)), ..World::default() };
+        let middleware = build_in(&world, options).unwrap();
+        let passed = Arc::new(Mutex::new(None));
+        let store = passed.clone();
+        let service = Service(move |request| {
+            *store.lock().unwrap() = Some(request);
+            let mut response = Response::new(Body::full("served"));
+            response.headers_mut().append(SET_COOKIE, "own=1".parse().unwrap());
+            response.headers_mut().append(SET_COOKIE, "a=service".parse().unwrap());
+            response
+        });
+        let response = block_on(testing::run(&middleware, request, &service));
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        let passed = passed.lock().unwrap().take();
+        Outcome { response, asked, passed }
+    }
+
+    fn answer(status: u16, headers: &[(&'static str, &'static str)], body: &'static str) -> Response {
+        let mut response = reply::bare(StatusCode::from_u16(status).unwrap(), body);
+        for (name, value) in headers {
+            response.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        response
+    }
+
+    fn post() -> Request {
+        let builder = http::Request::post("http://h.test/p?q=1")
+            .header("X-User", "spoofed")
+            .header("X-Auth-A", "spoofed")
+            .header("X-Other", "1")
+            .header("Te", "trailers")
+            .header("X-Forwarded-Prefix", "/p");
+        with_body(builder, "hello")
+    }
+
+    #[test]
+    fn headers_of_the_answer_replace_those_of_the_client() {
+        let options = ForwardAuth {
+            auth_response_headers: vec!["X-User".into(), "X-Missing".into()],
+            auth_response_headers_regex: "^X-Auth-".into(),
+            ..options()
+        };
+        let yes = |_: &Request| Ok(answer(200, &[("x-user", "jane"), ("x-auth-b", "2")], "ignored"));
+        let outcome = run(options.clone(), post(), yes);
+        let passed = outcome.passed.unwrap().head.headers;
+        assert_eq!((passed["x-user"].as_bytes(), passed["x-auth-b"].as_bytes()), (&b"jane"[..], &b"2"[..]));
+        assert!(!passed.contains_key("x-auth-a") && passed.contains_key("x-other"));
+        assert_eq!(text(outcome.response), "served");
+
+        let silent = run(options, post(), |_| Ok(answer(204, &[], "")));
+        assert!(!silent.passed.unwrap().head.headers.contains_key("x-user"), "the client's own header must not pass");
+    }
+
+    #[test]
+    fn what_is_not_allowed_gets_the_answer() {
+        let no = |_: &Request| {
+            Ok(answer(403, &[("x-why", "because"), ("connection", "close"), ("location", "/login")], "go away"))
+        };
+        let outcome = run(options(), post(), no);
+        assert!(outcome.passed.is_none());
+        assert_eq!(outcome.response.status(), 403);
+        assert_eq!(outcome.response.headers()["x-why"], "because");
+        assert_eq!(outcome.response.headers()["location"], "http://auth.test/login");
+        assert!(!outcome.response.headers().contains_key("connection"));
+        assert_eq!(text(outcome.response), "go away");
+        let kept = run(ForwardAuth { preserve_location_header: true, ..options() }, post(), no);
+        assert_eq!(kept.response.headers()["location"], "/login");
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_asked_lets_nothing_pass() {
+        let down = |_: &Request| Err(UpstreamError::ConnectTimeout { server: "auth.test:80".into() });
+        let outcome = run(options(), post(), down);
+        assert!(outcome.passed.is_none());
+        assert_eq!((outcome.response.status().as_u16(), text(outcome.response).as_str()), (500, ""));
+        let broken = run(options(), post(), |_| Ok(answer(500, &[], "oops")));
+        assert!(broken.passed.is_none());
+        assert_eq!(broken.response.status(), 500);
+    }
+
+    #[test]
+    fn answers_have_a_longest_length() {
+        let long = |_: &Request| Ok(reply::bare(StatusCode::OK, vec![b'x'; (1 << 20) + 1]));
+        let outcome = run(options(), post(), long);
+        assert!(outcome.passed.is_none());
+        assert_eq!(outcome.response.status(), 401);
+        let any = run(ForwardAuth { max_response_body_size: Some(-1), ..options() }, post(), long);
+        assert!(any.passed.is_some());
+    }
+
+    #[test]
+    fn the_body_is_passed_on_when_asked_and_reaches_the_service_too() {
+        let yes = |_: &Request| Ok(answer(200, &[], ""));
+        let outcome = run(ForwardAuth { forward_body: true, ..options() }, post(), yes);
+        for request in [outcome.asked.into_iter().next().unwrap(), outcome.passed.unwrap()] {
+            assert_eq!(request.body.as_bytes().unwrap(), "hello");
+        }
+        let limited = ForwardAuth { forward_body: true, max_body_size: Some(4), ..options() };
+        let outcome = run(limited, post(), yes);
+        assert!(outcome.asked.is_empty() && outcome.passed.is_none());
+        assert_eq!(outcome.response.status(), 401);
+        assert!(run(options(), post(), yes).asked[0].body.as_bytes().unwrap().is_empty());
+    }
+
+    #[test]
+    fn clients_are_sent_to_sign_in() {
+        let signin = ForwardAuth { auth_signin_url: "https://login.test/?a=b".into(), ..options() };
+        let outcome = run(signin.clone(), post(), |_| Ok(answer(401, &[], "no")));
+        assert_eq!(outcome.response.status(), 302);
+        assert_eq!(outcome.response.headers()["location"], "https://login.test/?a=b");
+        assert_eq!(run(signin, post(), |_| Ok(answer(403, &[], "no"))).response.status(), 403);
+    }
+
+    #[test]
+    fn listed_cookies_reach_the_client() {
+        let options = ForwardAuth { add_auth_cookies_to_response: vec!["a".into()], ..options() };
+        let yes = |_: &Request| Ok(answer(200, &[("set-cookie", "a=auth; Path=/"), ("set-cookie", "b=2")], ""));
+        let outcome = run(options, post(), yes);
+        let cookies: Vec<_> = outcome.response.headers().get_all(SET_COOKIE).iter().collect();
+        assert_eq!(cookies, ["own=1", "a=auth; Path=/"]);
+    }
+
+    #[test]
+    fn the_user_is_recorded() {
+        let mut request = post();
+        let record = Arc::new(tidegate_core::Record::begin());
+        request.context.record = Some(record.clone());
+        let options = ForwardAuth { header_field: "X-User".into(), ..options() };
+        run(options, request, |_| Ok(answer(200, &[("x-user", "jane")], "")));
+        assert_eq!(record.fields().user.as_deref(), Some("jane"));
+    }
+
+    #[test]
+    fn wrong_options_are_refused() {
+        let refuse = |options: ForwardAuth| build_in(&World::default(), options).err().unwrap().0;
+        assert!(refuse(ForwardAuth { address: "/x".into(), ..options() }).contains("`/x`"));
+        assert!(refuse(ForwardAuth { auth_response_headers_regex: "(".into(), ..options() }).contains("Regex"));
+    }
+}

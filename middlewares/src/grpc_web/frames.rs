@@ -1,0 +1,170 @@
+//! Bodies of gRPC-Web: base64 on the way in, and trailers as a frame on the way out.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame};
+use tidegate_core::{Body, BodyError};
+
+/// A body whose length is not told.
+pub(super) struct Unsized(pub(super) Body);
+
+impl HttpBody for Unsized {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
+
+/// A base64 body, decoded. It may consist of several parts with padding of their own.
+pub(super) struct Decoded {
+    inner: Body,
+    rest: Vec<u8>,
+}
+
+impl Decoded {
+    pub(super) fn new(inner: Body) -> Self {
+        Self { inner, rest: Vec::new() }
+    }
+
+    /// Decodes all whole groups of four characters.
+    fn decode(&mut self, data: &[u8]) -> Result<Bytes, BodyError> {
+        self.rest.extend(data.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')));
+        let whole = self.rest.len() / 4 * 4;
+        let mut decoded = Vec::with_capacity(whole / 4 * 3);
+        let mut groups = &self.rest[..whole];
+        while !groups.is_empty() {
+            // A group with padding ends a part.
+            let end = groups.chunks(4).position(|group| group.contains(&b'=')).map_or(groups.len(), |i| (i + 1) * 4);
+            let (part, others) = groups.split_at(end);
+            STANDARD
+                .decode_vec(part, &mut decoded)
+                .map_err(|error| BodyError::Other(format!("gRPC-Web text is no base64: {error}")))?;
+            groups = others;
+        }
+        self.rest.drain(..whole);
+        Ok(decoded.into())
+    }
+}
+
+impl HttpBody for Decoded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) else {
+                if this.rest.is_empty() {
+                    return Poll::Ready(None);
+                }
+                this.rest.clear();
+                return Poll::Ready(Some(Err(BodyError::Other("gRPC-Web text ends within a group".into()))));
+            };
+            let Ok(data) = frame?.into_data() else { continue };
+            let decoded = this.decode(&data)?;
+            if !decoded.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(decoded))));
+            }
+        }
+    }
+}
+
+/// A gRPC body with its trailers as the last frame; in base64 when asked.
+pub(super) struct Framed {
+    inner: Body,
+    is_text: bool,
+    ended: bool,
+}
+
+impl Framed {
+    pub(super) fn new(inner: Body, is_text: bool) -> Self {
+        Self { inner, is_text, ended: false }
+    }
+
+    fn frame(&self, data: Bytes) -> Frame<Bytes> {
+        Frame::data(if self.is_text { STANDARD.encode(&data).into() } else { data })
+    }
+}
+
+impl HttpBody for Framed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let trailers = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => return Poll::Ready(Some(Ok(this.frame(data)))),
+                Err(frame) => frame.into_trailers().unwrap_or_default(),
+            },
+            Some(Err(error)) => {
+                this.ended = true;
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => HeaderMap::new(),
+        };
+        this.ended = true;
+        Poll::Ready(Some(Ok(this.frame(trailer_frame(&trailers)))))
+    }
+}
+
+/// Trailers as gRPC-Web has them: a frame whose first bit is set, with lines sorted by name.
+fn trailer_frame(trailers: &HeaderMap) -> Bytes {
+    let mut lines: Vec<(&str, &[u8])> = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    lines.sort_by_key(|(name, _)| *name);
+    let mut text = BytesMut::new();
+    for (name, value) in lines {
+        text.put_slice(name.as_bytes());
+        text.put_slice(b": ");
+        text.put_slice(value);
+        text.put_slice(b"\r\n");
+    }
+    let mut frame = BytesMut::with_capacity(5 + text.len());
+    frame.put_u8(0x80);
+    frame.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    frame.put(text);
+    frame.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::tests::pieces;
+    use crate::testing::block_on;
+    use proptest::prelude::*;
+
+    fn decode(parts: &[&str]) -> Result<Bytes, BodyError> {
+        block_on(Body::boxed(Decoded::new(pieces(parts))).collect(1 << 20))
+    }
+
+    #[test]
+    fn parts_with_padding_of_their_own_are_joined() {
+        assert_eq!(decode(&["YQ==YmM=", "\r\nZGVm"]).unwrap(), "abcdef");
+        assert_eq!(decode(&["Y", "WJ", "j"]).unwrap(), "abc");
+        assert!(decode(&["YWJ"]).is_err());
+        assert!(decode(&["%%%%"]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_decodes_to_the_content(content in proptest::collection::vec(any::<u8>(), 0..100), at in 0..140usize) {
+            let text = STANDARD.encode(&content);
+            let (a, b) = text.split_at(at.min(text.len()));
+            prop_assert_eq!(decode(&[a, b]).unwrap(), content);
+        }
+    }
+}

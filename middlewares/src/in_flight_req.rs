@@ -1,0 +1,185 @@
+//! Refuses requests of a source that already has as many under way as it may.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tidegate_core::client_ip::{Source, SourceCriterion};
+use tidegate_core::values::is_default;
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Guard, Held, Middleware, Next, Request, Response, reply,
+};
+
+/// Traefik's `inFlightReq`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct InFlightReq {
+    /// How many requests of one source may be under way at once. A request is under way until its response has been
+    /// sent to the end.
+    #[serde(skip_serializing_if = "is_default")]
+    pub amount: i64,
+    /// What requests are counted by; the requested host when nothing is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_criterion: Option<SourceCriterion>,
+}
+
+impl Build for InFlightReq {
+    const PER_ROUTER: bool = true;
+
+    fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        let source = Source::new(self.source_criterion.as_ref(), Source::Host)?;
+        Ok(Arc::new(Limiter { amount: self.amount, source, counts: Arc::default() }))
+    }
+}
+
+struct Limiter {
+    amount: i64,
+    source: Source,
+    counts: Arc<Counts>,
+}
+
+impl Middleware for Limiter {
+    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let Some(permit) = self.counts.acquire(self.source.of(&request), self.amount) else {
+            let body = format!("max connections reached: {}", self.amount);
+            return crate::answer(reply::bare(StatusCode::TOO_MANY_REQUESTS, body));
+        };
+        let permit = Arc::new(permit);
+        if request.head.headers.contains_key(http::header::UPGRADE) {
+            // A connection that changes its protocol is under way until it ends, long after its response.
+            request.head.extensions.get_or_insert_default::<Held>().push(permit.clone());
+        }
+        Box::pin(async move { next.run(request).await.map(|body| body.with_guard(Box::new(Hold(permit)))) })
+    }
+}
+
+const SHARDS: usize = 16;
+
+/// Requests under way per source. Only sources with at least one are in it, so it is as large as the load.
+#[derive(Default)]
+struct Counts {
+    shards: [Mutex<HashMap<String, i64, foldhash::fast::RandomState>>; SHARDS],
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Counts {
+    fn acquire(self: &Arc<Self>, source: String, amount: i64) -> Option<Permit> {
+        let mut shard = self.shard(&source).lock();
+        match shard.get_mut(&source) {
+            Some(count) if *count >= amount => return None,
+            Some(count) => *count += 1,
+            None if amount <= 0 => return None,
+            None => {
+                shard.insert(source.clone(), 1);
+            }
+        }
+        Some(Permit { counts: self.clone(), source })
+    }
+
+    fn release(&self, source: &str) {
+        let mut shard = self.shard(source).lock();
+        if let Some(count) = shard.get_mut(source) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(source);
+            }
+        }
+    }
+
+    fn shard(&self, source: &str) -> &Mutex<HashMap<String, i64, foldhash::fast::RandomState>> {
+        &self.shards[self.hasher.hash_one(source) as usize % SHARDS]
+    }
+}
+
+/// The right to be under way. Given back when dropped, so a request that is cancelled gives it back too.
+struct Permit {
+    counts: Arc<Counts>,
+    source: String,
+}
+
+/// Keeps a permit until a body ends.
+struct Hold(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Permit>);
+
+impl Guard for Hold {
+    fn end(self: Box<Self>, _: bool) {}
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.counts.release(&self.source);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Service, get, text, with_body};
+    use tidegate_core::Body;
+
+    fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {
+        testing::block_on(testing::run(middleware, request, &Service(|_| Response::new(Body::full("hello")))))
+    }
+
+    #[test]
+    fn a_request_counts_until_its_response_has_been_read() {
+        let middleware = testing::build(InFlightReq { amount: 2, source_criterion: None });
+        let first = ask(&middleware, get("http://a.test/"));
+        let second = ask(&middleware, get("http://a.test/"));
+        let refused = ask(&middleware, get("http://a.test/"));
+        assert_eq!(refused.status(), 429);
+        assert!(!refused.headers().contains_key("content-type"));
+        assert_eq!(text(refused), "max connections reached: 2");
+        assert_eq!(ask(&middleware, get("http://b.test/")).status(), 200, "another host counts for itself");
+        assert_eq!(text(first), "hello");
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
+        drop(second);
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_sources_without_requests() {
+        let counts = Arc::new(Counts::default());
+        for n in 0..1000 {
+            drop(counts.acquire(n.to_string(), 1));
+        }
+        assert!(counts.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[test]
+    fn a_cancelled_request_gives_its_place_back() {
+        let middleware = testing::build(InFlightReq { amount: 1, source_criterion: None });
+        let service = Service(|_| Response::new(Body::empty()));
+        drop(testing::run(&middleware, get("http://a.test/"), &service));
+        drop(middleware.handle(get("http://a.test/"), Next::new(&[], &service)));
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
+    }
+
+    #[test]
+    fn a_changed_protocol_counts_until_its_connection_ends() {
+        let middleware = testing::build(InFlightReq { amount: 1, source_criterion: None });
+        let tunnel = Arc::new(Mutex::new(None));
+        let kept = tunnel.clone();
+        let service = Service(move |mut request: Request| {
+            *kept.lock() = request.head.extensions.remove::<Held>();
+            reply::empty(StatusCode::SWITCHING_PROTOCOLS)
+        });
+        let request = with_body(http::Request::get("http://a.test/").header("Upgrade", "websocket"), "");
+        drop(testing::block_on(testing::run(&middleware, request, &service)));
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 429);
+        tunnel.lock().take().unwrap();
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
+    }
+
+    #[test]
+    fn sources_are_counted_by_the_criterion() {
+        let criterion = SourceCriterion { request_header_name: "X-User".into(), ..SourceCriterion::default() };
+        let middleware = testing::build(InFlightReq { amount: 1, source_criterion: Some(criterion) });
+        let from = |user: &str| with_body(http::Request::get("http://h.test/").header("X-User", user), "");
+        let _first = ask(&middleware, from("a"));
+        assert_eq!(ask(&middleware, from("a")).status(), 429);
+        assert_eq!(ask(&middleware, from("b")).status(), 200);
+    }
+}

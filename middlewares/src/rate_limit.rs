@@ -1,0 +1,302 @@
+//! Lets each source send so many requests in so much time, and refuses the rest with 429.
+
+mod buckets;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration as StdDuration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{Quota, RateLimiter};
+use http::{HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use tidegate_core::building::ClientTls;
+use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
+use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+};
+
+use buckets::{Buckets, Ticket};
+
+/// Traefik's `rateLimit`: one token bucket per source, which holds `burst` tokens and gets `average` per `period`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RateLimit {
+    /// Requests per `period`; 0 means no limit.
+    #[serde(skip_serializing_if = "is_default")]
+    pub average: i64,
+    /// The time that `average` refers to.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub period: Duration,
+    /// How many requests may come at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub burst: i64,
+    /// What requests are counted by; the address of the TCP peer when nothing is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_criterion: Option<SourceCriterion>,
+    /// Buckets shared through Redis. Read, but not supported yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { average: 0, period: Duration::from_secs(1), burst: 1, source_criterion: None, redis: None }
+    }
+}
+
+/// Where shared buckets live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Redis {
+    /// Addresses as `host:port`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// TLS towards Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// User name.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub username: Secret,
+    /// Password.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
+    /// Number of the database.
+    #[serde(skip_serializing_if = "is_default")]
+    pub db: i64,
+    /// Connections in the pool.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pool_size: i64,
+    /// Idle connections that are kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub min_idle_conns: i64,
+    /// Most connections at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_active_conns: i64,
+    /// Longest wait for an answer.
+    pub read_timeout: Duration,
+    /// Longest wait for a write.
+    pub write_timeout: Duration,
+    /// Longest wait for a connection.
+    pub dial_timeout: Duration,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["localhost:6379".into()],
+            tls: None,
+            username: Secret::default(),
+            password: Secret::default(),
+            db: 0,
+            pool_size: 0,
+            min_idle_conns: 0,
+            max_active_conns: 0,
+            read_timeout: Duration::from_secs(3),
+            write_timeout: Duration::from_secs(3),
+            dial_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Build for RateLimit {
+    const PER_ROUTER: bool = true;
+
+    fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        if self.redis.is_some() {
+            return Err(BuildError::new("rateLimit.redis is not supported yet"));
+        }
+        if self.average < 0 || self.burst < 0 {
+            return Err(BuildError::new("average and burst cannot be negative"));
+        }
+        let source = Source::new(self.source_criterion.as_ref(), Source::Ip(ClientIp::default()))?;
+        let limit = if self.average == 0 { None } else { Some(Limit::new(self)?) };
+        Ok(Arc::new(Limiter { source, limit }))
+    }
+}
+
+/// Longest time between two tokens: keeps sums of nanoseconds far from the end of 64 bits.
+const MAX_INTERVAL: StdDuration = StdDuration::from_secs(365 * 24 * 3600);
+
+struct Limiter {
+    source: Source,
+    limit: Option<Limit>,
+}
+
+struct Limit {
+    limiter: RateLimiter<Ticket, Buckets, DefaultClock>,
+    clock: DefaultClock,
+    max_delay: StdDuration,
+}
+
+impl Limit {
+    fn new(options: &RateLimit) -> Result<Self, BuildError> {
+        let period =
+            if options.period.is_zero() { StdDuration::from_secs(1) } else { StdDuration::from(options.period) };
+        let interval = StdDuration::from_secs_f64(period.as_secs_f64() / options.average as f64)
+            .clamp(StdDuration::from_nanos(1), MAX_INTERVAL);
+        // The whole bucket must stay below 2^62 nanoseconds, or adding to it could overflow.
+        let room = (1u64 << 62) / u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let burst = u64::try_from(options.burst.max(1)).unwrap_or(1).min(room).min(u64::from(u32::MAX));
+        let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(interval)
+            .ok_or_else(|| BuildError::new("average and period give no rate"))?
+            .allow_burst(burst);
+        let rate = options.average as f64 / period.as_secs_f64();
+        let max_delay = max_delay(rate);
+        let clock = DefaultClock::default();
+        let buckets = Buckets::new(interval, burst, max_delay);
+        Ok(Self { limiter: RateLimiter::new(quota, buckets, clock.clone()), clock, max_delay })
+    }
+
+    /// How long the source has to wait for its turn, or (as the error) how long until it may come again.
+    fn admit(&self, source: String) -> Result<StdDuration, StdDuration> {
+        let ticket = Ticket::new(source);
+        match self.limiter.check_key(&ticket) {
+            Ok(()) => Ok(ticket.delay().min(self.max_delay)),
+            Err(refused) => Err(refused.wait_time_from(self.clock.now())),
+        }
+    }
+}
+
+/// Traefik's longest wait: half the time between two tokens, with the rate cut to a whole number; 500 ms for slow
+/// rates.
+fn max_delay(rate: f64) -> StdDuration {
+    if rate < 1.0 {
+        StdDuration::from_millis(500)
+    } else {
+        StdDuration::from_nanos(1_000_000_000 / (rate.floor() as u64).saturating_mul(2).max(1))
+    }
+}
+
+impl Middleware for Limiter {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        let Some(limit) = &self.limit else { return next.run(request) };
+        match limit.admit(self.source.of(&request)) {
+            Ok(delay) if delay.is_zero() => next.run(request),
+            Ok(delay) => Box::pin(async move {
+                tokio::time::sleep(delay).await;
+                next.run(request).await
+            }),
+            Err(delay) => crate::answer(refusal(delay)),
+        }
+    }
+}
+
+fn refusal(delay: StdDuration) -> Response {
+    let mut response = reply::status_text(StatusCode::TOO_MANY_REQUESTS);
+    let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+    let headers = response.headers_mut();
+    headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    if let Ok(value) = HeaderValue::try_from(Duration(delay).to_string()) {
+        headers.insert("x-retry-in", value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Service, World, build_in, get, text, with_body};
+    use tidegate_core::Body;
+
+    fn limited(average: i64, period: u64, burst: i64) -> RateLimit {
+        RateLimit { average, period: Duration::from_secs(period), burst, ..RateLimit::default() }
+    }
+
+    fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {
+        testing::block_on(testing::run(middleware, request, &Service(|_| Response::new(Body::full("hello")))))
+    }
+
+    #[test]
+    fn the_burst_passes_and_the_rest_is_told_when_to_come_back() {
+        let middleware = testing::build(limited(1, 10, 2));
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
+        let refused = ask(&middleware, get("http://h.test/"));
+        assert_eq!(refused.status(), 429);
+        assert_eq!(refused.headers()["retry-after"], "10");
+        let wait = refused.headers()["x-retry-in"].to_str().unwrap().to_owned();
+        assert!(wait.starts_with("9.9") && wait.ends_with('s'), "{wait}");
+        assert_eq!(text(refused), "Too Many Requests");
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_half_the_time_between_two_tokens() {
+        let limit = Limit::new(&limited(2, 1, 1)).unwrap();
+        assert_eq!(limit.admit("a".into()), Ok(StdDuration::ZERO));
+        let Err(wait) = limit.admit("a".into()) else { panic!("500 ms are more than 250 ms") };
+        assert!(wait > StdDuration::from_millis(250) && wait <= StdDuration::from_millis(500), "{wait:?}");
+        assert_eq!(limit.admit("b".into()), Ok(StdDuration::ZERO), "another source has its own bucket");
+    }
+
+    #[test]
+    fn a_request_that_is_a_little_early_waits_for_its_turn() {
+        // Tokens come each 600 ms; waits may last 500 ms. So a second request is let in as soon as 100 ms are over.
+        let middleware = testing::build(limited(100, 60, 1));
+        let started = std::time::Instant::now();
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
+        while ask(&middleware, get("http://h.test/")).status() != 200 {}
+        let waited = started.elapsed();
+        assert!(waited >= StdDuration::from_millis(590), "{waited:?}");
+    }
+
+    #[test]
+    fn sources_are_counted_by_the_criterion() {
+        let by_header = RateLimit {
+            source_criterion: Some(SourceCriterion {
+                request_header_name: "X-User".into(),
+                ..SourceCriterion::default()
+            }),
+            ..limited(1, 60, 1)
+        };
+        let middleware = testing::build(by_header);
+        let from = |user: &str| with_body(http::Request::get("http://h.test/").header("X-User", user), "");
+        assert_eq!(ask(&middleware, from("a")).status(), 200);
+        assert_eq!(ask(&middleware, from("b")).status(), 200);
+        assert_eq!(ask(&middleware, from("a")).status(), 429);
+    }
+
+    #[test]
+    fn no_average_means_no_limit() {
+        let middleware = testing::build(limited(0, 1, 1));
+        for _ in 0..100 {
+            assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
+        }
+    }
+
+    #[test]
+    fn waits_are_as_long_as_in_traefik() {
+        assert_eq!(max_delay(0.1), StdDuration::from_millis(500));
+        assert_eq!(max_delay(1.0), StdDuration::from_millis(500));
+        assert_eq!(max_delay(1.9), StdDuration::from_millis(500));
+        assert_eq!(max_delay(100.0), StdDuration::from_millis(5));
+        assert_eq!(max_delay(1e18), StdDuration::ZERO);
+    }
+
+    #[test]
+    fn extreme_numbers_do_not_overflow() {
+        for (average, period, burst) in
+            [(1, u64::MAX / 2, i64::MAX), (i64::MAX, 1, i64::MAX), (1, 1, i64::MAX), (i64::MAX, u64::MAX / 2, 1)]
+        {
+            let limit = Limit::new(&limited(average, period, burst)).unwrap();
+            for _ in 0..5 {
+                let _ = limit.admit("a".into());
+            }
+        }
+    }
+
+    #[test]
+    fn redis_is_refused_and_not_ignored() {
+        let options = RateLimit { redis: Some(Redis::default()), ..limited(1, 1, 1) };
+        let error = build_in(&World::default(), options).err().unwrap();
+        assert_eq!(error.0, "rateLimit.redis is not supported yet");
+    }
+
+    #[test]
+    fn options_read_and_print_as_in_the_api() {
+        let options: RateLimit = serde_json::from_str(r#"{"average":10}"#).unwrap();
+        assert_eq!(serde_json::to_string(&options).unwrap(), r#"{"average":10,"period":"1s","burst":1}"#);
+    }
+}

@@ -1,0 +1,308 @@
+//! Sends a request again when a server could not be reached or answered with a status that is worth another try.
+
+use std::sync::Arc;
+use std::time::{Duration as StdDuration, Instant};
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, is_default};
+use tidegate_core::{
+    Attempts, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, UpstreamError,
+};
+
+use crate::replay::Replay;
+use crate::status_ranges::StatusRanges;
+
+/// Traefik's `retry`. Each attempt goes to a server that was not tried before, while there is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Retry {
+    /// How often the request is sent at most, the first time included.
+    #[serde(skip_serializing_if = "is_default")]
+    pub attempts: i64,
+    /// No further attempt begins after this time; zero means no such limit.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub timeout: Duration,
+    /// The wait before the second attempt. It grows to at most twice as long; zero means no wait.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub initial_interval: Duration,
+    /// How much of a request body is kept for another attempt, in bytes; -1 means all of it. A request of which more
+    /// has been sent is not sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_request_body_bytes: Option<i64>,
+    /// Statuses that are worth another try, as `503` or `500-504`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub status: Vec<String>,
+    /// Do not try again when a server could not be reached.
+    #[serde(skip_serializing_if = "is_default")]
+    pub disable_retry_on_network_error: bool,
+    /// Also try requests again whose method may not be repeated (`POST`, `PATCH`, `LOCK`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub retry_non_idempotent_method: bool,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 0,
+            timeout: Duration::default(),
+            initial_interval: Duration::default(),
+            max_request_body_bytes: Some(2 * 1024 * 1024),
+            status: Vec::new(),
+            disable_retry_on_network_error: false,
+            retry_non_idempotent_method: false,
+        }
+    }
+}
+
+impl Build for Retry {
+    fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        if self.status.is_empty() && self.disable_retry_on_network_error {
+            return Err(BuildError::new("retry middleware requires at least HTTP status codes or retry on TCP"));
+        }
+        let attempts = u32::try_from(self.attempts).ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
+            BuildError(format!("incorrect (or empty) value for attempt ({})", self.attempts))
+        })?;
+        let limit = self.max_request_body_bytes.unwrap_or(2 * 1024 * 1024);
+        Ok(Arc::new(Retrier {
+            attempts,
+            timeout: (!self.timeout.is_zero()).then_some(self.timeout.0),
+            interval: self.initial_interval.0,
+            limit: u64::try_from(limit).unwrap_or(u64::MAX),
+            status: StatusRanges::parse(&self.status)?,
+            on_network_error: !self.disable_retry_on_network_error,
+            any_method: self.retry_non_idempotent_method,
+        }))
+    }
+}
+
+struct Retrier {
+    attempts: u32,
+    timeout: Option<StdDuration>,
+    interval: StdDuration,
+    limit: u64,
+    status: StatusRanges,
+    on_network_error: bool,
+    any_method: bool,
+}
+
+impl Middleware for Retrier {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        if self.attempts == 1 { next.run(request) } else { Box::pin(self.send(request, next)) }
+    }
+}
+
+impl Retrier {
+    async fn send(&self, request: Request, next: Next<'_>) -> Response {
+        let started = Instant::now();
+        let Request { head, body, mut context } = request;
+        context.attempts.get_or_insert_with(|| Arc::new(Attempts::default()));
+        let replay = Replay::new(body, self.limit);
+        let mut body = replay.next().unwrap_or_default();
+        let mut attempt = 1;
+        loop {
+            let response = next.run(Request::new(head.clone(), body, context.clone())).await;
+            if attempt >= self.attempts || !self.wants_another(&head.method, &response) || self.is_late(started) {
+                return response;
+            }
+            let Some(again) = replay.next() else { return response };
+            drop(response);
+            tracing::debug!(router = %context.router, attempt = attempt + 1, "sending the request again");
+            if let Some(record) = &context.record {
+                record.note(|fields| fields.retries += 1);
+            }
+            let wait = self.wait_before(attempt + 1);
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            body = again;
+            attempt += 1;
+        }
+    }
+
+    fn is_late(&self, started: Instant) -> bool {
+        self.timeout.is_some_and(|timeout| started.elapsed() >= timeout)
+    }
+
+    fn wants_another(&self, method: &Method, response: &Response) -> bool {
+        if self.on_network_error
+            && let Some(failure) = response.extensions().get::<UpstreamError>()
+            && self.is_repeatable(method, failure)
+        {
+            return true;
+        }
+        (self.any_method || !changes_each_time(method)) && self.status.contains(response.status())
+    }
+
+    /// A request that no server can have seen may always be sent again; one that got lost on the way only when doing
+    /// it twice does no harm.
+    fn is_repeatable(&self, method: &Method, failure: &UpstreamError) -> bool {
+        match failure {
+            // Nothing was tried: there is no other server to try.
+            UpstreamError::NoServer => false,
+            failure if failure.is_unsent() => true,
+            UpstreamError::Lost { .. } => self.any_method || method.is_idempotent(),
+            _ => false,
+        }
+    }
+
+    /// The wait before an attempt: each a little longer, the last at most twice the first, all spread by half.
+    fn wait_before(&self, attempt: u32) -> StdDuration {
+        if self.interval.is_zero() {
+            return StdDuration::ZERO;
+        }
+        let growth = f64::from(attempt - 2) / f64::from(self.attempts - 1);
+        self.interval.mul_f64(2f64.powf(growth) * (0.5 + fastrand::f64()))
+    }
+}
+
+/// Traefik's notion of a method that is not idempotent.
+fn changes_each_time(method: &Method) -> bool {
+    *method == Method::POST || *method == Method::PATCH || method.as_str() == "LOCK"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::tests::pieces;
+    use crate::testing::{self, Service, World, block_on, build_in, get, text, with_body};
+    use http::StatusCode;
+    use std::sync::Mutex;
+    use tidegate_core::{Body, Record, reply};
+
+    fn options(attempts: i64) -> Retry {
+        Retry { attempts, ..Retry::default() }
+    }
+
+    fn refused() -> UpstreamError {
+        UpstreamError::Connect { server: "a:80".into(), reason: "refused".into() }
+    }
+
+    fn lost(sent: bool) -> UpstreamError {
+        UpstreamError::Lost { server: "a:80".into(), reason: "reset".into(), sent }
+    }
+
+    /// Answers with the failures one after the other, then with what it read; gives the number of calls.
+    fn run(options: Retry, request: Request, failures: Vec<Response>) -> (Response, usize) {
+        let failures = Arc::new(Mutex::new((failures.into_iter(), 0)));
+        let inner = failures.clone();
+        struct Reading<F>(F);
+        impl<F: Fn() -> Option<Response> + Send + Sync + 'static> tidegate_core::Handler for Reading<F> {
+            fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+                Box::pin(async move {
+                    let body = request.body.collect(1 << 20).await.unwrap_or_else(|_| "broken".into());
+                    (self.0)().unwrap_or_else(|| Response::new(Body::full(body)))
+                })
+            }
+        }
+        let service = Reading(move || {
+            let mut state = inner.lock().unwrap();
+            state.1 += 1;
+            state.0.next()
+        });
+        let response = block_on(testing::run(&testing::build(options), request, &service));
+        let calls = failures.lock().unwrap().1;
+        (response, calls)
+    }
+
+    fn failures<const N: usize>(failures: [UpstreamError; N]) -> Vec<Response> {
+        failures.map(reply::upstream_failure).into()
+    }
+
+    #[test]
+    fn an_unreachable_server_is_tried_again_with_the_whole_body() {
+        let request = with_body(http::Request::post("http://h.test/"), "hello");
+        let (response, calls) = run(options(3), request, failures([refused(), lost(false)]));
+        assert_eq!((response.status().as_u16(), calls), (200, 3));
+        assert_eq!(text(response), "hello");
+
+        let mut request = with_body(http::Request::post("http://h.test/"), "");
+        request.body = pieces(&["he", "llo"]);
+        let (response, calls) = run(options(2), request, failures([refused()]));
+        assert_eq!((text(response).as_str(), calls), ("hello", 2));
+    }
+
+    #[test]
+    fn attempts_are_the_total() {
+        let (response, calls) = run(options(2), get("http://h.test/"), failures([refused(), refused(), refused()]));
+        assert_eq!((response.status().as_u16(), calls), (502, 2));
+        let (response, calls) = run(options(1), get("http://h.test/"), failures([refused()]));
+        assert_eq!((response.status().as_u16(), calls), (502, 1));
+    }
+
+    #[test]
+    fn a_request_that_may_have_been_seen_is_repeated_only_when_that_does_no_harm() {
+        let post = || with_body(http::Request::post("http://h.test/"), "x");
+        assert_eq!(run(options(3), post(), failures([lost(true)])).1, 1);
+        assert_eq!(run(options(3), get("http://h.test/"), failures([lost(true)])).1, 2);
+        let any = Retry { retry_non_idempotent_method: true, ..options(3) };
+        assert_eq!(run(any, post(), failures([lost(true)])).1, 2);
+        assert_eq!(run(options(3), get("http://h.test/"), failures([UpstreamError::NoServer])).1, 1);
+    }
+
+    #[test]
+    fn statuses_are_tried_again_when_asked() {
+        let unavailable = || vec![reply::status_text(StatusCode::SERVICE_UNAVAILABLE)];
+        let asked = Retry { status: vec!["500-504".into()], ..options(2) };
+        assert_eq!(run(asked.clone(), get("http://h.test/"), unavailable()).1, 2);
+        assert_eq!(run(options(2), get("http://h.test/"), unavailable()).1, 1);
+        let post = || with_body(http::Request::post("http://h.test/"), "x");
+        assert_eq!(run(asked.clone(), post(), unavailable()).1, 1);
+        assert_eq!(run(Retry { retry_non_idempotent_method: true, ..asked }, post(), unavailable()).1, 2);
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_sent_once() {
+        let big = |limit| {
+            let mut request = with_body(http::Request::put("http://h.test/"), "");
+            request.body = pieces(&["12345", "67890"]);
+            let options = Retry { max_request_body_bytes: Some(limit), ..options(2) };
+            run(options, request, failures([lost(false)])).1
+        };
+        assert_eq!([big(9), big(10), big(-1)], [1, 2, 2]);
+    }
+
+    #[test]
+    fn retries_are_recorded_and_share_the_list_of_servers() {
+        let mut request = get("http://h.test/");
+        let record = Arc::new(Record::begin());
+        request.context.record = Some(record.clone());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let store = seen.clone();
+        let service = Service(move |request: Request| {
+            let attempts = request.context.attempts.unwrap();
+            store.lock().unwrap().push(attempts.count());
+            attempts.note(7);
+            reply::upstream_failure(refused())
+        });
+        block_on(testing::run(&testing::build(options(3)), request, &service));
+        assert_eq!(*seen.lock().unwrap(), [0, 1, 2]);
+        assert_eq!(record.fields().retries, 2);
+    }
+
+    #[test]
+    fn waits_grow_to_at_most_twice() {
+        let retrier = Retrier {
+            attempts: 5,
+            timeout: None,
+            interval: StdDuration::from_millis(100),
+            limit: 0,
+            status: StatusRanges::default(),
+            on_network_error: true,
+            any_method: false,
+        };
+        for _ in 0..100 {
+            let (first, last) = (retrier.wait_before(2).as_millis(), retrier.wait_before(5).as_millis());
+            assert!((50..=150).contains(&first) && (84..=300).contains(&last), "{first} {last}");
+        }
+    }
+
+    #[test]
+    fn senseless_options_are_refused() {
+        let refuse = |options: Retry| build_in(&World::default(), options).err().unwrap().0;
+        assert_eq!(refuse(options(0)), "incorrect (or empty) value for attempt (0)");
+        let nothing = Retry { disable_retry_on_network_error: true, ..options(2) };
+        assert_eq!(refuse(nothing), "retry middleware requires at least HTTP status codes or retry on TCP");
+        assert!(refuse(Retry { status: vec!["x".into()], ..options(2) }).contains("`x`"));
+    }
+}

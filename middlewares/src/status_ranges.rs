@@ -1,0 +1,54 @@
+//! Ranges of status codes as people write them: `404`, `500-599`.
+
+use tidegate_core::BuildError;
+
+/// Checked ranges of status codes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StatusRanges(Vec<(u16, u16)>);
+
+impl StatusRanges {
+    /// Reads single codes (`404`) and ranges with both ends included (`500-599`).
+    pub(crate) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, BuildError> {
+        texts.iter().map(|text| range(text.as_ref())).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// True when the code lies in one of the ranges.
+    pub(crate) fn contains(&self, code: http::StatusCode) -> bool {
+        self.0.iter().any(|(low, high)| (*low..=*high).contains(&code.as_u16()))
+    }
+
+    /// How many codes the ranges cover.
+    pub(crate) fn width(&self) -> u32 {
+        self.0.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
+    }
+}
+
+fn range(text: &str) -> Result<(u16, u16), BuildError> {
+    let bad = || {
+        BuildError(format!("`{text}` is no status code or range: expected a form like `404` or `500-599`"))
+    };
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let low = low.trim().parse().map_err(|_| bad())?;
+    let high = high.trim().parse().map_err(|_| bad())?;
+    if low > high { Err(bad()) } else { Ok((low, high)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_ranges_are_read() {
+        let ranges = StatusRanges::parse(&["404", "500-503"]).unwrap();
+        let hits: Vec<u16> =
+            (400..600).filter(|code| ranges.contains(http::StatusCode::from_u16(*code).unwrap())).collect();
+        assert_eq!(hits, [404, 500, 501, 502, 503]);
+    }
+
+    #[test]
+    fn others_are_refused() {
+        for text in ["", "x", "500-", "-500", "599-500", "5xx"] {
+            assert!(StatusRanges::parse(&[text]).is_err(), "{text}");
+        }
+    }
+}

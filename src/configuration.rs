@@ -1,0 +1,201 @@
+//! Keeps the newest state of every provider, and makes a snapshot of them all when one has changed.
+//!
+//! The first change after a quiet time is applied at once. What comes in while a snapshot is compiled is applied with
+//! the next one, and between two snapshots there is a pause of a few times what the last one cost, never longer than
+//! `providers.providersThrottleDuration`: a flood of changes takes a part of one core at most.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidegate_config::merge::merge;
+use tidegate_config::{Problem, Provided};
+use tidegate_providers::Update;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::snapshot::{Compiled, Environment, Snapshot, SnapshotHandle, compile};
+
+/// How often files that a configuration names are looked at.
+const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after a snapshot, as a multiple of what compiling it took.
+const PAUSE_FACTOR: u32 = 3;
+/// How many updates may wait.
+pub(crate) const QUEUE: usize = 256;
+
+/// Which providers have delivered, and whether that is applied.
+#[derive(Default)]
+pub struct Readiness {
+    waiting: Mutex<Option<BTreeSet<Arc<str>>>>,
+}
+
+impl Readiness {
+    /// Waits for these providers.
+    pub fn expect(&self, providers: impl IntoIterator<Item = Arc<str>>) {
+        *self.waiting.lock() = Some(providers.into_iter().collect());
+    }
+
+    /// True when every expected provider has delivered once and its state is served.
+    pub fn is_ready(&self) -> bool {
+        self.waiting.lock().as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// The providers that have not delivered yet.
+    pub fn waiting_for(&self) -> Vec<Arc<str>> {
+        self.waiting.lock().iter().flatten().cloned().collect()
+    }
+
+    fn applied<'a>(&self, providers: impl Iterator<Item = &'a Arc<str>>) {
+        if let Some(waiting) = self.waiting.lock().as_mut() {
+            for provider in providers {
+                waiting.remove(provider);
+            }
+        }
+    }
+}
+
+/// Compiles configurations one after the other. Everything that blocks happens in here.
+pub struct Compiler {
+    environment: Environment,
+    current: Mutex<Compiled>,
+    logged: Mutex<BTreeSet<Problem>>,
+}
+
+impl Compiler {
+    /// A compiler, and the first snapshot: that of `states`.
+    pub fn new(environment: Environment, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Self {
+        let compiled = compile(merged(states), 0, None, &environment);
+        let compiler = Self { environment, current: Mutex::new(compiled), logged: Mutex::default() };
+        compiler.log(&compiler.snapshot());
+        compiler
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.lock().snapshot.clone()
+    }
+
+    /// Compiles and keeps the next snapshot. Blocks.
+    fn next(&self, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Arc<Snapshot> {
+        let mut current = self.current.lock();
+        let generation = current.snapshot.generation + 1;
+        let compiled = compile(merged(states), generation, Some(&current), &self.environment);
+        self.environment.files.keep(&|path| compiled.names_file(path));
+        let snapshot = compiled.snapshot.clone();
+        *current = compiled;
+        drop(current);
+        self.log(&snapshot);
+        snapshot
+    }
+
+    /// Logs each problem once, and again when it comes back after it was gone.
+    fn log(&self, snapshot: &Snapshot) {
+        let now: BTreeSet<Problem> = snapshot.report.problems.iter().cloned().collect();
+        let mut logged = self.logged.lock();
+        for problem in now.difference(&logged) {
+            let excerpt = problem.excerpt.as_deref().unwrap_or_default();
+            tracing::error!("{problem}{}{excerpt}", if excerpt.is_empty() { "" } else { "\n" });
+        }
+        *logged = now;
+    }
+}
+
+fn merged(states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Provided {
+    merge(states.iter().map(|(name, state)| (&**name, &**state)))
+}
+
+/// What the loop works on.
+pub(crate) struct Loop {
+    pub(crate) compiler: Arc<Compiler>,
+    pub(crate) snapshots: SnapshotHandle,
+    pub(crate) readiness: Arc<Readiness>,
+    /// The newest generation that is served.
+    pub(crate) generation: watch::Sender<u64>,
+    /// Longest pause between two snapshots.
+    pub(crate) throttle: Duration,
+    pub(crate) states: BTreeMap<Arc<str>, Arc<Provided>>,
+}
+
+impl Loop {
+    /// Applies updates until nobody can send any more.
+    pub(crate) async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
+        let mut retired: Vec<Arc<Snapshot>> = Vec::new();
+        let mut not_before = Instant::now();
+        let mut delivered = BTreeSet::new();
+        loop {
+            let mut changed = tokio::select! {
+                update = updates.recv() => match update {
+                    Some(update) => self.take(update, &mut delivered),
+                    None => return,
+                },
+                () = tokio::time::sleep(FILE_INTERVAL) => {
+                    retire(&mut retired);
+                    self.files_changed().await
+                }
+            };
+            if changed {
+                // What comes in during the pause belongs to the same change.
+                while let Ok(Some(update)) = tokio::time::timeout_at(not_before, updates.recv()).await {
+                    self.take(update, &mut delivered);
+                }
+            }
+            while let Ok(update) = updates.try_recv() {
+                changed |= self.take(update, &mut delivered);
+            }
+            if changed {
+                let begun = Instant::now();
+                retired.extend(self.apply().await);
+                not_before = Instant::now() + (begun.elapsed() * PAUSE_FACTOR).min(self.throttle);
+                retire(&mut retired);
+            }
+            self.readiness.applied(delivered.iter());
+        }
+    }
+
+    /// Notes an update. True when it changes anything.
+    fn take(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
+        let Update { provider, state } = update;
+        let known = self.states.get(&provider);
+        let same = known.is_some_and(|known| Arc::ptr_eq(known, &state) || *known == state);
+        if !same {
+            self.states.insert(provider.clone(), state);
+        }
+        delivered.insert(provider);
+        !same
+    }
+
+    async fn files_changed(&self) -> bool {
+        let compiler = self.compiler.clone();
+        tokio::task::spawn_blocking(move || compiler.environment.files.changed()).await.unwrap_or(false)
+    }
+
+    /// Compiles and swaps. Gives back the snapshot that was replaced.
+    async fn apply(&self) -> Option<Arc<Snapshot>> {
+        let (compiler, states) = (self.compiler.clone(), self.states.clone());
+        let next = match tokio::task::spawn_blocking(move || compiler.next(&states)).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!("the configuration could not be compiled, the last one stays: {error}");
+                return None;
+            }
+        };
+        let generation = next.generation;
+        let old = self.snapshots.load();
+        self.snapshots.store(next);
+        self.generation.send_replace(generation);
+        tracing::debug!(generation, "configuration applied");
+        Some(old)
+    }
+}
+
+/// Drops the snapshots that no request holds any more. They are kept until then so that it never is a worker that
+/// has to take one apart.
+fn retire(retired: &mut Vec<Arc<Snapshot>>) {
+    let (held, free): (Vec<_>, Vec<_>) =
+        std::mem::take(retired).into_iter().partition(|snapshot| Arc::strong_count(snapshot) > 1);
+    *retired = held;
+    if !free.is_empty() {
+        tokio::task::spawn_blocking(move || drop(free));
+    }
+}

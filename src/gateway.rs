@@ -1,0 +1,169 @@
+//! The running gateway: entry points, the configuration loop and providers, started and stopped together.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tidegate_config::Provided;
+use tidegate_providers::{Update, Updates};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
+use crate::entrypoint::{self, EntryPoints, RequestLog};
+use crate::internal::{self, Surroundings};
+use crate::service::Registry;
+use crate::settings::Settings;
+use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
+use crate::worker;
+
+/// Threads of the control plane: providers, health checks, compiling.
+const CONTROL_THREADS: usize = 2;
+
+/// Why the gateway could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The entry points could not be started.
+    #[error(transparent)]
+    EntryPoints(#[from] entrypoint::StartError),
+    /// The threads of the control plane could not be started.
+    #[error("cannot start the control plane: {0}")]
+    Control(#[from] io::Error),
+}
+
+/// What is decided outside the settings.
+#[derive(Default)]
+pub struct Options {
+    /// Number of workers; 0 for as many as there are cores.
+    pub workers: usize,
+    /// Who is told of requests.
+    pub log: Option<Arc<dyn RequestLog>>,
+}
+
+/// A running gateway. Dropping it stops it at once; [`Gateway::shutdown`] stops it in order.
+pub struct Gateway {
+    entry_points: Option<EntryPoints>,
+    control: Option<Runtime>,
+    addresses: BTreeMap<String, SocketAddr>,
+    snapshots: SnapshotHandle,
+    generation: watch::Receiver<u64>,
+    updates: Updates,
+    readiness: Arc<Readiness>,
+    terminating: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    /// Binds all entry points and begins to serve. Blocks for a moment, so not on a worker.
+    pub fn start(settings: Settings, options: Options) -> Result<Self, StartError> {
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()?;
+        let settings = Arc::new(settings);
+        let workers = if options.workers == 0 { worker::count() } else { options.workers };
+        let readiness = Arc::new(Readiness::default());
+        let terminating = Arc::new(AtomicBool::new(false));
+        let slot = Arc::new(OnceLock::new());
+        let around = Surroundings {
+            settings: settings.clone(),
+            snapshots: slot.clone(),
+            readiness: readiness.clone(),
+            terminating: terminating.clone(),
+            providers: Vec::new(),
+        };
+        let registry = Registry::new(workers, control.handle().clone());
+        let environment = Environment {
+            settings: settings.clone(),
+            client: registry.client(),
+            registry,
+            internal: internal::services(&around),
+            files: Files::default(),
+        };
+        let states = BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
+        let compiler = Arc::new(Compiler::new(environment, &states));
+        let snapshots = SnapshotHandle::new(compiler.snapshot());
+        // Set once, right here: nobody asks before.
+        let _ = slot.set(snapshots.downgrade());
+        let entry_options = entrypoint::Options { workers, log: options.log };
+        let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        let (updates, incoming) = mpsc::channel(QUEUE);
+        let (generation_sender, generation) = watch::channel(0);
+        let configuration = Loop {
+            compiler,
+            snapshots: snapshots.clone(),
+            readiness: readiness.clone(),
+            generation: generation_sender,
+            throttle: settings.providers.providers_throttle_duration.into(),
+            states,
+        };
+        readiness.expect([]);
+        control.spawn(configuration.run(incoming));
+        Ok(Self {
+            addresses: entry_points.addresses(),
+            entry_points: Some(entry_points),
+            control: Some(control),
+            snapshots,
+            generation,
+            updates,
+            readiness,
+            terminating,
+        })
+    }
+
+    /// Where each entry point listens, by name.
+    pub fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
+        &self.addresses
+    }
+
+    /// The number of the snapshot that is served; the first has 0.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Waits until this snapshot, or a later one, is served.
+    pub async fn wait_for_generation(&self, generation: u64) {
+        let mut served = self.generation.clone();
+        if served.wait_for(|now| *now >= generation).await.is_err() {
+            // The loop has ended: there will be no later one.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The snapshot that is served.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.load()
+    }
+
+    /// True when every provider has delivered once.
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// Delivers the state of a provider that lives outside.
+    pub async fn push(&self, provider: &str, state: Provided) {
+        let update = Update { provider: Arc::from(provider), state: Arc::new(state) };
+        // The receiver lives as long as the control plane, which is ours.
+        let _ = self.updates.send(update).await;
+    }
+
+    /// Stops in order: `/ping` says so, connections are still accepted for `requestAcceptGraceTimeout`, then open
+    /// ones finish for at most `graceTimeOut`.
+    pub async fn shutdown(mut self) {
+        self.terminating.store(true, Ordering::Relaxed);
+        if let Some(entry_points) = self.entry_points.take() {
+            entry_points.shutdown().await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.terminating.store(true, Ordering::Relaxed);
+        if let Some(control) = self.control.take() {
+            control.shutdown_background();
+        }
+    }
+}

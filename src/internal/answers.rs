@@ -1,0 +1,87 @@
+//! Services that only say one thing: `ping`, `ready`, `noop`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response as HttpResponse, StatusCode};
+use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+
+use crate::configuration::Readiness;
+use crate::service::Service;
+
+/// `ping@internal`: the process is alive.
+pub(super) struct Ping {
+    terminating_status: StatusCode,
+    terminating: Arc<AtomicBool>,
+}
+
+impl Ping {
+    /// Answers `OK`, and with this status from the beginning of the end on.
+    pub(super) fn new(terminating_status: u16, terminating: Arc<AtomicBool>) -> Self {
+        let terminating_status =
+            StatusCode::from_u16(terminating_status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Self { terminating_status, terminating }
+    }
+}
+
+impl Handler for Ping {
+    fn call<'a>(&'a self, _: Request) -> BoxFuture<'a, Response> {
+        if self.terminating.load(Ordering::Relaxed) {
+            return answer(self.terminating_status, reply::text_of(self.terminating_status));
+        }
+        answer(StatusCode::OK, "OK")
+    }
+}
+
+/// `ready@internal`: every provider has delivered its first state, and it is served.
+pub(super) struct Ready {
+    readiness: Arc<Readiness>,
+    terminating: Arc<AtomicBool>,
+}
+
+impl Ready {
+    pub(super) fn new(readiness: Arc<Readiness>, terminating: Arc<AtomicBool>) -> Self {
+        Self { readiness, terminating }
+    }
+}
+
+impl Handler for Ready {
+    fn call<'a>(&'a self, _: Request) -> BoxFuture<'a, Response> {
+        if self.terminating.load(Ordering::Relaxed) {
+            return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping");
+        }
+        if self.readiness.is_ready() {
+            return answer(StatusCode::OK, "OK");
+        }
+        let waiting = self.readiness.waiting_for().join(", ");
+        answer(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {waiting}"))
+    }
+}
+
+/// `noop@internal`: for routers whose middlewares answer.
+pub(super) struct Noop;
+
+impl Handler for Noop {
+    fn call<'a>(&'a self, _: Request) -> BoxFuture<'a, Response> {
+        Box::pin(std::future::ready(reply::empty(StatusCode::IM_A_TEAPOT)))
+    }
+}
+
+macro_rules! always_up {
+    ($($service:ty),*) => {$(
+        impl Service for $service {
+            fn is_up(&self) -> bool {
+                true
+            }
+        }
+    )*};
+}
+always_up!(Ping, Ready, Noop);
+
+fn answer<'a>(status: StatusCode, text: impl Into<bytes::Bytes>) -> BoxFuture<'a, Response> {
+    let mut response = HttpResponse::new(Body::full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Box::pin(std::future::ready(response))
+}

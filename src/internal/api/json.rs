@@ -1,0 +1,195 @@
+//! Objects as Traefik's API writes them: the configuration, with what became of it beside.
+//!
+//! The order of the members is Traefik's, so texts can be compared as they are.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tidegate_config::service::Service;
+use tidegate_config::{Kind, Middleware};
+
+use crate::snapshot::Snapshot;
+use crate::snapshot::report::ObjectReport;
+
+/// Which form of an object is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As in `/api/rawdata`: without its name.
+    Raw,
+    /// As in lists and alone: with name, provider and type.
+    Full,
+}
+
+/// A JSON object that is written member by member.
+pub(super) struct Object(String);
+
+impl Object {
+    /// The members of a value that is written as an object.
+    pub(super) fn of(value: &impl Serialize) -> Self {
+        let mut text = serde_json::to_string(value).unwrap_or_default();
+        if text.len() < 2 || !text.starts_with('{') {
+            text = "{}".into();
+        }
+        text.pop();
+        Self(text)
+    }
+
+    /// No members yet.
+    pub(super) fn new() -> Self {
+        Self("{".into())
+    }
+
+    /// One more member.
+    pub(super) fn member(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        self.raw(name, &serde_json::to_string(value).unwrap_or_else(|_| "null".into()));
+    }
+
+    /// One more member, whose value is written already.
+    pub(super) fn raw(&mut self, name: &str, value: &str) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        self.0.push_str(&serde_json::to_string(name).unwrap_or_default());
+        self.0.push(':');
+        self.0.push_str(value);
+    }
+
+    /// The text.
+    pub(super) fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// A text as Go's encoder writes it: `<`, `>`, `&` and the two line separators escaped, and a line feed at the end.
+pub(super) fn as_go(text: &str) -> String {
+    let mut all = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '<' => all.push_str("\\u003c"),
+            '>' => all.push_str("\\u003e"),
+            '&' => all.push_str("\\u0026"),
+            '\u{2028}' => all.push_str("\\u2028"),
+            '\u{2029}' => all.push_str("\\u2029"),
+            other => all.push(other),
+        }
+    }
+    all.push('\n');
+    all
+}
+
+/// One object of the snapshot; `None` when there is none of this name.
+pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
+    let config = &snapshot.report.config;
+    let none = ObjectReport::default();
+    let report = snapshot.report.object(kind, name).unwrap_or(&none);
+    let mut object = match kind {
+        Kind::Router => Object::of(config.http.routers.get(name)?),
+        Kind::Service => Object::of(config.http.services.get(name)?),
+        Kind::Middleware => Object::of(config.http.middlewares.get(name)?),
+        Kind::TcpRouter => Object::of(config.tcp.routers.get(name)?),
+        Kind::TcpService => Object::of(config.tcp.services.get(name)?),
+        Kind::TcpMiddleware => Object::of(config.tcp.middlewares.get(name)?),
+        Kind::UdpRouter => Object::of(config.udp.routers.get(name)?),
+        Kind::UdpService => Object::of(config.udp.services.get(name)?),
+        _ => return None,
+    };
+    let is_router = matches!(kind, Kind::Router | Kind::TcpRouter | Kind::UdpRouter);
+    if !report.errors.is_empty() {
+        object.member("error", &report.errors);
+    }
+    object.member("status", report.status.as_str());
+    if !report.used_by.is_empty() {
+        object.member(if is_router { "using" } else { "usedBy" }, &report.used_by);
+    }
+    if form == Form::Full {
+        let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
+        object.member("name", name);
+        object.member("provider", provider);
+        if let Some(type_name) = type_name(snapshot, kind, name) {
+            object.member("type", &type_name);
+        }
+        if matches!(kind, Kind::Router | Kind::TcpRouter) {
+            object.member("priorityStr", &priority(snapshot, kind, name).to_string());
+        }
+    }
+    let servers = server_status(snapshot, kind, name, report);
+    if !servers.is_empty() {
+        object.member("serverStatus", &servers);
+    }
+    Some(object.finish())
+}
+
+/// The state of the servers of a service that is used.
+fn server_status(
+    snapshot: &Snapshot,
+    kind: Kind,
+    name: &str,
+    _: &ObjectReport,
+) -> BTreeMap<String, &'static str> {
+    match kind {
+        Kind::Service => snapshot.services.get(name).map(|service| service.server_status()).unwrap_or_default(),
+        _ => BTreeMap::new(),
+    }
+}
+
+/// The effective priority of a router.
+pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
+    let config = &snapshot.report.config;
+    match kind {
+        Kind::Router => config.http.routers.get(name).map_or(0, |router| router.priority),
+        Kind::TcpRouter => config.tcp.routers.get(name).map_or(0, |router| router.priority),
+        _ => 0,
+    }
+}
+
+/// The kind of a service or middleware in lower case.
+pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<String> {
+    let config = &snapshot.report.config;
+    match kind {
+        Kind::Service => service_type(config.http.services.get(name)?).map(str::to_owned),
+        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(str::to_lowercase),
+        Kind::TcpMiddleware => first_key(config.tcp.middlewares.get(name)?),
+        Kind::TcpService => first_key(config.tcp.services.get(name)?),
+        Kind::UdpService => first_key(config.udp.services.get(name)?),
+        _ => None,
+    }
+}
+
+fn service_type(service: &Service) -> Option<&'static str> {
+    let kinds = [
+        (service.load_balancer.is_some(), "loadbalancer"),
+        (service.weighted.is_some(), "weighted"),
+        (service.highest_random_weight.is_some(), "highestrandomweight"),
+        (service.mirroring.is_some(), "mirroring"),
+        (service.failover.is_some(), "failover"),
+    ];
+    kinds.iter().find(|(is_set, _)| *is_set).map(|(_, name)| *name)
+}
+
+/// The first member that an object is written with, in lower case.
+fn first_key(value: &impl Serialize) -> Option<String> {
+    let value = serde_json::to_value(value).ok()?;
+    value.as_object()?.keys().next().map(|key| key.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_escaped_as_in_go() {
+        assert_eq!(as_go("\"a && <b>\u{2028}\""), "\"a \\u0026\\u0026 \\u003cb\\u003e\\u2028\"\n");
+    }
+
+    #[test]
+    fn members_follow_what_is_there() {
+        let mut object = Object::of(&BTreeMap::from([("a", 1)]));
+        object.member("b", "x\"");
+        object.raw("c", "[]");
+        assert_eq!(object.finish(), r#"{"a":1,"b":"x\"","c":[]}"#);
+        let mut empty = Object::of(&BTreeMap::<String, i32>::new());
+        empty.member("d", &true);
+        assert_eq!(empty.finish(), r#"{"d":true}"#);
+    }
+}

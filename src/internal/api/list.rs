@@ -1,0 +1,207 @@
+//! Lists of the API: searched, sorted, in pages.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use tidegate_config::Kind;
+
+use super::json;
+use crate::snapshot::Snapshot;
+use crate::snapshot::report::Status;
+
+/// What a request for a list asks for.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Query {
+    search: String,
+    status: String,
+    service: String,
+    middleware: String,
+    sort_by: String,
+    descending: bool,
+    page: Option<String>,
+    per_page: Option<String>,
+}
+
+/// One page: its texts, and the number of the next (1 after the last).
+#[derive(Debug, PartialEq)]
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    pub(super) next: usize,
+}
+
+impl Query {
+    /// Reads the query of a target.
+    pub(super) fn parse(query: &str) -> Self {
+        let values: HashMap<_, _> = url::form_urlencoded::parse(query.as_bytes()).into_owned().rev_first();
+        let take = |name: &str| values.get(name).cloned().unwrap_or_default();
+        Self {
+            search: take("search").to_lowercase(),
+            status: take("status").to_lowercase(),
+            service: take("serviceName"),
+            middleware: take("middlewareName"),
+            sort_by: take("sortBy"),
+            descending: take("direction") == "desc",
+            page: values.get("page").filter(|text| !text.is_empty()).cloned(),
+            per_page: values.get("per_page").filter(|text| !text.is_empty()).cloned(),
+        }
+    }
+
+    /// The names of the objects that are asked for, in order.
+    pub(super) fn select(&self, snapshot: &Snapshot, kind: Kind, names: Vec<&str>) -> Vec<String> {
+        let mut rows: Vec<Row> = names.iter().map(|name| Row::of(snapshot, kind, name)).collect();
+        rows.retain(|row| self.wants(row));
+        rows.sort_by(|a, b| self.order(a, b));
+        if self.descending {
+            rows.reverse();
+        }
+        rows.into_iter().map(|row| row.name).collect()
+    }
+
+    /// The page that is asked for, or what is wrong with the question.
+    pub(super) fn page<T>(&self, mut items: Vec<T>) -> Result<Page<T>, String> {
+        let page = number(self.page.as_deref(), 1).ok_or_else(|| wrong("page", self.page.as_deref()))?;
+        let per_page = number(self.per_page.as_deref(), 100).ok_or_else(|| wrong("per_page", self.per_page.as_deref()))?;
+        let start = (page - 1).saturating_mul(per_page);
+        if start > 0 && start >= items.len() {
+            return Err(format!("invalid request: page: {page}, per_page: {per_page}"));
+        }
+        let mut items = items.split_off(start.min(items.len()));
+        let next = if items.len() > per_page { page + 1 } else { 1 };
+        items.truncate(per_page);
+        Ok(Page { items, next })
+    }
+
+    fn wants(&self, row: &Row) -> bool {
+        let found = |text: &str| text.to_lowercase().contains(&self.search);
+        (self.search.is_empty() || found(&row.name) || found(&row.rule))
+            && (self.status.is_empty() || row.status.as_str() == self.status)
+            && (self.service.is_empty() || self.is_service(&row.service))
+            && (self.middleware.is_empty() || row.middlewares.contains(&self.middleware))
+    }
+
+    /// A service that is named without its provider is wanted whatever provider is asked for, as in Traefik.
+    fn is_service(&self, service: &str) -> bool {
+        if service.contains('@') {
+            return service == self.service;
+        }
+        self.service.split('@').next() == Some(service)
+    }
+
+    fn order(&self, a: &Row, b: &Row) -> Ordering {
+        let first = match self.sort_by.as_str() {
+            "provider" => a.provider().cmp(b.provider()),
+            "priority" => a.priority.cmp(&b.priority),
+            "status" => a.status.as_str().cmp(b.status.as_str()),
+            "rule" => a.rule.cmp(&b.rule),
+            "service" => a.service.cmp(&b.service),
+            "entryPoints" => a.entry_points.cmp(&b.entry_points),
+            "type" => a.type_name.cmp(&b.type_name),
+            "servers" => a.servers.cmp(&b.servers),
+            _ => Ordering::Equal,
+        };
+        first.then_with(|| a.name.cmp(&b.name))
+    }
+}
+
+/// What a list is searched and sorted by.
+#[derive(Default)]
+struct Row {
+    name: String,
+    rule: String,
+    service: String,
+    middlewares: Vec<String>,
+    entry_points: usize,
+    servers: usize,
+    priority: i64,
+    type_name: String,
+    status: Status,
+}
+
+impl Row {
+    fn of(snapshot: &Snapshot, kind: Kind, name: &str) -> Self {
+        let config = &snapshot.report.config;
+        let mut row = Self {
+            name: name.to_owned(),
+            priority: json::priority(snapshot, kind, name),
+            type_name: json::type_name(snapshot, kind, name).unwrap_or_default(),
+            status: snapshot.report.object(kind, name).map(|report| report.status).unwrap_or_default(),
+            ..Self::default()
+        };
+        if let Some(router) = config.http.routers.get(name).filter(|_| kind == Kind::Router) {
+            row.rule.clone_from(&router.rule);
+            row.service.clone_from(&router.service);
+            row.middlewares.clone_from(&router.middlewares);
+            row.entry_points = router.entry_points.len();
+        }
+        if let Some(router) = config.tcp.routers.get(name).filter(|_| kind == Kind::TcpRouter) {
+            row.rule.clone_from(&router.rule);
+            row.service.clone_from(&router.service);
+            row.middlewares.clone_from(&router.middlewares);
+            row.entry_points = router.entry_points.len();
+        }
+        if let Some(router) = config.udp.routers.get(name).filter(|_| kind == Kind::UdpRouter) {
+            row.service.clone_from(&router.service);
+            row.entry_points = router.entry_points.len();
+        }
+        if kind == Kind::Service {
+            let balancer = config.http.services.get(name).and_then(|service| service.load_balancer.as_ref());
+            row.servers = balancer.map_or(0, |balancer| balancer.servers.len());
+        }
+        row
+    }
+
+    fn provider(&self) -> &str {
+        self.name.rsplit_once('@').map_or("", |(_, provider)| provider)
+    }
+}
+
+fn number(text: Option<&str>, default: usize) -> Option<usize> {
+    match text {
+        None => Some(default),
+        Some(text) => text.parse().ok().filter(|number| *number > 0),
+    }
+}
+
+fn wrong(name: &str, text: Option<&str>) -> String {
+    let number = text.and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    format!("invalid request: {name}: {number}")
+}
+
+trait RevFirst {
+    /// A map in which the first of several values counts, as in Go's `url.Values.Get`.
+    fn rev_first(self) -> HashMap<String, String>;
+}
+
+impl<I: Iterator<Item = (String, String)>> RevFirst for I {
+    fn rev_first(self) -> HashMap<String, String> {
+        let mut map = HashMap::new();
+        for (key, value) in self {
+            map.entry(key).or_insert(value);
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_counted_from_one() {
+        let of = |query: &str| Query::parse(query).page((1..=7).collect());
+        assert_eq!(of(""), Ok(Page { items: (1..=7).collect(), next: 1 }));
+        assert_eq!(of("per_page=3"), Ok(Page { items: vec![1, 2, 3], next: 2 }));
+        assert_eq!(of("per_page=3&page=3"), Ok(Page { items: vec![7], next: 1 }));
+        for (query, error) in [
+            ("page=2", "invalid request: page: 2, per_page: 100"),
+            ("page=0", "invalid request: page: 0"),
+            ("page=x", "invalid request: page: 0"),
+            ("per_page=-1", "invalid request: per_page: -1"),
+            ("page=18446744073709551615&per_page=9", "invalid request: page: 18446744073709551615, per_page: 9"),
+        ] {
+            assert_eq!(of(query), Err(error.to_owned()), "{query}");
+        }
+        let empty: Result<Page<i32>, String> = Query::default().page(Vec::new());
+        assert_eq!(empty, Ok(Page { items: Vec::new(), next: 1 }));
+    }
+}

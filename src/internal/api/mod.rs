@@ -1,0 +1,216 @@
+//! `api@internal`: what is configured and what became of it, in the words of Traefik's API.
+
+mod json;
+mod list;
+mod overview;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use percent_encoding::percent_decode_str;
+use tidegate_config::Kind;
+use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+
+use super::{Surroundings, dashboard};
+use crate::service::Service;
+use crate::settings::Api as Options;
+use crate::snapshot::{Snapshot, WeakSnapshotHandle};
+use json::{Form, Object, as_go};
+use list::Query;
+
+/// Objects that Traefik does not have, and that are not shown so that lists stay equal.
+const UNLISTED: &str = "ready@internal";
+const NEXT_PAGE: HeaderName = HeaderName::from_static("x-next-page");
+
+/// The service.
+pub(super) struct Api {
+    around: Surroundings,
+    started: SystemTime,
+    /// Where it begins, without a slash at the end.
+    base: String,
+    dashboard: Option<dashboard::Dashboard>,
+}
+
+impl Api {
+    /// The API over these surroundings.
+    pub(super) fn new(around: Surroundings, options: &Options) -> Self {
+        Self {
+            around,
+            started: SystemTime::now(),
+            base: options.base_path.trim_end_matches('/').to_owned(),
+            dashboard: options.dashboard.then(|| dashboard::Dashboard::new(options)),
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Response {
+        let path = request.path();
+        let Some(path) = path.strip_prefix(self.base.as_str()) else { return reply::not_found() };
+        if let Some(response) = self.dashboard.as_ref().and_then(|dashboard| dashboard.beside_api(path, request)) {
+            return response;
+        }
+        let Some(path) = path.strip_prefix("/api/") else { return reply::not_found() };
+        let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade) else {
+            return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        let question = Question { api: self, snapshot: snapshots.load(), query: request.head.uri.query().unwrap_or("") };
+        match question.answer(path) {
+            Some(_) if request.head.method != Method::GET => reply::empty(StatusCode::METHOD_NOT_ALLOWED),
+            Some(response) => response,
+            None => reply::not_found(),
+        }
+    }
+}
+
+impl Handler for Api {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(std::future::ready(self.answer(&request)))
+    }
+}
+
+impl Service for Api {
+    fn is_up(&self) -> bool {
+        true
+    }
+}
+
+/// One request, and what it is answered from.
+struct Question<'a> {
+    api: &'a Api,
+    snapshot: Arc<Snapshot>,
+    query: &'a str,
+}
+
+impl Question<'_> {
+    /// The answer; `None` when there is nothing at this path.
+    fn answer(&self, path: &str) -> Option<Response> {
+        let settings = &self.api.around.settings;
+        Some(match path {
+            "version" => body(&overview::version(self.api.started)),
+            "overview" => body(&overview::overview(&self.snapshot, settings, &self.api.around.providers)),
+            "rawdata" => body(&self.raw_data()),
+            "entrypoints" => {
+                let all = settings.entry_points.keys().map(String::as_str).collect();
+                self.list(all, |name| overview::entry_point(settings, name))
+            }
+            "certificates" => self.list(Vec::new(), |_| None),
+            _ => return self.named(path),
+        })
+    }
+
+    fn named(&self, path: &str) -> Option<Response> {
+        let mut parts = path.splitn(3, '/');
+        let (family, group, name) = (parts.next()?, parts.next()?, parts.next());
+        let decode = |name: &str| percent_decode_str(name).decode_utf8_lossy().into_owned();
+        match (family, name) {
+            ("entrypoints", None) => {
+                let name = decode(group);
+                let found = overview::entry_point(&self.api.around.settings, &name);
+                return Some(one(found, "entry point", &name));
+            }
+            ("certificates", None) => return Some(one(None, "certificate", &decode(group))),
+            _ => {}
+        }
+        let (kind, word) = match (family, group) {
+            ("http", "routers") => (Kind::Router, "router"),
+            ("http", "services") => (Kind::Service, "service"),
+            ("http", "middlewares") => (Kind::Middleware, "middleware"),
+            ("tcp", "routers") => (Kind::TcpRouter, "router"),
+            ("tcp", "services") => (Kind::TcpService, "service"),
+            ("tcp", "middlewares") => (Kind::TcpMiddleware, "middleware"),
+            ("udp", "routers") => (Kind::UdpRouter, "router"),
+            ("udp", "services") => (Kind::UdpService, "service"),
+            _ => return None,
+        };
+        let Some(name) = name else {
+            let query = Query::parse(self.query);
+            let names = query.select(&self.snapshot, kind, names(&self.snapshot, kind));
+            return Some(page(&query, names, |name| json::object(&self.snapshot, kind, name, Form::Full)));
+        };
+        if name.is_empty() || name.contains('/') {
+            return None;
+        }
+        let name = decode(name);
+        Some(one(json::object(&self.snapshot, kind, &name, Form::Full), word, &name))
+    }
+
+    fn list(&self, names: Vec<&str>, write: impl Fn(&str) -> Option<String>) -> Response {
+        page(&Query::parse(self.query), names.into_iter().map(str::to_owned).collect(), write)
+    }
+
+    fn raw_data(&self) -> String {
+        let mut all = Object::new();
+        for (key, kind) in [
+            ("routers", Kind::Router),
+            ("middlewares", Kind::Middleware),
+            ("services", Kind::Service),
+            ("tcpRouters", Kind::TcpRouter),
+            ("tcpMiddlewares", Kind::TcpMiddleware),
+            ("tcpServices", Kind::TcpService),
+            ("udpRouters", Kind::UdpRouter),
+            ("udpServices", Kind::UdpService),
+        ] {
+            let names = names(&self.snapshot, kind);
+            if names.is_empty() {
+                continue;
+            }
+            let mut objects = Object::new();
+            for name in names {
+                if let Some(text) = json::object(&self.snapshot, kind, name, Form::Raw) {
+                    objects.raw(name, &text);
+                }
+            }
+            all.raw(key, &objects.finish());
+        }
+        all.finish()
+    }
+}
+
+/// The names of all objects of a kind that are shown, in order.
+fn names(snapshot: &Snapshot, kind: Kind) -> Vec<&str> {
+    let config = &snapshot.report.config;
+    let all: Vec<&String> = match kind {
+        Kind::Router => config.http.routers.keys().collect(),
+        Kind::Service => config.http.services.keys().collect(),
+        Kind::Middleware => config.http.middlewares.keys().collect(),
+        Kind::TcpRouter => config.tcp.routers.keys().collect(),
+        Kind::TcpService => config.tcp.services.keys().collect(),
+        Kind::TcpMiddleware => config.tcp.middlewares.keys().collect(),
+        Kind::UdpRouter => config.udp.routers.keys().collect(),
+        Kind::UdpService => config.udp.services.keys().collect(),
+        _ => Vec::new(),
+    };
+    all.into_iter().map(String::as_str).filter(|name| *name != UNLISTED).collect()
+}
+
+fn page(query: &Query, names: Vec<String>, write: impl Fn(&str) -> Option<String>) -> Response {
+    match query.page(names) {
+        Err(message) => refusal(StatusCode::BAD_REQUEST, &message),
+        Ok(page) => {
+            let texts: Vec<String> = page.items.iter().filter_map(|name| write(name)).collect();
+            let mut response = body(&format!("[{}]", texts.join(",")));
+            response.headers_mut().insert(NEXT_PAGE, HeaderValue::from(page.next));
+            response
+        }
+    }
+}
+
+fn one(found: Option<String>, word: &str, name: &str) -> Response {
+    match found {
+        Some(text) => body(&text),
+        None => refusal(StatusCode::NOT_FOUND, &format!("{word} not found: {name}")),
+    }
+}
+
+fn body(json: &str) -> Response {
+    let mut response = Response::new(Body::full(as_go(json)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response {
+    let mut object = Object::new();
+    object.member("message", message);
+    reply::error(status, as_go(&object.finish()).trim_end())
+}

@@ -1,0 +1,80 @@
+//! The parts of the API that are not lists of configured objects: version, overview, entry points.
+
+use std::time::SystemTime;
+
+use tidegate_config::Kind;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::json::Object;
+use super::names;
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+use crate::snapshot::report::Status;
+
+/// `/api/version`.
+pub(super) fn version(started: SystemTime) -> String {
+    let mut object = Object::new();
+    object.member("Version", env!("CARGO_PKG_VERSION"));
+    object.member("Codename", "tidegate");
+    object.member("startDate", &OffsetDateTime::from(started).format(&Rfc3339).unwrap_or_default());
+    object.finish()
+}
+
+/// `/api/overview`.
+pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[String]) -> String {
+    let family = |kinds: &[(&str, Kind)]| {
+        let mut object = Object::new();
+        for (name, kind) in kinds {
+            object.raw(name, &count(snapshot, *kind));
+        }
+        object.finish()
+    };
+    let mut all = Object::new();
+    all.raw(
+        "http",
+        &family(&[("routers", Kind::Router), ("services", Kind::Service), ("middlewares", Kind::Middleware)]),
+    );
+    all.raw(
+        "tcp",
+        &family(&[
+            ("routers", Kind::TcpRouter),
+            ("services", Kind::TcpService),
+            ("middlewares", Kind::TcpMiddleware),
+        ]),
+    );
+    all.raw("udp", &family(&[("routers", Kind::UdpRouter), ("services", Kind::UdpService)]));
+    all.raw("certificates", &totals(0, 0, 0));
+    let mut features = Object::new();
+    features.member("tracing", "");
+    features.member("metrics", "");
+    features.member("accessLog", &settings.access_log.is_some());
+    all.raw("features", &features.finish());
+    if !providers.is_empty() {
+        all.member("providers", providers);
+    }
+    all.finish()
+}
+
+/// One entry point as the settings have it.
+pub(super) fn entry_point(settings: &Settings, name: &str) -> Option<String> {
+    let mut object = Object::of(settings.entry_points.get(name)?);
+    object.member("name", name);
+    Some(object.finish())
+}
+
+fn count(snapshot: &Snapshot, kind: Kind) -> String {
+    let names = names(snapshot, kind);
+    let with = |status: Status| {
+        names.iter().filter(|name| snapshot.report.object(kind, name).is_some_and(|o| o.status == status)).count()
+    };
+    totals(names.len(), with(Status::Warning), with(Status::Disabled))
+}
+
+fn totals(total: usize, warnings: usize, errors: usize) -> String {
+    let mut object = Object::new();
+    object.member("total", &total);
+    object.member("warnings", &warnings);
+    object.member("errors", &errors);
+    object.finish()
+}

@@ -1,0 +1,157 @@
+//! The routers, middlewares and services that follow from the settings, as the state of the provider `internal`.
+
+use tidegate_config::router::Router;
+use tidegate_config::service::Service;
+use tidegate_config::{Config, Http, Middleware, Provided};
+use tidegate_middlewares::redirect_regex::RedirectRegex;
+use tidegate_middlewares::redirect_scheme::RedirectScheme;
+use tidegate_middlewares::strip_prefix::StripPrefix;
+
+use crate::settings::{EntryPoint, RedirectEntryPoint, Settings};
+
+/// Name of the entry point of what is reached without a router of the user's.
+const INTERNAL_ENTRY_POINT: &str = "traefik";
+/// Traefik's expression for the root of the dashboard's host.
+const DASHBOARD_ROOT: &str = r"^(http:\/\/(\[[\w:.]+\]|[\w\._-]+)(:\d+)?)\/$";
+
+/// What follows from the settings.
+pub fn provided(settings: &Settings) -> Provided {
+    let mut http = Http::default();
+    http.services.insert("noop".into(), Service::default());
+    ping(settings, &mut http);
+    api(settings, &mut http);
+    for (name, point) in &settings.entry_points {
+        let redirection = point.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref());
+        if let Some(redirection) = redirection {
+            redirect(settings, name, point, redirection, &mut http);
+        }
+    }
+    Provided { config: Config { http, ..Config::default() }, ..Provided::default() }
+}
+
+fn router(entry_point: &str, rule: &str, service: &str, priority: i64) -> Router {
+    Router {
+        entry_points: vec![entry_point.to_owned()],
+        rule: rule.to_owned(),
+        rule_syntax: "default".into(),
+        service: format!("{service}@internal"),
+        priority,
+        ..Router::default()
+    }
+}
+
+fn ping(settings: &Settings, http: &mut Http) {
+    let Some(ping) = &settings.ping else { return };
+    for service in ["ping", "ready"] {
+        http.services.insert(service.into(), Service::default());
+    }
+    if ping.manual_routing {
+        return;
+    }
+    let at = &ping.entry_point;
+    http.routers.insert("ping".into(), router(at, "PathPrefix(`/ping`)", "ping", i64::MAX));
+    // `/ready` is not Traefik's: on an entry point with routes of others they go first.
+    let priority = if at == INTERNAL_ENTRY_POINT { i64::MAX } else { i64::MIN };
+    http.routers.insert("ready".into(), router(at, "Path(`/ready`)", "ready", priority));
+}
+
+fn api(settings: &Settings, http: &mut Http) {
+    let Some(api) = &settings.api else { return };
+    http.services.insert("api".into(), Service::default());
+    if api.dashboard {
+        http.services.insert("dashboard".into(), Service::default());
+    }
+    if !api.insecure {
+        return;
+    }
+    let at = INTERNAL_ENTRY_POINT;
+    http.routers.insert("api".into(), router(at, "PathPrefix(`/api`)", "api", i64::MAX - 1));
+    if !api.dashboard {
+        return;
+    }
+    let mut dashboard = router(at, "PathPrefix(`/`)", "dashboard", i64::MAX - 2);
+    dashboard.middlewares = vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];
+    http.routers.insert("dashboard".into(), dashboard);
+    let to_dashboard = RedirectRegex {
+        regex: DASHBOARD_ROOT.into(),
+        replacement: "${1}/dashboard/".into(),
+        permanent: true,
+        ..RedirectRegex::default()
+    };
+    http.middlewares.insert("dashboard_redirect".into(), Middleware::redirectRegex(to_dashboard));
+    let strip = StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
+    http.middlewares.insert("dashboard_stripprefix".into(), Middleware::stripPrefix(strip));
+}
+
+/// The router that redirects a whole entry point (`entryPoints.<name>.http.redirections`).
+fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEntryPoint, http: &mut Http) {
+    // `to` is a port, or an entry point whose port is meant.
+    let target = to.to.strip_prefix(':').map_or(to.to.as_str(), |port| port);
+    let port = settings.entry_points.get(&to.to).map_or(target, |other| port_of(&other.address));
+    let rule = if point.allow_acme_by_pass {
+        "HostRegexp(`^.+$`) && !PathPrefix(`/.well-known/acme-challenge/`)"
+    } else {
+        "HostRegexp(`^.+$`)"
+    };
+    let router_name = format!("{name}-to-{target}");
+    let middleware_name = format!("redirect-{router_name}");
+    let mut redirecting = router(name, rule, "noop", to.priority);
+    redirecting.middlewares = vec![format!("{middleware_name}@internal")];
+    let options = RedirectScheme {
+        scheme: to.scheme.clone(),
+        port: port.to_owned(),
+        permanent: to.permanent,
+        ..RedirectScheme::default()
+    };
+    http.middlewares.insert(middleware_name, Middleware::redirectScheme(options));
+    http.routers.insert(router_name, redirecting);
+}
+
+/// The port of `[host]:port[/tcp]`.
+fn port_of(address: &str) -> &str {
+    let address = address.split('/').next().unwrap_or(address);
+    address.rsplit_once(':').map_or(address, |(_, port)| port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Api, Ping, Redirections};
+
+    fn with(points: &[(&str, &str)]) -> Settings {
+        let point = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
+        let entry_points = points.iter().map(|(name, at)| ((*name).to_owned(), point(at))).collect();
+        Settings { entry_points, ..Settings::default() }
+    }
+
+    #[test]
+    fn the_insecure_api_comes_with_the_dashboard() {
+        let mut settings = with(&[("traefik", ":8080")]);
+        settings.api = Some(Api { insecure: true, ..Api::default() });
+        let http = provided(&settings).config.http;
+        assert_eq!(http.routers.keys().collect::<Vec<_>>(), ["api", "dashboard"]);
+        assert_eq!(http.services.keys().collect::<Vec<_>>(), ["api", "dashboard", "noop"]);
+    }
+
+    #[test]
+    fn ready_gives_way_to_routes_of_others() {
+        let mut settings = with(&[("web", ":80")]);
+        settings.ping = Some(Ping { entry_point: "web".into(), ..Ping::default() });
+        let routers = provided(&settings).config.http.routers;
+        assert_eq!(routers["ping"].priority, i64::MAX);
+        assert_eq!(routers["ready"].priority, i64::MIN);
+    }
+
+    #[test]
+    fn a_redirection_names_the_port_of_its_target() {
+        let mut settings = with(&[("web", ":80"), ("secure", "127.0.0.1:8443/tcp")]);
+        let to = RedirectEntryPoint { to: "secure".into(), ..RedirectEntryPoint::default() };
+        if let Some(web) = settings.entry_points.get_mut("web") {
+            web.http.redirections = Some(Redirections { entry_point: Some(to) });
+        }
+        let http = provided(&settings).config.http;
+        assert_eq!(http.routers["web-to-secure"].priority, i64::MAX - 1);
+        let Middleware::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"] else { panic!() };
+        assert_eq!((options.port.as_str(), options.scheme.as_str()), ("8443", "https"));
+    }
+}

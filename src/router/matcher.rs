@@ -1,0 +1,280 @@
+//! The matchers of a rule: what can be asked about a request.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use http::HeaderName;
+use ipnet::IpNet;
+use regex::Regex;
+use tidegate_core::expression::{self, Argument, Call};
+
+use super::pattern;
+use super::view::{View, unescaped, without_port};
+
+/// The matchers by name; a rule may also write them in lower, upper or title case.
+const NAMES: [&str; 11] = [
+    "Host",
+    "HostRegexp",
+    "Path",
+    "PathPrefix",
+    "PathRegexp",
+    "Method",
+    "Header",
+    "HeaderRegexp",
+    "Query",
+    "QueryRegexp",
+    "ClientIP",
+];
+
+/// One question about a request.
+#[derive(Clone, Debug)]
+pub(super) enum Matcher {
+    /// The host is this one.
+    Host(Box<str>),
+    /// The host is one label in front of this (`*.suffix`).
+    HostBelow(Box<str>),
+    /// Any host (`*`).
+    AnyHost,
+    HostRegexp(Box<Regex>),
+    Path(Box<str>),
+    PathPrefix(Box<str>),
+    PathRegexp(Box<Regex>),
+    Method(Box<str>),
+    /// A value of the header is this text.
+    Header(Box<(HeaderName, Box<str>)>),
+    HeaderRegexp(Box<(HeaderName, Regex)>),
+    /// A value of the query parameter is this text.
+    Query(Box<(Box<str>, Box<str>)>),
+    QueryRegexp(Box<(Box<str>, Regex)>),
+    ClientIp(IpNet),
+    /// Nothing matches.
+    Nothing,
+}
+
+/// Why a call is no matcher. The stages are those of Traefik's messages.
+pub(super) enum Refused {
+    /// There is no such function, or it does not take such arguments at all.
+    Parsing(String),
+    /// The arguments are missing, empty or wrong.
+    Adding(String),
+}
+
+impl Matcher {
+    /// Checks a call.
+    pub(super) fn new(call: &Call) -> Result<Self, Refused> {
+        let name = known_name(&call.name).map_err(Refused::Parsing)?;
+        let arguments = texts(call).map_err(Refused::Parsing)?;
+        check_presence(name, &arguments).map_err(Refused::Adding)?;
+        check_count(name, &arguments)
+            .and_then(|()| build(name, &arguments))
+            .map_err(|reason| Refused::Adding(format!("error while adding rule {name}: {reason}")))
+    }
+
+    /// True when the request fits.
+    pub(super) fn matches(&self, view: &View<'_>) -> bool {
+        let request = view.request;
+        match self {
+            Self::Host(host) => **host == *view.host(),
+            Self::HostBelow(suffix) => view.host().split_once('.').is_some_and(|(_, rest)| *rest == **suffix),
+            Self::AnyHost => true,
+            Self::HostRegexp(pattern) => pattern.is_match(&view.dotted_host),
+            Self::Path(path) => **path == *view.path,
+            Self::PathPrefix(prefix) => view.path.starts_with(&**prefix),
+            Self::PathRegexp(pattern) => pattern.is_match(&view.path),
+            Self::Method(method) => **method == *request.head.method.as_str(),
+            Self::Header(wanted) => {
+                request.head.headers.get_all(&wanted.0).iter().any(|v| v.as_bytes() == wanted.1.as_bytes())
+            }
+            Self::HeaderRegexp(wanted) => {
+                let mut values = request.head.headers.get_all(&wanted.0).iter();
+                values.any(|value| wanted.1.is_match(&String::from_utf8_lossy(value.as_bytes())))
+            }
+            Self::Query(wanted) => view.query().any(|(key, value)| {
+                unescaped(key).eq(wanted.0.bytes()) && unescaped(value).eq(wanted.1.bytes())
+            }),
+            Self::QueryRegexp(wanted) => view.query().any(|(key, value)| {
+                unescaped(key).eq(wanted.0.bytes()) && {
+                    let value: Vec<u8> = unescaped(value).collect();
+                    wanted.1.is_match(&String::from_utf8_lossy(&value))
+                }
+            }),
+            Self::ClientIp(range) => range.contains(&view.peer),
+            Self::Nothing => false,
+        }
+    }
+}
+
+/// The matcher's own name for a name as written.
+fn known_name(written: &str) -> Result<&'static str, String> {
+    let title = |name: &str| {
+        let mut title = name.to_ascii_lowercase();
+        title[..1].make_ascii_uppercase();
+        title
+    };
+    let found = NAMES.into_iter().find(|name| {
+        written == *name
+            || written == name.to_ascii_lowercase()
+            || written == name.to_ascii_uppercase()
+            || written == title(name)
+    });
+    found.ok_or_else(|| {
+        let hint = match written {
+            "Headers" => "; that is v2 syntax, in v3 it is Header(`name`, `value`)".to_owned(),
+            "HeadersRegexp" => "; that is v2 syntax, in v3 it is HeaderRegexp(`name`, `pattern`)".to_owned(),
+            "HostHeader" => "; that is v2 syntax, in v3 it is Host(`name`)".to_owned(),
+            "HostSNI" | "HostSNIRegexp" | "ALPN" => "; it belongs to TCP routers".to_owned(),
+            _ => expression::nearest(written, NAMES)
+                .map(|near| format!("; did you mean {near}?"))
+                .unwrap_or_default(),
+        };
+        format!("unsupported function: {written}{hint}")
+    })
+}
+
+fn texts(call: &Call) -> Result<Vec<&str>, String> {
+    let text = |argument| match argument {
+        &Argument::Number(number) => {
+            Err(format!("{} takes strings: write `{number}` instead of {number}", call.name))
+        }
+        Argument::Text(text) => Ok(text.as_str()),
+    };
+    call.arguments.iter().map(text).collect()
+}
+
+fn check_presence(name: &str, arguments: &[&str]) -> Result<(), String> {
+    if arguments.is_empty() {
+        return Err(format!("error while checking rule {name}: no args for matcher {name}"));
+    }
+    if arguments.iter().any(|argument| argument.is_empty()) {
+        let all = arguments.join(" ");
+        return Err(format!("error while checking rule {name}: empty args for matcher {name}, [{all}]"));
+    }
+    Ok(())
+}
+
+fn check_count(name: &str, arguments: &[&str]) -> Result<(), String> {
+    let (allowed, shown): (&[usize], _) = match name {
+        "Header" | "HeaderRegexp" => (&[2], "2"),
+        "Query" | "QueryRegexp" => (&[1, 2], "1 2"),
+        _ => (&[1], "1"),
+    };
+    let given = arguments.len();
+    if allowed.contains(&given) {
+        return Ok(());
+    }
+    let mut message = format!("unexpected number of parameters; got {given}, expected one of [{shown}]");
+    if allowed == [1] {
+        let alternatives: Vec<String> = arguments.iter().map(|a| format!("{name}(`{a}`)")).collect();
+        message
+            .push_str(&format!("; several values are v2 syntax, in v3 it is {}", alternatives.join(" || ")));
+    }
+    Err(message)
+}
+
+fn build(name: &str, arguments: &[&str]) -> Result<Matcher, String> {
+    let first = arguments.first().copied().unwrap_or("");
+    let second = arguments.get(1).copied();
+    let compile = |text: &str| pattern::compile(text).map_err(|e| format!("compiling {name} matcher: {e}"));
+    if matches!(name, "HostRegexp" | "PathPrefix" | "Path" | "Host") {
+        refuse_v2_pattern(name, first)?;
+    }
+    Ok(match name {
+        "Host" => host(first)?,
+        "HostRegexp" => Matcher::HostRegexp(Box::new(compile(first)?)),
+        "Path" => Matcher::Path(rooted(first)?.into()),
+        "PathPrefix" => Matcher::PathPrefix(rooted(first)?.into()),
+        // Traefik names the wrong matcher here; kept, so that messages stay the same.
+        "PathRegexp" => {
+            let compiled =
+                pattern::compile(first).map_err(|e| format!("compiling PathPrefix matcher: {e}"))?;
+            Matcher::PathRegexp(Box::new(compiled))
+        }
+        "Method" => Matcher::Method(first.to_uppercase().into()),
+        "Header" if is_host(first) => Matcher::Nothing,
+        "Header" => Matcher::Header(Box::new((header_name(first)?, second.unwrap_or("").into()))),
+        "HeaderRegexp" => {
+            let compiled = compile(second.unwrap_or(""))?;
+            match is_host(first) {
+                true => Matcher::Nothing,
+                false => Matcher::HeaderRegexp(Box::new((header_name(first)?, compiled))),
+            }
+        }
+        "QueryRegexp" if second.is_some() => {
+            Matcher::QueryRegexp(Box::new((first.into(), compile(second.unwrap_or(""))?)))
+        }
+        // With one argument both ask for a parameter without value.
+        "Query" | "QueryRegexp" => Matcher::Query(Box::new((first.into(), second.unwrap_or("").into()))),
+        _ => Matcher::ClientIp(range(first)?),
+    })
+}
+
+/// Traefik does not see `Host` among the headers, so that asking for it there finds nothing.
+fn is_host(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host")
+}
+
+fn host(written: &str) -> Result<Matcher, String> {
+    if !written.is_ascii() {
+        return Err(format!(
+            "invalid value {written:?} for Host matcher, non-ASCII characters are not allowed"
+        ));
+    }
+    let host = written.to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    Ok(match host.strip_prefix("*.") {
+        _ if written == "*" => Matcher::AnyHost,
+        Some(suffix) if !suffix.is_empty() => Matcher::HostBelow(suffix.into()),
+        // A port or a bare `*.` never matches in Traefik either.
+        _ if host.starts_with('[') => Matcher::Host(without_port(host).into()),
+        _ => Matcher::Host(host.into()),
+    })
+}
+
+fn rooted(path: &str) -> Result<&str, String> {
+    match path.starts_with('/') {
+        true => Ok(path),
+        false => Err(format!("path {path:?} does not start with a '/'")),
+    }
+}
+
+fn header_name(written: &str) -> Result<HeaderName, String> {
+    HeaderName::from_str(written).map_err(|_| format!("{written:?} is no header name"))
+}
+
+fn range(written: &str) -> Result<IpNet, String> {
+    let parsed = IpAddr::from_str(written).map(IpNet::from).or_else(|_| IpNet::from_str(written));
+    let range = parsed.map_err(|_| {
+        format!(
+            "initializing IP checker for ClientIP matcher: parsing CIDR trusted IPs <nil>: \
+             invalid CIDR address: {written}"
+        )
+    })?;
+    // `::ffff:10.0.0.0/104` is `10.0.0.0/8`: clients are compared in the IPv4 form.
+    Ok(match range {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
+            Some(v4) => ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(range, IpNet::V4),
+            None => range,
+        },
+        _ => range,
+    })
+}
+
+/// Refuses `{name:pattern}`, which v3 would silently compare letter by letter.
+fn refuse_v2_pattern(name: &str, text: &str) -> Result<(), String> {
+    let is_v2 = text.split('{').skip(1).any(|after| {
+        let named = after.split_once(':').map_or("", |(named, _)| named);
+        named.starts_with(|c: char| c.is_ascii_alphabetic())
+            && named.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    });
+    if !is_v2 {
+        return Ok(());
+    }
+    let (v3, example) = match name {
+        "Host" | "HostRegexp" => ("HostRegexp", "^[a-z]+\\.example\\.com$"),
+        _ => ("PathRegexp", "^/products/[0-9]+"),
+    };
+    Err(format!(
+        "{text:?} is v2 syntax: in v3 patterns have no name and no braces, and stand in {v3}, \
+         like {v3}(`{example}`)"
+    ))
+}

@@ -1,0 +1,291 @@
+//! Strategies: which of the members that may be used gets the next request.
+
+use std::net::IpAddr;
+
+use parking_lot::Mutex;
+use tidegate_core::BuildError;
+
+/// A strategy of `loadBalancer.strategy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Weighted round robin: earliest deadline first, so that a member's turns are spread evenly.
+    Wrr,
+    /// The less busy of two that chance picks.
+    P2c,
+    /// The highest of weighted hashes of client address and member: a client stays with its member.
+    Hrw,
+    /// The shortest mean response time, times the requests that wait, by weight.
+    LeastTime,
+}
+
+impl Kind {
+    /// Reads the option; empty is `wrr`.
+    pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
+        match text {
+            "" | "wrr" => Ok(Self::Wrr),
+            "p2c" => Ok(Self::P2c),
+            "hrw" => Ok(Self::Hrw),
+            "leasttime" => Ok(Self::LeastTime),
+            other => Err(BuildError::new(format!("strategy: `{other}` is none of wrr, p2c, hrw, leasttime"))),
+        }
+    }
+}
+
+/// One of the members that share requests.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) weight: f64,
+}
+
+impl Member {
+    pub(super) fn new(name: &str, weight: i64) -> Self {
+        Self { name: name.to_owned(), weight: weight as f64 }
+    }
+}
+
+/// What a strategy needs to know of the members.
+pub(super) trait Load {
+    /// True when the member may get this request.
+    fn allowed(&self, index: usize) -> bool;
+    /// Requests that it has under way.
+    fn in_flight(&self, index: usize) -> usize;
+    /// Its mean response time in microseconds; `None` when it is not known.
+    fn mean_time(&self, index: usize) -> Option<f64>;
+}
+
+/// The members of a service, and whose turn it is.
+pub(super) struct Balance {
+    kind: Kind,
+    members: Vec<Member>,
+    turns: Mutex<Turns>,
+}
+
+impl Balance {
+    pub(super) fn new(kind: Kind, members: Vec<Member>) -> Self {
+        let turns = Mutex::new(Turns::new(&members));
+        Self { kind, members, turns }
+    }
+
+    pub(super) fn is_for(&self, kind: Kind, members: &[Member]) -> bool {
+        self.kind == kind && self.members == members
+    }
+
+    /// Chooses a member for a client; `None` when none is allowed.
+    pub(super) fn choose(&self, client: IpAddr, load: &impl Load) -> Option<usize> {
+        match self.kind {
+            Kind::Wrr => self.turns.lock().next(&self.members, |index| load.allowed(index)),
+            Kind::P2c => self.less_busy(load),
+            Kind::Hrw => self.highest_hash(client, load),
+            Kind::LeastTime => self.quickest(load),
+        }
+    }
+
+    fn less_busy(&self, load: &impl Load) -> Option<usize> {
+        let count = (0..self.members.len()).filter(|index| load.allowed(*index)).count();
+        let nth = |n: usize| (0..self.members.len()).filter(|index| load.allowed(*index)).nth(n);
+        if count < 2 {
+            return nth(0);
+        }
+        let first = fastrand::usize(..count);
+        let second = (first + 1 + fastrand::usize(..count - 1)) % count;
+        let (first, second) = (nth(first)?, nth(second)?);
+        Some(if load.in_flight(second) < load.in_flight(first) { second } else { first })
+    }
+
+    fn highest_hash(&self, client: IpAddr, load: &impl Load) -> Option<usize> {
+        let client = client.to_canonical().to_string();
+        (0..self.members.len())
+            .filter(|index| load.allowed(*index))
+            .map(|index| (index, hash_score(&client, &self.members[index])))
+            .fold(None, |best: Option<(usize, f64)>, next| match best {
+                Some(best) if best.1 >= next.1 => Some(best),
+                _ => Some(next),
+            })
+            .map(|(index, _)| index)
+    }
+
+    fn quickest(&self, load: &impl Load) -> Option<usize> {
+        let score = |index: usize| {
+            let time = load.mean_time(index).unwrap_or(0.0);
+            time * (1 + load.in_flight(index)) as f64 / self.members[index].weight
+        };
+        let allowed = || (0..self.members.len()).filter(|index| load.allowed(*index));
+        let best = allowed().map(score).fold(f64::INFINITY, f64::min);
+        // Those that are equally good take turns.
+        self.turns.lock().next(&self.members, |index| load.allowed(index) && score(index) <= best)
+    }
+}
+
+/// Go's FNV-1a of address and name as a fraction, stretched by the weight (rendezvous hashing).
+fn hash_score(client: &str, member: &Member) -> f64 {
+    let hash = fnv1a(client.as_bytes(), member.name.as_bytes());
+    let fraction = hash as f64 / 18_446_744_073_709_551_616.0;
+    1.0 / -fraction.ln() * member.weight
+}
+
+/// FNV-1a, 64 bits, over both parts.
+pub(super) fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
+    first.iter().chain(second).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Earliest deadline first. It is the heap of Go's `container/heap`, move by move, so that members with equal
+/// deadlines come in the order that Traefik's users see.
+struct Turns {
+    heap: Vec<(f64, usize)>,
+    current: f64,
+}
+
+impl Turns {
+    fn new(members: &[Member]) -> Self {
+        let mut turns = Self { heap: Vec::with_capacity(members.len()), current: 0.0 };
+        for (index, member) in members.iter().enumerate() {
+            turns.push((1.0 / member.weight, index));
+        }
+        turns
+    }
+
+    fn next(&mut self, members: &[Member], allowed: impl Fn(usize) -> bool) -> Option<usize> {
+        for _ in 0..2 * self.heap.len() {
+            let (deadline, index) = self.pop()?;
+            self.current = deadline;
+            self.push((deadline + 1.0 / members[index].weight, index));
+            if allowed(index) {
+                return Some(index);
+            }
+        }
+        // A heavy member that is out comes up again and again: look at the others directly.
+        let position = (0..self.heap.len())
+            .filter(|position| allowed(self.heap[*position].1))
+            .min_by(|a, b| self.heap[*a].0.total_cmp(&self.heap[*b].0))?;
+        let index = self.heap[position].1;
+        self.heap[position].0 = self.heap[position].0.max(self.current) + 1.0 / members[index].weight;
+        self.down(position, self.heap.len());
+        Some(index)
+    }
+
+    fn push(&mut self, entry: (f64, usize)) {
+        self.heap.push(entry);
+        let mut child = self.heap.len() - 1;
+        while child > 0 {
+            let parent = (child - 1) / 2;
+            if self.heap[child].0 >= self.heap[parent].0 {
+                break;
+            }
+            self.heap.swap(parent, child);
+            child = parent;
+        }
+    }
+
+    fn pop(&mut self) -> Option<(f64, usize)> {
+        let last = self.heap.len().checked_sub(1)?;
+        self.heap.swap(0, last);
+        self.down(0, last);
+        self.heap.pop()
+    }
+
+    fn down(&mut self, start: usize, length: usize) {
+        let mut parent = start;
+        loop {
+            let left = 2 * parent + 1;
+            if left >= length {
+                return;
+            }
+            let right = left + 1;
+            let least = if right < length && self.heap[right].0 < self.heap[left].0 { right } else { left };
+            if self.heap[least].0 >= self.heap[parent].0 {
+                return;
+            }
+            self.heap.swap(parent, least);
+            parent = least;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct All {
+        out: Vec<usize>,
+        busy: Vec<usize>,
+        times: Vec<Option<f64>>,
+    }
+
+    impl Load for All {
+        fn allowed(&self, index: usize) -> bool {
+            !self.out.contains(&index)
+        }
+        fn in_flight(&self, index: usize) -> usize {
+            self.busy.get(index).copied().unwrap_or(0)
+        }
+        fn mean_time(&self, index: usize) -> Option<f64> {
+            self.times.get(index).copied().flatten()
+        }
+    }
+
+    const FREE: All = All { out: Vec::new(), busy: Vec::new(), times: Vec::new() };
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn balance(kind: Kind, weights: &[i64]) -> Balance {
+        let name = |index: usize| ["a", "b", "c"][index];
+        Balance::new(kind, weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect())
+    }
+
+    fn order(balance: &Balance, load: &All, count: usize) -> Vec<usize> {
+        (0..count).map(|_| balance.choose(CLIENT, load).unwrap()).collect()
+    }
+
+    #[test]
+    fn turns_follow_the_weights_in_traefiks_order() {
+        // Seen on Traefik 3.7.15 with weights 3, 1 and 2.
+        assert_eq!(order(&balance(Kind::Wrr, &[3, 1, 2]), &FREE, 12), [0, 2, 0, 0, 2, 1, 0, 2, 0, 0, 2, 1]);
+        assert_eq!(order(&balance(Kind::Wrr, &[1, 1]), &FREE, 4), [0, 1, 0, 1]);
+        assert_eq!(balance(Kind::Wrr, &[]).choose(CLIENT, &FREE), None);
+    }
+
+    #[test]
+    fn members_that_are_out_are_passed_over() {
+        let heavy = balance(Kind::Wrr, &[1_000_000, 1, 1]);
+        let out = All { out: vec![0], ..FREE };
+        let got = order(&heavy, &out, 10);
+        assert!(got.iter().all(|index| *index != 0));
+        assert_eq!(got.iter().filter(|index| **index == 1).count(), 5, "{got:?}");
+        for kind in [Kind::Wrr, Kind::P2c, Kind::Hrw, Kind::LeastTime] {
+            let none = All { out: vec![0, 1, 2], ..FREE };
+            assert_eq!(balance(kind, &[1, 1, 1]).choose(CLIENT, &none), None, "{kind:?}");
+            let one = All { out: vec![0, 2], ..FREE };
+            assert_eq!(balance(kind, &[1, 1, 1]).choose(CLIENT, &one), Some(1), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_the_less_busy_is_taken() {
+        let busy = All { busy: vec![5, 1], ..FREE };
+        assert!(order(&balance(Kind::P2c, &[1, 1]), &busy, 20).iter().all(|index| *index == 1));
+    }
+
+    #[test]
+    fn a_client_keeps_its_member_while_that_is_there() {
+        let balance = balance(Kind::Hrw, &[1, 1, 1]);
+        // Seen on Traefik 3.7.15 for 127.0.0.1 and children `a`, `b`, `c`.
+        assert_eq!(order(&balance, &FREE, 3), [0, 0, 0]);
+        let other = order(&balance, &All { out: vec![0], ..FREE }, 2);
+        assert!(other[0] != 0 && other[0] == other[1]);
+    }
+
+    #[test]
+    fn the_quickest_is_taken_and_the_unknown_first() {
+        let balance = balance(Kind::LeastTime, &[1, 1, 1]);
+        let known = All { times: vec![Some(9.0), Some(2.0), Some(5.0)], ..FREE };
+        assert_eq!(order(&balance, &known, 3), [1, 1, 1]);
+        let busy = All { busy: vec![0, 9, 0], times: known.times.clone(), ..FREE };
+        assert_eq!(order(&balance, &busy, 1), [2]);
+        let unknown = All { times: vec![Some(9.0), None, None], ..FREE };
+        let mut got = order(&balance, &unknown, 2);
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+    }
+}

@@ -1,0 +1,110 @@
+//! One service, and another that answers while the first is down or fails.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tidegate_config::service::Failover;
+use tidegate_core::{BoxFuture, BuildError, Handler, Request, Response, UpstreamError, reply};
+
+use super::Service;
+use super::mirror::{Gathered, gather};
+
+/// Largest request body that is kept for the fallback, in bytes, when the options set no limit.
+const MAX_BODY: u64 = 64 * 1024 * 1024;
+
+/// One service, and another when it is down.
+pub(super) struct FailoverService {
+    main: Arc<dyn Service>,
+    fallback: Arc<dyn Service>,
+    errors: Option<Errors>,
+}
+
+struct Errors {
+    statuses: Vec<RangeInclusive<u16>>,
+    max_body: u64,
+}
+
+impl FailoverService {
+    pub(super) fn build(
+        options: &Failover,
+        main: Arc<dyn Service>,
+        fallback: Arc<dyn Service>,
+    ) -> Result<Self, BuildError> {
+        let errors = match &options.errors {
+            Some(errors) if !errors.status.is_empty() => Some(Errors {
+                statuses: errors.status.iter().map(|text| range(text)).collect::<Result<_, _>>()?,
+                max_body: u64::try_from(errors.max_request_body_bytes).unwrap_or(MAX_BODY),
+            }),
+            _ => None,
+        };
+        Ok(Self { main, fallback, errors })
+    }
+
+    /// Asks the first service, and the fallback when the answer has one of the statuses.
+    async fn serve(&self, errors: &Errors, request: Request) -> Response {
+        let Request { head, body, context } = request;
+        let body = match gather(body, errors.max_body).await {
+            Ok(Gathered::Whole(body)) => body,
+            Ok(Gathered::TooLarge(_)) => return reply::upstream_failure(UpstreamError::TooLarge),
+            Err(_) => return reply::upstream_failure(UpstreamError::ClientGone),
+        };
+        let mut spare = head.clone();
+        // An upgrade is for one service only.
+        spare.extensions.clear();
+        let first = Request::new(head, tidegate_core::Body::full(body.clone()), context.clone());
+        let response = self.main.call(first).await;
+        let status = response.status().as_u16();
+        if !errors.statuses.iter().any(|range| range.contains(&status)) {
+            return response;
+        }
+        drop(response);
+        self.fallback.call(Request::new(spare, tidegate_core::Body::full(body), context)).await
+    }
+}
+
+impl Handler for FailoverService {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        if self.main.is_up() {
+            return match &self.errors {
+                Some(errors) => Box::pin(self.serve(errors, request)),
+                None => self.main.call(request),
+            };
+        }
+        if self.fallback.is_up() {
+            return self.fallback.call(request);
+        }
+        Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE)))
+    }
+}
+
+impl Service for FailoverService {
+    fn is_up(&self) -> bool {
+        self.main.is_up() || self.fallback.is_up()
+    }
+}
+
+/// Reads `503` or `500-599`.
+fn range(text: &str) -> Result<RangeInclusive<u16>, BuildError> {
+    let bad =
+        || BuildError::new(format!("errors.status: `{text}` is neither a status nor a range like `500-599`"));
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number =
+        |text: &str| text.trim().parse::<u16>().ok().filter(|n| (100..=999).contains(n)).ok_or_else(bad);
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last { Err(bad()) } else { Ok(first..=last) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_read() {
+        assert_eq!(range("503").unwrap(), 503..=503);
+        assert_eq!(range("500-599").unwrap(), 500..=599);
+        for bad in ["", "x", "599-500", "5-7", "500-"] {
+            assert!(range(bad).unwrap_err().0.contains(&format!("`{bad}`")));
+        }
+    }
+}

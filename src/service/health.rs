@@ -1,0 +1,237 @@
+//! Active health checks: asks a server, at once and then at intervals, how it is.
+
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, TE};
+use http::{HeaderMap, Method, StatusCode, Uri};
+use http_body::Body as _;
+use tidegate_config::service::ServerHealthCheck;
+use tidegate_core::{Body, BuildError, Connection, Context, Request, Response};
+use url::Url;
+
+use super::server::Server;
+use crate::upstream::{Endpoint, Transport};
+
+/// Redirects that one check follows (Go's client).
+const MAX_REDIRECTS: usize = 10;
+/// Bytes of an answer that are read.
+const MAX_ANSWER: usize = 64 * 1024;
+/// `grpc.health.v1.HealthCheckRequest` without a service: an uncompressed message of no bytes.
+const GRPC_REQUEST: &[u8] = &[0, 0, 0, 0, 0];
+
+/// A checked health check of one server.
+#[derive(Clone)]
+pub(super) struct Check {
+    options: ServerHealthCheck,
+    url: Url,
+    method: Method,
+    headers: HeaderMap,
+    transport: Arc<Transport>,
+}
+
+impl Check {
+    /// Checks the options for one server.
+    pub(super) fn build(
+        options: &ServerHealthCheck,
+        endpoint: &Endpoint,
+        transport: &Arc<Transport>,
+    ) -> Result<Self, BuildError> {
+        let bad = |why: String| BuildError::new(format!("healthCheck: {why}"));
+        let grpc = match options.mode.as_str() {
+            "" | "http" => false,
+            "grpc" => true,
+            other => return Err(bad(format!("mode `{other}` is none of http, grpc"))),
+        };
+        if options.interval.is_zero() || options.timeout.is_zero() {
+            return Err(bad("interval and timeout must be longer than zero".into()));
+        }
+        if !grpc && options.path.is_empty() {
+            return Err(bad("path is required".into()));
+        }
+        let mut url = Url::parse(endpoint.url()).map_err(|e| bad(e.to_string()))?;
+        let scheme = match (options.scheme.as_str(), url.scheme()) {
+            ("", "http") if grpc => "h2c",
+            ("http", _) if grpc => "h2c",
+            ("", own) => own,
+            (scheme @ ("http" | "https" | "h2c"), _) => scheme,
+            (other, _) => return Err(bad(format!("scheme `{other}` is none of http, https, h2c"))),
+        };
+        url = Url::parse(&format!("{scheme}://{}", endpoint.address())).map_err(|e| bad(e.to_string()))?;
+        if options.port != 0 {
+            url.set_port(Some(options.port)).map_err(|()| bad("port cannot be set".into()))?;
+        }
+        let path = if grpc { "/grpc.health.v1.Health/Check" } else { options.path.as_str() };
+        if path.contains("://") || path.starts_with("//") {
+            return Err(bad(format!("path `{path}` must not name a host")));
+        }
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_path(path);
+        url.set_query(query);
+        let method = match (grpc, options.method.as_str()) {
+            (true, _) => Method::POST,
+            (false, "") => Method::GET,
+            (false, name) => Method::from_bytes(name.to_ascii_uppercase().as_bytes())
+                .map_err(|_| bad(format!("method `{name}` is none")))?,
+        };
+        Ok(Self {
+            headers: headers(options, grpc)?,
+            options: options.clone(),
+            url,
+            method,
+            transport: transport.clone(),
+        })
+    }
+
+    /// True when another check would do the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.options == other.options
+            && self.url == other.url
+            && self.transport.fingerprint() == other.transport.fingerprint()
+    }
+
+    /// Checks a server until it is gone.
+    pub(super) async fn run(self, server: Weak<Server>) {
+        let timeout = self.options.timeout.0;
+        // An endpoint of its own, so that checks and requests do not share connections.
+        let endpoint = match self.endpoint(&self.url) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                tracing::error!(url = %self.url, "health check: {error}");
+                return;
+            }
+        };
+        loop {
+            let found = tokio::time::timeout(timeout, self.ask(&endpoint))
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")));
+            let Some(server) = server.upgrade() else { return };
+            if server.checked(found.is_ok()) {
+                match &found {
+                    Ok(()) => tracing::info!(server = %server.endpoint().url(), "health check: up"),
+                    Err(why) => {
+                        tracing::warn!(server = %server.endpoint().url(), "health check: down: {why}")
+                    }
+                }
+            }
+            drop(server);
+            tokio::time::sleep(self.pause(found.is_ok())).await;
+        }
+    }
+
+    fn pause(&self, up: bool) -> Duration {
+        match self.options.unhealthy_interval {
+            Some(interval) if !up && !interval.is_zero() => interval.0,
+            _ => self.options.interval.0,
+        }
+    }
+
+    fn endpoint(&self, url: &Url) -> Result<Arc<Endpoint>, BuildError> {
+        let server = format!("{}://{}", url.scheme(), url.authority());
+        Endpoint::new(&server, self.transport.clone(), 1)
+    }
+
+    async fn ask(&self, endpoint: &Arc<Endpoint>) -> Result<(), String> {
+        let mut url = self.url.clone();
+        let mut response = self.send(endpoint, &url).await?;
+        let mut redirects = 0;
+        while self.options.follow_redirects && response.status().is_redirection() {
+            let Some(location) = response.headers().get(LOCATION) else { break };
+            redirects += 1;
+            if redirects > MAX_REDIRECTS {
+                return Err("too many redirects".into());
+            }
+            let location = location.to_str().map_err(|_| "unreadable Location")?;
+            url = url.join(location).map_err(|e| format!("Location `{location}`: {e}"))?;
+            let next = self.endpoint(&url).map_err(|e| e.0)?;
+            response = self.send(&next, &url).await?;
+        }
+        if self.options.mode == "grpc" { grpc_verdict(response).await } else { self.verdict(response).await }
+    }
+
+    async fn send(&self, endpoint: &Arc<Endpoint>, url: &Url) -> Result<Response, String> {
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let body = if self.options.mode == "grpc" { Body::full(GRPC_REQUEST) } else { Body::empty() };
+        let mut head = http::Request::new(()).into_parts().0;
+        head.method = self.method.clone();
+        head.uri = Uri::try_from(target).map_err(|e| e.to_string())?;
+        head.headers = self.headers.clone();
+        let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let context = Context::new(Arc::new(Connection::plain(nobody)));
+        endpoint.send(Request::new(head, body, context)).await.map_err(|e| e.to_string())
+    }
+
+    async fn verdict(&self, response: Response) -> Result<(), String> {
+        let status = response.status();
+        read(response.into_body()).await;
+        let good = match self.options.status {
+            0 => status.is_success() || status.is_redirection(),
+            wanted => status.as_u16() == wanted,
+        };
+        if good { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+    }
+}
+
+/// `SERVING`, in a message that arrives whole and with status 0 (gRPC health checking protocol, v1).
+async fn grpc_verdict(response: Response) -> Result<(), String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("status {}", response.status().as_u16()));
+    }
+    let in_head = response.headers().get("grpc-status").cloned();
+    let (message, trailers) = read(response.into_body()).await;
+    let status = in_head.or_else(|| trailers.get("grpc-status").cloned());
+    match status.as_ref().map(HeaderValue::as_bytes) {
+        Some(b"0") => {}
+        Some(b"12") => return Err("the server does not implement the gRPC health protocol".into()),
+        other => return Err(format!("grpc-status {:?}", other.map(String::from_utf8_lossy))),
+    }
+    // Field 1, a varint: 1 is SERVING.
+    match message.get(5..) {
+        Some([0x08, 1, ..]) => Ok(()),
+        _ => Err("the server does not say SERVING".into()),
+    }
+}
+
+/// Reads an answer, at most [`MAX_ANSWER`] bytes, so that the connection can be used again.
+async fn read(mut body: Body) -> (Vec<u8>, HeaderMap) {
+    let (mut content, mut trailers) = (Vec::new(), HeaderMap::new());
+    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match frame.into_data() {
+            Ok(data) => content.extend_from_slice(&data),
+            Err(frame) => {
+                if let Ok(found) = frame.into_trailers() {
+                    trailers = found;
+                }
+            }
+        }
+        if content.len() > MAX_ANSWER {
+            break;
+        }
+    }
+    (content, trailers)
+}
+
+fn headers(options: &ServerHealthCheck, grpc: bool) -> Result<HeaderMap, BuildError> {
+    let mut headers = HeaderMap::new();
+    let bad =
+        |what: &str, text: &str| BuildError::new(format!("healthCheck: {what} `{text}` is not allowed"));
+    for (name, value) in &options.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("header", name))?;
+        let value = HeaderValue::from_str(value).map_err(|_| bad("header value", value))?;
+        headers.insert(name, value);
+    }
+    if !options.hostname.is_empty() {
+        let host =
+            HeaderValue::from_str(&options.hostname).map_err(|_| bad("hostname", &options.hostname))?;
+        headers.insert(HOST, host);
+    }
+    if grpc {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(headers)
+}

@@ -1,0 +1,246 @@
+//! A service with servers: chooses one for each request, and another when a request could not leave.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use smallvec::SmallVec;
+use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck};
+use tidegate_core::{BoxFuture, Context, Handler, Request, Response, UpstreamError, reply};
+
+use super::Service;
+use super::balance::{Balance, Load};
+use super::server::{Rank, Server};
+use super::sticky::Sticky;
+
+/// Servers that one request is sent to when it cannot leave for the first.
+const MAX_SERVERS: usize = 3;
+/// Response times older than this no longer speak against a server.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// A service with servers.
+pub(super) struct LoadBalancer {
+    name: Arc<str>,
+    servers: Vec<Candidate>,
+    balance: Arc<Balance>,
+    sticky: Option<Sticky>,
+    passive: Option<PassiveHealthCheck>,
+    pass_host: bool,
+    timed: bool,
+}
+
+struct Candidate {
+    server: Arc<Server>,
+    preserve_path: bool,
+}
+
+impl LoadBalancer {
+    pub(super) fn new(
+        name: &str,
+        options: &Options,
+        servers: Vec<(Arc<Server>, bool)>,
+        balance: Arc<Balance>,
+        sticky: Option<Sticky>,
+    ) -> Self {
+        let servers =
+            servers.into_iter().map(|(server, preserve_path)| Candidate { server, preserve_path }).collect();
+        Self {
+            name: Arc::from(name),
+            servers,
+            balance,
+            sticky,
+            passive: options.passive_health_check.clone(),
+            pass_host: options.pass_host_header,
+            timed: options.strategy == "leasttime",
+        }
+    }
+
+    async fn serve(&self, mut request: Request) -> Response {
+        if let Some(record) = &request.context.record {
+            record.note(|fields| fields.service = Some(self.name.clone()));
+        }
+        let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
+        let original = request.head.uri.clone();
+        let mut failed = SmallVec::<[usize; MAX_SERVERS]>::new();
+        let mut last = UpstreamError::NoServer;
+        while failed.len() < MAX_SERVERS {
+            let wanted = sticky.filter(|found| self.rank(&request.context, found.index) <= Rank::Unproven);
+            let chosen = wanted
+                .map(|found| found.index)
+                .filter(|index| !failed.contains(index))
+                .or_else(|| self.choose(&request.context, &failed));
+            let Some(index) = chosen else { break };
+            let renew = wanted.is_none_or(|found| found.old || found.index != index);
+            match self.send(index, request, &original).await {
+                Ok(response) => return self.finish(response, index, renew),
+                Err((error, Some(unsent))) if error.is_unsent() => {
+                    last = error;
+                    request = *unsent;
+                    failed.push(index);
+                }
+                Err((error, _)) => return self.finish(reply::upstream_failure(error), index, renew),
+            }
+        }
+        let response = reply::upstream_failure(last);
+        match failed.last() {
+            Some(index) => self.finish(response, *index, true),
+            None => response,
+        }
+    }
+
+    /// Sends to one server. Gives the request back when it did not leave.
+    async fn send(
+        &self,
+        index: usize,
+        request: Request,
+        original: &Uri,
+    ) -> Result<Response, (UpstreamError, Option<Box<Request>>)> {
+        let Candidate { server, preserve_path } = &self.servers[index];
+        let endpoint = server.endpoint();
+        let Request { mut head, body, context } = request;
+        if let Some(attempts) = &context.attempts {
+            attempts.note(server.id());
+        }
+        if !self.pass_host {
+            head.headers.insert(HOST, endpoint.authority().clone());
+        }
+        if *preserve_path && !endpoint.path().is_empty() {
+            match prefixed(endpoint.path(), original) {
+                Ok(uri) => head.uri = uri,
+                Err(error) => return Err((UpstreamError::Internal(error.to_string()), None)),
+            }
+        }
+        let record = context.record.clone();
+        if let Some(record) = &record {
+            record.note(|fields| {
+                fields.server_url = Some(endpoint.url().clone());
+                fields.server_addr = Some(endpoint.address().clone());
+            });
+        }
+        let started = (self.timed || record.is_some()).then(Instant::now);
+        match endpoint.try_send(head, body).await {
+            Ok(response) => {
+                server.answered();
+                let took = started.map(|started| started.elapsed()).unwrap_or_default();
+                if self.timed {
+                    server.took(took);
+                }
+                if let Some(passive) = &self.passive
+                    && response.status().is_server_error()
+                {
+                    server.failed(passive);
+                }
+                if let Some(record) = &record {
+                    note_answer(record, &response, took);
+                }
+                Ok(response)
+            }
+            Err(failure) => {
+                self.note_failure(server, &failure.error);
+                let unsent = failure.unsent.map(|unsent| {
+                    let (mut head, body) = *unsent;
+                    head.uri = original.clone();
+                    Box::new(Request::new(head, body, context))
+                });
+                Err((failure.error, unsent))
+            }
+        }
+    }
+
+    fn note_failure(&self, server: &Server, error: &UpstreamError) {
+        if error.is_unsent() {
+            server.refused();
+        }
+        if let Some(passive) = &self.passive
+            && error.is_network()
+        {
+            server.failed(passive);
+        }
+        tracing::debug!(service = %self.name, server = %server.endpoint().url(), "{error}");
+    }
+
+    fn finish(&self, mut response: Response, index: usize, renew: bool) -> Response {
+        if renew && let Some(sticky) = &self.sticky {
+            sticky.set(index, response.headers_mut());
+        }
+        response
+    }
+
+    /// Chooses by the strategy among the servers against which the least speaks.
+    fn choose(&self, context: &Context, failed: &[usize]) -> Option<usize> {
+        let best = (0..self.servers.len())
+            .filter(|index| !failed.contains(index))
+            .map(|index| self.rank(context, index))
+            .min()
+            .filter(|rank| *rank < Rank::Out)?;
+        let load = Servers { balancer: self, context, failed, best };
+        self.balance.choose(context.connection.peer.ip(), &load)
+    }
+
+    fn rank(&self, context: &Context, index: usize) -> Rank {
+        let server = &self.servers[index].server;
+        let rank = server.rank();
+        match &context.attempts {
+            Some(attempts) if rank < Rank::Tried && attempts.contains(server.id()) => Rank::Tried,
+            _ => rank,
+        }
+    }
+}
+
+/// The servers as a strategy sees them for one request.
+struct Servers<'a> {
+    balancer: &'a LoadBalancer,
+    context: &'a Context,
+    failed: &'a [usize],
+    best: Rank,
+}
+
+impl Load for Servers<'_> {
+    fn allowed(&self, index: usize) -> bool {
+        !self.failed.contains(&index) && self.balancer.rank(self.context, index) <= self.best
+    }
+
+    fn in_flight(&self, index: usize) -> usize {
+        self.balancer.servers[index].server.endpoint().in_flight()
+    }
+
+    fn mean_time(&self, index: usize) -> Option<f64> {
+        self.balancer.servers[index].server.mean_time(FRESH)
+    }
+}
+
+impl Handler for LoadBalancer {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(self.serve(request))
+    }
+}
+
+impl Service for LoadBalancer {
+    fn is_up(&self) -> bool {
+        self.servers.iter().any(|candidate| candidate.server.is_up())
+    }
+
+    fn server_status(&self) -> BTreeMap<String, &'static str> {
+        let status = |server: &Server| if server.is_up() { "UP" } else { "DOWN" };
+        let servers = self.servers.iter().map(|candidate| &candidate.server);
+        servers.map(|server| (server.endpoint().url().to_string(), status(server))).collect()
+    }
+}
+
+/// The target with the path of the server's URL before it.
+fn prefixed(base: &str, original: &Uri) -> Result<Uri, http::uri::InvalidUri> {
+    let target = original.path_and_query().map_or("/", PathAndQuery::as_str);
+    PathAndQuery::try_from(format!("{base}{target}")).map(Uri::from)
+}
+
+fn note_answer(record: &tidegate_core::Record, response: &Response, took: Duration) {
+    let size = http_body::Body::size_hint(response.body()).exact();
+    record.note(|fields| {
+        fields.origin_status = Some(response.status().as_u16());
+        fields.origin_size = size;
+        fields.origin_duration = Some(took);
+    });
+}

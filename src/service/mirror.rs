@@ -1,0 +1,198 @@
+//! One service that answers, and others that get copies of its requests.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::request;
+use http_body::{Body as HttpBody, Frame};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tidegate_config::service::Mirroring;
+use tidegate_core::{Body, BodyError, BoxFuture, BuildError, Handler, Request, Response};
+use tokio::sync::Semaphore;
+
+use super::Service;
+
+/// Largest body that is copied, in bytes, when the options set no limit.
+const MAX_BODY: u64 = 64 * 1024 * 1024;
+/// Requests whose copies may be under way at one time; beyond that, requests are not copied.
+const MAX_RUNNING: usize = 1024;
+/// Time for one copy.
+const COPY_TIME: Duration = Duration::from_secs(60);
+
+/// One service, and copies of its requests to others.
+pub(super) struct MirrorService {
+    main: Arc<dyn Service>,
+    mirrors: Vec<Arc<dyn Service>>,
+    counts: Mutex<Counts>,
+    copy_body: bool,
+    max_body: u64,
+    running: Arc<Semaphore>,
+}
+
+/// Requests so far, and copies so far by mirror: shares are exact, not left to chance.
+struct Counts {
+    total: u64,
+    copies: Vec<(u64, u64)>,
+}
+
+impl MirrorService {
+    pub(super) fn build(
+        options: &Mirroring,
+        main: Arc<dyn Service>,
+        mirrors: Vec<(u8, Arc<dyn Service>)>,
+    ) -> Result<Self, BuildError> {
+        if let Some((percent, _)) = mirrors.iter().find(|(percent, _)| *percent > 100) {
+            return Err(BuildError::new(format!("mirrors: percent {percent} is more than 100")));
+        }
+        let copies = mirrors.iter().map(|(percent, _)| (u64::from(*percent), 0)).collect();
+        Ok(Self {
+            main,
+            mirrors: mirrors.into_iter().map(|(_, service)| service).collect(),
+            counts: Mutex::new(Counts { total: 0, copies }),
+            copy_body: options.mirror_body,
+            max_body: u64::try_from(options.max_body_size).unwrap_or(MAX_BODY),
+            running: Arc::new(Semaphore::new(MAX_RUNNING)),
+        })
+    }
+
+    /// The mirrors whose turn it is.
+    fn due(&self) -> SmallVec<[usize; 4]> {
+        let mut counts = self.counts.lock();
+        counts.total += 1;
+        let total = counts.total;
+        let mut due = SmallVec::new();
+        for (index, (percent, done)) in counts.copies.iter_mut().enumerate() {
+            if *done * 100 < total * *percent {
+                *done += 1;
+                due.push(index);
+            }
+        }
+        due
+    }
+
+    async fn serve(&self, due: SmallVec<[usize; 4]>, request: Request) -> Response {
+        let Ok(permit) = self.running.clone().try_acquire_owned() else {
+            return self.main.call(request).await;
+        };
+        let Request { head, body, context } = request;
+        let (body, copied) = if self.copy_body {
+            match gather(body, self.max_body).await {
+                Ok(Gathered::Whole(bytes)) => (Body::full(bytes.clone()), bytes),
+                Ok(Gathered::TooLarge(body)) => {
+                    return self.main.call(Request::new(head, body, context)).await;
+                }
+                Err(error) => {
+                    let failed = Body::boxed(Rest { first: None, rest: Err(Some(error)) });
+                    return self.main.call(Request::new(head, failed, context)).await;
+                }
+            }
+        } else {
+            (body, Bytes::new())
+        };
+        let copy = copy_head(&head, self.copy_body);
+        let mut copy_context = context.clone();
+        copy_context.record = None;
+        copy_context.attempts = None;
+        // Dropped with this future when the client goes away; then nothing is copied.
+        let response = self.main.call(Request::new(head, body, context)).await;
+        let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();
+        tokio::spawn(async move {
+            for mirror in mirrors {
+                let request = Request::new(copy.clone(), Body::full(copied.clone()), copy_context.clone());
+                let _ = tokio::time::timeout(COPY_TIME, ask(&*mirror, request)).await;
+            }
+            drop(permit);
+        });
+        response
+    }
+}
+
+/// Asks a mirror and reads its answer away, so that its connection can be used again.
+async fn ask(mirror: &dyn Service, request: Request) {
+    let mut body = mirror.call(request).await.into_body();
+    while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+}
+
+fn copy_head(head: &request::Parts, with_body: bool) -> request::Parts {
+    let mut copy = head.clone();
+    // An upgrade is for one service only.
+    copy.extensions.clear();
+    copy.headers.remove(http::header::UPGRADE);
+    if !with_body {
+        copy.headers.remove(http::header::CONTENT_LENGTH);
+    }
+    copy
+}
+
+impl Handler for MirrorService {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        let due = self.due();
+        if due.is_empty() { self.main.call(request) } else { Box::pin(self.serve(due, request)) }
+    }
+}
+
+impl Service for MirrorService {
+    fn is_up(&self) -> bool {
+        self.main.is_up()
+    }
+}
+
+/// A body that was read into memory.
+pub(super) enum Gathered {
+    /// All of it.
+    Whole(Bytes),
+    /// It is larger than allowed: the same body, unread as far as anybody can tell.
+    TooLarge(Body),
+}
+
+/// Reads a body of at most `limit` bytes into memory. Trailers are dropped.
+pub(super) async fn gather(mut body: Body, limit: u64) -> Result<Gathered, BodyError> {
+    if let Some(bytes) = body.as_bytes().filter(|bytes| bytes.len() as u64 <= limit) {
+        return Ok(Gathered::Whole(bytes));
+    }
+    if body.size_hint().lower() > limit {
+        return Ok(Gathered::TooLarge(body));
+    }
+    let mut whole = BytesMut::new();
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let Ok(data) = frame?.into_data() else { continue };
+        whole.extend_from_slice(&data);
+        if whole.len() as u64 > limit {
+            let rest = Rest { first: Some(whole.freeze()), rest: Ok(body) };
+            return Ok(Gathered::TooLarge(Body::boxed(rest)));
+        }
+    }
+    Ok(Gathered::Whole(whole.freeze()))
+}
+
+/// What was read of a body, and then what was not, or why there is no more.
+struct Rest {
+    first: Option<Bytes>,
+    rest: Result<Body, Option<BodyError>>,
+}
+
+impl HttpBody for Rest {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        match &mut self.rest {
+            Ok(rest) => Pin::new(rest).poll_frame(cx),
+            Err(error) => Poll::Ready(error.take().map(Err)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.as_ref().is_ok_and(HttpBody::is_end_stream)
+    }
+}

@@ -1,0 +1,206 @@
+//! Keeps a client on its server by a cookie, with Traefik's names and values.
+
+use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use sha2::{Digest, Sha256};
+use tidegate_config::service::StickyCookie;
+use tidegate_core::BuildError;
+
+use super::balance::fnv1a;
+
+/// The cookie of one service.
+pub(super) struct Sticky {
+    name: String,
+    /// What follows the value in `Set-Cookie`.
+    attributes: String,
+    values: Vec<Value>,
+}
+
+struct Value {
+    /// 16 hex digits of SHA-256 over the member's name.
+    current: String,
+    /// The value of older Traefik versions, FNV-1a in hex.
+    old: String,
+}
+
+/// What a client's cookie says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The member that it names.
+    pub(super) index: usize,
+    /// True when it has an old value, and is to be set anew.
+    pub(super) old: bool,
+}
+
+impl Sticky {
+    /// Prepares the cookie of a service for its members: servers by URL, children by name.
+    pub(super) fn build<'a>(
+        service: &str,
+        options: &StickyCookie,
+        members: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, BuildError> {
+        let name = if options.name.is_empty() { default_name(service) } else { options.name.clone() };
+        let sticky = Self { attributes: attributes(options)?, name, values: members.map(value).collect() };
+        HeaderValue::from_str(&sticky.text("")).map_err(|_| {
+            BuildError::new("sticky.cookie: a name, path or domain has characters it may not have")
+        })?;
+        Ok(sticky)
+    }
+
+    /// The member that the client's cookie names.
+    pub(super) fn find(&self, headers: &HeaderMap) -> Option<Found> {
+        let value = headers.get_all(COOKIE).iter().find_map(|header| cookie(header, &self.name))?;
+        self.values.iter().enumerate().find_map(|(index, known)| {
+            let old = known.old.as_bytes() == value;
+            (old || known.current.as_bytes() == value).then_some(Found { index, old })
+        })
+    }
+
+    /// Adds the cookie of a member to an answer, before the cookies that the server sets.
+    pub(super) fn set(&self, index: usize, headers: &mut HeaderMap) {
+        let Some(value) = self.values.get(index) else { return };
+        let Ok(cookie) = HeaderValue::try_from(self.text(&value.current)) else { return };
+        let others: Vec<_> = headers.get_all(SET_COOKIE).iter().cloned().collect();
+        headers.insert(SET_COOKIE, cookie);
+        for other in others {
+            headers.append(SET_COOKIE, other);
+        }
+    }
+
+    fn text(&self, value: &str) -> String {
+        format!("{}={value}{}", self.name, self.attributes)
+    }
+}
+
+fn default_name(service: &str) -> String {
+    use sha1::Digest as _;
+    let hash = sha1::Sha1::digest(format!("_TRAEFIK_BACKEND_{service}"));
+    format!("_{}", &hex(&hash)[..5])
+}
+
+fn value(member: &str) -> Value {
+    Value { current: hex(&Sha256::digest(member)[..8]), old: format!("{:x}", fnv1a(member.as_bytes(), b"")) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The attributes in the order in which Go's `http.Cookie` writes them.
+fn attributes(options: &StickyCookie) -> Result<String, BuildError> {
+    let mut text = String::new();
+    let path = options.path.as_deref().unwrap_or("/");
+    if !path.is_empty() {
+        text += &format!("; Path={path}");
+    }
+    if !options.domain.is_empty() {
+        text += &format!("; Domain={}", options.domain.trim_start_matches('.'));
+    }
+    match options.max_age {
+        0 => {}
+        seconds => text += &format!("; Max-Age={}", seconds.max(0)),
+    }
+    if options.http_only {
+        text += "; HttpOnly";
+    }
+    if options.secure {
+        text += "; Secure";
+    }
+    match options.same_site.to_ascii_lowercase().as_str() {
+        "" => {}
+        "none" => text += "; SameSite=None",
+        "lax" => text += "; SameSite=Lax",
+        "strict" => text += "; SameSite=Strict",
+        other => {
+            return Err(BuildError::new(format!(
+                "sticky.cookie.sameSite: `{other}` is none of none, lax, strict"
+            )));
+        }
+    }
+    Ok(text)
+}
+
+/// The value of the first cookie of this name in a `Cookie` field.
+fn cookie<'a>(header: &'a HeaderValue, name: &str) -> Option<&'a [u8]> {
+    header.as_bytes().split(|byte| *byte == b';').find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "http://127.0.0.1:36050";
+
+    fn sticky(options: &StickyCookie) -> Sticky {
+        Sticky::build("st2@file", options, [URL, "http://127.0.0.1:36051"].into_iter()).unwrap()
+    }
+
+    fn set(options: &StickyCookie) -> String {
+        let mut headers = HeaderMap::new();
+        sticky(options).set(0, &mut headers);
+        headers[SET_COOKIE].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn cookies_are_traefiks() {
+        // All seen on Traefik 3.7.15.
+        let plain = StickyCookie::default();
+        assert_eq!(set(&plain), "_81548=0cba148bbfb9cf9e; Path=/");
+        let full = StickyCookie {
+            name: "st".into(),
+            http_only: true,
+            same_site: "lax".into(),
+            max_age: 60,
+            path: Some("/p".into()),
+            ..plain.clone()
+        };
+        assert_eq!(set(&full), "st=0cba148bbfb9cf9e; Path=/p; Max-Age=60; HttpOnly; SameSite=Lax");
+        let gone = StickyCookie {
+            secure: true,
+            same_site: "none".into(),
+            max_age: -1,
+            domain: "x.test".into(),
+            ..plain
+        };
+        assert_eq!(
+            set(&gone),
+            "_81548=0cba148bbfb9cf9e; Path=/; Domain=x.test; Max-Age=0; Secure; SameSite=None"
+        );
+    }
+
+    #[test]
+    fn clients_are_recognised() {
+        let sticky = sticky(&StickyCookie { name: "st".into(), ..Default::default() });
+        let find = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append(COOKIE, HeaderValue::from_str(text).unwrap());
+            sticky.find(&headers)
+        };
+        assert_eq!(find("a=1; st=0cba148bbfb9cf9e; b=2"), Some(Found { index: 0, old: false }));
+        assert_eq!(find("st=\"0e064e243c2cca7f\""), Some(Found { index: 1, old: false }));
+        assert_eq!(find("st=bogus"), None);
+        assert_eq!(find("xst=0cba148bbfb9cf9e"), None);
+        let old = format!("st={:x}", fnv1a(URL.as_bytes(), b""));
+        assert_eq!(find(&old), Some(Found { index: 0, old: true }));
+    }
+
+    #[test]
+    fn our_cookie_comes_first() {
+        let mut headers = HeaderMap::new();
+        headers.append(SET_COOKIE, HeaderValue::from_static("a=1"));
+        headers.append(SET_COOKIE, HeaderValue::from_static("b=2"));
+        sticky(&StickyCookie { name: "st".into(), ..Default::default() }).set(1, &mut headers);
+        let got: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(got, ["st=0e064e243c2cca7f; Path=/", "a=1", "b=2"]);
+    }
+
+    #[test]
+    fn bad_options_are_refused() {
+        let bad = StickyCookie { same_site: "some".into(), ..Default::default() };
+        assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().0.contains("`some`"));
+        let bad = StickyCookie { name: "a\nb".into(), ..Default::default() };
+        assert!(Sticky::build("s", &bad, [].into_iter()).is_err());
+    }
+}

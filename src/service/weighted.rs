@@ -1,0 +1,78 @@
+//! Composites that share requests among other services: `weighted` and `highestRandomWeight`.
+
+use std::sync::Arc;
+
+use tidegate_core::{BoxFuture, Handler, Request, Response, UpstreamError, reply};
+
+use super::Service;
+use super::balance::{Balance, Load};
+use super::sticky::Sticky;
+
+/// A service inside another.
+pub(super) struct Child(pub(super) Arc<dyn Service>);
+
+/// Other services, by weight or by a hash of the client.
+pub(super) struct WeightedService {
+    children: Vec<Child>,
+    balance: Arc<Balance>,
+    sticky: Option<Sticky>,
+}
+
+impl WeightedService {
+    pub(super) fn new(children: Vec<Child>, balance: Arc<Balance>, sticky: Option<Sticky>) -> Self {
+        Self { children, balance, sticky }
+    }
+
+    async fn serve_sticky(&self, sticky: &Sticky, request: Request) -> Response {
+        let found = sticky.find(&request.head.headers).filter(|found| self.children[found.index].0.is_up());
+        let chosen = match found {
+            Some(found) => Some(found.index),
+            None => self.choose(&request),
+        };
+        let Some(index) = chosen else { return reply::upstream_failure(UpstreamError::NoServer) };
+        let mut response = self.children[index].0.call(request).await;
+        if found.is_none_or(|found| found.old) {
+            sticky.set(index, response.headers_mut());
+        }
+        response
+    }
+
+    fn choose(&self, request: &Request) -> Option<usize> {
+        self.balance.choose(request.context.connection.peer.ip(), &Children(&self.children))
+    }
+}
+
+/// The children as a strategy sees them.
+struct Children<'a>(&'a [Child]);
+
+impl Load for Children<'_> {
+    fn allowed(&self, index: usize) -> bool {
+        self.0[index].0.is_up()
+    }
+
+    fn in_flight(&self, _index: usize) -> usize {
+        0
+    }
+
+    fn mean_time(&self, _index: usize) -> Option<f64> {
+        None
+    }
+}
+
+impl Handler for WeightedService {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        if let Some(sticky) = &self.sticky {
+            return Box::pin(self.serve_sticky(sticky, request));
+        }
+        match self.choose(&request) {
+            Some(index) => self.children[index].0.call(request),
+            None => Box::pin(std::future::ready(reply::upstream_failure(UpstreamError::NoServer))),
+        }
+    }
+}
+
+impl Service for WeightedService {
+    fn is_up(&self) -> bool {
+        self.children.iter().any(|child| child.0.is_up())
+    }
+}

@@ -1,0 +1,300 @@
+//! Entry points: the doors through which clients come.
+
+use serde::{Deserialize, Serialize};
+use tidegate_config::router::{Observability, RouterTls};
+use tidegate_core::values::{Duration, is_default};
+
+/// `entryPoints.<name>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct EntryPoint {
+    /// `[host]:port[/tcp|/udp]`.
+    pub address: String,
+    /// Let routers win over the built-in ACME challenge router.
+    #[serde(rename = "allowACMEByPass", skip_serializing_if = "is_default")]
+    pub allow_acme_by_pass: bool,
+    /// Share the port with other processes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub reuse_port: bool,
+    /// Serve routers that name no entry point.
+    #[serde(skip_serializing_if = "is_default")]
+    pub as_default: bool,
+    /// Timeouts and life cycle.
+    pub transport: EntryPointTransport,
+    /// PROXY protocol from trusted peers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whose `X-Forwarded-*` are believed.
+    pub forwarded_headers: ForwardedHeaders,
+    /// HTTP.
+    pub http: EntryPointHttp,
+    /// HTTP/2.
+    pub http2: Http2,
+    /// UDP.
+    pub udp: Udp,
+    /// Defaults for routers.
+    pub observability: EntryPointObservability,
+}
+
+/// `transport`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct EntryPointTransport {
+    /// How it stops.
+    pub life_cycle: LifeCycle,
+    /// Timeouts towards clients.
+    pub responding_timeouts: RespondingTimeouts,
+    /// Longest life of a connection; 0 for any.
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_alive_max_time: Duration,
+    /// Most requests of a connection; 0 for any.
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_alive_max_requests: u64,
+}
+
+/// `transport.lifeCycle`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct LifeCycle {
+    /// Time for which connections are still accepted after SIGTERM.
+    #[serde(skip_serializing_if = "is_default")]
+    pub request_accept_grace_timeout: Duration,
+    /// Time for open requests to finish after that.
+    pub grace_time_out: Duration,
+}
+
+impl Default for LifeCycle {
+    fn default() -> Self {
+        Self { request_accept_grace_timeout: Duration::default(), grace_time_out: Duration::from_secs(10) }
+    }
+}
+
+/// `transport.respondingTimeouts`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RespondingTimeouts {
+    /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 for any.
+    pub read_timeout: Duration,
+    /// Longest time for writing the answer; 0 for any.
+    #[serde(skip_serializing_if = "is_default")]
+    pub write_timeout: Duration,
+    /// Longest time an idle connection is kept; 0 for ever.
+    pub idle_timeout: Duration,
+}
+
+impl Default for RespondingTimeouts {
+    fn default() -> Self {
+        Self {
+            read_timeout: Duration::from_secs(60),
+            write_timeout: Duration::default(),
+            idle_timeout: Duration::from_secs(180),
+        }
+    }
+}
+
+/// `proxyProtocol`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// Trust everybody.
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure: bool,
+    /// Trust these.
+    #[serde(rename = "trustedIPs", skip_serializing_if = "Vec::is_empty")]
+    pub trusted_ips: Vec<String>,
+}
+
+/// `forwardedHeaders`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ForwardedHeaders {
+    /// Trust everybody.
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure: bool,
+    /// Trust these.
+    #[serde(rename = "trustedIPs", skip_serializing_if = "Vec::is_empty")]
+    pub trusted_ips: Vec<String>,
+    /// Headers that stay although `Connection` lists them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connection: Vec<String>,
+    /// Leave `X-Forwarded-For` as it is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub not_append_x_forwarded_for: bool,
+}
+
+/// `http`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct EntryPointHttp {
+    /// Redirection of everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirections: Option<Redirections>,
+    /// Middlewares before every router's own; qualified names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub middlewares: Vec<String>,
+    /// `tls` for routers that have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RouterTls>,
+    /// Encoded characters that a path may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoded_characters: Option<EncodedCharacters>,
+    /// `;` in queries becomes `%3B` instead of `&`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub encode_query_semicolons: bool,
+    /// Resolve `.` and `..` and merge slashes before routing.
+    pub sanitize_path: bool,
+    /// Largest request head, in bytes.
+    pub max_header_bytes: usize,
+    /// What happens to headers that alias another once `_` and `.` are read as `-`: empty or `keep`, `delete`, `reject`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub alias_headers_strategy: String,
+    /// Deprecated: the same for `_` alone.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub underscore_headers_strategy: String,
+}
+
+impl Default for EntryPointHttp {
+    fn default() -> Self {
+        Self {
+            redirections: None,
+            middlewares: Vec::new(),
+            tls: None,
+            encoded_characters: None,
+            encode_query_semicolons: false,
+            sanitize_path: true,
+            max_header_bytes: 1_048_576,
+            alias_headers_strategy: String::new(),
+            underscore_headers_strategy: String::new(),
+        }
+    }
+}
+
+/// `http.redirections`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Redirections {
+    /// To another entry point.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry_point: Option<RedirectEntryPoint>,
+}
+
+/// `http.redirections.entryPoint`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RedirectEntryPoint {
+    /// Name of an entry point, or `:port`.
+    pub to: String,
+    /// Scheme.
+    pub scheme: String,
+    /// Permanent.
+    pub permanent: bool,
+    /// Priority of the router that does it.
+    pub priority: i64,
+}
+
+impl Default for RedirectEntryPoint {
+    fn default() -> Self {
+        Self { to: String::new(), scheme: "https".into(), permanent: true, priority: i64::MAX - 1 }
+    }
+}
+
+/// `http.encodedCharacters`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct EncodedCharacters {
+    pub allow_encoded_slash: bool,
+    pub allow_encoded_back_slash: bool,
+    pub allow_encoded_null_character: bool,
+    pub allow_encoded_semicolon: bool,
+    pub allow_encoded_percent: bool,
+    pub allow_encoded_question_mark: bool,
+    pub allow_encoded_hash: bool,
+}
+
+impl Default for EncodedCharacters {
+    fn default() -> Self {
+        Self {
+            allow_encoded_slash: true,
+            allow_encoded_back_slash: true,
+            allow_encoded_null_character: true,
+            allow_encoded_semicolon: true,
+            allow_encoded_percent: true,
+            allow_encoded_question_mark: true,
+            allow_encoded_hash: true,
+        }
+    }
+}
+
+/// `http2`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Http2 {
+    /// Most open streams of one connection.
+    pub max_concurrent_streams: u32,
+    /// HPACK table for what clients send, in bytes.
+    pub max_decoder_header_table_size: u32,
+    /// HPACK table for what we send, in bytes.
+    pub max_encoder_header_table_size: u32,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 250,
+            max_decoder_header_table_size: 4096,
+            max_encoder_header_table_size: 4096,
+        }
+    }
+}
+
+/// `udp`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Udp {
+    /// Longest silence of a session.
+    pub timeout: Duration,
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(3) }
+    }
+}
+
+/// `observability` of an entry point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct EntryPointObservability {
+    /// Write access-log lines.
+    pub access_logs: bool,
+    /// Count in metrics.
+    pub metrics: bool,
+    /// Make spans.
+    pub tracing: bool,
+    /// `minimal` or `detailed`.
+    pub trace_verbosity: String,
+}
+
+impl Default for EntryPointObservability {
+    fn default() -> Self {
+        Self { access_logs: true, metrics: true, tracing: true, trace_verbosity: "minimal".into() }
+    }
+}
+
+impl EntryPointObservability {
+    /// A router's own observability, with this entry point's where it says nothing.
+    pub fn for_router(&self, router: Option<&Observability>) -> EntryPointObservability {
+        let own = router.cloned().unwrap_or_default();
+        Self {
+            access_logs: own.access_logs.unwrap_or(self.access_logs),
+            metrics: own.metrics.unwrap_or(self.metrics),
+            tracing: own.tracing.unwrap_or(self.tracing),
+            trace_verbosity: if own.trace_verbosity.is_empty() {
+                self.trace_verbosity.clone()
+            } else {
+                own.trace_verbosity
+            },
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Values from elsewhere: `${NAME}` is an environment variable, and `file:/run/secrets/x` the text of a file.
+
+use std::fs::File;
+use std::io::Read;
+
+use tidegate_config::Problem;
+use tidegate_config::tree::{Node, Value};
+
+/// Largest file that is read as a value, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// Expands all values of a tree. `variable` looks up environment variables.
+///
+/// `${NAME:-text}` is the text when the variable is not set; `$${` is a plain `${`. A variable that is not set and a
+/// file that cannot be read are problems. One line break at the end of a file is left out.
+pub(super) fn expand(
+    node: &mut Node,
+    variable: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) {
+    match &mut node.value {
+        Value::Null => {}
+        Value::Leaf(text) => match value(text, variable) {
+            Ok(Some(expanded)) => *text = expanded,
+            Ok(None) => {}
+            Err(message) => {
+                problems.push(Problem { origin: node.origin.clone(), object: None, message, excerpt: None })
+            }
+        },
+        Value::List(list) => list.iter_mut().for_each(|node| expand(node, variable, problems)),
+        Value::Table(table) => table.iter_mut().for_each(|(_, node)| expand(node, variable, problems)),
+    }
+}
+
+/// The expanded text; `None` when there is nothing to expand.
+fn value(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+    let expanded = match text.contains("${") {
+        true => Some(variables(text, variable)?),
+        false => None,
+    };
+    match expanded.as_deref().unwrap_or(text).strip_prefix("file:") {
+        Some(path) => contents(path).map(Some),
+        None => Ok(expanded),
+    }
+}
+
+fn variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let (inside, after) =
+            rest[at + 2..].split_once('}').ok_or_else(|| format!("`{text}` has a `${{` without its `}}`"))?;
+        let (name, default) =
+            inside.split_once(":-").map_or((inside, None), |(name, text)| (name, Some(text)));
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return Err(format!(
+                "`${{{inside}}}` names no environment variable; write `$${{` for a plain `${{`"
+            ));
+        }
+        let value = variable(name).or_else(|| default.map(str::to_owned));
+        out.push_str(&value.ok_or_else(|| format!("the environment variable `{name}` is not set"))?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn contents(path: &str) -> Result<String, String> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let bad = |why: &dyn std::fmt::Display| format!("the file `{path}` of this value cannot be read: {why}");
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| bad(&error))?;
+    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| bad(&error))?;
+    if text.len() as u64 > LARGEST {
+        return Err(bad(&format_args!("it has more than {LARGEST} bytes")));
+    }
+    let end =
+        text.strip_suffix('\n').map_or(text.len(), |rest| rest.strip_suffix('\r').unwrap_or(rest).len());
+    text.truncate(end);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tidegate_config::Origin;
+
+    use super::*;
+
+    fn expanded(text: &str) -> Result<String, String> {
+        let mut node = Node::leaf(Origin::Internal, text);
+        let mut problems = Vec::new();
+        let variable = |name: &str| (name == "HOST").then(|| "h.test".to_owned());
+        expand(&mut node, &variable, &mut problems);
+        match problems.pop() {
+            Some(problem) => Err(problem.message),
+            None => Ok(node.as_leaf().unwrap_or_default().to_owned()),
+        }
+    }
+
+    #[test]
+    fn variables_are_filled_in() {
+        for (text, expected) in [
+            ("http://${HOST}:80/${HOST}", "http://h.test:80/h.test"),
+            ("${NONE:-x y}", "x y"),
+            ("$${HOST} $HOST {{ .Name }}", "${HOST} $HOST {{ .Name }}"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(expanded(text).as_deref(), Ok(expected));
+        }
+        assert_eq!(expanded("${NONE}"), Err("the environment variable `NONE` is not set".into()));
+        assert!(expanded("${HOST").is_err_and(|message| message.contains("without its `}`")));
+        assert!(expanded("${a b}").is_err_and(|message| message.contains("names no environment variable")));
+    }
+
+    #[test]
+    fn files_are_read_without_their_last_line_break() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        writeln!(file, "s3cret").expect("written");
+        assert_eq!(expanded(&format!("file:{}", file.path().display())).as_deref(), Ok("s3cret"));
+        assert_eq!(expanded(&format!("file://{}", file.path().display())).as_deref(), Ok("s3cret"));
+        assert!(expanded("file:/no/such/file").is_err_and(|message| message.contains("cannot be read")));
+    }
+}

@@ -1,0 +1,192 @@
+//! Traefik options that are not supported (yet), and options that Traefik v3 itself has removed.
+//!
+//! Each is refused by name, so that nobody runs with an option that has no effect.
+
+use tidegate_config::tree::{Node, Value};
+
+/// The first parts of Traefik's options.
+pub(super) const ROOTS: &[&str] = &[
+    "global",
+    "serversTransport",
+    "tcpServersTransport",
+    "entryPoints",
+    "providers",
+    "api",
+    "metrics",
+    "ping",
+    "log",
+    "accessLog",
+    "tracing",
+    "hostResolver",
+    "certificatesResolvers",
+    "experimental",
+    "core",
+    "spiffe",
+    "ocsp",
+];
+
+/// Options that are refused wherever they stand (`*` is any name).
+const UNSUPPORTED: &[&str] = &[
+    "accessLog.dualOutput",
+    "accessLog.otlp",
+    "certificatesResolvers",
+    "entryPoints.*.http3",
+    "entryPoints.*.udp",
+    "experimental",
+    "hostResolver",
+    "log.compress",
+    "log.maxAge",
+    "log.maxBackups",
+    "log.maxSize",
+    "log.otlp",
+    "metrics",
+    "ocsp",
+    "providers.consul",
+    "providers.consulCatalog",
+    "providers.ecs",
+    "providers.etcd",
+    "providers.http",
+    "providers.knative",
+    "providers.kubernetesCRD",
+    "providers.kubernetesGateway",
+    "providers.kubernetesIngress",
+    "providers.kubernetesIngressNGINX",
+    "providers.nomad",
+    "providers.plugin",
+    "providers.redis",
+    "providers.rest",
+    "providers.swarm",
+    "providers.zooKeeper",
+    "serversTransport.spiffe",
+    "spiffe",
+    "tcpServersTransport",
+    "tracing",
+];
+
+/// Those among them that are no more than a group: to write one does not switch anything on.
+const GROUPS: &[&str] = &["experimental", "metrics"];
+
+/// Traefik's options of the providers that there are: those which their own options do not know are named as such.
+const OF_PROVIDERS: &[&str] = &[
+    "providers.docker.allowEmptyServices",
+    "providers.docker.constraints",
+    "providers.docker.defaultRule",
+    "providers.docker.endpoint",
+    "providers.docker.exposedByDefault",
+    "providers.docker.httpClientTimeout",
+    "providers.docker.network",
+    "providers.docker.password",
+    "providers.docker.tls",
+    "providers.docker.useBindPortIP",
+    "providers.docker.username",
+    "providers.docker.watch",
+    "providers.file.debugLogGeneratedTemplate",
+    "providers.file.directory",
+    "providers.file.filename",
+    "providers.file.watch",
+];
+
+/// Options that Traefik v3 has removed, with what to do.
+const REMOVED: &[(&str, &str)] = &[
+    ("pilot", "Pilot is gone: remove it"),
+    ("experimental.http3", "HTTP/3 is no longer experimental: remove it, and set `http3` on the entry point"),
+    ("providers.marathon", "the Marathon provider is gone: remove it"),
+    ("providers.rancher", "the Rancher v1 provider is gone: remove it"),
+    ("providers.docker.swarmMode", "use the provider `swarm` instead"),
+    ("providers.docker.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.swarm.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.etcd.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.redis.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.consul.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.consulCatalog.endpoint.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.nomad.endpoint.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.http.tls.caOptional", "it had no effect for a client: remove it"),
+    ("providers.consul.namespace", "use `namespaces` instead"),
+    ("providers.consulCatalog.namespace", "use `namespaces` instead"),
+    ("providers.nomad.namespace", "use `namespaces` instead"),
+    ("tracing.jaeger", "use `tracing.otlp` instead"),
+    ("tracing.zipkin", "use `tracing.otlp` instead"),
+    ("tracing.datadog", "use `tracing.otlp` instead"),
+    ("tracing.instana", "use `tracing.otlp` instead"),
+    ("tracing.haystack", "use `tracing.otlp` instead"),
+    ("tracing.elastic", "use `tracing.otlp` instead"),
+    ("tracing.spanNameLimit", "span names have a fixed length now: remove it"),
+];
+
+/// An option that is refused.
+pub(super) struct Refusal {
+    /// Its path with the names as they are written.
+    pub(super) path: Vec<String>,
+    /// Why.
+    pub(super) message: String,
+}
+
+/// The options in the tree that are refused. One that only says `false` asks for nothing, and is not among them;
+/// it is to be taken out all the same, and stands in the second list.
+pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
+    let mut refused: Vec<Refusal> = Vec::new();
+    let mut idle = Vec::new();
+    for (pattern, hint) in REMOVED {
+        for (path, _) in find(node, pattern) {
+            let message = format!("{} was removed in Traefik v3: {hint}", path.join("."));
+            refused.push(Refusal { path, message });
+        }
+    }
+    for pattern in UNSUPPORTED {
+        for (path, found) in find(node, pattern) {
+            if refused.iter().any(|other| other.path.starts_with(&path)) {
+                // What was said about the part inside is more to the point.
+                idle.push(path);
+            } else if asks_for_nothing(found, GROUPS.contains(pattern)) {
+                idle.push(path);
+            } else {
+                refused.push(Refusal { message: unsupported(&spelled(pattern, &path)), path });
+            }
+        }
+    }
+    (refused, idle)
+}
+
+/// What to say of an unknown key of a provider, when Traefik knows it.
+pub(super) fn unsupported_of_provider(path: &str) -> Option<String> {
+    let known = OF_PROVIDERS.iter().find(|known| known.eq_ignore_ascii_case(path))?;
+    Some(unsupported(known))
+}
+
+fn unsupported(path: &str) -> String {
+    format!("{path} is a Traefik option that Tidegate does not support yet: remove it")
+}
+
+/// The pattern with the names in it.
+fn spelled(pattern: &str, path: &[String]) -> String {
+    let parts = pattern.split('.').zip(path).map(|(part, name)| if part == "*" { name } else { part });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// True for `false` and its like. Inside a group, what each member says counts.
+fn asks_for_nothing(node: &Node, group: bool) -> bool {
+    match &node.value {
+        Value::Null => true,
+        Value::Leaf(text) => text.eq_ignore_ascii_case("false") || text == "0",
+        Value::List(list) => list.is_empty(),
+        Value::Table(table) => {
+            group && !table.is_empty() && table.iter().all(|(_, node)| asks_for_nothing(node, false))
+        }
+    }
+}
+
+/// The places in the tree that a pattern fits.
+fn find<'n>(node: &'n Node, pattern: &str) -> Vec<(Vec<String>, &'n Node)> {
+    let mut found = vec![(Vec::new(), node)];
+    for part in pattern.split('.') {
+        found = found
+            .into_iter()
+            .filter_map(|(path, node)| Some((path, node.as_table()?)))
+            .flat_map(|(path, table)| {
+                let fitting = table.iter().filter(|(key, _)| part == "*" || key.eq_ignore_ascii_case(part));
+                fitting.map(|(key, node)| ([&path[..], &[key.to_owned()]].concat(), node)).collect::<Vec<_>>()
+            })
+            .collect();
+    }
+    found
+}

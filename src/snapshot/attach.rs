@@ -1,0 +1,228 @@
+//! Which entry points a router is attached to, and what it takes over from them.
+//!
+//! A router that names no entry point is attached to the default ones. An entry point may have middlewares, TLS and
+//! observability of its own (its model): a router that is attached to such an entry point and to another one is split,
+//! and its copy for that entry point is called `<entry point>-<router>`, as in Traefik.
+
+use std::collections::BTreeMap;
+
+use tidegate_config::Map;
+use tidegate_config::router::{Observability, Router};
+
+use crate::settings::{EncodedCharacters, EntryPoint, EntryPointObservability, Settings};
+
+/// The largest priority that a configuration may give; above it are the gateway's own routers.
+pub(super) const MAX_PRIORITY: i64 = i64::MAX - 1000;
+
+/// A router as it is served: entry points, middlewares and observability filled in, names qualified.
+pub(super) struct Attached {
+    /// Name, with its provider.
+    pub(super) name: String,
+    /// Name of the router that this one was made from.
+    pub(super) source: String,
+    /// The router.
+    pub(super) router: Router,
+    /// The entry points that exist, by their place in the settings.
+    pub(super) entry_points: Vec<usize>,
+    /// What is wrong with its entry points.
+    pub(super) errors: Vec<String>,
+}
+
+/// Attaches every router of a merged configuration.
+pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached> {
+    let names: Vec<&String> = settings.entry_points.keys().collect();
+    let defaults = default_entry_points(settings);
+    let mut split = BTreeMap::new();
+    let mut attached: Vec<Attached> = Vec::with_capacity(routers.len());
+    for (name, router) in routers {
+        let mut router = router.clone();
+        let provider = provider_of(name);
+        qualify_all(&mut router.middlewares, provider);
+        qualify_all(&mut router.parent_refs, provider);
+        if !router.parent_refs.is_empty() {
+            attached.push(whole(name, router, Vec::new(), Vec::new()));
+            continue;
+        }
+        if router.entry_points.is_empty() {
+            router.entry_points.clone_from(&defaults);
+        }
+        let parts = split_by_model(settings, name, router);
+        if parts.len() > 1 {
+            split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
+        }
+        attached.extend(parts.into_iter().map(|(part, router)| place(&names, part, name, router)));
+    }
+    for child in attached.iter_mut().filter(|router| !router.router.parent_refs.is_empty()) {
+        let refs = std::mem::take(&mut child.router.parent_refs);
+        child.router.parent_refs =
+            refs.into_iter().flat_map(|parent| split.get(&parent).cloned().unwrap_or_else(|| vec![parent])).collect();
+    }
+    attached
+}
+
+/// The entry points of routers that name none: those with `asDefault`, or all but `traefik` and those for UDP.
+pub(super) fn default_entry_points(settings: &Settings) -> Vec<String> {
+    let http = || settings.entry_points.iter().filter(|(_, point)| !is_udp(point));
+    let flagged: Vec<String> = http().filter(|(_, point)| point.as_default).map(|(name, _)| name.clone()).collect();
+    if !flagged.is_empty() {
+        return flagged;
+    }
+    http().filter(|(name, _)| *name != "traefik").map(|(name, _)| name.clone()).collect()
+}
+
+/// True for an entry point that serves UDP.
+pub(super) fn is_udp(point: &EntryPoint) -> bool {
+    point.address.ends_with("/udp")
+}
+
+/// The part of a qualified name after its last `@`.
+pub(super) fn provider_of(name: &str) -> &str {
+    name.rsplit_once('@').map_or("", |(_, provider)| provider)
+}
+
+/// A name as an object of `provider` means it.
+pub(super) fn qualify(name: &str, provider: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("{name}@{provider}") }
+}
+
+fn qualify_all(names: &mut [String], provider: &str) {
+    for name in names.iter_mut().filter(|name| !name.contains('@')) {
+        name.push('@');
+        name.push_str(provider);
+    }
+}
+
+/// The parts of a router: one for each entry point with a model, one for all others together.
+fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(String, Router)> {
+    let wanted = std::mem::take(&mut router.entry_points);
+    let several = wanted.len() > 1;
+    let mut parts = Vec::with_capacity(1);
+    let mut rest = Vec::new();
+    for entry_point in wanted {
+        match settings.entry_points.get(&entry_point) {
+            Some(point) if has_model(point) => {
+                let part = if several { format!("{entry_point}-{name}") } else { name.to_owned() };
+                let mut copy = with_model(point, router.clone());
+                copy.entry_points = vec![entry_point];
+                parts.push((part, copy));
+            }
+            _ => rest.push(entry_point),
+        }
+    }
+    if !rest.is_empty() || parts.is_empty() {
+        router.observability = Some(filled(&EntryPointObservability::default(), router.observability.as_ref()));
+        router.entry_points = rest;
+        parts.push((name.to_owned(), router));
+    }
+    parts
+}
+
+fn has_model(point: &EntryPoint) -> bool {
+    !point.http.middlewares.is_empty()
+        || point.http.tls.is_some()
+        || point.http.encoded_characters.as_ref().is_some_and(|allowed| *allowed != EncodedCharacters::default())
+        || point.observability != EntryPointObservability::default()
+}
+
+fn with_model(point: &EntryPoint, mut router: Router) -> Router {
+    if router.tls.is_none() {
+        router.tls.clone_from(&point.http.tls);
+    }
+    let own = std::mem::take(&mut router.middlewares);
+    router.middlewares = point.http.middlewares.iter().cloned().chain(own).collect();
+    router.observability = Some(filled(&point.observability, router.observability.as_ref()));
+    router
+}
+
+fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Observability {
+    let all = defaults.for_router(own);
+    Observability {
+        access_logs: Some(all.access_logs),
+        metrics: Some(all.metrics),
+        tracing: Some(all.tracing),
+        trace_verbosity: all.trace_verbosity,
+    }
+}
+
+/// Looks the entry points up, with Traefik's words for those that do not exist.
+fn place(names: &[&String], part: String, source: &str, router: Router) -> Attached {
+    let mut entry_points = Vec::with_capacity(router.entry_points.len());
+    let mut errors = Vec::new();
+    for wanted in &router.entry_points {
+        match names.binary_search(&wanted) {
+            Ok(place) if entry_points.contains(&place) => {}
+            Ok(place) => entry_points.push(place),
+            Err(_) => errors.push(format!("entryPoint \"{wanted}\" doesn't exist")),
+        }
+    }
+    if entry_points.is_empty() {
+        errors.push("no valid entryPoint for this router".into());
+    }
+    let mut attached = whole(source, router, entry_points, errors);
+    attached.name = part;
+    attached
+}
+
+fn whole(name: &str, router: Router, entry_points: Vec<usize>, errors: Vec<String>) -> Attached {
+    Attached { name: name.to_owned(), source: name.to_owned(), router, entry_points, errors }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(points: &[(&str, EntryPoint)]) -> Settings {
+        let entry_points = points.iter().map(|(name, point)| ((*name).to_owned(), point.clone())).collect();
+        Settings { entry_points, ..Settings::default() }
+    }
+
+    fn names(attached: &[Attached]) -> Vec<(&str, Vec<&str>)> {
+        attached
+            .iter()
+            .map(|a| (a.name.as_str(), a.router.entry_points.iter().map(String::as_str).collect()))
+            .collect()
+    }
+
+    #[test]
+    fn a_router_without_entry_points_gets_the_default_ones() {
+        let udp = EntryPoint { address: ":1/udp".into(), ..EntryPoint::default() };
+        let plain = EntryPoint::default();
+        let all = settings(&[("traefik", plain.clone()), ("u", udp), ("web", plain.clone()), ("x", plain.clone())]);
+        assert_eq!(default_entry_points(&all), ["web", "x"]);
+        let flagged = EntryPoint { as_default: true, ..EntryPoint::default() };
+        assert_eq!(default_entry_points(&settings(&[("a", plain), ("b", flagged)])), ["b"]);
+    }
+
+    #[test]
+    fn a_router_is_split_by_entry_points_with_a_model() {
+        let mut secure = EntryPoint::default();
+        secure.http.tls = Some(Default::default());
+        secure.http.middlewares = vec!["m@file".into()];
+        let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
+        let router = Router { middlewares: vec!["own".into()], ..Router::default() };
+        let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
+        assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
+        assert_eq!(attached[0].router.middlewares, ["m@file", "own@file"]);
+        assert!(attached[0].router.tls.is_some() && attached[1].router.tls.is_none());
+    }
+
+    #[test]
+    fn a_router_on_one_entry_point_with_a_model_keeps_its_name() {
+        let mut secure = EntryPoint::default();
+        secure.http.tls = Some(Default::default());
+        let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
+        let router = Router { entry_points: vec!["secure".into()], ..Router::default() };
+        let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
+        assert_eq!(names(&attached), [("r@file", vec!["secure"])]);
+    }
+
+    #[test]
+    fn entry_points_that_do_not_exist_are_named() {
+        let settings = settings(&[("web", EntryPoint::default())]);
+        let router = Router { entry_points: vec!["nope".into()], ..Router::default() };
+        let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
+        let expected = ["entryPoint \"nope\" doesn't exist", "no valid entryPoint for this router"];
+        assert_eq!(attached[0].errors, expected);
+        assert!(attached[0].entry_points.is_empty());
+    }
+}

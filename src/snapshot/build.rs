@@ -1,0 +1,362 @@
+//! Builds what a configuration names, each thing once, and takes over from the previous snapshot what has not changed.
+//!
+//! While something is built, what it asks for (files, services, middlewares, transports) is noted. It is taken over by
+//! the next snapshot when its options are equal and everything it asked for is still the same instance.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate_config::{Config, Kind, ObjectRef};
+use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
+
+use super::files::Content;
+use crate::service::Service;
+use crate::snapshot::Environment;
+use crate::upstream::Transport;
+
+/// Something built, and what it was built from.
+pub(super) struct Built<T: ?Sized> {
+    pub(super) value: Arc<T>,
+    id: u64,
+    dependencies: Arc<[Dependency]>,
+}
+
+impl<T: ?Sized> Clone for Built<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), id: self.id, dependencies: self.dependencies.clone() }
+    }
+}
+
+/// Something that was asked for, and which instance was given.
+#[derive(Clone)]
+enum Dependency {
+    File(String, Content),
+    Middleware(String, u64),
+    Service(String, u64),
+    Transport(String, u64),
+}
+
+/// Name of a middleware, and of the router it is for (empty when all routers share it).
+type MiddlewareKey = (String, String);
+type Outcome<T> = Result<Built<T>, BuildError>;
+
+/// Everything that was built, for the next snapshot to take over.
+#[derive(Default)]
+pub(super) struct Instances {
+    middlewares: HashMap<MiddlewareKey, Outcome<dyn Middleware>>,
+    services: HashMap<String, Outcome<dyn Service>>,
+    transports: HashMap<String, Outcome<Transport>>,
+    files: BTreeSet<String>,
+}
+
+impl Instances {
+    /// True when a file was read while these were built.
+    pub(super) fn names_file(&self, path: &str) -> bool {
+        self.files.contains(path)
+    }
+
+    /// The services that could be built.
+    pub(super) fn services(&self) -> BTreeMap<String, Arc<dyn Service>> {
+        let built = self.services.iter();
+        built.filter_map(|(name, outcome)| Some((name.clone(), outcome.as_ref().ok()?.value.clone()))).collect()
+    }
+}
+
+/// Builds the objects of one configuration.
+pub(super) struct Builder<'a> {
+    pub(super) config: &'a Config,
+    pub(super) environment: &'a Environment,
+    previous: Option<(&'a Config, &'a Instances)>,
+    broken: &'a BTreeMap<ObjectRef, Vec<String>>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    now: Instances,
+    failures: BTreeMap<ObjectRef, Vec<String>>,
+    /// What is being built, outermost first: `middleware:x@file`.
+    path: Vec<String>,
+    /// What each of those has asked for.
+    asked: Vec<Vec<Dependency>>,
+    /// True for those that need an instance for each router.
+    per_router: Vec<bool>,
+    router: String,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder. `broken` are objects whose options could not be read, with the reasons.
+    pub(super) fn new(
+        config: &'a Config,
+        environment: &'a Environment,
+        previous: Option<(&'a Config, &'a Instances)>,
+        broken: &'a BTreeMap<ObjectRef, Vec<String>>,
+    ) -> Self {
+        Self { config, environment, previous, broken, state: RefCell::default() }
+    }
+
+    /// What was built, and what went wrong with which object.
+    pub(super) fn finish(self) -> (Instances, BTreeMap<ObjectRef, Vec<String>>) {
+        let state = self.state.into_inner();
+        (state.now, state.failures)
+    }
+
+    /// The content of a file, which is watched from now on.
+    pub(super) fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        let content = self.environment.files.content(path);
+        self.state.borrow_mut().now.files.insert(path.to_owned());
+        self.ask(Dependency::File(path.to_owned(), content.clone()));
+        content.map(|bytes| bytes.to_vec()).map_err(BuildError)
+    }
+
+    /// The middleware of this qualified name, for this router.
+    pub(super) fn middleware_for(&self, name: &str, router: &str) -> Result<Arc<dyn Middleware>, BuildError> {
+        let before = std::mem::replace(&mut self.state.borrow_mut().router, router.to_owned());
+        let outcome = self.middleware_instance(name);
+        self.state.borrow_mut().router = before;
+        outcome.map(|built| built.value)
+    }
+
+    /// Builds the middlewares that nobody has asked for, so that their mistakes are told.
+    pub(super) fn build_unused_middlewares(&self) {
+        let used: BTreeSet<String> =
+            self.state.borrow().now.middlewares.keys().map(|(name, _)| name.clone()).collect();
+        for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {
+            // The outcome is noted.
+            let _ = self.middleware_for(name, "");
+        }
+    }
+
+    /// The service of this qualified name.
+    pub(super) fn service_named(&self, name: &str) -> Result<Arc<dyn Service>, BuildError> {
+        self.service_instance(name).map(|built| built.value)
+    }
+
+    /// The transport of this qualified name.
+    pub(super) fn transport_named(&self, name: &str) -> Result<Arc<Transport>, BuildError> {
+        let known = self.state.borrow().now.transports.get(name).cloned();
+        let outcome = known.unwrap_or_else(|| {
+            let outcome = self.build_transport(name);
+            self.note(Kind::ServersTransport, name, &outcome);
+            self.state.borrow_mut().now.transports.insert(name.to_owned(), outcome.clone());
+            outcome
+        });
+        let built = outcome?;
+        self.ask(Dependency::Transport(name.to_owned(), built.id));
+        Ok(built.value)
+    }
+
+    fn middleware_instance(&self, name: &str) -> Outcome<dyn Middleware> {
+        let shared = (name.to_owned(), String::new());
+        let own = (name.to_owned(), self.state.borrow().router.clone());
+        for key in [&shared, &own] {
+            let known = self.state.borrow().now.middlewares.get(key).cloned();
+            if let Some(outcome) = known {
+                return self.asked_middleware(key, outcome);
+            }
+        }
+        let (outcome, per_router) = match self.enter(Kind::Middleware, name) {
+            Err(recursion) => return Err(recursion),
+            Ok(()) => {
+                let made = self.reuse_middleware(&shared, &own).map_or_else(|| self.build_middleware(name), Ok);
+                self.leave(made)
+            }
+        };
+        self.note(Kind::Middleware, name, &outcome);
+        let key = if per_router { own } else { shared };
+        self.state.borrow_mut().now.middlewares.insert(key.clone(), outcome.clone());
+        self.asked_middleware(&key, outcome)
+    }
+
+    fn asked_middleware(&self, key: &MiddlewareKey, outcome: Outcome<dyn Middleware>) -> Outcome<dyn Middleware> {
+        let built = outcome?;
+        self.ask(Dependency::Middleware(key.0.clone(), built.id));
+        if !key.1.is_empty()
+            && let Some(outer) = self.state.borrow_mut().per_router.last_mut()
+        {
+            *outer = true;
+        }
+        Ok(built)
+    }
+
+    fn reuse_middleware(&self, shared: &MiddlewareKey, own: &MiddlewareKey) -> Option<Built<dyn Middleware>> {
+        let (config, instances) = self.previous?;
+        let name = &shared.0;
+        let options = self.config.http.middlewares.get(name)?;
+        if self.is_broken(Kind::Middleware, name) || config.http.middlewares.get(name) != Some(options) {
+            return None;
+        }
+        let built = instances.middlewares.get(own).or_else(|| instances.middlewares.get(shared))?.as_ref().ok()?;
+        if options.is_per_router() {
+            self.need_router();
+        }
+        self.is_current(&built.dependencies).then(|| built.clone())
+    }
+
+    fn build_middleware(&self, name: &str) -> Outcome<dyn Middleware> {
+        self.refuse_broken(Kind::Middleware, name)?;
+        let Some(options) = self.config.http.middlewares.get(name) else {
+            return Err(BuildError(format!("middleware \"{name}\" does not exist")));
+        };
+        if options.is_per_router() {
+            self.need_router();
+        }
+        options.build(&BuildContext::new(name, self)).map(fresh)
+    }
+
+    fn service_instance(&self, name: &str) -> Outcome<dyn Service> {
+        let known = self.state.borrow().now.services.get(name).cloned();
+        let outcome = match known {
+            Some(outcome) => outcome,
+            None => {
+                self.enter(Kind::Service, name)?;
+                // Middlewares before a service are instances of the service's own, whatever router comes first.
+                let own = format!("service {name}");
+                let router = std::mem::replace(&mut self.state.borrow_mut().router, own);
+                let made = self.reuse_service(name).map_or_else(|| self.build_service(name).map(fresh), Ok);
+                let (outcome, _) = self.leave(made);
+                self.state.borrow_mut().router = router;
+                self.note(Kind::Service, name, &outcome);
+                self.state.borrow_mut().now.services.insert(name.to_owned(), outcome.clone());
+                outcome
+            }
+        };
+        let built = outcome?;
+        self.ask(Dependency::Service(name.to_owned(), built.id));
+        Ok(built)
+    }
+
+    fn build_service(&self, name: &str) -> Result<Arc<dyn Service>, BuildError> {
+        self.refuse_broken(Kind::Service, name)?;
+        super::services::build(self, name)
+    }
+
+    fn reuse_service(&self, name: &str) -> Option<Built<dyn Service>> {
+        let (config, instances) = self.previous?;
+        let options = self.config.http.services.get(name)?;
+        if self.is_broken(Kind::Service, name) || config.http.services.get(name) != Some(options) {
+            return None;
+        }
+        let built = instances.services.get(name)?.as_ref().ok()?;
+        self.is_current(&built.dependencies).then(|| built.clone())
+    }
+
+    fn build_transport(&self, name: &str) -> Outcome<Transport> {
+        self.state.borrow_mut().asked.push(Vec::new());
+        self.state.borrow_mut().per_router.push(false);
+        self.state.borrow_mut().path.push(format!("transport:{name}"));
+        let made = self.reuse_transport(name).map_or_else(|| super::services::transport(self, name).map(fresh), Ok);
+        self.leave(made).0
+    }
+
+    fn reuse_transport(&self, name: &str) -> Option<Built<Transport>> {
+        let (config, instances) = self.previous?;
+        let transports = |config: &'a Config| config.http.servers_transports.get(name);
+        if self.is_broken(Kind::ServersTransport, name) || transports(config) != transports(self.config) {
+            return None;
+        }
+        let built = instances.transports.get(name)?.as_ref().ok()?;
+        self.is_current(&built.dependencies).then(|| built.clone())
+    }
+
+    /// True when asking again gives the same instances. Asking notes them as well.
+    fn is_current(&self, dependencies: &[Dependency]) -> bool {
+        dependencies.iter().all(|dependency| match dependency {
+            Dependency::File(path, content) => {
+                let _ = self.file(path);
+                self.environment.files.content(path) == *content
+            }
+            Dependency::Middleware(name, id) => self.middleware_instance(name).is_ok_and(|built| built.id == *id),
+            Dependency::Service(name, id) => self.service_instance(name).is_ok_and(|built| built.id == *id),
+            Dependency::Transport(name, id) => {
+                self.transport_named(name).is_ok()
+                    && matches!(self.state.borrow().now.transports.get(name), Some(Ok(built)) if built.id == *id)
+            }
+        })
+    }
+
+    /// Begins to build something, unless that is being built already.
+    fn enter(&self, kind: Kind, name: &str) -> Result<(), BuildError> {
+        let label = format!("{kind}:{name}");
+        let mut state = self.state.borrow_mut();
+        if let Some(start) = state.path.iter().position(|outer| *outer == label) {
+            let loop_path = [&state.path[start..], &[label]].concat().join("->");
+            return Err(BuildError(format!(
+                "could not instantiate {kind} {name}: recursion detected in {loop_path}"
+            )));
+        }
+        state.path.push(label);
+        state.asked.push(Vec::new());
+        state.per_router.push(false);
+        Ok(())
+    }
+
+    /// Ends what [`Self::enter`] began.
+    fn leave<T: ?Sized>(&self, made: Outcome<T>) -> (Outcome<T>, bool) {
+        let mut state = self.state.borrow_mut();
+        state.path.pop();
+        let asked = state.asked.pop().unwrap_or_default();
+        let per_router = state.per_router.pop().unwrap_or_default();
+        (made.map(|built| Built { dependencies: asked.into(), ..built }), per_router)
+    }
+
+    fn ask(&self, dependency: Dependency) {
+        if let Some(asked) = self.state.borrow_mut().asked.last_mut() {
+            asked.push(dependency);
+        }
+    }
+
+    fn need_router(&self) {
+        if let Some(here) = self.state.borrow_mut().per_router.last_mut() {
+            *here = true;
+        }
+    }
+
+    fn is_broken(&self, kind: Kind, name: &str) -> bool {
+        !self.broken.is_empty() && self.broken.contains_key(&ObjectRef { kind, name: name.to_owned() })
+    }
+
+    fn refuse_broken(&self, kind: Kind, name: &str) -> Result<(), BuildError> {
+        match self.broken.get(&ObjectRef { kind, name: name.to_owned() }) {
+            Some(reasons) => Err(BuildError(reasons.join("; "))),
+            None => Ok(()),
+        }
+    }
+
+    fn note<T: ?Sized>(&self, kind: Kind, name: &str, outcome: &Outcome<T>) {
+        if let Err(error) = outcome {
+            let object = ObjectRef { kind, name: name.to_owned() };
+            let mut state = self.state.borrow_mut();
+            let reasons = state.failures.entry(object).or_default();
+            if !reasons.contains(&error.0) {
+                reasons.push(error.0.clone());
+            }
+        }
+    }
+}
+
+impl Resolver for Builder<'_> {
+    fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
+        let service = self.service_named(name)?;
+        Ok(service)
+    }
+
+    fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
+        self.middleware_instance(name).map(|built| built.value)
+    }
+
+    fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        Self::file(self, path)
+    }
+
+    fn client(&self) -> Arc<dyn HttpClient> {
+        self.environment.client.clone()
+    }
+}
+
+fn fresh<T: ?Sized>(value: Arc<T>) -> Built<T> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    Built { value, id: NEXT.fetch_add(1, Ordering::Relaxed), dependencies: Arc::new([]) }
+}

@@ -1,0 +1,152 @@
+//! From a merged configuration to a snapshot: total, and without any effect on what serves now.
+//!
+//! Whatever is wrong is left out, told in the report, and spoils nothing else. What has not changed since the previous
+//! snapshot is taken over from it: rules, middlewares, services, transports and certificates.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegate_config::tls::Tls;
+use tidegate_config::{Config, Kind, Middleware, ObjectRef, Problem, Provided};
+use tidegate_core::HttpClient;
+
+use super::Snapshot;
+use super::attach::{attach, provider_of, qualify};
+use super::build::{Builder, Instances};
+use super::files::{Content, Files};
+use super::report;
+use super::routes::{Router, Routed, Rules};
+use crate::service::{Registry, Service};
+use crate::settings::Settings;
+use crate::tls::TlsStore;
+
+/// What configurations are compiled with.
+pub struct Environment {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// Servers and their state.
+    pub registry: Arc<Registry>,
+    /// Sends the requests of middlewares.
+    pub client: Arc<dyn HttpClient>,
+    /// The gateway's own services, by qualified name.
+    pub internal: BTreeMap<String, Arc<dyn Service>>,
+    /// Reads the files that configurations name.
+    pub files: Files,
+}
+
+/// A snapshot, and what the next one takes over from it.
+pub struct Compiled {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+    instances: Instances,
+    rules: Rules,
+    tls: TlsMemory,
+}
+
+struct TlsMemory {
+    config: Tls,
+    files: Vec<(String, Content)>,
+    store: Arc<TlsStore>,
+    problems: Vec<Problem>,
+}
+
+impl Compiled {
+    /// True when the snapshot depends on the content of this file.
+    pub fn names_file(&self, path: &str) -> bool {
+        self.instances.names_file(path) || self.tls.files.iter().any(|(name, _)| name == path)
+    }
+}
+
+/// Compiles a merged configuration (names qualified).
+pub fn compile(
+    merged: Provided,
+    generation: u64,
+    previous: Option<&Compiled>,
+    environment: &Environment,
+) -> Compiled {
+    let Provided { mut config, origins, problems } = merged;
+    qualify_references(&mut config);
+    let broken = broken(&problems);
+    let tls = tls_store(&config.tls, previous.map(|compiled| &compiled.tls), environment);
+    let mut attached = attach(&environment.settings, &config.http.routers);
+    let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
+    let builder = Builder::new(&config, environment, before, &broken);
+    let router = Router {
+        builder: &builder,
+        attached: &mut attached,
+        tls: &tls.store,
+        previous_rules: previous.map(|compiled| &compiled.rules),
+        broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
+    };
+    let Routed { entry_points, outcomes, rules, tls_hosts } = router.route();
+    builder.build_unused_middlewares();
+    let (instances, failures) = builder.finish();
+    let store = tls.store.with_hosts(tls_hosts);
+    let all_problems = [problems, tls.problems.clone()].concat();
+    let report = report::assemble(report::Findings {
+        config,
+        origins,
+        problems: all_problems,
+        attached,
+        outcomes,
+        failures,
+        settings: &environment.settings,
+    });
+    let services = instances.services();
+    let snapshot = Snapshot { generation, entry_points, tls: store, services, report: Arc::new(report) };
+    Compiled { snapshot: Arc::new(snapshot), instances, rules, tls }
+}
+
+/// Objects whose options could not be read, with the reasons.
+fn broken(problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<String>> {
+    let mut broken: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
+    for problem in problems {
+        if let Some(object) = &problem.object {
+            broken.entry(object.clone()).or_default().push(problem.message.clone());
+        }
+    }
+    // A problem of one certificate is no problem of all.
+    broken.retain(|object, _| object.kind != Kind::Certificate);
+    broken
+}
+
+/// Qualifies the names that Traefik's API shows qualified.
+fn qualify_references(config: &mut Config) {
+    for (name, middleware) in &mut config.http.middlewares {
+        if let Middleware::chain(chain) = middleware {
+            for member in &mut chain.middlewares {
+                *member = qualify(member, provider_of(name));
+            }
+        }
+    }
+    for (name, service) in &mut config.http.services {
+        if let Some(balancer) = &mut service.load_balancer
+            && !balancer.servers_transport.is_empty()
+        {
+            balancer.servers_transport = qualify(&balancer.servers_transport, provider_of(name));
+        }
+    }
+}
+
+fn tls_store(config: &Tls, previous: Option<&TlsMemory>, environment: &Environment) -> TlsMemory {
+    if let Some(memory) = previous
+        && memory.config == *config
+        && memory.files.iter().all(|(path, content)| environment.files.content(path) == *content)
+    {
+        let TlsMemory { config, files, store, problems } = memory;
+        return TlsMemory {
+            config: config.clone(),
+            files: files.clone(),
+            store: store.clone(),
+            problems: problems.clone(),
+        };
+    }
+    let mut files = Vec::new();
+    let mut read = |path: &str| {
+        let content = environment.files.content(path);
+        files.push((path.to_owned(), content.clone()));
+        content.map(|bytes| bytes.to_vec()).map_err(tidegate_core::BuildError)
+    };
+    let (store, problems) = TlsStore::build(config, &mut read, previous.map(|memory| &memory.store));
+    TlsMemory { config: config.clone(), files, store, problems }
+}

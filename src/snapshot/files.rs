@@ -1,0 +1,117 @@
+//! Files that a configuration names (certificates, keys, authorities, user lists), read once and watched.
+//!
+//! Content is compared, not times: a file that is touched or replaced by an equal one changes nothing. Times and sizes
+//! only say when it is worth reading again, so that asking costs one `stat` for each file.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidegate_core::BuildError;
+
+/// Largest file that is read, in bytes.
+const MAX_SIZE: u64 = 16 << 20;
+
+/// The content of one file, or why it could not be read.
+pub(super) type Content = Result<Arc<[u8]>, String>;
+
+/// The files that the current configuration names.
+#[derive(Default)]
+pub struct Files {
+    known: Mutex<HashMap<String, Known>>,
+}
+
+struct Known {
+    stamp: Option<Stamp>,
+    content: Content,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Stamp {
+    size: u64,
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Files {
+    /// The content of a file. It is read again only when its size, time or inode has changed.
+    pub(super) fn content(&self, path: &str) -> Content {
+        let stamp = stamp(path);
+        let mut known = self.known.lock();
+        if let Some(file) = known.get(path)
+            && file.stamp == stamp
+            && stamp.is_some()
+        {
+            return file.content.clone();
+        }
+        let content = read(path);
+        known.insert(path.to_owned(), Known { stamp, content: content.clone() });
+        content
+    }
+
+    /// The content of a file, as options that are built ask for it.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        self.content(path).map(|bytes| bytes.to_vec()).map_err(BuildError)
+    }
+
+    /// Forgets all files but these.
+    pub fn keep(&self, wanted: &dyn Fn(&str) -> bool) {
+        self.known.lock().retain(|path, _| wanted(path));
+    }
+
+    /// True when the content of a known file has changed since it was read last.
+    pub fn changed(&self) -> bool {
+        let before: Vec<(String, Content)> =
+            self.known.lock().iter().map(|(path, file)| (path.clone(), file.content.clone())).collect();
+        // Every file is asked for, so that all changes of one moment are applied together.
+        before.into_iter().filter(|(path, content)| self.content(path) != *content).count() > 0
+    }
+}
+
+fn stamp(path: &str) -> Option<Stamp> {
+    let data: Metadata = std::fs::metadata(path).ok()?;
+    Some(Stamp { size: data.size(), inode: data.ino(), seconds: data.mtime(), nanoseconds: data.mtime_nsec() })
+}
+
+fn read(path: &str) -> Content {
+    let fail = |error: std::io::Error| format!("cannot read {path}: {error}");
+    let data = std::fs::metadata(path).map_err(fail)?;
+    if !data.is_file() {
+        return Err(format!("cannot read {path}: not a file"));
+    }
+    if data.size() > MAX_SIZE {
+        return Err(format!("cannot read {path}: larger than {MAX_SIZE} bytes"));
+    }
+    std::fs::read(path).map(Arc::from).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_by_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users").to_str().unwrap().to_owned();
+        let files = Files::default();
+        assert!(files.content(&path).unwrap_err().contains("cannot read"));
+        assert!(!files.changed());
+        std::fs::write(&path, "a").unwrap();
+        assert!(files.changed());
+        assert_eq!(files.read(&path).unwrap(), b"a");
+        assert!(!files.changed());
+        std::fs::write(folder.path().join("new"), "a").unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert!(!files.changed(), "another file with the same content");
+        std::fs::write(&path, "bb").unwrap();
+        assert!(files.changed());
+        std::fs::remove_file(&path).unwrap();
+        assert!(files.changed());
+        files.keep(&|_| false);
+        std::fs::write(&path, "c").unwrap();
+        assert!(!files.changed(), "no longer known");
+    }
+}

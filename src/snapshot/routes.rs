@@ -1,0 +1,314 @@
+//! From routers to routes: rules, priorities, TLS options, middlewares, the service, and layers of routers.
+//!
+//! A router that cannot do what it says keeps its rule and answers 503, so that its requests never reach a weaker router
+//! that was not meant for them. Only a router whose rule cannot be read takes no requests.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, Response, reply};
+
+use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
+use super::build::Builder;
+use super::{Route, Routes};
+use crate::router::{Entry, Index, Rule};
+use crate::settings::EntryPointObservability;
+use crate::tls::TlsStore;
+
+/// What became of one router.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Errors: it does not serve.
+    pub(super) errors: Vec<String>,
+    /// Warnings: it serves.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Rules by their text, for the next snapshot to take over.
+pub(super) type Rules = HashMap<String, Result<Rule, String>>;
+
+/// Makes the routes of one configuration.
+pub(super) struct Router<'a, 'b> {
+    pub(super) builder: &'a Builder<'b>,
+    pub(super) attached: &'a mut [Attached],
+    pub(super) tls: &'a TlsStore,
+    pub(super) previous_rules: Option<&'a Rules>,
+    pub(super) broken: &'a dyn Fn(&str) -> Option<Vec<String>>,
+}
+
+/// Routes for each entry point, and what else is known of the routers.
+pub(super) struct Routed {
+    pub(super) entry_points: Vec<Routes>,
+    /// In the order of the attached routers.
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) rules: Rules,
+    /// Name of the TLS options by host, where they are not the default ones.
+    pub(super) tls_hosts: HashMap<String, Arc<str>>,
+}
+
+type Entries = Vec<Entry<Route>>;
+
+impl Router<'_, '_> {
+    /// Makes the routes.
+    pub(super) fn route(mut self) -> Routed {
+        let mut rules = Rules::with_capacity(self.attached.len());
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.attached.len());
+        for router in self.attached.iter_mut() {
+            outcomes.push(check(router, self.previous_rules, &mut rules));
+        }
+        self.warn_of_ties(&mut outcomes);
+        let tls_hosts = self.tls_options(&rules, &mut outcomes);
+        let children = self.children(&mut outcomes);
+        let settings = &self.builder.environment.settings;
+        let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
+        let mut tls: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
+        let precedence = &settings.providers.precedence;
+        for place in 0..self.attached.len() {
+            if !self.attached[place].router.parent_refs.is_empty() {
+                continue;
+            }
+            let route = self.make(place, &children, &rules, &mut outcomes, &mut Vec::new());
+            let router = &self.attached[place];
+            let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
+            let provider = provider_of(&router.name);
+            let rank = precedence.iter().position(|name| name == provider).unwrap_or(precedence.len());
+            let side = if router.router.tls.is_some() { &mut tls } else { &mut plain };
+            for &entry_point in &router.entry_points {
+                side[entry_point].push(entry(rule, router, rank, route.clone()));
+            }
+        }
+        let entry_points = plain.into_iter().zip(tls);
+        let entry_points =
+            entry_points.map(|(plain, tls)| Routes { plain: Index::new(plain), tls: Index::new(tls) }).collect();
+        Routed { entry_points, outcomes, rules, tls_hosts }
+    }
+
+    /// Makes the route of one router and, before it, those of its children.
+    fn make(
+        &mut self,
+        place: usize,
+        children: &HashMap<String, Vec<usize>>,
+        rules: &Rules,
+        outcomes: &mut [Outcome],
+        above: &mut Vec<usize>,
+    ) -> Arc<Route> {
+        let name = self.attached[place].name.clone();
+        let below = children.get(&name).filter(|_| !above.contains(&place));
+        let layer = below.map(|below| {
+            above.push(place);
+            let mut entries = Vec::new();
+            for &child in below {
+                let route = self.make(child, children, rules, outcomes, above);
+                if let Some(Ok(rule)) = rules.get(&self.attached[child].router.rule) {
+                    entries.push(entry(rule, &self.attached[child], 0, route));
+                }
+            }
+            above.pop();
+            Arc::new(Layer { index: Index::new(entries) }) as Arc<dyn Handler>
+        });
+        let router = &self.attached[place].router;
+        let provider = provider_of(&name);
+        let service_name = if router.service.is_empty() { String::new() } else { qualify(&router.service, provider) };
+        let mut parts = None;
+        if outcomes[place].errors.is_empty() {
+            match self.build_parts(place, &service_name, layer) {
+                Ok(built) => parts = Some(built),
+                Err(errors) => outcomes[place].errors.extend(errors),
+            }
+        }
+        let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
+        let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
+        label.push(&name);
+        Arc::new(Route {
+            name: Arc::from(label.join(" -> ")),
+            internal: service_name.ends_with("@internal"),
+            service_name: Arc::from(service_name),
+            middlewares,
+            service,
+            observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
+        })
+    }
+
+    #[expect(clippy::type_complexity, reason = "the two parts of a route, named right where they are made")]
+    fn build_parts(
+        &self,
+        place: usize,
+        service_name: &str,
+        layer: Option<Arc<dyn Handler>>,
+    ) -> Result<(Vec<Arc<dyn Middleware>>, Arc<dyn Handler>), Vec<String>> {
+        let Attached { name, source, router, .. } = &self.attached[place];
+        if let Some(reasons) = (self.broken)(source) {
+            return Err(reasons);
+        }
+        let one = |error: BuildError| vec![error.0];
+        let service = match layer {
+            Some(_) if !service_name.is_empty() => {
+                return Err(vec!["router cannot have both a service and child routers".into()]);
+            }
+            Some(layer) => layer,
+            None if service_name.is_empty() => {
+                return Err(vec![
+                    "router has no service and no child routers".into(),
+                    "router must have either a service or child routers".into(),
+                ]);
+            }
+            None => self.builder.service_named(service_name).map_err(one)?,
+        };
+        let middlewares = router.middlewares.iter().map(|middleware| self.builder.middleware_for(middleware, name));
+        Ok((middlewares.collect::<Result<_, _>>().map_err(one)?, service))
+    }
+
+    /// Which routers stand below which, by name.
+    fn children(&self, outcomes: &mut [Outcome]) -> HashMap<String, Vec<usize>> {
+        let mut children: HashMap<String, Vec<usize>> = HashMap::new();
+        let with_refs = self.attached.iter().enumerate().filter(|(_, child)| !child.router.parent_refs.is_empty());
+        for (place, child) in with_refs {
+            let router = &child.router;
+            for parent in &router.parent_refs {
+                if self.attached.iter().any(|other| other.name == *parent) {
+                    children.entry(parent.clone()).or_default().push(place);
+                } else {
+                    outcomes[place].errors.push(format!("parent router \"{parent}\" does not exist"));
+                }
+            }
+            let own = [
+                (!router.entry_points.is_empty(), "entryPoints"),
+                (router.tls.is_some(), "tls"),
+                (router.observability.is_some(), "observability"),
+            ];
+            for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
+                outcomes[place].errors.push(format!("non-root router cannot have {option}: its root router has it"));
+            }
+        }
+        children
+    }
+
+    /// Checks the TLS options of all routers, and finds those of each host.
+    ///
+    /// Two routers of one host with different options are in conflict. Which client authentication was meant is not
+    /// known then, so neither serves (Traefik's `core.strictTLSOptions`).
+    fn tls_options(&self, rules: &Rules, outcomes: &mut [Outcome]) -> HashMap<String, Arc<str>> {
+        let mut by_host: HashMap<String, Vec<(usize, String)>> = HashMap::new();
+        for (place, router) in self.attached.iter().enumerate() {
+            let (Some(tls), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else { continue };
+            let options = match tls.options.as_str() {
+                "" | "default" => "default".to_owned(),
+                other => qualify(other, provider_of(&router.source)),
+            };
+            let is_default = options == "default";
+            if !self.tls.has_options(&options) {
+                outcomes[place].errors.push(format!("building router handler: unknown TLS options: {options}"));
+            }
+            let hosts = rule.hosts();
+            if hosts.is_empty() && !is_default {
+                let text = &router.router.rule;
+                outcomes[place].errors.push(format!(
+                    "no domain found in rule {text}, the TLS option {options} cannot be applied"
+                ));
+            }
+            for host in hosts {
+                by_host.entry(host).or_default().push((place, options.clone()));
+            }
+        }
+        let mut hosts = HashMap::new();
+        for (host, users) in by_host {
+            let Some((_, first)) = users.first() else { continue };
+            if users.iter().any(|(_, options)| options != first) {
+                for (place, _) in &users {
+                    let conflict = format!(
+                        "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
+                    );
+                    if !outcomes[*place].errors.contains(&conflict) {
+                        outcomes[*place].errors.push(conflict);
+                    }
+                }
+            } else if first != "default" && self.tls.has_options(first) {
+                hosts.insert(host, Arc::from(first.as_str()));
+            }
+        }
+        hosts
+    }
+
+    /// Warns of routers with the same rule and priority: only the first by name takes requests.
+    fn warn_of_ties(&self, outcomes: &mut [Outcome]) {
+        let mut first: HashMap<(usize, bool, i64, &str), &str> = HashMap::new();
+        for (place, router) in self.attached.iter().enumerate() {
+            let Attached { name, router: options, entry_points, .. } = router;
+            for &entry_point in entry_points {
+                let key = (entry_point, options.tls.is_some(), options.priority, options.rule.as_str());
+                let other = *first.entry(key).or_insert(name);
+                if other != name && outcomes[place].warnings.is_empty() {
+                    outcomes[place].warnings.push(format!(
+                        "router {other} has the same rule and priority: which of them takes the requests is decided by the order of providers and names"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Parses the rule and settles the priority.
+fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> Outcome {
+    let mut outcome = Outcome::default();
+    let options = &mut router.router;
+    let text = options.rule.clone();
+    if options.priority == 0 && (!router.entry_points.is_empty() || !options.parent_refs.is_empty()) {
+        options.priority = i64::try_from(text.len()).unwrap_or(MAX_PRIORITY);
+    }
+    let parsed = rules.entry(text).or_insert_with_key(|text| {
+        previous.and_then(|known| known.get(text).cloned()).unwrap_or_else(|| Rule::parse(text))
+    });
+    if router.entry_points.is_empty() && options.parent_refs.is_empty() {
+        outcome.errors.append(&mut router.errors);
+    } else {
+        outcome.warnings.append(&mut router.errors);
+    }
+    if options.priority > MAX_PRIORITY && provider_of(&router.source) != "internal" {
+        outcome.errors.push(format!(
+            "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",
+            options.priority
+        ));
+    }
+    if !matches!(options.rule_syntax.as_str(), "" | "v3" | "default") {
+        outcome.errors.push(format!("ruleSyntax `{}` is not supported: only `v3` is", options.rule_syntax));
+    }
+    if let Err(error) = parsed {
+        outcome.errors.push(format!("error while parsing rule {}: {error}", options.rule));
+    }
+    outcome
+}
+
+fn entry(rule: &Rule, router: &Attached, rank: usize, route: Arc<Route>) -> Entry<Route> {
+    Entry { rule: rule.clone(), priority: router.router.priority, tie: (rank, router.name.clone()), value: route }
+}
+
+/// The end of the chain of a router that stands above others.
+struct Layer {
+    index: Index<Route>,
+}
+
+impl Handler for Layer {
+    fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
+        let Some(route) = self.index.find(&request) else {
+            return Box::pin(std::future::ready(reply::not_found()));
+        };
+        request.context.router = route.name.clone();
+        if let Some(record) = &request.context.record {
+            record.note(|fields| {
+                fields.router = Some(route.name.clone());
+                fields.service = Some(route.service_name.clone());
+            });
+        }
+        Next::new(&route.middlewares, &*route.service).run(request)
+    }
+}
+
+/// What stands for a router that is broken.
+struct Unavailable;
+
+impl Handler for Unavailable {
+    fn call<'a>(&'a self, _: Request) -> BoxFuture<'a, Response> {
+        Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE)))
+    }
+}

@@ -1,0 +1,156 @@
+//! From the options of a service to the service: its kind, its children, its transport, its middlewares.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
+use tidegate_config::transport::ServersTransport;
+use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, Response};
+
+use super::attach::{provider_of, qualify};
+use super::build::Builder;
+use crate::service::Service;
+use crate::upstream::Transport;
+
+/// Name of the transport of services that name none.
+const DEFAULT_TRANSPORT: &str = "default@internal";
+
+/// Builds the service of this qualified name.
+pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service>, BuildError> {
+    let internal = builder.environment.internal.get(name);
+    let Some(options) = builder.config.http.services.get(name).filter(|_| internal.is_none()) else {
+        return internal.cloned().ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")));
+    };
+    let service = build_kind(builder, name, options)?;
+    if options.middlewares.is_empty() {
+        return Ok(service);
+    }
+    let owner = format!("service {name}");
+    let provider = provider_of(name);
+    let middlewares = options.middlewares.iter().map(|middleware| {
+        builder.middleware_for(&qualify(middleware, provider), &owner)
+    });
+    Ok(Arc::new(Wrapped { middlewares: middlewares.collect::<Result<_, _>>()?, service }))
+}
+
+/// Builds the transport of this qualified name.
+pub(super) fn transport(builder: &Builder<'_>, name: &str) -> Result<Arc<Transport>, BuildError> {
+    let of_settings;
+    let options = match builder.config.http.servers_transports.get(name) {
+        Some(options) => options,
+        None if name == DEFAULT_TRANSPORT => {
+            of_settings = default_transport(builder);
+            &of_settings
+        }
+        None => return Err(BuildError(format!("servers transport not found {name}"))),
+    };
+    Transport::build(options, &mut |path| builder.file(path))
+}
+
+/// The number of kinds that the options have: exactly one is right.
+pub(super) fn kinds(options: &Options) -> usize {
+    usize::from(options.load_balancer.is_some())
+        + usize::from(options.weighted.is_some())
+        + usize::from(options.highest_random_weight.is_some())
+        + usize::from(options.mirroring.is_some())
+        + usize::from(options.failover.is_some())
+}
+
+fn default_transport(builder: &Builder<'_>) -> ServersTransport {
+    let settings = &builder.environment.settings.servers_transport;
+    ServersTransport {
+        insecure_skip_verify: settings.insecure_skip_verify,
+        root_cas: settings.root_cas.clone(),
+        max_idle_conns_per_host: settings.max_idle_conns_per_host,
+        forwarding_timeouts: Some(settings.forwarding_timeouts.clone()),
+        ..ServersTransport::default()
+    }
+}
+
+fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Arc<dyn Service>, BuildError> {
+    let provider = provider_of(name);
+    match kinds(options) {
+        0 => return Err(BuildError(format!("the service \"{name}\" does not have any type defined"))),
+        1 => {}
+        _ => {
+            return Err(BuildError::new(
+                "cannot create service: multi-types service not supported, consider declaring two different pieces of service instead",
+            ));
+        }
+    }
+    let registry = &builder.environment.registry;
+    let child = |child: &str| builder.service_named(&qualify(child, provider));
+    if let Some(options) = &options.load_balancer {
+        return load_balancer(builder, name, options);
+    }
+    if let Some(options) = &options.weighted {
+        return registry.weighted(name, options.sticky.as_ref(), children(&child, &options.services)?);
+    }
+    if let Some(options) = &options.highest_random_weight {
+        return registry.highest_random_weight(name, children(&child, &options.services)?);
+    }
+    if let Some(options) = &options.mirroring {
+        let mirrors = options.mirrors.iter().map(|mirror| Ok((mirror.percent, child(&mirror.name)?)));
+        let main = child(&options.service)?;
+        return registry.mirroring(options, main, mirrors.collect::<Result<_, BuildError>>()?);
+    }
+    let Some(options) = &options.failover else {
+        return Err(BuildError(format!("the service \"{name}\" does not have any type defined")));
+    };
+    let main = child(&options.service)?;
+    registry.failover(options, main, child(&options.fallback)?)
+}
+
+fn load_balancer(
+    builder: &Builder<'_>,
+    name: &str,
+    options: &LoadBalancer,
+) -> Result<Arc<dyn Service>, BuildError> {
+    let wanted = match options.servers_transport.as_str() {
+        "" => DEFAULT_TRANSPORT.to_owned(),
+        transport => qualify(transport, provider_of(name)),
+    };
+    let transport = builder.transport_named(&wanted).map_err(|error| {
+        let url = options.servers.first().map_or("", |server| server.url.as_str());
+        BuildError(format!("error building proxy for server URL {url}: getting RoundTripper: {error}"))
+    })?;
+    builder.environment.registry.load_balancer(name, options, transport)
+}
+
+/// Name as written, weight, service.
+type Children = Vec<(String, i64, Arc<dyn Service>)>;
+
+fn children(
+    child: &dyn Fn(&str) -> Result<Arc<dyn Service>, BuildError>,
+    options: &[WeightedService],
+) -> Result<Children, BuildError> {
+    let build = |options: &WeightedService| {
+        let service = child(&options.name)
+            .map_err(|error| BuildError(format!("building HTTP service \"{}\": {error}", options.name)))?;
+        Ok((options.name.clone(), options.weight.unwrap_or(1), service))
+    };
+    options.iter().map(build).collect()
+}
+
+/// A service behind its own middlewares.
+struct Wrapped {
+    middlewares: Vec<Arc<dyn Middleware>>,
+    service: Arc<dyn Service>,
+}
+
+impl Handler for Wrapped {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        let service: &dyn Handler = &*self.service;
+        Next::new(&self.middlewares, service).run(request)
+    }
+}
+
+impl Service for Wrapped {
+    fn is_up(&self) -> bool {
+        self.service.is_up()
+    }
+
+    fn server_status(&self) -> BTreeMap<String, &'static str> {
+        self.service.server_status()
+    }
+}

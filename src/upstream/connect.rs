@@ -1,0 +1,271 @@
+//! Opens a connection to a server: name, TCP, TLS.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tidegate_core::{BuildError, UpstreamError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::{Transport, dns};
+
+/// Time for a TLS handshake (Traefik's fixed `TLSHandshakeTimeout`).
+const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// Head start of one address over the next (RFC 8305 section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// Silence before TCP itself asks whether the server is there, and between two such questions.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How a server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// Plain text, HTTP/1.
+    Http,
+    /// TLS; ALPN decides between HTTP/1 and HTTP/2.
+    Https,
+    /// Plain text, HTTP/2 from the first byte.
+    H2c,
+}
+
+/// Host part of a server's URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    /// An address, which is never resolved.
+    Address(IpAddr),
+    /// A name.
+    Name(String),
+}
+
+/// A server's URL, taken apart.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) scheme: Scheme,
+    pub(super) host: Host,
+    pub(super) port: u16,
+    /// `host:port`, for messages and records.
+    pub(super) address: String,
+    /// What the `Host` header says when the client's is not passed on.
+    pub(super) authority: String,
+    /// Path of the URL, escaped, without a slash at its end.
+    pub(super) path: String,
+}
+
+impl Target {
+    /// Takes a URL apart.
+    pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
+        let bad = |why: &str| BuildError::new(format!("server URL `{text}`: {why}"));
+        let url = url::Url::parse(text).map_err(|e| bad(&e.to_string()))?;
+        let (scheme, default_port) = match url.scheme() {
+            "http" => (Scheme::Http, 80),
+            "https" => (Scheme::Https, 443),
+            "h2c" => (Scheme::H2c, 80),
+            other => return Err(bad(&format!("scheme `{other}` is none of http, https, h2c"))),
+        };
+        let name = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| bad("no host"))?;
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        let host = match bare.parse() {
+            Ok(address) => Host::Address(address),
+            Err(_) => Host::Name(bare.to_owned()),
+        };
+        let port = url.port().unwrap_or(default_port);
+        let authority = match url.port() {
+            Some(port) => format!("{name}:{port}"),
+            None => name.to_owned(),
+        };
+        let path = url.path().trim_end_matches('/').to_owned();
+        Ok(Self { scheme, host, port, address: format!("{name}:{port}"), authority, path })
+    }
+}
+
+/// A new connection.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    /// True when HTTP/2 is spoken on it.
+    pub(super) http2: bool,
+}
+
+/// Connects to a server. `http1` rules HTTP/2 out (for upgrades).
+pub(super) async fn connect(
+    target: &Target,
+    transport: &Transport,
+    http1: bool,
+) -> Result<Connected, UpstreamError> {
+    let tcp = within(transport.dial_timeout(), dial(target))
+        .await
+        .unwrap_or_else(|| Err(UpstreamError::ConnectTimeout { server: target.address.clone() }))?;
+    prepare(&tcp);
+    if target.scheme != Scheme::Https {
+        let http2 = target.scheme == Scheme::H2c && !http1;
+        return Ok(Connected { stream: Stream::Plain(tcp), http2 });
+    }
+    let connector = transport
+        .tls_connector(http1)
+        .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
+    let name = transport
+        .server_name(&target.host)
+        .map_err(|reason| UpstreamError::Tls { server: target.address.clone(), reason })?;
+    let stream = tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, tcp))
+        .await
+        .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?
+        .map_err(|e| handshake_error(target, &e))?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
+}
+
+async fn dial(target: &Target) -> Result<TcpStream, UpstreamError> {
+    let refused = |reason: String| UpstreamError::Connect { server: target.address.clone(), reason };
+    match &target.host {
+        Host::Address(ip) => {
+            TcpStream::connect(SocketAddr::new(*ip, target.port)).await.map_err(|e| refused(e.to_string()))
+        }
+        Host::Name(name) => {
+            let addresses = dns::lookup(name).await.map_err(|e| refused(format!("`{name}`: {e}")))?;
+            race(&addresses, target.port).await.map_err(|e| refused(e.to_string()))
+        }
+    }
+}
+
+/// Tries addresses one after the other, each with a head start, and takes the first that answers.
+async fn race(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, port));
+    let mut running = FuturesUnordered::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    loop {
+        let started = waiting.next().map(|address| running.push(TcpStream::connect(address))).is_some();
+        if running.is_empty() {
+            return Err(last);
+        }
+        let limit = if started { NEXT_ADDRESS } else { Duration::from_secs(3600) };
+        match tokio::time::timeout(limit, running.next()).await {
+            Ok(Some(Ok(stream))) => return Ok(stream),
+            Ok(Some(Err(error))) => last = error,
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+fn prepare(tcp: &TcpStream) {
+    // Neither option decides whether the connection works, so a refusal is of no interest.
+    let _ = tcp.set_nodelay(true);
+    let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
+    let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keep_alive);
+}
+
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    if limit.is_zero() { Some(future.await) } else { tokio::time::timeout(limit, future).await.ok() }
+}
+
+fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {
+    let server = target.address.clone();
+    let reason = error.to_string();
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        // A server that hangs up or sends an alert is a network failure to Go, a certificate we refuse is not.
+        None | Some(rustls::Error::AlertReceived(_)) => {
+            UpstreamError::Connect { server, reason: format!("TLS: {reason}") }
+        }
+        Some(_) => UpstreamError::Tls { server, reason },
+    }
+}
+
+/// A connection, in plain text or TLS.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let target = Target::parse("http://10.0.0.1:8080/base/").unwrap();
+        assert_eq!((target.scheme, target.port), (Scheme::Http, 8080));
+        assert_eq!(target.host, Host::Address("10.0.0.1".parse().unwrap()));
+        assert_eq!((target.authority.as_str(), target.path.as_str()), ("10.0.0.1:8080", "/base"));
+        let target = Target::parse("https://[::1]").unwrap();
+        assert_eq!((target.address.as_str(), target.authority.as_str()), ("[::1]:443", "[::1]"));
+        let target = Target::parse("h2c://grpc.internal").unwrap();
+        assert_eq!(target.host, Host::Name("grpc.internal".into()));
+        assert_eq!((target.address.as_str(), target.path.as_str()), ("grpc.internal:80", ""));
+    }
+
+    #[test]
+    fn a_bad_url_is_named() {
+        for text in ["ftp://x", "x", "http://", "unix:/run/x.sock", ""] {
+            let error = Target::parse(text).unwrap_err();
+            assert!(error.0.contains(&format!("`{text}`")), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_when_one_refuses() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = race(&["127.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap()], port).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(race(&[], port).await.is_err());
+    }
+}

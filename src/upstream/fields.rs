@@ -1,0 +1,192 @@
+//! Header fields that concern one connection only, removed on the way to a server and on the way back.
+//!
+//! RFC 9110 section 7.6.1; the list is that of Go's `httputil.ReverseProxy`, which Traefik uses.
+
+use http::header::{
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Version, request};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Removes what concerns the client's connection only. Gives the protocol that the client wants to change to.
+///
+/// `h2c` is no such protocol: its upgrade would smuggle requests past the router (RFC 9113 dropped it).
+/// `Trailer` stays, because it announces what the body will end with.
+pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
+    let headers = &mut head.headers;
+    let mut upgrade = None;
+    if headers.contains_key(CONNECTION) {
+        if head.version == Version::HTTP_11 && lists(headers, &CONNECTION, "upgrade") {
+            upgrade = headers.get(UPGRADE).filter(|protocol| !is_h2c(protocol)).cloned();
+        }
+        remove_listed(headers);
+        headers.remove(HTTP2_SETTINGS);
+    }
+    let trailers = headers.contains_key(TE) && lists(headers, &TE, "trailers");
+    remove_fixed(headers);
+    headers.remove(TE);
+    headers.remove(PROXY_AUTHORIZATION);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = &upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    if head.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    upgrade
+}
+
+/// Removes what concerns the server's connection only.
+pub(super) fn clean_response(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        remove_listed(headers);
+    }
+    remove_fixed(headers);
+    headers.remove(TE);
+}
+
+/// Sets `Host` when the client sent none (HTTP/1.0).
+pub(super) fn fill_host(headers: &mut HeaderMap, authority: &HeaderValue) {
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, authority.clone());
+    }
+}
+
+fn remove_fixed(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+    headers.remove(PROXY_AUTHENTICATE);
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+}
+
+/// Removes the fields that `Connection` lists. `Host` and the like cannot be taken away by it: they do not concern
+/// a connection, and a middleware may have set them.
+fn remove_listed(headers: &mut HeaderMap) {
+    let mut listed = smallvec::SmallVec::<[HeaderName; 4]>::new();
+    for token in headers.get_all(CONNECTION).iter().flat_map(tokens) {
+        let plain = ["close", "keep-alive", "upgrade", "te"]
+            .iter()
+            .any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
+        if !plain && let Ok(name) = HeaderName::from_bytes(token) {
+            listed.push(name);
+        }
+    }
+    for name in listed {
+        if name != HOST && name != http::header::CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    headers.get_all(name).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+fn is_h2c(protocol: &HeaderValue) -> bool {
+    tokens(protocol).any(|token| token.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// HTTP/2 may send cookies apart; HTTP/1 and applications want one field (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for value in headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cleaned(pairs: &[(&str, &str)]) -> (Vec<String>, Option<HeaderValue>) {
+        let mut builder = http::Request::builder();
+        for (name, value) in pairs {
+            builder = builder.header(*name, *value);
+        }
+        let (mut head, ()) = builder.body(()).unwrap().into_parts();
+        let upgrade = clean_request(&mut head);
+        let mut left: Vec<_> =
+            head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        left.sort();
+        (left, upgrade)
+    }
+
+    #[test]
+    fn what_concerns_the_connection_is_removed() {
+        let (left, upgrade) = cleaned(&[
+            ("host", "x"),
+            ("connection", "close, X-Secret , host"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip, trailers"),
+            ("trailer", "X-Sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("x-keep", "1"),
+        ]);
+        assert_eq!(left, ["host: x", "te: trailers", "trailer: X-Sum", "x-keep: 1"]);
+        assert_eq!(upgrade, None);
+    }
+
+    #[test]
+    fn an_upgrade_is_kept_except_to_h2c() {
+        let (left, upgrade) = cleaned(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(left, ["connection: Upgrade", "upgrade: websocket"]);
+        assert_eq!(upgrade.unwrap(), "websocket");
+        let (left, upgrade) = cleaned(&[
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
+        ]);
+        assert!(left.is_empty() && upgrade.is_none(), "{left:?}");
+    }
+
+    #[test]
+    fn answers_lose_the_same() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("connection", "X-Hop"), ("x-hop", "1"), ("keep-alive", "t"), ("x-keep", "yes")]
+        {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        clean_response(&mut headers);
+        assert_eq!(headers.len(), 1);
+        assert!(headers.contains_key("x-keep"));
+    }
+
+    #[test]
+    fn cookies_are_joined() {
+        let (mut head, ()) = http::Request::builder()
+            .version(Version::HTTP_2)
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(())
+            .unwrap()
+            .into_parts();
+        clean_request(&mut head);
+        assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+}

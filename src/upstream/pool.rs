@@ -1,0 +1,131 @@
+//! The open connections of one endpoint on one worker.
+//!
+//! Idle HTTP/1 connections are a stack: the last one used is the first to be used again, so that the rest can age
+//! and go. HTTP/2 connections are shared while they have room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+use tidegate_core::{Body, UpstreamError};
+
+/// The open connections of one endpoint on one worker.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Vec<Idle>,
+    shared: Vec<Shared>,
+    /// Held while an HTTP/2 connection is opened, so that a burst does not open one for each request.
+    pub(super) opening: Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)>>>,
+    /// True when the server chose HTTP/1 on its last connection, so that nobody waits for the others.
+    pub(super) http1: bool,
+}
+
+struct Idle {
+    sender: http1::SendRequest<Body>,
+    expires: Option<Instant>,
+}
+
+/// An HTTP/2 connection.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) sender: http2::SendRequest<Body>,
+    pub(super) streams: Arc<Streams>,
+    expires: Option<Instant>,
+}
+
+/// How full an HTTP/2 connection is.
+pub(super) struct Streams {
+    /// Streams that are open.
+    pub(super) open: AtomicUsize,
+    /// Streams that the server allows.
+    pub(super) limit: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn new(sender: http2::SendRequest<Body>, streams: Arc<Streams>, idle: Duration) -> Self {
+        Self { sender, streams, expires: expiry(idle) }
+    }
+}
+
+impl Pool {
+    /// Takes an idle HTTP/1 connection.
+    pub(super) fn take(&mut self) -> Option<http1::SendRequest<Body>> {
+        let now = Instant::now();
+        let mut index = self.idle.len();
+        while index > 0 {
+            index -= 1;
+            let idle = &self.idle[index];
+            if idle.sender.is_closed() || idle.expires.is_some_and(|at| at <= now) {
+                self.idle.remove(index);
+            } else if idle.sender.is_ready() {
+                return Some(self.idle.remove(index).sender);
+            }
+        }
+        None
+    }
+
+    /// Keeps an HTTP/1 connection for the next request; the oldest makes room beyond `limit`.
+    pub(super) fn put(&mut self, sender: http1::SendRequest<Body>, limit: usize, idle: Duration) {
+        if limit == 0 {
+            return;
+        }
+        if self.idle.len() >= limit {
+            self.idle.remove(0);
+        }
+        self.idle.push(Idle { sender, expires: expiry(idle) });
+    }
+
+    /// The HTTP/2 connection with the fewest streams, when one has room. The stream is counted.
+    pub(super) fn share(&mut self, idle: Duration) -> Option<Shared> {
+        self.shared.retain(|shared| !shared.sender.is_closed());
+        let room = |shared: &&mut Shared| {
+            let streams = &shared.streams;
+            shared.sender.is_ready()
+                && streams.open.load(Ordering::Relaxed) < streams.limit.load(Ordering::Relaxed)
+        };
+        let shared = self
+            .shared
+            .iter_mut()
+            .filter(room)
+            .min_by_key(|shared| shared.streams.open.load(Ordering::Relaxed))?;
+        shared.streams.open.fetch_add(1, Ordering::Relaxed);
+        shared.expires = expiry(idle);
+        Some(shared.clone())
+    }
+
+    /// Adds an HTTP/2 connection.
+    pub(super) fn add(&mut self, shared: Shared) {
+        self.shared.push(shared);
+    }
+
+    /// Stops using an HTTP/2 connection for new requests.
+    pub(super) fn forget(&mut self, streams: &Arc<Streams>) {
+        self.shared.retain(|shared| !Arc::ptr_eq(&shared.streams, streams));
+    }
+
+    /// Takes out what has been idle for too long or is closed; to be dropped without the lock.
+    pub(super) fn expired(&mut self, now: Instant) -> impl Sized + use<> {
+        let over = |expires: Option<Instant>| expires.is_some_and(|at| at <= now);
+        let idle: Vec<_> =
+            self.idle.extract_if(.., |idle| idle.sender.is_closed() || over(idle.expires)).collect();
+        let shared: Vec<_> = self
+            .shared
+            .extract_if(.., |shared| {
+                let unused = shared.streams.open.load(Ordering::Relaxed) == 0;
+                shared.sender.is_closed() || (unused && over(shared.expires))
+            })
+            .collect();
+        (idle, shared)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.idle.len() + self.shared.len()
+    }
+}
+
+/// When an idle connection is to be closed: up to a fifth earlier than told, so that connections that were opened
+/// together do not end together. `None` for never.
+fn expiry(idle: Duration) -> Option<Instant> {
+    (!idle.is_zero()).then(|| Instant::now() + idle.mul_f64(0.8 + 0.2 * fastrand::f64()))
+}

@@ -1,0 +1,497 @@
+//! One request on one connection, and again on another when it provably did not arrive.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
+use http::{Method, Request, StatusCode, Uri, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tidegate_core::{Body, BodyError, Guard, Response, UpstreamError};
+use tokio::sync::oneshot;
+
+use super::connect::{Connected, Scheme, Stream, connect};
+use super::pool::{Shared, Streams};
+use super::upgrade::Upgrade;
+use super::{Endpoint, InFlight, fields, upgrade};
+
+/// Times that a request is given to another connection after a kept one turned out dead.
+const MAX_STALE: usize = 3;
+/// Largest head of an answer, in bytes.
+const MAX_HEAD: usize = 1024 * 1024;
+/// Most header fields of an answer.
+const MAX_FIELDS: usize = 1024;
+/// HTTP/2 windows: explicit, because an adaptive window shrinks h2's budget for small frames.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Streams that a server is taken to allow until it says.
+const ASSUMED_STREAMS: usize = 100;
+/// Bytes of a request body that one HTTP/2 stream may hold.
+const STREAM_BUFFER: usize = 128 * 1024;
+
+/// A request that failed, with the request when no byte of it was sent and its body is whole.
+pub(crate) struct Failure {
+    pub(crate) error: UpstreamError,
+    pub(crate) unsent: Option<Box<(request::Parts, Body)>>,
+}
+
+/// A connection that one request has for itself, or one stream of a shared one.
+enum Lease {
+    Own { sender: http1::SendRequest<Body>, reused: bool },
+    Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
+}
+
+impl Lease {
+    fn reused(&self) -> bool {
+        match self {
+            Self::Own { reused, .. } | Self::Stream { reused, .. } => *reused,
+        }
+    }
+}
+
+/// Counts one stream of a shared connection for as long as it lives.
+struct StreamCount(Arc<Streams>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Endpoint {
+    /// Sends a request; see [`Endpoint::send`]. A request that did not leave comes back with the error.
+    pub(crate) async fn try_send(
+        self: &Arc<Self>,
+        mut head: request::Parts,
+        body: Body,
+    ) -> Result<Response, Failure> {
+        let in_flight = InFlight::begin(self);
+        let protocol = fields::clean_request(&mut head);
+        fields::fill_host(&mut head.headers, &self.authority);
+        let client = head.extensions.remove::<OnUpgrade>();
+        let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client }));
+        if upgrade.is_none() && !head.extensions.is_empty() {
+            head.extensions.clear();
+        }
+        let mut outgoing = Request::from_parts(head, body);
+        let mut stale = 0;
+        loop {
+            let lease = match self.lease(upgrade.is_some(), stale >= MAX_STALE).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(unsent(error, outgoing, upgrade)),
+            };
+            let reused = lease.reused();
+            let spare = if reused { spare(&outgoing) } else { None };
+            match self.exchange(lease, outgoing).await {
+                Ok((response, lease)) => return self.answer(response, lease, upgrade, in_flight),
+                Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
+                    outgoing = *request;
+                    stale += 1;
+                }
+                Err(Lost { error: Some(error), unsent: None }) if spare.is_some() && is_stale(&error) => {
+                    let Some(request) = spare else { return Err(self.fail(&error).into()) };
+                    outgoing = request;
+                    stale = MAX_STALE;
+                }
+                Err(Lost { error, unsent: Some(request) }) => {
+                    let error = UpstreamError::Lost {
+                        server: self.target.address.clone(),
+                        reason: error.map_or_else(|| "closed".into(), |e| e.to_string()),
+                        sent: false,
+                    };
+                    return Err(unsent(error, *request, upgrade));
+                }
+                Err(Lost { error: Some(error), .. }) => return Err(self.fail(&error).into()),
+                Err(Lost { error: None, .. }) => {
+                    return Err(UpstreamError::ResponseTimeout { server: self.target.address.clone() }.into());
+                }
+            }
+        }
+    }
+
+    /// A connection for one request: a kept one unless `fresh`, or a new one.
+    async fn lease(self: &Arc<Self>, upgrade: bool, fresh: bool) -> Result<Lease, UpstreamError> {
+        if upgrade {
+            let connected = connect(&self.target, &self.transport, true).await?;
+            return self.open_http1(connected.stream, true).await;
+        }
+        let worker = crate::worker::index();
+        let idle = self.transport.idle_timeout();
+        let (opening, single) = {
+            let mut pool = self.pool(worker).lock();
+            if !fresh
+                && self.target.scheme != Scheme::H2c
+                && let Some(sender) = pool.take()
+            {
+                return Ok(Lease::Own { sender, reused: true });
+            }
+            if !fresh
+                && self.target.scheme != Scheme::Http
+                && let Some(shared) = pool.share(idle)
+            {
+                return Ok(stream_of(shared, true));
+            }
+            (pool.opening.clone(), self.target.scheme != Scheme::Http && !pool.http1)
+        };
+        if !single {
+            return self.open(worker).await;
+        }
+        let asked = Instant::now();
+        let mut last_failure = opening.lock().await;
+        if let Some(shared) = self.pool(worker).lock().share(idle).filter(|_| !fresh) {
+            return Ok(stream_of(shared, true));
+        }
+        // Those who waited for an attempt that failed share its result: one after the other would take too long.
+        if let Some((_, error)) = last_failure.as_ref().filter(|(at, _)| *at > asked) {
+            return Err(error.clone());
+        }
+        let opened = self.open(worker).await;
+        *last_failure = opened.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        opened
+    }
+
+    async fn open(self: &Arc<Self>, worker: usize) -> Result<Lease, UpstreamError> {
+        let Connected { stream, http2 } = connect(&self.target, &self.transport, false).await?;
+        if !http2 {
+            if self.target.scheme == Scheme::Https {
+                self.pool(worker).lock().http1 = true;
+            }
+            return self.open_http1(stream, false).await;
+        }
+        let shared = self.open_http2(stream).await?;
+        shared.streams.open.fetch_add(1, Ordering::Relaxed);
+        let mut pool = self.pool(worker).lock();
+        pool.http1 = false;
+        pool.add(shared.clone());
+        Ok(stream_of(shared, false))
+    }
+
+    async fn open_http1(&self, stream: Stream, upgrade: bool) -> Result<Lease, UpstreamError> {
+        let (sender, connection) = http1::Builder::new()
+            .writev(true)
+            .max_headers(MAX_FIELDS)
+            .max_buf_size(MAX_HEAD)
+            // WebSocket servers are the ones that look for `Sec-WebSocket-Key` by its usual spelling.
+            .title_case_headers(upgrade)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.not_connected(&e))?;
+        tokio::spawn(async move {
+            // The request that is under way reports the error; an idle connection's end is no event.
+            let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
+        });
+        Ok(Lease::Own { sender, reused: false })
+    }
+
+    async fn open_http2(&self, stream: Stream) -> Result<Shared, UpstreamError> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(STREAM_BUFFER)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        if let Some((silence, answer)) = self.transport.ping() {
+            builder.keep_alive_interval(silence).keep_alive_timeout(answer).keep_alive_while_idle(true);
+        }
+        let (sender, mut connection) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(|e| self.not_connected(&e))?;
+        let streams =
+            Arc::new(Streams { open: AtomicUsize::new(0), limit: AtomicUsize::new(ASSUMED_STREAMS) });
+        let shared = streams.clone();
+        tokio::spawn(std::future::poll_fn(move |cx| {
+            let ended = Pin::new(&mut connection).poll(cx).map(|_| ());
+            shared.limit.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            ended
+        }));
+        Ok(Shared::new(sender, streams, self.transport.idle_timeout()))
+    }
+
+    /// Sends on a connection and waits for the head of the answer.
+    async fn exchange(
+        &self,
+        mut lease: Lease,
+        mut outgoing: Request<Body>,
+    ) -> Result<(http::Response<Incoming>, Lease), Lost> {
+        let limit = self.transport.response_header_timeout();
+        let sent = if limit.is_zero() { None } else { watch_end(&mut outgoing) };
+        let answer = async {
+            match &mut lease {
+                Lease::Own { sender, .. } => {
+                    origin_form(&mut outgoing);
+                    sender.try_send_request(outgoing).await.map_err(Lost::from)
+                }
+                Lease::Stream { sender, .. } => {
+                    absolute_form(&mut outgoing, self.target.scheme);
+                    sender.try_send_request(outgoing).await.map_err(Lost::from)
+                }
+            }
+        };
+        let answer = if limit.is_zero() { answer.await } else { within(limit, sent, answer).await };
+        match answer {
+            Ok(response) => Ok((response, lease)),
+            Err(lost) => {
+                if let Lease::Stream { count, .. } = &lease
+                    && lost.error.as_ref().is_some_and(|error| is_stale(error))
+                {
+                    self.pool(crate::worker::index()).lock().forget(&count.0);
+                }
+                Err(lost)
+            }
+        }
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        mut response: http::Response<Incoming>,
+        lease: Lease,
+        upgrade: Option<Upgrade>,
+        in_flight: InFlight,
+    ) -> Result<Response, Failure> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return upgrade::accept(response, upgrade, in_flight)
+                .map_err(|reason| self.malformed(reason).into());
+        }
+        fields::clean_response(response.headers_mut());
+        let guard = Finish { in_flight, worker: crate::worker::index(), lease };
+        if upgrade.is_some() {
+            // A refused upgrade leaves a connection whose state nobody should rely on.
+            let guard = Box::new(guard.without_reuse());
+            return Ok(response.map(|body| Body::incoming(body).with_guard(guard)));
+        }
+        Ok(response.map(|body| Body::incoming(body).with_guard(Box::new(guard))))
+    }
+
+    fn not_connected(&self, error: &hyper::Error) -> UpstreamError {
+        UpstreamError::Connect { server: self.target.address.clone(), reason: error.to_string() }
+    }
+
+    fn malformed(&self, reason: String) -> UpstreamError {
+        UpstreamError::Malformed { server: self.target.address.clone(), reason }
+    }
+
+    fn fail(&self, error: &hyper::Error) -> UpstreamError {
+        if let Some(body) = cause::<BodyError>(error) {
+            return match body {
+                BodyError::TooLarge { .. } => UpstreamError::TooLarge,
+                BodyError::TimedOut => UpstreamError::ClientTimeout,
+                BodyError::Io(_) | BodyError::Other(_) => UpstreamError::Internal(body.to_string()),
+                BodyError::Http(_) => UpstreamError::ClientGone,
+            };
+        }
+        if error.is_parse() {
+            return self.malformed(describe(error));
+        }
+        if error.is_user() {
+            return UpstreamError::Internal(describe(error));
+        }
+        UpstreamError::Lost { server: self.target.address.clone(), reason: describe(error), sent: true }
+    }
+}
+
+/// Why there is no answer: an error, or `None` when it took too long; with the request when it did not leave.
+struct Lost {
+    error: Option<Arc<hyper::Error>>,
+    unsent: Option<Box<Request<Body>>>,
+}
+
+impl From<hyper::client::conn::TrySendError<Request<Body>>> for Lost {
+    fn from(mut failed: hyper::client::conn::TrySendError<Request<Body>>) -> Self {
+        let unsent = failed.take_message().map(Box::new);
+        Self { error: Some(Arc::new(failed.into_error())), unsent }
+    }
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>) -> Failure {
+    let (mut head, body) = request.into_parts();
+    if head.uri.scheme().is_some()
+        && let Some(target) = head.uri.path_and_query()
+    {
+        head.uri = Uri::from(target.clone());
+    }
+    if let Some(upgrade) = upgrade {
+        head.version = Version::HTTP_11;
+        head.extensions.insert(upgrade.client);
+    }
+    Failure { error, unsent: Some(Box::new((head, body))) }
+}
+
+fn stream_of(shared: Shared, reused: bool) -> Lease {
+    Lease::Stream { sender: shared.sender, count: StreamCount(shared.streams), reused }
+}
+
+/// A copy of a request that may be sent twice: a safe method, and no body. Go's transport repeats the same ones when
+/// a kept connection closes under them.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    if !safe || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// True when a connection ended as a kept one does that the server has given up.
+fn is_stale(error: &hyper::Error) -> bool {
+    if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
+        return true;
+    }
+    if let Some(io) = cause::<std::io::Error>(error) {
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+        };
+        return matches!(
+            io.kind(),
+            BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+        );
+    }
+    cause::<h2::Error>(error)
+        .is_some_and(|error| error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+fn cause<T: std::error::Error + 'static>(error: &hyper::Error) -> Option<&T> {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn describe(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn origin_form(request: &mut Request<Body>) {
+    *request.version_mut() = Version::HTTP_11;
+    if request.uri().scheme().is_some() || request.uri().authority().is_some() {
+        let target = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+}
+
+/// HTTP/2 has no `Host`: the target carries it (RFC 9113 section 8.3.1).
+fn absolute_form(request: &mut Request<Body>, scheme: Scheme) {
+    *request.version_mut() = Version::HTTP_2;
+    let authority = match request.headers().get(HOST) {
+        Some(host) => Authority::try_from(host.as_bytes()).ok(),
+        None => request.uri().authority().cloned(),
+    };
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query =
+        Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    if let Some(authority) = authority {
+        parts.scheme = Some(if scheme == Scheme::Https { UriScheme::HTTPS } else { UriScheme::HTTP });
+        parts.authority = Some(authority);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+            request.headers_mut().remove(HOST);
+        }
+    }
+}
+
+/// Tells when a request body has been sent, or is not to be sent any more; `None` when there is none.
+fn watch_end(request: &mut Request<Body>) -> Option<oneshot::Receiver<()>> {
+    if request.body().is_end_stream() {
+        return None;
+    }
+    let (sender, receiver) = oneshot::channel();
+    let body = std::mem::take(request.body_mut());
+    *request.body_mut() = body.with_guard(Box::new(Ended(sender)));
+    Some(receiver)
+}
+
+struct Ended(oneshot::Sender<()>);
+
+impl Guard for Ended {
+    fn end(self: Box<Self>, _complete: bool) {
+        let _ = self.0.send(());
+    }
+}
+
+/// Waits for an answer, at most `limit` from when the request is out.
+async fn within<T>(
+    limit: Duration,
+    sent: Option<oneshot::Receiver<()>>,
+    answer: impl Future<Output = Result<T, Lost>>,
+) -> Result<T, Lost> {
+    let over = async {
+        if let Some(sent) = sent {
+            // An error is a guard that is gone, and so is the body.
+            let _ = sent.await;
+        }
+        tokio::time::sleep(limit).await;
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = over => Err(Lost { error: None, unsent: None }),
+    }
+}
+
+/// What happens when an answer has been read: its connection is kept.
+struct Finish {
+    in_flight: InFlight,
+    worker: usize,
+    lease: Lease,
+}
+
+impl Finish {
+    fn without_reuse(self) -> impl Guard {
+        struct Only(InFlight, #[expect(dead_code, reason = "kept open until the body ends")] Lease);
+        impl Guard for Only {
+            fn end(self: Box<Self>, _complete: bool) {
+                drop(self.0);
+            }
+        }
+        Only(self.in_flight, self.lease)
+    }
+}
+
+impl Guard for Finish {
+    fn end(self: Box<Self>, complete: bool) {
+        let Self { in_flight, worker, lease } = *self;
+        let Lease::Own { mut sender, .. } = lease else { return };
+        if !complete || sender.is_closed() {
+            return;
+        }
+        let endpoint = in_flight.0.clone();
+        drop(in_flight);
+        if sender.is_ready() {
+            endpoint.keep(worker, sender);
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // The request is still being sent, or the connection's task has not been back yet.
+            runtime.spawn(async move {
+                if sender.ready().await.is_ok() {
+                    endpoint.keep(worker, sender);
+                }
+            });
+        }
+    }
+}
+
+impl Endpoint {
+    fn keep(&self, worker: usize, sender: http1::SendRequest<Body>) {
+        let (limit, idle) = (self.idle_limit(), self.transport.idle_timeout());
+        self.pool(worker).lock().put(sender, limit, idle);
+    }
+}

@@ -1,0 +1,291 @@
+//! TLS towards servers: roots, our certificates, versions and suites, and what a server's certificate must carry.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tidegate_core::BuildError;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Options of TLS, files read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TlsOptions {
+    /// PEM of roots to trust instead of the system's.
+    pub(super) roots: Vec<Vec<u8>>,
+    /// PEM of our certificate chain and key.
+    pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(super) insecure: bool,
+    pub(super) cipher_suites: Vec<String>,
+    pub(super) min_version: String,
+    pub(super) max_version: String,
+    pub(super) peer_cert_uri: String,
+    pub(super) http2: bool,
+}
+
+/// The two configurations of a transport: one that offers HTTP/2, one that does not (for upgrades).
+pub(super) struct Configs {
+    pub(super) any: Arc<ClientConfig>,
+    pub(super) http1: Arc<ClientConfig>,
+}
+
+impl TlsOptions {
+    /// Checks everything that needs no roots.
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        self.provider()?;
+        self.versions()?;
+        if let Some((chain, key)) = &self.identity {
+            certificates(chain)?;
+            private_key(key)?;
+        }
+        Ok(())
+    }
+
+    /// Builds both configurations.
+    pub(super) fn build(&self) -> Result<Configs, BuildError> {
+        let provider = Arc::new(self.provider()?);
+        let versions = self.versions()?;
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&versions)
+            .map_err(|e| BuildError::new(format!("TLS versions and cipher suites do not fit: {e}")))?;
+        let verifier = self.verifier(&provider)?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder
+                .with_client_auth_cert(certificates(chain)?, private_key(key)?)
+                .map_err(|e| BuildError::new(format!("client certificate: {e}")))?,
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = Arc::new(config.clone());
+        if self.http2 {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+        }
+        Ok(Configs { any: Arc::new(config), http1 })
+    }
+
+    fn provider(&self) -> Result<CryptoProvider, BuildError> {
+        let mut provider = aws_lc_rs::default_provider();
+        if self.cipher_suites.is_empty() {
+            return Ok(provider);
+        }
+        let mut wanted = Vec::new();
+        for name in &self.cipher_suites {
+            let canonical = go_suite(name);
+            let suite = provider
+                .cipher_suites
+                .iter()
+                .find(|suite| format!("{:?}", suite.suite()) == canonical)
+                .ok_or_else(|| BuildError::new(format!("cipherSuites: `{name}` is not supported")))?;
+            wanted.push(*suite);
+        }
+        // As in Go, the list governs TLS 1.2 only.
+        wanted.extend(provider.cipher_suites.iter().filter(|s| s.tls13().is_some()).copied());
+        provider.cipher_suites = wanted;
+        Ok(provider)
+    }
+
+    fn versions(&self) -> Result<Vec<&'static rustls::SupportedProtocolVersion>, BuildError> {
+        let number = |option: &str, text: &str, unset: u8| match text {
+            "" => Ok(unset),
+            "VersionTLS10" => Ok(10),
+            "VersionTLS11" => Ok(11),
+            "VersionTLS12" => Ok(12),
+            "VersionTLS13" => Ok(13),
+            other => Err(BuildError::new(format!(
+                "{option}: `{other}` is none of VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13"
+            ))),
+        };
+        let min = number("minVersion", &self.min_version, 12)?;
+        let max = number("maxVersion", &self.max_version, 13)?;
+        let versions: Vec<_> = [(12, &rustls::version::TLS12), (13, &rustls::version::TLS13)]
+            .into_iter()
+            .filter(|(version, _)| (min..=max).contains(version))
+            .map(|(_, version)| version)
+            .collect();
+        if versions.is_empty() {
+            return Err(BuildError::new(format!(
+                "minVersion `{}` and maxVersion `{}` leave neither TLS 1.2 nor TLS 1.3",
+                self.min_version, self.max_version
+            )));
+        }
+        Ok(versions)
+    }
+
+    fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, BuildError> {
+        let chain: Option<Arc<WebPkiServerVerifier>> = if self.insecure {
+            None
+        } else {
+            let roots = if self.roots.is_empty() { system_roots()? } else { Arc::new(self.own_roots()?) };
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+                .build()
+                .map_err(|e| BuildError::new(format!("rootCAs: {e}")))?;
+            if self.peer_cert_uri.is_empty() {
+                return Ok(verifier);
+            }
+            Some(verifier)
+        };
+        Ok(Arc::new(Verifier { chain, provider: provider.clone(), uri: self.peer_cert_uri.clone() }))
+    }
+
+    fn own_roots(&self) -> Result<RootCertStore, BuildError> {
+        let mut store = RootCertStore::empty();
+        for pem in &self.roots {
+            for certificate in certificates(pem)? {
+                store.add(certificate).map_err(|e| BuildError::new(format!("rootCAs: {e}")))?;
+            }
+        }
+        Ok(store)
+    }
+}
+
+/// The system's roots, read once.
+fn system_roots() -> Result<Arc<RootCertStore>, BuildError> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = ROOTS.get_or_init(|| {
+        let mut store = RootCertStore::empty();
+        let loaded = rustls_native_certs::load_native_certs();
+        for error in &loaded.errors {
+            tracing::debug!("system certificates: {error}");
+        }
+        store.add_parsable_certificates(loaded.certs);
+        Arc::new(store)
+    });
+    if roots.is_empty() {
+        return Err(BuildError::new("this system has no trusted root certificates: set `rootCAs`"));
+    }
+    Ok(roots.clone())
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| BuildError::new(format!("certificate is no PEM: {e}")))?;
+    if found.is_empty() {
+        return Err(BuildError::new("no certificate in PEM form found"));
+    }
+    Ok(found)
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, BuildError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| BuildError::new(format!("private key: {e}")))
+}
+
+/// rustls' name of a suite by Go's: TLS 1.3 suites have a prefix of their own, two have a shorter spelling.
+fn go_suite(name: &str) -> String {
+    match name {
+        "TLS_AES_128_GCM_SHA256" | "TLS_AES_256_GCM_SHA384" | "TLS_CHACHA20_POLY1305_SHA256" => {
+            name.replacen("TLS_", "TLS13_", 1)
+        }
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305" | "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305" => {
+            format!("{name}_SHA256")
+        }
+        other => other.to_owned(),
+    }
+}
+
+/// Verifies the chain unless told not to, and then the URI that the certificate must carry.
+#[derive(Debug)]
+struct Verifier {
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+    uri: String,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(chain) = &self.chain {
+            chain.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
+        }
+        if self.uri.is_empty() || has_uri(certificate, &self.uri) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::Error::General(format!("the server's certificate does not carry the URI `{}`", self.uri)))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn has_uri(certificate: &CertificateDer<'_>, uri: &str) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
+    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots() -> Vec<Vec<u8>> {
+        vec![rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap().cert.pem().into_bytes()]
+    }
+
+    #[test]
+    fn options_build_or_say_what_is_wrong() {
+        let good = TlsOptions {
+            roots: roots(),
+            http2: true,
+            min_version: "VersionTLS12".into(),
+            cipher_suites: vec![
+                "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305".into(),
+                "TLS_AES_128_GCM_SHA256".into(),
+            ],
+            ..TlsOptions::default()
+        };
+        let configs = good.build().unwrap();
+        assert_eq!(configs.any.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(configs.http1.alpn_protocols, [b"http/1.1".to_vec()]);
+        for (bad, part) in [
+            (TlsOptions { min_version: "1.2".into(), ..good.clone() }, "minVersion"),
+            (TlsOptions { max_version: "VersionTLS11".into(), ..good.clone() }, "leave neither"),
+            (TlsOptions { cipher_suites: vec!["RC4".into()], ..good.clone() }, "`RC4`"),
+            (TlsOptions { roots: vec![b"junk".to_vec()], ..good.clone() }, "no certificate"),
+            (TlsOptions { identity: Some((roots().remove(0), b"junk".to_vec())), ..good }, "private key"),
+        ] {
+            let error = bad.build().map(|_| ()).unwrap_err();
+            assert!(error.0.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_uri_in_the_certificate_is_found() {
+        let mut params = rcgen::CertificateParams::new(vec!["x".to_owned()]).unwrap();
+        params.subject_alt_names.push(rcgen::SanType::URI("spiffe://td/web".try_into().unwrap()));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        assert!(has_uri(certificate.der(), "spiffe://td/web"));
+        assert!(!has_uri(certificate.der(), "spiffe://td/other"));
+    }
+}

@@ -1,0 +1,180 @@
+//! How servers are talked to: a checked `serversTransport`.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use sha2::{Digest, Sha256};
+use tidegate_config::transport::{ForwardingTimeouts, ServersTransport};
+use tidegate_core::BuildError;
+use tokio_rustls::TlsConnector;
+
+use super::connect::Host;
+use super::tls::{Configs, TlsOptions};
+
+/// Idle connections for each server when nothing is said (`maxIdleConnsPerHost` of Traefik's default transport).
+const DEFAULT_MAX_IDLE: usize = 200;
+
+/// How servers are talked to: a checked [`ServersTransport`].
+pub struct Transport {
+    timeouts: ForwardingTimeouts,
+    max_idle: usize,
+    server_name: String,
+    tls: TlsOptions,
+    configs: OnceLock<Result<Configs, BuildError>>,
+    fingerprint: [u8; 32],
+}
+
+impl Transport {
+    /// Checks the options and prepares TLS. `file` reads a file that is named in them (and has it watched).
+    pub fn build(
+        options: &ServersTransport,
+        file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
+    ) -> Result<Arc<Self>, BuildError> {
+        if options.spiffe.is_some() {
+            return Err(BuildError::new(
+                "spiffe: SPIFFE identities are not supported; use `certificates`, `rootCAs` and `peerCertURI`",
+            ));
+        }
+        let mut read = |text: &str| {
+            if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
+        };
+        let roots = options.root_cas.iter().map(|ca| read(ca)).collect::<Result<Vec<_>, _>>()?;
+        let identity = match options.certificates.as_slice() {
+            [] => None,
+            [one] => Some((read(&one.cert_file)?, read(&one.key_file)?)),
+            _ => {
+                return Err(BuildError::new("certificates: at most one certificate can be shown to servers"));
+            }
+        };
+        let tls = TlsOptions {
+            roots,
+            identity,
+            insecure: options.insecure_skip_verify,
+            cipher_suites: options.cipher_suites.clone(),
+            min_version: options.min_version.clone(),
+            max_version: options.max_version.clone(),
+            peer_cert_uri: options.peer_cert_uri.clone(),
+            http2: !options.disable_http2,
+        };
+        Self::with_tls(options, tls)
+    }
+
+    /// What distinguishes this transport from others: its options and the content of its files.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
+    pub(super) fn with_tls(options: &ServersTransport, tls: TlsOptions) -> Result<Arc<Self>, BuildError> {
+        tls.check()?;
+        if !options.server_name.is_empty() {
+            parse_name(&options.server_name).map_err(BuildError::new)?;
+        }
+        let transport = Self {
+            timeouts: options.forwarding_timeouts.clone().unwrap_or_default(),
+            max_idle: match options.max_idle_conns_per_host {
+                0 => DEFAULT_MAX_IDLE,
+                limit => usize::try_from(limit).unwrap_or(0),
+            },
+            server_name: options.server_name.clone(),
+            fingerprint: fingerprint(options, &tls),
+            tls,
+            configs: OnceLock::new(),
+        };
+        // The system's roots are only read when a server is first spoken to over TLS.
+        if transport.tls.insecure || !transport.tls.roots.is_empty() {
+            transport.configs()?;
+        }
+        Ok(Arc::new(transport))
+    }
+
+    pub(super) fn dial_timeout(&self) -> Duration {
+        self.timeouts.dial_timeout.0
+    }
+
+    /// Zero for none.
+    pub(super) fn response_header_timeout(&self) -> Duration {
+        self.timeouts.response_header_timeout.0
+    }
+
+    /// Zero for none.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.timeouts.idle_conn_timeout.0
+    }
+
+    /// Silence before a ping, and time for its answer; `None` for no pings.
+    pub(super) fn ping(&self) -> Option<(Duration, Duration)> {
+        let silence = self.timeouts.read_idle_timeout.0;
+        (!silence.is_zero()).then_some((silence, self.timeouts.ping_timeout.0))
+    }
+
+    pub(super) fn max_idle(&self) -> usize {
+        self.max_idle
+    }
+
+    pub(super) fn tls_connector(&self, http1: bool) -> Result<TlsConnector, BuildError> {
+        let configs = self.configs()?;
+        Ok(TlsConnector::from(if http1 { configs.http1.clone() } else { configs.any.clone() }))
+    }
+
+    /// The name to ask for and to verify.
+    pub(super) fn server_name(&self, host: &Host) -> Result<ServerName<'static>, String> {
+        match host {
+            _ if !self.server_name.is_empty() => parse_name(&self.server_name),
+            Host::Address(ip) => Ok(ServerName::IpAddress((*ip).into())),
+            Host::Name(name) => parse_name(name),
+        }
+    }
+
+    fn configs(&self) -> Result<&Configs, BuildError> {
+        self.configs.get_or_init(|| self.tls.build()).as_ref().map_err(Clone::clone)
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no server name"))
+}
+
+fn fingerprint(options: &ServersTransport, tls: &TlsOptions) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    // The options serialise to JSON without a way to fail; an empty text would only make transports look alike.
+    hash.update(serde_json::to_vec(options).unwrap_or_default());
+    for part in tls.roots.iter().chain(tls.identity.iter().flat_map(|(chain, key)| [chain, key])) {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none(path: &str) -> Result<Vec<u8>, BuildError> {
+        Err(BuildError::new(format!("cannot read `{path}`")))
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let spiffe = ServersTransport { spiffe: Some(Default::default()), ..Default::default() };
+        assert!(Transport::build(&spiffe, &mut none).err().unwrap().0.contains("spiffe"));
+        let missing = ServersTransport { root_cas: vec!["ca.pem".into()], ..Default::default() };
+        assert!(Transport::build(&missing, &mut none).err().unwrap().0.contains("ca.pem"));
+        let name = ServersTransport { server_name: "a b".into(), ..Default::default() };
+        assert!(Transport::build(&name, &mut none).is_err());
+        let versions = ServersTransport { min_version: "VersionTLS12".into(), ..Default::default() };
+        assert!(Transport::build(&versions, &mut none).is_ok(), "minVersion alone is fine");
+    }
+
+    #[test]
+    fn the_fingerprint_follows_options_and_files() {
+        let pem = |name: &str| rcgen::generate_simple_self_signed(vec![name.into()]).unwrap().cert.pem();
+        let options = ServersTransport { root_cas: vec!["ca.pem".into()], ..Default::default() };
+        let (one, two) = (pem("one"), pem("two"));
+        let build = |text: &str| {
+            *Transport::build(&options, &mut |_| Ok(text.as_bytes().to_vec())).unwrap().fingerprint()
+        };
+        assert_eq!(build(&one), build(&one));
+        assert_ne!(build(&one), build(&two));
+    }
+}
