@@ -16,6 +16,9 @@ use super::strict::Place;
 /// How long a client may take to hang up after it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// After this time without a request a connection gives its buffers back.
+const PARK: Duration = Duration::from_secs(2);
+
 /// How long a client may take. `None`: as long as it likes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -29,11 +32,20 @@ pub(super) struct Limits {
     pub(super) write: Option<Duration>,
 }
 
+impl Limits {
+    /// How long a connection may stay parked: what is left of its idle time.
+    pub(super) fn parked(&self) -> Option<Duration> {
+        self.idle.map(|idle| idle.saturating_sub(PARK))
+    }
+}
+
 /// What to do with a client whose time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// Part in good order.
     Leave,
+    /// Put the connection aside: it is idle, and its buffers are not needed for now (HTTP/1).
+    Park,
     /// Close at once: it owed this.
     Cut(&'static str),
 }
@@ -42,6 +54,7 @@ pub(super) enum Due {
 pub(super) struct Clock {
     limits: Limits,
     h2: bool,
+    parks: bool,
     waiting: Wait,
     mark: u32,
     until: Instant,
@@ -52,6 +65,7 @@ pub(super) struct Clock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     Nothing,
+    Park,
     Request,
     Head,
     Body,
@@ -62,7 +76,8 @@ enum Wait {
 impl Clock {
     /// A clock that starts now.
     pub(super) fn new(limits: Limits, h2: bool) -> Self {
-        Self { limits, h2, waiting: Wait::Nothing, mark: 0, until: Instant::now(), timer: None }
+        let parks = !h2 && limits.idle.is_none_or(|idle| idle > PARK);
+        Self { limits, h2, parks, waiting: Wait::Nothing, mark: 0, until: Instant::now(), timer: None }
     }
 
     /// Ready when the client's time is up. To be polled whenever the connection was.
@@ -70,6 +85,7 @@ impl Clock {
         let (wait, mark) = self.wait(progress);
         let limit = match wait {
             Wait::Nothing => None,
+            Wait::Park => Some(PARK),
             Wait::Request if progress.heads() > 0 => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
             Wait::Body => self.limits.body,
@@ -86,6 +102,7 @@ impl Clock {
         }
         ready!(self.poll_timer(cx));
         Poll::Ready(match wait {
+            Wait::Park => Due::Park,
             Wait::Request | Wait::Nothing => Due::Leave,
             Wait::Head => Due::Cut("the rest of a request head"),
             Wait::Body => Due::Cut("more of a request body"),
@@ -114,6 +131,7 @@ impl Clock {
             Place::Head => (Wait::Head, progress.heads()),
             Place::Opaque => (Wait::Nothing, 0),
             Place::Start if progress.is_leaving() => (Wait::Farewell, 0),
+            Place::Start if self.parks && progress.heads() > 0 => (Wait::Park, progress.heads()),
             Place::Start => (Wait::Request, progress.heads()),
         }
     }
@@ -180,6 +198,17 @@ mod tests {
         assert_eq!(due(&mut clock, &progress, 60).await, Due::Leave);
         progress.block_write(true);
         assert_eq!(due(&mut clock, &progress, 30).await, Due::Cut("the client to take more of an answer"));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_parked_when_they_may_stay_long() {
+        let progress = Progress::default();
+        progress.read(Place::Start, true);
+        progress.block_read(true);
+        let long = Limits { idle: Some(PARK * 2), ..limits() };
+        assert_eq!(due(&mut Clock::new(long, false), &progress, 2000).await, Due::Park);
+        assert_eq!(due(&mut Clock::new(limits(), false), &progress, 60).await, Due::Leave);
+        assert_eq!(long.parked(), Some(PARK));
     }
 
     #[tokio::test]

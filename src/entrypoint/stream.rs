@@ -36,6 +36,11 @@ impl<S, G> Watched<S, G> {
         Self { stream, scan, progress, _guard: guard }
     }
 
+    /// The stream itself.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// Looks at what was just read into `buffer` from `start` on. What breaks the rules of framing becomes bytes that
     /// no parser accepts.
     fn look(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {

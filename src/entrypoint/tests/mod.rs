@@ -1,5 +1,9 @@
 //! Entry points from outside: raw bytes in, raw bytes out, over a hand-made snapshot.
 
+mod http2;
+mod log;
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -109,6 +113,10 @@ fn gate(change: impl FnOnce(&mut EntryPoint)) -> Gate {
 }
 
 fn gate_with(change: impl FnOnce(&mut EntryPoint), options: Options) -> Gate {
+    gate_of(change, options, TlsStore::build(&Tls::default(), &mut |_| unreachable!(), None).0)
+}
+
+fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsStore>) -> Gate {
     let backend = Backend::default();
     let release = backend.release.clone();
     let service = Arc::new(backend);
@@ -124,7 +132,6 @@ fn gate_with(change: impl FnOnce(&mut EntryPoint), options: Options) -> Gate {
         let rule = Rule::parse(rule).unwrap();
         Index::new(vec![Entry { rule, priority: 1, tie: (0, String::new()), value: Arc::new(route) }])
     };
-    let (tls, _) = TlsStore::build(&Tls::default(), &mut |_| unreachable!(), None);
     let snapshot = Snapshot {
         generation: 1,
         entry_points: vec![Routes { plain: index("PathPrefix(`/`)"), tls: index("PathPrefix(`/`)") }],
@@ -303,6 +310,21 @@ fn an_idle_connection_lives_longer_than_a_head_may_take() {
 }
 
 #[test]
+fn a_connection_that_was_put_aside_goes_on() {
+    let gate = gate(|_| {});
+    let mut stream = gate.connect();
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        until(&mut stream, "x-forwarded-for: 127.0.0.1\n");
+        // Long enough for the gateway to give its buffers back.
+        stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
+        assert_eq!(stream.read(&mut [0]).map_err(|e| e.kind()), Err(std::io::ErrorKind::WouldBlock));
+    }
+    drop(stream);
+    eventually(|| gate.open() == 0);
+}
+
+#[test]
 fn large_heads_are_refused() {
     let gate = gate(|options| options.http.max_header_bytes = 16 * 1024);
     let answer = gate.exchange(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(20_000)));
@@ -427,270 +449,4 @@ fn an_address_in_use_is_an_error_that_names_it() {
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();
     assert!(error.contains("entryPoints.second") && error.contains(&gate.address.to_string()), "{error}");
-}
-
-mod http2 {
-    use super::*;
-
-    type Sender = hyper::client::conn::http2::SendRequest<Body>;
-
-    async fn connect(address: SocketAddr) -> Sender {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let io = hyper_util::rt::TokioIo::new(stream);
-        let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-        tokio::spawn(connection);
-        sender
-    }
-
-    fn request(path: &str, body: Body) -> ::http::Request<Body> {
-        ::http::Request::builder()
-            .uri(format!("http://a.test:81{path}"))
-            .header("cookie", "a=1")
-            .header("cookie", "b=2")
-            .body(body)
-            .unwrap()
-    }
-
-    async fn text(response: ::http::Response<hyper::body::Incoming>) -> String {
-        let bytes = Body::incoming(response.into_body()).collect(1 << 20).await.unwrap();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    #[test]
-    fn prior_knowledge_and_one_form() {
-        let gate = gate(|_| {});
-        gate.runtime.block_on(async {
-            let mut sender = connect(gate.address).await;
-            let shown = text(sender.send_request(request("/x/./y", Body::empty())).await.unwrap()).await;
-            assert!(shown.starts_with("GET /x/y\n"), "{shown}");
-            for line in ["host: a.test:81\n", "cookie: a=1; b=2\n", "x-forwarded-port: 81\n"] {
-                assert!(shown.contains(line), "{line} in {shown}");
-            }
-            let upload = request("/upload", Body::full(vec![0; 3_000_000]));
-            assert_eq!(text(sender.send_request(upload).await.unwrap()).await, "3000000 bytes");
-        });
-    }
-
-    #[test]
-    fn many_small_frames_are_no_crime() {
-        let gate = gate(|_| {});
-        gate.runtime.block_on(async {
-            struct Drops(usize);
-            impl http_body::Body for Drops {
-                type Data = Bytes;
-                type Error = BodyError;
-                fn poll_frame(
-                    mut self: std::pin::Pin<&mut Self>,
-                    _: &mut std::task::Context<'_>,
-                ) -> std::task::Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-                    let more = self.0.checked_sub(1).inspect(|left| self.0 = *left);
-                    std::task::Poll::Ready(more.map(|_| Ok(Frame::data(Bytes::from_static(b"x")))))
-                }
-            }
-            let mut sender = connect(gate.address).await;
-            let upload = request("/upload", Body::boxed(Drops(2000)));
-            assert_eq!(text(sender.send_request(upload).await.unwrap()).await, "2000 bytes");
-        });
-    }
-
-    #[test]
-    fn header_blocks_that_never_end_and_idle_connections_are_cut() {
-        let gate = gate(|options| {
-            let limit = tidegate_core::values::Duration::from_millis(300);
-            options.transport.responding_timeouts.read_timeout = limit;
-            options.transport.responding_timeouts.idle_timeout = limit;
-        });
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-        let headers = b"\0\0\x01\x01\0\0\0\0\x01\x82";
-        for bytes in [&preface[..], &[&preface[..], &headers[..]].concat()] {
-            let mut stream = gate.connect();
-            stream.write_all(bytes).unwrap();
-            rest(&mut stream);
-        }
-        eventually(|| gate.open() == 0);
-    }
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let length = (payload.len() as u32).to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    }
-
-    /// `GET / HTTP/2` for host `a`.
-    const HEAD: &[u8] = b"\x82\x86\x84\x41\x01a";
-
-    /// Sends what `piece` makes, again and again, until the gateway hangs up.
-    fn is_cut(gate: &Gate, piece: impl Fn(u32) -> Vec<u8>) -> bool {
-        let mut stream = gate.connect();
-        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
-        let mut reader = stream.try_clone().unwrap();
-        std::thread::spawn(move || while reader.read(&mut [0; 65536]).is_ok_and(|length| length > 0) {});
-        (0..200_000u32).any(|round| stream.write_all(&piece(2 * round + 1)).is_err())
-    }
-
-    #[test]
-    fn floods_are_cut_and_others_are_served() {
-        let gate = gate(|_| {});
-        let rapid_reset = |id| [frame(1, 5, id, HEAD), frame(3, 0, id, &[0, 0, 0, 8])].concat();
-        assert!(is_cut(&gate, rapid_reset), "rapid reset (CVE-2023-44487)");
-        let made_you_reset = |id| [frame(1, 4, id, HEAD), frame(8, 0, id, &[0; 4])].concat();
-        assert!(is_cut(&gate, made_you_reset), "MadeYouReset (CVE-2025-8671)");
-        assert!(is_cut(&gate, |_| frame(6, 0, 0, &[0; 8])), "PING");
-        assert!(is_cut(&gate, |_| frame(4, 0, 0, &[])), "SETTINGS");
-        assert!(is_cut(&gate, |id| if id == 1 { frame(1, 4, 1, HEAD) } else { frame(0, 0, 1, &[]) }), "DATA");
-        let continuation = |id| if id == 1 { frame(1, 0, 1, HEAD) } else { frame(9, 0, 1, &[]) };
-        assert!(is_cut(&gate, continuation), "CONTINUATION (CVE-2024-27316)");
-        assert!(gate.exchange(get("/")).starts_with("HTTP/1.1 200 "));
-        eventually(|| gate.open() == 0);
-    }
-
-    #[test]
-    fn a_client_that_never_opens_its_window_is_cut() {
-        let gate = gate(|options| {
-            let limit = tidegate_core::values::Duration::from_millis(300);
-            options.transport.responding_timeouts.write_timeout = limit;
-        });
-        let mut stream = gate.connect();
-        // SETTINGS_INITIAL_WINDOW_SIZE = 0.
-        let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-        let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &frame(1, 5, 1, HEAD)].concat();
-        stream.write_all(&preface).unwrap();
-        rest(&mut stream);
-        eventually(|| gate.open() == 0);
-    }
-
-    #[test]
-    fn shutdown_says_goodbye() {
-        let mut gate = gate(|_| {});
-        let points = gate.points.take().unwrap();
-        let release = gate.release.clone();
-        gate.runtime.block_on(async {
-            let mut sender = connect(gate.address).await;
-            let waiting = tokio::spawn(sender.send_request(request("/wait", Body::empty())));
-            while points.connections()["web"] == 0 {
-                tokio::task::yield_now().await;
-            }
-            let stopping = tokio::spawn(points.shutdown());
-            release.notify_one();
-            assert_eq!(text(waiting.await.unwrap().unwrap()).await, "released");
-            stopping.await.unwrap();
-        });
-    }
-}
-
-mod tls {
-    use rustls::pki_types::ServerName;
-
-    use super::*;
-
-    #[derive(Debug)]
-    struct Anything;
-
-    impl rustls::client::danger::ServerCertVerifier for Anything {
-        fn verify_server_cert(
-            &self,
-            _: &rustls::pki_types::CertificateDer<'_>,
-            _: &[rustls::pki_types::CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: rustls::pki_types::UnixTime,
-        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-            Ok(rustls::client::danger::ServerCertVerified::assertion())
-        }
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &rustls::pki_types::CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-        }
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &rustls::pki_types::CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-        }
-        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-            crate::tls::crypto().signature_verification_algorithms.supported_schemes()
-        }
-    }
-
-    #[test]
-    fn plain_text_and_tls_share_a_port() {
-        let gate = gate(|_| {});
-        let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::crypto())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anything))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let name = ServerName::try_from("a.test").unwrap();
-        let session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = rustls::StreamOwned::new(session, gate.connect());
-        stream.write_all(get("/secret").as_bytes()).unwrap();
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        assert!(
-            answer.contains("GET /secret\n") && answer.contains("x-forwarded-proto: https\n"),
-            "{answer}"
-        );
-        assert!(gate.exchange(get("/")).contains("x-forwarded-proto: http\n"));
-    }
-}
-
-mod log {
-    use parking_lot::Mutex;
-    use tidegate_core::Record;
-
-    use super::*;
-
-    /// Target, status, bytes sent, complete, router.
-    type Line = (String, u16, u64, bool, Option<Arc<str>>);
-
-    #[derive(Default)]
-    struct Kept(Mutex<Vec<Line>>);
-
-    impl RequestLog for Kept {
-        fn begin(&self, _: &Request, route: Option<&Route>) -> Option<Arc<Record>> {
-            let record = Record::begin();
-            record.note(|fields| fields.router = route.map(|route| route.name.clone()));
-            Some(Arc::new(record))
-        }
-
-        fn finish(&self, finished: Finished) {
-            let router = finished.record.fields().router;
-            let line = (
-                finished.uri.to_string(),
-                finished.status.as_u16(),
-                finished.sent,
-                finished.complete,
-                router,
-            );
-            self.0.lock().push(line);
-        }
-    }
-
-    #[test]
-    fn every_request_is_told_once() {
-        let kept = Arc::new(Kept::default());
-        let gate = gate_with(|_| {}, Options { workers: 1, log: Some(kept.clone()) });
-        gate.exchange("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
-        gate.exchange(get("/panic"));
-        gate.exchange(get("/break"));
-        eventually(|| kept.0.lock().len() == 3);
-        let router: Option<Arc<str>> = Some("r@test".into());
-        assert_eq!(
-            *kept.0.lock(),
-            [
-                ("/upload".to_owned(), 200, 7, true, router.clone()),
-                ("/panic".to_owned(), 500, 21, true, router.clone()),
-                ("/break".to_owned(), 200, 8192, false, router),
-            ]
-        );
-    }
 }
