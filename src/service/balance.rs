@@ -126,10 +126,9 @@ fn hash_score(client: &str, member: &Member) -> f64 {
 
 /// FNV-1a, 64 bits, over both parts.
 pub(super) fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
-    first
-        .iter()
-        .chain(second)
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    first.iter().chain(second).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Earliest deadline first. It is the heap of Go's `container/heap`, move by move, so that members with equal

@@ -86,9 +86,11 @@ impl Service for FailoverService {
 
 /// Reads `503` or `500-599`.
 fn range(text: &str) -> Result<RangeInclusive<u16>, BuildError> {
-    let bad = || BuildError::new(format!("errors.status: `{text}` is neither a status nor a range like `500-599`"));
+    let bad =
+        || BuildError::new(format!("errors.status: `{text}` is neither a status nor a range like `500-599`"));
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let number = |text: &str| text.trim().parse::<u16>().ok().filter(|n| (100..=999).contains(n)).ok_or_else(bad);
+    let number =
+        |text: &str| text.trim().parse::<u16>().ok().filter(|n| (100..=999).contains(n)).ok_or_else(bad);
     let (first, last) = (number(first)?, number(last)?);
     if first > last { Err(bad()) } else { Ok(first..=last) }
 }

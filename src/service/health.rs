@@ -75,7 +75,13 @@ impl Check {
             (false, name) => Method::from_bytes(name.to_ascii_uppercase().as_bytes())
                 .map_err(|_| bad(format!("method `{name}` is none")))?,
         };
-        Ok(Self { headers: headers(options, grpc)?, options: options.clone(), url, method, transport: transport.clone() })
+        Ok(Self {
+            headers: headers(options, grpc)?,
+            options: options.clone(),
+            url,
+            method,
+            transport: transport.clone(),
+        })
     }
 
     /// True when another check would do the same.
@@ -104,7 +110,9 @@ impl Check {
             if server.checked(found.is_ok()) {
                 match &found {
                     Ok(()) => tracing::info!(server = %server.endpoint().url(), "health check: up"),
-                    Err(why) => tracing::warn!(server = %server.endpoint().url(), "health check: down: {why}"),
+                    Err(why) => {
+                        tracing::warn!(server = %server.endpoint().url(), "health check: down: {why}")
+                    }
                 }
             }
             drop(server);
@@ -209,14 +217,16 @@ async fn read(mut body: Body) -> (Vec<u8>, HeaderMap) {
 
 fn headers(options: &ServerHealthCheck, grpc: bool) -> Result<HeaderMap, BuildError> {
     let mut headers = HeaderMap::new();
-    let bad = |what: &str, text: &str| BuildError::new(format!("healthCheck: {what} `{text}` is not allowed"));
+    let bad =
+        |what: &str, text: &str| BuildError::new(format!("healthCheck: {what} `{text}` is not allowed"));
     for (name, value) in &options.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("header", name))?;
         let value = HeaderValue::from_str(value).map_err(|_| bad("header value", value))?;
         headers.insert(name, value);
     }
     if !options.hostname.is_empty() {
-        let host = HeaderValue::from_str(&options.hostname).map_err(|_| bad("hostname", &options.hostname))?;
+        let host =
+            HeaderValue::from_str(&options.hostname).map_err(|_| bad("hostname", &options.hostname))?;
         headers.insert(HOST, host);
     }
     if grpc {

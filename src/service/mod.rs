@@ -11,6 +11,8 @@ mod mirror;
 mod registry;
 mod server;
 mod sticky;
+#[cfg(test)]
+mod tests;
 mod weighted;
 
 use std::collections::BTreeMap;

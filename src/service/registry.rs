@@ -5,7 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidegate_config::service::{Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions};
+use tidegate_config::service::{
+    Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions,
+};
 use tidegate_core::{BuildError, HttpClient};
 use tokio::runtime::Handle;
 
@@ -78,7 +80,8 @@ impl Registry {
         for (server, _) in &servers {
             server.check(options.health_check.as_ref(), &transport, &self.control)?;
         }
-        let sticky = sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()))?;
+        let sticky =
+            sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()))?;
         let balance = self.balance(name, kind, members);
         Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
     }

@@ -101,7 +101,8 @@ impl Server {
             (Some(wanted), Some((running, _))) if wanted.is_same(running) => {}
             (Some(wanted), _) => {
                 // A server that was not checked before may be in use: it stays so until a check says otherwise.
-                let _ = self.state.compare_exchange(UNCHECKED, UNPROVEN, Ordering::Relaxed, Ordering::Relaxed);
+                let _ =
+                    self.state.compare_exchange(UNCHECKED, UNPROVEN, Ordering::Relaxed, Ordering::Relaxed);
                 let task = control.spawn(wanted.clone().run(Arc::downgrade(self)));
                 if let Some((_, old)) = checker.replace((wanted, task.abort_handle())) {
                     old.abort();

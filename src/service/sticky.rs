@@ -40,8 +40,9 @@ impl Sticky {
     ) -> Result<Self, BuildError> {
         let name = if options.name.is_empty() { default_name(service) } else { options.name.clone() };
         let sticky = Self { attributes: attributes(options)?, name, values: members.map(value).collect() };
-        HeaderValue::from_str(&sticky.text(""))
-            .map_err(|_| BuildError::new("sticky.cookie: a name, path or domain has characters it may not have"))?;
+        HeaderValue::from_str(&sticky.text("")).map_err(|_| {
+            BuildError::new("sticky.cookie: a name, path or domain has characters it may not have")
+        })?;
         Ok(sticky)
     }
 

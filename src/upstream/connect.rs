@@ -106,14 +106,12 @@ pub(super) async fn connect(
         let http2 = target.scheme == Scheme::H2c && !http1;
         return Ok(Connected { stream: Stream::Plain(tcp), http2 });
     }
-    let connector = transport.tls_connector(http1).map_err(|e| UpstreamError::Tls {
-        server: target.address.clone(),
-        reason: e.to_string(),
-    })?;
-    let name = transport.server_name(&target.host).map_err(|reason| UpstreamError::Tls {
-        server: target.address.clone(),
-        reason,
-    })?;
+    let connector = transport
+        .tls_connector(http1)
+        .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
+    let name = transport
+        .server_name(&target.host)
+        .map_err(|reason| UpstreamError::Tls { server: target.address.clone(), reason })?;
     let stream = tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, tcp))
         .await
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?

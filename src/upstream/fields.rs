@@ -3,8 +3,8 @@
 //! RFC 9110 section 7.6.1; the list is that of Go's `httputil.ReverseProxy`, which Traefik uses.
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Version, request};
 
@@ -73,7 +73,9 @@ fn remove_fixed(headers: &mut HeaderMap) {
 fn remove_listed(headers: &mut HeaderMap) {
     let mut listed = smallvec::SmallVec::<[HeaderName; 4]>::new();
     for token in headers.get_all(CONNECTION).iter().flat_map(tokens) {
-        let plain = ["close", "keep-alive", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
+        let plain = ["close", "keep-alive", "upgrade", "te"]
+            .iter()
+            .any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
         if !plain && let Ok(name) = HeaderName::from_bytes(token) {
             listed.push(name);
         }
@@ -166,7 +168,8 @@ mod tests {
     #[test]
     fn answers_lose_the_same() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "X-Hop"), ("x-hop", "1"), ("keep-alive", "t"), ("x-keep", "yes")] {
+        for (name, value) in [("connection", "X-Hop"), ("x-hop", "1"), ("keep-alive", "t"), ("x-keep", "yes")]
+        {
             headers.insert(name, HeaderValue::from_static(value));
         }
         clean_response(&mut headers);

@@ -9,6 +9,8 @@ mod dns;
 mod fields;
 mod pool;
 mod send;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod transport;
 mod upgrade;
@@ -42,8 +44,9 @@ impl Endpoint {
     /// `workers` workers.
     pub fn new(url: &str, transport: Arc<Transport>, workers: usize) -> Result<Arc<Self>, BuildError> {
         let target = Target::parse(url)?;
-        let authority = HeaderValue::from_str(&target.authority)
-            .map_err(|_| BuildError::new(format!("server URL `{url}`: the host has characters it may not have")))?;
+        let authority = HeaderValue::from_str(&target.authority).map_err(|_| {
+            BuildError::new(format!("server URL `{url}`: the host has characters it may not have"))
+        })?;
         let workers = workers.max(1);
         Ok(Arc::new(Self {
             url: Arc::from(url),

@@ -1,8 +1,8 @@
 //! One request on one connection, and again on another when it provably did not arrive.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use http::header::HOST;
@@ -125,10 +125,16 @@ impl Endpoint {
         let idle = self.transport.idle_timeout();
         let (opening, single) = {
             let mut pool = self.pool(worker).lock();
-            if !fresh && self.target.scheme != Scheme::H2c && let Some(sender) = pool.take() {
+            if !fresh
+                && self.target.scheme != Scheme::H2c
+                && let Some(sender) = pool.take()
+            {
                 return Ok(Lease::Own { sender, reused: true });
             }
-            if !fresh && self.target.scheme != Scheme::Http && let Some(shared) = pool.share(idle) {
+            if !fresh
+                && self.target.scheme != Scheme::Http
+                && let Some(shared) = pool.share(idle)
+            {
                 return Ok(stream_of(shared, true));
             }
             (pool.opening.clone(), self.target.scheme != Scheme::Http && !pool.http1)
@@ -346,12 +352,16 @@ fn is_stale(error: &hyper::Error) -> bool {
         return true;
     }
     if let Some(io) = cause::<std::io::Error>(error) {
-        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
-        return matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof);
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+        };
+        return matches!(
+            io.kind(),
+            BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+        );
     }
-    cause::<h2::Error>(error).is_some_and(|error| {
-        error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)
-    })
+    cause::<h2::Error>(error)
+        .is_some_and(|error| error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 fn cause<T: std::error::Error + 'static>(error: &hyper::Error) -> Option<&T> {

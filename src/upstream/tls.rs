@@ -258,7 +258,10 @@ mod tests {
             roots: roots(),
             http2: true,
             min_version: "VersionTLS12".into(),
-            cipher_suites: vec!["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305".into(), "TLS_AES_128_GCM_SHA256".into()],
+            cipher_suites: vec![
+                "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305".into(),
+                "TLS_AES_128_GCM_SHA256".into(),
+            ],
             ..TlsOptions::default()
         };
         let configs = good.build().unwrap();

@@ -43,7 +43,9 @@ impl Transport {
         let identity = match options.certificates.as_slice() {
             [] => None,
             [one] => Some((read(&one.cert_file)?, read(&one.key_file)?)),
-            _ => return Err(BuildError::new("certificates: at most one certificate can be shown to servers")),
+            _ => {
+                return Err(BuildError::new("certificates: at most one certificate can be shown to servers"));
+            }
         };
         let tls = TlsOptions {
             roots,

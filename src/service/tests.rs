@@ -1,0 +1,414 @@
+//! Services over servers on loopback.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+
+use hyper_util::rt::TokioIo;
+use tidegate_config::service::{
+    Failover, FailoverErrors, LoadBalancer, Mirroring, PassiveHealthCheck, Server, ServerHealthCheck, Sticky,
+    StickyCookie,
+};
+use tidegate_core::values::Duration;
+use tidegate_core::{
+    Attempts, Body, BodyError, Connection, Context, Record, Request, Response, UpstreamError,
+};
+use tokio::net::TcpListener;
+
+use super::{Registry, Service};
+use crate::upstream::Transport;
+
+/// A server that answers with its name, the target and the `Host`, with a status that can be set.
+struct Backend {
+    address: SocketAddr,
+    status: Arc<AtomicU16>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Backend {
+    async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (status, requests) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(0)));
+        let backend = Self { address, status: status.clone(), requests: requests.clone() };
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (status, requests) = (status.clone(), requests.clone());
+                let service =
+                    hyper::service::service_fn(move |incoming: http::Request<hyper::body::Incoming>| {
+                        let status = status.load(Ordering::SeqCst);
+                        requests.fetch_add(1, Ordering::SeqCst);
+                        async move {
+                            let (head, body) = incoming.into_parts();
+                            let body = Body::incoming(body).collect(1 << 20).await?;
+                            let host = head.headers["host"].to_str().unwrap();
+                            let body = String::from_utf8_lossy(&body);
+                            let text = format!("{name} {} {host} {body}", head.uri);
+                            let response = http::Response::builder().status(status);
+                            Ok::<_, BodyError>(response.body(Body::full(text)).unwrap())
+                        }
+                    });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        backend
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn count(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// A URL where nobody listens.
+async fn nowhere() -> String {
+    format!("http://{}", TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())
+}
+
+fn registry() -> Arc<Registry> {
+    Registry::new(1, tokio::runtime::Handle::current())
+}
+
+fn transport() -> Arc<Transport> {
+    Transport::build(&Default::default(), &mut |_| unreachable!()).unwrap()
+}
+
+fn options(urls: &[&str]) -> LoadBalancer {
+    let server = |url: &&str| Server { url: (*url).to_owned(), ..Default::default() };
+    LoadBalancer { servers: urls.iter().map(server).collect(), ..Default::default() }
+}
+
+fn build(registry: &Arc<Registry>, options: &LoadBalancer) -> Arc<dyn Service> {
+    registry.load_balancer("s@file", options, transport()).unwrap()
+}
+
+fn request(path: &str) -> Request {
+    let (head, ()) =
+        http::Request::builder().uri(path).header("host", "h.test").body(()).unwrap().into_parts();
+    let context = Context::new(Arc::new(Connection::plain(([127, 0, 0, 1], 9).into())));
+    Request::new(head, Body::empty(), context)
+}
+
+fn post(body: &'static str) -> Request {
+    let mut request = request("/");
+    request.head.method = http::Method::POST;
+    request.body = Body::full(body);
+    request
+}
+
+async fn text(response: Response) -> String {
+    String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().to_vec()).unwrap()
+}
+
+/// First word of the answer: the backend's name.
+async fn who(service: &Arc<dyn Service>, request: Request) -> String {
+    text(service.call(request).await).await.split(' ').next().unwrap().to_owned()
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn servers_take_turns_and_weights_count() {
+    let (a, b, c) = (Backend::start("a").await, Backend::start("b").await, Backend::start("c").await);
+    let mut options = options(&[&a.url(), &b.url(), &c.url()]);
+    options.servers[0].weight = Some(2);
+    options.servers[2].weight = Some(0);
+    let registry = registry();
+    let service = build(&registry, &options);
+    let mut got = Vec::new();
+    for _ in 0..6 {
+        got.push(who(&service, request("/")).await);
+    }
+    assert_eq!(got.iter().filter(|name| *name == "a").count(), 4, "{got:?}");
+    assert_eq!(c.count(), 0, "weight 0 takes a server out");
+    assert_eq!(service.server_status().len(), 2);
+}
+
+#[tokio::test]
+async fn host_and_path_are_the_servers_when_asked_for() {
+    let a = Backend::start("a").await;
+    let mut options = options(&[&format!("{}/some%20base/", a.url())]);
+    let registry = registry();
+    let plain = build(&registry, &options);
+    assert_eq!(text(plain.call(request("/x?y=2")).await).await, "a /x?y=2 h.test ");
+    options.servers[0].preserve_path = true;
+    options.pass_host_header = false;
+    let changed = build(&registry, &options);
+    let expected = format!("a /some%20base/x?y=2 {} ", a.address);
+    assert_eq!(text(changed.call(request("/x?y=2")).await).await, expected);
+}
+
+#[tokio::test]
+async fn without_a_server_the_answer_is_traefiks() {
+    let service = build(&registry(), &options(&[]));
+    assert!(!service.is_up());
+    let response = service.call(request("/")).await;
+    assert_eq!(response.status(), 503);
+    assert!(matches!(response.extensions().get(), Some(UpstreamError::NoServer)));
+    assert_eq!(text(response).await, "no available server\n");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_leave_goes_to_another_server() {
+    let a = Backend::start("a").await;
+    let service = build(&registry(), &options(&[&nowhere().await, &a.url()]));
+    for _ in 0..4 {
+        assert_eq!(text(service.call(post("data")).await).await, "a / h.test data");
+    }
+    let alone = build(&registry(), &options(&[&nowhere().await]));
+    let response = alone.call(request("/")).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(text(response).await, "Bad Gateway");
+    assert!(alone.is_up(), "a refused connection is no verdict");
+}
+
+#[tokio::test]
+async fn a_second_attempt_goes_elsewhere() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let service = build(&registry(), &options(&[&a.url(), &b.url()]));
+    let attempts = Arc::new(Attempts::default());
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let mut request = request("/");
+        request.context.attempts = Some(attempts.clone());
+        names.push(who(&service, request).await);
+    }
+    names.sort();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(attempts.count(), 2);
+}
+
+fn with_cookie(mut request: Request, cookie: &str) -> Request {
+    request.head.headers.insert("cookie", cookie.split(';').next().unwrap().parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_cookie_keeps_a_client_on_its_server() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let gone = nowhere().await;
+    let mut options = options(&[&a.url(), &b.url(), &gone]);
+    options.sticky = Some(Sticky { cookie: Some(StickyCookie::default()) });
+    let registry = registry();
+    let service = build(&registry, &options);
+    let first = service.call(request("/")).await;
+    let cookie = first.headers()["set-cookie"].to_str().unwrap().to_owned();
+    let name = text(first).await.split(' ').next().unwrap().to_owned();
+    for _ in 0..3 {
+        let response = service.call(with_cookie(request("/"), &cookie)).await;
+        assert!(!response.headers().contains_key("set-cookie"), "the client has it");
+        assert!(text(response).await.starts_with(&name));
+    }
+    // A client of a server that is gone gets another, and its cookie.
+    options.servers.truncate(2);
+    let only = |url: &str| {
+        let mut only = options.clone();
+        only.servers = vec![Server { url: url.into(), ..Default::default() }];
+        only
+    };
+    let response = build(&registry, &only(&gone)).call(request("/")).await;
+    assert_eq!(response.status(), 502);
+    let cookie = response.headers()["set-cookie"].to_str().unwrap().to_owned();
+    options.servers.push(Server { url: gone, ..Default::default() });
+    let response = build(&registry, &options).call(with_cookie(request("/"), &cookie)).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.headers().contains_key("set-cookie"));
+}
+
+#[tokio::test]
+async fn passive_checks_take_a_server_out() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    a.status.store(500, Ordering::SeqCst);
+    let mut options = options(&[&a.url(), &b.url()]);
+    options.passive_health_check = Some(PassiveHealthCheck { max_failed_attempts: 2, ..Default::default() });
+    let service = build(&registry(), &options);
+    for _ in 0..10 {
+        text(service.call(request("/")).await).await;
+    }
+    assert_eq!(a.count(), 2);
+    assert_eq!(service.server_status()[&a.url()], "DOWN");
+    assert!(service.is_up());
+}
+
+fn check() -> ServerHealthCheck {
+    ServerHealthCheck {
+        path: "/health".into(),
+        interval: Duration::from_millis(5),
+        timeout: Duration::from_millis(500),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn active_checks_follow_a_server_and_survive_a_reload() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let mut options = options(&[&a.url(), &b.url()]);
+    options.health_check = Some(check());
+    let registry = registry();
+    let service = build(&registry, &options);
+    until(|| a.count() > 0 && b.count() > 0).await;
+    a.status.store(503, Ordering::SeqCst);
+    until(|| service.server_status()[&a.url()] == "DOWN").await;
+    for _ in 0..4 {
+        assert_eq!(who(&service, request("/")).await, "b");
+    }
+    options.pass_host_header = false;
+    let again = build(&registry, &options);
+    assert_eq!(again.server_status()[&a.url()], "DOWN", "a reload does not forget");
+    drop(service);
+    b.status.store(404, Ordering::SeqCst);
+    until(|| !again.is_up()).await;
+    assert_eq!(again.call(request("/")).await.status(), 503);
+    a.status.store(302, Ordering::SeqCst);
+    until(|| again.server_status()[&a.url()] == "UP").await;
+}
+
+#[tokio::test]
+async fn a_new_server_gets_nothing_before_its_first_success() {
+    let a = Backend::start("a").await;
+    let mut options = options(&[&a.url()]);
+    options.health_check = Some(check());
+    let registry = registry();
+    let service = build(&registry, &options);
+    assert_eq!(who(&service, request("/")).await, "a", "unproven, but nobody else is there");
+    until(|| a.count() > 1).await;
+    // This server accepts connections and never answers: its check stays open.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    options.servers.push(Server { url, ..Default::default() });
+    options.health_check = Some(ServerHealthCheck { timeout: Duration::from_secs(600), ..check() });
+    let service = build(&registry, &options);
+    for _ in 0..4 {
+        assert_eq!(who(&service, request("/")).await, "a");
+    }
+}
+
+#[tokio::test]
+async fn balance_and_connections_survive_a_reload() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let options = options(&[&a.url(), &b.url()]);
+    let registry = registry();
+    let mut service = build(&registry, &options);
+    for _ in 0..4 {
+        text(service.call(request("/")).await).await;
+        // A new snapshot replaces the old one after each request.
+        service = build(&registry, &options);
+    }
+    assert_eq!((a.count(), b.count()), (2, 2));
+}
+
+#[tokio::test]
+async fn records_are_filled() {
+    let a = Backend::start("a").await;
+    let service = build(&registry(), &options(&[&a.url()]));
+    let record = Arc::new(Record::begin());
+    let mut request = request("/");
+    request.context.record = Some(record.clone());
+    text(service.call(request).await).await;
+    let fields = record.fields();
+    assert_eq!(fields.service.as_deref(), Some("s@file"));
+    assert_eq!(fields.server_url.as_deref(), Some(a.url().as_str()));
+    assert_eq!(fields.server_addr.as_deref(), Some(a.address.to_string().as_str()));
+    assert_eq!((fields.origin_status, fields.origin_size), (Some(200), Some(11)));
+    assert!(fields.origin_duration.is_some());
+}
+
+#[tokio::test]
+async fn weighted_children_that_are_down_are_passed_over() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let registry = registry();
+    let child = |url: &str, name: &str| (name.to_owned(), 1, build(&registry, &options(&[url])));
+    let empty = ("empty".to_owned(), 9, build(&registry, &options(&[])));
+    let children = || vec![child(&a.url(), "a"), child(&b.url(), "b"), empty.clone()];
+    let plain = registry.weighted("w@file", None, children()).unwrap();
+    for _ in 0..4 {
+        who(&plain, request("/")).await;
+    }
+    assert_eq!((a.count(), b.count()), (2, 2));
+    let sticky = Sticky { cookie: Some(StickyCookie { name: "ws".into(), ..Default::default() }) };
+    let sticky = registry.weighted("w@file", Some(&sticky), children()).unwrap();
+    let response = sticky.call(request("/")).await;
+    let cookie = response.headers()["set-cookie"].to_str().unwrap().to_owned();
+    // Seen on Traefik 3.7.15 for a child written as `a`.
+    let name = if text(response).await.starts_with('a') {
+        "ws=ca978112ca1bbdca; Path=/"
+    } else {
+        "ws=3e23e8160039594a; Path=/"
+    };
+    assert_eq!(cookie, name);
+    let hashed = registry.highest_random_weight("h@file", children()).unwrap();
+    assert_eq!(who(&hashed, request("/")).await, who(&hashed, request("/")).await);
+    assert!(!registry.weighted("x@file", None, vec![empty]).unwrap().is_up());
+}
+
+#[tokio::test]
+async fn failover_follows_state_and_status() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let registry = registry();
+    let lb = |url: &str| build(&registry, &options(&[url]));
+    let empty = build(&registry, &options(&[]));
+    let down = registry.failover(&Failover::default(), empty.clone(), lb(&b.url())).unwrap();
+    assert_eq!(who(&down, request("/")).await, "b");
+    let both = registry.failover(&Failover::default(), empty.clone(), empty).unwrap();
+    let response = both.call(request("/")).await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(text(response).await, "Service Unavailable");
+
+    let errors = FailoverErrors { status: vec!["500-599".into()], max_request_body_bytes: 4 };
+    let options = Failover { errors: Some(errors), ..Default::default() };
+    let service = registry.failover(&options, lb(&a.url()), lb(&b.url())).unwrap();
+    assert_eq!(who(&service, post("data")).await, "a");
+    a.status.store(502, Ordering::SeqCst);
+    assert_eq!(text(service.call(post("data")).await).await, "b / h.test data");
+    assert_eq!(service.call(post("large")).await.status(), 413);
+}
+
+#[tokio::test]
+async fn mirrors_get_their_share_of_copies() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let registry = registry();
+    let lb = |url: &str| build(&registry, &options(&[url]));
+    let options = Mirroring { max_body_size: 4, ..Default::default() };
+    let service = registry.mirroring(&options, lb(&a.url()), vec![(50, lb(&b.url()))]).unwrap();
+    for _ in 0..6 {
+        assert_eq!(text(service.call(post("data")).await).await, "a / h.test data");
+    }
+    until(|| b.count() == 3).await;
+    for _ in 0..2 {
+        assert_eq!(text(service.call(post("larger")).await).await, "a / h.test larger");
+    }
+    assert_eq!((a.count(), b.count()), (8, 3));
+    assert!(registry.mirroring(&options, lb(&a.url()), vec![(101, lb(&b.url()))]).is_err());
+}
+
+#[tokio::test]
+async fn bad_options_are_named() {
+    let registry = registry();
+    let build = |change: fn(&mut LoadBalancer)| {
+        let mut options = options(&["http://127.0.0.1:1"]);
+        change(&mut options);
+        registry.load_balancer("s@file", &options, transport()).err().unwrap().0
+    };
+    assert!(build(|o| o.strategy = "best".into()).contains("`best`"));
+    assert!(build(|o| o.servers[0].url = "ftp://x".into()).contains("`ftp://x`"));
+    assert!(build(|o| o.health_check = Some(ServerHealthCheck::default())).contains("path is required"));
+    let absolute = |o: &mut LoadBalancer| {
+        o.health_check = Some(ServerHealthCheck { path: "http://x/".into(), ..Default::default() });
+    };
+    assert!(build(absolute).contains("must not name a host"));
+    assert!(
+        build(|o| o.health_check = Some(ServerHealthCheck { mode: "tcp".into(), ..check() }))
+            .contains("`tcp`")
+    );
+}
