@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 pub use tidegate_middlewares::Options as Middleware;
 
+pub use decode::{DecodeError, decode_config};
 pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
 
 /// Objects by name.

@@ -39,7 +39,8 @@ pub enum Value {
 pub struct Table {
     entries: Vec<(String, Node)>,
     /// Positions by lower-case key, once there are many.
-    index: HashMap<String, usize>,
+    #[expect(clippy::box_collection, reason = "most tables have none, and it keeps every node small")]
+    index: Option<Box<HashMap<String, usize>>>,
 }
 
 impl PartialEq for Table {
@@ -249,12 +250,13 @@ impl Table {
             return false;
         }
         if self.entries.len() >= INDEXED_FROM {
-            if self.index.is_empty() {
-                for (position, (key, _)) in self.entries.iter().enumerate() {
-                    self.index.entry(key.to_ascii_lowercase()).or_insert(position);
-                }
-            }
-            self.index.entry(key.to_ascii_lowercase()).or_insert(self.entries.len());
+            let entries = &self.entries;
+            let index = self.index.get_or_insert_with(|| {
+                // The first of several spellings stays, so the last are put in first.
+                let positions = entries.iter().enumerate().rev();
+                Box::new(positions.map(|(position, (key, _))| (key.to_ascii_lowercase(), position)).collect())
+            });
+            index.entry(key.to_ascii_lowercase()).or_insert(entries.len());
         }
         self.entries.push((key, node));
         true
@@ -307,12 +309,12 @@ impl Table {
     }
 
     fn position(&self, key: &str) -> Option<usize> {
-        if self.index.is_empty() {
+        let Some(index) = &self.index else {
             let exact = self.entries.iter().position(|(name, _)| name == key);
             return exact
                 .or_else(|| self.entries.iter().position(|(name, _)| name.eq_ignore_ascii_case(key)));
-        }
-        let first = *self.index.get(&key.to_ascii_lowercase())?;
+        };
+        let first = *index.get(&key.to_ascii_lowercase())?;
         if self.entries[first].0 == key {
             return Some(first);
         }
@@ -328,7 +330,7 @@ impl Table {
 
     fn take(&mut self, position: usize) -> Node {
         // The positions behind move; the index is made again when it is next needed.
-        self.index.clear();
+        self.index = None;
         self.entries.remove(position).1
     }
 }

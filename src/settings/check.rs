@@ -55,6 +55,11 @@ impl Check<'_> {
                 );
                 self.problem(&["api", "basePath"], &message);
             }
+            if api.insecure && api.base_path != "/" {
+                let message =
+                    "has no effect while `api.insecure` is on: everything is served below `/`, as in Traefik";
+                self.warn(&["api", "basePath"], message);
+            }
         }
         let Some(ping) = &settings.ping else { return };
         if !ping.manual_routing && !settings.entry_points.contains_key(&ping.entry_point) {
@@ -86,6 +91,15 @@ impl Check<'_> {
         self.one_of(&query, &mut log.fields.query_parameters.default_mode, &["keep", "drop"], "keep");
         let headers = [&fields[..], &["headers", "defaultMode"]].concat();
         self.one_of(&headers, &mut log.fields.headers.default_mode, &["keep", "drop", "redact"], "drop");
+        let default = log.fields.default_mode.clone();
+        for (name, mode) in &mut log.fields.names {
+            self.one_of(&["accessLog", "fields", "names", name], mode, &["keep", "drop"], &default);
+        }
+        let default = log.fields.headers.default_mode.clone();
+        for (name, mode) in &mut log.fields.headers.names {
+            let path = ["accessLog", "fields", "headers", "names", name];
+            self.one_of(&path, mode, &["keep", "drop", "redact"], &default);
+        }
         for (index, code) in log.filters.status_codes.iter().enumerate() {
             let (first, last) = code.split_once('-').unwrap_or((code, code));
             let number = |text: &str| text.trim().parse::<u16>().ok();

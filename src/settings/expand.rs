@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn files_are_read_without_their_last_line_break() {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
-        write!(file, "s3cret\n").expect("written");
+        writeln!(file, "s3cret").expect("written");
         assert_eq!(expanded(&format!("file:{}", file.path().display())).as_deref(), Ok("s3cret"));
         assert_eq!(expanded(&format!("file://{}", file.path().display())).as_deref(), Ok("s3cret"));
         assert!(expanded("file:/no/such/file").is_err_and(|message| message.contains("cannot be read")));

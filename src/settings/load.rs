@@ -1,7 +1,7 @@
 //! Reads the settings: flags over environment over file, key by key.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tidegate_config::decode::{DecodeError, decode};
 use tidegate_config::formats::{self, env, excerpt, flags};
@@ -18,6 +18,9 @@ const FILE_NAMES: [&str; 6] =
 const DYNAMIC: [&str; 4] = ["http", "tcp", "udp", "tls"];
 /// The option that names the settings file.
 const CONFIG_FILE: &str = "configFile";
+
+/// Most keys that are found wrong at once.
+const MOST_PROBLEMS: usize = 100;
 
 /// Settings that were read.
 #[derive(Debug)]
@@ -138,18 +141,25 @@ impl Loader {
 
     fn settings(mut self, mut node: Node) -> Result<Loaded, Vec<Problem>> {
         self.refuse(&mut node);
-        let settings = self.decode(&node);
-        if let Some(mut settings) = settings {
+        let settings = self.decode(&node).map(|mut settings| {
             settings.complete();
             let findings = check::check(&mut settings, &node);
             self.problems.extend(findings.problems);
             self.warnings.extend(findings.warnings);
-            if self.problems.is_empty() {
-                let warnings = self.shown(&self.warnings);
-                return Ok(Loaded { settings, file: self.source.map(|(path, _)| path), warnings });
+            settings
+        });
+        let problems = std::mem::take(&mut self.problems);
+        match settings {
+            Some(settings) if problems.is_empty() => {
+                let warnings = std::mem::take(&mut self.warnings);
+                Ok(Loaded {
+                    settings,
+                    warnings: self.shown(warnings),
+                    file: self.source.map(|(path, _)| path),
+                })
             }
+            _ => Err(self.shown(problems)),
         }
-        Err(self.shown(&self.problems))
     }
 
     /// Takes out what is refused by name.
@@ -172,7 +182,7 @@ impl Loader {
     /// Decodes all that can be decoded, so that every unknown key is told at once.
     fn decode(&mut self, node: &Node) -> Option<Settings> {
         let mut rest = node.clone();
-        loop {
+        for _ in 0..MOST_PROBLEMS {
             match decode::<Settings>(&rest) {
                 Ok(settings) => return Some(settings),
                 Err(error) => {
@@ -183,18 +193,15 @@ impl Loader {
                 }
             }
         }
+        None
     }
 
-    /// The problems with excerpts of the settings file.
-    fn shown(&self, problems: &[Problem]) -> Vec<Problem> {
-        let Some((path, text)) = &self.source else { return problems.to_vec() };
-        let here = |origin: &Origin| matches!(origin, Origin::File { path: other, .. } if Path::new(&**other) == path);
-        let excerpt = |problem: &Problem| {
-            let own =
-                || here(&problem.origin).then(|| excerpt::render(text, &problem.origin, &problem.message));
-            problem.excerpt.clone().or_else(|| own().flatten())
-        };
-        problems.iter().map(|problem| Problem { excerpt: excerpt(problem), ..problem.clone() }).collect()
+    /// Adds excerpts of the settings file.
+    fn shown(&self, mut problems: Vec<Problem>) -> Vec<Problem> {
+        if let Some((path, text)) = &self.source {
+            excerpt::fill(&mut problems, &path.display().to_string(), text);
+        }
+        problems
     }
 }
 
@@ -211,6 +218,7 @@ fn problem(error: &DecodeError) -> Problem {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
     use crate::settings::EntryPoint;
@@ -425,7 +433,14 @@ mod tests {
             assert_eq!(problems.len(), 1, "{problems:?}");
             assert!(problems[0].ends_with(&expected), "{problems:?}");
         }
-        loaded(&["--experimental.otlpLogs=false", "--log.compress=false", "--metrics.addInternals=false"]);
+        // Saying no to them is fine, and saying something about them is not: it switches them on in Traefik.
+        loaded(&[
+            "--experimental.otlpLogs=false",
+            "--log.compress=false",
+            "--metrics.prometheus=false",
+            "--tracing=false",
+        ]);
+        assert_eq!(refused(&["--providers.swarm.watch=false"]).len(), 1);
     }
 
     #[test]
@@ -496,9 +511,15 @@ mod tests {
 
     #[test]
     fn odd_values_are_replaced_with_a_warning() {
-        let loaded = loaded(&["--log.level=loud", "--accessLog.format=bogus", "--ping.entryPoint=zz"]);
+        let loaded = loaded(&[
+            "--log.level=loud",
+            "--accessLog.format=bogus",
+            "--ping.entryPoint=zz",
+            "--api.insecure",
+            "--api.basePath=/x",
+        ]);
         assert_eq!(loaded.settings.log.level, "ERROR");
         assert_eq!(loaded.settings.access_log.map(|log| log.format).as_deref(), Some("common"));
-        assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
+        assert_eq!(loaded.warnings.len(), 4, "{:?}", loaded.warnings);
     }
 }

@@ -63,6 +63,9 @@ const UNSUPPORTED: &[&str] = &[
     "tracing",
 ];
 
+/// Those among them that are no more than a group: to write one does not switch anything on.
+const GROUPS: &[&str] = &["experimental", "metrics"];
+
 /// Traefik's options of the providers that there are: those which their own options do not know are named as such.
 const OF_PROVIDERS: &[&str] = &[
     "providers.docker.allowEmptyServices",
@@ -134,7 +137,7 @@ pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
             if refused.iter().any(|other| other.path.starts_with(&path)) {
                 // What was said about the part inside is more to the point.
                 idle.push(path);
-            } else if asks_for_nothing(found) {
+            } else if asks_for_nothing(found, GROUPS.contains(pattern)) {
                 idle.push(path);
             } else {
                 refused.push(Refusal { message: unsupported(&spelled(pattern, &path)), path });
@@ -160,12 +163,15 @@ fn spelled(pattern: &str, path: &[String]) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-fn asks_for_nothing(node: &Node) -> bool {
+/// True for `false` and its like. Inside a group, what each member says counts.
+fn asks_for_nothing(node: &Node, group: bool) -> bool {
     match &node.value {
         Value::Null => true,
         Value::Leaf(text) => text.eq_ignore_ascii_case("false") || text == "0",
         Value::List(list) => list.is_empty(),
-        Value::Table(table) => !table.is_empty() && table.iter().all(|(_, node)| asks_for_nothing(node)),
+        Value::Table(table) => {
+            group && !table.is_empty() && table.iter().all(|(_, node)| asks_for_nothing(node, false))
+        }
     }
 }
 

@@ -9,6 +9,9 @@ use crate::tcp::{TcpRouter, UdpRouter};
 use crate::tree::{Node, Table, Value};
 use crate::{Map, Provided, suggest};
 
+/// Most keys of a router that are dropped before it is given up: a mistake has fewer.
+const MOST_TRIES: usize = 100;
+
 /// Decodes a dynamic configuration (`http`, `tcp`, `udp` and `tls`).
 ///
 /// Every object is decoded for itself. A broken one is a [`Problem`] that names it, with its origin and key, and is
@@ -166,7 +169,7 @@ impl ConfigDecoder {
         routers
     }
 
-    /// Drops the offending keys one by one until the rest decodes. Each try has one key less, so this ends.
+    /// Drops the offending keys one by one until the rest decodes. Each try has one key less.
     fn what_decodes<T: DeserializeOwned>(
         &mut self,
         object: ObjectRef,
@@ -175,9 +178,9 @@ impl ConfigDecoder {
         mut error: DecodeError,
     ) -> Option<T> {
         let mut rest = node.clone();
-        loop {
+        for _ in 0..MOST_TRIES {
             self.broken(object.clone(), path, &error);
-            if !rest.remove_steps(error.steps()) {
+            if !error.remove_from(&mut rest) {
                 return None;
             }
             match decode(&rest) {
@@ -185,6 +188,8 @@ impl ConfigDecoder {
                 Err(next) => error = next,
             }
         }
+        self.problem(&node.origin, Some(object), format!("{path}: more than {MOST_TRIES} keys are wrong"));
+        None
     }
 
     fn object(&mut self, kind: Kind, name: &str, node: &Node) -> ObjectRef {
@@ -217,8 +222,12 @@ impl ConfigDecoder {
 
     fn broken(&mut self, object: ObjectRef, path: &str, error: &DecodeError) {
         let inner = error.path();
-        let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
-        let message = format!("{path}{dot}{inner}: {}", error.message());
+        // A problem names its object; only what is inside needs its path.
+        let message = match inner.starts_with('[') {
+            _ if inner.is_empty() => error.message().to_owned(),
+            true => format!("{path}{inner}: {}", error.message()),
+            false => format!("{path}.{inner}: {}", error.message()),
+        };
         self.problem(&error.origin(), Some(object), message);
     }
 
@@ -273,14 +282,25 @@ mod tests {
     }
 
     #[test]
+    fn a_router_that_is_all_wrong_is_given_up() {
+        let keys: String = (0..5000).map(|n| format!("      k{n}: v\n")).collect();
+        let provided = decoded(&format!("http:\n  routers:\n    r:\n{keys}"));
+        assert!(provided.config.http.routers.is_empty());
+        assert_eq!(provided.problems.len(), MOST_TRIES + 1);
+    }
+
+    #[test]
     fn a_middleware_has_exactly_one_kind() {
         let provided = decoded(
             "http:\n  middlewares:\n    two: {addPrefix: {prefix: /a}, other: {}}\n    none: {}\n    typo: {addPrefx: {prefix: /}}\n    ok: {addprefix: {prefix: /x}}\n",
         );
         assert_eq!(provided.config.http.middlewares.keys().collect::<Vec<_>>(), ["ok"]);
         let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
-        assert!(messages[0].contains("multi-types middleware not supported"), "{messages:?}");
-        assert!(messages[1].contains("http.middlewares.none: invalid middleware type"), "{messages:?}");
+        assert!(
+            messages[0].starts_with("cannot create middleware: multi-types middleware not supported"),
+            "{messages:?}"
+        );
+        assert!(messages[1].starts_with("invalid middleware type"), "{messages:?}");
         assert!(
             messages[2].contains("typo.addPrefx: unknown key: did you mean `addPrefix`?"),
             "{messages:?}"

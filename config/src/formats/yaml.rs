@@ -12,10 +12,12 @@ use super::excerpt;
 use crate::origin::{Origin, Problem};
 use crate::tree::{Node, Table, Value};
 
-/// Largest file, in bytes: some 200,000 routers.
+/// Largest file, in bytes: some 100,000 routers.
 pub const LARGEST: usize = 32 << 20;
 /// Most nodes after aliases are filled in.
-const MOST_NODES: usize = 4_000_000;
+const MOST_NODES: usize = 1_500_000;
+/// Most nodes inside anchors, counted once for each anchor around them.
+const MOST_ANCHORED: usize = 200_000;
 /// Most nodes that come from aliases.
 const MOST_ALIASED: usize = 100_000;
 /// Deepest nesting.
@@ -34,8 +36,14 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
         });
     }
     let text = super::text(&path, bytes)?;
-    let mut reader =
-        Reader { path, parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0 };
+    let mut reader = Reader {
+        path,
+        parser: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        nodes: 0,
+        anchored: 0,
+        aliased: 0,
+    };
     reader.stream().map_err(|Fault { message, origin }| {
         let excerpt = excerpt::render(text, &origin, &message);
         Problem { origin, object: None, message, excerpt }
@@ -53,6 +61,7 @@ struct Reader<'a> {
     /// Anchored nodes and their sizes.
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
+    anchored: usize,
     aliased: usize,
 }
 
@@ -106,7 +115,14 @@ impl<'a> Reader<'a> {
         };
         let node = Node { origin, value };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), self.nodes - first + 1));
+            let size = self.nodes - first + 1;
+            self.anchored += size;
+            if self.anchored > MOST_ANCHORED {
+                return Err(
+                    self.fault(&format!("anchors stand around more than {MOST_ANCHORED} values"), span.start)
+                );
+            }
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         Ok(node)
     }
@@ -241,6 +257,16 @@ mod tests {
         for text in ["", "# nothing\n", "---\n"] {
             assert!(read("f.yml", text.as_bytes()).expect("valid").is_empty(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn json_of_other_programs_is_read() {
+        assert_eq!(
+            leaves("{\n\t\"a\": \"\\u00e9\\/\\t\",\n\t\"b\":[1,2]\r\n}\n"),
+            ["a=é/\t", "b[0]=1", "b[1]=2"]
+        );
+        assert_eq!(leaves("{\"a\": \"\\ud83d\\ude00\"}"), ["a=😀"]);
+        assert_eq!(leaves("{\"a\":{},\"b\":\"x: y # z\"}"), ["a=", "b=x: y # z"]);
     }
 
     #[test]
