@@ -7,6 +7,7 @@ pub mod decode;
 pub mod formats;
 pub mod merge;
 pub mod origin;
+pub mod restore;
 pub mod router;
 pub mod service;
 pub mod suggest;

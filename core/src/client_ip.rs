@@ -16,7 +16,7 @@ pub struct IpStrategy {
     /// The address at this position of `X-Forwarded-For`, counted from the right; 0 means the TCP peer.
     #[serde(skip_serializing_if = "is_default")]
     pub depth: usize,
-    /// Addresses of `X-Forwarded-For` to pass over, from the right. Exclusive with `depth`.
+    /// Addresses of `X-Forwarded-For` to pass over, from the right. Not looked at when `depth` is set.
     #[serde(rename = "excludedIPs", skip_serializing_if = "Vec::is_empty")]
     pub excluded_ips: Vec<String>,
     /// For IPv6 clients: the length of the prefix that counts as one client.
@@ -50,9 +50,9 @@ impl IpRanges {
             .iter()
             .map(|text| {
                 let text = text.as_ref().trim();
-                IpNet::from_str(text)
-                    .or_else(|_| IpAddr::from_str(text).map(IpNet::from))
-                    .map_err(|_| BuildError(format!("`{text}` is no IP address or CIDR range")))
+                IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from)).map_err(|_| {
+                    BuildError(format!("parsing CIDR trusted IPs <nil>: invalid CIDR address: {text}"))
+                })
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -81,11 +81,10 @@ pub struct ClientIp {
 impl ClientIp {
     /// Checks the options.
     pub fn new(options: &IpStrategy) -> Result<Self, BuildError> {
-        if options.depth > 0 && !options.excluded_ips.is_empty() {
-            return Err(BuildError::new("ipStrategy: depth and excludedIPs exclude each other"));
-        }
-        if options.ipv6_subnet.is_some_and(|bits| bits > 128) {
-            return Err(BuildError::new("ipStrategy: ipv6Subnet must be between 0 and 128"));
+        if let Some(bits) = options.ipv6_subnet.filter(|bits| !(1..=128).contains(bits)) {
+            return Err(BuildError(format!(
+                "invalid IPv6 subnet {bits} value, should be greater to 0 and lower or equal to 128"
+            )));
         }
         let excluded =
             (!options.excluded_ips.is_empty()).then(|| IpRanges::parse(&options.excluded_ips)).transpose()?;

@@ -82,6 +82,18 @@ impl Context {
 #[derive(Clone, Copy, Debug)]
 pub struct OmitForwardedFor;
 
+/// What a request holds on to until its connection is free again. It stands among the extensions of a request that asks
+/// for another protocol; when the server agrees, it must be kept for as long as the changed connection lasts.
+#[derive(Clone, Default)]
+pub struct Held(SmallVec<[Arc<dyn std::any::Any + Send + Sync>; 1]>);
+
+impl Held {
+    /// Holds `thing` too.
+    pub fn push(&mut self, thing: Arc<dyn std::any::Any + Send + Sync>) {
+        self.0.push(thing);
+    }
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {

@@ -9,8 +9,8 @@ use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
@@ -60,7 +60,11 @@ impl Build for BasicAuth {
                 .ok_or_else(|| BuildError(format!("error parsing BasicUser: {}", name_only(&entry))))?;
             let hash = Hash::parse(hash);
             if hash == Hash::Unknown {
-                tracing::warn!(middleware = context.name, user = name, "unsupported password hash: nobody can log in with it");
+                tracing::warn!(
+                    middleware = context.name,
+                    user = name,
+                    "unsupported password hash: nobody can log in with it"
+                );
             }
             users.insert(name.to_owned(), Arc::new(hash));
         }
@@ -109,7 +113,8 @@ impl Middleware for Basic {
         let Some(credentials) = Credentials::of(&request.head.headers) else { return self.refuse() };
         auth::note_user(&request, &credentials.user);
         if self.dummy.work() < QUICK {
-            let right = self.users.get(&credentials.user).is_some_and(|hash| hash.matches(&credentials.password));
+            let right =
+                self.users.get(&credentials.user).is_some_and(|hash| hash.matches(&credentials.password));
             return if right { self.accept(request, &credentials.user, next) } else { self.refuse() };
         }
         let mac = self.mac(&credentials);
@@ -168,11 +173,13 @@ impl Basic {
     }
 
     async fn check_now(&self, credentials: &Credentials) -> Option<bool> {
-        let _place = WaitingPlace::take()?;
-        let _permit = CORES.acquire().await.ok()?;
+        let place = WaitingPlace::take()?;
+        let permit = CORES.acquire().await.ok()?;
         let stored = self.users.get(&credentials.user).cloned();
         let (dummy, password) = (self.dummy.clone(), credentials.password.clone());
         let check = tokio::task::spawn_blocking(move || {
+            // They go with the work, which goes on when the client hangs up.
+            let _held = (place, permit);
             let right = stored.as_ref().is_some_and(|hash| hash.matches(&password));
             if stored.is_none_or(|hash| hash.work() < dummy.work()) {
                 std::hint::black_box(dummy.matches(&password));
@@ -298,11 +305,8 @@ mod tests {
 
     #[test]
     fn the_service_and_the_log_learn_the_name() {
-        let options = BasicAuth {
-            header_field: "X-User".into(),
-            remove_header: true,
-            ..options(&[MD5_TEST])
-        };
+        let options =
+            BasicAuth { header_field: "X-User".into(), remove_header: true, ..options(&[MD5_TEST]) };
         let mut request = with_credentials("test:test");
         request.head.headers.insert("x-user", HeaderValue::from_static("spoofed"));
         request.head.headers.insert("x_user", HeaderValue::from_static("spoofed"));
@@ -325,9 +329,13 @@ mod tests {
             Response::new(Body::empty())
         });
         testing::block_on(async {
-            for (credentials, expected) in
-                [("test:test", 200), ("test:test", 200), ("test:bad", 401), ("test:bad", 401), ("test:test", 200)]
-            {
+            for (credentials, expected) in [
+                ("test:test", 200),
+                ("test:test", 200),
+                ("test:bad", 401),
+                ("test:bad", 401),
+                ("test:test", 200),
+            ] {
                 let answer = testing::run(&basic, with_credentials(credentials), &service).await;
                 assert_eq!(answer.status(), expected, "{credentials}");
             }

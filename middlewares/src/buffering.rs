@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Attempts, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
 };
 
 use crate::condition::{self, Condition, Gives};
@@ -195,7 +195,7 @@ mod tests {
     use crate::replay::tests::pieces;
     use crate::testing::{self, Service, World, block_on, build_in, get, text, with_body};
     use std::sync::atomic::{AtomicU32, Ordering};
-    use tidegate_core::{Handler, UpstreamError};
+    use tidegate_core::{Body, Handler, UpstreamError};
 
     /// Answers with what it read and how long it was said to be.
     struct Echo;

@@ -103,7 +103,7 @@ impl Middleware for Breaking {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let started = Instant::now();
         if !self.breaker.admits(started) {
-            return Box::pin(std::future::ready(reply::status_text(self.status)));
+            return crate::answer(reply::status_text(self.status));
         }
         Box::pin(async move {
             let response = next.run(request).await;
@@ -258,6 +258,7 @@ mod tests {
         let tripped = start + SECOND / 5;
         assert!(!breaker.admits(tripped) && !breaker.admits(tripped + SECOND * 9));
         let recovering = tripped + SECOND * 10;
+        assert!(!breaker.admits(recovering), "none at the very beginning");
         let passed = |from: StdDuration| (0..1000).filter(|_| breaker.admits(recovering + from)).count();
         let (early, late) = (passed(SECOND), passed(SECOND * 9));
         assert!(early > 0 && early < 100, "{early}");

@@ -15,6 +15,9 @@ pub(crate) enum Condition<V> {
     Compare(V, Comparison, f64),
 }
 
+/// Looks up what a call stands for.
+pub(crate) type Lookup<V> = dyn Fn(&Call) -> Result<(V, Gives), BuildError>;
+
 /// What a function gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gives {
@@ -26,18 +29,12 @@ pub(crate) enum Gives {
 
 impl<V> Condition<V> {
     /// Parses `text`; `function` looks up a call, with its arguments.
-    pub(crate) fn parse(
-        text: &str,
-        function: &dyn Fn(&Call) -> Result<(V, Gives), BuildError>,
-    ) -> Result<Self, BuildError> {
+    pub(crate) fn parse(text: &str, function: &Lookup<V>) -> Result<Self, BuildError> {
         let expression = expression::parse(text).map_err(|error| BuildError(format!("`{text}`: {error}")))?;
         Self::of(&expression, function)
     }
 
-    fn of(
-        expression: &Expression,
-        function: &dyn Fn(&Call) -> Result<(V, Gives), BuildError>,
-    ) -> Result<Self, BuildError> {
+    fn of(expression: &Expression, function: &Lookup<V>) -> Result<Self, BuildError> {
         let inner = |expression: &Expression| Self::of(expression, function).map(Box::new);
         Ok(match expression {
             Expression::And(left, right) => Self::And(inner(left)?, inner(right)?),

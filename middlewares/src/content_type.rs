@@ -91,7 +91,10 @@ impl HttpBody for Begun {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.read.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
             None => Pin::new(&mut self.rest).poll_frame(cx),
@@ -103,7 +106,9 @@ impl HttpBody for Begun {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let data = |frame: &Result<Frame<Bytes>, _>| frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let data = |frame: &Result<Frame<Bytes>, _>| {
+            frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len)
+        };
         let read: usize = self.read.iter().map(data).sum();
         match self.rest.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(rest + read as u64),

@@ -93,7 +93,11 @@ struct Digest {
 
 impl Middleware for Digest {
     fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        let header = request.head.headers.get(AUTHORIZATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        let header = request
+            .head
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
         let Some(answer) = header.and_then(Answer::parse) else { return self.refuse(Refusal::Wrong) };
         if !answer.username.is_empty() {
             auth::note_user(&request, &answer.username);
@@ -139,7 +143,8 @@ impl Digest {
     }
 
     fn check_nonce(&self, answer: &Answer) -> Result<(), Refusal> {
-        let count = u64::from_str_radix(&answer.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
+        let count =
+            u64::from_str_radix(&answer.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
         let nonce = self.read_nonce(&answer.nonce).ok_or(Refusal::Stale)?;
         let Ok(highest) =
             self.counts.get_or_insert_with(&nonce, || Ok::<_, std::convert::Infallible>(Arc::default()));
@@ -160,7 +165,8 @@ impl Digest {
             self.new_nonce(),
             self.opaque
         );
-        let challenge = HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
+        let challenge =
+            HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
         crate::answer(auth::unauthorized(challenge))
     }
 
@@ -308,7 +314,8 @@ mod tests {
             let request = request(Head::get("http://h.test/x?q=1").header("authorization", authorization));
             let service = testing::Service(|_| Response::new(Body::empty()));
             let response = testing::block_on(testing::run(&self.digest, request, &service));
-            let challenge = response.headers().get("www-authenticate").map(|v| v.to_str().unwrap().to_owned());
+            let challenge =
+                response.headers().get("www-authenticate").map(|v| v.to_str().unwrap().to_owned());
             (response.status().as_u16(), challenge.unwrap_or_default())
         }
 
@@ -366,7 +373,8 @@ mod tests {
 
     #[test]
     fn the_challenge_looks_as_known() {
-        let response = testing::response_of(options(), testing::get("http://h.test/"), |_| Response::new(Body::empty()));
+        let response =
+            testing::response_of(options(), testing::get("http://h.test/"), |_| Response::new(Body::empty()));
         let challenge = response.headers()["www-authenticate"].to_str().unwrap();
         assert!(challenge.starts_with("Digest realm=\"traefik\", nonce=\""), "{challenge}");
         assert!(challenge.ends_with("\", algorithm=\"MD5\", qop=\"auth\""), "{challenge}");
@@ -376,7 +384,8 @@ mod tests {
 
     #[test]
     fn parameters_are_read_quoted_or_not() {
-        let answer = Answer::parse(r#"Digest username="a\"b, c" , nc=00000001,odd, uri="/x", qop = auth"#).unwrap();
+        let answer =
+            Answer::parse(r#"Digest username="a\"b, c" , nc=00000001,odd, uri="/x", qop = auth"#).unwrap();
         let expected = Answer {
             username: "a\"b, c".into(),
             nc: "00000001".into(),

@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn the_answer_is_an_empty_400_and_the_query_is_free() {
         let options = EncodedCharacters::default();
-        let answer = |url| testing::response_of(options.clone(), get(url), |_| Response::new(Body::full("reached")));
+        let answer =
+            |url| testing::response_of(options.clone(), get(url), |_| Response::new(Body::full("reached")));
         let refused = answer("http://h.test/a%2Fb");
         assert_eq!(refused.status(), 400);
         assert_eq!(testing::text(refused), "");

@@ -8,7 +8,7 @@ use std::time::Duration as StdDuration;
 use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::Body as _;
-use regex::Regex;
+use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
@@ -16,6 +16,7 @@ use tidegate_core::{
     Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request, Response, reply,
 };
 
+use crate::pattern;
 use request::Forwarding;
 
 /// Traefik's `forwardAuth`.
@@ -103,7 +104,7 @@ impl Build for ForwardAuth {
             .ok_or_else(|| BuildError(format!("address `{}` is no absolute http or https URL", self.address)))?;
         let regex = match self.auth_response_headers_regex.as_str() {
             "" => None,
-            text => Some(Regex::new(text).map_err(|error| BuildError(format!("authResponseHeadersRegex: {error}")))?),
+            text => Some(pattern::compile(text).map_err(|error| BuildError(format!("authResponseHeadersRegex: {error}")))?),
         };
         let signin = match self.auth_signin_url.as_str() {
             "" => None,
@@ -282,7 +283,7 @@ impl Asking {
         }
         if let Some(regex) = &self.response_headers_regex {
             let matching = |map: &HeaderMap| -> Vec<HeaderName> {
-                map.keys().filter(|name| regex.is_match(&canonical(name.as_str()))).cloned().collect()
+                map.keys().filter(|name| regex.is_match(canonical(name.as_str()).as_bytes())).cloned().collect()
             };
             for name in matching(headers) {
                 headers.remove(name);

@@ -38,7 +38,7 @@ impl Middleware for GrpcWeb {
     fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let headers = &request.head.headers;
         if is_preflight(&request.head) {
-            return Box::pin(std::future::ready(self.preflight(headers)));
+            return crate::answer(self.preflight(headers));
         }
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         if request.head.method != Method::POST || !content_type.starts_with(WEB) {
@@ -80,7 +80,7 @@ impl GrpcWeb {
         if let (Some(origin), Some(method), true) = (asked.get(ORIGIN).filter(|o| self.allows(o)), method, allowed) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method.clone());
-            if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|names| canonical_list(names)) {
+            if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(canonical_list) {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
             }
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

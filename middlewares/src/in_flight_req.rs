@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{Source, SourceCriterion};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Guard, Middleware, Next, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Guard, Held, Middleware, Next, Request, Response, reply,
 };
 
 /// Traefik's `inFlightReq`.
@@ -42,12 +42,17 @@ struct Limiter {
 }
 
 impl Middleware for Limiter {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let Some(permit) = self.counts.acquire(self.source.of(&request), self.amount) else {
             let body = format!("max connections reached: {}", self.amount);
-            return Box::pin(std::future::ready(reply::bare(StatusCode::TOO_MANY_REQUESTS, body)));
+            return crate::answer(reply::bare(StatusCode::TOO_MANY_REQUESTS, body));
         };
-        Box::pin(async move { next.run(request).await.map(|body| body.with_guard(Box::new(permit))) })
+        let permit = Arc::new(permit);
+        if request.head.headers.contains_key(http::header::UPGRADE) {
+            // A connection that changes its protocol is under way until it ends, long after its response.
+            request.head.extensions.get_or_insert_default::<Held>().push(permit.clone());
+        }
+        Box::pin(async move { next.run(request).await.map(|body| body.with_guard(Box::new(Hold(permit)))) })
     }
 }
 
@@ -95,7 +100,10 @@ struct Permit {
     source: String,
 }
 
-impl Guard for Permit {
+/// Keeps a permit until a body ends.
+struct Hold(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Permit>);
+
+impl Guard for Hold {
     fn end(self: Box<Self>, _: bool) {}
 }
 
@@ -146,6 +154,22 @@ mod tests {
         let service = Service(|_| Response::new(Body::empty()));
         drop(testing::run(&middleware, get("http://a.test/"), &service));
         drop(middleware.handle(get("http://a.test/"), Next::new(&[], &service)));
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
+    }
+
+    #[test]
+    fn a_changed_protocol_counts_until_its_connection_ends() {
+        let middleware = testing::build(InFlightReq { amount: 1, source_criterion: None });
+        let tunnel = Arc::new(Mutex::new(None));
+        let kept = tunnel.clone();
+        let service = Service(move |mut request: Request| {
+            *kept.lock() = request.head.extensions.remove::<Held>();
+            reply::empty(StatusCode::SWITCHING_PROTOCOLS)
+        });
+        let request = with_body(http::Request::get("http://a.test/").header("Upgrade", "websocket"), "");
+        drop(testing::block_on(testing::run(&middleware, request, &service)));
+        assert_eq!(ask(&middleware, get("http://a.test/")).status(), 429);
+        tunnel.lock().take().unwrap();
         assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
     }
 

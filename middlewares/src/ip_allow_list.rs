@@ -54,9 +54,8 @@ impl AllowList {
         strategy: Option<&IpStrategy>,
         reject: StatusCode,
     ) -> Result<Self, BuildError> {
-        let allowed = IpRanges::parse(ranges).map_err(|error| {
-            BuildError(format!("cannot parse CIDRs [{}]: {error}", ranges.join(" ")))
-        })?;
+        let allowed = IpRanges::parse(ranges)
+            .map_err(|error| BuildError(format!("cannot parse CIDRs [{}]: {error}", ranges.join(" "))))?;
         let client = strategy.map(ClientIp::new).transpose()?.unwrap_or_default();
         Ok(Self { allowed, client, reject })
     }
@@ -64,7 +63,8 @@ impl AllowList {
     fn allows(&self, request: &Request) -> bool {
         let text = self.client.of(request);
         // A proxy before us may have noted the port too.
-        let address = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+        let address =
+            text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
         address.is_ok_and(|address| self.allowed.contains(address))
     }
 }
@@ -97,6 +97,8 @@ mod tests {
     #[test]
     fn only_listed_addresses_pass() {
         let depth = Some(IpStrategy { depth: 1, ..IpStrategy::default() });
+        let both =
+            Some(IpStrategy { depth: 1, excluded_ips: vec!["10.1.1.1".into()], ..IpStrategy::default() });
         let excluded = Some(IpStrategy { excluded_ips: vec!["9.0.0.0/8".into()], ..IpStrategy::default() });
         for (ranges, strategy, peer, forwarded, expected) in [
             (&["127.0.0.1/32"][..], None, "127.0.0.1", "9.9.9.9", 200),
@@ -109,16 +111,22 @@ mod tests {
             (&["10.0.0.0/8"], depth, "10.1.1.1", "", 403),
             (&["10.0.0.0/8"], excluded.clone(), "127.0.0.1", "10.1.1.1, 9.9.9.9", 200),
             (&["10.0.0.0/8"], excluded, "10.1.1.1", "9.9.9.9", 403),
+            (&["10.0.0.0/8"], both, "127.0.0.1", "10.1.1.1", 200),
             (&["2001:db8::/32"], None, "2001:db8::1", "", 200),
         ] {
-            assert_eq!(status(options(ranges, strategy), peer, forwarded), expected, "{ranges:?} {peer} {forwarded}");
+            assert_eq!(
+                status(options(ranges, strategy), peer, forwarded),
+                expected,
+                "{ranges:?} {peer} {forwarded}"
+            );
         }
     }
 
     #[test]
     fn the_refusal_is_the_status_in_words() {
         let options = IpAllowList { reject_status_code: 404, ..options(&["10.0.0.0/8"], None) };
-        let response = testing::response_of(options, testing::get("http://h.test/"), |_| Response::new(Body::empty()));
+        let response =
+            testing::response_of(options, testing::get("http://h.test/"), |_| Response::new(Body::empty()));
         assert_eq!(response.status(), 404);
         assert!(!response.headers().contains_key("content-type"));
         assert_eq!(testing::text(response), "Not Found");
@@ -130,6 +138,14 @@ mod tests {
         assert_eq!(error(IpAllowList::default()), "sourceRange is empty, IPAllowLister not created");
         let code = IpAllowList { reject_status_code: 999, ..options(&["1.2.3.4"], None) };
         assert_eq!(error(code), "invalid HTTP status code 999");
-        assert!(error(options(&["1.2.3.4", "300.0.0.0/8"], None)).starts_with("cannot parse CIDRs [1.2.3.4 300.0.0.0/8]: "));
+        assert_eq!(
+            error(options(&["1.2.3.4", "300.0.0.0/8"], None)),
+            "cannot parse CIDRs [1.2.3.4 300.0.0.0/8]: parsing CIDR trusted IPs <nil>: invalid CIDR address: 300.0.0.0/8"
+        );
+        let subnet = Some(IpStrategy { ipv6_subnet: Some(129), ..IpStrategy::default() });
+        assert_eq!(
+            error(options(&["1.2.3.4"], subnet)),
+            "invalid IPv6 subnet 129 value, should be greater to 0 and lower or equal to 128"
+        );
     }
 }

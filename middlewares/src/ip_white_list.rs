@@ -42,7 +42,8 @@ mod tests {
     fn it_works_like_the_allow_list() {
         for (range, status) in [("127.0.0.0/8", 200), ("10.0.0.0/8", 403)] {
             let options = IpWhiteList { source_range: vec![range.into()], ip_strategy: None };
-            let response = testing::response_of(options, get("http://h.test/"), |_| Response::new(Body::empty()));
+            let response =
+                testing::response_of(options, get("http://h.test/"), |_| Response::new(Body::empty()));
             assert_eq!(response.status(), status);
         }
         let error = testing::build_in(&testing::World::default(), IpWhiteList::default()).err();

@@ -6,13 +6,13 @@
 #[macro_use]
 mod registry;
 mod auth;
+mod condition;
 mod location;
 mod path;
 pub mod pattern;
-mod condition;
 mod replay;
-mod status_ranges;
 mod sniff;
+mod status_ranges;
 #[cfg(test)]
 mod testing;
 
@@ -21,20 +21,21 @@ use tidegate_core::{BoxFuture, Response};
 registry! {
     addPrefix: add_prefix::AddPrefix,
     basicAuth: basic_auth::BasicAuth,
+    buffering: buffering::Buffering,
     chain: chain::Chain,
+    circuitBreaker: circuit_breaker::CircuitBreaker,
+    compress: compress::Compress,
     contentType: content_type::ContentType,
     digestAuth: digest_auth::DigestAuth,
     encodedCharacters: encoded_characters::EncodedCharacters,
-    buffering: buffering::Buffering,
-    circuitBreaker: circuit_breaker::CircuitBreaker,
-    compress: compress::Compress,
     errors: errors::Errors,
     forwardAuth: forward_auth::ForwardAuth,
     grpcWeb: grpc_web::GrpcWeb,
-    inFlightReq: in_flight_req::InFlightReq,
     headers: headers::Headers,
+    inFlightReq: in_flight_req::InFlightReq,
     ipAllowList: ip_allow_list::IpAllowList,
     ipWhiteList: ip_white_list::IpWhiteList,
+    passTLSClientCert: pass_tls_client_cert::PassTlsClientCert,
     rateLimit: rate_limit::RateLimit,
     redirectRegex: redirect_regex::RedirectRegex,
     redirectScheme: redirect_scheme::RedirectScheme,

@@ -69,7 +69,12 @@ mod tests {
     #[test]
     fn matching_urls_are_redirected() {
         for (regex, replacement, url, expected) in [
-            ("^http://h.test/(.*)", "http://mydomain/${1}", "http://h.test/x?y=1", Some("http://mydomain/x?y=1")),
+            (
+                "^http://h.test/(.*)",
+                "http://mydomain/${1}",
+                "http://h.test/x?y=1",
+                Some("http://mydomain/x?y=1"),
+            ),
             ("^http://(.*)$", "https://$1", "http://h.test:81/x", Some("https://h.test:81/x")),
             ("^http://h.test/(.*)", "http://mydomain/${1}", "http://o.test/x", None),
             ("^http://(.*)$", "http://$1", "http://h.test/a", None),

@@ -125,7 +125,9 @@ mod tests {
 
     #[test]
     fn the_forwarded_scheme_counts() {
-        for (proto, redirected) in [("https", false), ("WSS", false), ("http", true), ("ws", true), ("x", true)] {
+        for (proto, redirected) in
+            [("https", false), ("WSS", false), ("http", true), ("ws", true), ("x", true)]
+        {
             let request = request(Head::get("http://h.test/").header("x-forwarded-proto", proto));
             assert_eq!(location(options("https", ""), request).is_some(), redirected, "{proto}");
         }

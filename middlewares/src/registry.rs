@@ -7,6 +7,7 @@ macro_rules! registry {
         /// The options of one middleware: exactly one kind.
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         #[allow(non_camel_case_types, missing_docs, reason = "the variants are the keys that people write")]
+        #[allow(clippy::large_enum_variant, reason = "options are few, and read only when a snapshot is built")]
         pub enum Options {
             $($key($module::$options),)*
         }

@@ -40,7 +40,9 @@ struct Replace {
 
 impl Middleware for Replace {
     fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        let Some(raw) = self.template.replace_all(&self.regex, request.path()) else { return next.run(request) };
+        let Some(raw) = self.template.replace_all(&self.regex, request.path()) else {
+            return next.run(request);
+        };
         let path = match path::unescape(&raw) {
             Ok(path) => path,
             Err(error) => {
@@ -78,7 +80,8 @@ mod tests {
             ("^.*$", "", "/?q=1", true),
             (" ^/foo ", " /b c ", "/b%20c/x/y?q=1", true),
         ] {
-            let seen = testing::request_after(options(regex, replacement), get("http://h.test/foo/x%2Fy?q=1"));
+            let seen =
+                testing::request_after(options(regex, replacement), get("http://h.test/foo/x%2Fy?q=1"));
             assert_eq!(seen.head.uri.to_string(), expected, "{regex} {replacement}");
             assert_eq!(seen.head.headers.contains_key(REPLACED_PATH), replaced, "{regex}");
         }

@@ -28,6 +28,7 @@ impl Replay {
     pub(crate) fn new(body: Body, limit: u64) -> Self {
         match body.as_bytes() {
             Some(bytes) => Self::Whole(bytes),
+            None if body.is_end_stream() => Self::Whole(Bytes::new()),
             None => Self::Streaming(Arc::new(Mutex::new(Shared {
                 inner: body,
                 limit,

@@ -88,7 +88,7 @@ fn is_html(text: &[u8]) -> bool {
 fn is_mp4(data: &[u8]) -> bool {
     let [a, b, c, d, b'f', b't', b'y', b'p', rest @ ..] = data else { return false };
     let size = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-    if size % 4 != 0 || size < 12 || data.len() < size {
+    if !size.is_multiple_of(4) || size < 12 || data.len() < size {
         return false;
     }
     // Brands of four bytes; the second place is a version number.

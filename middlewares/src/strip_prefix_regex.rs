@@ -22,7 +22,8 @@ pub struct StripPrefixRegex {
 
 impl Build for StripPrefixRegex {
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let expressions = self.regex.iter().map(|text| pattern::compile(text.trim())).collect::<Result<_, _>>()?;
+        let expressions =
+            self.regex.iter().map(|text| pattern::compile(text.trim())).collect::<Result<_, _>>()?;
         Ok(Arc::new(Strip(expressions)))
     }
 }
@@ -39,9 +40,10 @@ impl Middleware for Strip {
             (!found.is_empty() && decoded.starts_with(found)).then_some(found)
         });
         let Some(prefix) = found else { return next.run(request) };
-        let rest = path::strip_decoded_prefix(request.path(), prefix).map(path::with_leading_slash);
+        let rest = path::strip_decoded_prefix(request.path(), prefix)
+            .map(|rest| path::with_leading_slash(rest).into_owned());
         match (rest, HeaderValue::from_bytes(prefix)) {
-            (Some(rest), Ok(prefix)) => continue_at(&rest.into_owned(), prefix, request, next),
+            (Some(rest), Ok(prefix)) => continue_at(&rest, prefix, request, next),
             // A prefix with a line feed in it cannot be told to the service.
             _ => crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request")),
         }

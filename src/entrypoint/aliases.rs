@@ -33,7 +33,7 @@ impl AliasStrategy {
     }
 
     /// Applies the strategy. The error is the answer to a refused request.
-    pub(super) fn apply(self, headers: &mut HeaderMap) -> Result<(), Response> {
+    pub(super) fn apply(self, headers: &mut HeaderMap) -> Result<(), Box<Response>> {
         let dots = match self {
             Self::Keep => return Ok(()),
             Self::Delete(dots) | Self::Reject(dots) => dots,
@@ -44,7 +44,7 @@ impl AliasStrategy {
             return Ok(());
         }
         if matches!(self, Self::Reject(_)) {
-            return Err(reply::error(http::StatusCode::BAD_REQUEST, "Bad Request"));
+            return Err(Box::new(reply::error(http::StatusCode::BAD_REQUEST, "Bad Request")));
         }
         for name in found {
             headers.remove(name);
@@ -77,7 +77,10 @@ mod tests {
     fn each_strategy() {
         let remaining = |strategy: AliasStrategy| {
             let mut headers = headers();
-            strategy.apply(&mut headers).map(|()| headers.len()).map_err(|response| response.status().as_u16())
+            strategy
+                .apply(&mut headers)
+                .map(|()| headers.len())
+                .map_err(|response| response.status().as_u16())
         };
         assert_eq!(remaining(strategy("", "").unwrap()), Ok(3));
         assert_eq!(remaining(strategy("delete", "").unwrap()), Ok(1));

@@ -55,7 +55,13 @@ pub(super) struct AnswerBody {
 
 impl AnswerBody {
     /// The body of an answer whose end closes `open` and `entry`.
-    pub(super) fn new(body: Body, open: OpenAnswer, entry: Option<Box<Entry>>, h2: bool, headless: bool) -> Self {
+    pub(super) fn new(
+        body: Body,
+        open: OpenAnswer,
+        entry: Option<Box<Entry>>,
+        h2: bool,
+        headless: bool,
+    ) -> Self {
         let mut this = Self { body, open, entry, h2, headless };
         if h2 && !this.body.is_end_stream() && !headless {
             this.open.set_stalled(true);
@@ -74,7 +80,10 @@ impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if !this.h2 && this.open.progress.poll_unsent(cx).is_pending() {
             return Poll::Pending;
@@ -144,7 +153,10 @@ impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.waiting = false;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use hyper::server::conn::http1::UpgradeableConnection;
 use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
 use tidegate_core::{Connection, TlsInfo};
@@ -15,11 +16,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::clock::{Clock, Due};
 use super::door::{Door, OpenConnection};
 use super::http::{HttpService, Link};
 use super::progress::Progress;
 use super::proxy_protocol::{self, Parsed};
-use super::stream::{Protocol, Watched};
+use super::stream::Watched;
 use crate::tls::DEFAULT_OPTIONS;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
@@ -45,21 +47,21 @@ struct Begun {
     connection: Connection,
 }
 
+/// A connection may be open for long, so each stage has its room only while it lasts: hence the boxes.
 async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) -> io::Result<()> {
-    let first = first_bytes(&door, stream, peer);
-    let Some(mut begun) = within(door.limits.head, first).await? else { return Ok(()) };
-    if begun.stream.prefix.first() == Some(&TLS_HANDSHAKE) {
-        // Handshakes need much room, and only for a short time.
-        let handshake = Box::pin(handshake(&door, begun.stream));
-        let Some((stream, tls, options)) = within(Some(door.handshake), handshake).await? else {
-            return Ok(());
-        };
-        begun.connection.tls = Some(tls);
+    let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer)));
+    let Some(begun) = first.await? else { return Ok(()) };
+    let Begun { stream, mut connection } = *begun;
+    if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
+        let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
+        let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
+        connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return serve_http(door, stream, begun.connection, options, h2, open).await;
+        return Box::pin(serve_http(door, stream, Box::new(connection), options, h2, open)).await;
     }
-    let h2 = begun.stream.prefix.starts_with(PREFACE);
-    serve_http(door, begun.stream, begun.connection, DEFAULT_OPTIONS.into(), h2, open).await
+    let h2 = stream.prefix.starts_with(PREFACE);
+    let options = DEFAULT_OPTIONS.into();
+    Box::pin(serve_http(door, Box::new(stream), Box::new(connection), options, h2, open)).await
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
@@ -69,14 +71,14 @@ async fn within<T>(
 ) -> io::Result<T> {
     match limit {
         None => what.await,
-        Some(limit) => tokio::time::timeout(limit, what)
-            .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"))),
+        Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"))
+        }),
     }
 }
 
 /// Reads until it is known what is spoken. `None`: the client said nothing and hung up.
-async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Begun>> {
+async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Box<Begun>>> {
     let mut connection =
         Connection { peer, local: stream.local_addr()?, entry_point: door.name.clone(), tls: None };
     let mut bytes = Vec::new();
@@ -99,7 +101,8 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
             }
         }
         if !expects_header && is_known(&bytes) {
-            return Ok(Some(Begun { stream: Prefixed { prefix: bytes, at: 0, inner: stream }, connection }));
+            let stream = Prefixed { prefix: bytes, at: 0, inner: stream };
+            return Ok(Some(Box::new(Begun { stream, connection })));
         }
         if bytes.len() > MAX_UNKNOWN {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol that is spoken here"));
@@ -122,7 +125,7 @@ fn is_known(bytes: &[u8]) -> bool {
 async fn handshake(
     door: &Door,
     stream: Prefixed<TcpStream>,
-) -> io::Result<Option<(TlsStream<Prefixed<TcpStream>>, TlsInfo, Arc<str>)>> {
+) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, Arc<str>)>> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
@@ -145,7 +148,7 @@ async fn handshake(
             .map(|chain| chain.iter().map(|certificate| certificate.to_vec()).collect())
             .unwrap_or_default(),
     };
-    Ok(Some((stream, info, options)))
+    Ok(Some((Box::new(stream), Box::new(info), options)))
 }
 
 /// The name of a suite as Go and IANA write it.
@@ -158,21 +161,20 @@ fn go_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
-async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
     door: Arc<Door>,
-    stream: S,
-    connection: Connection,
+    stream: Box<S>,
+    connection: Box<Connection>,
     tls_options: Arc<str>,
     h2: bool,
     open: OpenConnection,
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
-    let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
-    let stream = TokioIo::new(Watched::new(stream, protocol, progress.clone(), door.limits, open));
+    let stream = Watched::new(stream, h2, progress.clone(), open);
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
-        connection: Arc::new(connection),
+        connection: Arc::from(connection),
         progress: progress.clone(),
         peer,
         tls_options,
@@ -181,42 +183,113 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         h2,
     });
     let service = HttpService::new(link);
-    let outcome = if h2 {
-        let connection = pin!(door.http2.serve_connection(stream, service));
-        drive(&door, &progress, connection, |connection| connection.graceful_shutdown()).await
-    } else {
-        let connection = pin!(door.http1.serve_connection(stream, service).with_upgrades());
-        drive(&door, &progress, connection, |connection| connection.graceful_shutdown()).await
-    };
-    outcome.map_err(io::Error::other)
+    if h2 {
+        let connection = door.http2.serve_connection(TokioIo::new(stream), service);
+        let mut connection = Box::pin(connection);
+        drive(&door, &progress, true, connection.as_mut(), |connection| connection.graceful_shutdown())
+            .await?;
+        return Ok(());
+    }
+    serve_http1(door, progress, stream, service).await
 }
 
-/// Runs a connection, and has it leave in order when the door drains or the connection itself asks for it.
-async fn drive<C: Future>(
+/// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
+async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
+    door: Arc<Door>,
+    progress: Arc<Progress>,
+    mut stream: Watched<Box<S>, OpenConnection>,
+    service: HttpService,
+) -> io::Result<()> {
+    loop {
+        let connection = door.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
+        let mut connection = Box::pin(connection);
+        let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
+        let End::Parked = drive(&door, &progress, false, connection.as_mut(), leave).await? else {
+            return Ok(());
+        };
+        let Some(parts) = Pin::into_inner(connection).into_parts() else { return Ok(()) };
+        if !parts.read_buf.is_empty() {
+            return Err(io::Error::other("an idle connection held bytes"));
+        }
+        stream = parts.io.into_inner();
+        let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
+        let draining = door.draining.cancelled();
+        let waiting = within(door.limits.parked(), readable);
+        tokio::select! {
+            () = draining => return Ok(()),
+            outcome = waiting => match outcome {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+}
+
+/// How a connection stopped being driven.
+enum End {
+    /// It is over.
+    Closed,
+    /// It is idle, and can be put aside.
+    Parked,
+}
+
+/// Runs a connection. It leaves in order when the door drains or it has lived long enough, and is cut when the client
+/// takes too long.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
     door: &Door,
     progress: &Progress,
+    h2: bool,
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
-) -> C::Output {
+) -> io::Result<End> {
+    let mut clock = Clock::new(door.limits, h2);
     let mut draining = pin!(door.draining.cancelled());
     let mut left = false;
     std::future::poll_fn(|cx| {
         if !left && draining.as_mut().poll(cx).is_ready() {
-            left = true;
-            leave(connection.as_mut());
+            progress.leave();
         }
         loop {
-            if let Poll::Ready(output) = connection.as_mut().poll(cx) {
-                return Poll::Ready(output);
+            if !left && progress.is_leaving() {
+                left = true;
+                leave(connection.as_mut());
             }
-            if left || !progress.is_leaving() {
-                return Poll::Pending;
+            if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map(|()| End::Closed).map_err(io::Error::other));
             }
-            left = true;
-            leave(connection.as_mut());
+            match clock.poll(progress, cx) {
+                Poll::Ready(Due::Leave) => progress.leave(),
+                Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),
+                Poll::Ready(Due::Cut(what)) => {
+                    let message = format!("timed out waiting for {what}");
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+                }
+                Poll::Pending if left || !progress.is_leaving() => return Poll::Pending,
+                Poll::Pending => {}
+            }
         }
     })
     .await
+}
+
+/// A stream that can be waited on without a buffer.
+trait Readable {
+    /// Ready when there is something to read, or the end. May be ready without cause.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readable for Prefixed<TcpStream> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() { self.inner.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl Readable for TlsStream<Prefixed<TcpStream>> {
+    // What was decrypted has been read: a connection is only waited on after a read that found nothing.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_ref().0.poll_readable(cx)
+    }
 }
 
 /// A stream of which some bytes were read before.

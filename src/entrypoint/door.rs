@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::aliases::AliasStrategy;
+use super::clock::Limits;
 use super::forwarded::ForwardedRules;
 use super::log::RequestLog;
-use super::stream::Limits;
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -35,6 +35,8 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// HTTP/2: how much of an answer waits in our buffers.
 const SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2: the header table for what we send, in bytes (RFC 9113 section 6.5.2).
+const DEFAULT_TABLE: u32 = 4096;
 /// HTTP/2: streams that were reset before we looked at them, and streams that we had to reset for the client's errors.
 const MAX_RESETS: usize = 100;
 
@@ -204,6 +206,12 @@ fn http1_builder(options: &EntryPoint) -> http1::Builder {
 fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, BuildError> {
     if options.http2.max_concurrent_streams == 0 {
         return Err(BuildError::new("http2.maxConcurrentStreams is 0: expected a positive number"));
+    }
+    if options.http2.max_encoder_header_table_size != DEFAULT_TABLE {
+        return Err(BuildError(format!(
+            "http2.maxEncoderHeaderTableSize {} is not supported: only {DEFAULT_TABLE} is",
+            options.http2.max_encoder_header_table_size
+        )));
     }
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

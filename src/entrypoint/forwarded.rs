@@ -235,9 +235,9 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 /// The port that the client meant: from `Host`, else by scheme.
 fn port(headers: &HeaderMap, tls: bool) -> HeaderValue {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    let named = host.rsplit_once(':').filter(|(name, port)| {
-        !port.is_empty() && (!name.contains(':') || name.ends_with(']'))
-    });
+    let named = host
+        .rsplit_once(':')
+        .filter(|(name, port)| !port.is_empty() && (!name.contains(':') || name.ends_with(']')));
     if let Some(value) = named.and_then(|(_, port)| HeaderValue::from_str(port).ok()) {
         return value;
     }
@@ -279,16 +279,24 @@ mod tests {
 
     #[test]
     fn strangers_are_not_believed() {
-        let headers = run(&rules(&trusting()), [192, 0, 2, 1], false, &[
-            ("host", "a.test:99"),
-            ("x-forwarded-for", "1.1.1.1"),
-            ("X_Forwarded_Proto", "https"),
-            ("x.real_ip", "1.1.1.1"),
-            ("x-forwarded-prefix", "/evil"),
-            ("x-other_name", "stays"),
-        ]);
+        let headers = run(
+            &rules(&trusting()),
+            [192, 0, 2, 1],
+            false,
+            &[
+                ("host", "a.test:99"),
+                ("x-forwarded-for", "1.1.1.1"),
+                ("X_Forwarded_Proto", "https"),
+                ("x.real_ip", "1.1.1.1"),
+                ("x-forwarded-prefix", "/evil"),
+                ("x-other_name", "stays"),
+            ],
+        );
         let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        assert!(!names.iter().any(|n| n.contains("prefix") || n.contains("x_") || n.contains("x.")), "{names:?}");
+        assert!(
+            !names.iter().any(|n| n.contains("prefix") || n.contains("x_") || n.contains("x.")),
+            "{names:?}"
+        );
         assert!(!headers.contains_key("x-forwarded-for"));
         assert_eq!(headers["x-real-ip"], "192.0.2.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
@@ -300,11 +308,12 @@ mod tests {
 
     #[test]
     fn trusted_peers_are() {
-        let headers = run(&rules(&trusting()), [10, 1, 1, 1], false, &[
-            ("host", "a.test"),
-            ("x-forwarded-proto", "https"),
-            ("x-real-ip", "1.1.1.1"),
-        ]);
+        let headers = run(
+            &rules(&trusting()),
+            [10, 1, 1, 1],
+            false,
+            &[("host", "a.test"), ("x-forwarded-proto", "https"), ("x-real-ip", "1.1.1.1")],
+        );
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-real-ip"], "1.1.1.1");
         assert_eq!(headers["x-forwarded-port"], "443");
@@ -322,12 +331,17 @@ mod tests {
     #[test]
     fn connection_removes_what_it_names_but_not_ours() {
         let options = ForwardedHeaders { connection: vec!["X-Keep".into()], ..ForwardedHeaders::default() };
-        let headers = run(&rules(&options), [192, 0, 2, 1], false, &[
-            ("host", "a.test"),
-            ("connection", "X-Drop, x-keep, X-REAL-IP, host, close"),
-            ("x-drop", "1"),
-            ("x-keep", "1"),
-        ]);
+        let headers = run(
+            &rules(&options),
+            [192, 0, 2, 1],
+            false,
+            &[
+                ("host", "a.test"),
+                ("connection", "X-Drop, x-keep, X-REAL-IP, host, close"),
+                ("x-drop", "1"),
+                ("x-keep", "1"),
+            ],
+        );
         assert!(!headers.contains_key("x-drop"));
         assert_eq!(headers["x-keep"], "1");
         assert_eq!(headers["connection"], "x-keep");

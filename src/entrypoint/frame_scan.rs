@@ -34,6 +34,7 @@ pub struct FrameScan {
     /// Bytes of the current frame, or of the preface, still to come.
     remaining: usize,
     in_block: bool,
+    blocks: u64,
     continuations: u32,
     costly: u32,
     resets: u32,
@@ -47,6 +48,7 @@ impl Default for FrameScan {
             filled: 0,
             remaining: PREFACE,
             in_block: false,
+            blocks: 0,
             continuations: 0,
             costly: 0,
             resets: 0,
@@ -82,6 +84,11 @@ impl FrameScan {
         self.in_block
     }
 
+    /// How many header blocks have been read to their end.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
     /// True within the preface or a frame.
     pub fn in_frame(&self) -> bool {
         self.remaining > 0 || self.filled > 0
@@ -94,11 +101,15 @@ impl FrameScan {
         match kind {
             HEADERS => {
                 self.in_block = flags & END_HEADERS == 0;
+                self.blocks += u64::from(!self.in_block);
                 self.continuations = 0;
             }
             CONTINUATION => {
                 self.continuations += 1;
-                self.in_block &= flags & END_HEADERS == 0;
+                if self.in_block && flags & END_HEADERS != 0 {
+                    self.in_block = false;
+                    self.blocks += 1;
+                }
                 if self.continuations > MAX_CONTINUATIONS {
                     return Err("too many CONTINUATION frames");
                 }

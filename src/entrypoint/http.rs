@@ -68,7 +68,8 @@ async fn serve(
     let mut entry = None;
     let answer = AssertUnwindSafe(answer(link, request, &mut entry)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        let what =
+            panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR)
     });
@@ -92,7 +93,7 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
     let (mut head, incoming) = request.into_parts();
     let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
     if let Err(response) = prepare(link, &mut head) {
-        return response;
+        return *response;
     }
     let snapshot = door.snapshots.load();
     let context = Context {
@@ -116,13 +117,12 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
         return reply::empty(StatusCode::BAD_REQUEST);
     }
     request.context.router = route.name.clone();
-    let service =
-        Appending { service: route.service.clone(), address: door.forwarded.appended(&link.peer) };
+    let service = Appending { service: route.service.clone(), address: door.forwarded.appended(&link.peer) };
     Next::new(&route.middlewares, &service).run(request).await
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
-fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Response> {
+fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     link.door.target.apply(head)?;
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {

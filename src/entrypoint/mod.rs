@@ -1,10 +1,11 @@
 //! The doors: listens, accepts, and turns connections into requests.
 //!
 //! A connection passes these files in order: [`listen`] accepts it, [`connection`] finds out what is spoken (PROXY
-//! header, TLS, version of HTTP), [`stream`] keeps the time, [`http`] serves each request.
+//! header, TLS, version of HTTP), [`stream`] and [`strict`] read along, [`clock`] keeps the time, [`http`] serves each request.
 
 mod aliases;
 mod body;
+mod clock;
 mod connection;
 mod door;
 mod forwarded;
@@ -77,27 +78,24 @@ pub struct EntryPoints {
 impl EntryPoints {
     /// Checks all options, binds all addresses, and begins to serve what `snapshots` says. Nothing is served when
     /// any of it fails. The routes of an entry point stand in a snapshot at its place in the settings.
-    pub fn start(settings: &Settings, snapshots: SnapshotHandle, options: Options) -> Result<Self, StartError> {
+    pub fn start(
+        settings: &Settings,
+        snapshots: SnapshotHandle,
+        options: Options,
+    ) -> Result<Self, StartError> {
         let count = if options.workers == 0 { worker::count() } else { options.workers };
         let workers = Workers::start(count)?;
-        let shared = Shared {
-            snapshots,
-            log: options.log,
-            hostname: hostname(),
-            balance: workers.balance(),
-        };
+        let shared = Shared { snapshots, log: options.log, hostname: hostname(), balance: workers.balance() };
         let mut doors = Vec::new();
         let mut bound = Vec::new();
         for (index, (name, options)) in settings.entry_points.iter().enumerate() {
             let invalid = |message| StartError::Option { entry_point: name.clone(), message };
             let address = listen::parse_address(&options.address).map_err(invalid)?;
-            let door = Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
-            let listeners =
-                listen::bind(address, workers.len(), options.reuse_port).map_err(|error| StartError::Bind {
-                    entry_point: name.clone(),
-                    address: options.address.clone(),
-                    error,
-                })?;
+            let door =
+                Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
+            let listeners = listen::bind(address, workers.len(), options.reuse_port).map_err(|error| {
+                StartError::Bind { entry_point: name.clone(), address: options.address.clone(), error }
+            })?;
             doors.push((Arc::new(door), listeners[0].local_addr()?));
             bound.push(listeners);
         }
@@ -162,3 +160,6 @@ fn hostname() -> Option<HeaderValue> {
         .unwrap_or_default();
     HeaderValue::from_str(name.trim()).ok().filter(|name| !name.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

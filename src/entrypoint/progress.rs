@@ -1,9 +1,11 @@
 //! What a connection's reading side, its requests and its answers tell each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+
+use super::strict::Place;
 
 /// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
 const MAX_UNSENT: usize = 64 * 1024;
@@ -23,9 +25,64 @@ pub(super) struct Progress {
     /// Bytes of answers that were not written yet (HTTP/1).
     unsent: AtomicUsize,
     waker: AtomicWaker,
+    place: AtomicU8,
+    reads: AtomicU32,
+    heads: AtomicU32,
+    writes: AtomicU32,
+    read_blocked: AtomicBool,
+    write_blocked: AtomicBool,
 }
 
 impl Progress {
+    /// Something was read, up to this place; `head`: a request head was completed by it.
+    pub(super) fn read(&self, place: Place, head: bool) {
+        self.place.store(place as u8, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if head {
+            self.heads.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What the client's next bytes belong to.
+    pub(super) fn place(&self) -> Place {
+        Place::from_number(self.place.load(Ordering::Relaxed))
+    }
+
+    /// How often something was read.
+    pub(super) fn reads(&self) -> u32 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// How many request heads were read.
+    pub(super) fn heads(&self) -> u32 {
+        self.heads.load(Ordering::Relaxed)
+    }
+
+    /// How often something was written.
+    pub(super) fn writes(&self) -> u32 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// Somebody wants to read, and there is nothing (or there was).
+    pub(super) fn block_read(&self, blocked: bool) {
+        self.read_blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// True while somebody waits for the client to send.
+    pub(super) fn is_read_blocked(&self) -> bool {
+        self.read_blocked.load(Ordering::Relaxed)
+    }
+
+    /// The client takes no more for now (or did).
+    pub(super) fn block_write(&self, blocked: bool) {
+        self.write_blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// True while something waits to be taken by the client.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Ordering::Relaxed)
+    }
+
     /// A request begins.
     pub(super) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -51,9 +108,9 @@ impl Progress {
         self.upgraded.load(Ordering::Relaxed)
     }
 
-    /// Asks for the connection's end. True the first time.
-    pub(super) fn leave(&self) -> bool {
-        !self.leaving.swap(true, Ordering::Relaxed)
+    /// Asks for the connection's end.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// True once the end was asked for.
@@ -82,6 +139,9 @@ impl Progress {
 
     /// Counts bytes that were written, heads included.
     pub(super) fn sent(&self, length: usize) {
+        if length > 0 {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
         let before = self.unsent.load(Ordering::Relaxed);
         self.unsent.store(before.saturating_sub(length), Ordering::Relaxed);
         if before >= MAX_UNSENT {

@@ -146,8 +146,7 @@ mod tests {
     #[test]
     fn version_1() {
         let line = b"PROXY TCP4 192.0.2.1 198.51.100.2 5000 443\r\nGET /";
-        let expected =
-            (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
+        let expected = (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
         assert_eq!(parse(line), Parsed::Header { length: 44, addresses: Some(expected) });
         assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Parsed::Header { length: 15, addresses: None });
         assert!(matches!(
@@ -172,8 +171,7 @@ mod tests {
     fn version_2() {
         let body = [192, 0, 2, 1, 198, 51, 100, 2, 0x13, 0x88, 1, 0xbb, 9, 9];
         let parsed = parse(&v2(0x21, 0x11, &body));
-        let expected =
-            (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
+        let expected = (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
         assert_eq!(parsed, Parsed::Header { length: 30, addresses: Some(expected) });
         assert_eq!(parse(&v2(0x20, 0, &[])), Parsed::Header { length: 16, addresses: None });
         assert!(matches!(parse(&v2(0x21, 0x11, &body[..11])), Parsed::Malformed(_)));

@@ -22,15 +22,28 @@ pub enum Violation {
 
 /// What the next bytes of a connection belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Place {
     /// A request that has not begun.
-    Start,
+    Start = 0,
     /// A request line or header.
-    Head,
+    Head = 1,
     /// A body.
-    Body,
+    Body = 2,
     /// Another protocol.
-    Opaque,
+    Opaque = 3,
+}
+
+impl Place {
+    /// From its number; [`Place::Opaque`] for unknown ones.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Start,
+            1 => Self::Head,
+            2 => Self::Body,
+            _ => Self::Opaque,
+        }
+    }
 }
 
 /// Follows the framing of the requests of one connection.
@@ -168,7 +181,8 @@ impl Scanner {
         }
         let mut parts = line.split(|&byte| byte == b' ');
         let (method, target, version) = (parts.next(), parts.next(), parts.next());
-        let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
+        let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next())
+        else {
             return Err(Violation::Head);
         };
         let version_known = version == b"HTTP/1.1" || version == b"HTTP/1.0";
@@ -339,7 +353,16 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_refused() {
-        for body in ["5\nhello", "5;a\nb\r\n", "hello\r\n", "\r\n", "5\r\nhelloX", "-1\r\n", "1000000000000000\r\n", "5 x\r\n"] {
+        for body in [
+            "5\nhello",
+            "5;a\nb\r\n",
+            "hello\r\n",
+            "\r\n",
+            "5\r\nhelloX",
+            "-1\r\n",
+            "1000000000000000\r\n",
+            "5 x\r\n",
+        ] {
             let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
             assert_eq!(verdict(request.as_bytes()), Err(Violation::Body), "{body:?}");
         }

@@ -49,21 +49,21 @@ impl TargetRules {
 
     /// Brings target and host of a request into their one form: target in origin form, host in `Host`. The error is
     /// the answer to a request that cannot be served.
-    pub(super) fn apply(&self, head: &mut http::request::Parts) -> Result<(), Response> {
+    pub(super) fn apply(&self, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
         if head.method == Method::CONNECT {
-            return Err(closing(reply::empty(StatusCode::NOT_IMPLEMENTED)));
+            return Err(refused(StatusCode::NOT_IMPLEMENTED));
         }
         settle_host(head)?;
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         if target == "*" {
             let status =
                 if head.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-            return Err(reply::empty(status));
+            return Err(Box::new(reply::empty(status)));
         }
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
         let (path, query) = (head.uri.path(), head.uri.query());
         if !path.starts_with('/') {
-            return Err(closing(reply::empty(StatusCode::BAD_REQUEST)));
+            return Err(refused(StatusCode::BAD_REQUEST));
         }
         let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
         let new_query = query.map(|query| self.query(query));
@@ -105,29 +105,33 @@ impl TargetRules {
 }
 
 /// A 400 that says why, after which the connection is closed, as Go's server writes it.
-pub(super) fn bad_request(text: &'static str) -> Response {
+fn bad_request(text: &'static str) -> Box<Response> {
     let mut response = reply::bare(StatusCode::BAD_REQUEST, text);
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
     closing(response)
 }
 
-/// Has the connection closed after this answer.
-pub(super) fn closing(mut response: Response) -> Response {
+/// A status without a body, after which the connection is closed.
+fn refused(status: StatusCode) -> Box<Response> {
+    closing(reply::empty(status))
+}
+
+fn closing(mut response: Response) -> Box<Response> {
     response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-    response
+    Box::new(response)
 }
 
 /// Puts the requested host into `Host`, from wherever it stands (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-fn settle_host(head: &mut http::request::Parts) -> Result<(), Response> {
+fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     let authority = head.uri.authority();
     let scheme = head.uri.scheme();
     if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
-        return Err(closing(reply::empty(StatusCode::BAD_REQUEST)));
+        return Err(refused(StatusCode::BAD_REQUEST));
     }
     // Without a scheme it is the authority form, which is for CONNECT alone.
     if authority.is_some() && scheme.is_none() && head.version != Version::HTTP_2 {
-        return Err(closing(reply::empty(StatusCode::BAD_REQUEST)));
+        return Err(refused(StatusCode::BAD_REQUEST));
     }
     let mut hosts = head.headers.get_all(HOST).iter();
     let (first, more) = (hosts.next(), hosts.next().is_some());
@@ -163,7 +167,7 @@ fn replace_host(headers: &mut HeaderMap, value: HeaderValue) {
     headers.insert(HOST, value);
 }
 
-fn malformed_host() -> Response {
+fn malformed_host() -> Box<Response> {
     bad_request("400 Bad Request: malformed Host header")
 }
 
@@ -218,9 +222,8 @@ fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
 
 /// True when a path has an empty, `.` or `..` segment.
 fn needs_cleaning(path: &str) -> bool {
-    memchr::memchr_iter(b'/', path.as_bytes()).any(|at| {
-        matches!(path.as_bytes()[at + 1..], [b'/' | b'.', ..])
-    })
+    memchr::memchr_iter(b'/', path.as_bytes())
+        .any(|at| matches!(path.as_bytes()[at + 1..], [b'/' | b'.', ..]))
 }
 
 /// Merges slashes and resolves dot segments as Go's `URL.JoinPath` does: a final slash stays, `/a/.` becomes `/a`.

@@ -92,8 +92,12 @@ impl ResolvesServerCert for Chooser {
 fn names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, BuildError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| BuildError(format!("certificate cannot be read: {error}")))?;
-    let mut names: Vec<String> =
-        parsed.subject().iter_common_name().filter_map(|cn| cn.as_str().ok()).map(str::to_lowercase).collect();
+    let mut names: Vec<String> = parsed
+        .subject()
+        .iter_common_name()
+        .filter_map(|cn| cn.as_str().ok())
+        .map(str::to_lowercase)
+        .collect();
     if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
         names.extend(alternative.value.general_names.iter().filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_lowercase()),
@@ -112,7 +116,9 @@ mod tests {
     fn load_for(names: &[&str]) -> Loaded {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
-        load(&made.cert.pem(), &made.signing_key.serialize_pem(), &mut |_| unreachable!()).map_err(|e| e.0).unwrap()
+        load(&made.cert.pem(), &made.signing_key.serialize_pem(), &mut |_| unreachable!())
+            .map_err(|e| e.0)
+            .unwrap()
     }
 
     #[test]

@@ -47,9 +47,9 @@ fn verified(
     let mut roots = RootCertStore::empty();
     for path in &options.ca_files {
         for certificate in parse_chain(&pem_or_file(path, file)?)? {
-            roots
-                .add(certificate)
-                .map_err(|error| BuildError(format!("clientAuth.caFiles: authority cannot be used: {error}")))?;
+            roots.add(certificate).map_err(|error| {
+                BuildError(format!("clientAuth.caFiles: authority cannot be used: {error}"))
+            })?;
         }
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), super::crypto());

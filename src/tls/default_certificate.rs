@@ -16,7 +16,8 @@ pub(super) fn generate() -> Result<Arc<CertifiedKey>, BuildError> {
 
 fn make() -> Result<Arc<CertifiedKey>, Box<dyn std::error::Error>> {
     let label = || format!("{:032x}", fastrand::u128(..));
-    let mut params = rcgen::CertificateParams::new(vec![format!("{}.{}.tidegate.default", label(), label())])?;
+    let mut params =
+        rcgen::CertificateParams::new(vec![format!("{}.{}.tidegate.default", label(), label())])?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, COMMON_NAME);
     let now = time::OffsetDateTime::now_utc();

@@ -141,9 +141,8 @@ fn apply_store(
         return Err((Kind::TlsStore, BuildError::new("only the store `default` is used")));
     }
     if let Some(files) = &store.default_certificate {
-        let loaded = certificates::load(&files.cert_file, &files.key_file, file).map_err(|error| {
-            (Kind::TlsStore, BuildError(format!("defaultCertificate: {error}")))
-        })?;
+        let loaded = certificates::load(&files.cert_file, &files.key_file, file)
+            .map_err(|error| (Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))))?;
         certificates.default = Some(loaded.key);
     }
     if store.default_generated_cert.is_some() && store.default_certificate.is_none() {
@@ -166,7 +165,8 @@ fn build_options(
     let named = tls.options.iter().map(|(name, options)| {
         (if is_default_name(name) { DEFAULT_OPTIONS } else { name.as_str() }, options)
     });
-    let implied = (!tls.options.keys().any(|name| is_default_name(name))).then_some((DEFAULT_OPTIONS, &defaults));
+    let implied =
+        (!tls.options.keys().any(|name| is_default_name(name))).then_some((DEFAULT_OPTIONS, &defaults));
     let mut built = BTreeMap::new();
     let mut used = BTreeMap::new();
     for (name, options) in named.chain(implied) {
@@ -244,7 +244,8 @@ mod tests {
         let good = certificate_for(&["good.test"]);
         let mut mixed = certificate_for(&["bad.test"]);
         mixed.key_file.clone_from(&good.key_file);
-        let missing = Certificate { cert_file: "gone.pem".into(), key_file: "gone.key".into(), ..Default::default() };
+        let missing =
+            Certificate { cert_file: "gone.pem".into(), key_file: "gone.key".into(), ..Default::default() };
         let tls = Tls { certificates: vec![mixed, missing, good], ..Tls::default() };
         let (_, problems) = TlsStore::build(&tls, &mut no_files, None);
         assert_eq!(problems.len(), 2, "{problems:?}");

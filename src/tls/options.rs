@@ -57,9 +57,9 @@ fn versions(options: &TlsOptions) -> Result<Vec<&'static SupportedProtocolVersio
         "VersionTLS11" => Ok(Some(1)),
         "VersionTLS12" => Ok(Some(2)),
         "VersionTLS13" => Ok(Some(3)),
-        other => Err(BuildError(format!(
-            "{option} `{other}` is unknown: expected VersionTLS12 or VersionTLS13"
-        ))),
+        other => {
+            Err(BuildError(format!("{option} `{other}` is unknown: expected VersionTLS12 or VersionTLS13")))
+        }
     };
     // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
     let min = rank("minVersion", &options.min_version)?.unwrap_or(2).max(2);
@@ -70,7 +70,11 @@ fn versions(options: &TlsOptions) -> Result<Vec<&'static SupportedProtocolVersio
             options.max_version
         )));
     }
-    Ok([(2, &TLS12), (3, &TLS13)].into_iter().filter(|(v, _)| (min..=max).contains(v)).map(|(_, v)| v).collect())
+    Ok([(2, &TLS12), (3, &TLS13)]
+        .into_iter()
+        .filter(|(v, _)| (min..=max).contains(v))
+        .map(|(_, v)| v)
+        .collect())
 }
 
 /// Go's names of suites that rustls does not have, because they are weak.
@@ -103,10 +107,9 @@ fn cipher_suites(options: &TlsOptions, has_13: bool) -> Result<Vec<SupportedCiph
     let before = suites.len();
     for name in &options.cipher_suites {
         // Go has an older short form of the ChaCha20 suites.
-        let wanted = name.strip_suffix("CHACHA20_POLY1305").map_or_else(
-            || name.clone(),
-            |start| format!("{start}CHACHA20_POLY1305_SHA256"),
-        );
+        let wanted = name
+            .strip_suffix("CHACHA20_POLY1305")
+            .map_or_else(|| name.clone(), |start| format!("{start}CHACHA20_POLY1305_SHA256"));
         match ALL_CIPHER_SUITES.iter().find(|suite| go_name(suite) == wanted) {
             Some(suite) if is_13(suite) => {}
             Some(suite) => suites.push(*suite),
@@ -185,7 +188,9 @@ mod tests {
         assert!(error(&with(|o| o.min_version = "TLS12".into())).contains("minVersion `TLS12`"));
         assert!(error(&with(|o| o.max_version = "VersionTLS11".into())).contains("maxVersion"));
         assert!(error(&with(|o| o.cipher_suites = vec!["TLS_NONE".into()])).contains("TLS_NONE"));
-        assert!(error(&with(|o| o.curve_preferences = vec!["CurveP521".into()])).contains("curvePreferences"));
+        assert!(
+            error(&with(|o| o.curve_preferences = vec!["CurveP521".into()])).contains("curvePreferences")
+        );
         let narrow = with(|o| {
             o.max_version = "VersionTLS12".into();
             o.cipher_suites = vec!["TLS_RSA_WITH_AES_128_CBC_SHA".into()];

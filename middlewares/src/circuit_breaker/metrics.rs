@@ -12,10 +12,13 @@ const SPAN: u64 = 10;
 pub(super) struct Metrics {
     begin: Instant,
     /// Requests by status, one bucket per second.
-    codes: [Bucket<SmallVec<[(u16, u64); 4]>>; SECONDS],
+    codes: [Bucket<Codes>; SECONDS],
     /// Requests by latency, one bucket per ten seconds.
     latencies: [Bucket<Vec<u32>>; SPANS],
 }
+
+/// How often each status was seen.
+type Codes = SmallVec<[(u16, u64); 4]>;
 
 /// A bucket, and the number of the time span it is about.
 #[derive(Default)]

@@ -14,8 +14,8 @@ pub(super) enum Choice {
 }
 
 /// Chooses by weight, then by the order of `offered`. `None` when the client takes none of them, or prefers none.
-pub(super) fn choose<'a>(
-    lines: &mut dyn Iterator<Item = &'a HeaderValue>,
+pub(super) fn choose(
+    lines: &mut dyn Iterator<Item = &HeaderValue>,
     offered: &[Encoding],
     default: Option<Encoding>,
 ) -> Option<Choice> {
@@ -100,5 +100,14 @@ mod tests {
         assert_eq!(choose(&mut any.iter(), &[Brotli, Gzip], None), Some(Choice::Encode(Brotli)));
         assert_eq!(choose(&mut any.iter(), &[Gzip, Zstd], Some(Zstd)), Some(Choice::Encode(Zstd)));
         assert_eq!(choice("*"), Some(Choice::Plain), "as in Traefik");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read(header in "[ -~]{0,60}|((gzip|br|zstd|identity|[*])(;q=[0-9.]{0,4})?, ?){0,5}") {
+            if let Some(Choice::Encode(encoding)) = choice(&header) {
+                proptest::prop_assert!(header.contains(encoding.name()));
+            }
+        }
     }
 }

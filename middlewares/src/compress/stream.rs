@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_compression::Level;
 use async_compression::brotli::EncoderParams;
@@ -12,6 +13,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
 use tidegate_core::{Body, BodyError};
 use tokio::io::AsyncWrite;
+use tokio::time::{Sleep, sleep};
 
 /// What is compressed between two looks at whether others want the worker.
 const SLICE: usize = 16 * 1024;
@@ -19,6 +21,9 @@ const SLICE: usize = 16 * 1024;
 const TURN: usize = 64 * 1024;
 /// Output is handed on in pieces of about this length.
 const PIECE: usize = 8 * 1024;
+
+/// How long what has been compressed of a body of known length may wait for more (Traefik's flush interval).
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A way to compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +49,8 @@ impl Encoding {
 
 enum Encoder {
     Gzip(GzipEncoder<Vec<u8>>),
-    Brotli(BrotliEncoder<Vec<u8>>),
+    // Its state is large.
+    Brotli(Box<BrotliEncoder<Vec<u8>>>),
     Zstd(ZstdEncoder<Vec<u8>>),
 }
 
@@ -55,7 +61,7 @@ impl Encoder {
             Encoding::Brotli => {
                 // A window of 256 KiB and quality 4: close to gzip's speed, and little memory per response.
                 let params = EncoderParams::default().quality(Level::Precise(4)).window_size(18);
-                Self::Brotli(BrotliEncoder::with_params(Vec::new(), params))
+                Self::Brotli(Box::new(BrotliEncoder::with_params(Vec::new(), params)))
             }
             Encoding::Zstd => Self::Zstd(ZstdEncoder::with_quality(Vec::new(), Level::Precise(3))),
         }
@@ -64,7 +70,7 @@ impl Encoder {
     fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
         Pin::new(match self {
             Self::Gzip(encoder) => encoder,
-            Self::Brotli(encoder) => encoder,
+            Self::Brotli(encoder) => &mut **encoder,
             Self::Zstd(encoder) => encoder,
         })
     }
@@ -78,13 +84,17 @@ impl Encoder {
     }
 }
 
-/// The compressed form of a body. Whenever the body has nothing to give, what has been compressed so far is flushed, so
-/// that events and the like arrive at once.
+/// The compressed form of a body.
+///
+/// Whenever a stream has nothing to give, what has been compressed so far is flushed, so that events and the like
+/// arrive at once. A body of known length is a file or the like: it is flushed only when nothing comes for a while.
 pub(super) struct Compressed {
     inner: Body,
-    encoder: Box<Encoder>,
+    encoder: Encoder,
     input: Bytes,
     unflushed: bool,
+    is_stream: bool,
+    waiting: Option<Pin<Box<Sleep>>>,
     state: State,
 }
 
@@ -97,11 +107,14 @@ enum State {
 
 impl Compressed {
     pub(super) fn new(inner: Body, encoding: Encoding) -> Self {
+        let is_stream = inner.size_hint().exact().is_none();
         Self {
             inner,
-            encoder: Box::new(Encoder::new(encoding)),
+            encoder: Encoder::new(encoding),
             input: Bytes::new(),
             unflushed: false,
+            is_stream,
+            waiting: None,
             state: State::Reading,
         }
     }
@@ -154,18 +167,26 @@ impl Compressed {
                     self.state = State::Ending(None);
                     return self.poll_ending(cx);
                 }
-                Poll::Pending if self.unflushed => {
-                    if let Err(error) = ready!(self.encoder.writer().poll_flush(cx)) {
-                        return self.fail(error.into());
-                    }
-                    self.unflushed = false;
-                    return match self.take_output() {
-                        Some(frame) => Poll::Ready(Some(Ok(frame))),
-                        None => Poll::Pending,
-                    };
-                }
+                Poll::Pending if self.unflushed => return self.poll_flush(cx),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    /// Hands on what has come so far, now or after a while.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.is_stream {
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
+        }
+        if let Err(error) = ready!(self.encoder.writer().poll_flush(cx)) {
+            return self.fail(error.into());
+        }
+        self.unflushed = false;
+        match self.take_output() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Poll::Pending,
         }
     }
 
@@ -289,6 +310,32 @@ pub(super) mod tests {
                 assert_eq!(frame(&mut body).await.into_trailers().unwrap()["x-sum"], "1");
             });
         }
+    }
+
+    /// Gives a piece of a known whole, and then nothing.
+    struct Stalled(Option<&'static str>);
+
+    impl HttpBody for Stalled {
+        type Data = Bytes;
+        type Error = BodyError;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece.into())))))
+        }
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(1_000_000)
+        }
+    }
+
+    #[test]
+    fn a_body_of_known_length_is_flushed_when_nothing_comes_for_a_while() {
+        let first = block_on(async {
+            let mut body = Body::boxed(Compressed::new(Body::boxed(Stalled(Some("begin"))), Encoding::Gzip));
+            std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap()
+        });
+        assert_eq!(decode(Encoding::Gzip, &first.into_data().unwrap()), b"begin");
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Cors {
             _ => list(name, values).map(Asked::List),
         };
         let exposed = &options.access_control_expose_headers;
-        let exposes = !exposed.is_empty() && !(credentials && exposed.iter().any(|name| name == "*"));
+        let means_nothing = credentials && exposed.iter().any(|name| name == "*");
         Ok(Some(Self {
             credentials,
             allow_headers: asked("accessControlAllowHeaders", &options.access_control_allow_headers)?,
@@ -67,7 +67,9 @@ impl Cors {
                 .map(|expression| pattern::compile(expression))
                 .collect::<Result<_, _>>()
                 .map_err(|error| BuildError(format!("error occurred during origin parsing: {error}")))?,
-            expose: exposes.then(|| list("accessControlExposeHeaders", exposed)).transpose()?,
+            expose: (!exposed.is_empty() && !means_nothing)
+                .then(|| list("accessControlExposeHeaders", exposed))
+                .transpose()?,
             max_age: options.access_control_max_age.map(HeaderValue::from),
             vary: options.add_vary_header,
         }))
@@ -156,11 +158,18 @@ fn warn_of_open_doors(options: &Headers, middleware: &str) {
     if options.access_control_allow_credentials
         && options.access_control_allow_origin_list.iter().any(|origin| origin == "*")
     {
-        tracing::warn!(middleware, "every website may act with its visitors' cookies: `*` is allowed with credentials");
+        tracing::warn!(
+            middleware,
+            "every website may act with its visitors' cookies: `*` is allowed with credentials"
+        );
     }
     for expression in &options.access_control_allow_origin_list_regex {
         if !(expression.starts_with('^') && expression.ends_with('$')) {
-            tracing::warn!(middleware, expression, "the expression matches any origin that contains it: add `^` and `$`");
+            tracing::warn!(
+                middleware,
+                expression,
+                "the expression matches any origin that contains it: add `^` and `$`"
+            );
         }
     }
 }

@@ -143,7 +143,11 @@ impl Build for Headers {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let ignored = self.without_effect();
         for option in &ignored {
-            tracing::warn!(middleware = context.name, option, "this option has no effect, as in Traefik: remove it");
+            tracing::warn!(
+                middleware = context.name,
+                option,
+                "this option has no effect, as in Traefik: remove it"
+            );
         }
         let secure = Secure::new(self)?;
         let cors = Cors::new(self, context.name)?;
@@ -289,7 +293,10 @@ mod tests {
     #[test]
     fn request_headers_are_set_and_deleted() {
         let json = r#"{"customRequestHeaders": {"X-Req": "v", "X-Del": "", "Host": "over.test", "X-Forwarded-For": ""}}"#;
-        let sent = Head::get("http://h.test/").header("x-del", "1").header("x-req", "old").header("x-forwarded-for", "1.1.1.1");
+        let sent = Head::get("http://h.test/")
+            .header("x-del", "1")
+            .header("x-req", "old")
+            .header("x-forwarded-for", "1.1.1.1");
         let seen = testing::request_after(options(json), request(sent));
         assert_eq!(seen.head.headers["x-req"], "v");
         assert_eq!(seen.host(), "over.test");
@@ -300,7 +307,8 @@ mod tests {
 
     #[test]
     fn response_headers_are_set_and_deleted() {
-        let response = answer(r#"{"customResponseHeaders": {"X-Res": "w", "X-Backend": ""}}"#, get("http://h.test/"));
+        let response =
+            answer(r#"{"customResponseHeaders": {"X-Res": "w", "X-Backend": ""}}"#, get("http://h.test/"));
         assert_eq!(header(&response, "x-res"), "w");
         assert_eq!(header(&response, "x-backend"), "");
     }

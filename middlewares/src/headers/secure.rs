@@ -68,7 +68,8 @@ impl Secure {
             return None;
         }
         let headers = &request.head.headers;
-        let by_proxy = self.hosts_proxy_headers.iter().find_map(|name| headers.get(name).filter(|v| !v.is_empty()));
+        let by_proxy =
+            self.hosts_proxy_headers.iter().find_map(|name| headers.get(name).filter(|v| !v.is_empty()));
         let host = by_proxy.map_or(request.host().as_bytes(), |value| value.as_bytes());
         let allowed = self.allowed_hosts.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(host));
         (!allowed).then(|| reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Bad Host"))
@@ -219,7 +220,8 @@ mod tests {
 
     #[test]
     fn transport_security_needs_https() {
-        let json = r#"{"stsSeconds": 10, "publicKey": "pk", "sslProxyHeaders": {"X-Forwarded-Proto": "https"}}"#;
+        let json =
+            r#"{"stsSeconds": 10, "publicKey": "pk", "sslProxyHeaders": {"X-Forwarded-Proto": "https"}}"#;
         let proxied = request(Head::get("http://h.test/").header("x-forwarded-proto", "https"));
         for (request, sts, pins) in [
             (get("http://h.test/"), "", ""),
@@ -245,7 +247,8 @@ mod tests {
             assert_eq!(refused.status(), 500, "{url}");
             assert_eq!(testing::text(refused), "Bad Host\n");
         }
-        let lenient = answer(r#"{"allowedHosts": ["no.test"], "isDevelopment": true}"#, get("http://h.test/"));
+        let lenient =
+            answer(r#"{"allowedHosts": ["no.test"], "isDevelopment": true}"#, get("http://h.test/"));
         assert_eq!(lenient.status(), 200);
     }
 

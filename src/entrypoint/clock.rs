@@ -1,0 +1,243 @@
+//! The time a client may take: for a head, for each step of a body, for the next request, for taking an answer.
+//!
+//! The HTTP library has one timer for heads that also runs on idle connections, none for bodies and none for a
+//! stalled reader. So the time is kept here, beside the connection, after each time it was polled. There is one timer,
+//! and it is moved lazily: a busy connection hardly touches it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use super::progress::Progress;
+use super::strict::Place;
+
+/// How long a client may take to hang up after it was told to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// After this time without a request a connection gives its buffers back.
+const PARK: Duration = Duration::from_secs(2);
+
+/// How long a client may take. `None`: as long as it likes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// For a request head, from its first byte; for the first byte of a new connection; for an HTTP/2 header block.
+    pub(super) head: Option<Duration>,
+    /// Without any progress while a body is read.
+    pub(super) body: Option<Duration>,
+    /// Without a request.
+    pub(super) idle: Option<Duration>,
+    /// Without any progress while an answer is written.
+    pub(super) write: Option<Duration>,
+}
+
+impl Limits {
+    /// How long a connection may stay parked: what is left of its idle time.
+    pub(super) fn parked(&self) -> Option<Duration> {
+        self.idle.map(|idle| idle.saturating_sub(PARK))
+    }
+}
+
+/// What to do with a client whose time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Part in good order.
+    Leave,
+    /// Put the connection aside: it is idle, and its buffers are not needed for now (HTTP/1).
+    Park,
+    /// Close at once: it owed this.
+    Cut(&'static str),
+}
+
+/// The clock of one connection.
+pub(super) struct Clock {
+    limits: Limits,
+    h2: bool,
+    parks: bool,
+    waiting: Wait,
+    mark: u32,
+    until: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Nothing,
+    Park,
+    Request,
+    Head,
+    Body,
+    Write,
+    Farewell,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub(super) fn new(limits: Limits, h2: bool) -> Self {
+        let parks = !h2 && limits.idle.is_none_or(|idle| idle > PARK);
+        Self { limits, h2, parks, waiting: Wait::Nothing, mark: 0, until: Instant::now(), timer: None }
+    }
+
+    /// Ready when the client's time is up. To be polled whenever the connection was.
+    pub(super) fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Due> {
+        let (wait, mark) = self.wait(progress);
+        let limit = match wait {
+            Wait::Nothing => None,
+            Wait::Park => Some(PARK),
+            Wait::Request if progress.heads() > 0 => self.limits.idle,
+            Wait::Request | Wait::Head => self.limits.head,
+            Wait::Body => self.limits.body,
+            Wait::Write => self.limits.write,
+            Wait::Farewell => Some(FAREWELL),
+        };
+        let Some(limit) = limit else {
+            self.waiting = Wait::Nothing;
+            return Poll::Pending;
+        };
+        if (wait, mark) != (self.waiting, self.mark) {
+            (self.waiting, self.mark) = (wait, mark);
+            self.until = Instant::now() + limit;
+        }
+        ready!(self.poll_timer(cx));
+        Poll::Ready(match wait {
+            Wait::Park => Due::Park,
+            Wait::Request | Wait::Nothing => Due::Leave,
+            Wait::Head => Due::Cut("the rest of a request head"),
+            Wait::Body => Due::Cut("more of a request body"),
+            Wait::Write => Due::Cut("the client to take more of an answer"),
+            Wait::Farewell => Due::Cut("the client to hang up"),
+        })
+    }
+
+    /// What the client owes, and what changes when it gives some of it.
+    fn wait(&self, progress: &Progress) -> (Wait, u32) {
+        if progress.is_upgraded() {
+            return (Wait::Nothing, 0);
+        }
+        if progress.is_write_blocked() {
+            return (Wait::Write, progress.writes());
+        }
+        if !progress.is_read_blocked() {
+            return (Wait::Nothing, 0);
+        }
+        match progress.place() {
+            // A block's time runs from its beginning, whatever else comes.
+            Place::Head if self.h2 => (Wait::Head, progress.heads()),
+            Place::Body => (Wait::Body, progress.reads()),
+            _ if progress.is_stalled() => (Wait::Write, progress.reads()),
+            _ if progress.is_answering() => (Wait::Nothing, 0),
+            Place::Head => (Wait::Head, progress.heads()),
+            Place::Opaque => (Wait::Nothing, 0),
+            Place::Start if progress.is_leaving() => (Wait::Farewell, 0),
+            Place::Start if self.parks && progress.heads() > 0 => (Wait::Park, progress.heads()),
+            Place::Start => (Wait::Request, progress.heads()),
+        }
+    }
+
+    /// The timer is only moved when it would be late; when it is early it is moved as it fires.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.until;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= until {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        let milliseconds = |milliseconds| Some(Duration::from_millis(milliseconds));
+        Limits {
+            head: milliseconds(20),
+            body: milliseconds(250),
+            idle: milliseconds(60),
+            write: milliseconds(30),
+        }
+    }
+
+    /// Waits until the client's time is up, which must be after `milliseconds` at least.
+    async fn due(clock: &mut Clock, progress: &Progress, milliseconds: u64) -> Due {
+        let start = Instant::now();
+        let due = std::future::poll_fn(|cx| clock.poll(progress, cx)).await;
+        assert!(
+            start.elapsed() >= Duration::from_millis(milliseconds),
+            "{due:?} after {:?}",
+            start.elapsed()
+        );
+        due
+    }
+
+    fn at(progress: &Progress, place: Place) {
+        progress.read(place, false);
+        progress.block_read(true);
+    }
+
+    #[tokio::test]
+    async fn each_debt_has_its_own_time() {
+        let progress = Progress::default();
+        at(&progress, Place::Start);
+        let mut clock = Clock::new(limits(), false);
+        assert_eq!(due(&mut clock, &progress, 20).await, Due::Leave);
+        at(&progress, Place::Head);
+        assert_eq!(due(&mut clock, &progress, 20).await, Due::Cut("the rest of a request head"));
+        progress.read(Place::Body, true);
+        assert_eq!(due(&mut clock, &progress, 250).await, Due::Cut("more of a request body"));
+        at(&progress, Place::Start);
+        assert_eq!(due(&mut clock, &progress, 60).await, Due::Leave);
+        progress.block_write(true);
+        assert_eq!(due(&mut clock, &progress, 30).await, Due::Cut("the client to take more of an answer"));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_parked_when_they_may_stay_long() {
+        let progress = Progress::default();
+        progress.read(Place::Start, true);
+        progress.block_read(true);
+        let long = Limits { idle: Some(PARK * 2), ..limits() };
+        assert_eq!(due(&mut Clock::new(long, false), &progress, 2000).await, Due::Park);
+        assert_eq!(due(&mut Clock::new(limits(), false), &progress, 60).await, Due::Leave);
+        assert_eq!(long.parked(), Some(PARK));
+    }
+
+    #[tokio::test]
+    async fn progress_buys_time_for_bodies_but_not_for_heads() {
+        for (place, expected) in [(Place::Body, false), (Place::Head, true)] {
+            let progress = Progress::default();
+            let mut clock = Clock::new(limits(), true);
+            let start = Instant::now();
+            let mut cut = false;
+            while start.elapsed() < Duration::from_millis(400) && !cut {
+                at(&progress, place);
+                let step = tokio::time::sleep(Duration::from_millis(5));
+                let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+                cut = matches!(
+                    futures_util::future::select(Box::pin(due), Box::pin(step)).await,
+                    futures_util::future::Either::Left(_)
+                );
+            }
+            assert_eq!(cut, expected, "{place:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn while_we_owe_an_answer_nothing_is_due() {
+        let progress = Progress::default();
+        at(&progress, Place::Start);
+        progress.begin();
+        let mut clock = Clock::new(limits(), false);
+        let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+        assert!(tokio::time::timeout(Duration::from_millis(100), due).await.is_err());
+    }
+}

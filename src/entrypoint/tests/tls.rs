@@ -1,0 +1,102 @@
+//! TLS from outside.
+
+use rustls::pki_types::ServerName;
+
+use super::*;
+
+#[derive(Debug)]
+struct Anything;
+
+impl rustls::client::danger::ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        crate::tls::crypto().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn client(client_certificate: Option<&rcgen::CertifiedKey<rcgen::KeyPair>>) -> Arc<rustls::ClientConfig> {
+    let builder = rustls::ClientConfig::builder_with_provider(crate::tls::crypto())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anything));
+    let mut config = match client_certificate {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()).into();
+            builder.with_client_auth_cert(vec![own.cert.der().clone()], key).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// One request over TLS; what came back, which is nothing when the handshake failed.
+fn exchange(gate: &Gate, config: &Arc<rustls::ClientConfig>, name: &'static str, bytes: &str) -> String {
+    let name = ServerName::try_from(name).unwrap();
+    let session = rustls::ClientConnection::new(config.clone(), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(session, gate.connect());
+    let mut answer = Vec::new();
+    if stream.write_all(bytes.as_bytes()).is_ok() {
+        let _ = stream.read_to_end(&mut answer);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn plain_text_and_tls_share_a_port() {
+    let gate = gate(|_| {});
+    let answer = exchange(&gate, &client(None), "a.test", &get("/secret"));
+    assert!(answer.contains("GET /secret\n") && answer.contains("x-forwarded-proto: https\n"), "{answer}");
+    assert!(gate.exchange(get("/")).contains("x-forwarded-proto: http\n"));
+}
+
+#[test]
+fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
+    let own = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
+    let mut tls = Tls::default();
+    let mut mutual = tidegate_config::tls::TlsOptions::default();
+    mutual.client_auth.ca_files = vec![own.cert.pem()];
+    tls.options.insert("mutual@test".into(), mutual);
+    let (store, problems) = TlsStore::build(&tls, &mut |_| unreachable!(), None);
+    assert_eq!(problems, []);
+    let hosts =
+        [("m.test".to_owned(), Arc::from("mutual@test")), ("gone.test".to_owned(), Arc::from("no@test"))];
+    let gate = gate_of(|_| {}, Options { workers: 2, log: None }, store.with_hosts(hosts.into()));
+    let ask = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let (stranger, friend) = (client(None), client(Some(&own)));
+    assert!(exchange(&gate, &stranger, "a.test", &ask("a.test")).starts_with("HTTP/1.1 200 "));
+    for host in ["m.test", "M.Test", "m.test.", "m.test:443"] {
+        let evading = exchange(&gate, &stranger, "a.test", &ask(host));
+        assert!(evading.starts_with("HTTP/1.1 421 "), "{host}: {evading}");
+    }
+    assert_eq!(exchange(&gate, &stranger, "m.test", &ask("m.test")), "");
+    assert_eq!(exchange(&gate, &stranger, "gone.test", &ask("gone.test")), "");
+    let admitted = exchange(&gate, &friend, "m.test", &ask("m.test"));
+    assert!(admitted.starts_with("HTTP/1.1 200 "), "{admitted}");
+}
