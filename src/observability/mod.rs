@@ -1,1 +1,6 @@
-//! What is seen of requests: the access log.
+//! What is seen of requests and of the process: the access log and the process log.
+
+pub mod access_log;
+pub mod log;
+
+pub use access_log::{AccessLog, Pending};

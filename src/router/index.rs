@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use tidegate_core::Request;
 
 use super::Rule;
-use super::cover::{HostPart, PathPart, places};
-use super::paths::Paths;
+use super::cover::{HostPart, places};
+use super::paths::{Asked, Paths};
 use super::rule::Tree;
 use super::view::View;
 
@@ -53,23 +53,8 @@ impl<T> Index<T> {
         entries.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.tie.cmp(&b.tie)));
         let route = |entry: Entry<T>| Route { tree: entry.rule.into_tree(), value: entry.value };
         let routes: Box<[Route<T>]> = entries.into_iter().map(route).collect();
-        let mut filed = Filed::default();
-        for (number, route) in (0u32..).zip(&routes) {
-            for place in places(&route.tree) {
-                let list = match place.host {
-                    HostPart::Any => &mut filed.any_host,
-                    HostPart::Exact(host) => filed.exact.entry(host.into()).or_default(),
-                    HostPart::Below(labels) => filed.below.entry(labels.as_ref().into()).or_default(),
-                };
-                list.push((place.path, number));
-            }
-        }
-        let longest_below = filed.below.keys().map(|labels| labels.len()).max().unwrap_or(0);
-        let build = |map: HashMap<Box<str>, Vec<_>, RandomState>| {
-            map.into_iter().map(|(host, list)| (host, Paths::new(list))).collect()
-        };
-        let (exact, below) = (build(filed.exact), build(filed.below));
-        let any_host = Paths::new(filed.any_host);
+        let Hosts { exact, below, any_host } = file(&routes);
+        let longest_below = below.keys().map(|labels| labels.len()).max().unwrap_or(0);
         Self { routes, exact, below, longest_below, any_host }
     }
 
@@ -120,10 +105,137 @@ impl<T> Index<T> {
     }
 }
 
+/// The routes by host.
+struct Hosts {
+    exact: HashMap<Box<str>, Paths, RandomState>,
+    below: HashMap<Box<str>, Paths, RandomState>,
+    any_host: Paths,
+}
+
+/// Files each route under all places where it must be found.
+fn file<T>(routes: &[Route<T>]) -> Hosts {
+    let mut filed = Filed::default();
+    for (number, route) in (0u32..).zip(routes) {
+        for place in places(&route.tree) {
+            let list = match place.host {
+                HostPart::Any => &mut filed.any_host,
+                HostPart::Exact(host) => filed.exact.entry(host.into()).or_default(),
+                HostPart::Below(labels) => filed.below.entry(labels.as_ref().into()).or_default(),
+            };
+            list.push((place.path, number));
+        }
+    }
+    let build = |map: HashMap<Box<str>, Asked<'_>, RandomState>| {
+        map.into_iter().map(|(host, list)| (host, Paths::new(list))).collect()
+    };
+    Hosts { exact: build(filed.exact), below: build(filed.below), any_host: Paths::new(filed.any_host) }
+}
+
 /// Routes and what their rules ask of the path, by host.
 #[derive(Default)]
 struct Filed<'a> {
-    exact: HashMap<Box<str>, Vec<(PathPart<'a>, u32)>, RandomState>,
-    below: HashMap<Box<str>, Vec<(PathPart<'a>, u32)>, RandomState>,
-    any_host: Vec<(PathPart<'a>, u32)>,
+    exact: HashMap<Box<str>, Asked<'a>, RandomState>,
+    below: HashMap<Box<str>, Asked<'a>, RandomState>,
+    any_host: Asked<'a>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::request;
+    use super::*;
+
+    fn index(rules: &[(&str, i64)]) -> Index<usize> {
+        let entry = |(number, (rule, priority)): (usize, &(&str, i64))| Entry {
+            rule: Rule::parse(rule).unwrap(),
+            priority: *priority,
+            tie: (0, format!("{number:05}")),
+            value: Arc::new(number),
+        };
+        Index::new(rules.iter().enumerate().map(entry).collect())
+    }
+
+    fn found(index: &Index<usize>, host: &str, target: &str) -> Option<usize> {
+        index.find(&request("GET", host, target, &[])).map(|number| **number)
+    }
+
+    #[test]
+    fn priority_then_tie_decides() {
+        let index = index(&[
+            ("PathPrefix(`/`)", 1),
+            ("Host(`a.test`)", 5),
+            ("Host(`a.test`) && PathPrefix(`/x`)", 9),
+            ("PathPrefix(`/x`)", 9),
+            ("Host(`*.b.test`) && !PathPrefix(`/no`)", 9),
+            ("HostRegexp(`^.+\\.c\\.test$`)", 9),
+        ]);
+        for (host, target, number) in [
+            ("o.test", "/", 0),
+            ("a.test", "/", 1),
+            ("A.test.:80", "/xy", 2),
+            ("o.test", "/x", 3),
+            ("1.b.test", "/", 4),
+            ("1.b.test", "/no", 0),
+            ("2.1.b.test", "/", 0),
+            ("2.1.c.test", "/", 5),
+        ] {
+            assert_eq!(found(&index, host, target), Some(number), "{host} {target}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_fits() {
+        assert!(Index::<()>::new(Vec::new()).is_empty());
+        assert_eq!(found(&index(&[("Host(`a`)", 1)]), "b", "/"), None);
+    }
+
+    #[test]
+    fn many_routes_on_one_host_are_told_apart() {
+        let rules: Vec<String> =
+            (0..500).map(|i| format!("Host(`h.test`) && PathPrefix(`/p{i}/`)")).collect();
+        let index = index(&rules.iter().map(|rule| (rule.as_str(), 1)).collect::<Vec<_>>());
+        for i in [0, 1, 17, 170, 499] {
+            assert_eq!(found(&index, "h.test", &format!("/p{i}/x")), Some(i));
+        }
+        assert_eq!(found(&index, "h.test", "/p500/x"), None);
+    }
+
+    fn rules() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            "Host\\(`(a|b|c\\.a|\\*\\.a|\\*)`\\)",
+            "(Path|PathPrefix)\\(`/[ab]{0,3}`\\)",
+            "PathRegexp\\(`\\^/[ab]{0,2}\\[ab\\]\\+`\\)",
+            "HostRegexp\\(`\\^\\[a-c\\]\\+\\\\\\.a\\$`\\)",
+            "Method\\(`(GET|PUT)`\\)",
+            "Query\\(`a`, `[12]`\\)",
+        ];
+        leaf.prop_recursive(4, 12, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 2..4).prop_map(|v| format!("({})", v.join(" || "))),
+                prop::collection::vec(inner.clone(), 2..4).prop_map(|v| format!("({})", v.join(" && "))),
+                inner.prop_map(|e| format!("!{e}")),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn agrees_with_a_linear_scan(
+            rules in prop::collection::vec((rules(), 0i64..4), 1..40),
+            requests in prop::collection::vec(("(GET|PUT)", "(a|b|c\\.a|b\\.c\\.a|A\\.|d)", "/[ab]{0,4}(\\?a=[12])?"), 1..20),
+        ) {
+            let rules: Vec<(&str, i64)> = rules.iter().map(|(rule, priority)| (rule.as_str(), *priority)).collect();
+            let index = index(&rules);
+            let parsed: Vec<Rule> = rules.iter().map(|(rule, _)| Rule::parse(rule).unwrap()).collect();
+            for (method, host, target) in &requests {
+                let request = request(method, host, target, &[]);
+                let expected = (0..rules.len())
+                    .filter(|&i| parsed[i].matches(&request))
+                    .min_by_key(|&i| (-rules[i].1, i));
+                prop_assert_eq!(index.find(&request).map(|n| **n), expected, "{} {} {}", method, host, target);
+            }
+        }
+    }
 }

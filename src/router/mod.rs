@@ -13,3 +13,21 @@ mod view;
 
 pub use index::{Entry, Index};
 pub use rule::Rule;
+
+#[cfg(test)]
+mod testing {
+    use std::sync::Arc;
+
+    use tidegate_core::{Body, Connection, Context, Request};
+
+    /// A request from 127.0.0.1.
+    pub(super) fn request(method: &str, host: &str, target: &str, headers: &[(&str, &str)]) -> Request {
+        let mut builder = http::Request::builder().method(method).uri(target).header("host", host);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let (head, ()) = builder.body(()).unwrap().into_parts();
+        let peer = "[::ffff:127.0.0.1]:5000".parse().unwrap();
+        Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))))
+    }
+}

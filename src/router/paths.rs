@@ -7,6 +7,9 @@ use super::cover::PathPart;
 /// Numbers of routes, lowest (that is: first in order of priority) first.
 pub(super) type Routes = SmallVec<[u32; 2]>;
 
+/// What routes ask of the path. Most hosts have a single route: no list is allocated for it.
+pub(super) type Asked<'a> = SmallVec<[(PathPart<'a>, u32); 1]>;
+
 /// Up to this many routes are just listed: evaluating them is cheaper than looking for them.
 const LISTED: usize = 4;
 
@@ -30,7 +33,7 @@ struct Node {
 }
 
 impl Paths {
-    pub(super) fn new(mut filed: Vec<(PathPart<'_>, u32)>) -> Self {
+    pub(super) fn new(mut filed: Asked<'_>) -> Self {
         let mut any = Routes::new();
         if filed.len() <= LISTED {
             any.extend(filed.into_iter().map(|(_, route)| route));

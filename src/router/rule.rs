@@ -129,3 +129,109 @@ fn located(text: &str, error: &SyntaxError) -> String {
     let column = before.rfind('\n').map_or(before.len(), |newline| before.len() - newline - 1) + 1;
     format!("{line}:{column}: {message}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::request;
+    use super::*;
+
+    #[test]
+    fn matchers_take_what_traefik_takes() {
+        for (rule, method, host, target, taken) in [
+            ("Host(`UP.test`)", "GET", "up.TEST.:99", "/", true),
+            ("Host(`dot.test.`)", "GET", "dot.test", "/", true),
+            ("Host(`*.w.test`)", "GET", "a.w.test", "/", true),
+            ("Host(`*.w.test`)", "GET", "a.b.w.test", "/", false),
+            ("Host(`*.w.test`)", "GET", "w.test", "/", false),
+            ("Host(`*`)", "GET", "any", "/", true),
+            ("Host(`[::1]`)", "GET", "[::1]:80", "/", true),
+            ("HostRegexp(`^RE.test$`)", "GET", "RE.test", "/", false),
+            ("HostRegexp(`^re\\.test$`)", "GET", "RE.test:80", "/", true),
+            ("HostRegexp(`^re\\.test$`)", "GET", "re.test.", "/", false),
+            ("Path(`/x\"y`)", "GET", "h", "/x%22y", true),
+            ("PathPrefix(\"/esc\\\\d\")", "GET", "h", "/esc%5Cd", true),
+            ("Path(`/enc%2Fslash`)", "GET", "h", "/enc%2fslash", true),
+            ("Path(`/a/b`)", "GET", "h", "/a%2Fb", false),
+            ("Path(`/u/é`)", "GET", "h", "/u/%C3%A9", true),
+            ("PathPrefix(`/api`)", "GET", "h", "/apix", true),
+            ("PathRegexp(`/[^/]+/end$`)", "GET", "h", "/re/a%2Fb/end", true),
+            ("Method(`put`)", "PUT", "h", "/", true),
+            ("Query(`a`)", "GET", "h", "/?b&a", true),
+            ("Query(`a`)", "GET", "h", "/?a=1", false),
+            ("Query(`a b`, `c d`)", "GET", "h", "/?a+b=c%20d", true),
+            ("Query(`a`, `1`)", "GET", "h", "/?a=1;b=2", true),
+            ("Query(`a`, `1`)", "GET", "h", "/?x=%zz&a=1", true),
+            ("QueryRegexp(`a`, `^1+$`)", "GET", "h", "/?a=0&a=11", true),
+            ("Header(`x-a`, `1`)", "GET", "h", "/", true),
+            ("HeaderRegexp(`X-A`, `^2$`)", "GET", "h", "/", true),
+            ("Header(`x-a`, `1,2`)", "GET", "h", "/", false),
+            ("Header(`Host`, `h`)", "GET", "h", "/", false),
+            ("ClientIP(`127.0.0.1`)", "GET", "h", "/", true),
+            ("ClientIP(`::ffff:127.0.0.0/120`)", "GET", "h", "/", true),
+            ("ClientIP(`10.0.0.0/8`)", "GET", "h", "/", false),
+            ("HOST(`h`) && Pathprefix(`/`) && !method(`PUT`)", "GET", "h", "/", true),
+        ] {
+            let parsed = Rule::parse(rule).unwrap();
+            let request = request(method, host, target, &[("x-a", "1"), ("x-a", "2")]);
+            assert_eq!(parsed.matches(&request), taken, "{rule} on {method} {host} {target}");
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_traefik() {
+        for (rule, stage, reason) in [
+            ("Nope(`/x`)", "parsing", "unsupported function: Nope"),
+            ("Path(`/y`", "parsing", "1:10: missing ',' before newline in argument list"),
+            ("Host(`a`) &&", "parsing", "1:13: expected operand, found 'EOF'"),
+            ("", "parsing", "1:1: expected operand, found 'EOF'"),
+            ("Host(`a`) > 1", "parsing", "> is not supported"),
+            ("Host()", "adding", "error while checking rule Host: no args for matcher Host"),
+            (
+                "Header(`a`,``)",
+                "adding",
+                "error while checking rule Header: empty args for matcher Header, [a ]",
+            ),
+            (
+                "Path(`noslash`)",
+                "adding",
+                "error while adding rule Path: path \"noslash\" does not start with a '/'",
+            ),
+            (
+                "Header(`a`)",
+                "adding",
+                "error while adding rule Header: unexpected number of parameters; got 1, expected one of [2]",
+            ),
+            (
+                "HostRegexp(`(`)",
+                "adding",
+                "error while adding rule HostRegexp: compiling HostRegexp matcher: \
+                 error parsing regexp: missing closing ): `(`",
+            ),
+        ] {
+            let expected = format!("error while parsing rule {rule}: {stage} rule {rule}: {reason}");
+            assert_eq!(Rule::parse(rule).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn v2_syntax_is_refused_with_the_v3_form() {
+        for (rule, shown) in [
+            ("Host(`a`,`b`)", "in v3 it is Host(`a`) || Host(`b`)"),
+            ("Headers(`a`,`b`)", "in v3 it is Header(`name`, `value`)"),
+            ("HostRegexp(`{sub:[a-z]+}.test`)", "like HostRegexp(`"),
+            ("PathPrefix(`/{id:[0-9]+}`)", "like PathRegexp(`"),
+            ("PathPrefx(`/`)", "did you mean PathPrefix?"),
+        ] {
+            let error = Rule::parse(rule).unwrap_err();
+            assert!(error.contains(shown), "{error}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_those_asked_for() {
+        let rule =
+            Rule::parse("Host(`B.test`) || !(Host(`no`)) || !!Host(`*.A.test`) && HostRegexp(`x`)").unwrap();
+        assert_eq!(rule.hosts(), ["b.test", "*.a.test"]);
+        assert_eq!(rule.text(), "Host(`B.test`) || !(Host(`no`)) || !!Host(`*.A.test`) && HostRegexp(`x`)");
+    }
+}

@@ -1,0 +1,361 @@
+//! The access log: one line for each request, in Traefik's formats.
+//!
+//! The entry point calls [`AccessLog::record_for`] when it has read a request's head and [`Pending::finish_with`] when
+//! it has the response. The line is formatted when the response body ends and handed to one writer thread through a
+//! bounded queue, so that no request ever waits for the disk.
+
+mod line;
+mod modes;
+mod writer;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use tidegate_core::{Connection, Guard, Record, Request, Response};
+use time::OffsetDateTime;
+
+use crate::settings;
+use modes::{Filters, Modes};
+use writer::Writer;
+pub(super) use writer::open as open_file;
+
+/// The status of a request whose client went away before there was a response.
+const CLIENT_CLOSED: u16 = 499;
+
+/// An open access log.
+pub struct AccessLog {
+    format: Format,
+    modes: Modes,
+    filters: Filters,
+    add_internals: bool,
+    requests: AtomicU64,
+    writer: Writer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Common,
+    GenericClf,
+    Json,
+}
+
+impl AccessLog {
+    /// Opens the log as `accessLog` says. Fails when the file cannot be opened or an option is unknown.
+    pub fn open(settings: &settings::AccessLog) -> io::Result<Arc<Self>> {
+        let invalid =
+            |reason: String| io::Error::new(io::ErrorKind::InvalidInput, format!("accessLog.{reason}"));
+        let format = match settings.format.as_str() {
+            "" | "common" => Format::Common,
+            "genericCLF" => Format::GenericClf,
+            "json" => Format::Json,
+            other => {
+                return Err(invalid(format!("format: `{other}` is not one of common, genericCLF and json")));
+            }
+        };
+        let modes = Modes::new(&settings.fields).map_err(invalid)?;
+        let filters = Filters::new(&settings.filters).map_err(invalid)?;
+        let writer = Writer::start(&settings.file_path, settings.buffering_size)?;
+        let add_internals = settings.add_internals;
+        Ok(Arc::new(Self { format, modes, filters, add_internals, requests: AtomicU64::new(0), writer }))
+    }
+
+    /// Begins the line of a request and hangs a [`Record`] on its context, for the rest of the way to fill in.
+    ///
+    /// `client` is the address that the entry point believes is the client's. Without one, the first value of
+    /// `X-Forwarded-For` counts (which must have been cleared when the peer is not trusted), else the peer.
+    pub fn record_for(self: &Arc<Self>, request: &mut Request, client: Option<IpAddr>) -> Pending {
+        let record = request.context.record.get_or_insert_with(|| Arc::new(Record::begin())).clone();
+        let head = &request.head;
+        let received = Arc::new(AtomicU64::new(0));
+        let seen = Seen {
+            at: OffsetDateTime::now_utc(),
+            count: self.requests.fetch_add(1, Ordering::Relaxed) + 1,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            host: head.headers.get(http::header::HOST).cloned(),
+            forwarded: client.is_none().then(|| head.headers.get("x-forwarded-for").cloned()).flatten(),
+            client,
+            connection: request.context.connection.clone(),
+            headers: self.modes.keeps_headers().then(|| head.headers.clone()),
+            received: received.clone(),
+        };
+        if !http_body::Body::is_end_stream(&request.body) {
+            request.body = std::mem::take(&mut request.body).with_guard(Box::new(Received(received)));
+        }
+        Pending(Some(Box::new(Open { log: self.clone(), record, seen })))
+    }
+
+    /// Opens the file again, after it has been moved away (`SIGUSR1`).
+    pub fn reopen(&self) {
+        self.writer.reopen();
+    }
+
+    /// Waits until all lines so far are written.
+    pub fn flush(&self) {
+        self.writer.flush();
+    }
+
+    /// How many lines were lost because the writer could not keep up.
+    pub fn lost(&self) -> u64 {
+        self.writer.lost()
+    }
+}
+
+/// The line of a request that has no response yet. Dropped, it is written with status 499: the client went away.
+pub struct Pending(Option<Box<Open>>);
+
+impl Pending {
+    /// Lets the line be written when the body of the response ends.
+    pub fn finish_with(mut self, response: Response) -> Response {
+        let Some(open) = self.0.take() else { return response };
+        let headers = open.log.modes.keeps_headers().then(|| response.headers().clone());
+        let guard = Ending { open, status: response.status().as_u16(), headers, sent: 0 };
+        response.map(|body| body.with_guard(Box::new(guard)))
+    }
+
+    /// Writes no line: the router has `observability.accessLogs: false`.
+    pub fn discard(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(open) = self.0.take() {
+            open.write(&Outcome { status: CLIENT_CLOSED, sent: 0, headers: None, complete: false });
+        }
+    }
+}
+
+struct Open {
+    log: Arc<AccessLog>,
+    record: Arc<Record>,
+    seen: Seen,
+}
+
+/// What is known of a request when it comes in. All of it is cheap to take: shared parts, no text is copied.
+struct Seen {
+    at: OffsetDateTime,
+    count: u64,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    forwarded: Option<HeaderValue>,
+    client: Option<IpAddr>,
+    connection: Arc<Connection>,
+    headers: Option<HeaderMap>,
+    received: Arc<AtomicU64>,
+}
+
+/// How a response ended.
+struct Outcome<'a> {
+    status: u16,
+    sent: u64,
+    headers: Option<&'a HeaderMap>,
+    complete: bool,
+}
+
+impl Open {
+    fn write(&self, outcome: &Outcome<'_>) {
+        let duration = self.record.started.elapsed();
+        let fields = self.record.fields();
+        let is_internal = |name: &Option<Arc<str>>| name.as_ref().is_some_and(|n| n.ends_with("@internal"));
+        let internal = is_internal(&fields.service) || is_internal(&fields.router);
+        if (internal && !self.log.add_internals)
+            || !self.log.filters.keep(outcome.status, fields.retries, duration)
+        {
+            return;
+        }
+        let entry = line::Entry { seen: &self.seen, fields: &fields, outcome, duration };
+        self.log.writer.write(match self.log.format {
+            Format::Json => entry.json(&self.log.modes),
+            format => entry.clf(&self.log.modes, format == Format::Common),
+        });
+    }
+}
+
+/// Counts what is sent, and writes the line at the end.
+struct Ending {
+    open: Box<Open>,
+    status: u16,
+    headers: Option<HeaderMap>,
+    sent: u64,
+}
+
+impl Guard for Ending {
+    fn data(&mut self, length: usize) {
+        self.sent += length as u64;
+    }
+
+    fn end(self: Box<Self>, complete: bool) {
+        let headers = self.headers.as_ref();
+        self.open.write(&Outcome { status: self.status, sent: self.sent, headers, complete });
+    }
+}
+
+/// Counts the bytes of a request body.
+struct Received(Arc<AtomicU64>);
+
+impl Guard for Received {
+    fn data(&mut self, length: usize) {
+        self.0.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    fn end(self: Box<Self>, _complete: bool) {}
+}
+
+/// A duration in whole nanoseconds.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::{Body, Context};
+
+    use super::*;
+
+    fn request(target: &str, headers: &[(&str, &str)]) -> Request {
+        let mut builder = http::Request::builder().uri(target).header("host", "h.test:8080");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let (head, ()) = builder.body(()).unwrap().into_parts();
+        let peer = "127.0.0.1:5000".parse().unwrap();
+        Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))))
+    }
+
+    struct Fixture {
+        log: Arc<AccessLog>,
+        directory: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn open(change: impl FnOnce(&mut settings::AccessLog)) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let file_path = directory.path().join("logs/access.log").display().to_string();
+            let mut settings = settings::AccessLog { file_path, ..Default::default() };
+            change(&mut settings);
+            Self { log: AccessLog::open(&settings).unwrap(), directory }
+        }
+
+        fn answer(&self, mut request: Request, status: u16, body: &'static str) {
+            let pending = self.log.record_for(&mut request, None);
+            request.context.record.unwrap().note(|fields| {
+                fields.router = Some("r@file".into());
+                fields.server_url = Some("http://s:80".into());
+                fields.user = Some("eve\n\" x".into());
+            });
+            let mut response = Response::new(Body::full(body));
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            let body = pending.finish_with(response).into_body();
+            let mut reading = std::pin::pin!(body.collect(1000));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(reading.as_mut().poll(&mut context).is_ready());
+        }
+
+        fn text(&self) -> String {
+            self.log.flush();
+            std::fs::read_to_string(self.directory.path().join("logs/access.log")).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_common_format_has_traefik_columns() {
+        let log = Fixture::open(|settings| {
+            settings.fields.headers.names.insert("User-Agent".into(), "keep".into());
+            settings.fields.headers.names.insert("referer".into(), "redact".into());
+        });
+        log.answer(request("/p?q=1", &[("user-agent", "a\"b\\"), ("referer", "secret")]), 201, "hello");
+        let text = log.text();
+        let (before, after) = (text.split(" [").next().unwrap(), text.split("] ").nth(1).unwrap());
+        assert_eq!(before, "127.0.0.1 - eve\\n\\\"\\x20x");
+        let (columns, time) = after.rsplit_once(' ').unwrap();
+        let expected = r#""GET /p?q=1 HTTP/1.1" 201 5 "REDACTED" "a\"b\\" 1 "r@file" "http://s:80""#;
+        assert_eq!(columns, expected);
+        assert!(time.ends_with("ms\n"));
+    }
+
+    #[test]
+    fn json_has_traefik_fields() {
+        let log = Fixture::open(|settings| {
+            settings.format = "json".into();
+            settings.fields.headers.default_mode = "keep".into();
+            settings.fields.names.insert("StartLocal".into(), "drop".into());
+            settings.fields.query_parameters.default_mode = "drop".into();
+        });
+        log.answer(
+            request("/p?q=1", &[("x-forwarded-for", "9.9.9.9, 8.8.8.8"), ("a", "1"), ("a", "2")]),
+            200,
+            "hi",
+        );
+        let line: serde_json::Value = serde_json::from_str(&log.text()).unwrap();
+        for (name, value) in [
+            ("ClientHost", "9.9.9.9".into()),
+            ("ClientPort", "5000".into()),
+            ("RequestPath", "/p".into()),
+            ("RequestHost", "h.test".into()),
+            ("RequestPort", "8080".into()),
+            ("DownstreamContentSize", 2.into()),
+            ("RouterName", "r@file".into()),
+            ("RetryAttempts", 0.into()),
+            ("entryPointName", "web".into()),
+            ("request_A", "1,2".into()),
+            ("level", "info".into()),
+            ("msg", serde_json::Value::from("")),
+        ] {
+            assert_eq!(line[name], value, "{name}");
+        }
+        assert!(
+            line["Duration"].is_u64()
+                && line.get("StartLocal").is_none()
+                && line.get("request_Host").is_none()
+        );
+    }
+
+    #[test]
+    fn broken_off_requests_are_marked() {
+        let log = Fixture::open(|settings| settings.format = "json".into());
+        drop(log.log.record_for(&mut request("/a", &[]), None));
+        let pending = log.log.record_for(&mut request("/b", &[]), None);
+        drop(pending.finish_with(Response::new(Body::full("never read"))));
+        log.log.record_for(&mut request("/c", &[]), None).discard();
+        let lines: Vec<serde_json::Value> =
+            log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let seen: Vec<_> = lines.iter().map(|l| (&l["DownstreamStatus"], &l["DownstreamAborted"])).collect();
+        assert_eq!(seen, [(&499.into(), &true.into()), (&200.into(), &true.into())]);
+    }
+
+    #[test]
+    fn internal_services_and_filtered_requests_are_left_out() {
+        let log = Fixture::open(|settings| settings.filters.status_codes = vec!["500-599".into()]);
+        log.answer(request("/ok", &[]), 200, "");
+        log.answer(request("/bad", &[]), 502, "");
+        let mut ping = request("/ping", &[]);
+        let pending = log.log.record_for(&mut ping, None);
+        ping.context.record.unwrap().note(|fields| fields.service = Some("ping@internal".into()));
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+        drop(pending.finish_with(response));
+        let text = log.text();
+        assert!(text.contains("/bad") && text.lines().count() == 1, "{text}");
+    }
+
+    #[test]
+    fn reopening_follows_a_moved_file() {
+        let log = Fixture::open(|_| {});
+        log.answer(request("/first", &[]), 200, "");
+        log.log.flush();
+        let path = log.directory.path().join("logs/access.log");
+        std::fs::rename(&path, path.with_extension("1")).unwrap();
+        log.log.reopen();
+        log.answer(request("/second", &[]), 200, "");
+        assert!(log.text().contains("/second") && !log.text().contains("/first"));
+    }
+}

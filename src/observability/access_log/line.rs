@@ -1,0 +1,320 @@
+//! Formats one line: Traefik's common log format with its additional columns, or JSON with its fields.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::{HeaderMap, Version};
+use serde_json::Value;
+use tidegate_core::record::Fields;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+
+use super::modes::{Mode, Modes};
+use super::{Outcome, Seen, nanoseconds};
+
+/// What is written for a header that must not be read.
+const REDACTED: &str = "REDACTED";
+
+/// Everything that is known of one request at its end.
+pub(super) struct Entry<'a> {
+    pub(super) seen: &'a Seen,
+    pub(super) fields: &'a Fields,
+    pub(super) outcome: &'a Outcome<'a>,
+    pub(super) duration: Duration,
+}
+
+impl Entry<'_> {
+    /// The common log format; `extended` adds count, router, server and milliseconds.
+    pub(super) fn clf(&self, modes: &Modes, extended: bool) -> String {
+        let seen = self.seen;
+        let mut line = String::with_capacity(256);
+        let field = |name: &str, value: &str, line: &mut String| match value {
+            value if !value.is_empty() && modes.keeps(name) => push_plain(line, value),
+            _ => line.push('-'),
+        };
+        let quoted = |keep: bool, value: Option<&str>, line: &mut String| {
+            push_quoted(line, value.filter(|value| keep && !value.is_empty()).unwrap_or("-"));
+        };
+        let number = |name: &str, value: u64, line: &mut String| match modes.keeps(name) {
+            true => line.push_str(itoa::Buffer::new().format(value)),
+            false => line.push('-'),
+        };
+        field("ClientHost", &self.client_host(), &mut line);
+        line.push_str(" - ");
+        field("ClientUsername", self.fields.user.as_deref().unwrap_or(""), &mut line);
+        let day = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+        let _ = write!(line, " [{}] \"", seen.at.format(&day).unwrap_or_default());
+        field("RequestMethod", seen.method.as_str(), &mut line);
+        line.push(' ');
+        field("RequestPath", self.path(modes), &mut line);
+        line.push(' ');
+        field("RequestProtocol", protocol(seen.version), &mut line);
+        line.push_str("\" ");
+        number("DownstreamStatus", self.outcome.status.into(), &mut line);
+        line.push(' ');
+        number("DownstreamContentSize", self.outcome.sent, &mut line);
+        for name in [http::header::REFERER, http::header::USER_AGENT] {
+            line.push(' ');
+            let value = match modes.of_header(&name) {
+                Mode::Keep => self.header(&name),
+                Mode::Redact => self.header(&name).map(|_| REDACTED.into()),
+                Mode::Drop => None,
+            };
+            quoted(true, value.as_deref(), &mut line);
+        }
+        if extended {
+            line.push(' ');
+            number("RequestCount", seen.count, &mut line);
+            line.push(' ');
+            quoted(modes.keeps("RouterName"), self.fields.router.as_deref(), &mut line);
+            line.push(' ');
+            quoted(modes.keeps("ServiceURL"), self.fields.server_url.as_deref(), &mut line);
+            let _ = write!(line, " {}ms", self.duration.as_millis());
+        }
+        line.push('\n');
+        line
+    }
+
+    /// One JSON object, its keys sorted.
+    pub(super) fn json(&self, modes: &Modes) -> String {
+        let mut out: BTreeMap<Cow<'_, str>, Value> = BTreeMap::new();
+        self.request_fields(modes, &mut out);
+        self.response_fields(&mut out);
+        out.retain(|name, _| modes.keeps(name));
+        let headers = [
+            ("request_", self.seen.headers.as_ref()),
+            ("origin_", self.fields.origin_headers.as_ref()),
+            ("downstream_", self.outcome.headers),
+        ];
+        for (prefix, headers) in headers {
+            if let Some(headers) = headers {
+                push_headers(prefix, headers, modes, &mut out);
+            }
+        }
+        out.insert("level".into(), "info".into());
+        out.insert("msg".into(), "".into());
+        let second = OffsetDateTime::now_utc().replace_nanosecond(0);
+        out.insert("time".into(), second.ok().and_then(|at| at.format(&Rfc3339).ok()).into());
+        let mut line = serde_json::to_string(&out).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+
+    fn request_fields(&self, modes: &Modes, out: &mut BTreeMap<Cow<'_, str>, Value>) {
+        let seen = self.seen;
+        let peer = seen.connection.peer;
+        let address =
+            seen.host.as_ref().map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+                (host, port)
+            }
+            _ => (&*address, "-"),
+        };
+        let at: Value = seen.at.format(&Rfc3339).ok().into();
+        let tls = seen.connection.tls.as_ref();
+        out.extend::<[(Cow<'_, str>, Value); 18]>([
+            ("StartUTC".into(), at.clone()),
+            ("StartLocal".into(), at),
+            ("ClientAddr".into(), peer.to_string().into()),
+            ("ClientHost".into(), self.client_host().into()),
+            ("ClientPort".into(), peer.port().to_string().into()),
+            ("ClientUsername".into(), self.fields.user.as_deref().unwrap_or("-").into()),
+            ("RequestAddr".into(), (*address).into()),
+            ("RequestHost".into(), host.into()),
+            ("RequestPort".into(), port.into()),
+            ("RequestMethod".into(), seen.method.as_str().into()),
+            ("RequestPath".into(), self.path(modes).into()),
+            ("RequestProtocol".into(), protocol(seen.version).into()),
+            ("RequestScheme".into(), if tls.is_some() { "https" } else { "http" }.into()),
+            ("RequestContentSize".into(), seen.received.load(std::sync::atomic::Ordering::Relaxed).into()),
+            ("RequestCount".into(), seen.count.into()),
+            ("RetryAttempts".into(), self.fields.retries.into()),
+            ("entryPointName".into(), (*seen.connection.entry_point).into()),
+            ("Duration".into(), nanoseconds(self.duration).into()),
+        ]);
+        if let Some(tls) = tls {
+            out.insert("TLSVersion".into(), tls.version.into());
+            out.insert("TLSCipher".into(), tls.cipher.into());
+            if let Some(subject) = tls.client_certificates.first().and_then(|der| subject(der)) {
+                out.insert("TLSClientSubject".into(), subject.into());
+            }
+        }
+    }
+
+    fn response_fields(&self, out: &mut BTreeMap<Cow<'_, str>, Value>) {
+        let fields = self.fields;
+        let origin = fields.origin_duration.unwrap_or_default();
+        let overhead = self.duration.saturating_sub(origin);
+        out.insert("DownstreamStatus".into(), self.outcome.status.into());
+        out.insert("DownstreamContentSize".into(), self.outcome.sent.into());
+        out.insert("Overhead".into(), nanoseconds(overhead).into());
+        let texts = [
+            ("RouterName", &fields.router),
+            ("ServiceName", &fields.service),
+            ("ServiceURL", &fields.server_url),
+            ("ServiceAddr", &fields.server_addr),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                out.insert(name.into(), (**value).into());
+            }
+        }
+        if let Some(status) = fields.origin_status {
+            out.insert("OriginStatus".into(), status.into());
+            out.insert("OriginDuration".into(), nanoseconds(origin).into());
+        }
+        if let Some(size) = fields.origin_size {
+            out.insert("OriginContentSize".into(), size.into());
+            if size > 0 && self.outcome.sent > 0 && size != self.outcome.sent {
+                out.insert("GzipRatio".into(), (size as f64 / self.outcome.sent as f64).into());
+            }
+        }
+        if !self.outcome.complete {
+            out.insert("DownstreamAborted".into(), true.into());
+        }
+    }
+
+    /// Who the client is: what the entry point believes, else the first address of `X-Forwarded-For`, else the peer.
+    fn client_host(&self) -> String {
+        if let Some(client) = self.seen.client {
+            return client.to_canonical().to_string();
+        }
+        let forwarded = self.seen.forwarded.as_ref().and_then(|value| value.to_str().ok());
+        match forwarded.and_then(|value| value.split(',').next()).map(str::trim) {
+            Some(first) if !first.is_empty() => first.to_owned(),
+            _ => self.seen.connection.peer.ip().to_canonical().to_string(),
+        }
+    }
+
+    fn path(&self, modes: &Modes) -> &str {
+        let uri = &self.seen.uri;
+        match modes.query {
+            true => uri.path_and_query().map_or("", |target| target.as_str()),
+            false => uri.path(),
+        }
+    }
+
+    fn header(&self, name: &http::HeaderName) -> Option<Cow<'_, str>> {
+        let value = self.seen.headers.as_ref()?.get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()))
+    }
+}
+
+fn push_headers(prefix: &str, headers: &HeaderMap, modes: &Modes, out: &mut BTreeMap<Cow<'_, str>, Value>) {
+    for name in headers.keys().filter(|name| *name != http::header::HOST) {
+        let value = match modes.of_header(name) {
+            Mode::Drop => continue,
+            Mode::Redact => REDACTED.to_owned(),
+            Mode::Keep => {
+                let values = headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()));
+                values.collect::<Vec<_>>().join(",")
+            }
+        };
+        out.insert(format!("{prefix}{}", canonical(name.as_str())).into(), value.into());
+    }
+}
+
+/// The subject of a certificate, last part first as Go writes it (RFC 2253): `CN=bob,O=Example`.
+fn subject(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let name = certificate.subject();
+    let part = |rdn: &x509_parser::x509::RelativeDistinguishedName<'_>| {
+        let attributes = rdn.iter().map(|attribute| {
+            let oid = attribute.attr_type();
+            let registry = x509_parser::objects::oid_registry();
+            let kind = x509_parser::objects::oid2abbrev(oid, registry)
+                .map_or_else(|_| oid.to_id_string(), str::to_owned);
+            let value = attribute.as_str().unwrap_or("");
+            let escape = |c: char| match c {
+                ',' | '+' | '"' | '\\' | '<' | '>' | ';' => format!("\\{c}"),
+                c => c.to_string(),
+            };
+            format!("{kind}={}", value.chars().map(escape).collect::<String>())
+        });
+        attributes.collect::<Vec<_>>().join("+")
+    };
+    let parts: Vec<String> = name.iter_rdn().map(part).collect();
+    Some(parts.into_iter().rev().collect::<Vec<_>>().join(","))
+}
+
+/// A header's name as Go writes it: `X-Real-Ip`.
+fn canonical(name: &str) -> String {
+    let mut upper = true;
+    let letter = |c: char| {
+        let written = if upper { c.to_ascii_uppercase() } else { c };
+        upper = c == '-';
+        written
+    };
+    name.chars().map(letter).collect()
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// A text without quotes around it: what could be taken for another column or line is escaped.
+fn push_plain(line: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => line.extend(['\\', c]),
+            ' ' => line.push_str("\\x20"),
+            c if c.is_control() => push_escaped(line, c),
+            c => line.push(c),
+        }
+    }
+}
+
+/// A text in double quotes, escaped as Go's `strconv.Quote` does.
+fn push_quoted(line: &mut String, text: &str) {
+    line.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => line.extend(['\\', c]),
+            c if c.is_control() => push_escaped(line, c),
+            c => line.push(c),
+        }
+    }
+    line.push('"');
+}
+
+fn push_escaped(line: &mut String, c: char) {
+    match c {
+        '\n' => line.push_str("\\n"),
+        '\r' => line.push_str("\\r"),
+        '\t' => line.push_str("\\t"),
+        // Writing to a String cannot fail.
+        c if u32::from(c) < 0x80 => drop(write!(line, "\\x{:02x}", u32::from(c))),
+        c => drop(write!(line, "\\u{:04x}", u32::from(c))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_written_as_go_does() {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "Ex, Inc");
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "bob");
+        let certificate = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(subject(certificate.der()).as_deref(), Some("CN=bob,O=Ex\\, Inc"));
+        assert_eq!(subject(b"no certificate"), None);
+    }
+
+    #[test]
+    fn header_names_are_canonical() {
+        assert_eq!(canonical("x-real-ip"), "X-Real-Ip");
+    }
+}

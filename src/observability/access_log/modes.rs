@@ -1,0 +1,152 @@
+//! Which requests, fields and headers go into the log.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use crate::settings::{AccessLogFields, AccessLogFilters};
+
+/// What happens to a field or header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Keep,
+    Drop,
+    /// The name stays, the value is `REDACTED`.
+    Redact,
+}
+
+/// `accessLog.fields`, checked.
+pub(super) struct Modes {
+    field: Mode,
+    fields: HashMap<String, Mode>,
+    header: Mode,
+    headers: HashMap<HeaderName, Mode>,
+    /// Leave the query in `RequestPath`.
+    pub(super) query: bool,
+}
+
+impl Modes {
+    pub(super) fn new(settings: &AccessLogFields) -> Result<Self, String> {
+        let mut fields = HashMap::new();
+        for (name, text) in &settings.names {
+            fields.insert(name.to_ascii_lowercase(), mode(text, false, &format!("fields.names.{name}"))?);
+        }
+        let mut headers = HashMap::new();
+        for (name, text) in &settings.headers.names {
+            let place = format!("fields.headers.names.{name}");
+            let key = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| format!("{place}: `{name}` is no header name"))?;
+            headers.insert(key, mode(text, true, &place)?);
+        }
+        let query =
+            mode(&settings.query_parameters.default_mode, false, "fields.queryParameters.defaultMode")?;
+        Ok(Self {
+            field: mode(&settings.default_mode, false, "fields.defaultMode")?,
+            fields,
+            header: mode(&settings.headers.default_mode, true, "fields.headers.defaultMode")?,
+            headers,
+            query: query == Mode::Keep,
+        })
+    }
+
+    /// True when a field is to be logged.
+    pub(super) fn keeps(&self, field: &str) -> bool {
+        let mode = match self.fields.is_empty() {
+            true => self.field,
+            false => self.fields.get(&field.to_ascii_lowercase()).copied().unwrap_or(self.field),
+        };
+        mode == Mode::Keep
+    }
+
+    /// What happens to a header.
+    pub(super) fn of_header(&self, name: &HeaderName) -> Mode {
+        self.headers.get(name).copied().unwrap_or(self.header)
+    }
+
+    /// True when any header may be logged, so that they must be remembered.
+    pub(super) fn keeps_headers(&self) -> bool {
+        self.header != Mode::Drop || self.headers.values().any(|mode| *mode != Mode::Drop)
+    }
+}
+
+fn mode(text: &str, may_redact: bool, place: &str) -> Result<Mode, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "keep" => Ok(Mode::Keep),
+        "drop" => Ok(Mode::Drop),
+        "redact" if may_redact => Ok(Mode::Redact),
+        _ if may_redact => Err(format!("{place}: `{text}` is not one of keep, drop and redact")),
+        _ => Err(format!("{place}: `{text}` is neither keep nor drop")),
+    }
+}
+
+/// `accessLog.filters`, checked: a request is logged when any of them holds, or when there is none.
+pub(super) struct Filters {
+    statuses: Vec<RangeInclusive<u16>>,
+    retried: bool,
+    longer_than: Duration,
+}
+
+impl Filters {
+    pub(super) fn new(settings: &AccessLogFilters) -> Result<Self, String> {
+        let statuses = settings.status_codes.iter().flat_map(|text| text.split(',')).map(statuses);
+        Ok(Self {
+            statuses: statuses.collect::<Result<_, _>>()?,
+            retried: settings.retry_attempts,
+            longer_than: settings.min_duration.0,
+        })
+    }
+
+    /// True when the request is to be logged.
+    pub(super) fn keep(&self, status: u16, retries: u32, duration: Duration) -> bool {
+        (self.statuses.is_empty() && !self.retried && self.longer_than.is_zero())
+            || self.statuses.iter().any(|range| range.contains(&status))
+            || (self.retried && retries > 0)
+            || (!self.longer_than.is_zero() && duration > self.longer_than)
+    }
+}
+
+fn statuses(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!("filters.statusCodes: `{text}` is no status and no range like 400-499")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_alternatives() {
+        let filters = |codes: &[&str], retry_attempts, millis| {
+            Filters::new(&AccessLogFilters {
+                status_codes: codes.iter().map(|s| s.to_string()).collect(),
+                retry_attempts,
+                min_duration: tidegate_core::values::Duration::from_millis(millis),
+            })
+        };
+        let short = Duration::from_millis(1);
+        assert!(filters(&[], false, 0).unwrap().keep(200, 0, short));
+        let some = filters(&["404", "500-599"], true, 10).unwrap();
+        for (status, retries, duration, kept) in [
+            (200, 0, short, false),
+            (404, 0, short, true),
+            (599, 0, short, true),
+            (200, 1, short, true),
+            (200, 0, Duration::from_millis(11), true),
+        ] {
+            assert_eq!(some.keep(status, retries, duration), kept, "{status} {retries} {duration:?}");
+        }
+        assert!(filters(&["5xx"], false, 0).is_err());
+    }
+
+    #[test]
+    fn unknown_modes_are_refused() {
+        let error =
+            Modes::new(&AccessLogFields { default_mode: "redact".into(), ..Default::default() }).err();
+        assert_eq!(error.as_deref(), Some("fields.defaultMode: `redact` is neither keep nor drop"));
+    }
+}

@@ -1,0 +1,240 @@
+//! The log of the process itself, in Traefik's formats.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+use time::macros::format_description;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::access_log::open_file;
+use crate::settings;
+
+/// The running log; keep it to have the file opened again.
+#[derive(Clone)]
+pub struct ProcessLog {
+    file: Option<(PathBuf, Arc<Mutex<File>>)>,
+}
+
+impl ProcessLog {
+    /// Starts logging as `log` says. Fails when the level is unknown, the file cannot be opened, or logging runs already.
+    pub fn start(settings: &settings::Log) -> io::Result<Self> {
+        let level = level(&settings.level)?;
+        let json = settings.format.eq_ignore_ascii_case("json");
+        let file = match settings.file_path.as_str() {
+            "" => None,
+            path => Some((PathBuf::from(path), Arc::new(Mutex::new(open_file(path.as_ref())?)))),
+        };
+        let colour = !json && !settings.no_color && file.is_none() && io::stdout().is_terminal();
+        let shared = file.as_ref().map(|(_, file)| file.clone());
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .event_format(Format { json, colour })
+            .with_writer(move || Out(shared.clone()))
+            .try_init()
+            .map_err(|error| io::Error::other(format!("log: {error}")))?;
+        Ok(Self { file })
+    }
+
+    /// Opens the file again, after it has been moved away (`SIGUSR1`).
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Some((path, file)) = &self.file {
+            *file.lock() = open_file(path)?;
+        }
+        Ok(())
+    }
+}
+
+fn level(name: &str) -> io::Result<LevelFilter> {
+    Ok(match name.to_ascii_uppercase().as_str() {
+        "TRACE" => LevelFilter::TRACE,
+        "DEBUG" => LevelFilter::DEBUG,
+        "INFO" => LevelFilter::INFO,
+        "WARN" => LevelFilter::WARN,
+        "ERROR" | "FATAL" | "PANIC" | "" => LevelFilter::ERROR,
+        _ => {
+            let message =
+                format!("log.level: `{name}` is not one of TRACE, DEBUG, INFO, WARN, ERROR, FATAL, PANIC");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+    })
+}
+
+/// Where a line goes: the file, or standard output.
+struct Out(Option<Arc<Mutex<File>>>);
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Some(file) => file.lock().write(bytes),
+            None => io::stdout().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &self.0 {
+            Some(file) => file.lock().flush(),
+            None => io::stdout().flush(),
+        }
+    }
+}
+
+struct Format {
+    json: bool,
+    colour: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Format
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let second = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+        let time = OffsetDateTime::now_utc().format(&second).unwrap_or_default();
+        let metadata = event.metadata();
+        if self.json {
+            return writeln!(out, "{}", fields.json(metadata.level(), &time));
+        }
+        let (short, colour) = match *metadata.level() {
+            Level::TRACE => ("TRC", 34),
+            Level::DEBUG => ("DBG", 90),
+            Level::INFO => ("INF", 32),
+            Level::WARN => ("WRN", 33),
+            Level::ERROR => ("ERR", 31),
+        };
+        match self.colour {
+            true => write!(out, "\x1b[90m{time}\x1b[0m \x1b[{colour}m{short}\x1b[0m ")?,
+            false => write!(out, "{time} {short} ")?,
+        }
+        if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
+            write!(out, "{file}:{line} > ")?;
+        }
+        out.write_str(&one_line(&fields.message))?;
+        for (name, value) in &fields.others {
+            let text = value.as_str().map_or_else(|| value.to_string(), one_line);
+            match text.contains([' ', '"', '=']) {
+                true => write!(out, " {name}={}", serde_json::Value::from(text))?,
+                false => write!(out, " {name}={text}")?,
+            }
+        }
+        writeln!(out)
+    }
+}
+
+/// A text whose control characters cannot begin another line or move a terminal's cursor.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+/// The message and the other fields of an event.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, serde_json::Value)>,
+}
+
+impl Fields {
+    fn json(self, level: &Level, time: &str) -> serde_json::Value {
+        let mut object = serde_json::Map::new();
+        object.insert("level".into(), level.as_str().to_ascii_lowercase().into());
+        for (name, value) in self.others {
+            object.insert(name.into(), value);
+        }
+        object.insert("time".into(), time.into());
+        object.insert("message".into(), self.message.into());
+        object.into()
+    }
+
+    fn put(&mut self, field: &Field, value: serde_json::Value) {
+        match (field.name(), value) {
+            ("message", serde_json::Value::String(text)) => self.message = text,
+            (name, value) => self.others.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one format makes of one event.
+    fn written(json: bool, log: impl FnOnce()) -> String {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let out = Arc::new(Mutex::new(open_file(path.path()).unwrap()));
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Format { json, colour: false })
+            .with_writer(move || Out(Some(out.clone())))
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        std::fs::read_to_string(path.path()).unwrap()
+    }
+
+    #[test]
+    fn the_common_format_is_one_line() {
+        let text = written(false, || tracing::error!(router = "a b", code = 7, "bad\nthing"));
+        let (head, tail) = text.split_once(" > ").unwrap();
+        assert!(head.contains("Z ERR ") && head.contains("log.rs:"), "{head}");
+        assert_eq!(tail, "bad\\nthing router=\"a b\" code=7\n");
+    }
+
+    #[test]
+    fn json_has_level_time_and_message() {
+        let text = written(true, || tracing::warn!(router = "r", "hello"));
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&line["level"], &line["message"], &line["router"]),
+            (&"warn".into(), &"hello".into(), &"r".into())
+        );
+        assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn unknown_levels_are_refused() {
+        assert!(level("loud").unwrap_err().to_string().contains("log.level: `loud` is not one of"));
+        assert_eq!(level("warn").unwrap(), LevelFilter::WARN);
+    }
+}
