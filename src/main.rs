@@ -1,3 +1,11 @@
 //! The `tidegate` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

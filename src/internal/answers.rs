@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response as HttpResponse, StatusCode};
-use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+use http::StatusCode;
+use tidegate_core::{BoxFuture, Handler, Request, Response, reply};
 
 use crate::configuration::Readiness;
 use crate::service::Service;
@@ -80,8 +79,5 @@ macro_rules! always_up {
 always_up!(Ping, Ready, Noop);
 
 fn answer<'a>(status: StatusCode, text: impl Into<bytes::Bytes>) -> BoxFuture<'a, Response> {
-    let mut response = HttpResponse::new(Body::full(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    Box::pin(std::future::ready(response))
+    Box::pin(std::future::ready(reply::bare(status, text)))
 }

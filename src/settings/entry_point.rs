@@ -33,6 +33,7 @@ pub struct EntryPoint {
     /// UDP.
     pub udp: Udp,
     /// Defaults for routers.
+    #[serde(skip_serializing_if = "is_default")]
     pub observability: EntryPointObservability,
 }
 

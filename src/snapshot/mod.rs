@@ -7,6 +7,8 @@ mod files;
 pub mod report;
 mod routes;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

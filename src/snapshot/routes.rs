@@ -188,7 +188,7 @@ impl Router<'_, '_> {
     ///
     /// Two routers of one host with different options are in conflict. Which client authentication was meant is not
     /// known then, so neither serves (Traefik's `core.strictTLSOptions`).
-    fn tls_options(&self, rules: &Rules, outcomes: &mut [Outcome]) -> HashMap<String, Arc<str>> {
+    fn tls_options(&mut self, rules: &Rules, outcomes: &mut [Outcome]) -> HashMap<String, Arc<str>> {
         let mut by_host: HashMap<String, Vec<(usize, String)>> = HashMap::new();
         for (place, router) in self.attached.iter().enumerate() {
             let (Some(tls), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else { continue };
@@ -212,9 +212,11 @@ impl Router<'_, '_> {
             }
         }
         let mut hosts = HashMap::new();
+        let mut conflicts = false;
         for (host, users) in by_host {
             let Some((_, first)) = users.first() else { continue };
             if users.iter().any(|(_, options)| options != first) {
+                conflicts = true;
                 for (place, _) in &users {
                     let conflict = format!(
                         "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
@@ -226,6 +228,11 @@ impl Router<'_, '_> {
             } else if first != "default" && self.tls.has_options(first) {
                 hosts.insert(host, Arc::from(first.as_str()));
             }
+        }
+        // As Traefik's API shows it.
+        let with_tls = self.attached.iter_mut().filter_map(|router| router.router.tls.as_mut());
+        for tls in with_tls.filter(|tls| tls.options.is_empty() && !conflicts) {
+            tls.options = "default".into();
         }
         hosts
     }
@@ -274,7 +281,7 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
         outcome.errors.push(format!("ruleSyntax `{}` is not supported: only `v3` is", options.rule_syntax));
     }
     if let Err(error) = parsed {
-        outcome.errors.push(format!("error while parsing rule {}: {error}", options.rule));
+        outcome.errors.push(error.clone());
     }
     outcome
 }

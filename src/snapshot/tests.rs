@@ -1,0 +1,305 @@
+//! Tests of compiling: what becomes of whole configurations.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use tidegate_config::merge::merge;
+use tidegate_config::{Kind, Provided};
+use tidegate_core::{Body, Connection, Context, Next, Request, Response};
+use tokio::runtime::Runtime;
+
+use super::report::Status;
+use super::{Compiled, Environment, Files, Snapshot, compile};
+use crate::service::Registry;
+use crate::settings::{EntryPoint, Settings};
+
+struct World {
+    runtime: Runtime,
+    environment: Environment,
+}
+
+impl World {
+    fn new(points: &[&str]) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let registry = Registry::new(1, runtime.handle().clone());
+        let entry_points = points.iter().map(|name| ((*name).to_owned(), EntryPoint::default())).collect();
+        let environment = Environment {
+            settings: Arc::new(Settings { entry_points, ..Settings::default() }),
+            client: registry.client(),
+            registry,
+            internal: BTreeMap::new(),
+            files: Files::default(),
+        };
+        Self { runtime, environment }
+    }
+
+    fn settings(&mut self) -> &mut Settings {
+        Arc::get_mut(&mut self.environment.settings).unwrap()
+    }
+
+    fn compile(&self, config: &str) -> Compiled {
+        self.compile_after(config, None)
+    }
+
+    fn compile_after(&self, config: &str, previous: Option<&Compiled>) -> Compiled {
+        let state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
+        self.compile_state(&state, previous)
+    }
+
+    fn compile_state(&self, state: &Provided, previous: Option<&Compiled>) -> Compiled {
+        compile(merge([("file", state)]), 0, previous, &self.environment)
+    }
+
+    /// What the first entry point answers to a plain-text request.
+    fn get(&self, snapshot: &Snapshot, host: &str, path: &str) -> Option<Response> {
+        let (head, ()) =
+            http::Request::builder().uri(path).header("host", host).body(()).unwrap().into_parts();
+        let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let request = Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))));
+        let route = snapshot.entry_points[0].plain.find(&request)?.clone();
+        Some(self.runtime.block_on(Next::new(&route.middlewares, &*route.service).run(request)))
+    }
+
+    fn status(&self, snapshot: &Snapshot, host: &str, path: &str) -> Option<StatusCode> {
+        self.get(snapshot, host, path).map(|response| response.status())
+    }
+}
+
+const SERVICE: &str = r#""s": {"loadBalancer": {"servers": [{"url": "http://127.0.0.1:1"}]}}"#;
+
+fn errors(compiled: &Compiled, kind: Kind, name: &str) -> Vec<String> {
+    compiled.snapshot.report.object(kind, name).unwrap().errors.clone()
+}
+
+fn status_of(compiled: &Compiled, kind: Kind, name: &str) -> Status {
+    compiled.snapshot.report.object(kind, name).unwrap().status
+}
+
+#[test]
+fn a_broken_router_keeps_its_rule_and_answers_503() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{
+            "routers": {{
+                "all": {{"rule": "PathPrefix(`/`)", "service": "s", "priority": 1}},
+                "nomw": {{"rule": "Host(`a.test`)", "service": "s", "middlewares": ["gone"]}},
+                "nosvc": {{"rule": "Host(`b.test`)", "service": "gone"}},
+                "none": {{"rule": "Host(`c.test`)"}},
+                "norule": {{"rule": "Host(`d.test`) &&", "service": "s"}}
+            }},
+            "services": {{{SERVICE}}}
+        }}}}"#
+    ));
+    let snapshot = &compiled.snapshot;
+    for host in ["a.test", "b.test", "c.test"] {
+        assert_eq!(world.status(snapshot, host, "/"), Some(StatusCode::SERVICE_UNAVAILABLE), "{host}");
+    }
+    assert_eq!(world.status(snapshot, "d.test", "/"), Some(StatusCode::BAD_GATEWAY), "the catch-all");
+    assert_eq!(errors(&compiled, Kind::Router, "nomw@file"), ["middleware \"gone@file\" does not exist"]);
+    assert_eq!(errors(&compiled, Kind::Router, "nosvc@file"), ["the service \"gone@file\" does not exist"]);
+    assert!(errors(&compiled, Kind::Router, "norule@file")[0].starts_with("error while parsing rule"));
+    assert_eq!(status_of(&compiled, Kind::Router, "all@file"), Status::Enabled);
+    assert_eq!(status_of(&compiled, Kind::Router, "none@file"), Status::Disabled);
+    assert_eq!(snapshot.report.problems.len(), 5);
+}
+
+#[test]
+fn loops_are_told_with_their_path() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(
+        r#"{"http": {
+            "routers": {
+                "a": {"rule": "Host(`a.test`)", "service": "x"},
+                "b": {"rule": "Host(`b.test`)", "service": "ok", "middlewares": ["m"]}
+            },
+            "services": {
+                "x": {"failover": {"service": "y", "fallback": "y"}},
+                "y": {"failover": {"service": "x", "fallback": "x"}},
+                "ok": {"loadBalancer": {"servers": [{"url": "http://127.0.0.1:1"}]}},
+                "none": {},
+                "two": {"loadBalancer": {}, "weighted": {}}
+            },
+            "middlewares": {"m": {"chain": {"middlewares": ["n"]}}, "n": {"chain": {"middlewares": ["m"]}}}
+        }}"#,
+    );
+    let expected = "could not instantiate service x@file: recursion detected in service:x@file->service:y@file->service:x@file";
+    assert_eq!(errors(&compiled, Kind::Router, "a@file"), [expected]);
+    let expected = "could not instantiate middleware m@file: recursion detected in middleware:m@file->middleware:n@file->middleware:m@file";
+    assert_eq!(errors(&compiled, Kind::Router, "b@file"), [expected]);
+}
+
+#[test]
+fn what_has_not_changed_is_taken_over() {
+    let world = World::new(&["web"]);
+    let config = |path: &str, prefix: &str| {
+        format!(
+            r#"{{"http": {{
+                "routers": {{
+                    "r": {{"rule": "Path(`{path}`)", "service": "s", "middlewares": ["m", "limit"]}},
+                    "q": {{"rule": "Path(`/q`)", "service": "s", "middlewares": ["m", "limit"]}}
+                }},
+                "services": {{{SERVICE}}},
+                "middlewares": {{"m": {{"addPrefix": {{"prefix": "{prefix}"}}}}, "limit": {{"inFlightReq": {{"amount": 9}}}}}}
+            }}}}"#
+        )
+    };
+    let find = |compiled: &Compiled, path: &str| {
+        let (head, ()) = http::Request::builder().uri(path).body(()).unwrap().into_parts();
+        let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let request = Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))));
+        compiled.snapshot.entry_points[0].plain.find(&request).unwrap().clone()
+    };
+    let first = world.compile(&config("/a", "/x"));
+    let second = world.compile_after(&config("/b", "/x"), Some(&first));
+    let (before, after) = (find(&first, "/a"), find(&second, "/b"));
+    assert!(Arc::ptr_eq(&before.middlewares[0], &after.middlewares[0]));
+    assert!(Arc::ptr_eq(&before.middlewares[1], &after.middlewares[1]), "the limit's state survives");
+    assert!(Arc::ptr_eq(&before.service, &after.service));
+    let other = find(&second, "/q");
+    assert!(Arc::ptr_eq(&other.middlewares[0], &after.middlewares[0]), "shared by all routers");
+    assert!(!Arc::ptr_eq(&other.middlewares[1], &after.middlewares[1]), "one for each router");
+    let third = world.compile_after(&config("/b", "/y"), Some(&second));
+    let changed = find(&third, "/b");
+    assert!(!Arc::ptr_eq(&changed.middlewares[0], &after.middlewares[0]));
+    assert!(Arc::ptr_eq(&changed.middlewares[1], &after.middlewares[1]));
+}
+
+#[test]
+fn a_changed_file_builds_its_middleware_again() {
+    let world = World::new(&["web"]);
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, "a:{SHA}ThmbShxAtJepX80c2JY1FzOEmUk=").unwrap();
+    let config = format!(
+        r#"{{"http": {{
+            "routers": {{"r": {{"rule": "Path(`/`)", "service": "s", "middlewares": ["chain"]}}}},
+            "services": {{{SERVICE}}},
+            "middlewares": {{"chain": {{"chain": {{"middlewares": ["auth"]}}}}, "auth": {{"basicAuth": {{"usersFile": "{}"}}}}}}
+        }}}}"#,
+        users.display()
+    );
+    let first = world.compile(&config);
+    assert_eq!(errors(&first, Kind::Router, "r@file"), [""; 0]);
+    assert!(first.names_file(users.to_str().unwrap()));
+    let second = world.compile_after(&config, Some(&first));
+    std::fs::write(&users, "not a user").unwrap();
+    assert!(world.environment.files.changed());
+    let third = world.compile_after(&config, Some(&second));
+    assert!(second.names_file(users.to_str().unwrap()), "also when everything was taken over");
+    assert_eq!(status_of(&third, Kind::Middleware, "auth@file"), Status::Disabled);
+    assert_eq!(world.status(&third.snapshot, "h", "/"), Some(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[test]
+fn equal_rules_and_priorities_are_warned_of() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{
+            "routers": {{
+                "a": {{"rule": "Host(`a.test`)", "service": "s"}},
+                "b": {{"rule": "Host(`a.test`)", "service": "s"}}
+            }},
+            "services": {{{SERVICE}}}
+        }}}}"#
+    ));
+    assert_eq!(status_of(&compiled, Kind::Router, "a@file"), Status::Enabled);
+    assert_eq!(status_of(&compiled, Kind::Router, "b@file"), Status::Warning);
+}
+
+#[test]
+fn tls_options_are_by_host_and_conflicts_fail_closed() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{
+            "routers": {{
+                "own": {{"rule": "Host(`own.test`)", "service": "s", "tls": {{"options": "strict"}}}},
+                "one": {{"rule": "Host(`both.test`)", "service": "s", "tls": {{"options": "strict"}}}},
+                "two": {{"rule": "Host(`both.test`) && Path(`/x`)", "service": "s", "tls": {{}}}},
+                "gone": {{"rule": "Host(`gone.test`)", "service": "s", "tls": {{"options": "gone"}}}}
+            }},
+            "services": {{{SERVICE}}}
+        }}, "tls": {{"options": {{"strict": {{"minVersion": "VersionTLS13"}}}}}}}}"#
+    ));
+    assert_eq!(compiled.snapshot.tls.options_of("own.test"), "strict@file");
+    assert_eq!(compiled.snapshot.tls.options_of("both.test"), "default");
+    for name in ["one@file", "two@file"] {
+        assert!(errors(&compiled, Kind::Router, name)[0].contains("conflicting"), "{name}");
+    }
+    let unknown = ["building router handler: unknown TLS options: gone@file"];
+    assert_eq!(errors(&compiled, Kind::Router, "gone@file"), unknown);
+}
+
+#[test]
+fn children_answer_below_their_parents() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{
+            "routers": {{
+                "parent": {{"rule": "Host(`a.test`)"}},
+                "child": {{"rule": "Path(`/c`)", "service": "s", "parentRefs": ["parent"]}},
+                "lost": {{"rule": "Path(`/c`)", "service": "s", "parentRefs": ["nobody"]}}
+            }},
+            "services": {{{SERVICE}}}
+        }}}}"#
+    ));
+    let snapshot = &compiled.snapshot;
+    assert_eq!(world.status(snapshot, "a.test", "/c"), Some(StatusCode::BAD_GATEWAY));
+    assert_eq!(world.status(snapshot, "a.test", "/other"), Some(StatusCode::NOT_FOUND));
+    assert_eq!(world.status(snapshot, "b.test", "/c"), None);
+    assert_eq!(status_of(&compiled, Kind::Router, "lost@file"), Status::Disabled);
+}
+
+#[test]
+fn tcp_and_udp_are_shown_but_not_served() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(
+        r#"{"tcp": {"routers": {"t": {"rule": "HostSNI(`*`)", "service": "s"}}},
+            "udp": {"routers": {"u": {"service": "s"}}}}"#,
+    );
+    assert_eq!(errors(&compiled, Kind::TcpRouter, "t@file"), ["TCP routers are not supported yet"]);
+    assert_eq!(errors(&compiled, Kind::UdpRouter, "u@file"), ["UDP routers are not supported yet"]);
+    assert_eq!(compiled.snapshot.report.config.tcp.routers["t@file"].priority, -1);
+}
+
+#[test]
+fn priorities_beyond_the_largest_are_refused() {
+    let mut world = World::new(&["web"]);
+    world.settings().entry_points.insert("other".into(), EntryPoint::default());
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{"routers": {{"r": {{"rule": "Path(`/`)", "service": "s", "priority": 9223372036854775807}}}},
+            "services": {{{SERVICE}}}}}}}"#
+    ));
+    let expected = "the router priority 9223372036854775807 exceeds the max user-defined priority 9223372036854774807";
+    assert_eq!(errors(&compiled, Kind::Router, "r@file"), [expected]);
+}
+
+#[test]
+#[ignore = "needs a release build to mean anything"]
+fn ten_thousand_routers_compile_in_time() {
+    let world = World::new(&["web"]);
+    let state = |changed: &str| {
+        let mut state = Provided::default();
+        for number in 0..10_000 {
+            let rule = if number == 5000 { changed.to_owned() } else { format!("Host(`h{number}.test`)") };
+            let router = serde_json::json!({"rule": rule, "service": format!("s{number}"), "middlewares": ["m"]});
+            let service = serde_json::json!({"loadBalancer": {"servers": [{"url": format!("http://127.0.0.1:{}", 1000 + number)}]}});
+            state.config.http.routers.insert(format!("r{number}"), serde_json::from_value(router).unwrap());
+            state.config.http.services.insert(format!("s{number}"), serde_json::from_value(service).unwrap());
+        }
+        let middleware = serde_json::from_value(serde_json::json!({"addPrefix": {"prefix": "/x"}})).unwrap();
+        state.config.http.middlewares.insert("m".into(), middleware);
+        state
+    };
+    let begun = Instant::now();
+    let first = world.compile_state(&state("Host(`a.test`)"), None);
+    let cold = begun.elapsed();
+    let next = state("Host(`b.test`)");
+    let begun = Instant::now();
+    let second = world.compile_state(&next, Some(&first));
+    let warm = begun.elapsed();
+    assert_eq!(second.snapshot.report.problems, []);
+    assert!(cold.as_millis() < 1000 && warm.as_millis() < 300, "cold {cold:?}, warm {warm:?}");
+}
