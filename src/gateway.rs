@@ -12,7 +12,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
-use crate::entrypoint::{self, EntryPoints, RequestLog};
+use crate::entrypoint::{self, EntryPoints};
+use crate::observability::access_log::AccessLog;
 use crate::internal::{self, Surroundings};
 use crate::service::Registry;
 use crate::settings::Settings;
@@ -38,8 +39,6 @@ pub enum StartError {
 pub struct Options {
     /// Number of workers; 0 for as many as there are cores.
     pub workers: usize,
-    /// Who is told of requests.
-    pub log: Option<Arc<dyn RequestLog>>,
 }
 
 /// A running gateway. Dropping it stops it at once; [`Gateway::shutdown`] stops it in order.
