@@ -155,13 +155,15 @@ impl Loop {
 
     /// Notes an update. True when it changes anything.
     fn take(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
-        let Update { provider, state } = update;
+        let Update { provider, state, ready } = update;
         let known = self.states.get(&provider);
         let same = known.is_some_and(|known| Arc::ptr_eq(known, &state) || *known == state);
         if !same {
             self.states.insert(provider.clone(), state);
         }
-        delivered.insert(provider);
+        if ready {
+            delivered.insert(provider);
+        }
         !same
     }
 

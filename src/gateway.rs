@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tidegate_config::Provided;
-use tidegate_providers::{Update, Updates};
+use tidegate_providers::{self as providers, Provider, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
@@ -29,6 +29,9 @@ pub enum StartError {
     /// The entry points could not be started.
     #[error(transparent)]
     EntryPoints(#[from] entrypoint::StartError),
+    /// A provider has options that cannot be used.
+    #[error("providers.{0}: {1}")]
+    Provider(&'static str, providers::Error),
     /// The threads of the control plane could not be started.
     #[error("cannot start the control plane: {0}")]
     Control(#[from] io::Error),
@@ -49,6 +52,7 @@ pub struct Gateway {
     snapshots: SnapshotHandle,
     generation: watch::Receiver<u64>,
     updates: Updates,
+    providers: Vec<providers::Handle>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
 }
@@ -61,6 +65,7 @@ impl Gateway {
             .thread_name("control")
             .enable_all()
             .build()?;
+        let sources = sources(&settings)?;
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
         let readiness = Arc::new(Readiness::default());
@@ -71,7 +76,7 @@ impl Gateway {
             snapshots: slot.clone(),
             readiness: readiness.clone(),
             terminating: terminating.clone(),
-            providers: Vec::new(),
+            providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
         };
         let registry = Registry::new(workers, control.handle().clone());
         let environment = Environment {
@@ -98,8 +103,12 @@ impl Gateway {
             throttle: settings.providers.providers_throttle_duration.into(),
             states,
         };
-        readiness.expect([]);
+        readiness.expect(sources.iter().map(|(kind, _)| Arc::from(*kind)));
         control.spawn(configuration.run(incoming));
+        let context = control.enter();
+        let start = |(kind, source)| providers::start(kind, source, updates.clone());
+        let providers = sources.into_iter().map(start).collect();
+        drop(context);
         Ok(Self {
             addresses: entry_points.addresses(),
             entry_points: Some(entry_points),
@@ -107,9 +116,17 @@ impl Gateway {
             snapshots,
             generation,
             updates,
+            providers,
             readiness,
             terminating,
         })
+    }
+
+    /// Makes every provider read its source again.
+    pub fn reload(&self) {
+        for provider in &self.providers {
+            provider.reload();
+        }
     }
 
     /// Where each entry point listens, by name.
@@ -143,7 +160,7 @@ impl Gateway {
 
     /// Delivers the state of a provider that lives outside.
     pub async fn push(&self, provider: &str, state: Provided) {
-        let update = Update { provider: Arc::from(provider), state: Arc::new(state) };
+        let update = Update { provider: Arc::from(provider), state: Arc::new(state), ready: true };
         // The receiver lives as long as the control plane, which is ours.
         let _ = self.updates.send(update).await;
     }
@@ -158,9 +175,30 @@ impl Gateway {
     }
 }
 
+/// The providers that the settings ask for, by kind.
+fn sources(settings: &Settings) -> Result<Vec<(&'static str, Arc<dyn Provider>)>, StartError> {
+    let mut sources: Vec<(&'static str, Arc<dyn Provider>)> = Vec::new();
+    if let Some(options) = settings.providers.file.clone() {
+        let file = providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
+        sources.push(("file", Arc::new(file)));
+    }
+    if settings.providers.docker.is_some() {
+        let missing = providers::Error::Source("not part of this build".into());
+        return Err(StartError::Provider("docker", missing));
+    }
+    Ok(sources)
+}
+
+/// `consulCatalog` as `ConsulCatalog`.
+fn capitalised(kind: &str) -> String {
+    let mut letters = kind.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.terminating.store(true, Ordering::Relaxed);
+        self.providers.clear();
         if let Some(control) = self.control.take() {
             control.shutdown_background();
         }

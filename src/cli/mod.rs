@@ -1,10 +1,10 @@
 //! The command line: reads the settings, runs the gateway, and answers signals.
 
-mod logging;
 mod run;
 
 use std::process::ExitCode;
 
+use crate::observability::log::ProcessLog;
 use crate::settings;
 
 /// Runs the command with the arguments of the process.
@@ -17,13 +17,14 @@ pub fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(problems.iter().map(|problem| (problem.to_string(), problem.excerpt.clone()))),
     };
-    if let Err(error) = logging::start(&loaded.settings.log) {
-        return refuse([(error, None)]);
-    }
+    let log = match ProcessLog::start(&loaded.settings.log) {
+        Ok(log) => log,
+        Err(error) => return refuse([(error.to_string(), None)]),
+    };
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match run::run(loaded.settings) {
+    match run::run(loaded.settings, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -5,15 +5,16 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::gateway::{Gateway, Options};
+use crate::observability::log::ProcessLog;
 use crate::settings::Settings;
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once. SIGHUP makes all providers read their sources again.
-pub(super) fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
+pub(super) fn run(settings: Settings, log: &ProcessLog) -> Result<(), Box<dyn std::error::Error>> {
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut waiting = signals.block_on(async { Signals::new() })?;
     let gateway = Gateway::start(settings, Options::default())?;
     signals.block_on(async {
-        waiting.stop().await;
+        waiting.stopping(&gateway, log).await;
         tracing::info!("stopping: open requests may finish");
         tokio::select! {
             () = gateway.shutdown() => {}
@@ -26,6 +27,8 @@ pub(super) fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
+    user_1: Signal,
 }
 
 impl Signals {
@@ -33,6 +36,8 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -40,6 +45,21 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+    /// Answers signals until one says to stop.
+    async fn stopping(&mut self, gateway: &Gateway, log: &ProcessLog) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => gateway.reload(),
+                _ = self.user_1.recv() => {
+                    if let Err(error) = log.reopen() {
+                        tracing::error!("the log could not be opened again: {error}");
+                    }
+                }
+            }
         }
     }
 }
