@@ -17,6 +17,7 @@ use crate::observability::access_log::AccessLog;
 use crate::internal::{self, Surroundings};
 use crate::service::Registry;
 use crate::settings::Settings;
+use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
 use crate::worker;
 
@@ -82,14 +83,7 @@ impl Gateway {
             terminating: terminating.clone(),
             providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
         };
-        let registry = Registry::new(workers, control.handle().clone());
-        let environment = Environment {
-            settings: settings.clone(),
-            client: registry.client(),
-            registry,
-            internal: internal::services(&around),
-            files: Files::default(),
-        };
+        let environment = environment(&around, Registry::new(workers, control.handle().clone()));
         let states = BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
         let snapshots = SnapshotHandle::new(compiler.snapshot());
@@ -189,7 +183,7 @@ impl Gateway {
 }
 
 /// The providers that the settings ask for, by kind.
-fn sources(settings: &Settings) -> Result<Vec<(&'static str, Arc<dyn Provider>)>, StartError> {
+pub(crate) fn sources(settings: &Settings) -> Result<Vec<(&'static str, Arc<dyn Provider>)>, StartError> {
     let mut sources: Vec<(&'static str, Arc<dyn Provider>)> = Vec::new();
     if let Some(options) = settings.providers.file.clone() {
         let file = providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
@@ -200,6 +194,35 @@ fn sources(settings: &Settings) -> Result<Vec<(&'static str, Arc<dyn Provider>)>
         return Err(StartError::Provider("docker", missing));
     }
     Ok(sources)
+}
+
+/// Compiles these states as a gateway with these settings would, without serving them.
+pub(crate) fn compile_once(
+    settings: &Arc<Settings>,
+    mut states: BTreeMap<Arc<str>, Arc<Provided>>,
+    control: &tokio::runtime::Handle,
+) -> Arc<Report> {
+    let around = Surroundings {
+        settings: settings.clone(),
+        snapshots: Arc::default(),
+        readiness: Arc::default(),
+        terminating: Arc::default(),
+        providers: Vec::new(),
+    };
+    let environment = environment(&around, Registry::new(1, control.clone()));
+    states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
+    Compiler::new(environment, &states).snapshot().report.clone()
+}
+
+/// What compiling needs from outside the configuration.
+fn environment(around: &Surroundings, registry: Arc<Registry>) -> Environment {
+    Environment {
+        settings: around.settings.clone(),
+        client: registry.client(),
+        registry,
+        internal: internal::services(around),
+        files: Files::default(),
+    }
 }
 
 /// `consulCatalog` as `ConsulCatalog`.

@@ -63,6 +63,27 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Errors and warnings of objects that no problem tells of yet: what only compiling could see.
+    pub fn untold_problems(&self) -> Vec<Problem> {
+        let told = |object: &ObjectRef, text: &str| {
+            self.problems.iter().any(|problem| {
+                problem.message.contains(text) || problem.object.as_ref() == Some(object) && text.contains(&problem.message)
+            })
+        };
+        let objects = self.objects.iter().flat_map(|(object, known)| known.errors.iter().map(move |text| (object, text)));
+        objects
+            .filter(|(object, text)| !told(object, text))
+            .map(|(object, text)| Problem {
+                origin: Origin::Internal,
+                object: Some(object.clone()),
+                message: text.clone(),
+                excerpt: None,
+            })
+            .collect()
+    }
+}
+
 /// What compiling has found out.
 pub(super) struct Findings<'a> {
     pub(super) config: Config,

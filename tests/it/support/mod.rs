@@ -2,11 +2,13 @@
 
 pub mod backend;
 pub mod client;
+pub mod gateway;
 
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Seen};
 pub use client::{Answer, Client, get, get_with, raw};
+pub use gateway::Gateway;
 
 /// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

@@ -1,0 +1,85 @@
+//! A gateway in this process, on ports that the system chooses, fed by a folder of route files.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tidegate::gateway::{Gateway as Inner, Options};
+use tidegate::settings;
+
+use super::{eventually, get};
+
+/// A running gateway. It stops when dropped.
+pub struct Gateway {
+    inner: Inner,
+    folder: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// A gateway with entry points `web` (no default limits changed) and `traefik` (API), and these routes.
+    pub fn serve(routes: &str) -> Self {
+        Self::with(&[], routes)
+    }
+
+    /// The same with further settings, written as flags.
+    pub fn with(flags: &[&str], routes: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("routes.yml"), routes).unwrap();
+        let mut all = vec![
+            "--entryPoints.web.address=127.0.0.1:0".to_owned(),
+            "--entryPoints.traefik.address=127.0.0.1:0".to_owned(),
+            "--api.insecure=true".to_owned(),
+            "--ping=true".to_owned(),
+            format!("--providers.file.directory={}", folder.path().display()),
+        ];
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let loaded = settings::load(&all, &[]).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let inner = Inner::start(loaded.settings, Options { workers: 2 }).unwrap();
+        let gateway = Self { inner, folder };
+        eventually("every provider has delivered", || gateway.inner.is_ready());
+        gateway
+    }
+
+    /// Routes that send everything to one server.
+    pub fn one_service(url: &str) -> String {
+        format!(
+            "http:\n  routers:\n    all: {{rule: 'PathPrefix(`/`)', service: a}}\n  services:\n    a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n"
+        )
+    }
+
+    /// Address of the entry point `web`.
+    pub fn web(&self) -> SocketAddr {
+        self.address("web")
+    }
+
+    /// Address of an entry point.
+    pub fn address(&self, entry_point: &str) -> SocketAddr {
+        self.inner.addresses()[entry_point]
+    }
+
+    /// The folder of route files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Replaces a route file at once, as a careful writer does.
+    pub fn write(&self, name: &str, text: &str) {
+        let beside = self.folder.path().join(format!(".{name}.new"));
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, self.folder.path().join(name)).unwrap();
+    }
+
+    /// Removes a route file.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.folder.path().join(name)).unwrap();
+    }
+
+    /// An answer of the API.
+    pub fn api(&self, path: &str) -> String {
+        get(self.address("traefik"), "h", path).text()
+    }
+
+    /// What is wrong with the configuration now.
+    pub fn problems(&self) -> Vec<String> {
+        self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()
+    }
+}
