@@ -87,7 +87,8 @@ impl Gateway {
             internal: internal::services(&around),
             files: Files::default(),
         };
-        let states = BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
+        let states =
+            BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         // Set once, right here: nobody asks before.
@@ -180,7 +181,8 @@ impl Gateway {
 fn sources(settings: &Settings) -> Result<Vec<(&'static str, Arc<dyn Provider>)>, StartError> {
     let mut sources: Vec<(&'static str, Arc<dyn Provider>)> = Vec::new();
     if let Some(options) = settings.providers.file.clone() {
-        let file = providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
+        let file =
+            providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
         sources.push(("file", Arc::new(file)));
     }
     if settings.providers.docker.is_some() {

@@ -15,7 +15,9 @@ pub fn main() -> ExitCode {
         .collect();
     let loaded = match settings::load(&arguments, &variables) {
         Ok(loaded) => loaded,
-        Err(problems) => return refuse(problems.iter().map(|problem| (problem.to_string(), problem.excerpt.clone()))),
+        Err(problems) => {
+            return refuse(problems.iter().map(|problem| (problem.to_string(), problem.excerpt.clone())));
+        }
     };
     let log = match ProcessLog::start(&loaded.settings.log) {
         Ok(log) => log,
@@ -33,7 +35,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the log is not running yet, or the person at the terminal does not see it")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log is not running yet, or the person at the terminal does not see it"
+)]
 fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCode {
     for (error, excerpt) in errors {
         eprintln!("tidegate: {error}");

@@ -70,7 +70,8 @@ fn api(settings: &Settings, http: &mut Http) {
         return;
     }
     let mut dashboard = router(at, "PathPrefix(`/`)", "dashboard", i64::MAX - 2);
-    dashboard.middlewares = vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];
+    dashboard.middlewares =
+        vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];
     http.routers.insert("dashboard".into(), dashboard);
     let to_dashboard = RedirectRegex {
         regex: DASHBOARD_ROOT.into(),
@@ -79,7 +80,8 @@ fn api(settings: &Settings, http: &mut Http) {
         ..RedirectRegex::default()
     };
     http.middlewares.insert("dashboard_redirect".into(), Middleware::redirectRegex(to_dashboard));
-    let strip = StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
+    let strip =
+        StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
     http.middlewares.insert("dashboard_stripprefix".into(), Middleware::stripPrefix(strip));
 }
 
@@ -151,7 +153,9 @@ mod tests {
         }
         let http = provided(&settings).config.http;
         assert_eq!(http.routers["web-to-secure"].priority, i64::MAX - 1);
-        let Middleware::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"] else { panic!() };
+        let Middleware::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"] else {
+            panic!()
+        };
         assert_eq!((options.port.as_str(), options.scheme.as_str()), ("8443", "https"));
     }
 }

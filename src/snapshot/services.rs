@@ -27,9 +27,10 @@ pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service
     }
     let owner = format!("service {name}");
     let provider = provider_of(name);
-    let middlewares = options.middlewares.iter().map(|middleware| {
-        builder.middleware_for(&qualify(middleware, provider), &owner)
-    });
+    let middlewares = options
+        .middlewares
+        .iter()
+        .map(|middleware| builder.middleware_for(&qualify(middleware, provider), &owner));
     Ok(Arc::new(Wrapped { middlewares: middlewares.collect::<Result<_, _>>()?, service }))
 }
 
