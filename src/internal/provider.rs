@@ -77,7 +77,6 @@ fn api(settings: &Settings, http: &mut Http) {
         regex: DASHBOARD_ROOT.into(),
         replacement: "${1}/dashboard/".into(),
         permanent: true,
-        ..RedirectRegex::default()
     };
     http.middlewares.insert("dashboard_redirect".into(), Middleware::redirectRegex(to_dashboard));
     let strip =
@@ -99,12 +98,8 @@ fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEn
     let middleware_name = format!("redirect-{router_name}");
     let mut redirecting = router(name, rule, "noop", to.priority);
     redirecting.middlewares = vec![format!("{middleware_name}@internal")];
-    let options = RedirectScheme {
-        scheme: to.scheme.clone(),
-        port: port.to_owned(),
-        permanent: to.permanent,
-        ..RedirectScheme::default()
-    };
+    let options =
+        RedirectScheme { scheme: to.scheme.clone(), port: port.to_owned(), permanent: to.permanent };
     http.middlewares.insert(middleware_name, Middleware::redirectScheme(options));
     http.routers.insert(router_name, redirecting);
 }
