@@ -12,7 +12,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
-use crate::entrypoint::{self, EntryPoints, RequestLog};
+use crate::entrypoint::{self, EntryPoints};
+use crate::observability::access_log::AccessLog;
 use crate::internal::{self, Surroundings};
 use crate::service::Registry;
 use crate::settings::Settings;
@@ -31,6 +32,9 @@ pub enum StartError {
     /// A provider has options that cannot be used.
     #[error("providers.{0}: {1}")]
     Provider(&'static str, providers::Error),
+    /// The access log could not be opened.
+    #[error("access log: {0}")]
+    AccessLog(io::Error),
     /// The threads of the control plane could not be started.
     #[error("cannot start the control plane: {0}")]
     Control(#[from] io::Error),
@@ -41,8 +45,6 @@ pub enum StartError {
 pub struct Options {
     /// Number of workers; 0 for as many as there are cores.
     pub workers: usize,
-    /// Who is told of requests.
-    pub log: Option<Arc<dyn RequestLog>>,
 }
 
 /// A running gateway. Dropping it stops it at once; [`Gateway::shutdown`] stops it in order.
@@ -54,6 +56,7 @@ pub struct Gateway {
     generation: watch::Receiver<u64>,
     updates: Updates,
     providers: Vec<providers::Handle>,
+    access_log: Option<Arc<AccessLog>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
 }
@@ -93,7 +96,8 @@ impl Gateway {
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         // Set once, right here: nobody asks before.
         let _ = slot.set(snapshots.downgrade());
-        let entry_options = entrypoint::Options { workers, log: options.log };
+        let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         let (updates, incoming) = mpsc::channel(QUEUE);
         let (generation_sender, generation) = watch::channel(0);
@@ -119,6 +123,7 @@ impl Gateway {
             generation,
             updates,
             providers,
+            access_log,
             readiness,
             terminating,
         })
@@ -128,6 +133,13 @@ impl Gateway {
     pub fn reload(&self) {
         for provider in &self.providers {
             provider.reload();
+        }
+    }
+
+    /// Opens the access log's file again, after it was moved away.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
         }
     }
 

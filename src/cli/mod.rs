@@ -1,23 +1,109 @@
-//! The command line: reads the settings, runs the gateway, and answers signals.
+//! The command line: reads the settings, runs the gateway or one of the commands.
 
+mod check;
+mod demo;
+mod healthcheck;
 mod run;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use tidegate_config::Problem;
+
 use crate::observability::log::ProcessLog;
-use crate::settings;
+use crate::settings::{self, Settings};
+
+/// The gateway that opens by itself when a container comes.
+///
+/// Without a command it serves, by the settings in a file, the environment and flags. Every setting is a flag:
+/// `--entryPoints.web.address=:80`, `--providers.docker`, `--api.insecure=true`. They are those of Traefik v3; docs/settings.md
+/// lists them.
+#[derive(Parser)]
+#[command(name = "tidegate", version, override_usage = "tidegate [--SETTING[=VALUE]]...\n       tidegate <COMMAND>")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the version.
+    Version,
+    /// Ask a running gateway's /ping, with the settings it was started with. Exit code 1 when it is not well.
+    Healthcheck(Flags),
+    /// Read settings, route files and the labels of running containers, and print every problem. Exit code 1 when there
+    /// is one.
+    Check(Flags),
+    /// Serve a demo: two backends, route files, local HTTPS.
+    Demo(Demo),
+}
+
+#[derive(Args)]
+struct Flags {
+    /// Settings, as for the gateway itself.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "--SETTING[=VALUE]")]
+    settings: Vec<String>,
+}
+
+#[derive(Args)]
+struct Demo {
+    /// The folder of route files; made when it is not there.
+    #[arg(long, default_value = "tidegate-demo")]
+    folder: PathBuf,
+    /// Port for HTTP.
+    #[arg(long, default_value_t = 8000)]
+    http: u16,
+    /// Port for HTTPS.
+    #[arg(long, default_value_t = 8443)]
+    https: u16,
+    /// Port for API and dashboard.
+    #[arg(long, default_value_t = 8080)]
+    api: u16,
+    #[command(subcommand)]
+    part: Option<DemoPart>,
+}
+
+#[derive(Subcommand)]
+enum DemoPart {
+    /// Only a backend, which answers every request with a report of what reached it.
+    Backend {
+        /// Where it listens: `[host]:port`.
+        #[arg(long, default_value = ":80")]
+        address: String,
+        /// What it calls itself; its host name unless given.
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let variables: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let loaded = match settings::load(&arguments, &variables) {
+    // Settings are flags that no parser knows in advance: without a command, all of them are settings.
+    let is_command = arguments.first().is_some_and(|first| {
+        !first.starts_with('-') || ["-h", "--help", "-V", "--version"].contains(&first.as_str())
+    });
+    if !is_command {
+        return serve(&arguments);
+    }
+    match Cli::parse().command {
+        Command::Version => tell(&format!("Version:      {}", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
+        Command::Healthcheck(flags) => healthcheck(&flags.settings),
+        Command::Check(flags) => check(&flags.settings),
+        Command::Demo(options) => match run_demo(options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse([(format!("{error:#}"), None)]),
+        },
+    }
+}
+
+fn serve(flags: &[String]) -> ExitCode {
+    let loaded = match load(flags) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            return refuse(problems.iter().map(|problem| (problem.to_string(), problem.excerpt.clone())));
-        }
+        Err(problems) => return refuse_all(&problems),
     };
     let log = match ProcessLog::start(&loaded.settings.log) {
         Ok(log) => log,
@@ -35,10 +121,90 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the log is not running yet, or the person at the terminal does not see it"
-)]
+fn healthcheck(flags: &[String]) -> ExitCode {
+    match load(flags).map(|loaded| healthcheck::ask(&loaded.settings)) {
+        Ok(Ok(line)) => tell(&line, ExitCode::SUCCESS),
+        Ok(Err(line)) => tell(&line, ExitCode::FAILURE),
+        Err(problems) => refuse_all(&problems),
+    }
+}
+
+fn check(flags: &[String]) -> ExitCode {
+    let loaded = match load(flags) {
+        Ok(loaded) => loaded,
+        Err(problems) => return refuse_all(&problems),
+    };
+    let file = loaded.file.as_ref().map_or("no settings file".to_owned(), |path| format!("settings: {}", path.display()));
+    match check::run(loaded.settings) {
+        Ok(found) => {
+            let mut text = file;
+            for line in &found.seen {
+                text.push_str(&format!("\n{line}"));
+            }
+            let problems: Vec<&Problem> = loaded.warnings.iter().chain(&found.problems).collect();
+            for problem in &problems {
+                text.push_str(&format!("\n\n{}", shown(problem)));
+            }
+            text.push_str(&format!("\n\n{} problem(s)", problems.len()));
+            tell(&text, if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Err(error) => refuse([(error.to_string(), None)]),
+    }
+}
+
+fn shown(problem: &Problem) -> String {
+    match &problem.excerpt {
+        Some(excerpt) => format!("{problem}\n{excerpt}"),
+        None => problem.to_string(),
+    }
+}
+
+fn load(flags: &[String]) -> Result<settings::Loaded, Vec<Problem>> {
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    settings::load(flags, &variables)
+}
+
+fn run_demo(options: Demo) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let Some(DemoPart::Backend { address, name }) = options.part {
+        let address = if address.starts_with(':') { format!("[::]{address}") } else { address };
+        let name = name.or_else(|| std::fs::read_to_string("/etc/hostname").ok()).unwrap_or_else(|| "backend".into());
+        return runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind(&address).await;
+            let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+            demo::backend(listener, name.trim().to_owned()).await;
+            Ok(())
+        });
+    }
+    let mut backends: [SocketAddr; 2] = [([127, 0, 0, 1], 0).into(); 2];
+    for (number, address) in backends.iter_mut().enumerate() {
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(*address))?;
+        *address = listener.local_addr()?;
+        runtime.spawn(demo::backend(listener, format!("backend {}", number + 1)));
+    }
+    let ports = demo::Ports { http: options.http, https: options.https, api: options.api };
+    let flags = demo::prepare(&options.folder, backends, ports)?;
+    // The demo is what its flags say, whatever settings this machine has otherwise.
+    let loaded = settings::load(&flags, &[("TIDEGATE_CONFIGFILE".to_owned(), String::new())]);
+    let loaded: Settings = loaded.map_err(|problems| anyhow::anyhow!("{}", problems[0]))?.settings;
+    let log = ProcessLog::start(&loaded.log)?;
+    tell(&demo::guide(&options.folder, ports), ExitCode::SUCCESS);
+    run::run(loaded, &log).map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn refuse_all(problems: &[Problem]) -> ExitCode {
+    refuse(problems.iter().map(|problem| (problem.to_string(), problem.excerpt.clone())))
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn tell(text: &str, code: ExitCode) -> ExitCode {
+    println!("{text}");
+    code
+}
+
+#[expect(clippy::print_stderr, reason = "the log is not running yet, or the person at the terminal does not see it")]
 fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCode {
     for (error, excerpt) in errors {
         eprintln!("tidegate: {error}");
@@ -47,4 +213,14 @@ fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCod
         }
     }
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -47,6 +47,7 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+
     /// Answers signals until one says to stop.
     async fn stopping(&mut self, gateway: &Gateway, log: &ProcessLog) {
         loop {
@@ -55,6 +56,7 @@ impl Signals {
                 _ = self.interrupt.recv() => return,
                 _ = self.hang_up.recv() => gateway.reload(),
                 _ = self.user_1.recv() => {
+                    gateway.reopen_log();
                     if let Err(error) = log.reopen() {
                         tracing::error!("the log could not be opened again: {error}");
                     }

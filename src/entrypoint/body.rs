@@ -11,7 +11,6 @@ use hyper::body::Incoming;
 use tidegate_core::{Body, BodyError};
 use tokio::time::{Instant, Sleep};
 
-use super::log::Entry;
 use super::progress::Progress;
 
 /// One open answer, counted until dropped.
@@ -47,32 +46,17 @@ impl Drop for OpenAnswer {
 pub(super) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
-    entry: Option<Box<Entry>>,
     h2: bool,
-    /// No body follows the head whatever `body` says (HEAD, 304).
-    headless: bool,
 }
 
 impl AnswerBody {
-    /// The body of an answer whose end closes `open` and `entry`.
-    pub(super) fn new(
-        body: Body,
-        open: OpenAnswer,
-        entry: Option<Box<Entry>>,
-        h2: bool,
-        headless: bool,
-    ) -> Self {
-        let mut this = Self { body, open, entry, h2, headless };
+    /// The body of an answer whose end closes `open`. `headless`: no body follows the head whatever `body` says.
+    pub(super) fn new(body: Body, open: OpenAnswer, h2: bool, headless: bool) -> Self {
+        let mut this = Self { body, open, h2 };
         if h2 && !this.body.is_end_stream() && !headless {
             this.open.set_stalled(true);
         }
         this
-    }
-
-    fn finish(&mut self, complete: bool) {
-        if let Some(entry) = self.entry.take() {
-            entry.finish(complete);
-        }
     }
 }
 
@@ -98,19 +82,11 @@ impl HttpBody for AnswerBody {
                 if !this.h2 {
                     this.open.progress.add_unsent(length);
                 }
-                if let Some(entry) = &mut this.entry {
-                    entry.sent += length as u64;
-                }
-                if this.body.is_end_stream() {
-                    this.finish(true);
-                }
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "the body of an answer broke off");
-                this.finish(false);
             }
-            Poll::Ready(None) => this.finish(true),
-            Poll::Pending => {}
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }
@@ -121,13 +97,6 @@ impl HttpBody for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        let complete = self.headless || self.body.is_end_stream();
-        self.finish(complete);
     }
 }
 

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use super::aliases::AliasStrategy;
 use super::clock::Limits;
 use super::forwarded::ForwardedRules;
-use super::log::RequestLog;
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -59,7 +58,7 @@ pub(super) struct Door {
     pub(super) accept_grace: Duration,
     pub(super) grace: Duration,
     pub(super) snapshots: SnapshotHandle,
-    pub(super) log: Option<Arc<dyn RequestLog>>,
+    pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     /// The name of no router.
     pub(super) unrouted: Arc<str>,
     pub(super) balance: Balance,
@@ -84,7 +83,7 @@ struct Trust {
 /// What all doors of a process share.
 pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
-    pub(super) log: Option<Arc<dyn RequestLog>>,
+    pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
 }

@@ -170,7 +170,8 @@ pub(super) struct Appending<H> {
 
 impl<H: std::ops::Deref<Target = dyn Handler> + Send + Sync + 'static> Handler for Appending<H> {
     fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
-        if let Some(address) = &self.address {
+        let wanted = request.head.extensions.get::<tidegate_core::OmitForwardedFor>().is_none();
+        if let Some(address) = self.address.as_ref().filter(|_| wanted) {
             append(&mut request.head.headers, address);
         }
         self.service.call(request)

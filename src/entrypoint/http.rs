@@ -15,9 +15,9 @@ use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, rep
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
-use super::log::Entry;
 use super::progress::Progress;
-use crate::snapshot::Snapshot;
+use crate::observability::access_log::Pending;
+use crate::snapshot::{Route, Snapshot};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
@@ -65,16 +65,16 @@ async fn serve(
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
     let wants_upgrade = !link.h2 && request.headers().contains_key(UPGRADE);
-    let mut entry = None;
-    let answer = AssertUnwindSafe(answer(link, request, &mut entry)).catch_unwind().await;
+    let mut line = None;
+    let answer = AssertUnwindSafe(answer(link, request, &mut line)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR)
     });
-    if let Some(entry) = &mut entry {
-        entry.answered(&response);
+    if let Some(line) = line {
+        response = line.finish_with(response);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         link.progress.upgrade();
@@ -85,10 +85,10 @@ async fn serve(
     limit_life(link, &mut response);
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     let (head, body) = response.into_parts();
-    http::Response::from_parts(head, AnswerBody::new(body, open, entry, link.h2, headless))
+    http::Response::from_parts(head, AnswerBody::new(body, open, link.h2, headless))
 }
 
-async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Option<Box<Entry>>) -> Response {
+async fn answer(link: &Link, request: hyper::Request<Incoming>, line: &mut Option<Pending>) -> Response {
     let door = &*link.door;
     let (mut head, incoming) = request.into_parts();
     let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
@@ -109,9 +109,7 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
     let routes = snapshot.entry_points.get(door.index);
     let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
     let route = index.and_then(|index| index.find(&request));
-    if let Some(log) = &door.log {
-        *entry = Entry::begin(log, &mut request, route.map(|route| &**route));
-    }
+    *line = begin_line(door, &mut request, route.map(|route| &**route));
     let Some(route) = route else { return reply::not_found() };
     if door.target.denies(request.path()) {
         return reply::empty(StatusCode::BAD_REQUEST);
@@ -119,6 +117,22 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, entry: &mut Opti
     request.context.router = route.name.clone();
     let service = Appending { service: route.service.clone(), address: door.forwarded.appended(&link.peer) };
     Next::new(&route.middlewares, &service).run(request).await
+}
+
+/// Begins the request's line in the access log, when it will be written.
+fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Option<Pending> {
+    let log = door.log.as_ref()?;
+    if route.is_some_and(|route| !route.observability.access_logs) {
+        return None;
+    }
+    let line = log.record_for(request, None);
+    if let (Some(record), Some(route)) = (&request.context.record, route) {
+        record.note(|fields| {
+            fields.router = Some(route.name.clone());
+            fields.service = Some(route.service_name.clone());
+        });
+    }
+    Some(line)
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.

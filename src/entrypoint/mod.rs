@@ -12,7 +12,6 @@ mod forwarded;
 pub mod frame_scan;
 pub mod http;
 mod listen;
-mod log;
 mod progress;
 pub mod proxy_protocol;
 mod stream;
@@ -31,7 +30,6 @@ use crate::settings::Settings;
 use crate::snapshot::SnapshotHandle;
 use crate::worker::{self, Workers};
 use door::{Door, Shared};
-pub use log::{Finished, RequestLog};
 
 /// Why the entry points could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +63,7 @@ pub struct Options {
     /// Number of workers; 0 for [`worker::count`].
     pub workers: usize,
     /// Who is told of requests.
-    pub log: Option<Arc<dyn RequestLog>>,
+    pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
 }
 
 /// All entry points, listening and served by the workers.

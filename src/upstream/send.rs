@@ -75,7 +75,8 @@ impl Endpoint {
         let protocol = fields::clean_request(&mut head);
         fields::fill_host(&mut head.headers, &self.authority);
         let client = head.extensions.remove::<OnUpgrade>();
-        let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client }));
+        let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();
+        let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client, held }));
         if upgrade.is_none() && !head.extensions.is_empty() {
             head.extensions.clear();
         }

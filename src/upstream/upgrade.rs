@@ -4,7 +4,7 @@ use http::header::{HeaderValue, UPGRADE};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tidegate_core::{Body, Response};
+use tidegate_core::{Body, Held, Response};
 
 use super::InFlight;
 
@@ -15,6 +15,8 @@ const BUFFER: usize = 16 * 1024;
 pub(super) struct Upgrade {
     pub(super) protocol: HeaderValue,
     pub(super) client: OnUpgrade,
+    /// What is held until the changed connection ends.
+    pub(super) held: Held,
 }
 
 /// Turns a server's 101 into ours, and starts to carry bytes both ways as soon as both sides have changed protocol:
@@ -32,7 +34,7 @@ pub(super) fn accept(
         return Err(format!("it changed to protocol {chosen:?} when {:?} was asked for", upgrade.protocol));
     }
     let server = hyper::upgrade::on(&mut response);
-    tokio::spawn(carry(upgrade.client, server, in_flight));
+    tokio::spawn(carry(upgrade.client, server, (in_flight, upgrade.held)));
     let (mut head, _) = response.into_parts();
     super::fields::clean_response(&mut head.headers);
     head.headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -40,13 +42,13 @@ pub(super) fn accept(
     Ok(http::Response::from_parts(head, Body::empty()))
 }
 
-async fn carry(client: OnUpgrade, server: OnUpgrade, in_flight: InFlight) {
+async fn carry(client: OnUpgrade, server: OnUpgrade, kept: (InFlight, Held)) {
     match futures_util::future::try_join(client, server).await {
         Ok((client, server)) => {
             let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
             // How such a connection ends is nobody's error: both sides see it close.
             let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
         }
-        Err(error) => tracing::debug!(server = %in_flight.0.url(), "upgrade: {error}"),
+        Err(error) => tracing::debug!(server = %kept.0.0.url(), "upgrade: {error}"),
     }
 }

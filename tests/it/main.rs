@@ -1,3 +1,8 @@
 //! The gateway from outside, in process: one binary, one file per subject.
 
-fn main() {}
+mod docker;
+mod docs;
+mod hostile;
+mod reload;
+mod support;
+mod tidy;

@@ -1,7 +1,6 @@
 //! Entry points from outside: raw bytes in, raw bytes out, over a hand-made snapshot.
 
 mod http2;
-mod log;
 mod tls;
 
 use std::io::{Read, Write};
