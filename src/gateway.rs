@@ -182,11 +182,15 @@ impl Gateway {
     }
 }
 
+/// A provider and its kind.
+pub(crate) type Source = (&'static str, Arc<dyn Provider>);
+
 /// The providers that the settings ask for, by kind.
-pub(crate) fn sources(settings: &Settings) -> Result<Vec<(&'static str, Arc<dyn Provider>)>, StartError> {
-    let mut sources: Vec<(&'static str, Arc<dyn Provider>)> = Vec::new();
+pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
+    let mut sources: Vec<Source> = Vec::new();
     if let Some(options) = settings.providers.file.clone() {
-        let file = providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
+        let file =
+            providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
         sources.push(("file", Arc::new(file)));
     }
     if settings.providers.docker.is_some() {
@@ -238,5 +242,48 @@ impl Drop for Gateway {
         if let Some(control) = self.control.take() {
             control.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::settings::{EntryPoint, Ping};
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h.test\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pushed_configuration_is_served_until_shutdown() {
+        let point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
+        let mut settings = Settings::default();
+        settings.entry_points.insert("web".into(), point.clone());
+        settings.entry_points.insert("traefik".into(), point);
+        settings.ping = Some(Ping::default());
+        let gateway = Gateway::start(settings, Options { workers: 1, log: None }).unwrap();
+        let (web, own) = (gateway.addresses()["web"], gateway.addresses()["traefik"]);
+        assert!(get(own, "/ping").ends_with("OK"));
+        assert!(get(own, "/ready").ends_with("OK"), "no provider is waited for");
+        assert!(get(web, "/a").starts_with("HTTP/1.1 404"));
+        let config = r#"{"http": {"routers": {"r": {"rule": "Path(`/a`)", "service": "noop@internal"}}}}"#;
+        let state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
+        gateway.push("test", state.clone()).await;
+        gateway.wait_for_generation(1).await;
+        assert!(get(web, "/a").starts_with("HTTP/1.1 418"));
+        gateway.push("test", state).await;
+        gateway.push("test", Provided::default()).await;
+        gateway.wait_for_generation(2).await;
+        assert_eq!(gateway.generation(), 2, "an equal state is dropped");
+        assert!(get(web, "/a").starts_with("HTTP/1.1 404"));
+        gateway.shutdown().await;
+        assert!(TcpStream::connect(web).is_err());
     }
 }

@@ -19,7 +19,7 @@ const ROUTES: &str = include_str!("demo_routes.yml");
 /// Writes the demo's route folder and returns the static settings as flags.
 ///
 /// The route file is written anew at each start, since its backends get new ports.
-pub fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow::Result<Vec<String>> {
+pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow::Result<Vec<String>> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create the route folder {}", folder.display()))?;
     let text = ROUTES
         .replace("{backend-1}", &backends[0].to_string())
@@ -46,17 +46,17 @@ pub fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow
 
 /// The ports of the demo's entry points.
 #[derive(Clone, Copy, Debug)]
-pub struct Ports {
+pub(super) struct Ports {
     /// Plain HTTP.
-    pub http: u16,
+    pub(super) http: u16,
     /// HTTPS with a certificate made at start.
-    pub https: u16,
+    pub(super) https: u16,
     /// API and dashboard.
-    pub api: u16,
+    pub(super) api: u16,
 }
 
 /// What there is to try, for people.
-pub fn guide(folder: &Path, ports: Ports) -> String {
+pub(super) fn guide(folder: &Path, ports: Ports) -> String {
     let Ports { http, https, api } = ports;
     let docker = if docker_socket().exists() {
         "\nA Docker Engine runs here, so labelled containers are served too:\n  \
@@ -85,7 +85,7 @@ fn docker_socket() -> PathBuf {
 /// Serves a demo backend until the process ends: it answers every request with a report of what reached it.
 ///
 /// `/status/N` answers with status N, `/delay/MS` waits that many milliseconds first.
-pub async fn backend(listener: TcpListener, name: String) {
+pub(super) async fn backend(listener: TcpListener, name: String) {
     let name: std::sync::Arc<str> = name.into();
     let mut terminate = std::pin::pin!(terminated());
     let connections = tokio_util::task::TaskTracker::new();

@@ -3,8 +3,8 @@
 //! They are reached through routers like any other service: those that the settings ask for (`api.insecure`, `ping`,
 //! redirections of entry points) come from a provider called `internal`, further ones from whoever names the service.
 
-mod api;
 mod answers;
+mod api;
 mod dashboard;
 mod provider;
 

@@ -70,16 +70,17 @@ fn api(settings: &Settings, http: &mut Http) {
         return;
     }
     let mut dashboard = router(at, "PathPrefix(`/`)", "dashboard", i64::MAX - 2);
-    dashboard.middlewares = vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];
+    dashboard.middlewares =
+        vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];
     http.routers.insert("dashboard".into(), dashboard);
     let to_dashboard = RedirectRegex {
         regex: DASHBOARD_ROOT.into(),
         replacement: "${1}/dashboard/".into(),
         permanent: true,
-        ..RedirectRegex::default()
     };
     http.middlewares.insert("dashboard_redirect".into(), Middleware::redirectRegex(to_dashboard));
-    let strip = StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
+    let strip =
+        StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
     http.middlewares.insert("dashboard_stripprefix".into(), Middleware::stripPrefix(strip));
 }
 
@@ -97,12 +98,8 @@ fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEn
     let middleware_name = format!("redirect-{router_name}");
     let mut redirecting = router(name, rule, "noop", to.priority);
     redirecting.middlewares = vec![format!("{middleware_name}@internal")];
-    let options = RedirectScheme {
-        scheme: to.scheme.clone(),
-        port: port.to_owned(),
-        permanent: to.permanent,
-        ..RedirectScheme::default()
-    };
+    let options =
+        RedirectScheme { scheme: to.scheme.clone(), port: port.to_owned(), permanent: to.permanent };
     http.middlewares.insert(middleware_name, Middleware::redirectScheme(options));
     http.routers.insert(router_name, redirecting);
 }
@@ -151,7 +148,9 @@ mod tests {
         }
         let http = provided(&settings).config.http;
         assert_eq!(http.routers["web-to-secure"].priority, i64::MAX - 1);
-        let Middleware::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"] else { panic!() };
+        let Middleware::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"] else {
+            panic!()
+        };
         assert_eq!((options.port.as_str(), options.scheme.as_str()), ("8443", "https"));
     }
 }

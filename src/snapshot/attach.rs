@@ -54,8 +54,10 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
     }
     for child in attached.iter_mut().filter(|router| !router.router.parent_refs.is_empty()) {
         let refs = std::mem::take(&mut child.router.parent_refs);
-        child.router.parent_refs =
-            refs.into_iter().flat_map(|parent| split.get(&parent).cloned().unwrap_or_else(|| vec![parent])).collect();
+        child.router.parent_refs = refs
+            .into_iter()
+            .flat_map(|parent| split.get(&parent).cloned().unwrap_or_else(|| vec![parent]))
+            .collect();
     }
     attached
 }
@@ -63,7 +65,8 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
 /// The entry points of routers that name none: those with `asDefault`, or all but `traefik` and those for UDP.
 pub(super) fn default_entry_points(settings: &Settings) -> Vec<String> {
     let http = || settings.entry_points.iter().filter(|(_, point)| !is_udp(point));
-    let flagged: Vec<String> = http().filter(|(_, point)| point.as_default).map(|(name, _)| name.clone()).collect();
+    let flagged: Vec<String> =
+        http().filter(|(_, point)| point.as_default).map(|(name, _)| name.clone()).collect();
     if !flagged.is_empty() {
         return flagged;
     }
@@ -110,7 +113,8 @@ fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(S
         }
     }
     if !rest.is_empty() || parts.is_empty() {
-        router.observability = Some(filled(&EntryPointObservability::default(), router.observability.as_ref()));
+        router.observability =
+            Some(filled(&EntryPointObservability::default(), router.observability.as_ref()));
         router.entry_points = rest;
         parts.push((name.to_owned(), router));
     }
@@ -120,7 +124,11 @@ fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(S
 fn has_model(point: &EntryPoint) -> bool {
     !point.http.middlewares.is_empty()
         || point.http.tls.is_some()
-        || point.http.encoded_characters.as_ref().is_some_and(|allowed| *allowed != EncodedCharacters::default())
+        || point
+            .http
+            .encoded_characters
+            .as_ref()
+            .is_some_and(|allowed| *allowed != EncodedCharacters::default())
         || point.observability != EntryPointObservability::default()
 }
 
@@ -187,7 +195,8 @@ mod tests {
     fn a_router_without_entry_points_gets_the_default_ones() {
         let udp = EntryPoint { address: ":1/udp".into(), ..EntryPoint::default() };
         let plain = EntryPoint::default();
-        let all = settings(&[("traefik", plain.clone()), ("u", udp), ("web", plain.clone()), ("x", plain.clone())]);
+        let all =
+            settings(&[("traefik", plain.clone()), ("u", udp), ("web", plain.clone()), ("x", plain.clone())]);
         assert_eq!(default_entry_points(&all), ["web", "x"]);
         let flagged = EntryPoint { as_default: true, ..EntryPoint::default() };
         assert_eq!(default_entry_points(&settings(&[("a", plain), ("b", flagged)])), ["b"]);

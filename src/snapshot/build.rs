@@ -60,7 +60,9 @@ impl Instances {
     /// The services that could be built.
     pub(super) fn services(&self) -> BTreeMap<String, Arc<dyn Service>> {
         let built = self.services.iter();
-        built.filter_map(|(name, outcome)| Some((name.clone(), outcome.as_ref().ok()?.value.clone()))).collect()
+        built
+            .filter_map(|(name, outcome)| Some((name.clone(), outcome.as_ref().ok()?.value.clone())))
+            .collect()
     }
 }
 
@@ -160,7 +162,8 @@ impl<'a> Builder<'a> {
         let (outcome, per_router) = match self.enter(Kind::Middleware, name) {
             Err(recursion) => return Err(recursion),
             Ok(()) => {
-                let made = self.reuse_middleware(&shared, &own).map_or_else(|| self.build_middleware(name), Ok);
+                let made =
+                    self.reuse_middleware(&shared, &own).map_or_else(|| self.build_middleware(name), Ok);
                 self.leave(made)
             }
         };
@@ -170,7 +173,11 @@ impl<'a> Builder<'a> {
         self.asked_middleware(&key, outcome)
     }
 
-    fn asked_middleware(&self, key: &MiddlewareKey, outcome: Outcome<dyn Middleware>) -> Outcome<dyn Middleware> {
+    fn asked_middleware(
+        &self,
+        key: &MiddlewareKey,
+        outcome: Outcome<dyn Middleware>,
+    ) -> Outcome<dyn Middleware> {
         let built = outcome?;
         self.ask(Dependency::Middleware(key.0.clone(), built.id));
         if !key.1.is_empty()
@@ -188,7 +195,8 @@ impl<'a> Builder<'a> {
         if self.is_broken(Kind::Middleware, name) || config.http.middlewares.get(name) != Some(options) {
             return None;
         }
-        let built = instances.middlewares.get(own).or_else(|| instances.middlewares.get(shared))?.as_ref().ok()?;
+        let built =
+            instances.middlewares.get(own).or_else(|| instances.middlewares.get(shared))?.as_ref().ok()?;
         if options.is_per_router() {
             self.need_router();
         }
@@ -247,7 +255,8 @@ impl<'a> Builder<'a> {
         self.state.borrow_mut().asked.push(Vec::new());
         self.state.borrow_mut().per_router.push(false);
         self.state.borrow_mut().path.push(format!("transport:{name}"));
-        let made = self.reuse_transport(name).map_or_else(|| super::services::transport(self, name).map(fresh), Ok);
+        let made =
+            self.reuse_transport(name).map_or_else(|| super::services::transport(self, name).map(fresh), Ok);
         self.leave(made).0
     }
 

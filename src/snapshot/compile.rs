@@ -15,7 +15,7 @@ use super::attach::{attach, provider_of, qualify};
 use super::build::{Builder, Instances};
 use super::files::{Content, Files};
 use super::report;
-use super::routes::{Router, Routed, Rules};
+use super::routes::{Routed, Router, Rules};
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
 use crate::tls::TlsStore;

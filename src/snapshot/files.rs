@@ -73,7 +73,12 @@ impl Files {
 
 fn stamp(path: &str) -> Option<Stamp> {
     let data: Metadata = std::fs::metadata(path).ok()?;
-    Some(Stamp { size: data.size(), inode: data.ino(), seconds: data.mtime(), nanoseconds: data.mtime_nsec() })
+    Some(Stamp {
+        size: data.size(),
+        inode: data.ino(),
+        seconds: data.mtime(),
+        nanoseconds: data.mtime_nsec(),
+    })
 }
 
 fn read(path: &str) -> Content {

@@ -150,7 +150,8 @@ impl Report {
         };
         known.errors = [outcome.warnings, outcome.errors].concat();
         for message in &known.errors {
-            let told = |problem: &Problem| problem.object.as_ref() == Some(&object) && problem.message == *message;
+            let told =
+                |problem: &Problem| problem.object.as_ref() == Some(&object) && problem.message == *message;
             if !self.problems.iter().any(told) {
                 self.problems.push(Problem {
                     origin: origin.cloned().unwrap_or(Origin::Internal),
@@ -174,7 +175,8 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         }
         if router.priority == 0 {
             let catch_all = matches!(router.rule.as_str(), "HostSNI(`*`)" | "HostSNI(\"*\")");
-            router.priority = if catch_all { -1 } else { i64::try_from(router.rule.len()).unwrap_or(i64::MAX) };
+            router.priority =
+                if catch_all { -1 } else { i64::try_from(router.rule.len()).unwrap_or(i64::MAX) };
         }
         for middleware in &mut router.middlewares {
             *middleware = qualify(middleware, provider_of(name));
@@ -183,13 +185,19 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         }
         let service = ObjectRef { kind: Kind::TcpService, name: qualify(&router.service, provider_of(name)) };
         users.entry(service).or_default().push(name.clone());
-        let known = ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
+        let known =
+            ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
         let known = ObjectReport { priority: router.priority, ..known };
         unsupported(report, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
     }
     for (name, router) in &config.udp.routers {
         let points: Vec<String> = if router.entry_points.is_empty() {
-            settings.entry_points.iter().filter(|(_, point)| attach::is_udp(point)).map(|(n, _)| n.clone()).collect()
+            settings
+                .entry_points
+                .iter()
+                .filter(|(_, point)| attach::is_udp(point))
+                .map(|(n, _)| n.clone())
+                .collect()
         } else {
             known_points(&router.entry_points, settings)
         };
@@ -208,7 +216,14 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
     }
 }
 
-fn unsupported(report: &mut Report, kind: Kind, name: &str, known: ObjectReport, why: &str, origins: &Origins) {
+fn unsupported(
+    report: &mut Report,
+    kind: Kind,
+    name: &str,
+    known: ObjectReport,
+    why: &str,
+    origins: &Origins,
+) {
     let object = ObjectRef { kind, name: name.to_owned() };
     let origin = origins.get(&object);
     report.add(object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);

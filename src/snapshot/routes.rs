@@ -79,8 +79,9 @@ impl Router<'_, '_> {
             }
         }
         let entry_points = plain.into_iter().zip(tls);
-        let entry_points =
-            entry_points.map(|(plain, tls)| Routes { plain: Index::new(plain), tls: Index::new(tls) }).collect();
+        let entry_points = entry_points
+            .map(|(plain, tls)| Routes { plain: Index::new(plain), tls: Index::new(tls) })
+            .collect();
         Routed { entry_points, outcomes, rules, tls_hosts }
     }
 
@@ -109,7 +110,8 @@ impl Router<'_, '_> {
         });
         let router = &self.attached[place].router;
         let provider = provider_of(&name);
-        let service_name = if router.service.is_empty() { String::new() } else { qualify(&router.service, provider) };
+        let service_name =
+            if router.service.is_empty() { String::new() } else { qualify(&router.service, provider) };
         let mut parts = None;
         if outcomes[place].errors.is_empty() {
             match self.build_parts(place, &service_name, layer) {
@@ -155,14 +157,16 @@ impl Router<'_, '_> {
             }
             None => self.builder.service_named(service_name).map_err(one)?,
         };
-        let middlewares = router.middlewares.iter().map(|middleware| self.builder.middleware_for(middleware, name));
+        let middlewares =
+            router.middlewares.iter().map(|middleware| self.builder.middleware_for(middleware, name));
         Ok((middlewares.collect::<Result<_, _>>().map_err(one)?, service))
     }
 
     /// Which routers stand below which, by name.
     fn children(&self, outcomes: &mut [Outcome]) -> HashMap<String, Vec<usize>> {
         let mut children: HashMap<String, Vec<usize>> = HashMap::new();
-        let with_refs = self.attached.iter().enumerate().filter(|(_, child)| !child.router.parent_refs.is_empty());
+        let with_refs =
+            self.attached.iter().enumerate().filter(|(_, child)| !child.router.parent_refs.is_empty());
         for (place, child) in with_refs {
             let router = &child.router;
             for parent in &router.parent_refs {
@@ -178,7 +182,9 @@ impl Router<'_, '_> {
                 (router.observability.is_some(), "observability"),
             ];
             for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
-                outcomes[place].errors.push(format!("non-root router cannot have {option}: its root router has it"));
+                outcomes[place]
+                    .errors
+                    .push(format!("non-root router cannot have {option}: its root router has it"));
             }
         }
         children
@@ -191,14 +197,18 @@ impl Router<'_, '_> {
     fn tls_options(&mut self, rules: &Rules, outcomes: &mut [Outcome]) -> HashMap<String, Arc<str>> {
         let mut by_host: HashMap<String, Vec<(usize, String)>> = HashMap::new();
         for (place, router) in self.attached.iter().enumerate() {
-            let (Some(tls), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else { continue };
+            let (Some(tls), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else {
+                continue;
+            };
             let options = match tls.options.as_str() {
                 "" | "default" => "default".to_owned(),
                 other => qualify(other, provider_of(&router.source)),
             };
             let is_default = options == "default";
             if !self.tls.has_options(&options) {
-                outcomes[place].errors.push(format!("building router handler: unknown TLS options: {options}"));
+                outcomes[place]
+                    .errors
+                    .push(format!("building router handler: unknown TLS options: {options}"));
             }
             let hosts = rule.hosts();
             if hosts.is_empty() && !is_default {
@@ -287,7 +297,12 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
 }
 
 fn entry(rule: &Rule, router: &Attached, rank: usize, route: Arc<Route>) -> Entry<Route> {
-    Entry { rule: rule.clone(), priority: router.router.priority, tie: (rank, router.name.clone()), value: route }
+    Entry {
+        rule: rule.clone(),
+        priority: router.router.priority,
+        tie: (rank, router.name.clone()),
+        value: route,
+    }
 }
 
 /// The end of the chain of a router that stands above others.

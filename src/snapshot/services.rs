@@ -27,9 +27,10 @@ pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service
     }
     let owner = format!("service {name}");
     let provider = provider_of(name);
-    let middlewares = options.middlewares.iter().map(|middleware| {
-        builder.middleware_for(&qualify(middleware, provider), &owner)
-    });
+    let middlewares = options
+        .middlewares
+        .iter()
+        .map(|middleware| builder.middleware_for(&qualify(middleware, provider), &owner));
     Ok(Arc::new(Wrapped { middlewares: middlewares.collect::<Result<_, _>>()?, service }))
 }
 
@@ -117,13 +118,12 @@ fn load_balancer(
     builder.environment.registry.load_balancer(name, options, transport)
 }
 
+/// Builds the child of a name as written.
+type Child<'a> = dyn Fn(&str) -> Result<Arc<dyn Service>, BuildError> + 'a;
 /// Name as written, weight, service.
 type Children = Vec<(String, i64, Arc<dyn Service>)>;
 
-fn children(
-    child: &dyn Fn(&str) -> Result<Arc<dyn Service>, BuildError>,
-    options: &[WeightedService],
-) -> Result<Children, BuildError> {
+fn children(child: &Child<'_>, options: &[WeightedService]) -> Result<Children, BuildError> {
     let build = |options: &WeightedService| {
         let service = child(&options.name)
             .map_err(|error| BuildError(format!("building HTTP service \"{}\": {error}", options.name)))?;

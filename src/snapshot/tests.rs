@@ -23,7 +23,8 @@ struct World {
 
 impl World {
     fn new(points: &[&str]) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let registry = Registry::new(1, runtime.handle().clone());
         let entry_points = points.iter().map(|name| ((*name).to_owned(), EntryPoint::default())).collect();
         let environment = Environment {
@@ -272,7 +273,8 @@ fn priorities_beyond_the_largest_are_refused() {
         r#"{{"http": {{"routers": {{"r": {{"rule": "Path(`/`)", "service": "s", "priority": 9223372036854775807}}}},
             "services": {{{SERVICE}}}}}}}"#
     ));
-    let expected = "the router priority 9223372036854775807 exceeds the max user-defined priority 9223372036854774807";
+    let expected =
+        "the router priority 9223372036854775807 exceeds the max user-defined priority 9223372036854774807";
     assert_eq!(errors(&compiled, Kind::Router, "r@file"), [expected]);
 }
 
@@ -284,7 +286,8 @@ fn ten_thousand_routers_compile_in_time() {
         let mut state = Provided::default();
         for number in 0..10_000 {
             let rule = if number == 5000 { changed.to_owned() } else { format!("Host(`h{number}.test`)") };
-            let router = serde_json::json!({"rule": rule, "service": format!("s{number}"), "middlewares": ["m"]});
+            let router =
+                serde_json::json!({"rule": rule, "service": format!("s{number}"), "middlewares": ["m"]});
             let service = serde_json::json!({"loadBalancer": {"servers": [{"url": format!("http://127.0.0.1:{}", 1000 + number)}]}});
             state.config.http.routers.insert(format!("r{number}"), serde_json::from_value(router).unwrap());
             state.config.http.services.insert(format!("s{number}"), serde_json::from_value(service).unwrap());

@@ -128,7 +128,9 @@ fn server_status(
     _: &ObjectReport,
 ) -> BTreeMap<String, &'static str> {
     match kind {
-        Kind::Service => snapshot.services.get(name).map(|service| service.server_status()).unwrap_or_default(),
+        Kind::Service => {
+            snapshot.services.get(name).map(|service| service.server_status()).unwrap_or_default()
+        }
         _ => BTreeMap::new(),
     }
 }

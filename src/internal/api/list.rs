@@ -60,7 +60,8 @@ impl Query {
     /// The page that is asked for, or what is wrong with the question.
     pub(super) fn page<T>(&self, mut items: Vec<T>) -> Result<Page<T>, String> {
         let page = number(self.page.as_deref(), 1).ok_or_else(|| wrong("page", self.page.as_deref()))?;
-        let per_page = number(self.per_page.as_deref(), 100).ok_or_else(|| wrong("per_page", self.per_page.as_deref()))?;
+        let per_page = number(self.per_page.as_deref(), 100)
+            .ok_or_else(|| wrong("per_page", self.per_page.as_deref()))?;
         let start = (page - 1).saturating_mul(per_page);
         if start > 0 && start >= items.len() {
             return Err(format!("invalid request: page: {page}, per_page: {per_page}"));
@@ -197,7 +198,10 @@ mod tests {
             ("page=0", "invalid request: page: 0"),
             ("page=x", "invalid request: page: 0"),
             ("per_page=-1", "invalid request: per_page: -1"),
-            ("page=18446744073709551615&per_page=9", "invalid request: page: 18446744073709551615, per_page: 9"),
+            (
+                "page=18446744073709551615&per_page=9",
+                "invalid request: page: 18446744073709551615, per_page: 9",
+            ),
         ] {
             assert_eq!(of(query), Err(error.to_owned()), "{query}");
         }

@@ -47,14 +47,17 @@ impl Api {
     fn answer(&self, request: &Request) -> Response {
         let path = request.path();
         let Some(path) = path.strip_prefix(self.base.as_str()) else { return reply::not_found() };
-        if let Some(response) = self.dashboard.as_ref().and_then(|dashboard| dashboard.beside_api(path, request)) {
+        if let Some(response) =
+            self.dashboard.as_ref().and_then(|dashboard| dashboard.beside_api(path, request))
+        {
             return response;
         }
         let Some(path) = path.strip_prefix("/api/") else { return reply::not_found() };
         let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade) else {
             return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
         };
-        let question = Question { api: self, snapshot: snapshots.load(), query: request.head.uri.query().unwrap_or("") };
+        let question =
+            Question { api: self, snapshot: snapshots.load(), query: request.head.uri.query().unwrap_or("") };
         match question.answer(path) {
             Some(_) if request.head.method != Method::GET => reply::empty(StatusCode::METHOD_NOT_ALLOWED),
             Some(response) => response,

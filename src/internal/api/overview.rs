@@ -66,7 +66,10 @@ pub(super) fn entry_point(settings: &Settings, name: &str) -> Option<String> {
 fn count(snapshot: &Snapshot, kind: Kind) -> String {
     let names = names(snapshot, kind);
     let with = |status: Status| {
-        names.iter().filter(|name| snapshot.report.object(kind, name).is_some_and(|o| o.status == status)).count()
+        names
+            .iter()
+            .filter(|name| snapshot.report.object(kind, name).is_some_and(|o| o.status == status))
+            .count()
     };
     totals(names.len(), with(Status::Warning), with(Status::Disabled))
 }
