@@ -268,7 +268,7 @@ mod tests {
         settings.entry_points.insert("web".into(), point.clone());
         settings.entry_points.insert("traefik".into(), point);
         settings.ping = Some(Ping::default());
-        let gateway = Gateway::start(settings, Options { workers: 1, log: None }).unwrap();
+        let gateway = Gateway::start(settings, Options { workers: 1 }).unwrap();
         let (web, own) = (gateway.addresses()["web"], gateway.addresses()["traefik"]);
         assert!(get(own, "/ping").ends_with("OK"));
         assert!(get(own, "/ready").ends_with("OK"), "no provider is waited for");

@@ -1,5 +1,7 @@
 //! The gateway from outside, in process: one binary, one file per subject.
 
+#![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
 mod docker;
 mod docs;
 mod hostile;

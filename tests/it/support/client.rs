@@ -59,16 +59,6 @@ impl Client {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Sends bytes; false when the connection is gone.
-    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
-    }
-
-    /// The socket itself.
-    pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
-    }
-
     /// Reads one response; interim ones are passed over.
     pub fn read(&mut self) -> io::Result<Answer> {
         self.read_for("GET")

@@ -6,8 +6,8 @@ pub mod gateway;
 
 use std::time::{Duration, Instant};
 
-pub use backend::{Backend, Seen};
-pub use client::{Answer, Client, get, get_with, raw};
+pub use backend::Backend;
+pub use client::{Client, get, get_with, raw};
 pub use gateway::Gateway;
 
 /// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.
