@@ -1,5 +1,13 @@
 //! The expression language that rules, constraints, breakers and filters share: calls with string or number
 //! arguments, `!`, `&&`, `||`, comparisons and parentheses.
+//!
+//! The grammar is the part of Go's expressions that Traefik uses: `!` binds before a comparison, then `&&`, then
+//! `||`. Strings stand in backticks (taken as they are) or in double quotes (with Go's escapes).
+
+mod lexer;
+mod nearest;
+mod parser;
+mod print;
 
 use std::ops::Range;
 
@@ -67,12 +75,158 @@ pub struct SyntaxError {
     pub span: Range<usize>,
 }
 
+/// The longest text that [`parse`] takes, in bytes.
+pub const MAX_LENGTH: usize = 64 * 1024;
+
+/// How deep parentheses and negations may be nested.
+pub const MAX_NESTING: usize = 64;
+
 /// Parses a text. Nesting and length are limited, so that no text can exhaust the stack or the memory.
-pub fn parse(_text: &str) -> Result<Expression, SyntaxError> {
-    Err(SyntaxError { message: "not built yet".into(), span: 0..0 })
+///
+/// Chains of `&&` and `||` become balanced trees: whoever walks an [`Expression`] may recurse, whatever the
+/// number of alternatives. The order of the operands is kept.
+pub fn parse(text: &str) -> Result<Expression, SyntaxError> {
+    parser::parse(text)
 }
 
 /// The name among `known` that is nearest to `name`, for "did you mean".
-pub fn nearest<'a>(_name: &str, _known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    None
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    nearest::nearest(name, known)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn printed(text: &str) -> String {
+        parse(text).map_or_else(|e| format!("error: {e}"), |e| e.to_string())
+    }
+
+    #[test]
+    fn binds_not_before_and_before_or() {
+        assert_eq!(printed("A() || B() && !C()"), "A() || B() && !C()");
+        assert_eq!(printed("(A() || B()) && !(C() && D())"), "(A() || B()) && !(C() && D())");
+        assert_eq!(printed("((A()))"), "A()");
+        assert!(
+            matches!(parse("A() || B() && C()").unwrap(), Expression::Or(_, right) if matches!(*right, Expression::And(..)))
+        );
+    }
+
+    #[test]
+    fn reads_strings_and_numbers() {
+        let Expression::Call(call) = parse(r#"F(`a\d`, "q\"\\\n\u00e9\x41\101", -1.5e2, 7,)"#).unwrap()
+        else {
+            panic!("no call")
+        };
+        assert_eq!(
+            call.arguments,
+            [
+                Argument::Text(r"a\d".into()),
+                Argument::Text("q\"\\\néAA".into()),
+                Argument::Number(-150.0),
+                Argument::Number(7.0)
+            ]
+        );
+        assert_eq!(call.span, 0..45);
+    }
+
+    #[test]
+    fn compares_calls_with_numbers() {
+        let found = parse("NetworkErrorRatio() >= 0.5 && !(LatencyAtQuantileMS(50.0) != 100)").unwrap();
+        assert_eq!(found.to_string(), "NetworkErrorRatio() >= 0.5 && !(LatencyAtQuantileMS(50) != 100)");
+    }
+
+    #[test]
+    fn errors_name_what_and_where() {
+        for (text, message, span) in [
+            ("", "empty expression", 0..0),
+            ("Host(`a`", "the call of Host is never closed", 0..4),
+            ("Host(`a)", "this string is never closed: a backtick is missing", 5..8),
+            ("Host('a')", "single quotes are no string: write `…` or \"…\"", 5..6),
+            ("Host(`a`) &&", "expected a call like Host(`…`), found the end", 12..12),
+            ("Host(`a`) & Path(`/`)", "expected `&&`, found a single `&`", 10..11),
+            ("Host(`a`) Path(`/`)", "expected `&&`, `||` or the end, found `Path`", 10..14),
+            ("(Host(`a`)", "this `(` is never closed", 0..1),
+            ("Host(`a`))", "this `)` closes nothing", 9..10),
+            ("Host", "`Host` must be called, like Host(`…`)", 0..4),
+            ("Host(a)", "the arguments of Host are strings or numbers: write `…` around a", 5..6),
+            ("!A() > 1", "only a call can stand left of `>`", 0..6),
+            ("A() > B()", "expected a number, found `B`", 6..7),
+            ("`a`", "expected a call like Host(`…`), found a string alone", 0..3),
+            (r#"A("\q")"#, "unknown escape `\\q`", 3..5),
+            (r#"A("\xff")"#, "this string is not UTF-8", 2..8),
+            ("A(0x10)", "`0x10` is no number", 2..6),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), SyntaxError { message: message.into(), span }, "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_hold_and_long_chains_stay_shallow() {
+        let deep = format!("{}A(){}", "(".repeat(10_000), ")".repeat(10_000));
+        assert!(parse(&deep).unwrap_err().message.contains("nested too deeply"));
+        assert!(parse(&"!".repeat(60_000)).unwrap_err().message.contains("nested too deeply"));
+        assert!(parse(&" ".repeat(MAX_LENGTH + 1)).unwrap_err().message.contains("too long"));
+
+        let wide = vec!["Host(`a`)"; 4_000].join(" || ");
+        let parsed = parse(&wide).unwrap();
+        fn depth(e: &Expression) -> usize {
+            match e {
+                Expression::And(a, b) | Expression::Or(a, b) => 1 + depth(a).max(depth(b)),
+                Expression::Not(a) => 1 + depth(a),
+                _ => 1,
+            }
+        }
+        assert!(depth(&parsed) <= 14);
+        assert_eq!(parsed.to_string(), wide);
+    }
+
+    fn texts() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            ("[A-D]", "[a-z`\"\\\\\r\u{e9}]{0,4}")
+                .prop_map(|(name, text)| format!("{name}({})", Argument::Text(text))),
+            ("[A-D]", -5i32..5, 0usize..6).prop_map(|(name, n, o)| {
+                format!("{name}({n}) {} 0.5", ["<", "<=", ">", ">=", "==", "!="][o])
+            }),
+        ];
+        leaf.prop_recursive(5, 40, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 2..5).prop_map(|v| format!("({})", v.join("||"))),
+                prop::collection::vec(inner.clone(), 2..5).prop_map(|v| format!("({})", v.join(" &&\n"))),
+                inner.prop_map(|e| format!("!({e})")),
+            ]
+        })
+    }
+
+    /// Evaluates with a leaf's truth taken from its printed form.
+    fn truth(e: &Expression, seed: u64) -> bool {
+        match e {
+            Expression::And(a, b) => truth(a, seed) && truth(b, seed),
+            Expression::Or(a, b) => truth(a, seed) || truth(b, seed),
+            Expression::Not(a) => !truth(a, seed),
+            leaf => leaf.to_string().bytes().fold(seed, |h, b| h.wrapping_mul(31) ^ u64::from(b)) & 4 == 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_parsing_keep_the_meaning(text in texts()) {
+            let first = parse(&text).unwrap();
+            let second = parse(&first.to_string()).unwrap();
+            prop_assert_eq!(first.to_string(), second.to_string());
+            for seed in 0..8 {
+                prop_assert_eq!(truth(&first, seed), truth(&second, seed));
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "[-A-C(){}`\"'!&|<>=,.0-9\\\\xuUe/* \n\u{e9}]{0,40}") {
+            if let Err(error) = parse(&text) {
+                prop_assert!(error.span.start <= error.span.end && error.span.end <= text.len(), "{:?}", error);
+                prop_assert!(text.is_char_boundary(error.span.start) && text.is_char_boundary(error.span.end), "{:?}", error);
+            }
+        }
+    }
 }

@@ -1,0 +1,76 @@
+//! Writes an expression as text that parses to the same meaning.
+
+use std::fmt::{self, Display};
+
+use super::{Argument, Call, Comparison, Expression};
+
+impl Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Or(left, right) => write!(f, "{left} || {right}"),
+            Self::And(left, right) => {
+                grouped(left, f)?;
+                f.write_str(" && ")?;
+                grouped(right, f)
+            }
+            Self::Not(inner) if matches!(**inner, Self::Call(_) | Self::Not(_)) => write!(f, "!{inner}"),
+            Self::Not(inner) => write!(f, "!({inner})"),
+            Self::Call(call) => call.fmt(f),
+            Self::Compare { call, operator, value } => write!(f, "{call} {operator} {value}"),
+        }
+    }
+}
+
+/// Puts parentheses around an operand of `&&` that binds less.
+fn grouped(operand: &Expression, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match operand {
+        Expression::Or(..) => write!(f, "({operand})"),
+        _ => operand.fmt(f),
+    }
+}
+
+impl Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}(", self.name)?;
+        for (index, argument) in self.arguments.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            argument.fmt(f)?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) if !text.contains(['`', '\r']) => write!(f, "`{text}`"),
+            Self::Text(text) => {
+                f.write_str("\"")?;
+                for c in text.chars() {
+                    match c {
+                        '"' | '\\' => write!(f, "\\{c}")?,
+                        c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
+                        c => write!(f, "{c}")?,
+                    }
+                }
+                f.write_str("\"")
+            }
+        }
+    }
+}
+
+impl Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+            Self::Equal => "==",
+            Self::NotEqual => "!=",
+        })
+    }
+}
