@@ -6,6 +6,7 @@
 
 pub mod supervisor;
 pub mod template;
+pub mod workload;
 
 
 use std::sync::Arc;
