@@ -4,6 +4,7 @@
 
 
 
+pub mod file;
 pub mod supervisor;
 pub mod template;
 pub mod workload;

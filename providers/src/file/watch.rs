@@ -1,0 +1,119 @@
+//! Being told of changes by the system (inotify).
+
+use std::path::{Path, PathBuf};
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+use super::load::Source;
+
+/// What a change says about its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// It was closed, renamed or removed: read it now.
+    Finished,
+    /// It is being written.
+    Writing,
+}
+
+pub(super) struct Watcher {
+    inner: Option<RecommendedWatcher>,
+    signals: Option<mpsc::Receiver<Signal>>,
+    watched: Vec<(PathBuf, (u64, u64))>,
+}
+
+impl Watcher {
+    /// Watches nothing.
+    pub(super) fn none() -> Self {
+        Self { inner: None, signals: None, watched: Vec::new() }
+    }
+
+    /// Watches a source, as far as it is there. Folders are watched, never files: what replaces a file is seen too.
+    pub(super) fn start(source: &Source) -> Self {
+        // What does not fit is no loss: a signal says only that there is something to read.
+        let (sender, signals) = mpsc::channel(64);
+        let handler = move |event: notify::Result<notify::Event>| {
+            if let Some(signal) = signal(&event) {
+                let _ = sender.try_send(signal);
+            }
+        };
+        match notify::recommended_watcher(handler) {
+            Ok(inner) => {
+                let mut watcher = Self { inner: Some(inner), signals: Some(signals), watched: Vec::new() };
+                watcher.refresh(source);
+                watcher
+            }
+            Err(error) => {
+                tracing::warn!("cannot watch files, looking every two seconds instead: {error}");
+                Self::none()
+            }
+        }
+    }
+
+    /// Watches folders that have come, or come again.
+    pub(super) fn refresh(&mut self, source: &Source) {
+        let Some(inner) = &mut self.inner else { return };
+        let (folders, mode) = match source {
+            Source::Directory(path) => (vec![path.clone()], RecursiveMode::Recursive),
+            Source::File(path) => {
+                let real = path.canonicalize().ok();
+                let parents = [Some(path.as_path()), real.as_deref()].into_iter().flatten().map(folder);
+                (parents.collect(), RecursiveMode::NonRecursive)
+            }
+        };
+        for folder in folders {
+            let Some(identity) = identity(&folder) else { continue };
+            let entry = (folder, identity);
+            if self.watched.contains(&entry) {
+                continue;
+            }
+            let _ = inner.unwatch(&entry.0);
+            if let Err(error) = inner.watch(&entry.0, mode) {
+                tracing::warn!("cannot watch {}, looking every two seconds instead: {error}", entry.0.display());
+            }
+            self.watched.retain(|(path, _)| *path != entry.0);
+            self.watched.push(entry);
+        }
+    }
+
+    /// The next change; several that came together are one.
+    pub(super) async fn next(&mut self) -> Signal {
+        let Some(signals) = &mut self.signals else { return std::future::pending().await };
+        let Some(mut signal) = signals.recv().await else { return std::future::pending().await };
+        while let Ok(next) = signals.try_recv() {
+            if next == Signal::Finished {
+                signal = next;
+            }
+        }
+        signal
+    }
+}
+
+fn folder(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let data = std::fs::metadata(path).ok()?;
+    Some((data.dev(), data.ino()))
+}
+
+fn signal(event: &notify::Result<notify::Event>) -> Option<Signal> {
+    match event {
+        // Events were lost.
+        Err(_) => Some(Signal::Finished),
+        Ok(event) if event.need_rescan() => Some(Signal::Finished),
+        Ok(event) => match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => Some(Signal::Finished),
+            EventKind::Access(_) => None,
+            _ => Some(Signal::Writing),
+        },
+    }
+}
