@@ -44,7 +44,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { directory: String::new(), filename: String::new(), watch: true, debug_log_generated_template: false }
+        Self {
+            directory: String::new(),
+            filename: String::new(),
+            watch: true,
+            debug_log_generated_template: false,
+        }
     }
 }
 
@@ -52,7 +57,10 @@ impl Default for Options {
 pub fn build(options: Options) -> Result<File, Error> {
     let source = match (options.directory.as_str(), options.filename.as_str()) {
         ("", "") => {
-            return Err(Error::Option { option: "file", message: "neither `filename` nor `directory` is given".into() });
+            return Err(Error::Option {
+                option: "file",
+                message: "neither `filename` nor `directory` is given".into(),
+            });
         }
         (directory, "") => Source::Directory(PathBuf::from(directory)),
         ("", filename) => Source::File(PathBuf::from(filename)),
@@ -134,7 +142,8 @@ impl Run {
             let loaded = loader.load(careful);
             (loader, loaded)
         });
-        let (loader, loaded) = work.await.map_err(|error| Error::Source(format!("cannot read files: {error}")))?;
+        let (loader, loaded) =
+            work.await.map_err(|error| Error::Source(format!("cannot read files: {error}")))?;
         self.loader = Some(loader);
         let Loaded { state, unsettled } = loaded;
         self.session.deliver(state).await?;
@@ -216,7 +225,10 @@ mod tests {
         let state = running.first().await;
         assert_eq!(rules(&state), ["A", "B"]);
         let origin = state.origins.values().next().expect("an origin");
-        assert!(matches!(origin, Origin::File { path, line: 3, .. } if path.ends_with("a.yml")), "{origin:?}");
+        assert!(
+            matches!(origin, Origin::File { path, line: 3, .. } if path.ends_with("a.yml")),
+            "{origin:?}"
+        );
         fs::write(at("sub/c.yaml"), route("c", "C")).expect("written");
         running.until(|state| rules(state) == ["A", "B", "C"]).await;
         // An atomic replacement.
@@ -292,8 +304,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("r.yml");
         fs::write(&file, route("r", "old")).expect("written");
-        let mut running =
-            Running::start(Options { filename: file.display().to_string(), watch: false, ..Options::default() });
+        let mut running = Running::start(Options {
+            filename: file.display().to_string(),
+            watch: false,
+            ..Options::default()
+        });
         assert_eq!(rules(&*running.first().await), ["old"]);
         fs::write(&file, route("r", "new")).expect("written");
         running.handle.reload();
@@ -304,7 +319,8 @@ mod tests {
     async fn a_missing_file_is_a_problem_until_it_is_there() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("r.yml");
-        let mut running = Running::start(Options { filename: file.display().to_string(), ..Options::default() });
+        let mut running =
+            Running::start(Options { filename: file.display().to_string(), ..Options::default() });
         let state = running.first().await;
         assert!(state.problems[0].to_string().contains("r.yml"), "{:?}", state.problems);
         fs::write(&file, route("r", "R")).expect("written");

@@ -171,7 +171,9 @@ impl Building for Provided {
     }
 
     fn has_http(&self) -> bool {
-        self.origins.keys().any(|object| matches!(object.kind, Kind::Router | Kind::Service | Kind::Middleware))
+        self.origins
+            .keys()
+            .any(|object| matches!(object.kind, Kind::Router | Kind::Service | Kind::Middleware))
     }
 
     fn note_origin(&mut self, kind: Kind, name: &str, origin: &Origin) {
@@ -205,13 +207,17 @@ impl Constraint {
     }
 
     fn from_tree(tree: &Expression) -> Result<Self, String> {
-        let both = |a: &Expression, b: &Expression| Ok::<_, String>((Box::new(Self::from_tree(a)?), Box::new(Self::from_tree(b)?)));
+        let both = |a: &Expression, b: &Expression| {
+            Ok::<_, String>((Box::new(Self::from_tree(a)?), Box::new(Self::from_tree(b)?)))
+        };
         Ok(match tree {
             Expression::And(a, b) => both(a, b).map(|(a, b)| Self::And(a, b))?,
             Expression::Or(a, b) => both(a, b).map(|(a, b)| Self::Or(a, b))?,
             Expression::Not(inner) => Self::Not(Box::new(Self::from_tree(inner)?)),
             Expression::Call(call) => Self::from_call(call)?,
-            Expression::Compare { call, .. } => return Err(format!("`{}` cannot be compared here", call.name)),
+            Expression::Compare { call, .. } => {
+                return Err(format!("`{}` cannot be compared here", call.name));
+            }
         })
     }
 
@@ -222,7 +228,8 @@ impl Constraint {
         match call.name.to_ascii_lowercase().as_str() {
             "label" => Ok(Self::Label(key.clone(), value.clone())),
             "labelregex" => {
-                let regex = Regex::new(value).map_err(|error| format!("`{value}` is no regular expression: {error}"))?;
+                let regex = Regex::new(value)
+                    .map_err(|error| format!("`{value}` is no regular expression: {error}"))?;
                 Ok(Self::LabelRegex(key.clone(), regex))
             }
             _ => Err(format!("unknown function `{}`: expected `Label` or `LabelRegex`", call.name)),
@@ -354,7 +361,8 @@ mod tests {
 
     #[test]
     fn constraints() {
-        let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("x".to_owned(), "1".to_owned())]);
+        let labels =
+            BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("x".to_owned(), "1".to_owned())]);
         for (text, admitted) in [
             ("", true),
             ("Label(`env`,`prod`)", true),

@@ -86,7 +86,8 @@ impl Loader {
             unsettled |= !believed;
             !believed
         });
-        let parts = self.files.iter().filter_map(|(path, known)| Some((path.as_path(), known.good.as_ref()?)));
+        let parts =
+            self.files.iter().filter_map(|(path, known)| Some((path.as_path(), known.good.as_ref()?)));
         let mut state = merge(parts);
         problems.extend(self.files.values().filter_map(|known| known.problem.clone()));
         state.problems.extend(problems);
@@ -109,7 +110,11 @@ impl Loader {
                     problems.push(problem(path, 0, format!("cannot read the folder: {error}")));
                 }
                 if paths.len() > MOST_FILES {
-                    problems.push(problem(path, 0, format!("more than {MOST_FILES} files: the others are ignored")));
+                    problems.push(problem(
+                        path,
+                        0,
+                        format!("more than {MOST_FILES} files: the others are ignored"),
+                    ));
                     paths.truncate(MOST_FILES);
                 }
                 paths.sort();
@@ -213,8 +218,9 @@ fn parse(path: &Path, bytes: &[u8], log_templates: bool) -> Result<Provided, Pro
     let rendered;
     let mut bytes = bytes;
     if bytes.windows(2).any(|pair| pair == b"{{") {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| problem(path, 0, format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to())))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            problem(path, 0, format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to()))
+        })?;
         rendered = Template::parse(text, Dialect::File)
             .and_then(|template| template.render(&Value::Nil, LARGEST))
             .map_err(|error| problem(path, error.line, format!("template: {}", error.message)))?;

@@ -37,7 +37,10 @@ fn add(out: &mut Provided, part: &Provided) {
     let before = out.origins.keys().filter(|object| object.kind == Kind::Certificate).count();
     let renamed = |object: &ObjectRef| match object.kind {
         Kind::Certificate => {
-            let index = object.name.parse::<usize>().map_or_else(|_| object.name.clone(), |index| (index + before).to_string());
+            let index = object
+                .name
+                .parse::<usize>()
+                .map_or_else(|_| object.name.clone(), |index| (index + before).to_string());
             ObjectRef { kind: object.kind, name: index }
         }
         _ => object.clone(),
@@ -60,7 +63,8 @@ fn add(out: &mut Provided, part: &Provided) {
     for object in lost {
         let first = out.origins.get(&object).map(ToString::to_string).unwrap_or_default();
         let Some(origin) = part.origins.get(&object) else { continue };
-        let message = format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
+        let message =
+            format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
         out.problems.push(Problem { origin: origin.clone(), object: None, message, excerpt: None });
     }
     for (object, origin) in &part.origins {

@@ -70,7 +70,10 @@ impl Watcher {
             }
             let _ = inner.unwatch(&entry.0);
             if let Err(error) = inner.watch(&entry.0, mode) {
-                tracing::warn!("cannot watch {}, looking every two seconds instead: {error}", entry.0.display());
+                tracing::warn!(
+                    "cannot watch {}, looking every two seconds instead: {error}",
+                    entry.0.display()
+                );
             }
             self.watched.retain(|(path, _)| *path != entry.0);
             self.watched.push(entry);

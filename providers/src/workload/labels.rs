@@ -24,14 +24,20 @@ impl Labels {
     /// Reads the labels with our prefixes.
     pub fn read(workload: &Workload<'_>) -> Self {
         let origin = |label: &str| Origin::Label { container: workload.owner.clone(), label: label.into() };
-        let problem = |label: &str, message: String| Problem { origin: origin(label), object: None, message, excerpt: None };
+        let problem = |label: &str, message: String| Problem {
+            origin: origin(label),
+            object: None,
+            message,
+            excerpt: None,
+        };
         let mut problems = Vec::new();
         // By the key without its prefix: what the first prefix says wins.
         let mut chosen: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
         for (key, value) in workload.labels {
             let Some((rank, rest)) = ranked(key) else { continue };
             if value.len() > LONGEST {
-                problems.push(problem(key, format!("the value is longer than {LONGEST} bytes and is ignored")));
+                problems
+                    .push(problem(key, format!("the value is longer than {LONGEST} bytes and is ignored")));
                 continue;
             }
             if chosen.len() >= MOST {
@@ -40,7 +46,8 @@ impl Labels {
             }
             let slot = chosen.entry(rest.to_ascii_lowercase()).or_insert((rank, key, value));
             if slot.1 != key && slot.0 != rank {
-                let (winner, loser) = if rank < slot.0 { (key.as_str(), slot.1) } else { (slot.1, key.as_str()) };
+                let (winner, loser) =
+                    if rank < slot.0 { (key.as_str(), slot.1) } else { (slot.1, key.as_str()) };
                 problems.push(problem(loser, format!("`{winner}` is given too and wins")));
                 if rank < slot.0 {
                     *slot = (rank, key, value);
@@ -153,10 +160,15 @@ impl<'a> Builder<'a> {
         let with_broken = |family: Family| {
             let mut names = self.names(family.section);
             let broken = self.broken.iter().filter_map(|problem| problem.object.as_ref());
-            names.extend(broken.filter(|object| object.kind == family.kind).map(|object| object.name.clone()));
+            names
+                .extend(broken.filter(|object| object.kind == family.kind).map(|object| object.name.clone()));
             names
         };
-        ServiceNames { http: with_broken(FAMILIES[0]), tcp: with_broken(FAMILIES[1]), udp: with_broken(FAMILIES[2]) }
+        ServiceNames {
+            http: with_broken(FAMILIES[0]),
+            tcp: with_broken(FAMILIES[1]),
+            udp: with_broken(FAMILIES[2]),
+        }
     }
 
     pub(super) fn decode(self) -> Provided {
@@ -223,7 +235,10 @@ impl<'a> Builder<'a> {
         }
         for (steps, origin, value) in leaves {
             let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-            self.labels.node.set(&steps, &origin, &value).map_err(|conflict| (origin, conflict.to_string()))?;
+            self.labels
+                .node
+                .set(&steps, &origin, &value)
+                .map_err(|conflict| (origin, conflict.to_string()))?;
         }
         Ok(())
     }

@@ -38,11 +38,23 @@ impl Merger {
         self.map(owner, Kind::Router, &mut out.http.routers, http.routers, equal);
         self.map(owner, Kind::Service, &mut out.http.services, http.services, join_http);
         self.map(owner, Kind::Middleware, &mut out.http.middlewares, http.middlewares, equal);
-        self.map(owner, Kind::ServersTransport, &mut out.http.servers_transports, http.servers_transports, equal);
+        self.map(
+            owner,
+            Kind::ServersTransport,
+            &mut out.http.servers_transports,
+            http.servers_transports,
+            equal,
+        );
         self.map(owner, Kind::TcpRouter, &mut out.tcp.routers, tcp.routers, equal);
         self.map(owner, Kind::TcpService, &mut out.tcp.services, tcp.services, join_tcp);
         self.map(owner, Kind::TcpMiddleware, &mut out.tcp.middlewares, tcp.middlewares, equal);
-        self.map(owner, Kind::TcpServersTransport, &mut out.tcp.servers_transports, tcp.servers_transports, equal);
+        self.map(
+            owner,
+            Kind::TcpServersTransport,
+            &mut out.tcp.servers_transports,
+            tcp.servers_transports,
+            equal,
+        );
         self.map(owner, Kind::UdpRouter, &mut out.udp.routers, udp.routers, equal);
         self.map(owner, Kind::UdpService, &mut out.udp.services, udp.services, join_udp);
         self.map(owner, Kind::TlsOptions, &mut out.tls.options, tls.options, equal);
@@ -81,7 +93,10 @@ impl Merger {
             let owners = self.owners.remove(&object).unwrap_or_default();
             let origin = self.out.origins.remove(&object).unwrap_or(Origin::Internal);
             remove(&mut self.out, &object);
-            let message = format!("defined several times with different options, and removed from all: {}", owners.join(", "));
+            let message = format!(
+                "defined several times with different options, and removed from all: {}",
+                owners.join(", ")
+            );
             self.out.problems.push(Problem { origin, object: Some(object), message, excerpt: None });
         }
         self.out.problems.sort();
