@@ -230,4 +230,5 @@ async fn containers_are_chosen() {
     assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["stopped", "svc-p"]);
     assert_eq!(urls(&state, "svc-p"), ["http://10.0.0.2:80"]);
     assert_eq!(urls(&state, "stopped"), Vec::<String>::new());
+    assert_eq!(state.problems, []);
 }

@@ -63,6 +63,11 @@ impl Labels {
     /// Takes a label out of the tree, for those that say something about the workload itself.
     pub fn take(&mut self, path: &[&str]) -> Option<(Origin, String)> {
         let node = self.node.remove(path)?;
+        for length in (1..path.len()).rev() {
+            if self.node.get(&path[..length]).is_some_and(Node::is_empty) {
+                self.node.remove(&path[..length]);
+            }
+        }
         let text = node.as_leaf()?.to_owned();
         Some((node.origin, text))
     }
