@@ -28,8 +28,6 @@ fn image() -> String {
     let name = "tidegate-test:busybox".to_owned();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::copy("/bin/busybox", folder.path().join("sh")).expect("a static /bin/busybox");
-    let recipe = "FROM scratch\nCOPY sh /bin/sh\nEXPOSE 8080\n";
-    std::fs::write(folder.path().join("Dockerfile"), recipe).expect("written");
     let tar = folder.path().join("image.tar");
     let files = folder.path().display().to_string();
     let packed = Command::new("tar")
@@ -77,7 +75,7 @@ async fn a_real_engine() {
     // The shell ignores the signal for three seconds: the server must be gone long before it is.
     let script = "trap 'sleep 3; exit 0' TERM; while :; do sleep 1; done";
     let container = Container(name.clone());
-    run(&["create", "--name", &name, "-l", &mark, "-l", rule, &image, "/bin/sh", "sh", "-c", script]);
+    run(&["create", "--name", &name, "-l", &mark, "-l", rule, &image, "/bin/sh", "-c", script]);
     run(&["start", &name]);
     let started = Instant::now();
     let state = until(&mut updates, |state| servers(state, &name) == 1).await;
