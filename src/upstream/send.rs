@@ -259,7 +259,9 @@ impl Endpoint {
             return upgrade::accept(response, upgrade, in_flight)
                 .map_err(|reason| self.malformed(reason).into());
         }
-        fields::clean_response(response.headers_mut());
+        if !fields::clean_response(response.headers_mut()) {
+            return Err(self.malformed("its transfer coding is not chunked".into()).into());
+        }
         let guard = Finish { in_flight, worker: crate::worker::index(), lease };
         if upgrade.is_some() {
             // A refused upgrade leaves a connection whose state nobody should rely on.

@@ -4,6 +4,7 @@
 
 mod docker;
 mod docs;
+mod framing;
 mod hostile;
 mod reload;
 mod support;
