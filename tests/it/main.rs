@@ -6,6 +6,7 @@ mod docker;
 mod docs;
 mod framing;
 mod hostile;
+mod protocols;
 mod reload;
 mod support;
 mod tidy;
