@@ -4,7 +4,9 @@
 
 mod docker;
 mod docs;
+mod framing;
 mod hostile;
+mod protocols;
 mod reload;
 mod support;
 mod tidy;
