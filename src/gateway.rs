@@ -187,17 +187,17 @@ pub(crate) type Source = (&'static str, Arc<dyn Provider>);
 
 /// The providers that the settings ask for, by kind.
 pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
-    let mut sources: Vec<Source> = Vec::new();
-    if let Some(options) = settings.providers.file.clone() {
-        let file =
-            providers::file::File::new(options).map_err(|error| StartError::Provider("file", error))?;
-        sources.push(("file", Arc::new(file)));
-    }
-    if settings.providers.docker.is_some() {
-        let missing = providers::Error::Source("not part of this build".into());
-        return Err(StartError::Provider("docker", missing));
-    }
-    Ok(sources)
+    let options = &settings.providers;
+    let file = options.file.clone().map(providers::Options::File);
+    let docker = options.docker.clone().map(providers::Options::Docker);
+    [file, docker]
+        .into_iter()
+        .flatten()
+        .map(|options| {
+            let kind = options.kind();
+            options.build().map(|source| (kind, source)).map_err(|error| StartError::Provider(kind, error))
+        })
+        .collect()
 }
 
 /// Compiles these states as a gateway with these settings would, without serving them.

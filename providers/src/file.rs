@@ -1,111 +1,336 @@
-//! Route files: one file, or all files of a folder, followed as they change.
+//! Route files: YAML and TOML, one file or a folder of them, watched (Traefik's `providers.file`).
 //!
-//! A file that cannot be read as a whole keeps its last good content; an object in it that is broken keeps its last
-//! good version. Both are reported with file and line.
+//! A file that cannot be read keeps its last good content, and the others live on. Changes are seen through inotify at
+//! once, and by looking at the contents every two seconds where there is no inotify (NFS, overlays, mounts).
 
-mod content;
+mod load;
+mod merge;
 mod watch;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{Error, Provider, Session};
-use content::Folder;
-use watch::Watch;
+use load::{Loaded, Loader, Source};
+use watch::{Signal, Watcher};
 
-/// Traefik's `providers.file`.
+/// How often contents are looked at, whatever inotify says.
+const POLL: Duration = Duration::from_secs(2);
+/// How long writing may pause before a file that was not closed is read.
+const QUIET: Duration = Duration::from_millis(50);
+/// Until a file that vanished counts as removed: editors rename the old file away before they write the new one.
+const VANISH: Duration = Duration::from_millis(100);
+
+/// Options of `providers.file`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// One file. Exclusive with `directory`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub filename: String,
-    /// All `.yml`, `.yaml` and `.toml` files of a folder and its folders.
+    /// Read all `.yml`, `.yaml` and `.toml` files of this folder and the folders in it. Excludes `filename`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub directory: String,
+    /// Read this file.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub filename: String,
     /// Follow changes.
     pub watch: bool,
-    /// Log each file as it is once its template has been evaluated, at level `DEBUG`.
+    /// Log what each template makes of a file.
     pub debug_log_generated_template: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { filename: String::new(), directory: String::new(), watch: true, debug_log_generated_template: false }
-    }
-}
-
-/// The provider.
-#[derive(Debug)]
-pub struct File {
-    place: Place,
-    options: Options,
-}
-
-/// What is read.
-#[derive(Clone, Debug)]
-enum Place {
-    File(PathBuf),
-    Folder(PathBuf),
-}
-
-impl File {
-    /// Checks the options: exactly one of `filename` and `directory`.
-    pub fn new(options: Options) -> Result<Self, Error> {
-        let place = match (options.filename.is_empty(), options.directory.is_empty()) {
-            (false, true) => Place::File(PathBuf::from(&options.filename)),
-            (true, false) => Place::Folder(PathBuf::from(&options.directory)),
-            (true, true) => {
-                let message = "expected a file, or a folder in `providers.file.directory`".into();
-                return Err(Error::Option { option: "providers.file.filename", message });
-            }
-            (false, false) => {
-                let message = "`filename` and `directory` exclude each other".into();
-                return Err(Error::Option { option: "providers.file.directory", message });
-            }
-        };
-        Ok(Self { place, options })
-    }
-}
-
-impl Provider for File {
-    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
-        self.follow(session).boxed()
-    }
-}
-
-impl File {
-    async fn follow(&self, mut session: Session) -> Result<(), Error> {
-        let mut watch = self.options.watch.then(|| Watch::on(&self.place));
-        let mut folder = Folder::new(self.place.clone(), self.options.debug_log_generated_template);
-        loop {
-            // Reading and parsing may take a while: not on a thread that others wait for.
-            let (back, state) = tokio::task::spawn_blocking(move || {
-                let state = folder.read();
-                (folder, state)
-            })
-            .await
-            .map_err(|error| Error::Source(format!("reading the route files failed: {error}")))?;
-            folder = back;
-            if let Some(state) = state {
-                session.deliver(state).await?;
-            }
-            match &mut watch {
-                Some(watch) => tokio::select! {
-                    () = watch.changed(&folder) => {}
-                    () = session.reload_asked() => folder.forget(),
-                },
-                None => {
-                    session.reload_asked().await;
-                    folder.forget();
-                }
-            }
+        Self {
+            directory: String::new(),
+            filename: String::new(),
+            watch: true,
+            debug_log_generated_template: false,
         }
     }
 }
 
+/// Makes the provider.
+pub fn build(options: Options) -> Result<File, Error> {
+    let source = match (options.directory.as_str(), options.filename.as_str()) {
+        ("", "") => {
+            return Err(Error::Option {
+                option: "file",
+                message: "neither `filename` nor `directory` is given".into(),
+            });
+        }
+        (directory, "") => Source::Directory(PathBuf::from(directory)),
+        ("", filename) => Source::File(PathBuf::from(filename)),
+        _ => {
+            let message = "`directory` and `filename` exclude each other".into();
+            return Err(Error::Option { option: "directory", message });
+        }
+    };
+    Ok(File { source, options })
+}
+
+/// The file provider.
+#[derive(Clone, Debug)]
+pub struct File {
+    source: Source,
+    options: Options,
+}
+
+impl Provider for File {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        Run::new(self, session).run().boxed()
+    }
+}
+
+struct Run {
+    session: Session,
+    /// `None` while it is at work on a blocking thread.
+    loader: Option<Loader>,
+    watch: bool,
+    source: Source,
+}
+
+impl Run {
+    fn new(file: &File, session: Session) -> Self {
+        let loader = Loader::new(file.source.clone(), file.options.debug_log_generated_template);
+        Self { session, loader: Some(loader), watch: file.options.watch, source: file.source.clone() }
+    }
+
+    async fn run(mut self) -> Result<(), Error> {
+        // Watching begins before the first look, so that no change falls between.
+        let mut watcher = if self.watch { Watcher::start(&self.source) } else { Watcher::none() };
+        let mut due = self.load(false).await?;
+        let mut quiet: Option<Instant> = None;
+        let mut first_unread: Option<Instant> = None;
+        let mut poll = tokio::time::interval_at(Instant::now() + POLL, POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let next = [due, quiet].into_iter().flatten().min();
+            let mut calm = true;
+            tokio::select! {
+                signal = watcher.next() => match signal {
+                    Signal::Finished => {}
+                    Signal::Writing => {
+                        // Waits for a pause, but not for ever.
+                        let now = Instant::now();
+                        let limit = *first_unread.get_or_insert(now) + QUIET * 10;
+                        quiet = Some((now + QUIET).min(limit));
+                        continue;
+                    }
+                },
+                () = sleep_until(next) => {}
+                _ = poll.tick(), if self.watch => {
+                    watcher.refresh(&self.source);
+                    calm = false;
+                }
+                () = self.session.reload_asked() => {}
+            }
+            (quiet, first_unread) = (None, None);
+            due = self.load(!calm).await?;
+        }
+    }
+
+    /// Reads what has changed and delivers it. Returns when to look again.
+    async fn load(&mut self, careful: bool) -> Result<Option<Instant>, Error> {
+        let Some(mut loader) = self.loader.take() else {
+            return Err(Error::Source("internal error: the files are being read already".into()));
+        };
+        let work = tokio::task::spawn_blocking(move || {
+            let loaded = loader.load(careful);
+            (loader, loaded)
+        });
+        let (loader, loaded) =
+            work.await.map_err(|error| Error::Source(format!("cannot read files: {error}")))?;
+        self.loader = Some(loader);
+        let Loaded { state, unsettled } = loaded;
+        self.session.deliver(state).await?;
+        Ok(unsettled.then(|| Instant::now() + VANISH))
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use tidegate_config::{Origin, Provided};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{Handle, Update};
+
+    struct Running {
+        handle: Handle,
+        updates: mpsc::Receiver<Update>,
+        last: Arc<Provided>,
+    }
+
+    impl Running {
+        fn start(options: Options) -> Self {
+            let (sender, updates) = mpsc::channel(16);
+            let provider = Arc::new(build(options).expect("valid options"));
+            Self { handle: crate::start("file", provider, sender), updates, last: Arc::default() }
+        }
+
+        fn directory(path: &Path) -> Self {
+            Self::start(Options { directory: path.display().to_string(), ..Options::default() })
+        }
+
+        /// Waits until the state is as wanted.
+        async fn until(&mut self, wanted: impl Fn(&Provided) -> bool) -> Arc<Provided> {
+            let wait = async {
+                while !wanted(&self.last) {
+                    self.last = self.updates.recv().await.expect("an update").state;
+                }
+            };
+            let done = tokio::time::timeout(Duration::from_secs(20), wait).await;
+            assert!(done.is_ok(), "never as wanted; last: {:?}", self.last);
+            self.last.clone()
+        }
+
+        async fn first(&mut self) -> Arc<Provided> {
+            self.last = self.updates.recv().await.expect("an update").state;
+            self.last.clone()
+        }
+    }
+
+    fn rules(state: &Provided) -> Vec<&str> {
+        state.config.http.routers.values().map(|router| router.rule.as_str()).collect()
+    }
+
+    fn route(name: &str, rule: &str) -> String {
+        format!("http:\n  routers:\n    {name}:\n      rule: {rule}\n      service: s\n")
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_read_and_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("a.yml"), route("a", "A")).expect("written");
+        fs::create_dir(at("sub")).expect("made");
+        fs::write(at("sub/b.toml"), "[http.routers.b]\nrule = \"B\"\nservice = \"s\"\n").expect("written");
+        fs::write(at("ignored.txt"), "{").expect("written");
+        let mut running = Running::directory(folder.path());
+        let state = running.first().await;
+        assert_eq!(rules(&state), ["A", "B"]);
+        let origin = state.origins.values().next().expect("an origin");
+        assert!(
+            matches!(origin, Origin::File { path, line: 3, .. } if path.ends_with("a.yml")),
+            "{origin:?}"
+        );
+        fs::write(at("sub/c.yaml"), route("c", "C")).expect("written");
+        running.until(|state| rules(state) == ["A", "B", "C"]).await;
+        // An atomic replacement.
+        fs::write(at("a.tmp"), route("a", "A2")).expect("written");
+        fs::rename(at("a.tmp"), at("a.yml")).expect("renamed");
+        running.until(|state| rules(state) == ["A2", "B", "C"]).await;
+        fs::remove_file(at("sub/c.yaml")).expect("removed");
+        running.until(|state| rules(state) == ["A2", "B"]).await;
+        fs::write(at("a.yml"), "").expect("written");
+        running.until(|state| rules(state) == ["B"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_keeps_its_last_good_content() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("a.yml"), route("a", "A")).expect("written");
+        fs::write(at("b.yml"), route("b", "B")).expect("written");
+        let mut running = Running::directory(folder.path());
+        running.first().await;
+        fs::write(at("a.yml"), "http:\n  routers: [\n").expect("written");
+        let state = running.until(|state| !state.problems.is_empty()).await;
+        assert_eq!(rules(&state), ["A", "B"]);
+        let shown = state.problems[0].to_string();
+        assert!(shown.contains("a.yml") && shown.contains("last good content"), "{shown}");
+        fs::write(at("b.yml"), route("b", "B2")).expect("written");
+        running.until(|state| rules(state) == ["A", "B2"]).await;
+        fs::write(at("a.yml"), [0xff, 0xfe]).expect("written");
+        running.until(|state| state.problems.iter().any(|problem| problem.message.contains("UTF-8"))).await;
+        fs::write(at("a.yml"), route("a", "A3")).expect("written");
+        let state = running.until(|state| rules(state) == ["A3", "B2"]).await;
+        assert_eq!(state.problems, []);
+    }
+
+    #[tokio::test]
+    async fn the_first_of_two_files_wins() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("b.yml"), route("r", "late")).expect("written");
+        fs::write(folder.path().join("a.yml"), route("r", "early")).expect("written");
+        let state = Running::directory(folder.path()).first().await;
+        assert_eq!(rules(&state), ["early"]);
+        assert_eq!(state.problems.len(), 1);
+        assert_eq!(state.problems[0].object, None, "the first one is not broken by it");
+        assert!(state.problems[0].to_string().contains("a.yml"), "{}", state.problems[0]);
+    }
+
+    #[tokio::test]
+    async fn templates_symlinks_and_reloads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let template = "http:\n  routers:\n{{- range $i, $e := until 2 }}\n    r{{ $i }}: {rule: \"R{{ $e }}\", service: s}\n{{- end }}\n";
+        // As Kubernetes mounts a ConfigMap.
+        fs::create_dir(at("..1")).expect("made");
+        fs::write(at("..1/r.yml"), template).expect("written");
+        fs::create_dir(at("..2")).expect("made");
+        fs::write(at("..2/r.yml"), route("x", "X")).expect("written");
+        std::os::unix::fs::symlink("..1", at("..data")).expect("linked");
+        std::os::unix::fs::symlink("..data/r.yml", at("r.yml")).expect("linked");
+        let mut running = Running::directory(folder.path());
+        assert_eq!(rules(&*running.first().await), ["R0", "R1"]);
+        std::os::unix::fs::symlink("..2", at("..data_tmp")).expect("linked");
+        fs::rename(at("..data_tmp"), at("..data")).expect("renamed");
+        running.until(|state| rules(state) == ["X"]).await;
+        fs::write(at("bad.yml"), "a\n{{ nosuch }}\n").expect("written");
+        let state = running.until(|state| !state.problems.is_empty()).await;
+        let shown = state.problems[0].to_string();
+        assert!(shown.contains("bad.yml:2") && shown.contains("nosuch"), "{shown}");
+        assert_eq!(&**running.handle.name(), "file");
+    }
+
+    #[tokio::test]
+    async fn without_watch_only_a_reload_reads_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("r.yml");
+        fs::write(&file, route("r", "old")).expect("written");
+        let mut running = Running::start(Options {
+            filename: file.display().to_string(),
+            watch: false,
+            ..Options::default()
+        });
+        assert_eq!(rules(&*running.first().await), ["old"]);
+        fs::write(&file, route("r", "new")).expect("written");
+        running.handle.reload();
+        running.until(|state| rules(state) == ["new"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_is_a_problem_until_it_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("r.yml");
+        let mut running =
+            Running::start(Options { filename: file.display().to_string(), ..Options::default() });
+        let state = running.first().await;
+        assert!(state.problems[0].to_string().contains("r.yml"), "{:?}", state.problems);
+        fs::write(&file, route("r", "R")).expect("written");
+        running.until(|state| rules(state) == ["R"] && state.problems.is_empty()).await;
+    }
+
+    #[test]
+    fn options_exclude_each_other() {
+        let both = Options { directory: "a".into(), filename: "b".into(), ..Options::default() };
+        assert!(build(both).is_err());
+        assert!(build(Options::default()).is_err());
+    }
+}

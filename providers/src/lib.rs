@@ -6,6 +6,7 @@ pub mod docker;
 pub mod file;
 pub mod supervisor;
 pub mod template;
+pub mod workload;
 
 use std::sync::Arc;
 
@@ -56,3 +57,40 @@ pub enum Error {
     Stopping,
 }
 
+/// The list of providers. A new one is a file and a line.
+macro_rules! registry {
+    ($($(#[$doc:meta])* $variant:ident $name:literal => $module:ident;)*) => {
+        /// The kinds of providers, as they are named under `providers`.
+        pub const KINDS: &[&str] = &[$($name),*];
+
+        /// The options of one provider.
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub enum Options {
+            $($(#[$doc])* $variant($module::Options),)*
+        }
+
+        impl Options {
+            /// The kind, which is also the name of the only instance: `docker`.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $name,)*
+                }
+            }
+
+            /// Makes the provider. An option that cannot be used is an error, and nothing has been started.
+            pub fn build(self) -> Result<Arc<dyn Provider>, Error> {
+                match self {
+                    $(Self::$variant(options) => Ok(Arc::new($module::build(options)?)),)*
+                }
+            }
+        }
+    };
+}
+
+registry! {
+    /// Files of routes: `providers.file`.
+    File "file" => file;
+    /// Labels of containers: `providers.docker`.
+    Docker "docker" => docker;
+}

@@ -26,7 +26,10 @@ pub fn start(name: impl Into<Arc<str>>, provider: Arc<dyn Provider>, updates: Up
     let name = name.into();
     let (reload, reloads) = watch::channel(());
     let output = Output { last: None, ready: false };
-    let task = tokio::spawn(supervise(provider, Session { provider: name.clone(), updates, output: Arc::new(Mutex::new(output)), reloads }));
+    let task = tokio::spawn(supervise(
+        provider,
+        Session { provider: name.clone(), updates, output: Arc::new(Mutex::new(output)), reloads },
+    ));
     Handle { name, reload, task }
 }
 

@@ -164,6 +164,7 @@ impl<'t> Run<'t> {
             return self.scoped(otherwise, dot);
         }
         for (index, value) in items {
+            self.step()?;
             let mut scope = HashMap::new();
             if let Some(name) = key {
                 scope.insert(name, index);
@@ -218,12 +219,20 @@ impl<'t> Run<'t> {
             arguments.push(self.operand(expr, dot)?);
         }
         arguments.extend(piped);
-        self.steps += arguments.iter().map(Value::weight).sum::<usize>();
-        functions::call(name, arguments, self.dialect).map_err(|message| format!("{name}: {message}"))
+        let value =
+            functions::call(name, arguments, self.dialect).map_err(|message| format!("{name}: {message}"))?;
+        self.steps += value.weight();
+        Ok(value)
     }
 
     /// `and` and `or` stop at the argument that decides, as in Go.
-    fn logic(&mut self, and: bool, rest: &'t [Expr], piped: Option<Value>, dot: &Value) -> Result<Value, String> {
+    fn logic(
+        &mut self,
+        and: bool,
+        rest: &'t [Expr],
+        piped: Option<Value>,
+        dot: &Value,
+    ) -> Result<Value, String> {
         let mut last = None;
         for expr in rest {
             let value = self.operand(expr, dot)?;
@@ -291,7 +300,9 @@ impl<'t> Run<'t> {
 
     fn write_value(&mut self, text: &str) -> Result<(), String> {
         match self.quote {
-            Some('`') if text.contains('`') => Err(format!("the value {text:?} has a backtick, which would end the rule's text")),
+            Some('`') if text.contains('`') => {
+                Err(format!("the value {text:?} has a backtick, which would end the rule's text"))
+            }
             Some('"') => {
                 let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
                 self.write_text(&text)

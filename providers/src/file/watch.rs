@@ -1,127 +1,122 @@
-//! Tells when route files may have changed: by the system's notices at once, and by looking every two seconds for
-//! places that give no notices (network file systems, links to elsewhere).
+//! Being told of changes by the system (inotify).
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{EventKind, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use super::Place;
-use super::content::Folder;
+use super::load::Source;
 
-/// Time between looks at the files themselves.
-const POLL: Duration = Duration::from_secs(2);
-/// How long a file that is being written must be still before it is read.
-const STILL: Duration = Duration::from_millis(40);
-/// How long reading is put off at most while a file keeps changing.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// What a notice says about when to read.
+/// What a change says about its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Notice {
-    /// A file is complete: closed, moved or removed.
-    Complete,
-    /// A file is being written.
+pub(super) enum Signal {
+    /// It was closed, renamed or removed: read it now.
+    Finished,
+    /// It is being written.
     Writing,
 }
 
-/// A watch on one place.
-pub(super) struct Watch {
-    notices: mpsc::Receiver<Notice>,
-    /// Ends the notices when dropped.
-    _watcher: Option<notify::RecommendedWatcher>,
+pub(super) struct Watcher {
+    inner: Option<RecommendedWatcher>,
+    signals: Option<mpsc::Receiver<Signal>>,
+    watched: Vec<(PathBuf, (u64, u64))>,
 }
 
-impl Watch {
-    /// Begins to watch. Where the system gives no notices, only looking is left, which is said in the log.
-    pub(super) fn on(place: &Place) -> Self {
-        let (sender, notices) = mpsc::channel(64);
-        let watcher = begin(place, sender).map_err(|error| {
-            tracing::warn!(provider = "file", "no notices of changes, looking every {POLL:?} instead: {error}");
-        });
-        Self { notices, _watcher: watcher.ok() }
+impl Watcher {
+    /// Watches nothing.
+    pub(super) fn none() -> Self {
+        Self { inner: None, signals: None, watched: Vec::new() }
     }
 
-    /// Resolves when files may have changed and are not being written.
-    pub(super) async fn changed(&mut self, folder: &Folder) {
-        loop {
-            let notice = tokio::select! {
-                notice = self.notices.recv() => notice,
-                () = tokio::time::sleep(POLL) => {
-                    if folder.is_stale() {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            match notice {
-                Some(Notice::Complete) => {
-                    // What came with it belongs to the same change.
-                    while self.notices.try_recv().is_ok() {}
-                    return;
-                }
-                Some(Notice::Writing) => return self.still().await,
-                // No watcher: only looking is left.
-                None => {
-                    tokio::time::sleep(POLL).await;
-                    if folder.is_stale() {
-                        return;
-                    }
-                }
+    /// Watches a source, as far as it is there. Folders are watched, never files: what replaces a file is seen too.
+    pub(super) fn start(source: &Source) -> Self {
+        // What does not fit is no loss: a signal says only that there is something to read.
+        let (sender, signals) = mpsc::channel(64);
+        let handler = move |event: notify::Result<notify::Event>| {
+            if let Some(signal) = signal(&event) {
+                let _ = sender.try_send(signal);
             }
-        }
-    }
-
-    /// Waits until the writing has ended.
-    async fn still(&mut self) {
-        let end = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let quiet = (tokio::time::Instant::now() + STILL).min(end);
-            match tokio::time::timeout_at(quiet, self.notices.recv()).await {
-                Ok(Some(Notice::Writing)) if tokio::time::Instant::now() < end => {}
-                _ => return,
-            }
-        }
-    }
-}
-
-fn begin(place: &Place, sender: mpsc::Sender<Notice>) -> notify::Result<notify::RecommendedWatcher> {
-    let (folder, mode, file) = match place {
-        Place::Folder(path) => (path.clone(), RecursiveMode::Recursive, None),
-        // The folder and not the file: a file that is replaced is another file.
-        Place::File(path) => (parent(path), RecursiveMode::NonRecursive, path.file_name().map(ToOwned::to_owned)),
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        let Some(notice) = notice_of(event.kind) else { return };
-        let ours = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default();
-            file.as_deref().is_none_or(|file| file == name || name.to_string_lossy().starts_with(".."))
         };
-        if event.paths.iter().any(ours) {
-            // A full queue means that a reading is due anyway.
-            let _ = sender.try_send(notice);
+        match notify::recommended_watcher(handler) {
+            Ok(inner) => {
+                let mut watcher = Self { inner: Some(inner), signals: Some(signals), watched: Vec::new() };
+                watcher.refresh(source);
+                watcher
+            }
+            Err(error) => {
+                tracing::warn!("cannot watch files, looking every two seconds instead: {error}");
+                Self::none()
+            }
         }
-    })?;
-    watcher.watch(&folder, mode)?;
-    Ok(watcher)
+    }
+
+    /// Watches folders that have come, or come again.
+    pub(super) fn refresh(&mut self, source: &Source) {
+        let Some(inner) = &mut self.inner else { return };
+        let (folders, mode) = match source {
+            Source::Directory(path) => (vec![path.clone()], RecursiveMode::Recursive),
+            Source::File(path) => {
+                let real = path.canonicalize().ok();
+                let parents = [Some(path.as_path()), real.as_deref()].into_iter().flatten().map(folder);
+                (parents.collect(), RecursiveMode::NonRecursive)
+            }
+        };
+        for folder in folders {
+            let Some(identity) = identity(&folder) else { continue };
+            let entry = (folder, identity);
+            if self.watched.contains(&entry) {
+                continue;
+            }
+            let _ = inner.unwatch(&entry.0);
+            if let Err(error) = inner.watch(&entry.0, mode) {
+                tracing::warn!(
+                    "cannot watch {}, looking every two seconds instead: {error}",
+                    entry.0.display()
+                );
+            }
+            self.watched.retain(|(path, _)| *path != entry.0);
+            self.watched.push(entry);
+        }
+    }
+
+    /// The next change; several that came together are one.
+    pub(super) async fn next(&mut self) -> Signal {
+        let Some(signals) = &mut self.signals else { return std::future::pending().await };
+        let Some(mut signal) = signals.recv().await else { return std::future::pending().await };
+        while let Ok(next) = signals.try_recv() {
+            if next == Signal::Finished {
+                signal = next;
+            }
+        }
+        signal
+    }
 }
 
-fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
+fn folder(file: &Path) -> PathBuf {
+    match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     }
 }
 
-fn notice_of(kind: EventKind) -> Option<Notice> {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Remove(_)
-        | EventKind::Modify(ModifyKind::Name(_)) => Some(Notice::Complete),
-        EventKind::Access(_) => None,
-        _ => Some(Notice::Writing),
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let data = std::fs::metadata(path).ok()?;
+    Some((data.dev(), data.ino()))
+}
+
+fn signal(event: &notify::Result<notify::Event>) -> Option<Signal> {
+    match event {
+        // Events were lost.
+        Err(_) => Some(Signal::Finished),
+        Ok(event) if event.need_rescan() => Some(Signal::Finished),
+        Ok(event) => match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => Some(Signal::Finished),
+            EventKind::Access(_) => None,
+            _ => Some(Signal::Writing),
+        },
     }
 }

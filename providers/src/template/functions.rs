@@ -18,7 +18,8 @@ type Outcome = Result<Value, String>;
 
 /// Runs of what is neither letter nor digit become `-`, none at the ends (Traefik's `normalize`).
 pub fn normalize(name: &str) -> String {
-    let parts: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> =
+        name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
     parts.join("-")
 }
 
@@ -126,9 +127,9 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
         "regexMatch" | "mustRegexMatch" => {
             two(args, |pattern, value| Ok(Value::Bool(regex(pattern)?.is_match(value))))
         }
-        "regexFind" => two(args, |pattern, value| {
-            text(regex(pattern)?.find(value).map_or("", |found| found.as_str()))
-        }),
+        "regexFind" => {
+            two(args, |pattern, value| text(regex(pattern)?.find(value).map_or("", |found| found.as_str())))
+        }
         "regexReplaceAll" | "regexReplaceAllLiteral" => (|| {
             let (pattern, value, by) = (args.text(0)?, args.text(1)?, args.text(2)?);
             let pattern = regex(&pattern)?;
@@ -155,7 +156,8 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
         "substr" => (|| text(substring(args.int(0)?, args.int(1)?, &args.text(2)?)))(),
         "indent" | "nindent" => (|| {
             let (count, value) = (args.int(0)?, args.text(1)?);
-            let count = usize::try_from(count).ok().filter(|count| *count <= 1000).ok_or("expected 0 to 1000")?;
+            let count =
+                usize::try_from(count).ok().filter(|count| *count <= 1000).ok_or("expected 0 to 1000")?;
             within(value.len() + count.saturating_mul(1 + value.matches('\n').count()))?;
             let spaces = " ".repeat(count);
             let start = if name == "nindent" { "\n" } else { "" };
@@ -175,7 +177,9 @@ fn list_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         "rest" => args.list(0).map(|list| Value::List(list.get(1..).unwrap_or_default().to_vec())),
         "initial" => args.list(0).map(|list| Value::List(list[..list.len().saturating_sub(1)].to_vec())),
         "reverse" => args.list(0).map(|list| Value::List(list.iter().rev().cloned().collect())),
-        "compact" => args.list(0).map(|list| Value::List(list.iter().filter(|value| value.is_true()).cloned().collect())),
+        "compact" => args
+            .list(0)
+            .map(|list| Value::List(list.iter().filter(|value| value.is_true()).cloned().collect())),
         "uniq" => args.list(0).and_then(unique),
         "sortAlpha" => args.list(0).map(|list| {
             let mut list: Vec<String> = list.iter().map(ToString::to_string).collect();
@@ -184,9 +188,10 @@ fn list_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         }),
         "append" | "push" => (|| Ok(Value::List([args.list(0)?, &[args.get(1)?.clone()]].concat())))(),
         "prepend" => (|| Ok(Value::List([&[args.get(1)?.clone()][..], args.list(0)?].concat())))(),
-        "concat" => {
-            (0..args.0.len()).map(|index| args.list(index)).collect::<Result<Vec<_>, _>>().map(|lists| Value::List(lists.concat()))
-        }
+        "concat" => (0..args.0.len())
+            .map(|index| args.list(index))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|lists| Value::List(lists.concat())),
         "has" => (|| Ok(Value::Bool(args.list(1)?.contains(args.get(0)?))))(),
         "without" => args.list(0).map(|list| {
             Value::List(list.iter().filter(|value| !args.0[1..].contains(value)).cloned().collect())
@@ -209,7 +214,13 @@ fn list_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         "hasKey" => (|| Ok(Value::Bool(args.map(0)?.contains_key(&args.text(1)?))))(),
         "keys" => args.map(0).map(|map| Value::List(map.keys().cloned().map(Value::Text).collect())),
         "values" => args.map(0).map(|map| Value::List(map.values().cloned().collect())),
-        "index" => (|| args.0.get(1..).unwrap_or_default().iter().try_fold(args.get(0)?.clone(), |value, key| index(&value, key)))(),
+        "index" => (|| {
+            args.0
+                .get(1..)
+                .unwrap_or_default()
+                .iter()
+                .try_fold(args.get(0)?.clone(), |value, key| index(&value, key))
+        })(),
         "len" => args.get(0).and_then(|value| {
             let length = match value {
                 Value::Text(text) => text.len(),
@@ -234,7 +245,9 @@ fn number_function(name: &str, args: Args<'_>) -> Option<Outcome> {
     };
     Some(match name {
         "add" => fold(i64::checked_add),
-        "add1" => args.int(0).and_then(|value| value.checked_add(1).map(Value::Int).ok_or_else(|| "too large".into())),
+        "add1" => args
+            .int(0)
+            .and_then(|value| value.checked_add(1).map(Value::Int).ok_or_else(|| "too large".into())),
         "sub" => fold(i64::checked_sub),
         "mul" => fold(i64::checked_mul),
         "div" => fold(i64::checked_div),
@@ -245,8 +258,11 @@ fn number_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         "float64" => args.text(0).map(|value| Value::Float(value.trim().parse().unwrap_or(0.0))),
         "not" => args.get(0).map(|value| Value::Bool(!value.is_true())),
         "eq" => args.get(0).and_then(|first| {
-            let others = args.0.get(1..).filter(|others| !others.is_empty()).ok_or("expected two arguments")?;
-            Ok(Value::Bool(others.iter().any(|other| order(first, other) == Some(Ordering::Equal) || first == other)))
+            let others =
+                args.0.get(1..).filter(|others| !others.is_empty()).ok_or("expected two arguments")?;
+            Ok(Value::Bool(
+                others.iter().any(|other| order(first, other) == Some(Ordering::Equal) || first == other),
+            ))
         }),
         "ne" => (|| {
             let (a, b) = (args.get(0)?, args.get(1)?);
@@ -335,7 +351,11 @@ fn untitle(value: &str) -> String {
 fn truncated(count: i64, value: &str) -> String {
     let length = value.chars().count();
     let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX).min(length);
-    if count >= 0 { value.chars().take(wanted).collect() } else { value.chars().skip(length - wanted).collect() }
+    if count >= 0 {
+        value.chars().take(wanted).collect()
+    } else {
+        value.chars().skip(length - wanted).collect()
+    }
 }
 
 fn substring(start: i64, end: i64, value: &str) -> String {
@@ -384,7 +404,8 @@ fn index(value: &Value, key: &Value) -> Outcome {
         Value::List(list) => {
             let position = int(key)?;
             let item = usize::try_from(position).ok().and_then(|position| list.get(position));
-            item.cloned().ok_or_else(|| format!("{position} is out of range: the list has {} items", list.len()))
+            item.cloned()
+                .ok_or_else(|| format!("{position} is out of range: the list has {} items", list.len()))
         }
         Value::Nil => Ok(Value::Nil),
         other => Err(format!("{} cannot be indexed", other.kind())),
@@ -423,7 +444,8 @@ fn expand(value: &str) -> String {
         (out, rest) = match braced {
             Some((name, behind)) => (out + &environment(name), behind),
             None => {
-                let length = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+                let length =
+                    after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
                 (out + &environment(&after[..length]), &after[length..])
             }
         };

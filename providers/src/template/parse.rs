@@ -9,9 +9,25 @@ const DEEPEST: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     Text(String),
-    Action { line: u32, pipeline: Pipeline },
-    If { line: u32, condition: Pipeline, then: Vec<Node>, otherwise: Vec<Node>, with: bool },
-    Range { line: u32, key: Option<String>, item: Option<String>, over: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
+    Action {
+        line: u32,
+        pipeline: Pipeline,
+    },
+    If {
+        line: u32,
+        condition: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+        with: bool,
+    },
+    Range {
+        line: u32,
+        key: Option<String>,
+        item: Option<String>,
+        over: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
     Break,
     Continue,
 }
@@ -45,7 +61,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let (nodes, end) = parser.block(0)?;
     match end {
         None => Ok(nodes),
-        Some((line, word)) => Err(TemplateError { line, message: format!("`{{{{ {word} }}}}` closes nothing") }),
+        Some((line, word)) => {
+            Err(TemplateError { line, message: format!("`{{{{ {word} }}}}` closes nothing") })
+        }
     }
 }
 
@@ -175,7 +193,9 @@ fn token(rest: &str, spaced: bool) -> Result<(Token, usize), String> {
 
 fn number(rest: &str) -> Result<(Token, usize), String> {
     let sign = usize::from(rest.starts_with(['-', '+']));
-    let length = rest[sign..].find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_').map_or(rest.len(), |end| sign + end);
+    let length = rest[sign..]
+        .find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_')
+        .map_or(rest.len(), |end| sign + end);
     let text = rest[..length].replace('_', "");
     let hex = text.strip_prefix("0x").map(|digits| i64::from_str_radix(digits, 16));
     let value = match hex {
@@ -218,8 +238,12 @@ fn quoted(rest: &str, quote: char) -> Result<(Token, usize), String> {
                     '0' => '\0',
                     '\\' | '"' | '\'' => escape,
                     'u' | 'x' => {
-                        let digits: String = chars.by_ref().take(if escape == 'u' { 4 } else { 2 }).map(|(_, c)| c).collect();
-                        u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).ok_or_else(|| format!("`\\{escape}{digits}` is no character"))?
+                        let digits: String =
+                            chars.by_ref().take(if escape == 'u' { 4 } else { 2 }).map(|(_, c)| c).collect();
+                        u32::from_str_radix(&digits, 16)
+                            .ok()
+                            .and_then(char::from_u32)
+                            .ok_or_else(|| format!("`\\{escape}{digits}` is no character"))?
                     }
                     other => return Err(format!("unknown escape `\\{other}`")),
                 });
@@ -281,7 +305,13 @@ impl Parser {
         Ok((nodes, None))
     }
 
-    fn opened(&mut self, line: u32, keyword: &str, head: &[Token], depth: usize) -> Result<Node, TemplateError> {
+    fn opened(
+        &mut self,
+        line: u32,
+        keyword: &str,
+        head: &[Token],
+        depth: usize,
+    ) -> Result<Node, TemplateError> {
         let fail = |message: String| TemplateError { line, message };
         let (names, head) = if keyword == "range" { range_names(head) } else { ((None, None), head) };
         let pipeline = whole_pipeline(head).map_err(fail)?;
@@ -294,8 +324,17 @@ impl Parser {
     }
 
     /// What follows a block: nothing, `else`, or `else if`.
-    fn otherwise(&mut self, line: u32, keyword: &str, ended: Ended, depth: usize) -> Result<Vec<Node>, TemplateError> {
-        let unclosed = || TemplateError { line, message: format!("`{{{{ {keyword} }}}}` is never closed by `{{{{ end }}}}`") };
+    fn otherwise(
+        &mut self,
+        line: u32,
+        keyword: &str,
+        ended: Ended,
+        depth: usize,
+    ) -> Result<Vec<Node>, TemplateError> {
+        let unclosed = || TemplateError {
+            line,
+            message: format!("`{{{{ {keyword} }}}}` is never closed by `{{{{ end }}}}`"),
+        };
         let (else_line, word) = ended.ok_or_else(unclosed)?;
         let tokens = match self.pieces.get_mut(self.at) {
             Some(Piece::Action { tokens, .. }) => std::mem::take(tokens),

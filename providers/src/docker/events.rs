@@ -1,0 +1,146 @@
+//! What events mean: which container to look at again, and which one is about to stop.
+
+use std::collections::HashMap;
+
+use tokio::time::{Duration, Instant};
+
+use super::model::{Container, Event};
+
+/// How long a container that was told to stop is left out if it runs on regardless.
+const LONGEST_STOP: Duration = Duration::from_secs(600);
+
+/// What an event asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Nothing that matters here.
+    Nothing,
+    /// Look at this container again.
+    Changed(String),
+    /// It was told to stop: no new requests.
+    Stopping(String),
+}
+
+/// Reads an event. `stop_signal` gives the stop signal that a container was made with.
+pub(super) fn meaning(event: &Event, stop_signal: impl Fn(&str) -> Option<String>) -> Meaning {
+    let id = &event.actor.id;
+    if event.kind == "network" {
+        let container = event.actor.attributes.get("container");
+        return match (event.action.as_str(), container) {
+            ("connect" | "disconnect", Some(container)) => Meaning::Changed(container.clone()),
+            _ => Meaning::Nothing,
+        };
+    }
+    if !event.kind.is_empty() && event.kind != "container" {
+        return Meaning::Nothing;
+    }
+    // `health_status: healthy`
+    match event.action.split(':').next().unwrap_or("").trim() {
+        "kill" => {
+            let signal = event.actor.attributes.get("signal").map_or("15", String::as_str);
+            if is_stop(signal, stop_signal(id).as_deref()) {
+                Meaning::Stopping(id.clone())
+            } else {
+                Meaning::Nothing
+            }
+        }
+        "start" | "restart" | "die" | "stop" | "pause" | "unpause" | "health_status" | "rename"
+        | "update" | "create" | "destroy" | "oom" => Meaning::Changed(id.clone()),
+        _ => Meaning::Nothing,
+    }
+}
+
+/// True when a signal stops a container: the usual ones, and its own. `SIGHUP` and the like are for reloading.
+fn is_stop(signal: &str, own: Option<&str>) -> bool {
+    let number = |name: &str| match name.trim_start_matches("SIG") {
+        "INT" => "2".to_owned(),
+        "QUIT" => "3".to_owned(),
+        "KILL" => "9".to_owned(),
+        "USR1" => "10".to_owned(),
+        "USR2" => "12".to_owned(),
+        "TERM" => "15".to_owned(),
+        "WINCH" => "28".to_owned(),
+        "RTMIN+3" => "37".to_owned(),
+        other => other.to_owned(),
+    };
+    let signal = number(signal);
+    match own.filter(|own| !own.is_empty()) {
+        Some(own) if number(own) == signal => true,
+        _ => matches!(signal.as_str(), "2" | "3" | "9" | "15"),
+    }
+}
+
+/// The containers that were told to stop, until they are gone or have been started again.
+#[derive(Debug, Default)]
+pub(super) struct Stopping(HashMap<String, (String, Instant)>);
+
+impl Stopping {
+    /// Notes that a container was told to stop; `started_at` is when it was started.
+    pub(super) fn add(&mut self, id: &str, started_at: &str) {
+        self.0.entry(id.to_owned()).or_insert_with(|| (started_at.to_owned(), Instant::now()));
+    }
+
+    /// True while it is to get no requests.
+    pub(super) fn covers(&self, container: &Container) -> bool {
+        self.0.get(&container.id).is_some_and(|(started_at, since)| {
+            *started_at == container.state.started_at && since.elapsed() < LONGEST_STOP
+        })
+    }
+
+    /// Forgets those that do not run any more, or run anew.
+    pub(super) fn keep_running<'c>(&mut self, running: impl Iterator<Item = &'c Container>) {
+        let running: HashMap<&str, &str> =
+            running.map(|container| (container.id.as_str(), container.state.started_at.as_str())).collect();
+        self.0.retain(|id, (started_at, since)| {
+            running.get(id.as_str()) == Some(&started_at.as_str()) && since.elapsed() < LONGEST_STOP
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, action: &str, attributes: &[(&str, &str)]) -> Event {
+        let mut event = Event { kind: kind.into(), action: action.into(), ..Event::default() };
+        event.actor.id = "c".into();
+        for (key, value) in attributes {
+            event.actor.attributes.insert((*key).into(), (*value).into());
+        }
+        event
+    }
+
+    #[test]
+    fn events_mean() {
+        let changed = || Meaning::Changed("c".into());
+        let stopping = || Meaning::Stopping("c".into());
+        for (event, own, expected) in [
+            (event("container", "start", &[]), "", changed()),
+            (event("container", "health_status: healthy", &[]), "", changed()),
+            (event("container", "exec_start: sh", &[]), "", Meaning::Nothing),
+            (event("container", "kill", &[("signal", "15")]), "", stopping()),
+            (event("container", "kill", &[("signal", "1")]), "", Meaning::Nothing),
+            (event("container", "kill", &[("signal", "28")]), "", Meaning::Nothing),
+            (event("container", "kill", &[("signal", "28")]), "SIGWINCH", stopping()),
+            (event("network", "connect", &[("container", "x")]), "", Meaning::Changed("x".into())),
+            (event("network", "create", &[]), "", Meaning::Nothing),
+            (event("image", "start", &[]), "", Meaning::Nothing),
+        ] {
+            assert_eq!(meaning(&event, |_| Some(own.to_owned())), expected, "{event:?} {own}");
+        }
+    }
+
+    #[test]
+    fn a_stopping_container_comes_back_when_it_was_started_again() {
+        let mut container = Container { id: "c".into(), ..Container::default() };
+        container.state.started_at = "1".into();
+        let mut stopping = Stopping::default();
+        stopping.add("c", "1");
+        stopping.keep_running([&container].into_iter());
+        assert!(stopping.covers(&container));
+        container.state.started_at = "2".into();
+        assert!(!stopping.covers(&container));
+        stopping.keep_running([&container].into_iter());
+        container.state.started_at = "1".into();
+        assert!(!stopping.covers(&container), "it is forgotten");
+    }
+}

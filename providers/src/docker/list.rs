@@ -1,0 +1,195 @@
+//! The containers of an engine, and the configuration that their labels make.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tidegate_config::{Origin, Provided};
+
+use super::Options;
+use super::client::Client;
+use super::events::Stopping;
+use super::model::{Container, Summary};
+use super::network::{Place, Surroundings};
+use crate::template::functions::normalize;
+use crate::workload::{self, Labels, PREFIXES, Rules, Workload};
+
+/// Inspections at a time.
+const AT_ONCE: usize = 8;
+const PROJECT: &str = "com.docker.compose.project";
+const SERVICE: &str = "com.docker.compose.service";
+
+/// What is known of an engine's containers.
+#[derive(Default)]
+pub(super) struct Containers {
+    known: BTreeMap<String, (Summary, Container)>,
+    pub(super) stopping: Stopping,
+}
+
+impl Containers {
+    /// Everything is looked at again by the next [`Containers::refresh`].
+    pub(super) fn forget_all(&mut self) {
+        self.known.clear();
+    }
+
+    /// This one is looked at again.
+    pub(super) fn forget(&mut self, id: &str) {
+        if let Some((summary, _)) = self.known.get_mut(id) {
+            *summary = Summary::default();
+        }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&Container> {
+        self.known.get(id).map(|(_, container)| container)
+    }
+
+    /// Lists the containers, and inspects those that are new or have changed. Nothing changes when it fails.
+    pub(super) async fn refresh(&mut self, client: &Client) -> Result<(), String> {
+        let mut listed = client.list().await?;
+        let mut fresh = BTreeMap::new();
+        listed.retain(|summary| match self.known.get(&summary.id) {
+            Some((known, container)) if same(known, summary) => {
+                fresh.insert(summary.id.clone(), (summary.clone(), container.clone()));
+                false
+            }
+            _ => true,
+        });
+        let inspections = stream::iter(listed.into_iter().filter(|summary| !summary.id.is_empty())).map(
+            |summary| async move {
+                let container = match client.inspect(&summary.id).await {
+                    Ok(container) => container,
+                    // One that cannot be read spoils nothing but itself; a lost engine does.
+                    Err(error) if error.contains("unexpected answer") => {
+                        tracing::warn!("container {}: {error}", display_name(&summary));
+                        None
+                    }
+                    Err(error) => return Err(error),
+                };
+                Ok::<_, String>(container.map(|container| (summary.id.clone(), (summary, container))))
+            },
+        );
+        let inspected: Vec<_> = inspections.buffer_unordered(AT_ONCE).try_collect().await?;
+        fresh.extend(inspected.into_iter().flatten());
+        self.known = fresh;
+        let running = self
+            .known
+            .values()
+            .map(|(_, container)| container)
+            .filter(|container| container.state.status == "running");
+        self.stopping.keep_running(running);
+        Ok(())
+    }
+
+    /// The configuration.
+    pub(super) fn configuration(&self, options: &Options, rules: &Rules, host_address: &str) -> Provided {
+        let by_name: HashMap<&str, &Container> = self
+            .known
+            .values()
+            .flat_map(|(_, container)| {
+                [(container.id.as_str(), container), (container.name.trim_start_matches('/'), container)]
+            })
+            .collect();
+        let surroundings = Surroundings {
+            network: options.network.clone(),
+            use_bind_port_ip: options.use_bind_port_ip,
+            own_networks: self.own_networks(),
+            host_address: host_address.to_owned(),
+        };
+        let mut parts = Vec::new();
+        for (_, container) in self.known.values() {
+            let reading = Reading { options, rules, surroundings: &surroundings, by_name: &by_name };
+            if let Some((name, owner, part)) = reading.container(container, self.stopping.covers(container)) {
+                parts.push((format!("{name}-{}", container.id), owner, part));
+            }
+        }
+        // In the order of names, so that the same containers always give the same configuration.
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
+    }
+
+    /// Networks of the container that this process runs in, if it does. Its host name is its id, unless it was changed.
+    fn own_networks(&self) -> BTreeSet<String> {
+        let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let own = own.trim();
+        if own.is_empty() || !std::path::Path::new("/.dockerenv").exists() {
+            return BTreeSet::new();
+        }
+        let container = self.known.values().map(|(_, container)| container).find(|container| {
+            (own.len() >= 12 && container.id.starts_with(own)) || container.config.hostname == own
+        });
+        container
+            .map(|container| container.network_settings.networks.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+}
+
+/// True when what the list says of a container has not changed. The time in `Up 3 minutes (healthy)` does not count.
+fn same(known: &Summary, listed: &Summary) -> bool {
+    let health = |summary: &Summary| summary.status.split_once('(').map(|(_, health)| health.to_owned());
+    known.id == listed.id
+        && known.names == listed.names
+        && known.state == listed.state
+        && known.network_settings == listed.network_settings
+        && health(known) == health(listed)
+}
+
+fn display_name(summary: &Summary) -> &str {
+    summary.names.first().map_or(summary.id.as_str(), |name| name.trim_start_matches('/'))
+}
+
+struct Reading<'a> {
+    options: &'a Options,
+    rules: &'a Rules,
+    surroundings: &'a Surroundings,
+    by_name: &'a HashMap<&'a str, &'a Container>,
+}
+
+impl Reading<'_> {
+    /// Name of the service, name of the container, and what its labels say; `None` when it is not exposed.
+    fn container(&self, container: &Container, stopping: bool) -> Option<(String, Arc<str>, Provided)> {
+        let owner: Arc<str> = container.name.trim_start_matches('/').into();
+        let name = service_name(container);
+        let workload = Workload { name: &name, owner: &owner, labels: &container.config.labels };
+        let mut labels = Labels::read(&workload);
+        if !labels.take_bool(&["enable"], self.options.exposed_by_default)
+            || !self.rules.admit(workload.labels)
+        {
+            return None;
+        }
+        let running = container.state.status == "running";
+        let allow_non_running = labels.take_bool(&["docker", "allownonrunning"], false);
+        let _ = labels.take(&["docker", "lbswarm"]);
+        let network = labels.take(&["docker", "network"]).map(|(_, network)| network);
+        let healthy = matches!(container.state.health.status.as_str(), "" | "none" | "healthy");
+        if (!running && !allow_non_running) || (!healthy && !self.options.allow_empty_services) {
+            return None;
+        }
+        let shared = container.host_config.network_mode.strip_prefix("container:");
+        let shared = shared.and_then(|id| self.by_name.get(id).copied());
+        // The label of the container whose network it is goes first, as in Traefik.
+        let shared_network = shared.and_then(|shared| {
+            PREFIXES.iter().find_map(|prefix| shared.config.labels.get(&format!("{prefix}.docker.network")))
+        });
+        let place = Place {
+            container,
+            shared,
+            network: shared_network.or(network.as_ref()).map(String::as_str),
+            surroundings: self.surroundings,
+            serves: running && healthy && !stopping,
+        };
+        if let Some(warning) = place.warning() {
+            labels.problem(Origin::Label { container: owner.clone(), label: "".into() }, warning);
+        }
+        let provided = workload::build(&workload, labels, self.rules, &place);
+        Some((name, owner, provided))
+    }
+}
+
+/// The name of a container's service: that of Compose, or else the container's.
+fn service_name(container: &Container) -> String {
+    let labels = &container.config.labels;
+    match (labels.get(SERVICE), labels.get(PROJECT)) {
+        (Some(service), Some(project)) => normalize(&format!("{service}_{project}")),
+        _ => normalize(&container.name),
+    }
+}

@@ -1,0 +1,244 @@
+//! Containers that say in their labels where they want to be reached (Traefik's `providers.docker`).
+//!
+//! Events are only hints to look again: each change lists all containers and inspects those that differ. While the
+//! engine is away, the last known state stays. A container that is told to stop loses its server at once.
+
+mod client;
+mod connect;
+mod events;
+mod list;
+mod model;
+mod network;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{self, Secret, is_default};
+
+use crate::workload::Rules;
+use crate::{Error, Provider, Session};
+use client::{Client, Events};
+use events::Meaning;
+use list::Containers;
+
+/// Traefik's default of `defaultRule`.
+pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
+/// A full look at the list, in case an event was lost.
+const RESYNC: Duration = Duration::from_secs(15);
+
+/// Options of `providers.docker`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// Where the engine is: `unix://`, `tcp://`, `http://` or `https://`.
+    pub endpoint: String,
+    /// Basic authentication.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Its password.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
+    /// TLS towards the engine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Expose containers that do not say `enable`.
+    pub exposed_by_default: bool,
+    /// Use the published address of a port instead of the inner one.
+    #[serde(rename = "useBindPortIP", skip_serializing_if = "is_default")]
+    pub use_bind_port_ip: bool,
+    /// Template of the rule of routers without one.
+    pub default_rule: String,
+    /// The network that containers are reached in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
+    /// Which containers are looked at.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub constraints: String,
+    /// Follow changes.
+    pub watch: bool,
+    /// Keep the services of unhealthy containers, without a server.
+    #[serde(skip_serializing_if = "is_default")]
+    pub allow_empty_services: bool,
+    /// Time for the engine to answer; 0 for 30 seconds.
+    pub http_client_timeout: values::Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoint: "unix:///var/run/docker.sock".into(),
+            username: String::new(),
+            password: Secret::default(),
+            tls: None,
+            exposed_by_default: true,
+            use_bind_port_ip: false,
+            default_rule: DEFAULT_RULE.into(),
+            network: String::new(),
+            constraints: String::new(),
+            watch: true,
+            allow_empty_services: false,
+            http_client_timeout: values::Duration::default(),
+        }
+    }
+}
+
+impl Options {
+    fn authorization(&self) -> Option<HeaderValue> {
+        if self.username.is_empty() || self.password.is_empty() {
+            return None;
+        }
+        let credentials = STANDARD.encode(format!("{}:{}", self.username, self.password.expose()));
+        let mut value = HeaderValue::from_str(&format!("Basic {credentials}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+/// TLS towards an engine. Each of the files may be given as PEM itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates to trust instead of the system's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ca: String,
+    /// Our certificate.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cert: String,
+    /// Its key.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// Accept any certificate.
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure_skip_verify: bool,
+}
+
+/// Makes the provider.
+pub fn build(options: Options) -> Result<Docker, Error> {
+    let rules = Rules::new(&options.default_rule, &options.constraints)?;
+    let client = Client::new(&options)?;
+    Ok(Docker { client: Arc::new(client), rules, options })
+}
+
+/// The Docker provider.
+pub struct Docker {
+    client: Arc<Client>,
+    rules: Rules,
+    options: Options,
+}
+
+impl Provider for Docker {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        Run { docker: self, session, containers: Containers::default(), host_address: String::new() }
+            .run()
+            .boxed()
+    }
+}
+
+/// One connection to an engine, until it is lost.
+struct Run<'d> {
+    docker: &'d Docker,
+    session: Session,
+    containers: Containers,
+    /// Where containers in host mode are.
+    host_address: String,
+}
+
+impl Run<'_> {
+    async fn run(mut self) -> Result<(), Error> {
+        let client = &*self.docker.client;
+        client.negotiate().await.map_err(Error::Source)?;
+        self.host_address = host_address().await;
+        // Events are asked for before the first list, so that no change falls between.
+        let mut events = match self.docker.options.watch {
+            true => Some(client.events().await.map_err(Error::Source)?),
+            false => None,
+        };
+        self.refresh().await?;
+        let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC, RESYNC);
+        resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = next(&mut events) => {
+                    let event = event.map_err(Error::Source)?;
+                    let Some(event) = event else {
+                        return Err(Error::Source("the engine ended the stream of events".into()));
+                    };
+                    if !self.note(&event).await? {
+                        continue;
+                    }
+                    // Those that have come meanwhile are dealt with by the same look.
+                    while let Some(Ok(Some(event))) = next(&mut events).now_or_never() {
+                        self.note(&event).await?;
+                    }
+                    self.refresh().await?;
+                }
+                _ = resync.tick(), if events.is_some() => self.refresh().await?,
+                () = self.session.reload_asked() => {
+                    self.containers.forget_all();
+                    self.refresh().await?;
+                }
+            }
+        }
+    }
+
+    /// Takes note of an event. True when the containers are to be looked at.
+    async fn note(&mut self, event: &model::Event) -> Result<bool, Error> {
+        let stop_signal =
+            |id: &str| self.containers.get(id).map(|container| container.config.stop_signal.clone());
+        match events::meaning(event, stop_signal) {
+            Meaning::Nothing => Ok(false),
+            Meaning::Changed(id) => {
+                self.containers.forget(&id);
+                Ok(true)
+            }
+            Meaning::Stopping(id) => {
+                let Some(container) = self.containers.get(&id) else { return Ok(true) };
+                let started_at = container.state.started_at.clone();
+                self.containers.stopping.add(&id, &started_at);
+                // At once, without asking the engine: the container may have milliseconds to live.
+                self.deliver().await?;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn refresh(&mut self) -> Result<(), Error> {
+        self.containers.refresh(&self.docker.client).await.map_err(Error::Source)?;
+        self.deliver().await
+    }
+
+    async fn deliver(&self) -> Result<(), Error> {
+        let docker = self.docker;
+        let state = self.containers.configuration(&docker.options, &docker.rules, &self.host_address);
+        self.session.deliver(state).await
+    }
+}
+
+async fn next(events: &mut Option<Events>) -> Result<Option<model::Event>, String> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The machine's address as it is known inside of containers, or else the loopback address.
+async fn host_address() -> String {
+    for name in ["host.docker.internal", "host.containers.internal"] {
+        let look_up = tokio::time::timeout(Duration::from_secs(2), tokio::net::lookup_host((name, 0)));
+        if let Ok(Ok(mut addresses)) = look_up.await
+            && let Some(address) = addresses.next()
+        {
+            return address.ip().to_string();
+        }
+    }
+    "127.0.0.1".to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Where a container can be reached: which of its networks, which address, which port.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::model::{Container, Network};
+use crate::workload::Locate;
+
+/// What the choice depends on, besides the container.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Surroundings {
+    /// The network that the provider's options name.
+    pub(super) network: String,
+    /// Use the published address of a port.
+    pub(super) use_bind_port_ip: bool,
+    /// Networks that the gateway's own container is in.
+    pub(super) own_networks: BTreeSet<String>,
+    /// The address of the machine, as containers see it.
+    pub(super) host_address: String,
+}
+
+/// A container, and everything that is needed to find its address.
+pub(super) struct Place<'a> {
+    pub(super) container: &'a Container,
+    /// The container whose network it shares (`container:X`).
+    pub(super) shared: Option<&'a Container>,
+    /// The network that its own label names, and that of the container it shares the network of.
+    pub(super) network: Option<&'a str>,
+    pub(super) surroundings: &'a Surroundings,
+    /// False while it is not to get requests: its services stay, without a server.
+    pub(super) serves: bool,
+}
+
+impl Locate for Place<'_> {
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+        if !self.serves {
+            return Ok(None);
+        }
+        let inner_port = port.map(str::to_owned).or_else(|| self.lowest_port());
+        if self.surroundings.use_bind_port_ip
+            && let Some(bound) = inner_port.as_deref().and_then(|port| self.bound(port))
+        {
+            return Ok(Some(bound));
+        }
+        let address = self.address()?;
+        let port = inner_port
+            .ok_or("port is missing: the container exposes none, and no label `server.port` names one")?;
+        Ok(Some((address, port)))
+    }
+}
+
+impl Place<'_> {
+    /// What is worth a warning about the choice of the network.
+    pub(super) fn warning(&self) -> Option<String> {
+        if !self.serves || self.is_host() {
+            return None;
+        }
+        let networks = &self.networked().network_settings.networks;
+        let named = self.named();
+        if let Some(named) = named {
+            return (!networks.contains_key(named))
+                .then(|| format!("it is not in the network `{named}`: `{}` is used", self.chosen(networks)));
+        }
+        let several = networks.values().filter(|network| network.address().is_some()).count() > 1;
+        let shared = networks.keys().filter(|name| self.surroundings.own_networks.contains(*name)).count();
+        (several && shared != 1).then(|| {
+            format!(
+                "it is in several networks and no label says which: `{}` is used (label `traefik.docker.network`)",
+                self.chosen(networks)
+            )
+        })
+    }
+
+    fn networked(&self) -> &Container {
+        self.shared.unwrap_or(self.container)
+    }
+
+    fn named(&self) -> Option<&str> {
+        let option = Some(self.surroundings.network.as_str()).filter(|name| !name.is_empty());
+        self.network.filter(|name| !name.is_empty()).or(option)
+    }
+
+    fn is_host(&self) -> bool {
+        self.networked().host_config.network_mode == "host"
+    }
+
+    /// Name of the network that is used.
+    fn chosen<'n>(&self, networks: &'n BTreeMap<String, Network>) -> &'n str {
+        let usable = || {
+            networks.iter().filter(|(_, network)| network.address().is_some()).map(|(name, _)| name.as_str())
+        };
+        let named = self.named().and_then(|named| usable().find(|name| *name == named));
+        let shared = || usable().find(|name| self.surroundings.own_networks.contains(*name));
+        named.or_else(shared).or_else(|| usable().next()).unwrap_or("")
+    }
+
+    fn address(&self) -> Result<String, String> {
+        let container = self.networked();
+        let networks = &container.network_settings.networks;
+        let named = self.named().and_then(|name| networks.get(name)).and_then(Network::address);
+        if let Some(address) = named {
+            return Ok(address.to_owned());
+        }
+        let mode = &container.host_config.network_mode;
+        if mode == "host" {
+            return Ok(self.surroundings.host_address.clone());
+        }
+        if mode.starts_with("container:") {
+            return Err("the container whose network it shares cannot be found".into());
+        }
+        let network = networks.get(self.chosen(networks)).and_then(Network::address);
+        network
+            .map(str::to_owned)
+            .ok_or_else(|| "unable to find the IP address: it has none in any network".into())
+    }
+
+    fn lowest_port(&self) -> Option<String> {
+        let own = &self.container.network_settings.ports;
+        let ports = if own.is_empty() { &self.networked().network_settings.ports } else { own };
+        let numbers = ports.keys().filter_map(|port| port.split('/').next()?.parse::<u16>().ok());
+        numbers.min().map(|port| port.to_string())
+    }
+
+    /// The published address and port, when it says which address.
+    fn bound(&self, port: &str) -> Option<(String, String)> {
+        let ports = &self.networked().network_settings.ports;
+        let published =
+            ["tcp", "udp"].iter().find_map(|protocol| ports.get(&format!("{port}/{protocol}"))?.as_ref());
+        let binding = published?.first()?;
+        let address: IpAddr = binding.host_ip.parse().ok()?;
+        (!address.is_unspecified()).then(|| (binding.host_ip.clone(), binding.host_port.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(networks: &[(&str, &str)], ports: &[&str], mode: &str) -> Container {
+        let mut container = Container::default();
+        container.host_config.network_mode = mode.into();
+        for (name, ip) in networks {
+            let network = Network { ipv4: (*ip).into(), ..Network::default() };
+            container.network_settings.networks.insert((*name).into(), network);
+        }
+        for port in ports {
+            container.network_settings.ports.insert((*port).into(), None);
+        }
+        container
+    }
+
+    fn place<'a>(container: &'a Container, surroundings: &'a Surroundings) -> Place<'a> {
+        Place { container, shared: None, network: None, surroundings, serves: true }
+    }
+
+    fn found(place: &Place<'_>, port: Option<&str>) -> String {
+        match place.locate(port) {
+            Ok(Some((host, port))) => format!("{host} {port}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn networks_are_chosen_by_label_option_kinship_and_name() {
+        let both = container(&[("b", "10.0.0.2"), ("a", "10.0.0.1"), ("c", "10.0.0.3")], &["80/tcp"], "a");
+        let mut surroundings = Surroundings::default();
+        assert_eq!(found(&place(&both, &surroundings), None), "10.0.0.1 80");
+        assert!(place(&both, &surroundings).warning().is_some(), "several, and none named");
+        surroundings.own_networks.insert("b".into());
+        assert_eq!(found(&place(&both, &surroundings), None), "10.0.0.2 80");
+        assert_eq!(place(&both, &surroundings).warning(), None);
+        surroundings.network = "c".into();
+        assert_eq!(found(&place(&both, &surroundings), None), "10.0.0.3 80");
+        let labelled = Place { network: Some("a"), ..place(&both, &surroundings) };
+        assert_eq!(found(&labelled, Some("8")), "10.0.0.1 8");
+        let unknown = Place { network: Some("x"), ..place(&both, &surroundings) };
+        assert_eq!(found(&unknown, None), "10.0.0.2 80");
+        assert!(unknown.warning().is_some_and(|warning| warning.contains("`x`")));
+    }
+
+    #[test]
+    fn ports_and_modes() {
+        let surroundings = Surroundings { host_address: "127.0.0.1".into(), ..Surroundings::default() };
+        let many = container(&[("a", "1.1.1.1")], &["443/tcp", "8080/tcp", "80/tcp"], "a");
+        assert_eq!(found(&place(&many, &surroundings), None), "1.1.1.1 80");
+        let none = container(&[("a", "1.1.1.1")], &[], "a");
+        assert!(found(&place(&none, &surroundings), None).contains("port is missing"));
+        let host = container(&[("host", "")], &[], "host");
+        assert_eq!(found(&place(&host, &surroundings), Some("9")), "127.0.0.1 9");
+        let joined = container(&[], &["90/tcp"], "container:other");
+        assert!(found(&place(&joined, &surroundings), None).contains("shares"));
+        let shared = Place { shared: Some(&many), ..place(&joined, &surroundings) };
+        assert_eq!(found(&shared, None), "1.1.1.1 90");
+        let stopped = Place { serves: false, ..place(&many, &surroundings) };
+        assert_eq!(found(&stopped, None), "Ok(None)");
+    }
+
+    #[test]
+    fn published_ports() {
+        use super::super::model::Binding;
+        let mut published = container(&[("a", "1.1.1.1")], &[], "a");
+        let mut bind = |ip: &str| {
+            let binding = Binding { host_ip: ip.into(), host_port: "8888".into() };
+            published.network_settings.ports.insert("80/tcp".into(), Some(vec![binding]));
+            published.clone()
+        };
+        let surroundings = Surroundings { use_bind_port_ip: true, ..Surroundings::default() };
+        assert_eq!(found(&place(&bind("1.2.3.4"), &surroundings), None), "1.2.3.4 8888");
+        assert_eq!(found(&place(&bind("0.0.0.0"), &surroundings), None), "1.1.1.1 80");
+    }
+}

@@ -1,0 +1,234 @@
+//! The Docker provider against an engine of a few lines.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tidegate_config::Provided;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, mpsc};
+
+use super::*;
+use crate::{Handle, Update};
+
+#[derive(Clone)]
+struct Engine {
+    containers: Arc<Mutex<Vec<Value>>>,
+    events: broadcast::Sender<String>,
+    garbage: Arc<Mutex<bool>>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Engine {
+    async fn start() -> (Self, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let engine = Self {
+            containers: Arc::default(),
+            events: broadcast::channel(16).0,
+            garbage: Arc::default(),
+            requests: Arc::default(),
+        };
+        let serving = engine.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serving.clone().serve(stream));
+            }
+        });
+        (engine, port)
+    }
+
+    async fn serve(self, mut stream: TcpStream) {
+        let mut buffer = Vec::new();
+        loop {
+            while !buffer.windows(4).any(|end| end == b"\r\n\r\n") {
+                if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            let request = String::from_utf8_lossy(&buffer).into_owned();
+            buffer.clear();
+            let path = request.split(' ').nth(1).unwrap_or("").to_owned();
+            self.requests.lock().push(path.clone());
+            if path.contains("/events") {
+                return self.stream_events(stream).await;
+            }
+            let (status, body) = self.answer(&path);
+            let head =
+                format!("HTTP/1.1 {status}\r\nApi-Version: 1.44\r\nContent-Length: {}\r\n\r\n", body.len());
+            if stream.write_all((head + &body).as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, path: &str) -> (&'static str, String) {
+        if *self.garbage.lock() {
+            return ("200 OK", "<html>".into());
+        }
+        let containers = self.containers.lock();
+        if path.ends_with("/_ping") {
+            return ("200 OK", "OK".into());
+        }
+        if path.contains("/containers/json") {
+            let list: Vec<Value> = containers
+                .iter()
+                .map(|c| json!({"Id": c["Id"], "Names": [c["Name"]], "State": c["State"]["Status"], "NetworkSettings": c["NetworkSettings"]}))
+                .collect();
+            return ("200 OK", Value::from(list).to_string());
+        }
+        let found = containers
+            .iter()
+            .find(|c| path.ends_with(&format!("/containers/{}/json", c["Id"].as_str().unwrap_or(""))));
+        found.map_or(("404 Not Found", "{}".into()), |c| ("200 OK", c.to_string()))
+    }
+
+    async fn stream_events(self, mut stream: TcpStream) {
+        let mut events = self.events.subscribe();
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            return;
+        }
+        while let Ok(event) = events.recv().await {
+            if event == "cut" {
+                return;
+            }
+            let chunk = format!("{:x}\r\n{event}\n\r\n", event.len() + 1);
+            if stream.write_all(chunk.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn set(&self, containers: &[Value]) {
+        *self.containers.lock() = containers.to_vec();
+    }
+
+    fn emit(&self, action: &str, id: &str) {
+        let event = json!({"Type": "container", "Action": action, "Actor": {"ID": id, "Attributes": {"signal": "15"}}});
+        let _ = self.events.send(event.to_string());
+    }
+}
+
+fn container(id: &str, ip: &str, labels: &Value) -> Value {
+    json!({
+        "Id": id, "Name": format!("/{id}"),
+        "State": {"Status": "running", "StartedAt": "1"},
+        "Config": {"Labels": labels, "ExposedPorts": null},
+        "HostConfig": {"NetworkMode": "bridge"},
+        "NetworkSettings": {"Ports": {"80/tcp": null}, "Networks": {"bridge": {"IPAddress": ip}}},
+    })
+}
+
+struct Running {
+    _handle: Handle,
+    updates: mpsc::Receiver<Update>,
+}
+
+impl Running {
+    fn start(options: Options) -> Self {
+        let (sender, updates) = mpsc::channel(16);
+        let provider = Arc::new(build(options).expect("valid options"));
+        Self { _handle: crate::start("docker", provider, sender), updates }
+    }
+
+    fn at(port: u16) -> Self {
+        Self::start(Options { endpoint: format!("tcp://127.0.0.1:{port}"), ..Options::default() })
+    }
+
+    async fn next(&mut self) -> Update {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.updates.recv());
+        next.await.expect("in time").expect("an update")
+    }
+}
+
+fn urls(state: &Provided, service: &str) -> Vec<String> {
+    let balancer = state.config.http.services.get(service).and_then(|service| service.load_balancer.as_ref());
+    balancer
+        .map(|balancer| balancer.servers.iter().map(|server| server.url.clone()).collect())
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn containers_come_stop_and_go() {
+    let (engine, port) = Engine::start().await;
+    engine.set(&[container("a", "10.0.0.1", &json!({}))]);
+    let mut running = Running::at(port);
+    let first = running.next().await;
+    assert!(first.ready);
+    assert_eq!(first.state.config.http.routers["a"].rule, "Host(`a`)");
+    assert_eq!(urls(&first.state, "a"), ["http://10.0.0.1:80"]);
+    let both = [container("a", "10.0.0.1", &json!({})), container("b", "10.0.0.2", &json!({}))];
+    engine.set(&both);
+    engine.emit("start", "b");
+    let state = running.next().await.state;
+    assert_eq!(urls(&state, "b"), ["http://10.0.0.2:80"]);
+    let inspected = engine.requests.lock().iter().filter(|path| path.ends_with("/containers/a/json")).count();
+    assert_eq!(inspected, 1, "one that did not change is not inspected again");
+    // Told to stop: the server goes at once, the route stays, and no list brings the server back.
+    engine.emit("kill", "a");
+    let state = running.next().await.state;
+    assert_eq!(urls(&state, "a"), Vec::<String>::new());
+    assert!(state.config.http.routers.contains_key("a"));
+    engine.set(&both[1..]);
+    engine.emit("die", "a");
+    let state = running.next().await.state;
+    assert!(!state.config.http.routers.contains_key("a"));
+    assert_eq!(urls(&state, "b"), ["http://10.0.0.2:80"]);
+    assert!(engine.requests.lock().iter().any(|path| path.starts_with("/v1.44/containers/json")));
+}
+
+#[tokio::test]
+async fn a_lost_engine_changes_nothing_and_is_found_again() {
+    let (engine, port) = Engine::start().await;
+    engine.set(&[container("a", "10.0.0.1", &json!({}))]);
+    let mut running = Running::at(port);
+    running.next().await;
+    // It answers nonsense for a while, and then comes back with another container.
+    *engine.garbage.lock() = true;
+    let _ = engine.events.send("cut".into());
+    while !engine.requests.lock().iter().skip(4).any(|path| path.contains("/containers/json")) {
+        tokio::task::yield_now().await;
+    }
+    assert!(running.updates.try_recv().is_err(), "the last known state stays");
+    engine.set(&[container("b", "10.0.0.2", &json!({}))]);
+    *engine.garbage.lock() = false;
+    let update = running.next().await;
+    assert!(update.ready);
+    assert_eq!(update.state.config.http.routers.keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_a_problem_and_not_ready() {
+    let socket = tempfile::tempdir().expect("a folder").path().join("none.sock");
+    let endpoint = format!("unix://{}", socket.display());
+    let update = Running::start(Options { endpoint, ..Options::default() }).next().await;
+    assert!(!update.ready);
+    assert!(update.state.problems[0].message.contains("cannot connect"), "{:?}", update.state.problems);
+}
+
+#[tokio::test]
+async fn containers_are_chosen() {
+    let (engine, port) = Engine::start().await;
+    let mut unhealthy = container("sick", "10.0.0.3", &json!({}));
+    unhealthy["State"]["Health"] = json!({"Status": "unhealthy"});
+    let mut stopped = container("stopped", "", &json!({"traefik.docker.allownonrunning": "true"}));
+    stopped["State"]["Status"] = json!("exited");
+    engine.set(&[
+        container("off", "10.0.0.1", &json!({"traefik.enable": "false"})),
+        container(
+            "p-svc-1",
+            "10.0.0.2",
+            &json!({"com.docker.compose.project": "p", "com.docker.compose.service": "svc"}),
+        ),
+        unhealthy,
+        stopped,
+        json!({"Id": "odd", "Name": 7}),
+    ]);
+    let state = Running::at(port).next().await.state;
+    assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["stopped", "svc-p"]);
+    assert_eq!(urls(&state, "svc-p"), ["http://10.0.0.2:80"]);
+    assert_eq!(urls(&state, "stopped"), Vec::<String>::new());
+    assert_eq!(state.problems, []);
+}

@@ -1,0 +1,266 @@
+//! Reading files: which there are, what has changed, and what each says.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tidegate_config::decode::decode_config;
+use tidegate_config::{Origin, Problem, Provided, formats};
+
+use super::merge::merge;
+use crate::template::{Dialect, Template, Value};
+
+/// Largest file, before and after its template, in bytes.
+const LARGEST: usize = 32 << 20;
+/// Most files, and deepest folder.
+const MOST_FILES: usize = 20_000;
+const DEEPEST: usize = 16;
+/// A file that changed this recently is read again even if its time stamp is the same: stamps can be coarse.
+const SETTLED: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    File(PathBuf),
+    Directory(PathBuf),
+}
+
+pub(super) struct Loader {
+    source: Source,
+    log_templates: bool,
+    files: BTreeMap<PathBuf, Known>,
+}
+
+pub(super) struct Loaded {
+    pub(super) state: Provided,
+    /// True when something may be in the middle of a change, so that it is worth looking again soon.
+    pub(super) unsettled: bool,
+}
+
+/// A file that has been seen.
+#[derive(Default)]
+struct Known {
+    stamp: Option<Stamp>,
+    hash: u64,
+    /// The last content that could be read.
+    good: Option<Provided>,
+    /// Why the present content cannot be used.
+    problem: Option<Problem>,
+    /// A look found the file gone; a second one believes it.
+    vanished: bool,
+    /// The hash of a content that was seen once, and is believed when it is seen again.
+    doubted: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Loader {
+    pub(super) fn new(source: Source, log_templates: bool) -> Self {
+        Self { source, log_templates, files: BTreeMap::new() }
+    }
+
+    /// Reads what has changed. `careful`: nobody said that writing is finished, so a new content must be seen twice.
+    pub(super) fn load(&mut self, careful: bool) -> Loaded {
+        let mut problems = Vec::new();
+        let mut unsettled = false;
+        let paths = self.paths(&mut problems);
+        for path in &paths {
+            unsettled |= self.read(path, careful);
+        }
+        self.files.retain(|path, known| {
+            if paths.binary_search(path).is_ok() {
+                return true;
+            }
+            let believed = std::mem::replace(&mut known.vanished, true);
+            unsettled |= !believed;
+            !believed
+        });
+        let parts =
+            self.files.iter().filter_map(|(path, known)| Some((path.as_path(), known.good.as_ref()?)));
+        let mut state = merge(parts);
+        problems.extend(self.files.values().filter_map(|known| known.problem.clone()));
+        state.problems.extend(problems);
+        Loaded { state, unsettled }
+    }
+
+    fn paths(&self, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+        match &self.source {
+            Source::File(path) => {
+                if !self.files.contains_key(path)
+                    && let Err(error) = fs::metadata(path)
+                {
+                    problems.push(problem(path, 0, format!("cannot read the file: {error}")));
+                }
+                if path.exists() { vec![path.clone()] } else { Vec::new() }
+            }
+            Source::Directory(path) => {
+                let mut paths = Vec::new();
+                if let Err(error) = list(path, 0, &mut paths) {
+                    problems.push(problem(path, 0, format!("cannot read the folder: {error}")));
+                }
+                if paths.len() > MOST_FILES {
+                    problems.push(problem(
+                        path,
+                        0,
+                        format!("more than {MOST_FILES} files: the others are ignored"),
+                    ));
+                    paths.truncate(MOST_FILES);
+                }
+                paths.sort();
+                paths
+            }
+        }
+    }
+
+    /// Reads a file if it has changed. True when it is to be looked at again soon.
+    fn read(&mut self, path: &Path, careful: bool) -> bool {
+        let known = self.files.entry(path.to_owned()).or_default();
+        known.vanished = false;
+        let stamp = match fs::metadata(path) {
+            Ok(data) => stamp(&data),
+            Err(error) => {
+                known.fail(problem(path, 0, format!("cannot read the file: {error}")));
+                return false;
+            }
+        };
+        if known.stamp == Some(stamp) && known.doubted.is_none() && settled(stamp) {
+            return false;
+        }
+        let bytes = match contents(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                known.stamp = None;
+                known.fail(problem(path, 0, error.to_string()));
+                return false;
+            }
+        };
+        let hash = hash(&bytes);
+        if known.stamp.is_some() && known.hash == hash {
+            (known.stamp, known.doubted) = (Some(stamp), None);
+            return false;
+        }
+        if careful && known.stamp.is_some() && known.doubted != Some(hash) {
+            known.doubted = Some(hash);
+            return true;
+        }
+        (known.stamp, known.hash, known.doubted) = (Some(stamp), hash, None);
+        match parse(path, &bytes, self.log_templates) {
+            Ok(mut provided) => {
+                if let Some(earlier) = &known.good {
+                    provided.keep_last_good(earlier);
+                }
+                (known.good, known.problem) = (Some(provided), None);
+            }
+            Err(problem) => known.fail(problem),
+        }
+        false
+    }
+}
+
+impl Known {
+    fn fail(&mut self, mut problem: Problem) {
+        if self.good.is_some() {
+            problem.message += "; the last good content of the file stays in force";
+        }
+        self.problem = Some(problem);
+    }
+}
+
+fn list(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // Kubernetes keeps the versions of a mounted volume in `..*`; `.#name` is a lock of an editor.
+        if name.starts_with("..") || name.starts_with(".#") || paths.len() > MOST_FILES {
+            continue;
+        }
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if depth < DEEPEST
+                && let Err(error) = list(&entry.path(), depth + 1, paths)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
+            continue;
+        }
+        let lower = name.to_ascii_lowercase();
+        if [".yml", ".yaml", ".toml"].iter().any(|ending| lower.ends_with(ending)) {
+            paths.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would block for ever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("this is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(LARGEST).unwrap_or(u64::MAX);
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LARGEST {
+        return Err(io::Error::other(format!("the file is larger than {} MiB", LARGEST >> 20)));
+    }
+    Ok(bytes)
+}
+
+fn parse(path: &Path, bytes: &[u8], log_templates: bool) -> Result<Provided, Problem> {
+    let shown = path.display().to_string();
+    let rendered;
+    let mut bytes = bytes;
+    if bytes.windows(2).any(|pair| pair == b"{{") {
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            problem(path, 0, format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to()))
+        })?;
+        rendered = Template::parse(text, Dialect::File)
+            .and_then(|template| template.render(&Value::Nil, LARGEST))
+            .map_err(|error| problem(path, error.line, format!("template: {}", error.message)))?;
+        if log_templates {
+            tracing::debug!("{shown} after its template:\n{rendered}");
+        }
+        bytes = rendered.as_bytes();
+    }
+    let provided = decode_config(&formats::read(&shown, bytes)?);
+    Ok(provided)
+}
+
+fn problem(path: &Path, line: u32, message: String) -> Problem {
+    let origin = Origin::File { path: path.display().to_string().into(), line, column: 0 };
+    Problem { origin, object: None, message, excerpt: None }
+}
+
+fn stamp(data: &fs::Metadata) -> Stamp {
+    Stamp {
+        device: data.dev(),
+        inode: data.ino(),
+        length: data.len(),
+        modified: (data.mtime(), data.mtime_nsec()),
+        changed: (data.ctime(), data.ctime_nsec()),
+    }
+}
+
+fn settled(stamp: Stamp) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let changed = Duration::from_secs(u64::try_from(stamp.changed.0.max(stamp.modified.0)).unwrap_or(0));
+    now > changed + SETTLED
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,83 @@
+//! Many files into one configuration: of two objects of one name, the first file's wins.
+
+use std::path::Path;
+
+use tidegate_config::{Kind, Map, ObjectRef, Problem, Provided};
+
+/// Merges files in the order of their names.
+pub(super) fn merge<'a>(parts: impl Iterator<Item = (&'a Path, &'a Provided)>) -> Provided {
+    let mut out = Provided::default();
+    for (_, part) in parts {
+        add(&mut out, part);
+    }
+    out
+}
+
+fn add(out: &mut Provided, part: &Provided) {
+    let mut lost: Vec<ObjectRef> = Vec::new();
+    let (into, from) = (&mut out.config, &part.config);
+    map(&mut lost, Kind::Router, &mut into.http.routers, &from.http.routers);
+    map(&mut lost, Kind::Service, &mut into.http.services, &from.http.services);
+    map(&mut lost, Kind::Middleware, &mut into.http.middlewares, &from.http.middlewares);
+    map(&mut lost, Kind::ServersTransport, &mut into.http.servers_transports, &from.http.servers_transports);
+    map(&mut lost, Kind::TcpRouter, &mut into.tcp.routers, &from.tcp.routers);
+    map(&mut lost, Kind::TcpService, &mut into.tcp.services, &from.tcp.services);
+    map(&mut lost, Kind::TcpMiddleware, &mut into.tcp.middlewares, &from.tcp.middlewares);
+    map(&mut lost, Kind::TcpServersTransport, &mut into.tcp.servers_transports, &from.tcp.servers_transports);
+    map(&mut lost, Kind::UdpRouter, &mut into.udp.routers, &from.udp.routers);
+    map(&mut lost, Kind::UdpService, &mut into.udp.services, &from.udp.services);
+    map(&mut lost, Kind::TlsOptions, &mut into.tls.options, &from.tls.options);
+    map(&mut lost, Kind::TlsStore, &mut into.tls.stores, &from.tls.stores);
+    for certificate in &from.tls.certificates {
+        if !into.tls.certificates.contains(certificate) {
+            into.tls.certificates.push(certificate.clone());
+        }
+    }
+    // Certificates have no names: they are counted on through all files.
+    let before = out.origins.keys().filter(|object| object.kind == Kind::Certificate).count();
+    let renamed = |object: &ObjectRef| match object.kind {
+        Kind::Certificate => {
+            let index = object
+                .name
+                .parse::<usize>()
+                .map_or_else(|_| object.name.clone(), |index| (index + before).to_string());
+            ObjectRef { kind: object.kind, name: index }
+        }
+        _ => object.clone(),
+    };
+    // An object that is broken here, but was said by an earlier file, is lost too.
+    for problem in &part.problems {
+        let mut problem = problem.clone();
+        if let Some(object) = problem.object.take() {
+            let object = renamed(&object);
+            if out.origins.contains_key(&object) {
+                lost.push(object);
+            } else {
+                problem.object = Some(object);
+            }
+        }
+        out.problems.push(problem);
+    }
+    lost.sort();
+    lost.dedup();
+    for object in lost {
+        let first = out.origins.get(&object).map(ToString::to_string).unwrap_or_default();
+        let Some(origin) = part.origins.get(&object) else { continue };
+        let message =
+            format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
+        out.problems.push(Problem { origin: origin.clone(), object: None, message, excerpt: None });
+    }
+    for (object, origin) in &part.origins {
+        out.origins.entry(renamed(object)).or_insert_with(|| origin.clone());
+    }
+}
+
+fn map<T: Clone>(lost: &mut Vec<ObjectRef>, kind: Kind, into: &mut Map<T>, from: &Map<T>) {
+    for (name, value) in from {
+        if into.contains_key(name) {
+            lost.push(ObjectRef { kind, name: name.clone() });
+        } else {
+            into.insert(name.clone(), value.clone());
+        }
+    }
+}

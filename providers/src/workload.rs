@@ -1,0 +1,405 @@
+//! What all label-carrying sources share: from the labels of one workload to configuration, and many into one.
+//!
+//! Traefik's rules for labels: `enable`, constraints, the default rule, the names of routers and services that are
+//! not named, the one server of a service, and how what several workloads say is merged.
+
+mod labels;
+mod merge;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use regex::Regex;
+use tidegate_config::{Kind, Origin, Provided};
+use tidegate_core::expression::{self, Argument, Call, Expression};
+
+use crate::Error;
+use crate::template::{Dialect, Template, Value};
+
+pub use labels::Labels;
+pub use merge::merge;
+
+/// The prefixes of our labels; what the first says wins.
+pub const PREFIXES: [&str; 2] = ["tidegate", "traefik"];
+/// Longest rule that a template may make, in bytes.
+const LONGEST_RULE: usize = 64 << 10;
+
+/// Something that runs, and carries labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'a> {
+    /// Name of the service when labels name none, normalised.
+    pub name: &'a str,
+    /// Its own name, as in errors and as `.ContainerName` in templates.
+    pub owner: &'a Arc<str>,
+    /// All its labels.
+    pub labels: &'a BTreeMap<String, String>,
+}
+
+/// Where a workload can be reached.
+pub trait Locate {
+    /// Host and port, for a service whose label names `port`, or none. `Ok(None)`: nowhere at present, so that its
+    /// services stay without a server.
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String>;
+}
+
+/// Options of label providers that say what becomes of workloads.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    default_rule: Template,
+    constraints: Option<Constraint>,
+}
+
+impl Rules {
+    /// Reads `defaultRule` and `constraints`.
+    pub fn new(default_rule: &str, constraints: &str) -> Result<Self, Error> {
+        let default_rule = Template::parse(default_rule, Dialect::Rule)
+            .map_err(|error| Error::Option { option: "defaultRule", message: error.to_string() })?;
+        let constraints = match constraints.trim() {
+            "" => None,
+            text => Some(
+                Constraint::parse(text)
+                    .map_err(|message| Error::Option { option: "constraints", message })?,
+            ),
+        };
+        Ok(Self { default_rule, constraints })
+    }
+
+    /// True when the constraints let a workload with these labels in.
+    pub fn admit(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.constraints.as_ref().is_none_or(|constraint| constraint.matches(labels))
+    }
+
+    /// The rule of a router that has none.
+    fn default_rule(&self, workload: &Workload<'_>) -> Result<String, String> {
+        let labels = workload.labels.iter().map(|(key, value)| (key.clone(), Value::Text(value.clone())));
+        let data = Value::Map(BTreeMap::from([
+            ("Name".to_owned(), workload.name.into()),
+            ("ContainerName".to_owned(), (&**workload.owner).into()),
+            ("Labels".to_owned(), Value::Map(labels.collect())),
+        ]));
+        let rule = self.default_rule.render(&data, LONGEST_RULE).map_err(|error| error.to_string())?;
+        if rule.is_empty() { Err("the default rule is empty".into()) } else { Ok(rule) }
+    }
+}
+
+/// Builds what the labels of one workload say.
+///
+/// What is wrong spoils its object only: a broken router keeps its rule and answers 503, and a broken service is left
+/// out, each with a problem that names the label.
+pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn Locate) -> Provided {
+    let mut builder = labels::Builder::new(workload, labels);
+    builder.add_servers(place);
+    let names = builder.service_names();
+    let mut provided = builder.decode();
+    let origin = Origin::Label { container: workload.owner.clone(), label: "".into() };
+    let only_streams = provided.has_streams() && !provided.has_http();
+    if !only_streams {
+        let mut routers = std::mem::take(&mut provided.config.http.routers);
+        if routers.is_empty() && names.http.len() <= 1 {
+            routers.insert(workload.name.to_owned(), tidegate_config::router::Router::default());
+            provided.note_origin(Kind::Router, workload.name, &origin);
+        }
+        for (name, router) in &mut routers {
+            if router.rule.is_empty() {
+                match rules.default_rule(workload) {
+                    Ok(rule) => router.rule = rule,
+                    Err(message) => provided.break_object(Kind::Router, name, &origin, message),
+                }
+            }
+            if router.service.is_empty() && router.parent_refs.is_empty() {
+                match only(&names.http) {
+                    Ok(service) => router.service = service,
+                    Err(message) => provided.break_object(Kind::Router, name, &origin, message),
+                }
+            }
+        }
+        routers.retain(|_, router| !router.rule.is_empty());
+        provided.config.http.routers = routers;
+    }
+    complete_streams(&mut provided, &names, &origin);
+    provided
+}
+
+/// Links TCP and UDP routers to the only service, and drops TCP routers without a rule.
+fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origin: &Origin) {
+    let mut tcp = std::mem::take(&mut provided.config.tcp.routers);
+    for (name, router) in &mut tcp {
+        if router.rule.is_empty() {
+            provided.break_object(Kind::TcpRouter, name, origin, "a TCP router needs a rule".into());
+        } else if router.service.is_empty() {
+            match only(&names.tcp) {
+                Ok(service) => router.service = service,
+                Err(message) => provided.break_object(Kind::TcpRouter, name, origin, message),
+            }
+        }
+    }
+    tcp.retain(|_, router| !router.rule.is_empty());
+    provided.config.tcp.routers = tcp;
+    let mut udp = std::mem::take(&mut provided.config.udp.routers);
+    for (name, router) in &mut udp {
+        if router.service.is_empty() {
+            match only(&names.udp) {
+                Ok(service) => router.service = service,
+                Err(message) => provided.break_object(Kind::UdpRouter, name, origin, message),
+            }
+        }
+    }
+    provided.config.udp.routers = udp;
+}
+
+fn only(names: &[String]) -> Result<String, String> {
+    match names {
+        [name] => Ok(name.clone()),
+        [] => Err("the router names no service, and there is none".into()),
+        many => Err(format!("the router names no service, and there are several: {}", many.join(", "))),
+    }
+}
+
+/// Small helpers on what is being built.
+trait Building {
+    fn has_streams(&self) -> bool;
+    fn has_http(&self) -> bool;
+    fn note_origin(&mut self, kind: Kind, name: &str, origin: &Origin);
+    fn break_object(&mut self, kind: Kind, name: &str, origin: &Origin, message: String);
+}
+
+impl Building for Provided {
+    fn has_streams(&self) -> bool {
+        self.origins.keys().any(|object| {
+            matches!(object.kind, Kind::TcpRouter | Kind::TcpService | Kind::UdpRouter | Kind::UdpService)
+        })
+    }
+
+    fn has_http(&self) -> bool {
+        self.origins
+            .keys()
+            .any(|object| matches!(object.kind, Kind::Router | Kind::Service | Kind::Middleware))
+    }
+
+    fn note_origin(&mut self, kind: Kind, name: &str, origin: &Origin) {
+        self.origins.insert(object(kind, name), origin.clone());
+    }
+
+    fn break_object(&mut self, kind: Kind, name: &str, origin: &Origin, message: String) {
+        let object = object(kind, name);
+        let origin = self.origins.get(&object).unwrap_or(origin).clone();
+        self.problems.push(tidegate_config::Problem { origin, object: Some(object), message, excerpt: None });
+    }
+}
+
+fn object(kind: Kind, name: &str) -> tidegate_config::ObjectRef {
+    tidegate_config::ObjectRef { kind, name: name.to_owned() }
+}
+
+/// A condition on labels: ``Label(`k`, `v`)`` and ``LabelRegex(`k`, `re`)`` with `&&`, `||`, `!`.
+#[derive(Clone, Debug)]
+enum Constraint {
+    And(Box<Constraint>, Box<Constraint>),
+    Or(Box<Constraint>, Box<Constraint>),
+    Not(Box<Constraint>),
+    Label(String, String),
+    LabelRegex(String, Regex),
+}
+
+impl Constraint {
+    fn parse(text: &str) -> Result<Self, String> {
+        expression::parse(text).map_err(|error| error.to_string()).and_then(|tree| Self::from_tree(&tree))
+    }
+
+    fn from_tree(tree: &Expression) -> Result<Self, String> {
+        let both = |a: &Expression, b: &Expression| {
+            Ok::<_, String>((Box::new(Self::from_tree(a)?), Box::new(Self::from_tree(b)?)))
+        };
+        Ok(match tree {
+            Expression::And(a, b) => both(a, b).map(|(a, b)| Self::And(a, b))?,
+            Expression::Or(a, b) => both(a, b).map(|(a, b)| Self::Or(a, b))?,
+            Expression::Not(inner) => Self::Not(Box::new(Self::from_tree(inner)?)),
+            Expression::Call(call) => Self::from_call(call)?,
+            Expression::Compare { call, .. } => {
+                return Err(format!("`{}` cannot be compared here", call.name));
+            }
+        })
+    }
+
+    fn from_call(call: &Call) -> Result<Self, String> {
+        let [Argument::Text(key), Argument::Text(value)] = call.arguments.as_slice() else {
+            return Err(format!("`{}` takes two texts: a label and its value", call.name));
+        };
+        match call.name.to_ascii_lowercase().as_str() {
+            "label" => Ok(Self::Label(key.clone(), value.clone())),
+            "labelregex" => {
+                let regex = Regex::new(value)
+                    .map_err(|error| format!("`{value}` is no regular expression: {error}"))?;
+                Ok(Self::LabelRegex(key.clone(), regex))
+            }
+            _ => Err(format!("unknown function `{}`: expected `Label` or `LabelRegex`", call.name)),
+        }
+    }
+
+    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::And(a, b) => a.matches(labels) && b.matches(labels),
+            Self::Or(a, b) => a.matches(labels) || b.matches(labels),
+            Self::Not(inner) => !inner.matches(labels),
+            Self::Label(key, value) => labels.get(key) == Some(value),
+            Self::LabelRegex(key, regex) => labels.get(key).is_some_and(|value| regex.is_match(value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place;
+
+    impl Locate for Place {
+        fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+            Ok(Some(("10.0.0.1".into(), port.unwrap_or("80").into())))
+        }
+    }
+
+    fn built(pairs: &[(&str, &str)]) -> Provided {
+        let labels: BTreeMap<String, String> =
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let workload = Workload { name: "web", owner: &"web".into(), labels: &labels };
+        let rules = Rules::new("Host(`{{ normalize .Name }}`)", "").expect("valid");
+        build(&workload, Labels::read(&workload), &rules, &Place)
+    }
+
+    fn urls(provided: &Provided, service: &str) -> Vec<String> {
+        let balancer = provided.config.http.services[service].load_balancer.as_ref().expect("a balancer");
+        balancer.servers.iter().map(|server| server.url.clone()).collect()
+    }
+
+    #[test]
+    fn without_labels_there_is_one_router_and_one_service() {
+        let provided = built(&[]);
+        let router = &provided.config.http.routers["web"];
+        assert_eq!((router.rule.as_str(), router.service.as_str()), ("Host(`web`)", "web"));
+        assert_eq!(urls(&provided, "web"), ["http://10.0.0.1:80"]);
+        assert_eq!(provided.problems, []);
+    }
+
+    #[test]
+    fn ports_schemes_urls_and_weights() {
+        let provided = built(&[
+            ("traefik.http.services.a.loadbalancer.server.port", "8080"),
+            ("traefik.http.services.a.loadbalancer.server.scheme", "https"),
+            ("traefik.http.services.a.loadbalancer.server.weight", "5"),
+        ]);
+        assert_eq!(urls(&provided, "a"), ["https://10.0.0.1:8080"]);
+        let balancer = provided.config.http.services["a"].load_balancer.as_ref().expect("a balancer");
+        assert_eq!(balancer.servers[0].weight, Some(5));
+        assert_eq!(provided.config.http.routers["web"].service, "a");
+        let provided = built(&[("traefik.http.services.a.loadbalancer.server.url", "http://1.2.3.4:5")]);
+        assert_eq!(urls(&provided, "a"), ["http://1.2.3.4:5"]);
+        let provided = built(&[
+            ("traefik.http.services.a.loadbalancer.server.url", "http://1.2.3.4:5"),
+            ("traefik.http.services.a.loadbalancer.server.port", "80"),
+        ]);
+        assert!(!provided.config.http.services.contains_key("a"), "url and port exclude each other");
+        assert!(provided.problems[0].to_string().contains("service a"), "{:?}", provided.problems);
+        assert!(provided.config.http.routers.contains_key("web"), "the router stays, and answers 503");
+    }
+
+    #[test]
+    fn a_broken_label_spoils_its_object_only() {
+        let provided = built(&[
+            ("traefik.http.routers.r.rule", "Host(`x`)"),
+            ("traefik.http.routers.r.priority", "abc"),
+            ("traefik.http.routers.ok.rule", "Host(`y`)"),
+            ("traefik.http.middlewares.m.nosuch.x", "1"),
+        ]);
+        assert_eq!(provided.config.http.routers["r"].rule, "Host(`x`)");
+        assert_eq!(provided.config.http.routers["ok"].service, "web");
+        let shown: Vec<String> = provided.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        assert!(shown.iter().any(|line| line.contains("label traefik.http.routers.r.priority")), "{shown:?}");
+    }
+
+    #[test]
+    fn our_prefix_wins_with_a_warning() {
+        let provided = built(&[
+            ("traefik.http.routers.r.rule", "Host(`theirs`)"),
+            ("tidegate.http.routers.r.rule", "Host(`ours`)"),
+        ]);
+        assert_eq!(provided.config.http.routers["r"].rule, "Host(`ours`)");
+        assert_eq!(provided.problems.len(), 1);
+        assert_eq!(provided.problems[0].object, None, "nothing is broken by it");
+    }
+
+    #[test]
+    fn streams_make_no_http_router() {
+        let provided = built(&[
+            ("traefik.udp.routers.u.entrypoints", "dns"),
+            ("traefik.udp.services.u.loadbalancer.server.port", "53"),
+            ("traefik.tcp.routers.t.rule", "HostSNI(`*`)"),
+        ]);
+        assert_eq!(provided.config.http, tidegate_config::Http::default());
+        let udp = provided.config.udp.services["u"].load_balancer.as_ref().expect("a balancer");
+        assert_eq!(udp.servers[0].address, "10.0.0.1:53");
+        assert_eq!(provided.config.udp.routers["u"].service, "u");
+        assert_eq!(provided.config.tcp.routers["t"].service, "web");
+        let tcp = provided.config.tcp.services["web"].load_balancer.as_ref().expect("a balancer");
+        assert_eq!(tcp.servers[0].address, "10.0.0.1:80");
+    }
+
+    #[test]
+    fn several_services_and_composites() {
+        let provided = built(&[
+            ("traefik.http.routers.r.rule", "Host(`x`)"),
+            ("traefik.http.services.a.loadbalancer.server.port", "1"),
+            ("traefik.http.services.b.loadbalancer.server.port", "2"),
+            ("traefik.http.services.w.weighted.services[0].name", "a"),
+            ("traefik.http.services.w.weighted.services[0].weight", "3"),
+        ]);
+        assert!(provided.problems[0].message.contains("there are several"), "{:?}", provided.problems);
+        assert!(provided.config.http.services["w"].weighted.is_some());
+        assert_eq!(urls(&provided, "b"), ["http://10.0.0.1:2"]);
+    }
+
+    #[test]
+    fn constraints() {
+        let labels =
+            BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("x".to_owned(), "1".to_owned())]);
+        for (text, admitted) in [
+            ("", true),
+            ("Label(`env`,`prod`)", true),
+            ("Label(`env`,`dev`)", false),
+            ("LabelRegex(`env`,`p.*`) && !Label(`x`,`1`)", false),
+            ("Label(`a`,`b`) || (Label(`x`,`1`) && Label(`env`,`prod`))", true),
+        ] {
+            assert_eq!(Rules::new("x", text).expect(text).admit(&labels), admitted, "{text}");
+        }
+        for text in ["Label(`a`)", "Tag(`a`)", "Label(`a`,`b`", "LabelRegex(`a`,`(`)"] {
+            assert!(Rules::new("x", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn merging_joins_servers_and_reports_conflicts() {
+        let at = |ip: &'static str, pairs: &[(&str, &str)]| {
+            struct At(&'static str);
+            impl Locate for At {
+                fn locate(&self, _: Option<&str>) -> Result<Option<(String, String)>, String> {
+                    Ok(Some((self.0.into(), "80".into())))
+                }
+            }
+            let labels: BTreeMap<String, String> =
+                pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let owner: Arc<str> = ip.into();
+            let workload = Workload { name: "s", owner: &owner, labels: &labels };
+            let rules = Rules::new("Host(`{{ .Name }}`)", "").expect("valid");
+            (owner.clone(), build(&workload, Labels::read(&workload), &rules, &At(ip)))
+        };
+        let merged = merge(vec![at("10.0.0.1", &[]), at("10.0.0.2", &[]), at("10.0.0.2", &[])]);
+        assert_eq!(urls(&merged, "s"), ["http://10.0.0.1:80", "http://10.0.0.2:80"]);
+        assert_eq!(merged.problems, []);
+        let rule = |text: &'static str| [("traefik.http.routers.r.rule", text)];
+        let merged = merge(vec![at("10.0.0.1", &rule("Host(`a`)")), at("10.0.0.2", &rule("Host(`b`)"))]);
+        assert!(!merged.config.http.routers.contains_key("r"));
+        let shown = merged.problems[0].to_string();
+        assert!(shown.contains("10.0.0.1") && shown.contains("10.0.0.2"), "{shown}");
+    }
+}

@@ -1,0 +1,302 @@
+//! Reading the labels of one workload, and giving its services their server.
+
+use std::collections::BTreeMap;
+
+use tidegate_config::decode::decode_config;
+use tidegate_config::formats::labels;
+use tidegate_config::tree::{Node, Value};
+use tidegate_config::{Kind, ObjectRef, Origin, Problem, Provided};
+
+use super::{Locate, PREFIXES, Workload};
+
+/// Most labels of a workload that are read, and the longest of them in bytes.
+const MOST: usize = 5_000;
+const LONGEST: usize = 256 << 10;
+
+/// The labels that are meant for the gateway.
+#[derive(Clone, Debug)]
+pub struct Labels {
+    node: Node,
+    problems: Vec<Problem>,
+}
+
+impl Labels {
+    /// Reads the labels with our prefixes.
+    pub fn read(workload: &Workload<'_>) -> Self {
+        let origin = |label: &str| Origin::Label { container: workload.owner.clone(), label: label.into() };
+        let problem = |label: &str, message: String| Problem {
+            origin: origin(label),
+            object: None,
+            message,
+            excerpt: None,
+        };
+        let mut problems = Vec::new();
+        // By the key without its prefix: what the first prefix says wins.
+        let mut chosen: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
+        for (key, value) in workload.labels {
+            let Some((rank, rest)) = ranked(key) else { continue };
+            if value.len() > LONGEST {
+                problems
+                    .push(problem(key, format!("the value is longer than {LONGEST} bytes and is ignored")));
+                continue;
+            }
+            if chosen.len() >= MOST {
+                problems.push(problem("", format!("more than {MOST} labels: the others are ignored")));
+                break;
+            }
+            let slot = chosen.entry(rest.to_ascii_lowercase()).or_insert((rank, key, value));
+            if slot.1 != key && slot.0 != rank {
+                let (winner, loser) =
+                    if rank < slot.0 { (key.as_str(), slot.1) } else { (slot.1, key.as_str()) };
+                problems.push(problem(loser, format!("`{winner}` is given too and wins")));
+                if rank < slot.0 {
+                    *slot = (rank, key, value);
+                }
+            }
+        }
+        let pairs = chosen.values().map(|(_, key, value)| (*key, *value));
+        let (node, unread) = labels::read(pairs, &PREFIXES, origin);
+        problems.extend(unread);
+        Self { node, problems }
+    }
+
+    /// Takes a label out of the tree, for those that say something about the workload itself.
+    pub fn take(&mut self, path: &[&str]) -> Option<(Origin, String)> {
+        let node = self.node.remove(path)?;
+        for length in (1..path.len()).rev() {
+            if self.node.get(&path[..length]).is_some_and(Node::is_empty) {
+                self.node.remove(&path[..length]);
+            }
+        }
+        let text = node.as_leaf()?.to_owned();
+        Some((node.origin, text))
+    }
+
+    /// Takes a label that is true or false; another value is a problem and counts as `otherwise`.
+    pub fn take_bool(&mut self, path: &[&str], otherwise: bool) -> bool {
+        let Some((origin, text)) = self.take(path) else { return otherwise };
+        match text.trim() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+            other => {
+                self.problem(origin, format!("`{other}` is neither true nor false"));
+                otherwise
+            }
+        }
+    }
+
+    /// Notes something that breaks no object.
+    pub fn problem(&mut self, origin: Origin, message: String) {
+        self.problems.push(Problem { origin, object: None, message, excerpt: None });
+    }
+}
+
+fn ranked(key: &str) -> Option<(usize, &str)> {
+    PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {
+        let (head, rest) = (key.get(..prefix.len())?, key.get(prefix.len()..)?);
+        rest.strip_prefix('.').filter(|_| head.eq_ignore_ascii_case(prefix)).map(|rest| (rank, rest))
+    })
+}
+
+/// Names of the services of a workload, broken ones included.
+#[derive(Debug, Default)]
+pub(super) struct ServiceNames {
+    pub(super) http: Vec<String>,
+    pub(super) tcp: Vec<String>,
+    pub(super) udp: Vec<String>,
+}
+
+/// The three families of services.
+#[derive(Clone, Copy)]
+struct Family {
+    section: &'static str,
+    kind: Kind,
+}
+
+const FAMILIES: [Family; 3] = [
+    Family { section: "http", kind: Kind::Service },
+    Family { section: "tcp", kind: Kind::TcpService },
+    Family { section: "udp", kind: Kind::UdpService },
+];
+
+/// Kinds of services that have no servers of their own.
+const COMPOSITES: [&str; 4] = ["weighted", "highestRandomWeight", "mirroring", "failover"];
+
+pub(super) struct Builder<'a> {
+    workload: &'a Workload<'a>,
+    labels: Labels,
+    broken: Vec<Problem>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(workload: &'a Workload<'a>, labels: Labels) -> Self {
+        Self { workload, labels, broken: Vec::new() }
+    }
+
+    /// Gives every service of the workload its server; a family without a service gets one of the workload's name.
+    pub(super) fn add_servers(&mut self, place: &dyn Locate) {
+        let streams = ["tcp", "udp"].iter().any(|section| self.has(section, &["routers", "services"]));
+        for family in FAMILIES {
+            let names = self.names(family.section);
+            let wanted = match family.section {
+                "http" => !streams || self.has("http", &["routers", "services", "middlewares"]),
+                section => self.has(section, &["routers", "services"]),
+            };
+            if !wanted {
+                continue;
+            }
+            let names = if names.is_empty() { vec![self.workload.name.to_owned()] } else { names };
+            for name in names {
+                if let Err((origin, message)) = self.add_server(family, &name, place) {
+                    let _ = self.labels.node.remove(&[family.section, "services", &name]);
+                    self.broken.push(Problem {
+                        origin,
+                        object: Some(ObjectRef { kind: family.kind, name }),
+                        message,
+                        excerpt: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Names of the services, in order. To be asked after [`Builder::add_servers`].
+    pub(super) fn service_names(&self) -> ServiceNames {
+        let with_broken = |family: Family| {
+            let mut names = self.names(family.section);
+            let broken = self.broken.iter().filter_map(|problem| problem.object.as_ref());
+            names
+                .extend(broken.filter(|object| object.kind == family.kind).map(|object| object.name.clone()));
+            names
+        };
+        ServiceNames {
+            http: with_broken(FAMILIES[0]),
+            tcp: with_broken(FAMILIES[1]),
+            udp: with_broken(FAMILIES[2]),
+        }
+    }
+
+    pub(super) fn decode(self) -> Provided {
+        let mut provided = decode_config(&self.labels.node);
+        for problem in &self.broken {
+            if let Some(object) = &problem.object {
+                provided.origins.insert(object.clone(), problem.origin.clone());
+            }
+        }
+        provided.problems.extend(self.broken);
+        provided.problems.extend(self.labels.problems);
+        provided
+    }
+
+    fn has(&self, section: &str, parts: &[&str]) -> bool {
+        parts.iter().any(|part| self.labels.node.get(&[section, part]).is_some_and(|node| !node.is_empty()))
+    }
+
+    fn names(&self, section: &str) -> Vec<String> {
+        let services = self.labels.node.get(&[section, "services"]).and_then(Node::as_table);
+        services.map(|table| table.iter().map(|(name, _)| name.to_owned()).collect()).unwrap_or_default()
+    }
+
+    fn add_server(&mut self, family: Family, name: &str, place: &dyn Locate) -> Result<(), (Origin, String)> {
+        let path = |rest: &[&'static str]| -> Vec<String> {
+            [family.section, "services", name].iter().chain(rest).map(|step| (*step).to_owned()).collect()
+        };
+        let service = self.labels.node.get(&[family.section, "services", name]);
+        let origin = service.map_or_else(|| self.origin(), |node| node.origin.clone());
+        if let Some(service) = service {
+            let composite = COMPOSITES.iter().any(|kind| service.get(&[kind]).is_some());
+            let listed = service.get(&["loadBalancer", "servers"]).is_some();
+            if composite || listed {
+                return Ok(());
+            }
+        }
+        let fail = |message: String| (origin.clone(), message);
+        let server = self.labels.node.remove(&[family.section, "services", name, "loadBalancer", "server"]);
+        let mut server = Server::read(server, family.section).map_err(fail)?;
+        let located = match server.url.take() {
+            Some(url) if server.port.is_some() || server.scheme.is_some() => {
+                return Err(fail(format!("`server.url` ({url}) excludes `server.port` and `server.scheme`")));
+            }
+            Some(url) => Some(url),
+            None => place.locate(server.port.as_deref()).map_err(fail)?.map(|(host, port)| {
+                let address = join(&host, &port);
+                match family.section {
+                    "http" => format!("{}://{address}", server.scheme.as_deref().unwrap_or("http")),
+                    _ => address,
+                }
+            }),
+        };
+        let leaf = if family.section == "http" { "url" } else { "address" };
+        let mut leaves = Vec::new();
+        if let Some(located) = located {
+            leaves.push((path(&["loadBalancer", "servers", "0", leaf]), origin.clone(), located));
+            for (key, origin, value) in server.rest {
+                let mut steps = path(&["loadBalancer", "servers", "0"]);
+                steps.push(key);
+                leaves.push((steps, origin, value));
+            }
+        } else {
+            leaves.push((path(&["loadBalancer"]), origin.clone(), "true".into()));
+        }
+        for (steps, origin, value) in leaves {
+            let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+            self.labels
+                .node
+                .set(&steps, &origin, &value)
+                .map_err(|conflict| (origin, conflict.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::Label { container: self.workload.owner.clone(), label: "".into() }
+    }
+}
+
+/// The `server` part of a service: the slice of the model, written as one struct.
+#[derive(Default)]
+struct Server {
+    port: Option<String>,
+    scheme: Option<String>,
+    url: Option<String>,
+    /// What goes into the server as it is: weight, preservePath, tls, and unknown keys, which the decoder reports.
+    rest: Vec<(String, Origin, String)>,
+}
+
+impl Server {
+    fn read(node: Option<Node>, section: &str) -> Result<Self, String> {
+        let mut server = Self::default();
+        let Some(node) = node else { return Ok(server) };
+        let Value::Table(table) = &node.value else {
+            return Err("`server` needs an option, such as `server.port`".into());
+        };
+        for (key, node) in table.iter() {
+            let Some(value) = node.as_leaf() else {
+                return Err(format!("`server.{key}`: expected a single value"));
+            };
+            let slot = match key.to_ascii_lowercase().as_str() {
+                "port" => &mut server.port,
+                "scheme" if section == "http" => &mut server.scheme,
+                "url" if section == "http" => &mut server.url,
+                _ => {
+                    server.rest.push((key.to_owned(), node.origin.clone(), value.to_owned()));
+                    continue;
+                }
+            };
+            if !value.is_empty() {
+                *slot = Some(value.to_owned());
+            }
+        }
+        if let Some(port) = &server.port
+            && port.parse::<u16>().is_err()
+        {
+            return Err(format!("`server.port`: `{port}` is no port"));
+        }
+        Ok(server)
+    }
+}
+
+/// `host:port`, with an IPv6 address in brackets.
+pub(super) fn join(host: &str, port: &str) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
