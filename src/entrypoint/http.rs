@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
@@ -141,6 +141,14 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {
         join_cookies(&mut head.headers);
+        if head
+            .headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
+        {
+            // As in HTTP/1: some take such a number for an octal one.
+            return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST)));
+        }
     } else {
         refuse_h2c(&mut head.headers);
     }

@@ -51,8 +51,8 @@ impl<S, G> Watched<S, G> {
                 let fresh = &mut buffer.filled_mut()[start..];
                 match scan.scan(fresh) {
                     Ok(()) => {}
-                    // A NUL is refused by the library wherever in a head it stands.
-                    Err(Violation::Head) => fresh.fill(0),
+                    // A NUL is refused by the library wherever in a head it stands. Requests before it are served.
+                    Err(Violation::Head) => fresh[scan.sound()..].fill(0),
                     Err(Violation::Body) => {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
                     }

@@ -5,7 +5,9 @@
 mod dashboard;
 mod docker;
 mod docs;
+mod framing;
 mod hostile;
+mod protocols;
 mod reload;
 mod support;
 mod tidy;
