@@ -23,7 +23,7 @@ fn the_page_and_everything_it_names_is_served() {
     let gateway = Gateway::serve(ROUTES);
     let address = gateway.address("traefik");
     let root = get(address, "h", "/");
-    assert_eq!((root.status, root.header("location")), (302, Some("/dashboard/")));
+    assert_eq!((root.status, root.header("location")), (301, Some("http://h/dashboard/")));
     let page = get(address, "h", "/dashboard/");
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let policy = page.header("content-security-policy").unwrap_or("").to_owned();
