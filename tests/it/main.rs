@@ -6,6 +6,7 @@ mod docker;
 mod docs;
 mod framing;
 mod hostile;
+mod hostile_http2;
 mod protocols;
 mod reload;
 mod support;
