@@ -7,6 +7,7 @@ mod docs;
 mod framing;
 mod hostile;
 mod hostile_http2;
+mod hostile_middlewares;
 mod protocols;
 mod reload;
 mod support;
