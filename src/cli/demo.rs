@@ -16,6 +16,15 @@ const LARGEST_BODY: usize = 1 << 20;
 /// The route file that the demo starts with; the two addresses of its backends are put in.
 const ROUTES: &str = include_str!("demo_routes.yml");
 
+/// Refuses ports that are taken, before anything is written: another demo may be running on this folder.
+pub(super) fn check_ports(ports: Ports) -> anyhow::Result<()> {
+    for (flag, port) in [("--http", ports.http), ("--https", ports.https), ("--api", ports.api)] {
+        std::net::TcpListener::bind(("127.0.0.1", port))
+            .with_context(|| format!("cannot listen on 127.0.0.1:{port}; choose another port with {flag}"))?;
+    }
+    Ok(())
+}
+
 /// Writes the demo's route folder and returns the static settings as flags.
 ///
 /// The route file is written anew at each start, since its backends get new ports.
@@ -23,13 +32,15 @@ pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) ->
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create the route folder {}", folder.display()))?;
     let text = ROUTES
         .replace("{backend-1}", &backends[0].to_string())
-        .replace("{backend-2}", &backends[1].to_string())
-        .replace("{https}", &ports.https.to_string());
+        .replace("{backend-2}", &backends[1].to_string());
     let file = folder.join("routes.yml");
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     let mut flags = vec![
         format!("--entryPoints.web.address=127.0.0.1:{}", ports.http),
         format!("--entryPoints.websecure.address=127.0.0.1:{}", ports.https),
+        // Every route is served over HTTPS too, passwords and all, with one more middleware.
+        "--entryPoints.websecure.http.tls=true".to_owned(),
+        "--entryPoints.websecure.http.middlewares=hardened@file".to_owned(),
         format!("--entryPoints.traefik.address=127.0.0.1:{}", ports.api),
         format!("--providers.file.directory={}", folder.display()),
         "--api.insecure=true".to_owned(),
@@ -59,20 +70,21 @@ pub(super) struct Ports {
 pub(super) fn guide(folder: &Path, ports: Ports) -> String {
     let Ports { http, https, api } = ports;
     let docker = if docker_socket().exists() {
-        "\nA Docker Engine runs here, so labelled containers are served too:\n  \
-         docker run -d --label tidegate.enable=true --label 'tidegate.http.routers.mine.rule=Host(`mine.localhost`)' IMAGE\n"
+        "A Docker Engine runs here, so labelled containers are served too:\n  \
+         docker run -d --label tidegate.enable=true --label 'tidegate.http.routers.mine.rule=Host(`mine.localhost`)' IMAGE"
     } else {
-        "\nNo Docker Engine runs here; with one, labelled containers are served too.\n"
+        "No Docker Engine runs here; with one, labelled containers are served too."
     };
     format!(
         "Tidegate demo. Try:\n\
-         \x20 curl http://127.0.0.1:{http}/                        two backends in turn\n\
-         \x20 curl http://127.0.0.1:{http}/api/hello               the prefix is stripped\n\
+         \x20 curl http://127.0.0.1:{http}/                            two backends in turn\n\
+         \x20 curl http://127.0.0.1:{http}/api/hello                   the prefix is stripped\n\
          \x20 curl -H 'Host: one.localhost' http://127.0.0.1:{http}/   one backend by name\n\
-         \x20 curl -u tide:gate http://127.0.0.1:{http}/private    with a password\n\
-         \x20 curl -k https://127.0.0.1:{https}/                   the same over HTTPS, certificate made at start\n\
-         \x20 curl http://127.0.0.1:{api}/api/http/routers         what is served and why\n\
-         Edit {} and the next request goes by it.\n{docker}",
+         \x20 curl -u tide:gate http://127.0.0.1:{http}/private        with a password\n\
+         \x20 curl -k https://127.0.0.1:{https}/                           the same over HTTPS, certificate made at start\n\
+         \x20 curl http://127.0.0.1:{api}/api/http/routers             what is served and why\n\
+         \x20 http://127.0.0.1:{api}/dashboard/                        the same in a browser\n\n\
+         Edit {} or add files beside it, and the next request goes by them. Ctrl-C ends the demo.\n{docker}\n",
         folder.join("routes.yml").display()
     )
 }
@@ -178,5 +190,14 @@ mod tests {
         assert!(text.contains("http://127.0.0.1:7001") && text.contains("http://127.0.0.1:7002"), "{text}");
         assert!(!text.contains("{backend"), "{text}");
         assert!(flags.iter().any(|flag| flag == "--entryPoints.websecure.address=127.0.0.1:2"));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named_with_its_flag() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = check_ports(Ports { http: 0, https: port, api: 0 }).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("--https"), "{error}");
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn ask(settings: &Settings) -> Result<String, String> {
         .entry_points
         .get(&ping.entry_point)
         .ok_or_else(|| format!("ping: entry point `{}` is not defined", ping.entry_point))?;
-    let address: Address = entry_point.address.parse().map_err(|error| format!("{error}"))?;
+    let address: Address = entry_point.address.parse()?;
     let scheme = if entry_point.http.tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}/ping", reachable(&address)?);
     let status = fetch(&url)?;

@@ -191,20 +191,19 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         unsupported(report, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
     }
     for (name, router) in &config.udp.routers {
-        let points: Vec<String> = if router.entry_points.is_empty() {
-            settings
-                .entry_points
-                .iter()
-                .filter(|(_, point)| attach::is_udp(point))
-                .map(|(n, _)| n.clone())
-                .collect()
-        } else {
-            known_points(&router.entry_points, settings)
-        };
         let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };
         users.entry(service).or_default().push(name.clone());
-        let known = ObjectReport { used_by: points, ..ObjectReport::default() };
-        unsupported(report, Kind::UdpRouter, name, known, "UDP routers are not supported yet", origins);
+        // No entry point speaks UDP yet, so none that is named can be one.
+        let missing = router.entry_points.iter().map(|name| format!("entryPoint \"{name}\" doesn't exist"));
+        let mut errors: Vec<String> = missing.collect();
+        errors.push(if errors.is_empty() {
+            "UDP routers are not supported yet".to_owned()
+        } else {
+            "no valid entryPoint for this router".to_owned()
+        });
+        let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
+        let origin = origins.get(&object);
+        report.add(object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
     }
     let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
     let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
