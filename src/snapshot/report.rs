@@ -117,7 +117,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
-        report.add(object, known, outcome, origins.get(&source));
+        report.add(object, source.clone(), known, outcome, origins.get(&source));
         config.http.routers.insert(router.name, router.router);
     }
     for (kind, names, users) in [
@@ -132,7 +132,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             used_by.sort();
             let origin = origins.get(&object);
             let known = ObjectReport { used_by, ..ObjectReport::default() };
-            report.add(object, known, Outcome { errors, warnings: Vec::new() }, origin);
+            report.add(object.clone(), object, known, Outcome { errors, warnings: Vec::new() }, origin);
         }
     }
     streams(&mut report, &mut config, settings, &origins);
@@ -142,7 +142,17 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
 
 impl Report {
     /// Adds an object, and a problem for each thing that is wrong with it and is not told yet.
-    fn add(&mut self, object: ObjectRef, mut known: ObjectReport, outcome: Outcome, origin: Option<&Origin>) {
+    ///
+    /// The problems are told of `written`, which differs for the copies of a router that entry points make: one mistake
+    /// in a file is one problem.
+    fn add(
+        &mut self,
+        object: ObjectRef,
+        written: ObjectRef,
+        mut known: ObjectReport,
+        outcome: Outcome,
+        origin: Option<&Origin>,
+    ) {
         known.status = match (&outcome.errors[..], &outcome.warnings[..]) {
             ([], []) => Status::Enabled,
             ([], _) => Status::Warning,
@@ -151,11 +161,11 @@ impl Report {
         known.errors = [outcome.warnings, outcome.errors].concat();
         for message in &known.errors {
             let told =
-                |problem: &Problem| problem.object.as_ref() == Some(&object) && problem.message == *message;
+                |problem: &Problem| problem.object.as_ref() == Some(&written) && problem.message == *message;
             if !self.problems.iter().any(told) {
                 self.problems.push(Problem {
                     origin: origin.cloned().unwrap_or(Origin::Internal),
-                    object: Some(object.clone()),
+                    object: Some(written.clone()),
                     message: message.clone(),
                     excerpt: None,
                 });
@@ -203,7 +213,7 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         });
         let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
         let origin = origins.get(&object);
-        report.add(object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
+        report.add(object.clone(), object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
     }
     let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
     let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
@@ -225,7 +235,7 @@ fn unsupported(
 ) {
     let object = ObjectRef { kind, name: name.to_owned() };
     let origin = origins.get(&object);
-    report.add(object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
+    report.add(object.clone(), object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
 }
 
 fn known_points(wanted: &[String], settings: &Settings) -> Vec<String> {

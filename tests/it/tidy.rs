@@ -127,8 +127,9 @@ fn the_paths_in_the_documents_exist() {
         let quoted = text.split('`').skip(1).step_by(2).map(str::to_owned);
         let linked = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned);
         for path in quoted.chain(linked) {
+            let path = path.split('#').next().unwrap_or_default();
             let is_path = path.contains('/') && !path.contains([' ', '<', '*', '…', '$', ':', '{', '=']) && !path.starts_with(['/', '-', '.']);
-            if is_path && !path.starts_with("target/") && !root().join(&path).exists() {
+            if is_path && !path.starts_with("target/") && !root().join(path).exists() {
                 wrong.push(format!("{document}: {path}"));
             }
         }
