@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod bad_input;
+mod commands;
 mod dashboard;
 mod docker;
 mod docs;
