@@ -94,8 +94,8 @@ impl Compiler {
         let now: BTreeSet<Problem> = snapshot.report.problems.iter().cloned().collect();
         let mut logged = self.logged.lock();
         for problem in now.difference(&logged) {
-            let excerpt = problem.excerpt.as_deref().unwrap_or_default();
-            tracing::error!("{problem}{}{excerpt}", if excerpt.is_empty() { "" } else { "\n" });
+            // One line each: the excerpts are for `check`.
+            tracing::error!("{problem}");
         }
         *logged = now;
     }

@@ -65,7 +65,9 @@ impl TargetRules {
         }
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
         let (path, query) = (head.uri.path(), head.uri.query());
-        if !path.starts_with('/') {
+        // In HTTP/1 the absolute form may go without a path (`http://h?q`); in HTTP/2 `:path` may not.
+        let pathless = target.starts_with('?') && head.version == Version::HTTP_2;
+        if !path.starts_with('/') || pathless {
             return Err(refused(StatusCode::BAD_REQUEST));
         }
         let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;

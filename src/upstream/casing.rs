@@ -31,7 +31,8 @@ impl<S> WebSocketCase<S> {
             if self.matched == END.len() {
                 return;
             }
-            self.matched = if *byte == END[self.matched] { self.matched + 1 } else { usize::from(*byte == b'\r') };
+            self.matched =
+                if *byte == END[self.matched] { self.matched + 1 } else { usize::from(*byte == b'\r') };
         }
     }
 }
@@ -88,8 +89,10 @@ mod tests {
     async fn only_names_in_the_head_are_set_right() {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let mut stream = WebSocketCase::new(ours);
-        let sent = "GET / HTTP/1.1\r\nSec-Websocket-Key: \r\nX: Sec-Websocket-\r\nSec-Websocket-Version: 13\r\n\r\n";
-        let right = "GET / HTTP/1.1\r\nSec-WebSocket-Key: \r\nX: Sec-Websocket-\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        let sent =
+            "GET / HTTP/1.1\r\nSec-Websocket-Key: \r\nX: Sec-Websocket-\r\nSec-Websocket-Version: 13\r\n\r\n";
+        let right =
+            "GET / HTTP/1.1\r\nSec-WebSocket-Key: \r\nX: Sec-Websocket-\r\nSec-WebSocket-Version: 13\r\n\r\n";
         for bytes in [sent, sent] {
             stream.write_all(bytes.as_bytes()).await.unwrap();
         }

@@ -2,11 +2,15 @@
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod bad_input;
+mod commands;
 mod dashboard;
 mod docker;
 mod docs;
 mod framing;
 mod hostile;
+mod hostile_http2;
+mod hostile_middlewares;
 mod protocols;
 mod reload;
 mod support;
