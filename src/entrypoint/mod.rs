@@ -1,7 +1,7 @@
 //! The doors: listens, accepts, and turns connections into requests.
 //!
-//! A connection passes these files in order: [`listen`] accepts it, [`connection`] finds out what is spoken (PROXY
-//! header, TLS, version of HTTP), [`stream`] and [`strict`] read along, [`clock`] keeps the time, [`http`] serves each request.
+//! A connection passes these files in order: `listen` accepts it, `connection` finds out what is spoken (PROXY
+//! header, TLS, version of HTTP), `stream` and `strict` read along, `clock` keeps the time, `http` serves each request.
 
 mod aliases;
 mod body;
