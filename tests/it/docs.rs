@@ -17,7 +17,8 @@ fn decode(name: &str, text: &str) -> Provided {
 
 #[test]
 fn the_example_says_the_same_in_both_forms() {
-    let read = |name: &str| decode(name, &fs::read_to_string(root().join("examples/file").join(name)).unwrap());
+    let read =
+        |name: &str| decode(name, &fs::read_to_string(root().join("examples/file").join(name)).unwrap());
     let (yaml, toml) = (read("routes.yml"), read("routes.toml"));
     assert!(yaml.problems.is_empty() && toml.problems.is_empty(), "{:?} {:?}", yaml.problems, toml.problems);
     assert_eq!(yaml.config, toml.config);
@@ -29,7 +30,8 @@ fn the_examples_of_the_pages_decode() {
     for page in pages("docs") {
         let mut forms = Vec::new();
         for (language, body) in blocks(&fs::read_to_string(&page).unwrap()) {
-            let is_route = body.starts_with("http:") || body.starts_with("[http") || body.starts_with("[[http");
+            let is_route =
+                body.starts_with("http:") || body.starts_with("[http") || body.starts_with("[[http");
             // A template is no YAML before it has run.
             let is_template = body.contains("{{");
             if !["yaml", "toml"].contains(&language.as_str()) || !is_route || is_template {
@@ -79,8 +81,10 @@ fn decode_labels(page: &str, body: &str) -> Config {
         .filter(|line| !line.trim().is_empty())
         .map(|line| {
             let quoted = line.trim().strip_prefix("- '").and_then(|line| line.strip_suffix('\''));
-            let label = quoted.unwrap_or_else(|| panic!("{page}: expected `- '…'`: {line}")).replace("''", "'");
-            let (key, value) = label.split_once('=').unwrap_or_else(|| panic!("{page}: expected key=value: {line}"));
+            let label =
+                quoted.unwrap_or_else(|| panic!("{page}: expected `- '…'`: {line}")).replace("''", "'");
+            let (key, value) =
+                label.split_once('=').unwrap_or_else(|| panic!("{page}: expected key=value: {line}"));
             (key.to_owned(), value.replace("$$", "$"))
         })
         .collect();
@@ -97,7 +101,8 @@ fn decode_labels(page: &str, body: &str) -> Config {
 #[ignore = "needs Docker Compose"]
 fn the_compose_files_are_read_by_compose() {
     for file in ["docker-compose.yml", "examples/docker/docker-compose.yml"] {
-        let output = Command::new("docker-compose").arg("-f").arg(root().join(file)).arg("config").output().unwrap();
+        let output =
+            Command::new("docker-compose").arg("-f").arg(root().join(file)).arg("config").output().unwrap();
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -177,5 +182,8 @@ fn pages(folder: &str) -> Vec<PathBuf> {
 /// The fenced blocks of a page: language and text.
 fn blocks(text: &str) -> Vec<(String, String)> {
     let blocks = text.split("```").skip(1).step_by(2);
-    blocks.filter_map(|block| block.split_once('\n')).map(|(language, body)| (language.trim().to_owned(), body.to_owned())).collect()
+    blocks
+        .filter_map(|block| block.split_once('\n'))
+        .map(|(language, body)| (language.trim().to_owned(), body.to_owned()))
+        .collect()
 }
