@@ -6,5 +6,6 @@ mod docker;
 mod docs;
 mod hostile;
 mod reload;
+mod services;
 mod support;
 mod tidy;
