@@ -5,6 +5,7 @@
 mod docker;
 mod docs;
 mod hostile;
+mod life;
 mod reload;
 mod services;
 mod support;
