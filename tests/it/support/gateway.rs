@@ -89,6 +89,11 @@ impl Gateway {
         runtime.block_on(self.inner.shutdown());
     }
 
+    /// How many snapshots were served so far.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation()
+    }
+
     /// What is wrong with the configuration now.
     pub fn problems(&self) -> Vec<String> {
         self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()
