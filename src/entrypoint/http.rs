@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
+};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
@@ -16,6 +18,7 @@ use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::progress::Progress;
+use super::target::refused;
 use crate::observability::access_log::Pending;
 use crate::snapshot::{Route, Snapshot};
 
@@ -83,6 +86,10 @@ async fn serve(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     limit_life(link, &mut response);
+    if response.status() == StatusCode::NOT_MODIFIED {
+        // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     let (head, body) = response.into_parts();
     http::Response::from_parts(head, AnswerBody::new(body, open, link.h2, headless))
@@ -138,6 +145,9 @@ fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Opti
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
 fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     link.door.target.apply(head)?;
+    if head.headers.get(EXPECT).is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(refused(StatusCode::EXPECTATION_FAILED));
+    }
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {
         join_cookies(&mut head.headers);

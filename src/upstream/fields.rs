@@ -3,10 +3,10 @@
 //! RFC 9110 section 7.6.1; the list is that of Go's `httputil.ReverseProxy`, which Traefik uses.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PRAGMA,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
-use http::{Version, request};
+use http::{Method, Version, request};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -32,6 +32,13 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     headers.remove(PROXY_AUTHORIZATION);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    // As Go's HTTP library does it.
+    if headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
+        headers.remove(USER_AGENT);
+    }
+    if headers.get(PRAGMA).is_some_and(|pragma| pragma == "no-cache") && !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
     if let Some(protocol) = &upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -60,10 +67,21 @@ pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
     understood
 }
 
-/// Sets `Host` when the client sent none (HTTP/1.0).
+/// Sets `Host` when the client sent none (HTTP/1.0), or an empty one.
 pub(super) fn fill_host(headers: &mut HeaderMap, authority: &HeaderValue) {
-    if !headers.contains_key(HOST) {
+    if headers.get(HOST).is_none_or(HeaderValue::is_empty) {
         headers.insert(HOST, authority.clone());
+    }
+}
+
+/// Says of a request without a body what servers expect: a length of 0 where a method usually has a body, nothing
+/// elsewhere (RFC 9110 section 8.6). It has no trailers to announce.
+pub(super) fn without_body(head: &mut request::Parts) {
+    head.headers.remove(TRAILER);
+    if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    } else {
+        head.headers.remove(CONTENT_LENGTH);
     }
 }
 

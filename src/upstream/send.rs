@@ -76,6 +76,9 @@ impl Endpoint {
         let in_flight = InFlight::begin(self);
         let protocol = fields::clean_request(&mut head);
         fields::fill_host(&mut head.headers, &self.authority);
+        if body.is_end_stream() {
+            fields::without_body(&mut head);
+        }
         let client = head.extensions.remove::<OnUpgrade>();
         let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();
         let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client, held }));
