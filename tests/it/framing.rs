@@ -5,7 +5,7 @@ use crate::support::{Backend, Client, Gateway};
 /// What must become of a request.
 #[derive(Clone, Debug)]
 enum Expect {
-    /// 400, connection closed, nothing at the server.
+    /// 400, 501 or 505, connection closed, nothing at the server.
     Refused,
     /// The body breaks off: connection closed, no complete request at the server, no answer that looks like success.
     Broken,
@@ -51,7 +51,8 @@ fn outcome(gateway: &Gateway, backend: &Backend, bytes: &[u8], expect: &Expect) 
         |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what} (status {status})")) };
     match expect {
         Refused => {
-            require(status == 400, "not 400")?;
+            // As in Go: 501 for a coding that nobody knows, 505 for such a version of HTTP.
+            require([400, 501, 505].contains(&status), "not 400, 501 or 505")?;
             require(client.is_closed(), "not closed")?;
             require(backend.seen().len() == before, "reached the server")
         }
