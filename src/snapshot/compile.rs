@@ -64,7 +64,7 @@ pub fn compile(
     previous: Option<&Compiled>,
     environment: &Environment,
 ) -> Compiled {
-    let Provided { mut config, origins, problems } = merged;
+    let Provided { mut config, origins, problems, written } = merged;
     qualify_references(&mut config);
     let broken = broken(&problems);
     let tls = tls_store(&config.tls, previous.map(|compiled| &compiled.tls), environment);
@@ -79,7 +79,7 @@ pub fn compile(
         broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
     };
     let Routed { entry_points, outcomes, rules, tls_hosts } = router.route();
-    builder.build_unused_middlewares();
+    builder.build_unused();
     let (instances, failures) = builder.finish();
     let store = tls.store.with_hosts(tls_hosts);
     let all_problems = [problems, tls.problems.clone()].concat();
@@ -90,6 +90,8 @@ pub fn compile(
         attached,
         outcomes,
         failures,
+        broken: &broken,
+        written,
         settings: &environment.settings,
     });
     let services = instances.services();

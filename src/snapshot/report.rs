@@ -18,6 +18,8 @@ pub struct Report {
     pub objects: BTreeMap<ObjectRef, ObjectReport>,
     /// Everything that was wrong.
     pub problems: Vec<Problem>,
+    /// Objects that could not be read, as they were written, as JSON. They are not in `config`.
+    pub written: BTreeMap<ObjectRef, String>,
 }
 
 /// What became of one object.
@@ -92,13 +94,16 @@ pub(super) struct Findings<'a> {
     pub(super) attached: Vec<Attached>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) failures: BTreeMap<ObjectRef, Vec<String>>,
+    /// Objects that could not be read, with the reasons.
+    pub(super) broken: &'a BTreeMap<ObjectRef, Vec<String>>,
+    pub(super) written: BTreeMap<ObjectRef, String>,
     pub(super) settings: &'a Settings,
 }
 
 /// Puts the report together.
 pub(super) fn assemble(findings: Findings<'_>) -> Report {
-    let Findings { mut config, origins, problems, attached, outcomes, failures, settings } = findings;
-    let mut report = Report { problems, ..Report::default() };
+    let Findings { mut config, origins, problems, attached, outcomes, failures, broken, written, settings } = findings;
+    let mut report = Report { problems, written, ..Report::default() };
     let mut services: HashMap<String, Vec<String>> = HashMap::new();
     let mut middlewares: HashMap<String, Vec<String>> = HashMap::new();
     config.http.routers.clear();
@@ -136,6 +141,18 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         }
     }
     streams(&mut report, &mut config, settings, &origins);
+    for (object, errors) in broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>() {
+        let users = match object.kind {
+            Kind::Service => services.remove(&object.name),
+            Kind::Middleware => middlewares.remove(&object.name),
+            _ => None,
+        };
+        let mut used_by = users.unwrap_or_default();
+        used_by.sort();
+        let known = ObjectReport { used_by, ..ObjectReport::default() };
+        let outcome = Outcome { errors: errors.clone(), warnings: Vec::new() };
+        report.add(object.clone(), known, outcome, origins.get(object));
+    }
     report.config = config;
     report
 }

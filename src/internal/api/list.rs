@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use tidegate_config::Kind;
 
+use super::certificates::Certificate;
 use super::json;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::Status;
@@ -55,6 +56,19 @@ impl Query {
             rows.reverse();
         }
         rows.into_iter().map(|row| row.name).collect()
+    }
+
+    /// The certificates that are asked for, in order.
+    pub(super) fn certificates(&self, mut all: Vec<Certificate>) -> Vec<String> {
+        all.retain(|certificate| {
+            (self.search.is_empty() || certificate.contains(&self.search))
+                && (self.status.is_empty() || certificate.status == self.status)
+        });
+        all.sort_by(|a, b| a.order(&self.sort_by, b));
+        if self.descending {
+            all.reverse();
+        }
+        all.iter().map(Certificate::text).collect()
     }
 
     /// The page that is asked for, or what is wrong with the question.

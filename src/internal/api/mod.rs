@@ -1,5 +1,6 @@
 //! `api@internal`: what is configured and what became of it, in the words of Traefik's API.
 
+mod certificates;
 mod json;
 mod list;
 mod overview;
@@ -97,7 +98,7 @@ impl Question<'_> {
                 let all = settings.entry_points.keys().map(String::as_str).collect();
                 self.list(all, |name| overview::entry_point(settings, name))
             }
-            "certificates" => self.list(Vec::new(), |_| None),
+            "certificates" => self.certificates(),
             _ => return self.named(path),
         })
     }
@@ -112,7 +113,12 @@ impl Question<'_> {
                 let found = overview::entry_point(&self.api.around.settings, &name);
                 return Some(one(found, "entry point", &name));
             }
-            ("certificates", None) => return Some(one(None, "certificate", &decode(group))),
+            ("certificates", None) => {
+                let name = decode(group);
+                let all = certificates::all(&self.snapshot.tls);
+                let found = all.iter().find(|certificate| certificate.fingerprint == name);
+                return Some(one(found.map(certificates::Certificate::text), "certificate", &name));
+            }
             _ => {}
         }
         let (kind, word) = match (family, group) {
@@ -136,6 +142,12 @@ impl Question<'_> {
         }
         let name = decode(name);
         Some(one(json::object(&self.snapshot, kind, &name, Form::Full), word, &name))
+    }
+
+    fn certificates(&self) -> Response {
+        let query = Query::parse(self.query);
+        let texts = query.certificates(certificates::all(&self.snapshot.tls));
+        page(&query, texts, |text| Some(text.to_owned()))
     }
 
     fn list(&self, names: Vec<&str>, write: impl Fn(&str) -> Option<String>) -> Response {
@@ -172,19 +184,8 @@ impl Question<'_> {
 
 /// The names of all objects of a kind that are shown, in order.
 fn names(snapshot: &Snapshot, kind: Kind) -> Vec<&str> {
-    let config = &snapshot.report.config;
-    let all: Vec<&String> = match kind {
-        Kind::Router => config.http.routers.keys().collect(),
-        Kind::Service => config.http.services.keys().collect(),
-        Kind::Middleware => config.http.middlewares.keys().collect(),
-        Kind::TcpRouter => config.tcp.routers.keys().collect(),
-        Kind::TcpService => config.tcp.services.keys().collect(),
-        Kind::TcpMiddleware => config.tcp.middlewares.keys().collect(),
-        Kind::UdpRouter => config.udp.routers.keys().collect(),
-        Kind::UdpService => config.udp.services.keys().collect(),
-        _ => Vec::new(),
-    };
-    all.into_iter().map(String::as_str).filter(|name| *name != UNLISTED).collect()
+    let all = snapshot.report.objects.keys().filter(|object| object.kind == kind);
+    all.map(|object| object.name.as_str()).filter(|name| *name != UNLISTED).collect()
 }
 
 fn page(query: &Query, names: Vec<String>, write: impl Fn(&str) -> Option<String>) -> Response {
