@@ -197,15 +197,17 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         }
         for middleware in &mut router.middlewares {
             *middleware = qualify(middleware, provider_of(name));
-            let object = ObjectRef { kind: Kind::TcpMiddleware, name: middleware.clone() };
-            users.entry(object).or_default().push(name.clone());
         }
         let service = ObjectRef { kind: Kind::TcpService, name: qualify(&router.service, provider_of(name)) };
         users.entry(service).or_default().push(name.clone());
         let known =
             ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
         let known = ObjectReport { priority: router.priority, ..known };
-        unsupported(report, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
+        let service = qualify(&router.service, provider_of(name));
+        let missing = (!config.tcp.services.contains_key(&service))
+            .then(|| format!("the service \"{service}\" does not exist"));
+        let why = missing.as_deref().unwrap_or("TCP routers are not supported yet");
+        unsupported(report, Kind::TcpRouter, name, known, why, origins);
     }
     for (name, router) in &config.udp.routers {
         let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tidegate_config::router::Router;
-use tidegate_config::service::Service;
+use tidegate_config::service::{Service, Sticky};
 use tidegate_config::{Kind, Middleware, ObjectRef};
 
+use crate::service::default_cookie_name;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::ObjectReport;
 
@@ -89,6 +90,27 @@ fn router(router: &Router, form: Form) -> Object {
     Object::of(&*shown)
 }
 
+/// A service. Of one that serves, the sticky cookie is shown with the name that it has.
+fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
+    let mut shown = std::borrow::Cow::Borrowed(options);
+    if snapshot.services.contains_key(name) {
+        let unnamed = |sticky: &Option<Sticky>| {
+            sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref()).is_some_and(|cookie| cookie.name.is_empty())
+        };
+        let balancer = options.load_balancer.as_ref().is_some_and(|balancer| unnamed(&balancer.sticky));
+        let weighted = options.weighted.as_ref().is_some_and(|weighted| unnamed(&weighted.sticky));
+        if balancer || weighted {
+            let own = shown.to_mut();
+            let stickies = own.load_balancer.iter_mut().filter_map(|balancer| balancer.sticky.as_mut());
+            let more = own.weighted.iter_mut().filter_map(|weighted| weighted.sticky.as_mut());
+            for cookie in stickies.chain(more).filter_map(|sticky| sticky.cookie.as_mut()) {
+                cookie.name = default_cookie_name(name);
+            }
+        }
+    }
+    Object::of(&*shown)
+}
+
 /// One object of the snapshot; `None` when there is none of this name.
 pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
     let config = &snapshot.report.config;
@@ -96,7 +118,7 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     let report = snapshot.report.object(kind, name).unwrap_or(&none);
     let sound = match kind {
         Kind::Router => config.http.routers.get(name).map(|options| router(options, form)),
-        Kind::Service => config.http.services.get(name).map(Object::of),
+        Kind::Service => config.http.services.get(name).map(|options| service(snapshot, name, options)),
         Kind::Middleware => config.http.middlewares.get(name).map(Object::of),
         Kind::TcpRouter => config.tcp.routers.get(name).map(Object::of),
         Kind::TcpService => config.tcp.services.get(name).map(Object::of),

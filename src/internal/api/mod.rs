@@ -91,7 +91,12 @@ impl Question<'_> {
     fn answer(&self, path: &str) -> Option<Response> {
         let settings = &self.api.around.settings;
         Some(match path {
-            "version" => body(&overview::version(self.api.started)),
+            "version" => {
+                let mut response = body(&overview::version(self.api.started));
+                let value = HeaderValue::from_static("application/json; charset=UTF-8");
+                response.headers_mut().insert(CONTENT_TYPE, value);
+                response
+            }
             "overview" => body(&overview::overview(&self.snapshot, settings, &self.api.around.providers)),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {
@@ -108,6 +113,7 @@ impl Question<'_> {
         let (family, group, name) = (parts.next()?, parts.next()?, parts.next());
         let decode = |name: &str| percent_decode_str(name).decode_utf8_lossy().into_owned();
         match (family, name) {
+            ("entrypoints" | "certificates", None) if group.is_empty() => return None,
             ("entrypoints", None) => {
                 let name = decode(group);
                 let found = overview::entry_point(&self.api.around.settings, &name);
