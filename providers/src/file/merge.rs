@@ -67,6 +67,11 @@ fn add(out: &mut Provided, part: &Provided) {
             format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
         out.problems.push(Problem { origin: origin.clone(), object: None, message, excerpt: None });
     }
+    for (object, text) in &part.written {
+        if !out.origins.contains_key(object) {
+            out.written.insert(object.clone(), text.clone());
+        }
+    }
     for (object, origin) in &part.origins {
         out.origins.entry(renamed(object)).or_insert_with(|| origin.clone());
     }
