@@ -1,7 +1,6 @@
 //! The gateway as a process of its own, where its memory, its time and its log are to be seen.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::eventually;
@@ -27,7 +26,7 @@ impl Process {
         let mut command = Command::new("sh");
         command.args(["-c", shell, env!("CARGO_BIN_EXE_tidegate"), "--entryPoints.web.address=127.0.0.1:0", "--log.level=DEBUG"]);
         command.arg(format!("--providers.file.filename={}", file.display())).args(flags);
-        command.env("TIDEGATE_WORKERS", "2").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.env("GATEWAY_WORKERS", "2").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let process = Self { child: command.spawn().unwrap(), folder };
         eventually("the gateway has its routes", || process.log().contains("configuration applied"));
         process
@@ -43,11 +42,6 @@ impl Process {
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-
-    /// A path beside its files.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// Its resident memory in KiB.
