@@ -29,7 +29,8 @@ pub(super) fn check_ports(ports: Ports) -> anyhow::Result<()> {
 ///
 /// The route file is written anew at each start, since its backends get new ports.
 pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow::Result<Vec<String>> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the route folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the route folder {}", folder.display()))?;
     let text = ROUTES
         .replace("{backend-1}", &backends[0].to_string())
         .replace("{backend-2}", &backends[1].to_string());
@@ -153,14 +154,17 @@ async fn report(
     let length = Limited::new(body, LARGEST_BODY).collect().await.map(|body| body.to_bytes().len());
     let mut parts = head.uri.path().split('/').skip(1);
     let status = match (parts.next(), parts.next().and_then(|n| n.parse::<u64>().ok())) {
-        (Some("status"), Some(status)) => u16::try_from(status).ok().and_then(|s| http::StatusCode::from_u16(s).ok()),
+        (Some("status"), Some(status)) => {
+            u16::try_from(status).ok().and_then(|s| http::StatusCode::from_u16(s).ok())
+        }
         (Some("delay"), Some(milliseconds)) => {
             tokio::time::sleep(std::time::Duration::from_millis(milliseconds.min(60_000))).await;
             None
         }
         _ => None,
     };
-    let mut text = format!("Name: {name}\nRemoteAddr: {peer}\n{} {} {:?}\n", head.method, head.uri, head.version);
+    let mut text =
+        format!("Name: {name}\nRemoteAddr: {peer}\n{} {} {:?}\n", head.method, head.uri, head.version);
     for (key, value) in &head.headers {
         text.push_str(&format!("{key}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
@@ -171,7 +175,9 @@ async fn report(
     }
     let mut response = http::Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status.unwrap_or(http::StatusCode::OK);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }
 
@@ -185,7 +191,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports { http: 1, https: 2, api: 3 };
         let flags =
-            prepare(folder.path(), [([127, 0, 0, 1], 7001).into(), ([127, 0, 0, 1], 7002).into()], ports).unwrap();
+            prepare(folder.path(), [([127, 0, 0, 1], 7001).into(), ([127, 0, 0, 1], 7002).into()], ports)
+                .unwrap();
         let text = std::fs::read_to_string(folder.path().join("routes.yml")).unwrap();
         assert!(text.contains("http://127.0.0.1:7001") && text.contains("http://127.0.0.1:7002"), "{text}");
         assert!(!text.contains("{backend"), "{text}");

@@ -145,11 +145,17 @@ fn check(flags: &[String]) -> ExitCode {
             for problem in &problems {
                 text.push_str(&format!("\n\n{}", shown(problem)));
             }
-            text.push_str(&format!("\n\n{} problem(s)", problems.len()));
+            let total = if problems.is_empty() { "no problems".to_owned() } else { count(problems.len(), "problem") };
+            text.push_str(&format!("\n\n{total}"));
             tell(&text, if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(error) => refuse([(error.to_string(), None)]),
     }
+}
+
+/// `1 router`, `2 routers`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn shown(problem: &Problem) -> String {

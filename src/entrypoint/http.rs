@@ -199,11 +199,13 @@ fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
     !options
 }
 
-/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`).
+/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`), and
+/// every connection while the gateway stops.
 fn limit_life(link: &Link, response: &mut Response) {
     let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let over = (link.door.max_requests > 0 && served >= link.door.max_requests)
-        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit);
+        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit)
+        || link.door.draining.is_cancelled();
     if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }

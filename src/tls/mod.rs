@@ -42,7 +42,8 @@ struct Shared {
 }
 
 impl TlsStore {
-    /// Prepares certificates and options. Broken ones are left out and named in the problems. `file` reads a file
+    /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their
+    /// place in the list. `file` reads a file
     /// (and has it watched). `previous` lends its generated default certificate and its ticket keys.
     pub fn build(
         tls: &Tls,
@@ -52,20 +53,22 @@ impl TlsStore {
         let mut problems = Vec::new();
         let mut generated = previous.and_then(|store| store.shared.generated.clone());
         let mut certificates = Certificates::default();
-        for certificate in &tls.certificates {
+        for (place, certificate) in tls.certificates.iter().enumerate() {
+            let wrong = |message: &str| {
+                let message = format!("{}: {message}", label(&certificate.cert_file));
+                problem(Kind::Certificate, &place.to_string(), message)
+            };
             if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
                 let message = format!(
                     "stores {} are not used: only the store `default` is",
                     certificate.stores.join(", ")
                 );
-                problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), message));
+                problems.push(wrong(&message));
                 continue;
             }
             match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
                 Ok(loaded) => certificates.add(&loaded),
-                Err(error) => {
-                    problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), error.0));
-                }
+                Err(error) => problems.push(wrong(&error.0)),
             }
         }
         for (name, store) in &tls.stores {

@@ -11,7 +11,8 @@ fn open_gateway(flags: &[&str]) -> (Gateway, Backend) {
     (gateway, backend)
 }
 
-const PLAIN: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/p"), (":authority", "h")];
+const PLAIN: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":path", "/p"), (":authority", "h")];
 
 fn with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     [&PLAIN[..], more].concat()
@@ -25,18 +26,53 @@ fn with_path(path: &str) -> [(&str, &str); 4] {
 fn case_32_what_http_1_could_not_carry_is_refused() {
     let (gateway, backend) = open_gateway(&[]);
     let mut requests = vec![
-        with(&[("x", "a\r\nx-evil: 1")]), with(&[("x", "a\nb")]), with(&[("x", "a\rb")]), with(&[("x", "a\0b")]), with(&[("x\r\ny", "a")]),
-        with(&[("x y", "a")]), with(&[("x:y", "a")]), with(&[("X-Upper", "a")]), with(&[("", "a")]), with(&[("connection", "close")]),
-        with(&[("connection", "x-real-ip")]), with(&[("transfer-encoding", "chunked")]), with(&[("keep-alive", "1")]),
-        with(&[("proxy-connection", "keep-alive")]), with(&[("upgrade", "h2c")]), with(&[("te", "gzip")]), with(&[("te", "trailers, gzip")]),
-        with(&[("host", "other")]), with(&[("host", "h"), ("host", "h")]), with(&[(":method", "POST")]), with(&[(":path", "/q")]),
-        with(&[(":authority", "i")]), with(&[(":status", "200")]), with(&[(":unknown", "x")]), with(&[("x", "a"), (":path", "/late")]),
-        with(&[("content-length", "5")]), with(&[("content-length", "-1")]), with(&[("content-length", "x")]),
-        with(&[("content-length", "0"), ("content-length", "5")]), with(&[("content-length", "00")]),
-        vec![PLAIN[0], PLAIN[1], PLAIN[3]], vec![PLAIN[1], PLAIN[2], PLAIN[3]], vec![PLAIN[0], PLAIN[2], PLAIN[3]], vec![],
+        with(&[("x", "a\r\nx-evil: 1")]),
+        with(&[("x", "a\nb")]),
+        with(&[("x", "a\rb")]),
+        with(&[("x", "a\0b")]),
+        with(&[("x\r\ny", "a")]),
+        with(&[("x y", "a")]),
+        with(&[("x:y", "a")]),
+        with(&[("X-Upper", "a")]),
+        with(&[("", "a")]),
+        with(&[("connection", "close")]),
+        with(&[("connection", "x-real-ip")]),
+        with(&[("transfer-encoding", "chunked")]),
+        with(&[("keep-alive", "1")]),
+        with(&[("proxy-connection", "keep-alive")]),
+        with(&[("upgrade", "h2c")]),
+        with(&[("te", "gzip")]),
+        with(&[("te", "trailers, gzip")]),
+        with(&[("host", "other")]),
+        with(&[("host", "h"), ("host", "h")]),
+        with(&[(":method", "POST")]),
+        with(&[(":path", "/q")]),
+        with(&[(":authority", "i")]),
+        with(&[(":status", "200")]),
+        with(&[(":unknown", "x")]),
+        with(&[("x", "a"), (":path", "/late")]),
+        with(&[("content-length", "5")]),
+        with(&[("content-length", "-1")]),
+        with(&[("content-length", "x")]),
+        with(&[("content-length", "0"), ("content-length", "5")]),
+        with(&[("content-length", "00")]),
+        vec![PLAIN[0], PLAIN[1], PLAIN[3]],
+        vec![PLAIN[1], PLAIN[2], PLAIN[3]],
+        vec![PLAIN[0], PLAIN[2], PLAIN[3]],
+        vec![],
         vec![("x", "a"), PLAIN[0], PLAIN[1], PLAIN[2], PLAIN[3]],
     ];
-    for path in ["", "/a b", "/a\tb", "/a\r\nX: y", "/a\0", "/a HTTP/1.1\r\nHost: evil\r\n\r\nGET /b", "a", "*", "http://h/p"] {
+    for path in [
+        "",
+        "/a b",
+        "/a\tb",
+        "/a\r\nX: y",
+        "/a\0",
+        "/a HTTP/1.1\r\nHost: evil\r\n\r\nGET /b",
+        "a",
+        "*",
+        "http://h/p",
+    ] {
         requests.push(with_path(path).to_vec());
     }
     for authority in ["h x", "h\r\nX: y", "u:p@h", "h/x", "h:x", "h\0"] {
@@ -51,7 +87,10 @@ fn case_32_what_http_1_could_not_carry_is_refused() {
         client.request(1, &fields);
         let outcome = client.outcome(1);
         if !outcome.is_refusal() || !backend.seen().is_empty() {
-            failures.push(format!("{fields:?}: {outcome:?} {:?}", backend.seen().last().map(|seen| seen.head.clone())));
+            failures.push(format!(
+                "{fields:?}: {outcome:?} {:?}",
+                backend.seen().last().map(|seen| seen.head.clone())
+            ));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -75,7 +114,16 @@ fn case_32_data_unlike_its_length_is_refused() {
 fn case_32_what_is_left_unharmed_passes() {
     let (gateway, backend) = open_gateway(&[]);
     let mut client = Frames::connect(gateway.web());
-    client.request(1, &with(&[("host", "H"), ("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2"), ("x", "a: b\t\u{e9}")]));
+    client.request(
+        1,
+        &with(&[
+            ("host", "H"),
+            ("te", "trailers"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("x", "a: b\t\u{e9}"),
+        ]),
+    );
     assert_eq!(client.outcome(1), Outcome::Status(200));
     let seen = backend.last();
     assert_eq!((seen.headers("host"), seen.headers("cookie")), (vec!["h"], vec!["a=1; b=2"]));
@@ -114,7 +162,12 @@ fn case_33_a_path_without_its_slash_goes_nowhere() {
 }
 
 /// Sends what `flood` says until the connection is cut; panics when that takes longer than `limit`.
-fn assert_cut(gateway: &Gateway, limit: Duration, what: &str, mut flood: impl FnMut(&mut Frames, u32) -> bool) {
+fn assert_cut(
+    gateway: &Gateway,
+    limit: Duration,
+    what: &str,
+    mut flood: impl FnMut(&mut Frames, u32) -> bool,
+) {
     let mut client = Frames::connect(gateway.web());
     let start = Instant::now();
     let mut turn = 0;
@@ -146,7 +199,8 @@ fn case_50_made_resets_are_cut() {
     assert_cut(&gateway, SOON, "a window increment of 0", |client, turn| {
         let id = 2 * turn + 1;
         // WINDOW_UPDATE with increment 0 is an error of the stream: the server resets it.
-        client.send(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, id, &block) && client.send(8, 0, id, &[0; 4])
+        client.send(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, id, &block)
+            && client.send(8, 0, id, &[0; 4])
     });
 }
 
@@ -196,17 +250,22 @@ fn case_53_floods_of_frames_for_nothing_are_cut() {
     }
     let block = frames::block(&[&PLAIN[1..], &[(":method", "POST")]].concat());
     assert_cut(&gateway, SOON, "empty data", |client, turn| {
-        (turn > 0 || client.send(frames::HEADERS, frames::END_HEADERS, 1, &block)) && client.send(frames::DATA, 0, 1, &[])
+        (turn > 0 || client.send(frames::HEADERS, frames::END_HEADERS, 1, &block))
+            && client.send(frames::DATA, 0, 1, &[])
     });
 }
 
 #[test]
 fn case_54_header_blocks_and_frames_that_never_end_are_cut() {
-    let (gateway, _backend) = open_gateway(&["--entryPoints.web.transport.respondingTimeouts.readTimeout=500ms"]);
+    let (gateway, _backend) =
+        open_gateway(&["--entryPoints.web.transport.respondingTimeouts.readTimeout=500ms"]);
     let block = frames::block(&PLAIN);
     for (what, bytes) in [
         ("HEADERS without an end", frames::frame(frames::HEADERS, 0, 1, &block)),
-        ("half a HEADERS frame", frames::frame(frames::HEADERS, frames::END_HEADERS, 1, &block)[..20].to_vec()),
+        (
+            "half a HEADERS frame",
+            frames::frame(frames::HEADERS, frames::END_HEADERS, 1, &block)[..20].to_vec(),
+        ),
         ("half a frame header", vec![0, 0, 1]),
         ("settings alone", Vec::new()),
     ] {
@@ -221,7 +280,9 @@ fn case_54_header_blocks_and_frames_that_never_end_are_cut() {
 
 #[test]
 fn case_54_a_window_that_stays_shut_is_cut() {
-    let backend = Backend::bytes([&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 1_000_000]].concat());
+    let backend = Backend::bytes(
+        [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 1_000_000]].concat(),
+    );
     let gateway = Gateway::with(
         &["--entryPoints.web.transport.respondingTimeouts.writeTimeout=500ms"],
         &Gateway::one_service(&backend.url()),

@@ -31,7 +31,10 @@ fn case_20_headers_that_authentication_sets_cannot_be_brought_along() {
     let auth = Backend::bytes("HTTP/1.1 200 OK\r\nX-Auth-Role: user\r\nContent-Length: 0\r\n\r\n");
     let gateway = gateway_with(
         &[],
-        &format!("{{forwardAuth: {{address: '{}', authResponseHeaders: [X-Auth-User, X-Auth-Role], authResponseHeadersRegex: '^X-Id-'}}}}", auth.url()),
+        &format!(
+            "{{forwardAuth: {{address: '{}', authResponseHeaders: [X-Auth-User, X-Auth-Role], authResponseHeadersRegex: '^X-Id-'}}}}",
+            auth.url()
+        ),
         &service.url(),
         "",
     );
@@ -51,7 +54,8 @@ fn case_21_an_answer_of_authentication_has_an_end() {
         }
         false
     });
-    let gateway = gateway_with(&[], &format!("{{forwardAuth: {{address: '{}'}}}}", auth.url()), &service.url(), "");
+    let gateway =
+        gateway_with(&[], &format!("{{forwardAuth: {{address: '{}'}}}}", auth.url()), &service.url(), "");
     let answer = get(gateway.web(), "h", "/");
     assert!((400..600).contains(&answer.status) && answer.body.len() <= 1 << 20, "{}", answer.status);
     assert!(service.seen().is_empty());
@@ -63,8 +67,15 @@ fn case_22_without_authentication_nothing_passes() {
     let broken = Backend::closing("garbage\r\n\r\n");
     let failing = Backend::bytes("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
     let silent = Backend::closing("");
-    for address in [format!("http://{}", nobody()), broken.url(), failing.url(), silent.url(), "http://no-such-host.invalid/".into()] {
-        let gateway = gateway_with(&[], &format!("{{forwardAuth: {{address: '{address}'}}}}"), &service.url(), "");
+    for address in [
+        format!("http://{}", nobody()),
+        broken.url(),
+        failing.url(),
+        silent.url(),
+        "http://no-such-host.invalid/".into(),
+    ] {
+        let gateway =
+            gateway_with(&[], &format!("{{forwardAuth: {{address: '{address}'}}}}"), &service.url(), "");
         assert!(get(gateway.web(), "h", "/").status >= 500, "{address}");
     }
     assert!(service.seen().is_empty());
@@ -117,12 +128,22 @@ fn case_24_credentials_that_read_alike_are_kept_apart() {
     let gateway = gateway_with(&[], USERS, &backend.url(), "");
     let web = gateway.web();
     std::thread::scope(|scope| {
-        for (user, password, status) in
-            [("u", "test", 200), ("us", "test", 200), ("u", "stest", 401), ("us", "est", 401), ("", "utest", 401), ("ut", "est", 401), ("u", ":test", 401)]
-        {
+        for (user, password, status) in [
+            ("u", "test", 200),
+            ("us", "test", 200),
+            ("u", "stest", 401),
+            ("us", "est", 401),
+            ("", "utest", 401),
+            ("ut", "est", 401),
+            ("u", ":test", 401),
+        ] {
             scope.spawn(move || {
                 for _ in 0..15 {
-                    assert_eq!(get_with(web, "h", "/", &basic(user, password)).status, status, "{user}:{password}");
+                    assert_eq!(
+                        get_with(web, "h", "/", &basic(user, password)).status,
+                        status,
+                        "{user}:{password}"
+                    );
                 }
             });
         }
@@ -139,7 +160,8 @@ fn case_25_a_service_of_error_pages_sees_no_credentials() {
         &backend.url(),
         &format!("    pages: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}\n", pages.url()),
     );
-    let secrets = "Authorization: Basic c2VjcmV0\r\nCookie: session=secret\r\nProxy-Authorization: Basic c2VjcmV0\r\n";
+    let secrets =
+        "Authorization: Basic c2VjcmV0\r\nCookie: session=secret\r\nProxy-Authorization: Basic c2VjcmV0\r\n";
     assert_eq!(get_with(gateway.web(), "h", "/", secrets).status, 500);
     let seen = pages.last();
     assert_eq!(seen.target(), "/500.html");
@@ -157,13 +179,22 @@ fn case_30_an_ipv4_address_in_ipv6_is_an_ipv4_address() {
         let gateway = gateway_with(&["--entryPoints.web.address=:0"], &middleware, &backend.url(), "");
         let address = (std::net::Ipv4Addr::LOCALHOST, gateway.web().port()).into();
         assert_eq!(get(address, "h", "/").status, status, "{ranges}");
-        assert_eq!(backend.seen().last().map_or("127.0.0.1", |seen| seen.header("x-real-ip").unwrap()), "127.0.0.1");
+        assert_eq!(
+            backend.seen().last().map_or("127.0.0.1", |seen| seen.header("x-real-ip").unwrap()),
+            "127.0.0.1"
+        );
     }
     let middleware = "{ipAllowList: {sourceRange: [10.0.0.0/8], ipStrategy: {depth: 1}}}";
     let trusting = ["--entryPoints.web.forwardedHeaders.trustedIPs=127.0.0.1"];
     let gateway = gateway_with(&trusting, middleware, &backend.url(), "");
-    for (client, status) in [("10.1.2.3", 200), ("::ffff:10.1.2.3", 200), ("11.1.2.3", 403), ("::ffff:11.1.2.3", 403)] {
-        assert_eq!(get_with(gateway.web(), "h", "/", &format!("X-Forwarded-For: {client}\r\n")).status, status, "{client}");
+    for (client, status) in
+        [("10.1.2.3", 200), ("::ffff:10.1.2.3", 200), ("11.1.2.3", 403), ("::ffff:11.1.2.3", 403)]
+    {
+        assert_eq!(
+            get_with(gateway.web(), "h", "/", &format!("X-Forwarded-For: {client}\r\n")).status,
+            status,
+            "{client}"
+        );
     }
 }
 
@@ -173,10 +204,33 @@ fn case_36_other_origins_get_no_leave() {
     let list = "accessControlAllowOriginList: ['https://good.test']";
     let regex = "accessControlAllowOriginListRegex: ['^https://[a-z]+\\.good\\.test$']";
     for (options, good, bad) in [
-        (list, "https://good.test", &["https://evil.test", "https://good.test.evil", "https://good.test@evil", "http://good.test", "null", "https://GOOD.test.", "https://evil.test, https://good.test"][..]),
-        (regex, "https://a.good.test", &["https://a.good.test.evil", "https://agood.test", "https://a-good.test", "xhttps://a.good.test", "https://a.good.test\tx"][..]),
+        (
+            list,
+            "https://good.test",
+            &[
+                "https://evil.test",
+                "https://good.test.evil",
+                "https://good.test@evil",
+                "http://good.test",
+                "null",
+                "https://GOOD.test.",
+                "https://evil.test, https://good.test",
+            ][..],
+        ),
+        (
+            regex,
+            "https://a.good.test",
+            &[
+                "https://a.good.test.evil",
+                "https://agood.test",
+                "https://a-good.test",
+                "xhttps://a.good.test",
+                "https://a.good.test\tx",
+            ][..],
+        ),
     ] {
-        let middleware = format!("{{headers: {{{options}, accessControlAllowCredentials: true, addVaryHeader: true}}}}");
+        let middleware =
+            format!("{{headers: {{{options}, accessControlAllowCredentials: true, addVaryHeader: true}}}}");
         let gateway = gateway_with(&[], &middleware, &backend.url(), "");
         let ask = |origin: &str| get_with(gateway.web(), "h", "/", &format!("Origin: {origin}\r\n"));
         let answer = ask(good);
@@ -190,8 +244,14 @@ fn case_36_other_origins_get_no_leave() {
 #[test]
 fn case_69_bodies_beyond_the_limit_are_refused_and_others_are_not_held() {
     let backend = Backend::echo("a");
-    let gateway = gateway_with(&[], "{buffering: {maxRequestBodyBytes: 100000, memRequestBodyBytes: 1000}}", &backend.url(), "");
-    let announced = raw(gateway.web(), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1073741824\r\n\r\n").unwrap();
+    let gateway = gateway_with(
+        &[],
+        "{buffering: {maxRequestBodyBytes: 100000, memRequestBodyBytes: 1000}}",
+        &backend.url(),
+        "",
+    );
+    let announced =
+        raw(gateway.web(), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1073741824\r\n\r\n").unwrap();
     assert_eq!(announced.status, 413);
     let mut client = Client::connect(gateway.web());
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -200,7 +260,11 @@ fn case_69_bodies_beyond_the_limit_are_refused_and_others_are_not_held() {
     }
     assert_eq!(client.read().unwrap().status, 413);
     assert!(backend.seen().is_empty());
-    let fits = raw(gateway.web(), format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90000\r\n\r\n{}", "x".repeat(90_000))).unwrap();
+    let fits = raw(
+        gateway.web(),
+        format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90000\r\n\r\n{}", "x".repeat(90_000)),
+    )
+    .unwrap();
     assert_eq!((fits.status, backend.last().body.len()), (200, 90_000));
 }
 
@@ -212,7 +276,10 @@ fn case_70_what_is_compressed_already_is_not_opened() {
     let gateway = gateway_with(&[], "{compress: {}}", &backend.url(), "");
     for accepted in ["gzip", "br", "identity", "zstd, br;q=0.5"] {
         let answer = get_with(gateway.web(), "h", "/", &format!("Accept-Encoding: {accepted}\r\n"));
-        assert_eq!((answer.header("content-encoding"), answer.body.as_slice()), (Some("gzip"), &[0x1f; 5000][..]));
+        assert_eq!(
+            (answer.header("content-encoding"), answer.body.as_slice()),
+            (Some("gzip"), &[0x1f; 5000][..])
+        );
     }
 }
 

@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod bad_input;
+mod commands;
+mod dashboard;
 mod docker;
 mod docs;
 mod framing;
@@ -10,7 +13,9 @@ mod hostile_faults;
 mod hostile_http2;
 mod hostile_middlewares;
 mod hostile_slow;
+mod life;
 mod protocols;
 mod reload;
+mod services;
 mod support;
 mod tidy;

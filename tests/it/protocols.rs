@@ -44,7 +44,8 @@ fn tls_gateway(url: &str, names: &[&str]) -> (Gateway, Vec<CertificateDer<'stati
         certificates.push(CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap());
         files.push(format!("{{certFile: '{}', keyFile: '{}'}}", cert.display(), key.display()));
     }
-    let default = files.first().map(|file| format!("  stores: {{default: {{defaultCertificate: {file}}}}}\n"));
+    let default =
+        files.first().map(|file| format!("  stores: {{default: {{defaultCertificate: {file}}}}}\n"));
     let gateway = Gateway::with(
         &["--entryPoints.websecure.address=127.0.0.1:0"],
         &format!(
@@ -86,7 +87,12 @@ impl rustls::client::danger::ServerCertVerifier for TakesAll {
         cert: &CertificateDer<'_>,
         signed: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
     fn verify_tls13_signature(
         &self,
@@ -94,7 +100,12 @@ impl rustls::client::danger::ServerCertVerifier for TakesAll {
         cert: &CertificateDer<'_>,
         signed: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
@@ -154,9 +165,14 @@ fn certificates_follow_the_server_name_and_alpn_the_version() {
     let (gateway, certificates) = tls_gateway(&backend.url(), &["default.test", "shop.test", "*.wild.test"]);
     let secure = gateway.address("websecure");
     runtime().block_on(async {
-        for (name, wanted) in
-            [("shop.test", 1), ("a.wild.test", 2), ("wild.test", 0), ("a.b.wild.test", 0), ("other", 0), ("default.test", 0)]
-        {
+        for (name, wanted) in [
+            ("shop.test", 1),
+            ("a.wild.test", 2),
+            ("wild.test", 0),
+            ("a.b.wild.test", 0),
+            ("other", 0),
+            ("default.test", 0),
+        ] {
             let stream = tls(secure, name, &["h2", "http/1.1"]).await;
             let session = stream.get_ref().1;
             assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
@@ -190,7 +206,9 @@ fn websocket_backend(runtime: &tokio::runtime::Runtime) -> SocketAddr {
             tokio::spawn(async move {
                 let (mut sink, mut source) = tokio_tungstenite::accept_async(stream).await.unwrap().split();
                 while let Some(Ok(message)) = source.next().await {
-                    if message.is_close() || (message.is_text() || message.is_binary()) && sink.send(message).await.is_err() {
+                    if message.is_close()
+                        || (message.is_text() || message.is_binary()) && sink.send(message).await.is_err()
+                    {
                         break;
                     }
                 }
@@ -207,7 +225,9 @@ where
 {
     let (mut socket, answer) = tokio_tungstenite::client_async(url, stream).await.unwrap();
     assert_eq!(answer.status(), 101);
-    for message in [Message::text("hello"), Message::binary(WsBytes::from(vec![7; 1 << 20])), Message::text("")] {
+    for message in
+        [Message::text("hello"), Message::binary(WsBytes::from(vec![7; 1 << 20])), Message::text("")]
+    {
         socket.send(message.clone()).await.unwrap();
         assert!(socket.next().await.unwrap().unwrap() == message);
     }
@@ -225,7 +245,8 @@ fn websockets_pass_in_plain_text_and_over_tls() {
     let (gateway, _) = tls_gateway(&format!("http://{}", websocket_backend(&runtime)), &["shop.test"]);
     runtime.block_on(async {
         talk(TcpStream::connect(gateway.web()).await.unwrap(), "ws://shop.test/chat").await;
-        talk(tls(gateway.address("websecure"), "shop.test", &["http/1.1"]).await, "wss://shop.test/chat").await;
+        talk(tls(gateway.address("websecure"), "shop.test", &["http/1.1"]).await, "wss://shop.test/chat")
+            .await;
     });
 }
 
@@ -235,7 +256,14 @@ fn servers_see_header_names_in_their_usual_spelling() {
     let gateway = one_service(&backend);
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13";
     raw(gateway.web(), format!("GET /chat HTTP/1.1\r\nhost: h\r\n{upgrade}\r\n\r\n")).unwrap();
-    for name in ["Host: h", "Sec-WebSocket-Key: dGh", "Sec-WebSocket-Version: 13", "X-Forwarded-For: ", "X-Real-Ip: ", "Upgrade: websocket"] {
+    for name in [
+        "Host: h",
+        "Sec-WebSocket-Key: dGh",
+        "Sec-WebSocket-Version: 13",
+        "X-Forwarded-For: ",
+        "X-Real-Ip: ",
+        "Upgrade: websocket",
+    ] {
         assert!(backend.last().head.contains(&format!("\r\n{name}")), "{}", backend.last().head);
     }
     get(gateway.web(), "h", "/");
@@ -253,7 +281,8 @@ fn grpc_backend(runtime: &tokio::runtime::Runtime) -> SocketAddr {
                 let whole = request.into_body().collect().await.unwrap();
                 let mut trailers = whole.trailers().cloned().unwrap_or_default();
                 trailers.insert("grpc-status", "0".parse().unwrap());
-                let frames = [Frame::data(whole.to_bytes()), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+                let frames =
+                    [Frame::data(whole.to_bytes()), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
                 let mut response = http::Response::new(StreamBody::new(futures_util::stream::iter(frames)));
                 response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
                 if let Some(te) = te {
@@ -261,8 +290,8 @@ fn grpc_backend(runtime: &tokio::runtime::Runtime) -> SocketAddr {
                 }
                 Ok::<_, Infallible>(response)
             });
-            let serving =
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
             tokio::spawn(serving);
         }
     });
@@ -279,14 +308,18 @@ fn grpc_passes_with_trailers_both_ways() {
         for (mut sender, scheme) in [(plain, "http"), (secure, "https")] {
             let mut trailers = HeaderMap::new();
             trailers.insert("x-sum", "42".parse().unwrap());
-            let frames = [Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+            let frames = [Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi")), Frame::trailers(trailers)]
+                .map(Ok::<_, Infallible>);
             let request = Request::post(format!("{scheme}://shop.test/pkg.Service/Call"))
                 .header("te", "trailers")
                 .header("content-type", "application/grpc")
                 .body(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames))))
                 .unwrap();
             let answer = sender.send_request(request).await.unwrap();
-            assert_eq!((answer.status().as_u16(), &answer.headers()["x-te"]), (200, &"trailers".parse().unwrap()));
+            assert_eq!(
+                (answer.status().as_u16(), &answer.headers()["x-te"]),
+                (200, &"trailers".parse().unwrap())
+            );
             let whole = answer.into_body().collect().await.unwrap();
             assert_eq!(whole.trailers().unwrap()["grpc-status"], "0");
             assert_eq!(whole.trailers().unwrap()["x-sum"], "42");
@@ -323,7 +356,9 @@ fn events_reach_the_client_at_once() {
         assert!(client.head().unwrap().contains("text/event-stream"));
         for word in ["data: one\n\n", "data: two\n\n", "data: six\n\n"] {
             // The next event is only sent when this one has arrived.
-            dictate.send(if chunked { Box::leak(format!("b\r\n{word}\r\n").into_boxed_str()) } else { word }).unwrap();
+            dictate
+                .send(if chunked { Box::leak(format!("b\r\n{word}\r\n").into_boxed_str()) } else { word })
+                .unwrap();
             assert_eq!(client.take(16).unwrap(), format!("B\r\n{word}\r\n").into_bytes());
         }
     }
@@ -385,7 +420,8 @@ fn a_large_upload_waits_for_its_server_and_arrives_whole() {
                 total += read;
             } else {
                 head.extend_from_slice(&buffer[..read]);
-                let end = head.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(head.len() - 4) + 4;
+                let end =
+                    head.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(head.len() - 4) + 4;
                 total += head.len() - end;
                 head.truncate(end);
             }
@@ -413,7 +449,10 @@ fn a_large_upload_waits_for_its_server_and_arrives_whole() {
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
     let head = server.join().unwrap();
-    assert!(head.contains(&format!("Content-Length: {LENGTH}\r\n")) && !head.contains("Transfer-Encoding"), "{head}");
+    assert!(
+        head.contains(&format!("Content-Length: {LENGTH}\r\n")) && !head.contains("Transfer-Encoding"),
+        "{head}"
+    );
 }
 
 #[test]
@@ -520,7 +559,11 @@ fn a_drain_waits_for_requests_and_closes_idle_connections() {
 /// A gateway with a WebSocket open through it.
 fn with_tunnel(grace: &str) -> (Gateway, Client, Backend) {
     let backend = Backend::with(|_, stream| {
-        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
+            .unwrap();
         let mut copy = stream.try_clone().unwrap();
         let _ = std::io::copy(stream, &mut copy);
         false

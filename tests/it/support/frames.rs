@@ -88,15 +88,21 @@ impl Frames {
 
     /// Waits for what becomes of a stream.
     pub fn outcome(&mut self, stream: u32) -> Outcome {
-        let code = |payload: &[u8], at: usize| payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let code = |payload: &[u8], at: usize| {
+            payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        };
         let mut last = None;
         loop {
             match self.read() {
                 Ok((HEADERS, _, id, payload)) if id == stream => return Outcome::Status(status(&payload)),
-                Ok((RST_STREAM, _, id, payload)) if id == stream => return Outcome::Reset(code(&payload, 0).unwrap_or(0)),
+                Ok((RST_STREAM, _, id, payload)) if id == stream => {
+                    return Outcome::Reset(code(&payload, 0).unwrap_or(0));
+                }
                 Ok((GOAWAY, _, _, payload)) if code(&payload, 4) != Some(0) => last = code(&payload, 4),
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Outcome::Silence,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Outcome::Silence;
+                }
                 Err(_) => return Outcome::Closed(last),
             }
         }
@@ -107,7 +113,9 @@ impl Frames {
         loop {
             match self.read() {
                 Ok(_) => {}
-                Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+                Err(error) => {
+                    return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                }
             }
         }
     }
