@@ -59,7 +59,9 @@ impl TlsStore {
         let mut leaves = Vec::new();
         for (place, certificate) in tls.certificates.iter().enumerate() {
             let wrong = |message: &str| {
-                let message = format!("{}: {message}", label(&certificate.cert_file));
+                let label = label(&certificate.cert_file);
+                let names_it = message.contains(&label);
+                let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
                 problem(Kind::Certificate, &place.to_string(), message)
             };
             if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
