@@ -160,9 +160,15 @@ fn count(number: usize, what: &str) -> String {
 
 fn shown(problem: &Problem) -> String {
     match &problem.excerpt {
-        Some(excerpt) => format!("{problem}\n{excerpt}"),
+        Some(excerpt) => format!("{problem}\n{}", snippet(excerpt)),
         None => problem.to_string(),
     }
+}
+
+/// The lines of an excerpt without its headline, which repeats the problem.
+fn snippet(excerpt: &str) -> &str {
+    let start = excerpt.find("-->").and_then(|arrow| excerpt[..arrow].rfind('\n'));
+    start.map_or(excerpt, |newline| &excerpt[newline + 1..]).trim_end()
 }
 
 fn load(flags: &[String]) -> Result<settings::Loaded, Vec<Problem>> {
@@ -216,7 +222,7 @@ fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCod
     for (error, excerpt) in errors {
         eprintln!("tidegate: {error}");
         if let Some(excerpt) = excerpt {
-            eprintln!("{excerpt}");
+            eprintln!("{}", snippet(&excerpt));
         }
     }
     ExitCode::FAILURE

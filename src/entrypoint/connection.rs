@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Read at once while it is not known what is spoken.
 const FIRST_READ: usize = 2048;
+/// How long a connection without a request is kept while the door drains: its first request may be on the way.
+const NEWCOMER: Duration = Duration::from_secs(5);
 /// Most bytes before what is spoken must be known: the longest PROXY header and a preface.
 const MAX_UNKNOWN: usize = 16 * 1024;
 
@@ -71,10 +73,7 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
-async fn within<T>(
-    limit: Option<std::time::Duration>,
-    what: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+async fn within<T>(limit: Option<Duration>, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match limit {
         None => what.await,
         Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
@@ -254,11 +253,19 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     let signal = if h2 { &door.draining } else { &door.parting };
     let mut draining = pin!(signal.cancelled());
     let mut left = false;
+    let mut newcomer = None;
     std::future::poll_fn(|cx| {
-        if !left && draining.as_mut().poll(cx).is_ready() {
-            progress.leave();
+        let drains = !left && draining.as_mut().poll(cx).is_ready();
+        if drains && progress.heads() == 0 {
+            let wait = newcomer.get_or_insert_with(|| Box::pin(tokio::time::sleep(NEWCOMER)));
+            if wait.as_mut().poll(cx).is_ready() {
+                progress.leave();
+            }
         }
         loop {
+            if drains && progress.heads() > 0 {
+                progress.leave();
+            }
             if !left && progress.is_leaving() {
                 left = true;
                 leave(connection.as_mut());
@@ -273,7 +280,9 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                     let message = format!("timed out waiting for {what}");
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
                 }
-                Poll::Pending if left || !progress.is_leaving() => return Poll::Pending,
+                Poll::Pending if left || !(progress.is_leaving() || drains && progress.heads() > 0) => {
+                    return Poll::Pending;
+                }
                 Poll::Pending => {}
             }
         }

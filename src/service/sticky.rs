@@ -71,7 +71,7 @@ impl Sticky {
     }
 }
 
-fn default_name(service: &str) -> String {
+pub(crate) fn default_name(service: &str) -> String {
     use sha1::Digest as _;
     let hash = sha1::Sha1::digest(format!("_TRAEFIK_BACKEND_{service}"));
     format!("_{}", &hex(&hash)[..5])

@@ -64,7 +64,7 @@ pub fn compile(
     previous: Option<&Compiled>,
     environment: &Environment,
 ) -> Compiled {
-    let Provided { mut config, origins, problems } = merged;
+    let Provided { mut config, origins, problems, written } = merged;
     qualify_references(&mut config);
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
@@ -80,7 +80,7 @@ pub fn compile(
         broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
     };
     let Routed { entry_points, outcomes, rules, tls_hosts } = router.route();
-    builder.build_unused_middlewares();
+    builder.build_unused();
     let (instances, failures) = builder.finish();
     let store = tls.store.with_hosts(tls_hosts);
     let certificates = certificates(&origins, &broken_certificates);
@@ -93,6 +93,8 @@ pub fn compile(
         attached,
         outcomes,
         failures,
+        broken: &broken,
+        written,
         settings: &environment.settings,
     });
     let services = instances.services();

@@ -19,6 +19,8 @@ pub struct Report {
     pub objects: BTreeMap<ObjectRef, ObjectReport>,
     /// Everything that was wrong.
     pub problems: Vec<Problem>,
+    /// Objects that could not be read, as they were written, as JSON. They are not in `config`.
+    pub written: BTreeMap<ObjectRef, String>,
 }
 
 /// What became of one object.
@@ -72,13 +74,16 @@ pub(super) struct Findings<'a> {
     pub(super) attached: Vec<Attached>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) failures: BTreeMap<ObjectRef, Vec<String>>,
+    /// Objects that could not be read, with the reasons.
+    pub(super) broken: &'a BTreeMap<ObjectRef, Vec<String>>,
+    pub(super) written: BTreeMap<ObjectRef, String>,
     pub(super) settings: &'a Settings,
 }
 
 /// Puts the report together.
 pub(super) fn assemble(findings: Findings<'_>) -> Report {
-    let Findings { mut config, origins, problems, attached, outcomes, failures, settings } = findings;
-    let mut report = Report { problems, ..Report::default() };
+    let Findings { mut config, origins, problems, attached, outcomes, failures, broken, written, settings } = findings;
+    let mut report = Report { problems, written, ..Report::default() };
     let mut told = Told::of(&report.problems);
     let mut services: HashMap<String, Vec<String>> = HashMap::new();
     let mut middlewares: HashMap<String, Vec<String>> = HashMap::new();
@@ -120,6 +125,18 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         }
     }
     streams(&mut report, &mut told, &mut config, settings, &origins);
+    for (object, errors) in broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>() {
+        let users = match object.kind {
+            Kind::Service => services.remove(&object.name),
+            Kind::Middleware => middlewares.remove(&object.name),
+            _ => None,
+        };
+        let mut used_by = users.unwrap_or_default();
+        used_by.sort();
+        let known = ObjectReport { used_by, ..ObjectReport::default() };
+        let outcome = Outcome { errors: errors.clone(), warnings: Vec::new() };
+        report.add(&mut told, object.clone(), object.clone(), known, outcome, origins.get(object));
+    }
     report.config = config;
     report
 }
@@ -210,15 +227,17 @@ fn streams(report: &mut Report, told: &mut Told, config: &mut Config, settings: 
         }
         for middleware in &mut router.middlewares {
             *middleware = qualify(middleware, provider_of(name));
-            let object = ObjectRef { kind: Kind::TcpMiddleware, name: middleware.clone() };
-            users.entry(object).or_default().push(name.clone());
         }
         let service = ObjectRef { kind: Kind::TcpService, name: qualify(&router.service, provider_of(name)) };
         users.entry(service).or_default().push(name.clone());
         let known =
             ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
         let known = ObjectReport { priority: router.priority, ..known };
-        unsupported(report, told, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
+        let service = qualify(&router.service, provider_of(name));
+        let missing = (!config.tcp.services.contains_key(&service))
+            .then(|| format!("the service \"{service}\" does not exist"));
+        let why = missing.as_deref().unwrap_or("TCP routers are not supported yet");
+        unsupported(report, told, Kind::TcpRouter, name, known, why, origins);
     }
     for (name, router) in &config.udp.routers {
         let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };

@@ -8,10 +8,11 @@ mod client_auth;
 mod default_certificate;
 mod options;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
 use tidegate_config::tls::{Tls, TlsOptions};
@@ -39,6 +40,8 @@ struct Shared {
     generated: Option<Arc<CertifiedKey>>,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
+    /// The configured certificates without their chains, each once.
+    leaves: Vec<CertificateDer<'static>>,
 }
 
 impl TlsStore {
@@ -53,9 +56,12 @@ impl TlsStore {
         let mut problems = Vec::new();
         let mut generated = previous.and_then(|store| store.shared.generated.clone());
         let mut certificates = Certificates::default();
+        let mut leaves = Vec::new();
         for (place, certificate) in tls.certificates.iter().enumerate() {
             let wrong = |message: &str| {
-                let message = format!("{}: {message}", label(&certificate.cert_file));
+                let label = label(&certificate.cert_file);
+                let names_it = message.contains(&label);
+                let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
                 problem(Kind::Certificate, &place.to_string(), message)
             };
             if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
@@ -67,7 +73,10 @@ impl TlsStore {
                 continue;
             }
             match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
-                Ok(loaded) => certificates.add(&loaded),
+                Ok(loaded) => {
+                    certificates.add(&loaded);
+                    leaves.extend(loaded.key.cert.first().cloned());
+                }
                 Err(error) => problems.push(wrong(&error.0)),
             }
         }
@@ -76,6 +85,9 @@ impl TlsStore {
                 problems.push(problem(kind, name, error.0));
             }
         }
+        leaves.extend(certificates.default.iter().filter_map(|key| key.cert.first().cloned()));
+        let mut seen = HashSet::new();
+        leaves.retain(|leaf| seen.insert(leaf.clone()));
         if certificates.default.is_none() {
             if generated.is_none() {
                 match default_certificate::generate() {
@@ -87,7 +99,7 @@ impl TlsStore {
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
         let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, tickets };
+        let shared = Shared { options, generated, tickets, leaves };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 
@@ -96,6 +108,11 @@ impl TlsStore {
     #[must_use]
     pub fn with_hosts(&self, hosts: HashMap<String, Arc<str>>) -> Arc<TlsStore> {
         Arc::new(Self { shared: self.shared.clone(), hosts })
+    }
+
+    /// The configured certificates, without their chains and without one that was generated.
+    pub fn leaves(&self) -> &[CertificateDer<'static>] {
+        &self.shared.leaves
     }
 
     /// True when options of this name exist and are sound.

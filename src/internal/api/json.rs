@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tidegate_config::router::Router;
-use tidegate_config::service::Service;
-use tidegate_config::{Kind, Middleware};
+use tidegate_config::service::{Service, Sticky};
+use tidegate_config::{Kind, Middleware, ObjectRef};
 
+use crate::service::default_cookie_name;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::ObjectReport;
 
@@ -89,21 +90,49 @@ fn router(router: &Router, form: Form) -> Object {
     Object::of(&*shown)
 }
 
+/// A service. Of one that serves, the sticky cookie is shown with the name that it has.
+fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
+    let mut shown = std::borrow::Cow::Borrowed(options);
+    if snapshot.services.contains_key(name) {
+        let unnamed = |sticky: &Option<Sticky>| {
+            sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref()).is_some_and(|cookie| cookie.name.is_empty())
+        };
+        let balancer = options.load_balancer.as_ref().is_some_and(|balancer| unnamed(&balancer.sticky));
+        let weighted = options.weighted.as_ref().is_some_and(|weighted| unnamed(&weighted.sticky));
+        if balancer || weighted {
+            let own = shown.to_mut();
+            let stickies = own.load_balancer.iter_mut().filter_map(|balancer| balancer.sticky.as_mut());
+            let more = own.weighted.iter_mut().filter_map(|weighted| weighted.sticky.as_mut());
+            for cookie in stickies.chain(more).filter_map(|sticky| sticky.cookie.as_mut()) {
+                cookie.name = default_cookie_name(name);
+            }
+        }
+    }
+    Object::of(&*shown)
+}
+
 /// One object of the snapshot; `None` when there is none of this name.
 pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
     let config = &snapshot.report.config;
     let none = ObjectReport::default();
     let report = snapshot.report.object(kind, name).unwrap_or(&none);
-    let mut object = match kind {
-        Kind::Router => router(config.http.routers.get(name)?, form),
-        Kind::Service => Object::of(config.http.services.get(name)?),
-        Kind::Middleware => Object::of(config.http.middlewares.get(name)?),
-        Kind::TcpRouter => Object::of(config.tcp.routers.get(name)?),
-        Kind::TcpService => Object::of(config.tcp.services.get(name)?),
-        Kind::TcpMiddleware => Object::of(config.tcp.middlewares.get(name)?),
-        Kind::UdpRouter => Object::of(config.udp.routers.get(name)?),
-        Kind::UdpService => Object::of(config.udp.services.get(name)?),
+    let sound = match kind {
+        Kind::Router => config.http.routers.get(name).map(|options| router(options, form)),
+        Kind::Service => config.http.services.get(name).map(|options| service(snapshot, name, options)),
+        Kind::Middleware => config.http.middlewares.get(name).map(Object::of),
+        Kind::TcpRouter => config.tcp.routers.get(name).map(Object::of),
+        Kind::TcpService => config.tcp.services.get(name).map(Object::of),
+        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(Object::of),
+        Kind::UdpRouter => config.udp.routers.get(name).map(Object::of),
+        Kind::UdpService => config.udp.services.get(name).map(Object::of),
         _ => return None,
+    };
+    let mut object = match sound {
+        Some(object) => object,
+        None => {
+            snapshot.report.object(kind, name)?;
+            Object::of(&written(snapshot, kind, name))
+        }
     };
     let is_router = matches!(kind, Kind::Router | Kind::TcpRouter | Kind::UdpRouter);
     if !report.errors.is_empty() {
@@ -146,6 +175,12 @@ fn server_status(
     }
 }
 
+/// An object that could not be read, as it was written.
+fn written(snapshot: &Snapshot, kind: Kind, name: &str) -> serde_json::Value {
+    let text = snapshot.report.written.get(&ObjectRef { kind, name: name.to_owned() });
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
 /// The effective priority of a router.
 pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
     let config = &snapshot.report.config;
@@ -159,14 +194,15 @@ pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
 /// The kind of a service or middleware in lower case.
 pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<String> {
     let config = &snapshot.report.config;
-    match kind {
-        Kind::Service => service_type(config.http.services.get(name)?).map(str::to_owned),
-        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(str::to_lowercase),
-        Kind::TcpMiddleware => first_key(config.tcp.middlewares.get(name)?),
-        Kind::TcpService => first_key(config.tcp.services.get(name)?),
-        Kind::UdpService => first_key(config.udp.services.get(name)?),
-        _ => None,
-    }
+    let sound = match kind {
+        Kind::Service => config.http.services.get(name).map(|service| service_type(service).map(str::to_owned)),
+        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase())),
+        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(first_key),
+        Kind::TcpService => config.tcp.services.get(name).map(first_key),
+        Kind::UdpService => config.udp.services.get(name).map(first_key),
+        _ => return None,
+    };
+    sound.unwrap_or_else(|| first_key(&written(snapshot, kind, name)))
 }
 
 fn service_type(service: &Service) -> Option<&'static str> {
