@@ -18,7 +18,7 @@ use tidegate_config::tls::{Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
-use certificates::Certificates;
+use certificates::{Certificates, Loaded};
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -37,6 +37,8 @@ struct Shared {
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
+    /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
+    loaded: HashMap<(String, String), Arc<Loaded>>,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
 }
@@ -52,6 +54,7 @@ impl TlsStore {
         let mut problems = Vec::new();
         let mut generated = previous.and_then(|store| store.shared.generated.clone());
         let mut certificates = Certificates::default();
+        let mut loaded = HashMap::new();
         for certificate in &tls.certificates {
             if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
                 let message = format!(
@@ -61,11 +64,21 @@ impl TlsStore {
                 problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), message));
                 continue;
             }
-            match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
-                Ok(loaded) => certificates.add(&loaded),
-                Err(error) => {
-                    problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), error.0));
+            let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
+            let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+            let sound = match certificates::load(&pair.0, &pair.1, file) {
+                Ok(sound) => Some(Arc::new(sound)),
+                Err(BuildError(mut error)) => {
+                    if last.is_some() {
+                        error.push_str("; the last sound version stays in use");
+                    }
+                    problems.push(problem(Kind::Certificate, &label(&pair.0), error));
+                    last
                 }
+            };
+            if let Some(sound) = sound {
+                certificates.add(&sound);
+                loaded.insert(pair, sound);
             }
         }
         for (name, store) in &tls.stores {
@@ -84,7 +97,7 @@ impl TlsStore {
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
         let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, tickets };
+        let shared = Shared { options, generated, loaded, tickets };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 
