@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
-use crate::observability::access_log::AccessLog;
 use crate::internal::{self, Surroundings};
+use crate::observability::access_log::AccessLog;
 use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
@@ -84,12 +84,14 @@ impl Gateway {
             providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
         };
         let environment = environment(&around, Registry::new(workers, control.handle().clone()));
-        let states = BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
+        let states =
+            BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         // Set once, right here: nobody asks before.
         let _ = slot.set(snapshots.downgrade());
-        let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        let access_log =
+            settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         let (updates, incoming) = mpsc::channel(QUEUE);

@@ -86,6 +86,13 @@ impl Session {
         self.send(state, true).await
     }
 
+    /// Delivers a state whose source is not there. Until a state has been delivered the provider does not count as
+    /// ready by it.
+    pub async fn deliver_incomplete(&self, state: Provided) -> Result<(), Error> {
+        let ready = self.output.lock().ready;
+        self.send(state, ready).await
+    }
+
     /// Says that the source cannot be read. When a state has been delivered it stays in force, and this is only
     /// logged; otherwise an empty one with the problem goes out, so that the gateway can tell why it is not ready.
     pub async fn unavailable(&self, problem: Problem) -> Result<(), Error> {

@@ -19,7 +19,7 @@ use tidegate_config::tls::{Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
-use certificates::Certificates;
+use certificates::{Certificates, Loaded};
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -38,6 +38,8 @@ struct Shared {
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
+    /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
+    loaded: HashMap<(String, String), Arc<Loaded>>,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
     /// The configured certificates without their chains, each once.
@@ -56,6 +58,7 @@ impl TlsStore {
         let mut problems = Vec::new();
         let mut generated = previous.and_then(|store| store.shared.generated.clone());
         let mut certificates = Certificates::default();
+        let mut loaded = HashMap::new();
         let mut leaves = Vec::new();
         for (place, certificate) in tls.certificates.iter().enumerate() {
             let wrong = |message: &str| {
@@ -72,12 +75,22 @@ impl TlsStore {
                 problems.push(wrong(&message));
                 continue;
             }
-            match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
-                Ok(loaded) => {
-                    certificates.add(&loaded);
-                    leaves.extend(loaded.key.cert.first().cloned());
+            let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
+            let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+            let sound = match certificates::load(&pair.0, &pair.1, file) {
+                Ok(sound) => Some(Arc::new(sound)),
+                Err(BuildError(mut error)) => {
+                    if last.is_some() {
+                        error.push_str("; the last sound version stays in use");
+                    }
+                    problems.push(wrong(&error));
+                    last
                 }
-                Err(error) => problems.push(wrong(&error.0)),
+            };
+            if let Some(sound) = sound {
+                certificates.add(&sound);
+                leaves.extend(sound.key.cert.first().cloned());
+                loaded.insert(pair, sound);
             }
         }
         for (name, store) in &tls.stores {
@@ -99,7 +112,7 @@ impl TlsStore {
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
         let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, tickets, leaves };
+        let shared = Shared { options, generated, loaded, tickets, leaves };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 

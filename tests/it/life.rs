@@ -92,23 +92,25 @@ fn sigterm_under_load_cuts_no_request_and_loses_no_log_line() {
     let backend = slow();
     let mut program = Program::start(&[], &Gateway::one_service(&backend.url()));
     let (address, told) = (program.address("web"), Arc::new(AtomicBool::new(false)));
-    let clients: Vec<_> = (0..8).map(|_| {
-        let told = told.clone();
-        std::thread::spawn(move || {
-            let (mut client, mut done) = (Client::connect(address), 0);
-            loop {
-                // The second pause is longer than any request: the connection is idle when the signal comes.
-                client.send("GET /load HTTP/1.1\r\nHost: h\r\n\r\n");
-                let answer = client.read().expect("a request was cut");
-                assert!(answer.status == 200 && answer.text() == "0123456789", "{answer:?}");
-                done += 1;
-                if answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-                    assert!(told.load(Ordering::SeqCst), "told to go before the signal");
-                    return done;
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let told = told.clone();
+            std::thread::spawn(move || {
+                let (mut client, mut done) = (Client::connect(address), 0);
+                loop {
+                    // The second pause is longer than any request: the connection is idle when the signal comes.
+                    client.send("GET /load HTTP/1.1\r\nHost: h\r\n\r\n");
+                    let answer = client.read().expect("a request was cut");
+                    assert!(answer.status == 200 && answer.text() == "0123456789", "{answer:?}");
+                    done += 1;
+                    if answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+                        assert!(told.load(Ordering::SeqCst), "told to go before the signal");
+                        return done;
+                    }
                 }
-            }
+            })
         })
-    }).collect();
+        .collect();
     eventually("there is load", || backend.seen().len() > 200);
     told.store(true, Ordering::SeqCst);
     let begun = Instant::now();
@@ -155,7 +157,10 @@ fn a_second_process_on_the_same_port_says_so() {
         .unwrap();
     assert_eq!(second.status.code(), Some(1));
     let error = String::from_utf8_lossy(&second.stderr);
-    assert!(error.contains(&format!("entryPoints.web: cannot listen on {address}: Address already in use")), "{error}");
+    assert!(
+        error.contains(&format!("entryPoints.web: cannot listen on {address}: Address already in use")),
+        "{error}"
+    );
     let log = program.log();
     for entry_point in ["web", "traefik"] {
         assert_eq!(log.matches(&format!("\"entry_point\":\"{entry_point}\"")).count(), 1, "{log}");
@@ -165,7 +170,8 @@ fn a_second_process_on_the_same_port_says_so() {
 
 #[test]
 fn ping_says_that_the_end_has_begun_and_connections_are_still_accepted() {
-    let grace = ["web", "traefik"].map(|name| format!("--entryPoints.{name}.transport.lifeCycle.requestAcceptGraceTimeout=1s"));
+    let grace = ["web", "traefik"]
+        .map(|name| format!("--entryPoints.{name}.transport.lifeCycle.requestAcceptGraceTimeout=1s"));
     let backend = Backend::echo("a");
     let flags = [&*grace[0], &*grace[1], "--ping.terminatingStatusCode=410"];
     let mut program = Program::start(&flags, &Gateway::one_service(&backend.url()));
@@ -220,4 +226,84 @@ fn a_replaced_users_file_is_used_without_a_change_of_routes() {
     eventually("the new password is taken", || status(new) == 200);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(status(old), 401);
+}
+
+#[test]
+fn ready_waits_for_the_first_state_of_every_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes");
+    let flags = [
+        "--entryPoints.traefik.address=127.0.0.1:0".to_owned(),
+        "--ping=true".to_owned(),
+        format!("--providers.file.directory={}", routes.display()),
+    ];
+    let settings = tidegate::settings::load(&flags, &[]).unwrap().settings;
+    let options = tidegate::gateway::Options { workers: 1 };
+    let gateway = tidegate::gateway::Gateway::start(settings, options).unwrap();
+    let own = gateway.addresses()["traefik"];
+    let ready = || get(own, "h", "/ready");
+    eventually("the folder that is not there is told", || !gateway.snapshot().report.problems.is_empty());
+    assert_eq!((ready().status, ready().text()), (503, "waiting for file".to_owned()));
+    assert_eq!(get(own, "h", "/ping").status, 200, "alive it is");
+    std::fs::create_dir(&routes).unwrap();
+    std::fs::write(routes.join("a.yml"), "http: {}").unwrap();
+    eventually("it is ready", || ready().status == 200);
+}
+
+/// A certificate for `cert.test` and its key, in PEM.
+fn certificate() -> (rcgen::Certificate, String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["cert.test".into()]).unwrap();
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    (made.cert, chain, key)
+}
+
+/// True when the gateway shows this certificate for `cert.test`.
+fn shows(address: SocketAddr, certificate: &rcgen::Certificate) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut session =
+        rustls::ClientConnection::new(Arc::new(config), "cert.test".try_into().unwrap()).unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    while session.is_handshaking() {
+        if session.complete_io(&mut stream).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn a_replaced_certificate_is_shown_without_a_change_of_routes() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        std::fs::write(folder.path().join("new"), text).unwrap();
+        std::fs::rename(folder.path().join("new"), folder.path().join(name)).unwrap();
+    };
+    let (old, chain, key) = certificate();
+    put("cert.pem", &chain);
+    put("key.pem", &key);
+    let place = folder.path().display();
+    let gateway = Gateway::serve(&format!(
+        "tls: {{certificates: [{{certFile: '{place}/cert.pem', keyFile: '{place}/key.pem'}}]}}\n"
+    ));
+    assert!(shows(gateway.web(), &old));
+    let (new, chain, key) = certificate();
+    put("key.pem", &key);
+    // The other half comes after the files were looked at: until then the old certificate is shown.
+    eventually("the mismatch is told", || {
+        assert!(shows(gateway.web(), &old), "a half-replaced pair costs nothing");
+        !gateway.problems().is_empty()
+    });
+    assert!(shows(gateway.web(), &old), "a half-replaced pair costs nothing");
+    put("cert.pem", &chain);
+    let begun = Instant::now();
+    eventually("the new certificate is shown", || shows(gateway.web(), &new));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(gateway.problems(), [""; 0]);
 }

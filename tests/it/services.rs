@@ -190,7 +190,8 @@ fn failures_have_traefiks_forms() {
 
 #[test]
 fn mirrors_get_copies_and_their_answers_are_dropped() {
-    let (main, mirror) = (Backend::echo("main"), Backend::bytes("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
+    let (main, mirror) =
+        (Backend::echo("main"), Backend::bytes("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
     let text = format!(
         "    a: {{mirroring: {{service: x, mirrors: [{{name: y, percent: 50}}]}}}}\n{}{}",
         balancer("x", &[&main.url()], ""),
