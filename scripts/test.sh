@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs every test, after installing and starting what the tests need from outside: Docker Engine and Compose.
+# Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose and Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 need=()
 command -v dockerd >/dev/null || need+=(docker.io)
 command -v docker-compose >/dev/null || need+=(docker-compose)
+command -v chromium >/dev/null || need+=(chromium)
 command -v cc >/dev/null || need+=(build-essential)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q

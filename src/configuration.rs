@@ -149,7 +149,20 @@ impl Loop {
                 not_before = Instant::now() + (begun.elapsed() * PAUSE_FACTOR).min(self.throttle);
                 retire(&mut retired);
             }
-            self.readiness.applied(delivered.iter());
+            self.delivered(&delivered);
+        }
+    }
+
+    /// Notes that what these providers delivered is served.
+    fn delivered(&self, providers: &BTreeSet<Arc<str>>) {
+        if self.readiness.is_ready() {
+            return;
+        }
+        self.readiness.applied(providers.iter());
+        if self.readiness.is_ready() {
+            let http = &self.compiler.snapshot().report.config.http;
+            let (routers, services) = (http.routers.len(), http.services.len());
+            tracing::info!(routers, services, "ready: every provider has delivered");
         }
     }
 

@@ -4,7 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {
-    let (variables, flags): (Vec<&str>, Vec<&str>) = input.split('\n').partition(|line| line.starts_with("TRAEFIK_"));
+    let (variables, flags): (Vec<&str>, Vec<&str>) =
+        input.split('\n').partition(|line| line.starts_with("TRAEFIK_"));
     // No file is read: only what stands in the input counts.
     let wanted = |line: &&str| !line.to_ascii_lowercase().contains("configfile");
     let flags: Vec<String> = flags.into_iter().filter(wanted).map(str::to_owned).collect();

@@ -190,13 +190,14 @@ fn run_demo(options: Demo) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    let ports = demo::Ports { http: options.http, https: options.https, api: options.api };
+    demo::check_ports(ports)?;
     let mut backends: [SocketAddr; 2] = [([127, 0, 0, 1], 0).into(); 2];
     for (number, address) in backends.iter_mut().enumerate() {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(*address))?;
         *address = listener.local_addr()?;
         runtime.spawn(demo::backend(listener, format!("backend {}", number + 1)));
     }
-    let ports = demo::Ports { http: options.http, https: options.https, api: options.api };
     let flags = demo::prepare(&options.folder, backends, ports)?;
     // The demo is what its flags say, whatever settings this machine has otherwise.
     let loaded = settings::load(&flags, &[("TIDEGATE_CONFIGFILE".to_owned(), String::new())]);

@@ -50,7 +50,13 @@ struct Begun {
 /// A connection may be open for long, so each stage has its room only while it lasts: hence the boxes.
 async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) -> io::Result<()> {
     let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer)));
-    let Some(begun) = first.await? else { return Ok(()) };
+    let begun = tokio::select! {
+        biased;
+        begun = first => begun?,
+        // It was opened ahead of need: nobody waits for an answer.
+        () = door.parting.cancelled() => None,
+    };
+    let Some(begun) = begun else { return Ok(()) };
     let Begun { stream, mut connection } = *begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
@@ -213,10 +219,10 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stat
         }
         stream = parts.io.into_inner();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
-        let draining = door.draining.cancelled();
+        let parting = door.parting.cancelled();
         let waiting = within(door.limits.parked(), readable);
         tokio::select! {
-            () = draining => return Ok(()),
+            () = parting => return Ok(()),
             outcome = waiting => match outcome {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
@@ -244,7 +250,9 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     leave: impl Fn(Pin<&mut C>),
 ) -> io::Result<End> {
     let mut clock = Clock::new(door.limits, h2);
-    let mut draining = pin!(door.draining.cancelled());
+    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Door::parting`.
+    let signal = if h2 { &door.draining } else { &door.parting };
+    let mut draining = pin!(signal.cancelled());
     let mut left = false;
     std::future::poll_fn(|cx| {
         if !left && draining.as_mut().poll(cx).is_ready() {

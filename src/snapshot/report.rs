@@ -101,7 +101,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         if let Some(message) = no_resolver(&router.router) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
-        report.add(&mut told, object, known, outcome, origins.get(&source));
+        report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
         config.http.routers.insert(router.name, router.router);
     }
     for (kind, names, users) in [
@@ -116,7 +116,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             used_by.sort();
             let origin = origins.get(&object);
             let known = ObjectReport { used_by, ..ObjectReport::default() };
-            report.add(&mut told, object, known, Outcome { errors, warnings: Vec::new() }, origin);
+            report.add(&mut told, object.clone(), object, known, Outcome { errors, warnings: Vec::new() }, origin);
         }
     }
     streams(&mut report, &mut told, &mut config, settings, &origins);
@@ -126,10 +126,14 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
 
 impl Report {
     /// Adds an object, and a problem for each thing that is wrong with it and is not told yet.
+    ///
+    /// The problems are told of `written`, which differs for the copies of a router that entry points make: one mistake
+    /// in a file is one problem.
     fn add(
         &mut self,
         told: &mut Told,
         object: ObjectRef,
+        written: ObjectRef,
         mut known: ObjectReport,
         outcome: Outcome,
         origin: Option<&Origin>,
@@ -141,7 +145,7 @@ impl Report {
         };
         known.errors = [outcome.warnings, outcome.errors].concat();
         for message in &known.errors {
-            self.tell(told, &object, message.clone(), origin);
+            self.tell(told, &written, message.clone(), origin);
         }
         self.objects.insert(object, known);
     }
@@ -217,20 +221,19 @@ fn streams(report: &mut Report, told: &mut Told, config: &mut Config, settings: 
         unsupported(report, told, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
     }
     for (name, router) in &config.udp.routers {
-        let points: Vec<String> = if router.entry_points.is_empty() {
-            settings
-                .entry_points
-                .iter()
-                .filter(|(_, point)| attach::is_udp(point))
-                .map(|(n, _)| n.clone())
-                .collect()
-        } else {
-            known_points(&router.entry_points, settings)
-        };
         let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };
         users.entry(service).or_default().push(name.clone());
-        let known = ObjectReport { used_by: points, ..ObjectReport::default() };
-        unsupported(report, told, Kind::UdpRouter, name, known, "UDP routers are not supported yet", origins);
+        // No entry point speaks UDP yet, so none that is named can be one.
+        let missing = router.entry_points.iter().map(|name| format!("entryPoint \"{name}\" doesn't exist"));
+        let mut errors: Vec<String> = missing.collect();
+        errors.push(if errors.is_empty() {
+            "UDP routers are not supported yet".to_owned()
+        } else {
+            "no valid entryPoint for this router".to_owned()
+        });
+        let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
+        let origin = origins.get(&object);
+        report.add(told, object.clone(), object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
     }
     let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
     let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
@@ -253,7 +256,7 @@ fn unsupported(
 ) {
     let object = ObjectRef { kind, name: name.to_owned() };
     let origin = origins.get(&object);
-    report.add(told, object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
+    report.add(told, object.clone(), object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
 }
 
 fn known_points(wanted: &[String], settings: &Settings) -> Vec<String> {

@@ -227,11 +227,9 @@ impl Router<'_, '_> {
             }
         }
         let mut hosts = HashMap::new();
-        let mut conflicts = false;
         for (host, users) in by_host {
             let Some((_, first)) = users.first() else { continue };
             if users.iter().any(|(_, options)| options != first) {
-                conflicts = true;
                 for (place, _) in &users {
                     let conflict = format!(
                         "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
@@ -243,11 +241,6 @@ impl Router<'_, '_> {
             } else if first != "default" && self.tls.has_options(first) {
                 hosts.insert(host, Arc::from(first.as_str()));
             }
-        }
-        // As Traefik's API shows it.
-        let with_tls = self.attached.iter_mut().filter_map(|router| router.router.tls.as_mut());
-        for tls in with_tls.filter(|tls| tls.options.is_empty() && !conflicts) {
-            tls.options = "default".into();
         }
         hosts
     }

@@ -4,9 +4,16 @@
 
 mod bad_input;
 mod commands;
+mod dashboard;
 mod docker;
 mod docs;
+mod framing;
 mod hostile;
+mod hostile_http2;
+mod hostile_middlewares;
+mod life;
+mod protocols;
 mod reload;
+mod services;
 mod support;
 mod tidy;

@@ -243,7 +243,9 @@ impl<'de> Deserializer<'de> for Reader<'de> {
 
 /// The elements of a comma list.
 fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+    // Empty elements between commas stay, as in Traefik: what they name is missing, and that is told.
+    let whole = (!text.trim().is_empty()).then_some(text);
+    whole.into_iter().flat_map(|text| text.split(',')).map(str::trim)
 }
 
 /// The entries of a table, for a map or (with the names of its fields) for a struct.

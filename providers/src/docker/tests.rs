@@ -5,8 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidegate_config::Provided;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 
 use super::*;
@@ -18,10 +18,15 @@ struct Engine {
     events: broadcast::Sender<String>,
     garbage: Arc<Mutex<bool>>,
     requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
 }
 
 impl Engine {
     async fn start() -> (Self, u16) {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(tls: Option<rustls::ServerConfig>) -> (Self, u16) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = listener.local_addr().expect("an address").port();
         let engine = Self {
@@ -29,17 +34,29 @@ impl Engine {
             events: broadcast::channel(16).0,
             garbage: Arc::default(),
             requests: Arc::default(),
+            authorizations: Arc::default(),
         };
         let serving = engine.clone();
+        let tls = tls.map(Arc::new);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serving.clone().serve(stream));
+                let (serving, tls) = (serving.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serving.serve(stream).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await {
+                                serving.serve(stream).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         (engine, port)
     }
 
-    async fn serve(self, mut stream: TcpStream) {
+    async fn serve(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut buffer = Vec::new();
         loop {
             while !buffer.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -51,6 +68,9 @@ impl Engine {
             buffer.clear();
             let path = request.split(' ').nth(1).unwrap_or("").to_owned();
             self.requests.lock().push(path.clone());
+            let wants =
+                request.lines().filter(|line| line.to_ascii_lowercase().starts_with("authorization:"));
+            self.authorizations.lock().extend(wants.map(str::to_owned));
             if path.contains("/events") {
                 return self.stream_events(stream).await;
             }
@@ -84,7 +104,7 @@ impl Engine {
         found.map_or(("404 Not Found", "{}".into()), |c| ("200 OK", c.to_string()))
     }
 
-    async fn stream_events(self, mut stream: TcpStream) {
+    async fn stream_events(self, mut stream: impl AsyncWrite + Unpin) {
         let mut events = self.events.subscribe();
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         if stream.write_all(head.as_bytes()).await.is_err() {
@@ -231,4 +251,60 @@ async fn containers_are_chosen() {
     assert_eq!(urls(&state, "svc-p"), ["http://10.0.0.2:80"]);
     assert_eq!(urls(&state, "stopped"), Vec::<String>::new());
     assert_eq!(state.problems, []);
+}
+
+/// An authority, and a certificate of it for 127.0.0.1 with its key, all as PEM.
+fn authority() -> (String, String, String) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut options = rcgen::CertificateParams::new(Vec::new()).expect("options");
+    options.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = options.self_signed(&key).expect("an authority");
+    let issuer = rcgen::Issuer::new(options, key);
+    let own = rcgen::KeyPair::generate().expect("a key");
+    let options = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("options");
+    let certificate = options.signed_by(&own, &issuer).expect("a certificate");
+    (root.pem(), certificate.pem(), own.serialize_pem())
+}
+
+#[tokio::test]
+async fn an_engine_behind_tls_asks_for_our_certificate_and_password() {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let (root, certificate, key) = authority();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(root.as_bytes()).expect("PEM")).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let clients =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM"),
+        )
+        .expect("a server");
+    let (engine, port) = Engine::start_with(Some(server)).await;
+    engine.set(&[container("a", "10.0.0.1", &json!({}))]);
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let tls = Tls { ca: root, cert: certificate, key, ..Tls::default() };
+    let options = Options { endpoint, username: "u".into(), password: "p".into(), ..Options::default() };
+    // Without our certificate, and without the authority, there is no engine.
+    let nameless = Options {
+        tls: Some(Tls { cert: String::new(), key: String::new(), ..tls.clone() }),
+        ..options.clone()
+    };
+    assert!(!Running::start(nameless).next().await.ready);
+    let trustless = Options { tls: Some(Tls { ca: String::new(), ..tls.clone() }), ..options.clone() };
+    assert!(!Running::start(trustless).next().await.ready);
+    let update = Running::start(Options { tls: Some(tls), ..options }).next().await;
+    assert!(update.ready, "{:?}", update.state.problems);
+    assert_eq!(urls(&update.state, "a"), ["http://10.0.0.1:80"]);
+    assert!(
+        engine.authorizations.lock().iter().all(|line| line.ends_with("Basic dTpw")),
+        "{:?}",
+        engine.authorizations
+    );
+    assert!(!engine.authorizations.lock().is_empty());
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::{Kind, Middleware};
 
@@ -78,13 +79,23 @@ pub(super) fn as_go(text: &str) -> String {
     all
 }
 
+/// A router. Lists name the TLS options that apply where it names none; raw data has it as it was given.
+fn router(router: &Router, form: Form) -> Object {
+    let mut shown = std::borrow::Cow::Borrowed(router);
+    let unnamed = router.tls.as_ref().is_some_and(|tls| tls.options.is_empty());
+    if form == Form::Full && unnamed && let Some(tls) = &mut shown.to_mut().tls {
+        tls.options = "default".into();
+    }
+    Object::of(&*shown)
+}
+
 /// One object of the snapshot; `None` when there is none of this name.
 pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
     let config = &snapshot.report.config;
     let none = ObjectReport::default();
     let report = snapshot.report.object(kind, name).unwrap_or(&none);
     let mut object = match kind {
-        Kind::Router => Object::of(config.http.routers.get(name)?),
+        Kind::Router => router(config.http.routers.get(name)?, form),
         Kind::Service => Object::of(config.http.services.get(name)?),
         Kind::Middleware => Object::of(config.http.middlewares.get(name)?),
         Kind::TcpRouter => Object::of(config.tcp.routers.get(name)?),

@@ -74,6 +74,16 @@ impl Client {
         }
     }
 
+    /// Reads the head of a response, interim ones included, and leaves its body.
+    pub fn head(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                return Ok(String::from_utf8_lossy(&self.take(end + 4)?).into_owned());
+            }
+            self.fill()?;
+        }
+    }
+
     /// Reads exactly `length` bytes.
     pub fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {

@@ -83,6 +83,17 @@ impl Gateway {
         get(self.address("traefik"), "h", path).text()
     }
 
+    /// Stops in order, and returns when everything has stopped.
+    pub fn shutdown(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(self.inner.shutdown());
+    }
+
+    /// How many snapshots were served so far.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation()
+    }
+
     /// What is wrong with the configuration now.
     pub fn problems(&self) -> Vec<String> {
         self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()
