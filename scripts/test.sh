@@ -37,4 +37,4 @@ fi
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.
-cargo test --workspace --no-fail-fast -- --include-ignored
+RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored
