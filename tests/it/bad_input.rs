@@ -33,7 +33,8 @@ impl Beside {
 
     /// Waits until a problem has all of these parts.
     fn told(&self, parts: &[&str]) {
-        let found = || self.gateway.problems().iter().any(|problem| parts.iter().all(|part| problem.contains(part)));
+        let found =
+            || self.gateway.problems().iter().any(|problem| parts.iter().all(|part| problem.contains(part)));
         let end = Instant::now() + Duration::from_secs(30);
         while !found() {
             assert!(Instant::now() < end, "no problem with {parts:?} in {:#?}", self.problems());
@@ -69,24 +70,84 @@ fn route(rule: &str) -> String {
 fn each_mistake_in_a_route_file_is_told_with_its_line_and_spoils_nothing_else() {
     let beside = Beside::new(&[]);
     let cases: [(&str, &str, &[&str]); 18] = [
-        ("bad.yml", "http:\n  routers:\n    x:\n      rule: Host(`x`)\n      priority: high\n", &["bad.yml:5", "router x@file", "`high` is no whole number"]),
-        ("bad.yml", "http:\n  routers:\n    x: {rule: [1]}\n", &["bad.yml:3", "a list is given: expected a string"]),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x:\n      rule: Host(`x`)\n      priority: high\n",
+            &["bad.yml:5", "router x@file", "`high` is no whole number"],
+        ),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x: {rule: [1]}\n",
+            &["bad.yml:3", "a list is given: expected a string"],
+        ),
         ("bad.yml", "http:\n  routers: [1, 2]\n", &["bad.yml:2", "http.routers: expected a table of names"]),
-        ("bad.yml", "http:\n  routers:\n    x:\n      rule: Host(`x`)\n      servise: s\n", &["bad.yml:5", "unknown key: did you mean `service`?"]),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x:\n      rule: Host(`x`)\n      servise: s\n",
+            &["bad.yml:5", "unknown key: did you mean `service`?"],
+        ),
         ("bad.yml", "http:\n  router: {}\n", &["bad.yml:2", "unknown key: did you mean `routers`?"]),
         ("bad.yml", "htpp: {}\n", &["bad.yml:1", "unknown key: did you mean `http`?"]),
-        ("bad.yml", "http:\n  middlewares:\n    m:\n      addPrefix: {prefix: /a}\n      stripPrefix: {prefixes: [/a]}\n", &["bad.yml:3", "middleware m@file", "multi-types middleware not supported"]),
-        ("bad.yml", "http:\n  middlewares:\n    a: {chain: {middlewares: [b]}}\n    b: {chain: {middlewares: [a]}}\n", &["bad.yml:3", "middleware a@file", "recursion detected in middleware:a@file->middleware:b@file->middleware:a@file"]),
-        ("bad.yml", "http:\n  middlewares:\n    a: {chain: {middlewares: [a]}}\n", &["bad.yml:3", "recursion detected in middleware:a@file->middleware:a@file"]),
-        ("bad.yml", "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: a}\n  services:\n    a: {weighted: {services: [{name: b}]}}\n    b: {mirroring: {service: a}}\n", &["bad.yml:5", "service a@file", "recursion detected"]),
-        ("bad.yml", "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: gone}\n", &["bad.yml:3", "the service \"gone@file\" does not exist"]),
-        ("bad.yml", "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: good, middlewares: [gone@docker]}\n", &["bad.yml:3", "middleware \"gone@docker\" does not exist"]),
-        ("bad.yml", "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: good, entryPoints: [gone]}\n", &["bad.yml:3", "entryPoint \"gone\" doesn't exist"]),
-        ("worse.yml", "http:\n  services:\n    good: {loadBalancer: {}}\n", &["worse.yml:3", "service good is defined in ", "already; this one is ignored"]),
-        ("bad.toml", "[http.routers.x]\nrule = \"Host(`x`)\"\nrule = \"Host(`y`)\"\n", &["bad.toml:3", "duplicate key"]),
+        (
+            "bad.yml",
+            "http:\n  middlewares:\n    m:\n      addPrefix: {prefix: /a}\n      stripPrefix: {prefixes: [/a]}\n",
+            &["bad.yml:3", "middleware m@file", "multi-types middleware not supported"],
+        ),
+        (
+            "bad.yml",
+            "http:\n  middlewares:\n    a: {chain: {middlewares: [b]}}\n    b: {chain: {middlewares: [a]}}\n",
+            &[
+                "bad.yml:3",
+                "middleware a@file",
+                "recursion detected in middleware:a@file->middleware:b@file->middleware:a@file",
+            ],
+        ),
+        (
+            "bad.yml",
+            "http:\n  middlewares:\n    a: {chain: {middlewares: [a]}}\n",
+            &["bad.yml:3", "recursion detected in middleware:a@file->middleware:a@file"],
+        ),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: a}\n  services:\n    a: {weighted: {services: [{name: b}]}}\n    b: {mirroring: {service: a}}\n",
+            &["bad.yml:5", "service a@file", "recursion detected"],
+        ),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: gone}\n",
+            &["bad.yml:3", "the service \"gone@file\" does not exist"],
+        ),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: good, middlewares: [gone@docker]}\n",
+            &["bad.yml:3", "middleware \"gone@docker\" does not exist"],
+        ),
+        (
+            "bad.yml",
+            "http:\n  routers:\n    x: {rule: 'Host(`x`)', service: good, entryPoints: [gone]}\n",
+            &["bad.yml:3", "entryPoint \"gone\" doesn't exist"],
+        ),
+        (
+            "worse.yml",
+            "http:\n  services:\n    good: {loadBalancer: {}}\n",
+            &["worse.yml:3", "service good is defined in ", "already; this one is ignored"],
+        ),
+        (
+            "bad.toml",
+            "[http.routers.x]\nrule = \"Host(`x`)\"\nrule = \"Host(`y`)\"\n",
+            &["bad.toml:3", "duplicate key"],
+        ),
         ("bad.toml", "[http.routers.x]\nrule = 1\n[http.routers.x]\n", &["bad.toml:3"]),
-        ("bad.yml", "tls:\n  certificates:\n    - certFile: gone.pem\n      keyFile: gone.key\n", &["bad.yml:3", "gone.pem"]),
-        ("bad.yml", "tls:\n  options:\n    o:\n      minVersion: VersionTLS09\n", &["bad.yml:3", "TLS options o@file", "VersionTLS09"]),
+        (
+            "bad.yml",
+            "tls:\n  certificates:\n    - certFile: gone.pem\n      keyFile: gone.key\n",
+            &["bad.yml:3", "gone.pem"],
+        ),
+        (
+            "bad.yml",
+            "tls:\n  options:\n    o:\n      minVersion: VersionTLS09\n",
+            &["bad.yml:3", "TLS options o@file", "VersionTLS09"],
+        ),
     ];
     for (name, text, parts) in cases {
         beside.put(name, text);
@@ -143,12 +204,17 @@ fn case_73_hostile_route_files() {
     eventually("the file's first content serves", || beside.answer("kept.test", "/").0 == 200);
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
-        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 10].join(", ")));
+        bomb.push_str(&format!(
+            "a{level}: &a{level} [{}]\n",
+            vec![format!("*a{}", level - 1); 10].join(", ")
+        ));
     }
     let mut huge = b"http:\n  routers:\n".to_vec();
     let mut number = 0;
     while huge.len() < 50_000_000 {
-        huge.extend_from_slice(format!("    r{number}: {{rule: 'Host(`h{number}.test`)', service: good}}\n").as_bytes());
+        huge.extend_from_slice(
+            format!("    r{number}: {{rule: 'Host(`h{number}.test`)', service: good}}\n").as_bytes(),
+        );
         number += 1;
     }
     let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -261,7 +327,10 @@ impl Engine {
                         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()
                     } else {
                         let body = Self::body(&path, &containers);
-                        format!("HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                        format!(
+                            "HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: {}\r\n\r\n{body}",
+                            body.len()
+                        )
                     };
                     if stream.write_all(answer.as_bytes()).is_err() {
                         return;
@@ -338,9 +407,16 @@ fn ten_thousand_labels_and_a_value_of_a_megabyte() {
     for number in 0..10_000 {
         wrong.insert(format!("traefik.http.routers.r{number}.nonsense"), "x".into());
     }
-    let huge = serde_json::json!({"traefik.http.routers.huge.rule": format!("Host(`{}`)", "a".repeat(1 << 20))});
-    let key = serde_json::json!({format!("traefik.http.routers.{}.rule", "k".repeat(1 << 20)): "Host(`k.test`)"});
-    let containers = [("wrong", wrong.into()), ("huge", huge), ("key", key), ("odd", serde_json::json!({"traefik.http.routers.o.priority": "high"}))];
+    let huge =
+        serde_json::json!({"traefik.http.routers.huge.rule": format!("Host(`{}`)", "a".repeat(1 << 20))});
+    let key =
+        serde_json::json!({format!("traefik.http.routers.{}.rule", "k".repeat(1 << 20)): "Host(`k.test`)"});
+    let containers = [
+        ("wrong", wrong.into()),
+        ("huge", huge),
+        ("key", key),
+        ("odd", serde_json::json!({"traefik.http.routers.o.priority": "high"})),
+    ];
     let containers = containers.into_iter().map(|(id, labels)| container(id, &backend, labels));
     let engine = Engine::start(lists(containers.chain([sound])));
     let beside = engine.gateway();
@@ -375,7 +451,12 @@ fn an_engine_that_hangs_or_answers_garbage_leaves_everything_else_serving() {
         engine.set(lists([container("c", &backend, rule("container.test"))]));
         let end = Instant::now() + Duration::from_secs(40);
         while get(gateway.web(), "container.test", "/").header("x-backend") != Some("container") {
-            assert!(Instant::now() < end, "the engine that is well again serves after {:?}: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]), gateway.problems());
+            assert!(
+                Instant::now() < end,
+                "the engine that is well again serves after {:?}: {:?}",
+                String::from_utf8_lossy(&bytes[..bytes.len().min(40)]),
+                gateway.problems()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

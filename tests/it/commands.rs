@@ -43,9 +43,15 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
         ("--entryPoints.web.adress=:80", ["flag --entryPoints.web.adress", "did you mean `address`?"]),
         ("--entrypoint.web.address=:80", ["flag --entrypoint.web.address", "did you mean `entryPoints`?"]),
         ("--entryPoints.web.address=nowhere", ["flag --entryPoints.web.address", "nowhere"]),
-        ("--entryPoints.web.http.maxHeaderBytes=many", ["flag --entryPoints.web.http.maxHeaderBytes", "`many`"]),
+        (
+            "--entryPoints.web.http.maxHeaderBytes=many",
+            ["flag --entryPoints.web.http.maxHeaderBytes", "`many`"],
+        ),
         ("--api.insecure=perhaps", ["flag --api.insecure", "`perhaps`"]),
-        ("--providers.providersThrottleDuration=soon", ["flag --providers.providersThrottleDuration", "soon"]),
+        (
+            "--providers.providersThrottleDuration=soon",
+            ["flag --providers.providersThrottleDuration", "soon"],
+        ),
         // Options of Traefik that are not there are refused by name.
         ("--metrics.prometheus=true", ["metrics.prometheus", "does not support"]),
         ("--tracing.otlp=true", ["tracing", "does not support"]),
@@ -64,13 +70,17 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
     }
     let (code, _, err) = tidegate(folder.path(), &[], &[("TRAEFIK_ENTRYPOINTS_WEB_ADRESS", ":80")]);
     assert_eq!(code, 1);
-    assert!(err.contains("environment variable TRAEFIK_ENTRYPOINTS_WEB_ADRESS") && err.contains("address"), "{err}");
+    assert!(
+        err.contains("environment variable TRAEFIK_ENTRYPOINTS_WEB_ADRESS") && err.contains("address"),
+        "{err}"
+    );
     std::fs::write(folder.path().join("traefik.yml"), "entryPoints:\n  web:\n    adress: ':80'\n").unwrap();
     let (code, _, err) = tidegate(folder.path(), &[], &[]);
     assert_eq!(code, 1);
     assert!(err.contains("traefik.yml:3: ") && err.contains("did you mean `address`?"), "{err}");
     assert!(err.contains("3 |     adress: ':80'"), "an excerpt: {err}");
-    std::fs::write(folder.path().join("tidegate.toml"), "[log]\nlevel = \"INFO\"\nlevel = \"DEBUG\"\n").unwrap();
+    std::fs::write(folder.path().join("tidegate.toml"), "[log]\nlevel = \"INFO\"\nlevel = \"DEBUG\"\n")
+        .unwrap();
     let (code, _, err) = tidegate(folder.path(), &[], &[]);
     assert_eq!(code, 1, "our own name goes first");
     assert!(err.contains("tidegate.toml:3: "), "{err}");
@@ -90,7 +100,11 @@ fn a_later_source_overrides_an_earlier_one_key_by_key() {
     assert!(code == 1 && out.contains("127.0.0.1:1"), "the file alone: {out}");
     let variables = [("TRAEFIK_ENTRYPOINTS_TRAEFIK_ADDRESS", address.as_str())];
     let expected = (0, format!("OK: http://{address}/ping\n"), String::new());
-    assert_eq!(tidegate(folder.path(), &["healthcheck"], &variables), expected, "the environment over the file");
+    assert_eq!(
+        tidegate(folder.path(), &["healthcheck"], &variables),
+        expected,
+        "the environment over the file"
+    );
     let flag = format!("--entryPoints.traefik.address={address}");
     let variables = [("TIDEGATE_ENTRYPOINTS_TRAEFIK_ADDRESS", "127.0.0.1:2")];
     assert_eq!(tidegate(folder.path(), &["healthcheck", &flag], &variables), expected, "flags over both");
@@ -119,7 +133,10 @@ fn version_and_help() {
     for flag in ["--help", "-h"] {
         let (code, out, _) = alone(&[flag]);
         assert_eq!(code, 0);
-        assert!(["version", "healthcheck", "check", "demo"].iter().all(|command| out.contains(command)), "{out}");
+        assert!(
+            ["version", "healthcheck", "check", "demo"].iter().all(|command| out.contains(command)),
+            "{out}"
+        );
     }
     let (code, _, err) = alone(&["chekc"]);
     assert_ne!(code, 0);
@@ -130,7 +147,10 @@ fn version_and_help() {
 fn check_is_content_with_what_is_sound() {
     let (code, out) = check(&[("a.yml", GOOD)]);
     assert_eq!(code, 0, "{out}");
-    assert!(out.contains("file: 1 router, 1 service, 0 middlewares") && out.ends_with("no problems\n"), "{out}");
+    assert!(
+        out.contains("file: 1 router, 1 service, 0 middlewares") && out.ends_with("no problems\n"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -170,8 +190,14 @@ tls:
     let (code, out) = check(&[("good.yml", GOOD), ("routes.yml", bad)]);
     assert_eq!(code, 1);
     for (line, told) in [
-        (5, "router unknown-key@file: http.routers.unknown-key.servise: unknown key: did you mean `service`?"),
-        (6, "router bad-rule@file: error while parsing rule Hst(`a.test`): parsing rule Hst(`a.test`): unsupported function: Hst"),
+        (
+            5,
+            "router unknown-key@file: http.routers.unknown-key.servise: unknown key: did you mean `service`?",
+        ),
+        (
+            6,
+            "router bad-rule@file: error while parsing rule Hst(`a.test`): parsing rule Hst(`a.test`): unsupported function: Hst",
+        ),
         (7, "router no-service@file: the service \"nope@file\" does not exist"),
         (8, "router no-middleware@file: middleware \"gone@file\" does not exist"),
         (9, "router no-entry-point@file: entryPoint \"nirvana\" doesn't exist"),
