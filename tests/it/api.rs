@@ -9,7 +9,7 @@ fn routes(backend: &str) -> String {
 http:
   routers:
     a: {rule: 'Host(`a.test`)', service: s, middlewares: [m], priority: 7}
-    catchAll: {rule: 'PathPrefix(`/`)', service: s}
+    catchAll: {rule: 'PathPrefix(`/`)', service: s, priority: 1}
     noMiddleware: {rule: 'Host(`b.test`)', service: s, middlewares: [gone]}
     twoKinds: {rule: 'Host(`c.test`)', service: s, middlewares: [two]}
     noService: {rule: 'Host(`d.test`)', service: gone}
