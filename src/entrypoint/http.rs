@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
+};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
@@ -16,6 +18,7 @@ use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::progress::Progress;
+use super::target::refused;
 use crate::observability::access_log::Pending;
 use crate::snapshot::{Route, Snapshot};
 
@@ -83,6 +86,10 @@ async fn serve(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     limit_life(link, &mut response);
+    if response.status() == StatusCode::NOT_MODIFIED {
+        // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     let (head, body) = response.into_parts();
     http::Response::from_parts(head, AnswerBody::new(body, open, link.h2, headless))
@@ -138,9 +145,20 @@ fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Opti
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
 fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     link.door.target.apply(head)?;
+    if head.headers.get(EXPECT).is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(refused(StatusCode::EXPECTATION_FAILED));
+    }
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {
         join_cookies(&mut head.headers);
+        if head
+            .headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
+        {
+            // As in HTTP/1: some take such a number for an octal one.
+            return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST)));
+        }
     } else {
         refuse_h2c(&mut head.headers);
     }
@@ -191,11 +209,13 @@ fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
     !options
 }
 
-/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`).
+/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`), and
+/// every connection while the gateway stops.
 fn limit_life(link: &Link, response: &mut Response) {
     let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let over = (link.door.max_requests > 0 && served >= link.door.max_requests)
-        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit);
+        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit)
+        || link.door.draining.is_cancelled();
     if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }

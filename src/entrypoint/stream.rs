@@ -19,6 +19,8 @@ pub(super) struct Watched<S, G> {
     stream: S,
     scan: Scan,
     progress: Arc<Progress>,
+    /// What remains of our own answer to a malformed head, once there is one.
+    answer: Option<&'static [u8]>,
     _guard: G,
 }
 
@@ -33,7 +35,7 @@ impl<S, G> Watched<S, G> {
     /// Reads along a stream that is at the start of HTTP/1 or, with `h2`, HTTP/2.
     pub(super) fn new(stream: S, h2: bool, progress: Arc<Progress>, guard: G) -> Self {
         let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
-        Self { stream, scan, progress, _guard: guard }
+        Self { stream, scan, progress, answer: None, _guard: guard }
     }
 
     /// The stream itself.
@@ -51,8 +53,11 @@ impl<S, G> Watched<S, G> {
                 let fresh = &mut buffer.filled_mut()[start..];
                 match scan.scan(fresh) {
                     Ok(()) => {}
-                    // A NUL is refused by the library wherever in a head it stands.
-                    Err(Violation::Head) => fresh.fill(0),
+                    // A NUL is refused by the library wherever in a head it stands. Requests before it are served.
+                    Err(Violation::Head) => {
+                        fresh[scan.sound()..].fill(0);
+                        self.answer.get_or_insert(scan.refusal().answer());
+                    }
                     Err(Violation::Body) => {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
                     }
@@ -108,10 +113,32 @@ impl<S, G> Watched<S, G> {
     }
 }
 
+impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
+    /// Writes our answer to a malformed head in place of the library's, which says nothing. `bytes` is how the
+    /// library's begins, `length` how long it is; `None`: what is written is something else.
+    fn poll_answer(&mut self, cx: &mut Context<'_>, bytes: &[u8], length: usize) -> Option<Poll<io::Result<usize>>> {
+        let rest = self.answer.as_mut()?;
+        if !bytes.starts_with(b"HTTP/1.1 400 ") {
+            return None;
+        }
+        while !rest.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(written)) => *rest = &rest[written..],
+                other => return Some(other),
+            }
+        }
+        Some(Poll::Ready(Ok(length)))
+    }
+}
+
 impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        let polled = match this.poll_answer(cx, bytes, bytes.len()) {
+            Some(polled) => polled,
+            None => Pin::new(&mut this.stream).poll_write(cx, bytes),
+        };
         this.note(polled, |length| *length)
     }
 
@@ -121,7 +148,12 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        let first = slices.first().map_or(&[][..], |slice| slice);
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        let polled = match this.poll_answer(cx, first, length) {
+            Some(polled) => polled,
+            None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
+        };
         this.note(polled, |length| *length)
     }
 

@@ -6,6 +6,8 @@
 //! each body by the strict rules of RFC 9112, and turns what breaks them into bytes that no parser accepts, which the
 //! library answers with 400 and a close. It knows where heads and bodies begin, so the stream keeps its time by it.
 
+use super::target::is_host;
+
 /// Longest line of a chunked body's framing, in bytes.
 const LONGEST_CHUNK_LINE: usize = 4096;
 /// Longest head, in bytes, that is held for a line that came in pieces. The library's own limit is lower.
@@ -55,6 +57,50 @@ pub struct Scanner {
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     refused: Option<Violation>,
+    /// Bytes of the last scan before the line that broke the rules.
+    sound: usize,
+    refusal: Refusal,
+}
+
+/// What a client is told of a head that breaks the rules, in the words of Go's server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusal {
+    /// Anything that has no text of its own.
+    #[default]
+    Malformed,
+    /// White space before a colon.
+    HeaderName,
+    /// HTTP/1.1 without `Host`.
+    NoHost,
+    /// A `Host` that is none.
+    Host,
+    /// A version that is not spoken.
+    Version,
+    /// A transfer encoding other than `chunked`.
+    TransferEncoding,
+}
+
+impl Refusal {
+    /// The whole answer. It has no length: the connection ends with it.
+    pub fn answer(self) -> &'static [u8] {
+        macro_rules! answer {
+            ($status:literal, $text:literal) => {
+                concat!("HTTP/1.1 ", $status, "\r\nContent-Type: text/plain; charset=utf-8\r\n",
+                    "Connection: close\r\n\r\n", $text).as_bytes()
+            };
+        }
+        match self {
+            Self::Malformed => answer!("400 Bad Request", "400 Bad Request"),
+            Self::HeaderName => answer!("400 Bad Request", "400 Bad Request: invalid header name"),
+            Self::NoHost => answer!("400 Bad Request", "400 Bad Request: missing required Host header"),
+            Self::Host => answer!("400 Bad Request", "400 Bad Request: malformed Host header"),
+            Self::Version => answer!(
+                "505 HTTP Version Not Supported",
+                "505 HTTP Version Not Supported: unsupported protocol version"
+            ),
+            Self::TransferEncoding => answer!("501 Not Implemented", "Unsupported transfer encoding"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,11 +126,13 @@ struct Head {
     chunked: bool,
     hosts: usize,
     upgrade: bool,
+    connect: bool,
 }
 
 impl Scanner {
     /// Reads along the next bytes of the connection.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        self.sound = 0;
         if let Some(violation) = self.refused {
             return Err(violation);
         }
@@ -105,13 +153,30 @@ impl Scanner {
         }
     }
 
+    /// After a violation: how many bytes of the last scan stand before the line that is one.
+    pub fn sound(&self) -> usize {
+        self.sound
+    }
+
+    /// What to answer to the violation that was found.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Result<(), Violation> {
+        self.refusal = refusal;
+        Err(Violation::Head)
+    }
+
     /// How many heads have been read to their end.
     pub fn heads(&self) -> u64 {
         self.heads
     }
 
     fn advance(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        let whole = bytes.len();
         while !bytes.is_empty() {
+            self.sound = whole - bytes.len();
             match self.state {
                 State::Opaque => return Ok(()),
                 State::Length(left) => {
@@ -185,20 +250,29 @@ impl Scanner {
         else {
             return Err(Violation::Head);
         };
-        let version_known = version == b"HTTP/1.1" || version == b"HTTP/1.0";
-        if method.is_empty() || !method.iter().all(|&b| is_token(b)) || target.is_empty() || !version_known {
+        if method.is_empty() || !method.iter().all(|&b| is_token(b)) || !is_target(method, target) {
             return Err(Violation::Head);
+        }
+        if version != b"HTTP/1.1" && version != b"HTTP/1.0" {
+            let known_form = matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+                if major.is_ascii_digit() && minor.is_ascii_digit());
+            return self.refuse(if known_form { Refusal::Version } else { Refusal::Malformed });
         }
         if target.iter().any(|&byte| byte == b'#' || byte == b'\t') {
             return Err(Violation::Head);
         }
-        self.head = Head { http10: version == b"HTTP/1.0", ..Head::default() };
+        self.head =
+            Head { http10: version == b"HTTP/1.0", connect: method == b"CONNECT", ..Head::default() };
         self.state = State::Headers;
         Ok(())
     }
 
     fn header(&mut self, line: &[u8]) -> Result<(), Violation> {
-        let name = field_name(line).ok_or(Violation::Head)?;
+        let Some(name) = field_name(line) else {
+            let colon = memchr::memchr(b':', line).unwrap_or(0);
+            let padded = colon > 0 && line[..colon].ends_with(b" ") && !line.starts_with(b" ");
+            return self.refuse(if padded { Refusal::HeaderName } else { Refusal::Malformed });
+        };
         let value = line[name.len() + 1..].trim_ascii();
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
@@ -206,18 +280,27 @@ impl Scanner {
                 if self.head.hosts > 1 {
                     return Err(Violation::Head);
                 }
+                if !is_host(value) {
+                    return self.refuse(Refusal::Host);
+                }
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.head.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.head.length.is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+                // A leading zero is allowed, but some take such a number for an octal one.
+                let octal = value.len() > 1 && value[0] == b'0';
+                if self.head.length.is_some() || !digits || octal {
                     return Err(Violation::Head);
                 }
                 let text = std::str::from_utf8(value).map_err(|_| Violation::Head)?;
                 self.head.length = Some(text.parse().map_err(|_| Violation::Head)?);
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.head.chunked || self.head.http10 || !value.eq_ignore_ascii_case(b"chunked") {
+                if self.head.http10 {
                     return Err(Violation::Head);
+                }
+                if self.head.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return self.refuse(Refusal::TransferEncoding);
                 }
                 self.head.chunked = true;
             }
@@ -229,6 +312,9 @@ impl Scanner {
     fn end_of_head(&mut self) -> Result<(), Violation> {
         if self.head.chunked && self.head.length.is_some() {
             return Err(Violation::Head);
+        }
+        if self.head.hosts == 0 && !self.head.http10 && !self.head.connect {
+            return self.refuse(Refusal::NoHost);
         }
         self.heads += 1;
         self.state = match (self.head.chunked, self.head.length) {
@@ -246,8 +332,10 @@ impl Scanner {
             return Err(Violation::Body);
         }
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let rest = line[digits..].trim_ascii_start();
-        if digits == 0 || digits > 15 || !(rest.is_empty() || rest[0] == b';') {
+        let rest = &line[digits..];
+        // White space is allowed before an extension only (RFC 9112 7.1.1).
+        let extension = rest.trim_ascii_start().first() == Some(&b';');
+        if digits == 0 || digits > 15 || !(rest.is_empty() || extension) {
             return Err(Violation::Body);
         }
         let text = std::str::from_utf8(&line[..digits]).map_err(|_| Violation::Body)?;
@@ -270,6 +358,19 @@ impl Scanner {
         self.state = if left == 2 { State::Chunk(1) } else { State::ChunkSize };
         Ok(&bytes[1..])
     }
+}
+
+/// True for a target in one of the forms of RFC 9112 section 3.2 whose path has no broken escape. What the forms
+/// mean is judged later.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    if method == b"CONNECT" {
+        return !target.is_empty();
+    }
+    let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
+    let whole_escapes = memchr::memchr_iter(b'%', path).all(|at| {
+        path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    });
+    whole_escapes && (target.starts_with(b"/") || target == b"*" || memchr::memchr(b':', path).is_some())
 }
 
 /// The name of a header line, when the line is one: a token and a colon, and no folding.

@@ -56,13 +56,18 @@ impl TargetRules {
         settle_host(head)?;
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         if target == "*" {
-            let status =
-                if head.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-            return Err(Box::new(reply::empty(status)));
+            let asks = head.method == Method::OPTIONS;
+            return Err(if asks {
+                Box::new(reply::empty(StatusCode::OK))
+            } else {
+                refused(StatusCode::BAD_REQUEST)
+            });
         }
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
         let (path, query) = (head.uri.path(), head.uri.query());
-        if !path.starts_with('/') {
+        // In HTTP/1 the absolute form may go without a path (`http://h?q`); in HTTP/2 `:path` may not.
+        let pathless = target.starts_with('?') && head.version == Version::HTTP_2;
+        if !path.starts_with('/') || pathless {
             return Err(refused(StatusCode::BAD_REQUEST));
         }
         let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
@@ -113,7 +118,7 @@ fn bad_request(text: &'static str) -> Box<Response> {
 }
 
 /// A status without a body, after which the connection is closed.
-fn refused(status: StatusCode) -> Box<Response> {
+pub(super) fn refused(status: StatusCode) -> Box<Response> {
     closing(reply::empty(status))
 }
 
@@ -139,13 +144,14 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
         return Err(bad_request("400 Bad Request: too many Host headers"));
     }
     match (authority, first) {
-        (None, None) if head.version == Version::HTTP_11 => {
+        (_, None) if head.version == Version::HTTP_11 => {
             return Err(bad_request("400 Bad Request: missing required Host header"));
         }
         (None, None) => return Ok(()),
         (None, Some(host)) => {
             return if is_host(host.as_bytes()) { Ok(()) } else { Err(malformed_host()) };
         }
+        (Some(_), Some(host)) if !is_host(host.as_bytes()) => return Err(malformed_host()),
         (Some(authority), Some(host))
             if head.version == Version::HTTP_2
                 && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
@@ -172,7 +178,7 @@ fn malformed_host() -> Box<Response> {
 }
 
 /// True for a host with an optional port (RFC 3986 section 3.2.2), without user information. Empty is allowed.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     let (name, port) = if host.first() == Some(&b'[') {
         let Some(end) = memchr::memchr(b']', host) else { return false };
         let inner = &host[1..end];
@@ -192,32 +198,47 @@ fn is_host(host: &[u8]) -> bool {
     port_fine && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b))
 }
 
-/// Decodes escaped unreserved characters and writes all other escapes in upper case (RFC 3986 section 6.2.2).
+/// Decodes escaped unreserved characters, writes all other escapes in upper case (RFC 3986 section 6.2.2), and
+/// escapes what no path may have, as Go does.
 fn normalize_escapes(path: &str) -> Option<Cow<'_, str>> {
-    let Some(first) = memchr::memchr(b'%', path.as_bytes()) else { return Some(Cow::Borrowed(path)) };
     let bytes = path.as_bytes();
-    let mut out = String::with_capacity(path.len());
+    let Some(first) = bytes.iter().position(|&byte| byte == b'%' || wants_escape(byte)) else {
+        return Some(Cow::Borrowed(path));
+    };
+    let mut out = String::with_capacity(path.len() + 8);
+    out.push_str(path.get(..first)?);
     let mut at = first;
-    let mut copied = 0;
-    while at < bytes.len() {
-        if bytes[at] != b'%' {
-            at += 1;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        if byte != b'%' {
+            if wants_escape(byte) {
+                push_escape(&mut out, byte);
+            } else {
+                out.push(char::from(byte));
+            }
             continue;
         }
         let digit = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
-        let value = u8::try_from(digit(at + 1)? * 16 + digit(at + 2)?).ok()?;
-        out.push_str(path.get(copied..at)?);
+        let value = u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok()?;
         if value.is_ascii_alphanumeric() || b"-._~".contains(&value) {
             out.push(char::from(value));
         } else {
-            out.push('%');
-            out.extend([bytes[at + 1], bytes[at + 2]].map(|b| char::from(b.to_ascii_uppercase())));
+            push_escape(&mut out, value);
         }
-        at += 3;
-        copied = at;
+        at += 2;
     }
-    out.push_str(path.get(copied..)?);
     Some(if out == path { Cow::Borrowed(path) } else { Cow::Owned(out) })
+}
+
+/// Bytes that the HTTP library lets through although RFC 3986 section 3.3 has no place for them.
+fn wants_escape(byte: u8) -> bool {
+    !byte.is_ascii() || matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+fn push_escape(out: &mut String, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.extend([byte >> 4, byte & 15].map(|digit| char::from(HEX[usize::from(digit)])));
 }
 
 /// True when a path has an empty, `.` or `..` segment.

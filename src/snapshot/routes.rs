@@ -55,7 +55,12 @@ impl Router<'_, '_> {
         let mut rules = Rules::with_capacity(self.attached.len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.attached.len());
         for router in self.attached.iter_mut() {
-            outcomes.push(check(router, self.previous_rules, &mut rules));
+            let mut outcome = check(router, self.previous_rules, &mut rules);
+            if router.router.rule.is_empty() && (self.broken)(&router.source).is_some() {
+                // The rule itself may be what could not be read: why is told already.
+                outcome.errors.pop();
+            }
+            outcomes.push(outcome);
         }
         self.warn_of_ties(&mut outcomes);
         let tls_hosts = self.tls_options(&rules, &mut outcomes);

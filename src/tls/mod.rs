@@ -19,7 +19,7 @@ use tidegate_config::tls::{Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
-use certificates::Certificates;
+use certificates::{Certificates, Loaded};
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -38,6 +38,8 @@ struct Shared {
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
+    /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
+    loaded: HashMap<(String, String), Arc<Loaded>>,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
     /// The configured certificates without their chains, each once.
@@ -45,7 +47,8 @@ struct Shared {
 }
 
 impl TlsStore {
-    /// Prepares certificates and options. Broken ones are left out and named in the problems. `file` reads a file
+    /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their
+    /// place in the list. `file` reads a file
     /// (and has it watched). `previous` lends its generated default certificate and its ticket keys.
     pub fn build(
         tls: &Tls,
@@ -55,24 +58,39 @@ impl TlsStore {
         let mut problems = Vec::new();
         let mut generated = previous.and_then(|store| store.shared.generated.clone());
         let mut certificates = Certificates::default();
+        let mut loaded = HashMap::new();
         let mut leaves = Vec::new();
-        for certificate in &tls.certificates {
+        for (place, certificate) in tls.certificates.iter().enumerate() {
+            let wrong = |message: &str| {
+                let label = label(&certificate.cert_file);
+                let names_it = message.contains(&label);
+                let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
+                problem(Kind::Certificate, &place.to_string(), message)
+            };
             if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
                 let message = format!(
                     "stores {} are not used: only the store `default` is",
                     certificate.stores.join(", ")
                 );
-                problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), message));
+                problems.push(wrong(&message));
                 continue;
             }
-            match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
-                Ok(loaded) => {
-                    certificates.add(&loaded);
-                    leaves.extend(loaded.key.cert.first().cloned());
+            let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
+            let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+            let sound = match certificates::load(&pair.0, &pair.1, file) {
+                Ok(sound) => Some(Arc::new(sound)),
+                Err(BuildError(mut error)) => {
+                    if last.is_some() {
+                        error.push_str("; the last sound version stays in use");
+                    }
+                    problems.push(wrong(&error));
+                    last
                 }
-                Err(error) => {
-                    problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), error.0));
-                }
+            };
+            if let Some(sound) = sound {
+                certificates.add(&sound);
+                leaves.extend(sound.key.cert.first().cloned());
+                loaded.insert(pair, sound);
             }
         }
         for (name, store) in &tls.stores {
@@ -94,7 +112,7 @@ impl TlsStore {
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
         let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, tickets, leaves };
+        let shared = Shared { options, generated, loaded, tickets, leaves };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 

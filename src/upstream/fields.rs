@@ -3,10 +3,10 @@
 //! RFC 9110 section 7.6.1; the list is that of Go's `httputil.ReverseProxy`, which Traefik uses.
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PRAGMA,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
-use http::{Version, request};
+use http::{Method, Version, request};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -33,6 +33,13 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    // As Go's HTTP library does it.
+    if headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
+        headers.remove(USER_AGENT);
+    }
+    if headers.get(PRAGMA).is_some_and(|pragma| pragma == "no-cache") && !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
     if let Some(protocol) = &upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, protocol.clone());
@@ -43,19 +50,38 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     upgrade
 }
 
-/// Removes what concerns the server's connection only.
-pub(super) fn clean_response(headers: &mut HeaderMap) {
+/// Removes what concerns the server's connection only. False when the body is in a transfer coding that is not
+/// understood here: what remains could not be read by anybody.
+pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
     if headers.contains_key(CONNECTION) {
         remove_listed(headers);
     }
+    let mut understood = true;
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        understood = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        // The chunks say how long the body is, whatever stands here (RFC 9112 section 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_fixed(headers);
     headers.remove(TE);
+    understood
 }
 
-/// Sets `Host` when the client sent none (HTTP/1.0).
+/// Sets `Host` when the client sent none (HTTP/1.0), or an empty one.
 pub(super) fn fill_host(headers: &mut HeaderMap, authority: &HeaderValue) {
-    if !headers.contains_key(HOST) {
+    if headers.get(HOST).is_none_or(HeaderValue::is_empty) {
         headers.insert(HOST, authority.clone());
+    }
+}
+
+/// Says of a request without a body what servers expect: a length of 0 where a method usually has a body, nothing
+/// elsewhere (RFC 9110 section 8.6). It has no trailers to announce.
+pub(super) fn without_body(head: &mut request::Parts) {
+    head.headers.remove(TRAILER);
+    if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    } else {
+        head.headers.remove(CONTENT_LENGTH);
     }
 }
 
@@ -81,7 +107,7 @@ fn remove_listed(headers: &mut HeaderMap) {
         }
     }
     for name in listed {
-        if name != HOST && name != http::header::CONTENT_LENGTH {
+        if name != HOST && name != CONTENT_LENGTH {
             headers.remove(name);
         }
     }
@@ -172,9 +198,20 @@ mod tests {
         {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        clean_response(&mut headers);
+        assert!(clean_response(&mut headers));
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-keep"));
+    }
+
+    #[test]
+    fn chunks_outweigh_a_length_and_other_codings_are_refused() {
+        for (coding, understood) in [("Chunked", true), ("gzip", false), ("gzip, chunked", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            assert_eq!(clean_response(&mut headers), understood, "{coding}");
+            assert!(headers.is_empty());
+        }
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl Question<'_> {
                 response
             }
             "overview" => body(&overview::overview(&self.snapshot, settings, &self.api.around.providers)),
+            "problems" => body(&overview::problems(&self.snapshot)),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {
                 let all = settings.entry_points.keys().map(String::as_str).collect();

@@ -58,6 +58,24 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
     all.finish()
 }
 
+/// `/api/problems`, which Traefik does not have: everything that is wrong now, with the place where it was written.
+///
+/// Excerpts of the source are left out: they can hold passwords.
+pub(super) fn problems(snapshot: &Snapshot) -> String {
+    let mut texts = Vec::new();
+    for problem in &snapshot.report.problems {
+        let mut object = Object::new();
+        if let Some(about) = &problem.object {
+            object.member("kind", &about.kind.to_string());
+            object.member("name", &about.name);
+        }
+        object.member("message", &problem.message);
+        object.member("origin", &problem.origin.to_string());
+        texts.push(object.finish());
+    }
+    format!("[{}]", texts.join(","))
+}
+
 /// One entry point as the settings have it.
 pub(super) fn entry_point(settings: &Settings, name: &str) -> Option<String> {
     let mut object = Object::of(settings.entry_points.get(name)?);
