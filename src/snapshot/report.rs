@@ -245,7 +245,7 @@ fn streams(report: &mut Report, told: &mut Told, config: &mut Config, settings: 
         // No entry point speaks UDP yet, so none that is named can be one.
         let missing = router.entry_points.iter().map(|name| format!("entryPoint \"{name}\" doesn't exist"));
         let mut errors: Vec<String> = missing.collect();
-        errors.push(if errors.is_empty() {
+        errors.push(if errors.is_empty() && !router.entry_points.is_empty() {
             "UDP routers are not supported yet".to_owned()
         } else {
             "no valid entryPoint for this router".to_owned()
