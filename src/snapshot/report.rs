@@ -82,7 +82,8 @@ pub(super) struct Findings<'a> {
 
 /// Puts the report together.
 pub(super) fn assemble(findings: Findings<'_>) -> Report {
-    let Findings { mut config, origins, problems, attached, outcomes, failures, broken, written, settings } = findings;
+    let Findings { mut config, origins, problems, attached, outcomes, failures, broken, written, settings } =
+        findings;
     let mut report = Report { problems, written, ..Report::default() };
     let mut told = Told::of(&report.problems);
     let mut services: HashMap<String, Vec<String>> = HashMap::new();
@@ -121,11 +122,20 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             used_by.sort();
             let origin = origins.get(&object);
             let known = ObjectReport { used_by, ..ObjectReport::default() };
-            report.add(&mut told, object.clone(), object, known, Outcome { errors, warnings: Vec::new() }, origin);
+            report.add(
+                &mut told,
+                object.clone(),
+                object,
+                known,
+                Outcome { errors, warnings: Vec::new() },
+                origin,
+            );
         }
     }
     streams(&mut report, &mut told, &mut config, settings, &origins);
-    for (object, errors) in broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>() {
+    for (object, errors) in
+        broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>()
+    {
         let users = match object.kind {
             Kind::Service => services.remove(&object.name),
             Kind::Middleware => middlewares.remove(&object.name),
@@ -208,12 +218,20 @@ impl Told {
 fn no_resolver(router: &Router) -> Option<String> {
     let resolver = &router.tls.as_ref()?.cert_resolver;
     (!resolver.is_empty()).then(|| {
-        format!("tls.certResolver: there is no certificate resolver `{resolver}`: resolvers are not supported yet")
+        format!(
+            "tls.certResolver: there is no certificate resolver `{resolver}`: resolvers are not supported yet"
+        )
     })
 }
 
 /// TCP and UDP are read and shown, but not served.
-fn streams(report: &mut Report, told: &mut Told, config: &mut Config, settings: &Settings, origins: &Origins) {
+fn streams(
+    report: &mut Report,
+    told: &mut Told,
+    config: &mut Config,
+    settings: &Settings,
+    origins: &Origins,
+) {
     let http = attach::default_entry_points(settings);
     let mut users: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
     for (name, router) in &mut config.tcp.routers {
@@ -245,14 +263,21 @@ fn streams(report: &mut Report, told: &mut Told, config: &mut Config, settings: 
         // No entry point speaks UDP yet, so none that is named can be one.
         let missing = router.entry_points.iter().map(|name| format!("entryPoint \"{name}\" doesn't exist"));
         let mut errors: Vec<String> = missing.collect();
-        errors.push(if errors.is_empty() {
+        errors.push(if errors.is_empty() && !router.entry_points.is_empty() {
             "UDP routers are not supported yet".to_owned()
         } else {
             "no valid entryPoint for this router".to_owned()
         });
         let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
         let origin = origins.get(&object);
-        report.add(told, object.clone(), object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
+        report.add(
+            told,
+            object.clone(),
+            object,
+            ObjectReport::default(),
+            Outcome { errors, warnings: Vec::new() },
+            origin,
+        );
     }
     let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
     let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
@@ -275,7 +300,14 @@ fn unsupported(
 ) {
     let object = ObjectRef { kind, name: name.to_owned() };
     let origin = origins.get(&object);
-    report.add(told, object.clone(), object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
+    report.add(
+        told,
+        object.clone(),
+        object,
+        known,
+        Outcome { errors: vec![why.to_owned()], warnings: Vec::new() },
+        origin,
+    );
 }
 
 fn known_points(wanted: &[String], settings: &Settings) -> Vec<String> {

@@ -260,8 +260,8 @@ fn tcp_and_udp_are_shown_but_not_served() {
         r#"{"tcp": {"routers": {"t": {"rule": "HostSNI(`*`)", "service": "s"}}},
             "udp": {"routers": {"u": {"service": "s"}}}}"#,
     );
-    assert_eq!(errors(&compiled, Kind::TcpRouter, "t@file"), ["TCP routers are not supported yet"]);
-    assert_eq!(errors(&compiled, Kind::UdpRouter, "u@file"), ["UDP routers are not supported yet"]);
+    assert_eq!(errors(&compiled, Kind::TcpRouter, "t@file"), ["the service \"s@file\" does not exist"]);
+    assert_eq!(errors(&compiled, Kind::UdpRouter, "u@file"), ["no valid entryPoint for this router"]);
     assert_eq!(compiled.snapshot.report.config.tcp.routers["t@file"].priority, -1);
 }
 

@@ -9,7 +9,7 @@ fn routes(backend: &str) -> String {
 http:
   routers:
     a: {rule: 'Host(`a.test`)', service: s, middlewares: [m], priority: 7}
-    catchAll: {rule: 'PathPrefix(`/`)', service: s}
+    catchAll: {rule: 'PathPrefix(`/`)', service: s, priority: 1}
     noMiddleware: {rule: 'Host(`b.test`)', service: s, middlewares: [gone]}
     twoKinds: {rule: 'Host(`c.test`)', service: s, middlewares: [two]}
     noService: {rule: 'Host(`d.test`)', service: gone}
@@ -86,16 +86,26 @@ fn lists_are_searched_sorted_and_paged() {
     };
     assert_eq!(names("/api/http/routers?search=.TEST&status=enabled"), ["a@file"]);
     assert_eq!(names("/api/http/routers?middlewareName=m@file"), ["a@file"]);
-    assert_eq!(names("/api/http/services?search=%40file&sortBy=servers&direction=desc"), ["s@file", "w@file", "unusedAndBroken@file"]);
+    assert_eq!(
+        names("/api/http/services?search=%40file&sortBy=servers&direction=desc"),
+        ["s@file", "w@file", "unusedAndBroken@file"]
+    );
     let answer = get(gateway.address("traefik"), "h", "/api/http/routers?per_page=2");
     assert_eq!((answer.status, answer.header("x-next-page")), (200, Some("2")));
     let answer = get(gateway.address("traefik"), "h", "/api/http/routers?page=99");
     assert_eq!(
         (answer.status, answer.header("content-type"), answer.text().as_str()),
-        (400, Some("text/plain; charset=utf-8"), "{\"message\":\"invalid request: page: 99, per_page: 100\"}\n")
+        (
+            400,
+            Some("text/plain; charset=utf-8"),
+            "{\"message\":\"invalid request: page: 99, per_page: 100\"}\n"
+        )
     );
     let answer = get(gateway.address("traefik"), "h", "/api/http/routers/gone@file");
-    assert_eq!((answer.status, answer.text().as_str()), (404, "{\"message\":\"router not found: gone@file\"}\n"));
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (404, "{\"message\":\"router not found: gone@file\"}\n")
+    );
     let overview = ask(&gateway, "/api/overview");
     assert_eq!(overview["http"]["services"]["errors"], json!(1));
     assert_eq!(overview["http"]["middlewares"], json!({"total": 4, "warnings": 0, "errors": 1}));

@@ -245,13 +245,15 @@ impl ConfigDecoder {
 /// A broken object as JSON, with defaults where the options of a middleware are sound by themselves.
 fn written(kind: Kind, node: &Node) -> String {
     let mut value = json(node);
-    if let (Kind::Middleware, Value::Table(table), Some(members)) = (kind, &node.value, value.as_object_mut()) {
+    if let (Kind::Middleware, Value::Table(table), Some(members)) = (kind, &node.value, value.as_object_mut())
+    {
         for (key, options) in table.iter() {
             let mut one = Node::table(node.origin.clone());
             if let Value::Table(table) = &mut one.value {
                 table.push(key.to_owned(), options.clone());
             }
-            let sound = decode::<crate::Middleware>(&one).ok().and_then(|sound| serde_json::to_value(sound).ok());
+            let sound =
+                decode::<crate::Middleware>(&one).ok().and_then(|sound| serde_json::to_value(sound).ok());
             if let Some(serde_json::Value::Object(sound)) = sound {
                 members.remove(key);
                 members.extend(sound);

@@ -63,7 +63,9 @@ impl Certificate {
             "status" => self.status.cmp(other.status),
             _ => Ordering::Equal,
         };
-        first.then_with(|| self.common_name.cmp(&other.common_name)).then_with(|| self.fingerprint.cmp(&other.fingerprint))
+        first
+            .then_with(|| self.common_name.cmp(&other.common_name))
+            .then_with(|| self.fingerprint.cmp(&other.fingerprint))
     }
 }
 
@@ -87,7 +89,8 @@ impl Entity {
 fn read(der: &[u8], now: OffsetDateTime) -> Option<Certificate> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let (subject, issuer) = (Entity::of(parsed.subject()), Entity::of(parsed.issuer()));
-    let (not_before, not_after) = (parsed.validity().not_before.to_datetime(), parsed.validity().not_after.to_datetime());
+    let (not_before, not_after) =
+        (parsed.validity().not_before.to_datetime(), parsed.validity().not_after.to_datetime());
     let status = match not_after - now {
         left if left.is_negative() => "expired",
         left if left < SOON => "warning",
@@ -151,7 +154,13 @@ fn key(certificate: &X509Certificate<'_>) -> (&'static str, usize) {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => ("RSA", key.key_size()),
         // An uncompressed point: one byte, and two coordinates.
-        Ok(PublicKey::EC(point)) => ("ECDSA", match point.data().len() / 2 * 8 { 528 => 521, size => size }),
+        Ok(PublicKey::EC(point)) => (
+            "ECDSA",
+            match point.data().len() / 2 * 8 {
+                528 => 521,
+                size => size,
+            },
+        ),
         _ => ("Unknown", 0),
     }
 }
@@ -188,9 +197,17 @@ mod tests {
 
     #[test]
     fn a_certificate_is_described() {
-        let made = rcgen::generate_simple_self_signed(vec!["b.test".to_owned(), "a.test".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec![
+            "b.test".to_owned(),
+            "a.test".to_owned(),
+            "10.0.0.1".to_owned(),
+        ])
+        .unwrap();
         let der = made.cert.der();
-        let end = OffsetDateTime::from_unix_timestamp(X509Certificate::from_der(der).unwrap().1.validity().not_after.timestamp()).unwrap();
+        let end = OffsetDateTime::from_unix_timestamp(
+            X509Certificate::from_der(der).unwrap().1.validity().not_after.timestamp(),
+        )
+        .unwrap();
         for (left, status) in [(-1, "expired"), (29, "warning"), (31, "enabled")] {
             assert_eq!(read(der, end - time::Duration::days(left)).unwrap().status, status);
         }
@@ -198,7 +215,10 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&shown.text()).unwrap();
         assert_eq!(value["sans"], serde_json::json!(["10.0.0.1", "a.test", "b.test"]));
         assert_eq!((value["keyType"].as_str(), value["keySize"].as_u64()), (Some("ECDSA"), Some(256)));
-        assert_eq!((value["version"].as_str(), value["signatureAlgorithm"].as_str()), (Some("v3"), Some("ECDSA-SHA256")));
+        assert_eq!(
+            (value["version"].as_str(), value["signatureAlgorithm"].as_str()),
+            (Some("v3"), Some("ECDSA-SHA256"))
+        );
         assert_eq!((value["name"].as_str(), shown.fingerprint.len()), (Some(shown.fingerprint.as_str()), 64));
         assert!(shown.contains("b.te") && !shown.contains("zzz"));
         assert!(read(b"no certificate", end).is_none());

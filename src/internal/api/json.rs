@@ -84,7 +84,10 @@ pub(super) fn as_go(text: &str) -> String {
 fn router(router: &Router, form: Form) -> Object {
     let mut shown = std::borrow::Cow::Borrowed(router);
     let unnamed = router.tls.as_ref().is_some_and(|tls| tls.options.is_empty());
-    if form == Form::Full && unnamed && let Some(tls) = &mut shown.to_mut().tls {
+    if form == Form::Full
+        && unnamed
+        && let Some(tls) = &mut shown.to_mut().tls
+    {
         tls.options = "default".into();
     }
     Object::of(&*shown)
@@ -95,7 +98,10 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
     let mut shown = std::borrow::Cow::Borrowed(options);
     if snapshot.services.contains_key(name) {
         let unnamed = |sticky: &Option<Sticky>| {
-            sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref()).is_some_and(|cookie| cookie.name.is_empty())
+            sticky
+                .as_ref()
+                .and_then(|sticky| sticky.cookie.as_ref())
+                .is_some_and(|cookie| cookie.name.is_empty())
         };
         let balancer = options.load_balancer.as_ref().is_some_and(|balancer| unnamed(&balancer.sticky));
         let weighted = options.weighted.as_ref().is_some_and(|weighted| unnamed(&weighted.sticky));
@@ -195,8 +201,12 @@ pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
 pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<String> {
     let config = &snapshot.report.config;
     let sound = match kind {
-        Kind::Service => config.http.services.get(name).map(|service| service_type(service).map(str::to_owned)),
-        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase())),
+        Kind::Service => {
+            config.http.services.get(name).map(|service| service_type(service).map(str::to_owned))
+        }
+        Kind::Middleware => {
+            config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase()))
+        }
         Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(first_key),
         Kind::TcpService => config.tcp.services.get(name).map(first_key),
         Kind::UdpService => config.udp.services.get(name).map(first_key),

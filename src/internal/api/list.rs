@@ -91,7 +91,9 @@ impl Query {
         (self.search.is_empty() || found(&row.name) || found(&row.rule))
             && (self.status.is_empty() || row.status.as_str() == self.status)
             && (self.service.is_empty() || !row.is_router || self.is_service(&row.service))
-            && (self.middleware.is_empty() || !row.has_middlewares || row.middlewares.contains(&self.middleware))
+            && (self.middleware.is_empty()
+                || !row.has_middlewares
+                || row.middlewares.contains(&self.middleware))
     }
 
     /// A service that is named without its provider is wanted whatever provider is asked for, as in Traefik.
