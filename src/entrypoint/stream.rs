@@ -56,7 +56,7 @@ impl<S, G> Watched<S, G> {
                     // A NUL is refused by the library wherever in a head it stands.
                     Err(Violation::Head) => {
                         fresh.fill(0);
-                        self.answer.get_or_insert(scan.refusal().answer());
+                        self.answer = self.answer.or(scan.refusal().answer());
                     }
                     Err(Violation::Body) => {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));

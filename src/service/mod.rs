@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use tidegate_core::Handler;
 
 pub use registry::Registry;
+pub(crate) use sticky::cookie_name;
 
 /// A service that routers and other services can name.
 pub trait Service: Handler {

@@ -207,4 +207,16 @@ mod tests {
         clean_request(&mut head);
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
+
+    #[test]
+    fn a_request_without_a_body_says_so_as_its_method_wants() {
+        for (method, expected) in [("POST", Some("0")), ("PUT", Some("0")), ("GET", None), ("DELETE", None)] {
+            let request = http::Request::builder().method(method).header("content-length", "0");
+            let (mut head, ()) = request.header("trailer", "X").body(()).unwrap().into_parts();
+            without_body(&mut head);
+            let length = head.headers.get("content-length").map(|value| value.to_str().unwrap());
+            assert_eq!(length, expected, "{method}");
+            assert!(!head.headers.contains_key("trailer"));
+        }
+    }
 }

@@ -9,6 +9,7 @@ use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::{Kind, Middleware};
 
+use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::ObjectReport;
 
@@ -89,6 +90,22 @@ fn router(router: &Router, form: Form) -> Object {
     Object::of(&*shown)
 }
 
+/// A service, with the weights and the cookie names that apply where it gives none.
+fn service(name: &str, service: &Service) -> Object {
+    let mut shown = service.clone();
+    let weights = shown.weighted.iter_mut().flat_map(|weighted| &mut weighted.services);
+    let hashed = shown.highest_random_weight.iter_mut().flat_map(|hashed| &mut hashed.services);
+    for child in weights.chain(hashed) {
+        child.weight.get_or_insert(1);
+    }
+    let balanced = shown.load_balancer.as_mut().and_then(|balancer| balancer.sticky.as_mut());
+    let weighted = shown.weighted.as_mut().and_then(|weighted| weighted.sticky.as_mut());
+    for cookie in balanced.into_iter().chain(weighted).filter_map(|sticky| sticky.cookie.as_mut()) {
+        cookie.name = cookie_name(name, cookie);
+    }
+    Object::of(&shown)
+}
+
 /// One object of the snapshot; `None` when there is none of this name.
 pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
     let config = &snapshot.report.config;
@@ -96,7 +113,7 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     let report = snapshot.report.object(kind, name).unwrap_or(&none);
     let mut object = match kind {
         Kind::Router => router(config.http.routers.get(name)?, form),
-        Kind::Service => Object::of(config.http.services.get(name)?),
+        Kind::Service => service(name, config.http.services.get(name)?),
         Kind::Middleware => Object::of(config.http.middlewares.get(name)?),
         Kind::TcpRouter => Object::of(config.tcp.routers.get(name)?),
         Kind::TcpService => Object::of(config.tcp.services.get(name)?),
