@@ -3,7 +3,7 @@ CARGO ?= cargo
 # All of them by name: cargo fmt does not see the modules that the registry of middlewares declares.
 RUST_FILES = --edition 2024 $$(git ls-files '*.rs')
 
-.PHONY: run build test check lint image bench-build fuzz fmt
+.PHONY: run build test check lint image fuzz fmt
 
 run:
 	$(CARGO) run --release --quiet -- demo
@@ -22,6 +22,7 @@ check:
 lint:
 	rustfmt --check $(RUST_FILES)
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	scripts/supply-chain.sh
 
 # The container image, from a static binary.

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs every test, after installing and starting what the tests need from outside: Docker Engine and Compose.
+# Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose and Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 need=()
 command -v dockerd >/dev/null || need+=(docker.io)
 command -v docker-compose >/dev/null || need+=(docker-compose)
+command -v chromium >/dev/null || need+=(chromium)
 command -v cc >/dev/null || need+=(build-essential)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
@@ -36,4 +37,4 @@ fi
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.
-cargo test --workspace --no-fail-fast -- --include-ignored
+RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored

@@ -94,8 +94,8 @@ impl Compiler {
         let now: BTreeSet<Problem> = snapshot.report.problems.iter().cloned().collect();
         let mut logged = self.logged.lock();
         for problem in now.difference(&logged) {
-            let excerpt = problem.excerpt.as_deref().unwrap_or_default();
-            tracing::error!("{problem}{}{excerpt}", if excerpt.is_empty() { "" } else { "\n" });
+            // One line each: the excerpts are for `check`.
+            tracing::error!("{problem}");
         }
         *logged = now;
     }
@@ -149,7 +149,20 @@ impl Loop {
                 not_before = Instant::now() + (begun.elapsed() * PAUSE_FACTOR).min(self.throttle);
                 retire(&mut retired);
             }
-            self.readiness.applied(delivered.iter());
+            self.delivered(&delivered);
+        }
+    }
+
+    /// Notes that what these providers delivered is served.
+    fn delivered(&self, providers: &BTreeSet<Arc<str>>) {
+        if self.readiness.is_ready() {
+            return;
+        }
+        self.readiness.applied(providers.iter());
+        if self.readiness.is_ready() {
+            let http = &self.compiler.snapshot().report.config.http;
+            let (routers, services) = (http.routers.len(), http.services.len());
+            tracing::info!(routers, services, "ready: every provider has delivered");
         }
     }
 

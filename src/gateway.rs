@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
-use crate::observability::access_log::AccessLog;
 use crate::internal::{self, Surroundings};
+use crate::observability::access_log::AccessLog;
 use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
@@ -84,12 +84,14 @@ impl Gateway {
             providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
         };
         let environment = environment(&around, Registry::new(workers, control.handle().clone()));
-        let states = BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
+        let states =
+            BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         // Set once, right here: nobody asks before.
         let _ = slot.set(snapshots.downgrade());
-        let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        let access_log =
+            settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         let (updates, incoming) = mpsc::channel(QUEUE);
@@ -105,7 +107,10 @@ impl Gateway {
         readiness.expect(sources.iter().map(|(kind, _)| Arc::from(*kind)));
         control.spawn(configuration.run(incoming));
         let context = control.enter();
-        let start = |(kind, source)| providers::start(kind, source, updates.clone());
+        let start = |(kind, source): Source| {
+            tracing::info!(provider = kind, source = %place_of(&settings, kind), "provider started");
+            providers::start(kind, source, updates.clone())
+        };
         let providers = sources.into_iter().map(start).collect();
         drop(context);
         Ok(Self {
@@ -179,6 +184,9 @@ impl Gateway {
         if let Some(entry_points) = self.entry_points.take() {
             entry_points.shutdown().await;
         }
+        if let Some(log) = self.access_log.clone() {
+            let _ = tokio::task::spawn_blocking(move || log.flush()).await;
+        }
     }
 }
 
@@ -198,6 +206,16 @@ pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
             options.build().map(|source| (kind, source)).map_err(|error| StartError::Provider(kind, error))
         })
         .collect()
+}
+
+/// Where a provider reads, for the log.
+fn place_of(settings: &Settings, kind: &str) -> String {
+    let options = &settings.providers;
+    match (kind, &options.file, &options.docker) {
+        ("file", Some(file), _) => format!("{}{}", file.directory, file.filename),
+        ("docker", _, Some(docker)) => docker.endpoint.clone(),
+        _ => String::new(),
+    }
 }
 
 /// Compiles these states as a gateway with these settings would, without serving them.
@@ -239,6 +257,9 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.terminating.store(true, Ordering::Relaxed);
         self.providers.clear();
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
         if let Some(control) = self.control.take() {
             control.shutdown_background();
         }

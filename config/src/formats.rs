@@ -1,4 +1,4 @@
-//! The forms in which a configuration is written, each read into a [`Node`](crate::tree::Node).
+//! The forms in which a configuration is written, each read into a [`Node`].
 
 pub mod env;
 pub mod excerpt;

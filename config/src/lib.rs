@@ -65,4 +65,6 @@ pub struct Provided {
     /// What was wrong. A problem that names an object makes that object broken: a broken router keeps its rule and
     /// answers 503, so that its traffic never falls through to a weaker one.
     pub problems: Vec<Problem>,
+    /// Broken objects as they were written, as JSON: the API shows them.
+    pub written: BTreeMap<ObjectRef, String>,
 }

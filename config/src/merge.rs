@@ -47,6 +47,8 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
     for (object, origin) in &state.origins {
         all.origins.insert(qualify(object, provider), origin.clone());
     }
+    let written = state.written.iter().map(|(object, text)| (qualify(object, provider), text.clone()));
+    all.written.extend(written);
     all.problems.extend(state.problems.iter().map(|problem| Problem {
         object: problem.object.as_ref().map(|object| qualify(object, provider)),
         ..problem.clone()

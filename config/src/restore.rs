@@ -26,6 +26,9 @@ impl Provided {
             // Certificates have no names of their own.
             Kind::Certificate => false,
         };
+        if done {
+            self.written.remove(object);
+        }
         if done && let Some(origin) = earlier.origins.get(object) {
             self.origins.insert(object.clone(), origin.clone());
         }

@@ -227,7 +227,7 @@ impl Default for ResponseForwarding {
 }
 
 /// A service inside another, with its weight.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WeightedService {
     /// Name of the service.
@@ -236,6 +236,12 @@ pub struct WeightedService {
     /// Share of the requests; unset is 1, 0 is never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
+}
+
+impl Default for WeightedService {
+    fn default() -> Self {
+        Self { name: String::new(), weight: Some(1) }
+    }
 }
 
 /// Presence makes a composite service report the health of its children.

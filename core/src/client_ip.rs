@@ -150,9 +150,12 @@ impl Source {
             + usize::from(!options.request_header_name.is_empty())
             + usize::from(options.request_host);
         if given > 1 {
-            return Err(BuildError::new(
-                "sourceCriterion: ipStrategy, requestHeaderName and requestHost exclude each other",
-            ));
+            let pair = match (&options.ip_strategy, options.request_host) {
+                (None, _) => "requestHost and RequestHeaderName",
+                (Some(_), true) => "iPStrategy and RequestHost",
+                (Some(_), false) => "iPStrategy and RequestHeaderName",
+            };
+            return Err(BuildError(format!("{pair} are mutually exclusive")));
         }
         if let Some(strategy) = &options.ip_strategy {
             return ClientIp::new(strategy).map(Self::Ip);

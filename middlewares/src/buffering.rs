@@ -47,9 +47,9 @@ impl Build for Buffering {
         let limits = |name: &str, max: i64, memory: i64| {
             let negative = || BuildError(format!("{name} cannot be negative"));
             let memory = u64::try_from(memory).map_err(|_| negative())?;
+            let max = u64::try_from(max).map_err(|_| BuildError(format!("max bytes should be >= 0 got {max}")))?;
             Ok::<_, BuildError>(Limits {
-                // Traefik takes -1 for "any" too.
-                max: u64::try_from(max).ok().filter(|max| *max > 0).unwrap_or(u64::MAX),
+                max: if max == 0 { u64::MAX } else { max },
                 memory: if memory == 0 { DEFAULT_MEMORY } else { memory },
             })
         };

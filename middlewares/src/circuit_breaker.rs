@@ -84,7 +84,9 @@ fn function(call: &Call) -> Result<(Value, Gives), BuildError> {
     let value = match call.name.as_str() {
         "NetworkErrorRatio" => condition::numbers::<0>(call).map(|_| Value::NetworkErrorRatio),
         "ResponseCodeRatio" => condition::numbers(call).map(Value::ResponseCodeRatio),
-        "LatencyAtQuantileMS" => condition::numbers(call).map(|[quantile]| Value::LatencyAtQuantile(quantile)),
+        "LatencyAtQuantileMS" => {
+            condition::numbers(call).map(|[quantile]| Value::LatencyAtQuantile(quantile))
+        }
         "RequestThreshold" => condition::numbers::<0>(call).map(|_| Value::Requests),
         _ => {
             let known = ["NetworkErrorRatio", "ResponseCodeRatio", "LatencyAtQuantileMS", "RequestThreshold"];
@@ -107,7 +109,8 @@ impl Middleware for Breaking {
         }
         Box::pin(async move {
             let response = next.run(request).await;
-            let observer = Observer { breaker: self.breaker.clone(), started, status: response.status().as_u16() };
+            let observer =
+                Observer { breaker: self.breaker.clone(), started, status: response.status().as_u16() };
             response.map(|body| body.with_guard(Box::new(observer)))
         })
     }

@@ -27,11 +27,11 @@ pub struct Compress {
     /// The only content types that are compressed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub included_content_types: Vec<String>,
-    /// Bodies below this length in bytes are left alone; 0 means 1024. A body of unknown length is compressed.
+    /// Bodies below this length in bytes are left alone; 0 or less means 1024. A body of unknown length is compressed.
     #[serde(skip_serializing_if = "is_default")]
-    pub min_response_body_bytes: u64,
-    /// The encodings to offer, the preferred one first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub min_response_body_bytes: i64,
+    /// The encodings to offer, the preferred one first. An empty list means all.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "all_when_empty")]
     pub encodings: Vec<String>,
     /// The encoding for clients that send no `Accept-Encoding`, or `*`. Empty means none.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -61,20 +61,28 @@ impl Build for Compress {
         if encodings.is_empty() {
             return Err(BuildError::new("at least one encoding must be specified"));
         }
-        let default = if self.default_encoding.is_empty() { None } else { Some(encoding(&self.default_encoding)?) };
-        if default.is_some_and(|default| !encodings.contains(&default)) {
-            return Err(BuildError(format!("unsupported default encoding: {}", self.default_encoding)));
-        }
+        let default = if self.default_encoding.is_empty() {
+            None
+        } else {
+            let unsupported = || BuildError(format!("unsupported default encoding: {}", self.default_encoding));
+            let default = Encoding::from_name(&self.default_encoding).filter(|default| encodings.contains(default));
+            Some(default.ok_or_else(unsupported)?)
+        };
         let mut excluded = media_types(&self.excluded_content_types)?;
         excluded.push("application/grpc".into());
         Ok(Arc::new(Compressor {
             excluded,
             included: media_types(&self.included_content_types)?,
-            min_size: if self.min_response_body_bytes == 0 { 1024 } else { self.min_response_body_bytes },
+            min_size: u64::try_from(self.min_response_body_bytes).ok().filter(|size| *size > 0).unwrap_or(1024),
             encodings,
             default,
         }))
     }
+}
+
+fn all_when_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let given = Vec::deserialize(from)?;
+    Ok(if given.is_empty() { Compress::default().encodings } else { given })
 }
 
 fn encoding(name: &str) -> Result<Encoding, BuildError> {

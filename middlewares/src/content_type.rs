@@ -50,20 +50,22 @@ impl Middleware for Detect {
     }
 }
 
-/// True for a response without a type whose body has a known length. One that streams is not held back.
+/// True for a response without a type that has a body.
 fn wants_type(response: &Response) -> bool {
     let headers = response.headers();
     !headers.contains_key(CONTENT_TYPE)
         && headers.get(CONTENT_ENCODING).is_none_or(HeaderValue::is_empty)
         && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         && !response.status().is_informational()
-        && response.body().size_hint().exact().is_some_and(|length| length > 0)
+        && !response.body().is_end_stream()
 }
 
 async fn with_type(response: Response) -> Response {
     let (mut head, mut body) = response.into_parts();
     let mut begin = Vec::new();
     let mut read = VecDeque::new();
+    // A body that streams is held back until its first piece only.
+    let streams = body.size_hint().exact().is_none();
     while begin.len() < sniff::LOOKED_AT && !body.is_end_stream() {
         let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
         if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
@@ -71,7 +73,7 @@ async fn with_type(response: Response) -> Response {
         }
         let failed = frame.is_err();
         read.push_back(frame);
-        if failed {
+        if failed || (streams && !begin.is_empty()) {
             break;
         }
     }

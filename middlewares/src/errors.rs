@@ -8,7 +8,8 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, Context, Handler, Middleware, Next, Request, Response, reply,
+    Body, BoxFuture, Build, BuildContext, BuildError, Context, Handler, Middleware, Next, Request, Response,
+    reply,
 };
 
 use crate::status_ranges::StatusRanges;
@@ -88,7 +89,8 @@ impl Middleware for Pages {
                 return response;
             }
             drop(response);
-            let shown = self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to);
+            let shown =
+                self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to);
             let Some(request) = self.page_request(original, status, shown) else {
                 return reply::error(shown, reply::text_of(shown));
             };
@@ -166,7 +168,8 @@ fn url_of(original: &Original) -> String {
 
 /// Go's `url.QueryEscape`.
 fn query_escaped(text: &str) -> String {
-    const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+    const KEEP: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
     utf8_percent_encode(text, KEEP).to_string().replace(' ', "+")
 }
 
@@ -182,7 +185,8 @@ mod tests {
             "pages@file".into(),
             Arc::new(Service(|request: Request| {
                 let mut lines = vec![format!("{} {}", request.head.method, request.head.uri)];
-                lines.extend(request.head.headers.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())));
+                lines
+                    .extend(request.head.headers.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())));
                 lines[1..].sort();
                 let mut response = Response::new(Body::full(lines.join("\n")));
                 response.headers_mut().insert("x-page", "1".parse().unwrap());
@@ -201,7 +205,11 @@ mod tests {
     fn post() -> Request {
         let builder = http::Request::post("http://h.test:99/a%2Fb?c=d e".replace(' ', "%20"));
         with_body(
-            builder.header("Authorization", "secret").header("Cookie", "secret").header("X-A", "1").header("X-B", "2"),
+            builder
+                .header("Authorization", "secret")
+                .header("Cookie", "secret")
+                .header("X-A", "1")
+                .header("X-B", "2"),
             "abc",
         )
     }
@@ -216,7 +224,10 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("x-page") && !response.headers().contains_key("x-service"));
         let seen = text(response);
-        assert!(seen.starts_with("GET /e/503?u=http%3A%2F%2Fh.test%3A99%2Fa%252Fb%3Fc%3Dd%2520e\n"), "{seen}");
+        assert!(
+            seen.starts_with("GET /e/503?u=http%3A%2F%2Fh.test%3A99%2Fa%252Fb%3Fc%3Dd%2520e\n"),
+            "{seen}"
+        );
     }
 
     #[test]
@@ -242,7 +253,10 @@ mod tests {
             error_request_headers: Some(names.iter().map(|s| s.to_string()).collect()),
             ..options("404", "x y")
         };
-        assert_eq!(text(ask(only(&["X-B", "Cookie"]), post(), 404)), "GET /x%20y\ncookie=secret\nhost=h.test:99\nx-b=2");
+        assert_eq!(
+            text(ask(only(&["X-B", "Cookie"]), post(), 404)),
+            "GET /x%20y\ncookie=secret\nhost=h.test:99\nx-b=2"
+        );
         assert_eq!(text(ask(only(&[]), post(), 404)), "GET /x%20y\nhost=h.test:99");
     }
 
@@ -254,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_missing_service_is_an_error_at_build() {
-        let error = build_in(&World::default(), Errors { service: "x".into(), ..Errors::default() }).err().unwrap();
+        let error =
+            build_in(&World::default(), Errors { service: "x".into(), ..Errors::default() }).err().unwrap();
         assert!(error.0.contains("x@file"));
     }
 }

@@ -113,6 +113,9 @@ impl Build for ForwardAuth {
                     .map_err(|_| BuildError(format!("authSigninURL `{text}` cannot stand in a header")))?,
             ),
         };
+        if let Some(tls) = &self.tls {
+            check_tls(tls, context)?;
+        }
         if self.max_response_body_size.is_none() {
             tracing::debug!(middleware = context.name, "maxResponseBodySize is not given: 1 MiB");
         }
@@ -132,6 +135,28 @@ impl Build for ForwardAuth {
             signin,
         }))
     }
+}
+
+/// Finds mistakes now that would fail every request later, and has the files watched.
+fn check_tls(tls: &ClientTls, context: &BuildContext<'_>) -> Result<(), BuildError> {
+    let wrong = |text: &str| BuildError(format!("unable to create client TLS configuration: {text}"));
+    if tls.cert.is_empty() != tls.key.is_empty() {
+        return Err(wrong("both TLS cert and key must be defined"));
+    }
+    for (option, text) in [("CA", &tls.ca), ("certificate", &tls.cert), ("key", &tls.key)] {
+        if text.is_empty() {
+            continue;
+        }
+        let pem = if text.contains("-----BEGIN") {
+            text.as_bytes().to_vec()
+        } else {
+            context.file(text).map_err(|error| wrong(&format!("failed to parse {option}: {error}")))?
+        };
+        if !String::from_utf8_lossy(&pem).contains("-----BEGIN") {
+            return Err(wrong(&format!("failed to parse {option}")));
+        }
+    }
+    Ok(())
 }
 
 fn names<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<HeaderName>, BuildError> {

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, TRAILER, VARY,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN,
+    TRAILER, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use tidegate_core::{Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+};
 
 use frames::{Decoded, Framed};
 
@@ -77,7 +80,9 @@ impl GrpcWeb {
         }
         let method = asked.get(ACCESS_CONTROL_REQUEST_METHOD);
         let allowed = method.is_some_and(|method| matches!(method.as_bytes(), b"GET" | b"POST" | b"HEAD"));
-        if let (Some(origin), Some(method), true) = (asked.get(ORIGIN).filter(|o| self.allows(o)), method, allowed) {
+        if let (Some(origin), Some(method), true) =
+            (asked.get(ORIGIN).filter(|o| self.allows(o)), method, allowed)
+        {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method.clone());
             if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(canonical_list) {
@@ -138,8 +143,11 @@ fn to_web(response: Response, web: &'static str, is_text: bool, origin: Option<H
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
-    let names: Vec<String> =
-        headers.keys().map(|name| canonical(name.as_str())).chain(["grpc-status".into(), "grpc-message".into()]).collect();
+    let names: Vec<String> = headers
+        .keys()
+        .map(|name| canonical(name.as_str()))
+        .chain(["grpc-status".into(), "grpc-message".into()])
+        .collect();
     if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names);
     }
@@ -210,7 +218,10 @@ mod tests {
         assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc-web+proto");
         assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "https://app.test");
         let exposed = response.headers()[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap().to_owned();
-        assert!(exposed.contains("Content-Type") && exposed.ends_with("grpc-status, grpc-message"), "{exposed}");
+        assert!(
+            exposed.contains("Content-Type") && exposed.ends_with("grpc-status, grpc-message"),
+            "{exposed}"
+        );
         let body = testing::block_on(response.into_body().collect(1000)).unwrap();
         let mut expected = b"\0\0\0\0\x02hi\x80\0\0\0".to_vec();
         expected.push(u8::try_from(TRAILERS.len()).unwrap());

@@ -30,7 +30,8 @@ impl Build for InFlightReq {
     const PER_ROUTER: bool = true;
 
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let source = Source::new(self.source_criterion.as_ref(), Source::Host)?;
+        let source = Source::new(self.source_criterion.as_ref(), Source::Host)
+            .map_err(|error| BuildError(format!("error creating requests limiter: {error}")))?;
         Ok(Arc::new(Limiter { amount: self.amount, source, counts: Arc::default() }))
     }
 }

@@ -111,6 +111,18 @@ pub(crate) fn strip_decoded_prefix<'a>(escaped: &'a str, prefix: &[u8]) -> Optio
     escaped.get(i..)
 }
 
+/// What is left of an escaped path after a prefix was cut off, with a slash in front.
+///
+/// A slash that stood escaped right behind the prefix becomes that slash, as in Go, whose `URL.RawPath` no longer fits
+/// its `URL.Path` then.
+pub(crate) fn after_prefix(rest: &str) -> Cow<'_, str> {
+    let begins_escaped = rest.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case("%2f"));
+    match unescape(rest) {
+        Ok(decoded) if begins_escaped => Cow::Owned(escape(&decoded)),
+        _ => with_leading_slash(rest),
+    }
+}
+
 /// The path with a slash in front.
 pub(crate) fn with_leading_slash(path: &str) -> Cow<'_, str> {
     if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(format!("/{path}")) }
@@ -176,6 +188,13 @@ mod tests {
         assert_eq!(strip_decoded_prefix("/ab", b"/abc"), None);
         assert_eq!(strip_decoded_prefix("/x", b""), Some("/x"));
         assert_eq!(strip_decoded_prefix("/%C3%A9/", "/\u{e9}".as_bytes()), Some("/"));
+    }
+
+    #[test]
+    fn an_escaped_slash_behind_a_prefix_is_the_slash() {
+        for (rest, expected) in [("", "/"), ("x%2Fy", "/x%2Fy"), ("/x%2Fy", "/x%2Fy"), ("%2Fx%2fy", "/x/y"), ("%2f%zz", "/%2f%zz")] {
+            assert_eq!(after_prefix(rest), expected, "{rest}");
+        }
     }
 
     #[test]

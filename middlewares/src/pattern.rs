@@ -11,6 +11,13 @@ pub fn compile(expression: &str) -> Result<Regex, BuildError> {
     RegexBuilder::new(&translate(expression)).build().map_err(|error| {
         let text = error.to_string();
         let reason = text.rsplit("error: ").next().unwrap_or(&text).trim();
+        // The words of Go, where it has any for the same mistake.
+        let reason = match reason {
+            "unclosed group" => "missing closing )",
+            "unopened group" => "unexpected )",
+            "unclosed character class" => "missing closing ]",
+            other => other,
+        };
         BuildError(format!("error parsing regexp: {reason}: `{expression}`"))
     })
 }

@@ -110,7 +110,8 @@ impl Build for RateLimit {
         if self.average < 0 || self.burst < 0 {
             return Err(BuildError::new("average and burst cannot be negative"));
         }
-        let source = Source::new(self.source_criterion.as_ref(), Source::Ip(ClientIp::default()))?;
+        let source = Source::new(self.source_criterion.as_ref(), Source::Ip(ClientIp::default()))
+            .map_err(|error| BuildError(format!("getting source extractor: {error}")))?;
         let limit = if self.average == 0 { None } else { Some(Limit::new(self)?) };
         Ok(Arc::new(Limiter { source, limit }))
     }

@@ -58,11 +58,14 @@ impl Default for Retry {
 impl Build for Retry {
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         if self.status.is_empty() && self.disable_retry_on_network_error {
-            return Err(BuildError::new("retry middleware requires at least HTTP status codes or retry on TCP"));
+            return Err(BuildError::new(
+                "retry middleware requires at least HTTP status codes or retry on TCP",
+            ));
         }
-        let attempts = u32::try_from(self.attempts).ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
-            BuildError(format!("incorrect (or empty) value for attempt ({})", self.attempts))
-        })?;
+        let attempts =
+            u32::try_from(self.attempts).ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
+                BuildError(format!("incorrect (or empty) value for attempt ({})", self.attempts))
+            })?;
         let limit = self.max_request_body_bytes.unwrap_or(2 * 1024 * 1024);
         Ok(Arc::new(Retrier {
             attempts,
@@ -102,7 +105,10 @@ impl Retrier {
         let mut attempt = 1;
         loop {
             let response = next.run(Request::new(head.clone(), body, context.clone())).await;
-            if attempt >= self.attempts || !self.wants_another(&head.method, &response) || self.is_late(started) {
+            if attempt >= self.attempts
+                || !self.wants_another(&head.method, &response)
+                || self.is_late(started)
+            {
                 return response;
             }
             let Some(again) = replay.next() else { return response };
@@ -224,7 +230,8 @@ mod tests {
 
     #[test]
     fn attempts_are_the_total() {
-        let (response, calls) = run(options(2), get("http://h.test/"), failures([refused(), refused(), refused()]));
+        let (response, calls) =
+            run(options(2), get("http://h.test/"), failures([refused(), refused(), refused()]));
         assert_eq!((response.status().as_u16(), calls), (502, 2));
         let (response, calls) = run(options(1), get("http://h.test/"), failures([refused()]));
         assert_eq!((response.status().as_u16(), calls), (502, 1));

@@ -49,7 +49,7 @@ impl Middleware for Strip {
             path::strip_decoded_prefix(request.path(), prefix.as_bytes()).map(|rest| (prefix, rest))
         });
         let Some((prefix, rest)) = found else { return next.run(request) };
-        let stripped = path::with_leading_slash(rest).into_owned();
+        let stripped = path::after_prefix(rest).into_owned();
         continue_at(&stripped, prefix.clone(), request, next)
     }
 }

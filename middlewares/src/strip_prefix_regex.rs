@@ -41,7 +41,7 @@ impl Middleware for Strip {
         });
         let Some(prefix) = found else { return next.run(request) };
         let rest = path::strip_decoded_prefix(request.path(), prefix)
-            .map(|rest| path::with_leading_slash(rest).into_owned());
+            .map(|rest| path::after_prefix(rest).into_owned());
         match (rest, HeaderValue::from_bytes(prefix)) {
             (Some(rest), Ok(prefix)) => continue_at(&rest, prefix, request, next),
             // A prefix with a line feed in it cannot be told to the service.

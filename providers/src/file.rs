@@ -145,8 +145,12 @@ impl Run {
         let (loader, loaded) =
             work.await.map_err(|error| Error::Source(format!("cannot read files: {error}")))?;
         self.loader = Some(loader);
-        let Loaded { state, unsettled } = loaded;
-        self.session.deliver(state).await?;
+        let Loaded { state, unsettled, found } = loaded;
+        if found {
+            self.session.deliver(state).await?;
+        } else {
+            self.session.deliver_incomplete(state).await?;
+        }
         Ok(unsettled.then(|| Instant::now() + VANISH))
     }
 }

@@ -86,13 +86,21 @@ impl Session {
         self.send(state, true).await
     }
 
+    /// Delivers a state whose source is not there. Until a state has been delivered the provider does not count as
+    /// ready by it.
+    pub async fn deliver_incomplete(&self, state: Provided) -> Result<(), Error> {
+        let ready = self.output.lock().ready;
+        self.send(state, ready).await
+    }
+
     /// Says that the source cannot be read. When a state has been delivered it stays in force, and this is only
     /// logged; otherwise an empty one with the problem goes out, so that the gateway can tell why it is not ready.
     pub async fn unavailable(&self, problem: Problem) -> Result<(), Error> {
-        tracing::warn!(provider = &*self.provider, "{problem}");
         if self.output.lock().ready {
+            tracing::warn!(provider = &*self.provider, "{problem}");
             return Ok(());
         }
+        // It becomes a problem of the configuration, which is logged once.
         self.send(Provided { problems: vec![problem], ..Provided::default() }, false).await
     }
 
@@ -138,7 +146,8 @@ async fn supervise(provider: Arc<dyn Provider>, session: Session) {
         }
         let wait = pause.mul_f64(0.75 + fastrand::f64() * 0.5);
         tracing::info!(provider = &*name, "trying again in {wait:.1?}");
-        let problem = Problem { origin: Origin::Internal, object: None, message: reason, excerpt: None };
+        let message = format!("provider {name}: {reason}");
+        let problem = Problem { origin: Origin::Internal, object: None, message, excerpt: None };
         if session.unavailable(problem).await.is_err() {
             return;
         }

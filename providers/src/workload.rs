@@ -99,9 +99,11 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
             routers.insert(workload.name.to_owned(), tidegate_config::router::Router::default());
             provided.note_origin(Kind::Router, workload.name, &origin);
         }
+        // Once for all: it has all labels as its data.
+        let default_rule = std::cell::OnceCell::new();
         for (name, router) in &mut routers {
             if router.rule.is_empty() {
-                match rules.default_rule(workload) {
+                match default_rule.get_or_init(|| rules.default_rule(workload)).clone() {
                     Ok(rule) => router.rule = rule,
                     Err(message) => provided.break_object(Kind::Router, name, &origin, message),
                 }

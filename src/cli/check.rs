@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_config::{Problem, Provided};
+use tidegate_config::formats::excerpt;
+use tidegate_config::{Origin, Problem, Provided};
 use tidegate_providers as providers;
 use tokio::sync::mpsc;
 
@@ -31,15 +32,39 @@ pub(super) fn run(settings: Settings) -> Result<Findings, Box<dyn std::error::Er
         .iter()
         .map(|(provider, state)| {
             let http = &state.config.http;
-            let (routers, services) = (http.routers.len(), http.services.len());
-            format!("{provider}: {routers} routers, {services} services, {} middlewares", http.middlewares.len())
+            let counted = [
+                (http.routers.len(), "router"),
+                (http.services.len(), "service"),
+                (http.middlewares.len(), "middleware"),
+            ];
+            format!("{provider}: {}", counted.map(|(number, what)| super::count(number, what)).join(", "))
         })
         .collect();
     seen.sort();
     let report = gateway::compile_once(&settings, states, runtime.handle());
-    let mut problems: BTreeSet<Problem> = report.problems.iter().cloned().collect();
-    problems.extend(report.untold_problems());
-    Ok(Findings { problems, seen })
+    let mut problems = report.problems.clone();
+    show_sources(&mut problems);
+    Ok(Findings { problems: problems.into_iter().collect(), seen })
+}
+
+/// Gives problems that only compiling could see the lines that they are about.
+fn show_sources(problems: &mut [Problem]) {
+    let paths: BTreeSet<Arc<str>> = problems
+        .iter()
+        .filter(|problem| problem.excerpt.is_none())
+        .filter_map(|problem| match &problem.origin {
+            Origin::File { path, .. } => Some(path.clone()),
+            _ => None,
+        })
+        .collect();
+    for path in paths {
+        // The lines of a template are not those of the text that was made from it.
+        if let Ok(text) = std::fs::read_to_string(&*path)
+            && !text.contains("{{")
+        {
+            excerpt::fill(problems, &path, &text);
+        }
+    }
 }
 
 async fn states(settings: &Settings) -> Result<BTreeMap<Arc<str>, Arc<Provided>>, gateway::StartError> {
@@ -58,7 +83,7 @@ async fn states(settings: &Settings) -> Result<BTreeMap<Arc<str>, Arc<Provided>>
     }
     for provider in waiting {
         let message = format!("provider {provider} did not answer within {PATIENCE:?}");
-        let problem = Problem { origin: tidegate_config::Origin::Internal, object: None, message, excerpt: None };
+        let problem = Problem { origin: Origin::Internal, object: None, message, excerpt: None };
         states.insert(provider, Arc::new(Provided { problems: vec![problem], ..Provided::default() }));
     }
     Ok(states)

@@ -16,20 +16,32 @@ const LARGEST_BODY: usize = 1 << 20;
 /// The route file that the demo starts with; the two addresses of its backends are put in.
 const ROUTES: &str = include_str!("demo_routes.yml");
 
+/// Refuses ports that are taken, before anything is written: another demo may be running on this folder.
+pub(super) fn check_ports(ports: Ports) -> anyhow::Result<()> {
+    for (flag, port) in [("--http", ports.http), ("--https", ports.https), ("--api", ports.api)] {
+        std::net::TcpListener::bind(("127.0.0.1", port))
+            .with_context(|| format!("cannot listen on 127.0.0.1:{port}; choose another port with {flag}"))?;
+    }
+    Ok(())
+}
+
 /// Writes the demo's route folder and returns the static settings as flags.
 ///
 /// The route file is written anew at each start, since its backends get new ports.
 pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow::Result<Vec<String>> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the route folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the route folder {}", folder.display()))?;
     let text = ROUTES
         .replace("{backend-1}", &backends[0].to_string())
-        .replace("{backend-2}", &backends[1].to_string())
-        .replace("{https}", &ports.https.to_string());
+        .replace("{backend-2}", &backends[1].to_string());
     let file = folder.join("routes.yml");
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     let mut flags = vec![
         format!("--entryPoints.web.address=127.0.0.1:{}", ports.http),
         format!("--entryPoints.websecure.address=127.0.0.1:{}", ports.https),
+        // Every route is served over HTTPS too, passwords and all, with one more middleware.
+        "--entryPoints.websecure.http.tls=true".to_owned(),
+        "--entryPoints.websecure.http.middlewares=hardened@file".to_owned(),
         format!("--entryPoints.traefik.address=127.0.0.1:{}", ports.api),
         format!("--providers.file.directory={}", folder.display()),
         "--api.insecure=true".to_owned(),
@@ -59,20 +71,21 @@ pub(super) struct Ports {
 pub(super) fn guide(folder: &Path, ports: Ports) -> String {
     let Ports { http, https, api } = ports;
     let docker = if docker_socket().exists() {
-        "\nA Docker Engine runs here, so labelled containers are served too:\n  \
-         docker run -d --label tidegate.enable=true --label 'tidegate.http.routers.mine.rule=Host(`mine.localhost`)' IMAGE\n"
+        "A Docker Engine runs here, so labelled containers are served too:\n  \
+         docker run -d --label tidegate.enable=true --label 'tidegate.http.routers.mine.rule=Host(`mine.localhost`)' IMAGE"
     } else {
-        "\nNo Docker Engine runs here; with one, labelled containers are served too.\n"
+        "No Docker Engine runs here; with one, labelled containers are served too."
     };
     format!(
         "Tidegate demo. Try:\n\
-         \x20 curl http://127.0.0.1:{http}/                        two backends in turn\n\
-         \x20 curl http://127.0.0.1:{http}/api/hello               the prefix is stripped\n\
+         \x20 curl http://127.0.0.1:{http}/                            two backends in turn\n\
+         \x20 curl http://127.0.0.1:{http}/api/hello                   the prefix is stripped\n\
          \x20 curl -H 'Host: one.localhost' http://127.0.0.1:{http}/   one backend by name\n\
-         \x20 curl -u tide:gate http://127.0.0.1:{http}/private    with a password\n\
-         \x20 curl -k https://127.0.0.1:{https}/                   the same over HTTPS, certificate made at start\n\
-         \x20 curl http://127.0.0.1:{api}/api/http/routers         what is served and why\n\
-         Edit {} and the next request goes by it.\n{docker}",
+         \x20 curl -u tide:gate http://127.0.0.1:{http}/private        with a password\n\
+         \x20 curl -k https://127.0.0.1:{https}/                           the same over HTTPS, certificate made at start\n\
+         \x20 curl http://127.0.0.1:{api}/api/http/routers             what is served and why\n\
+         \x20 http://127.0.0.1:{api}/dashboard/                        the same in a browser\n\n\
+         Edit {} or add files beside it, and the next request goes by them. Ctrl-C ends the demo.\n{docker}\n",
         folder.join("routes.yml").display()
     )
 }
@@ -141,14 +154,17 @@ async fn report(
     let length = Limited::new(body, LARGEST_BODY).collect().await.map(|body| body.to_bytes().len());
     let mut parts = head.uri.path().split('/').skip(1);
     let status = match (parts.next(), parts.next().and_then(|n| n.parse::<u64>().ok())) {
-        (Some("status"), Some(status)) => u16::try_from(status).ok().and_then(|s| http::StatusCode::from_u16(s).ok()),
+        (Some("status"), Some(status)) => {
+            u16::try_from(status).ok().and_then(|s| http::StatusCode::from_u16(s).ok())
+        }
         (Some("delay"), Some(milliseconds)) => {
             tokio::time::sleep(std::time::Duration::from_millis(milliseconds.min(60_000))).await;
             None
         }
         _ => None,
     };
-    let mut text = format!("Name: {name}\nRemoteAddr: {peer}\n{} {} {:?}\n", head.method, head.uri, head.version);
+    let mut text =
+        format!("Name: {name}\nRemoteAddr: {peer}\n{} {} {:?}\n", head.method, head.uri, head.version);
     for (key, value) in &head.headers {
         text.push_str(&format!("{key}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
@@ -159,7 +175,9 @@ async fn report(
     }
     let mut response = http::Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status.unwrap_or(http::StatusCode::OK);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }
 
@@ -173,10 +191,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports { http: 1, https: 2, api: 3 };
         let flags =
-            prepare(folder.path(), [([127, 0, 0, 1], 7001).into(), ([127, 0, 0, 1], 7002).into()], ports).unwrap();
+            prepare(folder.path(), [([127, 0, 0, 1], 7001).into(), ([127, 0, 0, 1], 7002).into()], ports)
+                .unwrap();
         let text = std::fs::read_to_string(folder.path().join("routes.yml")).unwrap();
         assert!(text.contains("http://127.0.0.1:7001") && text.contains("http://127.0.0.1:7002"), "{text}");
         assert!(!text.contains("{backend"), "{text}");
         assert!(flags.iter().any(|flag| flag == "--entryPoints.websecure.address=127.0.0.1:2"));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named_with_its_flag() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = check_ports(Ports { http: 0, https: port, api: 0 }).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("--https"), "{error}");
     }
 }

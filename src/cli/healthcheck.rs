@@ -15,16 +15,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks, by the settings that the gateway itself was started with. `Ok` holds the line for a healthy gateway, `Err` the
 /// one for any other.
 pub(super) fn ask(settings: &Settings) -> Result<String, String> {
-    let ping = settings.ping.as_ref().ok_or("please enable `ping` to use the health check")?;
+    let failed = |error: &dyn std::fmt::Display| format!("Error calling healthcheck: {error}");
+    let ping = settings.ping.as_ref().ok_or_else(|| failed(&"please enable `ping` to use health check"))?;
     let entry_point = settings
         .entry_points
         .get(&ping.entry_point)
-        .ok_or_else(|| format!("ping: entry point `{}` is not defined", ping.entry_point))?;
-    let address: Address = entry_point.address.parse()?;
+        .ok_or_else(|| failed(&format!("ping: missing {} entry point", ping.entry_point)))?;
+    let address: Address = entry_point.address.parse().map_err(|error| failed(&error))?;
     let scheme = if entry_point.http.tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}/ping", reachable(&address)?);
-    let status = fetch(&url)?;
-    if (200..300).contains(&status) {
+    let status = fetch(&url).map_err(|error| failed(&error))?;
+    if status == http::StatusCode::OK {
         Ok(format!("OK: {url}"))
     } else {
         Err(format!("Bad healthcheck status: {status}"))
@@ -43,7 +44,7 @@ fn reachable(address: &Address) -> Result<String, String> {
     Ok(SocketAddr::new(ip, address.port).to_string())
 }
 
-fn fetch(url: &str) -> Result<u16, String> {
+fn fetch(url: &str) -> Result<http::StatusCode, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -56,5 +57,5 @@ fn fetch(url: &str) -> Result<u16, String> {
     // The gateway's own certificate need not carry the name of the loopback.
     let tls = ClientTls { insecure_skip_verify: true, ..ClientTls::default() };
     let answer = runtime.block_on(client.send(request, &tls, PATIENCE));
-    answer.map(|response| response.status().as_u16()).map_err(|error| format!("Error calling healthcheck: {error}"))
+    answer.map(|response| response.status()).map_err(|error| error.to_string())
 }

@@ -145,18 +145,30 @@ fn check(flags: &[String]) -> ExitCode {
             for problem in &problems {
                 text.push_str(&format!("\n\n{}", shown(problem)));
             }
-            text.push_str(&format!("\n\n{} problem(s)", problems.len()));
+            let total = if problems.is_empty() { "no problems".to_owned() } else { count(problems.len(), "problem") };
+            text.push_str(&format!("\n\n{total}"));
             tell(&text, if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(error) => refuse([(error.to_string(), None)]),
     }
 }
 
+/// `1 router`, `2 routers`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 fn shown(problem: &Problem) -> String {
     match &problem.excerpt {
-        Some(excerpt) => format!("{problem}\n{excerpt}"),
+        Some(excerpt) => format!("{problem}\n{}", snippet(excerpt)),
         None => problem.to_string(),
     }
+}
+
+/// The lines of an excerpt without its headline, which repeats the problem.
+fn snippet(excerpt: &str) -> &str {
+    let start = excerpt.find("-->").and_then(|arrow| excerpt[..arrow].rfind('\n'));
+    start.map_or(excerpt, |newline| &excerpt[newline + 1..]).trim_end()
 }
 
 fn load(flags: &[String]) -> Result<settings::Loaded, Vec<Problem>> {
@@ -178,13 +190,14 @@ fn run_demo(options: Demo) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    let ports = demo::Ports { http: options.http, https: options.https, api: options.api };
+    demo::check_ports(ports)?;
     let mut backends: [SocketAddr; 2] = [([127, 0, 0, 1], 0).into(); 2];
     for (number, address) in backends.iter_mut().enumerate() {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(*address))?;
         *address = listener.local_addr()?;
         runtime.spawn(demo::backend(listener, format!("backend {}", number + 1)));
     }
-    let ports = demo::Ports { http: options.http, https: options.https, api: options.api };
     let flags = demo::prepare(&options.folder, backends, ports)?;
     // The demo is what its flags say, whatever settings this machine has otherwise.
     let loaded = settings::load(&flags, &[("TIDEGATE_CONFIGFILE".to_owned(), String::new())]);
@@ -209,7 +222,7 @@ fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCod
     for (error, excerpt) in errors {
         eprintln!("tidegate: {error}");
         if let Some(excerpt) = excerpt {
-            eprintln!("{excerpt}");
+            eprintln!("{}", snippet(&excerpt));
         }
     }
     ExitCode::FAILURE

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Read at once while it is not known what is spoken.
 const FIRST_READ: usize = 2048;
+/// How long a connection without a request is kept while the door drains: its first request may be on the way.
+const NEWCOMER: Duration = Duration::from_secs(5);
 /// Most bytes before what is spoken must be known: the longest PROXY header and a preface.
 const MAX_UNKNOWN: usize = 16 * 1024;
 
@@ -50,7 +52,13 @@ struct Begun {
 /// A connection may be open for long, so each stage has its room only while it lasts: hence the boxes.
 async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) -> io::Result<()> {
     let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer)));
-    let Some(begun) = first.await? else { return Ok(()) };
+    let begun = tokio::select! {
+        biased;
+        begun = first => begun?,
+        // It was opened ahead of need: nobody waits for an answer.
+        () = door.parting.cancelled() => None,
+    };
+    let Some(begun) = begun else { return Ok(()) };
     let Begun { stream, mut connection } = *begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
@@ -65,10 +73,7 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
-async fn within<T>(
-    limit: Option<std::time::Duration>,
-    what: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+async fn within<T>(limit: Option<Duration>, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match limit {
         None => what.await,
         Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
@@ -213,10 +218,10 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stat
         }
         stream = parts.io.into_inner();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
-        let draining = door.draining.cancelled();
+        let parting = door.parting.cancelled();
         let waiting = within(door.limits.parked(), readable);
         tokio::select! {
-            () = draining => return Ok(()),
+            () = parting => return Ok(()),
             outcome = waiting => match outcome {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
@@ -244,13 +249,23 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     leave: impl Fn(Pin<&mut C>),
 ) -> io::Result<End> {
     let mut clock = Clock::new(door.limits, h2);
-    let mut draining = pin!(door.draining.cancelled());
+    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Door::parting`.
+    let signal = if h2 { &door.draining } else { &door.parting };
+    let mut draining = pin!(signal.cancelled());
     let mut left = false;
+    let mut newcomer = None;
     std::future::poll_fn(|cx| {
-        if !left && draining.as_mut().poll(cx).is_ready() {
-            progress.leave();
+        let drains = !left && draining.as_mut().poll(cx).is_ready();
+        if drains && progress.heads() == 0 {
+            let wait = newcomer.get_or_insert_with(|| Box::pin(tokio::time::sleep(NEWCOMER)));
+            if wait.as_mut().poll(cx).is_ready() {
+                progress.leave();
+            }
         }
         loop {
+            if drains && progress.heads() > 0 {
+                progress.leave();
+            }
             if !left && progress.is_leaving() {
                 left = true;
                 leave(connection.as_mut());
@@ -265,7 +280,9 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                     let message = format!("timed out waiting for {what}");
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
                 }
-                Poll::Pending if left || !progress.is_leaving() => return Poll::Pending,
+                Poll::Pending if left || !(progress.is_leaving() || drains && progress.heads() > 0) => {
+                    return Poll::Pending;
+                }
                 Poll::Pending => {}
             }
         }

@@ -64,8 +64,11 @@ pub(super) struct Door {
     pub(super) balance: Balance,
     /// No more connections are accepted.
     pub(super) closing: CancellationToken,
-    /// Open connections finish what they do.
+    /// Open connections finish what they do: answers say that they are the last.
     pub(super) draining: CancellationToken,
+    /// Idle HTTP/1 connections are closed. It comes a moment after `draining`, so that a request that is on its way on
+    /// a kept connection is answered rather than reset.
+    pub(super) parting: CancellationToken,
     open: Arc<Open>,
 }
 
@@ -137,6 +140,7 @@ impl Door {
             balance: shared.balance.clone(),
             closing: CancellationToken::new(),
             draining: CancellationToken::new(),
+            parting: CancellationToken::new(),
             open: Arc::default(),
         })
     }

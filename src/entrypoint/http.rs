@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
+};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
@@ -150,6 +152,14 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
     link.door.aliases.apply(&mut head.headers)?;
     if link.h2 {
         join_cookies(&mut head.headers);
+        if head
+            .headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
+        {
+            // As in HTTP/1: some take such a number for an octal one.
+            return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST)));
+        }
     } else {
         refuse_h2c(&mut head.headers);
     }
@@ -200,11 +210,13 @@ fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
     !options
 }
 
-/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`).
+/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`), and
+/// every connection while the gateway stops.
 fn limit_life(link: &Link, response: &mut Response) {
     let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let over = (link.door.max_requests > 0 && served >= link.door.max_requests)
-        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit);
+        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit)
+        || link.door.draining.is_cancelled();
     if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -100,9 +99,14 @@ pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener
             }
         }
     }
-    // Who is connected already must not be reset by closing the socket.
-    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        dispatch(&door, stream, peer);
+    // Who is connected already must not be reset by closing the socket. The system is asked itself: what the runtime
+    // knows of the socket may be out of date.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let nonblocking = stream.set_nonblocking(true);
+        if let Ok(stream) = nonblocking.and_then(|()| TcpStream::from_std(stream)) {
+            dispatch(&door, stream, peer);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The doors: listens, accepts, and turns connections into requests.
 //!
-//! A connection passes these files in order: [`listen`] accepts it, [`connection`] finds out what is spoken (PROXY
-//! header, TLS, version of HTTP), [`stream`] and [`strict`] read along, [`clock`] keeps the time, [`http`] serves each request.
+//! A connection passes these files in order: `listen` accepts it, `connection` finds out what is spoken (PROXY
+//! header, TLS, version of HTTP), `stream` and `strict` read along, `clock` keeps the time, `http` serves each request.
 
 mod aliases;
 mod body;
@@ -23,13 +23,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ::http::HeaderValue;
 
-use crate::settings::Settings;
+use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::worker::{self, Workers};
 use door::{Door, Shared};
+
+/// How long an idle connection is kept when the gateway stops: a client that did not know may have sent a request.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why the entry points could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +102,8 @@ impl EntryPoints {
             bound.push(listeners);
         }
         for ((door, address), listeners) in doors.iter().zip(bound) {
-            tracing::info!(entry_point = %door.name, %address, workers = count, "listening");
+            let serves = settings.entry_points.get(&*door.name).map(serves).unwrap_or_default();
+            tracing::info!(entry_point = %door.name, %address, serves, "listening");
             for (worker, listener) in listeners.into_iter().enumerate() {
                 let accepting = workers.handle(worker).spawn(listen::accept_loop(door.clone(), listener));
                 workers.handle(worker).spawn(async move {
@@ -138,13 +143,30 @@ impl EntryPoints {
     }
 }
 
+/// What an entry point serves, for the log.
+fn serves(options: &EntryPoint) -> String {
+    let http = &options.http;
+    let redirect = http.redirections.as_ref().and_then(|redirections| redirections.entry_point.as_ref());
+    match (redirect, &http.tls) {
+        (Some(redirect), _) => format!("redirects to {}", redirect.to),
+        (None, Some(_)) => "HTTPS".into(),
+        (None, None) => "HTTP, and HTTPS for routers with `tls`".into(),
+    }
+}
+
 async fn stop(door: &Door) {
     if !door.accept_grace.is_zero() {
         tokio::time::sleep(door.accept_grace).await;
     }
     door.closing.cancel();
     door.draining.cancel();
-    if tokio::time::timeout(door.grace, door.emptied()).await.is_err() {
+    let emptied = async {
+        if tokio::time::timeout(LINGER.min(door.grace / 2), door.emptied()).await.is_err() {
+            door.parting.cancel();
+            door.emptied().await;
+        }
+    };
+    if tokio::time::timeout(door.grace, emptied).await.is_err() {
         let connections = door.connections();
         tracing::warn!(entry_point = %door.name, connections, "connections are cut after graceTimeOut");
     }

@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 use super::strict::Place;
 
 /// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
-const MAX_UNSENT: usize = 64 * 1024;
+const MAX_UNSENT: usize = 16 * 1024;
 
 /// Shared by the stream of one connection and what is served on it. All on one thread most of the time, so the
 /// atomics are there for types that may move, not for contention.

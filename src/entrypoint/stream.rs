@@ -53,9 +53,9 @@ impl<S, G> Watched<S, G> {
                 let fresh = &mut buffer.filled_mut()[start..];
                 match scan.scan(fresh) {
                     Ok(()) => {}
-                    // A NUL is refused by the library wherever in a head it stands.
+                    // A NUL is refused by the library wherever in a head it stands. Requests before it are served.
                     Err(Violation::Head) => {
-                        fresh.fill(0);
+                        fresh[scan.sound()..].fill(0);
                         self.answer = self.answer.or(scan.refusal().answer());
                     }
                     Err(Violation::Body) => {

@@ -57,6 +57,8 @@ pub struct Scanner {
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     refused: Option<Violation>,
+    /// Bytes of the last scan before the line that broke the rules.
+    sound: usize,
     refusal: Refusal,
 }
 
@@ -133,6 +135,7 @@ struct Head {
 impl Scanner {
     /// Reads along the next bytes of the connection.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        self.sound = 0;
         if let Some(violation) = self.refused {
             return Err(violation);
         }
@@ -153,6 +156,11 @@ impl Scanner {
         }
     }
 
+    /// After a violation: how many bytes of the last scan stand before the line that is one.
+    pub fn sound(&self) -> usize {
+        self.sound
+    }
+
     /// What to answer to the violation that was found.
     pub fn refusal(&self) -> Refusal {
         self.refusal
@@ -169,7 +177,9 @@ impl Scanner {
     }
 
     fn advance(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        let whole = bytes.len();
         while !bytes.is_empty() {
+            self.sound = whole - bytes.len();
             match self.state {
                 State::Opaque => return Ok(()),
                 State::Length(left) => {
@@ -282,7 +292,10 @@ impl Scanner {
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.head.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.head.length.is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+                // A leading zero is allowed, but some take such a number for an octal one.
+                let octal = value.len() > 1 && value[0] == b'0';
+                if self.head.length.is_some() || !digits || octal {
                     return Err(Violation::Head);
                 }
                 let text = std::str::from_utf8(value).map_err(|_| Violation::Head)?;
@@ -325,8 +338,10 @@ impl Scanner {
             return Err(Violation::Body);
         }
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let rest = line[digits..].trim_ascii_start();
-        if digits == 0 || digits > 15 || !(rest.is_empty() || rest[0] == b';') {
+        let rest = &line[digits..];
+        // White space is allowed before an extension only (RFC 9112 7.1.1).
+        let extension = rest.trim_ascii_start().first() == Some(&b';');
+        if digits == 0 || digits > 15 || !(rest.is_empty() || extension) {
             return Err(Violation::Body);
         }
         let text = std::str::from_utf8(&line[..digits]).map_err(|_| Violation::Body)?;

@@ -56,13 +56,18 @@ impl TargetRules {
         settle_host(head)?;
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         if target == "*" {
-            let status =
-                if head.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-            return Err(Box::new(reply::empty(status)));
+            let asks = head.method == Method::OPTIONS;
+            return Err(if asks {
+                Box::new(reply::empty(StatusCode::OK))
+            } else {
+                refused(StatusCode::BAD_REQUEST)
+            });
         }
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
         let (path, query) = (head.uri.path(), head.uri.query());
-        if !path.starts_with('/') {
+        // In HTTP/1 the absolute form may go without a path (`http://h?q`); in HTTP/2 `:path` may not.
+        let pathless = target.starts_with('?') && head.version == Version::HTTP_2;
+        if !path.starts_with('/') || pathless {
             return Err(refused(StatusCode::BAD_REQUEST));
         }
         let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
@@ -139,13 +144,14 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
         return Err(bad_request("400 Bad Request: too many Host headers"));
     }
     match (authority, first) {
-        (None, None) if head.version == Version::HTTP_11 => {
+        (_, None) if head.version == Version::HTTP_11 => {
             return Err(bad_request("400 Bad Request: missing required Host header"));
         }
         (None, None) => return Ok(()),
         (None, Some(host)) => {
             return if is_host(host.as_bytes()) { Ok(()) } else { Err(malformed_host()) };
         }
+        (Some(_), Some(host)) if !is_host(host.as_bytes()) => return Err(malformed_host()),
         (Some(authority), Some(host))
             if head.version == Version::HTTP_2
                 && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>

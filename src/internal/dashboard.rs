@@ -82,13 +82,11 @@ fn of(media: &'static str, content: impl Into<bytes::Bytes>) -> Response {
     response
 }
 
-/// A redirect as Go's `http.Redirect` writes it.
+/// A redirect without a body.
 fn found(location: &str) -> Response {
     let Ok(value) = HeaderValue::from_str(location) else { return reply::empty(StatusCode::BAD_REQUEST) };
-    let mut response =
-        reply::bare(StatusCode::FOUND, format!("<a href=\"{}\">Found</a>.\n\n", escape(location)));
+    let mut response = reply::empty(StatusCode::FOUND);
     response.headers_mut().insert(LOCATION, value);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
 }
 

@@ -6,6 +6,9 @@ use tidegate_core::expression::{self, Expression, SyntaxError};
 use super::matcher::{Matcher, Refused};
 use super::view::View;
 
+/// Most characters of a rule in a message.
+const LONGEST_SHOWN: usize = 2000;
+
 /// A checked rule (Traefik's v3 rule language).
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -25,13 +28,14 @@ pub(super) enum Tree {
 impl Rule {
     /// Parses and checks a rule. The error says what was expected and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let failed = |reason: String| format!("error while parsing rule {text}: {reason}");
+        let shown = shortened(text);
+        let failed = |reason: String| format!("error while parsing rule {shown}: {reason}");
         let expression = expression::parse(text)
-            .map_err(|e| failed(format!("parsing rule {text}: {}", located(text, &e))))?;
+            .map_err(|e| failed(format!("parsing rule {shown}: {}", located(text, &e))))?;
         let tree = tree(&expression).map_err(|refused| {
             failed(match refused {
-                Refused::Parsing(reason) => format!("parsing rule {text}: {reason}"),
-                Refused::Adding(reason) => format!("adding rule {text}: {reason}"),
+                Refused::Parsing(reason) => format!("parsing rule {shown}: {reason}"),
+                Refused::Adding(reason) => format!("adding rule {shown}: {reason}"),
             })
         })?;
         Ok(Self { text: text.into(), tree })
@@ -107,6 +111,14 @@ fn flatten(expression: &Expression, all: bool, parts: &mut Vec<Tree>) -> Result<
             flatten(right, all, parts)
         }
         _ => tree(expression).map(|part| parts.push(part)),
+    }
+}
+
+/// A rule as messages show it: whole, unless nobody would read it all.
+fn shortened(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(LONGEST_SHOWN) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()).into(),
+        None => text.into(),
     }
 }
 

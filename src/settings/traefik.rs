@@ -29,6 +29,7 @@ pub(super) const ROOTS: &[&str] = &[
 const UNSUPPORTED: &[&str] = &[
     "accessLog.dualOutput",
     "accessLog.otlp",
+    "api.debug",
     "certificatesResolvers",
     "entryPoints.*.http3",
     "entryPoints.*.udp",

@@ -121,8 +121,16 @@ impl<'a> Builder<'a> {
         outcome.map(|built| built.value)
     }
 
-    /// Builds the middlewares that nobody has asked for, so that their mistakes are told.
-    pub(super) fn build_unused_middlewares(&self) {
+    /// Builds the services and middlewares that nobody has asked for, so that their mistakes are told.
+    ///
+    /// The services are let go again: nothing asks how their servers are.
+    pub(super) fn build_unused(&self) {
+        let asked_for: BTreeSet<String> = self.state.borrow().now.services.keys().cloned().collect();
+        for name in self.config.http.services.keys().filter(|name| !asked_for.contains(*name)) {
+            // The outcome is noted.
+            let _ = self.service_named(name);
+        }
+        self.state.borrow_mut().now.services.retain(|name, _| asked_for.contains(name));
         let used: BTreeSet<String> =
             self.state.borrow().now.middlewares.keys().map(|(name, _)| name.clone()).collect();
         for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {

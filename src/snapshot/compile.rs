@@ -3,11 +3,11 @@
 //! Whatever is wrong is left out, told in the report, and spoils nothing else. What has not changed since the previous
 //! snapshot is taken over from it: rules, middlewares, services, transports and certificates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, Middleware, ObjectRef, Problem, Provided};
+use tidegate_config::{Config, Kind, Middleware, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::HttpClient;
 
 use super::Snapshot;
@@ -64,8 +64,9 @@ pub fn compile(
     previous: Option<&Compiled>,
     environment: &Environment,
 ) -> Compiled {
-    let Provided { mut config, origins, problems } = merged;
+    let Provided { mut config, origins, problems, written } = merged;
     qualify_references(&mut config);
+    let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
     let tls = tls_store(&config.tls, previous.map(|compiled| &compiled.tls), environment);
     let mut attached = attach(&environment.settings, &config.http.routers);
@@ -79,10 +80,12 @@ pub fn compile(
         broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
     };
     let Routed { entry_points, outcomes, rules, tls_hosts } = router.route();
-    builder.build_unused_middlewares();
+    builder.build_unused();
     let (instances, failures) = builder.finish();
     let store = tls.store.with_hosts(tls_hosts);
-    let all_problems = [problems, tls.problems.clone()].concat();
+    let certificates = certificates(&origins, &broken_certificates);
+    let of_tls = tls.problems.iter().map(|problem| located(problem, &origins, &certificates));
+    let all_problems = problems.into_iter().chain(of_tls).collect();
     let report = report::assemble(report::Findings {
         config,
         origins,
@@ -90,6 +93,8 @@ pub fn compile(
         attached,
         outcomes,
         failures,
+        broken: &broken,
+        written,
         settings: &environment.settings,
     });
     let services = instances.services();
@@ -108,6 +113,38 @@ fn broken(problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<String>> {
     // A problem of one certificate is no problem of all.
     broken.retain(|object, _| object.kind != Kind::Certificate);
     broken
+}
+
+/// Certificates whose options could not be read, and which therefore are not in the list.
+fn broken_certificates(problems: &[Problem]) -> BTreeSet<ObjectRef> {
+    let objects = problems.iter().filter_map(|problem| problem.object.clone());
+    objects.filter(|object| object.kind == Kind::Certificate).collect()
+}
+
+/// The certificates in the order of the merged list: by provider, then by their place in it.
+fn certificates(origins: &Origins, broken: &BTreeSet<ObjectRef>) -> Vec<ObjectRef> {
+    let all = origins.keys().filter(|object| object.kind == Kind::Certificate && !broken.contains(*object));
+    let mut all: Vec<ObjectRef> = all.cloned().collect();
+    all.sort_by_cached_key(|object| {
+        let (place, provider) = object.name.rsplit_once('@').unwrap_or((&object.name, ""));
+        (provider.to_owned(), place.parse::<usize>().unwrap_or(usize::MAX))
+    });
+    all
+}
+
+/// A problem of the TLS store with the place where its object was written.
+fn located(problem: &Problem, origins: &Origins, certificates: &[ObjectRef]) -> Problem {
+    let mut problem = problem.clone();
+    let Some(object) = &mut problem.object else { return problem };
+    if object.kind == Kind::Certificate
+        && let Some(known) = object.name.parse().ok().and_then(|place: usize| certificates.get(place))
+    {
+        *object = known.clone();
+    }
+    if let Some(origin) = origins.get(object) {
+        problem.origin = origin.clone();
+    }
+    problem
 }
 
 /// Qualifies the names that Traefik's API shows qualified.

@@ -82,7 +82,12 @@ fn stamp(path: &str) -> Option<Stamp> {
 }
 
 fn read(path: &str) -> Content {
-    let fail = |error: std::io::Error| format!("cannot read {path}: {error}");
+    // The first two are Traefik's words.
+    let fail = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("open {path}: no such file or directory"),
+        std::io::ErrorKind::PermissionDenied => format!("open {path}: permission denied"),
+        _ => format!("cannot read {path}: {error}"),
+    };
     let data = std::fs::metadata(path).map_err(fail)?;
     if !data.is_file() {
         return Err(format!("cannot read {path}: not a file"));
@@ -102,7 +107,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users").to_str().unwrap().to_owned();
         let files = Files::default();
-        assert!(files.content(&path).unwrap_err().contains("cannot read"));
+        assert!(files.content(&path).unwrap_err().contains("no such file"));
         assert!(!files.changed());
         std::fs::write(&path, "a").unwrap();
         assert!(files.changed());

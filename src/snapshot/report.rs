@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use tidegate_config::router::Router;
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
 
 use super::attach::{self, Attached, provider_of, qualify};
@@ -18,6 +19,8 @@ pub struct Report {
     pub objects: BTreeMap<ObjectRef, ObjectReport>,
     /// Everything that was wrong.
     pub problems: Vec<Problem>,
+    /// Objects that could not be read, as they were written, as JSON. They are not in `config`.
+    pub written: BTreeMap<ObjectRef, String>,
 }
 
 /// What became of one object.
@@ -63,27 +66,6 @@ impl Report {
     }
 }
 
-impl Report {
-    /// Errors and warnings of objects that no problem tells of yet: what only compiling could see.
-    pub fn untold_problems(&self) -> Vec<Problem> {
-        let told = |object: &ObjectRef, text: &str| {
-            self.problems.iter().any(|problem| {
-                problem.message.contains(text) || problem.object.as_ref() == Some(object) && text.contains(&problem.message)
-            })
-        };
-        let objects = self.objects.iter().flat_map(|(object, known)| known.errors.iter().map(move |text| (object, text)));
-        objects
-            .filter(|(object, text)| !told(object, text))
-            .map(|(object, text)| Problem {
-                origin: Origin::Internal,
-                object: Some(object.clone()),
-                message: text.clone(),
-                excerpt: None,
-            })
-            .collect()
-    }
-}
-
 /// What compiling has found out.
 pub(super) struct Findings<'a> {
     pub(super) config: Config,
@@ -92,13 +74,17 @@ pub(super) struct Findings<'a> {
     pub(super) attached: Vec<Attached>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) failures: BTreeMap<ObjectRef, Vec<String>>,
+    /// Objects that could not be read, with the reasons.
+    pub(super) broken: &'a BTreeMap<ObjectRef, Vec<String>>,
+    pub(super) written: BTreeMap<ObjectRef, String>,
     pub(super) settings: &'a Settings,
 }
 
 /// Puts the report together.
 pub(super) fn assemble(findings: Findings<'_>) -> Report {
-    let Findings { mut config, origins, problems, attached, outcomes, failures, settings } = findings;
-    let mut report = Report { problems, ..Report::default() };
+    let Findings { mut config, origins, problems, attached, outcomes, failures, broken, written, settings } = findings;
+    let mut report = Report { problems, written, ..Report::default() };
+    let mut told = Told::of(&report.problems);
     let mut services: HashMap<String, Vec<String>> = HashMap::new();
     let mut middlewares: HashMap<String, Vec<String>> = HashMap::new();
     config.http.routers.clear();
@@ -117,7 +103,10 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
-        report.add(object, known, outcome, origins.get(&source));
+        if let Some(message) = no_resolver(&router.router) {
+            report.tell(&mut told, &source, message, origins.get(&source));
+        }
+        report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
         config.http.routers.insert(router.name, router.router);
     }
     for (kind, names, users) in [
@@ -132,17 +121,40 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             used_by.sort();
             let origin = origins.get(&object);
             let known = ObjectReport { used_by, ..ObjectReport::default() };
-            report.add(object, known, Outcome { errors, warnings: Vec::new() }, origin);
+            report.add(&mut told, object.clone(), object, known, Outcome { errors, warnings: Vec::new() }, origin);
         }
     }
-    streams(&mut report, &mut config, settings, &origins);
+    streams(&mut report, &mut told, &mut config, settings, &origins);
+    for (object, errors) in broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>() {
+        let users = match object.kind {
+            Kind::Service => services.remove(&object.name),
+            Kind::Middleware => middlewares.remove(&object.name),
+            _ => None,
+        };
+        let mut used_by = users.unwrap_or_default();
+        used_by.sort();
+        let known = ObjectReport { used_by, ..ObjectReport::default() };
+        let outcome = Outcome { errors: errors.clone(), warnings: Vec::new() };
+        report.add(&mut told, object.clone(), object.clone(), known, outcome, origins.get(object));
+    }
     report.config = config;
     report
 }
 
 impl Report {
     /// Adds an object, and a problem for each thing that is wrong with it and is not told yet.
-    fn add(&mut self, object: ObjectRef, mut known: ObjectReport, outcome: Outcome, origin: Option<&Origin>) {
+    ///
+    /// The problems are told of `written`, which differs for the copies of a router that entry points make: one mistake
+    /// in a file is one problem.
+    fn add(
+        &mut self,
+        told: &mut Told,
+        object: ObjectRef,
+        written: ObjectRef,
+        mut known: ObjectReport,
+        outcome: Outcome,
+        origin: Option<&Origin>,
+    ) {
         known.status = match (&outcome.errors[..], &outcome.warnings[..]) {
             ([], []) => Status::Enabled,
             ([], _) => Status::Warning,
@@ -150,23 +162,58 @@ impl Report {
         };
         known.errors = [outcome.warnings, outcome.errors].concat();
         for message in &known.errors {
-            let told =
-                |problem: &Problem| problem.object.as_ref() == Some(&object) && problem.message == *message;
-            if !self.problems.iter().any(told) {
-                self.problems.push(Problem {
-                    origin: origin.cloned().unwrap_or(Origin::Internal),
-                    object: Some(object.clone()),
-                    message: message.clone(),
-                    excerpt: None,
-                });
-            }
+            self.tell(told, &written, message.clone(), origin);
         }
         self.objects.insert(object, known);
     }
+
+    /// Adds a problem, unless it is told.
+    fn tell(&mut self, told: &mut Told, object: &ObjectRef, message: String, origin: Option<&Origin>) {
+        if told.add(object, &message) {
+            let origin = origin.cloned().unwrap_or(Origin::Internal);
+            self.problems.push(Problem { origin, object: Some(object.clone()), message, excerpt: None });
+        }
+    }
+}
+
+/// What has been told of which object.
+struct Told(HashMap<ObjectRef, Vec<String>>);
+
+impl Told {
+    fn of(problems: &[Problem]) -> Self {
+        let mut told: HashMap<ObjectRef, Vec<String>> = HashMap::new();
+        for problem in problems {
+            if let Some(object) = &problem.object {
+                told.entry(object.clone()).or_default().push(problem.message.clone());
+            }
+        }
+        Self(told)
+    }
+
+    /// Notes a message. False when it is known: as it is, or as all that was told before in one.
+    fn add(&mut self, object: &ObjectRef, message: &str) -> bool {
+        let Some(messages) = self.0.get_mut(object) else {
+            self.0.insert(object.clone(), vec![message.to_owned()]);
+            return true;
+        };
+        if messages.iter().any(|known| known == message) || messages.join("; ") == message {
+            return false;
+        }
+        messages.push(message.to_owned());
+        true
+    }
+}
+
+/// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
+fn no_resolver(router: &Router) -> Option<String> {
+    let resolver = &router.tls.as_ref()?.cert_resolver;
+    (!resolver.is_empty()).then(|| {
+        format!("tls.certResolver: there is no certificate resolver `{resolver}`: resolvers are not supported yet")
+    })
 }
 
 /// TCP and UDP are read and shown, but not served.
-fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origins: &Origins) {
+fn streams(report: &mut Report, told: &mut Told, config: &mut Config, settings: &Settings, origins: &Origins) {
     let http = attach::default_entry_points(settings);
     let mut users: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
     for (name, router) in &mut config.tcp.routers {
@@ -180,15 +227,17 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         }
         for middleware in &mut router.middlewares {
             *middleware = qualify(middleware, provider_of(name));
-            let object = ObjectRef { kind: Kind::TcpMiddleware, name: middleware.clone() };
-            users.entry(object).or_default().push(name.clone());
         }
         let service = ObjectRef { kind: Kind::TcpService, name: qualify(&router.service, provider_of(name)) };
         users.entry(service).or_default().push(name.clone());
         let known =
             ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
         let known = ObjectReport { priority: router.priority, ..known };
-        unsupported(report, Kind::TcpRouter, name, known, "TCP routers are not supported yet", origins);
+        let service = qualify(&router.service, provider_of(name));
+        let missing = (!config.tcp.services.contains_key(&service))
+            .then(|| format!("the service \"{service}\" does not exist"));
+        let why = missing.as_deref().unwrap_or("TCP routers are not supported yet");
+        unsupported(report, told, Kind::TcpRouter, name, known, why, origins);
     }
     for (name, router) in &config.udp.routers {
         let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };
@@ -203,7 +252,7 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
         });
         let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
         let origin = origins.get(&object);
-        report.add(object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
+        report.add(told, object.clone(), object, ObjectReport::default(), Outcome { errors, warnings: Vec::new() }, origin);
     }
     let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
     let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
@@ -217,6 +266,7 @@ fn streams(report: &mut Report, config: &mut Config, settings: &Settings, origin
 
 fn unsupported(
     report: &mut Report,
+    told: &mut Told,
     kind: Kind,
     name: &str,
     known: ObjectReport,
@@ -225,7 +275,7 @@ fn unsupported(
 ) {
     let object = ObjectRef { kind, name: name.to_owned() };
     let origin = origins.get(&object);
-    report.add(object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
+    report.add(told, object.clone(), object, known, Outcome { errors: vec![why.to_owned()], warnings: Vec::new() }, origin);
 }
 
 fn known_points(wanted: &[String], settings: &Settings) -> Vec<String> {

@@ -55,7 +55,12 @@ impl Router<'_, '_> {
         let mut rules = Rules::with_capacity(self.attached.len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.attached.len());
         for router in self.attached.iter_mut() {
-            outcomes.push(check(router, self.previous_rules, &mut rules));
+            let mut outcome = check(router, self.previous_rules, &mut rules);
+            if router.router.rule.is_empty() && (self.broken)(&router.source).is_some() {
+                // The rule itself may be what could not be read: why is told already.
+                outcome.errors.pop();
+            }
+            outcomes.push(outcome);
         }
         self.warn_of_ties(&mut outcomes);
         let tls_hosts = self.tls_options(&rules, &mut outcomes);
@@ -163,18 +168,25 @@ impl Router<'_, '_> {
     }
 
     /// Which routers stand below which, by name.
-    fn children(&self, outcomes: &mut [Outcome]) -> HashMap<String, Vec<usize>> {
+    fn children(&mut self, outcomes: &mut [Outcome]) -> HashMap<String, Vec<usize>> {
         let mut children: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut unreachable = Vec::new();
         let with_refs =
             self.attached.iter().enumerate().filter(|(_, child)| !child.router.parent_refs.is_empty());
         for (place, child) in with_refs {
             let router = &child.router;
+            let mut is_reachable = false;
             for parent in &router.parent_refs {
                 if self.attached.iter().any(|other| other.name == *parent) {
+                    is_reachable = true;
                     children.entry(parent.clone()).or_default().push(place);
                 } else {
                     outcomes[place].errors.push(format!("parent router \"{parent}\" does not exist"));
                 }
+            }
+            if !is_reachable {
+                outcomes[place].errors.push("router is not reachable".into());
+                unreachable.push(place);
             }
             let own = [
                 (!router.entry_points.is_empty(), "entryPoints"),
@@ -185,6 +197,13 @@ impl Router<'_, '_> {
                 outcomes[place]
                     .errors
                     .push(format!("non-root router cannot have {option}: its root router has it"));
+            }
+        }
+        // Traefik settles priorities from the entry points on, and does not get there.
+        for place in unreachable {
+            let router = &mut self.attached[place].router;
+            if usize::try_from(router.priority).is_ok_and(|priority| priority == router.rule.len()) {
+                router.priority = 0;
             }
         }
         children

@@ -8,17 +8,18 @@ mod client_auth;
 mod default_certificate;
 mod options;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
 use tidegate_config::tls::{Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
-use certificates::Certificates;
+use certificates::{Certificates, Loaded};
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -37,12 +38,17 @@ struct Shared {
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
+    /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
+    loaded: HashMap<(String, String), Arc<Loaded>>,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
+    /// The configured certificates without their chains, each once.
+    leaves: Vec<CertificateDer<'static>>,
 }
 
 impl TlsStore {
-    /// Prepares certificates and options. Broken ones are left out and named in the problems. `file` reads a file
+    /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their
+    /// place in the list. `file` reads a file
     /// (and has it watched). `previous` lends its generated default certificate and its ticket keys.
     pub fn build(
         tls: &Tls,
@@ -52,20 +58,39 @@ impl TlsStore {
         let mut problems = Vec::new();
         let mut generated = previous.and_then(|store| store.shared.generated.clone());
         let mut certificates = Certificates::default();
-        for certificate in &tls.certificates {
+        let mut loaded = HashMap::new();
+        let mut leaves = Vec::new();
+        for (place, certificate) in tls.certificates.iter().enumerate() {
+            let wrong = |message: &str| {
+                let label = label(&certificate.cert_file);
+                let names_it = message.contains(&label);
+                let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
+                problem(Kind::Certificate, &place.to_string(), message)
+            };
             if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
                 let message = format!(
                     "stores {} are not used: only the store `default` is",
                     certificate.stores.join(", ")
                 );
-                problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), message));
+                problems.push(wrong(&message));
                 continue;
             }
-            match certificates::load(&certificate.cert_file, &certificate.key_file, file) {
-                Ok(loaded) => certificates.add(&loaded),
-                Err(error) => {
-                    problems.push(problem(Kind::Certificate, &label(&certificate.cert_file), error.0));
+            let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
+            let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+            let sound = match certificates::load(&pair.0, &pair.1, file) {
+                Ok(sound) => Some(Arc::new(sound)),
+                Err(BuildError(mut error)) => {
+                    if last.is_some() {
+                        error.push_str("; the last sound version stays in use");
+                    }
+                    problems.push(wrong(&error));
+                    last
                 }
+            };
+            if let Some(sound) = sound {
+                certificates.add(&sound);
+                leaves.extend(sound.key.cert.first().cloned());
+                loaded.insert(pair, sound);
             }
         }
         for (name, store) in &tls.stores {
@@ -73,6 +98,9 @@ impl TlsStore {
                 problems.push(problem(kind, name, error.0));
             }
         }
+        leaves.extend(certificates.default.iter().filter_map(|key| key.cert.first().cloned()));
+        let mut seen = HashSet::new();
+        leaves.retain(|leaf| seen.insert(leaf.clone()));
         if certificates.default.is_none() {
             if generated.is_none() {
                 match default_certificate::generate() {
@@ -84,7 +112,7 @@ impl TlsStore {
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
         let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, tickets };
+        let shared = Shared { options, generated, loaded, tickets, leaves };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 
@@ -93,6 +121,11 @@ impl TlsStore {
     #[must_use]
     pub fn with_hosts(&self, hosts: HashMap<String, Arc<str>>) -> Arc<TlsStore> {
         Arc::new(Self { shared: self.shared.clone(), hosts })
+    }
+
+    /// The configured certificates, without their chains and without one that was generated.
+    pub fn leaves(&self) -> &[CertificateDer<'static>] {
+        &self.shared.leaves
     }
 
     /// True when options of this name exist and are sound.

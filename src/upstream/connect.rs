@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tidegate_core::{BuildError, UpstreamError};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -23,6 +23,10 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const MAX_ADDRESSES: usize = 8;
 /// Silence before TCP itself asks whether the server is there, and between two such questions.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Most that is read at once: keeps what waits for a slow client small. Just below a power of two, because the library
+/// doubles its buffer when it was filled.
+const MAX_READ: u64 = 16 * 1024 - 1;
 
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,8 +192,8 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Plain(stream) => Pin::new(&mut stream.take(MAX_READ)).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(&mut stream.take(MAX_READ)).poll_read(cx, buffer),
         }
     }
 }

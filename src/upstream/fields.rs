@@ -50,13 +50,21 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     upgrade
 }
 
-/// Removes what concerns the server's connection only.
-pub(super) fn clean_response(headers: &mut HeaderMap) {
+/// Removes what concerns the server's connection only. False when the body is in a transfer coding that is not
+/// understood here: what remains could not be read by anybody.
+pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
     if headers.contains_key(CONNECTION) {
         remove_listed(headers);
     }
+    let mut understood = true;
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        understood = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        // The chunks say how long the body is, whatever stands here (RFC 9112 section 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_fixed(headers);
     headers.remove(TE);
+    understood
 }
 
 /// Sets `Host` when the client sent none (HTTP/1.0), or an empty one.
@@ -99,7 +107,7 @@ fn remove_listed(headers: &mut HeaderMap) {
         }
     }
     for name in listed {
-        if name != HOST && name != http::header::CONTENT_LENGTH {
+        if name != HOST && name != CONTENT_LENGTH {
             headers.remove(name);
         }
     }
@@ -190,9 +198,20 @@ mod tests {
         {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        clean_response(&mut headers);
+        assert!(clean_response(&mut headers));
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-keep"));
+    }
+
+    #[test]
+    fn chunks_outweigh_a_length_and_other_codings_are_refused() {
+        for (coding, understood) in [("Chunked", true), ("gzip", false), ("gzip, chunked", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            assert_eq!(clean_response(&mut headers), understood, "{coding}");
+            assert!(headers.is_empty());
+        }
     }
 
     #[test]

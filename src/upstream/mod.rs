@@ -3,6 +3,7 @@
 //! A [`Transport`] says how servers are spoken to, an [`Endpoint`] is one server under one transport and owns its
 //! connections, and [`Client`] sends the requests that the gateway makes itself.
 
+mod casing;
 mod client;
 mod connect;
 mod dns;

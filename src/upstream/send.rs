@@ -14,8 +14,10 @@ use hyper::client::conn::{http1, http2};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tidegate_core::{Body, BodyError, Guard, Response, UpstreamError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
+use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
 use super::pool::{Shared, Streams};
 use super::upgrade::Upgrade;
@@ -123,7 +125,7 @@ impl Endpoint {
     async fn lease(self: &Arc<Self>, upgrade: bool, fresh: bool) -> Result<Lease, UpstreamError> {
         if upgrade {
             let connected = connect(&self.target, &self.transport, true).await?;
-            return self.open_http1(connected.stream, true).await;
+            return self.open_http1(WebSocketCase::new(connected.stream), true).await;
         }
         let worker = crate::worker::index();
         let idle = self.transport.idle_timeout();
@@ -176,13 +178,16 @@ impl Endpoint {
         Ok(stream_of(shared, false))
     }
 
-    async fn open_http1(&self, stream: Stream, upgrade: bool) -> Result<Lease, UpstreamError> {
+    async fn open_http1<S>(&self, stream: S, upgrade: bool) -> Result<Lease, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) = http1::Builder::new()
             .writev(true)
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD)
-            // WebSocket servers are the ones that look for `Sec-WebSocket-Key` by its usual spelling.
-            .title_case_headers(upgrade)
+            // As Go writes them: some old servers look for names in no other spelling.
+            .title_case_headers(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.not_connected(&e))?;
@@ -262,7 +267,9 @@ impl Endpoint {
             return upgrade::accept(response, upgrade, in_flight)
                 .map_err(|reason| self.malformed(reason).into());
         }
-        fields::clean_response(response.headers_mut());
+        if !fields::clean_response(response.headers_mut()) {
+            return Err(self.malformed("its transfer coding is not chunked".into()).into());
+        }
         let guard = Finish { in_flight, worker: crate::worker::index(), lease };
         if upgrade.is_some() {
             // A refused upgrade leaves a connection whose state nobody should rely on.

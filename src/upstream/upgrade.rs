@@ -36,7 +36,8 @@ pub(super) fn accept(
     let server = hyper::upgrade::on(&mut response);
     tokio::spawn(carry(upgrade.client, server, (in_flight, upgrade.held)));
     let (mut head, _) = response.into_parts();
-    super::fields::clean_response(&mut head.headers);
+    // There is no body, so no coding of one.
+    let _ = super::fields::clean_response(&mut head.headers);
     head.headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
     head.headers.insert(UPGRADE, upgrade.protocol);
     Ok(http::Response::from_parts(head, Body::empty()))

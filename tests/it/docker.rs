@@ -87,7 +87,8 @@ impl Load {
     /// Stops, and fails when any request did.
     fn finish(self) -> usize {
         self.stop.store(true, Ordering::SeqCst);
-        let failures: Vec<String> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let failures: Vec<String> =
+            self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         let done = self.done.load(Ordering::SeqCst);
         assert!(failures.is_empty(), "{} of {done} requests failed: {:?}", failures.len(), failures.first());
         done
@@ -99,7 +100,8 @@ impl Load {
 fn a_labelled_container_is_served_and_goes_with_its_container() {
     let gateway = docker_gateway();
     assert_eq!(get(gateway.web(), "one.test", "/").status, 404);
-    let container = Container::start("one", &["tidegate.enable=true", "tidegate.http.routers.one.rule=Host(`one.test`)"]);
+    let container =
+        Container::start("one", &["tidegate.enable=true", "tidegate.http.routers.one.rule=Host(`one.test`)"]);
     let started = Instant::now();
     eventually("the container is served", || get(gateway.web(), "one.test", "/").status == 200);
     eprintln!("served {:?} after `docker run` returned", started.elapsed());
@@ -118,7 +120,9 @@ fn two_containers_share_a_service() {
     ];
     let containers = [Container::start("two-a", &labels), Container::start("two-b", &labels)];
     for container in &containers {
-        eventually("both containers answer", || get(gateway.web(), "two.test", "/").text().contains(&container.0));
+        eventually("both containers answer", || {
+            get(gateway.web(), "two.test", "/").text().contains(&container.0)
+        });
     }
 }
 
@@ -134,7 +138,9 @@ fn replacing_every_container_loses_no_request() {
     let start = |round: usize, place: &str| Container::start(&format!("roll-{round}{place}"), &labels);
     let mut running = vec![start(0, "a"), start(0, "b")];
     for container in &running {
-        eventually("the first containers answer", || get(gateway.web(), "roll.test", "/").text().contains(&container.0));
+        eventually("the first containers answer", || {
+            get(gateway.web(), "roll.test", "/").text().contains(&container.0)
+        });
     }
     let load = Load::on(gateway.web(), "roll.test", 4);
     for round in 1..4 {
@@ -142,7 +148,9 @@ fn replacing_every_container_loses_no_request() {
             load.pass(50);
             running.remove(0).stop();
             let next = start(round, place);
-            eventually("the new container answers", || get(gateway.web(), "roll.test", "/").text().contains(&next.0));
+            eventually("the new container answers", || {
+                get(gateway.web(), "roll.test", "/").text().contains(&next.0)
+            });
             running.push(next);
         }
     }
@@ -178,7 +186,12 @@ fn the_compose_file_comes_up_scales_and_stops() {
     let api = crate::support::backend::nobody().port();
     let compose = |arguments: &[&str]| {
         run(Command::new("docker-compose")
-            .args(["--project-name", &project, "--file", concat!(env!("CARGO_MANIFEST_DIR"), "/docker-compose.yml")])
+            .args([
+                "--project-name",
+                &project,
+                "--file",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/docker-compose.yml"),
+            ])
             .args(arguments)
             .env("TIDEGATE_HTTP", port.to_string())
             .env("TIDEGATE_API", api.to_string()))
@@ -195,12 +208,14 @@ fn the_compose_file_comes_up_scales_and_stops() {
     });
     let address = ([127, 0, 0, 1], port).into();
     let status = |host: &str, path: &str| {
-        raw(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).map_or(0, |a| a.status)
+        raw(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+            .map_or(0, |a| a.status)
     };
     let names = || {
         let answers = (0..12).map(|_| get(address, "whoami.localhost", "/").text());
-        let names: std::collections::BTreeSet<String> =
-            answers.filter_map(|text| text.lines().find(|l| l.starts_with("Name:")).map(str::to_owned)).collect();
+        let names: std::collections::BTreeSet<String> = answers
+            .filter_map(|text| text.lines().find(|l| l.starts_with("Name:")).map(str::to_owned))
+            .collect();
         names.len()
     };
     eventually("whoami is served", || status("whoami.localhost", "/") == 200);

@@ -55,15 +55,25 @@ fn assert_refused(gateway: &Gateway, backend: &Backend, bytes: &str) {
 #[test]
 fn case_01_content_length_beside_transfer_encoding_is_refused() {
     let (gateway, backend) = open_gateway();
-    for headers in ["Content-Length: 6\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 6"] {
-        assert_refused(&gateway, &backend, &format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n0\r\n\r\nX"));
+    for headers in
+        ["Content-Length: 6\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 6"]
+    {
+        assert_refused(
+            &gateway,
+            &backend,
+            &format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n0\r\n\r\nX"),
+        );
     }
 }
 
 #[test]
 fn case_02_transfer_encoding_in_http_1_0_is_refused() {
     let (gateway, backend) = open_gateway();
-    assert_refused(&gateway, &backend, "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_refused(
+        &gateway,
+        &backend,
+        "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    );
 }
 
 #[test]
@@ -93,15 +103,30 @@ fn case_04_chunk_extension_ended_by_a_bare_line_feed() {
 fn case_05_lenient_content_lengths_are_refused() {
     let (gateway, backend) = open_gateway();
     for value in ["+5", "5, 5", "5 5", "0x5", "-1", "99999999999999999999", "5\r\nContent-Length: 6", ""] {
-        assert_refused(&gateway, &backend, &format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {value}\r\n\r\nhello"));
+        assert_refused(
+            &gateway,
+            &backend,
+            &format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {value}\r\n\r\nhello"),
+        );
     }
 }
 
 #[test]
 fn case_06_other_transfer_encodings_are_refused() {
     let (gateway, backend) = open_gateway();
-    for value in ["gzip, chunked", "chunked, chunked", "identity", "xchunked", "chunked\r\nTransfer-Encoding: identity", "\x0bchunked"] {
-        assert_refused(&gateway, &backend, &format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: {value}\r\n\r\n0\r\n\r\n"));
+    for value in [
+        "gzip, chunked",
+        "chunked, chunked",
+        "identity",
+        "xchunked",
+        "chunked\r\nTransfer-Encoding: identity",
+        "\x0bchunked",
+    ] {
+        assert_refused(
+            &gateway,
+            &backend,
+            &format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: {value}\r\n\r\n0\r\n\r\n"),
+        );
     }
 }
 
@@ -189,7 +214,15 @@ fn case_13_a_fragment_in_the_target_is_refused() {
 fn case_14_no_spelling_of_a_path_passes_by_its_guard() {
     let (gateway, open, admin) = guarded_gateway("", "");
     for path in [
-        "/admin", "/x/../admin", "/./admin", "//admin", "/x/%2e%2e/admin", "/%2E/admin", "/%61dmin", "/x/..//admin", "/admin/../admin",
+        "/admin",
+        "/x/../admin",
+        "/./admin",
+        "//admin",
+        "/x/%2e%2e/admin",
+        "/%2E/admin",
+        "/%61dmin",
+        "/x/..//admin",
+        "/admin/../admin",
         "/x/%2e./admin",
     ] {
         let answer = get(gateway.web(), "h", path);
@@ -210,20 +243,40 @@ fn case_15_rewriting_never_reopens_a_path() {
     stripregex: {stripPrefixRegex: {regex: ['/v[0-9]+']}}
     replace: {replacePathRegex: {regex: '^/r(.*)', replacement: '$1'}}";
     let (gateway, open, _) = guarded_gateway("strip, stripregex, replace", more);
-    for path in ["/api../admin", "/api/../admin", "/api%2e%2e/admin", "/v1../admin", "/r../admin", "/api//admin", "/r//admin", "/rx/../../admin"] {
+    for path in [
+        "/api../admin",
+        "/api/../admin",
+        "/api%2e%2e/admin",
+        "/v1../admin",
+        "/r../admin",
+        "/api//admin",
+        "/r//admin",
+        "/rx/../../admin",
+    ] {
         get(gateway.web(), "h", path);
     }
     for seen in open.seen() {
         let target = seen.target();
-        assert!(target.starts_with('/') && !target.contains("/../") && !target.starts_with("/.."), "{target}");
+        assert!(
+            target.starts_with('/') && !target.contains("/../") && !target.starts_with("/.."),
+            "{target}"
+        );
     }
 }
 
 #[test]
 fn case_16_the_connection_header_cannot_remove_our_own_headers() {
     let (gateway, backend) = open_gateway();
-    for name in ["X-Real-Ip", "x-forwarded-for", "X-FORWARDED-PROTO", "X-Forwarded-Host", "X-Forwarded-Server", "X-Forwarded-Port"] {
-        raw(gateway.web(), format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: close, {name}\r\n\r\n")).unwrap();
+    for name in [
+        "X-Real-Ip",
+        "x-forwarded-for",
+        "X-FORWARDED-PROTO",
+        "X-Forwarded-Host",
+        "X-Forwarded-Server",
+        "X-Forwarded-Port",
+    ] {
+        raw(gateway.web(), format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: close, {name}\r\n\r\n"))
+            .unwrap();
         assert!(backend.last().header(name).is_some(), "{name}");
     }
 }
@@ -236,7 +289,11 @@ fn case_17_forwarded_headers_of_strangers_are_not_believed() {
         X-Forwarded-Method: EVIL\r\nX-Forwarded-Tls-Client-Cert: evil\r\nX-Forwarded-Tls-Client-Cert-Info: evil\r\n";
     get_with(gateway.web(), "h", "/", spoofed);
     let seen = backend.last();
-    assert!(!seen.head.contains("evil") && !seen.head.contains("6.6.6.6") && !seen.head.contains("EVIL"), "{}", seen.head);
+    assert!(
+        !seen.head.contains("evil") && !seen.head.contains("6.6.6.6") && !seen.head.contains("EVIL"),
+        "{}",
+        seen.head
+    );
     assert_eq!(seen.headers("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(seen.headers("x-forwarded-proto"), ["http"]);
 }
@@ -244,7 +301,12 @@ fn case_17_forwarded_headers_of_strangers_are_not_believed() {
 #[test]
 fn case_18_aliases_of_forwarded_headers_are_not_believed_either() {
     let (gateway, backend) = open_gateway();
-    get_with(gateway.web(), "h", "/", "X_Forwarded_For: 6.6.6.6\r\nX_Real_Ip: 6.6.6.6\r\nX_Forwarded-Proto: evil\r\n");
+    get_with(
+        gateway.web(),
+        "h",
+        "/",
+        "X_Forwarded_For: 6.6.6.6\r\nX_Real_Ip: 6.6.6.6\r\nX_Forwarded-Proto: evil\r\n",
+    );
     let head = backend.last().head;
     assert!(!head.contains("6.6.6.6") && !head.contains("evil"), "{head}");
 }
@@ -302,7 +364,10 @@ fn case_31_no_upgrade_to_h2c_is_passed_on() {
 #[test]
 fn case_37_a_proxy_header_of_a_stranger_is_refused() {
     let backend = Backend::echo("a");
-    let gateway = Gateway::with(&["--entryPoints.web.proxyProtocol.trustedIPs=10.0.0.1"], &Gateway::one_service(&backend.url()));
+    let gateway = Gateway::with(
+        &["--entryPoints.web.proxyProtocol.trustedIPs=10.0.0.1"],
+        &Gateway::one_service(&backend.url()),
+    );
     let mut client = Client::connect(gateway.web());
     client.send("PROXY TCP4 6.6.6.6 7.7.7.7 1 2\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let answer = client.read();
@@ -314,8 +379,12 @@ fn case_37_a_proxy_header_of_a_stranger_is_refused() {
 #[test]
 fn case_37_a_proxy_header_of_a_friend_names_the_client() {
     let backend = Backend::echo("a");
-    let gateway = Gateway::with(&["--entryPoints.web.proxyProtocol.trustedIPs=127.0.0.1"], &Gateway::one_service(&backend.url()));
-    let answer = raw(gateway.web(), "PROXY TCP4 6.6.6.6 7.7.7.7 1 2\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let gateway = Gateway::with(
+        &["--entryPoints.web.proxyProtocol.trustedIPs=127.0.0.1"],
+        &Gateway::one_service(&backend.url()),
+    );
+    let answer =
+        raw(gateway.web(), "PROXY TCP4 6.6.6.6 7.7.7.7 1 2\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(backend.last().headers("x-forwarded-for"), ["6.6.6.6"]);
     // Without the header the connection is taken as it is.
@@ -335,7 +404,11 @@ fn case_38_the_api_is_off_unless_asked_for() {
 #[test]
 fn case_40_websocket_bytes_pass_untouched() {
     let backend = Backend::with(|_, stream| {
-        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
+            .unwrap();
         let mut copy = stream.try_clone().unwrap();
         let _ = std::io::copy(stream, &mut copy);
         false
@@ -345,7 +418,8 @@ fn case_40_websocket_bytes_pass_untouched() {
     client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
     assert_eq!(client.read().unwrap().status, 101);
     // A frame that announces 2^63 bytes, and an unmasked one: none of the gateway's business.
-    let frames = [&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4][..], &[0x81, 0x02, b'h', b'i'][..]].concat();
+    let frames =
+        [&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4][..], &[0x81, 0x02, b'h', b'i'][..]].concat();
     client.send(&frames);
     assert_eq!(client.take(frames.len()).unwrap(), frames);
 }
@@ -370,9 +444,15 @@ fn case_63_slow_heads_are_cut() {
 #[test]
 fn case_65_floods_of_headers_and_long_targets_are_refused() {
     let backend = Backend::echo("a");
-    let gateway = Gateway::with(&["--entryPoints.web.http.maxHeaderBytes=65536"], &Gateway::one_service(&backend.url()));
+    let gateway = Gateway::with(
+        &["--entryPoints.web.http.maxHeaderBytes=65536"],
+        &Gateway::one_service(&backend.url()),
+    );
     let many = "X: y\r\n".repeat(20_000);
-    for head in [format!("GET / HTTP/1.1\r\nHost: h\r\n{many}\r\n"), format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(200_000))] {
+    for head in [
+        format!("GET / HTTP/1.1\r\nHost: h\r\n{many}\r\n"),
+        format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(200_000)),
+    ] {
         let mut client = Client::connect(gateway.web());
         client.send(head);
         let answer = client.read();

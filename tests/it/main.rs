@@ -2,9 +2,23 @@
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod api;
+mod bad_input;
+mod commands;
+mod dashboard;
 mod docker;
 mod docs;
+mod drain;
+mod framing;
+mod framing_answers;
 mod hostile;
+mod hostile_faults;
+mod hostile_http2;
+mod hostile_middlewares;
+mod hostile_slow;
+mod life;
+mod protocols;
 mod reload;
+mod services;
 mod support;
 mod tidy;

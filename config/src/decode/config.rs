@@ -12,6 +12,9 @@ use crate::{Map, Provided, suggest};
 /// Most keys of a router that are dropped before it is given up: a mistake has fewer.
 const MOST_TRIES: usize = 100;
 
+/// Longest text of a broken object that is kept, in bytes.
+const MOST_WRITTEN: usize = 64 << 10;
+
 /// Decodes a dynamic configuration (`http`, `tcp`, `udp` and `tls`).
 ///
 /// Every object is decoded for itself. A broken one is a [`Problem`] that names it, with its origin and key, and is
@@ -147,7 +150,10 @@ impl ConfigDecoder {
             let object = self.object(kind, name, node);
             match decode(node) {
                 Ok(value) => drop(objects.insert(name.to_owned(), value)),
-                Err(error) => self.broken(object, &format!("{section}.{name}"), &error),
+                Err(error) => {
+                    self.out.written.insert(object.clone(), written(kind, node));
+                    self.broken(object, &format!("{section}.{name}"), &error);
+                }
             }
         }
         objects
@@ -236,6 +242,41 @@ impl ConfigDecoder {
     }
 }
 
+/// A broken object as JSON, with defaults where the options of a middleware are sound by themselves.
+fn written(kind: Kind, node: &Node) -> String {
+    let mut value = json(node);
+    if let (Kind::Middleware, Value::Table(table), Some(members)) = (kind, &node.value, value.as_object_mut()) {
+        for (key, options) in table.iter() {
+            let mut one = Node::table(node.origin.clone());
+            if let Value::Table(table) = &mut one.value {
+                table.push(key.to_owned(), options.clone());
+            }
+            let sound = decode::<crate::Middleware>(&one).ok().and_then(|sound| serde_json::to_value(sound).ok());
+            if let Some(serde_json::Value::Object(sound)) = sound {
+                members.remove(key);
+                members.extend(sound);
+            }
+        }
+    }
+    let text = value.to_string();
+    if text.len() > MOST_WRITTEN { "{}".into() } else { text }
+}
+
+fn json(node: &Node) -> serde_json::Value {
+    match &node.value {
+        Value::Null => serde_json::Value::Null,
+        Value::Leaf(text) => match text.as_str() {
+            "true" => true.into(),
+            "false" => false.into(),
+            text => text.parse::<i64>().map_or_else(|_| text.into(), Into::into),
+        },
+        Value::List(list) => list.iter().map(json).collect(),
+        Value::Table(table) => {
+            serde_json::Value::Object(table.iter().map(|(key, node)| (key.to_owned(), json(node))).collect())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +336,8 @@ mod tests {
             "http:\n  middlewares:\n    two: {addPrefix: {prefix: /a}, other: {}}\n    none: {}\n    typo: {addPrefx: {prefix: /}}\n    ok: {addprefix: {prefix: /x}}\n",
         );
         assert_eq!(provided.config.http.middlewares.keys().collect::<Vec<_>>(), ["ok"]);
+        let two = &provided.written[&ObjectRef { kind: Kind::Middleware, name: "two".into() }];
+        assert_eq!(two, r#"{"addPrefix":{"prefix":"/a"},"other":{}}"#);
         let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
         assert!(
             messages[0].starts_with("cannot create middleware: multi-types middleware not supported"),

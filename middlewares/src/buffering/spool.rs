@@ -97,7 +97,10 @@ impl HttpBody for FileBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let rest = this.length - this.position;
         if rest == 0 {
@@ -157,7 +160,10 @@ mod tests {
         block_on(async {
             let spool = Spool::fill(pieces(&["one", "two"]), 6, 6).await.unwrap();
             assert!(matches!(&spool, Spool::Memory(bytes) if bytes == "onetwo"));
-            assert!(matches!(Spool::fill(pieces(&["one", "two"]), 5, 100).await, Err(BodyError::TooLarge { limit: 5 })));
+            assert!(matches!(
+                Spool::fill(pieces(&["one", "two"]), 5, 100).await,
+                Err(BodyError::TooLarge { limit: 5 })
+            ));
         });
     }
 }

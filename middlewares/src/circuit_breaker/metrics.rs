@@ -72,15 +72,17 @@ impl Metrics {
     /// requests.
     pub(super) fn latency_ms(&self, quantile: f64, now: Instant) -> f64 {
         let span = self.second(now) / SPAN;
-        let recent = || {
-            self.latencies.iter().filter(move |bucket| span.saturating_sub(bucket.number) < SPANS as u64)
-        };
+        let recent =
+            || self.latencies.iter().filter(move |bucket| span.saturating_sub(bucket.number) < SPANS as u64);
         let total: u64 = recent().flat_map(|bucket| &bucket.content).map(|count| u64::from(*count)).sum();
         let wanted = ((quantile.clamp(0.0, 100.0) / 100.0 * total as f64) + 0.5).floor().max(1.0);
         let classes = recent().map(|bucket| bucket.content.len()).max().unwrap_or(0);
         let mut seen = 0u64;
         for class in 0..classes {
-            seen += recent().filter_map(|bucket| bucket.content.get(class)).map(|count| u64::from(*count)).sum::<u64>();
+            seen += recent()
+                .filter_map(|bucket| bucket.content.get(class))
+                .map(|count| u64::from(*count))
+                .sum::<u64>();
             if seen as f64 >= wanted {
                 return (highest_of(class) / 1000) as f64;
             }
@@ -129,7 +131,10 @@ mod tests {
             assert!(class >= last && class < 4096, "{micros}");
             last = class;
             let highest = highest_of(class);
-            assert!(highest >= micros && (highest - micros) as f64 <= micros as f64 * 0.01, "{micros} {highest}");
+            assert!(
+                highest >= micros && (highest - micros) as f64 <= micros as f64 * 0.01,
+                "{micros} {highest}"
+            );
         }
     }
 

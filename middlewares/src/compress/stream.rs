@@ -221,7 +221,10 @@ impl HttpBody for Compressed {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         match this.state {
             State::Reading => this.poll_reading(cx),
@@ -242,7 +245,10 @@ impl HttpBody for Broken {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Poll::Ready(self.0.take().map(Err))
     }
 }
@@ -340,7 +346,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_broken_body_breaks_the_compressed_one() {
-        let body = Body::boxed(Compressed::new(Body::boxed(Broken(Some(BodyError::TimedOut))), Encoding::Gzip));
+        let body =
+            Body::boxed(Compressed::new(Body::boxed(Broken(Some(BodyError::TimedOut))), Encoding::Gzip));
         assert!(matches!(block_on(body.collect(100)), Err(BodyError::TimedOut)));
     }
 }

@@ -1,6 +1,6 @@
 //! The request that is sent to the server which decides.
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tidegate_core::{Body, Request};
 
@@ -20,6 +20,9 @@ const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+
+/// What stands in for a client that does not name itself: what Traefik sends, since firewalls refuse requests without.
+const NO_NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 
 /// The headers that tell of earlier proxies.
 const FORWARDED: [HeaderName; 11] = [
@@ -88,6 +91,7 @@ impl Forwarding {
         if !self.names.is_empty() {
             headers = self.only_listed(&headers);
         }
+        headers.entry(USER_AGENT).or_insert(NO_NAME);
         match self.trust {
             Some(_) => add_missing(&mut headers, request),
             None => set_some(&mut headers, request),
@@ -190,8 +194,8 @@ mod tests {
         lines
     }
 
-    const SET: [&str; 4] =
-        ["host=auth.test:81", "x-forwarded-host=h.test:99", "x-forwarded-method=POST", "x-forwarded-uri=/p?q=1"];
+    const SET: [&str; 5] =
+        ["user-agent=Go-http-client/1.1", "host=auth.test:81", "x-forwarded-host=h.test:99", "x-forwarded-method=POST", "x-forwarded-uri=/p?q=1"];
 
     fn expect(lines: Vec<String>, others: &[&str]) {
         let mut expected: Vec<String> = SET.iter().chain(others).map(|s| s.to_string()).collect();

@@ -17,7 +17,10 @@ impl HttpBody for Unsized {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut self.0).poll_frame(cx)
     }
 
@@ -45,7 +48,10 @@ impl Decoded {
         let mut groups = &self.rest[..whole];
         while !groups.is_empty() {
             // A group with padding ends a part.
-            let end = groups.chunks(4).position(|group| group.contains(&b'=')).map_or(groups.len(), |i| (i + 1) * 4);
+            let end = groups
+                .chunks(4)
+                .position(|group| group.contains(&b'='))
+                .map_or(groups.len(), |i| (i + 1) * 4);
             let (part, others) = groups.split_at(end);
             STANDARD
                 .decode_vec(part, &mut decoded)
@@ -61,7 +67,10 @@ impl HttpBody for Decoded {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         loop {
             let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) else {
@@ -101,7 +110,10 @@ impl HttpBody for Framed {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.ended {
             return Poll::Ready(None);
@@ -124,7 +136,8 @@ impl HttpBody for Framed {
 
 /// Trailers as gRPC-Web has them: a frame whose first bit is set, with lines sorted by name.
 fn trailer_frame(trailers: &HeaderMap) -> Bytes {
-    let mut lines: Vec<(&str, &[u8])> = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let mut lines: Vec<(&str, &[u8])> =
+        trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     lines.sort_by_key(|(name, _)| *name);
     let mut text = BytesMut::new();
     for (name, value) in lines {

@@ -210,7 +210,11 @@ mod tests {
         clock.advance(ms(140));
         assert_eq!(admit(), Ok(ms(0)));
         clock.advance(ms(10_000));
-        assert_eq!([admit(), admit(), admit()], [Ok(ms(0)), Ok(ms(0)), Err(())], "no more than a full bucket");
+        assert_eq!(
+            [admit(), admit(), admit()],
+            [Ok(ms(0)), Ok(ms(0)), Err(())],
+            "no more than a full bucket"
+        );
     }
 
     #[test]

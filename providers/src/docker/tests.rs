@@ -68,7 +68,8 @@ impl Engine {
             buffer.clear();
             let path = request.split(' ').nth(1).unwrap_or("").to_owned();
             self.requests.lock().push(path.clone());
-            let wants = request.lines().filter(|line| line.to_ascii_lowercase().starts_with("authorization:"));
+            let wants =
+                request.lines().filter(|line| line.to_ascii_lowercase().starts_with("authorization:"));
             self.authorizations.lock().extend(wants.map(str::to_owned));
             if path.contains("/events") {
                 return self.stream_events(stream).await;
@@ -273,7 +274,8 @@ async fn an_engine_behind_tls_asks_for_our_certificate_and_password() {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(root.as_bytes()).expect("PEM")).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let clients =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -289,13 +291,20 @@ async fn an_engine_behind_tls_asks_for_our_certificate_and_password() {
     let tls = Tls { ca: root, cert: certificate, key, ..Tls::default() };
     let options = Options { endpoint, username: "u".into(), password: "p".into(), ..Options::default() };
     // Without our certificate, and without the authority, there is no engine.
-    let nameless = Options { tls: Some(Tls { cert: String::new(), key: String::new(), ..tls.clone() }), ..options.clone() };
+    let nameless = Options {
+        tls: Some(Tls { cert: String::new(), key: String::new(), ..tls.clone() }),
+        ..options.clone()
+    };
     assert!(!Running::start(nameless).next().await.ready);
     let trustless = Options { tls: Some(Tls { ca: String::new(), ..tls.clone() }), ..options.clone() };
     assert!(!Running::start(trustless).next().await.ready);
     let update = Running::start(Options { tls: Some(tls), ..options }).next().await;
     assert!(update.ready, "{:?}", update.state.problems);
     assert_eq!(urls(&update.state, "a"), ["http://10.0.0.1:80"]);
-    assert!(engine.authorizations.lock().iter().all(|line| line.ends_with("Basic dTpw")), "{:?}", engine.authorizations);
+    assert!(
+        engine.authorizations.lock().iter().all(|line| line.ends_with("Basic dTpw")),
+        "{:?}",
+        engine.authorizations
+    );
     assert!(!engine.authorizations.lock().is_empty());
 }

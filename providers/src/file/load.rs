@@ -29,6 +29,14 @@ pub(super) enum Source {
     Directory(PathBuf),
 }
 
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Directory(path) => path,
+        }
+    }
+}
+
 pub(super) struct Loader {
     source: Source,
     log_templates: bool,
@@ -39,6 +47,8 @@ pub(super) struct Loaded {
     pub(super) state: Provided,
     /// True when something may be in the middle of a change, so that it is worth looking again soon.
     pub(super) unsettled: bool,
+    /// The file or folder is there.
+    pub(super) found: bool,
 }
 
 /// A file that has been seen.
@@ -91,7 +101,7 @@ impl Loader {
         let mut state = merge(parts);
         problems.extend(self.files.values().filter_map(|known| known.problem.clone()));
         state.problems.extend(problems);
-        Loaded { state, unsettled }
+        Loaded { state, unsettled, found: self.source.path().exists() }
     }
 
     fn paths(&self, problems: &mut Vec<Problem>) -> Vec<PathBuf> {

@@ -28,11 +28,7 @@ fn add(out: &mut Provided, part: &Provided) {
     map(&mut lost, Kind::UdpService, &mut into.udp.services, &from.udp.services);
     map(&mut lost, Kind::TlsOptions, &mut into.tls.options, &from.tls.options);
     map(&mut lost, Kind::TlsStore, &mut into.tls.stores, &from.tls.stores);
-    for certificate in &from.tls.certificates {
-        if !into.tls.certificates.contains(certificate) {
-            into.tls.certificates.push(certificate.clone());
-        }
-    }
+    into.tls.certificates.extend(from.tls.certificates.iter().cloned());
     // Certificates have no names: they are counted on through all files.
     let before = out.origins.keys().filter(|object| object.kind == Kind::Certificate).count();
     let renamed = |object: &ObjectRef| match object.kind {
@@ -66,6 +62,11 @@ fn add(out: &mut Provided, part: &Provided) {
         let message =
             format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
         out.problems.push(Problem { origin: origin.clone(), object: None, message, excerpt: None });
+    }
+    for (object, text) in &part.written {
+        if !out.origins.contains_key(object) {
+            out.written.insert(object.clone(), text.clone());
+        }
     }
     for (object, origin) in &part.origins {
         out.origins.entry(renamed(object)).or_insert_with(|| origin.clone());

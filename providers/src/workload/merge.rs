@@ -32,7 +32,7 @@ type Join<T> = fn(into: &mut T, from: T) -> bool;
 
 impl Merger {
     fn add(&mut self, owner: &Arc<str>, part: Provided) {
-        let Provided { config, origins, problems } = part;
+        let Provided { config, origins, problems, written } = part;
         let mut out = std::mem::take(&mut self.out.config);
         let (http, tcp, udp, tls) = (config.http, config.tcp, config.udp, config.tls);
         self.map(owner, Kind::Router, &mut out.http.routers, http.routers, equal);
@@ -69,6 +69,7 @@ impl Merger {
             self.out.origins.entry(object).or_insert(origin);
         }
         self.out.problems.extend(problems);
+        self.out.written.extend(written);
     }
 
     fn map<T>(&mut self, owner: &Arc<str>, kind: Kind, into: &mut Map<T>, from: Map<T>, join: Join<T>) {

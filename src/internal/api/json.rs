@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
-use tidegate_config::{Kind, Middleware};
+use tidegate_config::{Kind, Middleware, ObjectRef};
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
@@ -90,18 +90,21 @@ fn router(router: &Router, form: Form) -> Object {
     Object::of(&*shown)
 }
 
-/// A service, with the weights and the cookie names that apply where it gives none.
-fn service(name: &str, service: &Service) -> Object {
-    let mut shown = service.clone();
+/// A service, with the weights that apply where it gives none. Of one that serves, sticky cookies are shown with the
+/// names that they have.
+fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
+    let mut shown = options.clone();
     let weights = shown.weighted.iter_mut().flat_map(|weighted| &mut weighted.services);
     let hashed = shown.highest_random_weight.iter_mut().flat_map(|hashed| &mut hashed.services);
     for child in weights.chain(hashed) {
         child.weight.get_or_insert(1);
     }
-    let balanced = shown.load_balancer.as_mut().and_then(|balancer| balancer.sticky.as_mut());
-    let weighted = shown.weighted.as_mut().and_then(|weighted| weighted.sticky.as_mut());
-    for cookie in balanced.into_iter().chain(weighted).filter_map(|sticky| sticky.cookie.as_mut()) {
-        cookie.name = cookie_name(name, cookie);
+    if snapshot.services.contains_key(name) {
+        let balanced = shown.load_balancer.as_mut().and_then(|balancer| balancer.sticky.as_mut());
+        let weighted = shown.weighted.as_mut().and_then(|weighted| weighted.sticky.as_mut());
+        for cookie in balanced.into_iter().chain(weighted).filter_map(|sticky| sticky.cookie.as_mut()) {
+            cookie.name = cookie_name(name, cookie);
+        }
     }
     Object::of(&shown)
 }
@@ -111,16 +114,23 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     let config = &snapshot.report.config;
     let none = ObjectReport::default();
     let report = snapshot.report.object(kind, name).unwrap_or(&none);
-    let mut object = match kind {
-        Kind::Router => router(config.http.routers.get(name)?, form),
-        Kind::Service => service(name, config.http.services.get(name)?),
-        Kind::Middleware => Object::of(config.http.middlewares.get(name)?),
-        Kind::TcpRouter => Object::of(config.tcp.routers.get(name)?),
-        Kind::TcpService => Object::of(config.tcp.services.get(name)?),
-        Kind::TcpMiddleware => Object::of(config.tcp.middlewares.get(name)?),
-        Kind::UdpRouter => Object::of(config.udp.routers.get(name)?),
-        Kind::UdpService => Object::of(config.udp.services.get(name)?),
+    let sound = match kind {
+        Kind::Router => config.http.routers.get(name).map(|options| router(options, form)),
+        Kind::Service => config.http.services.get(name).map(|options| service(snapshot, name, options)),
+        Kind::Middleware => config.http.middlewares.get(name).map(Object::of),
+        Kind::TcpRouter => config.tcp.routers.get(name).map(Object::of),
+        Kind::TcpService => config.tcp.services.get(name).map(Object::of),
+        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(Object::of),
+        Kind::UdpRouter => config.udp.routers.get(name).map(Object::of),
+        Kind::UdpService => config.udp.services.get(name).map(Object::of),
         _ => return None,
+    };
+    let mut object = match sound {
+        Some(object) => object,
+        None => {
+            snapshot.report.object(kind, name)?;
+            Object::of(&written(snapshot, kind, name))
+        }
     };
     let is_router = matches!(kind, Kind::Router | Kind::TcpRouter | Kind::UdpRouter);
     if !report.errors.is_empty() {
@@ -163,6 +173,12 @@ fn server_status(
     }
 }
 
+/// An object that could not be read, as it was written.
+fn written(snapshot: &Snapshot, kind: Kind, name: &str) -> serde_json::Value {
+    let text = snapshot.report.written.get(&ObjectRef { kind, name: name.to_owned() });
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
 /// The effective priority of a router.
 pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
     let config = &snapshot.report.config;
@@ -176,14 +192,15 @@ pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
 /// The kind of a service or middleware in lower case.
 pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<String> {
     let config = &snapshot.report.config;
-    match kind {
-        Kind::Service => service_type(config.http.services.get(name)?).map(str::to_owned),
-        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(str::to_lowercase),
-        Kind::TcpMiddleware => first_key(config.tcp.middlewares.get(name)?),
-        Kind::TcpService => first_key(config.tcp.services.get(name)?),
-        Kind::UdpService => first_key(config.udp.services.get(name)?),
-        _ => None,
-    }
+    let sound = match kind {
+        Kind::Service => config.http.services.get(name).map(|service| service_type(service).map(str::to_owned)),
+        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase())),
+        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(first_key),
+        Kind::TcpService => config.tcp.services.get(name).map(first_key),
+        Kind::UdpService => config.udp.services.get(name).map(first_key),
+        _ => return None,
+    };
+    sound.unwrap_or_else(|| first_key(&written(snapshot, kind, name)))
 }
 
 fn service_type(service: &Service) -> Option<&'static str> {

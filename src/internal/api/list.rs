@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use tidegate_config::Kind;
+use tidegate_config::{Config, Kind};
 
+use super::certificates::Certificate;
 use super::json;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::Status;
@@ -57,6 +58,19 @@ impl Query {
         rows.into_iter().map(|row| row.name).collect()
     }
 
+    /// The certificates that are asked for, in order.
+    pub(super) fn certificates(&self, mut all: Vec<Certificate>) -> Vec<String> {
+        all.retain(|certificate| {
+            (self.search.is_empty() || certificate.contains(&self.search))
+                && (self.status.is_empty() || certificate.status == self.status)
+        });
+        all.sort_by(|a, b| a.order(&self.sort_by, b));
+        if self.descending {
+            all.reverse();
+        }
+        all.iter().map(Certificate::text).collect()
+    }
+
     /// The page that is asked for, or what is wrong with the question.
     pub(super) fn page<T>(&self, mut items: Vec<T>) -> Result<Page<T>, String> {
         let page = number(self.page.as_deref(), 1).ok_or_else(|| wrong("page", self.page.as_deref()))?;
@@ -76,8 +90,8 @@ impl Query {
         let found = |text: &str| text.to_lowercase().contains(&self.search);
         (self.search.is_empty() || found(&row.name) || found(&row.rule))
             && (self.status.is_empty() || row.status.as_str() == self.status)
-            && (self.service.is_empty() || self.is_service(&row.service))
-            && (self.middleware.is_empty() || row.middlewares.contains(&self.middleware))
+            && (self.service.is_empty() || !row.is_router || self.is_service(&row.service))
+            && (self.middleware.is_empty() || !row.has_middlewares || row.middlewares.contains(&self.middleware))
     }
 
     /// A service that is named without its provider is wanted whatever provider is asked for, as in Traefik.
@@ -111,6 +125,9 @@ struct Row {
     rule: String,
     service: String,
     middlewares: Vec<String>,
+    is_router: bool,
+    /// Of a kind that can have middlewares.
+    has_middlewares: bool,
     entry_points: usize,
     servers: usize,
     priority: i64,
@@ -126,6 +143,8 @@ impl Row {
             priority: json::priority(snapshot, kind, name),
             type_name: json::type_name(snapshot, kind, name).unwrap_or_default(),
             status: snapshot.report.object(kind, name).map(|report| report.status).unwrap_or_default(),
+            is_router: matches!(kind, Kind::Router | Kind::TcpRouter | Kind::UdpRouter),
+            has_middlewares: matches!(kind, Kind::Router | Kind::TcpRouter),
             ..Self::default()
         };
         if let Some(router) = config.http.routers.get(name).filter(|_| kind == Kind::Router) {
@@ -144,15 +163,22 @@ impl Row {
             row.service.clone_from(&router.service);
             row.entry_points = router.entry_points.len();
         }
-        if kind == Kind::Service {
-            let balancer = config.http.services.get(name).and_then(|service| service.load_balancer.as_ref());
-            row.servers = balancer.map_or(0, |balancer| balancer.servers.len());
-        }
+        row.servers = servers(config, kind, name).unwrap_or(0);
         row
     }
 
     fn provider(&self) -> &str {
         self.name.rsplit_once('@').map_or("", |(_, provider)| provider)
+    }
+}
+
+/// How many servers a service has.
+fn servers(config: &Config, kind: Kind, name: &str) -> Option<usize> {
+    match kind {
+        Kind::Service => Some(config.http.services.get(name)?.load_balancer.as_ref()?.servers.len()),
+        Kind::TcpService => Some(config.tcp.services.get(name)?.load_balancer.as_ref()?.servers.len()),
+        Kind::UdpService => Some(config.udp.services.get(name)?.load_balancer.as_ref()?.servers.len()),
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `api@internal`: what is configured and what became of it, in the words of Traefik's API.
 
+mod certificates;
 mod json;
 mod list;
 mod overview;
@@ -90,14 +91,20 @@ impl Question<'_> {
     fn answer(&self, path: &str) -> Option<Response> {
         let settings = &self.api.around.settings;
         Some(match path {
-            "version" => body(&overview::version(self.api.started)),
+            "version" => {
+                let mut response = body(&overview::version(self.api.started));
+                let value = HeaderValue::from_static("application/json; charset=UTF-8");
+                response.headers_mut().insert(CONTENT_TYPE, value);
+                response
+            }
             "overview" => body(&overview::overview(&self.snapshot, settings, &self.api.around.providers)),
+            "problems" => body(&overview::problems(&self.snapshot)),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {
                 let all = settings.entry_points.keys().map(String::as_str).collect();
                 self.list(all, |name| overview::entry_point(settings, name))
             }
-            "certificates" => self.list(Vec::new(), |_| None),
+            "certificates" => self.certificates(),
             _ => return self.named(path),
         })
     }
@@ -107,12 +114,18 @@ impl Question<'_> {
         let (family, group, name) = (parts.next()?, parts.next()?, parts.next());
         let decode = |name: &str| percent_decode_str(name).decode_utf8_lossy().into_owned();
         match (family, name) {
+            ("entrypoints" | "certificates", None) if group.is_empty() => return None,
             ("entrypoints", None) => {
                 let name = decode(group);
                 let found = overview::entry_point(&self.api.around.settings, &name);
                 return Some(one(found, "entry point", &name));
             }
-            ("certificates", None) => return Some(one(None, "certificate", &decode(group))),
+            ("certificates", None) => {
+                let name = decode(group);
+                let all = certificates::all(&self.snapshot.tls);
+                let found = all.iter().find(|certificate| certificate.fingerprint == name);
+                return Some(one(found.map(certificates::Certificate::text), "certificate", &name));
+            }
             _ => {}
         }
         let (kind, word) = match (family, group) {
@@ -136,6 +149,12 @@ impl Question<'_> {
         }
         let name = decode(name);
         Some(one(json::object(&self.snapshot, kind, &name, Form::Full), word, &name))
+    }
+
+    fn certificates(&self) -> Response {
+        let query = Query::parse(self.query);
+        let texts = query.certificates(certificates::all(&self.snapshot.tls));
+        page(&query, texts, |text| Some(text.to_owned()))
     }
 
     fn list(&self, names: Vec<&str>, write: impl Fn(&str) -> Option<String>) -> Response {
@@ -172,19 +191,8 @@ impl Question<'_> {
 
 /// The names of all objects of a kind that are shown, in order.
 fn names(snapshot: &Snapshot, kind: Kind) -> Vec<&str> {
-    let config = &snapshot.report.config;
-    let all: Vec<&String> = match kind {
-        Kind::Router => config.http.routers.keys().collect(),
-        Kind::Service => config.http.services.keys().collect(),
-        Kind::Middleware => config.http.middlewares.keys().collect(),
-        Kind::TcpRouter => config.tcp.routers.keys().collect(),
-        Kind::TcpService => config.tcp.services.keys().collect(),
-        Kind::TcpMiddleware => config.tcp.middlewares.keys().collect(),
-        Kind::UdpRouter => config.udp.routers.keys().collect(),
-        Kind::UdpService => config.udp.services.keys().collect(),
-        _ => Vec::new(),
-    };
-    all.into_iter().map(String::as_str).filter(|name| *name != UNLISTED).collect()
+    let all = snapshot.report.objects.keys().filter(|object| object.kind == kind);
+    all.map(|object| object.name.as_str()).filter(|name| *name != UNLISTED).collect()
 }
 
 fn page(query: &Query, names: Vec<String>, write: impl Fn(&str) -> Option<String>) -> Response {

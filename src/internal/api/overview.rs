@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::json::Object;
-use super::names;
+use super::{certificates, names};
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::Status;
@@ -44,7 +44,9 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
         ]),
     );
     all.raw("udp", &family(&[("routers", Kind::UdpRouter), ("services", Kind::UdpService)]));
-    all.raw("certificates", &totals(0, 0, 0));
+    let certificates = certificates::all(&snapshot.tls);
+    let with = |status| certificates.iter().filter(|certificate| certificate.status == status).count();
+    all.raw("certificates", &totals(certificates.len(), with("warning"), with("expired")));
     let mut features = Object::new();
     features.member("tracing", "");
     features.member("metrics", "");
@@ -54,6 +56,24 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
         all.member("providers", providers);
     }
     all.finish()
+}
+
+/// `/api/problems`, which Traefik does not have: everything that is wrong now, with the place where it was written.
+///
+/// Excerpts of the source are left out: they can hold passwords.
+pub(super) fn problems(snapshot: &Snapshot) -> String {
+    let mut texts = Vec::new();
+    for problem in &snapshot.report.problems {
+        let mut object = Object::new();
+        if let Some(about) = &problem.object {
+            object.member("kind", &about.kind.to_string());
+            object.member("name", &about.name);
+        }
+        object.member("message", &problem.message);
+        object.member("origin", &problem.origin.to_string());
+        texts.push(object.finish());
+    }
+    format!("[{}]", texts.join(","))
 }
 
 /// One entry point as the settings have it.

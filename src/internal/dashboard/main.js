@@ -3,16 +3,53 @@ const api = document.body.dataset.api;
 const view = document.getElementById("view");
 const search = document.getElementById("search");
 
-const tabs = [
-  ["Overview", overview],
-  ["Routers", () => table("http/routers", ["name", "status", "rule", "service", "entryPoints", "middlewares", "priorityStr"])],
-  ["Services", () => table("http/services", ["name", "status", "type", "serverStatus", "usedBy"])],
-  ["Middlewares", () => table("http/middlewares", ["name", "status", "type", "usedBy"])],
-  ["TCP and UDP", streams],
-  ["Problems", problems],
-];
+const routerColumns = ["name", "status", "rule", "using", "service", "middlewares", "priorityStr"];
+const tabs = {
+  Overview: overview,
+  Routers: () => lists(["http/routers", routerColumns]),
+  Services: () => lists(["http/services", ["name", "status", "type", "serverStatus", "usedBy"]]),
+  Middlewares: () => lists(["http/middlewares", ["name", "status", "type", "usedBy"]]),
+  "TCP and UDP": () => lists(
+    ["tcp/routers", ["name", "status", "rule", "using", "service"], "TCP routers"],
+    ["tcp/services", ["name", "status", "type", "usedBy"], "TCP services"],
+    ["tcp/middlewares", ["name", "status", "type", "usedBy"], "TCP middlewares"],
+    ["udp/routers", ["name", "status", "using", "service"], "UDP routers"],
+    ["udp/services", ["name", "status", "type", "usedBy"], "UDP services"],
+  ),
+  Problems: async () => [table((await get("problems")).data, ["kind", "name", "message", "origin"], "No problems.")],
+};
 
-const titles = { name: "Name", status: "Status", rule: "Rule", service: "Service", entryPoints: "Entry points", middlewares: "Middlewares", priorityStr: "Priority", type: "Type", serverStatus: "Servers", usedBy: "Used by", using: "Entry points" };
+const titles = {
+  name: "Name", status: "Status", rule: "Rule", service: "Service", using: "Entry points", middlewares: "Middlewares", priorityStr: "Priority",
+  type: "Type", serverStatus: "Servers", usedBy: "Used by", address: "Address", kind: "What", message: "What is wrong", origin: "Where it stands",
+};
+
+// The largest numbers are what the gateway gives its own routers.
+const internalPriority = 9e18;
+
+const cells = {
+  name: (item) => {
+    const [name, provider] = split(item.name ?? "");
+    return [name, ...(provider ? [element("span", `@${provider}`, { class: "provider" })] : [])];
+  },
+  status: (item) => [
+    element("span", item.status, { class: `status ${item.status}` }),
+    ...(item.error ?? []).map((error) => element("div", error, { class: `error ${item.status}` })),
+  ],
+  rule: (item) => [element("code", item.rule ?? "")],
+  message: (item) => [element("span", item.message, { class: "disabled" })],
+  origin: (item) => [element("code", item.origin)],
+  priorityStr: (item) => [Number(item.priorityStr) > internalPriority ? "internal" : item.priorityStr ?? ""],
+  serverStatus: (item) => Object.entries(item.serverStatus ?? {}).map(([url, state]) =>
+    element("div", [element("span", state, { class: `status ${state}` }), " ", element("code", url)])),
+  usedBy: (item) => (item.usedBy ?? []).map((name) => element("div", name)),
+  middlewares: (item) => (item.middlewares ?? []).map((name) => element("div", name)),
+};
+
+function split(name) {
+  const at = name.lastIndexOf("@");
+  return at < 0 ? [name, ""] : [name.slice(0, at), name.slice(at + 1)];
+}
 
 function element(tag, content = [], attributes = {}) {
   const node = document.createElement(tag);
@@ -39,97 +76,82 @@ async function all(path) {
 
 function cell(key, item) {
   const value = item[key];
-  if (key === "status") {
-    const parts = [element("span", value, { class: value })];
-    for (const error of item.error ?? []) parts.push(element("div", error, { class: value }));
-    return parts;
-  }
-  if (key === "serverStatus") {
-    return Object.entries(value ?? {}).map(([url, state]) => element("div", [`${url} `, element("span", state, { class: state })]));
-  }
-  if (key === "rule") return element("code", value ?? "");
-  return Array.isArray(value) ? value.join(", ") : String(value ?? "");
+  return cells[key]?.(item) ?? [Array.isArray(value) ? value.join(", ") : String(value ?? "")];
 }
 
-function rows(items, keys) {
-  const wanted = search.value.toLowerCase();
+function table(items, keys, none = "None.") {
+  const wanted = search.value.trim().toLowerCase();
   const shown = items.filter((item) => JSON.stringify(item).toLowerCase().includes(wanted));
-  if (shown.length === 0) return element("p", "None.");
-  const head = element("tr", keys.map((key) => element("th", titles[key] ?? key)));
+  if (shown.length === 0) return element("p", items.length ? "Nothing fits the search." : none, { class: "quiet" });
+  const head = element("tr", keys.map((key) => element("th", titles[key] ?? key, { scope: "col" })));
   const body = shown.map((item) => element("tr", keys.map((key) => element("td", cell(key, item)))));
-  return element("table", [element("thead", head), element("tbody", body)]);
+  return element("div", element("table", [element("thead", head), element("tbody", body)]), { class: "panel" });
 }
 
-async function table(path, keys) {
-  return [rows(await all(path), keys)];
+async function lists(...wanted) {
+  const items = await Promise.all(wanted.map(([path]) => all(path)));
+  return wanted.flatMap(([, keys, title], i) => [...(title ? [element("h2", title)] : []), table(items[i], keys)]);
+}
+
+function card(title, number, lines, tab) {
+  return element("a", [title, element("b", String(number)), ...lines], { class: "card", href: `#${encodeURIComponent(tab)}` });
+}
+
+function count(number, word, state) {
+  return element("div", `${number} ${word}${number === 1 ? "" : "s"}`, { class: number ? state : "quiet" });
 }
 
 async function overview() {
-  const [{ data }, points] = await Promise.all([get("overview"), all("entrypoints")]);
+  const [{ data }, { data: wrong }, points] = await Promise.all([get("overview"), get("problems"), all("entrypoints")]);
   const cards = [];
   for (const family of ["http", "tcp", "udp"]) {
-    for (const [group, count] of Object.entries(data[family])) {
-      if (count.total === 0 && family !== "http") continue;
-      cards.push(element("div", [
-        `${family.toUpperCase()} ${group}`,
-        element("b", String(count.total)),
-        element("span", `${count.errors} errors`, { class: count.errors ? "disabled" : "enabled" }),
-        " · ",
-        element("span", `${count.warnings} warnings`, { class: count.warnings ? "warning" : "enabled" }),
-      ], { class: "card" }));
+    for (const [group, { total, errors, warnings }] of Object.entries(data[family])) {
+      if (total === 0 && family !== "http") continue;
+      const tab = family === "http" ? group[0].toUpperCase() + group.slice(1) : "TCP and UDP";
+      cards.push(card(`${family.toUpperCase()} ${group}`, total, [count(errors, "error", "disabled"), count(warnings, "warning", "warning")], tab));
     }
   }
+  const told = wrong.length ? element("div", "see where they stand", { class: "disabled" }) : element("div", "all is well", { class: "enabled" });
+  cards.push(card("Problems", wrong.length, [told], "Problems"));
+  const providers = (data.providers ?? []).map((name) => element("div", name, { class: "card" }));
   return [
     element("div", cards, { class: "cards" }),
     element("h2", "Entry points"),
-    rows(points, ["name", "address"]),
+    table(points, ["name", "address"]),
     element("h2", "Providers"),
-    element("p", (data.providers ?? []).join(", ") || "None."),
+    providers.length ? element("div", providers, { class: "cards" }) : element("p", "None.", { class: "quiet" }),
   ];
 }
 
-async function streams() {
-  const parts = [];
-  for (const [title, path] of [["TCP routers", "tcp/routers"], ["TCP services", "tcp/services"], ["UDP routers", "udp/routers"], ["UDP services", "udp/services"]]) {
-    const keys = path.endsWith("routers") ? ["name", "status", "rule", "service", "using"] : ["name", "status", "type", "usedBy"];
-    parts.push(element("h2", title), rows(await all(path), keys));
-  }
-  return parts;
+async function badge() {
+  const { data } = await get("problems");
+  const tab = document.querySelector("#tabs a:last-child");
+  tab.replaceChildren("Problems", ...(data.length ? [element("b", String(data.length))] : []));
 }
 
-async function problems() {
-  const paths = ["http/routers", "http/services", "http/middlewares", "tcp/routers", "udp/routers"];
-  const lists = await Promise.all(paths.map(all));
-  const bad = lists.flatMap((items, i) => items.filter((item) => item.error).map((item) => ({ kind: paths[i], ...item })));
-  return [rows(bad, ["kind", "name", "status"])];
-}
-
-let shown = 0;
+let turn = 0;
 async function show() {
-  const name = decodeURIComponent(location.hash.slice(1)) || tabs[0][0];
-  const [current, render] = tabs.find(([tab]) => tab === name) ?? tabs[0];
-  for (const button of document.querySelectorAll("#tabs button")) {
-    button.toggleAttribute("aria-current", button.textContent === current);
-    if (button.textContent === current) button.setAttribute("aria-current", "page");
+  const current = Object.keys(tabs).find((name) => `#${encodeURIComponent(name)}` === location.hash) ?? "Overview";
+  for (const link of document.querySelectorAll("#tabs a")) {
+    if (link.hash === `#${encodeURIComponent(current)}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
-  const turn = ++shown;
+  const mine = ++turn;
   let content;
   try {
-    content = await render();
+    [content] = await Promise.all([tabs[current](), badge()]);
   } catch (error) {
     content = [element("p", String(error), { class: "disabled" })];
   }
   // A later click may have been answered before.
-  if (turn === shown) view.replaceChildren(...content);
+  if (mine === turn) view.replaceChildren(...content);
 }
 
-document.getElementById("tabs").append(...tabs.map(([name]) => {
-  const button = element("button", name, { type: "button" });
-  button.addEventListener("click", () => { location.hash = encodeURIComponent(name); });
-  return button;
-}));
+document.getElementById("tabs").append(...Object.keys(tabs).map((name) => element("a", name, { href: `#${encodeURIComponent(name)}` })));
 addEventListener("hashchange", show);
 search.addEventListener("input", show);
 setInterval(() => { if (!document.hidden) show(); }, 5000);
-get("version").then(({ data }) => { document.getElementById("version").textContent = `Version ${data.Version}, running since ${new Date(data.startDate).toLocaleString()}`; }).catch(() => {});
+get("version").then(({ data }) => {
+  document.getElementById("version").textContent = `Version ${data.Version}, running since ${new Date(data.startDate).toLocaleString()}`;
+}).catch(() => {});
 show();

@@ -100,7 +100,7 @@ impl Entry<'_> {
         out.insert("msg".into(), "".into());
         let second = OffsetDateTime::now_utc().replace_nanosecond(0);
         out.insert("time".into(), second.ok().and_then(|at| at.format(&Rfc3339).ok()).into());
-        let mut line = serde_json::to_string(&out).unwrap_or_default();
+        let mut line = escape_controls(serde_json::to_string(&out).unwrap_or_default());
         line.push('\n');
         line
     }
@@ -264,6 +264,26 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_3 => "HTTP/3.0",
         _ => "HTTP/1.1",
     }
+}
+
+/// JSON with those control characters escaped that it allows as they are, and line ends of Unicode, as Go does: a
+/// terminal that shows the log obeys some of them.
+fn escape_controls(json: String) -> String {
+    let moves = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
+    // Most lines are plain ASCII.
+    if !json.bytes().any(|byte| byte >= 0x7f) || !json.contains(moves) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if moves(c) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// A text without quotes around it: what could be taken for another column or line is escaped.

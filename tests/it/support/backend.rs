@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +50,7 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -94,22 +95,29 @@ impl Backend {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stopped = Arc::new(AtomicBool::new(false));
         let answer = Arc::new(answer);
-        let (notes, stop) = (seen.clone(), stopped.clone());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (notes, stop, opened) = (seen.clone(), stopped.clone(), connections.clone());
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
+                opened.fetch_add(1, Ordering::SeqCst);
                 let (notes, answer) = (notes.clone(), answer.clone());
                 std::thread::spawn(move || serve(stream, &notes, answer.as_ref()));
             }
         });
-        Self { address, seen, stopped }
+        Self { address, seen, connections, stopped }
     }
 
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Connections that were opened to it so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// What has reached it so far.

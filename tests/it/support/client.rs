@@ -40,7 +40,11 @@ pub struct Client {
 impl Client {
     /// Connects. Nothing waits longer than 20 s.
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// The same over a connection that is there already.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
@@ -71,6 +75,16 @@ impl Client {
             if !(100..200).contains(&answer.status) || answer.status == 101 {
                 return Ok(answer);
             }
+        }
+    }
+
+    /// Reads the head of a response, interim ones included, and leaves its body.
+    pub fn head(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                return Ok(String::from_utf8_lossy(&self.take(end + 4)?).into_owned());
+            }
+            self.fill()?;
         }
     }
 

@@ -22,6 +22,13 @@ impl Gateway {
 
     /// The same with further settings, written as flags.
     pub fn with(flags: &[&str], routes: &str) -> Self {
+        let gateway = Self::unready(flags, routes);
+        eventually("every provider has delivered", || gateway.inner.is_ready());
+        gateway
+    }
+
+    /// The same, without waiting for providers to deliver.
+    pub fn unready(flags: &[&str], routes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.yml"), routes).unwrap();
         let mut all = vec![
@@ -34,9 +41,7 @@ impl Gateway {
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let loaded = settings::load(&all, &[]).unwrap_or_else(|problems| panic!("{problems:?}"));
         let inner = Inner::start(loaded.settings, Options { workers: 2 }).unwrap();
-        let gateway = Self { inner, folder };
-        eventually("every provider has delivered", || gateway.inner.is_ready());
-        gateway
+        Self { inner, folder }
     }
 
     /// Routes that send everything to one server.
@@ -76,6 +81,17 @@ impl Gateway {
     /// An answer of the API.
     pub fn api(&self, path: &str) -> String {
         get(self.address("traefik"), "h", path).text()
+    }
+
+    /// Stops in order, and returns when everything has stopped.
+    pub fn shutdown(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(self.inner.shutdown());
+    }
+
+    /// How many snapshots were served so far.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation()
     }
 
     /// What is wrong with the configuration now.

@@ -2,7 +2,9 @@
 
 pub mod backend;
 pub mod client;
+pub mod frames;
 pub mod gateway;
+pub mod process;
 
 use std::time::{Duration, Instant};
 

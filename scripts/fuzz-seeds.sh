@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Fills fuzz/corpus with seeds: the examples of the documentation and the route files of the repository.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mkdir -p fuzz/corpus/{rule,labels,route_file,preface,template,settings}
+python3 - <<'PYTHON'
+import pathlib, re, hashlib
+
+root = pathlib.Path(".")
+
+def seed(target, text):
+    data = text if isinstance(text, bytes) else text.encode()
+    (root / "fuzz/corpus" / target / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
+
+sources = [path for folder in ("src", "config", "core", "middlewares", "providers", "docs", "tests", "examples")
+           for path in (root / folder).rglob("*") if path.suffix in (".rs", ".md", ".yml", ".yaml", ".toml")]
+texts = [path.read_text(errors="replace") for path in sources] + [(root / "README.md").read_text()]
+
+matcher = re.compile(r"!?\(?\b(?:Host|HostRegexp|Path|PathPrefix|PathRegexp|Method|Header|HeaderRegexp|Query|QueryRegexp|ClientIP)"
+                     r"\([`\"][^\n]*?[`\"]\)(?: ?(?:&&|\|\|) ?[^\n\"]{1,80}\))?")
+for text in texts:
+    for rule in set(matcher.findall(text)):
+        seed("rule", f"{rule}\na.test\n/api/x?a=1\n1")
+    for block in re.findall(r"```(ya?ml|toml)\n(.*?)```", text, re.S):
+        seed("route_file", ("#toml\n" if block[0] == "toml" else "") + block[1])
+    for yaml in re.findall(r"\"(\{(?:http|tcp|udp|tls)[^\n]*\})\"", text):
+        seed("route_file", yaml.replace('\\"', '"'))
+    labels = sorted(set(re.findall(r"(?:traefik|tidegate)\.(?:http|tcp|udp|tls|docker|enable)[\w.\[\]=`()/:,@-]*", text)))
+    for at in range(0, len(labels), 8):
+        seed("labels", "\n".join(label if "=" in label else f"{label}=1" for label in labels[at:at + 8]))
+    for template in re.findall(r"\{\{[^\n]{1,100}?\}\}", text):
+        seed("template", template)
+    for option in set(re.findall(r"--[a-z][\w.]+(?:=[\w:./,-]+)?", text)):
+        seed("settings", option)
+for path in (path for path in sources if path.suffix != ".rs"):
+    if path.suffix in (".yml", ".yaml", ".toml"):
+        seed("route_file", ("#toml\n" if path.suffix == ".toml" else "") + path.read_text())
+
+http = [
+    "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3;a=b\r\nabc\r\n0\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05hello",
+    "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET /\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\n folded\r\nX : y\r\n\r\n",
+]
+v2 = b"\r\n\r\n\0\r\nQUIT\n"
+h2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+frame = lambda kind, flags, body: len(body).to_bytes(3, "big") + bytes([kind, flags]) + b"\0\0\0\1" + body
+prefaces = [text.encode("latin-1") for text in http] + [
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 5000 443\r\n" + http[0].encode(), b"PROXY UNKNOWN\r\n", b"PROXY TCP6 ::1 ::2 1 2\r\n",
+    v2 + b"\x21\x11\0\x0c" + bytes(12) + http[1].encode(), v2 + b"\x20\0\0\0", v2 + b"\x21\x21\0\x24" + bytes(36),
+    h2 + frame(4, 0, b"") + frame(1, 5, b"\x82\x86\x84") + frame(0, 1, b"abc"),
+    h2 + frame(1, 0, b"\x82") + frame(9, 4, b"\x84") + frame(3, 0, bytes(4)) + frame(6, 0, bytes(8)),
+]
+for data in prefaces:
+    for size in (1, 7, 255):
+        seed("preface", bytes([size]) + data)
+PYTHON

@@ -1,0 +1,206 @@
+//! Certificates as Traefik's API shows them: names, times and fingerprints of what the TLS store holds.
+
+use std::cmp::Ordering;
+
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use x509_parser::public_key::PublicKey;
+
+use super::json::Object;
+use crate::tls::TlsStore;
+
+/// Days before its end from which on a certificate is worth a warning.
+const SOON: time::Duration = time::Duration::days(30);
+
+/// One certificate.
+pub(super) struct Certificate {
+    /// SHA-256 of the whole, in hexadecimal: it is called so.
+    pub(super) fingerprint: String,
+    /// `enabled`, `warning` (it ends soon) or `expired`.
+    pub(super) status: &'static str,
+    common_name: String,
+    sans: Vec<String>,
+    issuer: Entity,
+    not_after: OffsetDateTime,
+    text: String,
+}
+
+/// What is shown of a subject or an issuer.
+struct Entity {
+    organization: String,
+    common_name: String,
+    country: String,
+}
+
+/// The certificates of a store, by common name.
+pub(super) fn all(store: &TlsStore) -> Vec<Certificate> {
+    let now = OffsetDateTime::now_utc();
+    let mut all: Vec<Certificate> = store.leaves().iter().filter_map(|der| read(der, now)).collect();
+    all.sort_by(|a, b| a.order("", b));
+    all
+}
+
+impl Certificate {
+    /// The JSON object.
+    pub(super) fn text(&self) -> String {
+        self.text.clone()
+    }
+
+    /// True when a name of the subject or the issuer contains this text, which is in lower case.
+    pub(super) fn contains(&self, text: &str) -> bool {
+        let names = [&self.common_name, &self.issuer.organization, &self.issuer.common_name];
+        names.into_iter().chain(&self.sans).any(|name| name.to_lowercase().contains(text))
+    }
+
+    /// Which of two comes first in a list that is sorted by `key`.
+    pub(super) fn order(&self, key: &str, other: &Self) -> Ordering {
+        let first = match key {
+            "issuer" => self.issuer.name().cmp(other.issuer.name()),
+            "validUntil" => self.not_after.cmp(&other.not_after),
+            "status" => self.status.cmp(other.status),
+            _ => Ordering::Equal,
+        };
+        first.then_with(|| self.common_name.cmp(&other.common_name)).then_with(|| self.fingerprint.cmp(&other.fingerprint))
+    }
+}
+
+impl Entity {
+    fn of(name: &X509Name<'_>) -> Self {
+        let text = |value: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            value.and_then(|value| value.as_str().ok()).unwrap_or_default().to_owned()
+        };
+        Self {
+            organization: text(name.iter_organization().next()),
+            common_name: text(name.iter_common_name().last()),
+            country: text(name.iter_country().next()),
+        }
+    }
+
+    fn name(&self) -> &str {
+        if self.organization.is_empty() { &self.common_name } else { &self.organization }
+    }
+}
+
+fn read(der: &[u8], now: OffsetDateTime) -> Option<Certificate> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    let (subject, issuer) = (Entity::of(parsed.subject()), Entity::of(parsed.issuer()));
+    let (not_before, not_after) = (parsed.validity().not_before.to_datetime(), parsed.validity().not_after.to_datetime());
+    let status = match not_after - now {
+        left if left.is_negative() => "expired",
+        left if left < SOON => "warning",
+        _ => "enabled",
+    };
+    let fingerprint = hex(&Sha256::digest(der));
+    let sans = alternative_names(&parsed);
+    let mut object = Object::new();
+    object.member("name", &fingerprint);
+    object.member("sans", &sans);
+    object.member("notAfter", &not_after.format(&Rfc3339).ok()?);
+    object.member("notBefore", &not_before.format(&Rfc3339).ok()?);
+    object.member("serialNumber", &parsed.serial.to_string());
+    object.member("commonName", &subject.common_name);
+    for (key, value) in [
+        ("issuerOrg", &issuer.organization),
+        ("issuerCN", &issuer.common_name),
+        ("issuerCountry", &issuer.country),
+        ("organization", &subject.organization),
+        ("country", &subject.country),
+    ] {
+        if !value.is_empty() {
+            object.member(key, value);
+        }
+    }
+    object.member("version", &format!("v{}", parsed.version().0 + 1));
+    let (key_type, key_size) = key(&parsed);
+    object.member("keyType", key_type);
+    if key_size > 0 {
+        object.member("keySize", &key_size);
+    }
+    object.member("signatureAlgorithm", &signature(&parsed));
+    object.member("certFingerprint", &fingerprint);
+    object.member("publicKeyFingerprint", &hex(&Sha256::digest(parsed.public_key().raw)));
+    object.member("status", status);
+    let text = object.finish();
+    Some(Certificate { fingerprint, status, common_name: subject.common_name, sans, issuer, not_after, text })
+}
+
+fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let mut names: Vec<String> = extension
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => match bytes.len() {
+                4 => <[u8; 4]>::try_from(*bytes).ok().map(|v4| std::net::IpAddr::from(v4).to_string()),
+                _ => <[u8; 16]>::try_from(*bytes).ok().map(|v6| std::net::IpAddr::from(v6).to_string()),
+            },
+            _ => None,
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// Kind of the key and its size in bits; 0 for kinds that have one size.
+fn key(certificate: &X509Certificate<'_>) -> (&'static str, usize) {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => ("RSA", key.key_size()),
+        // An uncompressed point: one byte, and two coordinates.
+        Ok(PublicKey::EC(point)) => ("ECDSA", match point.data().len() / 2 * 8 { 528 => 521, size => size }),
+        _ => ("Unknown", 0),
+    }
+}
+
+/// Go's name of the algorithm; its object identifier when it has none.
+fn signature(certificate: &X509Certificate<'_>) -> String {
+    let oid = certificate.signature_algorithm.algorithm.to_id_string();
+    match oid.as_str() {
+        "1.2.840.113549.1.1.5" => "SHA1-RSA",
+        "1.2.840.113549.1.1.11" => "SHA256-RSA",
+        "1.2.840.113549.1.1.12" => "SHA384-RSA",
+        "1.2.840.113549.1.1.13" => "SHA512-RSA",
+        "1.2.840.10045.4.1" => "ECDSA-SHA1",
+        "1.2.840.10045.4.3.2" => "ECDSA-SHA256",
+        "1.2.840.10045.4.3.3" => "ECDSA-SHA384",
+        "1.2.840.10045.4.3.4" => "ECDSA-SHA512",
+        "1.3.101.112" => "Ed25519",
+        other => other,
+    }
+    .to_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_described() {
+        let made = rcgen::generate_simple_self_signed(vec!["b.test".to_owned(), "a.test".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        let der = made.cert.der();
+        let end = OffsetDateTime::from_unix_timestamp(X509Certificate::from_der(der).unwrap().1.validity().not_after.timestamp()).unwrap();
+        for (left, status) in [(-1, "expired"), (29, "warning"), (31, "enabled")] {
+            assert_eq!(read(der, end - time::Duration::days(left)).unwrap().status, status);
+        }
+        let shown = read(der, end).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&shown.text()).unwrap();
+        assert_eq!(value["sans"], serde_json::json!(["10.0.0.1", "a.test", "b.test"]));
+        assert_eq!((value["keyType"].as_str(), value["keySize"].as_u64()), (Some("ECDSA"), Some(256)));
+        assert_eq!((value["version"].as_str(), value["signatureAlgorithm"].as_str()), (Some("v3"), Some("ECDSA-SHA256")));
+        assert_eq!((value["name"].as_str(), shown.fingerprint.len()), (Some(shown.fingerprint.as_str()), 64));
+        assert!(shown.contains("b.te") && !shown.contains("zzz"));
+        assert!(read(b"no certificate", end).is_none());
+    }
+}

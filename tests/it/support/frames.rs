@@ -1,0 +1,170 @@
+//! A client that sends HTTP/2 frames as it is told, right or wrong.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Kinds of frames (RFC 9113 section 6).
+pub const DATA: u8 = 0;
+/// Headers.
+pub const HEADERS: u8 = 1;
+/// Priority.
+pub const PRIORITY: u8 = 2;
+/// End of one stream.
+pub const RST_STREAM: u8 = 3;
+/// Settings.
+pub const SETTINGS: u8 = 4;
+/// Ping.
+pub const PING: u8 = 6;
+/// End of the connection.
+pub const GOAWAY: u8 = 7;
+/// More headers.
+pub const CONTINUATION: u8 = 9;
+/// Flag of DATA and HEADERS.
+pub const END_STREAM: u8 = 1;
+/// Flag of HEADERS and CONTINUATION.
+pub const END_HEADERS: u8 = 4;
+
+/// How a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer with this status.
+    Status(u16),
+    /// RST_STREAM with this error code.
+    Reset(u32),
+    /// GOAWAY with this error code, or no more than a close (`None`).
+    Closed(Option<u32>),
+    /// Nothing in time.
+    Silence,
+}
+
+impl Outcome {
+    /// True for an answer of 400, or an error of the stream or the connection.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status(400) | Self::Reset(1..) | Self::Closed(_))
+    }
+}
+
+/// A connection of which preface and settings have been sent.
+pub struct Frames {
+    stream: TcpStream,
+}
+
+impl Frames {
+    /// Connects in plain text. Nothing waits longer than 20 s.
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut frames = Self { stream };
+        assert!(frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        assert!(frames.send(SETTINGS, 0, 0, &[]));
+        frames
+    }
+
+    /// Sends bytes; false when the connection is gone.
+    pub fn bytes(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Sends a frame; false when the connection is gone.
+    pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+        self.bytes(&frame(kind, flags, stream, payload))
+    }
+
+    /// Sends a request without a body.
+    pub fn request(&mut self, stream: u32, fields: &[(&str, &str)]) -> bool {
+        self.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(fields))
+    }
+
+    /// Reads one frame: kind, flags, stream, payload.
+    pub fn read(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head)?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.stream.read_exact(&mut payload)?;
+        Ok((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    }
+
+    /// Waits for what becomes of a stream.
+    pub fn outcome(&mut self, stream: u32) -> Outcome {
+        let code = |payload: &[u8], at: usize| {
+            payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        };
+        let mut last = None;
+        loop {
+            match self.read() {
+                Ok((HEADERS, _, id, payload)) if id == stream => return Outcome::Status(status(&payload)),
+                Ok((RST_STREAM, _, id, payload)) if id == stream => {
+                    return Outcome::Reset(code(&payload, 0).unwrap_or(0));
+                }
+                Ok((GOAWAY, _, _, payload)) if code(&payload, 4) != Some(0) => last = code(&payload, 4),
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Outcome::Silence;
+                }
+                Err(_) => return Outcome::Closed(last),
+            }
+        }
+    }
+
+    /// Reads until the connection is closed; false when it stays open.
+    pub fn is_cut(&mut self) -> bool {
+        loop {
+            match self.read() {
+                Ok(_) => {}
+                Err(error) => {
+                    return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                }
+            }
+        }
+    }
+}
+
+/// A frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A header block of literals that touch no table (RFC 7541 section 6.2.2), with every byte as it is given.
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0);
+        for text in [name, value] {
+            integer(&mut bytes, text.len());
+            bytes.extend(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+/// A length in seven bits and more (RFC 7541 section 5.1).
+fn integer(bytes: &mut Vec<u8>, value: usize) {
+    if value < 127 {
+        return bytes.push(value as u8);
+    }
+    bytes.push(127);
+    let mut rest = value - 127;
+    while rest >= 128 {
+        bytes.push((rest % 128) as u8 | 128);
+        rest /= 128;
+    }
+    bytes.push(rest as u8);
+}
+
+/// The status of an answer, when it is one of those with a number of their own; 0 for others.
+fn status(block: &[u8]) -> u16 {
+    match block.iter().find(|byte| **byte & 0xe0 != 0x20) {
+        Some(0x88) => 200,
+        Some(0x89) => 204,
+        Some(0x8c) => 400,
+        Some(0x8d) => 404,
+        Some(0x8e) => 500,
+        _ => 0,
+    }
+}

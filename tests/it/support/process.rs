@@ -1,0 +1,67 @@
+//! The gateway as a process of its own, where its memory, its time and its log are to be seen.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use super::eventually;
+
+/// A running gateway. It is killed when dropped.
+pub struct Process {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Process {
+    /// Starts it with entry point `web` and these routes.
+    pub fn start(flags: &[&str], routes: &str) -> Self {
+        Self::start_by("exec \"$0\" \"$@\"", flags, routes)
+    }
+
+    /// The same by a line of shell, in which `"$0" "$@"` is the gateway.
+    pub fn start_by(shell: &str, flags: &[&str], routes: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes.yml");
+        std::fs::write(&file, routes).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", shell, env!("CARGO_BIN_EXE_tidegate"), "--entryPoints.web.address=127.0.0.1:0", "--log.level=DEBUG"]);
+        command.arg(format!("--providers.file.filename={}", file.display())).args(flags);
+        command.env("GATEWAY_WORKERS", "2").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let process = Self { child: command.spawn().unwrap(), folder };
+        eventually("the gateway has its routes", || process.log().contains("configuration applied"));
+        process
+    }
+
+    /// Where the entry point `web` listens.
+    pub fn web(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("entry_point=web")).unwrap();
+        line.split("address=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Its resident memory in KiB.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Time that it has computed, in hundredths of a second.
+    pub fn time(&self) -> usize {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
+        fields[11].parse::<usize>().unwrap() + fields[12].parse::<usize>().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
