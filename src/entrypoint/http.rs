@@ -146,7 +146,11 @@ fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Opti
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
 fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     link.door.target.apply(head)?;
-    if head.headers.get(EXPECT).is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if head
+        .headers
+        .get(EXPECT)
+        .is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         return Err(refused(StatusCode::EXPECTATION_FAILED));
     }
     link.door.aliases.apply(&mut head.headers)?;

@@ -116,7 +116,12 @@ impl<S, G> Watched<S, G> {
 impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
     /// Writes our answer to a malformed head in place of the library's, which says nothing. `bytes` is how the
     /// library's begins, `length` how long it is; `None`: what is written is something else.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, bytes: &[u8], length: usize) -> Option<Poll<io::Result<usize>>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        length: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
         let rest = self.answer.as_mut()?;
         if !bytes.starts_with(b"HTTP/1.1 400 ") {
             return None;

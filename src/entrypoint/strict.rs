@@ -87,8 +87,14 @@ impl Refusal {
     pub fn answer(self) -> Option<&'static [u8]> {
         macro_rules! answer {
             ($status:literal, $text:literal) => {
-                concat!("HTTP/1.1 ", $status, "\r\nContent-Type: text/plain; charset=utf-8\r\n",
-                    "Connection: close\r\n\r\n", $text).as_bytes()
+                concat!(
+                    "HTTP/1.1 ",
+                    $status,
+                    "\r\nContent-Type: text/plain; charset=utf-8\r\n",
+                    "Connection: close\r\n\r\n",
+                    $text
+                )
+                .as_bytes()
             };
         }
         Some(match self {
@@ -267,8 +273,7 @@ impl Scanner {
         if target.contains(&b'#') {
             return self.refuse(Refusal::Fragment);
         }
-        self.head =
-            Head { http10: version == b"HTTP/1.0", connect: method == b"CONNECT", ..Head::default() };
+        self.head = Head { http10: version == b"HTTP/1.0", connect: method == b"CONNECT", ..Head::default() };
         self.state = State::Headers;
         Ok(())
     }
@@ -373,9 +378,8 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
         return !target.is_empty();
     }
     let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
-    let whole_escapes = memchr::memchr_iter(b'%', path).all(|at| {
-        path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    });
+    let whole_escapes = memchr::memchr_iter(b'%', path)
+        .all(|at| path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)));
     whole_escapes && (target.starts_with(b"/") || target == b"*" || memchr::memchr(b':', path).is_some())
 }
 

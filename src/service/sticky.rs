@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn names_have_only_what_cookies_allow() {
-        let named = |name: &str| cookie_name("s@file", &StickyCookie { name: name.into(), ..Default::default() });
+        let named =
+            |name: &str| cookie_name("s@file", &StickyCookie { name: name.into(), ..Default::default() });
         assert_eq!(named("a b;c"), "a_b_c");
         assert_eq!(named("a.b-c"), "a.b-c");
         assert_eq!(named(""), "_23300");

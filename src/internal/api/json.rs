@@ -84,7 +84,10 @@ pub(super) fn as_go(text: &str) -> String {
 fn router(router: &Router, form: Form) -> Object {
     let mut shown = std::borrow::Cow::Borrowed(router);
     let unnamed = router.tls.as_ref().is_some_and(|tls| tls.options.is_empty());
-    if form == Form::Full && unnamed && let Some(tls) = &mut shown.to_mut().tls {
+    if form == Form::Full
+        && unnamed
+        && let Some(tls) = &mut shown.to_mut().tls
+    {
         tls.options = "default".into();
     }
     Object::of(&*shown)
@@ -193,8 +196,12 @@ pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
 pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<String> {
     let config = &snapshot.report.config;
     let sound = match kind {
-        Kind::Service => config.http.services.get(name).map(|service| service_type(service).map(str::to_owned)),
-        Kind::Middleware => config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase())),
+        Kind::Service => {
+            config.http.services.get(name).map(|service| service_type(service).map(str::to_owned))
+        }
+        Kind::Middleware => {
+            config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase()))
+        }
         Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(first_key),
         Kind::TcpService => config.tcp.services.get(name).map(first_key),
         Kind::UdpService => config.udp.services.get(name).map(first_key),
