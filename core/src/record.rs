@@ -39,7 +39,7 @@ pub struct Fields {
     pub retries: u32,
     /// Request headers as they came in, when the log keeps any.
     pub request_headers: Option<http::HeaderMap>,
-    /// Headers of the server's answer, when the log keeps any.
+    /// Headers of the server's answer. The log sets it to an empty map when it keeps any.
     pub origin_headers: Option<http::HeaderMap>,
 }
 

@@ -166,10 +166,15 @@ impl ForwardedRules {
 pub(super) struct Appending<H> {
     pub(super) service: H,
     pub(super) address: Option<HeaderValue>,
+    /// The service's name for the access log: only what was reached is in it.
+    pub(super) name: Option<std::sync::Arc<str>>,
 }
 
 impl<H: std::ops::Deref<Target = dyn Handler> + Send + Sync + 'static> Handler for Appending<H> {
     fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
+        if let (Some(record), Some(name)) = (&request.context.record, &self.name) {
+            record.note(|fields| fields.service = Some(name.clone()));
+        }
         let wanted = request.head.extensions.get::<tidegate_core::OmitForwardedFor>().is_none();
         if let Some(address) = self.address.as_ref().filter(|_| wanted) {
             append(&mut request.head.headers, address);

@@ -111,7 +111,7 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, line: &mut Optio
     };
     let mut request = Request::new(head, body, context);
     if is_misdirected(link, &snapshot, &request) {
-        return reply::status_text(StatusCode::MISDIRECTED_REQUEST);
+        return reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request");
     }
     let routes = snapshot.entry_points.get(door.index);
     let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
@@ -122,7 +122,11 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, line: &mut Optio
         return reply::empty(StatusCode::BAD_REQUEST);
     }
     request.context.router = route.name.clone();
-    let service = Appending { service: route.service.clone(), address: door.forwarded.appended(&link.peer) };
+    let service = Appending {
+        service: route.service.clone(),
+        address: door.forwarded.appended(&link.peer),
+        name: line.is_some().then(|| route.service_name.clone()),
+    };
     Next::new(&route.middlewares, &service).run(request).await
 }
 
@@ -134,10 +138,7 @@ fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Opti
     }
     let line = log.record_for(request, None);
     if let (Some(record), Some(route)) = (&request.context.record, route) {
-        record.note(|fields| {
-            fields.router = Some(route.name.clone());
-            fields.service = Some(route.service_name.clone());
-        });
+        record.note(|fields| fields.router = Some(route.name.clone()));
     }
     Some(line)
 }
@@ -145,7 +146,11 @@ fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Opti
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
 fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     link.door.target.apply(head)?;
-    if head.headers.get(EXPECT).is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if head
+        .headers
+        .get(EXPECT)
+        .is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         return Err(refused(StatusCode::EXPECTATION_FAILED));
     }
     link.door.aliases.apply(&mut head.headers)?;

@@ -56,7 +56,7 @@ impl<S, G> Watched<S, G> {
                     // A NUL is refused by the library wherever in a head it stands. Requests before it are served.
                     Err(Violation::Head) => {
                         fresh[scan.sound()..].fill(0);
-                        self.answer.get_or_insert(scan.refusal().answer());
+                        self.answer = self.answer.or(scan.refusal().answer());
                     }
                     Err(Violation::Body) => {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "malformed request body"));
@@ -116,7 +116,12 @@ impl<S, G> Watched<S, G> {
 impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
     /// Writes our answer to a malformed head in place of the library's, which says nothing. `bytes` is how the
     /// library's begins, `length` how long it is; `None`: what is written is something else.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, bytes: &[u8], length: usize) -> Option<Poll<io::Result<usize>>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        length: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
         let rest = self.answer.as_mut()?;
         if !bytes.starts_with(b"HTTP/1.1 400 ") {
             return None;

@@ -78,18 +78,26 @@ pub enum Refusal {
     Version,
     /// A transfer encoding other than `chunked`.
     TransferEncoding,
+    /// A target with a fragment: 400 without a word.
+    Fragment,
 }
 
 impl Refusal {
-    /// The whole answer. It has no length: the connection ends with it.
-    pub fn answer(self) -> &'static [u8] {
+    /// The whole answer; `None`: a bare 400. It has no length: the connection ends with it.
+    pub fn answer(self) -> Option<&'static [u8]> {
         macro_rules! answer {
             ($status:literal, $text:literal) => {
-                concat!("HTTP/1.1 ", $status, "\r\nContent-Type: text/plain; charset=utf-8\r\n",
-                    "Connection: close\r\n\r\n", $text).as_bytes()
+                concat!(
+                    "HTTP/1.1 ",
+                    $status,
+                    "\r\nContent-Type: text/plain; charset=utf-8\r\n",
+                    "Connection: close\r\n\r\n",
+                    $text
+                )
+                .as_bytes()
             };
         }
-        match self {
+        Some(match self {
             Self::Malformed => answer!("400 Bad Request", "400 Bad Request"),
             Self::HeaderName => answer!("400 Bad Request", "400 Bad Request: invalid header name"),
             Self::NoHost => answer!("400 Bad Request", "400 Bad Request: missing required Host header"),
@@ -99,7 +107,8 @@ impl Refusal {
                 "505 HTTP Version Not Supported: unsupported protocol version"
             ),
             Self::TransferEncoding => answer!("501 Not Implemented", "Unsupported transfer encoding"),
-        }
+            Self::Fragment => return None,
+        })
     }
 }
 
@@ -258,11 +267,13 @@ impl Scanner {
                 if major.is_ascii_digit() && minor.is_ascii_digit());
             return self.refuse(if known_form { Refusal::Version } else { Refusal::Malformed });
         }
-        if target.iter().any(|&byte| byte == b'#' || byte == b'\t') {
+        if target.contains(&b'\t') {
             return Err(Violation::Head);
         }
-        self.head =
-            Head { http10: version == b"HTTP/1.0", connect: method == b"CONNECT", ..Head::default() };
+        if target.contains(&b'#') {
+            return self.refuse(Refusal::Fragment);
+        }
+        self.head = Head { http10: version == b"HTTP/1.0", connect: method == b"CONNECT", ..Head::default() };
         self.state = State::Headers;
         Ok(())
     }
@@ -367,9 +378,8 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
         return !target.is_empty();
     }
     let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
-    let whole_escapes = memchr::memchr_iter(b'%', path).all(|at| {
-        path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    });
+    let whole_escapes = memchr::memchr_iter(b'%', path)
+        .all(|at| path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)));
     whole_escapes && (target.starts_with(b"/") || target == b"*" || memchr::memchr(b':', path).is_some())
 }
 
@@ -479,6 +489,32 @@ mod tests {
         #[test]
         fn nothing_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
             let _ = verdict(&bytes);
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_was_wrong() {
+        let refusal = |head: &str| {
+            let mut scanner = Scanner::default();
+            let outcome = scanner.scan(head.replace('\n', "\r\n").as_bytes());
+            (outcome == Err(Violation::Head)).then(|| scanner.refusal())
+        };
+        for (head, expected) in [
+            ("GET / HTTP/1.1\n\n", Some(Refusal::NoHost)),
+            ("GET / HTTP/1.0\n\n", None),
+            ("GET / HTTP/1.1\nHost: a b\n\n", Some(Refusal::Host)),
+            ("GET / HTTP/2.0\nHost: a\n\n", Some(Refusal::Version)),
+            ("GET / http/1.1\nHost: a\n\n", Some(Refusal::Malformed)),
+            ("GET / HTTP/1.1\nHost: a\nX : 1\n\n", Some(Refusal::HeaderName)),
+            ("GET / HTTP/1.1\nHost: a\nTransfer-Encoding: gzip\n\n", Some(Refusal::TransferEncoding)),
+            ("GET /a#b HTTP/1.1\nHost: a\n\n", Some(Refusal::Fragment)),
+            ("GET foo HTTP/1.1\nHost: a\n\n", Some(Refusal::Malformed)),
+            ("GET /%zz HTTP/1.1\nHost: a\n\n", Some(Refusal::Malformed)),
+            ("GET /?%zz HTTP/1.1\nHost: a\n\n", None),
+            ("OPTIONS * HTTP/1.1\nHost: a\n\n", None),
+            ("CONNECT a:1 HTTP/1.1\nHost: a\n\n", None),
+        ] {
+            assert_eq!(refusal(head), expected, "{head:?}");
         }
     }
 }

@@ -370,4 +370,18 @@ mod tests {
             prop_assert!(once.starts_with('/') && !once.contains("//") && !once.split('/').any(|s| s == ".."));
         }
     }
+
+    #[test]
+    fn what_no_path_may_have_is_escaped() {
+        for (path, expected) in [
+            ("/a\\b\"c", "/a%5Cb%22c"),
+            ("/{a}|^", "/%7Ba%7D%7C%5E"),
+            ("/\u{e9}%c3%a9", "/%C3%A9%C3%A9"),
+            ("/%7e%41%2f", "/~A%2F"),
+            ("/a:b@c!$&'()*+,;=[d]", "/a:b@c!$&'()*+,;=[d]"),
+        ] {
+            assert_eq!(normalize_escapes(path).as_deref(), Some(expected));
+        }
+        assert_eq!(normalize_escapes("/%2"), None);
+    }
 }

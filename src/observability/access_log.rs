@@ -69,11 +69,13 @@ impl AccessLog {
     /// `X-Forwarded-For` counts (which must have been cleared when the peer is not trusted), else the peer.
     pub fn record_for(self: &Arc<Self>, request: &mut Request, client: Option<IpAddr>) -> Pending {
         let record = request.context.record.get_or_insert_with(|| Arc::new(Record::begin())).clone();
+        if self.modes.keeps_headers() {
+            record.note(|fields| fields.origin_headers = Some(HeaderMap::new()));
+        }
         let head = &request.head;
         let received = Arc::new(AtomicU64::new(0));
         let seen = Seen {
             at: OffsetDateTime::now_utc(),
-            count: self.requests.fetch_add(1, Ordering::Relaxed) + 1,
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
@@ -141,7 +143,6 @@ struct Open {
 /// What is known of a request when it comes in. All of it is cheap to take: shared parts, no text is copied.
 struct Seen {
     at: OffsetDateTime,
-    count: u64,
     method: Method,
     uri: Uri,
     version: Version,
@@ -167,12 +168,14 @@ impl Open {
         let fields = self.record.fields();
         let is_internal = |name: &Option<Arc<str>>| name.as_ref().is_some_and(|n| n.ends_with("@internal"));
         let internal = is_internal(&fields.service) || is_internal(&fields.router);
-        if (internal && !self.log.add_internals)
-            || !self.log.filters.keep(outcome.status, fields.retries, duration)
-        {
+        if internal && !self.log.add_internals {
             return;
         }
-        let entry = line::Entry { seen: &self.seen, fields: &fields, outcome, duration };
+        let count = self.log.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if !self.log.filters.keep(outcome.status, fields.retries, duration) {
+            return;
+        }
+        let entry = line::Entry { seen: &self.seen, fields: &fields, outcome, duration, count };
         self.log.writer.write(match self.log.format {
             Format::Json => entry.json(&self.log.modes),
             format => entry.clf(&self.log.modes, format == Format::Common),

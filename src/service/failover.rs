@@ -46,7 +46,9 @@ impl FailoverService {
         let Request { head, body, context } = request;
         let body = match gather(body, errors.max_body).await {
             Ok(Gathered::Whole(body)) => body,
-            Ok(Gathered::TooLarge(_)) => return reply::upstream_failure(UpstreamError::TooLarge),
+            Ok(Gathered::TooLarge(_)) => {
+                return reply::error(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large");
+            }
             Err(_) => return reply::upstream_failure(UpstreamError::ClientGone),
         };
         let mut spare = head.clone();

@@ -128,10 +128,10 @@ impl LoadBalancer {
                 if self.timed {
                     server.took(took);
                 }
-                if let Some(passive) = &self.passive
-                    && response.status().is_server_error()
-                {
-                    server.failed(passive);
+                match &self.passive {
+                    Some(passive) if response.status().is_server_error() => server.failed(passive),
+                    Some(_) => server.succeeded(),
+                    None => {}
                 }
                 if let Some(record) = &record {
                     note_answer(record, &response, took);
@@ -242,5 +242,8 @@ fn note_answer(record: &tidegate_core::Record, response: &Response, took: Durati
         fields.origin_status = Some(response.status().as_u16());
         fields.origin_size = size;
         fields.origin_duration = Some(took);
+        if let Some(headers) = &mut fields.origin_headers {
+            headers.clone_from(response.headers());
+        }
     });
 }

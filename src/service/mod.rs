@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use tidegate_core::Handler;
 
 pub use registry::Registry;
-pub(crate) use sticky::default_name as default_cookie_name;
+pub(crate) use sticky::cookie_name;
 
 /// A service that routers and other services can name.
 pub trait Service: Handler {

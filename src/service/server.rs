@@ -178,6 +178,11 @@ impl Server {
         }
     }
 
+    /// Notes an answer: failures count only in a row.
+    pub(super) fn succeeded(&self) {
+        self.failures.lock().clear();
+    }
+
     /// Notes the time to the head of an answer.
     pub(super) fn took(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);

@@ -38,7 +38,7 @@ impl Sticky {
         options: &StickyCookie,
         members: impl Iterator<Item = &'a str>,
     ) -> Result<Self, BuildError> {
-        let name = if options.name.is_empty() { default_name(service) } else { options.name.clone() };
+        let name = cookie_name(service, options);
         let sticky = Self { attributes: attributes(options)?, name, values: members.map(value).collect() };
         HeaderValue::from_str(&sticky.text("")).map_err(|_| {
             BuildError::new("sticky.cookie: a name, path or domain has characters it may not have")
@@ -71,7 +71,16 @@ impl Sticky {
     }
 }
 
-pub(crate) fn default_name(service: &str) -> String {
+/// The name of a service's cookie: its own, with `_` for what a name may not have, or one made from the service's.
+pub(crate) fn cookie_name(service: &str, options: &StickyCookie) -> String {
+    if options.name.is_empty() {
+        return default_name(service);
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^`|~".contains(c);
+    options.name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+}
+
+fn default_name(service: &str) -> String {
     use sha1::Digest as _;
     let hash = sha1::Sha1::digest(format!("_TRAEFIK_BACKEND_{service}"));
     format!("_{}", &hex(&hash)[..5])
@@ -200,7 +209,16 @@ mod tests {
     fn bad_options_are_refused() {
         let bad = StickyCookie { same_site: "some".into(), ..Default::default() };
         assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().0.contains("`some`"));
-        let bad = StickyCookie { name: "a\nb".into(), ..Default::default() };
+        let bad = StickyCookie { path: Some("a\nb".into()), ..Default::default() };
         assert!(Sticky::build("s", &bad, [].into_iter()).is_err());
+    }
+
+    #[test]
+    fn names_have_only_what_cookies_allow() {
+        let named =
+            |name: &str| cookie_name("s@file", &StickyCookie { name: name.into(), ..Default::default() });
+        assert_eq!(named("a b;c"), "a_b_c");
+        assert_eq!(named("a.b-c"), "a.b-c");
+        assert_eq!(named(""), "_23300");
     }
 }

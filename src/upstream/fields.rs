@@ -37,7 +37,8 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     if headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
         headers.remove(USER_AGENT);
     }
-    if headers.get(PRAGMA).is_some_and(|pragma| pragma == "no-cache") && !headers.contains_key(CACHE_CONTROL) {
+    if headers.get(PRAGMA).is_some_and(|pragma| pragma == "no-cache") && !headers.contains_key(CACHE_CONTROL)
+    {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
     if let Some(protocol) = &upgrade {
@@ -225,5 +226,17 @@ mod tests {
             .into_parts();
         clean_request(&mut head);
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_request_without_a_body_says_so_as_its_method_wants() {
+        for (method, expected) in [("POST", Some("0")), ("PUT", Some("0")), ("GET", None), ("DELETE", None)] {
+            let request = http::Request::builder().method(method).header("content-length", "0");
+            let (mut head, ()) = request.header("trailer", "X").body(()).unwrap().into_parts();
+            without_body(&mut head);
+            let length = head.headers.get("content-length").map(|value| value.to_str().unwrap());
+            assert_eq!(length, expected, "{method}");
+            assert!(!head.headers.contains_key("trailer"));
+        }
     }
 }

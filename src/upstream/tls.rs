@@ -7,7 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tidegate_core::BuildError;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -123,12 +123,17 @@ impl TlsOptions {
             let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
                 .build()
                 .map_err(|e| BuildError::new(format!("rootCAs: {e}")))?;
-            if self.peer_cert_uri.is_empty() {
+            if self.peer_cert_uri.is_empty() && self.roots.is_empty() {
                 return Ok(verifier);
             }
             Some(verifier)
         };
-        Ok(Arc::new(Verifier { chain, provider: provider.clone(), uri: self.peer_cert_uri.clone() }))
+        let mut pinned = Vec::new();
+        for pem in &self.roots {
+            pinned.extend(certificates(pem)?);
+        }
+        let (provider, uri) = (provider.clone(), self.peer_cert_uri.clone());
+        Ok(Arc::new(Verifier { chain, pinned, provider, uri }))
     }
 
     fn own_roots(&self) -> Result<RootCertStore, BuildError> {
@@ -191,8 +196,35 @@ fn go_suite(name: &str) -> String {
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// The given roots. A server that shows one of them needs no chain: servers sign their own certificates.
+    pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
     uri: String,
+}
+
+impl Verifier {
+    /// Verifies a certificate that is itself a given root: its name and its time.
+    fn verify_pinned(
+        certificate: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
+        rustls::client::verify_server_name(&parsed, name)?;
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let validity = parsed.validity();
+        match () {
+            () if now < validity.not_before.timestamp() => {
+                Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYet))
+            }
+            () if now > validity.not_after.timestamp() => {
+                Err(rustls::Error::InvalidCertificate(CertificateError::Expired))
+            }
+            () => Ok(()),
+        }
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -205,7 +237,11 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if let Some(chain) = &self.chain {
-            chain.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
+            if self.pinned.contains(certificate) {
+                Self::verify_pinned(certificate, name, now)?;
+            } else {
+                chain.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
+            }
         }
         if self.uri.is_empty() || has_uri(certificate, &self.uri) {
             return Ok(ServerCertVerified::assertion());

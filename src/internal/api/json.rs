@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tidegate_config::router::Router;
-use tidegate_config::service::{Service, Sticky};
+use tidegate_config::service::Service;
 use tidegate_config::{Kind, Middleware, ObjectRef};
 
-use crate::service::default_cookie_name;
+use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::ObjectReport;
 
@@ -93,28 +93,23 @@ fn router(router: &Router, form: Form) -> Object {
     Object::of(&*shown)
 }
 
-/// A service. Of one that serves, the sticky cookie is shown with the name that it has.
+/// A service, with the weights that apply where it gives none. Of one that serves, sticky cookies are shown with the
+/// names that they have.
 fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
-    let mut shown = std::borrow::Cow::Borrowed(options);
+    let mut shown = options.clone();
+    let weights = shown.weighted.iter_mut().flat_map(|weighted| &mut weighted.services);
+    let hashed = shown.highest_random_weight.iter_mut().flat_map(|hashed| &mut hashed.services);
+    for child in weights.chain(hashed) {
+        child.weight.get_or_insert(1);
+    }
     if snapshot.services.contains_key(name) {
-        let unnamed = |sticky: &Option<Sticky>| {
-            sticky
-                .as_ref()
-                .and_then(|sticky| sticky.cookie.as_ref())
-                .is_some_and(|cookie| cookie.name.is_empty())
-        };
-        let balancer = options.load_balancer.as_ref().is_some_and(|balancer| unnamed(&balancer.sticky));
-        let weighted = options.weighted.as_ref().is_some_and(|weighted| unnamed(&weighted.sticky));
-        if balancer || weighted {
-            let own = shown.to_mut();
-            let stickies = own.load_balancer.iter_mut().filter_map(|balancer| balancer.sticky.as_mut());
-            let more = own.weighted.iter_mut().filter_map(|weighted| weighted.sticky.as_mut());
-            for cookie in stickies.chain(more).filter_map(|sticky| sticky.cookie.as_mut()) {
-                cookie.name = default_cookie_name(name);
-            }
+        let balanced = shown.load_balancer.as_mut().and_then(|balancer| balancer.sticky.as_mut());
+        let weighted = shown.weighted.as_mut().and_then(|weighted| weighted.sticky.as_mut());
+        for cookie in balanced.into_iter().chain(weighted).filter_map(|sticky| sticky.cookie.as_mut()) {
+            cookie.name = cookie_name(name, cookie);
         }
     }
-    Object::of(&*shown)
+    Object::of(&shown)
 }
 
 /// One object of the snapshot; `None` when there is none of this name.

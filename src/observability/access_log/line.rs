@@ -24,6 +24,8 @@ pub(super) struct Entry<'a> {
     pub(super) fields: &'a Fields,
     pub(super) outcome: &'a Outcome<'a>,
     pub(super) duration: Duration,
+    /// Number of the request since the start, internal ones left out.
+    pub(super) count: u64,
 }
 
 impl Entry<'_> {
@@ -67,7 +69,7 @@ impl Entry<'_> {
         }
         if extended {
             line.push(' ');
-            number("RequestCount", seen.count, &mut line);
+            number("RequestCount", self.count, &mut line);
             line.push(' ');
             quoted(modes.keeps("RouterName"), self.fields.router.as_deref(), &mut line);
             line.push(' ');
@@ -131,7 +133,7 @@ impl Entry<'_> {
             ("RequestProtocol".into(), protocol(seen.version).into()),
             ("RequestScheme".into(), if tls.is_some() { "https" } else { "http" }.into()),
             ("RequestContentSize".into(), seen.received.load(std::sync::atomic::Ordering::Relaxed).into()),
-            ("RequestCount".into(), seen.count.into()),
+            ("RequestCount".into(), self.count.into()),
             ("RetryAttempts".into(), self.fields.retries.into()),
             ("entryPointName".into(), (*seen.connection.entry_point).into()),
             ("Duration".into(), nanoseconds(self.duration).into()),
@@ -163,15 +165,17 @@ impl Entry<'_> {
                 out.insert(name.into(), (**value).into());
             }
         }
-        if let Some(status) = fields.origin_status {
-            out.insert("OriginStatus".into(), status.into());
-            out.insert("OriginDuration".into(), nanoseconds(origin).into());
-        }
-        if let Some(size) = fields.origin_size {
-            out.insert("OriginContentSize".into(), size.into());
-            if size > 0 && self.outcome.sent > 0 && size != self.outcome.sent {
-                out.insert("GzipRatio".into(), (size as f64 / self.outcome.sent as f64).into());
-            }
+        // Our own answer stands for that of a server which gave none.
+        let asked = fields.server_url.is_some();
+        let sent = self.outcome.sent;
+        let status = fields.origin_status.unwrap_or(if asked { self.outcome.status } else { 0 });
+        let size = fields.origin_size.unwrap_or(if asked { sent } else { 0 });
+        out.insert("OriginStatus".into(), status.into());
+        out.insert("OriginDuration".into(), nanoseconds(origin).into());
+        out.insert("OriginContentSize".into(), size.into());
+        if sent > 0 && size != sent {
+            let ratio = if size == 0 { Value::from(0) } else { (size as f64 / sent as f64).into() };
+            out.insert("GzipRatio".into(), ratio);
         }
         if !self.outcome.complete {
             out.insert("DownstreamAborted".into(), true.into());
