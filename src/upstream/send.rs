@@ -205,6 +205,8 @@ impl Endpoint {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(STREAM_BUFFER)
+            // Until the server says how many streams it takes, more than one may be refused.
+            .initial_max_send_streams(1)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         if let Some((silence, answer)) = self.transport.ping() {
             builder.keep_alive_interval(silence).keep_alive_timeout(answer).keep_alive_while_idle(true);

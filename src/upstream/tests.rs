@@ -264,7 +264,7 @@ async fn fields_of_the_connection_do_not_pass() {
     let response = endpoint.send(request).await.unwrap();
     let names: Vec<_> = response.headers().keys().map(|name| name.as_str().to_owned()).collect();
     assert_eq!(names, ["x-keep", "content-length"]);
-    assert_eq!(text(response).await, "GET / HTTP/1.1\r\nhost: h.test\r\n\r\n");
+    assert_eq!(text(response).await, "GET / HTTP/1.1\r\nHost: h.test\r\n\r\n");
 }
 
 #[tokio::test]
@@ -619,7 +619,7 @@ async fn the_client_sends_to_absolute_urls() {
     request.head.headers.remove("host");
     let response = client.send(request, &ClientTls::default(), second).await.unwrap();
     assert_eq!(response.status(), 302);
-    assert_eq!(text(response).await, format!("GET /auth?a=b HTTP/1.1\r\nhost: {address}\r\n\r\n"));
+    assert_eq!(text(response).await, format!("GET /auth?a=b HTTP/1.1\r\nHost: {address}\r\n\r\n"));
     let error = client.send(get("/relative"), &ClientTls::default(), second).await.unwrap_err();
     assert!(error.to_string().contains("absolute"), "{error}");
     let tls = ClientTls { cert: "x".into(), ..Default::default() };

@@ -17,14 +17,13 @@ enum Expect {
 
 use Expect::{Broken, Own, Passed, Refused};
 
-/// A request and what must become of it.
 type Case = (Vec<u8>, Expect);
 
 fn case(bytes: impl Into<Vec<u8>>, expect: Expect) -> Case {
     (bytes.into(), expect)
 }
 
-/// Sends every request on a connection of its own. All failures are reported together.
+/// All failures are reported together.
 fn check(cases: &[Case]) {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
@@ -72,7 +71,6 @@ fn outcome(gateway: &Gateway, backend: &Backend, bytes: &[u8], expect: &Expect) 
     }
 }
 
-/// The server saw this one request, and the connection goes on in step.
 fn passed(
     client: &mut Client,
     backend: &Backend,

@@ -27,7 +27,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-fn one_service(backend: &Backend) -> Gateway {
+fn serve(backend: &Backend) -> Gateway {
     Gateway::serve(&Gateway::one_service(&backend.url()))
 }
 
@@ -144,7 +144,7 @@ fn to(uri: &str) -> Request<Boxed> {
 #[test]
 fn http2_with_prior_knowledge_becomes_http1() {
     let backend = Backend::echo("a");
-    let gateway = one_service(&backend);
+    let gateway = serve(&backend);
     runtime().block_on(async {
         let mut sender = http2(TcpStream::connect(gateway.web()).await.unwrap()).await;
         let answers = (0..20).map(|n| sender.send_request(to(&format!("http://shop.test/{n}"))));
@@ -253,7 +253,7 @@ fn websockets_pass_in_plain_text_and_over_tls() {
 #[test]
 fn servers_see_header_names_in_their_usual_spelling() {
     let backend = Backend::echo("a");
-    let gateway = one_service(&backend);
+    let gateway = serve(&backend);
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13";
     raw(gateway.web(), format!("GET /chat HTTP/1.1\r\nhost: h\r\n{upgrade}\r\n\r\n")).unwrap();
     for name in [
@@ -350,13 +350,12 @@ fn events_reach_the_client_at_once() {
     ] {
         let chunked = head.contains("chunked");
         let (backend, dictate) = dictated(head);
-        let gateway = one_service(&backend);
+        let gateway = serve(&backend);
         let mut client = Client::connect(gateway.web());
         client.send("GET /events HTTP/1.1\r\nHost: h\r\n\r\n");
         assert!(client.head().unwrap().contains("text/event-stream"));
         for word in ["data: one\n\n", "data: two\n\n", "data: six\n\n"] {
-            // The next event is only sent when this one has arrived.
-            dictate
+                    dictate
                 .send(if chunked { Box::leak(format!("b\r\n{word}\r\n").into_boxed_str()) } else { word })
                 .unwrap();
             assert_eq!(client.take(16).unwrap(), format!("B\r\n{word}\r\n").into_bytes());
@@ -403,7 +402,6 @@ fn bodies_stream_both_ways_at_the_same_time() {
 #[test]
 fn a_large_upload_waits_for_its_server_and_arrives_whole() {
     const LENGTH: usize = 100 << 20;
-    /// What kernels and gateway may hold on the way.
     const ON_THE_WAY: usize = 40 << 20;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -464,7 +462,7 @@ fn answers_without_a_body_keep_their_headers() {
         ("HEAD", "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\n", Some("9")),
     ] {
         let backend = Backend::bytes(answer);
-        let gateway = one_service(&backend);
+        let gateway = serve(&backend);
         let mut client = Client::connect(gateway.web());
         for _ in 0..3 {
             client.send(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"));
@@ -479,7 +477,7 @@ fn answers_without_a_body_keep_their_headers() {
 #[test]
 fn lengths_are_kept_both_ways() {
     let backend = Backend::bytes("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
-    let gateway = one_service(&backend);
+    let gateway = serve(&backend);
     let mut client = Client::connect(gateway.web());
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
     let answer = client.read().unwrap();
@@ -510,7 +508,7 @@ fn a_body_is_only_asked_for_when_a_server_takes_it() {
 #[test]
 fn connections_are_kept_as_their_version_says() {
     let backend = Backend::echo("a");
-    let gateway = one_service(&backend);
+    let gateway = serve(&backend);
     let mut client = Client::connect(gateway.web());
     for turn in 0..10 {
         client.send(format!("GET /{turn} HTTP/1.1\r\nHost: h\r\n\r\n"));
