@@ -270,7 +270,14 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 left = true;
                 leave(connection.as_mut());
             }
-            if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+            let mut polled = connection.as_mut().poll(cx);
+            if polled.is_pending() && progress.has_gathered() {
+                // It has nothing more to say for now: once more, to have all of it written together.
+                progress.flush(true);
+                polled = connection.as_mut().poll(cx);
+                progress.flush(false);
+            }
+            if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome.map(|()| End::Closed).map_err(io::Error::other));
             }
             match clock.poll(progress, cx) {

@@ -35,6 +35,9 @@ const MANAGED: [HeaderName; 11] = [
 /// Headers that decide how the request is read; `Connection` cannot remove them either.
 const FRAMING: [HeaderName; 3] = [HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING];
 
+/// How many headers are added to a request at most, and some for middlewares.
+const ADDED: usize = 8;
+
 /// How an entry point deals with these headers.
 #[derive(Debug)]
 pub(super) struct ForwardedRules {
@@ -92,7 +95,11 @@ impl ForwardedRules {
         if !peer.trusted {
             strip(headers);
         }
+        // All of them would otherwise be added to one by one, with room for each made anew.
+        headers.reserve(ADDED);
         self.apply_connection(headers);
+        // What was just removed need not be looked for.
+        let is_absent = |headers: &HeaderMap, name: &HeaderName| !peer.trusted || is_absent(headers, name);
         if is_absent(headers, &X_REAL_IP) {
             headers.insert(X_REAL_IP, peer.address.clone());
         }

@@ -187,6 +187,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// An upgrade to HTTP/2 would carry requests past us to the server.
 fn refuse_h2c(headers: &mut HeaderMap) {
+    // One look at each header costs less than to look for both.
+    if !headers.keys().any(|name| *name == UPGRADE || *name == HTTP2_SETTINGS) {
+        return;
+    }
     let is_h2c = |value: &HeaderValue| {
         value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"h2c"))
     };

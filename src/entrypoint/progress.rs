@@ -31,6 +31,10 @@ pub(super) struct Progress {
     writes: AtomicU32,
     read_blocked: AtomicBool,
     write_blocked: AtomicBool,
+    /// Something was taken to be written and is not yet (HTTP/2).
+    gathered: AtomicBool,
+    /// What was gathered is to be written now.
+    flushing: AtomicBool,
 }
 
 impl Progress {
@@ -81,6 +85,26 @@ impl Progress {
     /// True while something waits to be taken by the client.
     pub(super) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether something waits for [`Self::flush`].
+    pub(super) fn gather(&self, gathered: bool) {
+        self.gathered.store(gathered, Ordering::Relaxed);
+    }
+
+    /// True when something waits to be written.
+    pub(super) fn has_gathered(&self) -> bool {
+        self.gathered.load(Ordering::Relaxed)
+    }
+
+    /// Whether a flush writes what was gathered, or leaves it for later.
+    pub(super) fn flush(&self, now: bool) {
+        self.flushing.store(now, Ordering::Relaxed);
+    }
+
+    /// True when a flush is to write what was gathered.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.flushing.load(Ordering::Relaxed)
     }
 
     /// A request begins.

@@ -13,6 +13,8 @@ use super::strict::{Place, Scanner, Violation};
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
+/// HTTP/2: what is written at once at most; fills one TLS record (RFC 8446 section 5.1).
+const GATHER: usize = 16 * 1024;
 
 /// A stream that is read along. `G` is held as long as the stream lives, also after an upgrade.
 pub(super) struct Watched<S, G> {
@@ -21,7 +23,18 @@ pub(super) struct Watched<S, G> {
     progress: Arc<Progress>,
     /// What remains of our own answer to a malformed head, once there is one.
     answer: Option<&'static [u8]>,
+    gathered: Gathered,
     _guard: G,
+}
+
+/// HTTP/2: bytes that are not written yet.
+///
+/// The library flushes after each data frame, which would be a system call and a TLS record for each small answer. So
+/// frames are gathered while the connection is polled, and written when it has nothing more to say.
+#[derive(Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    written: usize,
 }
 
 enum Scan {
@@ -35,7 +48,7 @@ impl<S, G> Watched<S, G> {
     /// Reads along a stream that is at the start of HTTP/1 or, with `h2`, HTTP/2.
     pub(super) fn new(stream: S, h2: bool, progress: Arc<Progress>, guard: G) -> Self {
         let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
-        Self { stream, scan, progress, answer: None, _guard: guard }
+        Self { stream, scan, progress, answer: None, gathered: Gathered::default(), _guard: guard }
     }
 
     /// The stream itself.
@@ -135,11 +148,51 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
         }
         Some(Poll::Ready(Ok(length)))
     }
+
+    fn gathers(&self) -> bool {
+        matches!(self.scan, Scan::Frames(_))
+    }
+
+    /// Takes up what there is room for.
+    fn poll_gather(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.gathered.bytes.len() >= GATHER {
+            ready!(self.poll_drain(cx))?;
+        }
+        let gathered = &mut self.gathered.bytes;
+        if gathered.capacity() == 0 {
+            gathered.reserve_exact(GATHER);
+        }
+        let before = gathered.len();
+        for slice in slices {
+            let room = GATHER - gathered.len();
+            gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+        self.progress.gather(true);
+        Poll::Ready(Ok(self.gathered.bytes.len() - before))
+    }
+
+    /// Writes what was gathered. The room for it is given back, as a connection may be idle from here on.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.gathered.written < self.gathered.bytes.len() {
+            let rest = &self.gathered.bytes[self.gathered.written..];
+            let polled = Pin::new(&mut self.stream).poll_write(cx, rest);
+            match ready!(self.note(polled, |length| *length))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                length => self.gathered.written += length,
+            }
+        }
+        self.gathered = Gathered::default();
+        self.progress.gather(false);
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.gathers() {
+            return this.poll_gather(cx, &[io::IoSlice::new(bytes)]);
+        }
         let polled = match this.poll_answer(cx, bytes, bytes.len()) {
             Some(polled) => polled,
             None => Pin::new(&mut this.stream).poll_write(cx, bytes),
@@ -153,6 +206,9 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.gathers() {
+            return this.poll_gather(cx, slices);
+        }
         let first = slices.first().map_or(&[][..], |slice| slice);
         let length = slices.iter().map(|slice| slice.len()).sum();
         let polled = match this.poll_answer(cx, first, length) {
@@ -168,13 +224,72 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.gathers() {
+            if !this.progress.is_flushing() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(this.poll_drain(cx))?;
+        }
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
         this.note(polled, |()| 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
         let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
         this.note(polled, |()| 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_are_written_together_when_a_flush_is_due() {
+        let (near, mut far) = tokio::io::duplex(4 * GATHER);
+        let progress = Arc::new(Progress::default());
+        let mut stream = Watched::new(near, true, progress.clone(), ());
+        for part in [&b"one "[..], b"two ", b"three"] {
+            let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, part)).await.unwrap();
+            assert_eq!(length, part.len());
+            poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).await.unwrap();
+        }
+        assert!(progress.has_gathered());
+        assert_eq!(progress.writes(), 0);
+        progress.flush(true);
+        poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).await.unwrap();
+        assert!(!progress.has_gathered());
+        assert_eq!(progress.writes(), 1);
+        let mut got = [0; 13];
+        far.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"one two three");
+    }
+
+    #[tokio::test]
+    async fn more_than_is_gathered_waits_for_the_client() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut stream = Watched::new(near, true, Arc::new(Progress::default()), ());
+        let whole = vec![7; GATHER + 10];
+        let slices = [io::IoSlice::new(&whole)];
+        let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
+        assert_eq!(length, GATHER);
+        let more = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[GATHER..])).now_or_never();
+        assert!(more.is_none());
+        let writing = async {
+            let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &whole[GATHER..])).await.unwrap();
+            assert_eq!(length, 10);
+            poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(writing, far.read_to_end(&mut got));
+        assert_eq!(read.unwrap(), whole.len());
+        assert_eq!(got, whole);
     }
 }

@@ -224,7 +224,8 @@ impl Scanner {
     fn take_line(&mut self, line: &[u8]) -> Result<(), Violation> {
         let violation = self.violation();
         let line = line.strip_suffix(b"\r\n").ok_or(violation)?;
-        if line.iter().any(|&byte| is_control(byte)) {
+        // Without an early end, so that many bytes are looked at together.
+        if line.iter().fold(false, |found, &byte| found | is_control(byte)) {
             return Err(violation);
         }
         match self.state {
@@ -267,7 +268,7 @@ impl Scanner {
                 if major.is_ascii_digit() && minor.is_ascii_digit());
             return self.refuse(if known_form { Refusal::Version } else { Refusal::Malformed });
         }
-        if target.contains(&b'\t') {
+        if memchr::memchr(b'\t', target).is_some() {
             return Err(Violation::Head);
         }
         if target.contains(&b'#') {
@@ -397,8 +398,27 @@ fn is_control(byte: u8) -> bool {
 
 /// RFC 9110 5.6.2.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
+
+/// For each byte, whether it may be in a token.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    let mut byte = 0;
+    while byte < 128 {
+        if (byte as u8).is_ascii_alphanumeric() {
+            table[byte] = true;
+        }
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,8 @@ pub(super) struct LoadBalancer {
     passive: Option<PassiveHealthCheck>,
     pass_host: bool,
     timed: bool,
+    /// The path of some server's URL goes before that of the request.
+    prefixes: bool,
 }
 
 struct Candidate {
@@ -45,9 +47,10 @@ impl LoadBalancer {
         balance: Arc<Balance>,
         sticky: Option<Sticky>,
     ) -> Self {
-        let servers =
+        let servers: Vec<_> =
             servers.into_iter().map(|(server, preserve_path)| Candidate { server, preserve_path }).collect();
         Self {
+            prefixes: servers.iter().any(|one| one.preserve_path && !one.server.endpoint().path().is_empty()),
             name: Arc::from(name),
             servers,
             balance,
@@ -63,7 +66,7 @@ impl LoadBalancer {
             record.note(|fields| fields.service = Some(self.name.clone()));
         }
         let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
-        let original = request.head.uri.clone();
+        let original = self.prefixes.then(|| request.head.uri.clone());
         let mut failed = SmallVec::<[usize; MAX_SERVERS]>::new();
         let mut last = UpstreamError::NoServer;
         while failed.len() < MAX_SERVERS {
@@ -74,7 +77,7 @@ impl LoadBalancer {
                 .or_else(|| self.choose(&request.context, &failed));
             let Some(index) = chosen else { break };
             let renew = wanted.is_none_or(|found| found.old || found.index != index);
-            match self.send(index, request, &original).await {
+            match self.send(index, request, original.as_ref()).await {
                 Ok(response) => return self.finish(response, index, renew),
                 Err((error, Some(unsent))) if error.is_unsent() => {
                     last = error;
@@ -96,7 +99,7 @@ impl LoadBalancer {
         &self,
         index: usize,
         request: Request,
-        original: &Uri,
+        original: Option<&Uri>,
     ) -> Result<Response, (UpstreamError, Option<Box<Request>>)> {
         let Candidate { server, preserve_path } = &self.servers[index];
         let endpoint = server.endpoint();
@@ -107,7 +110,10 @@ impl LoadBalancer {
         if !self.pass_host {
             head.headers.insert(HOST, endpoint.authority().clone());
         }
-        if *preserve_path && !endpoint.path().is_empty() {
+        if let Some(original) = original
+            && *preserve_path
+            && !endpoint.path().is_empty()
+        {
             match prefixed(endpoint.path(), original) {
                 Ok(uri) => head.uri = uri,
                 Err(error) => return Err((UpstreamError::Internal(error.to_string()), None)),
@@ -142,7 +148,9 @@ impl LoadBalancer {
                 self.note_failure(server, &failure.error);
                 let unsent = failure.unsent.map(|unsent| {
                     let (mut head, body) = *unsent;
-                    head.uri = original.clone();
+                    if let Some(original) = original {
+                        head.uri = original.clone();
+                    }
                     Box::new(Request::new(head, body, context))
                 });
                 Err((failure.error, unsent))

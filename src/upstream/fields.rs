@@ -18,18 +18,19 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// `Trailer` stays, because it announces what the body will end with.
 pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     let headers = &mut head.headers;
+    let found = own_fields(headers);
     let mut upgrade = None;
-    if headers.contains_key(CONNECTION) {
+    if found.contains(&CONNECTION) {
         if head.version == Version::HTTP_11 && lists(headers, &CONNECTION, "upgrade") {
             upgrade = headers.get(UPGRADE).filter(|protocol| !is_h2c(protocol)).cloned();
         }
         remove_listed(headers);
         headers.remove(HTTP2_SETTINGS);
     }
-    let trailers = headers.contains_key(TE) && lists(headers, &TE, "trailers");
-    remove_fixed(headers);
-    headers.remove(TE);
-    headers.remove(PROXY_AUTHORIZATION);
+    let trailers = found.contains(&TE) && lists(headers, &TE, "trailers");
+    for name in found {
+        headers.remove(name);
+    }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -54,17 +55,19 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
 /// Removes what concerns the server's connection only. False when the body is in a transfer coding that is not
 /// understood here: what remains could not be read by anybody.
 pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
-    if headers.contains_key(CONNECTION) {
+    let found = own_fields(headers);
+    if found.contains(&CONNECTION) {
         remove_listed(headers);
     }
     let mut understood = true;
-    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+    if let Some(coding) = headers.get(TRANSFER_ENCODING).filter(|_| found.contains(&TRANSFER_ENCODING)) {
         understood = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
         // The chunks say how long the body is, whatever stands here (RFC 9112 section 6.3).
         headers.remove(CONTENT_LENGTH);
     }
-    remove_fixed(headers);
-    headers.remove(TE);
+    for name in found.into_iter().filter(|name| name != PROXY_AUTHORIZATION) {
+        headers.remove(name);
+    }
     understood
 }
 
@@ -86,13 +89,19 @@ pub(super) fn without_body(head: &mut request::Parts) {
     }
 }
 
-fn remove_fixed(headers: &mut HeaderMap) {
-    headers.remove(CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(UPGRADE);
-    headers.remove(PROXY_AUTHENTICATE);
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
+/// Those of the fields for one connection that are there: one look at each field costs less than to look for each.
+fn own_fields(headers: &HeaderMap) -> smallvec::SmallVec<[HeaderName; 4]> {
+    let is_own = |name: &&HeaderName| match name.as_str().len() {
+        2 => **name == TE,
+        7 => **name == UPGRADE,
+        10 => **name == CONNECTION || **name == KEEP_ALIVE,
+        16 => **name == PROXY_CONNECTION,
+        17 => **name == TRANSFER_ENCODING,
+        18 => **name == PROXY_AUTHENTICATE,
+        19 => **name == PROXY_AUTHORIZATION,
+        _ => false,
+    };
+    headers.keys().filter(is_own).cloned().collect()
 }
 
 /// Removes the fields that `Connection` lists. `Host` and the like cannot be taken away by it: they do not concern

@@ -94,11 +94,11 @@ impl Endpoint {
         self.try_send(request.head, body).await.map_err(|failure| failure.error)
     }
 
-    /// Closes connections that have been idle for too long.
+    /// Closes connections that have been idle for too long, or are more than are to be kept.
     pub fn sweep(&self) {
-        let now = Instant::now();
+        let (now, limit) = (Instant::now(), self.idle_limit());
         for pool in &self.pools {
-            let expired = pool.lock().expired(now);
+            let expired = pool.lock().expired(now, limit);
             drop(expired);
         }
     }

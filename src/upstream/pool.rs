@@ -65,14 +65,11 @@ impl Pool {
         None
     }
 
-    /// Keeps an HTTP/1 connection for the next request; the oldest makes room beyond `limit`.
-    pub(super) fn put(&mut self, sender: http1::SendRequest<Body>, limit: usize, idle: Duration) {
-        if limit == 0 {
-            return;
-        }
-        if self.idle.len() >= limit {
-            self.idle.remove(0);
-        }
+    /// Keeps an HTTP/1 connection for the next request.
+    ///
+    /// There may be more than are to be kept until [`Self::expired`] takes the surplus out: under load, connections are
+    /// idle for a moment only, and to close and open them again would cost more than the requests.
+    pub(super) fn put(&mut self, sender: http1::SendRequest<Body>, idle: Duration) {
         self.idle.push(Idle { sender, expires: expiry(idle) });
     }
 
@@ -104,11 +101,13 @@ impl Pool {
         self.shared.retain(|shared| !Arc::ptr_eq(&shared.streams, streams));
     }
 
-    /// Takes out what has been idle for too long or is closed; to be dropped without the lock.
-    pub(super) fn expired(&mut self, now: Instant) -> impl Sized + use<> {
+    /// Takes out what has been idle for too long or is closed, and the longest idle HTTP/1 connections beyond `limit`;
+    /// to be dropped without the lock.
+    pub(super) fn expired(&mut self, now: Instant, limit: usize) -> impl Sized + use<> {
         let over = |expires: Option<Instant>| expires.is_some_and(|at| at <= now);
-        let idle: Vec<_> =
+        let mut idle: Vec<_> =
             self.idle.extract_if(.., |idle| idle.sender.is_closed() || over(idle.expires)).collect();
+        idle.extend(self.idle.drain(..self.idle.len().saturating_sub(limit)));
         let shared: Vec<_> = self
             .shared
             .extract_if(.., |shared| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::HOST;
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{Method, Request, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -101,8 +101,8 @@ impl Endpoint {
                     stale += 1;
                 }
                 Err(Lost { error: Some(error), unsent: None }) if spare.is_some() && is_stale(&error) => {
-                    let Some(request) = spare else { return Err(self.fail(&error).into()) };
-                    outgoing = request;
+                    let Some(spare) = spare else { return Err(self.fail(&error).into()) };
+                    outgoing = spare.into_request();
                     stale = MAX_STALE;
                 }
                 Err(Lost { error, unsent: Some(request) }) => {
@@ -329,6 +329,13 @@ impl From<UpstreamError> for Failure {
 
 fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>) -> Failure {
     let (mut head, body) = request.into_parts();
+    if let Some(authority) = head.uri.authority()
+        && !head.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        // HTTP/2 took it out of the headers; the next server may speak HTTP/1.
+        head.headers.insert(HOST, host);
+    }
     if head.uri.scheme().is_some()
         && let Some(target) = head.uri.path_and_query()
     {
@@ -345,18 +352,34 @@ fn stream_of(shared: Shared, reused: bool) -> Lease {
     Lease::Stream { sender: shared.sender, count: StreamCount(shared.streams), reused }
 }
 
+/// A copy of a request, as a plain list: it is made for nearly each request and hardly ever used.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Spare {
+    fn into_request(self) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        for (name, value) in self.fields {
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
+}
+
 /// A copy of a request that may be sent twice: a safe method, and no body. Go's transport repeats the same ones when
 /// a kept connection closes under them.
-fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+fn spare(request: &Request<Body>) -> Option<Spare> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     if !safe || !request.body().is_end_stream() {
         return None;
     }
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    let fields = request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    Some(Spare { method: request.method().clone(), uri: request.uri().clone(), fields })
 }
 
 /// True when a connection ended as a kept one does that the server has given up.
@@ -504,7 +527,8 @@ impl Guard for Finish {
 
 impl Endpoint {
     fn keep(&self, worker: usize, sender: http1::SendRequest<Body>) {
-        let (limit, idle) = (self.idle_limit(), self.transport.idle_timeout());
-        self.pool(worker).lock().put(sender, limit, idle);
+        if self.idle_limit() > 0 {
+            self.pool(worker).lock().put(sender, self.transport.idle_timeout());
+        }
     }
 }

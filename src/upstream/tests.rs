@@ -400,6 +400,7 @@ async fn idle_connections_are_limited_and_age() {
     for response in open {
         text(response.unwrap()).await;
     }
+    endpoint.sweep();
     assert!(endpoint.connections() <= 2);
     until(|| {
         endpoint.sweep();
