@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tidegate_config::Provided;
 use tidegate_providers::{self as providers, Provider, Update, Updates};
@@ -23,6 +24,10 @@ use crate::worker;
 
 /// Threads of the control plane: providers, health checks, compiling.
 const CONTROL_THREADS: usize = 2;
+
+/// How long entry points wait for the first state of every provider.
+const FIRST_STATES: Duration = Duration::from_secs(1);
+const FIRST_STATES_STEP: Duration = Duration::from_millis(2);
 
 /// Why the gateway could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +97,6 @@ impl Gateway {
         let _ = slot.set(snapshots.downgrade());
         let access_log =
             settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
-        let entry_options = entrypoint::Options { workers, log: access_log.clone() };
-        let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         let (updates, incoming) = mpsc::channel(QUEUE);
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
@@ -113,6 +116,9 @@ impl Gateway {
         };
         let providers = sources.into_iter().map(start).collect();
         drop(context);
+        control.block_on(first_states(&readiness));
+        let entry_options = entrypoint::Options { workers, log: access_log.clone() };
+        let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         Ok(Self {
             addresses: entry_points.addresses(),
             entry_points: Some(entry_points),
@@ -188,6 +194,18 @@ impl Gateway {
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
         }
     }
+}
+
+/// Waits until every provider has delivered, but not for long: a restart answers no 404 for routes that are about to
+/// come, and a source that is away does not keep the others from being served.
+async fn first_states(readiness: &Readiness) {
+    let delivered = async {
+        while !readiness.is_ready() {
+            tokio::time::sleep(FIRST_STATES_STEP).await;
+        }
+    };
+    // Whatever has come by then is served; the rest follows.
+    let _ = tokio::time::timeout(FIRST_STATES, delivered).await;
 }
 
 /// A provider and its kind.

@@ -14,11 +14,15 @@ impl Provided {
             Kind::Router => put(&mut to.http.routers, &from.http.routers, name),
             Kind::Service => put(&mut to.http.services, &from.http.services, name),
             Kind::Middleware => put(&mut to.http.middlewares, &from.http.middlewares, name),
-            Kind::ServersTransport => put(&mut to.http.servers_transports, &from.http.servers_transports, name),
+            Kind::ServersTransport => {
+                put(&mut to.http.servers_transports, &from.http.servers_transports, name)
+            }
             Kind::TcpRouter => put(&mut to.tcp.routers, &from.tcp.routers, name),
             Kind::TcpService => put(&mut to.tcp.services, &from.tcp.services, name),
             Kind::TcpMiddleware => put(&mut to.tcp.middlewares, &from.tcp.middlewares, name),
-            Kind::TcpServersTransport => put(&mut to.tcp.servers_transports, &from.tcp.servers_transports, name),
+            Kind::TcpServersTransport => {
+                put(&mut to.tcp.servers_transports, &from.tcp.servers_transports, name)
+            }
             Kind::UdpRouter => put(&mut to.udp.routers, &from.udp.routers, name),
             Kind::UdpService => put(&mut to.udp.services, &from.udp.services, name),
             Kind::TlsOptions => put(&mut to.tls.options, &from.tls.options, name),
@@ -42,10 +46,13 @@ impl Provided {
         let broken: Vec<ObjectRef> = problems.iter().filter_map(|problem| problem.object.clone()).collect();
         for object in broken {
             if self.restore(earlier, &object) {
-                for problem in problems.iter_mut().filter(|problem| problem.object.as_ref() == Some(&object)) {
+                for problem in problems.iter_mut().filter(|problem| problem.object.as_ref() == Some(&object))
+                {
                     problem.object = None;
-                    problem.message =
-                        format!("{} {}: {} (its last good version serves on)", object.kind, object.name, problem.message);
+                    problem.message = format!(
+                        "{} {}: {} (its last good version serves on)",
+                        object.kind, object.name, problem.message
+                    );
                 }
             }
         }
@@ -68,7 +75,12 @@ mod tests {
         state.config.http.routers.insert("r".into(), Router { rule: rule.into(), ..Router::default() });
         if broken {
             let object = Some(ObjectRef { kind: Kind::Router, name: "r".into() });
-            state.problems.push(Problem { origin: Origin::Internal, object, message: "typo".into(), excerpt: None });
+            state.problems.push(Problem {
+                origin: Origin::Internal,
+                object,
+                message: "typo".into(),
+                excerpt: None,
+            });
         }
         state
     }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+    reply,
 };
 
 use crate::condition::{self, Condition, Gives};
@@ -47,7 +48,8 @@ impl Build for Buffering {
         let limits = |name: &str, max: i64, memory: i64| {
             let negative = || BuildError(format!("{name} cannot be negative"));
             let memory = u64::try_from(memory).map_err(|_| negative())?;
-            let max = u64::try_from(max).map_err(|_| BuildError(format!("max bytes should be >= 0 got {max}")))?;
+            let max =
+                u64::try_from(max).map_err(|_| BuildError(format!("max bytes should be >= 0 got {max}")))?;
             Ok::<_, BuildError>(Limits {
                 max: if max == 0 { u64::MAX } else { max },
                 memory: if memory == 0 { DEFAULT_MEMORY } else { memory },
@@ -59,7 +61,11 @@ impl Build for Buffering {
         };
         Ok(Arc::new(Buffer {
             request: limits("memRequestBodyBytes", self.max_request_body_bytes, self.mem_request_body_bytes)?,
-            response: limits("memResponseBodyBytes", self.max_response_body_bytes, self.mem_response_body_bytes)?,
+            response: limits(
+                "memResponseBodyBytes",
+                self.max_response_body_bytes,
+                self.mem_response_body_bytes,
+            )?,
             retry,
         }))
     }
@@ -203,7 +209,8 @@ mod tests {
     impl Handler for Echo {
         fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
             Box::pin(async move {
-                let length = request.head.headers.get(CONTENT_LENGTH).map_or("none".into(), |v| format!("{v:?}"));
+                let length =
+                    request.head.headers.get(CONTENT_LENGTH).map_or("none".into(), |v| format!("{v:?}"));
                 let body = request.body.collect(1 << 24).await.unwrap();
                 Response::new(Body::full(format!("{length} {}", String::from_utf8_lossy(&body))))
             })
@@ -211,7 +218,8 @@ mod tests {
     }
 
     fn post(parts: &[&str]) -> Request {
-        let mut request = with_body(http::Request::post("http://h.test/").header(TRANSFER_ENCODING, "chunked"), "");
+        let mut request =
+            with_body(http::Request::post("http://h.test/").header(TRANSFER_ENCODING, "chunked"), "");
         request.body = pieces(parts);
         request
     }
@@ -249,7 +257,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_in_memory_goes_through_a_file() {
-        let options = Buffering { mem_request_body_bytes: 4, mem_response_body_bytes: 4, ..Buffering::default() };
+        let options =
+            Buffering { mem_request_body_bytes: 4, mem_response_body_bytes: 4, ..Buffering::default() };
         let long = "0123456789".repeat(40_000);
         let expected = format!("\"{}\" {long}", long.len());
         assert_eq!(ask(&options, post(&[&long[..7], &long[7..200_000], &long[200_000..]])), (200, expected));

@@ -6,7 +6,8 @@ mod stream;
 use std::sync::Arc;
 
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, VARY,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
@@ -64,8 +65,10 @@ impl Build for Compress {
         let default = if self.default_encoding.is_empty() {
             None
         } else {
-            let unsupported = || BuildError(format!("unsupported default encoding: {}", self.default_encoding));
-            let default = Encoding::from_name(&self.default_encoding).filter(|default| encodings.contains(default));
+            let unsupported =
+                || BuildError(format!("unsupported default encoding: {}", self.default_encoding));
+            let default =
+                Encoding::from_name(&self.default_encoding).filter(|default| encodings.contains(default));
             Some(default.ok_or_else(unsupported)?)
         };
         let mut excluded = media_types(&self.excluded_content_types)?;
@@ -73,7 +76,10 @@ impl Build for Compress {
         Ok(Arc::new(Compressor {
             excluded,
             included: media_types(&self.included_content_types)?,
-            min_size: u64::try_from(self.min_response_body_bytes).ok().filter(|size| *size > 0).unwrap_or(1024),
+            min_size: u64::try_from(self.min_response_body_bytes)
+                .ok()
+                .filter(|size| *size > 0)
+                .unwrap_or(1024),
             encodings,
             default,
         }))
@@ -91,7 +97,8 @@ fn encoding(name: &str) -> Result<Encoding, BuildError> {
 
 fn media_types(texts: &[String]) -> Result<Vec<String>, BuildError> {
     let one = |text: &String| {
-        media_type(text).ok_or_else(|| BuildError(format!("`{text}` is no media type: expected a form like `text/css`")))
+        media_type(text)
+            .ok_or_else(|| BuildError(format!("`{text}` is no media type: expected a form like `text/css`")))
     };
     texts.iter().map(one).collect()
 }
@@ -99,7 +106,8 @@ fn media_types(texts: &[String]) -> Result<Vec<String>, BuildError> {
 /// The media type without parameters, in lower case.
 fn media_type(text: &str) -> Option<String> {
     let name = text.split(';').next().unwrap_or("").trim();
-    let valid = !name.is_empty() && name.split('/').count() <= 2 && !name.contains(|c: char| c.is_whitespace());
+    let valid =
+        !name.is_empty() && name.split('/').count() <= 2 && !name.contains(|c: char| c.is_whitespace());
     valid.then(|| name.to_ascii_lowercase())
 }
 
@@ -172,17 +180,24 @@ impl Compressor {
         if !headers.contains_key(CONTENT_TYPE) {
             return true;
         }
-        if self.included.is_empty() { self.is_parsable(headers) && !self.has_type(&self.excluded, headers) } else {
+        if self.included.is_empty() {
+            self.is_parsable(headers) && !self.has_type(&self.excluded, headers)
+        } else {
             self.has_type(&self.included, headers)
         }
     }
 
     fn is_parsable(&self, headers: &HeaderMap) -> bool {
-        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|text| media_type(text).is_some())
+        headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|text| media_type(text).is_some())
     }
 
     fn has_type(&self, types: &[String], headers: &HeaderMap) -> bool {
-        let Some(text) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+        let Some(text) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+            return false;
+        };
         let name = text.split(';').next().unwrap_or("").trim();
         types.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
     }
@@ -230,13 +245,18 @@ mod tests {
     use crate::testing::{self, World, build_in, with_body};
     use std::io::Write as _;
 
-    fn answer(options: Compress, accept: &str, make: impl Fn() -> Response + Send + Sync + 'static) -> Response {
+    fn answer(
+        options: Compress,
+        accept: &str,
+        make: impl Fn() -> Response + Send + Sync + 'static,
+    ) -> Response {
         let request = with_body(http::Request::get("http://h.test/").header("Accept-Encoding", accept), "");
         testing::response_of(options, request, move |_| make())
     }
 
     fn plain(length: usize) -> Response {
-        let mut response = Response::new(Body::full("hello ".repeat(length / 6 + 1).as_bytes()[..length].to_vec()));
+        let mut response =
+            Response::new(Body::full("hello ".repeat(length / 6 + 1).as_bytes()[..length].to_vec()));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
@@ -294,7 +314,8 @@ mod tests {
         let head = with_body(http::Request::head("http://h.test/").header("Accept-Encoding", "gzip"), "");
         let response = testing::response_of(Compress::default(), head, |_| plain(5000));
         assert!(!response.headers().contains_key(VARY));
-        let response = testing::response_of(Compress::default(), testing::get("http://h.test/"), |_| plain(5000));
+        let response =
+            testing::response_of(Compress::default(), testing::get("http://h.test/"), |_| plain(5000));
         assert!(!response.headers().contains_key(VARY), "no Accept-Encoding");
     }
 
@@ -302,7 +323,8 @@ mod tests {
     fn content_types_are_chosen() {
         let excluding = Compress { excluded_content_types: vec!["text/plain".into()], ..Compress::default() };
         assert_eq!(encoding_of(&answer(excluding, "gzip", || plain(5000))), "");
-        let including = |name: &str| Compress { included_content_types: vec![name.into()], ..Compress::default() };
+        let including =
+            |name: &str| Compress { included_content_types: vec![name.into()], ..Compress::default() };
         assert_eq!(encoding_of(&answer(including("text/css"), "gzip", || plain(5000))), "");
         assert_eq!(encoding_of(&answer(including("Text/Plain"), "gzip", || plain(5000))), "gzip");
     }
@@ -321,7 +343,10 @@ mod tests {
     #[test]
     fn wrong_options_are_refused() {
         let refuse = |options: Compress| build_in(&World::default(), options).err().unwrap().0;
-        assert_eq!(refuse(Compress { encodings: vec!["x".into()], ..Compress::default() }), "unsupported encoding: x");
+        assert_eq!(
+            refuse(Compress { encodings: vec!["x".into()], ..Compress::default() }),
+            "unsupported encoding: x"
+        );
         assert!(refuse(Compress { encodings: vec![], ..Compress::default() }).contains("at least one"));
         let both = Compress {
             excluded_content_types: vec!["a/b".into()],

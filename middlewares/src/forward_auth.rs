@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request, Response, reply,
+    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request,
+    Response, reply,
 };
 
 use crate::pattern;
@@ -101,10 +102,15 @@ impl Build for ForwardAuth {
             .parse()
             .ok()
             .filter(|uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
-            .ok_or_else(|| BuildError(format!("address `{}` is no absolute http or https URL", self.address)))?;
+            .ok_or_else(|| {
+                BuildError(format!("address `{}` is no absolute http or https URL", self.address))
+            })?;
         let regex = match self.auth_response_headers_regex.as_str() {
             "" => None,
-            text => Some(pattern::compile(text).map_err(|error| BuildError(format!("authResponseHeadersRegex: {error}")))?),
+            text => Some(
+                pattern::compile(text)
+                    .map_err(|error| BuildError(format!("authResponseHeadersRegex: {error}")))?,
+            ),
         };
         let signin = match self.auth_signin_url.as_str() {
             "" => None,
@@ -123,12 +129,17 @@ impl Build for ForwardAuth {
             client: context.client(),
             tls: self.tls.clone().unwrap_or_default(),
             location_base: url::Url::parse(&self.address).map_err(|e| BuildError(format!("address: {e}")))?,
-            forwarding: Forwarding::new(address, self.trust_forward_header, &names(&self.auth_request_headers)?),
+            forwarding: Forwarding::new(
+                address,
+                self.trust_forward_header,
+                &names(&self.auth_request_headers)?,
+            ),
             response_headers: names(&self.auth_response_headers)?,
             response_headers_regex: regex,
             response_limit: limit(self.max_response_body_size, DEFAULT_RESPONSE_LIMIT, u64::MAX),
             cookies: self.add_auth_cookies_to_response.clone(),
-            user_header: names(std::slice::from_ref(&self.header_field).iter().filter(|h| !h.is_empty()))?.pop(),
+            user_header: names(std::slice::from_ref(&self.header_field).iter().filter(|h| !h.is_empty()))?
+                .pop(),
             body_limit: self.forward_body.then(|| limit(self.max_body_size, LARGEST_BODY, LARGEST_BODY)),
             preserve_location: self.preserve_location_header,
             preserve_method: self.preserve_request_method,
@@ -308,7 +319,10 @@ impl Asking {
         }
         if let Some(regex) = &self.response_headers_regex {
             let matching = |map: &HeaderMap| -> Vec<HeaderName> {
-                map.keys().filter(|name| regex.is_match(canonical(name.as_str()).as_bytes())).cloned().collect()
+                map.keys()
+                    .filter(|name| regex.is_match(canonical(name.as_str()).as_bytes()))
+                    .cloned()
+                    .collect()
             };
             for name in matching(headers) {
                 headers.remove(name);
@@ -328,7 +342,8 @@ impl Asking {
             name.is_some_and(|name| self.cookies.iter().any(|listed| listed == name))
         };
         let headers = response.headers_mut();
-        let own: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().filter(|c| !listed(c)).cloned().collect();
+        let own: Vec<HeaderValue> =
+            headers.get_all(SET_COOKIE).iter().filter(|c| !listed(c)).cloned().collect();
         headers.remove(SET_COOKIE);
         for cookie in own.into_iter().chain(cookies.into_iter().filter(listed)) {
             headers.append(SET_COOKIE, cookie);
@@ -451,13 +466,20 @@ mod tests {
         assert_eq!(text(outcome.response), "served");
 
         let silent = run(options, post(), |_| Ok(answer(204, &[], "")));
-        assert!(!silent.passed.unwrap().head.headers.contains_key("x-user"), "the client's own header must not pass");
+        assert!(
+            !silent.passed.unwrap().head.headers.contains_key("x-user"),
+            "the client's own header must not pass"
+        );
     }
 
     #[test]
     fn what_is_not_allowed_gets_the_answer() {
         let no = |_: &Request| {
-            Ok(answer(403, &[("x-why", "because"), ("connection", "close"), ("location", "/login")], "go away"))
+            Ok(answer(
+                403,
+                &[("x-why", "because"), ("connection", "close"), ("location", "/login")],
+                "go away",
+            ))
         };
         let outcome = run(options(), post(), no);
         assert!(outcome.passed.is_none());
@@ -517,7 +539,8 @@ mod tests {
     #[test]
     fn listed_cookies_reach_the_client() {
         let options = ForwardAuth { add_auth_cookies_to_response: vec!["a".into()], ..options() };
-        let yes = |_: &Request| Ok(answer(200, &[("set-cookie", "a=auth; Path=/"), ("set-cookie", "b=2")], ""));
+        let yes =
+            |_: &Request| Ok(answer(200, &[("set-cookie", "a=auth; Path=/"), ("set-cookie", "b=2")], ""));
         let outcome = run(options, post(), yes);
         let cookies: Vec<_> = outcome.response.headers().get_all(SET_COOKIE).iter().collect();
         assert_eq!(cookies, ["own=1", "a=auth; Path=/"]);
@@ -537,6 +560,8 @@ mod tests {
     fn wrong_options_are_refused() {
         let refuse = |options: ForwardAuth| build_in(&World::default(), options).err().unwrap().0;
         assert!(refuse(ForwardAuth { address: "/x".into(), ..options() }).contains("`/x`"));
-        assert!(refuse(ForwardAuth { auth_response_headers_regex: "(".into(), ..options() }).contains("Regex"));
+        assert!(
+            refuse(ForwardAuth { auth_response_headers_regex: "(".into(), ..options() }).contains("Regex")
+        );
     }
 }

@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn sources_are_counted_by_the_criterion() {
-        let criterion = SourceCriterion { request_header_name: "X-User".into(), ..SourceCriterion::default() };
+        let criterion =
+            SourceCriterion { request_header_name: "X-User".into(), ..SourceCriterion::default() };
         let middleware = testing::build(InFlightReq { amount: 1, source_criterion: Some(criterion) });
         let from = |user: &str| with_body(http::Request::get("http://h.test/").header("X-User", user), "");
         let _first = ask(&middleware, from("a"));

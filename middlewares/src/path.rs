@@ -192,7 +192,13 @@ mod tests {
 
     #[test]
     fn an_escaped_slash_behind_a_prefix_is_the_slash() {
-        for (rest, expected) in [("", "/"), ("x%2Fy", "/x%2Fy"), ("/x%2Fy", "/x%2Fy"), ("%2Fx%2fy", "/x/y"), ("%2f%zz", "/%2f%zz")] {
+        for (rest, expected) in [
+            ("", "/"),
+            ("x%2Fy", "/x%2Fy"),
+            ("/x%2Fy", "/x%2Fy"),
+            ("%2Fx%2fy", "/x/y"),
+            ("%2f%zz", "/%2f%zz"),
+        ] {
             assert_eq!(after_prefix(rest), expected, "{rest}");
         }
     }

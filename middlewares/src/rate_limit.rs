@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
 use tidegate_core::values::{Duration, Secret, is_default};
-use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
-};
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
 
 use buckets::{Buckets, Ticket};
 
@@ -133,8 +131,11 @@ struct Limit {
 
 impl Limit {
     fn new(options: &RateLimit) -> Result<Self, BuildError> {
-        let period =
-            if options.period.is_zero() { StdDuration::from_secs(1) } else { StdDuration::from(options.period) };
+        let period = if options.period.is_zero() {
+            StdDuration::from_secs(1)
+        } else {
+            StdDuration::from(options.period)
+        };
         let interval = StdDuration::from_secs_f64(period.as_secs_f64() / options.average as f64)
             .clamp(StdDuration::from_nanos(1), MAX_INTERVAL);
         // The whole bucket must stay below 2^62 nanoseconds, or adding to it could overflow.
@@ -278,9 +279,12 @@ mod tests {
 
     #[test]
     fn extreme_numbers_do_not_overflow() {
-        for (average, period, burst) in
-            [(1, u64::MAX / 2, i64::MAX), (i64::MAX, 1, i64::MAX), (1, 1, i64::MAX), (i64::MAX, u64::MAX / 2, 1)]
-        {
+        for (average, period, burst) in [
+            (1, u64::MAX / 2, i64::MAX),
+            (i64::MAX, 1, i64::MAX),
+            (1, 1, i64::MAX),
+            (i64::MAX, u64::MAX / 2, 1),
+        ] {
             let limit = Limit::new(&limited(average, period, burst)).unwrap();
             for _ in 0..5 {
                 let _ = limit.admit("a".into());

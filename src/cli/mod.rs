@@ -22,7 +22,11 @@ use crate::settings::{self, Settings};
 /// `--entryPoints.web.address=:80`, `--providers.docker`, `--api.insecure=true`. They are those of Traefik v3; docs/settings.md
 /// lists them.
 #[derive(Parser)]
-#[command(name = "tidegate", version, override_usage = "tidegate [--SETTING[=VALUE]]...\n       tidegate <COMMAND>")]
+#[command(
+    name = "tidegate",
+    version,
+    override_usage = "tidegate [--SETTING[=VALUE]]...\n       tidegate <COMMAND>"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -134,7 +138,10 @@ fn check(flags: &[String]) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return refuse_all(&problems),
     };
-    let file = loaded.file.as_ref().map_or("no settings file".to_owned(), |path| format!("settings: {}", path.display()));
+    let file = loaded
+        .file
+        .as_ref()
+        .map_or("no settings file".to_owned(), |path| format!("settings: {}", path.display()));
     match check::run(loaded.settings) {
         Ok(found) => {
             let mut text = file;
@@ -145,7 +152,8 @@ fn check(flags: &[String]) -> ExitCode {
             for problem in &problems {
                 text.push_str(&format!("\n\n{}", shown(problem)));
             }
-            let total = if problems.is_empty() { "no problems".to_owned() } else { count(problems.len(), "problem") };
+            let total =
+                if problems.is_empty() { "no problems".to_owned() } else { count(problems.len(), "problem") };
             text.push_str(&format!("\n\n{total}"));
             tell(&text, if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -182,7 +190,9 @@ fn run_demo(options: Demo) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if let Some(DemoPart::Backend { address, name }) = options.part {
         let address = if address.starts_with(':') { format!("[::]{address}") } else { address };
-        let name = name.or_else(|| std::fs::read_to_string("/etc/hostname").ok()).unwrap_or_else(|| "backend".into());
+        let name = name
+            .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
+            .unwrap_or_else(|| "backend".into());
         return runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind(&address).await;
             let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
@@ -217,7 +227,10 @@ fn tell(text: &str, code: ExitCode) -> ExitCode {
     code
 }
 
-#[expect(clippy::print_stderr, reason = "the log is not running yet, or the person at the terminal does not see it")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log is not running yet, or the person at the terminal does not see it"
+)]
 fn refuse(errors: impl IntoIterator<Item = (String, Option<String>)>) -> ExitCode {
     for (error, excerpt) in errors {
         eprintln!("tidegate: {error}");

@@ -211,7 +211,7 @@ tls:
         (24, "service two@file: "),
         (25, "service odd@file: "),
         (26, "service carried@file: "),
-        (29, "certificate 0@file: cannot read gone.pem"),
+        (29, "certificate 0@file: open gone.pem"),
         (31, "TLS options old@file: minVersion `VersionTLS99` is unknown"),
     ] {
         let place = format!("routes/routes.yml:{line}: {told}");

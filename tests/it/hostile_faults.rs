@@ -33,7 +33,8 @@ fn case_26_credentials_are_in_no_log() {
     for (path, secret) in [("/", "dTp0ZXN0"), ("/", "dTp3cm9uZw=="), ("/down", "dTp0ZXN0")] {
         get_with(process.web(), "h", path, &format!("Authorization: Basic {secret}\r\n"));
     }
-    raw(process.web(), "GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic dTp0ZXN0\r\nBroken\r\n\r\n").unwrap();
+    raw(process.web(), "GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic dTp0ZXN0\r\nBroken\r\n\r\n")
+        .unwrap();
     eventually("requests are logged", || process.log().matches("\"RequestPath\"").count() >= 3);
     let log = process.log();
     assert!(!log.contains("dTp0ZXN0") && !log.contains("dTp3cm9uZw"), "{log}");
@@ -78,11 +79,16 @@ fn case_76_requests_write_no_lines_of_their_own_into_logs() {
             get_with(gateway.web(), "h", path, headers);
         }
         let text = || std::fs::read(&file).unwrap_or_default();
-        eventually("requests are logged", || text().iter().filter(|byte| **byte == b'\n').count() >= requests.len());
+        eventually("requests are logged", || {
+            text().iter().filter(|byte| **byte == b'\n').count() >= requests.len()
+        });
         let text = text();
         let shown = String::from_utf8_lossy(&text);
         assert_eq!(shown.lines().count(), requests.len(), "{shown}");
-        assert!(text.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f || *byte == b'\n'), "{format}: {shown:?}");
+        assert!(
+            text.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f || *byte == b'\n'),
+            "{format}: {shown:?}"
+        );
         assert!(!shown.chars().any(|char| ('\u{80}'..'\u{a0}').contains(&char)), "{format}: {shown:?}");
         for line in shown.lines().filter(|_| format == "json") {
             let value: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -111,7 +117,8 @@ fn case_78_a_server_that_dies_is_replaced_within_an_interval() {
     let dead = Arc::new(AtomicBool::new(false));
     let dies = dead.clone();
     let one = Backend::with(move |_, stream| {
-        !dies.load(Ordering::SeqCst) && stream.write_all(b"HTTP/1.1 200 OK\r\nX-Backend: one\r\nContent-Length: 0\r\n\r\n").is_ok()
+        !dies.load(Ordering::SeqCst)
+            && stream.write_all(b"HTTP/1.1 200 OK\r\nX-Backend: one\r\nContent-Length: 0\r\n\r\n").is_ok()
     });
     let two = Backend::echo("two");
     let gateway = checked_pair(&one.url(), &two.url());
@@ -146,7 +153,10 @@ fn case_78_a_server_that_dies_within_its_answer_breaks_that_answer_only() {
     gateway.write("routes.yml", &Gateway::one_service(&silent.url()));
     eventually("the other server is used", || get(gateway.web(), "h", "/").status == 502);
     let (before, seen) = (backend.seen().len(), silent.seen().len());
-    assert_eq!(raw(gateway.web(), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx").unwrap().status, 502);
+    assert_eq!(
+        raw(gateway.web(), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx").unwrap().status,
+        502
+    );
     assert_eq!((silent.seen().len() - seen, backend.seen().len()), (1, before));
 }
 

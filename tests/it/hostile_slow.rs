@@ -22,7 +22,9 @@ fn borne(address: std::net::SocketAddr, beginning: &[u8], then: Option<u8>) -> D
         match stream.read(&mut answer) {
             Ok(0) => break,
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
                 if then.is_some_and(|byte| stream.write_all(&[byte]).is_err()) {
                     break;
                 }
@@ -39,7 +41,12 @@ fn case_63_heads_and_handshakes_are_cut_in_ten_seconds_by_default() {
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     let address = gateway.web();
     let block = frames::block(&[(":method", "GET"), (":path", "/")]);
-    let half = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frames::frame(frames::SETTINGS, 0, 0, &[]), frames::frame(frames::HEADERS, 0, 1, &block)].concat();
+    let half = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frames::frame(frames::SETTINGS, 0, 0, &[]),
+        frames::frame(frames::HEADERS, 0, 1, &block),
+    ]
+    .concat();
     // Five empty CONTINUATION frames a minute are no progress either: a byte of one now and then.
     let attacks: [(&str, &[u8], Option<u8>); 9] = [
         ("silence", b"", None),
@@ -53,7 +60,8 @@ fn case_63_heads_and_handshakes_are_cut_in_ten_seconds_by_default() {
         ("HTTP/2 headers without an end", &half, None),
     ];
     std::thread::scope(|scope| {
-        let running = attacks.map(|(what, beginning, then)| (what, scope.spawn(move || borne(address, beginning, then))));
+        let running = attacks
+            .map(|(what, beginning, then)| (what, scope.spawn(move || borne(address, beginning, then))));
         for _ in 0..50 {
             assert_eq!(get(address, "h", "/").status, 200);
         }
@@ -72,7 +80,11 @@ fn case_63_bodies_without_progress_are_cut() {
         &["--entryPoints.web.transport.respondingTimeouts.readTimeout=500ms"],
         &Gateway::one_service(&backend.url()),
     );
-    for body in ["Content-Length: 100\r\n\r\nbegun", "Transfer-Encoding: chunked\r\n\r\n5\r\nbeg", "Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n"] {
+    for body in [
+        "Content-Length: 100\r\n\r\nbegun",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nbeg",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n",
+    ] {
         let start = Instant::now();
         let mut client = Client::connect(gateway.web());
         client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{body}"));
@@ -146,7 +158,10 @@ fn case_64_slow_readers_of_http2_cost_little_memory() {
     for client in &mut clients {
         client.send(frames::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
         for stream in 0..40 {
-            client.request(2 * stream + 1, &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")]);
+            client.request(
+                2 * stream + 1,
+                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")],
+            );
         }
     }
     for client in &mut clients {
@@ -161,12 +176,16 @@ fn case_64_slow_readers_of_http2_cost_little_memory() {
 fn case_65_floods_of_headers_cost_little_memory() {
     const CLIENTS: usize = 50;
     let backend = Backend::echo("a");
-    let process = Process::start(&["--entryPoints.web.http.maxHeaderBytes=65536"], &Gateway::one_service(&backend.url()));
+    let process = Process::start(
+        &["--entryPoints.web.http.maxHeaderBytes=65536"],
+        &Gateway::one_service(&backend.url()),
+    );
     let before = process.memory();
     let clients: Vec<Client> = (0..CLIENTS)
         .map(|number| {
             let mut client = Client::connect(process.web());
-            let more = if number % 2 == 0 { "X: y\r\n".repeat(4000) } else { format!("X: {}", "y".repeat(54_000)) };
+            let more =
+                if number % 2 == 0 { "X: y\r\n".repeat(4000) } else { format!("X: {}", "y".repeat(54_000)) };
             client.send(format!("GET / HTTP/1.1\r\nHost: h\r\n{more}"));
             client
         })
@@ -203,12 +222,19 @@ fn case_66_idle_connections_cost_little_memory() {
 #[test]
 fn case_68_without_descriptors_accepting_pauses_and_resumes() {
     let backend = Backend::echo("a");
-    let process = Process::start_by("ulimit -n 80; exec \"$0\" \"$@\"", &[], &Gateway::one_service(&backend.url()));
+    let process =
+        Process::start_by("ulimit -n 80; exec \"$0\" \"$@\"", &[], &Gateway::one_service(&backend.url()));
     let held: Vec<Client> = (0..120).map(|_| Client::connect(process.web())).collect();
-    eventually("descriptors run out", || process.log().contains("Too many open files") || process.log().contains("os error 24"));
+    eventually("descriptors run out", || {
+        process.log().contains("Too many open files") || process.log().contains("os error 24")
+    });
     let (time, lines) = (process.time(), process.log().lines().count());
     std::thread::sleep(Duration::from_secs(1));
-    assert!(process.time() - time < 50, "{} hundredths of a second of computing in one second", process.time() - time);
+    assert!(
+        process.time() - time < 50,
+        "{} hundredths of a second of computing in one second",
+        process.time() - time
+    );
     assert!(process.log().lines().count() - lines < 50, "{}", process.log());
     drop(held);
     eventually("it accepts again", || {

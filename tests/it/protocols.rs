@@ -355,7 +355,7 @@ fn events_reach_the_client_at_once() {
         client.send("GET /events HTTP/1.1\r\nHost: h\r\n\r\n");
         assert!(client.head().unwrap().contains("text/event-stream"));
         for word in ["data: one\n\n", "data: two\n\n", "data: six\n\n"] {
-                    dictate
+            dictate
                 .send(if chunked { Box::leak(format!("b\r\n{word}\r\n").into_boxed_str()) } else { word })
                 .unwrap();
             assert_eq!(client.take(16).unwrap(), format!("B\r\n{word}\r\n").into_bytes());

@@ -54,7 +54,8 @@ fn change_under_load(changes: usize) -> (usize, usize) {
     eventually("the last change is live", || gateway.api("/api/http/routers").contains("last@file"));
     let applied = gateway.generation();
     stop.store(true, Ordering::SeqCst);
-    let (done, failed) = load.into_iter().map(|t| t.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let (done, failed) =
+        load.into_iter().map(|t| t.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     eprintln!("{changes} changes in {took:?}, {applied} snapshots, {done} requests, {failed} failed");
     assert!(applied as usize > changes / 20, "only {applied} snapshots of {changes} changes");
     let connections = backend.connections();
@@ -117,7 +118,13 @@ fn limits_survive_a_reload() {
 fn a_broken_file_costs_nothing_that_worked() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&routes(&backend.url(), &[]));
-    gateway.write("second.yml", &routes(&backend.url(), &["second".to_owned()]).replace("all:", "all2:").replace("a:", "b:").replace("service: a", "service: b"));
+    gateway.write(
+        "second.yml",
+        &routes(&backend.url(), &["second".to_owned()])
+            .replace("all:", "all2:")
+            .replace("a:", "b:")
+            .replace("service: a", "service: b"),
+    );
     eventually("the second file is live", || gateway.api("/api/http/routers").contains("second@file"));
     gateway.write("second.yml", "http:\n  routers:\n    second: {rule: 'Host(`second.test`)', service: [\n");
     eventually("the broken file is reported", || gateway.problems().iter().any(|p| p.contains("second.yml")));
@@ -141,7 +148,11 @@ fn files_are_seen_however_they_are_saved() {
     for generation in ["one", "two"] {
         let data = folder.join(format!("..data_{generation}"));
         std::fs::create_dir(&data).unwrap();
-        std::fs::write(data.join("linked.yml"), format!("http: {{routers: {{{generation}: {{rule: 'Host(`{generation}.test`)', service: a}}}}}}")).unwrap();
+        std::fs::write(
+            data.join("linked.yml"),
+            format!("http: {{routers: {{{generation}: {{rule: 'Host(`{generation}.test`)', service: a}}}}}}"),
+        )
+        .unwrap();
         std::os::unix::fs::symlink(&data, folder.join("..tmp")).unwrap();
         std::fs::rename(folder.join("..tmp"), folder.join("..data")).unwrap();
         if generation == "one" {

@@ -151,7 +151,7 @@ fn a_get_is_repeated_when_a_kept_connection_died() {
     let count = served.clone();
     // Answers as if it would keep the connection, then hangs up on the second request of each.
     let backend = Backend::with(move |_, stream| {
-        count.fetch_add(1, Ordering::SeqCst) % 2 == 0
+        count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2)
             && stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
     });
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));

@@ -188,14 +188,23 @@ mod tests {
         let forwarding = Forwarding::new("http://auth.test:81/x".parse().unwrap(), trust, names);
         let request = forwarding.request(&with_body(builder, "hello"), Method::GET, Body::empty());
         assert_eq!(request.head.uri, "http://auth.test:81/x");
-        let mut lines: Vec<String> =
-            request.head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        let mut lines: Vec<String> = request
+            .head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+            .collect();
         lines.sort();
         lines
     }
 
-    const SET: [&str; 5] =
-        ["user-agent=Go-http-client/1.1", "host=auth.test:81", "x-forwarded-host=h.test:99", "x-forwarded-method=POST", "x-forwarded-uri=/p?q=1"];
+    const SET: [&str; 5] = [
+        "user-agent=Go-http-client/1.1",
+        "host=auth.test:81",
+        "x-forwarded-host=h.test:99",
+        "x-forwarded-method=POST",
+        "x-forwarded-uri=/p?q=1",
+    ];
 
     fn expect(lines: Vec<String>, others: &[&str]) {
         let mut expected: Vec<String> = SET.iter().chain(others).map(|s| s.to_string()).collect();
@@ -207,7 +216,13 @@ mod tests {
     fn the_request_is_described() {
         expect(
             asked(None, &[]),
-            &["x-a=1", "x-real-ip=9.9.9.9", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http", "x-forwarded-prefix=/pre"],
+            &[
+                "x-a=1",
+                "x-real-ip=9.9.9.9",
+                "x-forwarded-for=127.0.0.1",
+                "x-forwarded-proto=http",
+                "x-forwarded-prefix=/pre",
+            ],
         );
         expect(
             asked(Some(false), &[]),

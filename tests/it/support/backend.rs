@@ -90,7 +90,10 @@ impl Backend {
     }
 
     /// The same on a listener that is there already.
-    pub fn on(listener: TcpListener, answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Self {
+    pub fn on(
+        listener: TcpListener,
+        answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stopped = Arc::new(AtomicBool::new(false));
@@ -144,7 +147,11 @@ pub fn nobody() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-fn serve(mut stream: TcpStream, notes: &Mutex<Vec<Seen>>, answer: &(dyn Fn(&Seen, &mut TcpStream) -> bool + Send + Sync)) {
+fn serve(
+    mut stream: TcpStream,
+    notes: &Mutex<Vec<Seen>>,
+    answer: &(dyn Fn(&Seen, &mut TcpStream) -> bool + Send + Sync),
+) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::new();
@@ -193,7 +200,11 @@ fn read_line(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
     Some(line)
 }
 
-fn fill_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, found: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+fn fill_until(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+    found: impl Fn(&[u8]) -> Option<usize>,
+) -> Option<usize> {
     loop {
         if let Some(at) = found(buffer) {
             return Some(at);

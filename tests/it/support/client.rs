@@ -105,7 +105,9 @@ impl Client {
                         return false;
                     }
                 }
-                Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+                Err(error) => {
+                    return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                }
             }
         }
     }
@@ -203,5 +205,6 @@ pub fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
 
 /// A GET with further header lines, each ended by CRLF.
 pub fn get_with(address: SocketAddr, host: &str, path: &str, headers: &str) -> Answer {
-    raw(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n")).unwrap()
+    raw(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n"))
+        .unwrap()
 }

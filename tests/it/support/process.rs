@@ -24,7 +24,13 @@ impl Process {
         std::fs::write(&file, routes).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", shell, env!("CARGO_BIN_EXE_tidegate"), "--entryPoints.web.address=127.0.0.1:0", "--log.level=DEBUG"]);
+        command.args([
+            "-c",
+            shell,
+            env!("CARGO_BIN_EXE_tidegate"),
+            "--entryPoints.web.address=127.0.0.1:0",
+            "--log.level=DEBUG",
+        ]);
         command.arg(format!("--providers.file.filename={}", file.display())).args(flags);
         command.env("GATEWAY_WORKERS", "2").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let process = Self { child: command.spawn().unwrap(), folder };
