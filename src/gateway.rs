@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidegate_config::Provided;
 use tidegate_providers::{self as providers, Provider, Update, Updates};
@@ -116,7 +116,7 @@ impl Gateway {
         };
         let providers = sources.into_iter().map(start).collect();
         drop(context);
-        control.block_on(first_states(&readiness));
+        wait_for_first_states(&readiness);
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         Ok(Self {
@@ -198,14 +198,12 @@ impl Gateway {
 
 /// Waits until every provider has delivered, but not for long: a restart answers no 404 for routes that are about to
 /// come, and a source that is away does not keep the others from being served.
-async fn first_states(readiness: &Readiness) {
-    let delivered = async {
-        while !readiness.is_ready() {
-            tokio::time::sleep(FIRST_STATES_STEP).await;
-        }
-    };
+fn wait_for_first_states(readiness: &Readiness) {
+    let end = Instant::now() + FIRST_STATES;
     // Whatever has come by then is served; the rest follows.
-    let _ = tokio::time::timeout(FIRST_STATES, delivered).await;
+    while !readiness.is_ready() && Instant::now() < end {
+        std::thread::sleep(FIRST_STATES_STEP);
+    }
 }
 
 /// A provider and its kind.
