@@ -34,7 +34,10 @@ impl Process {
         command.arg(format!("--providers.file.filename={}", file.display())).args(flags);
         command.env("GATEWAY_WORKERS", "2").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let process = Self { child: command.spawn().unwrap(), folder };
-        eventually("the gateway has its routes", || process.log().contains("configuration applied"));
+        eventually("the gateway has its routes and listens", || {
+            let log = process.log();
+            log.contains("configuration applied") && log.contains("entry_point=web")
+        });
         process
     }
 
