@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::StatusCode;
 use tidegate_config::merge::merge;
@@ -279,8 +278,7 @@ fn priorities_beyond_the_largest_are_refused() {
 }
 
 #[test]
-#[ignore = "needs a release build to mean anything"]
-fn ten_thousand_routers_compile_in_time() {
+fn ten_thousand_routers_compile_and_one_of_them_changes() {
     let world = World::new(&["web"]);
     let state = |changed: &str| {
         let mut state = Provided::default();
@@ -296,13 +294,9 @@ fn ten_thousand_routers_compile_in_time() {
         state.config.http.middlewares.insert("m".into(), middleware);
         state
     };
-    let begun = Instant::now();
     let first = world.compile_state(&state("Host(`a.test`)"), None);
-    let cold = begun.elapsed();
-    let next = state("Host(`b.test`)");
-    let begun = Instant::now();
-    let second = world.compile_state(&next, Some(&first));
-    let warm = begun.elapsed();
+    let second = world.compile_state(&state("Host(`b.test`)"), Some(&first));
     assert_eq!(second.snapshot.report.problems, []);
-    assert!(cold.as_millis() < 1000 && warm.as_millis() < 300, "cold {cold:?}, warm {warm:?}");
+    assert_eq!(second.snapshot.report.config.http.routers.len(), 10_000);
+    assert_eq!(second.snapshot.report.config.http.routers["r5000@file"].rule, "Host(`b.test`)");
 }
