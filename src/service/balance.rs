@@ -239,10 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn turns_follow_the_weights() {
-        let turns = order(&balance(Kind::Wrr, &[3, 1, 2]), &FREE, 12);
-        assert_eq!([0, 1, 2].map(|member| turns.iter().filter(|turn| **turn == member).count()), [6, 2, 4]);
-        assert_eq!(turns[..3], [0, 2, 0], "the heaviest first, but not at a stretch");
+    fn turns_follow_the_weights_in_traefiks_order() {
+        // Seen on Traefik 3.7.15 with weights 3, 1 and 2, twice.
+        assert_eq!(order(&balance(Kind::Wrr, &[3, 1, 2]), &FREE, 12), [0, 2, 0, 2, 0, 1, 0, 2, 0, 0, 2, 1]);
         assert_eq!(order(&balance(Kind::Wrr, &[1, 1]), &FREE, 4), [0, 1, 0, 1]);
         assert_eq!(balance(Kind::Wrr, &[]).choose(CLIENT, &FREE), None);
     }
