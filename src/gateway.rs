@@ -12,6 +12,7 @@ use tidegate_providers::{self as providers, Provider, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+use crate::acme::Acme;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
@@ -87,6 +88,7 @@ impl Gateway {
             readiness: readiness.clone(),
             terminating: terminating.clone(),
             providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
+            acme: Acme::default(),
         };
         let environment = environment(&around, Registry::new(workers, control.handle().clone()));
         let states =
@@ -119,6 +121,7 @@ impl Gateway {
         wait_for_first_states(&readiness);
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        around.acme.start(&settings, &snapshots, &generation, control.handle());
         Ok(Self {
             addresses: entry_points.addresses(),
             entry_points: Some(entry_points),
@@ -246,6 +249,7 @@ pub(crate) fn compile_once(
         readiness: Arc::default(),
         terminating: Arc::default(),
         providers: Vec::new(),
+        acme: Acme::default(),
     };
     let environment = environment(&around, Registry::new(1, control.clone()));
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));

@@ -134,6 +134,12 @@ async fn handshake(
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
+    if let Some(proof) = tls.proof_for(&start.client_hello()) {
+        // The authority has seen what it came for when the handshake is over.
+        start.into_stream(proof).await?;
+        return Ok(None);
+    }
+    tls.demand(server_name.as_deref()).await;
     let options: Arc<str> = tls.options_of(server_name.as_deref().unwrap_or("")).into();
     let Some(config) = tls.config_for(server_name.as_deref()) else {
         tracing::debug!(entry_point = %door.name, ?server_name, "TLS options are missing or broken");

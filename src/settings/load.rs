@@ -417,7 +417,7 @@ mod tests {
         for (argument, name) in [
             ("--entrypoints.web.http3", "entryPoints.web.http3"),
             ("--entryPoints.web.udp.timeout=5s", "entryPoints.web.udp"),
-            ("--certificatesResolvers.le.acme.email=a@b.c", "certificatesResolvers"),
+            ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
             ("--metrics.prometheus=true", "metrics"),
             ("--tracing=true", "tracing"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),

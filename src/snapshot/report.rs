@@ -104,7 +104,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
-        if let Some(message) = no_resolver(&router.router) {
+        if let Some(message) = no_resolver(settings, &router.router) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
@@ -215,11 +215,12 @@ impl Told {
 }
 
 /// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
-fn no_resolver(router: &Router) -> Option<String> {
+fn no_resolver(settings: &Settings, router: &Router) -> Option<String> {
     let resolver = &router.tls.as_ref()?.cert_resolver;
-    (!resolver.is_empty()).then(|| {
+    (!resolver.is_empty() && !settings.certificates_resolvers.contains_key(resolver)).then(|| {
         format!(
-            "tls.certResolver: there is no certificate resolver `{resolver}`: resolvers are not supported yet"
+            "Router uses a nonexistent certificate resolver: tls.certResolver `{resolver}` is none of the \
+             settings' `certificatesResolvers`"
         )
     })
 }
