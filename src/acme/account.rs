@@ -75,7 +75,7 @@ pub(super) async fn open(
         email: options.email.clone(),
         registration: Some(registration),
         private_key: BASE64_STANDARD.encode(key.der()),
-        key_type: known.map_or_else(|| "4096".to_owned(), |account| account.key_type.clone()),
+        key_type: known.map(|account| account.key_type.clone()).unwrap_or_default(),
     };
     Ok((account, Some(stored)))
 }

@@ -51,7 +51,7 @@ impl FileStorage {
         let file = match File::open(&inner.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write(&inner.path, b"").map_err(|error| Error::local(format!("cannot create {shown}: {error}")))?;
+                replace(&inner.path, b"").map_err(|error| Error::local(format!("cannot create {shown}: {error}")))?;
                 return Ok(Whole::new());
             }
             Err(error) => return Err(Error::local(format!("cannot read {shown}: {error}"))),
@@ -198,7 +198,7 @@ fn parse<T: DeserializeOwned + Default>(file: File) -> io::Result<T> {
 
 fn save(path: &Path, content: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec_pretty(content).map_err(|error| Error::local(error.to_string()))?;
-    write(path, &text).map_err(|error| {
+    replace(path, &text).map_err(|error| {
         Error::local(format!("cannot write {}, what it held before is untouched: {error}", path.display()))
     })
 }
@@ -215,7 +215,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// Replaces a file: all or nothing, even when the power fails.
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     // The target of a link, not the link, is replaced.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut beside = path.clone().into_os_string();
@@ -343,7 +343,7 @@ mod tests {
         let (real, link) = (folder.path().join("real"), folder.path().join("link"));
         fs::write(&real, "").unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        write(&link, b"x").unwrap();
+        replace(&link, b"x").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&real).unwrap(), "x");
     }

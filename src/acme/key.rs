@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_SHA256,
 };
 use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest, Sha256};
 
@@ -153,25 +153,11 @@ impl CertificateKey {
             _ => KeySize::Rsa4096,
         };
         let pkcs8 = rsa_pkcs8(size)?;
-        let pem = pkcs1_of(&pkcs8).map(|pkcs1| pem("RSA PRIVATE KEY", &pkcs1));
         let der = PrivatePkcs8KeyDer::from(pkcs8);
         let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_RSA_SHA256).map_err(odd)?;
-        let pem = pem.unwrap_or_else(|| pair.serialize_pem());
+        let pem = pair.serialize_pem();
         Ok(Self { pair, pem })
     }
-}
-
-/// Bytes as PEM.
-pub(super) fn pem(label: &str, der: &[u8]) -> String {
-    let text = BASE64_STANDARD.encode(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    for line in text.as_bytes().chunks(64) {
-        // Base64 is ASCII.
-        out.push_str(&String::from_utf8_lossy(line));
-        out.push('\n');
-    }
-    out.push_str(&format!("-----END {label}-----\n"));
-    out
 }
 
 fn rsa_pkcs8(size: KeySize) -> Result<Vec<u8>, Error> {

@@ -66,8 +66,6 @@ struct Authorization {
     identifier: Identifier,
     #[serde(default)]
     challenges: Vec<Challenge>,
-    #[serde(default)]
-    wildcard: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -169,7 +167,6 @@ async fn authorise(account: &Account, request: &Request, order: &Order) -> Resul
         };
         let proof = Proof {
             name: name.clone(),
-            wildcard: authorization.wildcard,
             token: challenge.token.clone(),
             key_authorization: format!("{}.{}", challenge.token, account.key.thumbprint()),
         };

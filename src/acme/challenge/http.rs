@@ -87,7 +87,6 @@ mod tests {
         let prover = Http { tokens: tokens.clone(), delay: Duration::ZERO };
         let proof = Proof {
             name: "a.test".into(),
-            wildcard: false,
             token: "tok".into(),
             key_authorization: "tok.print".into(),
         };

@@ -12,8 +12,6 @@ use super::error::Error;
 pub(super) struct Proof {
     /// The name, without `*.`.
     pub(super) name: String,
-    /// True when it stands for a wildcard.
-    pub(super) wildcard: bool,
     /// What the authority calls it.
     pub(super) token: String,
     /// What must be shown (RFC 8555 section 8.1).
