@@ -189,7 +189,7 @@ impl Check<'_> {
         for (name, resolver) in &mut resolvers {
             let at = ["certificatesResolvers", name];
             match &mut resolver.acme {
-                None => self.problem(&at, "obtains nothing: expected `acme`"),
+                None => self.warn(&at, "obtains nothing: expected `acme`"),
                 Some(acme) => self.acme(settings, name, acme),
             }
         }

@@ -217,7 +217,8 @@ impl Told {
 /// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
 fn no_resolver(settings: &Settings, router: &Router) -> Option<String> {
     let resolver = &router.tls.as_ref()?.cert_resolver;
-    (!resolver.is_empty() && !settings.certificates_resolvers.contains_key(resolver)).then(|| {
+    let known = settings.certificates_resolvers.get(resolver).is_some_and(|known| known.acme.is_some());
+    (!resolver.is_empty() && !known).then(|| {
         format!(
             "Router uses a nonexistent certificate resolver: tls.certResolver `{resolver}` is none of the \
              settings' `certificatesResolvers`"

@@ -168,7 +168,7 @@ mod tests {
 
     fn config(options: &TlsOptions) -> Result<ServerConfig, BuildError> {
         let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
-        server_config(options, &Arc::default(), &mut |_| unreachable!(), ticketer)
+        server_config(options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer)
     }
 
     fn error(options: &TlsOptions) -> String {

@@ -23,7 +23,9 @@ pub(crate) struct Tokens(Arc<RwLock<HashMap<String, String>>>);
 impl Tokens {
     fn answer(&self, path: &str) -> Response {
         let shown = path.strip_prefix(PREFIX).and_then(|token| self.0.read().get(token).cloned());
-        let Some(shown) = shown else { return reply::not_found() };
+        let Some(shown) = shown else {
+            return reply::empty(StatusCode::NOT_FOUND);
+        };
         let mut response = Response::new(Body::full(shown));
         response
             .headers_mut()

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod pebble;
 pub mod process;
 
 use std::time::{Duration, Instant};
