@@ -222,7 +222,9 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     beside.push(".tmp");
     let beside = PathBuf::from(beside);
     let old = fs::metadata(path).ok();
-    let written = write_beside(&beside, content, old.as_ref()).and_then(|()| fs::rename(&beside, path));
+    // A new file belongs to whom the one beside it belongs to: a command may run as somebody else.
+    let owner = old.clone().or_else(|| fs::metadata(path.with_extension("")).ok());
+    let written = write_beside(&beside, content, owner.as_ref()).and_then(|()| fs::rename(&beside, path));
     match written {
         Ok(()) => File::open(folder_of(path))?.sync_all(),
         Err(error) => {

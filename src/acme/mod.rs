@@ -5,6 +5,7 @@
 //! hands certificates to the TLS store, which serves them at once. Nothing on the request path waits for it.
 
 mod account;
+mod admin;
 mod backoff;
 mod certificate;
 mod challenge;
@@ -29,25 +30,23 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use crate::settings::{Acme as Options, DnsChallenge, OnDemand as DemandOptions, Settings};
+use crate::settings::{Acme as Options, DnsChallenge, Settings};
 use crate::snapshot::SnapshotHandle;
 use challenge::Prover;
 use challenge::http::{Http as HttpProver, Shown};
 use challenge::tls_alpn::TlsAlpn;
-use client::Http;
 use error::Error;
 use file::FileStorage;
 use on_demand::OnDemand;
 use resolver::{Parts, Resolver};
 use shared::Shared;
 
+pub use admin::{Admin, Exported};
 pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
 pub use shared::Row;
 
 /// Handshakes that may wait for certificates.
 const DEMANDS: usize = 256;
-/// Longest time for the answer of `onDemand.ask`.
-const ASK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What the rest of the gateway sees of certificate resolvers.
 #[derive(Clone, Default)]
@@ -89,8 +88,15 @@ impl Acme {
             };
             let storage = storages.entry(&options.storage).or_insert_with(|| FileStorage::new(&options.storage));
             let (sender, demands) = mpsc::channel(DEMANDS);
-            if let Some(demand) = &options.on_demand {
-                allow_on_demand(name, demand, shared, &obtained, sender.clone());
+            let on_demand = match OnDemand::new(options.on_demand.clone(), sender, shared.changes()) {
+                Ok(on_demand) => Arc::new(on_demand),
+                Err(error) => {
+                    tracing::error!(resolver = %name, "onDemand: {error}");
+                    continue;
+                }
+            };
+            if on_demand.is_on() {
+                obtained.set_on_demand(on_demand.clone());
             }
             let parts = Parts {
                 name: Arc::from(name.as_str()),
@@ -101,7 +107,7 @@ impl Acme {
                 snapshots: snapshots.clone(),
                 generation: generation.clone(),
                 demands,
-                _demands: sender,
+                on_demand,
             };
             control.spawn(Resolver::new(parts).run());
         }
@@ -125,22 +131,6 @@ impl Acme {
 /// Checks the options of a DNS challenge, as far as that is possible without asking anybody.
 pub(crate) fn check_dns(options: &DnsChallenge) -> Result<(), String> {
     dns::prover(options).map(|_| ()).map_err(|error| error.message)
-}
-
-fn allow_on_demand(
-    name: &str,
-    options: &DemandOptions,
-    shared: &Arc<Shared>,
-    obtained: &Arc<crate::tls::Obtained>,
-    sender: mpsc::Sender<on_demand::Demand>,
-) {
-    match Http::plain(ASK) {
-        Ok(http) => {
-            let on_demand = OnDemand::new(options.clone(), http, sender, shared.changes());
-            obtained.set_on_demand(Box::new(on_demand));
-        }
-        Err(error) => tracing::error!(resolver = %name, "onDemand: {error}"),
-    }
 }
 
 /// Runs something that takes a while on a thread of its own.

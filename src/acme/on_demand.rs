@@ -9,12 +9,15 @@ use tidegate_core::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::client::{Http, Message};
+use super::error::Error;
 use super::wanted::refuse;
 use crate::settings;
 use crate::tls::OnDemand as Waiting;
 
-/// Longest time that a handshake waits.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time that a handshake waits; the client has a little less than ten seconds for all of it.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Longest time for the answer of `onDemand.ask`.
+const ASK: Duration = Duration::from_secs(5);
 /// How long an answer is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Most names that are remembered.
@@ -26,8 +29,8 @@ pub(super) struct Demand(pub(super) String);
 
 /// Asks whether names are allowed, and has their certificates ordered.
 pub(super) struct OnDemand {
-    options: settings::OnDemand,
-    http: Http,
+    /// Whom to ask; `None` when no name is allowed.
+    ask: Option<(settings::OnDemand, Http)>,
     demands: mpsc::Sender<Demand>,
     changes: watch::Receiver<u64>,
     answers: Mutex<Answers>,
@@ -43,12 +46,22 @@ struct Answers {
 
 impl OnDemand {
     pub(super) fn new(
-        options: settings::OnDemand,
-        http: Http,
+        options: Option<settings::OnDemand>,
         demands: mpsc::Sender<Demand>,
         changes: watch::Receiver<u64>,
-    ) -> Self {
-        Self { options, http, demands, changes, answers: Mutex::default() }
+    ) -> Result<Self, Error> {
+        let ask = options.map(|options| Http::plain(ASK).map(|http| (options, http))).transpose()?;
+        Ok(Self { ask, demands, changes, answers: Mutex::default() })
+    }
+
+    /// True when names may be allowed.
+    pub(super) fn is_on(&self) -> bool {
+        self.ask.is_some()
+    }
+
+    /// Asks again about a name that has a certificate.
+    pub(super) async fn is_still_allowed(&self, name: &str) -> bool {
+        self.ask(name).await
     }
 
     async fn is_allowed(&self, name: &str) -> bool {
@@ -58,7 +71,7 @@ impl OnDemand {
             return *allowed;
         }
         if !self.has_room() {
-            tracing::warn!(name, limit = self.options.limit, "more new names in an hour than onDemand.limit allows");
+            tracing::warn!(name, "more new names in an hour than onDemand.limit allows");
             return false;
         }
         let allowed = self.ask(name).await;
@@ -79,13 +92,14 @@ impl OnDemand {
     fn has_room(&self) -> bool {
         let mut answers = self.answers.lock();
         answers.passed.retain(|at| at.elapsed() < HOUR);
-        answers.passed.len() < self.options.limit as usize
+        self.ask.as_ref().is_some_and(|(options, _)| answers.passed.len() < options.limit as usize)
     }
 
     async fn ask(&self, name: &str) -> bool {
-        let Ok(mut url) = url::Url::parse(&self.options.ask) else { return false };
+        let Some((options, http)) = &self.ask else { return false };
+        let Ok(mut url) = url::Url::parse(&options.ask) else { return false };
         url.query_pairs_mut().append_pair("domain", name);
-        match self.http.send(Method::GET, url.as_str(), Message::default()).await {
+        match http.send(Method::GET, url.as_str(), Message::default()).await {
             Ok(answer) => answer.status == StatusCode::OK,
             Err(error) => {
                 tracing::error!(name, %error, "onDemand.ask cannot be asked");

@@ -21,7 +21,7 @@ pub(crate) struct Obtained {
     certificates: ArcSwap<Published>,
     /// By server name.
     proofs: ArcSwap<HashMap<String, Arc<ServerConfig>>>,
-    on_demand: ArcSwapOption<Box<dyn OnDemand>>,
+    on_demand: ArcSwapOption<Arc<dyn OnDemand>>,
 }
 
 impl std::fmt::Debug for Obtained {
@@ -90,11 +90,11 @@ impl Obtained {
     }
 
     /// Sets who is asked for names without a certificate.
-    pub(crate) fn set_on_demand(&self, on_demand: Box<dyn OnDemand>) {
+    pub(crate) fn set_on_demand(&self, on_demand: Arc<dyn OnDemand>) {
         self.on_demand.store(Some(Arc::new(on_demand)));
     }
 
-    pub(super) fn on_demand(&self) -> Option<Arc<Box<dyn OnDemand>>> {
+    pub(super) fn on_demand(&self) -> Option<Arc<Arc<dyn OnDemand>>> {
         self.on_demand.load_full()
     }
 

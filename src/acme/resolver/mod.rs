@@ -16,7 +16,7 @@ use super::challenge::Prover;
 use super::client::Http;
 use super::error::Error;
 use super::held::Held;
-use super::on_demand::Demand;
+use super::on_demand::{Demand, OnDemand};
 use super::order::{self, Issued, Request};
 use super::protocol::Server;
 use super::renewal::{self, Suggestion};
@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_secs(5);
 const MAX_JOBS: usize = 10;
 /// How often it is tried again to store what could not be stored.
 const STORE_AGAIN: Duration = Duration::from_secs(30);
+/// How often it is asked whether a name on demand is still allowed.
+const ASK_AGAIN: time::Duration = time::Duration::hours(1);
 /// How often a certificate that is about to end is warned of.
 const WARN_AGAIN: time::Duration = time::Duration::days(1);
 
@@ -46,8 +48,8 @@ pub(super) struct Parts {
     pub(super) generation: watch::Receiver<u64>,
     /// Names that handshakes have asked for.
     pub(super) demands: mpsc::Receiver<Demand>,
-    /// Keeps the queue open when nobody may ask.
-    pub(super) _demands: mpsc::Sender<Demand>,
+    /// Who allows them; it is also what keeps the queue open.
+    pub(super) on_demand: Arc<OnDemand>,
 }
 
 /// A resolver.
@@ -85,6 +87,7 @@ enum Done {
     Opened(Result<(Account, Option<StoredAccount>), Error>),
     Ordered { names: Vec<String>, begun: u64, outcome: Result<Issued, Failure> },
     Suggested { id: String, outcome: Result<Option<Suggestion>, Error> },
+    Allowed { name: String, allowed: bool },
 }
 
 /// An order that failed.
@@ -207,6 +210,7 @@ impl Resolver {
             return TICK;
         }
         self.read_wanted();
+        self.ask_again(OffsetDateTime::now_utc());
         let (now, seconds) = (OffsetDateTime::now_utc(), now());
         let mut wake = TICK;
         let mut ready = Vec::new();
@@ -241,6 +245,26 @@ impl Resolver {
         }
         self.tell(now);
         wake
+    }
+
+    /// Asks whether names that were obtained on demand are still allowed, when their certificates are to be renewed.
+    fn ask_again(&mut self, now: OffsetDateTime) {
+        if !self.parts.on_demand.is_on() {
+            return;
+        }
+        for place in 0..self.held.len() {
+            let held = &self.held[place];
+            let is_open = held.asked.is_none_or(|at| now - at > ASK_AGAIN) && held.due(now) <= now;
+            if !is_open || self.is_used(held) {
+                continue;
+            }
+            let (name, on_demand) = (held.facts.names.join(","), self.parts.on_demand.clone());
+            self.held[place].asked = Some(now);
+            self.jobs.spawn(async move {
+                let allowed = on_demand.is_still_allowed(&name).await;
+                Done::Allowed { name, allowed }
+            });
+        }
     }
 
     /// Finds out what the current snapshot asks for.

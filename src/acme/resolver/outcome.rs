@@ -38,6 +38,10 @@ impl Resolver {
             }
             Ok(Done::Opened(Err(error))) => self.close(&error),
             Ok(Done::Suggested { id, outcome }) => self.suggested(&id, outcome),
+            Ok(Done::Allowed { name, allowed: true }) => {
+                self.demanded.insert(name);
+            }
+            Ok(Done::Allowed { .. }) => {}
             Ok(Done::Ordered { names, begun, outcome }) => {
                 for name in &names {
                     self.in_flight.remove(name);
@@ -90,7 +94,8 @@ impl Resolver {
             store: "default".to_owned(),
         };
         let hours = self.parts.options.certificates_duration;
-        let held = Held::read(stored.clone(), hours, OffsetDateTime::now_utc())
+        let now = OffsetDateTime::now_utc();
+        let mut held = Held::read(stored.clone(), hours, now)
             .map_err(|error| Failure { error, placed: true })?;
         if let Some(name) = names.iter().find(|name| !held.facts.covers(name)) {
             let error = Error::refused(format!("the authority issued a certificate without {name}"));
@@ -99,6 +104,7 @@ impl Resolver {
         let is_replaced = |old: &Held| old.facts.names.iter().all(|name| held.facts.names.contains(name));
         let (old, mut kept): (Vec<Held>, Vec<Held>) =
             std::mem::take(&mut self.held).into_iter().partition(is_replaced);
+        held.hasty = old.iter().any(|old| old.is_young(now) && !old.renew_now);
         tracing::info!(
             resolver = %self.parts.name,
             names = %names.join(", "),
