@@ -4,7 +4,7 @@ use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
-use super::{Acme, Address, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Protocol, Settings};
+use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Protocol, Settings};
 
 /// What was found.
 #[derive(Default)]
@@ -192,6 +192,12 @@ impl Check<'_> {
                 None => self.warn(&at, "obtains nothing: expected `acme`"),
                 Some(acme) => self.acme(settings, name, acme),
             }
+        }
+        let demanding = |resolver: &&CertificatesResolver| {
+            resolver.acme.as_ref().is_some_and(|acme| acme.on_demand.is_some())
+        };
+        if resolvers.values().filter(demanding).count() > 1 {
+            self.problem(&["certificatesResolvers"], "several have `onDemand`: at most one can");
         }
         settings.certificates_resolvers = resolvers;
     }

@@ -1,11 +1,13 @@
 //! Certificates by ACME from a real authority (Pebble), end to end.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::pebble::{EAB_KEY, Options, Pebble, get_over_tls, routes, served, stored};
+use crate::support::pebble::{EAB_KEY, Options, Pebble, get_over_tls, routes, served, shown, stored};
 use crate::support::{Backend, Gateway, eventually, get};
 
 /// A gateway whose resolver `le` proves by this challenge, with these routes.
@@ -200,6 +202,56 @@ fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
     assert_eq!(get_over_tls(pebble.secure(), "yes.test", &roots).unwrap(), 200, "at the first handshake");
     assert!(get_over_tls(pebble.secure(), "no.test", &roots).is_err());
     assert_eq!(stored(&pebble.storage()), ["yes.test"]);
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn the_default_certificate_may_come_from_a_resolver() {
+    let pebble = Pebble::start(Options::default());
+    let text = "tls:\n  stores:\n    default:\n      defaultGeneratedCert: {resolver: le, domain: {main: d.test}}\n";
+    let gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[], text);
+    eventually("any name shows it", || {
+        let der = shown(pebble.secure(), "anything.test");
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        format!("{:?}", names.value.general_names).contains("d.test")
+    });
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn certificates_are_looked_after_by_command() {
+    let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
+    let _gateway =
+        gateway(&pebble, "httpChallenge.entryPoint=web", &[], &routes(&["Host(`c.test`)"], &backend.url()));
+    let roots = pebble.roots();
+    eventually("the first", || stored(&pebble.storage()) == ["c.test"]);
+    let flags = pebble.flags("httpChallenge.entryPoint=web");
+    let certs = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.arg("certs").args(arguments).args(&flags).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let (good, list) = certs(&["list"]);
+    assert!(good && list.contains("c.test") && list.contains("Pebble Intermediate CA"), "{list}");
+    let first = served(pebble.secure(), "c.test", &roots).unwrap();
+    assert!(certs(&["renew", "c.test"]).0);
+    eventually("it is renewed", || served(pebble.secure(), "c.test", &roots).is_ok_and(|now| now != first));
+    let second = served(pebble.secure(), "c.test", &roots).unwrap();
+    eventually("it is stored", || stored(&pebble.storage()) == ["c.test"]);
+    let (good, text) = certs(&["revoke", "--reason", "4", "c.test"]);
+    assert!(good, "{text}");
+    eventually("it is replaced", || served(pebble.secure(), "c.test", &roots).is_ok_and(|now| now != second));
+    let (good, text) = certs(&["renew", "nobody.test"]);
+    assert!(!good && text.contains("there is no certificate for `nobody.test`"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    eventually("the new one is stored", || stored(&pebble.storage()) == ["c.test"]);
+    let (good, text) = certs(&["export", "--folder", &folder.path().display().to_string(), "c.test"]);
+    assert!(good && folder.path().join("c.test.crt").is_file(), "{text}");
+    let mode = std::fs::metadata(folder.path().join("c.test.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 fn indented(pem: &str) -> String {

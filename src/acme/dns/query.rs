@@ -22,7 +22,12 @@ const SYSTEM: &str = "/etc/resolv.conf";
 /// Name servers that resolve for others.
 pub(super) struct Resolvers {
     pub(super) servers: Vec<SocketAddr>,
+    /// Where the name servers of zones listen.
+    pub(super) port: u16,
 }
+
+/// The port of name servers (RFC 1035 section 4.2).
+pub(super) const PORT: u16 = 53;
 
 impl Resolvers {
     /// These (`host[:port]`, addresses or names), or those of the system when there are none.
@@ -37,9 +42,9 @@ impl Resolvers {
             servers = named.filter_map(|server| address(server.trim())).collect();
         }
         if servers.is_empty() {
-            servers.push(([127, 0, 0, 1], 53).into());
+            servers.push(([127, 0, 0, 1], PORT).into());
         }
-        Ok(Self { servers })
+        Ok(Self { servers, port: PORT })
     }
 
     /// Asks one after the other until one answers.
@@ -100,7 +105,7 @@ impl Resolvers {
         let mut found = Vec::new();
         for name in names {
             for ip in self.addresses(name.trim_end_matches('.')).await {
-                found.push((name.clone(), SocketAddr::new(ip, 53)));
+                found.push((name.clone(), SocketAddr::new(ip, self.port)));
             }
         }
         match found.is_empty() {
@@ -223,7 +228,7 @@ pub(super) fn put_name(message: &mut Vec<u8>, name: &str) -> Result<(), Error> {
 pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let text = text.trim();
     let bare = text.trim_start_matches('[').trim_end_matches(']');
-    text.parse().ok().or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 53)))
+    text.parse().ok().or_else(|| Some(SocketAddr::new(bare.parse().ok()?, PORT)))
 }
 
 fn same(a: &str, b: &str) -> bool {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tidegate_core::BoxFuture;
 
-use super::query::{Resolvers, address, exchange, header, put_name};
+use super::query::{PORT, Resolvers, address, exchange, header, put_name};
 use super::variables::Variables;
 use super::{Patience, Provider, Record};
 use crate::acme::error::Error;
@@ -65,7 +65,7 @@ impl Rfc2136 {
 
     async fn change(&self, record: &Record, add: bool) -> Result<(), Error> {
         let server = self.address().await?;
-        let zone = Resolvers { servers: vec![server] }.zone(&record.name).await?;
+        let zone = Resolvers { servers: vec![server], port: PORT }.zone(&record.name).await?;
         let id = fastrand::u16(..);
         let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
         let mut message = update(id, &zone, record, add.then_some(self.ttl))?;
