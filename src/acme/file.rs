@@ -287,7 +287,12 @@ impl SeekTo for &File {
 mod tests {
     use tidegate_config::tls::Domain;
 
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+
     use super::*;
+    use crate::acme::held::Held;
+    use crate::acme::key::AccountKey;
     use crate::acme::storage::{StoredAccount, StoredCertificate};
 
     fn certificate(main: &str, content: &str) -> StoredCertificate {
@@ -337,6 +342,32 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "short");
         fill(&path, b"and longer again").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "and longer again");
+    }
+
+    /// Written by Traefik 3.7.15 with an authority that was thrown away afterwards.
+    const TRAEFIK: &str = include_str!("fixtures/traefik-acme.json");
+
+    #[test]
+    fn what_traefik_wrote_is_taken_over_and_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("acme.json");
+        replace(&path, TRAEFIK.as_bytes()).unwrap();
+        let storage = FileStorage::new(&path);
+        let whole = storage.read().unwrap();
+        let account = whole["le"].account.as_ref().unwrap();
+        let key = BASE64_STANDARD.decode(&account.private_key).unwrap();
+        let key = AccountKey::read(&key).unwrap();
+        assert_eq!((key.algorithm(), account.email.as_str()), ("RS256", "a@b.test"));
+        assert_eq!(BASE64_STANDARD.encode(key.der()), account.private_key);
+        let certificates = whole["le"].certificates.clone().unwrap();
+        for certificate in &certificates {
+            let held = Held::read(certificate.clone(), 2160, time::OffsetDateTime::now_utc()).unwrap();
+            assert!(held.facts.covers(&certificate.domain.main));
+        }
+        storage.write_change("le", Change::Certificate { new: certificate("new.test", ""), instead_of: vec![] }).unwrap();
+        storage.write_change("le", Change::Remove(vec![certificate("new.test", "").domain])).unwrap();
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(json(&fs::read_to_string(&path).unwrap()), json(TRAEFIK), "nothing is added or lost");
     }
 
     #[test]
