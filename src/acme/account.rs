@@ -47,7 +47,8 @@ pub(super) async fn open(
     stored: Option<&StoredAccount>,
     register: bool,
 ) -> Result<(Account, Option<StoredAccount>), Error> {
-    let known = stored.filter(|account| !account.private_key.is_empty() && is_of(account, &options.ca_server));
+    let known =
+        stored.filter(|account| !account.private_key.is_empty() && is_of(account, &options.ca_server));
     let key = match known {
         Some(account) => {
             let der = BASE64_STANDARD

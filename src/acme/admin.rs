@@ -42,7 +42,8 @@ impl Admin {
     pub fn new(settings: &Settings, resolver: Option<&str>) -> Result<Self, String> {
         let all = settings.certificates_resolvers.iter();
         let all = all.filter_map(|(name, one)| Some((name.clone(), one.acme.clone()?)));
-        let resolvers: Vec<_> = all.filter(|(name, _)| resolver.is_none_or(|wanted| wanted == name)).collect();
+        let resolvers: Vec<_> =
+            all.filter(|(name, _)| resolver.is_none_or(|wanted| wanted == name)).collect();
         match (resolvers.is_empty(), resolver) {
             (false, _) => Ok(Self { resolvers }),
             (true, None) => Err("the settings have no `certificatesResolvers`".to_owned()),
@@ -60,14 +61,16 @@ impl Admin {
             let mut told: Vec<String> = Vec::new();
             for certificate in stored.certificates.unwrap_or_default() {
                 let names = names_of(&certificate.domain);
-                let facts = text(&certificate.certificate, "certificate").and_then(|chain| Facts::read(&chain));
+                let facts =
+                    text(&certificate.certificate, "certificate").and_then(|chain| Facts::read(&chain));
                 let record = ledger.error_of(&names);
                 let error = match &facts {
                     Err(error) => error.to_string(),
                     Ok(_) => record.map(|record| record.error.clone()).unwrap_or_default(),
                 };
                 let facts = facts.ok();
-                let next = facts.as_ref().map(|f| Renewal::by_lifetime(f, options.certificates_duration, now).at);
+                let next =
+                    facts.as_ref().map(|f| Renewal::by_lifetime(f, options.certificates_duration, now).at);
                 told.extend(names.iter().cloned());
                 rows.push(Row {
                     names,
@@ -94,14 +97,23 @@ impl Admin {
 
     /// Has a certificate renewed by the running gateway, or by the next one that starts.
     pub fn renew(&self, name: &str) -> Result<(), String> {
-        let (resolver, options, certificate) = self.find(name)?;
-        let main = certificate.domain.main;
-        let written = storage(options).write_state(resolver, |ledger| {
-            if !ledger.renew.contains(&main) {
-                ledger.renew.push(main.clone());
+        let (resolver, options, names) = match self.find(name) {
+            Ok((resolver, options, found)) => (resolver, options, names_of(&found.domain)),
+            // There may be none because it has failed: that is a reason to try now.
+            Err(error) => {
+                let name = canonical(name);
+                let has_failed = |(resolver, options): &&(String, Acme)| {
+                    let state = storage(options).read_state();
+                    state.get(resolver).is_some_and(|ledger| ledger.names.contains_key(&name))
+                };
+                let (resolver, options) = self.resolvers.iter().find(has_failed).ok_or(error)?;
+                (resolver.as_str(), options, vec![name])
             }
-            // Somebody has looked at it: what has failed before is no reason to wait.
-            ledger.names.remove(&main);
+        };
+        let written = storage(options).write_state(resolver, |ledger| {
+            ledger.succeed(&names);
+            ledger.renew.extend(names.into_iter().take(1));
+            ledger.renew.dedup();
         });
         written.map_err(|error| error.message)
     }
@@ -202,7 +214,11 @@ fn from_acme_json(source: &Path, resolver: &str) -> Result<Imported, String> {
         None if whole.len() == 1 => whole.into_values().next().unwrap_or_default(),
         None => {
             let names: Vec<&str> = whole.keys().map(String::as_str).collect();
-            return Err(format!("{} has no resolver `{resolver}`, only {}", source.display(), names.join(", ")));
+            return Err(format!(
+                "{} has no resolver `{resolver}`, only {}",
+                source.display(),
+                names.join(", ")
+            ));
         }
     };
     Ok((found.account, found.certificates.unwrap_or_default()))

@@ -47,7 +47,12 @@ pub(crate) struct Record {
 impl Ledger {
     /// From when on an order for these names may be placed, in seconds since 1970.
     pub(crate) fn allowed_at(&self, names: &[String], now: u64) -> u64 {
-        names.iter().filter_map(|name| self.names.get(name)).map(|record| record.allowed_at(now)).max().unwrap_or(0)
+        names
+            .iter()
+            .filter_map(|name| self.names.get(name))
+            .map(|record| record.allowed_at(now))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Notes an order before it is placed.
@@ -121,7 +126,10 @@ impl Record {
 }
 
 fn is_blamed(error: &Error, name: &str) -> bool {
-    error.names.iter().any(|blamed| blamed == name || name.strip_prefix("*.").is_some_and(|base| base == blamed))
+    error
+        .names
+        .iter()
+        .any(|blamed| blamed == name || name.strip_prefix("*.").is_some_and(|base| base == blamed))
 }
 
 /// How long to wait after a failure that came after `before` others.
@@ -139,7 +147,11 @@ pub(super) fn pause(error: &Error, placed: bool, before: u32) -> Duration {
     let asked = error.retry_after.map_or(0, |asked| asked.as_secs().min(DAY));
     // A tenth more or less, so that replicas and names do not come all at once; never sooner than asked.
     let jitter = 0.9 + fastrand::f64() * 0.2;
-    let jittered = if seconds >= DAY { seconds as f64 * (1.0 + fastrand::f64() * 0.05) } else { seconds as f64 * jitter };
+    let jittered = if seconds >= DAY {
+        seconds as f64 * (1.0 + fastrand::f64() * 0.05)
+    } else {
+        seconds as f64 * jitter
+    };
     Duration::from_secs_f64(jittered.max(asked as f64).max(1.0))
 }
 

@@ -26,7 +26,8 @@ pub(crate) struct Facts {
 impl Facts {
     /// Reads the first certificate of a chain in PEM.
     pub(crate) fn read(chain: &str) -> Result<Self, Error> {
-        let bad = |error: &dyn std::fmt::Display| Error::local(format!("certificate cannot be read: {error}"));
+        let bad =
+            |error: &dyn std::fmt::Display| Error::local(format!("certificate cannot be read: {error}"));
         let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| bad(&error))?;
         let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| bad(&error))?;
         let mut names = alternative_names(&parsed);
@@ -63,7 +64,8 @@ pub(crate) fn covers(names: &[String], name: &str) -> bool {
     names.iter().any(|own| {
         own == name
             || own.strip_prefix("*.").is_some_and(|base| {
-                name.split_once('.').is_some_and(|(label, rest)| rest == base && !label.is_empty() && label != "*")
+                name.split_once('.')
+                    .is_some_and(|(label, rest)| rest == base && !label.is_empty() && label != "*")
             })
     })
 }

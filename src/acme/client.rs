@@ -136,8 +136,7 @@ impl Http {
         if let Some(known) = endpoints.get(origin) {
             return Ok(known.clone());
         }
-        let made =
-            Endpoint::new(origin, self.transport.clone(), 1).map_err(|error| Error::local(error.0))?;
+        let made = Endpoint::new(origin, self.transport.clone(), 1).map_err(|error| Error::local(error.0))?;
         if endpoints.len() >= MAX_ENDPOINTS {
             endpoints.clear();
         }
@@ -172,7 +171,10 @@ impl Answer {
     /// The body as JSON, or what came instead.
     pub(super) fn json<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            Error::network(format!("{what}: the answer ({}) is no JSON of the expected form: {error}", self.status))
+            Error::network(format!(
+                "{what}: the answer ({}) is no JSON of the expected form: {error}",
+                self.status
+            ))
         })
     }
 

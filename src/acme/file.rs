@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidegate_core::BoxFuture;
 
 use super::backoff::Ledger;
@@ -51,14 +51,17 @@ impl FileStorage {
         let file = match File::open(&inner.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                replace(&inner.path, b"").map_err(|error| Error::local(format!("cannot create {shown}: {error}")))?;
+                replace(&inner.path, b"")
+                    .map_err(|error| Error::local(format!("cannot create {shown}: {error}")))?;
                 return Ok(Whole::new());
             }
             Err(error) => return Err(Error::local(format!("cannot read {shown}: {error}"))),
         };
         let mode = file.metadata().map_err(|error| Error::local(format!("{shown}: {error}")))?.mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(Error::local(format!("permissions {mode:o} for {shown} are too open, please use 600")));
+            return Err(Error::local(format!(
+                "permissions {mode:o} for {shown} are too open, please use 600"
+            )));
         }
         parse(file).map_err(|error| Error::local(format!("{shown} cannot be used: {error}")))
     }
@@ -86,11 +89,7 @@ impl FileStorage {
     }
 
     /// Changes what has failed. Blocks.
-    pub(crate) fn write_state(
-        &self,
-        resolver: &str,
-        change: impl FnOnce(&mut Ledger),
-    ) -> Result<(), Error> {
+    pub(crate) fn write_state(&self, resolver: &str, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
         let _lock = lock(&self.0.path);
         let mut state = self.read_state();
         change(state.entry(resolver.to_owned()).or_default());
@@ -232,7 +231,9 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
             // A file that is mounted by itself cannot be replaced, only filled anew.
             let is_mounted = matches!(
                 error.kind(),
-                io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                io::ErrorKind::ResourceBusy
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
             );
             if is_mounted && old.is_some() { fill(path, content).map_err(|_| error) } else { Err(error) }
         }
@@ -297,7 +298,12 @@ mod tests {
 
     fn certificate(main: &str, content: &str) -> StoredCertificate {
         let domain = Domain { main: main.to_owned(), sans: Vec::new() };
-        StoredCertificate { domain, certificate: content.to_owned(), store: "default".into(), ..Default::default() }
+        StoredCertificate {
+            domain,
+            certificate: content.to_owned(),
+            store: "default".into(),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -329,7 +335,9 @@ mod tests {
         let message = storage.read().unwrap_err().message;
         assert_eq!(message, format!("permissions 644 for {} are too open, please use 600", path.display()));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(storage.write_change("x", Change::Remove(vec![])).unwrap_err().message.contains("cannot be used"));
+        assert!(
+            storage.write_change("x", Change::Remove(vec![])).unwrap_err().message.contains("cannot be used")
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "{");
     }
 
@@ -364,7 +372,9 @@ mod tests {
             let held = Held::read(certificate.clone(), 2160, time::OffsetDateTime::now_utc()).unwrap();
             assert!(held.facts.covers(&certificate.domain.main));
         }
-        storage.write_change("le", Change::Certificate { new: certificate("new.test", ""), instead_of: vec![] }).unwrap();
+        storage
+            .write_change("le", Change::Certificate { new: certificate("new.test", ""), instead_of: vec![] })
+            .unwrap();
         storage.write_change("le", Change::Remove(vec![certificate("new.test", "").domain])).unwrap();
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(json(&fs::read_to_string(&path).unwrap()), json(TRAEFIK), "nothing is added or lost");

@@ -39,7 +39,16 @@ impl Held {
         let facts = Facts::read(&chain)?;
         let usable = Usable::load(&chain, &key).map_err(|error| Error::local(error.0))?;
         let renewal = Renewal::by_lifetime(&facts, hours, now);
-        Ok(Self { stored, facts: Arc::new(facts), renewal, renew_now: false, hasty: false, warned: None, asked: None, usable })
+        Ok(Self {
+            stored,
+            facts: Arc::new(facts),
+            renewal,
+            renew_now: false,
+            hasty: false,
+            warned: None,
+            asked: None,
+            usable,
+        })
     }
 
     /// When it is to be renewed.

@@ -154,7 +154,8 @@ impl CertificateKey {
         };
         let pkcs8 = rsa_pkcs8(size)?;
         let der = PrivatePkcs8KeyDer::from(pkcs8);
-        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_RSA_SHA256).map_err(odd)?;
+        let pair =
+            rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_RSA_SHA256).map_err(odd)?;
         let pem = pair.serialize_pem();
         Ok(Self { pair, pem })
     }

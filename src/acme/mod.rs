@@ -86,7 +86,8 @@ impl Acme {
                     continue;
                 }
             };
-            let storage = storages.entry(&options.storage).or_insert_with(|| FileStorage::new(&options.storage));
+            let storage =
+                storages.entry(&options.storage).or_insert_with(|| FileStorage::new(&options.storage));
             let (sender, demands) = mpsc::channel(DEMANDS);
             let on_demand = match OnDemand::new(options.on_demand.clone(), sender, shared.changes()) {
                 Ok(on_demand) => Arc::new(on_demand),
@@ -114,7 +115,11 @@ impl Acme {
     }
 
     /// The way to prove names: of several the first of DNS, HTTP and TLS, as in Traefik.
-    fn prover(&self, options: &Options, obtained: &Arc<crate::tls::Obtained>) -> Result<Arc<dyn Prover>, Error> {
+    fn prover(
+        &self,
+        options: &Options,
+        obtained: &Arc<crate::tls::Obtained>,
+    ) -> Result<Arc<dyn Prover>, Error> {
         if let Some(dns) = &options.dns_challenge {
             return dns::prover(dns);
         }

@@ -108,7 +108,11 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
         payload["replaces"] = json!(replaced);
     }
     let mut answer = account.post_once(&directory.new_order, &payload).await;
-    if payload.get("replaces").is_some() && answer.as_ref().is_err_and(|error| error.kind == Kind::Refused) {
+    let is_about_replacing = |error: &Error| {
+        error.kind == Kind::Refused
+            && (error.message.contains("eplace") || error.message.starts_with("malformed"))
+    };
+    if payload.get("replaces").is_some() && answer.as_ref().is_err_and(is_about_replacing) {
         // The old certificate was replaced before, or is forgotten: that must not stand in the way of a new one.
         if let Some(payload) = payload.as_object_mut() {
             payload.remove("replaces");
@@ -135,7 +139,10 @@ pub(super) async fn fulfil(account: &Account, request: &Request, placed: Placed)
     let csr = BASE64_URL_SAFE_NO_PAD.encode(csr(request, &key)?);
     let order = match order.status.as_str() {
         "valid" => order,
-        _ => finalize(account, &placed.url, &order.finalize, csr, request.options.certificate_timeout.0).await?,
+        _ => {
+            finalize(account, &placed.url, &order.finalize, csr, request.options.certificate_timeout.0)
+                .await?
+        }
     };
     let url = order.certificate.ok_or_else(|| Error::network("a valid order without a certificate"))?;
     let chain = download(account, &url, &request.options.preferred_chain).await?;
@@ -213,11 +220,14 @@ async fn prove(
         }
     }
     // One error, which names all that failed.
-    failures.into_iter().reduce(|mut all, next| {
-        all.message = format!("{}; {}", all.message, next.message);
-        all.names.extend(next.names);
-        all
-    }).map_or(Ok(()), Err)
+    failures
+        .into_iter()
+        .reduce(|mut all, next| {
+            all.message = format!("{}; {}", all.message, next.message);
+            all.names.extend(next.names);
+            all
+        })
+        .map_or(Ok(()), Err)
 }
 
 /// Why an authorisation is not valid.

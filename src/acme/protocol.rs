@@ -238,7 +238,8 @@ fn signed(
     let nonce = nonce.map(|nonce| format!(r#""nonce":{},"#, json!(nonce))).unwrap_or_default();
     let header = format!(r#"{{"alg":"{}",{who},{nonce}"url":{}}}"#, key.algorithm(), json!(url));
     let protected = BASE64_URL_SAFE_NO_PAD.encode(header);
-    let payload = payload.map(|payload| BASE64_URL_SAFE_NO_PAD.encode(payload.to_string())).unwrap_or_default();
+    let payload =
+        payload.map(|payload| BASE64_URL_SAFE_NO_PAD.encode(payload.to_string())).unwrap_or_default();
     let signature = key.sign(format!("{protected}.{payload}").as_bytes())?;
     Ok(json!({
         "protected": protected,
@@ -266,7 +267,8 @@ pub(super) fn binding(key: &AccountKey, url: &str, kid: &str, hmac: &str) -> Res
 
 /// What an answer without success says.
 fn problem_of(answer: &Answer) -> Result<Problem, Error> {
-    let parsed = serde_json::from_slice::<Problem>(&answer.body).ok().filter(|problem| !problem.kind.is_empty());
+    let parsed =
+        serde_json::from_slice::<Problem>(&answer.body).ok().filter(|problem| !problem.kind.is_empty());
     match parsed {
         Some(problem) => Ok(problem),
         None if answer.status == StatusCode::TOO_MANY_REQUESTS => {
@@ -320,6 +322,9 @@ mod tests {
         };
         assert_eq!(header(Signer::New(&key))["jwk"]["kty"], "EC");
         let known = header(Signer::Account(&key, "https://ca/acct/1"));
-        assert_eq!((&known["kid"], &known["nonce"], &known["alg"]), (&json!("https://ca/acct/1"), &json!("n"), &json!("ES256")));
+        assert_eq!(
+            (&known["kid"], &known["nonce"], &known["alg"]),
+            (&json!("https://ca/acct/1"), &json!("n"), &json!("ES256"))
+        );
     }
 }

@@ -164,7 +164,8 @@ mod tests {
         let now = OffsetDateTime::UNIX_EPOCH + Duration::days(365);
         let window = |start: &str, end: &str| Window { start: start.into(), end: end.into() };
         let mut renewal = Renewal::by_lifetime(&facts(Duration::days(90)), DEFAULT_HOURS, now);
-        let future = parse(&window("2000-01-01T00:00:00Z", "2000-01-03T00:00:00Z"), Duration::seconds(5)).unwrap();
+        let future =
+            parse(&window("2000-01-01T00:00:00Z", "2000-01-03T00:00:00Z"), Duration::seconds(5)).unwrap();
         renewal.follow(&future, now);
         let drawn = renewal.at;
         assert!((future.start..=future.end).contains(&drawn));
@@ -172,7 +173,8 @@ mod tests {
         renewal.follow(&future, now);
         assert_eq!(renewal.at, drawn, "drawn once");
         // A revoked certificate: the window is over.
-        let past = parse(&window("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"), Duration::hours(6)).unwrap();
+        let past =
+            parse(&window("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"), Duration::hours(6)).unwrap();
         renewal.follow(&past, now);
         assert!(renewal.at < now);
         assert!(parse(&window("2000-01-03T00:00:00Z", "2000-01-01T00:00:00Z"), Duration::ZERO).is_err());

@@ -65,7 +65,8 @@ pub(super) fn names_of(domain: &Domain) -> Vec<String> {
 
 /// Names as a certificate in the storage has them.
 pub(super) fn domain_of(names: &[String]) -> Domain {
-    let (main, sans) = names.split_first().map_or((String::new(), &[][..]), |(main, sans)| (main.clone(), sans));
+    let (main, sans) =
+        names.split_first().map_or((String::new(), &[][..]), |(main, sans)| (main.clone(), sans));
     Domain { main, sans: sans.to_vec() }
 }
 
@@ -108,7 +109,9 @@ pub(super) fn refuse(name: &str, dns: bool) -> Option<String> {
             && !label.ends_with('-')
     };
     let is_domain = base.len() <= 253 && base.split('.').all(is_label);
-    (!is_domain).then(|| format!("{name:?} is no domain: expected labels of letters, digits and `-`, with dots between"))
+    (!is_domain).then(|| {
+        format!("{name:?} is no domain: expected labels of letters, digits and `-`, with dots between")
+    })
 }
 
 /// Values of the `HostSNI` matchers of a TCP rule that are not negated.

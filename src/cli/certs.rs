@@ -97,7 +97,8 @@ impl Certs {
                 Ok(format!("{} will be renewed by the gateway", named.name))
             }
             Self::Revoke(Revoke { named, reason }) => {
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
                 let runtime = runtime.map_err(|error| error.to_string())?;
                 runtime.block_on(admin.revoke(&named.name, *reason))?;
                 Ok(format!("{} is revoked and removed", named.name))
@@ -111,7 +112,10 @@ impl Certs {
             }
             Self::Import(Import { source, .. }) => {
                 let names = admin.import(source)?;
-                Ok(format!("taken over: {}", if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }))
+                Ok(format!(
+                    "taken over: {}",
+                    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+                ))
             }
         }
     }
@@ -146,8 +150,9 @@ fn table(rows: &[Row]) -> String {
             text(&row.error),
         ]
     }));
-    let widths: Vec<usize> =
-        (0..6).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..6)
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
     let lines = lines.iter().map(|line| {
         let cells: Vec<String> =
             line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();

@@ -92,7 +92,8 @@ fn api(settings: &Settings, http: &mut Http) {
 fn acme(settings: &Settings, http: &mut Http) {
     let wanted: BTreeSet<&str> =
         settings.certificates_resolvers.values().filter_map(|resolver| resolver.http_entry_point()).collect();
-    let may_pass = |name: &&str| settings.entry_points.get(*name).is_some_and(|point| point.allow_acme_by_pass);
+    let may_pass =
+        |name: &&str| settings.entry_points.get(*name).is_some_and(|point| point.allow_acme_by_pass);
     let (weak, strong): (Vec<&str>, Vec<&str>) = wanted.into_iter().partition(may_pass);
     for (name, points, priority) in [("acme-http", strong, i64::MAX), ("acme-http-bypass", weak, 0)] {
         if points.is_empty() {

@@ -4,7 +4,9 @@ use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
-use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Protocol, Settings};
+use super::{
+    Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Protocol, Settings,
+};
 
 /// What was found.
 #[derive(Default)]
@@ -241,7 +243,8 @@ impl Check<'_> {
         }
         if let Some(demand) = &acme.on_demand {
             if url::Url::parse(&demand.ask).map_or(true, |ask| !ask.has_host()) {
-                let message = format!("`{}` is no URL: somebody must say which names are allowed", demand.ask);
+                let message =
+                    format!("`{}` is no URL: somebody must say which names are allowed", demand.ask);
                 self.problem(&at(&["onDemand", "ask"]), &message);
             }
             if demand.limit == 0 {

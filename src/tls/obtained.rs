@@ -57,11 +57,7 @@ impl Usable {
 
 impl Obtained {
     /// Replaces what is served. The first for a name wins. `default` is for clients whose name fits no certificate.
-    pub(crate) fn publish<'a>(
-        &self,
-        all: impl Iterator<Item = &'a Usable>,
-        default: Option<&Usable>,
-    ) {
+    pub(crate) fn publish<'a>(&self, all: impl Iterator<Item = &'a Usable>, default: Option<&Usable>) {
         let mut published = Published::default();
         for Usable(loaded) in all {
             published.certificates.add(loaded);

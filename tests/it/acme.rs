@@ -22,7 +22,8 @@ fn gateway(pebble: &Pebble, challenge: &str, more: &[&str], routes: &str) -> Gat
 fn a_route_file_becomes_a_certificate_over_http() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     let url = format!("http://{}", backend.address);
-    let text = routes(&["Host(`one.test`) && !Host(`not.test`)", "Host(`two.test`) || Host(`three.test`)"], &url);
+    let text =
+        routes(&["Host(`one.test`) && !Host(`not.test`)", "Host(`two.test`) || Host(`three.test`)"], &url);
     // A redirection of the whole entry point is no obstacle to the proof.
     let redirect = "--entryPoints.web.http.redirections.entryPoint.to=secure";
     let gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[redirect], &text);
@@ -36,11 +37,15 @@ fn a_route_file_becomes_a_certificate_over_http() {
     assert_eq!(names, ["one.test", "two.test"], "two orders, one for each router");
     let unknown = get(gateway.web(), "one.test", "/.well-known/acme-challenge/unknown");
     assert_eq!((unknown.status, unknown.text().as_str()), (404, ""));
-    let router: serde_json::Value = serde_json::from_str(&gateway.api("/api/http/routers/acme-http@internal")).unwrap();
+    let router: serde_json::Value =
+        serde_json::from_str(&gateway.api("/api/http/routers/acme-http@internal")).unwrap();
     assert_eq!(router["rule"], "PathPrefix(`/.well-known/acme-challenge/`)");
     assert_eq!(router["service"], "acme-http@internal");
     let certificates = gateway.api("/api/certificates");
-    assert!(certificates.contains("two.test") && certificates.contains("Pebble Intermediate"), "{certificates}");
+    assert!(
+        certificates.contains("two.test") && certificates.contains("Pebble Intermediate"),
+        "{certificates}"
+    );
 }
 
 #[test]
@@ -51,7 +56,9 @@ fn a_new_route_becomes_a_certificate_in_a_handshake() {
     let roots = pebble.roots();
     assert!(served(pebble.secure(), "new.test", &roots).is_err());
     gateway.write("new.yml", &routes(&["Host(`new.test`)"], &format!("http://{}", backend.address)));
-    eventually("the certificate", || get_over_tls(pebble.secure(), "new.test", &roots).is_ok_and(|s| s == 200));
+    eventually("the certificate", || {
+        get_over_tls(pebble.secure(), "new.test", &roots).is_ok_and(|s| s == 200)
+    });
 }
 
 #[test]
@@ -76,8 +83,10 @@ fn nothing_is_ordered_for_what_a_certificate_covers() {
 #[ignore = "needs pebble"]
 fn external_accounts_profiles_and_chains() {
     let variables = vec![("PEBBLE_ALTERNATE_ROOTS", "1")];
-    let (pebble, backend) =
-        (Pebble::start(Options { eab: true, short: true, variables, ..Options::default() }), Backend::echo("a"));
+    let (pebble, backend) = (
+        Pebble::start(Options { eab: true, short: true, variables, ..Options::default() }),
+        Backend::echo("a"),
+    );
     let key = format!("--certificatesResolvers.le.acme.eab.hmacEncoded={EAB_KEY}");
     let flags = [
         "--certificatesResolvers.le.acme.eab.kid=kid-1",
@@ -119,7 +128,8 @@ fn proofs_that_the_authority_remembers_are_not_asked_for_again() {
 #[ignore = "needs pebble"]
 fn renewals_fail_no_request() {
     // Renewed at half of their life, that is every few seconds.
-    let (pebble, backend) = (Pebble::start(Options { validity: 12, ..Options::default() }), Backend::echo("a"));
+    let (pebble, backend) =
+        (Pebble::start(Options { validity: 12, ..Options::default() }), Backend::echo("a"));
     let text = routes(&["Host(`short.test`)"], &format!("http://{}", backend.address));
     let _gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[], &text);
     let roots = pebble.roots();
@@ -208,7 +218,8 @@ fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
 #[ignore = "needs pebble"]
 fn the_default_certificate_may_come_from_a_resolver() {
     let pebble = Pebble::start(Options::default());
-    let text = "tls:\n  stores:\n    default:\n      defaultGeneratedCert: {resolver: le, domain: {main: d.test}}\n";
+    let text =
+        "tls:\n  stores:\n    default:\n      defaultGeneratedCert: {resolver: le, domain: {main: d.test}}\n";
     let gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[], text);
     eventually("any name shows it", || {
         let der = shown(pebble.secure(), "anything.test");

@@ -89,6 +89,8 @@ fn wildcards_without_dns_are_refused_and_the_rest_is_obtained() {
     let rules = ["Host(`*.wild.test`)", "Host(`plain.test`)", "Host(`no domain`)"];
     let _gateway = Gateway::with(&flags, &routes(&rules, &backend.url()));
     let roots = pebble.roots();
-    eventually("the certificate", || get_over_tls(pebble.secure(), "plain.test", &roots).is_ok_and(|s| s == 200));
+    eventually("the certificate", || {
+        get_over_tls(pebble.secure(), "plain.test", &roots).is_ok_and(|s| s == 200)
+    });
     assert_eq!(stored(&pebble.storage()), ["plain.test"]);
 }

@@ -134,9 +134,15 @@ fn a_storage_that_cannot_be_used_is_told_and_used_once_it_can() {
     assert!(served(pebble.secure(), "a.test", &roots).is_err());
     std::fs::set_permissions(pebble.storage(), std::fs::Permissions::from_mode(0o600)).unwrap();
     eventually("the certificate", || served(pebble.secure(), "a.test", &roots).is_ok());
-    gateway.write("wrong.yml", "http:\n  routers:\n    w: {rule: 'Host(`w.test`)', service: s@file, tls: {certResolver: nobody}}\n");
+    gateway.write(
+        "wrong.yml",
+        "http:\n  routers:\n    w: {rule: 'Host(`w.test`)', service: s@file, tls: {certResolver: nobody}}\n",
+    );
     eventually("the resolver is unknown", || {
-        gateway.problems().iter().any(|problem| problem.contains("nonexistent certificate resolver") && problem.contains("nobody"))
+        gateway
+            .problems()
+            .iter()
+            .any(|problem| problem.contains("nonexistent certificate resolver") && problem.contains("nobody"))
     });
 }
 
@@ -145,7 +151,10 @@ fn a_storage_that_cannot_be_used_is_told_and_used_once_it_can() {
 fn a_full_disk_loses_nothing() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     let disk = tempfile::tempdir().unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]).arg(disk.path()).status();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k,mode=700", "none"])
+        .arg(disk.path())
+        .status();
     assert!(mount.is_ok_and(|status| status.success()), "a small disk needs the rights of root");
     let storage = disk.path().join("acme.json");
     let flag = format!("--certificatesResolvers.le.acme.storage={}", storage.display());
@@ -206,5 +215,7 @@ fn kills_at_any_moment_lose_no_certificate() {
     let name = known[0].clone();
     let _process = Process::start(&flags, &routes(&[&format!("Host(`{name}`)")], &backend.url()));
     let roots = pebble.roots();
-    eventually("it serves what was stored", || get_over_tls(pebble.secure(), &name, &roots).is_ok_and(|s| s == 200));
+    eventually("it serves what was stored", || {
+        get_over_tls(pebble.secure(), &name, &roots).is_ok_and(|s| s == 200)
+    });
 }

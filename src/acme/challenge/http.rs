@@ -27,9 +27,7 @@ impl Tokens {
             return reply::empty(StatusCode::NOT_FOUND);
         };
         let mut response = Response::new(Body::full(shown));
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         *response.status_mut() = StatusCode::OK;
         response
     }
@@ -87,11 +85,8 @@ mod tests {
     async fn a_token_is_shown_until_it_is_withdrawn() {
         let tokens = Tokens::default();
         let prover = Http { tokens: tokens.clone(), delay: Duration::ZERO };
-        let proof = Proof {
-            name: "a.test".into(),
-            token: "tok".into(),
-            key_authorization: "tok.print".into(),
-        };
+        let proof =
+            Proof { name: "a.test".into(), token: "tok".into(), key_authorization: "tok.print".into() };
         prover.present(&proof).await.unwrap();
         assert_eq!(tokens.answer("/.well-known/acme-challenge/tok").status(), 200);
         for path in ["/.well-known/acme-challenge/", "/.well-known/acme-challenge/other", "/tok"] {

@@ -47,7 +47,12 @@ impl AcmeDns {
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
             path: variables.required(&["ACME_DNS_STORAGE_PATH"])?,
-            allow: allow.split(',').map(str::trim).filter(|range| !range.is_empty()).map(str::to_owned).collect(),
+            allow: allow
+                .split(',')
+                .map(str::trim)
+                .filter(|range| !range.is_empty())
+                .map(str::to_owned)
+                .collect(),
             http: Http::plain(Duration::from_secs(30))?,
             file: Mutex::new(()),
             patience: variables.patience("ACME_DNS", 60, 2)?,
@@ -74,7 +79,9 @@ impl AcmeDns {
     /// The account of a name. One that is new is registered and stored, and needs a CNAME before it is of use.
     async fn account(&self, record: &Record) -> Result<Account, Error> {
         let _one = self.file.lock().await;
-        let bad = |error: &dyn std::fmt::Display| Error::local(format!("ACME_DNS_STORAGE_PATH `{}`: {error}", self.path));
+        let bad = |error: &dyn std::fmt::Display| {
+            Error::local(format!("ACME_DNS_STORAGE_PATH `{}`: {error}", self.path))
+        };
         let mut accounts: Accounts = match tokio::fs::read(&self.path).await {
             Ok(text) if text.trim_ascii().is_empty() => Accounts::new(),
             Ok(text) => serde_json::from_slice(&text).map_err(|error| bad(&error))?,

@@ -61,9 +61,12 @@ impl Cloudflare {
         };
         let ttl = variables.number(&["CF_TTL", "CLOUDFLARE_TTL"], MIN_TTL)?;
         if ttl < MIN_TTL {
-            return Err(Error::local(format!("CLOUDFLARE_TTL: {ttl} is too short: expected at least {MIN_TTL}")));
+            return Err(Error::local(format!(
+                "CLOUDFLARE_TTL: {ttl} is too short: expected at least {MIN_TTL}"
+            )));
         }
-        let base = variables.first(&["CF_BASE_URL", "CLOUDFLARE_BASE_URL"]).unwrap_or_else(|| BASE.to_owned());
+        let base =
+            variables.first(&["CF_BASE_URL", "CLOUDFLARE_BASE_URL"]).unwrap_or_else(|| BASE.to_owned());
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
             zones: zone.map_or_else(|| records.clone(), Identity::Token),
@@ -74,10 +77,18 @@ impl Cloudflare {
         })
     }
 
-    async fn call(&self, who: &Identity, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
+    async fn call(
+        &self,
+        who: &Identity,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Error> {
         let headers = match who {
             Identity::Token(token) => vec![("authorization", format!("Bearer {token}"))],
-            Identity::Key { email, key } => vec![("x-auth-email", email.clone()), ("x-auth-key", key.clone())],
+            Identity::Key { email, key } => {
+                vec![("x-auth-email", email.clone()), ("x-auth-key", key.clone())]
+            }
         };
         let message = Message {
             content_type: "application/json",

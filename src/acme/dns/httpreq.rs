@@ -45,7 +45,9 @@ impl HttpReq {
 
     async fn send(&self, what: &str, record: &Record) -> Result<(), Error> {
         let body = match self.raw {
-            true => json!({ "domain": record.domain, "token": record.token, "keyAuth": record.key_authorization }),
+            true => {
+                json!({ "domain": record.domain, "token": record.token, "keyAuth": record.key_authorization })
+            }
             false => json!({ "fqdn": format!("{}.", record.name), "value": record.value }),
         };
         let url = format!("{}/{what}", self.endpoint);

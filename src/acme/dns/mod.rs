@@ -118,7 +118,9 @@ impl Prover for Dns {
             let record = self.record(proof).await;
             let set = self.provider.present(&record, &self.resolvers).await;
             set.map_err(|error| {
-                error.at(&format!("{}: setting {} at {}", proof.name, record.name, self.options.provider)).of(&proof.name)
+                error
+                    .at(&format!("{}: setting {} at {}", proof.name, record.name, self.options.provider))
+                    .of(&proof.name)
             })
         })
     }
@@ -132,7 +134,8 @@ impl Prover for Dns {
             for proof in proofs {
                 let record = self.record(proof).await;
                 let patience = self.provider.patience();
-                let seen = propagation::wait(&record, &self.resolvers, &self.options.propagation, patience).await;
+                let seen =
+                    propagation::wait(&record, &self.resolvers, &self.options.propagation, patience).await;
                 seen.map_err(|error| error.at(&proof.name).of(&proof.name))?;
             }
             Ok(())
@@ -165,7 +168,13 @@ mod tests {
             ("route53", "AWS_ACCESS_KEY_ID"),
         ] {
             // Set, but empty: what the environment of this test has does not count.
-            let names = ["EXEC_PATH", "HTTPREQ_ENDPOINT", "CF_DNS_API_TOKEN", "ACME_DNS_API_BASE", "RFC2136_NAMESERVER"];
+            let names = [
+                "EXEC_PATH",
+                "HTTPREQ_ENDPOINT",
+                "CF_DNS_API_TOKEN",
+                "ACME_DNS_API_BASE",
+                "RFC2136_NAMESERVER",
+            ];
             let credentials = names.iter().map(|name| ((*name).to_owned(), String::new())).collect();
             let options = DnsChallenge { provider: provider.into(), credentials, ..DnsChallenge::default() };
             let error = prover(&options).err().map(|error| error.message).unwrap_or_default();

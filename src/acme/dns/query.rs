@@ -34,7 +34,10 @@ impl Resolvers {
     pub(super) fn new(given: &[String]) -> Result<Self, String> {
         let mut servers = Vec::new();
         for text in given {
-            servers.push(address(text).ok_or_else(|| format!("resolvers: `{text}` is no address: expected `ip[:port]`"))?);
+            servers.push(
+                address(text)
+                    .ok_or_else(|| format!("resolvers: `{text}` is no address: expected `ip[:port]`"))?,
+            );
         }
         if servers.is_empty() {
             let system = std::fs::read_to_string(SYSTEM).unwrap_or_default();
@@ -135,7 +138,9 @@ impl Resolvers {
 /// The texts of the TXT records of an answer.
 pub(super) fn texts(answer: &Message) -> Vec<String> {
     let records = answer.answers.iter().filter_map(|record| match &record.data {
-        RData::TXT(text) => Some(text.txt_data.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>()),
+        RData::TXT(text) => {
+            Some(text.txt_data.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>())
+        }
         _ => None,
     });
     records.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
@@ -153,7 +158,9 @@ pub(super) async fn ask(
     put_name(&mut message, name)?;
     message.extend(u16::from(kind).to_be_bytes());
     message.extend(1u16.to_be_bytes());
-    let failed = |error: &dyn std::fmt::Display| Error::dns(format!("{server} does not answer {kind} of {name}: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::dns(format!("{server} does not answer {kind} of {name}: {error}"))
+    };
     let mut last = None;
     for _ in 0..TRIES {
         match exchange(server, &message).await {

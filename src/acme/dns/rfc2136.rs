@@ -76,7 +76,10 @@ impl Rfc2136 {
         let answer = answer.map_err(|error| Error::dns(format!("update at {server}: {error}")))?;
         match answer.get(3).map(|flags| flags & 0x0f) {
             Some(0) => Ok(()),
-            Some(code) => Err(Error::dns(format!("update of {zone} at {server}: the server replied: {}", code_name(code)))),
+            Some(code) => Err(Error::dns(format!(
+                "update of {zone} at {server}: the server replied: {}",
+                code_name(code)
+            ))),
             None => Err(Error::dns(format!("update at {server}: the answer is too short"))),
         }
     }
@@ -85,8 +88,11 @@ impl Rfc2136 {
         if let Some(address) = address(&self.server) {
             return Ok(address);
         }
-        let with_port = if self.server.contains(':') { self.server.clone() } else { format!("{}:53", self.server) };
-        let failed = |error: &dyn std::fmt::Display| Error::dns(format!("RFC2136_NAMESERVER `{}`: {error}", self.server));
+        let with_port =
+            if self.server.contains(':') { self.server.clone() } else { format!("{}:53", self.server) };
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::dns(format!("RFC2136_NAMESERVER `{}`: {error}", self.server))
+        };
         let mut found = tokio::net::lookup_host(&with_port).await.map_err(|error| failed(&error))?;
         found.next().ok_or_else(|| failed(&"has no address"))
     }
@@ -162,7 +168,9 @@ impl Key {
             &[0; 4],
         ]
         .concat();
-        message.extend([&name[..], &TSIG.to_be_bytes(), &ANY.to_be_bytes(), &[0; 4], &length(&data), &data].concat());
+        message.extend(
+            [&name[..], &TSIG.to_be_bytes(), &ANY.to_be_bytes(), &[0; 4], &length(&data), &data].concat(),
+        );
         // One more record in the last section.
         message[11] += 1;
         Ok(())
@@ -200,7 +208,8 @@ fn code_name(code: u8) -> String {
 
 /// The value of a word in a key file of BIND: `algorithm hmac-sha256;`, `key "name" {`.
 fn quoted(text: &str, word: &str) -> Option<String> {
-    let mut words = text.split(|c: char| c.is_whitespace() || c == ';' || c == '{').filter(|word| !word.is_empty());
+    let mut words =
+        text.split(|c: char| c.is_whitespace() || c == ';' || c == '{').filter(|word| !word.is_empty());
     words.by_ref().find(|found| *found == word)?;
     Some(words.next()?.trim_matches('"').to_owned())
 }
@@ -231,7 +240,10 @@ mod tests {
             assert_eq!((read.metadata.id, u8::from(read.metadata.op_code)), (9, 5));
             assert_eq!(read.queries[0].name().to_ascii(), "a.test.");
             let record = &read.authorities[0];
-            assert_eq!((record.name.to_ascii().as_str(), u16::from(record.dns_class)), ("_acme-challenge.a.test.", class));
+            assert_eq!(
+                (record.name.to_ascii().as_str(), u16::from(record.dns_class)),
+                ("_acme-challenge.a.test.", class)
+            );
         }
     }
 
@@ -256,7 +268,8 @@ mod tests {
     #[test]
     fn a_key_file_of_bind_is_read() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "key \"acme\" {\n\talgorithm hmac-sha512;\n\tsecret \"c2VjcmV0\";\n};\n").unwrap();
+        std::fs::write(file.path(), "key \"acme\" {\n\talgorithm hmac-sha512;\n\tsecret \"c2VjcmV0\";\n};\n")
+            .unwrap();
         let given = BTreeMap::from([
             ("RFC2136_NAMESERVER".to_owned(), "127.0.0.1".to_owned()),
             ("RFC2136_TSIG_FILE".to_owned(), file.path().display().to_string()),

@@ -41,7 +41,9 @@ impl Route53 {
     /// `AWS_POLLING_INTERVAL`, `AWS_WAIT_FOR_RECORD_SETS_CHANGED`, `AWS_ENDPOINT_URL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         if variables.first(&["AWS_ASSUME_ROLE_ARN"]).is_some() {
-            return Err(Error::local("AWS_ASSUME_ROLE_ARN is not supported: give credentials of the role itself"));
+            return Err(Error::local(
+                "AWS_ASSUME_ROLE_ARN is not supported: give credentials of the role itself",
+            ));
         }
         let endpoint = variables.first(&["AWS_ENDPOINT_URL_ROUTE_53", "AWS_ENDPOINT_URL"]);
         Ok(Self {
@@ -73,10 +75,12 @@ impl Route53 {
             true => format!("{}{path}", self.endpoint),
             false => format!("{}{path}?{}", self.endpoint, query.join("&")),
         };
-        let host = url::Url::parse(&url).map_err(|error| Error::local(format!("AWS_ENDPOINT_URL: {error}")))?;
+        let host =
+            url::Url::parse(&url).map_err(|error| Error::local(format!("AWS_ENDPOINT_URL: {error}")))?;
         let host = host[url::Position::BeforeHost..url::Position::BeforePath].to_owned();
         let now = time::OffsetDateTime::now_utc();
-        let headers = self.credentials.sign(method.as_str(), &host, &path, &query.join("&"), body.as_bytes(), now);
+        let headers =
+            self.credentials.sign(method.as_str(), &host, &path, &query.join("&"), body.as_bytes(), now);
         let message = Message {
             content_type: if body.is_empty() { "" } else { "application/xml" },
             headers,
@@ -98,7 +102,8 @@ impl Route53 {
         let text = self.call(Method::GET, "hostedzonesbyname", &[("dnsname", &zone)], String::new()).await?;
         let found = elements(&text, "HostedZone").find(|one| {
             let private = elements(one, "PrivateZone").next() == Some("true");
-            elements(one, "Name").next().is_some_and(|name| name.trim_end_matches('.') == zone) && private == self.private
+            elements(one, "Name").next().is_some_and(|name| name.trim_end_matches('.') == zone)
+                && private == self.private
         });
         let id = found.and_then(|one| elements(one, "Id").next());
         let id = id.ok_or_else(|| Error::dns(format!("zone {zone} is not found with these credentials")))?;
@@ -144,7 +149,10 @@ impl Route53 {
                 return Ok(());
             }
             if tokio::time::Instant::now() + SYNC_INTERVAL > end {
-                return Err(Error::dns(format!("{path} has not reached all servers in {:?}", self.patience.timeout)));
+                return Err(Error::dns(format!(
+                    "{path} has not reached all servers in {:?}",
+                    self.patience.timeout
+                )));
             }
             tokio::time::sleep(SYNC_INTERVAL).await;
         }

@@ -37,25 +37,32 @@ impl<'a> Variables<'a> {
     pub(super) fn seconds(&self, names: &[&str], default: u64) -> Result<Duration, Error> {
         let Some(text) = self.first(names) else { return Ok(Duration::from_secs(default)) };
         let parsed = text.parse::<tidegate_core::values::Duration>();
-        parsed.map(|duration| duration.0).map_err(|error| Error::local(format!("{}: {error}", names.join(" or "))))
+        parsed
+            .map(|duration| duration.0)
+            .map_err(|error| Error::local(format!("{}: {error}", names.join(" or "))))
     }
 
     /// A number.
     pub(super) fn number(&self, names: &[&str], default: u32) -> Result<u32, Error> {
         let Some(text) = self.first(names) else { return Ok(default) };
-        text.trim().parse().map_err(|_| Error::local(format!("{}: `{text}` is no number", names.join(" or "))))
+        text.trim()
+            .parse()
+            .map_err(|_| Error::local(format!("{}: `{text}` is no number", names.join(" or "))))
     }
 
     /// True for `true` and `1`.
     pub(super) fn is_true(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| matches!(value.as_str(), "true" | "TRUE" | "True" | "1" | "t" | "T"))
+        self.get(name)
+            .is_some_and(|value| matches!(value.as_str(), "true" | "TRUE" | "True" | "1" | "t" | "T"))
     }
 
     /// The patience of a provider whose variables begin with this prefix.
     pub(super) fn patience(&self, prefix: &str, timeout: u64, interval: u64) -> Result<Patience, Error> {
         Ok(Patience {
             timeout: self.seconds(&[&format!("{prefix}_PROPAGATION_TIMEOUT")], timeout)?,
-            interval: self.seconds(&[&format!("{prefix}_POLLING_INTERVAL")], interval)?.max(Duration::from_millis(100)),
+            interval: self
+                .seconds(&[&format!("{prefix}_POLLING_INTERVAL")], interval)?
+                .max(Duration::from_millis(100)),
         })
     }
 

@@ -59,6 +59,9 @@ pub(super) struct Resolver {
     /// The generation of the snapshot that `wanted` is of.
     read: Option<u64>,
     demanded: BTreeSet<String>,
+    asked: Asked,
+    /// What is held has changed, and is not served yet.
+    dirty: bool,
     held: Vec<Held>,
     stored_account: Option<StoredAccount>,
     ledger: Ledger,
@@ -74,10 +77,34 @@ pub(super) struct Resolver {
     told: HashSet<String>,
 }
 
+/// Names that are asked for, to be looked up.
+#[derive(Default)]
+struct Asked {
+    names: HashSet<String>,
+    /// What follows their first label.
+    parents: HashSet<String>,
+}
+
+impl Asked {
+    fn of<'a>(names: impl Iterator<Item = &'a String>) -> Self {
+        let names: HashSet<String> = names.cloned().collect();
+        let parents = names.iter().filter_map(|name| Some(name.split_once('.')?.1.to_owned())).collect();
+        Self { names, parents }
+    }
+
+    /// True when a certificate for this name is of use.
+    fn contains(&self, name: &str) -> bool {
+        self.names.contains(name) || name.strip_prefix("*.").is_some_and(|base| self.parents.contains(base))
+    }
+}
+
 /// What is known of the authority.
 enum Authority {
     /// It is to be asked, from this time on (seconds since 1970).
-    Closed { next: u64, register: bool },
+    Closed {
+        next: u64,
+        register: bool,
+    },
     Opening,
     Open(Arc<Account>),
 }
@@ -104,6 +131,8 @@ impl Resolver {
             wanted: Vec::new(),
             read: None,
             demanded: BTreeSet::new(),
+            asked: Asked::default(),
+            dirty: false,
             held: Vec::new(),
             stored_account: None,
             ledger: Ledger::default(),
@@ -124,8 +153,14 @@ impl Resolver {
             let wake = self.plan().await;
             tokio::select! {
                 changed = self.parts.generation.changed() => if changed.is_err() { return },
-                Some(done) = self.jobs.join_next() => self.take(done).await,
-                Some(Demand(name)) = self.parts.demands.recv() => { self.demanded.insert(name); }
+                Some(done) = self.jobs.join_next() => {
+                    self.take(done).await;
+                    // What else is there already costs one plan together.
+                    while let Some(done) = self.jobs.try_join_next() {
+                        self.take(done).await;
+                    }
+                }
+                Some(Demand(name)) = self.parts.demands.recv() => self.demand(name),
                 () = tokio::time::sleep(wake) => self.look_at_storage().await,
             }
         }
@@ -170,22 +205,21 @@ impl Resolver {
             }
         }
         self.held = held;
-        self.serve();
+        self.dirty = true;
     }
 
     async fn look_at_storage(&mut self) {
         let Parts { storage, name, .. } = &self.parts;
         let changed = self.unusable.is_some() || storage.is_changed(name).await;
-        let mut asked = false;
         for main in storage.take_renewals(name).await {
+            tracing::info!(resolver = %self.parts.name, name = %main, "renewal was asked for");
+            // Somebody has looked at it: what has failed before is no reason to wait.
+            self.ledger.succeed(std::slice::from_ref(&main));
             for held in self.held.iter_mut().filter(|held| held.facts.names.contains(&main)) {
-                tracing::info!(resolver = %self.parts.name, names = %held.facts.names.join(", "), "renewal was asked for");
+                self.ledger.succeed(&held.facts.names);
                 held.renew_now = true;
-                asked = true;
+                self.dirty = true;
             }
-        }
-        if asked {
-            self.serve();
         }
         if changed {
             self.load().await;
@@ -210,6 +244,9 @@ impl Resolver {
             return TICK;
         }
         self.read_wanted();
+        if std::mem::take(&mut self.dirty) {
+            self.serve();
+        }
         self.ask_again(OffsetDateTime::now_utc());
         let (now, seconds) = (OffsetDateTime::now_utc(), now());
         let mut wake = TICK;
@@ -233,8 +270,8 @@ impl Resolver {
             match &self.authority {
                 Authority::Open(account) => {
                     let account = account.clone();
-                    self.look(&account, looks);
                     self.order(&account, ready, seconds).await;
+                    self.look(&account, looks);
                 }
                 Authority::Closed { next, .. } if *next > seconds => {
                     wake = wake.min(Duration::from_secs(next - seconds));
@@ -290,9 +327,21 @@ impl Resolver {
             }
         }
         self.told = told;
-        let names: HashSet<&String> = self.wanted.iter().flat_map(|wanted| &wanted.names).collect();
-        self.ledger.prune(|name| names.iter().any(|wanted| *wanted == name), now());
-        self.serve();
+        self.index();
+        let asked = &self.asked;
+        self.ledger.prune(|name| asked.names.contains(name), now());
+        // Which of them is the default may have changed.
+        self.dirty = true;
+    }
+
+    fn demand(&mut self, name: String) {
+        self.demanded.insert(name);
+        self.index();
+    }
+
+    fn index(&mut self) {
+        let names = self.wanted.iter().flat_map(|wanted| &wanted.names).chain(&self.demanded);
+        self.asked = Asked::of(names);
     }
 
     /// Sets of names without a certificate, each for one order.
@@ -311,14 +360,9 @@ impl Resolver {
         sets.chain(demanded).filter(|names: &Vec<String>| !names.is_empty()).collect()
     }
 
-    fn is_wanted(&self, name: &str) -> bool {
-        self.demanded.contains(name) || self.wanted.iter().any(|wanted| wanted.names.iter().any(|own| own == name))
-    }
-
     /// True when the certificate is for a name that is still asked for.
     fn is_used(&self, held: &Held) -> bool {
-        let wanted = self.wanted.iter().flat_map(|wanted| &wanted.names).chain(&self.demanded);
-        wanted.into_iter().any(|name| held.facts.covers(name)) || held.facts.names.iter().any(|name| self.is_wanted(name))
+        held.facts.names.iter().any(|name| self.asked.contains(name))
     }
 
     /// Certificates for which the authority is to be asked what it suggests.
@@ -343,7 +387,8 @@ impl Resolver {
 
     fn look(&mut self, account: &Arc<Account>, ids: Vec<String>) {
         let now = OffsetDateTime::now_utc();
-        for id in ids {
+        let room = MAX_JOBS.saturating_sub(self.jobs.len());
+        for id in ids.into_iter().take(room) {
             for held in self.held.iter_mut().filter(|held| held.facts.id.as_ref() == Some(&id)) {
                 held.renewal.look_later(now);
             }
@@ -369,9 +414,12 @@ impl Resolver {
         for names in now {
             tracing::info!(resolver = %self.parts.name, names = %names.join(", "), "ordering a certificate");
             self.in_flight.extend(names.iter().cloned());
-            let replaced = self.held.iter().filter(|held| names.iter().any(|name| held.facts.names.contains(name)));
+            let replaced =
+                self.held.iter().filter(|held| names.iter().any(|name| held.facts.names.contains(name)));
             let request = Request {
-                replaces: replaced.max_by_key(|held| held.facts.not_after).and_then(|held| held.facts.id.clone()),
+                replaces: replaced
+                    .max_by_key(|held| held.facts.not_after)
+                    .and_then(|held| held.facts.id.clone()),
                 names: names.clone(),
                 options: self.parts.options.clone(),
                 prover: self.parts.prover.clone(),

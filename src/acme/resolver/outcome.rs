@@ -1,5 +1,6 @@
 //! What a resolver does with what its jobs bring: certificates are stored and served, failures wait their time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -39,7 +40,7 @@ impl Resolver {
             Ok(Done::Opened(Err(error))) => self.close(&error),
             Ok(Done::Suggested { id, outcome }) => self.suggested(&id, outcome),
             Ok(Done::Allowed { name, allowed: true }) => {
-                self.demanded.insert(name);
+                self.demand(name);
             }
             Ok(Done::Allowed { .. }) => {}
             Ok(Done::Ordered { names, begun, outcome }) => {
@@ -65,7 +66,7 @@ impl Resolver {
                 for held in self.held.iter_mut().filter(|held| held.facts.id.as_deref() == Some(id)) {
                     held.renewal.follow(&suggestion, now);
                 }
-                self.serve();
+                self.dirty = true;
             }
             Ok(None) => {}
             Err(error) => tracing::debug!(resolver = %self.parts.name, %error, "no renewal information"),
@@ -95,8 +96,8 @@ impl Resolver {
         };
         let hours = self.parts.options.certificates_duration;
         let now = OffsetDateTime::now_utc();
-        let mut held = Held::read(stored.clone(), hours, now)
-            .map_err(|error| Failure { error, placed: true })?;
+        let mut held =
+            Held::read(stored.clone(), hours, now).map_err(|error| Failure { error, placed: true })?;
         if let Some(name) = names.iter().find(|name| !held.facts.covers(name)) {
             let error = Error::refused(format!("the authority issued a certificate without {name}"));
             return Err(Failure { error, placed: true });
@@ -116,7 +117,7 @@ impl Resolver {
         self.held = kept;
         let instead_of = old.into_iter().map(|old| old.stored.domain).collect();
         self.store(Change::Certificate { new: stored, instead_of }).await;
-        self.serve();
+        self.dirty = true;
         self.ledger.succeed(names);
         Ok(())
     }
@@ -217,12 +218,15 @@ impl Resolver {
                     issuer: held.facts.issuer.clone(),
                     not_after: Some(held.facts.not_after),
                     next: used.then_some(next),
-                    error: record.map_or(if due <= now { away.as_str() } else { "" }, |r| &r.error).to_owned(),
+                    error: record
+                        .map_or(if due <= now { away.as_str() } else { "" }, |r| &r.error)
+                        .to_owned(),
                 }
             })
             .collect();
+        let held: HashSet<&String> = self.held.iter().flat_map(|held| &held.facts.names).collect();
         for names in self.missing(now) {
-            if rows.iter().any(|row| names.iter().all(|name| row.names.contains(name))) {
+            if names.iter().all(|name| held.contains(name)) {
                 continue;
             }
             let record = self.ledger.error_of(&names);

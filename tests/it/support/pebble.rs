@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
@@ -62,7 +62,18 @@ impl Pebble {
         std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
         std::fs::write(folder.path().join("ca.key"), made.signing_key.serialize_pem()).unwrap();
         let dns = Command::new("pebble-challtestsrv")
-            .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""])
+            .args([
+                "-defaultIPv4",
+                "127.0.0.1",
+                "-defaultIPv6",
+                "",
+                "-http01",
+                "",
+                "-https01",
+                "",
+                "-tlsalpn01",
+                "",
+            ])
             .args(["-doh", "", "-dnsserver", &format!("127.0.0.1:{dns_port}")])
             .args(["-management", &format!("127.0.0.1:{dns_management}")])
             .stdout(Stdio::null())
@@ -95,7 +106,9 @@ impl Pebble {
         };
         // Of several, Pebble takes any when none is asked for.
         let profiles = match self.options.short {
-            true => format!("{}, {}", profile("default", self.options.validity), profile("shortlived", 518_400)),
+            true => {
+                format!("{}, {}", profile("default", self.options.validity), profile("shortlived", 518_400))
+            }
             false => profile("default", self.options.validity),
         };
         let text = format!(
@@ -230,7 +243,8 @@ impl Drop for Pebble {
 /// Tells a DNS something.
 pub fn tell_dns(management: u16, what: &str, json: &str) {
     let mut client = Client::connect(([127, 0, 0, 1], management).into());
-    client.send(format!("POST /{what} HTTP/1.1\r\nHost: dns\r\nContent-Length: {}\r\n\r\n{json}", json.len()));
+    client
+        .send(format!("POST /{what} HTTP/1.1\r\nHost: dns\r\nContent-Length: {}\r\n\r\n{json}", json.len()));
     assert_eq!(client.read().unwrap().status, 200, "{what} {json}");
 }
 

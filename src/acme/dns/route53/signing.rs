@@ -29,9 +29,9 @@ impl Credentials {
         if let (Some(id), Some(secret)) = (id, secret) {
             return Ok(Self { id, secret, session: variables.first(&["AWS_SESSION_TOKEN"]) });
         }
-        let path = variables.first(&["AWS_SHARED_CREDENTIALS_FILE"]).or_else(|| {
-            std::env::var("HOME").ok().map(|home| format!("{home}/.aws/credentials"))
-        });
+        let path = variables
+            .first(&["AWS_SHARED_CREDENTIALS_FILE"])
+            .or_else(|| std::env::var("HOME").ok().map(|home| format!("{home}/.aws/credentials")));
         let profile = variables.first(&["AWS_PROFILE"]).unwrap_or_else(|| "default".to_owned());
         let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
         Self::of_profile(&text, &profile).ok_or_else(|| {
@@ -87,7 +87,8 @@ impl Credentials {
         }
         let signature = hex(&mac(&key, text.as_bytes()));
         let id = &self.id;
-        let value = format!("AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}");
+        let value =
+            format!("AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}");
         // The host is a header of its own.
         signed.into_iter().skip(1).chain([("authorization", value)]).collect()
     }
@@ -125,12 +126,19 @@ mod tests {
         let text = "[default]\naws_access_key_id = A\naws_secret_access_key=B\n[dns]\naws_access_key_id=C\n\
                     aws_secret_access_key = D\naws_session_token = E\n";
         let found = Credentials::of_profile(text, "dns").unwrap();
-        assert_eq!((found.id.as_str(), found.secret.as_str(), found.session.as_deref()), ("C", "D", Some("E")));
+        assert_eq!(
+            (found.id.as_str(), found.secret.as_str(), found.session.as_deref()),
+            ("C", "D", Some("E"))
+        );
         assert!(Credentials::of_profile(text, "other").is_none());
         let headers = found.sign("GET", "h", "/p", "a=b", b"", OffsetDateTime::UNIX_EPOCH);
         let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["x-amz-date", "x-amz-security-token", "authorization"]);
-        assert!(headers[2].1.starts_with("AWS4-HMAC-SHA256 Credential=C/19700101/us-east-1/route53/aws4_request, "));
+        assert!(
+            headers[2]
+                .1
+                .starts_with("AWS4-HMAC-SHA256 Credential=C/19700101/us-east-1/route53/aws4_request, ")
+        );
         assert_eq!(headers[0].1, "19700101T000000Z");
     }
 }
