@@ -17,6 +17,7 @@ use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, rep
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
+use super::heads::HeldHead;
 use super::progress::Progress;
 use super::target::refused;
 use crate::observability::access_log::Pending;
@@ -99,6 +100,11 @@ async fn answer(link: &Link, request: hyper::Request<Incoming>, line: &mut Optio
     let door = &*link.door;
     let (mut head, incoming) = request.into_parts();
     let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
+    // Until there is an answer.
+    let _held = match link.progress.has_large().then(|| hold_head(door, &head.headers)) {
+        Some(None) => return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        held => held,
+    };
     if let Err(response) = prepare(link, &mut head) {
         return *response;
     }
@@ -169,6 +175,13 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
     }
     link.door.forwarded.apply(head, &link.peer);
     Ok(())
+}
+
+/// Counts what a head holds. `None`: there is no room for it.
+fn hold_head(door: &Door, headers: &HeaderMap) -> Option<HeldHead> {
+    let mut held = HeldHead::new(door.heads.clone());
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    held.grow(bytes).then_some(held)
 }
 
 /// Joins the cookies that HTTP/2 may split (RFC 9113 section 8.2.3).
