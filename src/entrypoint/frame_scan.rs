@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 /// Length of the client's preface.
 const PREFACE: usize = 24;
-/// Most CONTINUATION frames of one header block.
-const MAX_CONTINUATIONS: u32 = 32;
+/// Most CONTINUATION frames of one header block: enough for 1 MiB in frames of the smallest size that peers must take.
+const MAX_CONTINUATIONS: u32 = 80;
 /// Frames of the kinds that cost work, per interval and connection.
 const MAX_COSTLY: u32 = 1500;
 /// Streams that a client may reset, per interval and connection.

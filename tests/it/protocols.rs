@@ -454,37 +454,6 @@ fn a_large_upload_waits_for_its_server_and_arrives_whole() {
 }
 
 #[test]
-fn redirects_keep_the_semicolons_of_a_query() {
-    let backend = Backend::echo("a");
-    let gateway = Gateway::serve(&format!(
-        "http:
-  routers:
-    scheme: {{rule: 'PathPrefix(`/scheme`)', service: a, middlewares: [scheme]}}
-    regex: {{rule: 'PathPrefix(`/regex`)', service: a, middlewares: [regex]}}
-    changed: {{rule: 'PathPrefix(`/changed`)', service: a, middlewares: [prefix, scheme]}}
-    served: {{rule: 'Query(`b`, `2`)', service: a}}
-  middlewares:
-    scheme: {{redirectScheme: {{scheme: https}}}}
-    regex: {{redirectRegex: {{regex: '^http://h/(.*)', replacement: 'http://o/${{1}}'}}}}
-    prefix: {{addPrefix: {{prefix: /x}}}}
-  services:
-    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
-",
-        backend.url()
-    ));
-    for (target, expected) in [
-        ("/scheme//x?a=1;b=%3b", "https://h/scheme/x?a=1;b=%3b"),
-        ("/regex?a;b", "http://o/regex?a;b"),
-        // As in Traefik: who changes the target takes the query as it is served.
-        ("/changed?a;b", "https://h/x/changed?a&b"),
-    ] {
-        assert_eq!(get(gateway.web(), "h", target).header("location"), Some(expected), "{target}");
-    }
-    assert_eq!(get(gateway.web(), "h", "/?a=1;b=2").status, 200);
-    assert_eq!(backend.last().target(), "/?a=1&b=2");
-}
-
-#[test]
 fn answers_without_a_body_keep_their_headers() {
     for (method, answer, length) in [
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", Some("1234")),
