@@ -78,6 +78,8 @@ impl Endpoint {
         fields::fill_host(&mut head.headers, &self.authority);
         if body.is_end_stream() {
             fields::without_body(&mut head);
+        } else {
+            fields::with_body(&mut head, &body);
         }
         let client = head.extensions.remove::<OnUpgrade>();
         let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();

@@ -6,6 +6,7 @@ mod api;
 mod bad_input;
 mod commands;
 mod dashboard;
+mod details;
 mod docker;
 mod docs;
 mod drain;
