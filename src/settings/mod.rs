@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{docker, file};
+use tidegate_providers::{self as providers, consul_catalog, docker, file};
 
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
@@ -149,6 +149,9 @@ pub struct Providers {
     pub providers_throttle_duration: Duration,
     /// Which provider wins when priorities are equal.
     pub precedence: Vec<String>,
+    /// Services registered in Consul; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul_catalog: Option<consul_catalog::Options>,
     /// Containers of a Docker host; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<docker::Options>,
@@ -162,8 +165,22 @@ impl Default for Providers {
         Self {
             providers_throttle_duration: Duration::from_secs(2),
             precedence: Vec::new(),
+            consul_catalog: None,
             docker: None,
             file: None,
         }
+    }
+}
+
+impl Providers {
+    /// The options of those that are on.
+    pub(crate) fn chosen(&self) -> Vec<providers::Options> {
+        use providers::Options;
+        let chosen = [
+            self.file.clone().map(Options::File),
+            self.docker.clone().map(Options::Docker),
+            self.consul_catalog.clone().map(Options::ConsulCatalog),
+        ];
+        chosen.into_iter().flatten().collect()
     }
 }

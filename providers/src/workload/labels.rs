@@ -23,7 +23,7 @@ pub struct Labels {
 impl Labels {
     /// Reads the labels with our prefixes.
     pub fn read(workload: &Workload<'_>) -> Self {
-        let origin = |label: &str| Origin::Label { container: workload.owner.clone(), label: label.into() };
+        let origin = |label: &str| workload.origin(label);
         let problem = |label: &str, message: String| Problem {
             origin: origin(label),
             object: None,
@@ -249,7 +249,7 @@ impl<'a> Builder<'a> {
     }
 
     fn origin(&self) -> Origin {
-        Origin::Label { container: self.workload.owner.clone(), label: "".into() }
+        self.workload.origin("")
     }
 }
 

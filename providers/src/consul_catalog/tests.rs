@@ -1,0 +1,1 @@
+//! Tests against an agent that answers from a script.
