@@ -210,8 +210,10 @@ pub(crate) struct Query {
     path: String,
     query: String,
     index: u64,
-    /// Answers in a row that were failures, or came too soon.
+    /// Answers in a row that were failures, or came too soon, or whose index went backwards.
     bad: u32,
+    /// The last index went backwards.
+    backwards: bool,
     /// How long to wait before it is asked again.
     pause: Duration,
 }
@@ -219,7 +221,7 @@ pub(crate) struct Query {
 impl Query {
     /// A query. The first answer comes at once.
     pub(crate) fn new(path: impl Into<String>, query: impl Into<String>) -> Self {
-        Self { path: path.into(), query: query.into(), index: 0, bad: 0, pause: Duration::ZERO }
+        Self { path: path.into(), query: query.into(), index: 0, bad: 0, backwards: false, pause: Duration::ZERO }
     }
 
     /// The next answer that may be news. A failure makes the next call wait: with jitter, and longer each time.
@@ -256,9 +258,10 @@ impl Query {
             self.pause = backed_off(FIRST_PAUSE, self.bad).max(gap);
         } else {
             // The answer right after an index went backwards is no sign that all is well again.
-            self.bad = if before == 0 { self.bad } else { 0 };
+            self.bad = if self.backwards { self.bad } else { 0 };
             self.pause = gap;
         }
+        self.backwards = backwards;
         // One that went backwards is asked again without an index: that answer is the one to believe.
         news
     }

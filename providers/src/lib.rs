@@ -10,6 +10,8 @@ pub mod file;
 mod http_client;
 pub mod supervisor;
 pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod workload;
 
 use std::sync::Arc;

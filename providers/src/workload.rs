@@ -302,12 +302,13 @@ impl Constraint {
     }
 
     fn on_tags(call: &Call) -> Result<Self, String> {
-        let [Argument::Text(tag)] = call.arguments.as_slice() else {
-            return Err(format!("`{}` takes one text: a tag", call.name));
+        let of = |make: fn(&str) -> Result<Self, String>| match call.arguments.as_slice() {
+            [Argument::Text(tag)] => make(tag),
+            _ => Err(format!("`{}` takes one text: a tag", call.name)),
         };
         match call.name.to_ascii_lowercase().as_str() {
-            "tag" => Ok(Self::Tag(tag.clone())),
-            "tagregex" => Ok(Self::TagRegex(regex(tag)?)),
+            "tag" => of(|tag| Ok(Self::Tag(tag.to_owned()))),
+            "tagregex" => of(|tag| Ok(Self::TagRegex(regex(tag)?))),
             _ => Err(format!("unknown function `{}`: expected `Tag` or `TagRegex`", call.name)),
         }
     }

@@ -133,6 +133,7 @@ impl Run {
         while !self.urgent.is_empty() {
             self.fetch_urgent().await.map_err(|failure| Error::Source(failure.message))?;
         }
+        self.sweep_wanted = false;
         self.deliver().await?;
         let mut resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
         loop {
@@ -355,6 +356,11 @@ impl Run {
         for (name, mut instances) in read {
             instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             let Some(known) = self.services.get_mut(&name) else { continue };
+            if instances.is_empty() && !known.instances.is_empty() {
+                // The list of names has it still, so either the list is about to lose it, or we lost the right to see
+                // its instances.
+                continue;
+            }
             if known.part.is_none() || known.instances != instances {
                 known.part = Some(self.deriver.service(&name, &instances));
                 known.instances = instances;
