@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_config::Provided;
-use tidegate_providers::{Options, Update, docker, start};
+use tidegate_providers::{Update, docker, start};
 use tokio::sync::mpsc;
 
 /// Runs a command of the Docker client and gives its output.
