@@ -3,6 +3,7 @@
 pub mod env;
 pub mod excerpt;
 pub mod flags;
+pub mod keys;
 pub mod labels;
 pub mod toml;
 pub mod yaml;

@@ -3,11 +3,13 @@
 //! A provider delivers its whole state, every time it changes. It never sees a request.
 
 mod connect;
+pub mod consul;
 pub mod consul_catalog;
 mod consul_client;
 pub mod docker;
 pub mod file;
 mod http_client;
+mod kv;
 pub mod supervisor;
 pub mod template;
 #[cfg(test)]
@@ -144,4 +146,6 @@ registry! {
     Docker "docker" => docker;
     /// Services that are registered in Consul: `providers.consulCatalog`.
     ConsulCatalog "consulCatalog" => consul_catalog;
+    /// Keys in Consul: `providers.consul`.
+    Consul "consul" => consul;
 }

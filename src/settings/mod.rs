@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{self as providers, consul_catalog, docker, file};
+use tidegate_providers::{self as providers, consul, consul_catalog, docker, file};
 
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
@@ -149,6 +149,9 @@ pub struct Providers {
     pub providers_throttle_duration: Duration,
     /// Which provider wins when priorities are equal.
     pub precedence: Vec<String>,
+    /// Keys in Consul; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<consul::Options>,
     /// Services registered in Consul; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul_catalog: Option<consul_catalog::Options>,
@@ -165,6 +168,7 @@ impl Default for Providers {
         Self {
             providers_throttle_duration: Duration::from_secs(2),
             precedence: Vec::new(),
+            consul: None,
             consul_catalog: None,
             docker: None,
             file: None,
@@ -179,6 +183,7 @@ impl Providers {
         let chosen = [
             self.file.clone().map(Options::File),
             self.docker.clone().map(Options::Docker),
+            self.consul.clone().map(Options::Consul),
             self.consul_catalog.clone().map(Options::ConsulCatalog),
         ];
         chosen.into_iter().flatten().collect()

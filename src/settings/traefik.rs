@@ -42,7 +42,6 @@ const UNSUPPORTED: &[&str] = &[
     "log.otlp",
     "metrics",
     "ocsp",
-    "providers.consul",
     "providers.ecs",
     "providers.etcd",
     "providers.http",
@@ -68,6 +67,11 @@ const GROUPS: &[&str] = &["experimental", "metrics"];
 
 /// Traefik's options of the providers that there are: those which their own options do not know are named as such.
 const OF_PROVIDERS: &[&str] = &[
+    "providers.consul.endpoints",
+    "providers.consul.namespaces",
+    "providers.consul.rootKey",
+    "providers.consul.tls",
+    "providers.consul.token",
     "providers.consulCatalog.cache",
     "providers.consulCatalog.connectAware",
     "providers.consulCatalog.connectByDefault",
