@@ -10,6 +10,7 @@ pub mod docker;
 pub mod file;
 mod http_client;
 mod kv;
+pub mod redis;
 pub mod supervisor;
 pub mod template;
 #[cfg(test)]
@@ -148,4 +149,6 @@ registry! {
     ConsulCatalog "consulCatalog" => consul_catalog;
     /// Keys in Consul: `providers.consul`.
     Consul "consul" => consul;
+    /// Keys in Redis: `providers.redis`.
+    Redis "redis" => redis;
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{self as providers, consul, consul_catalog, docker, file};
+use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, redis};
 
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
@@ -161,6 +161,9 @@ pub struct Providers {
     /// Files; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<file::Options>,
+    /// Keys in Redis; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<redis::Options>,
 }
 
 impl Default for Providers {
@@ -172,6 +175,7 @@ impl Default for Providers {
             consul_catalog: None,
             docker: None,
             file: None,
+            redis: None,
         }
     }
 }
@@ -183,6 +187,7 @@ impl Providers {
         let chosen = [
             self.file.clone().map(Options::File),
             self.docker.clone().map(Options::Docker),
+            self.redis.clone().map(Options::Redis),
             self.consul.clone().map(Options::Consul),
             self.consul_catalog.clone().map(Options::ConsulCatalog),
         ];

@@ -52,7 +52,6 @@ const UNSUPPORTED: &[&str] = &[
     "providers.kubernetesIngressNGINX",
     "providers.nomad",
     "providers.plugin",
-    "providers.redis",
     "providers.rest",
     "providers.swarm",
     "providers.zooKeeper",
@@ -103,6 +102,13 @@ const OF_PROVIDERS: &[&str] = &[
     "providers.file.directory",
     "providers.file.filename",
     "providers.file.watch",
+    "providers.redis.db",
+    "providers.redis.endpoints",
+    "providers.redis.password",
+    "providers.redis.rootKey",
+    "providers.redis.sentinel",
+    "providers.redis.tls",
+    "providers.redis.username",
 ];
 
 /// Options that Traefik v3 has removed, with what to do.
