@@ -81,11 +81,13 @@ impl Gateway {
         let readiness = Arc::new(Readiness::default());
         let terminating = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(OnceLock::new());
+        let (updates, incoming) = mpsc::channel(QUEUE);
         let around = Surroundings {
             settings: settings.clone(),
             snapshots: slot.clone(),
             readiness: readiness.clone(),
             terminating: terminating.clone(),
+            updates: updates.clone(),
             providers: kinds_of(&sources),
         };
         let environment = environment(&around, Registry::new(workers, control.handle().clone()));
@@ -97,7 +99,6 @@ impl Gateway {
         let _ = slot.set(snapshots.downgrade());
         let access_log =
             settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
-        let (updates, incoming) = mpsc::channel(QUEUE);
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
             compiler,
@@ -231,6 +232,7 @@ pub(crate) fn compile_once(
         snapshots: Arc::default(),
         readiness: Arc::default(),
         terminating: Arc::default(),
+        updates: mpsc::channel(1).0,
         providers: Vec::new(),
     };
     let environment = environment(&around, Registry::new(1, control.clone()));

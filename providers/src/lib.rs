@@ -8,9 +8,11 @@ pub mod consul_catalog;
 mod consul_client;
 pub mod docker;
 pub mod file;
+pub mod http;
 mod http_client;
 mod kv;
 pub mod redis;
+pub mod rest;
 pub mod supervisor;
 pub mod template;
 #[cfg(test)]
@@ -151,4 +153,8 @@ registry! {
     Consul "consul" => consul;
     /// Keys in Redis: `providers.redis`.
     Redis "redis" => redis;
+    /// A configuration that is fetched: `providers.http`.
+    Http "http" => http;
+    /// A configuration that is sent: `providers.rest`.
+    Rest "rest" => rest;
 }

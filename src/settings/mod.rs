@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, redis};
+use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest};
 
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
@@ -56,7 +56,7 @@ pub struct Settings {
 
 impl Settings {
     /// Adds the entry points that need not be written: `http` on `:80` when there is none, and `traefik` on `:8080`
-    /// when the API or `/ping` is on it.
+    /// when the API, `/ping` or the REST provider is on it.
     pub(crate) fn complete(&mut self) {
         let on = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
         if self.entry_points.is_empty() {
@@ -67,7 +67,8 @@ impl Settings {
             .ping
             .as_ref()
             .is_some_and(|ping| !ping.manual_routing && ping.entry_point == INTERNAL_ENTRY_POINT);
-        if api || ping {
+        let rest = self.providers.rest.as_ref().is_some_and(|rest| rest.insecure);
+        if api || ping || rest {
             self.entry_points.entry(INTERNAL_ENTRY_POINT.into()).or_insert_with(|| on(":8080"));
         }
     }
@@ -161,9 +162,15 @@ pub struct Providers {
     /// Files; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<file::Options>,
+    /// A configuration that is fetched; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<http::Options>,
     /// Keys in Redis; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<redis::Options>,
+    /// A configuration that is sent to the API; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<rest::Options>,
 }
 
 impl Default for Providers {
@@ -175,7 +182,9 @@ impl Default for Providers {
             consul_catalog: None,
             docker: None,
             file: None,
+            http: None,
             redis: None,
+            rest: None,
         }
     }
 }
@@ -188,6 +197,8 @@ impl Providers {
             self.file.clone().map(Options::File),
             self.docker.clone().map(Options::Docker),
             self.redis.clone().map(Options::Redis),
+            self.http.clone().map(Options::Http),
+            self.rest.clone().map(Options::Rest),
             self.consul.clone().map(Options::Consul),
             self.consul_catalog.clone().map(Options::ConsulCatalog),
         ];

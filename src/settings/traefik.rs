@@ -44,7 +44,6 @@ const UNSUPPORTED: &[&str] = &[
     "ocsp",
     "providers.ecs",
     "providers.etcd",
-    "providers.http",
     "providers.knative",
     "providers.kubernetesCRD",
     "providers.kubernetesGateway",
@@ -52,7 +51,6 @@ const UNSUPPORTED: &[&str] = &[
     "providers.kubernetesIngressNGINX",
     "providers.nomad",
     "providers.plugin",
-    "providers.rest",
     "providers.swarm",
     "providers.zooKeeper",
     "serversTransport.spiffe",
@@ -102,6 +100,12 @@ const OF_PROVIDERS: &[&str] = &[
     "providers.file.directory",
     "providers.file.filename",
     "providers.file.watch",
+    "providers.http.endpoint",
+    "providers.http.headers",
+    "providers.http.maxResponseBodySize",
+    "providers.http.pollInterval",
+    "providers.http.pollTimeout",
+    "providers.http.tls",
     "providers.redis.db",
     "providers.redis.endpoints",
     "providers.redis.password",
@@ -109,6 +113,7 @@ const OF_PROVIDERS: &[&str] = &[
     "providers.redis.sentinel",
     "providers.redis.tls",
     "providers.redis.username",
+    "providers.rest.insecure",
 ];
 
 /// Options that Traefik v3 has removed, with what to do.
