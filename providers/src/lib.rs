@@ -14,6 +14,7 @@ mod kv;
 pub mod redis;
 pub mod rest;
 pub mod supervisor;
+pub mod swarm;
 pub mod template;
 #[cfg(test)]
 mod testing;
@@ -147,6 +148,8 @@ registry! {
     File "file" => file;
     /// Labels of containers: `providers.docker`.
     Docker "docker" => docker;
+    /// Labels of services of a swarm: `providers.swarm`.
+    Swarm "swarm" => swarm;
     /// Services that are registered in Consul: `providers.consulCatalog`.
     ConsulCatalog "consulCatalog" => consul_catalog;
     /// Keys in Consul: `providers.consul`.

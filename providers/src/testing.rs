@@ -115,7 +115,6 @@ fn parse(text: &str) -> Request {
 
 /// A running provider.
 pub(crate) struct Running {
-    #[expect(dead_code, reason = "dropping it stops the provider")]
     handle: Handle,
     pub(crate) updates: mpsc::Receiver<Update>,
 }
@@ -124,6 +123,11 @@ impl Running {
     pub(crate) fn start(provider: impl Provider) -> Self {
         let (sender, updates) = mpsc::channel(16);
         Self { handle: start("test", Arc::new(provider), sender), updates }
+    }
+
+    /// Makes it read its source again.
+    pub(crate) fn reload(&self) {
+        self.handle.reload();
     }
 
     /// The next update.

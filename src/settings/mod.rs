@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest};
+use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest, swarm};
 
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
@@ -171,6 +171,9 @@ pub struct Providers {
     /// A configuration that is sent to the API; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest: Option<rest::Options>,
+    /// Services of a Docker Swarm; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<swarm::Options>,
 }
 
 impl Default for Providers {
@@ -185,6 +188,7 @@ impl Default for Providers {
             http: None,
             redis: None,
             rest: None,
+            swarm: None,
         }
     }
 }
@@ -196,6 +200,7 @@ impl Providers {
         let chosen = [
             self.file.clone().map(Options::File),
             self.docker.clone().map(Options::Docker),
+            self.swarm.clone().map(Options::Swarm),
             self.redis.clone().map(Options::Redis),
             self.http.clone().map(Options::Http),
             self.rest.clone().map(Options::Rest),

@@ -51,7 +51,6 @@ const UNSUPPORTED: &[&str] = &[
     "providers.kubernetesIngressNGINX",
     "providers.nomad",
     "providers.plugin",
-    "providers.swarm",
     "providers.zooKeeper",
     "serversTransport.spiffe",
     "spiffe",
@@ -114,6 +113,19 @@ const OF_PROVIDERS: &[&str] = &[
     "providers.redis.tls",
     "providers.redis.username",
     "providers.rest.insecure",
+    "providers.swarm.allowEmptyServices",
+    "providers.swarm.constraints",
+    "providers.swarm.defaultRule",
+    "providers.swarm.endpoint",
+    "providers.swarm.exposedByDefault",
+    "providers.swarm.httpClientTimeout",
+    "providers.swarm.network",
+    "providers.swarm.password",
+    "providers.swarm.refreshSeconds",
+    "providers.swarm.tls",
+    "providers.swarm.useBindPortIP",
+    "providers.swarm.username",
+    "providers.swarm.watch",
 ];
 
 /// Options that Traefik v3 has removed, with what to do.

@@ -72,14 +72,14 @@ impl Client {
     }
 
     /// All containers, stopped ones too.
-    pub(crate) async fn list(&self) -> Result<Vec<Summary>, String> {
+    pub(super) async fn list(&self) -> Result<Vec<Summary>, String> {
         let containers = self.json::<Vec<serde_json::Value>>("/containers/json?all=true").await?;
         let containers = containers.ok_or("the engine does not know `/containers/json`")?;
         Ok(containers.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
     }
 
     /// One container; `None` when it is gone.
-    pub(crate) async fn inspect(&self, id: &str) -> Result<Option<Container>, String> {
+    pub(super) async fn inspect(&self, id: &str) -> Result<Option<Container>, String> {
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
             return Err(format!("`{id}` is no name of a container"));
         }
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// The stream of events of containers and networks.
-    pub(crate) async fn events(&self) -> Result<Events, String> {
+    pub(super) async fn events(&self) -> Result<Events, String> {
         // {"type":["container","network"]}
         self.events_of("%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D").await
     }

@@ -3,10 +3,10 @@
 //! Events are only hints to look again: each change lists all containers and inspects those that differ. While the
 //! engine is away, the last known state stays. A container that is told to stop loses its server at once.
 
-mod client;
+pub(crate) mod client;
 mod events;
 mod list;
-mod model;
+pub(crate) mod model;
 mod network;
 
 use std::sync::Arc;

@@ -85,6 +85,12 @@ impl Labels {
         }
     }
 
+    /// Nothing but the reason why the workload is left out.
+    pub fn refused(mut self, workload: &Workload<'_>, message: &str) -> Provided {
+        self.problem(workload.origin(""), message.to_owned());
+        Provided { problems: self.problems, ..Provided::default() }
+    }
+
     /// Notes something that breaks no object.
     pub fn problem(&mut self, origin: Origin, message: String) {
         self.problems.push(Problem { origin, object: None, message, excerpt: None });
