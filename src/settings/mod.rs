@@ -142,6 +142,27 @@ impl Default for DefaultTransport {
     }
 }
 
+/// Traefik's default of `providers.precedence`.
+const PRECEDENCE: [&str; 17] = [
+    "kubernetesgateway",
+    "kubernetescrd",
+    "kubernetes",
+    "kubernetesingressnginx",
+    "swarm",
+    "docker",
+    "file",
+    "redis",
+    "knative",
+    "consul",
+    "consulcatalog",
+    "nomad",
+    "etcd",
+    "ecs",
+    "http",
+    "zookeeper",
+    "rest",
+];
+
 /// `providers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -180,7 +201,7 @@ impl Default for Providers {
     fn default() -> Self {
         Self {
             providers_throttle_duration: Duration::from_secs(2),
-            precedence: Vec::new(),
+            precedence: PRECEDENCE.map(str::to_owned).to_vec(),
             consul: None,
             consul_catalog: None,
             docker: None,

@@ -23,4 +23,5 @@ mod redis;
 mod reload;
 mod services;
 mod support;
+mod swarm;
 mod tidy;
