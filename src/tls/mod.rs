@@ -66,39 +66,11 @@ impl TlsStore {
         let mut certificates = Certificates::default();
         let mut loaded = HashMap::new();
         let mut leaves = Vec::new();
-        for (place, certificate) in tls.certificates.iter().enumerate() {
-            let wrong = |message: &str| {
-                let label = label(&certificate.cert_file);
-                let names_it = message.contains(&label);
-                let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
-                problem(Kind::Certificate, &place.to_string(), message)
-            };
-            if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
-                let message = format!(
-                    "stores {} are not used: only the store `default` is",
-                    certificate.stores.join(", ")
-                );
-                problems.push(wrong(&message));
-                continue;
-            }
-            let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
-            let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
-            let sound = match certificates::load(&pair.0, &pair.1, file) {
-                Ok(sound) => Some(Arc::new(sound)),
-                Err(BuildError(mut error)) => {
-                    if last.is_some() {
-                        error.push_str("; the last sound version stays in use");
-                    }
-                    problems.push(wrong(&error));
-                    last
-                }
-            };
-            if let Some(sound) = sound {
-                certificates.add(&sound);
-                leaves.extend(sound.key.cert.first().cloned());
-                loaded.insert(pair, sound);
-            }
-        }
+        load_certificates(tls, file, previous, &mut problems, |pair, sound| {
+            certificates.add(&sound);
+            leaves.extend(sound.key.cert.first().cloned());
+            loaded.insert(pair, sound);
+        });
         for (name, store) in &tls.stores {
             if let Err((kind, error)) = apply_store(name, store, &mut certificates, file) {
                 problems.push(problem(kind, name, error.0));
@@ -206,6 +178,48 @@ pub(crate) fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
 /// The content of a value that is a path or PEM itself.
 pub(crate) fn pem_or_file(value: &str, file: &mut ReadFile<'_>) -> Result<Vec<u8>, BuildError> {
     if value.trim_start().starts_with("-----BEGIN") { Ok(value.as_bytes().to_vec()) } else { file(value) }
+}
+
+/// Loads the certificates of a configuration and hands each to `take`: the last sound version of one that is broken
+/// now, if there was one.
+fn load_certificates(
+    tls: &Tls,
+    file: &mut ReadFile<'_>,
+    previous: Option<&Arc<TlsStore>>,
+    problems: &mut Vec<Problem>,
+    mut take: impl FnMut((String, String), Arc<Loaded>),
+) {
+    for (place, certificate) in tls.certificates.iter().enumerate() {
+        let wrong = |message: &str| {
+            let label = label(&certificate.cert_file);
+            let names_it = message.contains(&label);
+            let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
+            problem(Kind::Certificate, &place.to_string(), message)
+        };
+        if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
+            let message = format!(
+                "stores {} are not used: only the store `default` is",
+                certificate.stores.join(", ")
+            );
+            problems.push(wrong(&message));
+            continue;
+        }
+        let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
+        let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+        let sound = match certificates::load(&pair.0, &pair.1, file) {
+            Ok(sound) => Some(Arc::new(sound)),
+            Err(BuildError(mut error)) => {
+                if last.is_some() {
+                    error.push_str("; the last sound version stays in use");
+                }
+                problems.push(wrong(&error));
+                last
+            }
+        };
+        if let Some(sound) = sound {
+            take(pair, sound);
+        }
+    }
 }
 
 fn apply_store(
