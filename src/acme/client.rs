@@ -52,7 +52,8 @@ impl Http {
         let mut roots = options.ca_certificates.clone();
         if roots.is_empty() {
             let listed = variable("LEGO_CA_CERTIFICATES").unwrap_or_default();
-            roots = std::env::split_paths(&listed).map(|path| path.display().to_string()).collect();
+            let paths = std::env::split_paths(&listed).map(|path| path.display().to_string());
+            roots = paths.filter(|path| !path.is_empty()).collect();
         }
         let system = options.ca_system_cert_pool
             || variable("LEGO_CA_SYSTEM_CERT_POOL").is_some_and(|value| value == "true" || value == "1");

@@ -30,6 +30,9 @@ const NETWORK_PAUSES: [Duration; 5] = [
     Duration::from_secs(15),
 ];
 
+/// An authority that wants to be left alone for longer than this is not waited for within an order.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
 /// What the directory names (RFC 8555 section 7.1.1).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -166,8 +169,11 @@ impl Server {
             };
             match pauses.next() {
                 Some(pause) if error.kind == Kind::Network && repeat == Repeat::Safe => {
+                    let wanted = error.retry_after.unwrap_or_default();
+                    if wanted > LONGEST_PAUSE {
+                        return Err(error);
+                    }
                     tracing::debug!(%url, %error, "asking the certificate authority again");
-                    let wanted = error.retry_after.unwrap_or_default().min(Duration::from_secs(60));
                     tokio::time::sleep((*pause).max(wanted)).await;
                 }
                 _ => return Err(error),

@@ -197,10 +197,8 @@ fn load_certificates(
             problem(Kind::Certificate, &place.to_string(), message)
         };
         if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
-            let message = format!(
-                "stores {} are not used: only the store `default` is",
-                certificate.stores.join(", ")
-            );
+            let message =
+                format!("stores {} are not used: only the store `default` is", certificate.stores.join(", "));
             problems.push(wrong(&message));
             continue;
         }

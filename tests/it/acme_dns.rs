@@ -1,7 +1,9 @@
 //! Wildcards and other names proven by DNS records, against a real authority (Pebble).
 
 use std::io::Write;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
 
 use crate::support::pebble::{Options, Pebble, get_over_tls, routes, stored, tell_dns};
 use crate::support::{Backend, Gateway, eventually};
@@ -78,6 +80,162 @@ fn a_program_sets_the_record_where_the_cname_points() {
     eventually("the certificate", || get_over_tls(pebble.secure(), "c.test", &roots).is_ok_and(|s| s == 200));
     let first: serde_json::Value = serde_json::from_slice(&service.seen()[0].body).unwrap();
     assert_eq!(first["fqdn"], "elsewhere.zone.test.");
+}
+
+/// A name server that knows where one zone begins, and nothing else.
+fn zone_server(zone: &'static str) -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            let question = &buffer[12..length];
+            let name: Vec<u8> =
+                zone.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+            let is_apex = question.starts_with(&name) && question[name.len()..] == [0, 0, 6, 0, 1];
+            let mut answer = [&buffer[..2], &[0x84, 0, 0, 1, 0, u8::from(is_apex), 0, 0, 0, 0]].concat();
+            answer.extend(question);
+            if is_apex {
+                // The name again, SOA, IN, a minute, 22 bytes: two empty names and five numbers.
+                answer.extend([0xc0, 12, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22]);
+                answer.extend([0; 22]);
+            }
+            let _ = socket.send_to(&answer, peer);
+        }
+    });
+    address
+}
+
+/// Obtains a certificate for `z.test` and `*.z.test` from this provider.
+fn obtained(pebble: &Pebble, provider: &str, dns: &str, credentials: &[(&str, &str)]) {
+    let backend = Backend::echo("a");
+    let mut flags = flags(pebble, provider, credentials);
+    flags.push(format!("--certificatesResolvers.le.acme.dnsChallenge.resolvers={dns}"));
+    flags.push("--certificatesResolvers.le.acme.dnsChallenge.propagation.disableChecks=true".to_owned());
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let text = routes(&["Host(`z.test`) || Host(`*.z.test`)"], &backend.url());
+    let _gateway = Gateway::with(&flags, &text);
+    let roots = pebble.roots();
+    eventually(provider, || {
+        get_over_tls(pebble.secure(), "any.z.test", &roots).is_ok_and(|status| status == 200)
+    });
+}
+
+fn answer(stream: &mut std::net::TcpStream, body: &str) -> bool {
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).is_ok()
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn records_at_cloudflare() {
+    let pebble = Pebble::start(Options::default());
+    let management = pebble.dns_management();
+    let records = Arc::new(Mutex::new(Vec::<String>::new()));
+    let kept = records.clone();
+    let api = Backend::with(move |seen, stream| {
+        assert_eq!(seen.header("authorization"), Some("Bearer s3cret"));
+        let mut kept = kept.lock().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let result = match (seen.method(), seen.target()) {
+            ("GET", "/zones?name=z%2Etest&per_page=50") => r#"[{"id": "Z"}]"#.to_owned(),
+            ("POST", "/zones/Z/dns_records") => {
+                let content = body["content"].as_str().unwrap().trim_matches('"').to_owned();
+                let host = body["name"].as_str().unwrap();
+                tell_dns(management, "set-txt", &format!(r#"{{"host": "{host}.", "value": "{content}"}}"#));
+                kept.push(content);
+                "{}".to_owned()
+            }
+            ("GET", target)
+                if target.starts_with("/zones/Z/dns_records?type=TXT&name=%5Facme%2Dchallenge") =>
+            {
+                let one = |content: &String| format!(r#"{{"id": "{content}", "content": "\"{content}\""}}"#);
+                format!("[{}]", kept.iter().map(one).collect::<Vec<_>>().join(","))
+            }
+            ("DELETE", target) => {
+                let id = target.strip_prefix("/zones/Z/dns_records/").unwrap();
+                kept.retain(|content| content != id);
+                "{}".to_owned()
+            }
+            other => panic!("{other:?}"),
+        };
+        answer(stream, &format!(r#"{{"success": true, "errors": [], "result": {result}}}"#))
+    });
+    let credentials = [("CF_DNS_API_TOKEN", "s3cret"), ("CLOUDFLARE_BASE_URL", &api.url())];
+    obtained(&pebble, "cloudflare", &zone_server("z.test"), &credentials);
+    eventually("both records are removed", || records.lock().unwrap().is_empty());
+    assert_eq!(api.seen().iter().filter(|seen| seen.method() == "POST").count(), 2);
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn records_at_route_53() {
+    let pebble = Pebble::start(Options::default());
+    let management = pebble.dns_management();
+    let sets = Arc::new(Mutex::new(String::new()));
+    let kept = sets.clone();
+    let api = Backend::with(move |seen, stream| {
+        assert!(seen.header("authorization").unwrap().starts_with("AWS4-HMAC-SHA256 Credential=AKID/"));
+        let mut kept = kept.lock().unwrap();
+        match (seen.method(), seen.target()) {
+            ("GET", "/2013-04-01/hostedzonesbyname?dnsname=z.test") => answer(
+                stream,
+                "<HostedZones><HostedZone><Id>/hostedzone/Z1</Id><Name>z.test.</Name><Config><PrivateZone>false\
+                 </PrivateZone></Config></HostedZone></HostedZones>",
+            ),
+            ("GET", "/2013-04-01/change/C1") => {
+                answer(stream, "<ChangeInfo><Status>INSYNC</Status></ChangeInfo>")
+            }
+            ("GET", _) => answer(stream, &format!("<ResourceRecordSets>{kept}</ResourceRecordSets>")),
+            _ => {
+                let body = String::from_utf8(seen.body.clone()).unwrap();
+                let from = body.find("<ResourceRecordSet>").unwrap();
+                let to = body.find("</ResourceRecordSet>").unwrap() + "</ResourceRecordSet>".len();
+                *kept = if body.contains("<Action>DELETE</Action>") {
+                    String::new()
+                } else {
+                    body[from..to].to_owned()
+                };
+                tell_dns(management, "clear-txt", r#"{"host": "_acme-challenge.z.test."}"#);
+                for value in kept.split("&quot;").skip(1).step_by(2) {
+                    let json = format!(r#"{{"host": "_acme-challenge.z.test.", "value": "{value}"}}"#);
+                    tell_dns(management, "set-txt", &json);
+                }
+                answer(stream, "<ChangeInfo><Id>/change/C1</Id><Status>PENDING</Status></ChangeInfo>")
+            }
+        }
+    });
+    let url = api.url();
+    let credentials = [
+        ("AWS_ACCESS_KEY_ID", "AKID"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+        ("AWS_ENDPOINT_URL", url.as_str()),
+    ];
+    obtained(&pebble, "route53", &zone_server("z.test"), &credentials);
+    eventually("both records are removed", || sets.lock().unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn records_at_an_acme_dns_server() {
+    let pebble = Pebble::start(Options::default());
+    let management = pebble.dns_management();
+    pebble.tell_dns("set-cname", r#"{"host": "_acme-challenge.z.test", "target": "sub.acme-dns.test"}"#);
+    let api = Backend::with(move |seen, stream| {
+        assert_eq!((seen.target(), seen.header("x-api-key")), ("/update", Some("s3cret")));
+        let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+        assert_eq!(body["subdomain"], "sub");
+        let json = format!(r#"{{"host": "sub.acme-dns.test.", "value": {}}}"#, body["txt"]);
+        tell_dns(management, "set-txt", &json);
+        answer(stream, "{}")
+    });
+    let storage = tempfile::NamedTempFile::new().unwrap();
+    let account = r#"{"z.test": {"fulldomain": "sub.acme-dns.test", "subdomain": "sub", "username": "u",
+        "password": "s3cret", "allowfrom": []}}"#;
+    std::fs::write(storage.path(), account).unwrap();
+    let path = storage.path().display().to_string();
+    let url = api.url();
+    let credentials = [("ACME_DNS_API_BASE", url.as_str()), ("ACME_DNS_STORAGE_PATH", path.as_str())];
+    obtained(&pebble, "acme-dns", &pebble.dns(), &credentials);
 }
 
 #[test]

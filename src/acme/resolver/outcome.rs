@@ -204,6 +204,10 @@ impl Resolver {
     pub(super) fn tell(&self, now: OffsetDateTime) {
         let resolver = self.parts.name.to_string();
         let away = &self.away.1;
+        let again = match self.authority {
+            Authority::Closed { next, .. } if next > 0 => Some(next),
+            _ => None,
+        };
         let mut rows: Vec<Row> = self
             .held
             .iter()
@@ -234,7 +238,7 @@ impl Resolver {
                 resolver: resolver.clone(),
                 issuer: String::new(),
                 not_after: None,
-                next: record.and_then(|record| at(record.next)),
+                next: record.map_or(again, |record| Some(record.next)).and_then(at),
                 error: record.map_or(away, |record| &record.error).clone(),
                 names,
             });

@@ -122,6 +122,23 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_signed_as_by_amazons_own_library() {
+        let credentials =
+            Credentials { id: "AKID".into(), secret: "SECRET".into(), session: Some("TOKEN".into()) };
+        let at = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
+        let query = "maxitems=1&name=_acme-challenge.a.test.&type=TXT";
+        let path = "/2013-04-01/hostedzone/Z1/rrset";
+        let headers = credentials.sign("POST", "route53.amazonaws.com", path, query, b"<x/>", at);
+        // What botocore makes of the same request.
+        assert_eq!(
+            headers[2].1,
+            "AWS4-HMAC-SHA256 Credential=AKID/20231114/us-east-1/route53/aws4_request, \
+             SignedHeaders=host;x-amz-date;x-amz-security-token, \
+             Signature=12422ab1452bf1d7fe02d2167f12220f73537603a584540f6b66ce9dd2c1d33c"
+        );
+    }
+
+    #[test]
     fn a_profile_is_found_in_the_file() {
         let text = "[default]\naws_access_key_id = A\naws_secret_access_key=B\n[dns]\naws_access_key_id=C\n\
                     aws_secret_access_key = D\naws_session_token = E\n";
