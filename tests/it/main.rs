@@ -5,6 +5,7 @@
 mod api;
 mod bad_input;
 mod commands;
+mod consul;
 mod dashboard;
 mod details;
 mod docker;
@@ -20,7 +21,9 @@ mod hostile_middlewares;
 mod hostile_slow;
 mod life;
 mod protocols;
+mod redis;
 mod reload;
 mod services;
 mod support;
+mod swarm;
 mod tidy;
