@@ -208,7 +208,8 @@ mod tests {
             let store: Arc<Mutex<Store>> = Arc::default();
             let (index, indexes) = watch::channel(5);
             let known = store.clone();
-            let server = Server::start(move |request| answer(known.clone(), indexes.clone(), request).boxed()).await;
+            let server =
+                Server::start(move |request| answer(known.clone(), indexes.clone(), request).boxed()).await;
             Self { server, store, index }
         }
 
@@ -237,7 +238,11 @@ mod tests {
                 json!({"Key": key, "Value": value, "Flags": 0})
             })
             .collect();
-        if pairs.is_empty() { (404, index, String::new()) } else { (200, index, Value::from(pairs).to_string()) }
+        if pairs.is_empty() {
+            (404, index, String::new())
+        } else {
+            (200, index, Value::from(pairs).to_string())
+        }
     }
 
     const URL: &str = "traefik/http/services/s/loadBalancer/servers/0/url";
