@@ -34,6 +34,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const FIRST_READ: usize = 2048;
 /// How long a connection without a request is kept while the door drains: its first request may be on the way.
 const NEWCOMER: Duration = Duration::from_secs(5);
+/// How long a new connection may say nothing before it counts as idle.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Most bytes before what is spoken must be known: the longest PROXY header and a preface.
 const MAX_UNKNOWN: usize = 16 * 1024;
 
@@ -119,7 +121,7 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = door.seats.leave_for_others() => return Ok(None),
+                () = unheard(door) => return Ok(None),
             }
         } else {
             stream.readable().await?;
@@ -129,6 +131,12 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
             return Ok(None);
         }
     }
+}
+
+/// Waits until a connection that says nothing is to make room for others: not before it had a moment to speak.
+async fn unheard(door: &Door) {
+    tokio::time::sleep(SILENCE).await;
+    door.seats.leave_for_others().await;
 }
 
 /// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
@@ -192,7 +200,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
     let held = HeldHead::new(door.heads.clone());
-    let stream = Watched::new(stream, h2, progress.clone(), held, open);
+    let stream = Watched::new(stream, h2, progress.clone(), held, door.largest_head, open);
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),

@@ -150,6 +150,11 @@ impl Check<'_> {
                 self.problem(&["entryPoints", name, section, key], &error.to_string());
             }
         }
+        if point.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.insecure && proxy.trusted_ips.is_empty())
+        {
+            let message = "nobody is trusted: expected `trustedIPs` or `insecure`";
+            self.problem(&["entryPoints", name, "proxyProtocol"], message);
+        }
         let strategies = [
             ("aliasHeadersStrategy", &point.http.alias_headers_strategy),
             ("underscoreHeadersStrategy", &point.http.underscore_headers_strategy),

@@ -16,6 +16,7 @@ mod docs;
 mod drain;
 mod framing;
 mod framing_answers;
+mod grpc_health;
 mod hostile;
 mod hostile_faults;
 mod hostile_http2;
