@@ -112,8 +112,9 @@ impl Locate for At<'_> {
 fn canary_name(name: &str, tags: &[String]) -> String {
     let mut tags: Vec<&str> = tags.iter().map(String::as_str).collect();
     tags.sort_unstable();
-    let number = tags.concat().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)
-    });
+    let number = tags
+        .concat()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
     normalize(&format!("{name}-{number}"))
 }

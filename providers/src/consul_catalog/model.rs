@@ -86,8 +86,8 @@ pub(super) enum State {
 impl State {
     fn of(checks: &[Check]) -> Self {
         let worst = checks.iter().map(|check| {
-            let maintenance = check.check_id == "_node_maintenance"
-                || check.check_id.starts_with("_service_maintenance:");
+            let maintenance =
+                check.check_id == "_node_maintenance" || check.check_id.starts_with("_service_maintenance:");
             match check.status.as_str() {
                 _ if maintenance => Self::Maintenance,
                 "passing" => Self::Passing,

@@ -94,7 +94,13 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
         });
         Value::Object(names.collect())
     } else if request.path == "/v1/health/state/any" {
-        catalog.services.values().flatten().flat_map(|entry| entry["Checks"].as_array().cloned()).flatten().collect()
+        catalog
+            .services
+            .values()
+            .flatten()
+            .flat_map(|entry| entry["Checks"].as_array().cloned())
+            .flatten()
+            .collect()
     } else {
         let name = request.path.rsplit('/').next().unwrap_or("");
         catalog.services.get(name).cloned().unwrap_or_default().into()
@@ -341,7 +347,7 @@ mod derivation {
         let tags = &["edge.http.routers.r.rule=Path(`/e`)", "traefik.http.routers.t.rule=Path(`/t`)"];
         let service = entry("a", "127.0.0.1", 1, "passing", tags);
         let options = Options { prefix: "edge".into(), ..Options::default() };
-        let state = derived(options.clone(), "a", &[service.clone()]);
+        let state = derived(options.clone(), "a", std::slice::from_ref(&service));
         assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["r"]);
         let state = derived(Options::default(), "a", &[service]);
         assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["t"]);
@@ -349,7 +355,13 @@ mod derivation {
         let state = derived(options, "a", &[broken]);
         let shown = state.problems[0].to_string();
         assert!(shown.starts_with("service a (a on n1), tag edge.http.routers.r.rul: "), "{shown}");
-        let odd = entry("a", "127.0.0.1", 1, "passing", &["traefik", "traefik.enable", "traefik-x.y=z", "Traefik.http.routers.q.rule=x"]);
+        let odd = entry(
+            "a",
+            "127.0.0.1",
+            1,
+            "passing",
+            &["traefik", "traefik.enable", "traefik-x.y=z", "Traefik.http.routers.q.rule=x"],
+        );
         let state = derived(Options::default(), "a", &[odd]);
         assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(state.problems, []);
@@ -384,7 +396,10 @@ mod derivation {
         let state = derived(Options::default(), "plain svc", &[entry("p", "", 8003, "passing", &[])]);
         assert_eq!(state.config.http.routers["plain-svc"].rule, "Host(`plain-svc`)");
         assert_eq!(urls(&state, "plain-svc"), ["http://10.9.9.9:8003"]);
-        let tags = &["traefik.http.services.s.loadbalancer.server.port=99", "traefik.http.services.s.loadbalancer.server.scheme=https"];
+        let tags = &[
+            "traefik.http.services.s.loadbalancer.server.port=99",
+            "traefik.http.services.s.loadbalancer.server.scheme=https",
+        ];
         let state = derived(Options::default(), "v6", &[entry("p", "::1", 8003, "passing", tags)]);
         assert_eq!(urls(&state, "s"), ["https://[::1]:99"]);
         let mut nowhere = entry("p", "", 1, "passing", &[]);
