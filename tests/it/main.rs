@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod consul;
 mod dashboard;
+mod details;
 mod docker;
 mod docs;
 mod drain;
