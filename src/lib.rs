@@ -14,6 +14,7 @@ pub mod router;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
+pub mod tcp;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

@@ -15,6 +15,7 @@ mod listen;
 mod progress;
 pub mod proxy_protocol;
 mod stream;
+mod streams;
 pub mod strict;
 mod target;
 

@@ -30,6 +30,7 @@ impl World {
             settings: Arc::new(Settings { entry_points, ..Settings::default() }),
             client: registry.client(),
             registry,
+            tcp: crate::tcp::Registry::new(runtime.handle().clone()),
             internal: BTreeMap::new(),
             files: Files::default(),
         };
