@@ -84,7 +84,7 @@ impl Transport {
     }
 
     /// Opens a connection. `client` is told to the server when the PROXY protocol is on.
-    pub async fn connect(
+    pub(super) async fn connect(
         &self,
         host: &Host,
         port: u16,

@@ -21,4 +21,5 @@ mod protocols;
 mod reload;
 mod services;
 mod support;
+mod tcp;
 mod tidy;
