@@ -16,5 +16,6 @@ pub mod settings;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;
+pub mod udp;
 pub mod upstream;
 pub mod worker;

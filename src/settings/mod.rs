@@ -76,7 +76,8 @@ impl Settings {
     /// `traefik`.
     pub fn default_entry_points(&self) -> Vec<&str> {
         let named = |wanted: fn(&str, &EntryPoint) -> bool| {
-            let points = self.entry_points.iter().filter(move |(name, point)| wanted(name, point));
+            let points = self.entry_points.iter().filter(|(_, point)| !point.is_udp());
+            let points = points.filter(move |(name, point)| wanted(name, point));
             points.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
         };
         match named(|name, point| point.as_default && name != INTERNAL_ENTRY_POINT) {

@@ -32,7 +32,6 @@ const UNSUPPORTED: &[&str] = &[
     "api.debug",
     "certificatesResolvers",
     "entryPoints.*.http3",
-    "entryPoints.*.udp",
     "experimental",
     "hostResolver",
     "log.compress",

@@ -13,6 +13,7 @@ use tidegate_core::HttpClient;
 use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
 use super::build::{Builder, Instances};
+use super::datagrams;
 use super::files::{Content, Files};
 use super::report;
 use super::routes::{Routed, Router, Rules};
@@ -88,8 +89,9 @@ pub fn compile(
     let streams = streams::compile(&builder, &tls.store, &broken, |entry_point| {
         https_names(&attached, &rules, entry_point)
     });
-    for (routes, tcp) in entry_points.iter_mut().zip(streams.routes) {
-        routes.tcp = tcp;
+    let datagrams = datagrams::compile(&builder, &broken);
+    for (routes, (tcp, udp)) in entry_points.iter_mut().zip(streams.routes.into_iter().zip(datagrams.routes)) {
+        (routes.tcp, routes.udp) = (tcp, udp);
     }
     let (instances, failures) = builder.finish();
     config.tcp.routers = streams.routers;
@@ -104,7 +106,7 @@ pub fn compile(
         attached,
         outcomes,
         failures,
-        streams: streams.findings,
+        streams: streams.findings.into_iter().chain(datagrams.findings).collect(),
         broken: &broken,
         written,
         settings: &environment.settings,

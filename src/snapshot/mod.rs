@@ -3,6 +3,7 @@
 mod attach;
 mod build;
 mod compile;
+mod datagrams;
 mod files;
 pub mod report;
 mod routes;
@@ -22,6 +23,7 @@ use crate::service::Service;
 use crate::settings::EntryPointObservability;
 use crate::tcp;
 use crate::tls::TlsStore;
+use crate::udp;
 pub use compile::{Compiled, Environment, compile};
 pub use files::Files;
 use report::Report;
@@ -50,6 +52,8 @@ pub struct Routes {
     pub tls: Index<Route>,
     /// TCP routes, when there are any.
     pub tcp: Option<Arc<tcp::Routes>>,
+    /// The UDP route, when there is one.
+    pub udp: Option<Arc<udp::Route>>,
 }
 
 /// What a request is given to, once its router is known.

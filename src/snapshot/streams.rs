@@ -12,7 +12,7 @@ use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::BuildError;
 use tidegate_core::values::Duration;
 
-use super::attach::{MAX_PRIORITY, default_entry_points, is_udp, provider_of, qualify};
+use super::attach::{MAX_PRIORITY, default_entry_points, provider_of, qualify};
 use super::build::Builder;
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
@@ -129,7 +129,7 @@ impl Compiler<'_, '_> {
         }
         let points = &self.builder.environment.settings.entry_points;
         let mut used_by: Vec<String> =
-            router.entry_points.iter().filter(|point| points.get(*point).is_some_and(|p| !is_udp(p))).cloned().collect();
+            router.entry_points.iter().filter(|point| points.get(*point).is_some_and(|point| !point.is_udp())).cloned().collect();
         used_by.sort();
         let known = ObjectReport { used_by, priority: router.priority, ..ObjectReport::default() };
         Made { places, entry, finding: Finding { object, known, outcome } }
@@ -145,7 +145,7 @@ impl Compiler<'_, '_> {
         let mut missing = Vec::new();
         for wanted in &router.entry_points {
             let mut points = settings.entry_points.iter().enumerate();
-            match points.find(|(_, (name, point))| *name == wanted && !is_udp(point)) {
+            match points.find(|(_, (name, point))| *name == wanted && !point.is_udp()) {
                 Some((place, _)) if places.contains(&place) => {}
                 Some((place, _)) => places.push(place),
                 None => missing.push(format!("entryPoint \"{wanted}\" doesn't exist")),

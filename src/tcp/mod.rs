@@ -25,6 +25,7 @@ pub use middlewares::{Middleware, Permit};
 pub use registry::Registry;
 pub use route::{Decision, HttpsNames, Route, Routes, Security};
 
+pub(crate) use server::split as split_address;
 pub use service::Service;
 pub use transport::Transport;
 pub use turns::Turns;

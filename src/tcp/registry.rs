@@ -119,7 +119,7 @@ impl Registry {
     }
 
     /// The turns of a service, the same as before when its members are.
-    fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<Turns> {
+    pub(crate) fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<Turns> {
         let mut all = self.turns.lock();
         if let Some(found) = all.get(name).and_then(Weak::upgrade)
             && found.is_for(&members)

@@ -26,7 +26,7 @@ use tidegate_core::{BuildError, Request, Response, UpstreamError};
 
 pub use client::Client;
 use connect::Target;
-pub(crate) use connect::{Host, connect_tcp};
+pub(crate) use connect::{Host, connect_tcp, resolve};
 use pool::Pool;
 pub(crate) use tls::TlsOptions;
 pub use transport::Transport;

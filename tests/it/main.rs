@@ -23,3 +23,4 @@ mod services;
 mod support;
 mod tcp;
 mod tidy;
+mod udp;
