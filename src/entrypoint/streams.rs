@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{Begun, first_bytes, is_known, serve_begun, within};
 use super::door::{Door, OpenConnection};
 use crate::tcp::hello::{Hello, MAX_HELLO};
+use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Route, Routes, Security, postgres};
 use crate::tls::TlsStore;
 
@@ -121,10 +122,12 @@ impl Streams<'_> {
 }
 
 /// The configuration for a client: when it offers only protocols that the options do not name, none is agreed on. The
-/// default names are those of HTTP, and would shut out every other client that names its own.
+/// default names are those of HTTP, and would shut out every other client that names its own. (Challenges for certificates
+/// are not answered by accident.)
 fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerConfig> {
     let offered = hello.map_or(&[][..], |hello| &hello.protocols);
-    if offered.is_empty() || offered.iter().any(|one| config.alpn_protocols.contains(one)) {
+    let is_challenge = offered.iter().any(|one| one == ACME_PROTOCOL.as_bytes());
+    if offered.is_empty() || is_challenge || offered.iter().any(|one| config.alpn_protocols.contains(one)) {
         return config;
     }
     let mut config = ServerConfig::clone(&config);

@@ -119,7 +119,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         let source = ObjectRef { kind: Kind::Router, name: router.source };
         let object = ObjectRef { kind: Kind::Router, name: router.name.clone() };
         let mut used_by = router.router.entry_points.clone();
-        used_by.retain(|name| settings.entry_points.contains_key(name));
+        used_by.retain(|name| settings.entry_points.get(name).is_some_and(|point| !point.is_udp()));
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };

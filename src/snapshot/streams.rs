@@ -81,7 +81,8 @@ pub(super) fn compile(
         if plain.is_empty() && tls.is_empty() {
             return None;
         }
-        let acme_bypass = settings.entry_points.values().nth(place).is_some_and(|point| point.allow_acme_by_pass);
+        // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
+        let acme_bypass = true;
         Some(Arc::new(Routes { plain: Index::new(plain), tls: Index::new(tls), https: https(place), acme_bypass }))
     });
     let routes = routes.collect();
@@ -381,7 +382,9 @@ impl Compiler<'_, '_> {
         let all = services.chain(middlewares).chain(transports);
         all.map(|(kind, name)| {
             let object = ObjectRef { kind, name: name.clone() };
-            let mut used_by = self.users.remove(&object).unwrap_or_default();
+            // Traefik's API does not tell who uses a TCP middleware.
+            let shown = kind == Kind::TcpService;
+            let mut used_by = self.users.remove(&object).filter(|_| shown).unwrap_or_default();
             used_by.sort();
             let outcome = self.outcomes.remove(&object).unwrap_or_default();
             Finding { object, known: ObjectReport { used_by, ..ObjectReport::default() }, outcome }

@@ -75,7 +75,12 @@ pub fn read(text: &str) -> Result<Read, String> {
 
 /// The priority of a router that gives none: the length of its rule in bytes, and -1 for one that takes everything.
 pub fn priority(text: &str) -> i64 {
-    let catches_all = read(text).is_ok_and(|read| read.rule.is_ok_and(|rule| rule.catch_all));
+    let everything = |tree: &Tree| matches!(tree, Tree::Matcher(Matcher::Anything));
+    let catches_all = read(text).ok().and_then(|read| read.rule.ok()).is_some_and(|rule| match &rule.tree {
+        // Traefik does not look at the negation here.
+        Tree::Not(inner) => everything(inner),
+        tree => everything(tree),
+    });
     if catches_all { -1 } else { i64::try_from(text.len()).unwrap_or(i64::MAX) }
 }
 
@@ -280,6 +285,7 @@ mod tests {
         assert_eq!(priority("HostSNI(`*`)"), -1);
         assert_eq!(priority("hostsni(\"*\")"), -1);
         assert_eq!(priority("HostSNI(`*`) && ClientIP(`1.1.1.1`)"), 35);
+        assert_eq!(priority("!HostSNI(`*`)"), -1);
         assert_eq!(priority("HostSNI(`a.test`)"), 17);
     }
 
