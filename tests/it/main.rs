@@ -20,6 +20,7 @@ mod life;
 mod protocols;
 mod reload;
 mod services;
+mod stream_programs;
 mod support;
 mod tcp;
 mod tidy;
