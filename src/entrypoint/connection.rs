@@ -83,7 +83,10 @@ pub(super) async fn serve_begun(door: Arc<Door>, begun: Begun, open: OpenConnect
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
-pub(super) async fn within<T>(limit: Option<Duration>, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    what: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     match limit {
         None => what.await,
         Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {

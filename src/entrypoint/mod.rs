@@ -112,8 +112,7 @@ impl EntryPoints {
             }
             let door =
                 Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
-            let listeners =
-                listen::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
+            let listeners = listen::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
             doors.push((Arc::new(door), listeners[0].local_addr()?));
             bound.push(listeners);
         }
@@ -161,10 +160,7 @@ impl EntryPoints {
         self.terminating.store(true, Ordering::Relaxed);
         let stopping = self.doors.iter().map(|(door, _)| stop(door));
         let silencing = self.points.iter().map(|(point, _)| point.stop());
-        tokio::join!(
-            futures_util::future::join_all(stopping),
-            futures_util::future::join_all(silencing)
-        );
+        tokio::join!(futures_util::future::join_all(stopping), futures_util::future::join_all(silencing));
         // Joins threads, which blocks for a moment.
         let _ = tokio::task::spawn_blocking(move || self.workers.stop()).await;
     }

@@ -32,11 +32,10 @@ pub(super) async fn serve(
     peer: SocketAddr,
     open: OpenConnection,
 ) -> io::Result<()> {
-    let decide =
-        |connection: &Connection, bytes: &[u8]| match routes.decide(connection.peer.ip(), bytes)? {
-            Decision::Http if !is_known(bytes) => None,
-            decision => Some(decision),
-        };
+    let decide = |connection: &Connection, bytes: &[u8]| match routes.decide(connection.peer.ip(), bytes)? {
+        Decision::Http if !is_known(bytes) => None,
+        decision => Some(decision),
+    };
     let limit = door.limits.body.unwrap_or(FIRST_WORDS);
     let first = Box::pin(within(Some(limit), first_bytes(&door, stream, peer, decide)));
     let begun = tokio::select! {

@@ -424,7 +424,7 @@ mod tests {
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),
             ("--accesslog.otlp", "accessLog.otlp"),
             ("--log.maxSize=5", "log.maxSize"),
-            ("--tcpServersTransport.dialTimeout=1s", "tcpServersTransport"),
+            ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
             let expected =
                 format!("{name} is a Traefik option that Tidegate does not support yet: remove it");

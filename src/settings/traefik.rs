@@ -59,7 +59,7 @@ const UNSUPPORTED: &[&str] = &[
     "providers.zooKeeper",
     "serversTransport.spiffe",
     "spiffe",
-    "tcpServersTransport",
+    "tcpServersTransport.tls.spiffe",
     "tracing",
 ];
 

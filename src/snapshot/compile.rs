@@ -90,7 +90,8 @@ pub fn compile(
         https_names(&attached, &rules, entry_point)
     });
     let datagrams = datagrams::compile(&builder, &broken);
-    for (routes, (tcp, udp)) in entry_points.iter_mut().zip(streams.routes.into_iter().zip(datagrams.routes)) {
+    for (routes, (tcp, udp)) in entry_points.iter_mut().zip(streams.routes.into_iter().zip(datagrams.routes))
+    {
         (routes.tcp, routes.udp) = (tcp, udp);
     }
     let (instances, failures) = builder.finish();

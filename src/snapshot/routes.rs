@@ -85,7 +85,12 @@ impl Router<'_, '_> {
         }
         let entry_points = plain.into_iter().zip(tls);
         let entry_points = entry_points
-            .map(|(plain, tls)| Routes { plain: Index::new(plain), tls: Index::new(tls), tcp: None, udp: None })
+            .map(|(plain, tls)| Routes {
+                plain: Index::new(plain),
+                tls: Index::new(tls),
+                tcp: None,
+                udp: None,
+            })
             .collect();
         Routed { entry_points, outcomes, rules, tls_hosts }
     }

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tidegate_config::service::WeightedService;
-use tidegate_config::tcp::{Delay, TcpLoadBalancer, TcpRouter, TcpServersTransport, TcpService};
+use tidegate_config::tcp::{
+    Delay, TcpLoadBalancer, TcpRouter, TcpServersTransport, TcpService, TcpTransportTls,
+};
 use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::BuildError;
 use tidegate_core::values::Duration;
@@ -16,9 +18,7 @@ use super::attach::{MAX_PRIORITY, default_entry_points, provider_of, qualify};
 use super::build::Builder;
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
-use crate::tcp::{
-    Entry, HttpsNames, Index, Middleware, Route, Routes, Security, Service, Transport, rule,
-};
+use crate::tcp::{Entry, HttpsNames, Index, Middleware, Route, Routes, Security, Service, Transport, rule};
 use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
 /// What the TCP part of a configuration compiles to.
@@ -55,7 +55,8 @@ pub(super) fn compile(
         outcomes: BTreeMap::new(),
         users: BTreeMap::new(),
     };
-    let mut sides: Vec<(Entries, Entries)> = settings.entry_points.iter().map(|_| Default::default()).collect();
+    let mut sides: Vec<(Entries, Entries)> =
+        settings.entry_points.iter().map(|_| Default::default()).collect();
     let mut routers = builder.config.tcp.routers.clone();
     let mut findings = Vec::new();
     for (name, router) in &mut routers {
@@ -83,7 +84,12 @@ pub(super) fn compile(
         }
         // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
         let acme_bypass = true;
-        Some(Arc::new(Routes { plain: Index::new(plain), tls: Index::new(tls), https: https(place), acme_bypass }))
+        Some(Arc::new(Routes {
+            plain: Index::new(plain),
+            tls: Index::new(tls),
+            https: https(place),
+            acme_bypass,
+        }))
     });
     let routes = routes.collect();
     builder.environment.tcp.sweep();
@@ -129,8 +135,12 @@ impl Compiler<'_, '_> {
             entry = self.entry(name, router, &mut outcome);
         }
         let points = &self.builder.environment.settings.entry_points;
-        let mut used_by: Vec<String> =
-            router.entry_points.iter().filter(|point| points.get(*point).is_some_and(|point| !point.is_udp())).cloned().collect();
+        let mut used_by: Vec<String> = router
+            .entry_points
+            .iter()
+            .filter(|point| points.get(*point).is_some_and(|point| !point.is_udp()))
+            .cloned()
+            .collect();
         used_by.sort();
         let known = ObjectReport { used_by, priority: router.priority, ..ObjectReport::default() };
         Made { places, entry, finding: Finding { object, known, outcome } }
@@ -172,7 +182,8 @@ impl Compiler<'_, '_> {
             Some(tls) if tls.passthrough => Security::Passthrough,
             Some(tls) => Security::Terminate(tls_options(&tls.options, name).into()),
         };
-        let (middlewares, service) = parts.map_or((Vec::new(), None), |(middlewares, service)| (middlewares, Some(service)));
+        let (middlewares, service) =
+            parts.map_or((Vec::new(), None), |(middlewares, service)| (middlewares, Some(service)));
         let precedence = &self.builder.environment.settings.providers.precedence;
         let provider = provider_of(name);
         let rank = precedence.iter().position(|other| other == provider).unwrap_or(precedence.len());
@@ -193,53 +204,17 @@ impl Compiler<'_, '_> {
         read: &Result<rule::Read, String>,
         outcome: &mut Outcome,
     ) -> Option<(Vec<Arc<dyn Middleware>>, Arc<dyn Service>)> {
-        let mut fail = |error: String| outcome.errors.push(error);
-        let object = ObjectRef { kind: Kind::TcpRouter, name: name.to_owned() };
-        if let Some(reasons) = self.broken.get(&object) {
-            reasons.iter().cloned().for_each(fail);
-            return None;
-        }
-        if router.service.is_empty() {
-            fail("the service is missing on the router".into());
-            return None;
-        }
-        if router.rule.is_empty() {
-            fail("router has no rule".into());
-            return None;
-        }
-        let read = match read {
+        let checked = self.check(name, router, read).and_then(|read| {
+            self.check_tls(name, router, read, &mut outcome.errors)?;
+            Ok(read)
+        });
+        let read = match checked {
             Ok(read) => read,
-            Err(error) => {
-                fail(error.clone());
+            Err(errors) => {
+                outcome.errors.extend(errors);
                 return None;
             }
         };
-        if router.tls.is_none() && read.names.first().is_some_and(|first| first != "*") {
-            fail(format!("invalid rule: {:?} , has HostSNI matcher, but no TLS on router", router.rule));
-            return None;
-        }
-        if router.priority > MAX_PRIORITY && provider_of(name) != "internal" {
-            fail(format!(
-                "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",
-                router.priority
-            ));
-            return None;
-        }
-        if !matches!(router.rule_syntax.as_str(), "" | "v3" | "default") {
-            fail(format!("ruleSyntax `{}` is not supported: only `v3` is", router.rule_syntax));
-            return None;
-        }
-        let terminates = router.tls.as_ref().filter(|tls| !tls.passthrough);
-        if let Some(tls) = terminates {
-            for name in read.names.iter().filter(|name| !name.is_ascii()) {
-                fail(format!("invalid domain name value {name:?}, non-ASCII characters are not allowed"));
-            }
-            let options = tls_options(&tls.options, name);
-            if !self.tls.has_options(&options) {
-                fail(format!("unknown TLS options: {options}"));
-                return None;
-            }
-        }
         let service = self.service(&qualify(&router.service, provider_of(name)));
         let parts = service.and_then(|service| Ok((self.middlewares(name, router)?, service)));
         let parts = parts.map_err(|error| outcome.errors.push(error.0)).ok();
@@ -249,8 +224,68 @@ impl Compiler<'_, '_> {
         parts
     }
 
+    /// Checks what a router says itself. The order and the words are Traefik's.
+    fn check<'r>(
+        &self,
+        name: &str,
+        router: &TcpRouter,
+        read: &'r Result<rule::Read, String>,
+    ) -> Result<&'r rule::Read, Vec<String>> {
+        let one = |error: String| Err(vec![error]);
+        let object = ObjectRef { kind: Kind::TcpRouter, name: name.to_owned() };
+        if let Some(reasons) = self.broken.get(&object) {
+            return Err(reasons.clone());
+        }
+        if router.service.is_empty() {
+            return one("the service is missing on the router".into());
+        }
+        if router.rule.is_empty() {
+            return one("router has no rule".into());
+        }
+        let read = read.as_ref().map_err(|error| vec![error.clone()])?;
+        if router.tls.is_none() && read.names.first().is_some_and(|first| first != "*") {
+            return one(format!(
+                "invalid rule: {:?} , has HostSNI matcher, but no TLS on router",
+                router.rule
+            ));
+        }
+        if router.priority > MAX_PRIORITY && provider_of(name) != "internal" {
+            return one(format!(
+                "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",
+                router.priority
+            ));
+        }
+        if !matches!(router.rule_syntax.as_str(), "" | "v3" | "default") {
+            return one(format!("ruleSyntax `{}` is not supported: only `v3` is", router.rule_syntax));
+        }
+        Ok(read)
+    }
+
+    /// Checks the names and the TLS options of a router that ends TLS. Wrong names do not keep the rest from being told.
+    fn check_tls(
+        &self,
+        router_name: &str,
+        router: &TcpRouter,
+        read: &rule::Read,
+        errors: &mut Vec<String>,
+    ) -> Result<(), Vec<String>> {
+        let Some(tls) = router.tls.as_ref().filter(|tls| !tls.passthrough) else { return Ok(()) };
+        for name in read.names.iter().filter(|name| !name.is_ascii()) {
+            errors.push(format!("invalid domain name value {name:?}, non-ASCII characters are not allowed"));
+        }
+        let options = tls_options(&tls.options, router_name);
+        match self.tls.has_options(&options) {
+            true => Ok(()),
+            false => Err(vec![format!("unknown TLS options: {options}")]),
+        }
+    }
+
     /// The middlewares of a router, in order. As in Traefik the last one that is wrong is told.
-    fn middlewares(&mut self, router: &str, options: &TcpRouter) -> Result<Vec<Arc<dyn Middleware>>, BuildError> {
+    fn middlewares(
+        &mut self,
+        router: &str,
+        options: &TcpRouter,
+    ) -> Result<Vec<Arc<dyn Middleware>>, BuildError> {
         let mut made = Vec::new();
         for name in options.middlewares.iter().rev() {
             made.push(self.middleware(router, name)?);
@@ -277,13 +312,16 @@ impl Compiler<'_, '_> {
         }
         if self.path.iter().any(|outer| outer == name) {
             let path = [&self.path[..], &[name.to_owned()]].concat().join("->");
-            return Err(BuildError(format!("could not instantiate TCP service {name}: recursion detected in {path}")));
+            return Err(BuildError(format!(
+                "could not instantiate TCP service {name}: recursion detected in {path}"
+            )));
         }
         self.path.push(name.to_owned());
         let object = ObjectRef { kind: Kind::TcpService, name: name.to_owned() };
         let made = self.refuse_broken(&object).and_then(|()| {
             let options = self.builder.config.tcp.services.get(name);
-            let options = options.ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")))?;
+            let options =
+                options.ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")))?;
             let made = self.build_service(name, options);
             self.note(object, &made);
             made
@@ -311,7 +349,11 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn load_balancer(&mut self, name: &str, options: &TcpLoadBalancer) -> Result<Arc<dyn Service>, BuildError> {
+    fn load_balancer(
+        &mut self,
+        name: &str,
+        options: &TcpLoadBalancer,
+    ) -> Result<Arc<dyn Service>, BuildError> {
         let transport = match options.servers_transport.as_str() {
             "" => self.default_transport(options)?,
             transport => self.transport(&qualify(transport, provider_of(name)))?,
@@ -324,16 +366,25 @@ impl Compiler<'_, '_> {
 
     /// The transport of services that name none; what they say themselves counts.
     fn default_transport(&self, options: &TcpLoadBalancer) -> Result<Arc<Transport>, BuildError> {
+        let settings = &self.builder.environment.settings.tcp_servers_transport;
+        let endless = Delay::Endless(Duration::default());
         let delay = match options.termination_delay {
-            None => Delay::Endless(Duration::default()),
-            Some(delay) => u64::try_from(delay).map_or(Delay::Endless(Duration::default()), |delay| {
-                Delay::Limited(Duration::from_millis(delay))
-            }),
+            None => settings.termination_delay.unwrap_or(endless),
+            Some(delay) => {
+                u64::try_from(delay).map_or(endless, |delay| Delay::Limited(Duration::from_millis(delay)))
+            }
         };
+        let tls = settings.tls.as_ref().map(|tls| TcpTransportTls {
+            insecure_skip_verify: tls.insecure_skip_verify,
+            root_cas: tls.root_cas.clone(),
+            ..TcpTransportTls::default()
+        });
         let transport = TcpServersTransport {
+            dial_keep_alive: settings.dial_keep_alive,
+            dial_timeout: settings.dial_timeout,
             proxy_protocol: options.proxy_protocol.clone(),
             termination_delay: delay,
-            ..TcpServersTransport::default()
+            tls,
         };
         Transport::build(&transport, &mut |path| self.builder.file(path))
     }

@@ -33,7 +33,11 @@ pub(super) struct Carried {
 
 /// Carries bytes both ways. When one side has finished, the other may go on for `delay`; `None`: for as long as it
 /// likes.
-pub(super) async fn both_ways<C, S>(client: &mut C, server: &mut S, delay: Option<Duration>) -> io::Result<Carried>
+pub(super) async fn both_ways<C, S>(
+    client: &mut C,
+    server: &mut S,
+    delay: Option<Duration>,
+) -> io::Result<Carried>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -97,7 +101,9 @@ impl Direction {
                 State::Ended => {
                     match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
                         // A side that has hung up already needs no telling.
-                        Err(error) if error.kind() != io::ErrorKind::NotConnected => return Poll::Ready(Err(error)),
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                            return Poll::Ready(Err(error));
+                        }
                         _ => self.state = State::Told,
                     }
                     return Poll::Ready(Ok(()));
@@ -153,7 +159,11 @@ impl Direction {
     }
 
     /// Hands on what waits, and gives its memory back.
-    fn poll_empty<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_empty<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
         while self.at < self.waiting.len() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting[self.at..]))?;
             if written == 0 {
@@ -199,8 +209,14 @@ mod tests {
                 (tokio::io::split(client), tokio::io::split(server));
             let (mut at_client, mut at_server) = (Vec::new(), Vec::new());
             tokio::join!(
-                async { client_out.write_all(&up).await.unwrap(); client_out.shutdown().await.unwrap() },
-                async { server_out.write_all(&down).await.unwrap(); server_out.shutdown().await.unwrap() },
+                async {
+                    client_out.write_all(&up).await.unwrap();
+                    client_out.shutdown().await.unwrap()
+                },
+                async {
+                    server_out.write_all(&down).await.unwrap();
+                    server_out.shutdown().await.unwrap()
+                },
                 async { client_in.read_to_end(&mut at_client).await.unwrap() },
                 async { server_in.read_to_end(&mut at_server).await.unwrap() },
             );

@@ -28,9 +28,9 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     let (server, mut stream) = connect(route, connection).await?;
     if starttls {
-        tokio::time::timeout(AGREEMENT, postgres::ask(&mut stream))
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the server does not agree to TLS in time"))??;
+        tokio::time::timeout(AGREEMENT, postgres::ask(&mut stream)).await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, "the server does not agree to TLS in time")
+        })??;
     }
     tracing::debug!(router = %route.name, server = server.address(), peer = %connection.peer, "TCP connection begins");
     let delay = server.transport().termination_delay();

@@ -32,7 +32,8 @@ pub(super) async fn run(options: TcpHealthCheck, server: Weak<Server>) {
     loop {
         let Some(known) = server.upgrade() else { return };
         let found = tokio::time::timeout(options.timeout.0, ask(&options, &known)).await;
-        let found = found.unwrap_or_else(|_| Err(io::Error::other(format!("no answer within {}", options.timeout))));
+        let found =
+            found.unwrap_or_else(|_| Err(io::Error::other(format!("no answer within {}", options.timeout))));
         if known.checked(found.is_ok()) {
             match &found {
                 Ok(()) => tracing::info!(server = known.address(), "health check: up"),

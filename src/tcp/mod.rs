@@ -5,8 +5,8 @@
 
 mod copy;
 mod forward;
-pub mod hello;
 mod health;
+pub mod hello;
 mod index;
 mod middlewares;
 pub mod postgres;

@@ -20,13 +20,15 @@ pub struct Registry {
     control: Handle,
     servers: Mutex<HashMap<ServerKey, Weak<Server>>>,
     turns: Mutex<HashMap<String, Weak<Turns>>>,
-    middlewares: Mutex<HashMap<MiddlewareKey, (TcpMiddleware, Weak<dyn Middleware>)>>,
+    middlewares: Mutex<HashMap<MiddlewareKey, KnownMiddleware>>,
 }
 
 /// Service, address, TLS.
 type ServerKey = (String, String, bool);
 /// Router and middleware.
 type MiddlewareKey = (String, String);
+/// A middleware and the options that it was made with.
+type KnownMiddleware = (TcpMiddleware, Weak<dyn Middleware>);
 
 impl Registry {
     /// A registry whose health checks run on `control`.

@@ -85,7 +85,8 @@ impl HttpsNames {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.exact.contains(name) || name.split_once('.').is_some_and(|(_, suffix)| self.below.contains(suffix))
+        self.exact.contains(name)
+            || name.split_once('.').is_some_and(|(_, suffix)| self.below.contains(suffix))
     }
 }
 

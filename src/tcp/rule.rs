@@ -293,7 +293,10 @@ mod tests {
     fn errors_are_those_of_traefik() {
         for (rule, error) in [
             ("Nope(`x`)", "invalid rule: \"Nope(`x`)\" , unsupported function: Nope"),
-            ("HostSNI(`a`", "invalid rule: \"HostSNI(`a`\" , 1:12: missing ',' before newline in argument list"),
+            (
+                "HostSNI(`a`",
+                "invalid rule: \"HostSNI(`a`\" , 1:12: missing ',' before newline in argument list",
+            ),
         ] {
             assert_eq!(read(rule).unwrap_err(), error);
         }
@@ -304,7 +307,10 @@ mod tests {
             ("HostSNI(`a b`)", "invalid value for HostSNI matcher, \"a b\" is not a valid hostname"),
             ("HostSNI(`*a`)", "invalid value for HostSNI matcher, \"*a\" is not a valid hostname"),
             ("ALPN(`acme-tls/1`)", "invalid protocol value for ALPN matcher, \"acme-tls/1\" is not allowed"),
-            ("HostSNIRegexp(`(`)", "compiling HostSNIRegexp matcher: error parsing regexp: missing closing ): `(`"),
+            (
+                "HostSNIRegexp(`(`)",
+                "compiling HostSNIRegexp matcher: error parsing regexp: missing closing ): `(`",
+            ),
             (
                 "ClientIP(`x`)",
                 "initializing IP checker for ClientIP matcher: parsing CIDR trusted IPs <nil>: invalid CIDR address: x",

@@ -96,7 +96,9 @@ impl Transport {
         let mut stream = if limit.is_zero() {
             dialled.await?
         } else {
-            tokio::time::timeout(limit, dialled).await.map_err(|_| late("no connection within dialTimeout"))??
+            tokio::time::timeout(limit, dialled)
+                .await
+                .map_err(|_| late("no connection within dialTimeout"))??
         };
         self.prepare(&stream);
         if let Some(version) = self.proxy {

@@ -123,7 +123,8 @@ impl Session {
             Host::Address(ip) => SocketAddr::new(*ip, self.server.port),
             Host::Name(name) => {
                 let found = tokio::time::timeout(LOOK_UP, resolve(name)).await;
-                let found = found.map_err(|_| io::Error::other(format!("`{name}` is not found in time")))??;
+                let found =
+                    found.map_err(|_| io::Error::other(format!("`{name}` is not found in time")))??;
                 let ip = found.first().ok_or_else(|| io::Error::other(format!("`{name}` has no address")))?;
                 SocketAddr::new(*ip, self.server.port)
             }

@@ -30,8 +30,11 @@ fn the_examples_of_the_pages_decode() {
     for page in pages("docs") {
         let mut forms = Vec::new();
         for (language, body) in blocks(&fs::read_to_string(&page).unwrap()) {
-            let is_route =
-                body.starts_with("http:") || body.starts_with("[http") || body.starts_with("[[http");
+            let is_route = ["http", "tcp", "udp"].iter().any(|part| {
+                ["", "[", "[["]
+                    .iter()
+                    .any(|open| body.strip_prefix(open).is_some_and(|b| b.starts_with(part)))
+            });
             // A template is no YAML before it has run.
             let is_template = body.contains("{{");
             if !["yaml", "toml"].contains(&language.as_str()) || !is_route || is_template {

@@ -56,7 +56,8 @@ fn postgres(folder: &Path, identity: &Identity, port: u16) -> Program {
         command.current_dir(folder);
         command
     };
-    let made = as_user("initdb").arg("-D").arg(&data).args(["-A", "trust", "-U", "postgres"]).output().unwrap();
+    let made =
+        as_user("initdb").arg("-D").arg(&data).args(["-A", "trust", "-U", "postgres"]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     fs::write(data.join("server.crt"), &identity.certificate).unwrap();
     fs::write(data.join("server.key"), &identity.key).unwrap();
@@ -101,7 +102,10 @@ fn psql_reaches_postgres_through_starttls() {
         fs::write(&root, &identity.certificate).unwrap();
         let verified = format!("sslmode=verify-full sslrootcert={}", root.display());
         let query = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
-        assert_eq!(psql(gateway.web().port(), host, &verified, query).as_deref(), Ok(encrypted_to_the_server));
+        assert_eq!(
+            psql(gateway.web().port(), host, &verified, query).as_deref(),
+            Ok(encrypted_to_the_server)
+        );
         let much = "select length(string_agg(md5(i::text), '')) from generate_series(1, 50000) i";
         assert_eq!(psql(gateway.web().port(), host, &verified, much).as_deref(), Ok("1600000"));
     }
@@ -127,7 +131,8 @@ fn addresses_pass_from_haproxy_to_nginx() {
     );
     let _nginx = Program::start(Command::new("nginx").arg("-c").arg(nginx));
     listens(behind);
-    for (to_us, onward) in [("send-proxy", 1), ("send-proxy", 2), ("send-proxy-v2", 1), ("send-proxy-v2", 2)] {
+    for (to_us, onward) in [("send-proxy", 1), ("send-proxy", 2), ("send-proxy-v2", 1), ("send-proxy-v2", 2)]
+    {
         let gateway = Gateway::with(
             &["--entryPoints.web.proxyProtocol.trustedIPs=127.0.0.1"],
             &format!(
@@ -158,7 +163,15 @@ fn dns_is_answered_through_the_gateway() {
     let text = (0..40).map(|i| format!("--host-record=many.test,10.0.0.{i}")).collect::<Vec<_>>();
     let _server = Program::start(
         Command::new("/usr/sbin/dnsmasq")
-            .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file=", "--user=root"])
+            .args([
+                "--keep-in-foreground",
+                "--no-resolv",
+                "--no-hosts",
+                "--listen-address=127.0.0.1",
+                "--bind-interfaces",
+                "--pid-file=",
+                "--user=root",
+            ])
             .args([format!("--port={port}"), "--address=/one.test/10.1.2.3".into()])
             .args(text),
     );

@@ -117,10 +117,14 @@ fn one_entry_point_serves_http_https_and_tcp() {
     https.write_all(b"GET / HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     let _ = https.read_to_string(&mut answer);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.to_lowercase().contains("x-backend: http"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.to_lowercase().contains("x-backend: http"),
+        "{answer}"
+    );
     assert_eq!(get(web, "plain.test", "/").status, 200, "plain HTTP beside TCP routers that take nothing");
     // A catch-all without TLS goes before HTTP.
-    let routers = [&routers[..4], &[("plain", "entryPoints: [web], rule: 'HostSNI(`*`)', service: plain")]].concat();
+    let routers =
+        [&routers[..4], &[("plain", "entryPoints: [web], rule: 'HostSNI(`*`)', service: plain")]].concat();
     let generation = gateway.generation();
     gateway.write("routes.yml", &format!("{}{http}{}", routes(&routers, &services), tls(&identity)));
     eventually("the new routes are served", || gateway.generation() > generation);
@@ -153,7 +157,10 @@ fn postgres_clients_get_their_tls() {
     let routers = [
         ("db", "entryPoints: [web], rule: 'HostSNI(`db.test`)', service: db, tls: {}"),
         ("pass", "entryPoints: [web], rule: 'HostSNI(`pass.test`)', service: pass, tls: {passthrough: true}"),
-        ("without", "entryPoints: [web], rule: 'HostSNI(`w.test`)', service: without, tls: {passthrough: true}"),
+        (
+            "without",
+            "entryPoints: [web], rule: 'HostSNI(`w.test`)', service: without, tls: {passthrough: true}",
+        ),
     ];
     let services = [("db", &db), ("pass", &pass), ("without", &without)];
     let gateway = Gateway::serve(&format!("{}{}", routes(&routers, &services), tls(&identity)));
@@ -189,7 +196,10 @@ fn broken_routers_close_their_connections() {
         let gateway = Gateway::serve(&format!("{}{middlewares}", routes(&routers, &[("s", &server)])));
         assert!(is_closed(&mut connect(gateway.web())), "{more}");
         let shown = gateway.api("/api/tcp/routers/broken@file");
-        assert!(shown.contains(&error.replace('"', "\\\"")) && shown.contains("\"status\":\"disabled\""), "{shown}");
+        assert!(
+            shown.contains(&error.replace('"', "\\\"")) && shown.contains("\"status\":\"disabled\""),
+            "{shown}"
+        );
     }
     assert_eq!(server.connections(), 0);
 }
@@ -284,7 +294,11 @@ fn servers_are_told_who_the_client_is() {
         client.read_exact(&mut header).unwrap();
         let expected = match version {
             1 => b"PROXY TCP4 192.0.2.1 198.51.100.2 5000 443\r\n".to_vec(),
-            _ => [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 1, 198, 51, 100, 2, 0x13, 0x88, 1, 0xbb]].concat(),
+            _ => [
+                &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..],
+                &[192, 0, 2, 1, 198, 51, 100, 2, 0x13, 0x88, 1, 0xbb],
+            ]
+            .concat(),
         };
         assert_eq!(header, expected);
     }

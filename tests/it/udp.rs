@@ -91,10 +91,8 @@ fn a_session_stays_with_its_server_and_sessions_take_turns() {
 #[test]
 fn names_are_looked_up_and_weights_are_kept() {
     let (a, b) = (Server::new("a"), Server::new("b"));
-    let named = format!(
-        "    a: {{loadBalancer: {{servers: [{{address: 'localhost:{}'}}]}}}}\n",
-        a.address.port()
-    );
+    let named =
+        format!("    a: {{loadBalancer: {{servers: [{{address: 'localhost:{}'}}]}}}}\n", a.address.port());
     let weighted = "    s: {weighted: {services: [{name: a, weight: 2}, {name: b}]}}\n";
     let gateway = gateway(&[], &format!("{weighted}{named}{}", balancer("b", &[b.address])));
     let answers: Vec<Vec<u8>> = (0..6).map(|_| Client::new(gateway.address("dns")).ask(b"x")).collect();
@@ -106,10 +104,7 @@ fn names_are_looked_up_and_weights_are_kept() {
 fn a_silent_session_ends_and_a_refused_one_too() {
     let a = Server::new("a");
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gateway = gateway(
-        &["--entryPoints.dns.udp.timeout=200ms"],
-        &balancer("s", &[a.address, nobody]),
-    );
+    let gateway = gateway(&["--entryPoints.dns.udp.timeout=200ms"], &balancer("s", &[a.address, nobody]));
     let client = Client::new(gateway.address("dns"));
     assert_eq!(client.ask(b"x"), b"a:x");
     assert_eq!(client.ask(b"x"), b"a:x");
@@ -129,7 +124,9 @@ fn one_router_serves_an_entry_point_and_a_broken_one_drops() {
     eventually("the second router is there", || gateway.generation() > generation);
     assert_eq!(Client::new(gateway.address("dns")).ask(b"x"), b"");
     let shown = gateway.api("/api/udp/routers/z@file");
-    for expected in ["entryPoint \\\"web\\\" doesn't exist", "the UDP service \\\"gone@file\\\" does not exist"] {
+    for expected in
+        ["entryPoint \\\"web\\\" doesn't exist", "the UDP service \\\"gone@file\\\" does not exist"]
+    {
         assert!(shown.contains(expected), "{shown}");
     }
     let shown = gateway.api("/api/udp/routers/r@file");

@@ -133,7 +133,12 @@ fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsS
     };
     let snapshot = Snapshot {
         generation: 1,
-        entry_points: vec![Routes { plain: index("PathPrefix(`/`)"), tls: index("PathPrefix(`/`)"), tcp: None, udp: None }],
+        entry_points: vec![Routes {
+            plain: index("PathPrefix(`/`)"),
+            tls: index("PathPrefix(`/`)"),
+            tcp: None,
+            udp: None,
+        }],
         tls,
         services: BTreeMap::new(),
         tcp_services: BTreeMap::new(),
