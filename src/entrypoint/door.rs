@@ -152,6 +152,11 @@ impl Door {
         self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
     }
 
+    /// True when a header of a peer must be refused: others may send one, and it would be taken for theirs.
+    pub(super) fn refuses_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy.is_some() && !self.trusts_proxy(peer)
+    }
+
     /// The TCP routes of the entry point, when there are any, and the certificates that belong to them.
     pub(super) fn tcp_routes(&self) -> Option<(Arc<Routes>, Arc<TlsStore>)> {
         let snapshot = self.snapshots.load();

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Begun, first_bytes, is_known, serve_begun, within};
 use super::door::{Door, OpenConnection};
+use super::proxy_protocol::{self, Parsed};
 use crate::tcp::hello::{Hello, MAX_HELLO};
 use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Route, Routes, Security, postgres};
@@ -32,9 +33,19 @@ pub(super) async fn serve(
     peer: SocketAddr,
     open: OpenConnection,
 ) -> io::Result<()> {
-    let decide = |connection: &Connection, bytes: &[u8]| match routes.decide(connection.peer.ip(), bytes)? {
-        Decision::Http if !is_known(bytes) => None,
-        decision => Some(decision),
+    let refuses = door.refuses_proxy(peer.ip());
+    let decide = |connection: &Connection, bytes: &[u8]| {
+        if refuses && !bytes.is_empty() {
+            match proxy_protocol::parse(bytes) {
+                Parsed::Absent => {}
+                Parsed::Partial => return None,
+                _ => return Some(Decision::Nobody("it sent a PROXY header, and is not trusted to")),
+            }
+        }
+        match routes.decide(connection.peer.ip(), bytes)? {
+            Decision::Http if !is_known(bytes) => None,
+            decision => Some(decision),
+        }
     };
     let limit = door.limits.body.unwrap_or(FIRST_WORDS);
     let first = Box::pin(within(Some(limit), first_bytes(&door, stream, peer, decide)));

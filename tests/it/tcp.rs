@@ -305,6 +305,29 @@ fn servers_are_told_who_the_client_is() {
 }
 
 #[test]
+fn a_header_of_a_stranger_reaches_no_server() {
+    let server = Server::echo("s");
+    let gateway = Gateway::with(
+        &["--entryPoints.web.proxyProtocol.trustedIPs=10.0.0.0/8"],
+        &routes(
+            &[
+                ("plain", "entryPoints: [web], rule: 'HostSNI(`*`)', service: s"),
+                (
+                    "tls",
+                    "entryPoints: [web], rule: 'HostSNI(`a.test`)', service: s, tls: {passthrough: true}",
+                ),
+            ],
+            &[("s", &server)],
+        ),
+    );
+    let mut client = connect(gateway.web());
+    client.write_all(b"PROXY TCP4 10.0.0.1 10.0.0.2 5000 443\r\n").unwrap();
+    assert!(is_closed(&mut client));
+    assert_eq!(say(&mut connect(gateway.web()), "PRODUCT"), "s:PRODUCT");
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
 fn servers_may_want_tls() {
     let identity = Identity::new(&["inner.test"]);
     let server = Server::tls_echo("inner", &identity);
