@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium, PostgreSQL,
-# HAProxy, NGINX and a DNS server.
+# Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
+# Redis, Consul, PostgreSQL, HAProxy, NGINX and a DNS server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,6 +8,7 @@ need=()
 command -v dockerd >/dev/null || need+=(docker.io)
 command -v docker-compose >/dev/null || need+=(docker-compose)
 command -v chromium >/dev/null || need+=(chromium)
+command -v redis-server >/dev/null || need+=(redis-server)
 command -v cc >/dev/null || need+=(build-essential)
 [ -d /usr/lib/postgresql ] || need+=(postgresql)
 command -v psql >/dev/null || need+=(postgresql-client)
@@ -41,6 +42,7 @@ if ! docker info >/dev/null 2>&1; then
   done
 fi
 
+scripts/tool.sh consul
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Begun, first_bytes, is_known, serve_begun, within};
-use super::door::{Door, OpenConnection};
+use super::door::Door;
 use super::proxy_protocol::{self, Parsed};
+use super::room::OpenConnection;
 use crate::tcp::hello::{Hello, MAX_HELLO};
 use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Route, Routes, Security, postgres};

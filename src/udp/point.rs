@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ use crate::snapshot::SnapshotHandle;
 
 /// Most sessions of one entry point: each has a socket of its own. Datagrams of further clients are dropped.
 const MAX_SESSIONS: usize = 16 * 1024;
+/// The part of the process's descriptors that the sessions of one entry point may have: clients cost nothing to invent.
+const SHARE: u64 = 8;
 
 /// One entry point.
 pub struct Point {
@@ -32,6 +35,7 @@ pub struct Point {
     snapshots: SnapshotHandle,
     /// No more sessions begin.
     closing: CancellationToken,
+    most: usize,
     open: AtomicUsize,
     changed: Notify,
 }
@@ -49,6 +53,7 @@ impl Point {
             grace: options.transport.life_cycle.grace_time_out.0,
             snapshots,
             closing: CancellationToken::new(),
+            most: most_sessions(getrlimit(Resource::Nofile).current),
             open: AtomicUsize::new(0),
             changed: Notify::new(),
         }
@@ -142,7 +147,7 @@ impl Point {
         if self.closing.is_cancelled() {
             return None;
         }
-        if self.sessions() >= MAX_SESSIONS {
+        if self.sessions() >= self.most {
             tracing::debug!(entry_point = %self.name, %client, "too many UDP sessions: a datagram is dropped");
             return None;
         }
@@ -152,6 +157,12 @@ impl Point {
         tracing::debug!(router = %route.name, server = server.address(), %client, "UDP session begins");
         Some(Session::new(client, server))
     }
+}
+
+/// Most sessions for this number of descriptors (`None`: any).
+fn most_sessions(descriptors: Option<u64>) -> usize {
+    let share = descriptors.and_then(|limit| usize::try_from(limit / SHARE).ok());
+    share.unwrap_or(MAX_SESSIONS).clamp(1, MAX_SESSIONS)
 }
 
 /// An open session, counted until dropped.
@@ -169,5 +180,18 @@ impl Drop for OpenSession {
         if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.changed.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_leave_descriptors_for_others() {
+        assert_eq!(most_sessions(Some(1024)), 128);
+        assert_eq!(most_sessions(Some(0)), 1);
+        assert_eq!(most_sessions(Some(10_000_000)), MAX_SESSIONS);
+        assert_eq!(most_sessions(None), MAX_SESSIONS);
     }
 }

@@ -17,12 +17,13 @@ fn decode(name: &str, text: &str) -> Provided {
 
 #[test]
 fn the_examples_say_the_same_in_both_forms() {
-    for folder in ["examples/file", "examples/streams"] {
-        let read = |name: &str| decode(name, &fs::read_to_string(root().join(folder).join(name)).unwrap());
-        let (yaml, toml) = (read("routes.yml"), read("routes.toml"));
+    for kind in ["file", "streams"] {
+        let read =
+            |name: String| decode(&name, &fs::read_to_string(root().join("examples").join(&name)).unwrap());
+        let (yaml, toml) = (read(format!("{kind}/routes.yml")), read(format!("{kind}-toml/routes.toml")));
         let problems = [yaml.problems, toml.problems].concat();
-        assert!(problems.is_empty(), "{folder}: {problems:?}");
-        assert_eq!(yaml.config, toml.config, "{folder}");
+        assert!(problems.is_empty(), "{kind}: {problems:?}");
+        assert_eq!(yaml.config, toml.config, "{kind}");
     }
 }
 

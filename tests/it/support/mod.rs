@@ -4,13 +4,14 @@ pub mod backend;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod outside;
 pub mod process;
 pub mod streams;
 
 use std::time::{Duration, Instant};
 
 pub use backend::Backend;
-pub use client::{Client, get, get_with, raw};
+pub use client::{Answer, Client, get, get_with, raw};
 pub use gateway::Gateway;
 
 /// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.
