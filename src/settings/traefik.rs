@@ -33,7 +33,6 @@ const UNSUPPORTED: &[&str] = &[
     "certificatesResolvers.*.spiffe",
     "certificatesResolvers.*.tailscale",
     "entryPoints.*.http3",
-    "entryPoints.*.udp",
     "experimental",
     "hostResolver",
     "log.compress",
@@ -55,7 +54,7 @@ const UNSUPPORTED: &[&str] = &[
     "providers.zooKeeper",
     "serversTransport.spiffe",
     "spiffe",
-    "tcpServersTransport",
+    "tcpServersTransport.tls.spiffe",
     "tracing",
 ];
 
