@@ -12,6 +12,7 @@ use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+use crate::acme::Acme;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
@@ -89,6 +90,7 @@ impl Gateway {
             terminating: terminating.clone(),
             updates: updates.clone(),
             providers: kinds_of(&sources),
+            acme: Acme::default(),
         };
         let environment = environment(&around, workers, control.handle());
         let states =
@@ -120,6 +122,7 @@ impl Gateway {
         wait_for_first_states(&readiness);
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        around.acme.start(&settings, &snapshots, &generation, control.handle());
         Ok(Self {
             addresses: entry_points.addresses(),
             entry_points: Some(entry_points),
@@ -234,6 +237,7 @@ pub(crate) fn compile_once(
         terminating: Arc::default(),
         updates: mpsc::channel(1).0,
         providers: Vec::new(),
+        acme: Acme::default(),
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));

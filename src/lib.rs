@@ -4,6 +4,7 @@
 //! Requests: [`entrypoint`], [`tls`], [`router`], [`service`], [`upstream`]. Beside them: [`observability`],
 //! [`internal`] services, and [`worker`] threads.
 
+pub mod acme;
 pub mod cli;
 pub mod configuration;
 pub mod entrypoint;

@@ -77,8 +77,10 @@ impl Connector {
     /// Reads an endpoint. Nothing is connected yet.
     pub(crate) fn new(form: &Form, endpoint: &str, tls: Option<&Tls>) -> Result<Self, Error> {
         let endpoint = endpoint.trim().to_owned();
-        let bad =
-            |message: &str| Error::Option { option: form.option, message: format!("`{endpoint}`: {message}") };
+        let bad = |message: &str| Error::Option {
+            option: form.option,
+            message: format!("`{endpoint}`: {message}"),
+        };
         let (scheme, rest) = endpoint.split_once("://").unwrap_or((form.otherwise, &endpoint));
         if scheme == "unix" {
             if rest.is_empty() {
@@ -280,7 +282,9 @@ mod tests {
             ports: (2375, 2376),
             example: "tcp://127.0.0.1:2375",
         };
-        Connector::new(&FORM, endpoint, None).map(|connector| connector.host()).map_err(|error| error.to_string())
+        Connector::new(&FORM, endpoint, None)
+            .map(|connector| connector.host())
+            .map_err(|error| error.to_string())
     }
 
     #[test]

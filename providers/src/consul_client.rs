@@ -96,7 +96,8 @@ impl Agent {
             "" => variable("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned()),
             address => address.to_owned(),
         };
-        let from_env = variable("CONSUL_HTTP_SSL").is_some_and(|value| matches!(value.as_str(), "1" | "true"));
+        let from_env =
+            variable("CONSUL_HTTP_SSL").is_some_and(|value| matches!(value.as_str(), "1" | "true"));
         let scheme = match place.scheme {
             "" if from_env => "https",
             "" if place.tls.is_some() => "https",
@@ -193,7 +194,10 @@ impl Agent {
             _ => {}
         }
         if header_value(&answer, "x-consul-knownleader") == Some("false") {
-            return Err(failure("the agent knows no leader, so that what it says may be out of date".into(), true));
+            return Err(failure(
+                "the agent knows no leader, so that what it says may be out of date".into(),
+                true,
+            ));
         }
         let value = serde_json::from_slice(answer.body())
             .map_err(|error| failure(format!("unexpected answer: {error}"), true))?;
@@ -221,7 +225,14 @@ pub(crate) struct Query {
 impl Query {
     /// A query. The first answer comes at once.
     pub(crate) fn new(path: impl Into<String>, query: impl Into<String>) -> Self {
-        Self { path: path.into(), query: query.into(), index: 0, bad: 0, backwards: false, pause: Duration::ZERO }
+        Self {
+            path: path.into(),
+            query: query.into(),
+            index: 0,
+            bad: 0,
+            backwards: false,
+            pause: Duration::ZERO,
+        }
     }
 
     /// The next answer that may be news. A failure makes the next call wait: with jitter, and longer each time.

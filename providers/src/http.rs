@@ -184,9 +184,11 @@ impl Http {
 
     /// The configuration as it is now.
     async fn look(&self) -> Result<Provided, Problem> {
-        let mut question = request(Method::GET, &self.target, Bytes::new()).map_err(|error| self.problem(error))?;
+        let mut question =
+            request(Method::GET, &self.target, Bytes::new()).map_err(|error| self.problem(error))?;
         *question.headers_mut() = self.known.lock().conditions.clone();
-        let answer = self.client.exchange(question, self.limits).await.map_err(|error| self.problem(error))?;
+        let answer =
+            self.client.exchange(question, self.limits).await.map_err(|error| self.problem(error))?;
         let mut known = self.known.lock();
         match (answer.status(), &known.state) {
             (StatusCode::NOT_MODIFIED, Some(state)) => return Ok(state.clone()),
@@ -264,7 +266,9 @@ mod tests {
     }
 
     fn service(url: &str) -> String {
-        format!(r#"{{"http": {{"services": {{"s": {{"loadBalancer": {{"servers": [{{"url": "{url}"}}]}}}}}}}}}}"#)
+        format!(
+            r#"{{"http": {{"services": {{"s": {{"loadBalancer": {{"servers": [{{"url": "{url}"}}]}}}}}}}}}}"#
+        )
     }
 
     #[tokio::test]
@@ -281,7 +285,11 @@ mod tests {
             fake.server.requests.lock().iter().any(|request| request.headers.contains_key("if-none-match"))
         })
         .await;
-        fake.set(200, "", "http:\n  services:\n    s: {loadBalancer: {servers: [{url: 'http://10.0.0.2'}]}}\n");
+        fake.set(
+            200,
+            "",
+            "http:\n  services:\n    s: {loadBalancer: {servers: [{url: 'http://10.0.0.2'}]}}\n",
+        );
         running.until(|state| urls(state, "s") == ["http://10.0.0.2"]).await;
         let request = fake.server.requests.lock().last().cloned().expect("a request");
         assert_eq!((request.path.as_str(), request.query["x"].as_str()), ("/routes", "1"));
@@ -302,7 +310,11 @@ mod tests {
         }
         fake.server.cut();
         assert!(running.updates.try_recv().is_err());
-        fake.set(200, "", &service("http://10.0.0.2").replace("\"servers\"", "\"passHostHeader\": 7, \"servers\""));
+        fake.set(
+            200,
+            "",
+            &service("http://10.0.0.2").replace("\"servers\"", "\"passHostHeader\": 7, \"servers\""),
+        );
         fake.server.mend();
         let state = running.until(|state| !state.problems.is_empty()).await;
         assert_eq!(urls(&state, "s"), ["http://10.0.0.1"], "the last good version of the object");

@@ -92,9 +92,7 @@ impl HttpClient {
             }
             Ok(Response::from_parts(head, body))
         };
-        timeout(limits.time, work)
-            .await
-            .map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
     }
 
     /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.

@@ -4,9 +4,9 @@
 //! good version, and the problem names the key.
 
 use parking_lot::Mutex;
+use tidegate_config::Provided;
 use tidegate_config::decode::decode_config;
 use tidegate_config::formats::keys;
-use tidegate_config::Provided;
 
 use crate::Error;
 use crate::workload::PREFIXES;
@@ -23,7 +23,10 @@ impl Tree {
     pub(crate) fn new(root: &str) -> Result<Self, Error> {
         let root = root.trim_matches('/');
         if root.is_empty() {
-            return Err(Error::Option { option: "rootKey", message: "expected a key, such as `traefik`".into() });
+            return Err(Error::Option {
+                option: "rootKey",
+                message: "expected a key, such as `traefik`".into(),
+            });
         }
         let roots = match root {
             "traefik" => PREFIXES.map(str::to_owned).to_vec(),

@@ -39,7 +39,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(answer: impl Fn(Request) -> BoxFuture<'static, Reply> + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        answer: impl Fn(Request) -> BoxFuture<'static, Reply> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = listener.local_addr().expect("an address").port();
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();

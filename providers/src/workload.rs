@@ -269,9 +269,7 @@ enum Constraint {
 
 impl Constraint {
     fn parse(text: &str, on: On) -> Result<Self, String> {
-        expression::parse(text)
-            .map_err(|error| error.to_string())
-            .and_then(|tree| Self::from_tree(&tree, on))
+        expression::parse(text).map_err(|error| error.to_string()).and_then(|tree| Self::from_tree(&tree, on))
     }
 
     fn from_tree(tree: &Expression, on: On) -> Result<Self, String> {
@@ -319,9 +317,7 @@ impl Constraint {
             Self::Or(a, b) => a.matches(facts) || b.matches(facts),
             Self::Not(inner) => !inner.matches(facts),
             Self::Label(key, value) => facts.labels.get(key) == Some(value),
-            Self::LabelRegex(key, regex) => {
-                facts.labels.get(key).is_some_and(|value| regex.is_match(value))
-            }
+            Self::LabelRegex(key, regex) => facts.labels.get(key).is_some_and(|value| regex.is_match(value)),
             Self::Tag(tag) => facts.tags.contains(tag),
             Self::TagRegex(regex) => facts.tags.iter().any(|tag| regex.is_match(tag)),
         }
@@ -473,7 +469,9 @@ mod tests {
         ] {
             assert_eq!(Rules::for_tags("x", text).expect(text).admit_tags(&tags), admitted, "{text}");
         }
-        assert!(Rules::for_tags("x", "Label(`a`,`b`)").is_err() && Rules::for_tags("x", "Tag(`a`,`b`)").is_err());
+        assert!(
+            Rules::for_tags("x", "Label(`a`,`b`)").is_err() && Rules::for_tags("x", "Tag(`a`,`b`)").is_err()
+        );
         for text in ["Label(`a`)", "Tag(`a`)", "Label(`a`,`b`", "LabelRegex(`a`,`(`)"] {
             assert!(Rules::new("x", text).is_err(), "{text}");
         }

@@ -35,6 +35,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const FIRST_READ: usize = 2048;
 /// How long a connection without a request is kept while the door drains: its first request may be on the way.
 const NEWCOMER: Duration = Duration::from_secs(5);
+/// How long a new connection may say nothing before it counts as idle.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Most bytes before what is spoken must be known: the longest PROXY header, and a ClientHello.
 const MAX_UNKNOWN: usize = 24 * 1024;
 
@@ -137,7 +139,7 @@ pub(super) async fn first_bytes<T>(
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = door.seats.leave_for_others() => return Ok(None),
+                () = unheard(door) => return Ok(None),
             }
         } else {
             stream.readable().await?;
@@ -147,6 +149,12 @@ pub(super) async fn first_bytes<T>(
             return Ok(None);
         }
     }
+}
+
+/// Waits until a connection that says nothing is to make room for others: not before it had a moment to speak.
+async fn unheard(door: &Door) {
+    tokio::time::sleep(SILENCE).await;
+    door.seats.leave_for_others().await;
 }
 
 /// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
@@ -162,6 +170,12 @@ async fn handshake(
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
+    if let Some(proof) = tls.proof_for(&start.client_hello()) {
+        // The authority has seen what it came for when the handshake is over.
+        start.into_stream(proof).await?;
+        return Ok(None);
+    }
+    tls.demand(server_name.as_deref()).await;
     let options: Arc<str> = tls.options_of(server_name.as_deref().unwrap_or("")).into();
     let Some(config) = tls.config_for(server_name.as_deref()) else {
         tracing::debug!(entry_point = %door.name, ?server_name, "TLS options are missing or broken");
@@ -204,7 +218,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
     let held = HeldHead::new(door.heads.clone());
-    let stream = Watched::new(stream, h2, progress.clone(), held, open);
+    let stream = Watched::new(stream, h2, progress.clone(), held, door.largest_head, open);
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),

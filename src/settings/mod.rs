@@ -2,6 +2,7 @@
 //!
 //! They come from a file, the environment and flags, layered: a later source overrides an earlier one key by key.
 
+mod acme;
 mod address;
 mod api;
 mod check;
@@ -19,6 +20,7 @@ use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
 use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest, swarm};
 
+pub use acme::*;
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
 pub use entry_point::*;
@@ -44,6 +46,9 @@ pub struct Settings {
     pub entry_points: BTreeMap<String, EntryPoint>,
     /// Sources of configuration.
     pub providers: Providers,
+    /// Where certificates come from, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates_resolvers: BTreeMap<String, CertificatesResolver>,
     /// The API; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,

@@ -101,7 +101,7 @@ fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(S
         match settings.entry_points.get(&entry_point) {
             Some(point) if has_model(point) => {
                 let part = if several { format!("{entry_point}-{name}") } else { name.to_owned() };
-                let mut copy = with_model(point, router.clone());
+                let mut copy = with_model(point, router.clone(), provider_of(name));
                 copy.entry_points = vec![entry_point];
                 parts.push((part, copy));
             }
@@ -128,12 +128,15 @@ fn has_model(point: &EntryPoint) -> bool {
         || point.observability != EntryPointObservability::default()
 }
 
-fn with_model(point: &EntryPoint, mut router: Router) -> Router {
+/// A router with what its entry point adds. Its middlewares, too, are those of the router's provider unless they say more.
+fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router {
     if router.tls.is_none() {
         router.tls.clone_from(&point.http.tls);
     }
     let own = std::mem::take(&mut router.middlewares);
-    router.middlewares = point.http.middlewares.iter().cloned().chain(own).collect();
+    router.middlewares = point.http.middlewares.clone();
+    qualify_all(&mut router.middlewares, provider);
+    router.middlewares.extend(own);
     router.observability = Some(filled(&point.observability, router.observability.as_ref()));
     router
 }
@@ -202,12 +205,12 @@ mod tests {
     fn a_router_is_split_by_entry_points_with_a_model() {
         let mut secure = EntryPoint::default();
         secure.http.tls = Some(Default::default());
-        secure.http.middlewares = vec!["m@file".into()];
+        secure.http.middlewares = vec!["m@docker".into(), "n".into()];
         let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
         let router = Router { middlewares: vec!["own".into()], ..Router::default() };
         let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
         assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
-        assert_eq!(attached[0].router.middlewares, ["m@file", "own@file"]);
+        assert_eq!(attached[0].router.middlewares, ["m@docker", "n@file", "own@file"]);
         assert!(attached[0].router.tls.is_some() && attached[1].router.tls.is_none());
     }
 

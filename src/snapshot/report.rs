@@ -124,7 +124,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
         let resolver = router.router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
-        if let Some(message) = no_resolver(resolver) {
+        if let Some(message) = no_resolver(settings, resolver) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
@@ -158,7 +158,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         let origin = origins.get(&object);
         let router = config.tcp.routers.get(&object.name).filter(|_| object.kind == Kind::TcpRouter);
         if let Some(tls) = router.and_then(|router| router.tls.as_ref()).filter(|tls| !tls.passthrough)
-            && let Some(message) = no_resolver(&tls.cert_resolver)
+            && let Some(message) = no_resolver(settings, &tls.cert_resolver)
         {
             report.tell(&mut told, &object, message, origin);
         }
@@ -246,10 +246,12 @@ impl Told {
 }
 
 /// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
-fn no_resolver(resolver: &str) -> Option<String> {
-    (!resolver.is_empty()).then(|| {
+fn no_resolver(settings: &Settings, resolver: &str) -> Option<String> {
+    let known = settings.certificates_resolvers.get(resolver).is_some_and(|known| known.acme.is_some());
+    (!resolver.is_empty() && !known).then(|| {
         format!(
-            "tls.certResolver: there is no certificate resolver `{resolver}`: resolvers are not supported yet"
+            "Router uses a nonexistent certificate resolver: tls.certResolver `{resolver}` is none of the \
+             settings' `certificatesResolvers`"
         )
     })
 }

@@ -139,8 +139,14 @@ impl TlsOptions {
         for pem in &self.roots {
             pinned.extend(certificates(pem)?);
         }
+        // As in Traefik: with a URI, `insecureSkipVerify` gives up the name, but not who has signed the certificate.
+        let nameless = match (self.insecure, self.peer_cert_uri.is_empty(), self.roots.is_empty()) {
+            (true, false, true) => Some(system_roots()?),
+            (true, false, false) => Some(Arc::new(self.own_roots()?)),
+            _ => None,
+        };
         let (provider, uri) = (provider.clone(), self.peer_cert_uri.clone());
-        Ok(Arc::new(Verifier { chain, pinned, provider, uri }))
+        Ok(Arc::new(Verifier { chain, nameless, pinned, provider, uri }))
     }
 
     fn own_roots(&self) -> Result<RootCertStore, BuildError> {
@@ -203,6 +209,8 @@ fn go_suite(name: &str) -> String {
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// Roots that must have signed the certificate, whatever its name.
+    nameless: Option<Arc<RootCertStore>>,
     /// The given roots. A server that shows one of them needs no chain: servers sign their own certificates.
     pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
@@ -250,6 +258,17 @@ impl ServerCertVerifier for Verifier {
                 chain.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
             }
         }
+        if let Some(roots) = &self.nameless {
+            let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            rustls::client::verify_server_cert_signed_by_trust_anchor(
+                &parsed,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            )?;
+        }
         if self.uri.is_empty() || has_uri(certificate, &self.uri) {
             return Ok(ServerCertVerified::assertion());
         }
@@ -281,10 +300,19 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// True when a certificate carries a URI. One without a host (`spiffe:///ns/…`) fits any host: it names an identity in
+/// whatever trust domain the roots belong to.
 fn has_uri(certificate: &CertificateDer<'_>, uri: &str) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
-    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
+    let fits = |found: &str| match uri.split_once(":///") {
+        Some((scheme, path)) => found.split_once("://").is_some_and(|(own, rest)| {
+            let own_path = rest.split_once('/').map_or("", |(_, path)| path);
+            own.eq_ignore_ascii_case(scheme) && own_path.eq_ignore_ascii_case(path)
+        }),
+        None => found == uri,
+    };
+    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if fits(found)))
 }
 
 #[cfg(test)]
@@ -330,5 +358,8 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         assert!(has_uri(certificate.der(), "spiffe://td/web"));
         assert!(!has_uri(certificate.der(), "spiffe://td/other"));
+        assert!(has_uri(certificate.der(), "spiffe:///web"), "any trust domain");
+        assert!(!has_uri(certificate.der(), "spiffe:///other"));
+        assert!(!has_uri(certificate.der(), "spiffe://other/web"));
     }
 }

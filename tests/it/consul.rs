@@ -38,20 +38,25 @@ fn registrations_health_and_tags_are_live_at_once() {
     let gateway = catalog(&consul, &[]);
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     let mut times = Vec::new();
-    let mut measure = |what: &str, condition: &mut dyn FnMut() -> bool| times.push((what.to_owned(), time(what, condition)));
+    let mut measure = |what: &str, condition: &mut dyn FnMut() -> bool| {
+        times.push((what.to_owned(), time(what, condition)))
+    };
     for _ in 0..3 {
         consul.register("web", "web1", one.address, &TAGS);
         measure("a registration", &mut || status(&gateway, "web.test") == 200);
         consul.register("web", "web2", two.address, &TAGS);
         measure("another instance", &mut || from(&gateway, "web.test", "two"));
         consul.put("/v1/agent/check/fail/service:web2", "");
-        measure("a failing check", &mut || {
-            (0..4).all(|_| from(&gateway, "web.test", "one"))
-        });
+        measure("a failing check", &mut || (0..4).all(|_| from(&gateway, "web.test", "one")));
         consul.put("/v1/agent/check/pass/service:web2", "");
         measure("a passing check", &mut || from(&gateway, "web.test", "two"));
         consul.put("/v1/agent/service/deregister/web2", "");
-        consul.register("web", "web1", one.address, &["tidegate.enable=true", "tidegate.http.routers.web.rule=Host(`other.test`)"]);
+        consul.register(
+            "web",
+            "web1",
+            one.address,
+            &["tidegate.enable=true", "tidegate.http.routers.web.rule=Host(`other.test`)"],
+        );
         measure("another tag", &mut || status(&gateway, "other.test") == 200);
         consul.put("/v1/agent/service/deregister/web1", "");
         measure("a deregistration", &mut || status(&gateway, "other.test") == 404);
@@ -97,7 +102,9 @@ fn an_agent_that_is_not_there_at_first_is_waited_for() {
         let answer = get(gateway.address("traefik"), "h", "/ready");
         answer.status == 503 && answer.text().contains("consulcatalog")
     });
-    eventually("it says why", || gateway.problems().iter().any(|problem| problem.contains(&address.to_string())));
+    eventually("it says why", || {
+        gateway.problems().iter().any(|problem| problem.contains(&address.to_string()))
+    });
 }
 
 /// The secret of the token that the gateway uses.
@@ -201,10 +208,7 @@ fn agents_are_reached_by_tls_with_a_certificate_of_ours() {
     let gateway = Gateway::with(&flags.iter().map(String::as_str).collect::<Vec<_>>(), "");
     assert_eq!((status(&gateway, "web.test"), status(&gateway, "kv.test")), (200, 200));
     let strangers = format!("--providers.consulCatalog.endpoint.tls.ca={}", file("consul-agent-ca.pem"));
-    let gateway = Gateway::unready(
-        &[&flags[0], &flags[1], &strangers],
-        "",
-    );
+    let gateway = Gateway::unready(&[&flags[0], &flags[1], &strangers], "");
     eventually("without a certificate it is refused", || {
         gateway.problems().iter().any(|problem| problem.contains("consulcatalog"))
     });
@@ -226,7 +230,10 @@ fn keys_are_live_and_half_a_change_breaks_nothing() {
     eprintln!("{second}: {took:?}");
     set("services/s/loadBalancer/passHostHeader", "perhaps");
     eventually("the key is named", || {
-        gateway.problems().iter().any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
+        gateway
+            .problems()
+            .iter()
+            .any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
     });
     assert_eq!(status(&gateway, "kv.test"), 200);
     consul.delete("/v1/kv/traefik/http/services/s/loadBalancer/passHostHeader");
@@ -235,6 +242,8 @@ fn keys_are_live_and_half_a_change_breaks_nothing() {
     eventually("our root goes first", || status(&gateway, "ours.test") == 200);
     consul.delete("/v1/kv/tidegate/?recurse");
     consul.delete("/v1/kv/traefik/?recurse");
-    eventually("all keys are gone", || status(&gateway, "kv.test") == 404 && status(&gateway, "ours.test") == 404);
+    eventually("all keys are gone", || {
+        status(&gateway, "kv.test") == 404 && status(&gateway, "ours.test") == 404
+    });
     assert!(gateway.api("/api/overview").contains("\"Consul\""));
 }

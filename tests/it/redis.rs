@@ -41,7 +41,10 @@ fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
     assert!(begun.elapsed() < Duration::from_secs(5), "it was told, and not found by looking again");
     redis.command(&["SET", "traefik/http/services/s/loadBalancer/passHostHeader", "perhaps"]);
     eventually("the key is named", || {
-        gateway.problems().iter().any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
+        gateway
+            .problems()
+            .iter()
+            .any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
     });
     assert!(names(&gateway, "two"));
     redis.kill();
@@ -68,7 +71,9 @@ fn logins_databases_and_roots() {
         &[&format!("--providers.redis.endpoints={}", redis.address), "--providers.redis.password=other"],
         "",
     );
-    eventually("a wrong password is said", || wrong.problems().iter().any(|problem| problem.contains("WRONGPASS")));
+    eventually("a wrong password is said", || {
+        wrong.problems().iter().any(|problem| problem.contains("WRONGPASS"))
+    });
 }
 
 #[test]
@@ -80,11 +85,16 @@ fn servers_are_reached_by_tls() {
     let file = |name: &str| path.join(name).display().to_string();
     let address = nobody();
     let arguments = [
-        "--port", "0",
-        "--tls-port", &address.port().to_string(),
-        "--tls-ca-cert-file", &file("consul-agent-ca.pem"),
-        "--tls-cert-file", &file("dc1-server-consul-0.pem"),
-        "--tls-key-file", &file("dc1-server-consul-0-key.pem"),
+        "--port",
+        "0",
+        "--tls-port",
+        &address.port().to_string(),
+        "--tls-ca-cert-file",
+        &file("consul-agent-ca.pem"),
+        "--tls-cert-file",
+        &file("dc1-server-consul-0.pem"),
+        "--tls-key-file",
+        &file("dc1-server-consul-0-key.pem"),
     ];
     let redis = Redis::start_in(folder, address, &arguments);
     let (ca, cert, key) =
@@ -124,7 +134,9 @@ fn a_new_master_is_found_by_sentinel() {
     route(&master, &[], &one);
     let gateway = gateway(&sentinel, &["--providers.redis.sentinel.masterName=m"]);
     assert!(names(&gateway, "one"));
-    eventually("the replica has the keys", || replica.command(&["KEYS", "*"]).contains("traefik/http/routers/r/rule"));
+    eventually("the replica has the keys", || {
+        replica.command(&["KEYS", "*"]).contains("traefik/http/routers/r/rule")
+    });
     eventually("the sentinel knows the replica", || {
         sentinel.command(&["SENTINEL", "replicas", "m"]).contains(&replica.address.port().to_string())
     });

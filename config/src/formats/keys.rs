@@ -20,7 +20,8 @@ pub fn read<'a>(
     roots: &[&str],
 ) -> (Node, Vec<Problem>) {
     let origin = |key: &str| Origin::Key(key.into());
-    let problem = |key: &str, message: String| Problem { origin: origin(key), object: None, message, excerpt: None };
+    let problem =
+        |key: &str, message: String| Problem { origin: origin(key), object: None, message, excerpt: None };
     let mut problems = Vec::new();
     let mut chosen: BTreeMap<&str, (usize, &str, &[u8])> = BTreeMap::new();
     for (key, value) in pairs {

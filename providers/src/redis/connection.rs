@@ -179,7 +179,9 @@ mod tests {
         let list = vec![Reply::Bytes(b"foo".to_vec()), Reply::Integer(7), Reply::Nil, inner];
         assert_eq!(parse(bytes, 0), Ok(Some((Reply::List(list), bytes.len()))));
         assert_eq!(parse(b"-ERR no\r\n+", 0), Ok(Some((Reply::Error("ERR no".into()), 9))));
-        for bad in ["?\r\n", ":x\r\n", "$99999999999\r\n", "*9999999\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", "\r\n"] {
+        for bad in
+            ["?\r\n", ":x\r\n", "$99999999999\r\n", "*9999999\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", "\r\n"]
+        {
             assert!(parse(bad.as_bytes(), 0).is_err(), "{bad:?}");
         }
     }

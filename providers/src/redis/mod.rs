@@ -244,8 +244,10 @@ impl Redis {
             let pattern = format!("{}/*", literal(root));
             let mut cursor = "0".to_owned();
             loop {
-                let answer = connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
-                let [next, found] = <[Reply; 2]>::try_from(answer.list()).map_err(|_| "SCAN: unexpected answer")?;
+                let answer =
+                    connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
+                let [next, found] =
+                    <[Reply; 2]>::try_from(answer.list()).map_err(|_| "SCAN: unexpected answer")?;
                 keys.extend(found.list().iter().filter_map(Reply::text));
                 if keys.len() > MOST_KEYS {
                     return Err(format!("more than {MOST_KEYS} keys"));

@@ -49,7 +49,10 @@ impl Sentinel {
         }
         let strategies = [self.latency_strategy, self.random_strategy, self.replica_strategy];
         if strategies.iter().filter(|on| **on).count() > 1 {
-            return bad("sentinel", "`latencyStrategy`, `randomStrategy` and `replicaStrategy` exclude each other");
+            return bad(
+                "sentinel",
+                "`latencyStrategy`, `randomStrategy` and `replicaStrategy` exclude each other",
+            );
         }
         Ok(())
     }
@@ -67,7 +70,8 @@ impl Sentinel {
         let master = master.ok_or_else(|| format!("{} knows no master `{name}`", sentinel.endpoint()))?;
         let reach = |(host, port): &(String, String)| {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            Connector::new(&FORM, &format!("{host}:{port}"), options.tls.as_ref()).map_err(|error| error.to_string())
+            Connector::new(&FORM, &format!("{host}:{port}"), options.tls.as_ref())
+                .map_err(|error| error.to_string())
         };
         if !self.latency_strategy && !self.random_strategy && !self.replica_strategy {
             return reach(&master);
@@ -151,7 +155,11 @@ mod tests {
             sentinel.usable(replicas).into_iter().map(|(_, port)| port).collect::<Vec<_>>()
         };
         let strict = Sentinel::default();
-        let all = vec![replica("1", "slave", "ok"), replica("2", "slave,s_down", "ok"), replica("3", "slave", "err")];
+        let all = vec![
+            replica("1", "slave", "ok"),
+            replica("2", "slave,s_down", "ok"),
+            replica("3", "slave", "err"),
+        ];
         assert_eq!(ports(&strict, all.clone()), ["1"]);
         assert_eq!(ports(&strict, all[1..].to_vec()), [""; 0]);
         let lenient = Sentinel { use_disconnected_replicas: true, ..Sentinel::default() };

@@ -87,8 +87,10 @@ impl Fake {
                 format!("*2\r\n{}*{}\r\n{list}", bulk("0"), fitting.len())
             }
             "MGET" => {
-                let values: String =
-                    words[1..].iter().map(|key| keys.get(key).map_or("$-1\r\n".into(), |value| bulk(value))).collect();
+                let values: String = words[1..]
+                    .iter()
+                    .map(|key| keys.get(key).map_or("$-1\r\n".into(), |value| bulk(value)))
+                    .collect();
                 format!("*{}\r\n{values}", words.len() - 1)
             }
             "PSUBSCRIBE" => "*3\r\n+psubscribe\r\n+p\r\n:1\r\n".repeat(words.len() - 1),
@@ -164,7 +166,10 @@ async fn errors_of_the_server_keep_the_last_state() {
     fake.instead.lock().insert("SCAN", "-LOADING Redis is loading the dataset\r\n".into());
     let before = fake.commands.lock().len();
     fake.set(&[(URL, "http://10.0.0.2")]);
-    eventually("it is asked again", || fake.commands.lock()[before..].iter().any(|line| line.starts_with("SCAN"))).await;
+    eventually("it is asked again", || {
+        fake.commands.lock()[before..].iter().any(|line| line.starts_with("SCAN"))
+    })
+    .await;
     assert!(running.updates.try_recv().is_err());
     fake.instead.lock().clear();
     running.until(|state| urls(state, "s") == ["http://10.0.0.2"]).await;
@@ -190,7 +195,8 @@ async fn sentinels_tell_which_server_to_read() {
     replica.set(&[(URL, "http://10.0.0.2")]);
     let address = |port: u16| format!("*2\r\n+127.0.0.1\r\n+{port}\r\n");
     sentinel.instead.lock().insert("SENTINEL get-master-addr-by-name m", address(master.port));
-    let described = format!("*1\r\n*6\r\n+ip\r\n+127.0.0.1\r\n+port\r\n+{}\r\n+flags\r\n+slave\r\n", replica.port);
+    let described =
+        format!("*1\r\n*6\r\n+ip\r\n+127.0.0.1\r\n+port\r\n+{}\r\n+flags\r\n+slave\r\n", replica.port);
     sentinel.instead.lock().insert("SENTINEL replicas m", described);
     let mut options = sentinel.options();
     options.sentinel = Some(Sentinel { master_name: "m".into(), ..Sentinel::default() });

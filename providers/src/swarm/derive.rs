@@ -72,7 +72,8 @@ impl Reading<'_> {
         let spec = &self.service.spec;
         let owner: Arc<str> = spec.name.as_str().into();
         let mut labels = Labels::read(&self.workload(&owner));
-        if !labels.take_bool(&["enable"], self.options.exposed_by_default) || !self.rules.admit(&spec.labels) {
+        if !labels.take_bool(&["enable"], self.options.exposed_by_default) || !self.rules.admit(&spec.labels)
+        {
             return;
         }
         let (network, virtual_address) = match self.own_labels(&mut labels, &owner) {
@@ -124,7 +125,8 @@ impl Reading<'_> {
     fn own_labels(&self, labels: &mut Labels, owner: &Arc<str>) -> Option<(Option<String>, bool)> {
         let mut of = |section: &str| {
             let network = labels.take(&[section, "network"]);
-            let virtual_address = labels.take(&[section, "lbswarm"]).is_some_and(|(_, text)| text.trim() == "true");
+            let virtual_address =
+                labels.take(&[section, "lbswarm"]).is_some_and(|(_, text)| text.trim() == "true");
             (network, virtual_address)
         };
         let (new, old) = (of("swarm"), of("docker"));

@@ -16,8 +16,8 @@ use tidegate_core::values::{self, Secret, is_default};
 use tokio::time::{Instant, sleep_until};
 
 use crate::connect::Tls;
-use crate::docker::client::{Client, Events};
 use crate::docker;
+use crate::docker::client::{Client, Events};
 use crate::workload::Rules;
 use crate::{Describe, Error, Provider, Session};
 use derive::Swarm;

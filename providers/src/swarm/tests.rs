@@ -65,11 +65,16 @@ fn running_tasks_become_servers() {
 #[test]
 fn which_network_and_which_address() {
     let one = |labels: &Value, change: fn(&mut Options)| {
-        let state = derived(&swarm(vec![service("a", labels)], vec![task("t", "a", "10.0.1.1", "running")]), change);
+        let state =
+            derived(&swarm(vec![service("a", labels)], vec![task("t", "a", "10.0.1.1", "running")]), change);
         (urls(&state, "s"), state.problems.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     let at = |host: &str| vec![format!("http://{host}")];
-    assert_eq!(one(&port(&[]), |options| options.network.clear()).0, at("10.0.2.7:80"), "the first, but not ingress");
+    assert_eq!(
+        one(&port(&[]), |options| options.network.clear()).0,
+        at("10.0.2.7:80"),
+        "the first, but not ingress"
+    );
     assert_eq!(one(&port(&[("traefik.swarm.network", "ingress")]), |_| {}).0, at("10.0.0.7:80"));
     let (found, problems) = one(&port(&[("traefik.swarm.network", "nosuch")]), |_| {});
     assert_eq!(found, at("10.0.2.7:80"));
@@ -103,7 +108,8 @@ fn services_without_tasks_exposure_and_constraints() {
 
 #[tokio::test]
 async fn a_manager_is_followed() {
-    let known = Arc::new(Mutex::new((vec![service("a", &port(&[]))], vec![task("t", "a", "10.0.1.1", "running")])));
+    let known =
+        Arc::new(Mutex::new((vec![service("a", &port(&[]))], vec![task("t", "a", "10.0.1.1", "running")])));
     let answered = known.clone();
     let server = Server::start(move |request| {
         let path = request.path.split('/').next_back().unwrap_or("").to_owned();
@@ -118,11 +124,8 @@ async fn a_manager_is_followed() {
         std::future::ready((200, Vec::new(), body.to_string())).boxed()
     })
     .await;
-    let options = Options {
-        endpoint: format!("tcp://127.0.0.1:{}", server.port),
-        watch: false,
-        ..Options::default()
-    };
+    let options =
+        Options { endpoint: format!("tcp://127.0.0.1:{}", server.port), watch: false, ..Options::default() };
     assert!(build(Options { refresh_seconds: values::Duration::default(), ..options.clone() }).is_err());
     let mut running = Running::start(build(options).expect("valid options"));
     assert_eq!(urls(&running.next().await.state, "s"), ["http://10.0.1.1:80"]);

@@ -5,6 +5,7 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod outside;
+pub mod pebble;
 pub mod process;
 pub mod streams;
 

@@ -87,7 +87,9 @@ impl Consul {
 
     /// The same, when it was started again.
     pub fn wait(&self) {
-        eventually("the agent leads", || self.get("/v1/catalog/nodes").is_some_and(|text| text.contains("n1")));
+        eventually("the agent leads", || {
+            self.get("/v1/catalog/nodes").is_some_and(|text| text.contains("n1"))
+        });
     }
 
     /// Kills it, as `kill -9` does.
