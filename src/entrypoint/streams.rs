@@ -92,8 +92,12 @@ impl Streams<'_> {
         };
         let config = self.tls.config_of(options).ok_or_else(|| refused("its TLS options are broken"))?;
         let config = for_client(config, hello);
-        let handshake = Box::pin(within(Some(self.door.handshake), TlsAcceptor::from(config).accept(stream)));
-        let stream = handshake.await?;
+        let name = hello.map(|hello| hello.server_name.as_str()).filter(|name| !name.is_empty());
+        let handshake = async {
+            self.tls.demand(name).await;
+            TlsAcceptor::from(config).accept(stream).await
+        };
+        let stream = Box::pin(within(Some(self.door.handshake), handshake)).await?;
         tcp::forward(route, stream, &connection, false).await
     }
 
