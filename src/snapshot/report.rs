@@ -105,7 +105,8 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
-        if let Some(message) = no_resolver(settings, &router.router) {
+        let wrong_names = crate::acme::wrong_names(settings, &router.router);
+        for message in no_resolver(settings, &router.router).into_iter().chain(wrong_names) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
