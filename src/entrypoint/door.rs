@@ -19,6 +19,8 @@ use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
+use crate::tcp::Routes;
+use crate::tls::TlsStore;
 use crate::worker::Balance;
 
 /// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
@@ -148,6 +150,18 @@ impl Door {
     /// True when a peer may send a PROXY header.
     pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
         self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
+    }
+
+    /// True when a header of a peer must be refused: others may send one, and it would be taken for theirs.
+    pub(super) fn refuses_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy.is_some() && !self.trusts_proxy(peer)
+    }
+
+    /// The TCP routes of the entry point, when there are any, and the certificates that belong to them.
+    pub(super) fn tcp_routes(&self) -> Option<(Arc<Routes>, Arc<TlsStore>)> {
+        let snapshot = self.snapshots.load();
+        let routes = snapshot.entry_points.get(self.index)?.tcp.clone()?;
+        Some((routes, snapshot.tls.clone()))
     }
 
     /// Counts a connection on a worker.

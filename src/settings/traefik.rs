@@ -30,9 +30,9 @@ const UNSUPPORTED: &[&str] = &[
     "accessLog.dualOutput",
     "accessLog.otlp",
     "api.debug",
-    "certificatesResolvers",
+    "certificatesResolvers.*.spiffe",
+    "certificatesResolvers.*.tailscale",
     "entryPoints.*.http3",
-    "entryPoints.*.udp",
     "experimental",
     "hostResolver",
     "log.compress",
@@ -54,7 +54,7 @@ const UNSUPPORTED: &[&str] = &[
     "providers.zooKeeper",
     "serversTransport.spiffe",
     "spiffe",
-    "tcpServersTransport",
+    "tcpServersTransport.tls.spiffe",
     "tracing",
 ];
 

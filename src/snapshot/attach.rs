@@ -30,7 +30,8 @@ pub(super) struct Attached {
 
 /// Attaches every router of a merged configuration.
 pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached> {
-    let names: Vec<&String> = settings.entry_points.keys().collect();
+    let names: Vec<(&String, bool)> =
+        settings.entry_points.iter().map(|(name, point)| (name, point.is_udp())).collect();
     let defaults = default_entry_points(settings);
     let mut split = BTreeMap::new();
     let mut attached: Vec<Attached> = Vec::with_capacity(routers.len());
@@ -64,18 +65,13 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
 
 /// The entry points of routers that name none: those with `asDefault`, or all but `traefik` and those for UDP.
 pub(super) fn default_entry_points(settings: &Settings) -> Vec<String> {
-    let http = || settings.entry_points.iter().filter(|(_, point)| !is_udp(point));
+    let http = || settings.entry_points.iter().filter(|(_, point)| !point.is_udp());
     let flagged: Vec<String> =
         http().filter(|(_, point)| point.as_default).map(|(name, _)| name.clone()).collect();
     if !flagged.is_empty() {
         return flagged;
     }
     http().filter(|(name, _)| *name != "traefik").map(|(name, _)| name.clone()).collect()
-}
-
-/// True for an entry point that serves UDP.
-pub(super) fn is_udp(point: &EntryPoint) -> bool {
-    point.address.ends_with("/udp")
 }
 
 /// The part of a qualified name after its last `@`.
@@ -156,14 +152,14 @@ fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Ob
 }
 
 /// Looks the entry points up, with Traefik's words for those that do not exist.
-fn place(names: &[&String], part: String, source: &str, router: Router) -> Attached {
+fn place(names: &[(&String, bool)], part: String, source: &str, router: Router) -> Attached {
     let mut entry_points = Vec::with_capacity(router.entry_points.len());
     let mut errors = Vec::new();
     for wanted in &router.entry_points {
-        match names.binary_search(&wanted) {
+        match names.binary_search_by_key(&wanted, |(name, _)| name) {
             Ok(place) if entry_points.contains(&place) => {}
-            Ok(place) => entry_points.push(place),
-            Err(_) => errors.push(format!("entryPoint \"{wanted}\" doesn't exist")),
+            Ok(place) if !names[place].1 => entry_points.push(place),
+            _ => errors.push(format!("entryPoint \"{wanted}\" doesn't exist")),
         }
     }
     if entry_points.is_empty() {

@@ -133,9 +133,15 @@ fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsS
     };
     let snapshot = Snapshot {
         generation: 1,
-        entry_points: vec![Routes { plain: index("PathPrefix(`/`)"), tls: index("PathPrefix(`/`)") }],
+        entry_points: vec![Routes {
+            plain: index("PathPrefix(`/`)"),
+            tls: index("PathPrefix(`/`)"),
+            tcp: None,
+            udp: None,
+        }],
         tls,
         services: BTreeMap::new(),
+        tcp_services: BTreeMap::new(),
         report: Arc::default(),
     };
     let mut entry_point = EntryPoint { address: "127.0.0.1:0".into(), ..EntryPoint::default() };
@@ -452,6 +458,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         entry_points: Vec::new(),
         tls: TlsStore::build(&Tls::default(), &mut |_| unreachable!(), None).0,
         services: BTreeMap::new(),
+        tcp_services: BTreeMap::new(),
         report: Arc::default(),
     }));
     let error = EntryPoints::start(&settings, handle, Options::default()).err().unwrap().to_string();
