@@ -78,6 +78,8 @@ impl Gateway {
         let sources = sources(&settings)?;
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
+        // The threads of HTTP/3 have connections to servers of their own.
+        let has_http3 = settings.entry_points.values().any(|point| point.http3.is_some());
         let readiness = Arc::new(Readiness::default());
         let terminating = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(OnceLock::new());
@@ -88,7 +90,7 @@ impl Gateway {
             terminating: terminating.clone(),
             providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
         };
-        let environment = environment(&around, Registry::new(workers, control.handle().clone()));
+        let environment = environment(&around, Registry::new(workers + usize::from(has_http3), control.handle().clone()));
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));

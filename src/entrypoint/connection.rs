@@ -157,7 +157,7 @@ async fn handshake(
 }
 
 /// The name of a suite as Go and IANA write it.
-fn go_name(suite: rustls::CipherSuite) -> &'static str {
+pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
     match suite {
         rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         rustls::CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
@@ -185,7 +185,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
         tls_options,
         started: Instant::now(),
         requests: 0.into(),
-        h2,
+        framed: h2,
     });
     let service = HttpService::new(link);
     if h2 {

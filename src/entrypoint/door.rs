@@ -53,6 +53,12 @@ pub(super) struct Door {
     pub(super) handshake: Duration,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
+    /// Largest request head, in bytes.
+    pub(super) max_header_bytes: usize,
+    /// Most open streams of one connection.
+    pub(super) max_streams: u32,
+    /// What answers over TLS say of HTTP/3, when it is served.
+    pub(super) alternative: Option<HeaderValue>,
     pub(super) max_requests: u64,
     pub(super) max_time: Option<Duration>,
     pub(super) accept_grace: Duration,
@@ -94,7 +100,7 @@ pub(super) struct Shared {
 /// An open connection, counted until dropped.
 pub(super) struct OpenConnection {
     open: Arc<Open>,
-    _load: Load,
+    _load: Option<Load>,
 }
 
 impl Door {
@@ -130,6 +136,9 @@ impl Door {
             limits,
             http1: http1_builder(options),
             http2: http2_builder(options)?,
+            max_header_bytes: options.http.max_header_bytes.max(1),
+            max_streams: options.http2.max_concurrent_streams,
+            alternative: None,
             max_requests: options.transport.keep_alive_max_requests,
             max_time: some(options.transport.keep_alive_max_time.0),
             accept_grace: options.transport.life_cycle.request_accept_grace_timeout.0,
@@ -153,7 +162,13 @@ impl Door {
     /// Counts a connection on a worker.
     pub(super) fn count(&self, worker: usize) -> OpenConnection {
         self.open.connections.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { open: self.open.clone(), _load: self.balance.count(worker) }
+        OpenConnection { open: self.open.clone(), _load: Some(self.balance.count(worker)) }
+    }
+
+    /// Counts a connection that no worker serves.
+    pub(super) fn count_elsewhere(&self) -> OpenConnection {
+        self.open.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection { open: self.open.clone(), _load: None }
     }
 
     /// Open connections.

@@ -31,7 +31,6 @@ const UNSUPPORTED: &[&str] = &[
     "accessLog.otlp",
     "api.debug",
     "certificatesResolvers",
-    "entryPoints.*.http3",
     "entryPoints.*.udp",
     "experimental",
     "hostResolver",
