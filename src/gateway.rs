@@ -90,7 +90,8 @@ impl Gateway {
             terminating: terminating.clone(),
             providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
         };
-        let environment = environment(&around, Registry::new(workers + usize::from(has_http3), control.handle().clone()));
+        let environment =
+            environment(&around, Registry::new(workers + usize::from(has_http3), control.handle().clone()));
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));

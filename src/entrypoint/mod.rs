@@ -111,7 +111,8 @@ impl EntryPoints {
             let socket = match &options.http3 {
                 None => None,
                 Some(wanted) => {
-                    let port = if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
+                    let port =
+                        if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
                     door.alternative = http3::alternative(port);
                     Some(http3::bind(address, options.reuse_port).map_err(taken)?)
                 }

@@ -16,6 +16,8 @@ mod hostile_faults;
 mod hostile_http2;
 mod hostile_middlewares;
 mod hostile_slow;
+mod http3;
+mod http3_limits;
 mod life;
 mod protocols;
 mod reload;

@@ -124,7 +124,8 @@ fn complete(head: &mut response::Parts, body: &Body, is_head: bool) {
     {
         head.headers.insert(DATE, date);
     }
-    let may_have_length = !is_head && head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED;
+    let may_have_length =
+        !is_head && head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED;
     if may_have_length
         && !head.headers.contains_key(CONTENT_LENGTH)
         && let Some(length) = body.size_hint().exact()

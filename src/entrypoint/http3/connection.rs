@@ -13,11 +13,11 @@ use tidegate_core::Connection;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
+use super::Handshaking;
 use super::frame::{self, Fault, Frames, code};
 use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
-use super::Handshaking;
 use crate::entrypoint::door::{Door, OpenConnection};
 use crate::entrypoint::http::Link;
 use crate::entrypoint::progress::Progress;
@@ -50,7 +50,12 @@ pub(super) async fn serve(
     drop(open);
 }
 
-async fn run(door: &Arc<Door>, incoming: Incoming, local: SocketAddr, handshaking: Handshaking) -> io::Result<()> {
+async fn run(
+    door: &Arc<Door>,
+    incoming: Incoming,
+    local: SocketAddr,
+    handshaking: Handshaking,
+) -> io::Result<()> {
     let connecting = incoming.accept()?;
     let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
     let quic = tokio::time::timeout(door.handshake, connecting).await.map_err(too_late)??;
@@ -210,7 +215,8 @@ impl Served {
     async fn say(&mut self, what: Bytes) {
         let said = tokio::time::timeout(super::DELIVERY, self.control.write_all(&what)).await;
         if !matches!(said, Ok(Ok(()))) {
-            self.quic.close(VarInt::from_u32(code::CLOSED_CRITICAL_STREAM), b"the control stream is not read");
+            self.quic
+                .close(VarInt::from_u32(code::CLOSED_CRITICAL_STREAM), b"the control stream is not read");
         }
     }
 }
@@ -261,7 +267,8 @@ async fn other(mut stream: RecvStream, quic: quinn::Connection, claimed: Arc<Cla
         }
     };
     if claimed.0[place].swap(true, Ordering::Relaxed) {
-        let fault = Fault::fatal(code::STREAM_CREATION_ERROR, "a stream that may be there once is there twice");
+        let fault =
+            Fault::fatal(code::STREAM_CREATION_ERROR, "a stream that may be there once is there twice");
         return report(&quic, &mut Source::new(stream, Frames::of_control()), fault);
     }
     if kind != CONTROL {
@@ -270,6 +277,7 @@ async fn other(mut stream: RecvStream, quic: quinn::Connection, claimed: Arc<Cla
     let mut source = Source::new(stream, Frames::of_control());
     let fault = match std::future::poll_fn(|cx| source.poll_event(cx)).await {
         Err(Ending::Fault(fault)) => fault,
+        Err(Ending::Gone(_)) if quic.close_reason().is_some() => return,
         // There is no other event on a control stream.
         Ok(_) | Err(Ending::Gone(_)) => Fault::fatal(code, "the control stream ended"),
     };

@@ -201,7 +201,10 @@ impl Frames {
         match kind {
             SETTINGS if self.stage == Stage::Control => self.collect(kind, length, MAX_SETTINGS)?,
             _ if self.stage == Stage::Control => {
-                return Err(Fault::fatal(code::MISSING_SETTINGS, "the control stream began without settings"));
+                return Err(Fault::fatal(
+                    code::MISSING_SETTINGS,
+                    "the control stream began without settings",
+                ));
             }
             GOAWAY | MAX_PUSH_ID | CANCEL_PUSH if is_control => self.collect(kind, length, 8)?,
             DATA if self.stage == Stage::Headed => {
@@ -215,7 +218,9 @@ impl Frames {
                 }
                 self.collect(kind, length, self.limit)?;
             }
-            DATA | HEADERS | SETTINGS | PUSH_PROMISE | GOAWAY | MAX_PUSH_ID | CANCEL_PUSH => return unexpected,
+            DATA | HEADERS | SETTINGS | PUSH_PROMISE | GOAWAY | MAX_PUSH_ID | CANCEL_PUSH => {
+                return unexpected;
+            }
             // Types that nobody knows have no meaning (RFC 9114 section 9).
             _ => self.state = if length == 0 { State::Start } else { State::Skip(length) },
         }
@@ -403,7 +408,9 @@ mod tests {
         for kind in [0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xd] {
             assert_eq!(fault(&[1, 1, b'a', kind, 0]), code::FRAME_UNEXPECTED, "{kind}");
         }
-        for cut in [&b"\x01"[..], b"\x01\x02a", b"\x01\x01a\x00\x02x", b"\x01\x01a\x21\x02x", b"\x01\x01a\x40"] {
+        for cut in
+            [&b"\x01"[..], b"\x01\x02a", b"\x01\x01a\x00\x02x", b"\x01\x01a\x21\x02x", b"\x01\x01a\x40"]
+        {
             assert_eq!(fault(cut), code::FRAME_ERROR, "{cut:?}");
         }
     }
@@ -418,7 +425,10 @@ mod tests {
     #[test]
     fn the_control_stream_has_its_own_rules() {
         assert_eq!(control(b"\x04\x02\x06\x40"), code::FRAME_ERROR);
-        assert_eq!(control(b"\x04\x02\x06\x01\x07\x01\x04\x07\x01\x00\x0d\x01\x05\x21\x01x"), code::CLOSED_CRITICAL_STREAM);
+        assert_eq!(
+            control(b"\x04\x02\x06\x01\x07\x01\x04\x07\x01\x00\x0d\x01\x05\x21\x01x"),
+            code::CLOSED_CRITICAL_STREAM
+        );
         assert_eq!(control(b"\x07\x01\x00"), code::MISSING_SETTINGS);
         assert_eq!(control(b"\x04\x00\x04\x00"), code::FRAME_UNEXPECTED);
         assert_eq!(control(b"\x04\x00\x00\x01x"), code::FRAME_UNEXPECTED);

@@ -110,7 +110,11 @@ impl Pseudo {
         if method == Method::CONNECT {
             // It is refused behind, whatever it asks for.
             let authority = self.authority.ok_or(malformed)?;
-            return Uri::builder().authority(authority).build().map(|uri| (method, uri)).map_err(|_| malformed);
+            return Uri::builder()
+                .authority(authority)
+                .build()
+                .map(|uri| (method, uri))
+                .map_err(|_| malformed);
         }
         let scheme = self.scheme.ok_or(Refusal::Malformed("no `:scheme`"))?;
         let path = self.path.ok_or(Refusal::Malformed("no `:path`"))?;
@@ -207,7 +211,10 @@ mod tests {
         }
         for path in [":path: p", ":path: /a b", ":path: ", ":path: /a#b", ":path: http://a/"] {
             assert!(
-                matches!(request(&block(&[LINE[0], LINE[1], LINE[2], path]), 1000), Err(Refusal::Malformed(_))),
+                matches!(
+                    request(&block(&[LINE[0], LINE[1], LINE[2], path]), 1000),
+                    Err(Refusal::Malformed(_))
+                ),
                 "{path}"
             );
         }

@@ -243,8 +243,10 @@ mod tests {
         for (coded, plain) in [
             (&b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff"[..], "www.example.com"),
             (b"\xa8\xeb\x10\x64\x9c\xbf", "no-cache"),
-            (b"\xd0\x7a\xbe\x94\x10\x54\xd4\x44\xa8\x20\x05\x95\x04\x0b\x81\x66\xe0\x82\xa6\x2d\x1b\xff",
-             "Mon, 21 Oct 2013 20:13:21 GMT"),
+            (
+                b"\xd0\x7a\xbe\x94\x10\x54\xd4\x44\xa8\x20\x05\x95\x04\x0b\x81\x66\xe0\x82\xa6\x2d\x1b\xff",
+                "Mon, 21 Oct 2013 20:13:21 GMT",
+            ),
         ] {
             let mut text = Vec::new();
             decode(coded, &mut text).unwrap();
@@ -255,7 +257,9 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("content-type", "text/plain"), ("x-long-name-of-mine", "é"), ("set-cookie", "a=b")] {
+        for (name, value) in
+            [("content-type", "text/plain"), ("x-long-name-of-mine", "é"), ("set-cookie", "a=b")]
+        {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers.append("set-cookie", HeaderValue::from_static("c=d"));
@@ -276,15 +280,15 @@ mod tests {
         for block in [
             &b""[..],
             b"\x00",
-            b"\x01\x00",                  // requires an insertion
-            b"\x00\x00\x80",              // dynamic entry
-            b"\x00\x00\x10",              // entry behind the base
-            b"\x00\x00\x00\x01a",         // name of an entry behind the base
-            b"\x00\x00\x40\x01a",         // name of a dynamic entry
-            b"\x00\x00\xff\x24",          // entry 99
+            b"\x01\x00",          // requires an insertion
+            b"\x00\x00\x80",      // dynamic entry
+            b"\x00\x00\x10",      // entry behind the base
+            b"\x00\x00\x00\x01a", // name of an entry behind the base
+            b"\x00\x00\x40\x01a", // name of a dynamic entry
+            b"\x00\x00\xff\x24",  // entry 99
             b"\x00\x00\xff\xff\xff\xff\xff\xff\xff\x01",
             b"\x00\x00\x51\x0b/index",
-            b"\x00\x00\x51\x81\x00",      // padding that is no padding
+            b"\x00\x00\x51\x81\x00",             // padding that is no padding
             b"\x00\x00\x51\x84\xff\xff\xff\xff", // end of text
         ] {
             assert_eq!(all(block), Err(Broken::Block), "{block:?}");

@@ -70,7 +70,11 @@ impl ServerConfig for Sessions {
             first: self.initial.clone().start_session(version, parameters),
             sessions: self,
             // The library has asked for the keys of this version before.
-            version: if matches!(version, 0xff00_001d..=0xff00_0020) { Version::V1Draft } else { Version::V1 },
+            version: if matches!(version, 0xff00_001d..=0xff00_0020) {
+                Version::V1Draft
+            } else {
+                Version::V1
+            },
             parameters: *parameters,
             acceptor: Acceptor::default(),
             hello: Vec::new(),
@@ -120,7 +124,9 @@ impl Handshake {
         while !rest.is_empty() {
             self.acceptor.read_tls(&mut rest).map_err(|error| no_tls(&error))?;
         }
-        let Some(accepted) = self.acceptor.accept().map_err(|(error, _)| no_tls(&error))? else { return Ok(()) };
+        let Some(accepted) = self.acceptor.accept().map_err(|(error, _)| no_tls(&error))? else {
+            return Ok(());
+        };
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
         let tls = self.sessions.snapshots.load().tls.clone();
         let options = Arc::from(tls.options_of(name.as_deref().unwrap_or("")));
@@ -154,7 +160,9 @@ impl Session for Handshake {
         let info = TlsInfo {
             server_name: server_name.clone(),
             version: "1.3",
-            cipher: session.negotiated_cipher_suite().map_or("", |suite| crate::entrypoint::connection::go_name(suite.suite())),
+            cipher: session
+                .negotiated_cipher_suite()
+                .map_or("", |suite| crate::entrypoint::connection::go_name(suite.suite())),
             client_certificates: chain.iter().map(|certificate| certificate.to_vec()).collect(),
         };
         Some(Box::new(Outcome { info, options: options.clone() }))

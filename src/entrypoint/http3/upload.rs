@@ -1,6 +1,7 @@
 //! What a client sends on a request stream: the head, then the body as the gateway reads it.
 
 use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -85,10 +86,15 @@ pub(super) struct Upload {
     /// How much is to come, when that was announced.
     left: Option<u64>,
     limits: Limits,
+    /// Told when the body is no whole one.
+    spoiled: Spoiled,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
     ended: bool,
 }
+
+/// Set when a request turns out to be none: for which reason its stream ends.
+pub(super) type Spoiled = Arc<OnceLock<u32>>;
 
 /// What a body may take.
 #[derive(Clone, Copy)]
@@ -107,8 +113,9 @@ impl Upload {
         first: Option<Event>,
         length: Option<u64>,
         limits: Limits,
+        spoiled: Spoiled,
     ) -> Self {
-        Self { source, quic, first, left: length, limits, timer: None, waiting: false, ended: false }
+        Self { source, quic, first, left: length, limits, spoiled, timer: None, waiting: false, ended: false }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Ending>> {
@@ -152,8 +159,12 @@ impl Upload {
 
     fn fail(&mut self, ending: Ending) -> BodyError {
         match ending {
-            Ending::Gone(why) => BodyError::Gone(why),
+            Ending::Gone(why) => {
+                let _ = self.spoiled.set(code::REQUEST_CANCELLED);
+                BodyError::Gone(why)
+            }
             Ending::Fault(fault) => {
+                let _ = self.spoiled.set(fault.code);
                 report(&self.quic, &mut self.source, fault);
                 BodyError::Gone(fault.what.to_owned())
             }
@@ -207,7 +218,9 @@ pub(super) fn report(quic: &quinn::Connection, source: &mut Source, fault: Fault
 /// What a block that is no request means for its stream.
 pub(super) fn fault_of(refusal: Refusal) -> Fault {
     match refusal {
-        Refusal::Block => Fault::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read"),
+        Refusal::Block => {
+            Fault::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read")
+        }
         Refusal::TooLarge => Fault::stream(code::EXCESSIVE_LOAD, "too many fields"),
         Refusal::Malformed(what) => Fault::stream(code::MESSAGE_ERROR, what),
     }

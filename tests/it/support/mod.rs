@@ -4,7 +4,9 @@ pub mod backend;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod http3;
 pub mod process;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 
