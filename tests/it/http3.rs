@@ -169,11 +169,7 @@ fn an_upload_that_the_client_cancels_is_cancelled_at_the_server() {
         stream.stop_stream(h3::error::Code::H3_REQUEST_CANCELLED);
         assert!(stream.recv_response().await.is_err());
         assert!(ended.recv_timeout(Duration::from_millis(300)).is_err(), "no request was complete");
-        assert_eq!(
-            client.get("https://h.test/").await.status,
-            StatusCode::BAD_GATEWAY,
-            "the connection lives"
-        );
+        assert_eq!(client.get("https://h.test/").await.status, StatusCode::OK, "the connection lives");
     });
 }
 

@@ -74,6 +74,8 @@ fn malformed_requests_never_reach_a_server() {
         (frame(1, b"\x02\x00\x80"), BLOCK),
         (frame(1, b"\x00\x00\xff\xff\xff\xff\xff"), BLOCK),
         (post(&[], &frame(7, b"\x00")), UNEXPECTED),
+        (post(&[], &[frame(0, b"a"), head(&[("x", "y")]), frame(0, b"b")].concat()), UNEXPECTED),
+        (post(&[], &[frame(0, b"a"), head(&[(":path", "/")])].concat()), MESSAGE),
         (post(&[("content-length", "2")], &frame(0, b"x")), MESSAGE),
         (post(&[("content-length", "2")], &frame(0, b"xyz")), MESSAGE),
     ];

@@ -86,6 +86,7 @@ pub(super) struct Upload {
     /// How much is to come, when that was announced.
     left: Option<u64>,
     limits: Limits,
+    trailers: Option<Frame<Bytes>>,
     /// Told when the body is no whole one.
     spoiled: Spoiled,
     timer: Option<Pin<Box<Sleep>>>,
@@ -115,7 +116,18 @@ impl Upload {
         limits: Limits,
         spoiled: Spoiled,
     ) -> Self {
-        Self { source, quic, first, left: length, limits, spoiled, timer: None, waiting: false, ended: false }
+        Self {
+            source,
+            quic,
+            first,
+            left: length,
+            limits,
+            trailers: None,
+            spoiled,
+            timer: None,
+            waiting: false,
+            ended: false,
+        }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Ending>> {
@@ -184,16 +196,30 @@ impl HttpBody for Upload {
         if this.ended {
             return Poll::Ready(None);
         }
-        let Poll::Ready(polled) = this.poll_event(cx) else {
-            ready!(this.poll_timer(cx));
-            this.ended = true;
-            this.source.stop(code::REQUEST_INCOMPLETE);
-            return Poll::Ready(Some(Err(BodyError::TimedOut)));
-        };
-        this.waiting = false;
-        let taken = polled.and_then(|event| this.take(event)).map_err(|ending| this.fail(ending));
-        this.ended = !matches!(&taken, Ok(Some(_)));
-        Poll::Ready(taken.transpose())
+        loop {
+            let Poll::Ready(polled) = this.poll_event(cx) else {
+                ready!(this.poll_timer(cx));
+                this.ended = true;
+                return Poll::Ready(Some(Err(BodyError::TimedOut)));
+            };
+            this.waiting = false;
+            return Poll::Ready(match polled.and_then(|event| this.take(event)) {
+                // Trailers are the last word, so they are passed on when nothing came behind them.
+                Ok(Some(frame)) if frame.is_trailers() => {
+                    this.trailers = Some(frame);
+                    continue;
+                }
+                Ok(Some(frame)) => Some(Ok(frame)),
+                Ok(None) => {
+                    this.ended = true;
+                    this.trailers.take().map(Ok)
+                }
+                Err(ending) => {
+                    this.ended = true;
+                    Some(Err(this.fail(ending)))
+                }
+            });
+        }
     }
 
     fn is_end_stream(&self) -> bool {
