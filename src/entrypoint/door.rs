@@ -25,6 +25,8 @@ use crate::worker::{Balance, Load};
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A client must take something of an answer within this time, when `writeTimeout` says nothing.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// Most TLS handshakes under way over TCP. Each holds some tens of kilobytes.
+const MAX_HANDSHAKES: usize = 8192;
 /// Smallest head limit that the HTTP library takes.
 const MIN_HEADER_BYTES: usize = 8192;
 /// HTTP/2: how much of one request body may be under way.
@@ -51,6 +53,7 @@ pub(super) struct Door {
     pub(super) limits: Limits,
     /// For TLS handshakes.
     pub(super) handshake: Duration,
+    handshakes: Arc<AtomicUsize>,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
     /// Largest request head, in bytes.
@@ -97,6 +100,9 @@ pub(super) struct Shared {
     pub(super) balance: Balance,
 }
 
+/// A place among the handshakes under way, free again when dropped.
+pub(super) struct Handshaking(Arc<AtomicUsize>);
+
 /// An open connection, counted until dropped.
 pub(super) struct OpenConnection {
     open: Arc<Open>,
@@ -133,6 +139,7 @@ impl Door {
             forwarded,
             proxy,
             handshake: limits.head.unwrap_or(HEAD_TIME),
+            handshakes: Arc::default(),
             limits,
             http1: http1_builder(options),
             http2: http2_builder(options)?,
@@ -157,6 +164,11 @@ impl Door {
     /// True when a peer may send a PROXY header.
     pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
         self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
+    }
+
+    /// A place for one more TLS handshake; `None`: there are too many.
+    pub(super) fn begin_handshake(&self) -> Option<Handshaking> {
+        Handshaking::begin(&self.handshakes, MAX_HANDSHAKES)
     }
 
     /// Counts a connection on a worker.
@@ -185,6 +197,20 @@ impl Door {
             }
             changed.await;
         }
+    }
+}
+
+impl Handshaking {
+    /// A place among those that `count` counts; `None`: there are `most` already.
+    pub(super) fn begin(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let counted = Self(count.clone());
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
+    }
+}
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -242,4 +268,21 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS);
     Ok(builder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_have_places() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let first = Handshaking::begin(&count, 2);
+        let second = Handshaking::begin(&count, 2);
+        assert!(first.is_some() && second.is_some());
+        assert!(Handshaking::begin(&count, 2).is_none());
+        drop(first);
+        assert!(Handshaking::begin(&count, 2).is_some());
+        assert_eq!(count.load(Ordering::Relaxed), 1, "the second is still under way");
+    }
 }

@@ -78,7 +78,10 @@ impl TlsStore {
             let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
             let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
             let sound = match certificates::load(&pair.0, &pair.1, file) {
-                Ok(sound) => Some(Arc::new(sound)),
+                Ok(sound) => {
+                    problems.extend(sound.untimely().map(|error| wrong(&error)));
+                    Some(Arc::new(sound))
+                }
                 Err(BuildError(mut error)) => {
                     if last.is_some() {
                         error.push_str("; the last sound version stays in use");
@@ -94,7 +97,7 @@ impl TlsStore {
             }
         }
         for (name, store) in &tls.stores {
-            if let Err((kind, error)) = apply_store(name, store, &mut certificates, file) {
+            if let Err((kind, error)) = apply_store(name, store, &mut certificates, file, (previous, &mut loaded)) {
                 problems.push(problem(kind, name, error.0));
             }
         }
@@ -169,14 +172,29 @@ fn apply_store(
     store: &tidegate_config::tls::Store,
     certificates: &mut Certificates,
     file: &mut ReadFile<'_>,
+    (previous, loaded): (Option<&Arc<TlsStore>>, &mut HashMap<(String, String), Arc<Loaded>>),
 ) -> Result<(), (Kind, BuildError)> {
     if !is_default_name(name) {
         return Err((Kind::TlsStore, BuildError::new("only the store `default` is used")));
     }
     if let Some(files) = &store.default_certificate {
-        let loaded = certificates::load(&files.cert_file, &files.key_file, file)
-            .map_err(|error| (Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))))?;
-        certificates.default = Some(loaded.key);
+        let pair = (files.cert_file.clone(), files.key_file.clone());
+        let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+        let (sound, error) = match certificates::load(&pair.0, &pair.1, file) {
+            Ok(sound) => (Some(Arc::new(sound)), None),
+            Err(error) if last.is_some() => {
+                (last, Some(format!("{error}; the last sound version stays in use")))
+            }
+            Err(error) => (None, Some(error.0)),
+        };
+        let untimely = sound.as_ref().and_then(|sound| sound.untimely());
+        if let Some(sound) = sound {
+            certificates.default = Some(sound.key.clone());
+            loaded.insert(pair, sound);
+        }
+        if let Some(error) = error.or(untimely) {
+            return Err((Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))));
+        }
     }
     if store.default_generated_cert.is_some() && store.default_certificate.is_none() {
         return Err((

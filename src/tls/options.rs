@@ -27,7 +27,7 @@ pub(super) fn server_config(
         kx_groups: groups(options)?,
         ..rustls::crypto::aws_lc_rs::default_provider()
     };
-    let verifier = client_auth::verifier(&options.client_auth, file)?;
+    let (verifier, domain) = client_auth::verifier(&options.client_auth, file)?;
     let resolver = Chooser { certificates: certificates.clone(), strict: options.sni_strict };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&versions)
@@ -44,8 +44,7 @@ pub(super) fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     if !options.disable_session_tickets {
-        let auth = &options.client_auth;
-        config.ticketer = ticketer(format!("{}\0{}", auth.client_auth_type, auth.ca_files.join("\0")))?;
+        config.ticketer = ticketer(domain)?;
     }
     Ok(config)
 }

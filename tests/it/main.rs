@@ -24,3 +24,5 @@ mod reload;
 mod services;
 mod support;
 mod tidy;
+mod tls;
+mod tls_resumption;

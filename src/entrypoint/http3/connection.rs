@@ -13,12 +13,11 @@ use tidegate_core::Connection;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use super::Handshaking;
 use super::frame::{self, Fault, Frames, code};
 use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
-use crate::entrypoint::door::{Door, OpenConnection};
+use crate::entrypoint::door::{Door, Handshaking, OpenConnection};
 use crate::entrypoint::http::Link;
 use crate::entrypoint::progress::Progress;
 

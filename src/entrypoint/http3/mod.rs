@@ -27,7 +27,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_core::BuildError;
 use tokio::runtime::Runtime;
 
-use super::door::Door;
+use super::door::{Door, Handshaking};
 use crate::worker;
 use session::Sessions;
 
@@ -58,9 +58,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub(super) struct Http3 {
     runtime: Option<Runtime>,
 }
-
-/// Counts a handshake until dropped.
-struct Handshaking(Arc<AtomicUsize>);
 
 impl Http3 {
     /// Starts `threads` threads; what they keep for each worker is that of the worker `index`.
@@ -96,19 +93,6 @@ impl Drop for Http3 {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-impl Handshaking {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Handshaking {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -185,14 +169,14 @@ async fn serve(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) -> io::
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return Ok(()) };
-        let under_way = handshakes.load(Ordering::Relaxed);
-        if under_way >= MAX_HANDSHAKES {
-            incoming.ignore();
-        } else if under_way >= RETRY_FROM && incoming.may_retry() {
+        if handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
             // It cannot fail for a client that was not asked before.
             let _ = incoming.retry();
         } else {
-            let handshaking = Handshaking::begin(&handshakes);
+            let Some(handshaking) = Handshaking::begin(&handshakes, MAX_HANDSHAKES) else {
+                incoming.ignore();
+                continue;
+            };
             let open = door.count_elsewhere();
             tokio::spawn(connection::serve(door.clone(), incoming, local, handshaking, open));
         }
