@@ -3,6 +3,7 @@
 pub mod env;
 pub mod excerpt;
 pub mod flags;
+mod json;
 pub mod labels;
 pub mod toml;
 pub mod yaml;

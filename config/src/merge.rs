@@ -1,6 +1,6 @@
 //! Joins what all providers say into one configuration.
 
-use crate::origin::{Kind, ObjectRef, Origin, Problem};
+use crate::origin::{Kind, ObjectRef, Origin, Origins, Problem};
 use crate::{Map, Provided};
 
 /// Name of the TLS options and of the store that apply where none are named. They belong to no provider.
@@ -44,9 +44,10 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
     extend(&mut to.tls.options, &from.tls.options, Kind::TlsOptions, provider);
     extend(&mut to.tls.stores, &from.tls.stores, Kind::TlsStore, provider);
     to.tls.certificates.extend(from.tls.certificates.iter().cloned());
-    for (object, origin) in &state.origins {
-        all.origins.insert(qualify(object, provider), origin.clone());
-    }
+    // Maps are built as a whole and joined: much less work than one insertion after the other.
+    let mut origins: Origins =
+        state.origins.iter().map(|(object, origin)| (qualify(object, provider), origin.clone())).collect();
+    all.origins.append(&mut origins);
     let written = state.written.iter().map(|(object, text)| (qualify(object, provider), text.clone()));
     all.written.extend(written);
     all.problems.extend(state.problems.iter().map(|problem| Problem {
@@ -56,7 +57,9 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
 }
 
 fn extend<T: Clone>(to: &mut Map<T>, from: &Map<T>, kind: Kind, provider: &str) {
-    to.extend(from.iter().map(|(name, object)| (qualified(kind, name, provider), object.clone())));
+    let mut more: Map<T> =
+        from.iter().map(|(name, object)| (qualified(kind, name, provider), object.clone())).collect();
+    to.append(&mut more);
 }
 
 fn qualify(object: &ObjectRef, provider: &str) -> ObjectRef {

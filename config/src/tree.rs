@@ -3,8 +3,9 @@
 //! A leaf is always text: the reader of a type parses its numbers and booleans, so that `5` in a label and `5` in
 //! a file mean the same. A list written key by key (`domains[0].main`) is a table with the keys `0`, `1`, ….
 
-use std::collections::HashMap;
 use std::fmt;
+
+use foldhash::HashMap;
 
 use crate::origin::Origin;
 

@@ -12,6 +12,8 @@ use super::connection;
 use super::door::Door;
 use crate::worker;
 
+/// Bytes that the system takes from us for a client before it has sent what it took earlier.
+const MAX_NOT_SENT: u32 = 256 * 1024;
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 4096;
 /// Silence after which the system asks a peer whether it is alive.
@@ -138,6 +140,8 @@ fn open(address: SocketAddr, group: bool) -> io::Result<std::net::TcpListener> {
     if group {
         socket.set_reuse_port(true)?;
     }
+    // Connections inherit it. Without it the system takes megabytes for a client that does not read.
+    socket.set_tcp_notsent_lowat(MAX_NOT_SENT)?;
     // Accepted sockets inherit these.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;

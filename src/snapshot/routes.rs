@@ -26,7 +26,7 @@ pub(super) struct Outcome {
 }
 
 /// Rules by their text, for the next snapshot to take over.
-pub(super) type Rules = HashMap<String, Result<Rule, String>>;
+pub(super) type Rules = foldhash::HashMap<String, Result<Rule, String>>;
 
 /// Makes the routes of one configuration.
 pub(super) struct Router<'a, 'b> {
@@ -52,7 +52,7 @@ type Entries = Vec<Entry<Route>>;
 impl Router<'_, '_> {
     /// Makes the routes.
     pub(super) fn route(mut self) -> Routed {
-        let mut rules = Rules::with_capacity(self.attached.len());
+        let mut rules = Rules::with_capacity_and_hasher(self.attached.len(), Default::default());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.attached.len());
         for router in self.attached.iter_mut() {
             let mut outcome = check(router, self.previous_rules, &mut rules);

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::window::Window;
 use super::{Transport, dns};
 
 /// Time for a TLS handshake (Traefik's fixed `TLSHandshakeTimeout`).
@@ -23,10 +24,6 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const MAX_ADDRESSES: usize = 8;
 /// Silence before TCP itself asks whether the server is there, and between two such questions.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// Most that is read at once: keeps what waits for a slow client small. Just below a power of two, because the library
-/// doubles its buffer when it was filled.
-const MAX_READ: u64 = 16 * 1024 - 1;
 
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +105,7 @@ pub(super) async fn connect(
     prepare(&tcp);
     if target.scheme != Scheme::Https {
         let http2 = target.scheme == Scheme::H2c && !http1;
-        return Ok(Connected { stream: Stream::Plain(tcp), http2 });
+        return Ok(Connected { stream: Kind::Plain(tcp).into(), http2 });
     }
     let connector = transport
         .tls_connector(http1)
@@ -121,7 +118,7 @@ pub(super) async fn connect(
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?
         .map_err(|e| handshake_error(target, &e))?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
+    Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2 })
 }
 
 async fn dial(target: &Target) -> Result<TcpStream, UpstreamError> {
@@ -180,9 +177,20 @@ fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {
 }
 
 /// A connection, in plain text or TLS.
-pub(super) enum Stream {
+pub(super) struct Stream {
+    kind: Kind,
+    window: Window,
+}
+
+enum Kind {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl From<Kind> for Stream {
+    fn from(kind: Kind) -> Self {
+        Self { kind, window: Window::default() }
+    }
 }
 
 impl AsyncRead for Stream {
@@ -191,32 +199,39 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(&mut stream.take(MAX_READ)).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(&mut stream.take(MAX_READ)).poll_read(cx, buffer),
+        let Self { kind, window } = self.get_mut();
+        let start = buffer.filled().len();
+        let limit = window.limit() as u64;
+        let polled = match kind {
+            Kind::Plain(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
+            Kind::Tls(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
+        };
+        if polled.is_ready() {
+            window.note(buffer.filled().len() - start);
         }
+        polled
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Kind::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -225,16 +240,16 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.kind {
+            Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

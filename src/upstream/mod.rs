@@ -15,6 +15,7 @@ mod tests;
 mod tls;
 mod transport;
 mod upgrade;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

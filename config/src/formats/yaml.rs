@@ -36,6 +36,13 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
         });
     }
     let text = super::text(&path, bytes)?;
+    match super::json::read(&path, text) {
+        Some(node) => Ok(node),
+        None => read_text(path, text),
+    }
+}
+
+fn read_text(path: Arc<str>, text: &str) -> Result<Node, Problem> {
     let mut reader = Reader {
         path,
         parser: Parser::new_from_str(text),
@@ -48,6 +55,14 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
         let excerpt = excerpt::render(text, &origin, &message);
         Problem { origin, object: None, message, excerpt }
     })
+}
+
+/// Like [`read`], JSON included.
+#[cfg(test)]
+pub(super) fn read_yaml(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
+    let path = path.into();
+    let text = super::text(&path, bytes)?;
+    read_text(path, text)
 }
 
 struct Fault {

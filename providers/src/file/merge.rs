@@ -14,6 +14,10 @@ pub(super) fn merge<'a>(parts: impl Iterator<Item = (&'a Path, &'a Provided)>) -
 }
 
 fn add(out: &mut Provided, part: &Provided) {
+    if *out == Provided::default() {
+        out.clone_from(part);
+        return;
+    }
     let mut lost: Vec<ObjectRef> = Vec::new();
     let (into, from) = (&mut out.config, &part.config);
     map(&mut lost, Kind::Router, &mut into.http.routers, &from.http.routers);

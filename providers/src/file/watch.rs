@@ -33,8 +33,14 @@ impl Watcher {
     pub(super) fn start(source: &Source) -> Self {
         // What does not fit is no loss: a signal says only that there is something to read.
         let (sender, signals) = mpsc::channel(64);
+        let file = match source {
+            Source::File(path) => Some(path.clone()),
+            Source::Directory(_) => None,
+        };
         let handler = move |event: notify::Result<notify::Event>| {
-            if let Some(signal) = signal(&event) {
+            if let Some(signal) = signal(&event)
+                && file.as_deref().is_none_or(|file| concerns(&event, file))
+            {
                 let _ = sender.try_send(signal);
             }
         };
@@ -104,6 +110,17 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     let data = std::fs::metadata(path).ok()?;
     Some((data.dev(), data.ino()))
+}
+
+/// False when another file of the same folder is written, a busy log perhaps.
+fn concerns(event: &notify::Result<notify::Event>, file: &Path) -> bool {
+    let Ok(event) = event else { return true };
+    let content = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    if event.kind != content && !matches!(event.kind, EventKind::Modify(ModifyKind::Data(_))) {
+        return true;
+    }
+    let is_it = |path: &PathBuf| path.file_name() == file.file_name();
+    event.paths.iter().any(is_it) || file.canonicalize().is_ok_and(|real| event.paths.contains(&real))
 }
 
 fn signal(event: &notify::Result<notify::Event>) -> Option<Signal> {
