@@ -61,12 +61,8 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
     let Some(begun) = begun else { return Ok(()) };
     let Begun { stream, mut connection } = *begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
-        let Some(place) = door.begin_handshake() else {
-            return Err(io::Error::other("too many TLS handshakes are under way"));
-        };
         let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
         let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
-        drop(place);
         connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         return Box::pin(serve_http(door, stream, Box::new(connection), options, h2, open)).await;
@@ -135,6 +131,8 @@ async fn handshake(
     door: &Door,
     stream: Prefixed<TcpStream>,
 ) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, Arc<str>)>> {
+    let place = door.begin_handshake();
+    let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();

@@ -97,7 +97,9 @@ impl TlsStore {
             }
         }
         for (name, store) in &tls.stores {
-            if let Err((kind, error)) = apply_store(name, store, &mut certificates, file, (previous, &mut loaded)) {
+            if let Err((kind, error)) =
+                apply_store(name, store, &mut certificates, file, (previous, &mut loaded))
+            {
                 problems.push(problem(kind, name, error.0));
             }
         }

@@ -115,7 +115,9 @@ fn the_five_ways_of_asking_clients_for_certificates() {
     let mut hosts = Vec::new();
     for (kind, _) in kinds {
         hosts.push((format!("{}.test", kind.to_lowercase()), kind));
-        options.push_str(&format!("    {kind}: {{clientAuth: {{clientAuthType: {kind}, caFiles: ['{ca}']}}}}\n"));
+        options.push_str(&format!(
+            "    {kind}: {{clientAuth: {{clientAuthType: {kind}, caFiles: ['{ca}']}}}}\n"
+        ));
     }
     let hosts: Vec<(&str, &str)> = hosts.iter().map(|(host, kind)| (host.as_str(), *kind)).collect();
     let gateway = Gateway::serve(&routes(&backend.url(), &hosts, &options));
@@ -127,7 +129,13 @@ fn the_five_ways_of_asking_clients_for_certificates() {
                 config.resumption = rustls::client::Resumption::disabled();
                 let outcome = ask(gateway.web(), &Arc::new(config), host, host);
                 let status = outcome.as_ref().map_or(0, Seen::status);
-                assert_eq!(status == 200, admitted, "{kind} {:?} {versions:?}: {:?}", who.is_some(), outcome.err());
+                assert_eq!(
+                    status == 200,
+                    admitted,
+                    "{kind} {:?} {versions:?}: {:?}",
+                    who.is_some(),
+                    outcome.err()
+                );
             }
         }
     }
@@ -151,7 +159,12 @@ fn strict_options_refuse_unknown_names() {
     for name in ["unknown.test", "wild.test", "a.b.wild.test", "127.0.0.1"] {
         let error = ask(gateway.web(), &config, name, name).err().unwrap();
         let told = error.to_string();
-        assert!(told.contains("UnrecognizedName") || told.contains("unrecognized") || told.contains("AccessDenied"), "{name}: {told}");
+        assert!(
+            told.contains("UnrecognizedName")
+                || told.contains("unrecognized")
+                || told.contains("AccessDenied"),
+            "{name}: {told}"
+        );
     }
 }
 
@@ -299,7 +312,10 @@ fn mistakes_in_certificates_are_told_with_their_place_and_the_rest_serves() {
             "{cert}: `{told}` is not in {problems:#?}"
         );
     }
-    assert!(problems.iter().any(|p| p.contains("/no/such/ca.pem") && p.contains("routes.yml:")), "{problems:#?}");
+    assert!(
+        problems.iter().any(|p| p.contains("/no/such/ca.pem") && p.contains("routes.yml:")),
+        "{problems:#?}"
+    );
     let config = Arc::new(client_config(&[], None));
     for (name, own) in [("good.test", &good), ("other.test", &other), ("old.test", &old)] {
         let seen = ask(gateway.web(), &config, name, name).unwrap();

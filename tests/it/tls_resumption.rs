@@ -55,7 +55,8 @@ fn sessions_go_on_over_reloads() {
     for config in &clients {
         assert!(ask(gateway.web(), config, "h.test", "h.test").unwrap().resumed);
     }
-    let off = format!("{more}").replace("tls: {", "tls: {options: {default: {disableSessionTickets: true}}, ");
+    let off =
+        format!("{more}").replace("tls: {", "tls: {options: {default: {disableSessionTickets: true}}, ");
     change(&gateway, &routes(&backend.url(), &[("h.test", "")], &off));
     for config in &clients {
         for _ in 0..2 {
@@ -117,7 +118,9 @@ fn a_replaced_authority_counts_at_once_for_sessions_too() {
         assert!(ask(gateway.web(), config, "h.test", "h.test").is_err());
     }
     put(&after);
-    eventually("the new authority counts", || ask(gateway.web(), &new_friends[0], "h.test", "h.test").is_ok());
+    eventually("the new authority counts", || {
+        ask(gateway.web(), &new_friends[0], "h.test", "h.test").is_ok()
+    });
     for config in &old_friends {
         assert!(ask(gateway.web(), config, "h.test", "h.test").is_err(), "an old session lets nobody in");
     }

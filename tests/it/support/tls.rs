@@ -136,5 +136,6 @@ impl Seen {
 
 /// A certificate for these names that signs itself.
 pub fn certificate(names: &[&str]) -> Own {
-    rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
+    rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        .unwrap()
 }
