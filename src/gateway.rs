@@ -20,6 +20,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
+use crate::tls::Stapler;
 use crate::worker;
 
 /// Threads of the control plane: providers, health checks, compiling.
@@ -92,6 +93,7 @@ impl Gateway {
         };
         let environment =
             environment(&around, Registry::new(workers + usize::from(has_http3), control.handle().clone()));
+        let client = environment.client.clone();
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
@@ -120,6 +122,10 @@ impl Gateway {
         let providers = sources.into_iter().map(start).collect();
         drop(context);
         wait_for_first_states(&readiness);
+        if let Some(ocsp) = &settings.ocsp {
+            let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
+            control.spawn(stapler.run(snapshots.clone(), generation.clone()));
+        }
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         Ok(Self {

@@ -40,7 +40,6 @@ const UNSUPPORTED: &[&str] = &[
     "log.maxSize",
     "log.otlp",
     "metrics",
-    "ocsp",
     "providers.consul",
     "providers.consulCatalog",
     "providers.ecs",

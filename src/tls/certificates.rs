@@ -11,6 +11,7 @@ use tidegate_core::BuildError;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{ASN1Time, Validity};
 
+use super::ocsp::Staples;
 use super::{ReadFile, pem_or_file};
 
 /// A certificate with its key and the names it is for.
@@ -28,6 +29,8 @@ pub(super) struct Certificates {
     /// By what follows `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     pub(super) default: Option<Arc<CertifiedKey>>,
+    /// What responders say of them.
+    pub(super) staples: Arc<Staples>,
 }
 
 /// Chooses certificates for handshakes.

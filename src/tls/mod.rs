@@ -6,6 +6,7 @@
 mod certificates;
 mod client_auth;
 mod default_certificate;
+mod ocsp;
 mod options;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,8 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
 use certificates::{Certificates, Loaded};
+pub(crate) use ocsp::Stapler;
+use ocsp::Staples;
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -44,6 +47,9 @@ struct Shared {
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
     /// The configured certificates without their chains, each once.
     leaves: Vec<CertificateDer<'static>>,
+    /// The configured certificates that came with their issuers, each once.
+    with_issuers: Vec<Arc<CertifiedKey>>,
+    staples: Arc<Staples>,
 }
 
 impl TlsStore {
@@ -103,6 +109,9 @@ impl TlsStore {
                 problems.push(problem(kind, name, error.0));
             }
         }
+        let with_issuers = with_issuers(loaded.values());
+        let staples = previous.map(|store| store.shared.staples.clone()).unwrap_or_default();
+        certificates.staples.clone_from(&staples);
         leaves.extend(certificates.default.iter().filter_map(|key| key.cert.first().cloned()));
         let mut seen = HashSet::new();
         leaves.retain(|leaf| seen.insert(leaf.clone()));
@@ -117,7 +126,7 @@ impl TlsStore {
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
         let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, loaded, tickets, leaves };
+        let shared = Shared { options, generated, loaded, tickets, leaves, with_issuers, staples };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 
@@ -131,6 +140,16 @@ impl TlsStore {
     /// The configured certificates, without their chains and without one that was generated.
     pub fn leaves(&self) -> &[CertificateDer<'static>] {
         &self.shared.leaves
+    }
+
+    /// The configured certificates that came with their issuers.
+    pub(crate) fn with_issuers(&self) -> Vec<Arc<CertifiedKey>> {
+        self.shared.with_issuers.clone()
+    }
+
+    /// What responders say of certificates.
+    pub(crate) fn staples(&self) -> Arc<Staples> {
+        self.shared.staples.clone()
     }
 
     /// True when options of this name exist and are sound.
@@ -157,6 +176,12 @@ impl TlsStore {
         let name = self.options_of(server_name.unwrap_or(""));
         self.shared.options.get(name)?.clone()
     }
+}
+
+fn with_issuers<'a>(loaded: impl Iterator<Item = &'a Arc<Loaded>>) -> Vec<Arc<CertifiedKey>> {
+    let mut seen = HashSet::new();
+    let keys = loaded.map(|loaded| &loaded.key).filter(|key| key.cert.len() > 1);
+    keys.filter(|key| seen.insert(key.cert.first().cloned())).cloned().collect()
 }
 
 /// The one provider of cryptography.

@@ -11,6 +11,7 @@ use tidegate_config::tls::TlsOptions;
 use tidegate_core::BuildError;
 
 use super::certificates::{Certificates, Chooser};
+use super::ocsp::Stapling;
 use super::{ReadFile, client_auth};
 
 /// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
@@ -33,7 +34,7 @@ pub(super) fn server_config(
         .with_protocol_versions(&versions)
         .map_err(|error| BuildError(format!("versions and cipher suites do not fit: {error}")))?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(resolver));
+        .with_cert_resolver(Arc::new(Stapling { chooser: resolver, staples: certificates.staples.clone() }));
     config.alpn_protocols = options
         .alpn_protocols
         .iter()
