@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose and Chromium.
+# Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
+# Redis and Consul.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,6 +8,7 @@ need=()
 command -v dockerd >/dev/null || need+=(docker.io)
 command -v docker-compose >/dev/null || need+=(docker-compose)
 command -v chromium >/dev/null || need+=(chromium)
+command -v redis-server >/dev/null || need+=(redis-server)
 command -v cc >/dev/null || need+=(build-essential)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
@@ -34,6 +36,7 @@ if ! docker info >/dev/null 2>&1; then
   done
 fi
 
+scripts/tool.sh consul
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tidegate_config::Provided;
-use tidegate_providers::{self as providers, Provider, Update, Updates};
+use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
@@ -84,12 +84,14 @@ impl Gateway {
         let readiness = Arc::new(Readiness::default());
         let terminating = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(OnceLock::new());
+        let (updates, incoming) = mpsc::channel(QUEUE);
         let around = Surroundings {
             settings: settings.clone(),
             snapshots: slot.clone(),
             readiness: readiness.clone(),
             terminating: terminating.clone(),
-            providers: sources.iter().map(|(kind, _)| capitalised(kind)).collect(),
+            updates: updates.clone(),
+            providers: kinds_of(&sources),
         };
         let environment =
             environment(&around, Registry::new(workers + usize::from(has_http3), control.handle().clone()));
@@ -102,7 +104,6 @@ impl Gateway {
         let _ = slot.set(snapshots.downgrade());
         let access_log =
             settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
-        let (updates, incoming) = mpsc::channel(QUEUE);
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
             compiler,
@@ -112,12 +113,12 @@ impl Gateway {
             throttle: settings.providers.providers_throttle_duration.into(),
             states,
         };
-        readiness.expect(sources.iter().map(|(kind, _)| Arc::from(*kind)));
+        readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let context = control.enter();
-        let start = |(kind, source): Source| {
-            tracing::info!(provider = kind, source = %place_of(&settings, kind), "provider started");
-            providers::start(kind, source, updates.clone())
+        let start = |(instance, place): Source| {
+            tracing::info!(provider = &*instance.name, source = %place, "provider started");
+            providers::start(instance.name, instance.provider, updates.clone())
         };
         let providers = sources.into_iter().map(start).collect();
         drop(context);
@@ -215,32 +216,18 @@ fn wait_for_first_states(readiness: &Readiness) {
     }
 }
 
-/// A provider and its kind.
-pub(crate) type Source = (&'static str, Arc<dyn Provider>);
+/// A provider, and where it reads.
+pub(crate) type Source = (providers::Instance, String);
 
-/// The providers that the settings ask for, by kind.
+/// The providers that the settings ask for.
 pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
-    let options = &settings.providers;
-    let file = options.file.clone().map(providers::Options::File);
-    let docker = options.docker.clone().map(providers::Options::Docker);
-    [file, docker]
-        .into_iter()
-        .flatten()
-        .map(|options| {
-            let kind = options.kind();
-            options.build().map(|source| (kind, source)).map_err(|error| StartError::Provider(kind, error))
-        })
-        .collect()
-}
-
-/// Where a provider reads, for the log.
-fn place_of(settings: &Settings, kind: &str) -> String {
-    let options = &settings.providers;
-    match (kind, &options.file, &options.docker) {
-        ("file", Some(file), _) => format!("{}{}", file.directory, file.filename),
-        ("docker", _, Some(docker)) => docker.endpoint.clone(),
-        _ => String::new(),
+    let mut sources = Vec::new();
+    for options in settings.providers.chosen() {
+        let (kind, place) = (options.kind(), options.place());
+        let instances = options.instances().map_err(|error| StartError::Provider(kind, error))?;
+        sources.extend(instances.into_iter().map(|instance| (instance, place.clone())));
     }
+    Ok(sources)
 }
 
 /// Compiles these states as a gateway with these settings would, without serving them.
@@ -254,6 +241,7 @@ pub(crate) fn compile_once(
         snapshots: Arc::default(),
         readiness: Arc::default(),
         terminating: Arc::default(),
+        updates: mpsc::channel(1).0,
         providers: Vec::new(),
     };
     let environment = environment(&around, Registry::new(1, control.clone()));
@@ -270,6 +258,13 @@ fn environment(around: &Surroundings, registry: Arc<Registry>) -> Environment {
         internal: internal::services(around),
         files: Files::default(),
     }
+}
+
+/// The kinds of providers, as `/api/overview` names them.
+fn kinds_of(sources: &[Source]) -> Vec<String> {
+    let mut kinds: Vec<String> = sources.iter().map(|(instance, _)| capitalised(instance.kind)).collect();
+    kinds.dedup();
+    kinds
 }
 
 /// `consulCatalog` as `ConsulCatalog`.

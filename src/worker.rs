@@ -135,6 +135,11 @@ impl Balance {
         if mine >= load(least) + IMBALANCE { least } else { here }
     }
 
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Counts a connection on a worker.
     pub(crate) fn count(&self, index: usize) -> Load {
         self.workers[index].connections.fetch_add(1, Ordering::Relaxed);

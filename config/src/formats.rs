@@ -4,6 +4,7 @@ pub mod env;
 pub mod excerpt;
 pub mod flags;
 mod json;
+pub mod keys;
 pub mod labels;
 pub mod toml;
 pub mod yaml;

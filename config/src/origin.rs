@@ -47,6 +47,7 @@ impl fmt::Display for Origin {
             Self::File { path, line, .. } => write!(f, "{path}:{line}"),
             Self::Label { container, label } if label.is_empty() => write!(f, "container {container}"),
             Self::Label { container, label } => write!(f, "container {container}, label {label}"),
+            Self::Tag { service, tag } if tag.is_empty() => write!(f, "service {service}"),
             Self::Tag { service, tag } => write!(f, "service {service}, tag {tag}"),
             Self::Key(key) => write!(f, "key {key}"),
             Self::Flag(flag) => write!(f, "flag {flag}"),

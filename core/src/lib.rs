@@ -18,6 +18,8 @@ pub mod values;
 pub use body::{Body, BodyError, Guard};
 pub use building::{Build, BuildContext, BuildError, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
-pub use message::{Attempts, Connection, Context, Held, OmitForwardedFor, Request, Response, TlsInfo};
+pub use message::{
+    AskedTarget, Attempts, Connection, Context, Held, OmitForwardedFor, Request, Response, TlsInfo,
+};
 pub use middleware::{BoxFuture, Handler, Middleware, Next};
 pub use record::Record;

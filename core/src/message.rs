@@ -36,6 +36,15 @@ impl Request {
         self.head.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("")
     }
 
+    /// The target for a redirect: as [`AskedTarget`] has it, unless a middleware has changed it since.
+    pub fn asked_target(&self) -> &str {
+        let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
+        match self.head.extensions.get::<AskedTarget>() {
+            Some(asked) if &*asked.served == target => &asked.asked,
+            _ => target,
+        }
+    }
+
     /// The path, still escaped.
     pub fn path(&self) -> &str {
         self.head.uri.path()
@@ -75,6 +84,16 @@ impl Context {
     pub fn is_tls(&self) -> bool {
         self.connection.tls.is_some()
     }
+}
+
+/// Stands among the extensions of a request whose query had `;`, which were taken for `&` (Go's
+/// `AllowQuerySemicolons`): redirects keep them.
+#[derive(Clone, Debug)]
+pub struct AskedTarget {
+    /// The target as it is served.
+    pub served: Box<str>,
+    /// The same with the query as it came.
+    pub asked: Box<str>,
 }
 
 /// Stands among the extensions of a request whose `X-Forwarded-For` was deleted on purpose (`headers` with an empty

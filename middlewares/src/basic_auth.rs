@@ -110,7 +110,11 @@ struct Basic {
 
 impl Middleware for Basic {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        let Some(credentials) = Credentials::of(&request.head.headers) else { return self.refuse() };
+        let Some(credentials) = Credentials::of(&request.head.headers) else {
+            // As in Traefik, where the JSON of the access log tells nobody from somebody who was not asked.
+            auth::note_user(&request, "");
+            return self.refuse();
+        };
         auth::note_user(&request, &credentials.user);
         if self.dummy.work() < QUICK {
             let right =

@@ -13,8 +13,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
-use tidegate_core::{Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    Body, BoxFuture, Build, BuildContext, BuildError, Guard, Middleware, Next, Record, Request, Response,
+};
 
+use crate::{begun, sniff};
 use accept::Choice;
 use stream::{Compressed, Encoding};
 
@@ -74,6 +77,7 @@ impl Build for Compress {
         let mut excluded = media_types(&self.excluded_content_types)?;
         excluded.push("application/grpc".into());
         Ok(Arc::new(Compressor {
+            has_lists: !self.included_content_types.is_empty() || !self.excluded_content_types.is_empty(),
             excluded,
             included: media_types(&self.included_content_types)?,
             min_size: u64::try_from(self.min_response_body_bytes)
@@ -112,6 +116,8 @@ fn media_type(text: &str) -> Option<String> {
 }
 
 struct Compressor {
+    /// The options name types.
+    has_lists: bool,
     excluded: Vec<String>,
     included: Vec<String>,
     min_size: u64,
@@ -126,10 +132,16 @@ impl Middleware for Compressor {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let Some(choice) = self.choice(&request) else { return next.run(request) };
         Box::pin(async move {
+            let record = request.context.record.clone();
             let mut response = next.run(request).await;
             response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
             match choice {
-                Choice::Encode(encoding) if self.is_wanted(&response) => encode(response, encoding).await,
+                Choice::Encode(encoding) if self.is_wanted(&response) => {
+                    match self.looked_at(response).await {
+                        (response, true) => encode(response, encoding, record).await,
+                        (response, false) => response,
+                    }
+                }
                 _ => response,
             }
         })
@@ -176,6 +188,30 @@ impl Compressor {
         }
     }
 
+    /// Looks at the body where the head does not say enough: at the type when a list asks for types and there is
+    /// none, and whether a body of unknown length is empty.
+    async fn looked_at(&self, response: Response) -> (Response, bool) {
+        let (mut head, mut body) = response.into_parts();
+        if self.has_lists && !head.headers.contains_key(CONTENT_TYPE) {
+            let begin;
+            (begin, body) = begun::begin(body).await;
+            let found = HeaderValue::from_static(sniff::content_type(&begin));
+            if !self.is_wanted_type(&HeaderMap::from_iter([(CONTENT_TYPE, found)])) {
+                return (Response::from_parts(head, body), false);
+            }
+        }
+        if body.size_hint().exact().is_none() {
+            match begun::unless_empty(body).await {
+                Some(again) => body = again,
+                None => {
+                    head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+                    return (Response::from_parts(head, Body::empty()), false);
+                }
+            }
+        }
+        (Response::from_parts(head, body), true)
+    }
+
     fn is_wanted_type(&self, headers: &HeaderMap) -> bool {
         if !headers.contains_key(CONTENT_TYPE) {
             return true;
@@ -217,9 +253,13 @@ fn forbids_change(headers: &HeaderMap) -> bool {
         .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("no-transform")))
 }
 
-async fn encode(response: Response, encoding: Encoding) -> Response {
-    let known = length(&response).filter(|length| *length <= ONE_PIECE);
-    let (mut head, body) = response.into_parts();
+async fn encode(response: Response, encoding: Encoding, record: Option<Arc<Record>>) -> Response {
+    let length = length(&response);
+    let known = length.filter(|length| *length <= ONE_PIECE);
+    let (mut head, mut body) = response.into_parts();
+    if let (Some(record), None) = (record, length) {
+        body = body.with_guard(Box::new(OriginSize { record, bytes: 0 }));
+    }
     head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
     head.headers.remove(CONTENT_LENGTH);
     head.headers.remove(ACCEPT_RANGES);
@@ -236,6 +276,22 @@ async fn encode(response: Response, encoding: Encoding) -> Response {
         None => Body::boxed(compressed),
     };
     Response::from_parts(head, body)
+}
+
+/// Tells the record how long a body was whose length nobody knew.
+struct OriginSize {
+    record: Arc<Record>,
+    bytes: u64,
+}
+
+impl Guard for OriginSize {
+    fn data(&mut self, length: usize) {
+        self.bytes += length as u64;
+    }
+
+    fn end(self: Box<Self>, _: bool) {
+        self.record.note(|fields| fields.origin_size = Some(self.bytes));
+    }
 }
 
 #[cfg(test)]
@@ -327,6 +383,48 @@ mod tests {
             |name: &str| Compress { included_content_types: vec![name.into()], ..Compress::default() };
         assert_eq!(encoding_of(&answer(including("text/css"), "gzip", || plain(5000))), "");
         assert_eq!(encoding_of(&answer(including("Text/Plain"), "gzip", || plain(5000))), "gzip");
+    }
+
+    #[test]
+    fn without_a_type_the_lists_go_by_the_content() {
+        let excluding =
+            |name: &str| Compress { excluded_content_types: vec![name.into()], ..Compress::default() };
+        let including =
+            |name: &str| Compress { included_content_types: vec![name.into()], ..Compress::default() };
+        for (options, compressed) in [
+            (Compress::default(), true),
+            (excluding("text/plain"), false),
+            (excluding("image/gif"), true),
+            (including("text/plain"), true),
+            (including("image/gif"), false),
+        ] {
+            let text = "hello ".repeat(400);
+            let parts = [text.clone(), text.clone()];
+            for known in [true, false] {
+                let parts = parts.clone();
+                let response = answer(options.clone(), "gzip", move || {
+                    let streamed = || pieces(&[&parts[0], &parts[1]]);
+                    Response::new(if known { Body::full(parts.concat()) } else { streamed() })
+                });
+                assert_eq!(encoding_of(&response) == "gzip", compressed, "{options:?}");
+                let whole = if compressed { decoded(response) } else { testing::text(response).into_bytes() };
+                assert_eq!(whole, parts_of(&text), "{options:?}");
+            }
+        }
+    }
+
+    fn parts_of(text: &str) -> Vec<u8> {
+        text.repeat(2).into_bytes()
+    }
+
+    #[test]
+    fn nothing_is_not_compressed() {
+        let response = answer(Compress::default(), "gzip", || Response::new(pieces(&[])));
+        assert_eq!(
+            (encoding_of(&response), &response.headers()["content-length"]),
+            ("", &"0".parse().unwrap())
+        );
+        assert_eq!(testing::text(response), "");
     }
 
     #[test]

@@ -1,20 +1,14 @@
 //! Guesses the content type of responses that come without one.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{
-    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
-};
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
 
-use crate::sniff;
+use crate::{begun, sniff};
 
 /// Traefik's `contentType`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,68 +55,19 @@ fn wants_type(response: &Response) -> bool {
 }
 
 async fn with_type(response: Response) -> Response {
-    let (mut head, mut body) = response.into_parts();
-    let mut begin = Vec::new();
-    let mut read = VecDeque::new();
-    // A body that streams is held back until its first piece only.
-    let streams = body.size_hint().exact().is_none();
-    while begin.len() < sniff::LOOKED_AT && !body.is_end_stream() {
-        let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else { break };
-        if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
-            begin.extend_from_slice(&data[..data.len().min(sniff::LOOKED_AT)]);
-        }
-        let failed = frame.is_err();
-        read.push_back(frame);
-        if failed || (streams && !begin.is_empty()) {
-            break;
-        }
-    }
+    let (mut head, body) = response.into_parts();
+    let (begin, body) = begun::begin(body).await;
     if !begin.is_empty() {
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(sniff::content_type(&begin)));
     }
-    Response::from_parts(head, Body::boxed(Begun { read, rest: body }))
-}
-
-/// A body of which the first frames have been read.
-struct Begun {
-    read: VecDeque<Result<Frame<Bytes>, BodyError>>,
-    rest: Body,
-}
-
-impl HttpBody for Begun {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.read.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let data = |frame: &Result<Frame<Bytes>, _>| {
-            frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len)
-        };
-        let read: usize = self.read.iter().map(data).sum();
-        match self.rest.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(rest + read as u64),
-            None => SizeHint::new(),
-        }
-    }
+    Response::from_parts(head, body)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{self, get};
+    use tidegate_core::Body;
 
     fn answer(options: ContentType, response: impl Fn() -> Response + Send + Sync + 'static) -> Response {
         testing::response_of(options, get("http://h.test/"), move |_| response())

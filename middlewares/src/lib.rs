@@ -6,6 +6,7 @@
 #[macro_use]
 mod registry;
 mod auth;
+mod begun;
 mod condition;
 mod location;
 mod path;

@@ -41,8 +41,7 @@ struct Redirect {
 impl Middleware for Redirect {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         let scheme = if request.context.is_tls() { "https" } else { "http" };
-        let target = request.head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let old = format!("{scheme}://{}{target}", request.host());
+        let old = format!("{scheme}://{}{}", request.host(), request.asked_target());
         match self.template.replace_all(&self.regex, &old) {
             Some(new) if new != old => {
                 crate::answer(location::redirect(&new, &request.head.method, self.permanent))

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{Error, Provider, Session};
+use crate::{Describe, Error, Provider, Session};
 use load::{Loaded, Loader, Source};
 use watch::{Signal, Watcher};
 
@@ -50,6 +50,12 @@ impl Default for Options {
             watch: true,
             debug_log_generated_template: false,
         }
+    }
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        format!("{}{}", self.directory, self.filename)
     }
 }
 

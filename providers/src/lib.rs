@@ -2,10 +2,22 @@
 //!
 //! A provider delivers its whole state, every time it changes. It never sees a request.
 
+mod connect;
+pub mod consul;
+pub mod consul_catalog;
+mod consul_client;
 pub mod docker;
 pub mod file;
+pub mod http;
+mod http_client;
+mod kv;
+pub mod redis;
+pub mod rest;
 pub mod supervisor;
+pub mod swarm;
 pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod workload;
 
 use std::sync::Arc;
@@ -14,6 +26,7 @@ use futures_util::future::BoxFuture;
 use tidegate_config::Provided;
 use tokio::sync::mpsc;
 
+pub use connect::Tls;
 pub use supervisor::{Handle, Session, start};
 
 /// The whole state of one provider.
@@ -57,6 +70,32 @@ pub enum Error {
     Stopping,
 }
 
+/// One instance of a provider.
+pub struct Instance {
+    /// The part behind `@`: `docker`, `consulcatalog`, `consulcatalog-team1`.
+    pub name: Arc<str>,
+    /// The kind, as it is named under `providers`: `consulCatalog`.
+    pub kind: &'static str,
+    /// The provider itself.
+    pub provider: Arc<dyn Provider>,
+}
+
+/// What the options of every provider can say.
+trait Describe: Sized {
+    /// Where it reads, for the log.
+    fn place(&self) -> String;
+
+    /// The options of each instance, with what is added to its name; by default there is one.
+    fn split(self) -> Vec<(String, Self)> {
+        vec![(String::new(), self)]
+    }
+}
+
+fn instance_name(kind: &str, suffix: &str) -> Arc<str> {
+    let kind = kind.to_lowercase();
+    if suffix.is_empty() { kind.into() } else { format!("{kind}-{suffix}").into() }
+}
+
 /// The list of providers. A new one is a file and a line.
 macro_rules! registry {
     ($($(#[$doc:meta])* $variant:ident $name:literal => $module:ident;)*) => {
@@ -71,17 +110,33 @@ macro_rules! registry {
         }
 
         impl Options {
-            /// The kind, which is also the name of the only instance: `docker`.
+            /// The kind: `docker`.
             pub fn kind(&self) -> &'static str {
                 match self {
                     $(Self::$variant(_) => $name,)*
                 }
             }
 
-            /// Makes the provider. An option that cannot be used is an error, and nothing has been started.
-            pub fn build(self) -> Result<Arc<dyn Provider>, Error> {
+            /// Where it reads, for the log.
+            pub fn place(&self) -> String {
                 match self {
-                    $(Self::$variant(options) => Ok(Arc::new($module::build(options)?)),)*
+                    $(Self::$variant(options) => options.place(),)*
+                }
+            }
+
+            /// Makes the provider, in one instance or several. An option that cannot be used is an error, and
+            /// nothing has been started.
+            pub fn instances(self) -> Result<Vec<Instance>, Error> {
+                let kind = self.kind();
+                match self {
+                    $(Self::$variant(options) => options
+                        .split()
+                        .into_iter()
+                        .map(|(suffix, options)| {
+                            let provider: Arc<dyn Provider> = Arc::new($module::build(options)?);
+                            Ok(Instance { name: instance_name(kind, &suffix), kind, provider })
+                        })
+                        .collect(),)*
                 }
             }
         }
@@ -93,4 +148,16 @@ registry! {
     File "file" => file;
     /// Labels of containers: `providers.docker`.
     Docker "docker" => docker;
+    /// Labels of services of a swarm: `providers.swarm`.
+    Swarm "swarm" => swarm;
+    /// Services that are registered in Consul: `providers.consulCatalog`.
+    ConsulCatalog "consulCatalog" => consul_catalog;
+    /// Keys in Consul: `providers.consul`.
+    Consul "consul" => consul;
+    /// Keys in Redis: `providers.redis`.
+    Redis "redis" => redis;
+    /// A configuration that is fetched: `providers.http`.
+    Http "http" => http;
+    /// A configuration that is sent: `providers.rest`.
+    Rest "rest" => rest;
 }

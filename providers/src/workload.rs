@@ -29,10 +29,42 @@ const LONGEST_RULE: usize = 64 << 10;
 pub struct Workload<'a> {
     /// Name of the service when labels name none, normalised.
     pub name: &'a str,
+    /// `.Name` in the template of the default rule.
+    pub title: &'a str,
     /// Its own name, as in errors and as `.ContainerName` in templates.
     pub owner: &'a Arc<str>,
     /// All its labels.
     pub labels: &'a BTreeMap<String, String>,
+    /// How labels are written where it comes from.
+    pub carrier: Carrier<'a>,
+}
+
+/// What carries the labels.
+#[derive(Clone, Copy, Debug)]
+pub enum Carrier<'a> {
+    /// A container, with labels.
+    Container,
+    /// A registered service, with tags `prefix.key=value`; their labels begin with `traefik`.
+    Service {
+        /// The prefix as it is written.
+        prefix: &'a str,
+    },
+}
+
+impl Workload<'_> {
+    /// Where a label was written; an empty one stands for the workload itself.
+    pub fn origin(&self, label: &str) -> Origin {
+        match self.carrier {
+            Carrier::Container => Origin::Label { container: self.owner.clone(), label: label.into() },
+            Carrier::Service { prefix } => {
+                let tag = match label.strip_prefix("traefik.") {
+                    Some(rest) => format!("{prefix}.{rest}").into(),
+                    None => label.into(),
+                };
+                Origin::Tag { service: self.owner.clone(), tag }
+            }
+        }
+    }
 }
 
 /// Where a workload can be reached.
@@ -50,14 +82,23 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Reads `defaultRule` and `constraints`.
+    /// Reads `defaultRule` and `constraints` on labels.
     pub fn new(default_rule: &str, constraints: &str) -> Result<Self, Error> {
+        Self::with(default_rule, constraints, On::Labels)
+    }
+
+    /// Reads `defaultRule` and `constraints` on tags.
+    pub fn for_tags(default_rule: &str, constraints: &str) -> Result<Self, Error> {
+        Self::with(default_rule, constraints, On::Tags)
+    }
+
+    fn with(default_rule: &str, constraints: &str, on: On) -> Result<Self, Error> {
         let default_rule = Template::parse(default_rule, Dialect::Rule)
             .map_err(|error| Error::Option { option: "defaultRule", message: error.to_string() })?;
         let constraints = match constraints.trim() {
             "" => None,
             text => Some(
-                Constraint::parse(text)
+                Constraint::parse(text, on)
                     .map_err(|message| Error::Option { option: "constraints", message })?,
             ),
         };
@@ -66,14 +107,21 @@ impl Rules {
 
     /// True when the constraints let a workload with these labels in.
     pub fn admit(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.constraints.as_ref().is_none_or(|constraint| constraint.matches(labels))
+        let facts = Facts { labels, tags: &[] };
+        self.constraints.as_ref().is_none_or(|constraint| constraint.matches(facts))
+    }
+
+    /// True when the constraints let something with these tags in.
+    pub fn admit_tags(&self, tags: &[String]) -> bool {
+        let facts = Facts { labels: &BTreeMap::new(), tags };
+        self.constraints.as_ref().is_none_or(|constraint| constraint.matches(facts))
     }
 
     /// The rule of a router that has none.
     fn default_rule(&self, workload: &Workload<'_>) -> Result<String, String> {
         let labels = workload.labels.iter().map(|(key, value)| (key.clone(), Value::Text(value.clone())));
         let data = Value::Map(BTreeMap::from([
-            ("Name".to_owned(), workload.name.into()),
+            ("Name".to_owned(), workload.title.into()),
             ("ContainerName".to_owned(), (&**workload.owner).into()),
             ("Labels".to_owned(), Value::Map(labels.collect())),
         ]));
@@ -91,7 +139,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
     builder.add_servers(place);
     let names = builder.service_names();
     let mut provided = builder.decode();
-    let origin = Origin::Label { container: workload.owner.clone(), label: "".into() };
+    let origin = workload.origin("");
     let only_streams = provided.has_streams() && !provided.has_http();
     if !only_streams {
         let mut routers = std::mem::take(&mut provided.config.http.routers);
@@ -193,7 +241,21 @@ fn object(kind: Kind, name: &str) -> tidegate_config::ObjectRef {
     tidegate_config::ObjectRef { kind, name: name.to_owned() }
 }
 
-/// A condition on labels: ``Label(`k`, `v`)`` and ``LabelRegex(`k`, `re`)`` with `&&`, `||`, `!`.
+/// What constraints are about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum On {
+    Labels,
+    Tags,
+}
+
+#[derive(Clone, Copy)]
+struct Facts<'a> {
+    labels: &'a BTreeMap<String, String>,
+    tags: &'a [String],
+}
+
+/// A condition: ``Label(`k`, `v`)`` and ``LabelRegex(`k`, `re`)``, or ``Tag(`t`)`` and ``TagRegex(`re`)``, with
+/// `&&`, `||`, `!`.
 #[derive(Clone, Debug)]
 enum Constraint {
     And(Box<Constraint>, Box<Constraint>),
@@ -201,52 +263,69 @@ enum Constraint {
     Not(Box<Constraint>),
     Label(String, String),
     LabelRegex(String, Regex),
+    Tag(String),
+    TagRegex(Regex),
 }
 
 impl Constraint {
-    fn parse(text: &str) -> Result<Self, String> {
-        expression::parse(text).map_err(|error| error.to_string()).and_then(|tree| Self::from_tree(&tree))
+    fn parse(text: &str, on: On) -> Result<Self, String> {
+        expression::parse(text).map_err(|error| error.to_string()).and_then(|tree| Self::from_tree(&tree, on))
     }
 
-    fn from_tree(tree: &Expression) -> Result<Self, String> {
+    fn from_tree(tree: &Expression, on: On) -> Result<Self, String> {
         let both = |a: &Expression, b: &Expression| {
-            Ok::<_, String>((Box::new(Self::from_tree(a)?), Box::new(Self::from_tree(b)?)))
+            Ok::<_, String>((Box::new(Self::from_tree(a, on)?), Box::new(Self::from_tree(b, on)?)))
         };
         Ok(match tree {
             Expression::And(a, b) => both(a, b).map(|(a, b)| Self::And(a, b))?,
             Expression::Or(a, b) => both(a, b).map(|(a, b)| Self::Or(a, b))?,
-            Expression::Not(inner) => Self::Not(Box::new(Self::from_tree(inner)?)),
-            Expression::Call(call) => Self::from_call(call)?,
+            Expression::Not(inner) => Self::Not(Box::new(Self::from_tree(inner, on)?)),
+            Expression::Call(call) if on == On::Labels => Self::on_labels(call)?,
+            Expression::Call(call) => Self::on_tags(call)?,
             Expression::Compare { call, .. } => {
                 return Err(format!("`{}` cannot be compared here", call.name));
             }
         })
     }
 
-    fn from_call(call: &Call) -> Result<Self, String> {
+    fn on_labels(call: &Call) -> Result<Self, String> {
         let [Argument::Text(key), Argument::Text(value)] = call.arguments.as_slice() else {
             return Err(format!("`{}` takes two texts: a label and its value", call.name));
         };
         match call.name.to_ascii_lowercase().as_str() {
             "label" => Ok(Self::Label(key.clone(), value.clone())),
-            "labelregex" => {
-                let regex = Regex::new(value)
-                    .map_err(|error| format!("`{value}` is no regular expression: {error}"))?;
-                Ok(Self::LabelRegex(key.clone(), regex))
-            }
+            "labelregex" => Ok(Self::LabelRegex(key.clone(), regex(value)?)),
             _ => Err(format!("unknown function `{}`: expected `Label` or `LabelRegex`", call.name)),
         }
     }
 
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        match self {
-            Self::And(a, b) => a.matches(labels) && b.matches(labels),
-            Self::Or(a, b) => a.matches(labels) || b.matches(labels),
-            Self::Not(inner) => !inner.matches(labels),
-            Self::Label(key, value) => labels.get(key) == Some(value),
-            Self::LabelRegex(key, regex) => labels.get(key).is_some_and(|value| regex.is_match(value)),
+    fn on_tags(call: &Call) -> Result<Self, String> {
+        let of = |make: fn(&str) -> Result<Self, String>| match call.arguments.as_slice() {
+            [Argument::Text(tag)] => make(tag),
+            _ => Err(format!("`{}` takes one text: a tag", call.name)),
+        };
+        match call.name.to_ascii_lowercase().as_str() {
+            "tag" => of(|tag| Ok(Self::Tag(tag.to_owned()))),
+            "tagregex" => of(|tag| Ok(Self::TagRegex(regex(tag)?))),
+            _ => Err(format!("unknown function `{}`: expected `Tag` or `TagRegex`", call.name)),
         }
     }
+
+    fn matches(&self, facts: Facts<'_>) -> bool {
+        match self {
+            Self::And(a, b) => a.matches(facts) && b.matches(facts),
+            Self::Or(a, b) => a.matches(facts) || b.matches(facts),
+            Self::Not(inner) => !inner.matches(facts),
+            Self::Label(key, value) => facts.labels.get(key) == Some(value),
+            Self::LabelRegex(key, regex) => facts.labels.get(key).is_some_and(|value| regex.is_match(value)),
+            Self::Tag(tag) => facts.tags.contains(tag),
+            Self::TagRegex(regex) => facts.tags.iter().any(|tag| regex.is_match(tag)),
+        }
+    }
+}
+
+fn regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| format!("`{text}` is no regular expression: {error}"))
 }
 
 #[cfg(test)]
@@ -264,7 +343,13 @@ mod tests {
     fn built(pairs: &[(&str, &str)]) -> Provided {
         let labels: BTreeMap<String, String> =
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let workload = Workload { name: "web", owner: &"web".into(), labels: &labels };
+        let workload = Workload {
+            name: "web",
+            title: "web",
+            owner: &"web".into(),
+            labels: &labels,
+            carrier: Carrier::Container,
+        };
         let rules = Rules::new("Host(`{{ normalize .Name }}`)", "").expect("valid");
         build(&workload, Labels::read(&workload), &rules, &Place)
     }
@@ -374,6 +459,19 @@ mod tests {
         ] {
             assert_eq!(Rules::new("x", text).expect(text).admit(&labels), admitted, "{text}");
         }
+        let tags = ["blue".to_owned(), "v=2".to_owned()];
+        for (text, admitted) in [
+            ("", true),
+            ("Tag(`blue`)", true),
+            ("Tag(`blu`)", false),
+            ("TagRegex(`^v=\\d$`) && !Tag(`green`)", true),
+            ("Tag(`green`) || TagRegex(`u$`)", false),
+        ] {
+            assert_eq!(Rules::for_tags("x", text).expect(text).admit_tags(&tags), admitted, "{text}");
+        }
+        assert!(
+            Rules::for_tags("x", "Label(`a`,`b`)").is_err() && Rules::for_tags("x", "Tag(`a`,`b`)").is_err()
+        );
         for text in ["Label(`a`)", "Tag(`a`)", "Label(`a`,`b`", "LabelRegex(`a`,`(`)"] {
             assert!(Rules::new("x", text).is_err(), "{text}");
         }
@@ -391,7 +489,13 @@ mod tests {
             let labels: BTreeMap<String, String> =
                 pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
             let owner: Arc<str> = ip.into();
-            let workload = Workload { name: "s", owner: &owner, labels: &labels };
+            let workload = Workload {
+                name: "s",
+                title: "s",
+                owner: &owner,
+                labels: &labels,
+                carrier: Carrier::Container,
+            };
             let rules = Rules::new("Host(`{{ .Name }}`)", "").expect("valid");
             (owner.clone(), build(&workload, Labels::read(&workload), &rules, &At(ip)))
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_config::Provided;
-use tidegate_providers::{Options, Update, docker, start};
+use tidegate_providers::{Update, docker, start};
 use tokio::sync::mpsc;
 
 /// Runs a command of the Docker client and gives its output.
@@ -67,7 +67,7 @@ async fn a_real_engine() {
         ..docker::Options::default()
     };
     let (sender, mut updates) = mpsc::channel(64);
-    let _handle = start("docker", Options::Docker(options).build().expect("valid options"), sender);
+    let _handle = start("docker", Arc::new(docker::build(options).expect("valid options")), sender);
     assert!(updates.recv().await.expect("a first update").ready);
 
     let mark = format!("tidegate.test={name}");

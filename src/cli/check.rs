@@ -70,9 +70,11 @@ fn show_sources(problems: &mut [Problem]) {
 async fn states(settings: &Settings) -> Result<BTreeMap<Arc<str>, Arc<Provided>>, gateway::StartError> {
     let (updates, mut incoming) = mpsc::channel(64);
     let sources = gateway::sources(settings)?;
-    let mut waiting: BTreeSet<Arc<str>> = sources.iter().map(|(kind, _)| Arc::from(*kind)).collect();
-    let _handles: Vec<providers::Handle> =
-        sources.into_iter().map(|(kind, source)| providers::start(kind, source, updates.clone())).collect();
+    let mut waiting: BTreeSet<Arc<str>> = sources.iter().map(|(instance, _)| instance.name.clone()).collect();
+    let _handles: Vec<providers::Handle> = sources
+        .into_iter()
+        .map(|(instance, _)| providers::start(instance.name, instance.provider, updates.clone()))
+        .collect();
     let mut states = BTreeMap::new();
     let end = tokio::time::Instant::now() + PATIENCE;
     while !waiting.is_empty() {

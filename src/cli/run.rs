@@ -12,6 +12,7 @@ use crate::settings::Settings;
 pub(super) fn run(settings: Settings, log: &ProcessLog) -> Result<(), Box<dyn std::error::Error>> {
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut waiting = signals.block_on(async { Signals::new() })?;
+    crate::entrypoint::raise_descriptor_limit();
     let gateway = Gateway::start(settings, Options::default())?;
     signals.block_on(async {
         waiting.stopping(&gateway, log).await;

@@ -44,7 +44,8 @@ impl Limits {
 pub(super) enum Due {
     /// Part in good order.
     Leave,
-    /// Put the connection aside: it is idle, and its buffers are not needed for now (HTTP/1).
+    /// Put the connection aside: it is idle, and its buffers are not needed for now. HTTP/2 connections hear it once
+    /// each time they become idle.
     Park,
     /// Close at once: it owed this.
     Cut(&'static str),
@@ -55,6 +56,8 @@ pub(super) struct Clock {
     limits: Limits,
     h2: bool,
     parks: bool,
+    /// Requests that had come when the connection was last put aside.
+    rested: Option<u32>,
     waiting: Wait,
     mark: u32,
     until: Instant,
@@ -76,8 +79,17 @@ enum Wait {
 impl Clock {
     /// A clock that starts now.
     pub(super) fn new(limits: Limits, h2: bool) -> Self {
-        let parks = !h2 && limits.idle.is_none_or(|idle| idle > PARK);
-        Self { limits, h2, parks, waiting: Wait::Nothing, mark: 0, until: Instant::now(), timer: None }
+        let parks = limits.idle.is_none_or(|idle| idle > PARK);
+        Self {
+            limits,
+            h2,
+            parks,
+            rested: None,
+            waiting: Wait::Nothing,
+            mark: 0,
+            until: Instant::now(),
+            timer: None,
+        }
     }
 
     /// Ready when the client's time is up. To be polled whenever the connection was.
@@ -86,6 +98,7 @@ impl Clock {
         let limit = match wait {
             Wait::Nothing => None,
             Wait::Park => Some(PARK),
+            Wait::Request if self.rested == Some(mark) => self.limits.parked(),
             Wait::Request if progress.heads() > 0 => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
             Wait::Body => self.limits.body,
@@ -101,6 +114,9 @@ impl Clock {
             self.until = Instant::now() + limit;
         }
         ready!(self.poll_timer(cx));
+        if wait == Wait::Park {
+            self.rested = Some(mark);
+        }
         Poll::Ready(match wait {
             Wait::Park => Due::Park,
             Wait::Request | Wait::Nothing => Due::Leave,
@@ -131,8 +147,11 @@ impl Clock {
             Place::Head => (Wait::Head, progress.heads()),
             Place::Opaque => (Wait::Nothing, 0),
             Place::Start if progress.is_leaving() => (Wait::Farewell, 0),
-            Place::Start if self.parks && progress.heads() > 0 => (Wait::Park, progress.heads()),
-            Place::Start => (Wait::Request, progress.heads()),
+            Place::Start => {
+                let heads = progress.heads();
+                let parks = self.parks && heads > 0 && self.rested != Some(heads);
+                (if parks { Wait::Park } else { Wait::Request }, heads)
+            }
         }
     }
 
@@ -205,10 +224,16 @@ mod tests {
         let progress = Progress::default();
         progress.read(Place::Start, true);
         progress.block_read(true);
-        let long = Limits { idle: Some(PARK * 2), ..limits() };
+        let short = Duration::from_millis(50);
+        let long = Limits { idle: Some(PARK + short), ..limits() };
         assert_eq!(due(&mut Clock::new(long, false), &progress, 2000).await, Due::Park);
         assert_eq!(due(&mut Clock::new(limits(), false), &progress, 60).await, Due::Leave);
-        assert_eq!(long.parked(), Some(PARK));
+        assert_eq!(long.parked(), Some(short));
+        let mut clock = Clock::new(long, true);
+        assert_eq!(due(&mut clock, &progress, 2000).await, Due::Park);
+        assert_eq!(due(&mut clock, &progress, 50).await, Due::Leave);
+        progress.read(Place::Start, true);
+        assert_eq!(due(&mut clock, &progress, 2000).await, Due::Park, "it was busy in between");
     }
 
     #[tokio::test]

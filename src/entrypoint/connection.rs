@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
-use tidegate_core::{Connection, TlsInfo};
+use tidegate_core::{BoxFuture, Connection, TlsInfo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::clock::{Clock, Due};
-use super::door::{Door, OpenConnection};
+use super::door::Door;
+use super::heads::HeldHead;
 use super::http::{HttpService, Link};
 use super::progress::Progress;
 use super::proxy_protocol::{self, Parsed};
+use super::room::OpenConnection;
 use super::stream::Watched;
 use crate::tls::DEFAULT_OPTIONS;
 
@@ -113,7 +115,15 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol that is spoken here"));
         }
         // Nothing is set aside for a client that says nothing.
-        stream.readable().await?;
+        if bytes.is_empty() {
+            tokio::select! {
+                biased;
+                readable = stream.readable() => readable?,
+                () = door.seats.leave_for_others() => return Ok(None),
+            }
+        } else {
+            stream.readable().await?;
+        }
         bytes.reserve(FIRST_READ);
         if stream.read_buf(&mut bytes).await? == 0 {
             return Ok(None);
@@ -177,7 +187,8 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
     open: OpenConnection,
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
-    let stream = Watched::new(stream, h2, progress.clone(), open);
+    let held = HeldHead::new(door.heads.clone());
+    let stream = Watched::new(stream, h2, progress.clone(), held, open);
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
@@ -219,11 +230,13 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stat
             return Err(io::Error::other("an idle connection held bytes"));
         }
         stream = parts.io.into_inner();
+        stream.rest();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
         let parting = door.parting.cancelled();
         let waiting = within(door.limits.parked(), readable);
         tokio::select! {
             () = parting => return Ok(()),
+            () = door.seats.leave_for_others() => return Ok(()),
             outcome = waiting => match outcome {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
@@ -256,6 +269,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     let mut draining = pin!(signal.cancelled());
     let mut left = false;
     let mut newcomer = None;
+    let mut resting: Option<(u32, BoxFuture<'_, ()>)> = None;
     std::future::poll_fn(|cx| {
         let drains = !left && draining.as_mut().poll(cx).is_ready();
         if drains && progress.heads() == 0 {
@@ -267,6 +281,14 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         loop {
             if drains && progress.heads() > 0 {
                 progress.leave();
+            }
+            if let Some((heads, rest)) = &mut resting {
+                if *heads != progress.heads() {
+                    resting = None;
+                } else if rest.as_mut().poll(cx).is_ready() {
+                    resting = None;
+                    progress.leave();
+                }
             }
             if !left && progress.is_leaving() {
                 left = true;
@@ -284,6 +306,9 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             }
             match clock.poll(progress, cx) {
                 Poll::Ready(Due::Leave) => progress.leave(),
+                Poll::Ready(Due::Park) if h2 => {
+                    resting = Some((progress.heads(), Box::pin(door.seats.leave_for_others())));
+                }
                 Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),
                 Poll::Ready(Due::Cut(what)) => {
                     let message = format!("timed out waiting for {what}");

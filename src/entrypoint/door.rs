@@ -10,16 +10,17 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioExecutor;
 use tidegate_core::BuildError;
 use tidegate_core::client_ip::IpRanges;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::aliases::AliasStrategy;
 use super::clock::Limits;
 use super::forwarded::ForwardedRules;
+use super::heads::HeadBudget;
+use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
-use crate::worker::{Balance, Load};
+use crate::worker::Balance;
 
 /// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -78,13 +79,9 @@ pub(super) struct Door {
     /// Idle HTTP/1 connections are closed. It comes a moment after `draining`, so that a request that is on its way on
     /// a kept connection is answered rather than reset.
     pub(super) parting: CancellationToken,
-    open: Arc<Open>,
-}
-
-#[derive(Default)]
-struct Open {
-    connections: AtomicUsize,
-    changed: Notify,
+    /// Its open connections, and how many there may be.
+    pub(super) seats: Arc<Seats>,
+    pub(super) heads: Arc<HeadBudget>,
 }
 
 struct Trust {
@@ -92,21 +89,17 @@ struct Trust {
     ranges: IpRanges,
 }
 
+/// A place among the handshakes under way, free again when dropped.
+pub(super) struct Handshaking(Arc<AtomicUsize>);
+
 /// What all doors of a process share.
 pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
-}
-
-/// A place among the handshakes under way, free again when dropped.
-pub(super) struct Handshaking(Arc<AtomicUsize>);
-
-/// An open connection, counted until dropped.
-pub(super) struct OpenConnection {
-    open: Arc<Open>,
-    _load: Option<Load>,
+    pub(super) room: Arc<Room>,
+    pub(super) heads: Arc<HeadBudget>,
 }
 
 impl Door {
@@ -157,7 +150,9 @@ impl Door {
             closing: CancellationToken::new(),
             draining: CancellationToken::new(),
             parting: CancellationToken::new(),
-            open: Arc::default(),
+            // The threads of HTTP/3 count as one worker more.
+            seats: shared.room.seats(options.transport.max_connections, shared.balance.workers() + 1),
+            heads: shared.heads.clone(),
         })
     }
 
@@ -173,30 +168,17 @@ impl Door {
 
     /// Counts a connection on a worker.
     pub(super) fn count(&self, worker: usize) -> OpenConnection {
-        self.open.connections.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { open: self.open.clone(), _load: Some(self.balance.count(worker)) }
+        self.seats.take(self.balance.count(worker))
     }
 
     /// Counts a connection that no worker serves.
     pub(super) fn count_elsewhere(&self) -> OpenConnection {
-        self.open.connections.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { open: self.open.clone(), _load: None }
+        self.seats.take_elsewhere()
     }
 
     /// Open connections.
     pub(super) fn connections(&self) -> usize {
-        self.open.connections.load(Ordering::Relaxed)
-    }
-
-    /// Waits until there is no open connection.
-    pub(super) async fn emptied(&self) {
-        loop {
-            let changed = self.open.changed.notified();
-            if self.connections() == 0 {
-                return;
-            }
-            changed.await;
-        }
+        self.seats.open()
     }
 }
 
@@ -211,14 +193,6 @@ impl Handshaking {
 impl Drop for Handshaking {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        if self.open.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.open.changed.notify_waiters();
-        }
     }
 }
 

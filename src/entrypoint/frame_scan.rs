@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 /// Length of the client's preface.
 const PREFACE: usize = 24;
-/// Most CONTINUATION frames of one header block.
-const MAX_CONTINUATIONS: u32 = 32;
+/// Most CONTINUATION frames of one header block: enough for 1 MiB in frames of the smallest size that peers must take.
+const MAX_CONTINUATIONS: u32 = 80;
 /// Frames of the kinds that cost work, per interval and connection.
 const MAX_COSTLY: u32 = 1500;
 /// Streams that a client may reset, per interval and connection.
@@ -35,6 +35,8 @@ pub struct FrameScan {
     remaining: usize,
     in_block: bool,
     blocks: u64,
+    /// Bytes of the current or last header block.
+    block: usize,
     continuations: u32,
     costly: u32,
     resets: u32,
@@ -49,6 +51,7 @@ impl Default for FrameScan {
             remaining: PREFACE,
             in_block: false,
             blocks: 0,
+            block: 0,
             continuations: 0,
             costly: 0,
             resets: 0,
@@ -89,6 +92,11 @@ impl FrameScan {
         self.blocks
     }
 
+    /// Bytes that the current header block, or the last one, announces.
+    pub fn block_bytes(&self) -> usize {
+        self.block
+    }
+
     /// True within the preface or a frame.
     pub fn in_frame(&self) -> bool {
         self.remaining > 0 || self.filled > 0
@@ -103,8 +111,10 @@ impl FrameScan {
                 self.in_block = flags & END_HEADERS == 0;
                 self.blocks += u64::from(!self.in_block);
                 self.continuations = 0;
+                self.block = length;
             }
             CONTINUATION => {
+                self.block = self.block.saturating_add(length);
                 self.continuations += 1;
                 if self.in_block && flags & END_HEADERS != 0 {
                     self.in_block = false;

@@ -17,6 +17,7 @@ use tidegate_core::{Body, BoxFuture, Connection, Context, Next, Request, Respons
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
+use super::heads::HeldHead;
 use super::progress::Progress;
 use super::target::refused;
 use crate::observability::access_log::Pending;
@@ -123,6 +124,11 @@ async fn answer(
     line: &mut Option<Pending>,
 ) -> Response {
     let door = &*link.door;
+    // Until there is an answer.
+    let _held = match link.progress.has_large().then(|| hold_head(door, &head.headers)) {
+        Some(None) => return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        held => held,
+    };
     if let Err(response) = prepare(link, &mut head) {
         return *response;
     }
@@ -180,12 +186,8 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
     link.door.aliases.apply(&mut head.headers)?;
     if link.framed {
         join_cookies(&mut head.headers);
-        if head
-            .headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
-        {
-            // As in HTTP/1: some take such a number for an octal one.
+        head.headers.remove(HTTP2_SETTINGS);
+        if is_doubtful_length(&head.headers) {
             return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST)));
         }
     } else {
@@ -193,6 +195,21 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
     }
     link.door.forwarded.apply(head, &link.peer);
     Ok(())
+}
+
+/// Counts what a head holds. `None`: there is no room for it.
+fn hold_head(door: &Door, headers: &HeaderMap) -> Option<HeldHead> {
+    let mut held = HeldHead::new(door.heads.clone());
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    held.grow(bytes).then_some(held)
+}
+
+/// True for a length of several values, or with a leading zero, which some take for an octal number. HTTP/1 requests
+/// are refused for it earlier.
+fn is_doubtful_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    lengths.next().is_some() || first.is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
 }
 
 /// Joins the cookies that HTTP/2 and HTTP/3 may split (RFC 9113 section 8.2.3).

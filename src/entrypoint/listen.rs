@@ -81,6 +81,9 @@ pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener
     let mut pause = PAUSES.0;
     let closing = door.closing.clone();
     loop {
+        if !door.seats.has_room() {
+            wait_for_room(&door).await;
+        }
         let accepted = tokio::select! {
             biased;
             () = closing.cancelled() => break,
@@ -90,12 +93,14 @@ pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener
             Ok((stream, peer)) => {
                 pause = PAUSES.0;
                 dispatch(&door, stream, peer);
+                door.seats.make_room();
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 if pause == PAUSES.0 {
                     tracing::error!(entry_point = %door.name, %error, "cannot accept connections for now");
                 }
+                door.seats.close_idle();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
@@ -109,6 +114,18 @@ pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener
         if let Ok(stream) = nonblocking.and_then(|()| TcpStream::from_std(stream)) {
             dispatch(&door, stream, peer);
         }
+    }
+}
+
+/// Waits while there are as many connections as there may be, or until the door closes.
+async fn wait_for_room(door: &Door) {
+    if door.seats.begins_to_be_full() {
+        let limit = door.seats.most();
+        tracing::warn!(entry_point = %door.name, limit, "no more connections may be open: new ones wait");
+    }
+    tokio::select! {
+        () = door.closing.cancelled() => {}
+        () = door.seats.wait_for_room() => {}
     }
 }
 

@@ -11,11 +11,13 @@ mod connection;
 mod door;
 mod forwarded;
 pub mod frame_scan;
+mod heads;
 pub mod http;
 mod http3;
 mod listen;
 mod progress;
 pub mod proxy_protocol;
+mod room;
 mod stream;
 pub mod strict;
 mod target;
@@ -33,7 +35,10 @@ use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::worker::{self, Workers};
 use door::{Door, Shared};
+use heads::HeadBudget;
 use http3::Http3;
+use room::Room;
+pub use room::raise_descriptor_limit;
 use tidegate_core::BuildError;
 
 /// How long an idle connection is kept when the gateway stops: a client that did not know may have sent a request.
@@ -92,7 +97,15 @@ impl EntryPoints {
     ) -> Result<Self, StartError> {
         let count = if options.workers == 0 { worker::count() } else { options.workers };
         let workers = Workers::start(count)?;
-        let shared = Shared { snapshots, log: options.log, hostname: hostname(), balance: workers.balance() };
+        let largest_head = settings.entry_points.values().map(|point| point.http.max_header_bytes).max();
+        let shared = Shared {
+            snapshots,
+            log: options.log,
+            hostname: hostname(),
+            balance: workers.balance(),
+            room: Room::new(),
+            heads: HeadBudget::new(largest_head.unwrap_or(0)),
+        };
         let mut doors = Vec::new();
         let mut bound = Vec::new();
         let mut http3 = None;
@@ -197,9 +210,9 @@ async fn stop(door: &Door) {
     door.closing.cancel();
     door.draining.cancel();
     let emptied = async {
-        if tokio::time::timeout(LINGER.min(door.grace / 2), door.emptied()).await.is_err() {
+        if tokio::time::timeout(LINGER.min(door.grace / 2), door.seats.emptied()).await.is_err() {
             door.parting.cancel();
-            door.emptied().await;
+            door.seats.emptied().await;
         }
     };
     if tokio::time::timeout(door.grace, emptied).await.is_err() {

@@ -35,6 +35,8 @@ pub(super) struct Progress {
     gathered: AtomicBool,
     /// What was gathered is to be written now.
     flushing: AtomicBool,
+    /// A large header block has come (HTTP/2).
+    large: AtomicBool,
 }
 
 impl Progress {
@@ -105,6 +107,16 @@ impl Progress {
     /// True when a flush is to write what was gathered.
     pub(super) fn is_flushing(&self) -> bool {
         self.flushing.load(Ordering::Relaxed)
+    }
+
+    /// A large header block was read.
+    pub(super) fn note_large(&self) {
+        self.large.store(true, Ordering::Relaxed);
+    }
+
+    /// True once a large header block was read.
+    pub(super) fn has_large(&self) -> bool {
+        self.large.load(Ordering::Relaxed)
     }
 
     /// A request begins.

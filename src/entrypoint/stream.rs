@@ -8,8 +8,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_scan::FrameScan;
+use super::heads::HeldHead;
 use super::progress::Progress;
-use super::strict::{Place, Scanner, Violation};
+use super::strict::{Place, Refusal, Scanner, Violation};
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -23,6 +24,9 @@ pub(super) struct Watched<S, G> {
     progress: Arc<Progress>,
     /// What remains of our own answer to a malformed head, once there is one.
     answer: Option<&'static [u8]>,
+    /// Bytes of the request head that is being read, or was last.
+    head: usize,
+    held: HeldHead,
     gathered: Gathered,
     _guard: G,
 }
@@ -46,9 +50,16 @@ enum Scan {
 
 impl<S, G> Watched<S, G> {
     /// Reads along a stream that is at the start of HTTP/1 or, with `h2`, HTTP/2.
-    pub(super) fn new(stream: S, h2: bool, progress: Arc<Progress>, guard: G) -> Self {
+    pub(super) fn new(stream: S, h2: bool, progress: Arc<Progress>, held: HeldHead, guard: G) -> Self {
         let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
-        Self { stream, scan, progress, answer: None, gathered: Gathered::default(), _guard: guard }
+        let gathered = Gathered::default();
+        Self { stream, scan, progress, answer: None, head: 0, held, gathered, _guard: guard }
+    }
+
+    /// The connection is idle: no head is held any more.
+    pub(super) fn rest(&mut self) {
+        self.head = 0;
+        self.held.release();
     }
 
     /// The stream itself.
@@ -60,15 +71,26 @@ impl<S, G> Watched<S, G> {
     /// no parser accepts.
     fn look(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
         match &mut self.scan {
-            Scan::Requests(_) if self.progress.is_upgraded() => {}
+            Scan::Requests(_) if self.progress.is_upgraded() => self.held.release(),
             Scan::Requests(scan) => {
-                let heads = scan.heads();
+                let (heads, begins) = (scan.heads(), !scan.is_refused());
                 let fresh = &mut buffer.filled_mut()[start..];
+                if self.head > 0 && scan.place() == Place::Start && !self.progress.is_answering() {
+                    self.head = 0;
+                    self.held.release();
+                }
                 match scan.scan(fresh) {
+                    Ok(()) if scan.place() == Place::Head => {
+                        self.head += fresh.len();
+                        if !self.held.grow(self.head + scan.kept()) {
+                            scan.refuse_rest(Refusal::TooLarge);
+                            spoil(fresh, begins);
+                            self.answer = self.answer.or(Refusal::TooLarge.answer());
+                        }
+                    }
                     Ok(()) => {}
-                    // A NUL is refused by the library wherever in a head it stands. Requests before it are served.
                     Err(Violation::Head) => {
-                        fresh[scan.sound()..].fill(0);
+                        spoil(&mut fresh[scan.sound()..], begins);
                         self.answer = self.answer.or(scan.refusal().answer());
                     }
                     Err(Violation::Body) => {
@@ -85,10 +107,27 @@ impl<S, G> Watched<S, G> {
                     (false, true) => Place::Body,
                     (false, false) => Place::Start,
                 };
+                if place == Place::Head {
+                    if !self.held.grow(scan.block_bytes()) {
+                        return Err(io::Error::other("no room for a header block of this size"));
+                    }
+                } else if HeldHead::counts(scan.block_bytes()) {
+                    self.held.release();
+                    self.progress.note_large();
+                }
                 self.progress.read(place, scan.blocks() != blocks);
             }
         }
         Ok(())
+    }
+}
+
+/// Makes the library refuse a head from here on, whatever was read of it before: it looks at what it has when it sees an
+/// empty line, and a NUL is refused wherever in a head it stands. `begins`: nothing was spoiled before.
+fn spoil(bytes: &mut [u8], begins: bool) {
+    bytes.fill(b'\n');
+    if let (Some(first), true) = (bytes.first_mut(), begins) {
+        *first = 0;
     }
 }
 
@@ -249,13 +288,66 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::AsyncReadExt;
 
+    use super::super::heads::HeadBudget;
     use super::*;
+
+    fn held() -> HeldHead {
+        HeldHead::new(HeadBudget::new(0))
+    }
+
+    /// What the library would be given of these pieces, by a budget in which nothing large has room.
+    async fn read_along(h2: bool, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
+        let held = HeldHead::new(HeadBudget::of(0));
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut stream = Watched::new(near, h2, Arc::new(Progress::default()), held, ());
+        let mut got = Vec::new();
+        for piece in pieces {
+            tokio::io::AsyncWriteExt::write_all(&mut far, piece).await.unwrap();
+            let whole = got.len() + piece.len();
+            while got.len() < whole {
+                let mut room = vec![0; MAX_READ];
+                match stream.read(&mut room).await {
+                    Ok(length) => got.extend_from_slice(&room[..length]),
+                    Err(error) => return (got, Err(error)),
+                }
+            }
+        }
+        (got, Ok(()))
+    }
+
+    #[tokio::test]
+    async fn a_head_without_room_is_made_unreadable_however_it_comes() {
+        let large =
+            [b"GET / HTTP/1.1\r\nHost: h\r\nX: ".to_vec(), vec![b'y'; 16_000], b"\r\nX: ".to_vec()].concat();
+        for more in [&[&[b'z'; 900][..]][..], &[&[b'z'; 400], b"z", b"z", b"z", &[b'z'; 100], b"z"]] {
+            let (got, outcome) = read_along(false, &[&[&large[..]], more].concat()).await;
+            assert!(outcome.is_ok());
+            assert!(got.windows(2).any(|pair| pair == b"\n\n"), "the library looks at it");
+            assert!(got.contains(&0), "and refuses it");
+        }
+        assert_eq!(read_along(false, &[&large]).await.0, large, "so much has room");
+    }
+
+    #[tokio::test]
+    async fn a_broken_head_in_pieces_is_refused_at_once() {
+        let (got, _) = read_along(false, &[b"GET / HTTP/1.1\r\nHost: h\r\n", b" folded\r\n"]).await;
+        assert_eq!(got, b"GET / HTTP/1.1\r\nHost: h\r\n\0\n\n\n\n\n\n\n\n");
+    }
+
+    #[tokio::test]
+    async fn a_header_block_without_room_ends_the_connection() {
+        let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+        let frame = |kind| [&[0, 0x30, 0, kind, 0, 0, 0, 0, 1][..], &[0; 0x3000]].concat();
+        let (headers, continuation) = (frame(1), frame(9));
+        assert!(read_along(true, &[&preface, &headers]).await.1.is_ok());
+        assert!(read_along(true, &[&preface, &headers, &continuation]).await.1.is_err());
+    }
 
     #[tokio::test]
     async fn frames_are_written_together_when_a_flush_is_due() {
         let (near, mut far) = tokio::io::duplex(4 * GATHER);
         let progress = Arc::new(Progress::default());
-        let mut stream = Watched::new(near, true, progress.clone(), ());
+        let mut stream = Watched::new(near, true, progress.clone(), held(), ());
         for part in [&b"one "[..], b"two ", b"three"] {
             let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, part)).await.unwrap();
             assert_eq!(length, part.len());
@@ -275,7 +367,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_is_gathered_waits_for_the_client() {
         let (near, mut far) = tokio::io::duplex(1024);
-        let mut stream = Watched::new(near, true, Arc::new(Progress::default()), ());
+        let mut stream = Watched::new(near, true, Arc::new(Progress::default()), held(), ());
         let whole = vec![7; GATHER + 10];
         let slices = [io::IoSlice::new(&whole)];
         let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();

@@ -80,6 +80,8 @@ pub enum Refusal {
     TransferEncoding,
     /// A target with a fragment: 400 without a word.
     Fragment,
+    /// A head for which there is no room.
+    TooLarge,
 }
 
 impl Refusal {
@@ -106,6 +108,9 @@ impl Refusal {
                 "505 HTTP Version Not Supported",
                 "505 HTTP Version Not Supported: unsupported protocol version"
             ),
+            Self::TooLarge => {
+                answer!("431 Request Header Fields Too Large", "431 Request Header Fields Too Large")
+            }
             Self::TransferEncoding => answer!("501 Not Implemented", "Unsupported transfer encoding"),
             Self::Fragment => return None,
         })
@@ -170,6 +175,23 @@ impl Scanner {
     /// What to answer to the violation that was found.
     pub fn refusal(&self) -> Refusal {
         self.refusal
+    }
+
+    /// Refuses the head that is being read, and whatever comes after it.
+    pub fn refuse_rest(&mut self, refusal: Refusal) {
+        self.refused = Some(Violation::Head);
+        self.refusal = refusal;
+        self.partial = Vec::new();
+    }
+
+    /// True after a violation.
+    pub fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Bytes of a line that are kept until the rest of it comes.
+    pub fn kept(&self) -> usize {
+        self.partial.len()
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Result<(), Violation> {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use tidegate_core::{Response, reply};
+use tidegate_core::{AskedTarget, Response, reply};
 
 use crate::settings::{EncodedCharacters, EntryPointHttp};
 
@@ -76,10 +76,14 @@ impl TargetRules {
         if unchanged && origin_form {
             return Ok(());
         }
-        let target = match new_query {
+        let target = match &new_query {
             Some(query) => format!("{new_path}?{query}"),
-            None => new_path.into_owned(),
+            None => new_path.to_string(),
         };
+        if let (Some(query), Some(Cow::Owned(_)), false) = (query, &new_query, self.encode_semicolons) {
+            let asked = format!("{new_path}?{query}").into();
+            head.extensions.insert(AskedTarget { served: target.as_str().into(), asked });
+        }
         let target = PathAndQuery::try_from(target).map_err(|_| bad_request("400 Bad Request"))?;
         head.uri = Uri::from(target);
         Ok(())

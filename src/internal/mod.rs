@@ -7,10 +7,13 @@ mod answers;
 mod api;
 mod dashboard;
 mod provider;
+mod rest;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+
+use tidegate_providers::Updates;
 
 use crate::configuration::Readiness;
 use crate::service::Service;
@@ -33,6 +36,8 @@ pub struct Surroundings {
     pub readiness: Arc<Readiness>,
     /// True while the gateway stops.
     pub terminating: Arc<AtomicBool>,
+    /// Where the REST provider sends what it is given.
+    pub updates: Updates,
     /// Kinds of the providers, as `/api/overview` names them: `File`, `Docker`.
     pub providers: Vec<String>,
 }
@@ -47,6 +52,9 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     if let Some(ping) = &around.settings.ping {
         add("ping", Arc::new(answers::Ping::new(ping.terminating_status_code, around.terminating.clone())));
         add("ready", Arc::new(answers::Ready::new(around.readiness.clone(), around.terminating.clone())));
+    }
+    if around.settings.providers.rest.is_some() {
+        add("rest", Arc::new(rest::Rest::new(around.updates.clone())));
     }
     if let Some(options) = &around.settings.api {
         add("api", Arc::new(api::Api::new(around.clone(), options)));

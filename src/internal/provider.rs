@@ -19,6 +19,7 @@ pub fn provided(settings: &Settings) -> Provided {
     let mut http = Http::default();
     http.services.insert("noop".into(), Service::default());
     ping(settings, &mut http);
+    rest(settings, &mut http);
     api(settings, &mut http);
     for (name, point) in &settings.entry_points {
         let redirection = point.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref());
@@ -53,6 +54,15 @@ fn ping(settings: &Settings, http: &mut Http) {
     // `/ready` is not Traefik's: on an entry point with routes of others they go first.
     let priority = if at == INTERNAL_ENTRY_POINT { i64::MAX } else { i64::MIN };
     http.routers.insert("ready".into(), router(at, "Path(`/ready`)", "ready", priority));
+}
+
+fn rest(settings: &Settings, http: &mut Http) {
+    let Some(rest) = &settings.providers.rest else { return };
+    http.services.insert("rest".into(), Service::default());
+    if rest.insecure {
+        let rule = "PathPrefix(`/api/providers`)";
+        http.routers.insert("rest".into(), router(INTERNAL_ENTRY_POINT, rule, "rest", i64::MAX));
+    }
 }
 
 fn api(settings: &Settings, http: &mut Http) {

@@ -32,6 +32,8 @@ pub(super) struct LoadBalancer {
     timed: bool,
     /// The path of some server's URL goes before that of the request.
     prefixes: bool,
+    /// URLs of servers that get no traffic (weight 0). Nobody checks them.
+    unused: Box<[String]>,
 }
 
 struct Candidate {
@@ -58,6 +60,12 @@ impl LoadBalancer {
             passive: options.passive_health_check.clone(),
             pass_host: options.pass_host_header,
             timed: options.strategy == "leasttime",
+            unused: options
+                .servers
+                .iter()
+                .filter(|server| server.weight.is_some_and(|weight| weight <= 0))
+                .map(|server| server.url.clone())
+                .collect(),
         }
     }
 
@@ -233,8 +241,9 @@ impl Service for LoadBalancer {
 
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         let status = |server: &Server| if server.is_up() { "UP" } else { "DOWN" };
+        let unused = self.unused.iter().map(|url| (url.clone(), "UP"));
         let servers = self.servers.iter().map(|candidate| &candidate.server);
-        servers.map(|server| (server.endpoint().url().to_string(), status(server))).collect()
+        unused.chain(servers.map(|server| (server.endpoint().url().to_string(), status(server)))).collect()
     }
 }
 

@@ -54,6 +54,9 @@ pub struct EntryPointTransport {
     /// Most requests of a connection; 0 for any.
     #[serde(skip_serializing_if = "is_default")]
     pub keep_alive_max_requests: u64,
+    /// Most open connections; 0 for as many as the process has file descriptors for. Tidegate's own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_connections: usize,
 }
 
 /// `transport.lifeCycle`.

@@ -420,7 +420,7 @@ mod tests {
             ("--metrics.prometheus=true", "metrics"),
             ("--tracing=true", "tracing"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
-            ("--providers.swarm", "providers.swarm"),
+            ("--providers.nomad", "providers.nomad"),
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),
             ("--accesslog.otlp", "accessLog.otlp"),
             ("--log.maxSize=5", "log.maxSize"),
@@ -439,7 +439,7 @@ mod tests {
             "--metrics.prometheus=false",
             "--tracing=false",
         ]);
-        assert_eq!(refused(&["--providers.swarm.watch=false"]).len(), 1);
+        assert_eq!(refused(&["--providers.nomad.watch=false"]).len(), 1);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{docker, file};
+use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest, swarm};
 
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
@@ -59,7 +59,7 @@ pub struct Settings {
 
 impl Settings {
     /// Adds the entry points that need not be written: `http` on `:80` when there is none, and `traefik` on `:8080`
-    /// when the API or `/ping` is on it.
+    /// when the API, `/ping` or the REST provider is on it.
     pub(crate) fn complete(&mut self) {
         let on = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
         if self.entry_points.is_empty() {
@@ -70,7 +70,8 @@ impl Settings {
             .ping
             .as_ref()
             .is_some_and(|ping| !ping.manual_routing && ping.entry_point == INTERNAL_ENTRY_POINT);
-        if api || ping {
+        let rest = self.providers.rest.as_ref().is_some_and(|rest| rest.insecure);
+        if api || ping || rest {
             self.entry_points.entry(INTERNAL_ENTRY_POINT.into()).or_insert_with(|| on(":8080"));
         }
     }
@@ -153,6 +154,27 @@ impl Default for DefaultTransport {
     }
 }
 
+/// Traefik's default of `providers.precedence`.
+const PRECEDENCE: [&str; 17] = [
+    "kubernetesgateway",
+    "kubernetescrd",
+    "kubernetes",
+    "kubernetesingressnginx",
+    "swarm",
+    "docker",
+    "file",
+    "redis",
+    "knative",
+    "consul",
+    "consulcatalog",
+    "nomad",
+    "etcd",
+    "ecs",
+    "http",
+    "zookeeper",
+    "rest",
+];
+
 /// `providers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -161,21 +183,63 @@ pub struct Providers {
     pub providers_throttle_duration: Duration,
     /// Which provider wins when priorities are equal.
     pub precedence: Vec<String>,
+    /// Keys in Consul; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<consul::Options>,
+    /// Services registered in Consul; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul_catalog: Option<consul_catalog::Options>,
     /// Containers of a Docker host; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<docker::Options>,
     /// Files; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<file::Options>,
+    /// A configuration that is fetched; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<http::Options>,
+    /// Keys in Redis; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<redis::Options>,
+    /// A configuration that is sent to the API; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<rest::Options>,
+    /// Services of a Docker Swarm; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<swarm::Options>,
 }
 
 impl Default for Providers {
     fn default() -> Self {
         Self {
             providers_throttle_duration: Duration::from_secs(2),
-            precedence: Vec::new(),
+            precedence: PRECEDENCE.map(str::to_owned).to_vec(),
+            consul: None,
+            consul_catalog: None,
             docker: None,
             file: None,
+            http: None,
+            redis: None,
+            rest: None,
+            swarm: None,
         }
+    }
+}
+
+impl Providers {
+    /// The options of those that are on.
+    pub(crate) fn chosen(&self) -> Vec<providers::Options> {
+        use providers::Options;
+        let chosen = [
+            self.file.clone().map(Options::File),
+            self.docker.clone().map(Options::Docker),
+            self.swarm.clone().map(Options::Swarm),
+            self.redis.clone().map(Options::Redis),
+            self.http.clone().map(Options::Http),
+            self.rest.clone().map(Options::Rest),
+            self.consul.clone().map(Options::Consul),
+            self.consul_catalog.clone().map(Options::ConsulCatalog),
+        ];
+        chosen.into_iter().flatten().collect()
     }
 }

@@ -89,6 +89,17 @@ pub(super) fn without_body(head: &mut request::Parts) {
     }
 }
 
+/// Says of a request with a body of unknown length that there is one, where the HTTP library would think there cannot
+/// be (it drops the body of such a GET). HTTP/2 needs no word, and gets none.
+pub(super) fn with_body(head: &mut request::Parts, body: &tidegate_core::Body) {
+    if matches!(head.method, Method::GET | Method::HEAD)
+        && !head.headers.contains_key(CONTENT_LENGTH)
+        && http_body::Body::size_hint(body).exact().is_none()
+    {
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
 /// Those of the fields for one connection that are there: one look at each field costs less than to look for each.
 fn own_fields(headers: &HeaderMap) -> smallvec::SmallVec<[HeaderName; 4]> {
     let is_own = |name: &&HeaderName| match name.as_str().len() {

@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 use tidegate_core::{Body, UpstreamError};
 
+/// Held while a connection is opened that several requests will share; the last failure and when it was.
+pub(super) type Opening = Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)>>>;
+
 /// The open connections of one endpoint on one worker.
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Vec<Idle>,
     shared: Vec<Shared>,
     /// Held while an HTTP/2 connection is opened, so that a burst does not open one for each request.
-    pub(super) opening: Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)>>>,
+    pub(super) opening: Opening,
     /// True when the server chose HTTP/1 on its last connection, so that nobody waits for the others.
     pub(super) http1: bool,
 }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
-use super::pool::{Shared, Streams};
+use super::pool::{Opening, Shared, Streams};
 use super::upgrade::Upgrade;
 use super::{Endpoint, InFlight, fields, upgrade};
 
@@ -78,6 +78,8 @@ impl Endpoint {
         fields::fill_host(&mut head.headers, &self.authority);
         if body.is_end_stream() {
             fields::without_body(&mut head);
+        } else {
+            fields::with_body(&mut head, &body);
         }
         let client = head.extensions.remove::<OnUpgrade>();
         let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();
@@ -124,8 +126,7 @@ impl Endpoint {
     /// A connection for one request: a kept one unless `fresh`, or a new one.
     async fn lease(self: &Arc<Self>, upgrade: bool, fresh: bool) -> Result<Lease, UpstreamError> {
         if upgrade {
-            let connected = connect(&self.target, &self.transport, true).await?;
-            return self.open_http1(WebSocketCase::new(connected.stream), true).await;
+            return Box::pin(self.open_for_upgrade()).await;
         }
         let worker = crate::worker::index();
         let idle = self.transport.idle_timeout();
@@ -145,9 +146,27 @@ impl Endpoint {
             }
             (pool.opening.clone(), self.target.scheme != Scheme::Http && !pool.http1)
         };
-        if !single {
-            return self.open(worker).await;
+        // In boxes of their own: the future of a request that finds a connection stays small.
+        if single {
+            Box::pin(self.open_single(worker, opening, fresh)).await
+        } else {
+            Box::pin(self.open(worker)).await
         }
+    }
+
+    async fn open_for_upgrade(&self) -> Result<Lease, UpstreamError> {
+        let connected = connect(&self.target, &self.transport, true).await?;
+        self.open_http1(WebSocketCase::new(connected.stream), true).await
+    }
+
+    /// Opens a connection that others wait for, or waits for theirs.
+    async fn open_single(
+        self: &Arc<Self>,
+        worker: usize,
+        opening: Opening,
+        fresh: bool,
+    ) -> Result<Lease, UpstreamError> {
+        let idle = self.transport.idle_timeout();
         let asked = Instant::now();
         let mut last_failure = opening.lock().await;
         if let Some(shared) = self.pool(worker).lock().share(idle).filter(|_| !fresh) {
@@ -244,7 +263,7 @@ impl Endpoint {
                 }
             }
         };
-        let answer = if limit.is_zero() { answer.await } else { within(limit, sent, answer).await };
+        let answer = if limit.is_zero() { answer.await } else { Box::pin(within(limit, sent, answer)).await };
         match answer {
             Ok(response) => Ok((response, lease)),
             Err(lost) => {

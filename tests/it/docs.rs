@@ -17,9 +17,8 @@ fn decode(name: &str, text: &str) -> Provided {
 
 #[test]
 fn the_example_says_the_same_in_both_forms() {
-    let read =
-        |name: &str| decode(name, &fs::read_to_string(root().join("examples/file").join(name)).unwrap());
-    let (yaml, toml) = (read("routes.yml"), read("routes.toml"));
+    let read = |name: &str| decode(name, &fs::read_to_string(root().join("examples").join(name)).unwrap());
+    let (yaml, toml) = (read("file/routes.yml"), read("file-toml/routes.toml"));
     assert!(yaml.problems.is_empty() && toml.problems.is_empty(), "{:?} {:?}", yaml.problems, toml.problems);
     assert_eq!(yaml.config, toml.config);
 }

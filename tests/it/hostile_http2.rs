@@ -56,6 +56,7 @@ fn case_32_what_http_1_could_not_carry_is_refused() {
         with(&[("content-length", "x")]),
         with(&[("content-length", "0"), ("content-length", "5")]),
         with(&[("content-length", "00")]),
+        with(&[("content-length", "0"), ("content-length", "0")]),
         vec![PLAIN[0], PLAIN[1], PLAIN[3]],
         vec![PLAIN[1], PLAIN[2], PLAIN[3]],
         vec![PLAIN[0], PLAIN[2], PLAIN[3]],
@@ -119,6 +120,7 @@ fn case_32_what_is_left_unharmed_passes() {
         &with(&[
             ("host", "H"),
             ("te", "trailers"),
+            ("http2-settings", "AAAA"),
             ("cookie", "a=1"),
             ("cookie", "b=2"),
             ("x", "a: b\t\u{e9}"),
@@ -127,6 +129,7 @@ fn case_32_what_is_left_unharmed_passes() {
     assert_eq!(client.outcome(1), Outcome::Status(200));
     let seen = backend.last();
     assert_eq!((seen.headers("host"), seen.headers("cookie")), (vec!["h"], vec!["a=1; b=2"]));
+    assert_eq!(seen.header("http2-settings"), None);
     // A fragment is no part of a target: it is gone before anything is matched (case 13).
     client.request(5, &with_path("/a#/../b"));
     assert_eq!(client.outcome(5), Outcome::Status(200));

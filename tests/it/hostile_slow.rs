@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::frames::{self, Frames, Outcome};
 use crate::support::process::Process;
-use crate::support::{Backend, Client, Gateway, eventually, get, raw};
+use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
 
 /// A TLS record that announces 512 bytes of a ClientHello, and has some of them.
 const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
@@ -195,6 +195,46 @@ fn case_65_floods_of_headers_cost_little_memory() {
     drop(clients);
 }
 
+/// The most memory of the gateway within some seconds, in KiB.
+fn peak(process: &Process) -> usize {
+    let look = |_| {
+        std::thread::sleep(Duration::from_millis(50));
+        process.memory()
+    };
+    (0..60).map(look).max().unwrap_or(0)
+}
+
+#[test]
+fn case_65_many_large_heads_are_bounded_together() {
+    const CLIENTS: usize = 120;
+    let backend = Backend::echo("a");
+    let process = Process::start(&[], &Gateway::one_service(&backend.url()));
+    let before = process.memory();
+    let many =
+        format!("GET / HTTP/1.1\r\nHost: h\r\n{}", format!("X: {}\r\n", "y".repeat(16_000)).repeat(60));
+    let one = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "y".repeat(960_000));
+    let mut clients: Vec<Client> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = Client::connect(process.web());
+            client.send(if number % 2 == 0 { &many } else { &one });
+            client
+        })
+        .collect();
+    let held = peak(&process).saturating_sub(before) / 1024;
+    assert!(held < 130, "{held} MiB for {CLIENTS} heads of 938 KiB");
+    let large = format!("X: {}\r\n", "y".repeat(14_000));
+    assert_eq!(get_with(process.web(), "h", "/", &large).status, 200, "an ordinary head has room");
+    let refused =
+        clients.iter_mut().filter_map(|client| client.read().ok()).filter(|a| a.status == 431).count();
+    // Who goes on sending may lose the answer to the reset.
+    assert!(refused > 0, "nobody was told");
+    drop(clients);
+    eventually("there is room again", || {
+        raw(process.web(), format!("{one}\r\nConnection: close\r\n\r\n"))
+            .is_ok_and(|answer| answer.status == 200)
+    });
+}
+
 #[test]
 fn case_66_idle_connections_cost_little_memory() {
     const CLIENTS: usize = 400;
@@ -220,10 +260,98 @@ fn case_66_idle_connections_cost_little_memory() {
 }
 
 #[test]
+fn case_67_at_the_limit_idle_connections_make_room_and_new_ones_wait() {
+    let backend = Backend::echo("a");
+    let process = Process::start(
+        &["--entryPoints.web.transport.maxConnections=20"],
+        &Gateway::one_service(&backend.url()),
+    );
+    let ask = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    // Kept after a request, and opened ahead of need: all of them are idle.
+    let mut kept: Vec<Client> = (0..16)
+        .map(|number| {
+            let mut client = Client::connect(process.web());
+            if number % 2 == 0 {
+                client.send(ask);
+                assert_eq!(client.read().unwrap().status, 200);
+            }
+            client
+        })
+        .collect();
+    for _ in 0..40 {
+        let mut client = Client::connect(process.web());
+        client.send(ask);
+        assert_eq!(client.read().unwrap().status, 200, "{}", process.log());
+        kept.push(client);
+    }
+    // Heads that are under way are not idle.
+    drop(kept);
+    let mut busy: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut client = Client::connect(process.web());
+            client.send("GET / HTTP/1.1\r\nHost: h\r\nX: ");
+            client
+        })
+        .collect();
+    eventually("the limit is reached", || process.log().contains("no more connections may be open"));
+    let mut late = Client::connect(process.web());
+    late.send(ask);
+    let (time, lines) = (process.time(), process.log().lines().count());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(process.time() - time < 50, "a full entry point computes nothing");
+    assert!(process.log().lines().count() - lines < 10, "{}", process.log());
+    for client in &mut busy {
+        client.send("y\r\nConnection: close\r\n\r\n");
+        assert_eq!(client.read().unwrap().status, 200, "who is in is served on");
+    }
+    assert_eq!(late.read().unwrap().status, 200, "who waited is served");
+}
+
+#[test]
+fn case_67_idle_connections_of_http2_make_room_too() {
+    let backend = Backend::echo("a");
+    let process = Process::start(
+        &["--entryPoints.web.transport.maxConnections=16"],
+        &Gateway::one_service(&backend.url()),
+    );
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")];
+    let mut idle: Vec<Frames> = (0..15).map(|_| Frames::connect(process.web())).collect();
+    for client in &mut idle {
+        client.request(1, &fields);
+        assert_eq!(client.outcome(1), Outcome::Status(200));
+    }
+    for _ in 0..30 {
+        let answer = raw(process.web(), "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(answer.unwrap().status, 200, "{}", process.log());
+    }
+}
+
+#[test]
+fn case_67_a_crowd_at_one_entry_point_leaves_the_others_reachable() {
+    let backend = Backend::echo("a");
+    let process = Process::start_by(
+        "ulimit -n 200; exec \"$0\" \"$@\"",
+        &["--entryPoints.other.address=127.0.0.1:0"],
+        &Gateway::one_service(&backend.url()),
+    );
+    let crowd: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = Client::connect(process.web());
+            client.send("GET / HTTP/1.1\r\nHost: h\r\nX: ");
+            client
+        })
+        .collect();
+    eventually("the limit is reached", || process.log().contains("no more connections may be open"));
+    assert_eq!(get(process.address("other"), "h", "/").status, 200);
+    assert!(!process.log().contains("os error 24"), "{}", process.log());
+    drop(crowd);
+}
+
+#[test]
 fn case_68_without_descriptors_accepting_pauses_and_resumes() {
     let backend = Backend::echo("a");
     let process =
-        Process::start_by("ulimit -n 80; exec \"$0\" \"$@\"", &[], &Gateway::one_service(&backend.url()));
+        Process::start_by("ulimit -n 40; exec \"$0\" \"$@\"", &[], &Gateway::one_service(&backend.url()));
     let held: Vec<Client> = (0..120).map(|_| Client::connect(process.web())).collect();
     eventually("descriptors run out", || {
         process.log().contains("Too many open files") || process.log().contains("os error 24")

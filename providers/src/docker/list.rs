@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tidegate_config::{Origin, Provided};
+use tidegate_config::Provided;
 
 use super::Options;
 use super::client::Client;
@@ -12,7 +12,7 @@ use super::events::Stopping;
 use super::model::{Container, Summary};
 use super::network::{Place, Surroundings};
 use crate::template::functions::normalize;
-use crate::workload::{self, Labels, PREFIXES, Rules, Workload};
+use crate::workload::{self, Carrier, Labels, PREFIXES, Rules, Workload};
 
 /// Inspections at a time.
 const AT_ONCE: usize = 8;
@@ -149,7 +149,13 @@ impl Reading<'_> {
     fn container(&self, container: &Container, stopping: bool) -> Option<(String, Arc<str>, Provided)> {
         let owner: Arc<str> = container.name.trim_start_matches('/').into();
         let name = service_name(container);
-        let workload = Workload { name: &name, owner: &owner, labels: &container.config.labels };
+        let workload = Workload {
+            name: &name,
+            title: &name,
+            owner: &owner,
+            labels: &container.config.labels,
+            carrier: Carrier::Container,
+        };
         let mut labels = Labels::read(&workload);
         if !labels.take_bool(&["enable"], self.options.exposed_by_default)
             || !self.rules.admit(workload.labels)
@@ -178,7 +184,7 @@ impl Reading<'_> {
             serves: running && healthy && !stopping,
         };
         if let Some(warning) = place.warning() {
-            labels.problem(Origin::Label { container: owner.clone(), label: "".into() }, warning);
+            labels.problem(workload.origin(""), warning);
         }
         let provided = workload::build(&workload, labels, self.rules, &place);
         Some((name, owner, provided))

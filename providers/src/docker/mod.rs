@@ -3,32 +3,42 @@
 //! Events are only hints to look again: each change lists all containers and inspects those that differ. While the
 //! engine is away, the last known state stays. A container that is told to stop loses its server at once.
 
-mod client;
-mod connect;
+pub(crate) mod client;
 mod events;
 mod list;
-mod model;
+pub(crate) mod model;
 mod network;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{self, Secret, is_default};
 
+use crate::connect::Form;
+use crate::http_client::basic;
 use crate::workload::Rules;
-use crate::{Error, Provider, Session};
+use crate::{Describe, Error, Provider, Session};
 use client::{Client, Events};
 use events::Meaning;
 use list::Containers;
 
+pub use crate::connect::Tls;
+
 /// Traefik's default of `defaultRule`.
 pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
+/// How an endpoint is written.
+pub(crate) const FORM: Form = Form {
+    option: "endpoint",
+    plain: &["tcp", "http"],
+    secure: &["https"],
+    otherwise: "unix",
+    ports: (2375, 2376),
+    example: "tcp://127.0.0.1:2375",
+};
 /// A full look at the list, in case an event was lost.
 const RESYNC: Duration = Duration::from_secs(15);
 
@@ -93,29 +103,14 @@ impl Options {
         if self.username.is_empty() || self.password.is_empty() {
             return None;
         }
-        let credentials = STANDARD.encode(format!("{}:{}", self.username, self.password.expose()));
-        let mut value = HeaderValue::from_str(&format!("Basic {credentials}")).ok()?;
-        value.set_sensitive(true);
-        Some(value)
+        basic(&self.username, &self.password)
     }
 }
 
-/// TLS towards an engine. Each of the files may be given as PEM itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Tls {
-    /// Certificates to trust instead of the system's.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub ca: String,
-    /// Our certificate.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cert: String,
-    /// Its key.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub key: String,
-    /// Accept any certificate.
-    #[serde(skip_serializing_if = "is_default")]
-    pub insecure_skip_verify: bool,
+impl Describe for Options {
+    fn place(&self) -> String {
+        self.endpoint.clone()
+    }
 }
 
 /// Makes the provider.

@@ -108,21 +108,21 @@ impl Network {
 /// An event.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct Event {
+pub(crate) struct Event {
     #[serde(rename = "Type")]
-    pub(super) kind: String,
-    pub(super) action: String,
+    pub(crate) kind: String,
+    pub(crate) action: String,
     #[serde(deserialize_with = "or_default")]
-    pub(super) actor: Actor,
+    pub(crate) actor: Actor,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Actor {
+pub(crate) struct Actor {
     #[serde(rename = "ID")]
-    pub(super) id: String,
+    pub(crate) id: String,
     #[serde(rename = "Attributes", deserialize_with = "or_default")]
-    pub(super) attributes: BTreeMap<String, String>,
+    pub(crate) attributes: BTreeMap<String, String>,
 }
 
 /// `null` counts as nothing, as in Go.

@@ -23,7 +23,7 @@ pub struct Labels {
 impl Labels {
     /// Reads the labels with our prefixes.
     pub fn read(workload: &Workload<'_>) -> Self {
-        let origin = |label: &str| Origin::Label { container: workload.owner.clone(), label: label.into() };
+        let origin = |label: &str| workload.origin(label);
         let problem = |label: &str, message: String| Problem {
             origin: origin(label),
             object: None,
@@ -83,6 +83,12 @@ impl Labels {
                 otherwise
             }
         }
+    }
+
+    /// Nothing but the reason why the workload is left out.
+    pub fn refused(mut self, workload: &Workload<'_>, message: &str) -> Provided {
+        self.problem(workload.origin(""), message.to_owned());
+        Provided { problems: self.problems, ..Provided::default() }
     }
 
     /// Notes something that breaks no object.
@@ -249,7 +255,7 @@ impl<'a> Builder<'a> {
     }
 
     fn origin(&self) -> Origin {
-        Origin::Label { container: self.workload.owner.clone(), label: "".into() }
+        self.workload.origin("")
     }
 }
 

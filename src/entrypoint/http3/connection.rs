@@ -17,9 +17,10 @@ use super::frame::{self, Fault, Frames, code};
 use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
-use crate::entrypoint::door::{Door, Handshaking, OpenConnection};
+use crate::entrypoint::door::{Door, Handshaking};
 use crate::entrypoint::http::Link;
 use crate::entrypoint::progress::Progress;
+use crate::entrypoint::room::OpenConnection;
 
 /// Types of streams in one direction (RFC 9114 section 6.2, RFC 9204 section 4.2).
 const CONTROL: u64 = 0x0;
@@ -129,6 +130,7 @@ impl Served {
                 return;
             }
             let idle = self.idle();
+            let is_idle = self.requests.is_empty();
             tokio::select! {
                 stream = self.quic.accept_bi() => match stream {
                     Ok(stream) => self.request(stream),
@@ -147,6 +149,7 @@ impl Served {
                     self.announce().await;
                 }
                 () = said(&mut self.farewell) => self.leave().await,
+                () = resting(&door, is_idle) => self.announce().await,
                 () = idle => {
                     // Nothing is open, so nothing is lost.
                     self.announce().await;
@@ -218,6 +221,11 @@ impl Served {
                 .close(VarInt::from_u32(code::CLOSED_CRITICAL_STREAM), b"the control stream is not read");
         }
     }
+}
+
+/// Ready when an idle connection is to make room for others.
+async fn resting(door: &Door, is_idle: bool) {
+    if is_idle { door.seats.leave_for_others().await } else { std::future::pending().await }
 }
 
 /// Ready when the client has had time to hear that the connection will end.

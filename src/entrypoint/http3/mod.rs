@@ -173,6 +173,11 @@ async fn serve(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) -> io::
             // It cannot fail for a client that was not asked before.
             let _ = incoming.retry();
         } else {
+            if !door.seats.has_room() {
+                door.seats.close_idle();
+                incoming.refuse();
+                continue;
+            }
             let Some(handshaking) = Handshaking::begin(&handshakes, MAX_HANDSHAKES) else {
                 incoming.ignore();
                 continue;
@@ -182,7 +187,7 @@ async fn serve(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) -> io::
         }
     }
     endpoint.set_server_config(None);
-    door.emptied().await;
+    door.seats.emptied().await;
     let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
     Ok(())
 }

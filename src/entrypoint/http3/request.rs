@@ -12,6 +12,7 @@ use super::answer::Answer;
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
 use super::upload::{Ending, Limits, Source, Spoiled, Upload, fault_of, report};
+use crate::entrypoint::heads::HeldHead;
 use crate::entrypoint::http::{Link, respond};
 
 /// How long it is waited whether there is a body, where there usually is none: a server that is promised one may well
@@ -37,7 +38,8 @@ pub(super) async fn serve(
     let largest = link.door.max_header_bytes;
     let mut answer = Answer::new(sending, limits.write);
     // Coded text is shorter than the fields, by a third at most, so longer blocks cannot be within the limit.
-    let mut source = Source::new(receiving, Frames::of_request(largest));
+    let source = Source::new(receiving, Frames::of_request(largest));
+    let mut source = source.counted(HeldHead::new(link.door.heads.clone()));
     let first = std::future::poll_fn(|cx| source.poll_event(cx));
     let first = match limits.head {
         None => first.await,
@@ -46,6 +48,8 @@ pub(super) async fn serve(
             Err(_) => Err(Fault::stream(code::REQUEST_INCOMPLETE, "a head did not come in time").into()),
         },
     };
+    // Until there is an answer.
+    let _held = source.take_held();
     let head = match first {
         Ok(Some(Event::Block(block))) => head::request(&block, largest),
         Ok(Some(Event::TooLong)) => Err(Refusal::TooLarge),

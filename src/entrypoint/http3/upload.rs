@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
+use crate::entrypoint::heads::HeldHead;
 
 /// Most bytes that are taken from the library at once.
 const PIECE: usize = 64 * 1024;
@@ -40,12 +41,26 @@ pub(super) struct Source {
     stream: RecvStream,
     frames: Frames,
     piece: Bytes,
+    /// What the head holds, until it is taken.
+    held: Option<HeldHead>,
+    taken: usize,
 }
 
 impl Source {
     /// Reads a stream.
     pub(super) fn new(stream: RecvStream, frames: Frames) -> Self {
-        Self { stream, frames, piece: Bytes::new() }
+        Self { stream, frames, piece: Bytes::new(), held: None, taken: 0 }
+    }
+
+    /// Counts the head that comes first. Until it is all there, as much of the stream as was read counts.
+    pub(super) fn counted(mut self, held: HeldHead) -> Self {
+        self.held = Some(held);
+        self
+    }
+
+    /// What the head holds. Whatever comes from now on is not counted.
+    pub(super) fn take_held(&mut self) -> Option<HeldHead> {
+        self.held.take()
     }
 
     /// The next event; `None` at the end.
@@ -55,7 +70,13 @@ impl Source {
                 return Poll::Ready(Ok(Some(event)));
             }
             match ready!(pin!(self.stream.read_chunk(PIECE, true)).poll(cx)) {
-                Ok(Some(chunk)) => self.piece = chunk.bytes,
+                Ok(Some(chunk)) => {
+                    self.piece = chunk.bytes;
+                    self.taken = self.taken.saturating_add(self.piece.len());
+                    if self.held.as_mut().is_some_and(|held| !held.grow(self.taken)) {
+                        return Poll::Ready(Ok(Some(Event::TooLong)));
+                    }
+                }
                 Ok(None) => return Poll::Ready(self.frames.end().map(|()| None).map_err(Ending::from)),
                 Err(error) => return Poll::Ready(Err(Ending::Gone(shown(&error)))),
             }

@@ -5,13 +5,14 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod http3;
+pub mod outside;
 pub mod process;
 pub mod tls;
 
 use std::time::{Duration, Instant};
 
 pub use backend::Backend;
-pub use client::{Client, get, get_with, raw};
+pub use client::{Answer, Client, get, get_with, raw};
 pub use gateway::Gateway;
 
 /// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.

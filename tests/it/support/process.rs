@@ -43,8 +43,13 @@ impl Process {
 
     /// Where the entry point `web` listens.
     pub fn web(&self) -> SocketAddr {
-        let log = self.log();
-        let line = log.lines().find(|line| line.contains("entry_point=web")).unwrap();
+        self.address("web")
+    }
+
+    /// Where an entry point listens.
+    pub fn address(&self, entry_point: &str) -> SocketAddr {
+        let (log, wanted) = (self.log(), format!("entry_point={entry_point} "));
+        let line = log.lines().find(|line| line.contains(&wanted)).unwrap();
         line.split("address=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
     }
 

@@ -1,4 +1,6 @@
-//! Ways to an engine: a Unix socket, TCP, and TLS over TCP.
+//! Ways to a source: a Unix socket, TCP, and TLS over TCP.
+//!
+//! Every provider reaches its source through here, so that there is one place for keep-alive, timeouts and TLS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,16 +17,53 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::{Options, Tls};
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::is_default;
+
 use crate::Error;
 
-/// Silence on a connection before it is probed: an engine that vanished is noticed within about a minute.
+/// Silence on a connection before it is probed: a source that vanished is noticed within about a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// TLS towards a source (Traefik's `tls` of providers). Each of the files may be given as PEM itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates to trust instead of the system's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ca: String,
+    /// Our certificate.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cert: String,
+    /// Its key.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// Accept any certificate.
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure_skip_verify: bool,
+}
+
+/// How an endpoint of a kind of source is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    /// The option that holds it.
+    pub(crate) option: &'static str,
+    /// Schemes that mean TCP; TLS is used when there is `tls`.
+    pub(crate) plain: &'static [&'static str],
+    /// Schemes that always mean TLS.
+    pub(crate) secure: &'static [&'static str],
+    /// The scheme of an endpoint without one.
+    pub(crate) otherwise: &'static str,
+    /// The port of an endpoint without one, without and with TLS.
+    pub(crate) ports: (u16, u16),
+    /// An example, for errors.
+    pub(crate) example: &'static str,
+}
+
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub(super) struct Connector {
+pub(crate) struct Connector {
     endpoint: String,
     way: Way,
 }
@@ -35,55 +74,63 @@ enum Way {
 }
 
 impl Connector {
-    pub(super) fn new(options: &Options) -> Result<Self, Error> {
-        let endpoint = options.endpoint.trim().to_owned();
-        let bad =
-            |message: &str| Error::Option { option: "endpoint", message: format!("`{endpoint}`: {message}") };
-        let (scheme, rest) = endpoint.split_once("://").unwrap_or(("unix", &endpoint));
-        let way = match scheme {
-            "unix" if rest.is_empty() => return Err(bad("the path of the socket is missing")),
-            "unix" => Way::Unix(PathBuf::from(rest)),
-            "tcp" | "http" | "https" => {
-                let secure = scheme == "https" || options.tls.is_some();
-                let authority = rest.trim_end_matches('/');
-                if authority.contains('/') {
-                    return Err(bad("a path is not supported"));
-                }
-                let (host, port) = host_port(authority, if secure { 2376 } else { 2375 })
-                    .ok_or_else(|| bad("expected a host and a port, like `tcp://127.0.0.1:2375`"))?;
-                let tls = if secure {
-                    let name = ServerName::try_from(host.clone())
-                        .map_err(|_| bad("the host is no name or address"))?;
-                    Some((TlsConnector::from(Arc::new(client_config(options.tls.as_ref())?)), name))
-                } else {
-                    None
-                };
-                Way::Tcp { host, port, tls }
-            }
-            other => {
-                let message = format!(
-                    "`{other}://` is not supported: expected `unix://`, `tcp://`, `http://` or `https://`"
-                );
-                return Err(bad(&message));
-            }
+    /// Reads an endpoint. Nothing is connected yet.
+    pub(crate) fn new(form: &Form, endpoint: &str, tls: Option<&Tls>) -> Result<Self, Error> {
+        let endpoint = endpoint.trim().to_owned();
+        let bad = |message: &str| Error::Option {
+            option: form.option,
+            message: format!("`{endpoint}`: {message}"),
         };
+        let (scheme, rest) = endpoint.split_once("://").unwrap_or((form.otherwise, &endpoint));
+        if scheme == "unix" {
+            if rest.is_empty() {
+                return Err(bad("the path of the socket is missing"));
+            }
+            let way = Way::Unix(PathBuf::from(rest));
+            return Ok(Self { endpoint, way });
+        }
+        let secure = form.secure.contains(&scheme);
+        if !secure && !form.plain.contains(&scheme) {
+            let known: Vec<String> = ["unix"]
+                .iter()
+                .chain(form.plain)
+                .chain(form.secure)
+                .map(|scheme| format!("`{scheme}://`"))
+                .collect();
+            return Err(bad(&format!("`{scheme}://` is not supported: expected {}", known.join(", "))));
+        }
+        let secure = secure || tls.is_some();
+        let authority = rest.trim_end_matches('/');
+        if authority.contains('/') {
+            return Err(bad("a path is not supported"));
+        }
+        let (host, port) = host_port(authority, if secure { form.ports.1 } else { form.ports.0 })
+            .ok_or_else(|| bad(&format!("expected a host and a port, like `{}`", form.example)))?;
+        let tls = if secure {
+            let name =
+                ServerName::try_from(host.clone()).map_err(|_| bad("the host is no name or address"))?;
+            Some((TlsConnector::from(Arc::new(client_config(tls)?)), name))
+        } else {
+            None
+        };
+        let way = Way::Tcp { host, port, tls };
         Ok(Self { endpoint, way })
     }
 
-    pub(super) fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// For the `Host` header.
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         match &self.way {
-            Way::Unix(_) => "docker".to_owned(),
+            Way::Unix(_) => "localhost".to_owned(),
             Way::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
             Way::Tcp { host, port, .. } => format!("{host}:{port}"),
         }
     }
 
-    pub(super) async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, String> {
         let fail = |error: std::io::Error| format!("cannot connect to {}: {error}", self.endpoint);
         match &self.way {
             Way::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(fail)?)),
@@ -227,15 +274,24 @@ mod tests {
     use super::*;
 
     fn connector(endpoint: &str) -> Result<String, String> {
-        let options = Options { endpoint: endpoint.into(), ..Options::default() };
-        Connector::new(&options).map(|connector| connector.host()).map_err(|error| error.to_string())
+        const FORM: Form = Form {
+            option: "endpoint",
+            plain: &["tcp", "http"],
+            secure: &["https"],
+            otherwise: "unix",
+            ports: (2375, 2376),
+            example: "tcp://127.0.0.1:2375",
+        };
+        Connector::new(&FORM, endpoint, None)
+            .map(|connector| connector.host())
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn endpoints() {
         for (endpoint, host) in [
-            ("unix:///var/run/docker.sock", "docker"),
-            ("/var/run/docker.sock", "docker"),
+            ("unix:///var/run/docker.sock", "localhost"),
+            ("/var/run/docker.sock", "localhost"),
             ("tcp://127.0.0.1:2375", "127.0.0.1:2375"),
             ("tcp://proxy", "proxy:2375"),
             ("http://[::1]:9/", "[::1]:9"),

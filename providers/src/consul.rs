@@ -1,0 +1,288 @@
+//! Configuration in Consul's key-value store (Traefik's `providers.consul`).
+//!
+//! Blocking queries tell of each change. While no agent answers, the last known configuration stays.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::Secret;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::connect::Tls;
+use crate::consul_client::{Agent, Failure, Place, Query};
+use crate::http_client::escape;
+use crate::kv::Tree;
+use crate::{Describe, Error, Provider, Session};
+
+/// Options of `providers.consul`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// Agents; the next one is asked when one fails.
+    pub endpoints: Vec<String>,
+    /// The key below which everything stands; with `traefik`, keys below `tidegate` are read too.
+    pub root_key: String,
+    /// ACL token; empty: `CONSUL_HTTP_TOKEN`.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub token: Secret,
+    /// Consul namespaces, each an instance of its own (`@consul-<namespace>`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// TLS towards the agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["127.0.0.1:8500".into()],
+            root_key: "traefik".into(),
+            token: Secret::default(),
+            namespaces: Vec::new(),
+            tls: None,
+        }
+    }
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        self.endpoints.join(",")
+    }
+
+    fn split(self) -> Vec<(String, Self)> {
+        if self.namespaces.is_empty() {
+            return vec![(String::new(), self)];
+        }
+        let one = |name: &String| (name.clone(), Self { namespaces: vec![name.clone()], ..self.clone() });
+        self.namespaces.iter().map(one).collect()
+    }
+}
+
+/// Makes the provider for the first of its namespaces, or without one.
+pub fn build(options: Options) -> Result<Consul, Error> {
+    let agent = |endpoint: &String| {
+        let agent = Agent::new(&Place {
+            option: "endpoints",
+            address: endpoint,
+            scheme: "",
+            tls: options.tls.as_ref(),
+            token: &options.token,
+            basic: None,
+            datacenter: "",
+            namespace: options.namespaces.first().map_or("", String::as_str),
+            wait: Duration::ZERO,
+        });
+        agent.map(Arc::new)
+    };
+    let agents: Vec<Arc<Agent>> = options.endpoints.iter().map(agent).collect::<Result<_, _>>()?;
+    if agents.is_empty() {
+        let message = "expected at least one, such as `127.0.0.1:8500`".into();
+        return Err(Error::Option { option: "endpoints", message });
+    }
+    Ok(Consul { agents, turn: AtomicUsize::new(0), tree: Tree::new(&options.root_key)? })
+}
+
+/// The Consul KV provider.
+pub struct Consul {
+    agents: Vec<Arc<Agent>>,
+    /// Which agent is asked next.
+    turn: AtomicUsize,
+    tree: Tree,
+}
+
+impl Provider for Consul {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        self.follow(session).boxed()
+    }
+}
+
+/// A key as Consul gives it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Pair {
+    key: String,
+    /// In base64; null when it is empty.
+    value: Option<String>,
+}
+
+/// The keys below the root of this number.
+type News = (usize, Result<Vec<Pair>, Failure>);
+
+struct Watch {
+    news: mpsc::Receiver<News>,
+    /// They end when this is dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl Consul {
+    /// Follows one agent until it fails.
+    async fn follow(&self, mut session: Session) -> Result<(), Error> {
+        let agent = &self.agents[self.turn.load(Ordering::Relaxed) % self.agents.len()];
+        let mut watch = self.watch(agent);
+        let mut known: Vec<Option<Vec<(String, Vec<u8>)>>> = self.tree.roots().iter().map(|_| None).collect();
+        loop {
+            let (root, pairs) = tokio::select! {
+                told = watch.news.recv() => match told {
+                    Some(told) => told,
+                    None => return Err(Error::Source("the watchers have ended".into())),
+                },
+                () = session.reload_asked() => {
+                    watch = self.watch(agent);
+                    continue;
+                }
+            };
+            let pairs = pairs.map_err(|failure| {
+                self.turn.fetch_add(1, Ordering::Relaxed);
+                Error::Source(format!("Consul at {}: {}", agent.endpoint(), failure.message))
+            })?;
+            known[root] = Some(pairs.into_iter().map(decoded).collect());
+            if known.iter().all(Option::is_some) {
+                let all = known.iter().flatten().flatten();
+                let state = self.tree.read(all.map(|(key, value)| (key.as_str(), value.as_slice())));
+                session.deliver(state).await?;
+            }
+        }
+    }
+
+    /// One task for each root.
+    fn watch(&self, agent: &Arc<Agent>) -> Watch {
+        let (sender, news) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        for (number, root) in self.tree.roots().iter().enumerate() {
+            let (agent, sender) = (agent.clone(), sender.clone());
+            let root: Vec<String> = root.split('/').map(escape).collect();
+            let mut query = Query::new(format!("/v1/kv/{}/", root.join("/")), "recurse");
+            tasks.spawn(async move {
+                loop {
+                    let told = query.next::<Vec<Pair>>(&agent).await;
+                    let told = told.map(|answer| answer.value.unwrap_or_default());
+                    if sender.send((number, told)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Watch { news, _tasks: tasks }
+    }
+}
+
+fn decoded(pair: Pair) -> (String, Vec<u8>) {
+    // Base64 that cannot be read does not come from Consul; it ends as a value that is no UTF-8.
+    let value = STANDARD.decode(pair.value.unwrap_or_default()).unwrap_or_else(|_| vec![0xff]);
+    (pair.key, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::testing::{Reply, Request, Running, Server, eventually, urls};
+
+    #[derive(Default)]
+    struct Store {
+        pairs: BTreeMap<String, String>,
+        refuse: Option<(u16, &'static str)>,
+    }
+
+    struct Fake {
+        server: Server,
+        store: Arc<Mutex<Store>>,
+        index: watch::Sender<u64>,
+    }
+
+    impl Fake {
+        async fn start() -> Self {
+            let store: Arc<Mutex<Store>> = Arc::default();
+            let (index, indexes) = watch::channel(5);
+            let known = store.clone();
+            let server =
+                Server::start(move |request| answer(known.clone(), indexes.clone(), request).boxed()).await;
+            Self { server, store, index }
+        }
+
+        fn set(&self, pairs: &[(&str, &str)]) {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            self.store.lock().pairs = pairs.collect();
+            self.index.send_modify(|index| *index += 1);
+        }
+    }
+
+    async fn answer(store: Arc<Mutex<Store>>, mut indexes: watch::Receiver<u64>, request: Request) -> Reply {
+        let asked: u64 = request.query.get("index").and_then(|text| text.parse().ok()).unwrap_or(0);
+        if asked > 0 {
+            let _ = indexes.wait_for(|now| *now != asked).await;
+        }
+        let index = vec![("X-Consul-Index", indexes.borrow().to_string())];
+        let store = store.lock();
+        if let Some((status, text)) = store.refuse {
+            return (status, Vec::new(), text.into());
+        }
+        let root = request.path.trim_start_matches("/v1/kv/");
+        let fitting = store.pairs.iter().filter(|(key, _)| key.starts_with(root));
+        let pairs: Vec<Value> = fitting
+            .map(|(key, value)| {
+                let value = (!value.is_empty()).then(|| STANDARD.encode(value));
+                json!({"Key": key, "Value": value, "Flags": 0})
+            })
+            .collect();
+        if pairs.is_empty() {
+            (404, index, String::new())
+        } else {
+            (200, index, Value::from(pairs).to_string())
+        }
+    }
+
+    const URL: &str = "traefik/http/services/s/loadBalancer/servers/0/url";
+
+    #[tokio::test]
+    async fn keys_are_followed_and_faults_survived() {
+        let fake = Fake::start().await;
+        fake.set(&[("traefik/", ""), (URL, "http://10.0.0.1")]);
+        let address = format!("127.0.0.1:{}", fake.server.port);
+        let options = Options { endpoints: vec![address], token: "t".into(), ..Options::default() };
+        let mut running = Running::start(build(options).expect("valid options"));
+        assert_eq!(urls(&running.next().await.state, "s"), ["http://10.0.0.1"]);
+        fake.set(&[(URL, "http://10.0.0.2"), ("tidegate/http/routers/r/rule", "Path(`/`)")]);
+        // The two roots are told one after the other.
+        let both = |state: &tidegate_config::Provided| {
+            state.config.http.routers.contains_key("r") && urls(state, "s") == ["http://10.0.0.2"]
+        };
+        running.until(both).await;
+        fake.store.lock().refuse = Some((403, "ACL not found"));
+        let before = fake.server.requests.lock().len();
+        fake.index.send_modify(|index| *index += 1);
+        eventually("it is refused twice", || fake.server.requests.lock().len() >= before + 2).await;
+        fake.store.lock().refuse = None;
+        fake.set(&[(URL, "http://10.0.0.3")]);
+        let state = running.until(|state| urls(state, "s") == ["http://10.0.0.3"]).await;
+        assert_eq!(state.problems, []);
+        fake.set(&[]);
+        running.until(|state| state.config.http.services.is_empty()).await;
+        assert!(fake.server.requests.lock().iter().all(|request| request.headers["x-consul-token"] == "t"));
+    }
+
+    #[tokio::test]
+    async fn the_next_endpoint_is_asked_when_one_fails() {
+        let (one, two) = (Fake::start().await, Fake::start().await);
+        one.store.lock().refuse = Some((500, "No cluster leader"));
+        two.set(&[("edge/http/routers/r/rule", "Path(`/`)")]);
+        let endpoints = [&one, &two].map(|fake| format!("127.0.0.1:{}", fake.server.port)).to_vec();
+        let options = Options { endpoints, root_key: "edge".into(), ..Options::default() };
+        let mut running = Running::start(build(options).expect("valid options"));
+        running.until(|state| state.config.http.routers.contains_key("r")).await;
+        assert!(one.server.requests.lock().len() <= 2);
+    }
+}

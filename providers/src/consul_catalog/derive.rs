@@ -1,0 +1,120 @@
+//! From registered services to routers and services: Traefik's derivation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegate_config::Provided;
+
+use super::Options;
+use super::model::Instance;
+use crate::Error;
+use crate::template::functions::normalize;
+use crate::workload::{self, Carrier, Labels, Locate, PREFIXES, Rules, Workload};
+
+/// The part of the options that says what becomes of services.
+pub(super) struct Deriver {
+    pub(super) options: Options,
+    rules: Rules,
+    /// The prefixes of tags that are read, and the prefixes of the labels that they stand for.
+    prefixes: Vec<(String, &'static str)>,
+}
+
+impl Deriver {
+    pub(super) fn new(options: Options) -> Result<Self, Error> {
+        let rules = Rules::for_tags(&options.default_rule, &options.constraints)?;
+        let prefixes = match options.prefix.as_str() {
+            "traefik" => PREFIXES.iter().map(|prefix| ((*prefix).to_owned(), *prefix)).collect(),
+            other => vec![(other.to_owned(), "traefik")],
+        };
+        Ok(Self { options, rules, prefixes })
+    }
+
+    /// False when no instance of a service with these tags can be exposed.
+    pub(super) fn wants(&self, tags: &[String]) -> bool {
+        let enables = |tag: &String| {
+            let mut prefixes = self.prefixes.iter();
+            prefixes.any(|(prefix, _)| tag.eq_ignore_ascii_case(&format!("{prefix}.enable=true")))
+        };
+        self.options.exposed_by_default || tags.iter().any(enables)
+    }
+
+    /// The configuration that the instances of a service make.
+    pub(super) fn service(&self, name: &str, instances: &[Instance]) -> Provided {
+        let mut parts: Vec<_> = instances
+            .iter()
+            .filter_map(|instance| {
+                let (owner, part) = self.instance(name, instance)?;
+                Some((normalize(&format!("{}-{name}-{}", instance.node, instance.id)), owner, part))
+            })
+            .collect();
+        // In Traefik's order, which decides about the order of servers.
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
+    }
+
+    fn instance(&self, name: &str, instance: &Instance) -> Option<(Arc<str>, Provided)> {
+        let labels = self.labels(&instance.tags);
+        let owner: Arc<str> = format!("{name} ({} on {})", instance.id, instance.node).into();
+        let canonical = normalize(name);
+        let mut workload = Workload {
+            name: &canonical,
+            title: name,
+            owner: &owner,
+            labels: &labels,
+            carrier: Carrier::Service { prefix: &self.options.prefix },
+        };
+        let mut read = Labels::read(&workload);
+        let options = &self.options;
+        let enabled = read.take_bool(&["enable"], options.exposed_by_default);
+        let connect = read.take_bool(&["consulcatalog", "connect"], options.connect_by_default);
+        let canary = read.take_bool(&["consulcatalog", "canary"], false);
+        let state = instance.state.name();
+        let healthy = options.strict_checks.iter().any(|wanted| wanted == "any" || wanted == state);
+        if !enabled || connect || !healthy || !self.rules.admit_tags(&instance.tags) {
+            return None;
+        }
+        let canary = canary.then(|| canary_name(name, &instance.tags));
+        if let Some(canary) = &canary {
+            workload.name = canary;
+        }
+        let provided = workload::build(&workload, read, &self.rules, &At(instance));
+        Some((owner, provided))
+    }
+
+    /// Tags `prefix.key=value` as labels. Unlike keys, prefixes are compared with case.
+    fn labels(&self, tags: &[String]) -> BTreeMap<String, String> {
+        let label = |tag: &String| {
+            let (key, value) = tag.split_once('=')?;
+            let (prefix, rest) = self.prefixes.iter().find_map(|(prefix, neutral)| {
+                let rest = key.strip_prefix(prefix.as_str())?.strip_prefix('.')?;
+                Some((neutral, rest))
+            })?;
+            Some((format!("{prefix}.{rest}"), value.to_owned()))
+        };
+        tags.iter().filter_map(label).collect()
+    }
+}
+
+/// Where an instance is.
+struct At<'i>(&'i Instance);
+
+impl Locate for At<'_> {
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+        if self.0.address.is_empty() {
+            return Err("address is missing: neither the service nor its node has one".into());
+        }
+        let port = port.map_or_else(|| self.0.port.to_string(), str::to_owned);
+        Ok(Some((self.0.address.clone(), port)))
+    }
+}
+
+/// The name of a canary: that of its service and a number made from its tags (64-bit FNV-1, as Traefik has it).
+fn canary_name(name: &str, tags: &[String]) -> String {
+    let mut tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    tags.sort_unstable();
+    let number = tags
+        .concat()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
+    normalize(&format!("{name}-{number}"))
+}

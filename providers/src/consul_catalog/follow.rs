@@ -1,0 +1,396 @@
+//! Keeps up with a catalog: which services to ask for again, when, and how often at most.
+//!
+//! Services whose tags or checks have changed are asked for at once. A change of the catalog that neither explains (a
+//! new instance without a check, another port) makes a sweep over all services; sweeps take at most a fifth of the
+//! time, so that a large catalog that changes all the time is no storm of requests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tidegate_config::{Origin, Problem, Provided};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::derive::Deriver;
+use super::model::{Check, Digests, Entry, Instance, Names};
+use crate::consul_client::{Agent, Failure, Query, backed_off};
+use crate::http_client::escape;
+use crate::{Error, Session, workload};
+
+/// Services that are asked for at a time, and before other news is looked at.
+const AT_ONCE: usize = 8;
+const CHUNK: usize = 64;
+/// Rest after a sweep, as a multiple of what it took; after a delivery likewise.
+const REST: u32 = 4;
+/// All services are asked for again after this time, whatever the agent said.
+const RESYNC: Duration = Duration::from_secs(300);
+/// The first pause after services could not be read.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the watchers tell.
+enum News {
+    Names(Names),
+    Checks(Digests),
+    Failed(Failure),
+}
+
+/// One service of the catalog.
+#[derive(Default)]
+struct Known {
+    /// The tags of all its instances, sorted.
+    tags: Vec<String>,
+    instances: Vec<Instance>,
+    part: Option<Provided>,
+}
+
+/// A run of the provider.
+pub(super) struct Run {
+    agent: Arc<Agent>,
+    deriver: Arc<Deriver>,
+    session: Session,
+    services: BTreeMap<String, Known>,
+    checks: Option<Digests>,
+    names_seen: bool,
+    /// The catalog had something in it, Consul's own service included.
+    saw_consul: bool,
+    /// Asked for before all others.
+    urgent: BTreeSet<String>,
+    sweep: VecDeque<String>,
+    sweep_wanted: bool,
+    sweep_begun: Instant,
+    sweep_after: Instant,
+    /// Services could not be read this many times in a row.
+    failures: u32,
+    retry_after: Instant,
+    changed: bool,
+    deliver_after: Instant,
+    /// What was said last about a failing agent.
+    complaint: Option<String>,
+}
+
+impl Run {
+    pub(super) fn new(agent: Arc<Agent>, deriver: Arc<Deriver>, session: Session) -> Self {
+        let now = Instant::now();
+        Self {
+            agent,
+            deriver,
+            session,
+            services: BTreeMap::new(),
+            checks: None,
+            names_seen: false,
+            saw_consul: false,
+            urgent: BTreeSet::new(),
+            sweep: VecDeque::new(),
+            sweep_wanted: false,
+            sweep_begun: now,
+            sweep_after: now,
+            failures: 0,
+            retry_after: now,
+            changed: true,
+            deliver_after: now,
+            complaint: None,
+        }
+    }
+
+    pub(super) async fn run(self) -> Result<(), Error> {
+        if self.deriver.options.watch { self.watch().await } else { self.poll().await }
+    }
+
+    /// A look every `refreshInterval`.
+    async fn poll(mut self) -> Result<(), Error> {
+        let interval = Duration::from(self.deriver.options.refresh_interval);
+        loop {
+            let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await;
+            let names = names.map_err(|failure| Error::Source(failure.message))?;
+            self.take_names(names.value.unwrap_or_default())?;
+            self.urgent = self.services.keys().cloned().collect();
+            while !self.urgent.is_empty() {
+                self.fetch_urgent().await.map_err(|failure| Error::Source(failure.message))?;
+            }
+            self.deliver().await?;
+            tokio::select! {
+                () = tokio::time::sleep(interval.mul_f64(0.95 + fastrand::f64() * 0.1)) => {}
+                () = self.session.reload_asked() => {}
+            }
+        }
+    }
+
+    async fn watch(mut self) -> Result<(), Error> {
+        let (sender, mut news) = mpsc::channel(1);
+        // They end with this run.
+        let _watchers = self.watchers(sender);
+        while !self.names_seen || self.checks.is_none() {
+            match news.recv().await {
+                Some(News::Failed(failure)) => return Err(Error::Source(failure.message)),
+                Some(news) => self.take(news).await?,
+                None => return Err(Error::Source("the watchers have ended".into())),
+            }
+        }
+        self.urgent = self.services.keys().cloned().collect();
+        while !self.urgent.is_empty() {
+            self.fetch_urgent().await.map_err(|failure| Error::Source(failure.message))?;
+        }
+        self.sweep_wanted = false;
+        self.deliver().await?;
+        let mut resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
+        loop {
+            while let Ok(news) = news.try_recv() {
+                self.take(news).await?;
+            }
+            let now = Instant::now();
+            if now >= resync {
+                self.sweep_wanted = true;
+                resync = now + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
+            }
+            let worked = self.work(now).await?;
+            if self.changed && Instant::now() >= self.deliver_after {
+                self.deliver().await?;
+            }
+            if worked {
+                continue;
+            }
+            tokio::select! {
+                news = news.recv() => match news {
+                    Some(news) => self.take(news).await?,
+                    None => return Err(Error::Source("the watchers have ended".into())),
+                },
+                () = tokio::time::sleep_until(self.next_work().min(resync)) => {}
+                () = self.session.reload_asked() => {
+                    self.urgent = self.services.keys().cloned().collect();
+                }
+            }
+        }
+    }
+
+    fn watchers(&self, news: mpsc::Sender<News>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let (agent, sender) = (self.agent.clone(), news.clone());
+        let mut query = Query::new("/v1/catalog/services", self.query(true));
+        tasks.spawn(async move {
+            loop {
+                let told = match query.next::<Names>(&agent).await {
+                    Ok(answer) => News::Names(answer.value.unwrap_or_default()),
+                    Err(failure) => News::Failed(failure),
+                };
+                if sender.send(told).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let agent = self.agent.clone();
+        let mut query = Query::new("/v1/health/state/any", self.query(false));
+        tasks.spawn(async move {
+            loop {
+                let told = match query.next::<Vec<Check>>(&agent).await {
+                    Ok(answer) => News::Checks(Digests::of(answer.value.unwrap_or_default())),
+                    Err(failure) => News::Failed(failure),
+                };
+                if news.send(told).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tasks
+    }
+
+    /// How the catalog is read. From the agent's cache only where nothing newer is expected.
+    fn query(&self, cached: bool) -> String {
+        let options = &self.deriver.options;
+        let chosen = [
+            (options.stale, "stale"),
+            (options.require_consistent, "consistent"),
+            (options.cache && cached && !options.require_consistent, "cached"),
+        ];
+        chosen.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join("&")
+    }
+
+    async fn take(&mut self, news: News) -> Result<(), Error> {
+        match news {
+            News::Failed(failure) => return self.complain(failure.message).await,
+            News::Names(names) => {
+                if let Err(error) = self.take_names(names) {
+                    return match self.names_seen {
+                        true => self.complain(error.to_string()).await,
+                        false => Err(error),
+                    };
+                }
+            }
+            News::Checks(digests) => self.take_checks(digests),
+        }
+        if self.complaint.take().is_some() {
+            tracing::info!(provider = self.session.provider(), "the agent answers again");
+            // Nobody knows what was missed.
+            self.sweep_wanted = true;
+        }
+        Ok(())
+    }
+
+    fn take_names(&mut self, names: Names) -> Result<(), Error> {
+        if names.is_empty() && self.saw_consul {
+            let message = "the catalog is empty, and even Consul's own service is missing: this is taken for an ACL \
+                           token without rights, and the last known services stay";
+            return Err(Error::Source(message.into()));
+        }
+        self.names_seen = true;
+        self.saw_consul |= names.contains_key("consul");
+        let wanted: BTreeMap<String, Vec<String>> = names
+            .into_iter()
+            .map(|(name, tags)| (name, tags.unwrap_or_default()))
+            .filter(|(_, tags)| self.deriver.wants(tags))
+            .collect();
+        let before = self.services.len();
+        self.services.retain(|name, _| wanted.contains_key(name));
+        self.changed |= self.services.len() != before;
+        for (name, mut tags) in wanted {
+            tags.sort_unstable();
+            let new = !self.services.contains_key(&name);
+            let known = self.services.entry(name.clone()).or_default();
+            if new || known.tags != tags {
+                known.tags = tags;
+                self.urgent.insert(name);
+            }
+        }
+        self.sweep_wanted = true;
+        Ok(())
+    }
+
+    fn take_checks(&mut self, digests: Digests) {
+        if let Some(before) = &self.checks {
+            let (services, nodes) = before.differing(&digests);
+            for (name, known) in &self.services {
+                let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
+                if services.contains(name.as_str()) || (!nodes.is_empty() && on_node()) {
+                    self.urgent.insert(name.clone());
+                }
+            }
+        }
+        self.checks = Some(digests);
+    }
+
+    /// Asks for what is due, a part of it at a time. False when nothing is due.
+    async fn work(&mut self, now: Instant) -> Result<bool, Error> {
+        if now < self.retry_after {
+            return Ok(false);
+        }
+        let outcome = if !self.urgent.is_empty() {
+            self.fetch_urgent().await
+        } else if self.begin_sweep(now) {
+            self.fetch_sweep().await
+        } else {
+            return Ok(false);
+        };
+        match outcome {
+            Ok(()) => self.failures = 0,
+            Err(failure) => {
+                self.failures += 1;
+                self.retry_after = Instant::now() + backed_off(FIRST_PAUSE, self.failures);
+                self.complain(failure.message).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// When [`Run::work`] has something to do again, unless there is news before.
+    fn next_work(&self) -> Instant {
+        let mut next = Instant::now() + RESYNC;
+        if self.changed {
+            next = next.min(self.deliver_after);
+        }
+        if !self.urgent.is_empty() || !self.sweep.is_empty() {
+            next = next.min(self.retry_after);
+        } else if self.sweep_wanted {
+            next = next.min(self.sweep_after.max(self.retry_after));
+        }
+        next
+    }
+
+    fn begin_sweep(&mut self, now: Instant) -> bool {
+        if self.sweep.is_empty() && self.sweep_wanted && now >= self.sweep_after {
+            self.sweep = self.services.keys().cloned().collect();
+            (self.sweep_wanted, self.sweep_begun) = (false, now);
+        }
+        !self.sweep.is_empty()
+    }
+
+    async fn fetch_urgent(&mut self) -> Result<(), Failure> {
+        let names: Vec<String> = self.urgent.iter().take(CHUNK).cloned().collect();
+        self.fetch(&names, false).await?;
+        for name in &names {
+            self.urgent.remove(name);
+        }
+        Ok(())
+    }
+
+    async fn fetch_sweep(&mut self) -> Result<(), Failure> {
+        let names: Vec<String> = self.sweep.iter().take(CHUNK).cloned().collect();
+        self.fetch(&names, true).await?;
+        self.sweep.drain(..names.len());
+        if self.sweep.is_empty() {
+            self.sweep_after = Instant::now() + self.sweep_begun.elapsed() * REST;
+        }
+        Ok(())
+    }
+
+    /// Asks for these services, and derives those that have changed. Nothing changes when one cannot be read.
+    async fn fetch(&mut self, names: &[String], cached: bool) -> Result<(), Failure> {
+        let query = self.query(cached);
+        let known: Vec<String> =
+            names.iter().filter(|name| self.services.contains_key(*name)).cloned().collect();
+        let questions = known.into_iter().map(|name| {
+            let (agent, query) = (self.agent.clone(), query.clone());
+            async move {
+                let path = format!("/v1/health/service/{}", escape(&name));
+                (name, agent.ask::<Vec<Entry>>(&path, &query).await)
+            }
+        });
+        let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+        let mut read = Vec::with_capacity(names.len());
+        while let Some((name, answer)) = answers.next().await {
+            let entries = answer?.value.unwrap_or_default();
+            read.push((name, entries.into_iter().map(Instance::new).collect::<Vec<_>>()));
+        }
+        drop(answers);
+        for (name, mut instances) in read {
+            instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
+            let Some(known) = self.services.get_mut(&name) else { continue };
+            if instances.is_empty() && !known.instances.is_empty() {
+                // The list of names has it still, so either the list is about to lose it, or we lost the right to see
+                // its instances.
+                continue;
+            }
+            if known.part.is_none() || known.instances != instances {
+                known.part = Some(self.deriver.service(&name, &instances));
+                known.instances = instances;
+                self.changed = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver(&mut self) -> Result<(), Error> {
+        self.changed = false;
+        let begun = Instant::now();
+        let parts = self.services.iter().filter_map(|(name, known)| {
+            let owner: Arc<str> = name.as_str().into();
+            Some((owner, known.part.clone()?))
+        });
+        let state = workload::merge(parts.collect());
+        self.session.deliver(state).await?;
+        self.deliver_after = Instant::now() + begun.elapsed() * REST;
+        Ok(())
+    }
+
+    /// Says once what is wrong with the agent.
+    async fn complain(&mut self, message: String) -> Result<(), Error> {
+        if self.complaint.as_ref() == Some(&message) {
+            return Ok(());
+        }
+        let shown = format!("Consul at {}: {message}", self.agent.endpoint());
+        self.complaint = Some(message);
+        let problem = Problem { origin: Origin::Internal, object: None, message: shown, excerpt: None };
+        self.session.unavailable(problem).await
+    }
+}

@@ -1,0 +1,191 @@
+//! Services that are registered in Consul, and say in their tags how they want to be reached (Traefik's
+//! `providers.consulCatalog`).
+//!
+//! Two blocking queries tell that something has changed: one on the names and tags of all services, one on all health
+//! checks. Only services that differ are asked for again. While the agent is away, or refuses, the last known state
+//! stays.
+
+mod derive;
+mod follow;
+mod model;
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, Secret, is_default};
+
+use crate::connect::Tls;
+use crate::consul_client::{Agent, Place};
+use crate::{Describe, Error, Provider, Session};
+use derive::Deriver;
+use follow::Run;
+
+/// Traefik's default of `defaultRule`.
+pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
+/// What `strictChecks` may say.
+const STATES: [&str; 5] = ["passing", "warning", "critical", "maintenance", "any"];
+
+/// Options of `providers.consulCatalog`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// The agent.
+    pub endpoint: Endpoint,
+    /// Prefix of the tags that are read; with `traefik`, tags that begin with `tidegate` are read too.
+    pub prefix: String,
+    /// Without `watch`: the time between two looks.
+    pub refresh_interval: Duration,
+    /// Ask for consistent answers.
+    #[serde(skip_serializing_if = "is_default")]
+    pub require_consistent: bool,
+    /// Accept answers from any server, even one that is behind.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stale: bool,
+    /// Let the agent answer from its cache.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cache: bool,
+    /// Expose services that do not say `enable`.
+    pub exposed_by_default: bool,
+    /// Template of the rule of routers without one.
+    pub default_rule: String,
+    /// Which services are looked at, by their tags.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub constraints: String,
+    /// Consul namespaces, each an instance of its own (`@consulcatalog-<namespace>`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Route to services of Consul Connect; not supported.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connect_aware: bool,
+    /// Take services that do not say so for services of Consul Connect; not supported.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connect_by_default: bool,
+    /// Our own name in Consul Connect.
+    pub service_name: String,
+    /// Follow changes by blocking queries. Unlike in Traefik this is the default.
+    pub watch: bool,
+    /// States of health in which instances get requests.
+    pub strict_checks: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::default(),
+            prefix: "traefik".into(),
+            refresh_interval: Duration::from_secs(15),
+            require_consistent: false,
+            stale: false,
+            cache: false,
+            exposed_by_default: true,
+            default_rule: DEFAULT_RULE.into(),
+            constraints: String::new(),
+            namespaces: Vec::new(),
+            connect_aware: false,
+            connect_by_default: false,
+            service_name: "traefik".into(),
+            watch: true,
+            strict_checks: vec!["passing".into(), "warning".into()],
+        }
+    }
+}
+
+/// `endpoint`: the agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Endpoint {
+    /// Host and port, or a URL; empty: `CONSUL_HTTP_ADDR`, or else `127.0.0.1:8500`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// `http` or `https`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub scheme: String,
+    /// The datacenter to read; empty: the agent's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub datacenter: String,
+    /// ACL token; empty: `CONSUL_HTTP_TOKEN`.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub token: Secret,
+    /// TLS towards the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Basic authentication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_auth: Option<HttpAuth>,
+    /// How long a blocking query waits; 0: a minute.
+    pub endpoint_wait_time: Duration,
+}
+
+/// Basic authentication towards the agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct HttpAuth {
+    /// Name.
+    pub username: String,
+    /// Password.
+    pub password: Secret,
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        self.endpoint.address.clone()
+    }
+
+    fn split(self) -> Vec<(String, Self)> {
+        if self.namespaces.is_empty() {
+            return vec![(String::new(), self)];
+        }
+        let one = |name: &String| (name.clone(), Self { namespaces: vec![name.clone()], ..self.clone() });
+        self.namespaces.iter().map(one).collect()
+    }
+}
+
+/// Makes the provider for the first of its namespaces, or without one.
+pub fn build(options: Options) -> Result<ConsulCatalog, Error> {
+    let bad = |option: &'static str, message: String| Err(Error::Option { option, message });
+    if options.connect_aware {
+        return bad("connectAware", "Consul Connect is not supported yet: remove it".into());
+    }
+    if options.prefix.is_empty() {
+        return bad("prefix", "expected a prefix, such as `traefik`".into());
+    }
+    if options.refresh_interval.is_zero() {
+        return bad("refreshInterval", "expected more than 0".into());
+    }
+    if options.stale && options.require_consistent {
+        return bad("stale", "it excludes `requireConsistent`".into());
+    }
+    if let Some(state) = options.strict_checks.iter().find(|state| !STATES.contains(&state.as_str())) {
+        return bad("strictChecks", format!("`{state}` is unknown: expected {}", STATES.join(", ")));
+    }
+    let endpoint = &options.endpoint;
+    let agent = Agent::new(&Place {
+        option: "endpoint.address",
+        address: &endpoint.address,
+        scheme: &endpoint.scheme,
+        tls: endpoint.tls.as_ref(),
+        token: &endpoint.token,
+        basic: endpoint.http_auth.as_ref().map(|auth| (auth.username.as_str(), &auth.password)),
+        datacenter: &endpoint.datacenter,
+        namespace: options.namespaces.first().map_or("", String::as_str),
+        wait: endpoint.endpoint_wait_time.into(),
+    })?;
+    Ok(ConsulCatalog { agent: Arc::new(agent), deriver: Arc::new(Deriver::new(options)?) })
+}
+
+/// The Consul Catalog provider.
+pub struct ConsulCatalog {
+    agent: Arc<Agent>,
+    deriver: Arc<Deriver>,
+}
+
+impl Provider for ConsulCatalog {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        Run::new(self.agent.clone(), self.deriver.clone(), session).run().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

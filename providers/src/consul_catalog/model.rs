@@ -1,0 +1,210 @@
+//! The parts of Consul's answers that are used. Everything may be missing.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::Deserialize;
+
+/// `/v1/catalog/services`: the tags of all instances together, by the name of the service.
+pub(super) type Names = HashMap<String, Option<Vec<String>>>;
+
+/// One instance in `/v1/health/service/<name>`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Entry {
+    pub(super) node: Node,
+    pub(super) service: Service,
+    pub(super) checks: Vec<Check>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Node {
+    pub(super) node: String,
+    pub(super) address: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Service {
+    #[serde(rename = "ID")]
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) port: u32,
+    pub(super) tags: Option<Vec<String>>,
+}
+
+/// A health check, here or in `/v1/health/state/any`.
+#[derive(Debug, Default, Hash, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Check {
+    pub(super) node: String,
+    #[serde(rename = "CheckID")]
+    pub(super) check_id: String,
+    pub(super) status: String,
+    #[serde(rename = "ServiceID")]
+    pub(super) service_id: String,
+    /// Empty for a check of the whole node.
+    pub(super) service_name: String,
+}
+
+/// One instance of a service, as far as it matters.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Instance {
+    pub(super) node: String,
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) port: u32,
+    pub(super) tags: Vec<String>,
+    pub(super) state: State,
+}
+
+impl Instance {
+    pub(super) fn new(entry: Entry) -> Self {
+        let Entry { node, service, checks } = entry;
+        let address = if service.address.is_empty() { node.address } else { service.address };
+        Self {
+            node: node.node,
+            id: service.id,
+            address,
+            port: service.port,
+            tags: service.tags.unwrap_or_default(),
+            state: State::of(&checks),
+        }
+    }
+}
+
+/// The state of an instance; the worst of its checks counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    Passing,
+    Warning,
+    Critical,
+    Maintenance,
+}
+
+impl State {
+    fn of(checks: &[Check]) -> Self {
+        let worst = checks.iter().map(|check| {
+            let maintenance =
+                check.check_id == "_node_maintenance" || check.check_id.starts_with("_service_maintenance:");
+            match check.status.as_str() {
+                _ if maintenance => Self::Maintenance,
+                "passing" => Self::Passing,
+                "warning" => Self::Warning,
+                // Consul knows no other; one that we do not know is not well.
+                _ => Self::Critical,
+            }
+        });
+        worst.max().unwrap_or(Self::Passing)
+    }
+
+    /// As `strictChecks` has it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// The checks of a catalog, as a number for each service and each node: enough to tell which have changed.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Digests {
+    services: HashMap<String, u64>,
+    nodes: HashMap<String, u64>,
+}
+
+impl Digests {
+    pub(super) fn of(checks: Vec<Check>) -> Self {
+        let mut digests = Self::default();
+        for check in checks {
+            let mut hasher = DefaultHasher::new();
+            check.hash(&mut hasher);
+            let digest = hasher.finish();
+            let slot = match check.service_name.is_empty() {
+                true => digests.nodes.entry(check.node),
+                false => digests.services.entry(check.service_name),
+            };
+            // Not XOR: the order must not matter, but two equal checks must not cancel each other.
+            let slot = slot.or_default();
+            *slot = slot.wrapping_add(digest);
+        }
+        digests
+    }
+
+    /// Services, and nodes, whose checks differ.
+    pub(super) fn differing<'d>(&'d self, other: &'d Self) -> (HashSet<&'d str>, HashSet<&'d str>) {
+        (differing(&self.services, &other.services), differing(&self.nodes, &other.nodes))
+    }
+}
+
+fn differing<'d>(a: &'d HashMap<String, u64>, b: &'d HashMap<String, u64>) -> HashSet<&'d str> {
+    let missing_or_other = |from: &'d HashMap<String, u64>, to: &'d HashMap<String, u64>| {
+        from.iter().filter(|(name, digest)| to.get(*name) != Some(*digest)).map(|(name, _)| name.as_str())
+    };
+    missing_or_other(a, b).chain(missing_or_other(b, a)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(id: &str, status: &str, service: &str) -> Check {
+        Check {
+            node: "n".into(),
+            check_id: id.into(),
+            status: status.into(),
+            service_id: service.into(),
+            service_name: service.into(),
+        }
+    }
+
+    #[test]
+    fn the_worst_check_counts() {
+        let state = |checks: &[(&str, &str)]| {
+            State::of(&checks.iter().map(|(id, status)| check(id, status, "s")).collect::<Vec<_>>()).name()
+        };
+        assert_eq!(state(&[]), "passing");
+        assert_eq!(state(&[("a", "passing"), ("b", "warning")]), "warning");
+        assert_eq!(state(&[("a", "critical"), ("b", "warning")]), "critical");
+        assert_eq!(state(&[("a", "passing"), ("_service_maintenance:s", "critical")]), "maintenance");
+        assert_eq!(state(&[("_node_maintenance", "critical"), ("a", "critical")]), "maintenance");
+        assert_eq!(state(&[("a", "odd")]), "critical");
+    }
+
+    #[test]
+    fn differing_checks_name_their_service_or_node() {
+        let before = Digests::of(vec![
+            check("1", "passing", "a"),
+            check("2", "passing", "b"),
+            check("serf", "passing", ""),
+        ]);
+        let same = Digests::of(vec![
+            check("serf", "passing", ""),
+            check("2", "passing", "b"),
+            check("1", "passing", "a"),
+        ]);
+        assert_eq!(before, same, "the order does not matter");
+        let after = Digests::of(vec![
+            check("1", "critical", "a"),
+            check("3", "passing", "c"),
+            check("serf", "critical", ""),
+        ]);
+        let (services, nodes) = before.differing(&after);
+        assert_eq!(services, HashSet::from(["a", "b", "c"]));
+        assert_eq!(nodes, HashSet::from(["n"]));
+    }
+
+    #[test]
+    fn answers_with_missing_and_null_parts_are_read() {
+        let text = r#"[{"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": {"ID": "a", "Tags": null}},
+            {"Node": {"Address": "10.0.0.1"}, "Service": {"Address": "10.0.0.2", "Port": 80, "Odd": {}}}]"#;
+        let entries: Vec<Entry> = serde_json::from_str(text).expect("read");
+        let instances: Vec<Instance> = entries.into_iter().map(Instance::new).collect();
+        assert_eq!((instances[0].address.as_str(), instances[0].port), ("10.0.0.1", 0));
+        assert_eq!((instances[1].address.as_str(), instances[1].port), ("10.0.0.2", 80));
+    }
+}

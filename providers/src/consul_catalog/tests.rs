@@ -1,0 +1,414 @@
+//! The Consul Catalog provider against an agent of a few lines: news, faults, and how much is asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::*;
+use crate::testing::{Reply, Request, Running, Server, eventually, urls};
+
+/// What the agent knows.
+#[derive(Default)]
+struct Catalog {
+    /// Entries as `/v1/health/service/<name>` has them.
+    services: BTreeMap<String, Vec<Value>>,
+    /// Answers this to everything.
+    refuse: Option<(u16, &'static str)>,
+    /// Answers at once, whatever index is asked for.
+    impatient: bool,
+    leaderless: bool,
+}
+
+struct Agent {
+    server: Server,
+    catalog: Arc<Mutex<Catalog>>,
+    index: watch::Sender<u64>,
+    /// The index of the checks, where it is not the other one.
+    checks: watch::Sender<u64>,
+}
+
+impl Agent {
+    async fn start() -> Self {
+        let catalog: Arc<Mutex<Catalog>> = Arc::default();
+        let (index, indexes) = watch::channel(10);
+        let (checks, check_indexes) = watch::channel(10);
+        let known = catalog.clone();
+        let server = Server::start(move |request| {
+            let of_checks = request.path == "/v1/health/state/any";
+            let indexes = if of_checks { check_indexes.clone() } else { indexes.clone() };
+            answer(known.clone(), indexes, request).boxed()
+        })
+        .await;
+        let agent = Self { server, catalog, index, checks };
+        agent.set("consul", &[entry("0", "127.0.0.1", 8300, "passing", &["traefik.enable=false"])]);
+        agent
+    }
+
+    /// Registers the instances of a service, and tells those who wait.
+    fn set(&self, name: &str, entries: &[Value]) {
+        self.catalog.lock().services.insert(name.into(), entries.to_vec());
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.index.send_modify(|index| *index += 1);
+        self.checks.send_replace(*self.index.borrow());
+    }
+
+    fn set_index(&self, index: u64) {
+        self.index.send_replace(index);
+        self.checks.send_replace(index);
+    }
+
+    fn options(&self) -> Options {
+        let address = format!("127.0.0.1:{}", self.server.port);
+        Options { endpoint: Endpoint { address, ..Endpoint::default() }, ..Options::default() }
+    }
+
+    fn run(&self) -> Running {
+        Running::start(build(self.options()).expect("valid options"))
+    }
+}
+
+async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>, request: Request) -> Reply {
+    let asked: u64 = request.query.get("index").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let impatient = catalog.lock().impatient;
+    if asked > 0 && !impatient {
+        // A real agent waits for another index than the one it is asked for.
+        let _ = indexes.wait_for(|now| *now != asked).await;
+    }
+    let index = *indexes.borrow();
+    let catalog = catalog.lock();
+    if let Some((status, text)) = catalog.refuse {
+        return (status, Vec::new(), text.into());
+    }
+    let body = if request.path == "/v1/catalog/services" {
+        let names = catalog.services.iter().map(|(name, entries)| {
+            let tags = entries.iter().flat_map(|entry| entry["Service"]["Tags"].as_array().cloned());
+            (name.clone(), Value::from(tags.flatten().collect::<Vec<_>>()))
+        });
+        Value::Object(names.collect())
+    } else if request.path == "/v1/health/state/any" {
+        catalog
+            .services
+            .values()
+            .flatten()
+            .flat_map(|entry| entry["Checks"].as_array().cloned())
+            .flatten()
+            .collect()
+    } else {
+        let name = request.path.rsplit('/').next().unwrap_or("");
+        catalog.services.get(name).cloned().unwrap_or_default().into()
+    };
+    let leader = (!catalog.leaderless).to_string();
+    (200, vec![("X-Consul-Index", index.to_string()), ("X-Consul-KnownLeader", leader)], body.to_string())
+}
+
+fn entry(id: &str, address: &str, port: u16, status: &str, tags: &[&str]) -> Value {
+    json!({
+        "Node": {"Node": "n1", "Address": "10.9.9.9", "Datacenter": "dc1"},
+        "Service": {"ID": id, "Address": address, "Port": port, "Tags": tags},
+        "Checks": [{"Node": "n1", "CheckID": format!("service:{id}"), "Status": status, "ServiceID": id, "ServiceName": id}],
+    })
+}
+
+fn web(port: u16, status: &str) -> Value {
+    entry("web", "10.0.0.1", port, status, &[])
+}
+
+#[tokio::test]
+async fn registrations_health_and_tags_are_followed() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    let mut running = agent.run();
+    let first = running.next().await;
+    assert!(first.ready);
+    assert_eq!(urls(&first.state, "web"), ["http://10.0.0.1:80"]);
+    assert_eq!(first.state.config.http.routers["web"].rule, "Host(`web`)");
+    assert!(!first.state.config.http.services.contains_key("consul"), "it says `enable=false`");
+    agent.set("web", &[web(80, "critical")]);
+    running.until(|state| state.config.http.services.is_empty()).await;
+    agent.set("web", &[web(80, "warning")]);
+    running.until(|state| urls(state, "web") == ["http://10.0.0.1:80"]).await;
+    // Neither tags nor checks tell of another port.
+    agent.set("web", &[web(81, "warning")]);
+    running.until(|state| urls(state, "web") == ["http://10.0.0.1:81"]).await;
+    agent.set("web", &[entry("web", "", 81, "passing", &["traefik.http.routers.r.rule=Path(`/x`)"])]);
+    let state = running.until(|state| state.config.http.routers.contains_key("r")).await;
+    assert_eq!(urls(&state, "web"), ["http://10.9.9.9:81"], "the address of the node");
+    agent.catalog.lock().services.remove("web");
+    agent.tell();
+    running.until(|state| state.config.http.routers.is_empty()).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_was_started_anew_is_believed_and_one_that_is_away_is_waited_for() {
+    let agent = Agent::start().await;
+    agent.set_index(1_000);
+    agent.set("web", &[web(80, "passing")]);
+    let mut running = agent.run();
+    running.next().await;
+    agent.server.cut();
+    agent.set_index(3);
+    agent.catalog.lock().services.insert("web".into(), vec![web(90, "passing")]);
+    agent.server.mend();
+    running.until(|state| urls(state, "web") == ["http://10.0.0.1:90"]).await;
+    // Backwards without a cut.
+    agent.catalog.lock().services.insert("web".into(), vec![web(91, "passing")]);
+    agent.set_index(2);
+    running.until(|state| urls(state, "web") == ["http://10.0.0.1:91"]).await;
+    agent.set("web", &[web(92, "passing")]);
+    running.until(|state| urls(state, "web") == ["http://10.0.0.1:92"]).await;
+}
+
+#[tokio::test]
+async fn refusals_change_nothing_and_are_no_reason_to_ask_more() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    let mut running = agent.run();
+    running.next().await;
+    for refusal in [(429, "too many"), (500, "No cluster leader"), (403, "ACL not found"), (200, "<html>")] {
+        let before = agent.server.requests.lock().len();
+        agent.catalog.lock().refuse = Some(refusal);
+        agent.catalog.lock().services.insert("web".into(), vec![web(refusal.0, "passing")]);
+        agent.tell();
+        eventually("it is refused", || agent.server.requests.lock().len() >= before + 2).await;
+        assert!(running.updates.try_recv().is_err(), "the last state stays");
+        agent.catalog.lock().refuse = None;
+        let url = format!("http://10.0.0.1:{}", refusal.0);
+        running.until(|state| urls(state, "web") == [url.clone()]).await;
+        let asked = agent.server.requests.lock().len() - before;
+        assert!(asked < 40, "{refusal:?}: {asked} requests");
+    }
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_suddenly_empty_is_not_believed() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    let mut running = agent.run();
+    running.next().await;
+    let all = std::mem::take(&mut agent.catalog.lock().services);
+    let before = agent.server.count("/v1/catalog/services");
+    agent.tell();
+    eventually("it has been read", || agent.server.count("/v1/catalog/services") > before).await;
+    agent.catalog.lock().services = all;
+    agent.set("web", &[web(81, "passing")]);
+    let update = running.next().await;
+    assert_eq!(urls(&update.state, "web"), ["http://10.0.0.1:81"], "no state without it in between");
+}
+
+#[tokio::test]
+async fn without_a_leader_nothing_is_believed() {
+    let agent = Agent::start().await;
+    agent.catalog.lock().leaderless = true;
+    let mut running = agent.run();
+    let first = running.next().await;
+    assert!(!first.ready && first.state.problems[0].message.contains("leader"), "{first:?}");
+    agent.catalog.lock().leaderless = false;
+    agent.set("web", &[web(80, "passing")]);
+    running.until(|state| urls(state, "web").len() == 1).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_block_is_not_flooded() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    agent.catalog.lock().impatient = true;
+    let mut running = agent.run();
+    running.next().await;
+    // Long enough for hundreds of requests if nothing held them back.
+    let end = tokio::time::Instant::now() + Duration::from_secs(2);
+    eventually("two seconds have passed", || tokio::time::Instant::now() >= end).await;
+    assert!(agent.server.requests.lock().len() < 40, "{}", agent.server.requests.lock().len());
+}
+
+#[tokio::test]
+async fn a_change_of_health_asks_for_one_service() {
+    let agent = Agent::start().await;
+    for number in 0..300 {
+        let name = format!("s{number}");
+        agent.set(&name, &[entry(&name, "10.0.0.1", 1_000 + number, "passing", &[])]);
+    }
+    let mut running = agent.run();
+    let first = running.next().await;
+    assert_eq!(first.state.config.http.services.len(), 300);
+    agent.server.requests.lock().clear();
+    let critical = entry("s7", "10.0.0.1", 1_007, "critical", &[]);
+    agent.catalog.lock().services.insert("s7".into(), vec![critical]);
+    // As in a real agent, the list of services does not change by it.
+    agent.checks.send_modify(|index| *index += 1);
+    running.until(|state| !state.config.http.services.contains_key("s7")).await;
+    assert_eq!(agent.server.count("/v1/health/service/"), 1);
+    assert_eq!(agent.server.count("/v1/health/service/s7"), 1);
+}
+
+#[tokio::test]
+async fn what_is_asked_has_the_options_in_it() {
+    let agent = Agent::start().await;
+    let mut options = agent.options();
+    options.stale = true;
+    options.cache = true;
+    options.namespaces = vec!["team a".into()];
+    options.endpoint.datacenter = "dc2".into();
+    options.endpoint.token = "t0ken".into();
+    options.endpoint.endpoint_wait_time = tidegate_core::values::Duration::from_secs(7);
+    options.endpoint.http_auth = Some(HttpAuth { username: "u".into(), password: "p".into() });
+    let mut running = Running::start(build(options).expect("valid options"));
+    running.next().await;
+    eventually("both block", || {
+        let requests = agent.server.requests.lock();
+        requests.iter().filter(|request| request.query.contains_key("index")).count() >= 2
+    })
+    .await;
+    for request in agent.server.requests.lock().iter() {
+        let query = |key: &str| request.query.get(key).map(String::as_str);
+        assert_eq!((query("dc"), query("ns")), (Some("dc2"), Some("team%20a")), "{request:?}");
+        assert_eq!(query("stale"), Some(""), "{request:?}");
+        assert_eq!(query("cached").is_some(), request.path == "/v1/catalog/services", "{request:?}");
+        assert_eq!(request.headers["x-consul-token"], "t0ken");
+        assert_eq!(request.headers["authorization"], "Basic dTpw");
+        assert!(!request.query.contains_key("index") || query("wait") == Some("7000ms"), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_watch_the_catalog_is_polled() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    let mut options = agent.options();
+    options.watch = false;
+    options.refresh_interval = tidegate_core::values::Duration::from_millis(30);
+    let mut running = Running::start(build(options).expect("valid options"));
+    running.next().await;
+    agent.set("web", &[web(81, "passing")]);
+    running.until(|state| urls(state, "web") == ["http://10.0.0.1:81"]).await;
+    assert!(agent.server.requests.lock().iter().all(|request| !request.query.contains_key("index")));
+}
+
+#[test]
+fn options_that_cannot_be_used_are_refused() {
+    let refused = |change: fn(&mut Options)| {
+        let mut options = Options::default();
+        change(&mut options);
+        build(options).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert!(refused(|options| options.connect_aware = true).contains("connectAware"));
+    assert!(refused(|options| options.prefix.clear()).contains("prefix"));
+    assert!(refused(|options| options.strict_checks = vec!["good".into()]).contains("strictChecks"));
+    assert!(refused(|options| options.constraints = "Label(`a`,`b`)".into()).contains("Tag"));
+    assert!(refused(|options| (options.stale, options.require_consistent) = (true, true)).contains("stale"));
+    assert_eq!(refused(|_| {}), "");
+}
+
+#[test]
+fn several_namespaces_are_several_instances() {
+    let options = Options { namespaces: vec!["a".into(), "b".into()], ..Options::default() };
+    let instances = crate::Options::ConsulCatalog(options).instances().expect("valid options");
+    let names: Vec<&str> = instances.iter().map(|instance| &*instance.name).collect();
+    assert_eq!(names, ["consulcatalog-a", "consulcatalog-b"]);
+    let instances = crate::Options::ConsulCatalog(Options::default()).instances().expect("valid options");
+    assert_eq!(&*instances[0].name, "consulcatalog");
+}
+
+mod derivation {
+    //! What tags become; the values are those that Traefik 3.7.15 shows for the same registrations.
+
+    use super::*;
+    use crate::consul_catalog::model::{Entry, Instance};
+    use tidegate_config::Provided;
+
+    fn derived(options: Options, name: &str, entries: &[Value]) -> Provided {
+        let deriver = Deriver::new(options).expect("valid options");
+        let instances: Vec<Instance> = entries
+            .iter()
+            .map(|entry| Instance::new(serde_json::from_value::<Entry>(entry.clone()).expect("an entry")))
+            .collect();
+        deriver.service(name, &instances)
+    }
+
+    #[test]
+    fn canaries_have_a_name_of_their_own() {
+        let stable = entry("k2", "127.0.0.1", 8008, "passing", &["v1"]);
+        let canary = entry("k1", "127.0.0.1", 8007, "passing", &["traefik.consulcatalog.canary=true", "v2"]);
+        let state = derived(Options::default(), "canary", &[canary, stable]);
+        assert_eq!(urls(&state, "canary"), ["http://127.0.0.1:8008"]);
+        assert_eq!(urls(&state, "canary-8687280574039790457"), ["http://127.0.0.1:8007"]);
+        assert_eq!(state.config.http.routers["canary-8687280574039790457"].rule, "Host(`canary`)");
+    }
+
+    #[test]
+    fn prefixes_are_those_of_the_options() {
+        let tags = &["edge.http.routers.r.rule=Path(`/e`)", "traefik.http.routers.t.rule=Path(`/t`)"];
+        let service = entry("a", "127.0.0.1", 1, "passing", tags);
+        let options = Options { prefix: "edge".into(), ..Options::default() };
+        let state = derived(options.clone(), "a", &[service.clone()]);
+        assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["r"]);
+        let state = derived(Options::default(), "a", &[service]);
+        assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["t"]);
+        let broken = entry("a", "127.0.0.1", 1, "passing", &["edge.http.routers.r.rul=x"]);
+        let state = derived(options, "a", &[broken]);
+        let shown = state.problems[0].to_string();
+        assert!(shown.starts_with("service a (a on n1), tag edge.http.routers.r.rul: "), "{shown}");
+        let odd = entry(
+            "a",
+            "127.0.0.1",
+            1,
+            "passing",
+            &["traefik", "traefik.enable", "traefik-x.y=z", "Traefik.http.routers.q.rule=x"],
+        );
+        let state = derived(Options::default(), "a", &[odd]);
+        assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(state.problems, []);
+        let ours = entry("a", "127.0.0.1", 1, "passing", &["tidegate.http.routers.q.rule=Path(`/q`)"]);
+        let state = derived(Options::default(), "a", &[ours]);
+        assert_eq!(state.config.http.routers["q"].rule, "Path(`/q`)");
+    }
+
+    #[test]
+    fn exposure_constraints_and_health() {
+        let with = |tags: &[&str], status: &str, change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            let state = derived(options, "a", &[entry("a", "127.0.0.1", 1, status, tags)]);
+            !state.config.http.services.is_empty()
+        };
+        assert!(with(&[], "passing", |_| {}));
+        assert!(!with(&["traefik.enable=false"], "passing", |_| {}));
+        assert!(!with(&[], "passing", |options| options.exposed_by_default = false));
+        assert!(with(&["traefik.enable=true"], "passing", |options| options.exposed_by_default = false));
+        assert!(!with(&[], "critical", |_| {}));
+        assert!(with(&[], "critical", |options| options.strict_checks = vec!["any".into()]));
+        assert!(!with(&[], "warning", |options| options.strict_checks = vec!["passing".into()]));
+        assert!(with(&["blue"], "passing", |options| options.constraints = "Tag(`blue`)".into()));
+        assert!(!with(&["green"], "passing", |options| options.constraints = "Tag(`blue`)".into()));
+        assert!(!with(&["traefik.consulcatalog.connect=true"], "passing", |_| {}));
+        assert!(!with(&[], "passing", |options| options.connect_by_default = true));
+    }
+
+    #[test]
+    fn names_ports_and_addresses() {
+        let state = derived(Options::default(), "plain svc", &[entry("p", "", 8003, "passing", &[])]);
+        assert_eq!(state.config.http.routers["plain-svc"].rule, "Host(`plain-svc`)");
+        assert_eq!(urls(&state, "plain-svc"), ["http://10.9.9.9:8003"]);
+        let tags = &[
+            "traefik.http.services.s.loadbalancer.server.port=99",
+            "traefik.http.services.s.loadbalancer.server.scheme=https",
+        ];
+        let state = derived(Options::default(), "v6", &[entry("p", "::1", 8003, "passing", tags)]);
+        assert_eq!(urls(&state, "s"), ["https://[::1]:99"]);
+        let mut nowhere = entry("p", "", 1, "passing", &[]);
+        nowhere["Node"]["Address"] = "".into();
+        let state = derived(Options::default(), "a", &[nowhere]);
+        assert!(state.problems[0].to_string().contains("address is missing"), "{:?}", state.problems);
+        let one = entry("b", "10.0.0.1", 1, "passing", &[]);
+        let two = entry("a", "10.0.0.2", 1, "passing", &[]);
+        let state = derived(Options::default(), "a", &[one, two]);
+        assert_eq!(urls(&state, "a"), ["http://10.0.0.2:1", "http://10.0.0.1:1"], "in the order of ids");
+    }
+}

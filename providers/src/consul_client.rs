@@ -1,0 +1,377 @@
+//! The little of Consul's HTTP API that discovery needs: reading, at once or when something has changed.
+//!
+//! Blocking queries follow Consul's own rules for clients: an index that goes backwards is forgotten, one below 1
+//! counts as 1, and an agent that answers at once without news is asked ever more slowly.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde::de::DeserializeOwned;
+use tidegate_core::values::Secret;
+
+use crate::Error;
+use crate::connect::{Connector, Form, Tls};
+use crate::http_client::{HttpClient, Limits, basic, escape};
+
+/// Time to answer a query that does not block.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Largest answer, in bytes.
+const LARGEST: usize = 256 << 20;
+/// How long a query blocks when the options do not say.
+const WAIT: Duration = Duration::from_secs(60);
+/// Longest text of an answer that is quoted in an error, in characters.
+const LONGEST_QUOTE: usize = 200;
+/// The least pause between two answers of the same blocking query, and what is added for each byte of an answer.
+const GAP: Duration = Duration::from_millis(25);
+const GAP_PER_BYTE: Duration = Duration::from_nanos(50);
+/// The first pause after a failure, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The first pause when the agent says that it has too much to do, or that we may not ask.
+const FIRST_PAUSE_WHEN_REFUSED: Duration = Duration::from_secs(1);
+/// An answer without news that came sooner than this was no blocking query.
+const TOO_SOON: Duration = Duration::from_millis(500);
+
+/// Where the agent is, and how it is talked to.
+pub(crate) struct Place<'a> {
+    /// The option that holds the address.
+    pub(crate) option: &'static str,
+    /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the agent of this machine.
+    pub(crate) address: &'a str,
+    /// `http` or `https`; empty for that of the address.
+    pub(crate) scheme: &'a str,
+    pub(crate) tls: Option<&'a Tls>,
+    /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
+    pub(crate) token: &'a Secret,
+    pub(crate) basic: Option<(&'a str, &'a Secret)>,
+    /// Datacenter; empty for the agent's own.
+    pub(crate) datacenter: &'a str,
+    /// Namespace; empty for the default one.
+    pub(crate) namespace: &'a str,
+    /// How long queries block; 0 for a minute.
+    pub(crate) wait: Duration,
+}
+
+/// A client of one agent.
+pub(crate) struct Agent {
+    http: HttpClient,
+    /// The part of the query that is the same for all: `dc=…&ns=…`.
+    scope: String,
+    wait: Duration,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    /// What was asked for; `None` when there is nothing of the kind.
+    pub(crate) value: Option<T>,
+    /// `X-Consul-Index`.
+    pub(crate) index: u64,
+    /// Size of the body, in bytes.
+    pub(crate) size: usize,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    /// The agent is there and said no.
+    pub(crate) refused: bool,
+}
+
+impl Agent {
+    /// A client. Nothing is connected yet.
+    pub(crate) fn new(place: &Place<'_>) -> Result<Self, Error> {
+        let form = Form {
+            option: place.option,
+            plain: &["http", "tcp"],
+            secure: &["https"],
+            otherwise: "http",
+            ports: (8500, 8500),
+            example: "127.0.0.1:8500",
+        };
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let address = match place.address {
+            "" => variable("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned()),
+            address => address.to_owned(),
+        };
+        let from_env =
+            variable("CONSUL_HTTP_SSL").is_some_and(|value| matches!(value.as_str(), "1" | "true"));
+        let scheme = match place.scheme {
+            "" if from_env => "https",
+            "" if place.tls.is_some() => "https",
+            scheme => scheme,
+        };
+        if !matches!(scheme, "" | "http" | "https") {
+            let message = format!("`{scheme}` is not supported: expected `http` or `https`");
+            return Err(Error::Option { option: "endpoint.scheme", message });
+        }
+        let address = match address.contains("://") || scheme.is_empty() {
+            true => address,
+            false => format!("{scheme}://{address}"),
+        };
+        // A scheme that is written decides: certificates may stand in a configuration that does not use them.
+        let tls = place.tls.filter(|_| !address.starts_with("http://"));
+        let connector = Connector::new(&form, &address, tls)?;
+        let mut headers = HeaderMap::new();
+        let token = match place.token.is_empty() {
+            true => variable("CONSUL_HTTP_TOKEN").unwrap_or_default(),
+            false => place.token.expose().to_owned(),
+        };
+        if !token.is_empty() {
+            let mut value = HeaderValue::from_str(&token).map_err(|_| Error::Option {
+                option: "token",
+                message: "it has characters that a token cannot have".into(),
+            })?;
+            value.set_sensitive(true);
+            headers.insert("x-consul-token", value);
+        }
+        if let Some(value) = place.basic.and_then(|(username, password)| basic(username, password)) {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        let mut scope = String::new();
+        for (key, value) in [("dc", place.datacenter), ("ns", place.namespace)] {
+            if !value.is_empty() {
+                scope.push_str(&format!("{key}={}&", escape(value)));
+            }
+        }
+        let wait = if place.wait.is_zero() { WAIT } else { place.wait };
+        Ok(Self { http: HttpClient::new(connector, headers, place.option)?, scope, wait })
+    }
+
+    /// Where the agent is, for messages.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.http.endpoint()
+    }
+
+    /// Asks once. `path` is escaped, `query` too (`stale&cached`).
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &str,
+    ) -> Result<Answer<T>, Failure> {
+        let limits = Limits { time: ANSWER, size: LARGEST };
+        self.read(path, &format!("{}{query}", self.scope), limits).await
+    }
+
+    /// Asks, and waits until the index is another one, or the time that a query blocks is over.
+    async fn ask_blocking<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &str,
+        index: u64,
+    ) -> Result<Answer<T>, Failure> {
+        if index == 0 {
+            return self.ask(path, query).await;
+        }
+        // The agent adds up to a sixteenth.
+        let limits = Limits { time: self.wait * 17 / 16 + ANSWER, size: LARGEST };
+        let wait = self.wait.as_millis();
+        self.read(path, &format!("{}{query}&index={index}&wait={wait}ms", self.scope), limits).await
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &str,
+        limits: Limits,
+    ) -> Result<Answer<T>, Failure> {
+        let query = query.trim_matches('&');
+        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let answer = self.http.get(&target, limits).await;
+        let answer = answer.map_err(|message| Failure { message, refused: false })?;
+        let index = header_value(&answer, "x-consul-index").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let failure = |message: String, refused| Failure { message: format!("{path}: {message}"), refused };
+        let size = answer.body().len();
+        match answer.status() {
+            StatusCode::NOT_FOUND => return Ok(Answer { value: None, index, size }),
+            status if !status.is_success() => {
+                let text = String::from_utf8_lossy(answer.body());
+                let text: String = text.trim().chars().take(LONGEST_QUOTE).collect();
+                return Err(failure(format!("{status}: {text}"), true));
+            }
+            _ => {}
+        }
+        if header_value(&answer, "x-consul-knownleader") == Some("false") {
+            return Err(failure(
+                "the agent knows no leader, so that what it says may be out of date".into(),
+                true,
+            ));
+        }
+        let value = serde_json::from_slice(answer.body())
+            .map_err(|error| failure(format!("unexpected answer: {error}"), true))?;
+        Ok(Answer { value: Some(value), index, size })
+    }
+}
+
+fn header_value<'r>(answer: &'r Response<Bytes>, name: &str) -> Option<&'r str> {
+    answer.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// A question that is asked again and again, each time answered when there is news.
+pub(crate) struct Query {
+    path: String,
+    query: String,
+    index: u64,
+    /// Answers in a row that were failures, or came too soon, or whose index went backwards.
+    bad: u32,
+    /// The last index went backwards.
+    backwards: bool,
+    /// How long to wait before it is asked again.
+    pause: Duration,
+}
+
+impl Query {
+    /// A query. The first answer comes at once.
+    pub(crate) fn new(path: impl Into<String>, query: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            query: query.into(),
+            index: 0,
+            bad: 0,
+            backwards: false,
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// The next answer that may be news. A failure makes the next call wait: with jitter, and longer each time.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self, agent: &Agent) -> Result<Answer<T>, Failure> {
+        loop {
+            if !self.pause.is_zero() {
+                tokio::time::sleep(std::mem::take(&mut self.pause)).await;
+            }
+            let asked = tokio::time::Instant::now();
+            match agent.ask_blocking(&self.path, &self.query, self.index).await {
+                Ok(answer) => {
+                    if self.note(answer.index, asked.elapsed(), answer.size) {
+                        return Ok(answer);
+                    }
+                }
+                Err(failure) => {
+                    self.failed(&failure);
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    /// Takes note of an answer. True when it may be news.
+    fn note(&mut self, index: u64, took: Duration, size: usize) -> bool {
+        let index = index.max(1);
+        let before = self.index;
+        let news = index != before;
+        let backwards = index < before;
+        self.index = if backwards { 0 } else { index };
+        let gap = GAP + GAP_PER_BYTE * u32::try_from(size).unwrap_or(u32::MAX);
+        if backwards || (!news && took < TOO_SOON) {
+            self.bad += 1;
+            self.pause = backed_off(FIRST_PAUSE, self.bad).max(gap);
+        } else {
+            // The answer right after an index went backwards is no sign that all is well again.
+            self.bad = if self.backwards { self.bad } else { 0 };
+            self.pause = gap;
+        }
+        self.backwards = backwards;
+        // One that went backwards is asked again without an index: that answer is the one to believe.
+        news
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        // The agent may have been started anew with a lower index, and would not answer before the next change.
+        self.index = 0;
+        self.bad += 1;
+        let first = if failure.refused { FIRST_PAUSE_WHEN_REFUSED } else { FIRST_PAUSE };
+        self.pause = backed_off(first, self.bad);
+    }
+}
+
+/// The pause before another attempt: twice as long each time, with jitter.
+pub(crate) fn backed_off(first: Duration, failures: u32) -> Duration {
+    let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
+    pause.mul_f64(0.75 + fastrand::f64() * 0.5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn query() -> Query {
+        Query::new("/v1/catalog/services", "")
+    }
+
+    #[test]
+    fn an_index_that_goes_backwards_is_forgotten() {
+        let mut query = query();
+        assert!(query.note(7, LONG, 10));
+        assert!(!query.note(7, LONG, 10), "nothing new");
+        assert!(query.note(9, LONG, 10));
+        assert_eq!(query.index, 9);
+        assert!(query.note(3, LONG, 10));
+        assert_eq!(query.index, 0, "the next question does not block");
+        assert!(query.pause >= FIRST_PAUSE.mul_f64(0.75), "{:?}", query.pause);
+        assert!(query.note(3, LONG, 10));
+        assert_eq!(query.index, 3);
+    }
+
+    #[test]
+    fn an_index_of_zero_counts_as_one() {
+        let mut query = query();
+        assert!(query.note(0, LONG, 10));
+        assert_eq!(query.index, 1, "with 0 the agent would answer at once for ever");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_block_is_asked_ever_more_slowly() {
+        let mut query = query();
+        assert!(query.note(5, Duration::ZERO, 10));
+        let mut last = Duration::ZERO;
+        for _ in 0..12 {
+            assert!(!query.note(5, Duration::ZERO, 10));
+            last = query.pause;
+        }
+        assert!(last >= LONGEST_PAUSE.mul_f64(0.75), "{last:?}");
+        assert!(query.note(6, LONG, 10));
+        assert!(query.pause < FIRST_PAUSE, "all is well again");
+        // An index that flaps between two servers is no reason for a storm either.
+        for _ in 0..12 {
+            query.note(1, LONG, 10);
+            last = query.pause;
+            query.note(9, Duration::ZERO, 10);
+        }
+        assert!(last >= LONGEST_PAUSE.mul_f64(0.75), "{last:?}");
+    }
+
+    #[test]
+    fn large_answers_are_asked_for_less_often() {
+        let mut query = query();
+        query.note(5, LONG, 10 << 20);
+        assert!(query.pause >= Duration::from_millis(500), "{:?}", query.pause);
+    }
+
+    #[test]
+    fn addresses_and_schemes() {
+        let agent = |address: &str, scheme: &str| {
+            Agent::new(&Place {
+                option: "endpoint.address",
+                address,
+                scheme,
+                tls: None,
+                token: &Secret::default(),
+                basic: None,
+                datacenter: "",
+                namespace: "",
+                wait: Duration::ZERO,
+            })
+            .map(|agent| agent.endpoint().to_owned())
+            .map_err(|error| error.to_string())
+        };
+        assert_eq!(agent("consul.test:8500", "").as_deref(), Ok("consul.test:8500"));
+        assert_eq!(agent("consul.test:8501", "https").as_deref(), Ok("https://consul.test:8501"));
+        assert_eq!(agent("unix:///run/consul.sock", "").as_deref(), Ok("unix:///run/consul.sock"));
+        assert!(agent("h:1", "ftp").is_err_and(|error| error.contains("endpoint.scheme")));
+        assert!(agent("h:1/path", "").is_err_and(|error| error.contains("endpoint.address")));
+    }
+}

@@ -1,0 +1,348 @@
+//! Configuration that is fetched by HTTP (Traefik's `providers.http`).
+//!
+//! The endpoint is asked again and again, with what it said last time about the version (`ETag`, `Last-Modified`), so
+//! that nothing is sent when nothing has changed. While it does not answer, or answers nonsense, the last
+//! configuration stays.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Uri;
+use http::{Method, Response, StatusCode};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tidegate_config::decode::decode_config;
+use tidegate_config::{Origin, Problem, Provided, formats};
+use tidegate_core::values::{self, Secret};
+
+use crate::connect::{Connector, Form, Tls};
+use crate::http_client::{HttpClient, Limits, basic, request};
+use crate::{Describe, Error, Provider, Session};
+
+/// How an endpoint is written.
+const FORM: Form = Form {
+    option: "endpoint",
+    plain: &["http"],
+    secure: &["https"],
+    otherwise: "http",
+    ports: (80, 443),
+    example: "http://127.0.0.1:9000/routes",
+};
+/// Largest answer when `maxResponseBodySize` does not say, in bytes.
+const LARGEST: usize = 32 << 20;
+
+/// Options of `providers.http`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// URL of the configuration, as JSON or YAML.
+    pub endpoint: String,
+    /// Time between two questions.
+    pub poll_interval: values::Duration,
+    /// Time for an answer.
+    pub poll_timeout: values::Duration,
+    /// Headers that are sent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Secret>,
+    /// TLS towards the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Largest answer in bytes; -1 for 32 MiB.
+    pub max_response_body_size: i64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            poll_interval: values::Duration::from_secs(5),
+            poll_timeout: values::Duration::from_secs(5),
+            headers: BTreeMap::new(),
+            tls: None,
+            max_response_body_size: -1,
+        }
+    }
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        shown(&self.endpoint)
+    }
+}
+
+/// Makes the provider.
+pub fn build(options: Options) -> Result<Http, Error> {
+    let bad = |option: &'static str, message: &str| Error::Option { option, message: message.into() };
+    let url: Uri = options
+        .endpoint
+        .parse()
+        .map_err(|error| bad("endpoint", &format!("expected a URL, such as `{}`: {error}", FORM.example)))?;
+    let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
+        return Err(bad("endpoint", &format!("expected a URL, such as `{}`", FORM.example)));
+    };
+    if options.poll_interval.is_zero() {
+        return Err(bad("pollInterval", "expected more than 0"));
+    }
+    if options.poll_timeout.is_zero() {
+        return Err(bad("pollTimeout", "expected more than 0"));
+    }
+    let size = match usize::try_from(options.max_response_body_size) {
+        Ok(size) => size,
+        Err(_) => LARGEST,
+    };
+    let tls = options.tls.as_ref().filter(|_| scheme == "https");
+    let connector = Connector::new(&FORM, &format!("{scheme}://{authority}"), tls)?;
+    let headers = headers(&options, authority.as_str())?;
+    Ok(Http {
+        client: HttpClient::new(connector, headers, "endpoint")?,
+        target: url.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+        shown: shown(&options.endpoint),
+        interval: options.poll_interval.into(),
+        limits: Limits { time: options.poll_timeout.into(), size },
+        known: Mutex::default(),
+    })
+}
+
+fn headers(options: &Options, authority: &str) -> Result<HeaderMap, Error> {
+    let mut headers = HeaderMap::new();
+    if let Some((name, password)) = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'))
+        && let Some(value) = basic(name, &password.into())
+    {
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    for (name, value) in &options.headers {
+        let bad =
+            || Error::Option { option: "headers", message: format!("`{name}` or its value cannot be sent") };
+        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad())?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
+    }
+    Ok(headers)
+}
+
+/// A URL without name and password.
+fn shown(url: &str) -> String {
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
+        Some((scheme, rest)) => format!("{scheme}://{rest}"),
+        None => url.to_owned(),
+    }
+}
+
+/// The HTTP provider.
+pub struct Http {
+    client: HttpClient,
+    /// Path and query.
+    target: String,
+    /// The URL, as it is shown.
+    shown: String,
+    interval: Duration,
+    limits: Limits,
+    known: Mutex<Known>,
+}
+
+/// What was fetched last.
+#[derive(Default)]
+struct Known {
+    body: Bytes,
+    /// `If-None-Match` and `If-Modified-Since` of the next question.
+    conditions: HeaderMap,
+    state: Option<Provided>,
+}
+
+impl Provider for Http {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        self.poll(session).boxed()
+    }
+}
+
+impl Http {
+    async fn poll(&self, mut session: Session) -> Result<(), Error> {
+        let mut complaint = None;
+        loop {
+            match self.look().await {
+                Ok(state) => {
+                    complaint = None;
+                    session.deliver(state).await?;
+                }
+                Err(problem) => {
+                    if complaint.as_ref() != Some(&problem) {
+                        session.unavailable(problem.clone()).await?;
+                    }
+                    complaint = Some(problem);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.interval.mul_f64(0.95 + fastrand::f64() * 0.1)) => {}
+                () = session.reload_asked() => self.known.lock().conditions.clear(),
+            }
+        }
+    }
+
+    /// The configuration as it is now.
+    async fn look(&self) -> Result<Provided, Problem> {
+        let mut question =
+            request(Method::GET, &self.target, Bytes::new()).map_err(|error| self.problem(error))?;
+        *question.headers_mut() = self.known.lock().conditions.clone();
+        let answer =
+            self.client.exchange(question, self.limits).await.map_err(|error| self.problem(error))?;
+        let mut known = self.known.lock();
+        match (answer.status(), &known.state) {
+            (StatusCode::NOT_MODIFIED, Some(state)) => return Ok(state.clone()),
+            (StatusCode::OK, Some(state)) if known.body == *answer.body() => {
+                let state = state.clone();
+                known.conditions = conditions(&answer);
+                return Ok(state);
+            }
+            (StatusCode::OK, _) => {}
+            (status, _) => return Err(self.problem(format!("expected the status 200, got {status}"))),
+        }
+        let mut state = decode_config(&formats::yaml::read(&self.shown, answer.body())?);
+        if let Some(earlier) = &known.state {
+            state.keep_last_good(earlier);
+        }
+        known.conditions = conditions(&answer);
+        known.body = answer.into_body();
+        known.state = Some(state.clone());
+        Ok(state)
+    }
+
+    fn problem(&self, message: String) -> Problem {
+        let origin = Origin::File { path: self.shown.as_str().into(), line: 0, column: 0 };
+        Problem { origin, object: None, message, excerpt: None }
+    }
+}
+
+/// What to send next time so that the same is not sent again.
+fn conditions(answer: &Response<Bytes>) -> HeaderMap {
+    let pairs = [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)];
+    let found = pairs.into_iter().filter_map(|(from, to)| Some((to, answer.headers().get(from)?.clone())));
+    found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{Reply, Running, Server, eventually, urls};
+
+    struct Fake {
+        server: Server,
+        reply: Arc<Mutex<Reply>>,
+    }
+
+    impl Fake {
+        async fn start() -> Self {
+            let reply: Arc<Mutex<Reply>> = Arc::new(Mutex::new((503, Vec::new(), String::new())));
+            let answered = reply.clone();
+            let server = Server::start(move |request| {
+                let (status, headers, body) = answered.lock().clone();
+                let etag = headers.iter().find(|(name, _)| *name == "ETag").map(|(_, value)| value);
+                let same = etag.is_some() && request.headers.get("if-none-match") == etag;
+                let reply = if same { (304, headers, String::new()) } else { (status, headers, body) };
+                std::future::ready(reply).boxed()
+            })
+            .await;
+            Self { server, reply }
+        }
+
+        fn set(&self, status: u16, etag: &str, body: &str) {
+            let headers = if etag.is_empty() { Vec::new() } else { vec![("ETag", etag.to_owned())] };
+            *self.reply.lock() = (status, headers, body.to_owned());
+        }
+
+        fn options(&self) -> Options {
+            Options {
+                endpoint: format!("http://name:word@127.0.0.1:{}/routes?x=1", self.server.port),
+                poll_interval: values::Duration::from_millis(10),
+                headers: BTreeMap::from([("X-Key".to_owned(), "secret".into())]),
+                ..Options::default()
+            }
+        }
+    }
+
+    fn service(url: &str) -> String {
+        format!(
+            r#"{{"http": {{"services": {{"s": {{"loadBalancer": {{"servers": [{{"url": "{url}"}}]}}}}}}}}}}"#
+        )
+    }
+
+    #[tokio::test]
+    async fn json_and_yaml_are_followed_and_versions_are_not_sent_twice() {
+        let fake = Fake::start().await;
+        let mut running = Running::start(build(fake.options()).expect("valid options"));
+        let first = running.next().await;
+        assert!(!first.ready);
+        let shown = first.state.problems[0].to_string();
+        assert!(shown.contains("503") && !shown.contains("word"), "{shown}");
+        fake.set(200, "\"1\"", &service("http://10.0.0.1"));
+        running.until(|state| urls(state, "s") == ["http://10.0.0.1"]).await;
+        eventually("it is asked with the version", || {
+            fake.server.requests.lock().iter().any(|request| request.headers.contains_key("if-none-match"))
+        })
+        .await;
+        fake.set(
+            200,
+            "",
+            "http:\n  services:\n    s: {loadBalancer: {servers: [{url: 'http://10.0.0.2'}]}}\n",
+        );
+        running.until(|state| urls(state, "s") == ["http://10.0.0.2"]).await;
+        let request = fake.server.requests.lock().last().cloned().expect("a request");
+        assert_eq!((request.path.as_str(), request.query["x"].as_str()), ("/routes", "1"));
+        assert_eq!(request.headers["x-key"], "secret");
+        assert_eq!(request.headers["authorization"], "Basic bmFtZTp3b3Jk");
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_failures_keep_the_last_configuration() {
+        let fake = Fake::start().await;
+        fake.set(200, "", &service("http://10.0.0.1"));
+        let mut running = Running::start(build(fake.options()).expect("valid options"));
+        running.next().await;
+        for (status, body) in [(500, "no"), (200, "{"), (204, ""), (302, "")] {
+            fake.set(status, "", body);
+            let before = fake.server.requests.lock().len();
+            eventually("it is asked twice", || fake.server.requests.lock().len() >= before + 2).await;
+        }
+        fake.server.cut();
+        assert!(running.updates.try_recv().is_err());
+        fake.set(
+            200,
+            "",
+            &service("http://10.0.0.2").replace("\"servers\"", "\"passHostHeader\": 7, \"servers\""),
+        );
+        fake.server.mend();
+        let state = running.until(|state| !state.problems.is_empty()).await;
+        assert_eq!(urls(&state, "s"), ["http://10.0.0.1"], "the last good version of the object");
+        fake.set(200, "", &service("http://10.0.0.3"));
+        running.until(|state| urls(state, "s") == ["http://10.0.0.3"] && state.problems.is_empty()).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_refused() {
+        let fake = Fake::start().await;
+        fake.set(200, "", &service("http://10.0.0.1"));
+        let options = Options { max_response_body_size: 10, ..fake.options() };
+        let mut running = Running::start(build(options).expect("valid options"));
+        assert!(!running.next().await.ready);
+    }
+
+    #[test]
+    fn options_that_cannot_be_used_are_refused() {
+        let endpoint = |text: &str| Options { endpoint: text.into(), ..Options::default() };
+        for options in [
+            Options::default(),
+            endpoint("/path"),
+            endpoint("ftp://h/"),
+            Options { poll_interval: values::Duration::default(), ..endpoint("http://h/") },
+            Options { headers: BTreeMap::from([("a b".to_owned(), "x".into())]), ..endpoint("http://h/") },
+        ] {
+            assert!(build(options.clone()).is_err(), "{options:?}");
+        }
+        assert!(build(endpoint("https://h/")).is_ok());
+    }
+}

@@ -1,0 +1,178 @@
+//! A small HTTP/1.1 client for the interfaces of sources: engines, agents and stores.
+//!
+//! Everything is limited: time to connect and to answer, size of an answer, idle connections.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tidegate_core::values::Secret;
+use tokio::time::timeout;
+
+use crate::Error;
+use crate::connect::Connector;
+
+/// Time to connect, TLS included.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Idle connections that are kept.
+const MOST_IDLE: usize = 16;
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Limits of one exchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// From sending to the last byte of the answer, connecting included.
+    pub(crate) time: Duration,
+    /// Largest answer, in bytes.
+    pub(crate) size: usize,
+}
+
+/// A client of one source.
+pub(crate) struct HttpClient {
+    connector: Connector,
+    headers: HeaderMap,
+    idle: Mutex<Vec<Sender>>,
+}
+
+impl HttpClient {
+    /// A client that sends these headers with every request; `Host` and `User-Agent` are added where they are missing.
+    pub(crate) fn new(
+        connector: Connector,
+        mut headers: HeaderMap,
+        option: &'static str,
+    ) -> Result<Self, Error> {
+        let host = HeaderValue::from_str(&connector.host())
+            .map_err(|_| Error::Option { option, message: "its host cannot be used".into() })?;
+        headers.entry(header::HOST).or_insert(host);
+        let agent = HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+        headers.entry(header::USER_AGENT).or_insert(agent);
+        Ok(Self { connector, headers, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// Where it connects to, for messages.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.connector.endpoint()
+    }
+
+    /// Closes idle connections.
+    pub(crate) fn close_idle(&self) {
+        self.idle.lock().clear();
+    }
+
+    /// Asks for a path and reads the whole answer, whatever its status.
+    pub(crate) async fn get(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, String> {
+        self.exchange(request(Method::GET, path, Bytes::new())?, limits).await
+    }
+
+    /// Sends a request and reads the whole answer, whatever its status.
+    pub(crate) async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        let path = request.uri().path().to_owned();
+        let work = async {
+            let (mut sender, response) = self.send(request).await?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, limits.size).collect().await;
+            let body = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
+            if sender.ready().await.is_ok() {
+                let mut idle = self.idle.lock();
+                if idle.len() < MOST_IDLE {
+                    idle.push(sender);
+                }
+            }
+            Ok(Response::from_parts(head, body))
+        };
+        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+    }
+
+    /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.
+    pub(crate) async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, String> {
+        let work = async {
+            let mut sender = self.connect().await?;
+            self.send_on(&mut sender, request(Method::GET, path, Bytes::new())?).await
+        };
+        timeout(time, work).await.map_err(|_| format!("{path}: no answer within {time:?}"))?
+    }
+
+    /// Sends on an idle connection, or else on a new one. One that turns out to be closed is no reason to fail.
+    async fn send(&self, request: Request<Bytes>) -> Result<(Sender, Response<Incoming>), String> {
+        let repeatable = request.method() == Method::GET;
+        loop {
+            let idle = self.idle.lock().pop();
+            let Some(mut sender) = idle else { break };
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            match self.send_on(&mut sender, request.clone()).await {
+                Ok(response) => return Ok((sender, response)),
+                Err(_) if repeatable => self.close_idle(),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut sender = self.connect().await?;
+        let response = self.send_on(&mut sender, request).await?;
+        Ok((sender, response))
+    }
+
+    async fn send_on(
+        &self,
+        sender: &mut Sender,
+        request: Request<Bytes>,
+    ) -> Result<Response<Incoming>, String> {
+        let path = request.uri().path().to_owned();
+        let (mut head, body) = request.into_parts();
+        for (name, value) in &self.headers {
+            head.headers.entry(name).or_insert_with(|| value.clone());
+        }
+        let request = Request::from_parts(head, Full::new(body));
+        sender.send_request(request).await.map_err(|error| format!("{path}: {error}"))
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let stream = timeout(CONNECT, self.connector.connect());
+        let stream = stream
+            .await
+            .map_err(|_| format!("cannot connect to {} within {CONNECT:?}", self.connector.endpoint()))??;
+        let (sender, connection) =
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        // Ends when the sender and the response are dropped.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// A request for a path.
+pub(crate) fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Bytes>, String> {
+    Request::builder().method(method).uri(path).body(body).map_err(|error| format!("{path}: {error}"))
+}
+
+/// The value of `Authorization` for basic authentication; `None` when it cannot be written.
+pub(crate) fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
+    let credentials = STANDARD.encode(format!("{username}:{}", password.expose()));
+    let mut value = HeaderValue::from_str(&format!("Basic {credentials}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// A text as a part of a path or query, percent-encoded except for unreserved characters (RFC 3986 section 2.3).
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,94 @@
+//! What stores of keys have in common: a tree of keys that becomes a configuration.
+//!
+//! The tree is written key by key, so half of a change may be seen. An object that cannot be decoded keeps its last
+//! good version, and the problem names the key.
+
+use parking_lot::Mutex;
+use tidegate_config::Provided;
+use tidegate_config::decode::decode_config;
+use tidegate_config::formats::keys;
+
+use crate::Error;
+use crate::workload::PREFIXES;
+
+/// A tree of keys.
+pub(crate) struct Tree {
+    roots: Vec<String>,
+    /// What was read last, for the objects in it.
+    earlier: Mutex<Provided>,
+}
+
+impl Tree {
+    /// The tree below a root. With Traefik's default, our own root is read too, and goes first.
+    pub(crate) fn new(root: &str) -> Result<Self, Error> {
+        let root = root.trim_matches('/');
+        if root.is_empty() {
+            return Err(Error::Option {
+                option: "rootKey",
+                message: "expected a key, such as `traefik`".into(),
+            });
+        }
+        let roots = match root {
+            "traefik" => PREFIXES.map(str::to_owned).to_vec(),
+            other => vec![other.to_owned()],
+        };
+        Ok(Self { roots, earlier: Mutex::default() })
+    }
+
+    /// The roots, without a slash.
+    pub(crate) fn roots(&self) -> &[String] {
+        &self.roots
+    }
+
+    /// The configuration that these keys make.
+    pub(crate) fn read<'p>(&self, pairs: impl IntoIterator<Item = (&'p str, &'p [u8])>) -> Provided {
+        let roots: Vec<&str> = self.roots.iter().map(String::as_str).collect();
+        let (node, problems) = keys::read(pairs, &roots);
+        let mut provided = decode_config(&node);
+        provided.problems.extend(problems);
+        let mut earlier = self.earlier.lock();
+        provided.keep_last_good(&earlier);
+        *earlier = provided.clone();
+        provided
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(tree: &Tree, pairs: &[(&str, &str)]) -> Provided {
+        tree.read(pairs.iter().map(|(key, value)| (*key, value.as_bytes())))
+    }
+
+    #[test]
+    fn half_a_change_keeps_what_was_there() {
+        let tree = Tree::new("traefik").expect("valid");
+        let whole = [
+            ("traefik/http/services/s/loadBalancer/servers/0/url", "http://10.0.0.1"),
+            ("traefik/http/services/s/loadBalancer/passHostHeader", "false"),
+            ("traefik/http/services/t/loadBalancer/servers/0/url", "http://10.0.0.2"),
+        ];
+        let first = read(&tree, &whole);
+        assert_eq!(first.problems, []);
+        let mut broken = whole;
+        broken[1].1 = "fals";
+        broken[2].1 = "http://10.0.0.3";
+        for _ in 0..2 {
+            let second = read(&tree, &broken);
+            assert_eq!(second.config.http.services["s"], first.config.http.services["s"]);
+            assert_ne!(second.config.http.services["t"], first.config.http.services["t"]);
+            let shown = second.problems[0].to_string();
+            assert!(shown.contains("key traefik/http/services/s/loadBalancer/passHostHeader"), "{shown}");
+            assert!(shown.contains("last good version"), "{shown}");
+        }
+        assert_eq!(read(&tree, &whole), first);
+    }
+
+    #[test]
+    fn roots() {
+        assert_eq!(Tree::new("traefik").expect("valid").roots(), ["tidegate", "traefik"]);
+        assert_eq!(Tree::new("/edge/").expect("valid").roots(), ["edge"]);
+        assert!(Tree::new("/").is_err());
+    }
+}

@@ -1,0 +1,195 @@
+//! The little of Redis' protocol (RESP2) that reading keys and hearing of changes needs.
+//!
+//! Everything is limited: time to connect and to answer, size, depth and length of an answer.
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tidegate_core::values::Secret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::connect::{Connector, Stream};
+
+/// Time to connect, TLS included, and time to answer a command.
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(30);
+/// Largest answer in bytes, most elements of a list, and deepest list.
+const LARGEST: usize = 64 << 20;
+const MOST: usize = 1 << 20;
+const DEEPEST: usize = 4;
+
+/// Who we are.
+#[derive(Clone, Copy)]
+pub(super) struct Login<'a> {
+    pub(super) username: &'a str,
+    pub(super) password: &'a Secret,
+    pub(super) db: i64,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reply {
+    Text(String),
+    Error(String),
+    Integer(i64),
+    Bytes(Vec<u8>),
+    Nil,
+    List(Vec<Reply>),
+}
+
+impl Reply {
+    /// The elements of a list; none for anything else.
+    pub(super) fn list(self) -> Vec<Reply> {
+        match self {
+            Self::List(list) => list,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Text of any form.
+    pub(super) fn text(&self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::Bytes(bytes) => String::from_utf8(bytes.clone()).ok(),
+            Self::Integer(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// A connection to one server.
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    buffer: BytesMut,
+}
+
+impl Connection {
+    /// Connects, logs in and chooses the database.
+    pub(super) async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, String> {
+        let stream = timeout(CONNECT, connector.connect()).await;
+        let stream = stream
+            .map_err(|_| format!("cannot connect to {} within {CONNECT:?}", connector.endpoint()))??;
+        let mut connection = Self { stream, buffer: BytesMut::new() };
+        let password = login.password.expose();
+        if !password.is_empty() {
+            let answer = match login.username {
+                "" => connection.command(&["AUTH", password]).await,
+                name => connection.command(&["AUTH", name, password]).await,
+            };
+            answer.map_err(|error| format!("{}: the login is refused: {error}", connector.endpoint()))?;
+        }
+        if login.db != 0 {
+            connection.command(&["SELECT", &login.db.to_string()]).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Sends a command and reads its answer. An error that the server answers is one here too.
+    pub(super) async fn command(&mut self, parts: &[&str]) -> Result<Reply, String> {
+        let mut request = format!("*{}\r\n", parts.len());
+        for part in parts {
+            request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
+        }
+        let name = parts.first().copied().unwrap_or("");
+        let work = async {
+            self.stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+            self.stream.flush().await.map_err(|error| error.to_string())?;
+            self.read().await
+        };
+        match timeout(ANSWER, work).await.map_err(|_| format!("{name}: no answer within {ANSWER:?}"))? {
+            Ok(Reply::Error(error)) => Err(format!("{name}: {error}")),
+            outcome => outcome,
+        }
+    }
+
+    /// Reads the next answer or message, however long it takes. Nothing is lost when this is given up half way.
+    pub(super) async fn read(&mut self) -> Result<Reply, String> {
+        loop {
+            if let Some((reply, length)) = parse(&self.buffer, 0)? {
+                self.buffer.advance(length);
+                return Ok(reply);
+            }
+            if self.buffer.len() > LARGEST {
+                return Err(format!("an answer is larger than {} MiB", LARGEST >> 20));
+            }
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err("the server has closed the connection".into()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}
+
+/// The reply at the front of these bytes, with its length; `None` while it is not whole.
+fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, String> {
+    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() > 64 << 10 && bytes.first() != Some(&b'$') {
+            Err("a line of the answer is too long".into())
+        } else {
+            Ok(None)
+        };
+    };
+    let (kind, line) = (bytes[0], String::from_utf8_lossy(&bytes[1.min(end)..end]).into_owned());
+    let after = end + 2;
+    let number = || line.parse::<i64>().map_err(|_| format!("`{line}` is no number"));
+    match kind {
+        b'+' => Ok(Some((Reply::Text(line), after))),
+        b'-' => Ok(Some((Reply::Error(line), after))),
+        b':' => Ok(Some((Reply::Integer(number()?), after))),
+        b'$' => {
+            let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
+            if length > LARGEST {
+                return Err(format!("a value is larger than {} MiB", LARGEST >> 20));
+            }
+            let whole = bytes.get(after..after + length + 2);
+            Ok(whole.map(|whole| (Reply::Bytes(whole[..length].to_vec()), after + length + 2)))
+        }
+        b'*' => {
+            let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
+            if length > MOST || depth >= DEEPEST {
+                return Err("a list in the answer is too long or too deep".into());
+            }
+            let (mut list, mut at) = (Vec::new(), after);
+            for _ in 0..length {
+                let Some((reply, length)) = parse(&bytes[at..], depth + 1)? else { return Ok(None) };
+                list.push(reply);
+                at += length;
+            }
+            Ok(Some((Reply::List(list), at)))
+        }
+        other => Err(format!("unexpected answer: it begins with byte {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn replies_are_read_when_they_are_whole() {
+        let bytes = b"*4\r\n$3\r\nfoo\r\n:7\r\n$-1\r\n*1\r\n+OK\r\n";
+        for length in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..length], 0), Ok(None), "{length}");
+        }
+        let inner = Reply::List(vec![Reply::Text("OK".into())]);
+        let list = vec![Reply::Bytes(b"foo".to_vec()), Reply::Integer(7), Reply::Nil, inner];
+        assert_eq!(parse(bytes, 0), Ok(Some((Reply::List(list), bytes.len()))));
+        assert_eq!(parse(b"-ERR no\r\n+", 0), Ok(Some((Reply::Error("ERR no".into()), 9))));
+        for bad in
+            ["?\r\n", ":x\r\n", "$99999999999\r\n", "*9999999\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", "\r\n"]
+        {
+            assert!(parse(bad.as_bytes(), 0).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(prop_oneof![Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), any::<u8>()], 0..60)) {
+            let _ = parse(&bytes, 0);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Configuration in the keys of a Redis database (Traefik's `providers.redis`).
+//!
+//! Keyspace notifications tell of changes, which are switched on where they are not; a look at all keys from time to
+//! time makes up for lost ones. While no server answers, the last known configuration stays.
+
+mod connection;
+mod sentinel;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::Secret;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::connect::{Connector, Form, Tls};
+use crate::kv::Tree;
+use crate::{Describe, Error, Provider, Session};
+use connection::{Connection, Login, Reply};
+pub use sentinel::Sentinel;
+
+/// How an endpoint is written.
+const FORM: Form = Form {
+    option: "endpoints",
+    plain: &["redis", "tcp"],
+    secure: &["rediss"],
+    otherwise: "redis",
+    ports: (6379, 6379),
+    example: "127.0.0.1:6379",
+};
+/// All keys are looked at after this time, whatever was told.
+const RESYNC: Duration = Duration::from_secs(15);
+/// Changes that come this soon after one another are read together.
+const SETTLE: Duration = Duration::from_millis(10);
+/// Rest after reading all keys, as a multiple of what it took.
+const REST: u32 = 4;
+/// Keys that are asked for at a time, and most keys.
+const AT_ONCE: usize = 200;
+const MOST_KEYS: usize = 500_000;
+
+/// Options of `providers.redis`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// Servers, or sentinels; the next one is asked when one fails.
+    pub endpoints: Vec<String>,
+    /// The key below which everything stands; with `traefik`, keys below `tidegate` are read too.
+    pub root_key: String,
+    /// Login.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Its password.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
+    /// Number of the database.
+    pub db: i64,
+    /// TLS towards the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Ask sentinels which server to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<Sentinel>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["127.0.0.1:6379".into()],
+            root_key: "traefik".into(),
+            username: String::new(),
+            password: Secret::default(),
+            db: 0,
+            tls: None,
+            sentinel: None,
+        }
+    }
+}
+
+impl Options {
+    fn login(&self) -> Login<'_> {
+        Login { username: &self.username, password: &self.password, db: self.db }
+    }
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        self.endpoints.join(",")
+    }
+}
+
+/// Makes the provider.
+pub fn build(options: Options) -> Result<Redis, Error> {
+    let connector = |endpoint: &String| {
+        // Sentinels and servers take the same TLS.
+        Connector::new(&FORM, endpoint, options.tls.as_ref())
+    };
+    let endpoints: Vec<Connector> = options.endpoints.iter().map(connector).collect::<Result<_, _>>()?;
+    if endpoints.is_empty() {
+        let message = "expected at least one, such as `127.0.0.1:6379`".into();
+        return Err(Error::Option { option: "endpoints", message });
+    }
+    if options.db < 0 {
+        return Err(Error::Option { option: "db", message: "expected 0 or more".into() });
+    }
+    if let Some(sentinel) = &options.sentinel {
+        sentinel.check()?;
+    }
+    let tree = Tree::new(&options.root_key)?;
+    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, options })
+}
+
+/// The Redis provider.
+pub struct Redis {
+    endpoints: Vec<Connector>,
+    /// Which endpoint is asked next.
+    turn: AtomicUsize,
+    /// It has been said that notifications cannot be switched on.
+    deaf: AtomicBool,
+    tree: Tree,
+    options: Options,
+}
+
+impl Provider for Redis {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let endpoint = &self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()];
+            let outcome = self.follow(endpoint, session).await;
+            self.turn.fetch_add(1, Ordering::Relaxed);
+            outcome
+        }
+        .boxed()
+    }
+}
+
+impl Redis {
+    /// Follows one server until it fails.
+    async fn follow(&self, endpoint: &Connector, mut session: Session) -> Result<(), Error> {
+        let failed = |message: String| Error::Source(format!("Redis at {}: {message}", endpoint.endpoint()));
+        let found = match &self.options.sentinel {
+            Some(sentinel) => Some(sentinel.find(endpoint, &self.options).await.map_err(failed)?),
+            None => None,
+        };
+        let server = found.as_ref().unwrap_or(endpoint);
+        let mut keys = Connection::open(server, self.options.login()).await.map_err(failed)?;
+        self.switch_notifications_on(&mut keys).await;
+        // Notifications are asked for before the first look, so that no change falls between.
+        let mut events = Connection::open(server, self.options.login()).await.map_err(failed)?;
+        self.subscribe(&mut events).await.map_err(failed)?;
+        loop {
+            let begun = Instant::now();
+            let pairs = self.read(&mut keys).await.map_err(failed)?;
+            let state = self.tree.read(pairs.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
+            session.deliver(state).await?;
+            let rest = begun + begun.elapsed() * (REST + 1);
+            let resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
+            tokio::select! {
+                event = events.read() => {
+                    event.map_err(failed)?;
+                    self.drain(&mut events, rest).await.map_err(failed)?;
+                }
+                () = sleep_until(resync) => self.check_role(&mut keys).await.map_err(failed)?,
+                () = session.reload_asked() => {}
+            }
+        }
+    }
+
+    /// Traefik switches all notifications on; here those that others have asked for stay.
+    async fn switch_notifications_on(&self, connection: &mut Connection) {
+        let outcome = async {
+            let known = connection.command(&["CONFIG", "GET", "notify-keyspace-events"]).await?.list();
+            let flags = known.get(1).and_then(Reply::text).unwrap_or_default();
+            if flags.contains('K') && flags.contains('A') {
+                return Ok(());
+            }
+            let flags = format!("{flags}KA");
+            connection.command(&["CONFIG", "SET", "notify-keyspace-events", &flags]).await.map(drop)
+        };
+        let outcome: Result<(), String> = outcome.await;
+        if let Err(error) = outcome
+            && !self.deaf.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "Redis: keyspace notifications cannot be switched on ({error}): unless the server has them on \
+                 (`notify-keyspace-events KA`), changes are seen within {RESYNC:?}"
+            );
+        }
+    }
+
+    async fn subscribe(&self, connection: &mut Connection) -> Result<(), String> {
+        let patterns: Vec<String> = self
+            .tree
+            .roots()
+            .iter()
+            .map(|root| format!("__keyspace@{}__:{}/*", self.options.db, literal(root)))
+            .collect();
+        let mut command = vec!["PSUBSCRIBE"];
+        command.extend(patterns.iter().map(String::as_str));
+        connection.command(&command).await?;
+        for _ in 1..patterns.len() {
+            connection.read().await?;
+        }
+        Ok(())
+    }
+
+    /// Passes over notifications until there are none for a moment, and `rest` has come.
+    async fn drain(&self, events: &mut Connection, rest: Instant) -> Result<(), String> {
+        let end = rest.max(Instant::now() + SETTLE * 10);
+        loop {
+            let quiet = tokio::select! {
+                event = events.read() => {
+                    event?;
+                    false
+                }
+                () = sleep(SETTLE) => true,
+            };
+            let now = Instant::now();
+            if now >= end || (quiet && now >= rest) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A server that is the master no more is left, for the one that is.
+    async fn check_role(&self, connection: &mut Connection) -> Result<(), String> {
+        let Some(sentinel) = &self.options.sentinel else { return Ok(()) };
+        if sentinel.latency_strategy || sentinel.random_strategy || sentinel.replica_strategy {
+            return Ok(());
+        }
+        let role = connection.command(&["ROLE"]).await?.list().first().and_then(Reply::text);
+        match role.as_deref() {
+            Some("master") => Ok(()),
+            other => Err(format!("the server is the master no more, but `{}`", other.unwrap_or("unknown"))),
+        }
+    }
+
+    /// All keys below the roots, with their values.
+    async fn read(&self, connection: &mut Connection) -> Result<Vec<(String, Vec<u8>)>, String> {
+        // A key may be told twice.
+        let mut keys = BTreeSet::new();
+        for root in self.tree.roots() {
+            let pattern = format!("{}/*", literal(root));
+            let mut cursor = "0".to_owned();
+            loop {
+                let answer =
+                    connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
+                let [next, found] =
+                    <[Reply; 2]>::try_from(answer.list()).map_err(|_| "SCAN: unexpected answer")?;
+                keys.extend(found.list().iter().filter_map(Reply::text));
+                if keys.len() > MOST_KEYS {
+                    return Err(format!("more than {MOST_KEYS} keys"));
+                }
+                cursor = next.text().ok_or("SCAN: unexpected answer")?;
+                if cursor == "0" {
+                    break;
+                }
+            }
+        }
+        let keys: Vec<String> = keys.into_iter().collect();
+        let mut pairs = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(AT_ONCE) {
+            let mut command = vec!["MGET"];
+            command.extend(chunk.iter().map(String::as_str));
+            let values = connection.command(&command).await?.list();
+            for (key, value) in chunk.iter().zip(values) {
+                // Others are lists and the like, or have just gone.
+                if let Reply::Bytes(value) = value {
+                    pairs.push((key.clone(), value));
+                }
+            }
+        }
+        Ok(pairs)
+    }
+}
+
+/// A text in which no character is special in a pattern of Redis.
+fn literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '^' | '\\') {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

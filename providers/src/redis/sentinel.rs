@@ -1,0 +1,178 @@
+//! Finding the server to read through Redis Sentinel.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Secret, is_default};
+use tokio::time::{Instant, timeout};
+
+use super::connection::{Connection, Login, Reply};
+use super::{FORM, Options};
+use crate::Error;
+use crate::connect::Connector;
+
+/// Longest time that a server may take to show how near it is.
+const NEAR: Duration = Duration::from_secs(2);
+
+/// Options of `providers.redis.sentinel`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Sentinel {
+    /// Name of the master.
+    pub master_name: String,
+    /// Login at the sentinels.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Its password.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
+    /// Read the nearest of master and replicas.
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency_strategy: bool,
+    /// Read any of master and replicas.
+    #[serde(skip_serializing_if = "is_default")]
+    pub random_strategy: bool,
+    /// Read a replica.
+    #[serde(skip_serializing_if = "is_default")]
+    pub replica_strategy: bool,
+    /// Read a replica that is cut off from its master when there is no other.
+    #[serde(skip_serializing_if = "is_default")]
+    pub use_disconnected_replicas: bool,
+}
+
+impl Sentinel {
+    /// Refuses what cannot be meant.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let bad = |option, message: &str| Err(Error::Option { option, message: message.into() });
+        if self.master_name.is_empty() {
+            return bad("sentinel.masterName", "is required");
+        }
+        let strategies = [self.latency_strategy, self.random_strategy, self.replica_strategy];
+        if strategies.iter().filter(|on| **on).count() > 1 {
+            return bad(
+                "sentinel",
+                "`latencyStrategy`, `randomStrategy` and `replicaStrategy` exclude each other",
+            );
+        }
+        Ok(())
+    }
+
+    /// The server to read, as one of the sentinels knows it.
+    pub(super) async fn find(&self, sentinel: &Connector, options: &Options) -> Result<Connector, String> {
+        let login = Login { username: &self.username, password: &self.password, db: 0 };
+        let mut connection = Connection::open(sentinel, login).await?;
+        let name = self.master_name.as_str();
+        let master = connection.command(&["SENTINEL", "get-master-addr-by-name", name]).await?.list();
+        let master = match master.as_slice() {
+            [host, port] => host.text().zip(port.text()),
+            _ => None,
+        };
+        let master = master.ok_or_else(|| format!("{} knows no master `{name}`", sentinel.endpoint()))?;
+        let reach = |(host, port): &(String, String)| {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            Connector::new(&FORM, &format!("{host}:{port}"), options.tls.as_ref())
+                .map_err(|error| error.to_string())
+        };
+        if !self.latency_strategy && !self.random_strategy && !self.replica_strategy {
+            return reach(&master);
+        }
+        let replicas = connection.command(&["SENTINEL", "replicas", name]).await?.list();
+        let mut candidates = self.usable(replicas.into_iter().map(properties).collect());
+        if !self.replica_strategy {
+            candidates.push(master);
+        }
+        if candidates.is_empty() {
+            return Err(format!("the master `{name}` has no replica that can be read"));
+        }
+        if self.latency_strategy {
+            return self.nearest(&candidates, &reach, options).await;
+        }
+        reach(&candidates[fastrand::usize(..candidates.len())])
+    }
+
+    /// The addresses of replicas that are up; of those that are cut off only when that is wanted and there is no other.
+    fn usable(&self, replicas: Vec<Vec<(String, String)>>) -> Vec<(String, String)> {
+        let get = |replica: &[(String, String)], key: &str| {
+            replica.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        let address = |replica: &Vec<(String, String)>| (get(replica, "ip"), get(replica, "port"));
+        let up = |replica: &&Vec<(String, String)>| {
+            let flags = get(replica, "flags");
+            !["s_down", "o_down", "disconnected"].iter().any(|flag| flags.split(',').any(|own| own == *flag))
+        };
+        let linked = |replica: &&Vec<(String, String)>| get(replica, "master-link-status") != "err";
+        let connected: Vec<_> = replicas.iter().filter(up).filter(linked).map(address).collect();
+        if connected.is_empty() && self.use_disconnected_replicas {
+            return replicas.iter().filter(up).map(address).collect();
+        }
+        connected
+    }
+
+    async fn nearest(
+        &self,
+        candidates: &[(String, String)],
+        reach: &impl Fn(&(String, String)) -> Result<Connector, String>,
+        options: &Options,
+    ) -> Result<Connector, String> {
+        let mut best: Option<(Duration, Connector)> = None;
+        for candidate in candidates {
+            let connector = reach(candidate)?;
+            let begun = Instant::now();
+            let ping = async {
+                let mut connection = Connection::open(&connector, options.login()).await?;
+                connection.command(&["PING"]).await
+            };
+            let took = match timeout(NEAR, ping).await {
+                Ok(Ok(_)) => begun.elapsed(),
+                _ => continue,
+            };
+            if best.as_ref().is_none_or(|(least, _)| took < *least) {
+                best = Some((took, connector));
+            }
+        }
+        best.map(|(_, connector)| connector).ok_or_else(|| "none of the servers answers".to_owned())
+    }
+}
+
+/// A list of names and values in turn, as sentinels describe servers.
+fn properties(reply: Reply) -> Vec<(String, String)> {
+    let texts: Vec<String> = reply.list().iter().map(|part| part.text().unwrap_or_default()).collect();
+    texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_that_are_down_or_cut_off_are_passed_over() {
+        let replica = |port: &str, flags: &str, link: &str| {
+            [("ip", "10.0.0.1"), ("port", port), ("flags", flags), ("master-link-status", link)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec()
+        };
+        let ports = |sentinel: &Sentinel, replicas: Vec<Vec<(String, String)>>| {
+            sentinel.usable(replicas).into_iter().map(|(_, port)| port).collect::<Vec<_>>()
+        };
+        let strict = Sentinel::default();
+        let all = vec![
+            replica("1", "slave", "ok"),
+            replica("2", "slave,s_down", "ok"),
+            replica("3", "slave", "err"),
+        ];
+        assert_eq!(ports(&strict, all.clone()), ["1"]);
+        assert_eq!(ports(&strict, all[1..].to_vec()), [""; 0]);
+        let lenient = Sentinel { use_disconnected_replicas: true, ..Sentinel::default() };
+        assert_eq!(ports(&lenient, all[1..].to_vec()), ["3"]);
+        assert_eq!(ports(&lenient, all), ["1"]);
+    }
+
+    #[test]
+    fn strategies_exclude_each_other() {
+        let named = Sentinel { master_name: "m".into(), ..Sentinel::default() };
+        assert!(named.check().is_ok());
+        assert!(Sentinel::default().check().is_err());
+        let both = Sentinel { latency_strategy: true, random_strategy: true, ..named };
+        assert!(both.check().is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! Configuration that is sent to the gateway's API (Traefik's `providers.rest`).
+//!
+//! The service `rest@internal` takes it, by `PUT /api/providers/rest`. Until then there is none; what was sent is lost
+//! when the process ends.
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tidegate_config::decode::decode_config;
+use tidegate_config::{Provided, formats};
+use tidegate_core::values::is_default;
+
+use crate::{Describe, Error, Provider, Session};
+
+/// Options of `providers.rest`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// Take configurations on the entry point `traefik`, without a router.
+    #[serde(skip_serializing_if = "is_default")]
+    pub insecure: bool,
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        "/api/providers/rest".into()
+    }
+}
+
+/// Makes the provider.
+pub fn build(_: Options) -> Result<Rest, Error> {
+    Ok(Rest)
+}
+
+/// The REST provider: nothing, until something is sent.
+pub struct Rest;
+
+impl Provider for Rest {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            session.deliver(Provided::default()).await?;
+            std::future::pending().await
+        }
+        .boxed()
+    }
+}
+
+/// Reads a whole configuration from JSON. It is taken as a whole or not at all.
+pub fn read(body: &Bytes) -> Result<Provided, String> {
+    // Everything that follows would read YAML too.
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| error.to_string())?;
+    let node = formats::yaml::read("the request", body).map_err(|problem| problem.to_string())?;
+    let provided = decode_config(&node);
+    match provided.problems.as_slice() {
+        [] => Ok(provided),
+        problems => Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_taken_as_a_whole_or_not_at_all() {
+        let good = r#"{"http": {"routers": {"r": {"rule": "Path(`/`)", "service": "s"}}}}"#;
+        let provided = read(&Bytes::from_static(good.as_bytes())).expect("read");
+        assert_eq!(provided.config.http.routers["r"].service, "s");
+        assert_eq!(read(&Bytes::from_static(b"{}")).expect("read"), Provided::default());
+        for (bad, says) in [
+            ("", "EOF"),
+            ("{bad", "key must be a string"),
+            ("http: {}", "expected value"),
+            (r#"{"http": {"routers": {"r": {"rul": "x"}}}}"#, "did you mean `rule`"),
+            (r#"{"http": {"services": {"s": {"loadBalancer": {"passHostHeader": 7}}}}}"#, "service s"),
+        ] {
+            let error = read(&Bytes::from_static(bad.as_bytes())).expect_err(bad);
+            assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+}

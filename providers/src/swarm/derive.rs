@@ -1,0 +1,249 @@
+//! From the services of a swarm and their tasks to routers and services: Traefik's derivation.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tidegate_config::Provided;
+
+use super::Options;
+use super::model::{Network, Node, Service, Task};
+use crate::template::functions::normalize;
+use crate::workload::{self, Carrier, Labels, Locate, Rules, Workload};
+
+const PROJECT: &str = "com.docker.compose.project";
+const SERVICE: &str = "com.docker.compose.service";
+
+/// What a manager knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Swarm {
+    pub(super) services: Vec<Service>,
+    pub(super) tasks: Vec<Task>,
+    pub(super) networks: Vec<Network>,
+    pub(super) nodes: Vec<Node>,
+}
+
+impl Swarm {
+    /// The configuration that the labels of all services make.
+    pub(super) fn configuration(&self, options: &Options, rules: &Rules) -> Provided {
+        let mut tasks: HashMap<&str, Vec<&Task>> = HashMap::new();
+        for task in self.tasks.iter().filter(|task| task.status.state == "running") {
+            tasks.entry(task.service_id.as_str()).or_default().push(task);
+        }
+        let mut parts = Vec::new();
+        for service in &self.services {
+            let running = tasks.remove(service.id.as_str()).unwrap_or_default();
+            let reading = Reading { swarm: self, options, rules, service, name: service_name(service) };
+            reading.add(&running, &mut parts);
+        }
+        // In Traefik's order, which decides about the order of servers.
+        parts.sort_by(|a: &Part, b| a.0.cmp(&b.0));
+        workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
+    }
+
+    fn network(&self, id: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.id == id)
+    }
+}
+
+/// Where it comes in the order, who says it, and what.
+type Part = (String, Arc<str>, Provided);
+
+/// The name of a service: that of Compose, or else its own.
+fn service_name(service: &Service) -> String {
+    let labels = &service.spec.labels;
+    match (labels.get(SERVICE), labels.get(PROJECT)) {
+        (Some(service), Some(project)) => normalize(&format!("{service}_{project}")),
+        _ => normalize(&service.spec.name),
+    }
+}
+
+/// One service, while it is read.
+struct Reading<'a> {
+    swarm: &'a Swarm,
+    options: &'a Options,
+    rules: &'a Rules,
+    service: &'a Service,
+    name: String,
+}
+
+impl Reading<'_> {
+    /// Adds what the service says: once for each task, or once for its virtual address.
+    fn add(&self, tasks: &[&Task], parts: &mut Vec<Part>) {
+        let spec = &self.service.spec;
+        let owner: Arc<str> = spec.name.as_str().into();
+        let mut labels = Labels::read(&self.workload(&owner));
+        if !labels.take_bool(&["enable"], self.options.exposed_by_default) || !self.rules.admit(&spec.labels)
+        {
+            return;
+        }
+        let (network, virtual_address) = match self.own_labels(&mut labels, &owner) {
+            Some(found) => found,
+            None => {
+                // Which of the two is meant cannot be known: the service is left out, as in Traefik.
+                let read = Labels::read(&self.workload(&owner));
+                let message = "labels `docker.*` and `swarm.*` exclude each other: keep `swarm.*`";
+                parts.push((self.name.clone(), owner.clone(), read.refused(&self.workload(&owner), message)));
+                return;
+            }
+        };
+        let network = network.or_else(|| Some(self.options.network.clone())).filter(|name| !name.is_empty());
+        let addresses = self.virtual_addresses();
+        if virtual_address && !addresses.is_empty() {
+            let place = Place { addresses, network: network.as_deref(), published: Vec::new(), serves: true };
+            self.build(&self.service.id, owner, labels, &place, parts);
+            return;
+        }
+        let before = parts.len();
+        for task in tasks {
+            let place = self.task(task, network.as_deref());
+            if place.addresses.is_empty() && place.published.is_empty() {
+                continue;
+            }
+            let part = match spec.mode.global {
+                Some(_) => format!("{}.{}", spec.name, task.id),
+                None => format!("{}.{}", spec.name, task.slot),
+            };
+            self.build(&task.id, part.into(), labels.clone(), &place, parts);
+        }
+        if parts.len() == before && self.options.allow_empty_services {
+            let place = Place { addresses: Vec::new(), network: None, published: Vec::new(), serves: false };
+            self.build(&self.service.id, owner, labels, &place, parts);
+        }
+    }
+
+    fn workload<'w>(&'w self, owner: &'w Arc<str>) -> Workload<'w> {
+        Workload {
+            name: &self.name,
+            title: &self.name,
+            owner,
+            labels: &self.service.spec.labels,
+            carrier: Carrier::Container,
+        }
+    }
+
+    /// The network and `lbswarm` that labels name; `None` when old and new labels are mixed.
+    fn own_labels(&self, labels: &mut Labels, owner: &Arc<str>) -> Option<(Option<String>, bool)> {
+        let mut of = |section: &str| {
+            let network = labels.take(&[section, "network"]);
+            let virtual_address =
+                labels.take(&[section, "lbswarm"]).is_some_and(|(_, text)| text.trim() == "true");
+            (network, virtual_address)
+        };
+        let (new, old) = (of("swarm"), of("docker"));
+        let is_set = |of: &(Option<_>, bool)| of.0.is_some() || of.1;
+        if is_set(&new) && is_set(&old) {
+            return None;
+        }
+        if is_set(&old) {
+            let origin = self.workload(owner).origin("");
+            labels.problem(origin, "labels `docker.*` are deprecated on services: use `swarm.*`".into());
+        }
+        let (network, virtual_address) = if is_set(&new) { new } else { old };
+        Some((network.map(|(_, name)| name), virtual_address))
+    }
+
+    fn virtual_addresses(&self) -> Vec<Address> {
+        let known = self.service.endpoint.virtual_ips.iter().filter_map(|virtual_ip| {
+            let network = self.swarm.network(&virtual_ip.network_id)?;
+            Some(Address::new(network, &virtual_ip.addr))
+        });
+        known.filter(|address| !address.host.is_empty()).collect()
+    }
+
+    fn task<'n>(&self, task: &Task, network: Option<&'n str>) -> Place<'n> {
+        let node = self.swarm.nodes.iter().find(|node| node.id == task.node_id);
+        let node = node.map(|node| node.status.addr.as_str()).filter(|address| !address.is_empty());
+        let mut addresses = Vec::new();
+        for attachment in &task.networks_attachments {
+            match self.swarm.network(&attachment.network.id) {
+                Some(network) => {
+                    let own = attachment.addresses.iter().map(|address| Address::new(network, address));
+                    addresses.extend(own.filter(|address| !address.host.is_empty()));
+                }
+                // The network of the node itself.
+                None if attachment.network.spec.name == "host" => {
+                    addresses.extend(node.map(|address| Address {
+                        network: "host".into(),
+                        ingress: false,
+                        host: address.to_owned(),
+                    }));
+                }
+                None => {}
+            }
+        }
+        let published = match (self.options.use_bind_port_ip, node) {
+            (true, Some(node)) => task
+                .status
+                .port_status
+                .ports
+                .iter()
+                .map(|port| (port.target_port.to_string(), node.to_owned(), port.published_port.to_string()))
+                .collect(),
+            _ => Vec::new(),
+        };
+        Place { addresses, network, published, serves: true }
+    }
+
+    fn build(&self, id: &str, owner: Arc<str>, mut labels: Labels, place: &Place<'_>, parts: &mut Vec<Part>) {
+        if let Some(warning) = place.warning() {
+            labels.problem(self.workload(&owner).origin(""), warning);
+        }
+        let provided = workload::build(&self.workload(&owner), labels, self.rules, place);
+        parts.push((format!("{}-{id}", self.name), owner, provided));
+    }
+}
+
+struct Address {
+    network: String,
+    ingress: bool,
+    host: String,
+}
+
+impl Address {
+    fn new(network: &Network, address: &str) -> Self {
+        let host = address.split('/').next().unwrap_or("").to_owned();
+        Self { network: network.name.clone(), ingress: network.ingress, host }
+    }
+}
+
+/// Where a task, or a whole service, can be reached.
+struct Place<'n> {
+    addresses: Vec<Address>,
+    network: Option<&'n str>,
+    /// Ports that are published on the node: the inner one, the node, the outer one.
+    published: Vec<(String, String, String)>,
+    serves: bool,
+}
+
+impl Place<'_> {
+    fn chosen(&self) -> Option<&Address> {
+        let named = self.addresses.iter().find(|address| Some(address.network.as_str()) == self.network);
+        let first = |ingress: bool| {
+            let mut of: Vec<&Address> =
+                self.addresses.iter().filter(|address| address.ingress == ingress).collect();
+            of.sort_by(|a, b| a.network.cmp(&b.network));
+            of.into_iter().next()
+        };
+        named.or_else(|| first(false)).or_else(|| first(true))
+    }
+
+    fn warning(&self) -> Option<String> {
+        let chosen = self.chosen()?;
+        let named = self.network.filter(|name| *name != chosen.network);
+        named.map(|name| format!("it is not in the network `{name}`: `{}` is used", chosen.network))
+    }
+}
+
+impl Locate for Place<'_> {
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+        if !self.serves {
+            return Ok(None);
+        }
+        let port = port.ok_or("port is missing: services of a swarm need the label `server.port`")?;
+        if let Some((_, host, outer)) = self.published.iter().find(|(inner, ..)| inner == port) {
+            return Ok(Some((host.clone(), outer.clone())));
+        }
+        let chosen = self.chosen().ok_or("it has no address in any network of the swarm")?;
+        Ok(Some((chosen.host.clone(), port.to_owned())))
+    }
+}

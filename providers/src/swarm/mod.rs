@@ -1,0 +1,203 @@
+//! Services of a Docker Swarm that say in their labels how they want to be reached (Traefik's `providers.swarm`).
+//!
+//! A manager tells of services that are made or changed, and of containers on its own node; how tasks on other nodes
+//! fare it does not tell, so it is asked from time to time, and more often while something changes. While it is away,
+//! the last known state stays.
+
+mod derive;
+mod model;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{self, Secret, is_default};
+use tokio::time::{Instant, sleep_until};
+
+use crate::connect::Tls;
+use crate::docker;
+use crate::docker::client::{Client, Events};
+use crate::workload::Rules;
+use crate::{Describe, Error, Provider, Session};
+use derive::Swarm;
+
+/// Between two looks while something changes, and how long that goes on after the last change.
+const BUSY: Duration = Duration::from_millis(250);
+const STAYS_BUSY: Duration = Duration::from_secs(15);
+/// {"type":["service","container","network","node"],"event":["create","update","remove","start","die","health_status"]}
+const EVENTS: &str = "%7B%22type%22%3A%5B%22service%22%2C%22container%22%2C%22network%22%2C%22node%22%5D%2C%22ev\
+    ent%22%3A%5B%22create%22%2C%22update%22%2C%22remove%22%2C%22start%22%2C%22die%22%2C%22heal\
+    th_status%22%5D%7D";
+
+/// Options of `providers.swarm`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// Where a manager is: `unix://`, `tcp://`, `http://` or `https://`.
+    pub endpoint: String,
+    /// Basic authentication.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Its password.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
+    /// TLS towards the manager.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Expose services that do not say `enable`.
+    pub exposed_by_default: bool,
+    /// Use the address of the node and the published port of ports in mode `host`.
+    #[serde(rename = "useBindPortIP", skip_serializing_if = "is_default")]
+    pub use_bind_port_ip: bool,
+    /// Template of the rule of routers without one.
+    pub default_rule: String,
+    /// The network that tasks are reached in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
+    /// Which services are looked at.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub constraints: String,
+    /// Follow changes.
+    pub watch: bool,
+    /// Keep services that have no running task, without a server.
+    #[serde(skip_serializing_if = "is_default")]
+    pub allow_empty_services: bool,
+    /// Time for the manager to answer; 0 for 30 seconds.
+    pub http_client_timeout: values::Duration,
+    /// Time between two looks at all tasks, when nothing is told.
+    pub refresh_seconds: values::Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let docker = docker::Options::default();
+        Self {
+            endpoint: docker.endpoint,
+            username: String::new(),
+            password: Secret::default(),
+            tls: None,
+            exposed_by_default: true,
+            use_bind_port_ip: false,
+            default_rule: docker.default_rule,
+            network: String::new(),
+            constraints: String::new(),
+            watch: true,
+            allow_empty_services: false,
+            http_client_timeout: values::Duration::default(),
+            refresh_seconds: values::Duration::from_secs(15),
+        }
+    }
+}
+
+impl Describe for Options {
+    fn place(&self) -> String {
+        self.endpoint.clone()
+    }
+}
+
+/// Makes the provider.
+pub fn build(options: Options) -> Result<SwarmProvider, Error> {
+    if options.refresh_seconds.is_zero() {
+        return Err(Error::Option { option: "refreshSeconds", message: "expected more than 0".into() });
+    }
+    let rules = Rules::new(&options.default_rule, &options.constraints)?;
+    let client = Client::new(&docker::Options {
+        endpoint: options.endpoint.clone(),
+        username: options.username.clone(),
+        password: options.password.clone(),
+        tls: options.tls.clone(),
+        http_client_timeout: options.http_client_timeout,
+        ..docker::Options::default()
+    })?;
+    Ok(SwarmProvider { client, rules, options })
+}
+
+/// The Swarm provider.
+pub struct SwarmProvider {
+    client: Client,
+    rules: Rules,
+    options: Options,
+}
+
+impl Provider for SwarmProvider {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        self.follow(session).boxed()
+    }
+}
+
+impl SwarmProvider {
+    /// Follows a manager until it is lost.
+    async fn follow(&self, mut session: Session) -> Result<(), Error> {
+        self.client.negotiate().await.map_err(Error::Source)?;
+        let mut events = match self.options.watch {
+            true => Some(self.client.events_of(EVENTS).await.map_err(Error::Source)?),
+            false => None,
+        };
+        let mut known = Swarm::default();
+        let mut busy_until = Instant::now();
+        loop {
+            let swarm = self.look().await.map_err(Error::Source)?;
+            if swarm != known {
+                known = swarm;
+                busy_until = busy_until.max(Instant::now() + BUSY * 4);
+                session.deliver(known.configuration(&self.options, &self.rules)).await?;
+            }
+            let now = Instant::now();
+            let settled = known.tasks.iter().all(|task| task.desired_state == task.status.state);
+            let interval = match now < busy_until && !settled {
+                true => BUSY,
+                false => Duration::from(self.options.refresh_seconds).mul_f64(0.95 + fastrand::f64() * 0.1),
+            };
+            // Right after a change the tasks are not even planned yet.
+            let soon = if now < busy_until { BUSY } else { interval };
+            tokio::select! {
+                event = next(&mut events) => {
+                    event?;
+                    busy_until = Instant::now() + STAYS_BUSY;
+                    // Those that come with it are dealt with by the same look.
+                    let settle = Instant::now() + BUSY / 10;
+                    while let Ok(event) = tokio::time::timeout_at(settle, next(&mut events)).await {
+                        event?;
+                    }
+                }
+                () = sleep_until(now + soon.min(interval)), if events.is_some() => {}
+                () = session.reload_asked() => {}
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Swarm, String> {
+        let missing = |what: &str| format!("the engine does not know `{what}`: is it a manager of a swarm?");
+        let list = async |path: &str| -> Result<Vec<serde_json::Value>, String> {
+            self.client.json(path).await?.ok_or_else(|| missing(path))
+        };
+        Ok(Swarm {
+            services: read(list("/services").await?),
+            // {"desired-state":["running"]}
+            tasks: read(list("/tasks?filters=%7B%22desired-state%22%3A%5B%22running%22%5D%7D").await?),
+            // {"scope":["swarm"]}
+            networks: read(list("/networks?filters=%7B%22scope%22%3A%5B%22swarm%22%5D%7D").await?),
+            nodes: read(list("/nodes").await?),
+        })
+    }
+}
+
+/// Those that can be read: one that cannot spoils nothing but itself.
+fn read<T: serde::de::DeserializeOwned>(values: Vec<serde_json::Value>) -> Vec<T> {
+    values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
+}
+
+/// Waits for an event, for ever when there are none.
+async fn next(events: &mut Option<Events>) -> Result<(), Error> {
+    match events {
+        Some(events) => match events.next().await.map_err(Error::Source)? {
+            Some(_) => Ok(()),
+            None => Err(Error::Source("the manager ended the stream of events".into())),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! The Swarm provider against a manager of a few lines; tests/it/swarm.rs has a real one.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tidegate_config::Provided;
+
+use super::*;
+use crate::testing::{Running, Server, urls};
+
+fn service(id: &str, labels: &Value) -> Value {
+    json!({"ID": id, "Spec": {"Name": format!("shop_{id}"), "Labels": labels, "Mode": {"Replicated": {"Replicas": 1}}},
+        "Endpoint": {"VirtualIPs": [{"NetworkID": "in", "Addr": "10.0.0.9/24"}, {"NetworkID": "n1", "Addr": "10.0.1.9/24"}]}})
+}
+
+fn task(id: &str, service: &str, address: &str, state: &str) -> Value {
+    json!({"ID": id, "ServiceID": service, "NodeID": "node", "Slot": 1, "DesiredState": "running",
+        "Status": {"State": state, "PortStatus": {"Ports": [{"TargetPort": 80, "PublishedPort": 30080}]}},
+        "NetworksAttachments": [
+            {"Network": {"ID": "in", "Spec": {"Name": "ingress"}}, "Addresses": ["10.0.0.7/24"]},
+            {"Network": {"ID": "n1", "Spec": {"Name": "front"}}, "Addresses": [format!("{address}/24")]},
+            {"Network": {"ID": "n2", "Spec": {"Name": "back"}}, "Addresses": ["10.0.2.7/24"]}]})
+}
+
+fn swarm(services: Vec<Value>, tasks: Vec<Value>) -> Swarm {
+    let networks = [("in", "ingress", true), ("n1", "front", false), ("n2", "back", false)];
+    let networks = networks.map(|(id, name, ingress)| json!({"Id": id, "Name": name, "Ingress": ingress}));
+    Swarm {
+        services: read(services),
+        tasks: read(tasks),
+        networks: read(networks.to_vec()),
+        nodes: read(vec![json!({"ID": "node", "Status": {"Addr": "192.168.0.5"}})]),
+    }
+}
+
+fn derived(swarm: &Swarm, change: fn(&mut Options)) -> Provided {
+    let mut options = Options { network: "front".into(), ..Options::default() };
+    change(&mut options);
+    let rules = Rules::new(&options.default_rule, &options.constraints).expect("valid options");
+    swarm.configuration(&options, &rules)
+}
+
+fn port(more: &[(&str, &str)]) -> Value {
+    let mut labels = json!({"traefik.http.services.s.loadbalancer.server.port": "80"});
+    for (key, value) in more {
+        labels[*key] = (*value).into();
+    }
+    labels
+}
+
+#[test]
+fn running_tasks_become_servers() {
+    let tasks = vec![
+        task("t2", "a", "10.0.1.2", "running"),
+        task("t1", "a", "10.0.1.1", "running"),
+        task("t3", "a", "10.0.1.3", "starting"),
+    ];
+    let state = derived(&swarm(vec![service("a", &port(&[]))], tasks), |_| {});
+    assert_eq!(urls(&state, "s"), ["http://10.0.1.1:80", "http://10.0.1.2:80"]);
+    assert_eq!(state.config.http.routers["shop-a"].rule, "Host(`shop-a`)");
+    assert_eq!(state.problems, []);
+}
+
+#[test]
+fn which_network_and_which_address() {
+    let one = |labels: &Value, change: fn(&mut Options)| {
+        let state =
+            derived(&swarm(vec![service("a", labels)], vec![task("t", "a", "10.0.1.1", "running")]), change);
+        (urls(&state, "s"), state.problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let at = |host: &str| vec![format!("http://{host}")];
+    assert_eq!(
+        one(&port(&[]), |options| options.network.clear()).0,
+        at("10.0.2.7:80"),
+        "the first, but not ingress"
+    );
+    assert_eq!(one(&port(&[("traefik.swarm.network", "ingress")]), |_| {}).0, at("10.0.0.7:80"));
+    let (found, problems) = one(&port(&[("traefik.swarm.network", "nosuch")]), |_| {});
+    assert_eq!(found, at("10.0.2.7:80"));
+    assert!(problems[0].contains("not in the network `nosuch`"), "{problems:?}");
+    assert_eq!(one(&port(&[("traefik.swarm.lbswarm", "true")]), |_| {}).0, at("10.0.1.9:80"));
+    assert_eq!(one(&port(&[]), |options| options.use_bind_port_ip = true).0, at("192.168.0.5:30080"));
+    let (found, problems) = one(&port(&[("traefik.docker.lbswarm", "true")]), |_| {});
+    assert_eq!(found, at("10.0.1.9:80"));
+    assert!(problems[0].contains("deprecated"), "{problems:?}");
+    let mixed = port(&[("traefik.docker.network", "front"), ("traefik.swarm.network", "front")]);
+    let (found, problems) = one(&mixed, |_| {});
+    assert!(found.is_empty() && problems[0].contains("exclude each other"), "{problems:?}");
+    let (found, problems) = one(&json!({}), |_| {});
+    assert!(found.is_empty() && problems[0].contains("port is missing"), "{problems:?}");
+}
+
+#[test]
+fn services_without_tasks_exposure_and_constraints() {
+    let with = |labels: &Value, tasks: Vec<Value>, change: fn(&mut Options)| {
+        let state = derived(&swarm(vec![service("a", labels)], tasks), change);
+        (state.config.http.services.len(), urls(&state, "s").len())
+    };
+    let tasks = || vec![task("t", "a", "10.0.1.1", "running")];
+    assert_eq!(with(&port(&[]), Vec::new(), |_| {}), (0, 0));
+    assert_eq!(with(&port(&[]), Vec::new(), |options| options.allow_empty_services = true), (1, 0));
+    assert_eq!(with(&port(&[]), tasks(), |options| options.exposed_by_default = false), (0, 0));
+    let enabled = port(&[("traefik.enable", "true")]);
+    assert_eq!(with(&enabled, tasks(), |options| options.exposed_by_default = false), (1, 1));
+    assert_eq!(with(&enabled, tasks(), |options| options.constraints = "Label(`a`,`b`)".into()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_manager_is_followed() {
+    let known =
+        Arc::new(Mutex::new((vec![service("a", &port(&[]))], vec![task("t", "a", "10.0.1.1", "running")])));
+    let answered = known.clone();
+    let server = Server::start(move |request| {
+        let path = request.path.split('/').next_back().unwrap_or("").to_owned();
+        let known = answered.lock();
+        let body = match path.as_str() {
+            "_ping" => json!("OK"),
+            "services" => known.0.clone().into(),
+            "tasks" => known.1.clone().into(),
+            "networks" => json!([{"Id": "n1", "Name": "front"}]),
+            _ => json!([]),
+        };
+        std::future::ready((200, Vec::new(), body.to_string())).boxed()
+    })
+    .await;
+    let options =
+        Options { endpoint: format!("tcp://127.0.0.1:{}", server.port), watch: false, ..Options::default() };
+    assert!(build(Options { refresh_seconds: values::Duration::default(), ..options.clone() }).is_err());
+    let mut running = Running::start(build(options).expect("valid options"));
+    assert_eq!(urls(&running.next().await.state, "s"), ["http://10.0.1.1:80"]);
+    known.lock().1 = vec![task("t", "a", "10.0.1.2", "running")];
+    running.reload();
+    running.until(|state| urls(state, "s") == ["http://10.0.1.2:80"]).await;
+}

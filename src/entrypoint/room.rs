@@ -1,0 +1,302 @@
+//! Room for connections: how many may be open, which idle ones go first, and how long new ones wait.
+//!
+//! A process that has no file descriptors left can neither accept nor reach a server. So connections are accepted only
+//! up to a limit that leaves descriptors for servers and for the process itself. Near it, idle connections are closed,
+//! the longest idle first; at it, new connections wait in the kernel's queue until there is room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::Notify;
+
+use crate::worker::{self, Load};
+
+/// Descriptors that the process keeps for itself: listeners, runtimes, logs, watched files, providers.
+const OWN_DESCRIPTORS: usize = 128;
+/// Connections that are served however few descriptors there are.
+const FEWEST: usize = 16;
+/// Connections of each entry point that the process's limit leaves in peace: a crowd at one entry point must not shut
+/// out the health checks of another.
+const RESERVED: usize = 8;
+/// Idle connections are closed from this part of a limit on, in sixteenths.
+const TIGHT: usize = 15;
+/// How often a full entry point looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Raises the soft limit on open files to the hard one, as Go's runtime does.
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit on open files could not be raised");
+        }
+    }
+}
+
+/// Most client connections for this number of descriptors (`None`: any). One half is for clients and one for servers,
+/// as each request needs both.
+fn most_connections(descriptors: Option<u64>) -> usize {
+    let descriptors = descriptors.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    (descriptors.saturating_sub(OWN_DESCRIPTORS) / 2).max(FEWEST)
+}
+
+/// The connections of the whole process.
+pub(super) struct Room {
+    open: AtomicUsize,
+    most: usize,
+    /// Accept loops that wait.
+    waiting: AtomicUsize,
+    freed: Notify,
+    seats: Mutex<Vec<Arc<Seats>>>,
+}
+
+impl Room {
+    /// For the descriptors that this process may have.
+    pub(super) fn new() -> Arc<Self> {
+        Self::of(most_connections(getrlimit(Resource::Nofile).current))
+    }
+
+    fn of(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            open: AtomicUsize::new(0),
+            most,
+            waiting: AtomicUsize::new(0),
+            freed: Notify::new(),
+            seats: Mutex::default(),
+        })
+    }
+
+    /// Seats for one entry point: `most` connections (0: as many as the process has room for) on so many workers.
+    pub(super) fn seats(self: &Arc<Self>, most: usize, workers: usize) -> Arc<Seats> {
+        let seats = Arc::new(Seats {
+            room: self.clone(),
+            open: AtomicUsize::new(0),
+            most: if most == 0 { usize::MAX } else { most },
+            changed: Notify::new(),
+            idle: (0..workers).map(|_| Idle::default()).collect(),
+            full: AtomicBool::new(false),
+        });
+        self.seats.lock().push(seats.clone());
+        seats
+    }
+
+    fn is_tight(&self) -> bool {
+        is_tight(self.open.load(Ordering::Relaxed), self.most)
+    }
+}
+
+/// The connections of one entry point.
+pub(super) struct Seats {
+    room: Arc<Room>,
+    open: AtomicUsize,
+    most: usize,
+    changed: Notify,
+    /// Idle connections of each worker.
+    idle: Box<[Idle]>,
+    full: AtomicBool,
+}
+
+/// Idle connections, the longest idle first.
+#[derive(Default)]
+struct Idle {
+    count: AtomicUsize,
+    goes: Notify,
+}
+
+impl Seats {
+    /// Takes a seat for a connection.
+    pub(super) fn take(self: &Arc<Self>, load: Load) -> OpenConnection {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.room.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection { seats: self.clone(), _load: Some(load) }
+    }
+
+    /// Takes a seat for a connection that no worker serves.
+    pub(super) fn take_elsewhere(self: &Arc<Self>) -> OpenConnection {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.room.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection { seats: self.clone(), _load: None }
+    }
+
+    /// Open connections.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Most connections.
+    pub(super) fn most(&self) -> usize {
+        self.most.min(self.room.most)
+    }
+
+    /// Waits until there is no open connection.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// True when one more connection may be accepted.
+    pub(super) fn has_room(&self) -> bool {
+        let open = self.open();
+        open < self.most && (open < RESERVED || self.room.open.load(Ordering::Relaxed) < self.room.most)
+    }
+
+    /// True when nothing was said of it since the entry point was last far from its limit.
+    pub(super) fn begins_to_be_full(&self) -> bool {
+        !self.full.swap(true, Ordering::Relaxed)
+    }
+
+    /// Waits until there is room, while idle connections are closed for it.
+    pub(super) async fn wait_for_room(&self) {
+        self.room.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = Counted(&self.room.waiting);
+        loop {
+            let freed = self.room.freed.notified();
+            if self.has_room() {
+                break;
+            }
+            self.close_idle();
+            // Those that become idle from now on leave by themselves; the timer is for what nobody tells of.
+            let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
+        }
+        drop(waiting);
+    }
+
+    /// After a connection was accepted: makes room for the next one when there is little left.
+    pub(super) fn make_room(&self) {
+        if self.is_tight() {
+            self.close_idle();
+        } else if self.full.load(Ordering::Relaxed) {
+            self.full.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// For a connection that is idle: waits until it is to be closed so that there is room for others.
+    pub(super) async fn leave_for_others(&self) {
+        let Some(idle) = self.idle.get(worker::index()) else { return std::future::pending().await };
+        idle.count.fetch_add(1, Ordering::Relaxed);
+        let _idle = Counted(&idle.count);
+        loop {
+            idle.goes.notified().await;
+            // A word that nobody was there to hear is kept for the next one, who need not go.
+            if self.is_tight() {
+                return;
+            }
+        }
+    }
+
+    fn is_tight(&self) -> bool {
+        is_tight(self.open(), self.most) || self.room.is_tight()
+    }
+
+    /// Asks an idle connection to go, of this entry point if there is one.
+    pub(super) fn close_idle(&self) {
+        if !self.close_own() && self.room.is_tight() {
+            let others = self.room.seats.lock().clone();
+            others.iter().any(|other| other.close_own());
+        }
+    }
+
+    fn close_own(&self) -> bool {
+        let idle = self.idle.iter().find(|idle| idle.count.load(Ordering::Relaxed) > 0);
+        idle.inspect(|idle| idle.goes.notify_one()).is_some()
+    }
+}
+
+fn is_tight(open: usize, most: usize) -> bool {
+    open >= most / 16 * TIGHT + most % 16
+}
+
+/// Takes one off a count when dropped.
+struct Counted<'c>(&'c AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An open connection, counted until dropped.
+pub(super) struct OpenConnection {
+    seats: Arc<Seats>,
+    _load: Option<Load>,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.seats.room.open.fetch_sub(1, Ordering::SeqCst);
+        if self.seats.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.seats.changed.notify_waiters();
+        }
+        if self.seats.room.waiting.load(Ordering::SeqCst) > 0 {
+            self.seats.room.freed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::worker::Workers;
+
+    #[test]
+    fn descriptors_are_shared_with_servers() {
+        for (descriptors, most) in [(1024, 448), (160, 16), (0, 16), (1_048_576, 524_224)] {
+            assert_eq!(most_connections(Some(descriptors)), most, "{descriptors}");
+        }
+        assert!(most_connections(None) > 1 << 40);
+    }
+
+    #[tokio::test]
+    async fn the_longest_idle_goes_when_it_is_tight() {
+        let workers = Workers::start(1).unwrap();
+        let room = Room::of(1000);
+        let seats = room.seats(16, 1);
+        let mut open: Vec<_> = (0..14).map(|_| seats.take(workers.balance().count(0))).collect();
+        let mut first = Box::pin(seats.leave_for_others());
+        let mut second = Box::pin(seats.leave_for_others());
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(second.as_mut().now_or_never().is_none());
+        seats.make_room();
+        assert!(first.as_mut().now_or_never().is_none(), "nobody goes while there is room");
+        open.push(seats.take(workers.balance().count(0)));
+        seats.make_room();
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(first.as_mut().now_or_never().is_some());
+        open.push(seats.take(workers.balance().count(0)));
+        assert!(!seats.has_room());
+        let mut waiting = Box::pin(seats.wait_for_room());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(second.as_mut().now_or_never().is_some());
+        open.pop();
+        waiting.await;
+        open.clear();
+        seats.emptied().await;
+    }
+
+    #[tokio::test]
+    async fn a_crowd_at_one_entry_point_leaves_seats_at_another() {
+        let workers = Workers::start(1).unwrap();
+        let room = Room::of(16);
+        let (crowded, other) = (room.seats(0, 1), room.seats(0, 1));
+        let open: Vec<_> = (0..16).map(|_| crowded.take(workers.balance().count(0))).collect();
+        assert!(!crowded.has_room());
+        assert!(other.has_room());
+        let mut idle = Box::pin(crowded.leave_for_others());
+        assert!(idle.as_mut().now_or_never().is_none());
+        other.make_room();
+        assert!(idle.as_mut().now_or_never().is_some(), "the idle of others go, too");
+        drop(open);
+    }
+}

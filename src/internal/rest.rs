@@ -1,0 +1,74 @@
+//! `rest@internal`: takes a configuration by `PUT /api/providers/rest`, in place of the one sent before.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
+use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+use tidegate_providers::{Update, Updates, rest};
+
+use crate::service::Service;
+
+/// Largest configuration, in bytes.
+const LARGEST: u64 = 32 << 20;
+const PREFIX: &str = "/api/providers/";
+
+/// The service.
+pub(super) struct Rest {
+    updates: Updates,
+}
+
+impl Rest {
+    /// Sends what it takes to the configuration loop.
+    pub(super) fn new(updates: Updates) -> Self {
+        Self { updates }
+    }
+
+    async fn take(&self, request: Request) -> Response {
+        let Some(provider) = request.path().strip_prefix(PREFIX).filter(|name| !name.contains('/')) else {
+            return reply::not_found();
+        };
+        if request.head.method != Method::PUT {
+            return reply::empty(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        if provider != "rest" {
+            let message = "Only 'rest' provider can be updated through the REST API";
+            return reply::error(StatusCode::BAD_REQUEST, message);
+        }
+        let body = match request.body.collect(LARGEST).await {
+            Ok(body) => body,
+            Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        // Reading a large one takes a while, in which the worker has others to serve.
+        let read = tokio::task::spawn_blocking(move || rest::read(&body)).await;
+        let state = match read {
+            Ok(Ok(state)) => state,
+            Ok(Err(message)) => {
+                tracing::error!("providers.rest: a configuration is refused: {message}");
+                return reply::error(StatusCode::BAD_REQUEST, &message);
+            }
+            Err(_) => return reply::status_text(StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        let shown = serde_json::to_string(&state.config).unwrap_or_default();
+        let update = Update { provider: "rest".into(), state: Arc::new(state), ready: true };
+        if self.updates.send(update).await.is_err() {
+            return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        let mut response = Response::new(Body::full(shown));
+        let json = HeaderValue::from_static("application/json; charset=UTF-8");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response
+    }
+}
+
+impl Handler for Rest {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(self.take(request))
+    }
+}
+
+impl Service for Rest {
+    fn is_up(&self) -> bool {
+        true
+    }
+}

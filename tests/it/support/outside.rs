@@ -1,0 +1,211 @@
+//! Programs from outside, started for one test each: a Consul agent, a Redis server.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::backend::nobody;
+use super::{Answer, eventually, raw};
+
+/// A program on the PATH, or where `scripts/tool.sh` has put it.
+pub fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"));
+    let found = folders.into_iter().map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("there is no `{name}`: scripts/test.sh installs it"))
+}
+
+/// A running program with a folder of its own. It is killed when dropped.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn start(command: &mut Command, folder: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+        command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Self { child: command.spawn().unwrap() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Consul agent: one server with a memory on disk.
+pub struct Consul {
+    pub address: SocketAddr,
+    folder: tempfile::TempDir,
+    running: Option<Running>,
+    /// For `X-Consul-Token`.
+    pub token: String,
+}
+
+impl Consul {
+    /// Starts one. `extra` are members of its configuration, in JSON.
+    pub fn start(extra: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), extra)
+    }
+
+    /// The same in a folder that may have certificates in it.
+    pub fn start_in(folder: tempfile::TempDir, extra: &str) -> Self {
+        let [http, server, serf] = [nobody(), nobody(), nobody()];
+        let config = format!(
+            r#"{{"datacenter": "dc1", "node_name": "n1", "server": true, "bootstrap": true, "data_dir": "data",
+            "bind_addr": "127.0.0.1", "log_level": "warn", "disable_update_check": true,
+            "performance": {{"raft_multiplier": 1}}, "connect": {{"enabled": true}},
+            "ports": {{"http": {}, "server": {}, "serf_lan": {}, "serf_wan": -1, "dns": -1, "grpc": -1}}}}"#,
+            http.port(),
+            server.port(),
+            serf.port()
+        );
+        std::fs::write(folder.path().join("agent.json"), config).unwrap();
+        // Of two files the later one wins member by member.
+        std::fs::write(folder.path().join("further.json"), format!("{{{extra}}}")).unwrap();
+        let mut consul = Self { address: http, folder, running: None, token: String::new() };
+        consul.run();
+        consul
+    }
+
+    /// Starts it again, after [`Consul::kill`], with what it knew.
+    pub fn run(&mut self) {
+        let mut command = Command::new(program("consul"));
+        command.args(["agent", "-config-file", "agent.json", "-config-file", "further.json"]);
+        self.running = Some(Running::start(&mut command, self.folder.path()));
+    }
+
+    /// Waits until it leads and knows itself. With ACLs a token is needed for that.
+    pub fn ready(self) -> Self {
+        self.wait();
+        self
+    }
+
+    /// The same, when it was started again.
+    pub fn wait(&self) {
+        eventually("the agent leads", || {
+            self.get("/v1/catalog/nodes").is_some_and(|text| text.contains("n1"))
+        });
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The body of an answer with status 200.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let answer = self.ask("GET", path, "").ok()?;
+        (answer.status == 200).then(|| answer.text())
+    }
+
+    /// Writes something; fails when it is refused.
+    pub fn put(&self, path: &str, body: &str) -> String {
+        let answer = self.ask("PUT", path, body).unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.text()
+    }
+
+    pub fn delete(&self, path: &str) {
+        let answer = self.ask("DELETE", path, "").unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+
+    /// Registers an instance with a check that passes.
+    pub fn register(&self, name: &str, id: &str, at: SocketAddr, tags: &[&str]) {
+        let tags: Vec<String> = tags.iter().map(|tag| format!("{tag:?}")).collect();
+        let body = format!(
+            r#"{{"Name": "{name}", "ID": "{id}", "Address": "{}", "Port": {}, "Tags": [{}],
+            "Check": {{"TTL": "1h", "Status": "passing"}}}}"#,
+            at.ip(),
+            at.port(),
+            tags.join(",")
+        );
+        self.put("/v1/agent/service/register", &body);
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+        let token = match self.token.as_str() {
+            "" => String::new(),
+            token => format!("X-Consul-Token: {token}\r\n"),
+        };
+        let length = body.len();
+        // `raw` takes it for granted that somebody listens.
+        std::net::TcpStream::connect(self.address)?;
+        raw(
+            self.address,
+            format!(
+                "{method} {path} HTTP/1.1\r\nHost: consul\r\nConnection: close\r\n{token}Content-Length: {length}\r\n\r\n{body}"
+            ),
+        )
+    }
+}
+
+/// Makes a certificate authority, and certificates for a server at 127.0.0.1 and for a client, in a folder:
+/// `consul-agent-ca.pem`, `dc1-server-consul-0.pem`, `dc1-client-consul-0.pem`, and keys `…-key.pem`.
+pub fn certificates(folder: &Path) {
+    for arguments in [&["ca", "create"][..], &["cert", "create", "-server"], &["cert", "create", "-client"]] {
+        let mut command = Command::new(program("consul"));
+        let output = command.arg("tls").args(arguments).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// A Redis server without a memory on disk.
+pub struct Redis {
+    pub address: SocketAddr,
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    running: Option<Running>,
+}
+
+impl Redis {
+    /// Starts one with these arguments.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), nobody(), arguments)
+    }
+
+    /// The same in a folder that may have files in it, at this address.
+    pub fn start_in(folder: tempfile::TempDir, address: SocketAddr, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut redis = Self { address, folder, arguments, running: None };
+        redis.run();
+        redis
+    }
+
+    /// Starts it again, after [`Redis::kill`].
+    pub fn run(&mut self) {
+        let mut command = Command::new(program("redis-server"));
+        command.args(&self.arguments);
+        if !self.arguments.iter().any(|argument| argument == "--sentinel") {
+            command.args(["--save", "", "--bind", "127.0.0.1"]);
+            if !self.arguments.iter().any(|argument| argument == "--tls-port") {
+                command.args(["--port", &self.address.port().to_string()]);
+            }
+        }
+        self.running = Some(Running::start(&mut command, self.folder.path()));
+        eventually("Redis listens", || std::net::TcpStream::connect(self.address).is_ok());
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Runs a command with `redis-cli`.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("redis-cli"));
+        command.args(["-p", &self.address.port().to_string()]).args(arguments);
+        let output = command.current_dir(self.folder.path()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
