@@ -267,7 +267,7 @@ fn routes_and_certificates_change_under_open_connections() {
 }
 
 #[test]
-fn clients_show_certificates_where_options_ask_for_them() {
+fn case_43_clients_show_certificates_where_options_ask_for_them() {
     let backend = Backend::echo("a");
     let own = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
     let stranger = rcgen::generate_simple_self_signed(vec!["stranger".to_owned()]).unwrap();

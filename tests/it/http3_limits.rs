@@ -137,7 +137,7 @@ fn control_streams_are_looked_after() {
 }
 
 #[test]
-fn large_heads_are_refused_before_they_are_kept() {
+fn case_59_large_heads_are_refused_before_they_are_kept() {
     let (gateway, backend) = gateway(&["--entryPoints.web.http.maxHeaderBytes=2000"]);
     let web = gateway.web();
     let value = "x".repeat(1500);
@@ -224,7 +224,7 @@ fn requests_that_are_opened_to_be_cancelled_end_the_connection() {
 }
 
 #[test]
-fn floods_of_datagrams_harm_nobody() {
+fn case_57_58_floods_of_datagrams_harm_nobody() {
     let (gateway, _backend) = gateway(&[]);
     let web = gateway.web();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
