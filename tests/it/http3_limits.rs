@@ -258,3 +258,40 @@ fn case_57_58_floods_of_datagrams_harm_nobody() {
         }
     });
 }
+
+#[test]
+fn connections_end_in_order_after_their_requests() {
+    let (gateway, backend) = gateway(&["--entryPoints.web.transport.keepAliveMaxRequests=3"]);
+    runtime().block_on(async {
+        let client = Http3::connect(gateway.web(), "h.test").await;
+        for _ in 0..3 {
+            assert_eq!(client.get("https://h.test/").await.status, StatusCode::OK);
+        }
+        let error = tokio::time::timeout(Duration::from_secs(20), client.quic.closed()).await;
+        assert_eq!(closed(&error.unwrap()), Fate::Closed(0x100));
+    });
+    assert_eq!(backend.seen().len(), 3);
+}
+
+#[test]
+fn connections_over_the_limit_are_refused() {
+    let (gateway, _backend) = gateway(&["--entryPoints.web.transport.maxConnections=2"]);
+    let web = gateway.web();
+    runtime().block_on(async {
+        let first = Http3::connect(web, "h.test").await;
+        let mut busy = first.begin(Request::post("https://h.test/").body(()).unwrap()).await.unwrap();
+        let second = Http3::connect(web, "h.test").await;
+        let mut also = second.begin(Request::post("https://h.test/").body(()).unwrap()).await.unwrap();
+        for stream in [&mut busy, &mut also] {
+            stream.send_data(Bytes::from_static(b"some")).await.unwrap();
+        }
+        assert!(quic(web, "h.test", None).await.is_err());
+        busy.finish().await.unwrap();
+        assert_eq!(receive(&mut busy).await.unwrap().status, StatusCode::OK);
+        first.quic.close(0u32.into(), b"");
+        let end = Instant::now() + Duration::from_secs(20);
+        while quic(web, "h.test", None).await.is_err() {
+            assert!(Instant::now() < end, "the seat is not free again");
+        }
+    });
+}
