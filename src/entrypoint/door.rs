@@ -20,6 +20,8 @@ use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
+use crate::tcp::Routes;
+use crate::tls::TlsStore;
 use crate::worker::Balance;
 
 /// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
@@ -28,6 +30,10 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(60);
 /// Most TLS handshakes under way over TCP. Each holds some tens of kilobytes.
 const MAX_HANDSHAKES: usize = 8192;
+/// By how much a head may exceed `maxHeaderBytes`, as in Go, which reads that much ahead.
+const HEADER_SLACK: usize = 4096;
+/// The same for HTTP/2 and HTTP/3, where Go sets it aside for the overhead of ten fields.
+const LIST_SLACK: usize = 320;
 /// Smallest head limit that the HTTP library takes.
 const MIN_HEADER_BYTES: usize = 8192;
 /// HTTP/2: how much of one request body may be under way.
@@ -57,7 +63,7 @@ pub(super) struct Door {
     handshakes: Arc<AtomicUsize>,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
-    /// Largest request head, in bytes.
+    /// Largest request head over HTTP/3, in bytes.
     pub(super) max_header_bytes: usize,
     /// Most open streams of one connection.
     pub(super) max_streams: u32,
@@ -82,6 +88,8 @@ pub(super) struct Door {
     /// Its open connections, and how many there may be.
     pub(super) seats: Arc<Seats>,
     pub(super) heads: Arc<HeadBudget>,
+    /// Largest request head, in bytes.
+    pub(super) largest_head: usize,
 }
 
 struct Trust {
@@ -136,7 +144,7 @@ impl Door {
             limits,
             http1: http1_builder(options),
             http2: http2_builder(options)?,
-            max_header_bytes: options.http.max_header_bytes.max(1),
+            max_header_bytes: options.http.max_header_bytes.saturating_add(LIST_SLACK),
             max_streams: options.http2.max_concurrent_streams,
             alternative: None,
             max_requests: options.transport.keep_alive_max_requests,
@@ -153,6 +161,7 @@ impl Door {
             // The threads of HTTP/3 count as one worker more.
             seats: shared.room.seats(options.transport.max_connections, shared.balance.workers() + 1),
             heads: shared.heads.clone(),
+            largest_head: options.http.max_header_bytes.saturating_add(HEADER_SLACK),
         })
     }
 
@@ -164,6 +173,18 @@ impl Door {
     /// A place for one more TLS handshake; `None`: there are too many.
     pub(super) fn begin_handshake(&self) -> Option<Handshaking> {
         Handshaking::begin(&self.handshakes, MAX_HANDSHAKES)
+    }
+
+    /// True when a header of a peer must be refused: others may send one, and it would be taken for theirs.
+    pub(super) fn refuses_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy.is_some() && !self.trusts_proxy(peer)
+    }
+
+    /// The TCP routes of the entry point, when there are any, and the certificates that belong to them.
+    pub(super) fn tcp_routes(&self) -> Option<(Arc<Routes>, Arc<TlsStore>)> {
+        let snapshot = self.snapshots.load();
+        let routes = snapshot.entry_points.get(self.index)?.tcp.clone()?;
+        Some((routes, snapshot.tls.clone()))
     }
 
     /// Counts a connection on a worker.
@@ -209,15 +230,15 @@ fn limits(options: &EntryPoint) -> Limits {
 }
 
 fn http1_builder(options: &EntryPoint) -> http1::Builder {
-    let head = options.http.max_header_bytes.max(MIN_HEADER_BYTES);
+    let head = options.http.max_header_bytes.saturating_add(HEADER_SLACK);
     let mut builder = http1::Builder::new();
     builder
         .keep_alive(true)
         .half_close(false)
         // Time is kept by the stream: this timer would also close idle connections.
         .header_read_timeout(None)
-        .max_header_size(options.http.max_header_bytes.max(1))
-        .max_buf_size(head);
+        .max_header_size(head)
+        .max_buf_size(head.max(MIN_HEADER_BYTES));
     builder
 }
 
@@ -231,12 +252,13 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
             options.http2.max_encoder_header_table_size
         )));
     }
+    let list = options.http.max_header_bytes.saturating_add(LIST_SLACK);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.http2.max_concurrent_streams)
-        .max_header_list_size(u32::try_from(options.http.max_header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .header_table_size(options.http2.max_decoder_header_table_size)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_RESETS)

@@ -30,6 +30,7 @@ impl World {
             settings: Arc::new(Settings { entry_points, ..Settings::default() }),
             client: registry.client(),
             registry,
+            tcp: crate::tcp::Registry::new(runtime.handle().clone()),
             internal: BTreeMap::new(),
             files: Files::default(),
         };
@@ -253,7 +254,7 @@ fn children_answer_below_their_parents() {
 }
 
 #[test]
-fn tcp_and_udp_are_shown_but_not_served() {
+fn tcp_and_udp_routers_are_checked() {
     let world = World::new(&["web"]);
     let compiled = world.compile(
         r#"{"tcp": {"routers": {"t": {"rule": "HostSNI(`*`)", "service": "s"}}},

@@ -6,7 +6,9 @@ pub mod frames;
 pub mod gateway;
 pub mod http3;
 pub mod outside;
+pub mod pebble;
 pub mod process;
+pub mod streams;
 pub mod tls;
 
 use std::time::{Duration, Instant};
