@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tidegate_config::router::Router;
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
 
 use super::attach::{Attached, provider_of, qualify};
@@ -124,7 +123,9 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
-        if let Some(message) = no_resolver(settings, &router.router) {
+        let resolver = router.router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
+        let wrong_names = crate::acme::wrong_names(settings, &router.router);
+        for message in no_resolver(settings, resolver).into_iter().chain(wrong_names) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
@@ -156,6 +157,12 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
     }
     for Finding { object, known, outcome } in streams {
         let origin = origins.get(&object);
+        let router = config.tcp.routers.get(&object.name).filter(|_| object.kind == Kind::TcpRouter);
+        if let Some(tls) = router.and_then(|router| router.tls.as_ref()).filter(|tls| !tls.passthrough)
+            && let Some(message) = no_resolver(settings, &tls.cert_resolver)
+        {
+            report.tell(&mut told, &object, message, origin);
+        }
         report.add(&mut told, object.clone(), object, known, outcome, origin);
     }
     for (object, errors) in
@@ -240,8 +247,7 @@ impl Told {
 }
 
 /// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
-fn no_resolver(settings: &Settings, router: &Router) -> Option<String> {
-    let resolver = &router.tls.as_ref()?.cert_resolver;
+fn no_resolver(settings: &Settings, resolver: &str) -> Option<String> {
     let known = settings.certificates_resolvers.get(resolver).is_some_and(|known| known.acme.is_some());
     (!resolver.is_empty() && !known).then(|| {
         format!(

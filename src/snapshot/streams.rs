@@ -78,12 +78,16 @@ pub(super) fn compile(
     compiler.build_unused();
     let services = used.into_iter().filter_map(|(name, service)| Some((name, service.ok()?))).collect();
     findings.extend(compiler.findings());
+    // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
+    let mut resolvers =
+        settings.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
+    let answers_challenges = resolvers.any(|acme| acme.tls_challenge.is_some());
     let routes = sides.into_iter().enumerate().map(|(place, (plain, tls))| {
         if plain.is_empty() && tls.is_empty() {
             return None;
         }
-        // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
-        let acme_bypass = true;
+        let point = settings.entry_points.values().nth(place);
+        let acme_bypass = !answers_challenges || point.is_some_and(|point| point.allow_acme_by_pass);
         Some(Arc::new(Routes {
             plain: Index::new(plain),
             tls: Index::new(tls),

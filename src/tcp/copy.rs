@@ -137,7 +137,11 @@ impl Direction {
         W: AsyncWrite + Unpin,
     {
         let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+        match ready!(Pin::new(from).poll_read(cx, &mut buffer)) {
+            // Many clients end TLS by closing the connection: taken for the end that it is, as by Go.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            other => other?,
+        }
         let mut rest = buffer.filled();
         if rest.is_empty() {
             self.state = State::Ended;

@@ -62,6 +62,25 @@ fn a_half_closed_connection_goes_on() {
 }
 
 #[test]
+fn a_tls_client_may_finish_without_a_word() {
+    let identity = Identity::new(&["db.test"]);
+    let server = Server::with(|mut stream| {
+        let mut question = String::new();
+        stream.read_to_string(&mut question).unwrap();
+        stream.write_all(format!("answer to {question}").as_bytes()).unwrap();
+    });
+    let router = ("db", "entryPoints: [web], rule: 'HostSNI(`db.test`)', service: s, tls: {}");
+    let gateway = Gateway::serve(&format!("{}{}", routes(&[router], &[("s", &server)]), tls(&identity)));
+    let mut client = identity.client(connect(gateway.web()), "db.test", &[]);
+    client.write_all(b"question").unwrap();
+    client.flush().unwrap();
+    client.sock.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "answer to question");
+}
+
+#[test]
 fn much_passes_both_ways_at_once() {
     let server = Server::echo("e");
     let gateway = Gateway::serve(&routes(
