@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis and Consul.
+# Redis, Consul, Pebble, PostgreSQL, HAProxy, NGINX and a DNS server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,12 @@ command -v docker-compose >/dev/null || need+=(docker-compose)
 command -v chromium >/dev/null || need+=(chromium)
 command -v redis-server >/dev/null || need+=(redis-server)
 command -v cc >/dev/null || need+=(build-essential)
+[ -d /usr/lib/postgresql ] || need+=(postgresql)
+command -v psql >/dev/null || need+=(postgresql-client)
+command -v haproxy >/dev/null || need+=(haproxy)
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || need+=(nginx libnginx-mod-stream)
+[ -x /usr/sbin/dnsmasq ] || need+=(dnsmasq-base)
+command -v dig >/dev/null || need+=(bind9-dnsutils)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${need[@]}"
@@ -25,6 +31,21 @@ finish() {
   rm -rf "$work" 2>/dev/null || true
 }
 trap finish EXIT
+
+# Pebble knows profiles and renewal information from 2.6 on, which is newer than what Debian 12 and 13 have. It is
+# taken from forky, at the mirror that this machine uses, and unpacked without being installed: it needs libc only.
+if ! command -v pebble >/dev/null || ! command -v pebble-challtestsrv >/dev/null; then
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
+  mkdir -p "$work/pebble/lists/partial" "$work/pebble/root"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" >"$work/pebble/sources"
+  chmod -R a+rwX "$work" "$work/pebble"
+  forky=(-o "Dir::Etc::SourceList=$work/pebble/sources" -o Dir::Etc::SourceParts=/dev/null
+    -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$work/pebble/lists")
+  apt-get "${forky[@]}" update -q
+  (cd "$work/pebble" && apt-get "${forky[@]}" download -q pebble/forky)
+  dpkg-deb -x "$work"/pebble/pebble_*.deb "$work/pebble/root"
+  export PATH="$PATH:$work/pebble/root/usr/bin"
+fi
 
 if ! docker info >/dev/null 2>&1; then
   dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" >"$work/log" 2>&1 &

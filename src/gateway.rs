@@ -12,6 +12,7 @@ use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+use crate::acme::Acme;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
@@ -20,7 +21,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
-use crate::worker;
+use crate::{tcp, worker};
 
 /// Threads of the control plane: providers, health checks, compiling.
 const CONTROL_THREADS: usize = 2;
@@ -89,8 +90,9 @@ impl Gateway {
             terminating: terminating.clone(),
             updates: updates.clone(),
             providers: kinds_of(&sources),
+            acme: Acme::default(),
         };
-        let environment = environment(&around, Registry::new(workers, control.handle().clone()));
+        let environment = environment(&around, workers, control.handle());
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
@@ -120,6 +122,7 @@ impl Gateway {
         wait_for_first_states(&readiness);
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        around.acme.start(&settings, &snapshots, &generation, control.handle());
         Ok(Self {
             addresses: entry_points.addresses(),
             entry_points: Some(entry_points),
@@ -234,18 +237,21 @@ pub(crate) fn compile_once(
         terminating: Arc::default(),
         updates: mpsc::channel(1).0,
         providers: Vec::new(),
+        acme: Acme::default(),
     };
-    let environment = environment(&around, Registry::new(1, control.clone()));
+    let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
     Compiler::new(environment, &states).snapshot().report.clone()
 }
 
 /// What compiling needs from outside the configuration.
-fn environment(around: &Surroundings, registry: Arc<Registry>) -> Environment {
+fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::Handle) -> Environment {
+    let registry = Registry::new(workers, control.clone());
     Environment {
         settings: around.settings.clone(),
         client: registry.client(),
         registry,
+        tcp: tcp::Registry::new(control.clone()),
         internal: internal::services(around),
         files: Files::default(),
     }

@@ -4,6 +4,7 @@
 //! Requests: [`entrypoint`], [`tls`], [`router`], [`service`], [`upstream`]. Beside them: [`observability`],
 //! [`internal`] services, and [`worker`] threads.
 
+pub mod acme;
 pub mod cli;
 pub mod configuration;
 pub mod entrypoint;
@@ -14,6 +15,8 @@ pub mod router;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
+pub mod tcp;
 pub mod tls;
+pub mod udp;
 pub mod upstream;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! The command line: reads the settings, runs the gateway or one of the commands.
 
+mod certs;
 mod check;
 mod demo;
 mod healthcheck;
@@ -41,6 +42,9 @@ enum Command {
     /// Read settings, route files and the labels of running containers, and print every problem. Exit code 1 when there
     /// is one.
     Check(Flags),
+    /// List, renew, revoke, export and import the certificates of certificate resolvers.
+    #[command(subcommand)]
+    Certs(certs::Certs),
     /// Serve a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
@@ -97,6 +101,13 @@ pub fn main() -> ExitCode {
         Command::Version => tell(&format!("Version:      {}", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
         Command::Healthcheck(flags) => healthcheck(&flags.settings),
         Command::Check(flags) => check(&flags.settings),
+        Command::Certs(certs) => match load(certs.settings()) {
+            Ok(loaded) => match certs.run(&loaded.settings) {
+                Ok(text) => tell(&text, ExitCode::SUCCESS),
+                Err(error) => refuse([(error, None)]),
+            },
+            Err(problems) => refuse_all(&problems),
+        },
         Command::Demo(options) => match run_demo(options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => refuse([(format!("{error:#}"), None)]),

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use tidegate_providers::Updates;
 
+use crate::acme::Acme;
 use crate::configuration::Readiness;
 use crate::service::Service;
 use crate::settings::Settings;
@@ -40,6 +41,8 @@ pub struct Surroundings {
     pub updates: Updates,
     /// Kinds of the providers, as `/api/overview` names them: `File`, `Docker`.
     pub providers: Vec<String>,
+    /// Certificate resolvers.
+    pub acme: Acme,
 }
 
 /// The services, by qualified name.
@@ -49,6 +52,9 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
         services.insert(format!("{name}@{PROVIDER}"), service);
     };
     add("noop", Arc::new(answers::Noop));
+    if around.settings.certificates_resolvers.values().any(|one| one.http_entry_point().is_some()) {
+        add("acme-http", around.acme.shown());
+    }
     if let Some(ping) = &around.settings.ping {
         add("ping", Arc::new(answers::Ping::new(ping.terminating_status_code, around.terminating.clone())));
         add("ready", Arc::new(answers::Ready::new(around.readiness.clone(), around.terminating.clone())));

@@ -1,5 +1,7 @@
 //! The routers, middlewares and services that follow from the settings, as the state of the provider `internal`.
 
+use std::collections::BTreeSet;
+
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::{Config, Http, Middleware, Provided};
@@ -7,6 +9,7 @@ use tidegate_middlewares::redirect_regex::RedirectRegex;
 use tidegate_middlewares::redirect_scheme::RedirectScheme;
 use tidegate_middlewares::strip_prefix::StripPrefix;
 
+use crate::acme::CHALLENGE_PREFIX;
 use crate::settings::{EntryPoint, RedirectEntryPoint, Settings};
 
 /// Name of the entry point of what is reached without a router of the user's.
@@ -21,6 +24,7 @@ pub fn provided(settings: &Settings) -> Provided {
     ping(settings, &mut http);
     rest(settings, &mut http);
     api(settings, &mut http);
+    acme(settings, &mut http);
     for (name, point) in &settings.entry_points {
         let redirection = point.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref());
         if let Some(redirection) = redirection {
@@ -92,6 +96,25 @@ fn api(settings: &Settings, http: &mut Http) {
     let strip =
         StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
     http.middlewares.insert("dashboard_stripprefix".into(), Middleware::stripPrefix(strip));
+}
+
+/// The routers to proofs of certificate resolvers. With `allowACMEByPass` other routers may win over them.
+fn acme(settings: &Settings, http: &mut Http) {
+    let wanted: BTreeSet<&str> =
+        settings.certificates_resolvers.values().filter_map(|resolver| resolver.http_entry_point()).collect();
+    let may_pass =
+        |name: &&str| settings.entry_points.get(*name).is_some_and(|point| point.allow_acme_by_pass);
+    let (weak, strong): (Vec<&str>, Vec<&str>) = wanted.into_iter().partition(may_pass);
+    for (name, points, priority) in [("acme-http", strong, i64::MAX), ("acme-http-bypass", weak, 0)] {
+        if points.is_empty() {
+            continue;
+        }
+        let rule = format!("PathPrefix(`{CHALLENGE_PREFIX}`)");
+        let mut shown = router("", &rule, "acme-http", priority);
+        shown.entry_points = points.into_iter().map(str::to_owned).collect();
+        http.routers.insert(name.into(), shown);
+        http.services.insert("acme-http".into(), Service::default());
+    }
 }
 
 /// The router that redirects a whole entry point (`entryPoints.<name>.http.redirections`).

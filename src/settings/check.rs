@@ -4,7 +4,7 @@ use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
-use super::{Address, EntryPoint, INTERNAL_ENTRY_POINT, Protocol, Settings};
+use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings};
 
 /// What was found.
 #[derive(Default)]
@@ -22,6 +22,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.api(settings);
     check.logs(settings);
     check.entry_points(settings);
+    check.resolvers(settings);
     check.findings
 }
 
@@ -116,10 +117,6 @@ impl Check<'_> {
         for (name, point) in &settings.entry_points {
             match point.address.parse::<Address>() {
                 Err(message) => self.problem(&["entryPoints", name, "address"], &message),
-                Ok(address) if address.protocol == Protocol::Udp => {
-                    let message = "entry points for UDP are not supported yet: expected `[host]:port`";
-                    self.problem(&["entryPoints", name, "address"], message);
-                }
                 Ok(address) => {
                     if let Some((other, _)) = addresses.iter().find(|(_, other)| other.clashes(&address)) {
                         let message =
@@ -128,6 +125,9 @@ impl Check<'_> {
                     }
                     addresses.push((name, address));
                 }
+            }
+            if point.udp.timeout.is_zero() {
+                self.problem(&["entryPoints", name, "udp", "timeout"], "expected a time longer than zero");
             }
             self.entry_point(settings, name, point);
         }
@@ -147,6 +147,11 @@ impl Check<'_> {
                 self.problem(&["entryPoints", name, section, key], &error.to_string());
             }
         }
+        if point.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.insecure && proxy.trusted_ips.is_empty())
+        {
+            let message = "nobody is trusted: expected `trustedIPs` or `insecure`";
+            self.problem(&["entryPoints", name, "proxyProtocol"], message);
+        }
         let strategies = [
             ("aliasHeadersStrategy", &point.http.alias_headers_strategy),
             ("underscoreHeadersStrategy", &point.http.underscore_headers_strategy),
@@ -162,9 +167,11 @@ impl Check<'_> {
         }
         if let Some(resolver) =
             point.http.tls.as_ref().map(|tls| &tls.cert_resolver).filter(|name| !name.is_empty())
+            && !settings.certificates_resolvers.contains_key(resolver)
         {
-            let message =
-                format!("there is no certificate resolver `{resolver}`: resolvers are not supported yet");
+            let message = format!(
+                "there is no certificate resolver `{resolver}`: expected one of `certificatesResolvers`"
+            );
             self.problem(&["entryPoints", name, "http", "tls", "certResolver"], &message);
         }
         let Some(redirect) = point.http.redirections.as_ref().and_then(|all| all.entry_point.as_ref()) else {
@@ -178,6 +185,73 @@ impl Check<'_> {
                 _ => format!("there is no entry point `{to}`: expected the name of one, or `:port`"),
             };
             self.problem(&["entryPoints", name, "http", "redirections", "entryPoint", "to"], &message);
+        }
+    }
+
+    fn resolvers(&mut self, settings: &mut Settings) {
+        let mut resolvers = std::mem::take(&mut settings.certificates_resolvers);
+        for (name, resolver) in &mut resolvers {
+            let at = ["certificatesResolvers", name];
+            match &mut resolver.acme {
+                None => self.warn(&at, "obtains nothing: expected `acme`"),
+                Some(acme) => self.acme(settings, name, acme),
+            }
+        }
+        let demanding = |resolver: &&CertificatesResolver| {
+            resolver.acme.as_ref().is_some_and(|acme| acme.on_demand.is_some())
+        };
+        if resolvers.values().filter(demanding).count() > 1 {
+            self.problem(&["certificatesResolvers"], "several have `onDemand`: at most one can");
+        }
+        settings.certificates_resolvers = resolvers;
+    }
+
+    fn acme(&mut self, settings: &Settings, name: &str, acme: &mut Acme) {
+        let at = |rest: &[&'static str]| [&["certificatesResolvers", name, "acme"], rest].concat();
+        if acme.storage.is_empty() {
+            self.problem(&at(&["storage"]), "is required: the file that holds account and certificates");
+        }
+        if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
+            let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);
+            self.problem(&at(&["caServer"]), &message);
+        }
+        let types = ["EC256", "EC384", "RSA2048", "RSA4096", "RSA8192"];
+        self.one_of(&at(&["keyType"]), &mut acme.key_type, &types, "RSA4096");
+        if acme.certificates_duration == 0 {
+            self.problem(&at(&["certificatesDuration"]), "expected a number of hours above 0");
+        }
+        if let Some(eab) = &acme.eab
+            && (eab.kid.is_empty() || eab.hmac_encoded.is_empty())
+        {
+            self.problem(&at(&["eab"]), "`kid` and `hmacEncoded` go together");
+        }
+        if acme.dns_challenge.is_none() && acme.http_challenge.is_none() && acme.tls_challenge.is_none() {
+            let message = "no way to prove names: expected `httpChallenge`, `tlsChallenge` or `dnsChallenge`";
+            self.problem(&at(&[]), message);
+        }
+        if let Some(http) = &acme.http_challenge
+            && !settings.entry_points.contains_key(&http.entry_point)
+        {
+            let message = match http.entry_point.as_str() {
+                "" => "is required: the entry point that is reached at port 80".to_owned(),
+                other => format!("there is no entry point `{other}`"),
+            };
+            self.problem(&at(&["httpChallenge", "entryPoint"]), &message);
+        }
+        if let Some(dns) = &acme.dns_challenge
+            && let Err(message) = crate::acme::check_dns(dns)
+        {
+            self.problem(&at(&["dnsChallenge"]), &message);
+        }
+        if let Some(demand) = &acme.on_demand {
+            if url::Url::parse(&demand.ask).map_or(true, |ask| !ask.has_host()) {
+                let message =
+                    format!("`{}` is no URL: somebody must say which names are allowed", demand.ask);
+                self.problem(&at(&["onDemand", "ask"]), &message);
+            }
+            if demand.limit == 0 {
+                self.problem(&at(&["onDemand", "limit"]), "expected a number of names above 0");
+            }
         }
     }
 

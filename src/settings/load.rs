@@ -416,8 +416,7 @@ mod tests {
     fn traefik_options_without_support_are_refused_by_name() {
         for (argument, name) in [
             ("--entrypoints.web.http3", "entryPoints.web.http3"),
-            ("--entryPoints.web.udp.timeout=5s", "entryPoints.web.udp"),
-            ("--certificatesResolvers.le.acme.email=a@b.c", "certificatesResolvers"),
+            ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
             ("--metrics.prometheus=true", "metrics"),
             ("--tracing=true", "tracing"),
             ("--experimental.plugins.p.moduleName=m", "experimental"),
@@ -425,7 +424,7 @@ mod tests {
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),
             ("--accesslog.otlp", "accessLog.otlp"),
             ("--log.maxSize=5", "log.maxSize"),
-            ("--tcpServersTransport.dialTimeout=1s", "tcpServersTransport"),
+            ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
             let expected =
                 format!("{name} is a Traefik option that Tidegate does not support yet: remove it");
@@ -486,7 +485,7 @@ mod tests {
                 "--entryPoints.a.address=foo",
                 "flag --entryPoints.a.address: entryPoints.a.address: `foo` is no address: the port is missing",
             ),
-            ("--entryPoints.a.address=:1/udp", "UDP are not supported yet"),
+            ("--entryPoints.web.udp.timeout=0s", "udp.timeout: expected a time longer than zero"),
             ("--entryPoints.a.asDefault=true", "entryPoints.a.address: `` is no address"),
             ("--entryPoints.web.http.redirections.entryPoint.to=zz", "there is no entry point `zz`"),
             ("--entryPoints.web.http.redirections.entryPoint.scheme=https", "entryPoint.to: is required"),
@@ -497,6 +496,10 @@ mod tests {
                 "entry points `other` and `web` have the same address",
             ),
             ("--entryPoints.web.http.tls.certResolver=le", "no certificate resolver `le`"),
+            ("--certificatesResolvers.le.acme.email=a@b.c", "no way to prove names"),
+            ("--certificatesResolvers.le.acme.httpChallenge=true", "httpChallenge.entryPoint: is required"),
+            ("--certificatesResolvers.le.acme.httpChallenge.entryPoint=zz", "there is no entry point `zz`"),
+            ("--certificatesResolvers.le.acme.dnsChallenge.provider=zz", "provider `zz` is not supported"),
             ("--api.basePath=x", "`x` is no path"),
             ("--api.basePath=/a b", "`/a b` is no path"),
             ("--core.defaultRuleSyntax=v2", "rules have the syntax `v3`"),
@@ -507,6 +510,26 @@ mod tests {
             let problems = refused(&["--entryPoints.web.address=:80", argument]);
             assert!(problems.len() == 1 && problems[0].contains(expected), "{argument}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn resolvers_of_a_usual_file_are_taken() {
+        let (_folder, path) = file(
+            "traefik.yml",
+            "entryPoints: {web: {address: ':80'}}\ncertificatesResolvers:\n  le:\n    acme:\n      email: a@b.c\n      \
+             storage: /acme.json\n      keyType: EC256\n      profile: shortlived\n      certificatesDuration: 144\n      \
+             eab: {kid: k, hmacEncoded: aGk}\n      httpChallenge: {entryPoint: web, delay: 2s}\n  dns:\n    acme:\n      \
+             clientTimeout: 10\n      dnsChallenge:\n        provider: exec\n        delayBeforeCheck: 5\n        \
+             resolvers: ['1.1.1.1:53']\n        propagation: {disableANSChecks: true, requireAllRNS: true}\n        \
+             credentials: {EXEC_PATH: /bin/true}\n  tls: {acme: {tlsChallenge: {}, caServer: 'https://ca.test/dir'}}\n",
+        );
+        let settings = loaded(&[&format!("--configFile={path}")]).settings;
+        let acme = |name: &str| settings.certificates_resolvers[name].acme.clone().expect("acme");
+        assert_eq!((acme("le").key_type.as_str(), acme("le").certificates_duration), ("EC256", 144));
+        let dns = acme("dns").dns_challenge.expect("dns");
+        assert_eq!((dns.delay().as_secs(), dns.checks(), dns.credentials.len()), (5, true, 1));
+        assert_eq!(acme("dns").client_timeout.to_string(), "10s");
+        assert!(acme("tls").tls_challenge.is_some() && acme("tls").key_type == "RSA4096");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use tidegate_core::BuildError;
 use x509_parser::extensions::GeneralName;
 
+use super::obtained::Obtained;
 use super::{ReadFile, pem_or_file};
 
 /// A certificate with its key and the names it is for.
@@ -25,12 +26,16 @@ pub(super) struct Certificates {
     /// By what follows `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     pub(super) default: Option<Arc<CertifiedKey>>,
+    /// True when the default was generated, and any other is better.
+    pub(super) is_generated: bool,
 }
 
 /// Chooses certificates for handshakes.
 #[derive(Debug)]
 pub(super) struct Chooser {
     pub(super) certificates: Arc<Certificates>,
+    /// Certificates of resolvers.
+    pub(super) obtained: Arc<Obtained>,
     /// Refuse names that fit no certificate (`sniStrict`).
     pub(super) strict: bool,
 }
@@ -70,19 +75,37 @@ impl Certificates {
     }
 
     /// The certificate for a name in lower case.
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = name.strip_suffix('.').unwrap_or(name);
-        self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+        self.exact(name).or_else(|| self.wildcard(name))
+    }
+
+    fn exact(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.exact.get(name)
+    }
+
+    fn wildcard(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.wildcard.get(name.split_once('.')?.1)
     }
 }
 
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls gives the name in lower case.
-        let found = hello.server_name().and_then(|name| self.certificates.find(name));
+        let obtained = self.obtained.served();
+        let obtained = &obtained.certificates;
+        let found = hello.server_name().and_then(|name| {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            self.certificates
+                .exact(name)
+                .or_else(|| obtained.exact(name))
+                .or_else(|| self.certificates.wildcard(name))
+                .or_else(|| obtained.wildcard(name))
+        });
         match found {
             Some(certificate) => Some(certificate.clone()),
             None if self.strict => None,
+            None if self.certificates.is_generated && obtained.default.is_some() => obtained.default.clone(),
             None => self.certificates.default.clone(),
         }
     }

@@ -6,6 +6,7 @@
 mod certificates;
 mod client_auth;
 mod default_certificate;
+mod obtained;
 mod options;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,7 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
 use certificates::{Certificates, Loaded};
+pub(crate) use obtained::{ACME_PROTOCOL, Obtained, OnDemand, Usable};
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -44,6 +46,10 @@ struct Shared {
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
     /// The configured certificates without their chains, each once.
     leaves: Vec<CertificateDer<'static>>,
+    /// The configured certificates by name.
+    certificates: Arc<Certificates>,
+    /// Certificates of resolvers: one object for all snapshots.
+    obtained: Arc<Obtained>,
 }
 
 impl TlsStore {
@@ -60,39 +66,11 @@ impl TlsStore {
         let mut certificates = Certificates::default();
         let mut loaded = HashMap::new();
         let mut leaves = Vec::new();
-        for (place, certificate) in tls.certificates.iter().enumerate() {
-            let wrong = |message: &str| {
-                let label = label(&certificate.cert_file);
-                let names_it = message.contains(&label);
-                let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
-                problem(Kind::Certificate, &place.to_string(), message)
-            };
-            if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
-                let message = format!(
-                    "stores {} are not used: only the store `default` is",
-                    certificate.stores.join(", ")
-                );
-                problems.push(wrong(&message));
-                continue;
-            }
-            let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
-            let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
-            let sound = match certificates::load(&pair.0, &pair.1, file) {
-                Ok(sound) => Some(Arc::new(sound)),
-                Err(BuildError(mut error)) => {
-                    if last.is_some() {
-                        error.push_str("; the last sound version stays in use");
-                    }
-                    problems.push(wrong(&error));
-                    last
-                }
-            };
-            if let Some(sound) = sound {
-                certificates.add(&sound);
-                leaves.extend(sound.key.cert.first().cloned());
-                loaded.insert(pair, sound);
-            }
-        }
+        load_certificates(tls, file, previous, &mut problems, |pair, sound| {
+            certificates.add(&sound);
+            leaves.extend(sound.key.cert.first().cloned());
+            loaded.insert(pair, sound);
+        });
         for (name, store) in &tls.stores {
             if let Err((kind, error)) = apply_store(name, store, &mut certificates, file) {
                 problems.push(problem(kind, name, error.0));
@@ -109,10 +87,13 @@ impl TlsStore {
                 }
             }
             certificates.default.clone_from(&generated);
+            certificates.is_generated = true;
         }
         let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
-        let options = build_options(tls, &Arc::new(certificates), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, loaded, tickets, leaves };
+        let certificates = Arc::new(certificates);
+        let obtained = previous.map(|store| store.shared.obtained.clone()).unwrap_or_default();
+        let options = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
+        let shared = Shared { options, generated, loaded, tickets, leaves, certificates, obtained };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 
@@ -123,9 +104,44 @@ impl TlsStore {
         Arc::new(Self { shared: self.shared.clone(), hosts })
     }
 
-    /// The configured certificates, without their chains and without one that was generated.
-    pub fn leaves(&self) -> &[CertificateDer<'static>] {
-        &self.shared.leaves
+    /// The configured certificates and those of resolvers, without their chains and without one that was generated.
+    pub fn leaves(&self) -> Vec<CertificateDer<'static>> {
+        let obtained = self.shared.obtained.served();
+        self.shared.leaves.iter().chain(&obtained.leaves).cloned().collect()
+    }
+
+    /// The configured certificate that a client which asks for this name is shown; `None` for the default.
+    pub(crate) fn configured(&self, name: &str) -> Option<CertificateDer<'static>> {
+        // A wildcard is covered by a wildcard.
+        let key = match name.strip_prefix('*') {
+            Some(rest) => self.shared.certificates.find(&format!("\u{1}{rest}")),
+            None => self.shared.certificates.find(name),
+        };
+        key?.cert.first().cloned()
+    }
+
+    /// What resolvers have obtained.
+    pub(crate) fn obtained(&self) -> &Arc<Obtained> {
+        &self.shared.obtained
+    }
+
+    /// What a certificate authority that looks for a proof is shown; `None` for any other client.
+    pub(crate) fn proof_for(&self, hello: &rustls::server::ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+        let mut protocols = hello.alpn()?;
+        let is_asked_for = protocols.any(|protocol| protocol == ACME_PROTOCOL);
+        is_asked_for.then(|| self.shared.obtained.proof(hello.server_name()?)).flatten()
+    }
+
+    /// Waits for a certificate that is obtained at the first handshake, where that is wanted.
+    pub(crate) async fn demand(&self, server_name: Option<&str>) {
+        let (Some(name), Some(on_demand)) = (server_name, self.shared.obtained.on_demand()) else { return };
+        let is_there = || {
+            self.shared.certificates.find(name).is_some()
+                || self.shared.obtained.served().certificates.find(name).is_some()
+        };
+        if !is_there() {
+            on_demand.wait_for(name, &is_there).await;
+        }
     }
 
     /// True when options of this name exist and are sound.
@@ -149,8 +165,12 @@ impl TlsStore {
     /// What a handshake for this server name uses; `None` when its options are missing or broken: the connection
     /// must then be closed.
     pub fn config_for(&self, server_name: Option<&str>) -> Option<Arc<ServerConfig>> {
-        let name = self.options_of(server_name.unwrap_or(""));
-        self.shared.options.get(name)?.clone()
+        self.config_of(self.options_of(server_name.unwrap_or("")))
+    }
+
+    /// What a handshake with the options of this name uses; `None` when they are missing or broken.
+    pub fn config_of(&self, options: &str) -> Option<Arc<ServerConfig>> {
+        self.shared.options.get(options)?.clone()
     }
 }
 
@@ -162,6 +182,46 @@ pub(crate) fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
 /// The content of a value that is a path or PEM itself.
 pub(crate) fn pem_or_file(value: &str, file: &mut ReadFile<'_>) -> Result<Vec<u8>, BuildError> {
     if value.trim_start().starts_with("-----BEGIN") { Ok(value.as_bytes().to_vec()) } else { file(value) }
+}
+
+/// Loads the certificates of a configuration and hands each to `take`: the last sound version of one that is broken
+/// now, if there was one.
+fn load_certificates(
+    tls: &Tls,
+    file: &mut ReadFile<'_>,
+    previous: Option<&Arc<TlsStore>>,
+    problems: &mut Vec<Problem>,
+    mut take: impl FnMut((String, String), Arc<Loaded>),
+) {
+    for (place, certificate) in tls.certificates.iter().enumerate() {
+        let wrong = |message: &str| {
+            let label = label(&certificate.cert_file);
+            let names_it = message.contains(&label);
+            let message = if names_it { message.to_owned() } else { format!("{label}: {message}") };
+            problem(Kind::Certificate, &place.to_string(), message)
+        };
+        if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
+            let message =
+                format!("stores {} are not used: only the store `default` is", certificate.stores.join(", "));
+            problems.push(wrong(&message));
+            continue;
+        }
+        let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
+        let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+        let sound = match certificates::load(&pair.0, &pair.1, file) {
+            Ok(sound) => Some(Arc::new(sound)),
+            Err(BuildError(mut error)) => {
+                if last.is_some() {
+                    error.push_str("; the last sound version stays in use");
+                }
+                problems.push(wrong(&error));
+                last
+            }
+        };
+        if let Some(sound) = sound {
+            take(pair, sound);
+        }
+    }
 }
 
 fn apply_store(
@@ -178,18 +238,18 @@ fn apply_store(
             .map_err(|error| (Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))))?;
         certificates.default = Some(loaded.key);
     }
-    if store.default_generated_cert.is_some() && store.default_certificate.is_none() {
-        return Err((
-            Kind::TlsStore,
-            BuildError::new("defaultGeneratedCert is not supported: give a defaultCertificate"),
-        ));
+    if let Some(generated) = &store.default_generated_cert
+        && (generated.resolver.is_empty() || generated.domain.is_none())
+    {
+        let message = "defaultGeneratedCert: expected a `resolver` and a `domain`";
+        return Err((Kind::TlsStore, BuildError::new(message)));
     }
     Ok(())
 }
 
 fn build_options(
     tls: &Tls,
-    certificates: &Arc<Certificates>,
+    (certificates, obtained): (&Arc<Certificates>, &Arc<Obtained>),
     file: &mut ReadFile<'_>,
     tickets: &mut BTreeMap<String, Arc<dyn ProducesTickets>>,
     problems: &mut Vec<Problem>,
@@ -203,7 +263,7 @@ fn build_options(
     let mut built = BTreeMap::new();
     let mut used = BTreeMap::new();
     for (name, options) in named.chain(implied) {
-        let config = options::server_config(options, certificates, file, |domain| {
+        let config = options::server_config(options, certificates, obtained, file, |domain| {
             let ticketer = match used.get(&domain).or_else(|| tickets.get(&domain)) {
                 Some(known) => Arc::clone(known),
                 None => rustls::crypto::aws_lc_rs::Ticketer::new()

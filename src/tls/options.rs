@@ -11,6 +11,7 @@ use tidegate_config::tls::TlsOptions;
 use tidegate_core::BuildError;
 
 use super::certificates::{Certificates, Chooser};
+use super::obtained::Obtained;
 use super::{ReadFile, client_auth};
 
 /// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
@@ -18,6 +19,7 @@ use super::{ReadFile, client_auth};
 pub(super) fn server_config(
     options: &TlsOptions,
     certificates: &Arc<Certificates>,
+    obtained: &Arc<Obtained>,
     file: &mut ReadFile<'_>,
     ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
 ) -> Result<ServerConfig, BuildError> {
@@ -28,7 +30,11 @@ pub(super) fn server_config(
         ..rustls::crypto::aws_lc_rs::default_provider()
     };
     let verifier = client_auth::verifier(&options.client_auth, file)?;
-    let resolver = Chooser { certificates: certificates.clone(), strict: options.sni_strict };
+    let resolver = Chooser {
+        certificates: certificates.clone(),
+        obtained: obtained.clone(),
+        strict: options.sni_strict,
+    };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&versions)
         .map_err(|error| BuildError(format!("versions and cipher suites do not fit: {error}")))?
@@ -162,7 +168,7 @@ mod tests {
 
     fn config(options: &TlsOptions) -> Result<ServerConfig, BuildError> {
         let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
-        server_config(options, &Arc::default(), &mut |_| unreachable!(), ticketer)
+        server_config(options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer)
     }
 
     fn error(options: &TlsOptions) -> String {

@@ -12,18 +12,18 @@ use tidegate_core::BuildError;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Options of TLS, files read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TlsOptions {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TlsOptions {
     /// PEM of roots to trust instead of the system's.
-    pub(super) roots: Vec<Vec<u8>>,
+    pub(crate) roots: Vec<Vec<u8>>,
     /// PEM of our certificate chain and key.
-    pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
-    pub(super) insecure: bool,
-    pub(super) cipher_suites: Vec<String>,
-    pub(super) min_version: String,
-    pub(super) max_version: String,
-    pub(super) peer_cert_uri: String,
-    pub(super) http2: bool,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) insecure: bool,
+    pub(crate) cipher_suites: Vec<String>,
+    pub(crate) min_version: String,
+    pub(crate) max_version: String,
+    pub(crate) peer_cert_uri: String,
+    pub(crate) http2: bool,
 }
 
 /// The two configurations of a transport: one that offers HTTP/2, one that does not (for upgrades).
@@ -34,7 +34,7 @@ pub(super) struct Configs {
 
 impl TlsOptions {
     /// Checks everything that needs no roots.
-    pub(super) fn check(&self) -> Result<(), BuildError> {
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
         self.provider()?;
         self.versions()?;
         if let Some((chain, key)) = &self.identity {
@@ -65,6 +65,13 @@ impl TlsOptions {
             config.alpn_protocols.insert(0, b"h2".to_vec());
         }
         Ok(Configs { any: Arc::new(config), http1 })
+    }
+
+    /// Builds a configuration that offers no protocol by ALPN, for servers that do not speak HTTP.
+    pub(crate) fn without_protocols(&self) -> Result<Arc<ClientConfig>, BuildError> {
+        let mut config = Arc::unwrap_or_clone(self.build()?.http1);
+        config.alpn_protocols.clear();
+        Ok(Arc::new(config))
     }
 
     fn provider(&self) -> Result<CryptoProvider, BuildError> {

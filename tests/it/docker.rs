@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crate::support::pebble::{Options, Pebble, get_over_tls};
 use crate::support::{Gateway, eventually, get, raw};
 
 const IMAGE: &str = "tidegate:dev";
@@ -93,6 +94,29 @@ impl Load {
         assert!(failures.is_empty(), "{} of {done} requests failed: {:?}", failures.len(), failures.first());
         done
     }
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and pebble"]
+fn a_label_becomes_a_certificate() {
+    let pebble = Pebble::start(Options::default());
+    let mut flags = pebble.flags("tlsChallenge=true");
+    flags.extend(["--providers.docker=true", "--providers.docker.exposedByDefault=false"].map(str::to_owned));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let _gateway = Gateway::with(&flags, "");
+    let roots = pebble.roots();
+    let _container = Container::start(
+        "secure",
+        &[
+            "traefik.enable=true",
+            "traefik.http.routers.secure.rule=Host(`label.test`)",
+            "traefik.http.routers.secure.entrypoints=secure",
+            "traefik.http.routers.secure.tls.certresolver=le",
+        ],
+    );
+    eventually("the certificate", || {
+        get_over_tls(pebble.secure(), "label.test", &roots).is_ok_and(|status| status == 200)
+    });
 }
 
 #[test]

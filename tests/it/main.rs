@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod acme;
+mod acme_dns;
+mod acme_faults;
 mod api;
 mod bad_input;
 mod commands;
@@ -13,6 +16,7 @@ mod docs;
 mod drain;
 mod framing;
 mod framing_answers;
+mod grpc_health;
 mod hostile;
 mod hostile_faults;
 mod hostile_http2;
@@ -23,6 +27,9 @@ mod protocols;
 mod redis;
 mod reload;
 mod services;
+mod stream_programs;
 mod support;
 mod swarm;
+mod tcp;
 mod tidy;
+mod udp;

@@ -10,6 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
 
 use super::json::Object;
+use crate::acme::Row;
 use crate::tls::TlsStore;
 
 /// Days before its end from which on a certificate is worth a warning.
@@ -41,6 +42,25 @@ pub(super) fn all(store: &TlsStore) -> Vec<Certificate> {
     let mut all: Vec<Certificate> = store.leaves().iter().filter_map(|der| read(der, now)).collect();
     all.sort_by(|a, b| a.order("", b));
     all
+}
+
+/// What certificate resolvers hold and lack, as a list. Not in Traefik.
+pub(super) fn of_resolvers(rows: &[Row]) -> String {
+    let time = |at: Option<OffsetDateTime>| at.and_then(|at| at.truncate_to_second().format(&Rfc3339).ok());
+    let rows: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let mut object = Object::new();
+            object.member("names", &row.names);
+            object.member("resolver", &row.resolver);
+            object.member("issuer", &row.issuer);
+            object.member("notAfter", &time(row.not_after));
+            object.member("next", &time(row.next));
+            object.member("error", &row.error);
+            object.finish()
+        })
+        .collect();
+    format!("[{}]", rows.join(","))
 }
 
 impl Certificate {

@@ -105,6 +105,7 @@ impl Question<'_> {
                 self.list(all, |name| overview::entry_point(settings, name))
             }
             "certificates" => self.certificates(),
+            "certificates/resolvers" => body(&certificates::of_resolvers(&self.api.around.acme.rows())),
             _ => return self.named(path),
         })
     }

@@ -5,7 +5,9 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod outside;
+pub mod pebble;
 pub mod process;
+pub mod streams;
 
 use std::time::{Duration, Instant};
 

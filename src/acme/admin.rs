@@ -1,0 +1,320 @@
+//! What an operator does with certificates from outside the running gateway, through the storage.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::account;
+use super::certificate::Facts;
+use super::client::Http;
+use super::file::FileStorage;
+use super::held::text;
+use super::key::AccountKey;
+use super::protocol::{Server, key_change};
+use super::renewal::Renewal;
+use super::shared::Row;
+use super::storage::{Change, Stored, StoredCertificate};
+use super::wanted::{canonical, domain_of, names_of};
+use crate::settings::{Acme, Settings};
+
+/// A certificate and its key, in PEM.
+pub struct Exported {
+    /// The first name.
+    pub main: String,
+    /// The chain.
+    pub chain: String,
+    /// The key.
+    pub key: String,
+}
+
+/// The storages of these settings.
+pub struct Admin {
+    resolvers: Vec<(String, Acme)>,
+}
+
+impl Admin {
+    /// Looks at the resolvers of these settings, or at the one of this name.
+    pub fn new(settings: &Settings, resolver: Option<&str>) -> Result<Self, String> {
+        let all = settings.certificates_resolvers.iter();
+        let all = all.filter_map(|(name, one)| Some((name.clone(), one.acme.clone()?)));
+        let resolvers: Vec<_> =
+            all.filter(|(name, _)| resolver.is_none_or(|wanted| wanted == name)).collect();
+        match (resolvers.is_empty(), resolver) {
+            (false, _) => Ok(Self { resolvers }),
+            (true, None) => Err("the settings have no `certificatesResolvers`".to_owned()),
+            (true, Some(name)) => Err(format!("there is no certificate resolver `{name}`")),
+        }
+    }
+
+    /// All certificates, and names that have failed.
+    pub fn list(&self) -> Result<Vec<Row>, String> {
+        let mut rows = Vec::new();
+        let now = OffsetDateTime::now_utc();
+        for (resolver, options) in &self.resolvers {
+            let stored = read(options, resolver)?;
+            let ledger = storage(options).read_state().remove(resolver).unwrap_or_default();
+            let mut told: Vec<String> = Vec::new();
+            for certificate in stored.certificates.unwrap_or_default() {
+                let names = names_of(&certificate.domain);
+                let facts =
+                    text(&certificate.certificate, "certificate").and_then(|chain| Facts::read(&chain));
+                let record = ledger.error_of(&names);
+                let error = match &facts {
+                    Err(error) => error.to_string(),
+                    Ok(_) => record.map(|record| record.error.clone()).unwrap_or_default(),
+                };
+                let facts = facts.ok();
+                let next =
+                    facts.as_ref().map(|f| Renewal::by_lifetime(f, options.certificates_duration, now).at);
+                told.extend(names.iter().cloned());
+                rows.push(Row {
+                    names,
+                    resolver: resolver.clone(),
+                    issuer: facts.as_ref().map(|facts| facts.issuer.clone()).unwrap_or_default(),
+                    not_after: facts.map(|facts| facts.not_after),
+                    next,
+                    error,
+                });
+            }
+            for (name, record) in ledger.names.iter().filter(|(name, _)| !told.contains(name)) {
+                rows.push(Row {
+                    names: vec![name.clone()],
+                    resolver: resolver.clone(),
+                    issuer: String::new(),
+                    not_after: None,
+                    next: OffsetDateTime::from_unix_timestamp(i64::try_from(record.next).unwrap_or(0)).ok(),
+                    error: record.error.clone(),
+                });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Has a certificate renewed by the running gateway, or by the next one that starts.
+    pub fn renew(&self, name: &str) -> Result<(), String> {
+        let (resolver, options, names) = match self.find(name) {
+            Ok((resolver, options, found)) => (resolver, options, names_of(&found.domain)),
+            // There may be none because it has failed: that is a reason to try now.
+            Err(error) => {
+                let name = canonical(name);
+                let has_failed = |(resolver, options): &&(String, Acme)| {
+                    let state = storage(options).read_state();
+                    state.get(resolver).is_some_and(|ledger| ledger.names.contains_key(&name))
+                };
+                let (resolver, options) = self.resolvers.iter().find(has_failed).ok_or(error)?;
+                (resolver.as_str(), options, vec![name])
+            }
+        };
+        let written = storage(options).write_state(resolver, |ledger| {
+            ledger.succeed(&names);
+            ledger.renew.extend(names.into_iter().take(1));
+            ledger.renew.dedup();
+        });
+        written.map_err(|error| error.message)
+    }
+
+    /// Revokes a certificate at its authority, and takes it out of the storage: a gateway that needs it obtains another.
+    pub async fn revoke(&self, name: &str, reason: u8) -> Result<(), String> {
+        let (resolver, options, certificate) = self.find(name)?;
+        let stored = read(options, resolver)?;
+        let chain = text(&certificate.certificate, "certificate").map_err(|error| error.message)?;
+        let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| error.to_string())?;
+        if stored.account.as_ref().is_none_or(|account| account.registration.is_none()) {
+            return Err(format!("resolver `{resolver}` has no account that could revoke it"));
+        }
+        let revoking = async {
+            let http = Http::for_authority(options)?;
+            let server = Arc::new(Server::open(http, &options.ca_server).await?);
+            let (account, _) = account::open(options, server.clone(), stored.account.as_ref(), false).await?;
+            let url = server.directory.revoke_cert.clone();
+            let url = url.ok_or_else(|| super::Error::refused("the authority does not revoke"))?;
+            let payload = json!({ "certificate": BASE64_URL_SAFE_NO_PAD.encode(&leaf), "reason": reason });
+            account.post(&url, Some(&payload)).await
+        };
+        match revoking.await {
+            Ok(_) => {}
+            Err(error) if error.message.starts_with("alreadyRevoked") => {}
+            Err(error) => return Err(error.message),
+        }
+        let removed = storage(options).write_change(resolver, Change::Remove(vec![certificate.domain]));
+        removed.map_err(|error| format!("it is revoked, but still stored: {}", error.message))
+    }
+
+    /// Gives the account of a resolver another key, at its authority and in the storage.
+    pub async fn change_key(&self) -> Result<(), String> {
+        let [(resolver, options)] = &self.resolvers[..] else {
+            return Err("there are several resolvers: say which with --resolver".to_owned());
+        };
+        let stored = read(options, resolver)?.account.filter(|account| account.registration.is_some());
+        let stored = stored.ok_or_else(|| format!("resolver `{resolver}` has no account yet"))?;
+        let changing = async {
+            let http = Http::for_authority(options)?;
+            let server = Arc::new(Server::open(http, &options.ca_server).await?);
+            let (account, _) = account::open(options, server.clone(), Some(&stored), false).await?;
+            let url = server.directory.key_change.clone();
+            let url = url.ok_or_else(|| super::Error::refused("the authority does not change keys"))?;
+            let new = super::blocking(AccountKey::generate).await?;
+            let request = key_change(&account.key, &new, &account.url, &url)?;
+            account.post_once(&url, &request).await?;
+            Ok::<_, super::Error>(BASE64_STANDARD.encode(new.der()))
+        };
+        let private_key = changing.await.map_err(|error| error.message)?;
+        let changed = super::storage::StoredAccount { private_key, ..stored };
+        let written = storage(options).write_change(resolver, Change::Account(changed));
+        written
+            .map_err(|error| format!("the key is changed, but the new one is not stored: {}", error.message))
+    }
+
+    /// A certificate with its key.
+    pub fn export(&self, name: &str) -> Result<Exported, String> {
+        let (_, _, certificate) = self.find(name)?;
+        let chain = text(&certificate.certificate, "certificate").map_err(|error| error.message)?;
+        let key = text(&certificate.key, "key").map_err(|error| error.message)?;
+        Ok(Exported { main: certificate.domain.main, chain, key })
+    }
+
+    /// Takes over certificates from another `acme.json` or from certbot's folder (`/etc/letsencrypt`); gives their
+    /// names. The account of an `acme.json` comes along when there is none yet.
+    pub fn import(&self, source: &Path) -> Result<Vec<String>, String> {
+        let [(resolver, options)] = &self.resolvers[..] else {
+            return Err("there are several resolvers: say which with --resolver".to_owned());
+        };
+        let storage = storage(options);
+        let known = read(options, resolver)?;
+        let (account, certificates) = match source.is_dir() {
+            true => (None, from_certbot(source)?),
+            false => from_acme_json(source, resolver)?,
+        };
+        if known.account.is_none()
+            && let Some(account) = account
+        {
+            storage.write_change(resolver, Change::Account(account)).map_err(|error| error.message)?;
+        }
+        let mut names = Vec::new();
+        for new in certificates {
+            names.push(new.domain.main.clone());
+            let change = Change::Certificate { new, instead_of: Vec::new() };
+            storage.write_change(resolver, change).map_err(|error| error.message)?;
+        }
+        Ok(names)
+    }
+
+    fn find(&self, name: &str) -> Result<(&str, &Acme, StoredCertificate), String> {
+        let name = canonical(name);
+        for (resolver, options) in &self.resolvers {
+            let certificates = read(options, resolver)?.certificates.unwrap_or_default();
+            let found = certificates.into_iter().find(|one| names_of(&one.domain).contains(&name));
+            if let Some(found) = found {
+                return Ok((resolver, options, found));
+            }
+        }
+        Err(format!("there is no certificate for `{name}`"))
+    }
+}
+
+fn storage(options: &Acme) -> FileStorage {
+    FileStorage::new(&options.storage)
+}
+
+fn read(options: &Acme, resolver: &str) -> Result<Stored, String> {
+    let whole = storage(options).read().map_err(|error| error.message)?;
+    Ok(whole.get(resolver).cloned().unwrap_or_default())
+}
+
+type Imported = (Option<super::storage::StoredAccount>, Vec<StoredCertificate>);
+
+fn from_acme_json(source: &Path, resolver: &str) -> Result<Imported, String> {
+    if !source.is_file() {
+        return Err(format!("{} is neither a file nor a folder", source.display()));
+    }
+    let mut whole = FileStorage::new(source).read().map_err(|error| error.message)?;
+    // The one of the same name, or the only one.
+    let found = match whole.remove(resolver) {
+        Some(found) => found,
+        None if whole.len() == 1 => whole.into_values().next().unwrap_or_default(),
+        None => {
+            let names: Vec<&str> = whole.keys().map(String::as_str).collect();
+            return Err(format!(
+                "{} has no resolver `{resolver}`, only {}",
+                source.display(),
+                names.join(", ")
+            ));
+        }
+    };
+    Ok((found.account, found.certificates.unwrap_or_default()))
+}
+
+/// Reads `live/<name>/{fullchain,privkey}.pem`.
+fn from_certbot(folder: &Path) -> Result<Vec<StoredCertificate>, String> {
+    let live = folder.join("live");
+    let live = if live.is_dir() { live } else { folder.to_owned() };
+    let bad = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(&live)
+        .map_err(|error| bad(&live, &error))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("fullchain.pem").is_file())
+        .collect();
+    folders.sort();
+    for path in folders {
+        let read = |name: &str| {
+            let path = path.join(name);
+            std::fs::read_to_string(&path).map_err(|error| bad(&path, &error))
+        };
+        let (chain, key) = (read("fullchain.pem")?, read("privkey.pem")?);
+        let facts = Facts::read(&chain).map_err(|error| bad(&path, &error))?;
+        crate::tls::Usable::load(&chain, &key).map_err(|error| bad(&path, &error))?;
+        found.push(StoredCertificate {
+            domain: domain_of(&facts.names),
+            certificate: BASE64_STANDARD.encode(chain),
+            key: BASE64_STANDARD.encode(key),
+            store: "default".to_owned(),
+        });
+    }
+    match found.is_empty() {
+        true => Err(format!("{}: there is no `<name>/fullchain.pem`", live.display())),
+        false => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::CertificatesResolver;
+
+    fn admin(path: &Path) -> Admin {
+        let mut settings = Settings::default();
+        let acme = Acme { storage: path.display().to_string(), ..Acme::default() };
+        settings.certificates_resolvers.insert("le".into(), CertificatesResolver { acme: Some(acme) });
+        Admin::new(&settings, None).unwrap()
+    }
+
+    #[test]
+    fn certificates_come_from_certbot_and_go_as_pem() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = folder.path().join("live/a.test");
+        std::fs::create_dir_all(&live).unwrap();
+        let made = rcgen::generate_simple_self_signed(["a.test".to_owned(), "b.test".to_owned()]).unwrap();
+        std::fs::write(live.join("fullchain.pem"), made.cert.pem()).unwrap();
+        std::fs::write(live.join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
+        let path = folder.path().join("acme.json");
+        let admin = admin(&path);
+        assert_eq!(admin.import(folder.path()).unwrap(), ["a.test"]);
+        let rows = admin.list().unwrap();
+        assert_eq!((rows.len(), &rows[0].names[..]), (1, &["a.test".to_owned(), "b.test".to_owned()][..]));
+        assert_eq!(admin.export("B.test").unwrap().chain, made.cert.pem());
+        assert!(admin.export("c.test").err().unwrap().contains("c.test"));
+        admin.renew("b.test").unwrap();
+        assert_eq!(FileStorage::new(&path).read_state()["le"].renew, ["a.test"]);
+        // From one storage to another.
+        let other = self::admin(&folder.path().join("other.json"));
+        assert_eq!(other.import(&path).unwrap(), ["a.test"]);
+        assert!(other.import(Path::new("gone.json")).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! http-01: a file below `/.well-known/acme-challenge/` (RFC 8555 section 8.3).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use parking_lot::RwLock;
+use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+
+use super::{Proof, Prover};
+use crate::acme::error::Error;
+use crate::service::Service;
+
+/// Where the authority looks.
+pub(crate) const PREFIX: &str = "/.well-known/acme-challenge/";
+
+/// What is shown now, by token.
+#[derive(Clone, Default)]
+pub(crate) struct Tokens(Arc<RwLock<HashMap<String, String>>>);
+
+impl Tokens {
+    fn answer(&self, path: &str) -> Response {
+        let shown = path.strip_prefix(PREFIX).and_then(|token| self.0.read().get(token).cloned());
+        let Some(shown) = shown else {
+            return reply::empty(StatusCode::NOT_FOUND);
+        };
+        let mut response = Response::new(Body::full(shown));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        *response.status_mut() = StatusCode::OK;
+        response
+    }
+}
+
+/// `acme-http@internal`.
+pub(crate) struct Shown(pub(crate) Tokens);
+
+impl Handler for Shown {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        Box::pin(std::future::ready(self.0.answer(request.path())))
+    }
+}
+
+impl Service for Shown {
+    fn is_up(&self) -> bool {
+        true
+    }
+}
+
+/// Proves names over HTTP.
+pub(in crate::acme) struct Http {
+    pub(in crate::acme) tokens: Tokens,
+    pub(in crate::acme) delay: Duration,
+}
+
+impl Prover for Http {
+    fn kind(&self) -> &'static str {
+        "http-01"
+    }
+
+    fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {
+        self.tokens.0.write().insert(proof.token.clone(), proof.key_authorization.clone());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn settle<'a>(&'a self, _: &'a [Proof]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async {
+            tokio::time::sleep(self.delay).await;
+            Ok(())
+        })
+    }
+
+    fn withdraw<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, ()> {
+        self.tokens.0.write().remove(&proof.token);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_is_shown_until_it_is_withdrawn() {
+        let tokens = Tokens::default();
+        let prover = Http { tokens: tokens.clone(), delay: Duration::ZERO };
+        let proof =
+            Proof { name: "a.test".into(), token: "tok".into(), key_authorization: "tok.print".into() };
+        prover.present(&proof).await.unwrap();
+        assert_eq!(tokens.answer("/.well-known/acme-challenge/tok").status(), 200);
+        for path in ["/.well-known/acme-challenge/", "/.well-known/acme-challenge/other", "/tok"] {
+            assert_eq!(tokens.answer(path).status(), 404, "{path}");
+        }
+        prover.withdraw(&proof).await;
+        assert_eq!(tokens.answer("/.well-known/acme-challenge/tok").status(), 404);
+    }
+}

@@ -1,0 +1,63 @@
+//! tls-alpn-01: a certificate in a handshake that asks for the protocol `acme-tls/1` (RFC 8737).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use sha2::{Digest, Sha256};
+use tidegate_core::BoxFuture;
+
+use super::{Proof, Prover};
+use crate::acme::error::Error;
+use crate::tls::{ACME_PROTOCOL, Obtained, crypto};
+
+/// Proves names in handshakes.
+pub(in crate::acme) struct TlsAlpn {
+    pub(in crate::acme) obtained: Arc<Obtained>,
+    pub(in crate::acme) delay: Duration,
+}
+
+impl Prover for TlsAlpn {
+    fn kind(&self) -> &'static str {
+        "tls-alpn-01"
+    }
+
+    fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {
+        let made = config(proof).map(|config| self.obtained.show(&proof.name, Arc::new(config)));
+        Box::pin(std::future::ready(made))
+    }
+
+    fn settle<'a>(&'a self, _: &'a [Proof]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async {
+            tokio::time::sleep(self.delay).await;
+            Ok(())
+        })
+    }
+
+    fn withdraw<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, ()> {
+        self.obtained.hide(&proof.name);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A handshake that shows a proof, and nothing else.
+fn config(proof: &Proof) -> Result<rustls::ServerConfig, Error> {
+    let bad = |error: &dyn std::fmt::Display| Error::local(format!("tls-alpn-01: {error}"));
+    let mut params = rcgen::CertificateParams::new([proof.name.clone()]).map_err(|error| bad(&error))?;
+    let digest = Sha256::digest(&proof.key_authorization);
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(&digest)];
+    let key = rcgen::KeyPair::generate().map_err(|error| bad(&error))?;
+    let certificate = params.self_signed(&key).map_err(|error| bad(&error))?;
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    // Not checked against the certificate, which has an extension that only the authority understands.
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(|error| bad(&error))?;
+    let key = CertifiedKey::new(vec![certificate.der().clone()], key);
+    let mut config = rustls::ServerConfig::builder_with_provider(crypto())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad(&error))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![ACME_PROTOCOL.to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,158 @@
+//! Certificates by ACME (RFC 8555): a consumer of snapshots that has certificates ordered, renewed and served.
+//!
+//! Each certificate resolver is one task of the control plane (`resolver`). It compares what routers ask for
+//! (`wanted`) with what the storage holds (`storage`, `file`), orders what is missing (`order`, over `protocol`), and
+//! hands certificates to the TLS store, which serves them at once. Nothing on the request path waits for it.
+
+mod account;
+mod admin;
+mod backoff;
+mod certificate;
+mod challenge;
+mod client;
+mod dns;
+mod error;
+mod file;
+mod held;
+mod key;
+mod on_demand;
+mod order;
+mod protocol;
+mod renewal;
+mod resolver;
+mod shared;
+mod storage;
+mod wanted;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tidegate_config::router::Router;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::settings::{Acme as Options, DnsChallenge, Settings};
+use crate::snapshot::SnapshotHandle;
+use challenge::Prover;
+use challenge::http::{Http as HttpProver, Shown};
+use challenge::tls_alpn::TlsAlpn;
+use error::Error;
+use file::FileStorage;
+use on_demand::OnDemand;
+use resolver::{Parts, Resolver};
+use shared::Shared;
+
+pub use admin::{Admin, Exported};
+pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
+pub use shared::Row;
+
+/// Handshakes that may wait for certificates.
+const DEMANDS: usize = 256;
+
+/// What the rest of the gateway sees of certificate resolvers.
+#[derive(Clone, Default)]
+pub struct Acme {
+    tokens: Tokens,
+    shared: Arc<std::sync::OnceLock<Arc<Shared>>>,
+}
+
+impl Acme {
+    /// The service that shows proofs over HTTP.
+    pub(crate) fn shown(&self) -> Arc<dyn crate::service::Service> {
+        Arc::new(Shown(self.tokens.clone()))
+    }
+
+    /// What resolvers hold, and what they lack.
+    pub fn rows(&self) -> Vec<Row> {
+        self.shared.get().map(|shared| shared.rows()).unwrap_or_default()
+    }
+
+    /// Starts all resolvers.
+    pub(crate) fn start(
+        &self,
+        settings: &Settings,
+        snapshots: &SnapshotHandle,
+        generation: &watch::Receiver<u64>,
+        control: &Handle,
+    ) {
+        let obtained = snapshots.load().tls.obtained().clone();
+        let shared = self.shared.get_or_init(|| Shared::new(obtained.clone()));
+        let mut storages: HashMap<&str, FileStorage> = HashMap::new();
+        let resolvers = &settings.certificates_resolvers;
+        for (name, options) in resolvers.iter().filter_map(|(name, one)| Some((name, one.acme.as_ref()?))) {
+            let prover: Arc<dyn Prover> = match self.prover(options, &obtained) {
+                Ok(prover) => prover,
+                Err(error) => {
+                    tracing::error!(resolver = %name, "the certificate resolver cannot work: {error}");
+                    continue;
+                }
+            };
+            let storage =
+                storages.entry(&options.storage).or_insert_with(|| FileStorage::new(&options.storage));
+            let (sender, demands) = mpsc::channel(DEMANDS);
+            let on_demand = match OnDemand::new(options.on_demand.clone(), sender, shared.changes()) {
+                Ok(on_demand) => Arc::new(on_demand),
+                Err(error) => {
+                    tracing::error!(resolver = %name, "onDemand: {error}");
+                    continue;
+                }
+            };
+            if on_demand.is_on() {
+                obtained.set_on_demand(on_demand.clone());
+            }
+            let parts = Parts {
+                name: Arc::from(name.as_str()),
+                options: Arc::new(options.clone()),
+                storage: Arc::new(storage.clone()),
+                prover,
+                shared: shared.clone(),
+                snapshots: snapshots.clone(),
+                generation: generation.clone(),
+                demands,
+                on_demand,
+            };
+            control.spawn(Resolver::new(parts).run());
+        }
+    }
+
+    /// The way to prove names: of several the first of DNS, HTTP and TLS, as in Traefik.
+    fn prover(
+        &self,
+        options: &Options,
+        obtained: &Arc<crate::tls::Obtained>,
+    ) -> Result<Arc<dyn Prover>, Error> {
+        if let Some(dns) = &options.dns_challenge {
+            return dns::prover(dns);
+        }
+        if let Some(http) = &options.http_challenge {
+            return Ok(Arc::new(HttpProver { tokens: self.tokens.clone(), delay: http.delay.0 }));
+        }
+        match &options.tls_challenge {
+            Some(tls) => Ok(Arc::new(TlsAlpn { obtained: obtained.clone(), delay: tls.delay.0 })),
+            None => Err(Error::local("there is no challenge")),
+        }
+    }
+}
+
+/// Names that a router asks a resolver for, and that no certificate can be had for. It serves all the same.
+pub(crate) fn wrong_names(settings: &Settings, router: &Router) -> Vec<String> {
+    let resolver =
+        router.tls.as_ref().and_then(|tls| settings.certificates_resolvers.get(&tls.cert_resolver));
+    let Some(acme) = resolver.and_then(|resolver| resolver.acme.as_ref()) else { return Vec::new() };
+    let dns = acme.dns_challenge.is_some();
+    let names = wanted::of_router(router).into_iter().flatten();
+    names.filter_map(|name| wanted::refuse(&wanted::canonical(&name), dns)).collect()
+}
+
+/// Checks the options of a DNS challenge, as far as that is possible without asking anybody.
+pub(crate) fn check_dns(options: &DnsChallenge) -> Result<(), String> {
+    dns::prover(options).map(|_| ()).map_err(|error| error.message)
+}
+
+/// Runs something that takes a while on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    what: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(what).await;
+    done.unwrap_or_else(|error| Err(Error::local(error.to_string())))
+}

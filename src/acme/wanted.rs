@@ -1,0 +1,196 @@
+//! Which certificates the current configuration asks a resolver for.
+
+use tidegate_config::Config;
+use tidegate_config::router::Router;
+use tidegate_config::tls::Domain;
+use tidegate_core::expression::{self, Argument, Expression};
+
+use crate::router::Rule;
+
+/// The names of one certificate.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wanted {
+    /// The names; the first is the common name.
+    pub(super) names: Vec<String>,
+    /// Who asks, for messages.
+    pub(super) by: String,
+    /// True for the certificate of clients whose name fits no other.
+    pub(super) default: bool,
+}
+
+/// What a configuration asks a resolver for: names in their one form, each set once, the largest first.
+pub(super) fn wanted(config: &Config, resolver: &str) -> Vec<Wanted> {
+    let mut all: Vec<Wanted> = Vec::new();
+    let mut add = |names: Vec<String>, by: &str, default: bool| {
+        let mut own: Vec<String> = Vec::with_capacity(names.len());
+        for name in names.iter().map(|name| canonical(name)) {
+            if !name.is_empty() && !own.contains(&name) {
+                own.push(name);
+            }
+        }
+        if !own.is_empty() && !all.iter().any(|other| other.names == own && other.default == default) {
+            all.push(Wanted { names: own, by: by.to_owned(), default });
+        }
+    };
+    for (name, router) in &config.http.routers {
+        if router.tls.as_ref().is_some_and(|tls| tls.cert_resolver == resolver) {
+            of_router(router).into_iter().for_each(|names| add(names, name, false));
+        }
+    }
+    for (name, router) in &config.tcp.routers {
+        let Some(tls) = router.tls.as_ref().filter(|tls| tls.cert_resolver == resolver) else { continue };
+        if tls.domains.is_empty() {
+            add(server_names(&router.rule), name, false);
+        }
+        tls.domains.iter().for_each(|domain| add(names_of(domain), name, false));
+    }
+    for (name, store) in &config.tls.stores {
+        if let Some(generated) = store.default_generated_cert.as_ref().filter(|one| one.resolver == resolver)
+            && let Some(domain) = &generated.domain
+        {
+            add(names_of(domain), name, true);
+        }
+    }
+    all.sort_by_key(|wanted| std::cmp::Reverse(wanted.names.len()));
+    all
+}
+
+/// The names of each certificate that an HTTP router asks for.
+pub(super) fn of_router(router: &Router) -> Vec<Vec<String>> {
+    let domains = router.tls.as_ref().map(|tls| &tls.domains[..]).unwrap_or_default();
+    if !domains.is_empty() {
+        return domains.iter().map(names_of).collect();
+    }
+    let mut hosts = Rule::parse(&router.rule).map(|rule| rule.hosts()).unwrap_or_default();
+    hosts.retain(|host| host != "*");
+    vec![hosts]
+}
+
+/// Main name and others.
+pub(super) fn names_of(domain: &Domain) -> Vec<String> {
+    std::iter::once(&domain.main).chain(&domain.sans).filter(|name| !name.is_empty()).cloned().collect()
+}
+
+/// Names as a certificate in the storage has them.
+pub(super) fn domain_of(names: &[String]) -> Domain {
+    let (main, sans) =
+        names.split_first().map_or((String::new(), &[][..]), |(main, sans)| (main.clone(), sans));
+    Domain { main, sans: sans.to_vec() }
+}
+
+/// A name in lower case, in its ASCII form, without a dot at its end.
+pub(super) fn canonical(name: &str) -> String {
+    let name = name.trim().trim_end_matches('.').to_lowercase();
+    if name.is_ascii() {
+        return name;
+    }
+    let (star, rest) = name.strip_prefix("*.").map_or(("", name.as_str()), |rest| ("*.", rest));
+    match url::Host::parse(rest) {
+        Ok(url::Host::Domain(ascii)) => format!("{star}{ascii}"),
+        _ => name,
+    }
+}
+
+/// Why no certificate can be had for a name; `dns` when names are proven by DNS records.
+pub(super) fn refuse(name: &str, dns: bool) -> Option<String> {
+    if name.parse::<std::net::IpAddr>().is_ok() {
+        return None;
+    }
+    let base = match name.strip_prefix("*.") {
+        Some(base) if base.starts_with("*.") => {
+            return Some(format!(
+                "unable to generate a wildcard certificate in ACME provider for domain {name:?} : ACME does not allow '*.*' wildcard domain"
+            ));
+        }
+        Some(_) if !dns => {
+            return Some(format!(
+                "unable to generate a wildcard certificate in ACME provider for domain {name:?} : ACME needs a DNSChallenge"
+            ));
+        }
+        Some(base) => base,
+        None => name,
+    };
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_domain = base.len() <= 253 && base.split('.').all(is_label);
+    (!is_domain).then(|| {
+        format!("{name:?} is no domain: expected labels of letters, digits and `-`, with dots between")
+    })
+}
+
+/// Values of the `HostSNI` matchers of a TCP rule that are not negated.
+fn server_names(rule: &str) -> Vec<String> {
+    fn collect(expression: &Expression, negated: bool, names: &mut Vec<String>) {
+        match expression {
+            Expression::And(left, right) | Expression::Or(left, right) => {
+                collect(left, negated, names);
+                collect(right, negated, names);
+            }
+            Expression::Not(inner) => collect(inner, !negated, names),
+            Expression::Call(call) if !negated && call.name.eq_ignore_ascii_case("HostSNI") => {
+                names.extend(call.arguments.iter().filter_map(|argument| match argument {
+                    Argument::Text(name) if name != "*" => Some(name.clone()),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    let mut names = Vec::new();
+    if let Ok(expression) = expression::parse(rule) {
+        collect(&expression, false, &mut names);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sets(json: &str) -> Vec<Vec<String>> {
+        let config: Config = serde_json::from_str(json).unwrap();
+        wanted(&config, "le").into_iter().map(|wanted| wanted.names).collect()
+    }
+
+    #[test]
+    fn names_come_from_domains_or_else_from_the_rule() {
+        let found = sets(
+            r#"{"http":{"routers":{
+            "a@f":{"rule":"Host(`A.test`) && (Path(`/x`) || Host(`b.test.`)) && !Host(`no.test`)","tls":{"certResolver":"le"}},
+            "b@f":{"rule":"Host(`x.test`)","tls":{"certResolver":"le","domains":[{"main":"m.test","sans":["*.m.test","n.test"]},{"main":"z.test"}]}},
+            "c@f":{"rule":"Host(`other.test`)","tls":{"certResolver":"else"}},
+            "d@f":{"rule":"HostRegexp(`.*`) || Host(`*`)","tls":{"certResolver":"le"}},
+            "e@f":{"rule":"Host(`z.test`)","tls":{"certResolver":"le"}},
+            "f@f":{"rule":"Host(`plain.test`)"},
+            "g@f":{"rule":"Host(`","tls":{"certResolver":"le"}}}},
+            "tcp":{"routers":{"t@f":{"rule":"HostSNI(`tcp.test`) || !HostSNI(`not.test`) || HostSNI(`*`)","tls":{"certResolver":"le"}}}},
+            "tls":{"stores":{"default":{"defaultGeneratedCert":{"resolver":"le","domain":{"main":"d.test"}}}}}}"#,
+        );
+        let expected: Vec<Vec<&str>> = vec![
+            vec!["m.test", "*.m.test", "n.test"],
+            vec!["a.test", "b.test"],
+            vec!["z.test"],
+            vec!["tcp.test"],
+            vec!["d.test"],
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn names_that_cannot_be_had_are_refused() {
+        assert_eq!(refuse("a.test", false), None);
+        assert_eq!(refuse("*.a.test", true), None);
+        assert_eq!(refuse("10.0.0.1", false), None);
+        assert!(refuse("*.a.test", false).unwrap().ends_with("ACME needs a DNSChallenge"));
+        assert!(refuse("*.*.a.test", true).unwrap().ends_with("does not allow '*.*' wildcard domain"));
+        for name in ["a b.test", "-a.test", "a..test", "x/y", &"a".repeat(64)] {
+            assert!(refuse(name, true).is_some_and(|text| text.contains("is no domain")), "{name}");
+        }
+        assert_eq!(canonical("BÜCHER.test."), "xn--bcher-kva.test");
+        assert_eq!(canonical("*.BÜCHER.test"), "*.xn--bcher-kva.test");
+    }
+}

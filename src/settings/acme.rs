@@ -1,0 +1,218 @@
+//! Certificate resolvers: where certificates come from, and how names are proven (Traefik's `certificatesResolvers`).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, is_default};
+
+/// Traefik's default authority.
+pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// Hours that a certificate is taken to last when nothing is said (90 days).
+pub const DEFAULT_HOURS: u32 = 2160;
+
+/// `certificatesResolvers.<name>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct CertificatesResolver {
+    /// Certificates by ACME (RFC 8555).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
+}
+
+impl CertificatesResolver {
+    /// The entry point where proofs are shown over HTTP.
+    pub fn http_entry_point(&self) -> Option<&str> {
+        self.acme.as_ref()?.http_challenge.as_ref().map(|http| http.entry_point.as_str())
+    }
+}
+
+/// `certificatesResolvers.<name>.acme`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Acme {
+    /// Contact of the account.
+    pub email: String,
+    /// The authority's directory.
+    pub ca_server: String,
+    /// Common name of the issuer of the chain to take, where there are several.
+    pub preferred_chain: String,
+    /// Profile of the certificates, like `shortlived`.
+    pub profile: String,
+    /// E-mail addresses in the certificate request.
+    pub email_addresses: Vec<String>,
+    /// Leave the common name out of the certificate request.
+    #[serde(rename = "disableCommonName")]
+    pub disable_common_name: bool,
+    /// The file that holds account and certificates.
+    pub storage: String,
+    /// `EC256`, `EC384`, `RSA2048`, `RSA4096` or `RSA8192`.
+    pub key_type: String,
+    /// External account binding (RFC 8555 section 7.3.4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eab: Option<Eab>,
+    /// How long certificates last, in hours. It says when to renew those of authorities without renewal information.
+    pub certificates_duration: u32,
+    /// Longest time for a request to the authority.
+    pub client_timeout: Duration,
+    /// Longest time until the authority begins to answer.
+    pub client_response_header_timeout: Duration,
+    /// Longest time to wait, in seconds, for a certificate after everything is proven.
+    pub certificate_timeout: Duration,
+    /// Authorities that the authority's own certificate is checked with: paths or PEM.
+    #[serde(rename = "caCertificates", skip_serializing_if = "Vec::is_empty")]
+    pub ca_certificates: Vec<String>,
+    /// Trust the system's authorities beside `caCertificates`.
+    pub ca_system_cert_pool: bool,
+    /// Name that the authority's own certificate must carry.
+    pub ca_server_name: String,
+    /// Prove names by DNS records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_challenge: Option<DnsChallenge>,
+    /// Prove names over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_challenge: Option<HttpChallenge>,
+    /// Prove names in TLS handshakes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_challenge: Option<TlsChallenge>,
+    /// Certificates at the first handshake. Not in Traefik.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<OnDemand>,
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        Self {
+            email: String::new(),
+            ca_server: LETS_ENCRYPT.into(),
+            preferred_chain: String::new(),
+            profile: String::new(),
+            email_addresses: Vec::new(),
+            disable_common_name: false,
+            storage: "acme.json".into(),
+            key_type: "RSA4096".into(),
+            eab: None,
+            certificates_duration: DEFAULT_HOURS,
+            client_timeout: Duration::from_secs(120),
+            client_response_header_timeout: Duration::from_secs(30),
+            certificate_timeout: Duration::from_secs(30),
+            ca_certificates: Vec::new(),
+            ca_system_cert_pool: false,
+            ca_server_name: String::new(),
+            dns_challenge: None,
+            http_challenge: None,
+            tls_challenge: None,
+            on_demand: None,
+        }
+    }
+}
+
+/// `eab`.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Eab {
+    /// Identifier of the key.
+    pub kid: String,
+    /// The key, in base64url.
+    pub hmac_encoded: String,
+}
+
+impl std::fmt::Debug for Eab {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Eab").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// `httpChallenge`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct HttpChallenge {
+    /// The entry point that the authority reaches at port 80.
+    pub entry_point: String,
+    /// Wait between being ready and saying so.
+    #[serde(skip_serializing_if = "is_default")]
+    pub delay: Duration,
+}
+
+/// `tlsChallenge`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TlsChallenge {
+    /// Wait between being ready and saying so.
+    #[serde(skip_serializing_if = "is_default")]
+    pub delay: Duration,
+}
+
+/// `dnsChallenge`.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DnsChallenge {
+    /// Who keeps the zone: a name as lego has it.
+    pub provider: String,
+    /// Name servers to ask where a zone is, instead of the system's: `host[:port]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<String>,
+    /// How it is found out that records are seen.
+    #[serde(skip_serializing_if = "is_default")]
+    pub propagation: Propagation,
+    /// Deprecated in Traefik: `propagation.delayBeforeChecks`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub delay_before_check: Duration,
+    /// Deprecated in Traefik: `propagation.disableChecks`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub disable_propagation_check: bool,
+    /// Variables of the provider, by name; those of the environment hold for what is not given here. Not in Traefik.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for DnsChallenge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DnsChallenge").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+impl DnsChallenge {
+    /// Wait between setting records and looking for them.
+    pub fn delay(&self) -> std::time::Duration {
+        self.propagation.delay_before_checks.0.max(self.delay_before_check.0)
+    }
+
+    /// True when records are looked for before the authority is told.
+    pub fn checks(&self) -> bool {
+        !self.propagation.disable_checks && !self.disable_propagation_check
+    }
+}
+
+/// `dnsChallenge.propagation`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Propagation {
+    /// Do not look for the records at all.
+    #[serde(skip_serializing_if = "is_default")]
+    pub disable_checks: bool,
+    /// Do not ask the zone's own name servers.
+    #[serde(rename = "disableANSChecks", skip_serializing_if = "is_default")]
+    pub disable_ans_checks: bool,
+    /// All of `resolvers` must see the records too.
+    #[serde(rename = "requireAllRNS", skip_serializing_if = "is_default")]
+    pub require_all_rns: bool,
+    /// Wait before the first look.
+    #[serde(skip_serializing_if = "is_default")]
+    pub delay_before_checks: Duration,
+}
+
+/// `onDemand`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct OnDemand {
+    /// Asked with `?domain=<name>`; a status of 200 allows the name.
+    pub ask: String,
+    /// Most new names in an hour.
+    pub limit: u32,
+}
+
+impl Default for OnDemand {
+    fn default() -> Self {
+        Self { ask: String::new(), limit: 20 }
+    }
+}

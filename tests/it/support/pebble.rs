@@ -1,0 +1,373 @@
+//! Pebble, the test authority, with its challenge server as the DNS: a certificate authority on this machine.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
+};
+
+use super::{Client, eventually};
+
+/// How Pebble is to be.
+pub struct Options {
+    /// Environment, like `PEBBLE_WFE_NONCEREJECT`.
+    pub variables: Vec<(&'static str, &'static str)>,
+    /// Seconds that certificates last.
+    pub validity: u32,
+    /// Offers the profile `shortlived` too.
+    pub short: bool,
+    /// Wants external account binding, with the key `kid-1`.
+    pub eab: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { variables: Vec::new(), validity: 90 * 86_400, short: false, eab: false }
+    }
+}
+
+/// The key of `kid-1`.
+pub const EAB_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+
+/// A running Pebble. It is killed when dropped.
+pub struct Pebble {
+    options: Options,
+    folder: tempfile::TempDir,
+    authority: Option<Child>,
+    dns: Child,
+    port: u16,
+    management: u16,
+    dns_port: u16,
+    dns_management: u16,
+    /// Where proofs over HTTP are looked for.
+    pub http: u16,
+    /// Where proofs in handshakes are looked for.
+    pub tls: u16,
+}
+
+impl Pebble {
+    /// Starts it, on ports of its own.
+    pub fn start(options: Options) -> Self {
+        let [port, management, dns_port, dns_management, http, tls] = free_ports();
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("ca.key"), made.signing_key.serialize_pem()).unwrap();
+        let dns = Command::new("pebble-challtestsrv")
+            .args([
+                "-defaultIPv4",
+                "127.0.0.1",
+                "-defaultIPv6",
+                "",
+                "-http01",
+                "",
+                "-https01",
+                "",
+                "-tlsalpn01",
+                "",
+            ])
+            .args(["-doh", "", "-dnsserver", &format!("127.0.0.1:{dns_port}")])
+            .args(["-management", &format!("127.0.0.1:{dns_management}")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pebble-challtestsrv is installed");
+        let mut pebble = Self {
+            options,
+            folder,
+            authority: None,
+            dns,
+            port,
+            management,
+            dns_port,
+            dns_management,
+            http,
+            tls,
+        };
+        eventually("the DNS listens", || TcpStream::connect(("127.0.0.1", dns_management)).is_ok());
+        pebble.up();
+        pebble
+    }
+
+    /// Starts the authority (again). It has forgotten everything.
+    pub fn up(&mut self) {
+        let config = self.folder.path().join("pebble.json");
+        let own = |name: &str| self.folder.path().join(name).display().to_string();
+        let profile = |name: &str, seconds: u32| {
+            format!(r#""{name}": {{"description": "{name}", "validityPeriod": {seconds}}}"#)
+        };
+        // Of several, Pebble takes any when none is asked for.
+        let profiles = match self.options.short {
+            true => {
+                format!("{}, {}", profile("default", self.options.validity), profile("shortlived", 518_400))
+            }
+            false => profile("default", self.options.validity),
+        };
+        let text = format!(
+            r#"{{"pebble": {{"listenAddress": "127.0.0.1:{}", "managementListenAddress": "127.0.0.1:{}",
+            "certificate": "{}", "privateKey": "{}", "httpPort": {}, "tlsPort": {}, "ocspResponderURL": "",
+            "externalAccountBindingRequired": {}, "externalAccountMACKeys": {{"kid-1": "{EAB_KEY}"}},
+            "domainBlocklist": ["blocked.test"], "retryAfter": {{"authz": 1, "order": 1}}, "keyAlgorithm": "ecdsa",
+            "profiles": {{{}}}}}}}"#,
+            self.port,
+            self.management,
+            own("ca.pem"),
+            own("ca.key"),
+            self.http,
+            self.tls,
+            self.options.eab,
+            profiles,
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let mut command = Command::new("pebble");
+        command
+            .arg("-config")
+            .arg(&config)
+            .args(["-strict", "-dnsserver", &format!("127.0.0.1:{}", self.dns_port)])
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_WFE_NONCEREJECT", "0")
+            .env("PEBBLE_AUTHZREUSE", "0")
+            .envs(self.options.variables.iter().copied())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.authority = Some(command.spawn().expect("pebble is installed"));
+        let port = self.management;
+        eventually("the authority listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    /// Stops the authority; the DNS stays.
+    pub fn down(&mut self) {
+        if let Some(mut authority) = self.authority.take() {
+            let _ = authority.kill();
+            let _ = authority.wait();
+        }
+    }
+
+    /// A place for `acme.json`.
+    pub fn storage(&self) -> PathBuf {
+        self.folder.path().join("acme.json")
+    }
+
+    /// Flags of a resolver `le` with this challenge (`httpChallenge.entryPoint=web`), and of entry points where the
+    /// authority looks.
+    pub fn flags(&self, challenge: &str) -> Vec<String> {
+        let le = "--certificatesResolvers.le.acme";
+        vec![
+            format!("--entryPoints.web.address=127.0.0.1:{}", self.http),
+            format!("--entryPoints.secure.address=127.0.0.1:{}", self.tls),
+            format!("{le}.caServer=https://localhost:{}/dir", self.port),
+            format!("{le}.caCertificates={}", self.folder.path().join("ca.pem").display()),
+            format!("{le}.email=ops@example.test"),
+            format!("{le}.keyType=EC256"),
+            format!("{le}.storage={}", self.storage().display()),
+            format!("{le}.{challenge}"),
+        ]
+    }
+
+    /// Where the entry point `secure` listens.
+    pub fn secure(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.tls).into()
+    }
+
+    /// Address of the DNS.
+    pub fn dns(&self) -> String {
+        format!("127.0.0.1:{}", self.dns_port)
+    }
+
+    /// Tells the DNS something: `set-txt`, `{"host": …, "value": …}`.
+    pub fn tell_dns(&self, what: &str, json: &str) {
+        tell_dns(self.dns_management, what, json);
+    }
+
+    /// Port of the DNS's management.
+    pub fn dns_management(&self) -> u16 {
+        self.dns_management
+    }
+
+    /// What clients trust: the root of the authority.
+    pub fn roots(&self) -> Arc<RootCertStore> {
+        let mut own = RootCertStore::empty();
+        let pem = std::fs::read(self.folder.path().join("ca.pem")).unwrap();
+        own.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+        let root = self.management(&Arc::new(own), "GET", "/roots/0", "");
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap()).unwrap();
+        Arc::new(roots)
+    }
+
+    /// Sets the renewal window of a certificate.
+    pub fn suggest(&self, chain: &str, start: &str, end: &str) {
+        let mut own = RootCertStore::empty();
+        let pem = std::fs::read(self.folder.path().join("ca.pem")).unwrap();
+        own.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+        let leaf = chain.split_inclusive("-----END CERTIFICATE-----").next().unwrap().replace('\n', "\\n");
+        let window = format!(r#"{{\"suggestedWindow\": {{\"start\": \"{start}\", \"end\": \"{end}\"}}}}"#);
+        let body = format!(r#"{{"certificate": "{leaf}", "ariResponse": "{window}"}}"#);
+        self.management(&Arc::new(own), "POST", "/set-renewal-info/", &body);
+    }
+
+    fn management(&self, roots: &Arc<RootCertStore>, method: &str, path: &str, body: &str) -> String {
+        let mut stream = tls(([127, 0, 0, 1], self.management).into(), "localhost", roots).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        body.to_owned()
+    }
+}
+
+impl Drop for Pebble {
+    fn drop(&mut self) {
+        self.down();
+        let _ = self.dns.kill();
+        let _ = self.dns.wait();
+    }
+}
+
+/// Tells a DNS something.
+pub fn tell_dns(management: u16, what: &str, json: &str) {
+    let mut client = Client::connect(([127, 0, 0, 1], management).into());
+    client
+        .send(format!("POST /{what} HTTP/1.1\r\nHost: dns\r\nContent-Length: {}\r\n\r\n{json}", json.len()));
+    assert_eq!(client.read().unwrap().status, 200, "{what} {json}");
+}
+
+/// The certificate that a client is shown for a name; an error when it does not trust it.
+pub fn served(address: SocketAddr, name: &str, roots: &Arc<RootCertStore>) -> std::io::Result<Vec<u8>> {
+    let stream = tls(address, name, roots)?;
+    Ok(stream.conn.peer_certificates().unwrap()[0].to_vec())
+}
+
+/// The certificate that a client which trusts everybody is shown for a name.
+pub fn shown(address: SocketAddr, name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_no_client_auth();
+    let stream = handshake(address, name, config).unwrap();
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// Trusts everybody.
+#[derive(Debug)]
+struct Anybody(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The status of a request over TLS; an error when the certificate is not trusted.
+pub fn get_over_tls(address: SocketAddr, name: &str, roots: &Arc<RootCertStore>) -> std::io::Result<u16> {
+    let mut stream = tls(address, name, roots)?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    text.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other(text))
+}
+
+/// Routers `r0`, `r1` … with the resolver `le`, one for each rule, to one service.
+pub fn routes(rules: &[&str], url: &str) -> String {
+    let mut text = String::from("http:\n  routers:\n");
+    for (number, rule) in rules.iter().enumerate() {
+        text.push_str(&format!("    r{number}: {{rule: '{rule}', service: s, tls: {{certResolver: le}}}}\n"));
+    }
+    text.push_str(&format!("  services:\n    s: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n"));
+    text
+}
+
+/// The names of the certificates in a storage.
+pub fn stored(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    if text.trim().is_empty() {
+        return Vec::new();
+    }
+    let whole: serde_json::Value = serde_json::from_str(&text).expect("the storage is whole");
+    let all = whole["le"]["Certificates"].as_array().cloned().unwrap_or_default();
+    all.iter().map(|one| one["domain"]["main"].as_str().unwrap().to_owned()).collect()
+}
+
+fn tls(
+    address: SocketAddr,
+    name: &str,
+    roots: &Arc<RootCertStore>,
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth();
+    handshake(address, name, config)
+}
+
+fn handshake(
+    address: SocketAddr,
+    name: &str,
+    config: ClientConfig,
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = StreamOwned::new(connection, socket);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    let bound = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    std::array::from_fn(|place| bound[place].local_addr().unwrap().port())
+}
