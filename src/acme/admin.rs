@@ -15,7 +15,8 @@ use super::certificate::Facts;
 use super::client::Http;
 use super::file::FileStorage;
 use super::held::text;
-use super::protocol::Server;
+use super::key::AccountKey;
+use super::protocol::{Server, key_change};
 use super::renewal::Renewal;
 use super::shared::Row;
 use super::storage::{Change, Stored, StoredCertificate};
@@ -143,6 +144,31 @@ impl Admin {
         }
         let removed = storage(options).write_change(resolver, Change::Remove(vec![certificate.domain]));
         removed.map_err(|error| format!("it is revoked, but still stored: {}", error.message))
+    }
+
+    /// Gives the account of a resolver another key, at its authority and in the storage.
+    pub async fn change_key(&self) -> Result<(), String> {
+        let [(resolver, options)] = &self.resolvers[..] else {
+            return Err("there are several resolvers: say which with --resolver".to_owned());
+        };
+        let stored = read(options, resolver)?.account.filter(|account| account.registration.is_some());
+        let stored = stored.ok_or_else(|| format!("resolver `{resolver}` has no account yet"))?;
+        let changing = async {
+            let http = Http::for_authority(options)?;
+            let server = Arc::new(Server::open(http, &options.ca_server).await?);
+            let (account, _) = account::open(options, server.clone(), Some(&stored), false).await?;
+            let url = server.directory.key_change.clone();
+            let url = url.ok_or_else(|| super::Error::refused("the authority does not change keys"))?;
+            let new = super::blocking(AccountKey::generate).await?;
+            let request = key_change(&account.key, &new, &account.url, &url)?;
+            account.post_once(&url, &request).await?;
+            Ok::<_, super::Error>(BASE64_STANDARD.encode(new.der()))
+        };
+        let private_key = changing.await.map_err(|error| error.message)?;
+        let changed = super::storage::StoredAccount { private_key, ..stored };
+        let written = storage(options).write_change(resolver, Change::Account(changed));
+        written
+            .map_err(|error| format!("the key is changed, but the new one is not stored: {}", error.message))
     }
 
     /// A certificate with its key.

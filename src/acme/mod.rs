@@ -27,6 +27,7 @@ mod wanted;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tidegate_config::router::Router;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -131,6 +132,16 @@ impl Acme {
             None => Err(Error::local("there is no challenge")),
         }
     }
+}
+
+/// Names that a router asks a resolver for, and that no certificate can be had for. It serves all the same.
+pub(crate) fn wrong_names(settings: &Settings, router: &Router) -> Vec<String> {
+    let resolver =
+        router.tls.as_ref().and_then(|tls| settings.certificates_resolvers.get(&tls.cert_resolver));
+    let Some(acme) = resolver.and_then(|resolver| resolver.acme.as_ref()) else { return Vec::new() };
+    let dns = acme.dns_challenge.is_some();
+    let names = wanted::of_router(router).into_iter().flatten();
+    names.filter_map(|name| wanted::refuse(&wanted::canonical(&name), dns)).collect()
 }
 
 /// Checks the options of a DNS challenge, as far as that is possible without asking anybody.

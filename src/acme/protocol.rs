@@ -41,6 +41,8 @@ pub(super) struct Directory {
     pub(super) new_account: String,
     pub(super) new_order: String,
     #[serde(default)]
+    pub(super) key_change: Option<String>,
+    #[serde(default)]
     pub(super) revoke_cert: Option<String>,
     #[serde(default)]
     pub(super) renewal_info: Option<String>,
@@ -269,6 +271,17 @@ pub(super) fn binding(key: &AccountKey, url: &str, kid: &str, hmac: &str) -> Res
         "payload": payload,
         "signature": BASE64_URL_SAFE_NO_PAD.encode(tag.as_ref()),
     }))
+}
+
+/// The request to change the key of an account, signed by the new key (RFC 8555 section 7.3.5).
+pub(super) fn key_change(
+    old: &AccountKey,
+    new: &AccountKey,
+    account: &str,
+    url: &str,
+) -> Result<Value, Error> {
+    let old: Value = serde_json::from_str(&old.jwk()).map_err(|error| Error::local(error.to_string()))?;
+    signed(Signer::New(new), url, None, Some(&json!({ "account": account, "oldKey": old })))
 }
 
 /// What an answer without success says.

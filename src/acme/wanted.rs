@@ -1,6 +1,7 @@
 //! Which certificates the current configuration asks a resolver for.
 
 use tidegate_config::Config;
+use tidegate_config::router::Router;
 use tidegate_config::tls::Domain;
 use tidegate_core::expression::{self, Argument, Expression};
 
@@ -32,13 +33,9 @@ pub(super) fn wanted(config: &Config, resolver: &str) -> Vec<Wanted> {
         }
     };
     for (name, router) in &config.http.routers {
-        let Some(tls) = router.tls.as_ref().filter(|tls| tls.cert_resolver == resolver) else { continue };
-        if tls.domains.is_empty() {
-            let mut hosts = Rule::parse(&router.rule).map(|rule| rule.hosts()).unwrap_or_default();
-            hosts.retain(|host| host != "*");
-            add(hosts, name, false);
+        if router.tls.as_ref().is_some_and(|tls| tls.cert_resolver == resolver) {
+            of_router(router).into_iter().for_each(|names| add(names, name, false));
         }
-        tls.domains.iter().for_each(|domain| add(names_of(domain), name, false));
     }
     for (name, router) in &config.tcp.routers {
         let Some(tls) = router.tls.as_ref().filter(|tls| tls.cert_resolver == resolver) else { continue };
@@ -56,6 +53,17 @@ pub(super) fn wanted(config: &Config, resolver: &str) -> Vec<Wanted> {
     }
     all.sort_by_key(|wanted| std::cmp::Reverse(wanted.names.len()));
     all
+}
+
+/// The names of each certificate that an HTTP router asks for.
+pub(super) fn of_router(router: &Router) -> Vec<Vec<String>> {
+    let domains = router.tls.as_ref().map(|tls| &tls.domains[..]).unwrap_or_default();
+    if !domains.is_empty() {
+        return domains.iter().map(names_of).collect();
+    }
+    let mut hosts = Rule::parse(&router.rule).map(|rule| rule.hosts()).unwrap_or_default();
+    hosts.retain(|host| host != "*");
+    vec![hosts]
 }
 
 /// Main name and others.

@@ -21,6 +21,8 @@ pub(super) enum Certs {
     Renew(Named),
     /// Revoke a certificate at its authority, and remove it. A gateway that needs it obtains another.
     Revoke(Revoke),
+    /// Give the account at the authority another key.
+    ChangeKey(Which),
     /// Write a certificate and its key as PEM: NAME.crt and NAME.key.
     Export(Export),
     /// Take over certificates from another acme.json, or from certbot's folder (/etc/letsencrypt).
@@ -79,7 +81,7 @@ impl Certs {
 
     fn which(&self) -> &Which {
         match self {
-            Self::List(which) => which,
+            Self::List(which) | Self::ChangeKey(which) => which,
             Self::Renew(named) => &named.which,
             Self::Revoke(revoke) => &revoke.named.which,
             Self::Export(export) => &export.named.which,
@@ -97,11 +99,12 @@ impl Certs {
                 Ok(format!("{} will be renewed by the gateway", named.name))
             }
             Self::Revoke(Revoke { named, reason }) => {
-                let runtime =
-                    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-                let runtime = runtime.map_err(|error| error.to_string())?;
-                runtime.block_on(admin.revoke(&named.name, *reason))?;
+                runtime()?.block_on(admin.revoke(&named.name, *reason))?;
                 Ok(format!("{} is revoked and removed", named.name))
+            }
+            Self::ChangeKey(_) => {
+                runtime()?.block_on(admin.change_key())?;
+                Ok("the account has a new key".to_owned())
             }
             Self::Export(Export { named, folder }) => {
                 let exported = admin.export(&named.name)?;
@@ -119,6 +122,11 @@ impl Certs {
             }
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(|error| error.to_string())
 }
 
 fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<PathBuf, String> {

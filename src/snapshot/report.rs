@@ -124,7 +124,8 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
         let resolver = router.router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
-        if let Some(message) = no_resolver(settings, resolver) {
+        let wrong_names = crate::acme::wrong_names(settings, &router.router);
+        for message in no_resolver(settings, resolver).into_iter().chain(wrong_names) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));

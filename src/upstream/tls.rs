@@ -300,19 +300,10 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// True when a certificate carries a URI. One without a host (`spiffe:///ns/…`) fits any host: it names an identity in
-/// whatever trust domain the roots belong to.
 fn has_uri(certificate: &CertificateDer<'_>, uri: &str) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
-    let fits = |found: &str| match uri.split_once(":///") {
-        Some((scheme, path)) => found.split_once("://").is_some_and(|(own, rest)| {
-            let own_path = rest.split_once('/').map_or("", |(_, path)| path);
-            own.eq_ignore_ascii_case(scheme) && own_path.eq_ignore_ascii_case(path)
-        }),
-        None => found == uri,
-    };
-    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if fits(found)))
+    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
 }
 
 #[cfg(test)]
@@ -358,8 +349,6 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         assert!(has_uri(certificate.der(), "spiffe://td/web"));
         assert!(!has_uri(certificate.der(), "spiffe://td/other"));
-        assert!(has_uri(certificate.der(), "spiffe:///web"), "any trust domain");
-        assert!(!has_uri(certificate.der(), "spiffe:///other"));
         assert!(!has_uri(certificate.der(), "spiffe://other/web"));
     }
 }

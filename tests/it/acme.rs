@@ -234,7 +234,7 @@ fn the_default_certificate_may_come_from_a_resolver() {
 #[ignore = "needs pebble"]
 fn certificates_are_looked_after_by_command() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
-    let _gateway =
+    let gateway =
         gateway(&pebble, "httpChallenge.entryPoint=web", &[], &routes(&["Host(`c.test`)"], &backend.url()));
     let roots = pebble.roots();
     eventually("the first", || stored(&pebble.storage()) == ["c.test"]);
@@ -257,12 +257,24 @@ fn certificates_are_looked_after_by_command() {
     eventually("it is replaced", || served(pebble.secure(), "c.test", &roots).is_ok_and(|now| now != second));
     let (good, text) = certs(&["renew", "nobody.test"]);
     assert!(!good && text.contains("there is no certificate for `nobody.test`"), "{text}");
+    let (good, text) = certs(&["change-key"]);
+    assert!(good, "{text}");
+    gateway.write("more.yml", &more("after.test", &backend.url()));
+    eventually("the new key is used", || served(pebble.secure(), "after.test", &roots).is_ok());
     let folder = tempfile::tempdir().unwrap();
-    eventually("the new one is stored", || stored(&pebble.storage()) == ["c.test"]);
+    eventually("the new one is stored", || stored(&pebble.storage()).contains(&"c.test".to_owned()));
     let (good, text) = certs(&["export", "--folder", &folder.path().display().to_string(), "c.test"]);
     assert!(good && folder.path().join("c.test.crt").is_file(), "{text}");
     let mode = std::fs::metadata(folder.path().join("c.test.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// A further file with a router of its own.
+fn more(name: &str, url: &str) -> String {
+    routes(&[&format!("Host(`{name}`)")], url)
+        .replace(" r0:", " more:")
+        .replace("service: s", "service: t")
+        .replace(" s:", " t:")
 }
 
 fn indented(pem: &str) -> String {

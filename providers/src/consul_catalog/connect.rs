@@ -17,6 +17,7 @@ use crate::template::functions::normalize;
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Roots {
+    pub(super) trust_domain: String,
     pub(super) roots: Vec<Root>,
 }
 
@@ -39,6 +40,7 @@ pub(super) struct Leaf {
 /// Who we are in Connect, and whom we trust.
 #[derive(Clone, PartialEq)]
 pub(super) struct Identity {
+    trust_domain: String,
     roots: Vec<String>,
     certificate: CertificateFiles,
 }
@@ -46,21 +48,23 @@ pub(super) struct Identity {
 impl Identity {
     /// `None` while a part is missing.
     pub(super) fn new(roots: &Roots, leaf: &Leaf) -> Option<Self> {
+        let trust_domain = roots.trust_domain.clone();
         let roots: Vec<String> =
             roots.roots.iter().map(|root| root.root_cert.clone()).filter(|pem| !pem.is_empty()).collect();
         let complete = !roots.is_empty() && !leaf.certificate.is_empty() && !leaf.key.is_empty();
-        let certificate = CertificateFiles { cert_file: leaf.certificate.clone(), key_file: leaf.key.clone() };
-        complete.then_some(Self { roots, certificate })
+        let certificate =
+            CertificateFiles { cert_file: leaf.certificate.clone(), key_file: leaf.key.clone() };
+        complete.then_some(Self { trust_domain, roots, certificate })
     }
 
     /// Makes all servers in a configuration, which are those of one instance, be reached through Connect.
     pub(super) fn secure(&self, provided: &mut Provided, name: &str, instance: &Instance, origin: &Origin) {
         let (namespace, datacenter) = (&instance.namespace, &instance.datacenter);
         let transport = normalize(&format!("tls-{namespace}-{datacenter}-{name}"));
-        // Without a trust domain: the roots say which it is, and it may change.
-        let uri = format!("spiffe:///ns/{namespace}/dc/{datacenter}/svc/{name}");
+        let uri = format!("spiffe://{}/ns/{namespace}/dc/{datacenter}/svc/{name}", self.trust_domain);
         let http = &mut provided.config.http;
-        for balancer in http.services.values_mut().filter_map(|service: &mut Service| service.load_balancer.as_mut())
+        for balancer in
+            http.services.values_mut().filter_map(|service: &mut Service| service.load_balancer.as_mut())
         {
             balancer.servers_transport.clone_from(&transport);
             for server in &mut balancer.servers {

@@ -52,7 +52,12 @@ impl Deriver {
     }
 
     /// The configuration that the instances of a service make. With an identity they are those of Connect.
-    pub(super) fn service(&self, name: &str, instances: &[Instance], identity: Option<&Identity>) -> Provided {
+    pub(super) fn service(
+        &self,
+        name: &str,
+        instances: &[Instance],
+        identity: Option<&Identity>,
+    ) -> Provided {
         let mut parts: Vec<_> = instances
             .iter()
             .filter_map(|instance| {

@@ -117,8 +117,10 @@ impl Run {
         loop {
             if self.deriver.options.connect_aware {
                 let [roots, leaf] = self.connect_paths();
-                let roots = self.agent.ask(&roots, "").await.map_err(|failure| Error::Source(failure.message))?;
-                let leaf = self.agent.ask(&leaf, "").await.map_err(|failure| Error::Source(failure.message))?;
+                let roots =
+                    self.agent.ask(&roots, "").await.map_err(|failure| Error::Source(failure.message))?;
+                let leaf =
+                    self.agent.ask(&leaf, "").await.map_err(|failure| Error::Source(failure.message))?;
                 (self.roots, self.leaf) = (roots.value, leaf.value);
                 self.identify();
             }
@@ -294,9 +296,13 @@ impl Run {
         if let Some(before) = &self.checks {
             let (services, nodes) = before.differing(&digests);
             for (name, known) in &self.services {
-                let registered = || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
+                let registered =
+                    || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
                 let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
-                if services.contains(name.as_str()) || (known.connect && registered()) || (!nodes.is_empty() && on_node()) {
+                if services.contains(name.as_str())
+                    || (known.connect && registered())
+                    || (!nodes.is_empty() && on_node())
+                {
                     self.urgent.insert(name.clone());
                 }
             }

@@ -91,8 +91,12 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
     }
     let body = if let Some(kind) = request.path.strip_prefix("/v1/agent/connect/ca/") {
         match kind {
-            "roots" => json!({"Roots": [{"RootCert": "-----BEGIN root", "Active": true}]}),
-            _ => json!({"CertPEM": format!("-----BEGIN leaf {}", catalog.leaf), "PrivateKeyPEM": "-----BEGIN key"}),
+            "roots" => {
+                json!({"TrustDomain": "td.consul", "Roots": [{"RootCert": "-----BEGIN root", "Active": true}]})
+            }
+            _ => {
+                json!({"CertPEM": format!("-----BEGIN leaf {}", catalog.leaf), "PrivateKeyPEM": "-----BEGIN key"})
+            }
         }
     } else if request.path == "/v1/catalog/services" {
         let names = catalog.services.iter().map(|(name, entries)| {
@@ -301,7 +305,7 @@ async fn services_of_connect_get_a_transport_that_is_renewed() {
     let balancer = state.config.http.services["secret"].load_balancer.as_ref().expect("a balancer");
     assert_eq!(balancer.servers_transport, "tls-default-dc1-secret");
     let transport = &state.config.http.servers_transports["tls-default-dc1-secret"];
-    assert_eq!(transport.peer_cert_uri, "spiffe:///ns/default/dc/dc1/svc/secret");
+    assert_eq!(transport.peer_cert_uri, "spiffe://td.consul/ns/default/dc/dc1/svc/secret");
     assert_eq!(transport.root_cas, ["-----BEGIN root"]);
     assert_eq!(transport.certificates[0].cert_file, "-----BEGIN leaf 0");
     assert!(agent.server.count("/v1/health/connect/secret") > 0);

@@ -167,7 +167,7 @@ impl Resolver {
     }
 
     /// Reads the storage. What cannot be used is told, once.
-    async fn load(&mut self) {
+    pub(super) async fn load(&mut self) {
         let mut stored = match self.parts.storage.load(&self.parts.name).await {
             Ok(stored) => stored,
             Err(error) => {
@@ -188,6 +188,10 @@ impl Resolver {
             self.ledger = self.parts.storage.ledger(&self.parts.name).await;
         }
         self.unsaved.0.iter().for_each(|change| stored.apply(change.clone()));
+        if self.stored_account.is_some() && self.stored_account != stored.account {
+            // Somebody has changed it.
+            self.authority = Authority::Closed { next: 0, register: false };
+        }
         self.stored_account = stored.account;
         let (now, hours) = (OffsetDateTime::now_utc(), self.parts.options.certificates_duration);
         let mut held = Vec::new();
@@ -318,7 +322,9 @@ impl Resolver {
         self.wanted = wanted;
         let dns = self.parts.options.dns_challenge.is_some();
         let mut told = HashSet::new();
-        for wanted in &self.wanted {
+        // What HTTP routers ask for is told with their place in the report.
+        let routers = &snapshot.report.config.http.routers;
+        for wanted in self.wanted.iter().filter(|wanted| !routers.contains_key(&wanted.by)) {
             for message in wanted.names.iter().filter_map(|name| refuse(name, dns)) {
                 if !self.told.contains(&message) {
                     tracing::error!(resolver = %self.parts.name, router = %wanted.by, "{message}");

@@ -51,12 +51,25 @@ impl Resolver {
                     Ok(issued) => self.issued(&names, issued).await,
                     Err(failure) => Err(failure),
                 };
-                if let Err(failure) = outcome {
-                    self.failed(&names, begun, &failure);
+                match outcome {
+                    Ok(()) => {}
+                    Err(failure) if !failure.placed && self.account_has_changed(&failure.error).await => {
+                        self.ledger.was_not_placed(&names, begun);
+                    }
+                    Err(failure) => self.failed(&names, begun, &failure),
                 }
                 self.keep_ledger().await;
             }
         }
+    }
+
+    /// True when a refusal may be due to an account that somebody has changed in the meantime. It is taken over then.
+    async fn account_has_changed(&mut self, error: &Error) -> bool {
+        let changed = error.kind == Kind::Refused && self.parts.storage.is_changed(&self.parts.name).await;
+        if changed {
+            self.load().await;
+        }
+        changed && matches!(self.authority, Authority::Closed { .. })
     }
 
     fn suggested(&mut self, id: &str, outcome: Result<Option<Suggestion>, Error>) {
