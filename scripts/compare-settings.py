@@ -26,6 +26,8 @@ http:
 
 WEB = "entryPoints.web.address=127.0.0.1:@P@"
 OTHER = "entryPoints.other.address=127.0.0.1:@Q@"
+# A request that is no part of what is compared.
+PROBE = "/are-there-routes"
 HELLO = "GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
@@ -336,7 +338,7 @@ class Gateway:
 
     def ask(self, at):
         stream = self.connect(at=at)
-        stream.sendall(HELLO.encode())
+        stream.sendall(HELLO.replace("/x", PROBE).encode())
         return stream
 
     def stop(self, wait=12):
@@ -413,15 +415,18 @@ class Gateway:
             return "no file"
         lines = []
         for line in text.splitlines():
+            if PROBE in line:
+                continue
             if line.startswith("{"):
                 entry = json.loads(line)
+                entry.pop("RequestCount", None)
                 for name in ("Duration", "OriginDuration", "Overhead", "StartLocal", "StartUTC", "time", "ClientAddr", "ClientPort"):
                     if name in entry:
                         entry[name] = "*"
                 entry = {name: value for name, value in entry.items() if not name.endswith("_Date")}
                 line = json.dumps(entry, sort_keys=True)
             else:
-                line = re.sub(r"\[[^]]*\]|\d+ms$", "*", line)
+                line = re.sub(r"\[[^]]*\]|\d+ms$|(?<=\" )\d+(?= \"[^\"]*\" \"[^\"]*\" \d+ms$)", "*", line)
             lines.append(line)
         return "\n".join(lines)
 
@@ -547,6 +552,10 @@ def main():
             counts[outcome] += 1
             if outcome == "different" or options.v:
                 print(f"== {name} ({form}): {outcome}")
+                if "refused" in (theirs[0], ours[0]):
+                    who, log = ("Traefik", their_log) if theirs[0] == "refused" else ("Tidegate", our_log)
+                    print(f"  {who} refuses: {log.strip()[-300:]}")
+                    continue
                 for at, (one_seen, other_seen) in enumerate(zip([*theirs, *[""] * 9], [*ours, *[""] * 9])):
                     if one_seen != other_seen:
                         print(f"  probe {at} (- Traefik, + Tidegate)")
@@ -554,8 +563,6 @@ def main():
                         print("\n".join("    " + line for line in lines if not line.startswith("@@")))
                     elif options.v and one_seen:
                         print(f"  probe {at}\n    both: {one_seen!r}")
-                if "refused" in (theirs[0], ours[0]):
-                    print("    log:", (their_log if theirs[0] == "refused" else our_log).strip()[-400:])
     shutil.rmtree(folder, ignore_errors=True)
     print(dict(counts))
     return counts["different"] > 0

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-mkdir -p fuzz/corpus/{rule,labels,route_file,preface,template,settings}
+mkdir -p fuzz/corpus/{rule,labels,route_file,preface,stream,template,settings}
 python3 - <<'PYTHON'
 import pathlib, re, hashlib
 
@@ -19,7 +19,18 @@ texts = [path.read_text(errors="replace") for path in sources] + [(root / "READM
 
 matcher = re.compile(r"!?\(?\b(?:Host|HostRegexp|Path|PathPrefix|PathRegexp|Method|Header|HeaderRegexp|Query|QueryRegexp|ClientIP)"
                      r"\([`\"][^\n]*?[`\"]\)(?: ?(?:&&|\|\|) ?[^\n\"]{1,80}\))?")
+stream_matcher = re.compile(r"!?\(?\b(?:HostSNI|HostSNIRegexp|ClientIP|ALPN)\([`\"][^\n]*?[`\"]\)(?: ?(?:&&|\|\|) ?[^\n\"]{1,80}\))?")
+name = b"a.test"
+names = b"\0" + len(name).to_bytes(2, "big") + name
+sni = b"\0\0" + (len(names) + 2).to_bytes(2, "big") + len(names).to_bytes(2, "big") + names
+extensions = sni + b"\0\x10\0\5\0\3\2h2"
+body = b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0" + len(extensions).to_bytes(2, "big") + extensions
+message = b"\1" + len(body).to_bytes(3, "big") + body
+record = lambda part: b"\x16\3\1" + len(part).to_bytes(2, "big") + part
+hellos = [record(message), b"".join(record(message[at:at + 9]) for at in range(0, len(message), 9)), record(message)[:40], b"\0\0\0\x08"]
 for text in texts:
+    for rule in set(stream_matcher.findall(text)):
+        seed("stream", rule.encode() + b"\0" + hellos[len(rule) % len(hellos)])
     for rule in set(matcher.findall(text)):
         seed("rule", f"{rule}\na.test\n/api/x?a=1\n1")
     for block in re.findall(r"```(ya?ml|toml)\n(.*?)```", text, re.S):

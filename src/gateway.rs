@@ -21,7 +21,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
-use crate::worker;
+use crate::{tcp, worker};
 
 /// Threads of the control plane: providers, health checks, compiling.
 const CONTROL_THREADS: usize = 2;
@@ -92,7 +92,7 @@ impl Gateway {
             providers: kinds_of(&sources),
             acme: Acme::default(),
         };
-        let environment = environment(&around, Registry::new(workers, control.handle().clone()));
+        let environment = environment(&around, workers, control.handle());
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
@@ -239,17 +239,19 @@ pub(crate) fn compile_once(
         providers: Vec::new(),
         acme: Acme::default(),
     };
-    let environment = environment(&around, Registry::new(1, control.clone()));
+    let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
     Compiler::new(environment, &states).snapshot().report.clone()
 }
 
 /// What compiling needs from outside the configuration.
-fn environment(around: &Surroundings, registry: Arc<Registry>) -> Environment {
+fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::Handle) -> Environment {
+    let registry = Registry::new(workers, control.clone());
     Environment {
         settings: around.settings.clone(),
         client: registry.client(),
         registry,
+        tcp: tcp::Registry::new(control.clone()),
         internal: internal::services(around),
         files: Files::default(),
     }

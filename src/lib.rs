@@ -15,6 +15,8 @@ pub mod router;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
+pub mod tcp;
 pub mod tls;
+pub mod udp;
 pub mod upstream;
 pub mod worker;

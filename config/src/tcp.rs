@@ -205,8 +205,8 @@ pub struct TcpServersTransport {
     /// PROXY protocol towards the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// How long the other direction may go on after one has ended.
-    pub termination_delay: Duration,
+    /// How long the other direction may go on after one has ended; negative for ever.
+    pub termination_delay: Delay,
     /// TLS towards the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TcpTransportTls>,
@@ -218,8 +218,53 @@ impl Default for TcpServersTransport {
             dial_keep_alive: Duration::from_secs(15),
             dial_timeout: Duration::from_secs(30),
             proxy_protocol: None,
-            termination_delay: Duration::from_millis(100),
+            termination_delay: Delay::Limited(Duration::from_millis(100)),
             tls: None,
+        }
+    }
+}
+
+/// A length of time that may be negative, which means without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delay {
+    /// At most this long.
+    Limited(Duration),
+    /// For ever; the length is only kept to be shown.
+    Endless(Duration),
+}
+
+impl Delay {
+    /// The limit; `None` when there is none.
+    pub fn limit(self) -> Option<std::time::Duration> {
+        match self {
+            Self::Limited(limit) => Some(limit.0),
+            Self::Endless(_) => None,
+        }
+    }
+}
+
+impl Default for Delay {
+    fn default() -> Self {
+        Self::Limited(Duration::default())
+    }
+}
+
+impl Serialize for Delay {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Limited(limit) => limit.serialize(serializer),
+            Self::Endless(length) => serializer.collect_str(&format_args!("-{length}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Delay {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let read = |text: &str| text.parse().map_err(serde::de::Error::custom);
+        match text.trim().strip_prefix('-') {
+            Some(length) => read(length).map(Self::Endless),
+            None => read(&text).map(Self::Limited),
         }
     }
 }

@@ -40,7 +40,6 @@ pub enum Value {
 pub struct Table {
     entries: Vec<(String, Node)>,
     /// Positions by lower-case key, once there are many.
-    #[expect(clippy::box_collection, reason = "most tables have none, and it keeps every node small")]
     index: Option<Box<HashMap<String, usize>>>,
 }
 

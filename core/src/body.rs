@@ -47,6 +47,46 @@ pub trait Guard: Send {
     fn end(self: Box<Self>, complete: bool);
 }
 
+/// What reading on in a body gives: a frame, an error, the end, or nothing yet.
+pub type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+/// A source of frames that [`Body::of_frames`] makes a body of: what a body of ours is, without what it has in common
+/// with all others.
+pub trait Frames: Send + Unpin + 'static {
+    /// The next frame.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled;
+
+    /// True when it is known that nothing more comes.
+    fn is_end_stream(&self) -> bool {
+        false
+    }
+
+    /// What is known of the length of what is left.
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::new()
+    }
+}
+
+/// Gives frames to whoever wants an HTTP body.
+struct Framed<F>(F);
+
+impl<F: Frames> HttpBody for Framed<F> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        self.get_mut().0.poll_next(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
 /// A request or response body.
 #[derive(Default)]
 pub struct Body {
@@ -80,6 +120,11 @@ impl Body {
     /// A body as it comes from a connection.
     pub fn incoming(incoming: Incoming) -> Self {
         Self::of(Kind::Incoming(incoming))
+    }
+
+    /// A body of frames that are made as they are read.
+    pub fn of_frames(frames: impl Frames) -> Self {
+        Self::boxed(Framed(frames))
     }
 
     /// Any other body.
@@ -140,7 +185,7 @@ impl Body {
         }
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Polled {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -154,10 +199,7 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         let polled = std::task::ready!(this.poll_inner(cx));
         if this.guards.is_empty() {

@@ -15,7 +15,7 @@ pub mod record;
 pub mod reply;
 pub mod values;
 
-pub use body::{Body, BodyError, Guard};
+pub use body::{Body, BodyError, Frames, Guard, Polled};
 pub use building::{Build, BuildContext, BuildError, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
 pub use message::{

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 
 use crate::sniff;
 
@@ -27,7 +27,7 @@ pub(crate) async fn begin(mut body: Body) -> (Vec<u8>, Body) {
             break;
         }
     }
-    let body = if read.is_empty() { body } else { Body::boxed(Begun { read, rest: body }) };
+    let body = if read.is_empty() { body } else { Body::of_frames(Begun { read, rest: body }) };
     (begin, body)
 }
 
@@ -37,7 +37,9 @@ pub(crate) async fn unless_empty(mut body: Body) -> Option<Body> {
     match first {
         Poll::Pending => Some(body),
         Poll::Ready(None) => None,
-        Poll::Ready(Some(frame)) => Some(Body::boxed(Begun { read: VecDeque::from([frame]), rest: body })),
+        Poll::Ready(Some(frame)) => {
+            Some(Body::of_frames(Begun { read: VecDeque::from([frame]), rest: body }))
+        }
     }
 }
 
@@ -47,14 +49,8 @@ struct Begun {
     rest: Body,
 }
 
-impl HttpBody for Begun {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl Frames for Begun {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         match self.read.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
             None => Pin::new(&mut self.rest).poll_frame(cx),

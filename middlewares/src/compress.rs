@@ -266,14 +266,14 @@ async fn encode(response: Response, encoding: Encoding, record: Option<Arc<Recor
     let compressed = Compressed::new(body, encoding);
     let body = match known {
         // What is gathered is bounded by the length that was declared; an encoder adds a little.
-        Some(_) => match Body::boxed(compressed).collect(2 * ONE_PIECE).await {
+        Some(_) => match Body::of_frames(compressed).collect(2 * ONE_PIECE).await {
             Ok(whole) => {
                 head.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
                 Body::full(whole)
             }
-            Err(error) => Body::boxed(stream::Broken(Some(error))),
+            Err(error) => Body::of_frames(stream::Broken(Some(error))),
         },
-        None => Body::boxed(compressed),
+        None => Body::of_frames(compressed),
     };
     Response::from_parts(head, body)
 }

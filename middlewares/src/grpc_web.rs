@@ -59,9 +59,9 @@ impl Middleware for GrpcWeb {
         headers.remove(CONTENT_LENGTH);
         request.head.version = http::Version::HTTP_2;
         request.body = if is_text {
-            Body::boxed(Decoded::new(request.body))
+            Body::of_frames(Decoded::new(request.body))
         } else {
-            Body::boxed(frames::Unsized(request.body))
+            Body::of_frames(frames::Unsized(request.body))
         };
         Box::pin(async move { to_web(next.run(request).await, web, is_text, origin) })
     }
@@ -156,7 +156,7 @@ fn to_web(response: Response, web: &'static str, is_text: bool, origin: Option<H
         return Response::from_parts(head, body);
     }
     headers.remove(CONTENT_LENGTH);
-    Response::from_parts(head, Body::boxed(Framed::new(body, is_text)))
+    Response::from_parts(head, Body::of_frames(Framed::new(body, is_text)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 
 /// Largest piece that is read again at once.
 const PIECE: usize = 64 * 1024;
@@ -54,7 +54,7 @@ impl Replay {
                 state.attempt += 1;
                 let attempt = state.attempt;
                 drop(state);
-                Some(Body::boxed(Attempt { shared: shared.clone(), attempt, position: 0 }))
+                Some(Body::of_frames(Attempt { shared: shared.clone(), attempt, position: 0 }))
             }
         }
     }
@@ -91,23 +91,16 @@ struct Attempt {
     position: usize,
 }
 
-impl HttpBody for Attempt {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let mut shared = this.shared.lock();
-        if shared.attempt != this.attempt {
+impl Frames for Attempt {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        let mut shared = self.shared.lock();
+        if shared.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError::Other("the request was sent again".into()))));
         }
-        if this.position < shared.kept.len() {
-            let mut rest = &shared.kept[this.position..];
+        if self.position < shared.kept.len() {
+            let mut rest = &shared.kept[self.position..];
             let piece = rest.copy_to_bytes(rest.len().min(PIECE));
-            this.position += piece.len();
+            self.position += piece.len();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if shared.ended {
@@ -118,7 +111,7 @@ impl HttpBody for Attempt {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     shared.keep(data);
-                    this.position = shared.kept.len();
+                    self.position = shared.kept.len();
                 } else if let Some(trailers) = frame.trailers_ref() {
                     shared.trailers = Some(trailers.clone());
                     shared.ended = true;
@@ -167,10 +160,7 @@ pub(crate) mod tests {
     impl HttpBody for Pieces {
         type Data = Bytes;
         type Error = BodyError;
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled {
             Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
         }
     }

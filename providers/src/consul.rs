@@ -127,7 +127,7 @@ impl Consul {
     async fn follow(&self, mut session: Session) -> Result<(), Error> {
         let agent = &self.agents[self.turn.load(Ordering::Relaxed) % self.agents.len()];
         let mut watch = self.watch(agent);
-        let mut known: Vec<Option<Vec<(String, Vec<u8>)>>> = self.tree.roots().iter().map(|_| None).collect();
+        let mut known: Vec<Option<Vec<Decoded>>> = self.tree.roots().iter().map(|_| None).collect();
         loop {
             let (root, pairs) = tokio::select! {
                 told = watch.news.recv() => match told {
@@ -174,7 +174,10 @@ impl Consul {
     }
 }
 
-fn decoded(pair: Pair) -> (String, Vec<u8>) {
+/// A key and its value.
+type Decoded = (String, Vec<u8>);
+
+fn decoded(pair: Pair) -> Decoded {
     // Base64 that cannot be read does not come from Consul; it ends as a value that is no UTF-8.
     let value = STANDARD.decode(pair.value.unwrap_or_default()).unwrap_or_else(|_| vec![0xff]);
     (pair.key, value)

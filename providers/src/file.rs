@@ -105,9 +105,13 @@ impl Run {
         Self { session, loader: Some(loader), watch: file.options.watch, source: file.source.clone() }
     }
 
-    async fn run(mut self) -> Result<(), Error> {
+    async fn run(self) -> Result<(), Error> {
         // Watching begins before the first look, so that no change falls between.
-        let mut watcher = if self.watch { Watcher::start(&self.source) } else { Watcher::none() };
+        let watcher = if self.watch { Watcher::start(&self.source) } else { Watcher::none() };
+        self.follow(watcher).await
+    }
+
+    async fn follow(mut self, mut watcher: Watcher) -> Result<(), Error> {
         let mut due = self.load(false).await?;
         let mut quiet: Option<Instant> = None;
         let mut first_unread: Option<Instant> = None;
@@ -188,8 +192,11 @@ mod tests {
 
     impl Running {
         fn start(options: Options) -> Self {
+            Self::of(Arc::new(build(options).expect("valid options")))
+        }
+
+        fn of(provider: Arc<dyn Provider>) -> Self {
             let (sender, updates) = mpsc::channel(16);
-            let provider = Arc::new(build(options).expect("valid options"));
             Self { handle: crate::start("file", provider, sender), updates, last: Arc::default() }
         }
 
@@ -323,6 +330,32 @@ mod tests {
         fs::write(&file, route("r", "new")).expect("written");
         running.handle.reload();
         running.until(|state| rules(state) == ["new"]).await;
+    }
+
+    /// A file system that tells nobody of changes, as NFS is.
+    struct Untold(File);
+
+    impl Provider for Untold {
+        fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+            Run::new(&self.0, session).follow(Watcher::none()).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_that_nobody_tells_of_are_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("a.yml"), route("a", "A")).expect("written");
+        let options = Options { directory: folder.path().display().to_string(), ..Options::default() };
+        let mut running = Running::of(Arc::new(Untold(build(options).expect("options"))));
+        assert_eq!(rules(&*running.first().await), ["A"]);
+        fs::write(at("b.yml"), route("b", "B")).expect("written");
+        running.until(|state| rules(state) == ["A", "B"]).await;
+        // As long as before.
+        fs::write(at("b.yml"), route("b", "C")).expect("written");
+        running.until(|state| rules(state) == ["A", "C"]).await;
+        fs::remove_file(at("a.yml")).expect("removed");
+        running.until(|state| rules(state) == ["C"]).await;
     }
 
     #[tokio::test]

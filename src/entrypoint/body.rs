@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::time::{Instant, Sleep};
 
 use super::progress::Progress;
@@ -106,7 +106,7 @@ pub(super) fn request_body(incoming: Incoming, stall: Option<Duration>) -> Body 
     match stall {
         _ if incoming.is_end_stream() => Body::empty(),
         None => Body::incoming(incoming),
-        Some(limit) => Body::boxed(TimedBody { incoming, limit, timer: None, waiting: false }),
+        Some(limit) => Body::of_frames(TimedBody { incoming, limit, timer: None, waiting: false }),
     }
 }
 
@@ -118,23 +118,16 @@ struct TimedBody {
     waiting: bool,
 }
 
-impl HttpBody for TimedBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.waiting = false;
+impl Frames for TimedBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            self.waiting = false;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
         }
-        let until = Instant::now() + this.limit;
-        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if !this.waiting {
-            this.waiting = true;
+        let until = Instant::now() + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if !self.waiting {
+            self.waiting = true;
             timer.as_mut().reset(until);
         }
         timer.as_mut().poll(cx).map(|()| Some(Err(BodyError::TimedOut)))

@@ -24,6 +24,7 @@ use super::progress::Progress;
 use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
 use super::stream::Watched;
+use super::streams;
 use crate::tls::DEFAULT_OPTIONS;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
@@ -34,8 +35,10 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const FIRST_READ: usize = 2048;
 /// How long a connection without a request is kept while the door drains: its first request may be on the way.
 const NEWCOMER: Duration = Duration::from_secs(5);
-/// Most bytes before what is spoken must be known: the longest PROXY header and a preface.
-const MAX_UNKNOWN: usize = 16 * 1024;
+/// How long a new connection may say nothing before it counts as idle.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Most bytes before what is spoken must be known: the longest PROXY header, and a ClientHello.
+const MAX_UNKNOWN: usize = 24 * 1024;
 
 /// Serves a connection to its end. Errors are the client's business and only traced.
 pub(super) async fn serve(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) {
@@ -46,14 +49,18 @@ pub(super) async fn serve(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, 
 }
 
 /// What is known before HTTP begins.
-struct Begun {
-    stream: Prefixed<TcpStream>,
-    connection: Connection,
+pub(super) struct Begun {
+    pub(super) stream: Prefixed<TcpStream>,
+    pub(super) connection: Connection,
 }
 
 /// A connection may be open for long, so each stage has its room only while it lasts: hence the boxes.
 async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) -> io::Result<()> {
-    let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer)));
+    if let Some((routes, tls)) = door.tcp_routes() {
+        return Box::pin(streams::serve(door, routes, tls, stream, peer, open)).await;
+    }
+    let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());
+    let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer, known)));
     let begun = tokio::select! {
         biased;
         begun = first => begun?,
@@ -61,7 +68,12 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
         () = door.parting.cancelled() => None,
     };
     let Some(begun) = begun else { return Ok(()) };
-    let Begun { stream, mut connection } = *begun;
+    serve_begun(door, begun.0, open).await
+}
+
+/// Serves HTTP or HTTPS on a connection whose first bytes are known.
+pub(super) async fn serve_begun(door: Arc<Door>, begun: Begun, open: OpenConnection) -> io::Result<()> {
+    let Begun { stream, mut connection } = begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
         let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
@@ -75,7 +87,10 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
-async fn within<T>(limit: Option<Duration>, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    what: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     match limit {
         None => what.await,
         Some(limit) => tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
@@ -84,8 +99,13 @@ async fn within<T>(limit: Option<Duration>, what: impl Future<Output = io::Resul
     }
 }
 
-/// Reads until it is known what is spoken. `None`: the client said nothing and hung up.
-async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Box<Begun>>> {
+/// Reads until `decide` knows what to do by the bytes after the PROXY header. `None`: the client hung up before.
+pub(super) async fn first_bytes<T>(
+    door: &Door,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    mut decide: impl FnMut(&Connection, &[u8]) -> Option<T>,
+) -> io::Result<Option<Box<(Begun, T)>>> {
     let mut connection =
         Connection { peer, local: stream.local_addr()?, entry_point: door.name.clone(), tls: None };
     let mut bytes = Vec::new();
@@ -107,9 +127,9 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
                 }
             }
         }
-        if !expects_header && is_known(&bytes) {
+        if !expects_header && let Some(decision) = decide(&connection, &bytes) {
             let stream = Prefixed { prefix: bytes, at: 0, inner: stream };
-            return Ok(Some(Box::new(Begun { stream, connection })));
+            return Ok(Some(Box::new((Begun { stream, connection }, decision))));
         }
         if bytes.len() > MAX_UNKNOWN {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol that is spoken here"));
@@ -119,7 +139,7 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = door.seats.leave_for_others() => return Ok(None),
+                () = unheard(door) => return Ok(None),
             }
         } else {
             stream.readable().await?;
@@ -131,8 +151,14 @@ async fn first_bytes(door: &Door, mut stream: TcpStream, peer: SocketAddr) -> io
     }
 }
 
+/// Waits until a connection that says nothing is to make room for others: not before it had a moment to speak.
+async fn unheard(door: &Door) {
+    tokio::time::sleep(SILENCE).await;
+    door.seats.leave_for_others().await;
+}
+
 /// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
-fn is_known(bytes: &[u8]) -> bool {
+pub(super) fn is_known(bytes: &[u8]) -> bool {
     !bytes.is_empty() && (bytes.len() >= PREFACE.len() || !PREFACE.starts_with(bytes))
 }
 
@@ -192,7 +218,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
 ) -> io::Result<()> {
     let progress = Arc::new(Progress::default());
     let held = HeldHead::new(door.heads.clone());
-    let stream = Watched::new(stream, h2, progress.clone(), held, open);
+    let stream = Watched::new(stream, h2, progress.clone(), held, door.largest_head, open);
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
@@ -348,10 +374,10 @@ impl Readable for TlsStream<Prefixed<TcpStream>> {
 }
 
 /// A stream of which some bytes were read before.
-struct Prefixed<S> {
-    prefix: Vec<u8>,
+pub(super) struct Prefixed<S> {
+    pub(super) prefix: Vec<u8>,
     at: usize,
-    inner: S,
+    pub(super) inner: S,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

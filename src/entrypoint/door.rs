@@ -19,12 +19,18 @@ use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
+use crate::tcp::Routes;
+use crate::tls::TlsStore;
 use crate::worker::Balance;
 
 /// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A client must take something of an answer within this time, when `writeTimeout` says nothing.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// By how much a head may exceed `maxHeaderBytes`, as in Go, which reads that much ahead.
+const HEADER_SLACK: usize = 4096;
+/// The same for HTTP/2, where Go sets it aside for the overhead of ten fields.
+const LIST_SLACK: usize = 320;
 /// Smallest head limit that the HTTP library takes.
 const MIN_HEADER_BYTES: usize = 8192;
 /// HTTP/2: how much of one request body may be under way.
@@ -72,6 +78,8 @@ pub(super) struct Door {
     /// Its open connections, and how many there may be.
     pub(super) seats: Arc<Seats>,
     pub(super) heads: Arc<HeadBudget>,
+    /// Largest request head, in bytes.
+    pub(super) largest_head: usize,
 }
 
 struct Trust {
@@ -135,12 +143,25 @@ impl Door {
             parting: CancellationToken::new(),
             seats: shared.room.seats(options.transport.max_connections, shared.balance.workers()),
             heads: shared.heads.clone(),
+            largest_head: options.http.max_header_bytes.saturating_add(HEADER_SLACK),
         })
     }
 
     /// True when a peer may send a PROXY header.
     pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
         self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
+    }
+
+    /// True when a header of a peer must be refused: others may send one, and it would be taken for theirs.
+    pub(super) fn refuses_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy.is_some() && !self.trusts_proxy(peer)
+    }
+
+    /// The TCP routes of the entry point, when there are any, and the certificates that belong to them.
+    pub(super) fn tcp_routes(&self) -> Option<(Arc<Routes>, Arc<TlsStore>)> {
+        let snapshot = self.snapshots.load();
+        let routes = snapshot.entry_points.get(self.index)?.tcp.clone()?;
+        Some((routes, snapshot.tls.clone()))
     }
 
     /// Counts a connection on a worker.
@@ -167,15 +188,15 @@ fn limits(options: &EntryPoint) -> Limits {
 }
 
 fn http1_builder(options: &EntryPoint) -> http1::Builder {
-    let head = options.http.max_header_bytes.max(MIN_HEADER_BYTES);
+    let head = options.http.max_header_bytes.saturating_add(HEADER_SLACK);
     let mut builder = http1::Builder::new();
     builder
         .keep_alive(true)
         .half_close(false)
         // Time is kept by the stream: this timer would also close idle connections.
         .header_read_timeout(None)
-        .max_header_size(options.http.max_header_bytes.max(1))
-        .max_buf_size(head);
+        .max_header_size(head)
+        .max_buf_size(head.max(MIN_HEADER_BYTES));
     builder
 }
 
@@ -189,12 +210,13 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
             options.http2.max_encoder_header_table_size
         )));
     }
+    let list = options.http.max_header_bytes.saturating_add(LIST_SLACK);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.http2.max_concurrent_streams)
-        .max_header_list_size(u32::try_from(options.http.max_header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .header_table_size(options.http2.max_decoder_header_table_size)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_RESETS)

@@ -21,14 +21,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(180);
 /// First and longest pause after an error of ours (no file descriptors left).
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// Where an entry point listens: from `[host]:port[/tcp]`. The error says what was expected.
+/// Where an entry point listens: from `[host]:port[/tcp|/udp]`. The error says what was expected.
 pub(super) fn parse_address(address: &str) -> Result<SocketAddr, String> {
-    let expected = || format!("address `{address}` is not valid: expected [host]:port[/tcp]");
+    let expected = || format!("address `{address}` is not valid: expected [host]:port[/tcp|/udp]");
     let (place, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
-    match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => {}
-        "udp" => return Err(format!("address `{address}`: UDP is not supported on this entry point")),
-        _ => return Err(expected()),
+    if !matches!(protocol.to_ascii_lowercase().as_str(), "tcp" | "udp") {
+        return Err(expected());
     }
     let (host, port) = place.rsplit_once(':').ok_or_else(expected)?;
     let port: u16 = port.parse().map_err(|_| expected())?;
@@ -200,10 +198,11 @@ mod tests {
             ("127.0.0.1:0/tcp", "127.0.0.1:0"),
             ("[::1]:8080", "[::1]:8080"),
             ("0.0.0.0:1/TCP", "0.0.0.0:1"),
+            (":53/udp", "[::]:53"),
         ] {
             assert_eq!(parse_address(text).map(|a| a.to_string()), Ok(expected.to_owned()), "{text}");
         }
-        for text in ["", "80", ":x", ":70000", ":80/sctp", ":53/udp"] {
+        for text in ["", "80", ":x", ":70000", ":80/sctp"] {
             assert!(parse_address(text).unwrap_err().contains(&format!("`{text}`")), "{text}");
         }
     }

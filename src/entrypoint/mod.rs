@@ -17,6 +17,7 @@ mod progress;
 pub mod proxy_protocol;
 mod room;
 mod stream;
+mod streams;
 pub mod strict;
 mod target;
 
@@ -31,6 +32,7 @@ use ::http::HeaderValue;
 
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
+use crate::udp;
 use crate::worker::{self, Workers};
 use door::{Door, Shared};
 use heads::HeadBudget;
@@ -78,6 +80,7 @@ pub struct Options {
 /// All entry points, listening and served by the workers.
 pub struct EntryPoints {
     doors: Vec<(Arc<Door>, SocketAddr)>,
+    points: Vec<(Arc<udp::Point>, SocketAddr)>,
     workers: Workers,
     terminating: Arc<AtomicBool>,
 }
@@ -103,14 +106,26 @@ impl EntryPoints {
         };
         let mut doors = Vec::new();
         let mut bound = Vec::new();
+        let mut points = Vec::new();
+        let mut sockets = Vec::new();
         for (index, (name, options)) in settings.entry_points.iter().enumerate() {
             let invalid = |message| StartError::Option { entry_point: name.clone(), message };
             let address = listen::parse_address(&options.address).map_err(invalid)?;
+            let failed = |error| StartError::Bind {
+                entry_point: name.clone(),
+                address: options.address.clone(),
+                error,
+            };
+            if options.is_udp() {
+                let own = udp::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
+                let point = udp::Point::new(index, name, options, shared.snapshots.clone());
+                points.push((Arc::new(point), own[0].local_addr()?));
+                sockets.push(own);
+                continue;
+            }
             let door =
                 Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
-            let listeners = listen::bind(address, workers.len(), options.reuse_port).map_err(|error| {
-                StartError::Bind { entry_point: name.clone(), address: options.address.clone(), error }
-            })?;
+            let listeners = listen::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
             doors.push((Arc::new(door), listeners[0].local_addr()?));
             bound.push(listeners);
         }
@@ -127,12 +142,19 @@ impl EntryPoints {
                 });
             }
         }
-        Ok(Self { doors, workers, terminating: Arc::default() })
+        for ((point, address), sockets) in points.iter().zip(sockets) {
+            tracing::info!(entry_point = %point.name, %address, serves = "UDP", "listening");
+            for (worker, socket) in sockets.into_iter().enumerate() {
+                workers.handle(worker).spawn(point.clone().serve(socket));
+            }
+        }
+        Ok(Self { doors, points, workers, terminating: Arc::default() })
     }
 
     /// Where each entry point listens, by name.
     pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        self.doors.iter().map(|(door, address)| (door.name.to_string(), *address)).collect()
+        let doors = self.doors.iter().map(|(door, address)| (door.name.to_string(), *address));
+        doors.chain(self.points.iter().map(|(point, address)| (point.name.to_string(), *address))).collect()
     }
 
     /// Open client connections of each entry point, by name.
@@ -150,7 +172,8 @@ impl EntryPoints {
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
         let stopping = self.doors.iter().map(|(door, _)| stop(door));
-        futures_util::future::join_all(stopping).await;
+        let silencing = self.points.iter().map(|(point, _)| point.stop());
+        tokio::join!(futures_util::future::join_all(stopping), futures_util::future::join_all(silencing));
         // Joins threads, which blocks for a moment.
         let _ = tokio::task::spawn_blocking(move || self.workers.stop()).await;
     }

@@ -26,6 +26,8 @@ pub(super) struct Watched<S, G> {
     answer: Option<&'static [u8]>,
     /// Bytes of the request head that is being read, or was last.
     head: usize,
+    /// Most of them.
+    largest: usize,
     held: HeldHead,
     gathered: Gathered,
     _guard: G,
@@ -50,10 +52,18 @@ enum Scan {
 
 impl<S, G> Watched<S, G> {
     /// Reads along a stream that is at the start of HTTP/1 or, with `h2`, HTTP/2.
-    pub(super) fn new(stream: S, h2: bool, progress: Arc<Progress>, held: HeldHead, guard: G) -> Self {
+    /// A head of HTTP/1 may have `largest` bytes.
+    pub(super) fn new(
+        stream: S,
+        h2: bool,
+        progress: Arc<Progress>,
+        held: HeldHead,
+        largest: usize,
+        guard: G,
+    ) -> Self {
         let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
         let gathered = Gathered::default();
-        Self { stream, scan, progress, answer: None, head: 0, held, gathered, _guard: guard }
+        Self { stream, scan, progress, answer: None, head: 0, largest, held, gathered, _guard: guard }
     }
 
     /// The connection is idle: no head is held any more.
@@ -82,7 +92,7 @@ impl<S, G> Watched<S, G> {
                 match scan.scan(fresh) {
                     Ok(()) if scan.place() == Place::Head => {
                         self.head += fresh.len();
-                        if !self.held.grow(self.head + scan.kept()) {
+                        if self.head > self.largest || !self.held.grow(self.head + scan.kept()) {
                             scan.refuse_rest(Refusal::TooLarge);
                             spoil(fresh, begins);
                             self.answer = self.answer.or(Refusal::TooLarge.answer());
@@ -299,7 +309,7 @@ mod tests {
     async fn read_along(h2: bool, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
         let held = HeldHead::new(HeadBudget::of(0));
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let mut stream = Watched::new(near, h2, Arc::new(Progress::default()), held, ());
+        let mut stream = Watched::new(near, h2, Arc::new(Progress::default()), held, 1 << 20, ());
         let mut got = Vec::new();
         for piece in pieces {
             tokio::io::AsyncWriteExt::write_all(&mut far, piece).await.unwrap();
@@ -347,7 +357,7 @@ mod tests {
     async fn frames_are_written_together_when_a_flush_is_due() {
         let (near, mut far) = tokio::io::duplex(4 * GATHER);
         let progress = Arc::new(Progress::default());
-        let mut stream = Watched::new(near, true, progress.clone(), held(), ());
+        let mut stream = Watched::new(near, true, progress.clone(), held(), 1 << 20, ());
         for part in [&b"one "[..], b"two ", b"three"] {
             let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, part)).await.unwrap();
             assert_eq!(length, part.len());
@@ -367,7 +377,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_is_gathered_waits_for_the_client() {
         let (near, mut far) = tokio::io::duplex(1024);
-        let mut stream = Watched::new(near, true, Arc::new(Progress::default()), held(), ());
+        let mut stream = Watched::new(near, true, Arc::new(Progress::default()), held(), 1 << 20, ());
         let whole = vec![7; GATHER + 10];
         let slices = [io::IoSlice::new(&whole)];
         let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();

@@ -12,7 +12,9 @@ mod rule;
 mod view;
 
 pub use index::{Entry, Index};
+pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
+pub(crate) use rule::located as go_position;
 
 #[cfg(test)]
 mod testing {

@@ -11,7 +11,7 @@ const SIZE_LIMIT: usize = 1 << 20;
 const DFA_LIMIT: usize = 1 << 18;
 
 /// Compiles a pattern. The error is worded as Go does where Go has the same one.
-pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
+pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(&translate(pattern))
         .size_limit(SIZE_LIMIT)
         .dfa_size_limit(DFA_LIMIT)

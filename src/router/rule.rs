@@ -123,7 +123,7 @@ fn shortened(text: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// A syntax error with line and column, as Go writes them. Where Go has the same error, so does this.
-fn located(text: &str, error: &SyntaxError) -> String {
+pub(crate) fn located(text: &str, error: &SyntaxError) -> String {
     let at_end = error.message.ends_with("found the end") || error.message == "empty expression";
     let never_closed = error.message.starts_with("the call of") && error.message.ends_with("is never closed");
     let end = text.trim_end().len();

@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_config::service::Mirroring;
-use tidegate_core::{Body, BodyError, BoxFuture, BuildError, Handler, Request, Response};
+use tidegate_core::{Body, BodyError, BoxFuture, BuildError, Frames, Handler, Polled, Request, Response};
 use tokio::sync::Semaphore;
 
 use super::Service;
@@ -86,7 +86,7 @@ impl MirrorService {
                     return self.main.call(Request::new(head, body, context)).await;
                 }
                 Err(error) => {
-                    let failed = Body::boxed(Rest { first: None, rest: Err(Some(error)) });
+                    let failed = Body::of_frames(Rest { first: None, rest: Err(Some(error)) });
                     return self.main.call(Request::new(head, failed, context)).await;
                 }
             }
@@ -163,7 +163,7 @@ pub(super) async fn gather(mut body: Body, limit: u64) -> Result<Gathered, BodyE
         whole.extend_from_slice(&data);
         if whole.len() as u64 > limit {
             let rest = Rest { first: Some(whole.freeze()), rest: Ok(body) };
-            return Ok(Gathered::TooLarge(Body::boxed(rest)));
+            return Ok(Gathered::TooLarge(Body::of_frames(rest)));
         }
     }
     Ok(Gathered::Whole(whole.freeze()))
@@ -175,14 +175,8 @@ struct Rest {
     rest: Result<Body, Option<BodyError>>,
 }
 
-impl HttpBody for Rest {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl Frames for Rest {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }

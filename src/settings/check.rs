@@ -4,9 +4,7 @@ use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
-use super::{
-    Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Protocol, Settings,
-};
+use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings};
 
 /// What was found.
 #[derive(Default)]
@@ -119,10 +117,6 @@ impl Check<'_> {
         for (name, point) in &settings.entry_points {
             match point.address.parse::<Address>() {
                 Err(message) => self.problem(&["entryPoints", name, "address"], &message),
-                Ok(address) if address.protocol == Protocol::Udp => {
-                    let message = "entry points for UDP are not supported yet: expected `[host]:port`";
-                    self.problem(&["entryPoints", name, "address"], message);
-                }
                 Ok(address) => {
                     if let Some((other, _)) = addresses.iter().find(|(_, other)| other.clashes(&address)) {
                         let message =
@@ -131,6 +125,9 @@ impl Check<'_> {
                     }
                     addresses.push((name, address));
                 }
+            }
+            if point.udp.timeout.is_zero() {
+                self.problem(&["entryPoints", name, "udp", "timeout"], "expected a time longer than zero");
             }
             self.entry_point(settings, name, point);
         }
@@ -149,6 +146,11 @@ impl Check<'_> {
             if let Some(Err(error)) = ranges.map(|ranges| IpRanges::parse(ranges)) {
                 self.problem(&["entryPoints", name, section, key], &error.to_string());
             }
+        }
+        if point.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.insecure && proxy.trusted_ips.is_empty())
+        {
+            let message = "nobody is trusted: expected `trustedIPs` or `insecure`";
+            self.problem(&["entryPoints", name, "proxyProtocol"], message);
         }
         let strategies = [
             ("aliasHeadersStrategy", &point.http.alias_headers_strategy),

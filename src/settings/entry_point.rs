@@ -37,6 +37,14 @@ pub struct EntryPoint {
     pub observability: EntryPointObservability,
 }
 
+impl EntryPoint {
+    /// True when it serves UDP.
+    pub fn is_udp(&self) -> bool {
+        let protocol = self.address.rsplit_once('/').map_or("", |(_, protocol)| protocol);
+        protocol.eq_ignore_ascii_case("udp")
+    }
+}
+
 /// `transport`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]

@@ -416,7 +416,6 @@ mod tests {
     fn traefik_options_without_support_are_refused_by_name() {
         for (argument, name) in [
             ("--entrypoints.web.http3", "entryPoints.web.http3"),
-            ("--entryPoints.web.udp.timeout=5s", "entryPoints.web.udp"),
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
             ("--metrics.prometheus=true", "metrics"),
             ("--tracing=true", "tracing"),
@@ -425,7 +424,7 @@ mod tests {
             ("--providers.kubernetescrd", "providers.kubernetesCRD"),
             ("--accesslog.otlp", "accessLog.otlp"),
             ("--log.maxSize=5", "log.maxSize"),
-            ("--tcpServersTransport.dialTimeout=1s", "tcpServersTransport"),
+            ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
             let expected =
                 format!("{name} is a Traefik option that Tidegate does not support yet: remove it");
@@ -486,7 +485,7 @@ mod tests {
                 "--entryPoints.a.address=foo",
                 "flag --entryPoints.a.address: entryPoints.a.address: `foo` is no address: the port is missing",
             ),
-            ("--entryPoints.a.address=:1/udp", "UDP are not supported yet"),
+            ("--entryPoints.web.udp.timeout=0s", "udp.timeout: expected a time longer than zero"),
             ("--entryPoints.a.asDefault=true", "entryPoints.a.address: `` is no address"),
             ("--entryPoints.web.http.redirections.entryPoint.to=zz", "there is no entry point `zz`"),
             ("--entryPoints.web.http.redirections.entryPoint.scheme=https", "entryPoint.to: is required"),

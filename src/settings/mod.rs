@@ -15,6 +15,7 @@ mod traefik;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidegate_config::tcp::{Delay, TcpServersTransport};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
 use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest, swarm};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub core: Core,
     /// How servers are talked to by default.
     pub servers_transport: DefaultTransport,
+    /// How TCP servers are talked to by default.
+    pub tcp_servers_transport: DefaultTcpTransport,
     /// The doors, by name.
     pub entry_points: BTreeMap<String, EntryPoint>,
     /// Sources of configuration.
@@ -82,7 +85,8 @@ impl Settings {
     /// `traefik`.
     pub fn default_entry_points(&self) -> Vec<&str> {
         let named = |wanted: fn(&str, &EntryPoint) -> bool| {
-            let points = self.entry_points.iter().filter(move |(name, point)| wanted(name, point));
+            let points = self.entry_points.iter().filter(|(_, point)| !point.is_udp());
+            let points = points.filter(move |(name, point)| wanted(name, point));
             points.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
         };
         match named(|name, point| point.as_default && name != INTERNAL_ENTRY_POINT) {
@@ -145,6 +149,45 @@ impl Default for DefaultTransport {
             forwarding_timeouts: ForwardingTimeouts::default(),
         }
     }
+}
+
+/// `tcpServersTransport`: the transport that TCP services use when they name none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DefaultTcpTransport {
+    /// Time between keep-alive probes.
+    pub dial_keep_alive: Duration,
+    /// Time to connect.
+    pub dial_timeout: Duration,
+    /// How long the other direction may go on after one has ended; absent: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub termination_delay: Option<Delay>,
+    /// TLS towards servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<DefaultTcpTls>,
+}
+
+impl Default for DefaultTcpTransport {
+    fn default() -> Self {
+        let transport = TcpServersTransport::default();
+        Self {
+            dial_keep_alive: transport.dial_keep_alive,
+            dial_timeout: transport.dial_timeout,
+            termination_delay: None,
+            tls: None,
+        }
+    }
+}
+
+/// `tcpServersTransport.tls`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DefaultTcpTls {
+    /// Accept any certificate of a server.
+    pub insecure_skip_verify: bool,
+    /// Certificates to trust: paths or PEM.
+    #[serde(rename = "rootCAs")]
+    pub root_cas: Vec<String>,
 }
 
 /// Traefik's default of `providers.precedence`.

@@ -33,7 +33,6 @@ const UNSUPPORTED: &[&str] = &[
     "certificatesResolvers.*.spiffe",
     "certificatesResolvers.*.tailscale",
     "entryPoints.*.http3",
-    "entryPoints.*.udp",
     "experimental",
     "hostResolver",
     "log.compress",
@@ -55,12 +54,12 @@ const UNSUPPORTED: &[&str] = &[
     "providers.zooKeeper",
     "serversTransport.spiffe",
     "spiffe",
-    "tcpServersTransport",
+    "tcpServersTransport.tls.spiffe",
     "tracing",
 ];
 
 /// Those among them that are no more than a group: to write one does not switch anything on.
-const GROUPS: &[&str] = &["experimental", "metrics"];
+const GROUPS: &[&str] = &["experimental", "hostResolver", "metrics"];
 
 /// Traefik's options of the providers that there are: those which their own options do not know are named as such.
 const OF_PROVIDERS: &[&str] = &[

@@ -30,7 +30,8 @@ pub(super) struct Attached {
 
 /// Attaches every router of a merged configuration.
 pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached> {
-    let names: Vec<&String> = settings.entry_points.keys().collect();
+    let names: Vec<(&String, bool)> =
+        settings.entry_points.iter().map(|(name, point)| (name, point.is_udp())).collect();
     let defaults = default_entry_points(settings);
     let mut split = BTreeMap::new();
     let mut attached: Vec<Attached> = Vec::with_capacity(routers.len());
@@ -64,18 +65,13 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
 
 /// The entry points of routers that name none: those with `asDefault`, or all but `traefik` and those for UDP.
 pub(super) fn default_entry_points(settings: &Settings) -> Vec<String> {
-    let http = || settings.entry_points.iter().filter(|(_, point)| !is_udp(point));
+    let http = || settings.entry_points.iter().filter(|(_, point)| !point.is_udp());
     let flagged: Vec<String> =
         http().filter(|(_, point)| point.as_default).map(|(name, _)| name.clone()).collect();
     if !flagged.is_empty() {
         return flagged;
     }
     http().filter(|(name, _)| *name != "traefik").map(|(name, _)| name.clone()).collect()
-}
-
-/// True for an entry point that serves UDP.
-pub(super) fn is_udp(point: &EntryPoint) -> bool {
-    point.address.ends_with("/udp")
 }
 
 /// The part of a qualified name after its last `@`.
@@ -105,7 +101,7 @@ fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(S
         match settings.entry_points.get(&entry_point) {
             Some(point) if has_model(point) => {
                 let part = if several { format!("{entry_point}-{name}") } else { name.to_owned() };
-                let mut copy = with_model(point, router.clone());
+                let mut copy = with_model(point, router.clone(), provider_of(name));
                 copy.entry_points = vec![entry_point];
                 parts.push((part, copy));
             }
@@ -132,12 +128,15 @@ fn has_model(point: &EntryPoint) -> bool {
         || point.observability != EntryPointObservability::default()
 }
 
-fn with_model(point: &EntryPoint, mut router: Router) -> Router {
+/// A router with what its entry point adds. Its middlewares, too, are those of the router's provider unless they say more.
+fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router {
     if router.tls.is_none() {
         router.tls.clone_from(&point.http.tls);
     }
     let own = std::mem::take(&mut router.middlewares);
-    router.middlewares = point.http.middlewares.iter().cloned().chain(own).collect();
+    router.middlewares = point.http.middlewares.clone();
+    qualify_all(&mut router.middlewares, provider);
+    router.middlewares.extend(own);
     router.observability = Some(filled(&point.observability, router.observability.as_ref()));
     router
 }
@@ -153,14 +152,14 @@ fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Ob
 }
 
 /// Looks the entry points up, with Traefik's words for those that do not exist.
-fn place(names: &[&String], part: String, source: &str, router: Router) -> Attached {
+fn place(names: &[(&String, bool)], part: String, source: &str, router: Router) -> Attached {
     let mut entry_points = Vec::with_capacity(router.entry_points.len());
     let mut errors = Vec::new();
     for wanted in &router.entry_points {
-        match names.binary_search(&wanted) {
+        match names.binary_search_by_key(&wanted, |(name, _)| name) {
             Ok(place) if entry_points.contains(&place) => {}
-            Ok(place) => entry_points.push(place),
-            Err(_) => errors.push(format!("entryPoint \"{wanted}\" doesn't exist")),
+            Ok(place) if !names[place].1 => entry_points.push(place),
+            _ => errors.push(format!("entryPoint \"{wanted}\" doesn't exist")),
         }
     }
     if entry_points.is_empty() {
@@ -206,12 +205,12 @@ mod tests {
     fn a_router_is_split_by_entry_points_with_a_model() {
         let mut secure = EntryPoint::default();
         secure.http.tls = Some(Default::default());
-        secure.http.middlewares = vec!["m@file".into()];
+        secure.http.middlewares = vec!["m@docker".into(), "n".into()];
         let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
         let router = Router { middlewares: vec!["own".into()], ..Router::default() };
         let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
         assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
-        assert_eq!(attached[0].router.middlewares, ["m@file", "own@file"]);
+        assert_eq!(attached[0].router.middlewares, ["m@docker", "n@file", "own@file"]);
         assert!(attached[0].router.tls.is_some() && attached[1].router.tls.is_none());
     }
 

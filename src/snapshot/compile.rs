@@ -11,13 +11,16 @@ use tidegate_config::{Config, Kind, Middleware, ObjectRef, Origins, Problem, Pro
 use tidegate_core::HttpClient;
 
 use super::Snapshot;
-use super::attach::{attach, provider_of, qualify};
+use super::attach::{Attached, attach, provider_of, qualify};
 use super::build::{Builder, Instances};
+use super::datagrams;
 use super::files::{Content, Files};
 use super::report;
 use super::routes::{Routed, Router, Rules};
+use super::streams;
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
+use crate::tcp;
 use crate::tls::TlsStore;
 
 /// What configurations are compiled with.
@@ -26,6 +29,8 @@ pub struct Environment {
     pub settings: Arc<Settings>,
     /// Servers and their state.
     pub registry: Arc<Registry>,
+    /// The same for TCP.
+    pub tcp: Arc<tcp::Registry>,
     /// Sends the requests of middlewares.
     pub client: Arc<dyn HttpClient>,
     /// The gateway's own services, by qualified name.
@@ -79,9 +84,18 @@ pub fn compile(
         previous_rules: previous.map(|compiled| &compiled.rules),
         broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
     };
-    let Routed { entry_points, outcomes, rules, tls_hosts } = router.route();
+    let Routed { mut entry_points, outcomes, rules, tls_hosts } = router.route();
     builder.build_unused();
+    let streams = streams::compile(&builder, &tls.store, &broken, |entry_point| {
+        https_names(&attached, &rules, entry_point)
+    });
+    let datagrams = datagrams::compile(&builder, &broken);
+    for (routes, (tcp, udp)) in entry_points.iter_mut().zip(streams.routes.into_iter().zip(datagrams.routes))
+    {
+        (routes.tcp, routes.udp) = (tcp, udp);
+    }
     let (instances, failures) = builder.finish();
+    config.tcp.routers = streams.routers;
     let store = tls.store.with_hosts(tls_hosts);
     let certificates = certificates(&origins, &broken_certificates);
     let of_tls = tls.problems.iter().map(|problem| located(problem, &origins, &certificates));
@@ -93,13 +107,33 @@ pub fn compile(
         attached,
         outcomes,
         failures,
+        streams: streams.findings.into_iter().chain(datagrams.findings).collect(),
         broken: &broken,
         written,
         settings: &environment.settings,
     });
     let services = instances.services();
-    let snapshot = Snapshot { generation, entry_points, tls: store, services, report: Arc::new(report) };
+    let snapshot = Snapshot {
+        generation,
+        entry_points,
+        tls: store,
+        services,
+        tcp_services: streams.services,
+        report: Arc::new(report),
+    };
     Compiled { snapshot: Arc::new(snapshot), instances, rules, tls }
+}
+
+/// The server names for which an entry point has HTTPS routers.
+fn https_names(attached: &[Attached], rules: &Rules, entry_point: usize) -> tcp::HttpsNames {
+    let mut names = tcp::HttpsNames::default();
+    let here = attached.iter().filter(|router| router.entry_points.contains(&entry_point));
+    for router in here.filter(|router| router.router.tls.is_some()) {
+        if let Some(Ok(rule)) = rules.get(&router.router.rule) {
+            names.add(&rule.hosts());
+        }
+    }
+    names
 }
 
 /// Objects whose options could not be read, with the reasons.
@@ -157,6 +191,13 @@ fn qualify_references(config: &mut Config) {
         }
     }
     for (name, service) in &mut config.http.services {
+        if let Some(balancer) = &mut service.load_balancer
+            && !balancer.servers_transport.is_empty()
+        {
+            balancer.servers_transport = qualify(&balancer.servers_transport, provider_of(name));
+        }
+    }
+    for (name, service) in &mut config.tcp.services {
         if let Some(balancer) = &mut service.load_balancer
             && !balancer.servers_transport.is_empty()
         {

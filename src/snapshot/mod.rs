@@ -3,10 +3,12 @@
 mod attach;
 mod build;
 mod compile;
+mod datagrams;
 mod files;
 pub mod report;
 mod routes;
 mod services;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +21,9 @@ use tidegate_core::{Handler, Middleware};
 use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
+use crate::tcp;
 use crate::tls::TlsStore;
+use crate::udp;
 pub use compile::{Compiled, Environment, compile};
 pub use files::Files;
 use report::Report;
@@ -34,6 +38,8 @@ pub struct Snapshot {
     pub tls: Arc<TlsStore>,
     /// Every service, by qualified name; broken ones are absent.
     pub services: BTreeMap<String, Arc<dyn Service>>,
+    /// Every TCP service that a router uses, by qualified name; broken ones are absent.
+    pub tcp_services: BTreeMap<String, Arc<dyn tcp::Service>>,
     /// What became of each object.
     pub report: Arc<Report>,
 }
@@ -44,6 +50,10 @@ pub struct Routes {
     pub plain: Index<Route>,
     /// Routes for TLS connections.
     pub tls: Index<Route>,
+    /// TCP routes, when there are any.
+    pub tcp: Option<Arc<tcp::Routes>>,
+    /// The UDP route, when there is one.
+    pub udp: Option<Arc<udp::Route>>,
 }
 
 /// What a request is given to, once its router is known.

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tidegate_config::router::Router;
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
 
-use super::attach::{self, Attached, provider_of, qualify};
+use super::attach::{Attached, provider_of, qualify};
 use super::routes::Outcome;
 use crate::settings::Settings;
 
@@ -74,16 +73,35 @@ pub(super) struct Findings<'a> {
     pub(super) attached: Vec<Attached>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) failures: BTreeMap<ObjectRef, Vec<String>>,
+    /// What became of TCP and UDP.
+    pub(super) streams: Vec<Finding>,
     /// Objects that could not be read, with the reasons.
     pub(super) broken: &'a BTreeMap<ObjectRef, Vec<String>>,
     pub(super) written: BTreeMap<ObjectRef, String>,
     pub(super) settings: &'a Settings,
 }
 
+/// What became of one object of TCP or UDP.
+pub(super) struct Finding {
+    pub(super) object: ObjectRef,
+    pub(super) known: ObjectReport,
+    pub(super) outcome: Outcome,
+}
+
 /// Puts the report together.
 pub(super) fn assemble(findings: Findings<'_>) -> Report {
-    let Findings { mut config, origins, problems, attached, outcomes, failures, broken, written, settings } =
-        findings;
+    let Findings {
+        mut config,
+        origins,
+        problems,
+        attached,
+        outcomes,
+        failures,
+        streams,
+        broken,
+        written,
+        settings,
+    } = findings;
     let mut report = Report { problems, written, ..Report::default() };
     let mut told = Told::of(&report.problems);
     let mut services: HashMap<String, Vec<String>> = HashMap::new();
@@ -101,12 +119,13 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         let source = ObjectRef { kind: Kind::Router, name: router.source };
         let object = ObjectRef { kind: Kind::Router, name: router.name.clone() };
         let mut used_by = router.router.entry_points.clone();
-        used_by.retain(|name| settings.entry_points.contains_key(name));
+        used_by.retain(|name| settings.entry_points.get(name).is_some_and(|point| !point.is_udp()));
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
+        let resolver = router.router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
         let wrong_names = crate::acme::wrong_names(settings, &router.router);
-        for message in no_resolver(settings, &router.router).into_iter().chain(wrong_names) {
+        for message in no_resolver(settings, resolver).into_iter().chain(wrong_names) {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
@@ -136,7 +155,16 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             );
         }
     }
-    streams(&mut report, &mut told, &mut config, settings, &origins);
+    for Finding { object, known, outcome } in streams {
+        let origin = origins.get(&object);
+        let router = config.tcp.routers.get(&object.name).filter(|_| object.kind == Kind::TcpRouter);
+        if let Some(tls) = router.and_then(|router| router.tls.as_ref()).filter(|tls| !tls.passthrough)
+            && let Some(message) = no_resolver(settings, &tls.cert_resolver)
+        {
+            report.tell(&mut told, &object, message, origin);
+        }
+        report.add(&mut told, object.clone(), object, known, outcome, origin);
+    }
     for (object, errors) in
         broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>()
     {
@@ -219,8 +247,7 @@ impl Told {
 }
 
 /// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
-fn no_resolver(settings: &Settings, router: &Router) -> Option<String> {
-    let resolver = &router.tls.as_ref()?.cert_resolver;
+fn no_resolver(settings: &Settings, resolver: &str) -> Option<String> {
     let known = settings.certificates_resolvers.get(resolver).is_some_and(|known| known.acme.is_some());
     (!resolver.is_empty() && !known).then(|| {
         format!(
@@ -228,97 +255,4 @@ fn no_resolver(settings: &Settings, router: &Router) -> Option<String> {
              settings' `certificatesResolvers`"
         )
     })
-}
-
-/// TCP and UDP are read and shown, but not served.
-fn streams(
-    report: &mut Report,
-    told: &mut Told,
-    config: &mut Config,
-    settings: &Settings,
-    origins: &Origins,
-) {
-    let http = attach::default_entry_points(settings);
-    let mut users: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
-    for (name, router) in &mut config.tcp.routers {
-        if router.entry_points.is_empty() {
-            router.entry_points.clone_from(&http);
-        }
-        if router.priority == 0 {
-            let catch_all = matches!(router.rule.as_str(), "HostSNI(`*`)" | "HostSNI(\"*\")");
-            router.priority =
-                if catch_all { -1 } else { i64::try_from(router.rule.len()).unwrap_or(i64::MAX) };
-        }
-        for middleware in &mut router.middlewares {
-            *middleware = qualify(middleware, provider_of(name));
-        }
-        let service = ObjectRef { kind: Kind::TcpService, name: qualify(&router.service, provider_of(name)) };
-        users.entry(service).or_default().push(name.clone());
-        let known =
-            ObjectReport { used_by: known_points(&router.entry_points, settings), ..ObjectReport::default() };
-        let known = ObjectReport { priority: router.priority, ..known };
-        let service = qualify(&router.service, provider_of(name));
-        let missing = (!config.tcp.services.contains_key(&service))
-            .then(|| format!("the service \"{service}\" does not exist"));
-        let why = missing.as_deref().unwrap_or("TCP routers are not supported yet");
-        unsupported(report, told, Kind::TcpRouter, name, known, why, origins);
-    }
-    for (name, router) in &config.udp.routers {
-        let service = ObjectRef { kind: Kind::UdpService, name: qualify(&router.service, provider_of(name)) };
-        users.entry(service).or_default().push(name.clone());
-        // No entry point speaks UDP yet, so none that is named can be one.
-        let missing = router.entry_points.iter().map(|name| format!("entryPoint \"{name}\" doesn't exist"));
-        let mut errors: Vec<String> = missing.collect();
-        errors.push(if errors.is_empty() && !router.entry_points.is_empty() {
-            "UDP routers are not supported yet".to_owned()
-        } else {
-            "no valid entryPoint for this router".to_owned()
-        });
-        let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
-        let origin = origins.get(&object);
-        report.add(
-            told,
-            object.clone(),
-            object,
-            ObjectReport::default(),
-            Outcome { errors, warnings: Vec::new() },
-            origin,
-        );
-    }
-    let services = config.tcp.services.keys().map(|name| (Kind::TcpService, name));
-    let udp = config.udp.services.keys().map(|name| (Kind::UdpService, name));
-    let middlewares = config.tcp.middlewares.keys().map(|name| (Kind::TcpMiddleware, name));
-    for (kind, name) in services.chain(udp).chain(middlewares) {
-        let object = ObjectRef { kind, name: name.clone() };
-        let used_by = users.remove(&object).unwrap_or_default();
-        report.objects.insert(object, ObjectReport { used_by, ..ObjectReport::default() });
-    }
-}
-
-fn unsupported(
-    report: &mut Report,
-    told: &mut Told,
-    kind: Kind,
-    name: &str,
-    known: ObjectReport,
-    why: &str,
-    origins: &Origins,
-) {
-    let object = ObjectRef { kind, name: name.to_owned() };
-    let origin = origins.get(&object);
-    report.add(
-        told,
-        object.clone(),
-        object,
-        known,
-        Outcome { errors: vec![why.to_owned()], warnings: Vec::new() },
-        origin,
-    );
-}
-
-fn known_points(wanted: &[String], settings: &Settings) -> Vec<String> {
-    let mut known: Vec<String> =
-        wanted.iter().filter(|name| settings.entry_points.contains_key(*name)).cloned().collect();
-    known.sort();
-    known
 }

@@ -16,8 +16,8 @@ use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tls::TlsStore;
 
-/// What became of one router.
-#[derive(Default)]
+/// What became of one object.
+#[derive(Clone, Default)]
 pub(super) struct Outcome {
     /// Errors: it does not serve.
     pub(super) errors: Vec<String>,
@@ -85,7 +85,12 @@ impl Router<'_, '_> {
         }
         let entry_points = plain.into_iter().zip(tls);
         let entry_points = entry_points
-            .map(|(plain, tls)| Routes { plain: Index::new(plain), tls: Index::new(tls) })
+            .map(|(plain, tls)| Routes {
+                plain: Index::new(plain),
+                tls: Index::new(tls),
+                tcp: None,
+                udp: None,
+            })
             .collect();
         Routed { entry_points, outcomes, rules, tls_hosts }
     }

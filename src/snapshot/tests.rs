@@ -30,6 +30,7 @@ impl World {
             settings: Arc::new(Settings { entry_points, ..Settings::default() }),
             client: registry.client(),
             registry,
+            tcp: crate::tcp::Registry::new(runtime.handle().clone()),
             internal: BTreeMap::new(),
             files: Files::default(),
         };
@@ -253,7 +254,7 @@ fn children_answer_below_their_parents() {
 }
 
 #[test]
-fn tcp_and_udp_are_shown_but_not_served() {
+fn tcp_and_udp_routers_are_checked() {
     let world = World::new(&["web"]);
     let compiled = world.compile(
         r#"{"tcp": {"routers": {"t": {"rule": "HostSNI(`*`)", "service": "s"}}},
@@ -262,6 +263,80 @@ fn tcp_and_udp_are_shown_but_not_served() {
     assert_eq!(errors(&compiled, Kind::TcpRouter, "t@file"), ["the service \"s@file\" does not exist"]);
     assert_eq!(errors(&compiled, Kind::UdpRouter, "u@file"), ["no valid entryPoint for this router"]);
     assert_eq!(compiled.snapshot.report.config.tcp.routers["t@file"].priority, -1);
+}
+
+#[test]
+fn tcp_routers_are_checked_in_traefiks_words() {
+    let world = World::new(&["web"]);
+    for (router, expected) in [
+        (r#""rule": "HostSNI(`*`)", "service": "s""#, &[][..]),
+        (r#""rule": "HostSNI(`*`)""#, &["the service is missing on the router"]),
+        (r#""service": "s""#, &["router has no rule"]),
+        (
+            r#""rule": "Nope(`x`)", "service": "s""#,
+            &["invalid rule: \"Nope(`x`)\" , unsupported function: Nope"],
+        ),
+        (
+            r#""rule": "HostSNI(`a`)", "service": "s""#,
+            &["invalid rule: \"HostSNI(`a`)\" , has HostSNI matcher, but no TLS on router"],
+        ),
+        (
+            r#""rule": "HostSNI(`x y`)", "service": "s", "tls": {}"#,
+            &[
+                "error while adding rule HostSNI(`x y`): invalid value for HostSNI matcher, \"x y\" is not a valid hostname",
+            ],
+        ),
+        (
+            r#""rule": "HostSNI(`a`)", "service": "s", "tls": {"options": "x"}"#,
+            &["unknown TLS options: x@file"],
+        ),
+        (r#""rule": "HostSNI(`*`)", "service": "none""#, &["the service \"none@file\" does not exist"]),
+        (
+            r#""rule": "HostSNI(`*`)", "service": "empty""#,
+            &["the service \"empty@file\" does not have any type defined"],
+        ),
+        (
+            r#""rule": "HostSNI(`*`)", "service": "lost""#,
+            &["no transport configuration found for \"none@file\""],
+        ),
+        (
+            r#""rule": "HostSNI(`*`)", "service": "s", "middlewares": ["none"]"#,
+            &["middleware \"none@file\" does not exist"],
+        ),
+        (
+            r#""rule": "HostSNI(`*`)", "service": "s", "entryPoints": ["no"]"#,
+            &["entryPoint \"no\" doesn't exist", "no valid entryPoint for this router"],
+        ),
+        (
+            r#""rule": "HostSNI(`*`)", "service": "s", "ruleSyntax": "v2""#,
+            &["ruleSyntax `v2` is not supported: only `v3` is"],
+        ),
+    ] {
+        let compiled = world.compile(&format!(
+            r#"{{"tcp": {{"routers": {{"r": {{{router}}}}}, "services": {{
+                "s": {{"loadBalancer": {{"servers": [{{"address": "127.0.0.1:1"}}]}}}}, "empty": {{}},
+                "lost": {{"loadBalancer": {{"serversTransport": "none"}}}}}}}}}}"#
+        ));
+        assert_eq!(errors(&compiled, Kind::TcpRouter, "r@file"), expected, "{router}");
+    }
+}
+
+#[test]
+fn tcp_servers_keep_their_state_over_a_reload() {
+    let world = World::new(&["web"]);
+    let config = |other: &str| {
+        format!(
+            r#"{{"tcp": {{"routers": {{"r": {{"rule": "HostSNI(`*`)", "service": "s"}}}},
+                "services": {{"s": {{"loadBalancer": {{"servers": [{{"address": "127.0.0.1:1"}}, {{"address": "{other}"}}]}}}}}}}}}}"#
+        )
+    };
+    let server = |compiled: &Compiled| {
+        let service = compiled.snapshot.tcp_services["s@file"].clone();
+        (0..2).filter_map(|_| service.choose()).find(|server| server.address() == "127.0.0.1:1").unwrap()
+    };
+    let first = world.compile(&config("127.0.0.1:2"));
+    let second = world.compile_after(&config("127.0.0.1:3"), Some(&first));
+    assert!(Arc::ptr_eq(&server(&first), &server(&second)));
 }
 
 #[test]

@@ -165,8 +165,12 @@ impl TlsStore {
     /// What a handshake for this server name uses; `None` when its options are missing or broken: the connection
     /// must then be closed.
     pub fn config_for(&self, server_name: Option<&str>) -> Option<Arc<ServerConfig>> {
-        let name = self.options_of(server_name.unwrap_or(""));
-        self.shared.options.get(name)?.clone()
+        self.config_of(self.options_of(server_name.unwrap_or("")))
+    }
+
+    /// What a handshake with the options of this name uses; `None` when they are missing or broken.
+    pub fn config_of(&self, options: &str) -> Option<Arc<ServerConfig>> {
+        self.shared.options.get(options)?.clone()
     }
 }
 

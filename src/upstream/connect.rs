@@ -36,9 +36,9 @@ pub(super) enum Scheme {
     H2c,
 }
 
-/// Host part of a server's URL.
+/// Host part of a server's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Host {
+pub(crate) enum Host {
     /// An address, which is never resolved.
     Address(IpAddr),
     /// A name.
@@ -122,16 +122,24 @@ pub(super) async fn connect(
 }
 
 async fn dial(target: &Target) -> Result<TcpStream, UpstreamError> {
-    let refused = |reason: String| UpstreamError::Connect { server: target.address.clone(), reason };
-    match &target.host {
-        Host::Address(ip) => {
-            TcpStream::connect(SocketAddr::new(*ip, target.port)).await.map_err(|e| refused(e.to_string()))
-        }
-        Host::Name(name) => {
-            let addresses = dns::lookup(name).await.map_err(|e| refused(format!("`{name}`: {e}")))?;
-            race(&addresses, target.port).await.map_err(|e| refused(e.to_string()))
-        }
+    let refused = |error: io::Error| UpstreamError::Connect {
+        server: target.address.clone(),
+        reason: error.to_string(),
+    };
+    connect_tcp(&target.host, target.port).await.map_err(refused)
+}
+
+/// Opens a connection to a host. The addresses of a name are tried one after the other.
+pub(crate) async fn connect_tcp(host: &Host, port: u16) -> io::Result<TcpStream> {
+    match host {
+        Host::Address(ip) => TcpStream::connect(SocketAddr::new(*ip, port)).await,
+        Host::Name(name) => race(&resolve(name).await?, port).await,
     }
+}
+
+/// The addresses of a name.
+pub(crate) async fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
+    dns::lookup(name).await.map_err(|error| io::Error::new(error.kind(), format!("`{name}`: {error}")))
 }
 
 /// Tries addresses one after the other, each with a head start, and takes the first that answers.

@@ -27,7 +27,9 @@ use tidegate_core::{BuildError, Request, Response, UpstreamError};
 
 pub use client::Client;
 use connect::Target;
+pub(crate) use connect::{Host, connect_tcp, resolve};
 use pool::Pool;
+pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.

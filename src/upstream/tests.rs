@@ -594,6 +594,12 @@ async fn tls_verifies_and_negotiates() {
         ServersTransport { server_name: "other.test".into(), ..good.clone() },
         ServersTransport { peer_cert_uri: "spiffe://x/y".into(), ..good.clone() },
         ServersTransport {
+            insecure_skip_verify: true,
+            peer_cert_uri: "spiffe://td/web".into(),
+            root_cas: vec![rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap().cert.pem()],
+            ..Default::default()
+        },
+        ServersTransport {
             root_cas: vec![rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap().cert.pem()],
             ..good
         },

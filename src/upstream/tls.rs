@@ -12,18 +12,18 @@ use tidegate_core::BuildError;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Options of TLS, files read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TlsOptions {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TlsOptions {
     /// PEM of roots to trust instead of the system's.
-    pub(super) roots: Vec<Vec<u8>>,
+    pub(crate) roots: Vec<Vec<u8>>,
     /// PEM of our certificate chain and key.
-    pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
-    pub(super) insecure: bool,
-    pub(super) cipher_suites: Vec<String>,
-    pub(super) min_version: String,
-    pub(super) max_version: String,
-    pub(super) peer_cert_uri: String,
-    pub(super) http2: bool,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) insecure: bool,
+    pub(crate) cipher_suites: Vec<String>,
+    pub(crate) min_version: String,
+    pub(crate) max_version: String,
+    pub(crate) peer_cert_uri: String,
+    pub(crate) http2: bool,
 }
 
 /// The two configurations of a transport: one that offers HTTP/2, one that does not (for upgrades).
@@ -34,7 +34,7 @@ pub(super) struct Configs {
 
 impl TlsOptions {
     /// Checks everything that needs no roots.
-    pub(super) fn check(&self) -> Result<(), BuildError> {
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
         self.provider()?;
         self.versions()?;
         if let Some((chain, key)) = &self.identity {
@@ -65,6 +65,13 @@ impl TlsOptions {
             config.alpn_protocols.insert(0, b"h2".to_vec());
         }
         Ok(Configs { any: Arc::new(config), http1 })
+    }
+
+    /// Builds a configuration that offers no protocol by ALPN, for servers that do not speak HTTP.
+    pub(crate) fn without_protocols(&self) -> Result<Arc<ClientConfig>, BuildError> {
+        let mut config = Arc::unwrap_or_clone(self.build()?.http1);
+        config.alpn_protocols.clear();
+        Ok(Arc::new(config))
     }
 
     fn provider(&self) -> Result<CryptoProvider, BuildError> {
@@ -132,8 +139,14 @@ impl TlsOptions {
         for pem in &self.roots {
             pinned.extend(certificates(pem)?);
         }
+        // As in Traefik: with a URI, `insecureSkipVerify` gives up the name, but not who has signed the certificate.
+        let nameless = match (self.insecure, self.peer_cert_uri.is_empty(), self.roots.is_empty()) {
+            (true, false, true) => Some(system_roots()?),
+            (true, false, false) => Some(Arc::new(self.own_roots()?)),
+            _ => None,
+        };
         let (provider, uri) = (provider.clone(), self.peer_cert_uri.clone());
-        Ok(Arc::new(Verifier { chain, pinned, provider, uri }))
+        Ok(Arc::new(Verifier { chain, nameless, pinned, provider, uri }))
     }
 
     fn own_roots(&self) -> Result<RootCertStore, BuildError> {
@@ -196,6 +209,8 @@ fn go_suite(name: &str) -> String {
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// Roots that must have signed the certificate, whatever its name.
+    nameless: Option<Arc<RootCertStore>>,
     /// The given roots. A server that shows one of them needs no chain: servers sign their own certificates.
     pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
@@ -242,6 +257,17 @@ impl ServerCertVerifier for Verifier {
             } else {
                 chain.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
             }
+        }
+        if let Some(roots) = &self.nameless {
+            let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            rustls::client::verify_server_cert_signed_by_trust_anchor(
+                &parsed,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            )?;
         }
         if self.uri.is_empty() || has_uri(certificate, &self.uri) {
             return Ok(ServerCertVerified::assertion());
@@ -323,5 +349,6 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         assert!(has_uri(certificate.der(), "spiffe://td/web"));
         assert!(!has_uri(certificate.der(), "spiffe://td/other"));
+        assert!(!has_uri(certificate.der(), "spiffe://other/web"));
     }
 }

@@ -247,3 +247,34 @@ fn keys_are_live_and_half_a_change_breaks_nothing() {
     });
     assert!(gateway.api("/api/overview").contains("\"Consul\""));
 }
+
+#[test]
+#[ignore = "needs consul"]
+fn services_of_connect_are_reached_by_tls_that_both_sides_check() {
+    let consul = Consul::start("").ready();
+    let backend = Backend::echo("one");
+    // The agent's own proxy asks for HTTP/2, which a gateway speaks.
+    let behind = Gateway::serve(&Gateway::one_service(&backend.url()));
+    let [side, liar] = [nobody(), behind.web()];
+    let register = |name: &str, at: std::net::SocketAddr| {
+        let tags = format!(
+            r#"["traefik.enable=true", "traefik.consulcatalog.connect=true", "traefik.http.routers.{name}.rule=Host(`{name}.test`)"]"#
+        );
+        let body = format!(
+            r#"{{"Name": "{name}", "Address": "127.0.0.1", "Port": {}, "Tags": {tags}, "Connect": {{"Native": true}}}}"#,
+            at.port()
+        );
+        consul.put("/v1/agent/service/register", &body);
+    };
+    register("side", side);
+    // Somebody else's proxy under another name, and one that speaks no TLS at all.
+    register("other", side);
+    register("liar", liar);
+    let _proxy = consul.proxy("side", behind.web(), side);
+    let gateway = catalog(&consul, &["--providers.consulCatalog.connectAware=true"]);
+    eventually("the service is reached", || from(&gateway, "side.test", "one"));
+    assert_eq!(status(&gateway, "other.test"), 500, "its certificate is another service's");
+    assert!(status(&gateway, "liar.test") >= 500);
+    let plain = crate::support::raw(side, "GET / HTTP/1.1\r\nHost: side.test\r\n\r\n");
+    assert!(plain.is_err() || plain.is_ok_and(|answer| answer.status != 200), "nothing passes without TLS");
+}

@@ -16,11 +16,15 @@ fn decode(name: &str, text: &str) -> Provided {
 }
 
 #[test]
-fn the_example_says_the_same_in_both_forms() {
-    let read = |name: &str| decode(name, &fs::read_to_string(root().join("examples").join(name)).unwrap());
-    let (yaml, toml) = (read("file/routes.yml"), read("file-toml/routes.toml"));
-    assert!(yaml.problems.is_empty() && toml.problems.is_empty(), "{:?} {:?}", yaml.problems, toml.problems);
-    assert_eq!(yaml.config, toml.config);
+fn the_examples_say_the_same_in_both_forms() {
+    for kind in ["file", "streams"] {
+        let read =
+            |name: String| decode(&name, &fs::read_to_string(root().join("examples").join(&name)).unwrap());
+        let (yaml, toml) = (read(format!("{kind}/routes.yml")), read(format!("{kind}-toml/routes.toml")));
+        let problems = [yaml.problems, toml.problems].concat();
+        assert!(problems.is_empty(), "{kind}: {problems:?}");
+        assert_eq!(yaml.config, toml.config, "{kind}");
+    }
 }
 
 #[test]
@@ -29,8 +33,8 @@ fn the_examples_of_the_pages_decode() {
     for page in pages("docs") {
         let mut forms = Vec::new();
         for (language, body) in blocks(&fs::read_to_string(&page).unwrap()) {
-            let is_route =
-                body.starts_with("http:") || body.starts_with("[http") || body.starts_with("[[http");
+            let begins = body.trim_start_matches('[');
+            let is_route = ["http", "tcp", "udp"].iter().any(|part| begins.starts_with(part));
             // A template is no YAML before it has run.
             let is_template = body.contains("{{");
             if !["yaml", "toml"].contains(&language.as_str()) || !is_route || is_template {

@@ -161,3 +161,55 @@ fn files_are_seen_however_they_are_saved() {
         eventually(generation, || get(gateway.web(), &format!("{generation}.test"), "/").status == 200);
     }
 }
+
+/// Routes through one middleware, with or without another router beside.
+fn behind(middleware: &str, backend: &str, other: bool) -> String {
+    let other = if other { "    other: {rule: 'Host(`other.test`)', service: a}\n" } else { "" };
+    format!(
+        "http:\n  middlewares:\n    m: {middleware}\n  routers:\n    r: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [m]}}\n{other}  services:\n    a: {{loadBalancer: {{servers: [{{url: '{backend}'}}]}}}}\n"
+    )
+}
+
+#[test]
+fn requests_in_flight_are_counted_through_a_reload() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let backend = Backend::with(move |seen, stream| {
+        use std::io::Write as _;
+        if seen.target() == "/held" {
+            let _ = held.lock().unwrap().recv();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_ok()
+    });
+    let limit = "{inFlightReq: {amount: 1, sourceCriterion: {requestHost: true}}}";
+    let gateway = Gateway::serve(&behind(limit, &backend.url(), false));
+    let mut first = Client::connect(gateway.web());
+    first.send("GET /held HTTP/1.1\r\nHost: h\r\n\r\n");
+    eventually("the first has reached the server", || !backend.seen().is_empty());
+    assert_eq!(get(gateway.web(), "h", "/").status, 429);
+    gateway.write("routes.yml", &behind(limit, &backend.url(), true));
+    eventually("the change is live", || gateway.api("/api/http/routers").contains("other@file"));
+    assert_eq!(get(gateway.web(), "h", "/").status, 429, "the first is still open");
+    release.send(()).unwrap();
+    assert_eq!(first.read().unwrap().status, 200);
+    eventually("there is room again", || get(gateway.web(), "h", "/").status == 200);
+}
+
+#[test]
+fn an_open_breaker_stays_open_through_a_reload() {
+    let backend = Backend::bytes("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
+    let breaker = "{circuitBreaker: {expression: 'ResponseCodeRatio(500, 600, 0, 600) > 0.5', checkPeriod: 10ms, fallbackDuration: 1h}}";
+    let gateway = Gateway::serve(&behind(breaker, &backend.url(), false));
+    eventually("the breaker opens", || get(gateway.web(), "h", "/").status == 503);
+    gateway.write("routes.yml", &behind(breaker, &backend.url(), true));
+    eventually("the change is live", || gateway.api("/api/http/routers").contains("other@file"));
+    let seen = backend.seen().len();
+    assert_eq!(get(gateway.web(), "h", "/").status, 503);
+    assert_eq!(backend.seen().len(), seen, "an open breaker asks nobody");
+    // Other options are another breaker.
+    gateway.write("routes.yml", &behind(&breaker.replace("1h", "2h"), &backend.url(), true));
+    eventually("the server is asked again", || {
+        get(gateway.web(), "h", "/");
+        backend.seen().len() > seen
+    });
+}

@@ -115,6 +115,16 @@ fn every_middleware_has_its_page() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+#[test]
+fn every_provider_has_its_page() {
+    let missing: Vec<_> = tidegate_providers::KINDS
+        .iter()
+        .map(|kind| root().join(format!("docs/providers/{}.md", kebab(kind))))
+        .filter(|page| !page.exists())
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// `passTLSClientCert` → `pass-tls-client-cert`.
 fn kebab(kind: &str) -> String {
     let letters: Vec<char> = kind.chars().collect();

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// What is read from or written to the file at once.
@@ -71,7 +71,7 @@ impl Spool {
         match self {
             Self::Memory(bytes) => Body::full(bytes.clone()),
             Self::File(file, length) => {
-                Body::boxed(FileBody { file: file.clone(), position: 0, length: *length, reading: None })
+                Body::of_frames(FileBody { file: file.clone(), position: 0, length: *length, reading: None })
             }
         }
     }
@@ -93,14 +93,8 @@ struct FileBody {
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
-impl HttpBody for FileBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl Frames for FileBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
         let rest = this.length - this.position;
         if rest == 0 {

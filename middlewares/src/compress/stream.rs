@@ -11,7 +11,7 @@ use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZstdEncoder};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
 
@@ -137,7 +137,7 @@ impl Compressed {
     }
 
     /// Reads and compresses until there is a piece to hand on or the body is over.
-    fn poll_reading(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_reading(&mut self, cx: &mut Context<'_>) -> Polled {
         let mut done = 0;
         loop {
             if self.encoder.output().len() >= PIECE {
@@ -174,7 +174,7 @@ impl Compressed {
     }
 
     /// Hands on what has come so far, now or after a while.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Polled {
         if !self.is_stream {
             let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
             ready!(waiting.as_mut().poll(cx));
@@ -190,7 +190,7 @@ impl Compressed {
         }
     }
 
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Polled {
         if let Err(error) = ready!(self.encoder.writer().poll_shutdown(cx)) {
             return self.fail(error.into());
         }
@@ -204,32 +204,25 @@ impl Compressed {
         }
     }
 
-    fn poll_trailers(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_trailers(&mut self) -> Polled {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             _ => Poll::Ready(None),
         }
     }
 
-    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn fail(&mut self, error: BodyError) -> Polled {
         self.state = State::Done;
         Poll::Ready(Some(Err(error)))
     }
 }
 
-impl HttpBody for Compressed {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        match this.state {
-            State::Reading => this.poll_reading(cx),
-            State::Ending(_) => this.poll_ending(cx),
-            State::Trailers(_) | State::Done => this.poll_trailers(),
+impl Frames for Compressed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        match self.state {
+            State::Reading => self.poll_reading(cx),
+            State::Ending(_) => self.poll_ending(cx),
+            State::Trailers(_) | State::Done => self.poll_trailers(),
         }
     }
 
@@ -241,14 +234,8 @@ impl HttpBody for Compressed {
 /// A body that breaks off at once.
 pub(super) struct Broken(pub(super) Option<BodyError>);
 
-impl HttpBody for Broken {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl Frames for Broken {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Polled {
         Poll::Ready(self.0.take().map(Err))
     }
 }
@@ -281,10 +268,7 @@ pub(super) mod tests {
     impl HttpBody for Slow {
         type Data = Bytes;
         type Error = BodyError;
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
             self.0 += 1;
             match self.0 {
                 1 => Poll::Ready(Some(Ok(Frame::data("data: 1\n\n".into())))),
@@ -305,7 +289,7 @@ pub(super) mod tests {
     fn what_has_come_is_flushed_when_nothing_more_is_there() {
         for encoding in [Encoding::Gzip, Encoding::Brotli, Encoding::Zstd] {
             block_on(async {
-                let mut body = Body::boxed(Compressed::new(Body::boxed(Slow(0)), encoding));
+                let mut body = Body::of_frames(Compressed::new(Body::boxed(Slow(0)), encoding));
                 let frame = async |body: &mut Body| {
                     std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await.unwrap().unwrap()
                 };
@@ -324,10 +308,7 @@ pub(super) mod tests {
     impl HttpBody for Stalled {
         type Data = Bytes;
         type Error = BodyError;
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled {
             self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece.into())))))
         }
         fn size_hint(&self) -> http_body::SizeHint {
@@ -338,7 +319,8 @@ pub(super) mod tests {
     #[test]
     fn a_body_of_known_length_is_flushed_when_nothing_comes_for_a_while() {
         let first = block_on(async {
-            let mut body = Body::boxed(Compressed::new(Body::boxed(Stalled(Some("begin"))), Encoding::Gzip));
+            let mut body =
+                Body::of_frames(Compressed::new(Body::boxed(Stalled(Some("begin"))), Encoding::Gzip));
             std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap()
         });
         assert_eq!(decode(Encoding::Gzip, &first.into_data().unwrap()), b"begin");
@@ -346,8 +328,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_broken_body_breaks_the_compressed_one() {
-        let body =
-            Body::boxed(Compressed::new(Body::boxed(Broken(Some(BodyError::TimedOut))), Encoding::Gzip));
+        let body = Body::of_frames(Compressed::new(
+            Body::of_frames(Broken(Some(BodyError::TimedOut))),
+            Encoding::Gzip,
+        ));
         assert!(matches!(block_on(body.collect(100)), Err(BodyError::TimedOut)));
     }
 }

@@ -8,19 +8,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, Frames, Polled};
 
 /// A body whose length is not told.
 pub(super) struct Unsized(pub(super) Body);
 
-impl HttpBody for Unsized {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl Frames for Unsized {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         Pin::new(&mut self.0).poll_frame(cx)
     }
 
@@ -63,25 +57,18 @@ impl Decoded {
     }
 }
 
-impl HttpBody for Decoded {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
+impl Frames for Decoded {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
-            let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) else {
-                if this.rest.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else {
+                if self.rest.is_empty() {
                     return Poll::Ready(None);
                 }
-                this.rest.clear();
+                self.rest.clear();
                 return Poll::Ready(Some(Err(BodyError::Other("gRPC-Web text ends within a group".into()))));
             };
             let Ok(data) = frame?.into_data() else { continue };
-            let decoded = this.decode(&data)?;
+            let decoded = self.decode(&data)?;
             if !decoded.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(decoded))));
             }
@@ -106,31 +93,24 @@ impl Framed {
     }
 }
 
-impl HttpBody for Framed {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if this.ended {
+impl Frames for Framed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        if self.ended {
             return Poll::Ready(None);
         }
-        let trailers = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+        let trailers = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => return Poll::Ready(Some(Ok(this.frame(data)))),
+                Ok(data) => return Poll::Ready(Some(Ok(self.frame(data)))),
                 Err(frame) => frame.into_trailers().unwrap_or_default(),
             },
             Some(Err(error)) => {
-                this.ended = true;
+                self.ended = true;
                 return Poll::Ready(Some(Err(error)));
             }
             None => HeaderMap::new(),
         };
-        this.ended = true;
-        Poll::Ready(Some(Ok(this.frame(trailer_frame(&trailers)))))
+        self.ended = true;
+        Poll::Ready(Some(Ok(self.frame(trailer_frame(&trailers)))))
     }
 }
 
@@ -161,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn decode(parts: &[&str]) -> Result<Bytes, BodyError> {
-        block_on(Body::boxed(Decoded::new(pieces(parts))).collect(1 << 20))
+        block_on(Body::of_frames(Decoded::new(pieces(parts))).collect(1 << 20))
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidegate_config::Provided;
 
 use super::Options;
+use super::connect::Identity;
 use super::model::Instance;
 use crate::Error;
 use crate::template::functions::normalize;
@@ -38,12 +39,29 @@ impl Deriver {
         self.options.exposed_by_default || tags.iter().any(enables)
     }
 
-    /// The configuration that the instances of a service make.
-    pub(super) fn service(&self, name: &str, instances: &[Instance]) -> Provided {
+    /// True when a service with these tags is to be reached through Connect.
+    pub(super) fn connects(&self, tags: &[String]) -> bool {
+        if !self.options.connect_aware {
+            return false;
+        }
+        let said = self.labels(tags).into_iter().find_map(|(key, value)| {
+            let key = key.to_ascii_lowercase();
+            key.ends_with(".consulcatalog.connect").then(|| value.trim() == "true")
+        });
+        said.unwrap_or(self.options.connect_by_default)
+    }
+
+    /// The configuration that the instances of a service make. With an identity they are those of Connect.
+    pub(super) fn service(
+        &self,
+        name: &str,
+        instances: &[Instance],
+        identity: Option<&Identity>,
+    ) -> Provided {
         let mut parts: Vec<_> = instances
             .iter()
             .filter_map(|instance| {
-                let (owner, part) = self.instance(name, instance)?;
+                let (owner, part) = self.instance(name, instance, identity)?;
                 Some((normalize(&format!("{}-{name}-{}", instance.node, instance.id)), owner, part))
             })
             .collect();
@@ -52,7 +70,12 @@ impl Deriver {
         workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
     }
 
-    fn instance(&self, name: &str, instance: &Instance) -> Option<(Arc<str>, Provided)> {
+    fn instance(
+        &self,
+        name: &str,
+        instance: &Instance,
+        identity: Option<&Identity>,
+    ) -> Option<(Arc<str>, Provided)> {
         let labels = self.labels(&instance.tags);
         let owner: Arc<str> = format!("{name} ({} on {})", instance.id, instance.node).into();
         let canonical = normalize(name);
@@ -70,14 +93,17 @@ impl Deriver {
         let canary = read.take_bool(&["consulcatalog", "canary"], false);
         let state = instance.state.name();
         let healthy = options.strict_checks.iter().any(|wanted| wanted == "any" || wanted == state);
-        if !enabled || connect || !healthy || !self.rules.admit_tags(&instance.tags) {
+        if !enabled || (connect && identity.is_none()) || !healthy || !self.rules.admit_tags(&instance.tags) {
             return None;
         }
         let canary = canary.then(|| canary_name(name, &instance.tags));
         if let Some(canary) = &canary {
             workload.name = canary;
         }
-        let provided = workload::build(&workload, read, &self.rules, &At(instance));
+        let mut provided = workload::build(&workload, read, &self.rules, &At(instance));
+        if let Some(identity) = identity {
+            identity.secure(&mut provided, name, instance, &workload.origin(""));
+        }
         Some((owner, provided))
     }
 

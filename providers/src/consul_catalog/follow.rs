@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
 use super::model::{Check, Digests, Entry, Instance, Names};
 use crate::consul_client::{Agent, Failure, Query, backed_off};
@@ -34,6 +35,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 enum News {
     Names(Names),
     Checks(Digests),
+    Roots(Roots),
+    Leaf(Leaf),
     Failed(Failure),
 }
 
@@ -43,6 +46,8 @@ struct Known {
     /// The tags of all its instances, sorted.
     tags: Vec<String>,
     instances: Vec<Instance>,
+    /// It is reached through Connect.
+    connect: bool,
     part: Option<Provided>,
 }
 
@@ -53,6 +58,10 @@ pub(super) struct Run {
     session: Session,
     services: BTreeMap<String, Known>,
     checks: Option<Digests>,
+    /// The parts of what we are in Connect, when that is wanted.
+    roots: Option<Roots>,
+    leaf: Option<Leaf>,
+    identity: Option<Identity>,
     names_seen: bool,
     /// The catalog had something in it, Consul's own service included.
     saw_consul: bool,
@@ -80,6 +89,9 @@ impl Run {
             session,
             services: BTreeMap::new(),
             checks: None,
+            roots: None,
+            leaf: None,
+            identity: None,
             names_seen: false,
             saw_consul: false,
             urgent: BTreeSet::new(),
@@ -103,6 +115,15 @@ impl Run {
     async fn poll(mut self) -> Result<(), Error> {
         let interval = Duration::from(self.deriver.options.refresh_interval);
         loop {
+            if self.deriver.options.connect_aware {
+                let [roots, leaf] = self.connect_paths();
+                let roots =
+                    self.agent.ask(&roots, "").await.map_err(|failure| Error::Source(failure.message))?;
+                let leaf =
+                    self.agent.ask(&leaf, "").await.map_err(|failure| Error::Source(failure.message))?;
+                (self.roots, self.leaf) = (roots.value, leaf.value);
+                self.identify();
+            }
             let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await;
             let names = names.map_err(|failure| Error::Source(failure.message))?;
             self.take_names(names.value.unwrap_or_default())?;
@@ -122,7 +143,8 @@ impl Run {
         let (sender, mut news) = mpsc::channel(1);
         // They end with this run.
         let _watchers = self.watchers(sender);
-        while !self.names_seen || self.checks.is_none() {
+        let connect = self.deriver.options.connect_aware;
+        while !self.names_seen || self.checks.is_none() || (connect && self.identity.is_none()) {
             match news.recv().await {
                 Some(News::Failed(failure)) => return Err(Error::Source(failure.message)),
                 Some(news) => self.take(news).await?,
@@ -167,33 +189,37 @@ impl Run {
 
     fn watchers(&self, news: mpsc::Sender<News>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        let (agent, sender) = (self.agent.clone(), news.clone());
-        let mut query = Query::new("/v1/catalog/services", self.query(true));
-        tasks.spawn(async move {
-            loop {
-                let told = match query.next::<Names>(&agent).await {
-                    Ok(answer) => News::Names(answer.value.unwrap_or_default()),
-                    Err(failure) => News::Failed(failure),
-                };
-                if sender.send(told).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let agent = self.agent.clone();
-        let mut query = Query::new("/v1/health/state/any", self.query(false));
-        tasks.spawn(async move {
-            loop {
-                let told = match query.next::<Vec<Check>>(&agent).await {
-                    Ok(answer) => News::Checks(Digests::of(answer.value.unwrap_or_default())),
-                    Err(failure) => News::Failed(failure),
-                };
-                if news.send(told).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let names = Query::new("/v1/catalog/services", self.query(true));
+        tasks.spawn(tell(self.agent.clone(), names, news.clone(), News::Names));
+        if self.deriver.options.connect_aware {
+            let [roots, leaf] = self.connect_paths();
+            tasks.spawn(tell(self.agent.clone(), Query::new(roots, ""), news.clone(), News::Roots));
+            tasks.spawn(tell(self.agent.clone(), Query::new(leaf, ""), news.clone(), News::Leaf));
+        }
+        let checks = Query::new("/v1/health/state/any", self.query(false));
+        let digests = |checks: Vec<Check>| News::Checks(Digests::of(checks));
+        tasks.spawn(tell(self.agent.clone(), checks, news, digests));
         tasks
+    }
+
+    /// Where the roots and our own certificate are.
+    fn connect_paths(&self) -> [String; 2] {
+        let name = escape(&self.deriver.options.service_name);
+        ["/v1/agent/connect/ca/roots".into(), format!("/v1/agent/connect/ca/leaf/{name}")]
+    }
+
+    /// Takes on a new identity, and lets all services of Connect be derived again with it.
+    fn identify(&mut self) {
+        let (Some(roots), Some(leaf)) = (&self.roots, &self.leaf) else { return };
+        let identity = Identity::new(roots, leaf);
+        if identity.is_none() || identity == self.identity {
+            return;
+        }
+        self.identity = identity;
+        for (name, known) in self.services.iter_mut().filter(|(_, known)| known.connect) {
+            known.part = Some(self.deriver.service(name, &known.instances, self.identity.as_ref()));
+            self.changed = true;
+        }
     }
 
     /// How the catalog is read. From the agent's cache only where nothing newer is expected.
@@ -219,6 +245,14 @@ impl Run {
                 }
             }
             News::Checks(digests) => self.take_checks(digests),
+            News::Roots(roots) => {
+                self.roots = Some(roots);
+                self.identify();
+            }
+            News::Leaf(leaf) => {
+                self.leaf = Some(leaf);
+                self.identify();
+            }
         }
         if self.complaint.take().is_some() {
             tracing::info!(provider = self.session.provider(), "the agent answers again");
@@ -249,6 +283,7 @@ impl Run {
             let new = !self.services.contains_key(&name);
             let known = self.services.entry(name.clone()).or_default();
             if new || known.tags != tags {
+                known.connect = self.deriver.connects(&tags);
                 known.tags = tags;
                 self.urgent.insert(name);
             }
@@ -261,8 +296,13 @@ impl Run {
         if let Some(before) = &self.checks {
             let (services, nodes) = before.differing(&digests);
             for (name, known) in &self.services {
+                let registered =
+                    || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
                 let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
-                if services.contains(name.as_str()) || (!nodes.is_empty() && on_node()) {
+                if services.contains(name.as_str())
+                    || (known.connect && registered())
+                    || (!nodes.is_empty() && on_node())
+                {
                     self.urgent.insert(name.clone());
                 }
             }
@@ -337,12 +377,13 @@ impl Run {
     /// Asks for these services, and derives those that have changed. Nothing changes when one cannot be read.
     async fn fetch(&mut self, names: &[String], cached: bool) -> Result<(), Failure> {
         let query = self.query(cached);
-        let known: Vec<String> =
-            names.iter().filter(|name| self.services.contains_key(*name)).cloned().collect();
-        let questions = known.into_iter().map(|name| {
+        let known = names.iter().filter_map(|name| Some((name.clone(), self.services.get(name)?.connect)));
+        let known: Vec<(String, bool)> = known.collect();
+        let questions = known.into_iter().map(|(name, connect)| {
             let (agent, query) = (self.agent.clone(), query.clone());
             async move {
-                let path = format!("/v1/health/service/{}", escape(&name));
+                let kind = if connect { "connect" } else { "service" };
+                let path = format!("/v1/health/{kind}/{}", escape(&name));
                 (name, agent.ask::<Vec<Entry>>(&path, &query).await)
             }
         });
@@ -356,13 +397,16 @@ impl Run {
         for (name, mut instances) in read {
             instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             let Some(known) = self.services.get_mut(&name) else { continue };
-            if instances.is_empty() && !known.instances.is_empty() {
+            // A service of Connect may have lost its proxies only; then the agent still shows some checks.
+            let proxies = known.connect && self.checks.as_ref().is_some_and(|checks| !checks.is_empty());
+            if instances.is_empty() && !known.instances.is_empty() && !proxies {
                 // The list of names has it still, so either the list is about to lose it, or we lost the right to see
                 // its instances.
                 continue;
             }
             if known.part.is_none() || known.instances != instances {
-                known.part = Some(self.deriver.service(&name, &instances));
+                let identity = self.identity.as_ref().filter(|_| known.connect);
+                known.part = Some(self.deriver.service(&name, &instances, identity));
                 known.instances = instances;
                 self.changed = true;
             }
@@ -392,5 +436,23 @@ impl Run {
         self.complaint = Some(message);
         let problem = Problem { origin: Origin::Internal, object: None, message: shown, excerpt: None };
         self.session.unavailable(problem).await
+    }
+}
+
+/// Tells each answer of a query, until nobody listens.
+async fn tell<T: serde::de::DeserializeOwned + Default>(
+    agent: Arc<Agent>,
+    mut query: Query,
+    news: mpsc::Sender<News>,
+    kind: fn(T) -> News,
+) {
+    loop {
+        let told = match query.next::<T>(&agent).await {
+            Ok(answer) => kind(answer.value.unwrap_or_default()),
+            Err(failure) => News::Failed(failure),
+        };
+        if news.send(told).await.is_err() {
+            return;
+        }
     }
 }

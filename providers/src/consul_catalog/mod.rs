@@ -5,6 +5,7 @@
 //! checks. Only services that differ are asked for again. While the agent is away, or refuses, the last known state
 //! stays.
 
+mod connect;
 mod derive;
 mod follow;
 mod model;
@@ -56,10 +57,10 @@ pub struct Options {
     /// Consul namespaces, each an instance of its own (`@consulcatalog-<namespace>`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
-    /// Route to services of Consul Connect; not supported.
+    /// Route to services of Consul Connect, with a certificate from the agent.
     #[serde(skip_serializing_if = "is_default")]
     pub connect_aware: bool,
-    /// Take services that do not say so for services of Consul Connect; not supported.
+    /// Take services that do not say so for services of Consul Connect.
     #[serde(skip_serializing_if = "is_default")]
     pub connect_by_default: bool,
     /// Our own name in Consul Connect.
@@ -145,8 +146,8 @@ impl Describe for Options {
 /// Makes the provider for the first of its namespaces, or without one.
 pub fn build(options: Options) -> Result<ConsulCatalog, Error> {
     let bad = |option: &'static str, message: String| Err(Error::Option { option, message });
-    if options.connect_aware {
-        return bad("connectAware", "Consul Connect is not supported yet: remove it".into());
+    if options.connect_aware && options.service_name.is_empty() {
+        return bad("serviceName", "expected our own name in Consul Connect, such as `traefik`".into());
     }
     if options.prefix.is_empty() {
         return bad("prefix", "expected a prefix, such as `traefik`".into());

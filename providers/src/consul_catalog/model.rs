@@ -22,6 +22,7 @@ pub(super) struct Entry {
 pub(super) struct Node {
     pub(super) node: String,
     pub(super) address: String,
+    pub(super) datacenter: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -29,6 +30,9 @@ pub(super) struct Node {
 pub(super) struct Service {
     #[serde(rename = "ID")]
     pub(super) id: String,
+    /// The registered name: that of a proxy is not that of the service it stands for.
+    pub(super) service: String,
+    pub(super) namespace: String,
     pub(super) address: String,
     pub(super) port: u32,
     pub(super) tags: Option<Vec<String>>,
@@ -52,6 +56,10 @@ pub(super) struct Check {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Instance {
     pub(super) node: String,
+    pub(super) datacenter: String,
+    pub(super) namespace: String,
+    /// The name that it is registered under, as checks have it.
+    pub(super) registered: String,
     pub(super) id: String,
     pub(super) address: String,
     pub(super) port: u32,
@@ -63,8 +71,12 @@ impl Instance {
     pub(super) fn new(entry: Entry) -> Self {
         let Entry { node, service, checks } = entry;
         let address = if service.address.is_empty() { node.address } else { service.address };
+        let namespace = if service.namespace.is_empty() { "default".into() } else { service.namespace };
         Self {
             node: node.node,
+            datacenter: node.datacenter,
+            namespace,
+            registered: service.service,
             id: service.id,
             address,
             port: service.port,
@@ -133,6 +145,11 @@ impl Digests {
             *slot = slot.wrapping_add(digest);
         }
         digests
+    }
+
+    /// True when there is no check at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.nodes.is_empty()
     }
 
     /// Services, and nodes, whose checks differ.

@@ -22,6 +22,8 @@ struct Catalog {
     /// Answers at once, whatever index is asked for.
     impatient: bool,
     leaderless: bool,
+    /// Number of our certificate of Connect.
+    leaf: u32,
 }
 
 struct Agent {
@@ -87,7 +89,16 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
     if let Some((status, text)) = catalog.refuse {
         return (status, Vec::new(), text.into());
     }
-    let body = if request.path == "/v1/catalog/services" {
+    let body = if let Some(kind) = request.path.strip_prefix("/v1/agent/connect/ca/") {
+        match kind {
+            "roots" => {
+                json!({"TrustDomain": "td.consul", "Roots": [{"RootCert": "-----BEGIN root", "Active": true}]})
+            }
+            _ => {
+                json!({"CertPEM": format!("-----BEGIN leaf {}", catalog.leaf), "PrivateKeyPEM": "-----BEGIN key"})
+            }
+        }
+    } else if request.path == "/v1/catalog/services" {
         let names = catalog.services.iter().map(|(name, entries)| {
             let tags = entries.iter().flat_map(|entry| entry["Service"]["Tags"].as_array().cloned());
             (name.clone(), Value::from(tags.flatten().collect::<Vec<_>>()))
@@ -278,6 +289,44 @@ async fn what_is_asked_has_the_options_in_it() {
 }
 
 #[tokio::test]
+async fn services_of_connect_get_a_transport_that_is_renewed() {
+    let agent = Agent::start().await;
+    let mut secret = entry("secret", "10.0.0.1", 80, "passing", &["traefik.consulcatalog.connect=true"]);
+    secret["Service"]["Service"] = "secret-sidecar-proxy".into();
+    agent.set("secret", &[secret.clone()]);
+    agent.set("web", &[web(80, "passing")]);
+    let mut options = agent.options();
+    options.connect_aware = true;
+    options.service_name = "edge".into();
+    let mut running = Running::start(build(options).expect("valid options"));
+    let state = running.next().await.state;
+    assert_eq!(urls(&state, "secret"), ["https://10.0.0.1:80"]);
+    assert_eq!(urls(&state, "web"), ["http://10.0.0.1:80"]);
+    let balancer = state.config.http.services["secret"].load_balancer.as_ref().expect("a balancer");
+    assert_eq!(balancer.servers_transport, "tls-default-dc1-secret");
+    let transport = &state.config.http.servers_transports["tls-default-dc1-secret"];
+    assert_eq!(transport.peer_cert_uri, "spiffe://td.consul/ns/default/dc/dc1/svc/secret");
+    assert_eq!(transport.root_cas, ["-----BEGIN root"]);
+    assert_eq!(transport.certificates[0].cert_file, "-----BEGIN leaf 0");
+    assert!(agent.server.count("/v1/health/connect/secret") > 0);
+    assert!(agent.server.count("/v1/agent/connect/ca/leaf/edge") > 0);
+    agent.catalog.lock().leaf = 1;
+    agent.tell();
+    running
+        .until(|state| {
+            let transport = &state.config.http.servers_transports["tls-default-dc1-secret"];
+            transport.certificates[0].cert_file == "-----BEGIN leaf 1"
+        })
+        .await;
+    // The check of the proxy has the name of the proxy.
+    secret["Checks"][0]["ServiceName"] = "secret-sidecar-proxy".into();
+    secret["Checks"][0]["Status"] = "critical".into();
+    agent.catalog.lock().services.insert("secret".into(), vec![secret]);
+    agent.checks.send_modify(|index| *index += 1);
+    running.until(|state| !state.config.http.services.contains_key("secret")).await;
+}
+
+#[tokio::test]
 async fn without_watch_the_catalog_is_polled() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
@@ -298,7 +347,8 @@ fn options_that_cannot_be_used_are_refused() {
         change(&mut options);
         build(options).err().map(|error| error.to_string()).unwrap_or_default()
     };
-    assert!(refused(|options| options.connect_aware = true).contains("connectAware"));
+    let nameless = refused(|options| (options.connect_aware, options.service_name) = (true, String::new()));
+    assert!(nameless.contains("serviceName"), "{nameless}");
     assert!(refused(|options| options.prefix.clear()).contains("prefix"));
     assert!(refused(|options| options.strict_checks = vec!["good".into()]).contains("strictChecks"));
     assert!(refused(|options| options.constraints = "Label(`a`,`b`)".into()).contains("Tag"));
@@ -329,7 +379,7 @@ mod derivation {
             .iter()
             .map(|entry| Instance::new(serde_json::from_value::<Entry>(entry.clone()).expect("an entry")))
             .collect();
-        deriver.service(name, &instances)
+        deriver.service(name, &instances, None)
     }
 
     #[test]
@@ -347,7 +397,7 @@ mod derivation {
         let tags = &["edge.http.routers.r.rule=Path(`/e`)", "traefik.http.routers.t.rule=Path(`/t`)"];
         let service = entry("a", "127.0.0.1", 1, "passing", tags);
         let options = Options { prefix: "edge".into(), ..Options::default() };
-        let state = derived(options.clone(), "a", &[service.clone()]);
+        let state = derived(options.clone(), "a", std::slice::from_ref(&service));
         assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["r"]);
         let state = derived(Options::default(), "a", &[service]);
         assert_eq!(state.config.http.routers.keys().collect::<Vec<_>>(), ["t"]);

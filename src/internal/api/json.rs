@@ -172,6 +172,9 @@ fn server_status(
         Kind::Service => {
             snapshot.services.get(name).map(|service| service.server_status()).unwrap_or_default()
         }
+        Kind::TcpService => {
+            snapshot.tcp_services.get(name).map(|service| service.server_status()).unwrap_or_default()
+        }
         _ => BTreeMap::new(),
     }
 }

@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod outside;
 pub mod pebble;
 pub mod process;
+pub mod streams;
 
 use std::time::{Duration, Instant};
 

@@ -79,6 +79,17 @@ impl Consul {
         self.running = Some(Running::start(&mut command, self.folder.path()));
     }
 
+    /// Runs the agent's own Connect proxy for a service: from `listen` to `target`. It ends when dropped.
+    pub fn proxy(&self, service: &str, target: SocketAddr, listen: SocketAddr) -> impl Sized + use<> {
+        let mut command = Command::new(program("consul"));
+        command.args(["connect", "proxy", "-service", service]);
+        command.args(["-http-addr", &self.address.to_string()]);
+        command.args(["-service-addr", &target.to_string(), "-listen", &listen.to_string()]);
+        let running = Running::start(&mut command, self.folder.path());
+        eventually("the proxy listens", || std::net::TcpStream::connect(listen).is_ok());
+        running
+    }
+
     /// Waits until it leads and knows itself. With ACLs a token is needed for that.
     pub fn ready(self) -> Self {
         self.wait();

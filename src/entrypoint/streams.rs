@@ -1,0 +1,155 @@
+//! Connections to entry points that have TCP routers: finds out who takes each, and gives it away.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tidegate_core::Connection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{Begun, first_bytes, is_known, serve_begun, within};
+use super::door::Door;
+use super::proxy_protocol::{self, Parsed};
+use super::room::OpenConnection;
+use crate::tcp::hello::{Hello, MAX_HELLO};
+use crate::tcp::rule::ACME_PROTOCOL;
+use crate::tcp::{self, Decision, Route, Routes, Security, postgres};
+use crate::tls::TlsStore;
+
+/// How long a client may take to say what it wants, when `readTimeout` says nothing.
+const FIRST_WORDS: Duration = Duration::from_secs(60);
+/// Read at once while it is not known who takes the connection.
+const FIRST_READ: usize = 2048;
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    door: Arc<Door>,
+    routes: Arc<Routes>,
+    tls: Arc<TlsStore>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    open: OpenConnection,
+) -> io::Result<()> {
+    let refuses = door.refuses_proxy(peer.ip());
+    let decide = |connection: &Connection, bytes: &[u8]| {
+        if refuses && !bytes.is_empty() {
+            match proxy_protocol::parse(bytes) {
+                Parsed::Absent => {}
+                Parsed::Partial => return None,
+                _ => return Some(Decision::Nobody("it sent a PROXY header, and is not trusted to")),
+            }
+        }
+        match routes.decide(connection.peer.ip(), bytes)? {
+            Decision::Http if !is_known(bytes) => None,
+            decision => Some(decision),
+        }
+    };
+    let limit = door.limits.body.unwrap_or(FIRST_WORDS);
+    let first = Box::pin(within(Some(limit), first_bytes(&door, stream, peer, decide)));
+    let begun = tokio::select! {
+        biased;
+        begun = first => begun?,
+        // Nobody waits for an answer yet.
+        () = door.parting.cancelled() => None,
+    };
+    let Some(begun) = begun else { return Ok(()) };
+    let (begun, decision) = *begun;
+    let streams = Streams { door: &door, routes: &routes, tls: &tls, limit };
+    match decision {
+        Decision::Http => Box::pin(serve_begun(door, begun, open)).await,
+        Decision::Nobody(why) => Err(refused(why)),
+        Decision::Route(route, hello) => streams.route(begun, &route, hello.as_ref(), false).await,
+        Decision::Postgres => streams.postgres(begun).await,
+    }
+}
+
+/// What serving TCP needs.
+struct Streams<'a> {
+    door: &'a Door,
+    routes: &'a Routes,
+    tls: &'a TlsStore,
+    limit: Duration,
+}
+
+impl Streams<'_> {
+    /// Gives a connection to a route. `starttls`: its server has to be asked for TLS.
+    async fn route(
+        &self,
+        begun: Begun,
+        route: &Route,
+        hello: Option<&Hello>,
+        starttls: bool,
+    ) -> io::Result<()> {
+        let Begun { stream, connection } = begun;
+        let _permits = route.admit(&connection).map_err(refused)?;
+        let Security::Terminate(options) = &route.security else {
+            let starttls = starttls && route.security == Security::Passthrough;
+            return tcp::forward(route, stream, &connection, starttls).await;
+        };
+        let config = self.tls.config_of(options).ok_or_else(|| refused("its TLS options are broken"))?;
+        let config = for_client(config, hello);
+        let name = hello.map(|hello| hello.server_name.as_str()).filter(|name| !name.is_empty());
+        let handshake = async {
+            self.tls.demand(name).await;
+            TlsAcceptor::from(config).accept(stream).await
+        };
+        let stream = Box::pin(within(Some(self.door.handshake), handshake)).await?;
+        tcp::forward(route, stream, &connection, false).await
+    }
+
+    /// Agrees to the TLS that a PostgreSQL client asks for, and gives the connection to the route of its server name.
+    async fn postgres(&self, mut begun: Begun) -> io::Result<()> {
+        if begun.stream.prefix.len() != postgres::SSL_REQUEST.len() {
+            // It would be taken for what comes encrypted.
+            return Err(refused("it spoke before it was answered"));
+        }
+        let first = Box::pin(within(Some(self.limit), self.postgres_hello(&mut begun)));
+        match first.await? {
+            Some(Decision::Route(route, hello)) => self.route(begun, &route, hello.as_ref(), true).await,
+            Some(Decision::Nobody(why)) => Err(refused(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the ClientHello after the agreement. `None`: the client hung up.
+    async fn postgres_hello(&self, begun: &mut Begun) -> io::Result<Option<Decision>> {
+        let Begun { stream, connection } = begun;
+        stream.inner.write_all(&[postgres::YES]).await?;
+        stream.prefix.clear();
+        loop {
+            if let Some(decision) = self.routes.decide_postgres(connection.peer.ip(), &stream.prefix) {
+                return Ok(Some(decision));
+            }
+            if stream.prefix.len() > MAX_HELLO {
+                return Err(refused("its ClientHello is too long"));
+            }
+            stream.inner.readable().await?;
+            stream.prefix.reserve(FIRST_READ);
+            if stream.inner.read_buf(&mut stream.prefix).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The configuration for a client: when it offers only protocols that the options do not name, none is agreed on. The
+/// default names are those of HTTP, and would shut out every other client that names its own. (Challenges for certificates
+/// are not answered by accident.)
+fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerConfig> {
+    let offered = hello.map_or(&[][..], |hello| &hello.protocols);
+    let is_challenge = offered.iter().any(|one| one == ACME_PROTOCOL.as_bytes());
+    if offered.is_empty() || is_challenge || offered.iter().any(|one| config.alpn_protocols.contains(one)) {
+        return config;
+    }
+    let mut config = ServerConfig::clone(&config);
+    config.alpn_protocols.clear();
+    Arc::new(config)
+}
+
+fn refused(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}

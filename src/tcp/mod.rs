@@ -1,0 +1,31 @@
+//! TCP: which router takes a connection, and carrying its bytes to a server.
+//!
+//! [`Routes::decide`] looks at the first bytes of a connection and says who takes it: a TCP route or HTTP. [`forward`]
+//! then carries it. What outlives a change of the configuration (health, turns, counts) belongs to [`Registry`].
+
+mod copy;
+mod forward;
+mod health;
+pub mod hello;
+mod index;
+mod middlewares;
+pub mod postgres;
+mod proxy_header;
+mod registry;
+mod route;
+pub mod rule;
+mod server;
+mod service;
+mod transport;
+mod turns;
+
+pub use forward::forward;
+pub use index::{Entry, Index};
+pub use middlewares::{Middleware, Permit};
+pub use registry::Registry;
+pub use route::{Decision, HttpsNames, Route, Routes, Security};
+
+pub(crate) use server::split as split_address;
+pub use service::Service;
+pub use transport::Transport;
+pub use turns::Turns;

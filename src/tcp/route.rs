@@ -1,0 +1,255 @@
+//! The TCP routes of an entry point, and which of them, or HTTP, takes a connection.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::hello::{self, HANDSHAKE_RECORD, Hello};
+use super::index::Index;
+use super::middlewares::{Middleware, Permit};
+use super::postgres;
+use super::rule::{ACME_PROTOCOL, View};
+use super::service::Service;
+use tidegate_core::Connection;
+
+/// What a connection is given to, once its router is known.
+pub struct Route {
+    /// Name of the router.
+    pub name: Arc<str>,
+    /// Middlewares, first to last.
+    pub middlewares: Vec<Arc<dyn Middleware>>,
+    /// The service; `None` for a broken router, which closes its connections.
+    pub service: Option<Arc<dyn Service>>,
+    /// What becomes of TLS.
+    pub security: Security,
+}
+
+/// What becomes of TLS on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// The connection is not encrypted.
+    Plain,
+    /// It goes to the server as it is.
+    Passthrough,
+    /// It is decrypted here, with the TLS options of this name.
+    Terminate(Arc<str>),
+}
+
+impl Route {
+    /// Lets a connection in, or says why not.
+    pub fn admit(&self, connection: &Connection) -> Result<Vec<Permit>, &'static str> {
+        let mut permits = Vec::new();
+        for middleware in &self.middlewares {
+            permits.extend(middleware.admit(connection)?);
+        }
+        Ok(permits)
+    }
+}
+
+/// The TCP routes of one entry point.
+pub struct Routes {
+    /// Routes for connections without TLS.
+    pub plain: Index<Route>,
+    /// Routes for TLS connections.
+    pub tls: Index<Route>,
+    /// What the entry point's HTTPS routers ask for.
+    pub https: HttpsNames,
+    /// Certificate challenges are routed like any connection (`allowACMEByPass`).
+    pub acme_bypass: bool,
+}
+
+/// The server names for which an entry point has HTTPS routers.
+#[derive(Debug, Default)]
+pub struct HttpsNames {
+    exact: HashSet<String>,
+    /// By what follows the first label.
+    below: HashSet<String>,
+    any: bool,
+}
+
+impl HttpsNames {
+    /// Adds a router with these hosts: in lower case, `*.` and a suffix, or `*`. Without hosts it takes any name.
+    pub fn add(&mut self, hosts: &[String]) {
+        self.any |= hosts.is_empty();
+        for host in hosts {
+            match host.strip_prefix("*.") {
+                _ if host == "*" => self.any = true,
+                Some(suffix) => drop(self.below.insert(suffix.to_owned())),
+                None => drop(self.exact.insert(host.clone())),
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.any && self.exact.is_empty() && self.below.is_empty()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.exact.contains(name)
+            || name.split_once('.').is_some_and(|(_, suffix)| self.below.contains(suffix))
+    }
+}
+
+/// Who takes a connection.
+pub enum Decision {
+    /// HTTP, or HTTPS.
+    Http,
+    /// A TCP route, and what the client has asked for by TLS.
+    Route(Arc<Route>, Option<Hello>),
+    /// PostgreSQL: a client that asks for TLS before it begins.
+    Postgres,
+    /// Nobody, for this reason.
+    Nobody(&'static str),
+}
+
+impl Routes {
+    /// Decides by the first bytes of a connection, as Traefik does; `None` when more bytes are needed.
+    pub fn decide(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
+        let unnamed = View { server_name: "", peer, protocols: &[] };
+        if self.tls.is_empty() && self.https.is_empty() {
+            // Servers that speak first are served at once, whatever the client will say.
+            if let Some(found) = self.plain.find(&unnamed) {
+                return Some(Decision::Route(found.value.clone(), None));
+            }
+        }
+        let first = *bytes.first()?;
+        if first == HANDSHAKE_RECORD {
+            return self.decide_tls(peer, bytes);
+        }
+        if !self.tls.is_empty() {
+            if bytes.starts_with(&postgres::SSL_REQUEST) {
+                return Some(Decision::Postgres);
+            }
+            if postgres::SSL_REQUEST.starts_with(bytes) {
+                return None;
+            }
+        }
+        let found = self.plain.find(&unnamed);
+        Some(found.map_or(Decision::Http, |found| Decision::Route(found.value.clone(), None)))
+    }
+
+    /// Decides about the TLS connection that follows a PostgreSQL client's request; `None` when more bytes are needed.
+    pub fn decide_postgres(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
+        let hello = match hello::parse(bytes) {
+            hello::Parsed::Partial => return None,
+            hello::Parsed::Malformed(why) => return Some(Decision::Nobody(why)),
+            hello::Parsed::Hello(hello) => hello,
+        };
+        let view = View { server_name: &hello.server_name, peer, protocols: &hello.protocols };
+        let Some(route) = self.tls.find(&view).map(|found| found.value.clone()) else {
+            return Some(Decision::Nobody("no TCP router with `tls` takes it"));
+        };
+        Some(Decision::Route(route, Some(hello)))
+    }
+
+    fn decide_tls(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
+        let hello = match hello::parse(bytes) {
+            hello::Parsed::Partial => return None,
+            hello::Parsed::Malformed(why) => return Some(Decision::Nobody(why)),
+            hello::Parsed::Hello(hello) => hello,
+        };
+        let is_challenge = hello.protocols.iter().any(|one| one == ACME_PROTOCOL.as_bytes());
+        if is_challenge && !self.acme_bypass || self.https.contains(&hello.server_name) {
+            return Some(Decision::Http);
+        }
+        let view = View { server_name: &hello.server_name, peer, protocols: &hello.protocols };
+        let found = self.tls.find(&view);
+        let found = found.filter(|found| !found.catch_all || !self.https.any);
+        let route = found.map(|found| found.value.clone());
+        Some(route.map_or(Decision::Http, |route| Decision::Route(route, Some(hello))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hello::tests::hello_of;
+    use super::super::index::Entry;
+    use super::super::rule;
+    use super::*;
+
+    fn index(rules: &[&str]) -> Index<Route> {
+        let entry = |rule: &&str| Entry {
+            rule: rule::read(rule).unwrap().rule.unwrap(),
+            priority: rule::priority(rule),
+            tie: (0, (*rule).to_owned()),
+            value: Arc::new(Route {
+                name: Arc::from(*rule),
+                middlewares: Vec::new(),
+                service: None,
+                security: Security::Plain,
+            }),
+        };
+        Index::new(rules.iter().map(entry).collect())
+    }
+
+    fn routes(plain: &[&str], tls: &[&str], https: &[&[&str]]) -> Routes {
+        let mut names = HttpsNames::default();
+        for hosts in https {
+            names.add(&hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
+        }
+        Routes { plain: index(plain), tls: index(tls), https: names, acme_bypass: false }
+    }
+
+    fn decided(routes: &Routes, bytes: &[u8]) -> String {
+        match routes.decide([127, 0, 0, 1].into(), bytes) {
+            None => "more".into(),
+            Some(Decision::Http) => "http".into(),
+            Some(Decision::Postgres) => "postgres".into(),
+            Some(Decision::Nobody(_)) => "nobody".into(),
+            Some(Decision::Route(route, _)) => route.name.to_string(),
+        }
+    }
+
+    #[test]
+    fn without_tls_the_server_may_speak_first() {
+        let all = "HostSNI(`*`)";
+        assert_eq!(decided(&routes(&[all], &[], &[]), b""), all);
+        assert_eq!(decided(&routes(&["ClientIP(`10.0.0.1`)"], &[], &[]), b""), "more");
+        assert_eq!(decided(&routes(&["ClientIP(`10.0.0.1`)"], &[], &[]), b"GET"), "http");
+        for mixed in [routes(&[all], &[all], &[]), routes(&[all], &[], &[&["a.test"]])] {
+            assert_eq!(decided(&mixed, b""), "more");
+            assert_eq!(decided(&mixed, b"GET / HTTP/1.1\r\n"), all);
+        }
+    }
+
+    #[test]
+    fn tls_goes_to_whom_traefik_gives_it() {
+        let (all, one) = ("HostSNI(`*`)", "HostSNI(`db.test`)");
+        let asks = |name| hello_of(name, &["h2"]);
+        let both = routes(&[], &[all, one], &[&["web.test"], &["*.w.test"]]);
+        for (name, taken) in
+            [("web.test", "http"), ("x.w.test", "http"), ("db.test", one), ("other.test", all), ("", all)]
+        {
+            assert_eq!(decided(&both, &asks(name)), taken, "{name}");
+        }
+        let anywhere = routes(&[], &[all, one], &[&[]]);
+        for (name, taken) in [("web.test", "http"), ("db.test", one), ("", "http")] {
+            assert_eq!(decided(&anywhere, &asks(name)), taken, "{name}");
+        }
+        let specific = routes(&[all], &[one], &[&["db.test"]]);
+        for (name, taken) in [("db.test", "http"), ("other.test", "http")] {
+            assert_eq!(decided(&specific, &asks(name)), taken, "{name}");
+        }
+        assert_eq!(decided(&both, &hello_of("other.test", &["acme-tls/1"])), "http");
+        let bypass = Routes { acme_bypass: true, ..routes(&[], &[all], &[]) };
+        assert_eq!(decided(&bypass, &hello_of("other.test", &["acme-tls/1"])), all);
+        assert_eq!(decided(&both, &[0x16, 3, 1, 0, 0]), "nobody");
+        assert_eq!(decided(&both, &asks("db.test")[..60]), "more");
+    }
+
+    #[test]
+    fn postgres_is_recognised_where_there_is_tls() {
+        let routes = routes(&["HostSNI(`*`)"], &["HostSNI(`db.test`)"], &[]);
+        for end in 1..8 {
+            assert_eq!(decided(&routes, &postgres::SSL_REQUEST[..end]), "more");
+        }
+        assert_eq!(decided(&routes, &postgres::SSL_REQUEST), "postgres");
+        assert_eq!(decided(&routes, &[0, 0, 0, 9]), "HostSNI(`*`)");
+        let peer = [127, 0, 0, 1].into();
+        let hello = hello_of("db.test", &["postgresql"]);
+        assert!(matches!(routes.decide_postgres(peer, &hello), Some(Decision::Route(..))));
+        assert!(matches!(routes.decide_postgres(peer, &hello_of("x.test", &[])), Some(Decision::Nobody(_))));
+        assert!(routes.decide_postgres(peer, &hello[..20]).is_none());
+        assert!(matches!(routes.decide_postgres(peer, b"x"), Some(Decision::Nobody(_))));
+    }
+}

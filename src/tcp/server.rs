@@ -1,0 +1,135 @@
+//! One TCP server of a service, and whether it is up.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tidegate_config::tcp::TcpHealthCheck;
+use tidegate_core::{BuildError, Connection};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::health;
+use super::transport::{Stream, Transport};
+use crate::upstream::Host;
+
+/// One server.
+pub struct Server {
+    address: String,
+    host: Host,
+    port: u16,
+    tls: bool,
+    transport: Arc<Transport>,
+    up: AtomicBool,
+    checker: Mutex<Option<(TcpHealthCheck, AbortHandle)>>,
+}
+
+impl Server {
+    /// A server at `host:port`. It is taken to be up.
+    pub fn new(address: &str, tls: bool, transport: Arc<Transport>) -> Result<Self, BuildError> {
+        let (host, port) = split(address)?;
+        Ok(Self {
+            address: address.to_owned(),
+            host,
+            port,
+            tls,
+            transport,
+            up: AtomicBool::new(true),
+            checker: Mutex::default(),
+        })
+    }
+
+    /// `host:port`, as written.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// How it is talked to.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// False when its health check has failed.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Opens a connection for a client.
+    pub async fn connect(&self, client: &Connection) -> io::Result<Stream> {
+        self.transport.connect(&self.host, self.port, self.tls, Some(client)).await
+    }
+
+    /// Opens a connection for a health check, to another port unless that is 0.
+    pub(super) async fn probe(&self, port: u16) -> io::Result<Stream> {
+        let port = if port == 0 { self.port } else { port };
+        self.transport.connect(&self.host, port, self.tls, None).await
+    }
+
+    /// Notes what a health check found. True when that is news.
+    pub(super) fn checked(&self, up: bool) -> bool {
+        self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    /// Begins to check, or ceases to when there is no check any more. Equal checks go on as they are.
+    pub(super) fn check(self: &Arc<Self>, options: Option<&TcpHealthCheck>, control: &Handle) {
+        let mut checker = self.checker.lock();
+        if checker.as_ref().map(|(known, _)| known) == options {
+            return;
+        }
+        if let Some((_, task)) = checker.take() {
+            task.abort();
+            self.up.store(true, Ordering::Relaxed);
+        }
+        if let Some(options) = options {
+            let task = control.spawn(health::run(options.clone(), Arc::downgrade(self)));
+            *checker = Some((options.clone(), task.abort_handle()));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some((_, task)) = self.checker.get_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+/// Takes `host:port` apart.
+pub(crate) fn split(address: &str) -> Result<(Host, u16), BuildError> {
+    let bad = |why: &str| BuildError(format!("server address `{address}`: {why}; expected host:port"));
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("missing port"))?;
+    let port = port.parse().map_err(|_| bad("the port is no number up to 65535"))?;
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if bare.is_none() && host.contains(':') {
+        return Err(bad("too many colons: an IPv6 address stands in brackets"));
+    }
+    let bare = bare.unwrap_or(host);
+    Ok(match bare.parse() {
+        Ok(ip) => (Host::Address(ip), port),
+        // As in Go, no host is this machine.
+        Err(_) if bare.is_empty() => (Host::Address([127, 0, 0, 1].into()), port),
+        Err(_) => (Host::Name(bare.to_owned()), port),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        for (text, host, port) in [
+            ("10.0.0.1:80", Host::Address([10, 0, 0, 1].into()), 80),
+            ("[::1]:5432", Host::Address("::1".parse().unwrap()), 5432),
+            ("db.internal:5432", Host::Name("db.internal".into()), 5432),
+            (":80", Host::Address([127, 0, 0, 1].into()), 80),
+        ] {
+            assert_eq!(split(text), Ok((host, port)), "{text}");
+        }
+        for text in ["", "db", "db:x", "db:70000", "::1:80"] {
+            assert!(split(text).unwrap_err().0.contains(&format!("`{text}`")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! How TCP servers are talked to: time to connect, TLS, the PROXY protocol, what happens when one side has finished.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tidegate_config::tcp::TcpServersTransport;
+use tidegate_core::{BuildError, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::proxy_header::Version;
+use crate::upstream::{Host, TlsOptions, connect_tcp};
+
+/// Time for a TLS handshake with a server.
+const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A checked transport.
+pub struct Transport {
+    options: TcpServersTransport,
+    tls: TlsOptions,
+    proxy: Option<Version>,
+    config: OnceLock<Result<Arc<ClientConfig>, BuildError>>,
+}
+
+impl Transport {
+    /// Checks the options. `file` reads a file that is named in them (and has it watched).
+    pub fn build(
+        options: &TcpServersTransport,
+        file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
+    ) -> Result<Arc<Self>, BuildError> {
+        let given = options.tls.clone().unwrap_or_default();
+        if given.spiffe.is_some() {
+            return Err(BuildError::new(
+                "spiffe: SPIFFE identities are not supported; use `certificates`, `rootCAs` and `peerCertURI`",
+            ));
+        }
+        let mut read = |text: &str| {
+            if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
+        };
+        let roots = given.root_cas.iter().map(|ca| read(ca)).collect::<Result<Vec<_>, _>>()?;
+        let identity = match given.certificates.as_slice() {
+            [] => None,
+            [one] => Some((read(&one.cert_file)?, read(&one.key_file)?)),
+            _ => {
+                return Err(BuildError::new("certificates: at most one certificate can be shown to servers"));
+            }
+        };
+        let tls = TlsOptions {
+            roots,
+            identity,
+            insecure: given.insecure_skip_verify,
+            peer_cert_uri: given.peer_cert_uri.clone(),
+            ..TlsOptions::default()
+        };
+        tls.check()?;
+        if !given.server_name.is_empty() {
+            parse_name(&given.server_name).map_err(BuildError)?;
+        }
+        let proxy = options.proxy_protocol.as_ref().map(|proxy| Version::new(proxy.version)).transpose()?;
+        let transport = Self { options: options.clone(), tls, proxy, config: OnceLock::new() };
+        // The system's roots are only read when a server is first spoken to over TLS.
+        if transport.tls.insecure || !transport.tls.roots.is_empty() {
+            transport.config()?;
+        }
+        Ok(Arc::new(transport))
+    }
+
+    /// True when both do the same, down to the content of their files.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.options == other.options && self.tls == other.tls
+    }
+
+    /// How long the other direction may go on after one has ended; `None` for as long as it likes.
+    pub fn termination_delay(&self) -> Option<Duration> {
+        self.options.termination_delay.limit()
+    }
+
+    /// Opens a connection. `client` is told to the server when the PROXY protocol is on.
+    pub(super) async fn connect(
+        &self,
+        host: &Host,
+        port: u16,
+        tls: bool,
+        client: Option<&Connection>,
+    ) -> io::Result<Stream> {
+        let limit = self.options.dial_timeout.0;
+        let dialled = connect_tcp(host, port);
+        let mut stream = if limit.is_zero() {
+            dialled.await?
+        } else {
+            tokio::time::timeout(limit, dialled)
+                .await
+                .map_err(|_| late("no connection within dialTimeout"))??
+        };
+        self.prepare(&stream);
+        if let Some(version) = self.proxy {
+            stream.write_all(&version.header(client)).await?;
+        }
+        if !tls {
+            return Ok(Stream::Plain(stream));
+        }
+        let config = self.config().map_err(|error| io::Error::other(error.0))?;
+        let name = self.server_name(host).map_err(io::Error::other)?;
+        let handshake = TlsConnector::from(config).connect(name, stream);
+        let stream = tokio::time::timeout(TLS_HANDSHAKE, handshake)
+            .await
+            .map_err(|_| late("no TLS handshake in time"))?
+            .map_err(|error| io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))?;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    fn prepare(&self, stream: &TcpStream) {
+        // Neither option decides whether the connection works, so a refusal is of no interest.
+        let _ = stream.set_nodelay(true);
+        let period = self.options.dial_keep_alive.0;
+        if !period.is_zero() {
+            let keep_alive = TcpKeepalive::new().with_time(period).with_interval(period);
+            let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
+        }
+    }
+
+    /// The name to ask for and to verify.
+    fn server_name(&self, host: &Host) -> Result<ServerName<'static>, String> {
+        let wanted = self.options.tls.as_ref().map_or("", |tls| &tls.server_name);
+        match host {
+            _ if !wanted.is_empty() => parse_name(wanted),
+            Host::Address(ip) => Ok(ServerName::IpAddress((*ip).into())),
+            Host::Name(name) => parse_name(name),
+        }
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>, BuildError> {
+        self.config.get_or_init(|| self.tls.without_protocols()).clone()
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no server name"))
+}
+
+fn late(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+/// A connection to a server, in plain text or TLS.
+pub enum Stream {
+    /// Plain text.
+    Plain(TcpStream),
+    /// TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! An entry point for UDP: receives datagrams, and gives each to the session of its client.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::session::{BATCH, Session, with_buffer};
+use crate::settings::EntryPoint;
+use crate::snapshot::SnapshotHandle;
+
+/// Most sessions of one entry point: each has a socket of its own. Datagrams of further clients are dropped.
+const MAX_SESSIONS: usize = 16 * 1024;
+/// The part of the process's descriptors that the sessions of one entry point may have: clients cost nothing to invent.
+const SHARE: u64 = 8;
+
+/// One entry point.
+pub struct Point {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its place in the settings, and so in each snapshot.
+    index: usize,
+    timeout: Duration,
+    accept_grace: Duration,
+    grace: Duration,
+    snapshots: SnapshotHandle,
+    /// No more sessions begin.
+    closing: CancellationToken,
+    most: usize,
+    open: AtomicUsize,
+    changed: Notify,
+}
+
+type Sessions = Mutex<HashMap<SocketAddr, Arc<Session>, RandomState>>;
+
+impl Point {
+    /// The entry point `name`, which is number `index` of the settings.
+    pub fn new(index: usize, name: &str, options: &EntryPoint, snapshots: SnapshotHandle) -> Self {
+        Self {
+            name: name.into(),
+            index,
+            timeout: options.udp.timeout.0,
+            accept_grace: options.transport.life_cycle.request_accept_grace_timeout.0,
+            grace: options.transport.life_cycle.grace_time_out.0,
+            snapshots,
+            closing: CancellationToken::new(),
+            most: most_sessions(getrlimit(Resource::Nofile).current),
+            open: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Open sessions.
+    pub fn sessions(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Receives on one socket for as long as its worker runs. Errors never end it.
+    pub async fn serve(self: Arc<Self>, socket: std::net::UdpSocket) {
+        let socket = match UdpSocket::from_std(socket) {
+            Ok(socket) => Arc::new(socket),
+            Err(error) => {
+                tracing::error!(entry_point = %self.name, %error, "cannot receive datagrams");
+                return;
+            }
+        };
+        let sessions = Arc::<Sessions>::default();
+        loop {
+            if let Err(error) = socket.readable().await {
+                tracing::error!(entry_point = %self.name, %error, "cannot receive datagrams");
+                return;
+            }
+            for _ in 0..BATCH {
+                let received = with_buffer(|buffer| {
+                    let (length, client) = socket.try_recv_from(buffer)?;
+                    self.deliver(client, &buffer[..length], &sessions, &socket);
+                    io::Result::Ok(())
+                });
+                if received.is_err() {
+                    break;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Stops in order: sessions begin for `requestAcceptGraceTimeout` more, then open ones go on until they are
+    /// silent, for at most `graceTimeOut`.
+    pub async fn stop(&self) {
+        if !self.accept_grace.is_zero() {
+            tokio::time::sleep(self.accept_grace).await;
+        }
+        self.closing.cancel();
+        let emptied = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.sessions() == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(self.grace, emptied).await.is_err() {
+            let sessions = self.sessions();
+            tracing::warn!(entry_point = %self.name, sessions, "UDP sessions are cut after graceTimeOut");
+        }
+    }
+
+    /// Gives a datagram to the session of its client, which begins when there is none.
+    fn deliver(
+        self: &Arc<Self>,
+        client: SocketAddr,
+        datagram: &[u8],
+        sessions: &Arc<Sessions>,
+        socket: &Arc<UdpSocket>,
+    ) {
+        let known = sessions.lock().get(&client).cloned();
+        if let Some(session) = known {
+            return session.send(datagram);
+        }
+        let Some(session) = self.begin(client) else { return };
+        let session = Arc::new(session);
+        session.send(datagram);
+        sessions.lock().insert(client, session.clone());
+        let open = OpenSession::count(self.clone());
+        let (sessions, socket) = (sessions.clone(), socket.clone());
+        tokio::spawn(async move {
+            let outcome = session.run(&socket, open.0.timeout).await;
+            sessions.lock().remove(&client);
+            if let Err(error) = outcome {
+                tracing::debug!(entry_point = %open.0.name, %client, %error, "UDP session ended early");
+            }
+        });
+    }
+
+    /// A session for a new client; `None` when there is no server for it, or no room.
+    fn begin(&self, client: SocketAddr) -> Option<Session> {
+        if self.closing.is_cancelled() {
+            return None;
+        }
+        if self.sessions() >= self.most {
+            tracing::debug!(entry_point = %self.name, %client, "too many UDP sessions: a datagram is dropped");
+            return None;
+        }
+        let snapshot = self.snapshots.load();
+        let route = snapshot.entry_points.get(self.index)?.udp.as_ref()?;
+        let server = route.service.as_ref()?.choose()?;
+        tracing::debug!(router = %route.name, server = server.address(), %client, "UDP session begins");
+        Some(Session::new(client, server))
+    }
+}
+
+/// Most sessions for this number of descriptors (`None`: any).
+fn most_sessions(descriptors: Option<u64>) -> usize {
+    let share = descriptors.and_then(|limit| usize::try_from(limit / SHARE).ok());
+    share.unwrap_or(MAX_SESSIONS).clamp(1, MAX_SESSIONS)
+}
+
+/// An open session, counted until dropped.
+struct OpenSession(Arc<Point>);
+
+impl OpenSession {
+    fn count(point: Arc<Point>) -> Self {
+        point.open.fetch_add(1, Ordering::Relaxed);
+        Self(point)
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_leave_descriptors_for_others() {
+        assert_eq!(most_sessions(Some(1024)), 128);
+        assert_eq!(most_sessions(Some(0)), 1);
+        assert_eq!(most_sessions(Some(10_000_000)), MAX_SESSIONS);
+        assert_eq!(most_sessions(None), MAX_SESSIONS);
+    }
+}

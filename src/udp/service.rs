@@ -1,0 +1,78 @@
+//! Where UDP sessions go: servers that take turns, and services by weight.
+
+use std::sync::Arc;
+
+use tidegate_core::BuildError;
+
+use crate::tcp::{Turns, split_address};
+use crate::upstream::Host;
+
+/// A UDP service.
+pub enum Service {
+    /// Servers that take turns.
+    Servers(Vec<Arc<Server>>, Arc<Turns>),
+    /// Services by weight.
+    Weighted(Vec<Arc<Service>>, Arc<Turns>),
+}
+
+/// One server.
+pub struct Server {
+    address: String,
+    pub(super) host: Host,
+    pub(super) port: u16,
+}
+
+impl Service {
+    /// The server for a new session; `None` when there is none.
+    pub fn choose(&self) -> Option<Arc<Server>> {
+        match self {
+            Self::Servers(servers, turns) => servers.get(turns.next(|_| true)?).cloned(),
+            Self::Weighted(children, turns) => {
+                children.get(turns.next(|index| children[index].has_servers())?)?.choose()
+            }
+        }
+    }
+
+    fn has_servers(&self) -> bool {
+        match self {
+            Self::Servers(servers, _) => !servers.is_empty(),
+            Self::Weighted(children, _) => children.iter().any(|child| child.has_servers()),
+        }
+    }
+}
+
+impl Server {
+    /// A server at `host:port`.
+    pub fn new(address: &str) -> Result<Self, BuildError> {
+        let (host, port) = split_address(address)?;
+        Ok(Self { address: address.to_owned(), host, port })
+    }
+
+    /// `host:port`, as written.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(addresses: &[&str]) -> Arc<Service> {
+        let servers: Vec<_> =
+            addresses.iter().map(|address| Arc::new(Server::new(address).unwrap())).collect();
+        let members = addresses.iter().map(|address| ((*address).to_owned(), 1)).collect();
+        Arc::new(Service::Servers(servers, Arc::new(Turns::new(members))))
+    }
+
+    #[test]
+    fn turns_are_taken_and_empty_services_passed_over() {
+        let children = vec![servers(&["a:1", "b:1"]), servers(&["c:1"]), servers(&[])];
+        let members = vec![("x".into(), 2), ("y".into(), 1), ("z".into(), 5)];
+        let service = Service::Weighted(children, Arc::new(Turns::new(members)));
+        let chosen: Vec<_> = (0..6).map(|_| service.choose().unwrap().address().to_owned()).collect();
+        assert_eq!(chosen, ["a:1", "c:1", "b:1", "a:1", "c:1", "b:1"]);
+        assert!(servers(&[]).choose().is_none());
+        assert!(Server::new("nowhere").is_err());
+    }
+}
