@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::HeaderValue;
+use tokio::runtime::Handle;
 
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
@@ -160,19 +161,13 @@ impl EntryPoints {
             let serves = settings.entry_points.get(&*door.name).map(serves).unwrap_or_default();
             tracing::info!(entry_point = %door.name, %address, serves, "listening");
             for (worker, listener) in listeners.into_iter().enumerate() {
-                let accepting = workers.handle(worker).spawn(listen::accept_loop(door.clone(), listener));
-                workers.handle(worker).spawn(async move {
-                    if accepting.await.is_err_and(|error| error.is_panic()) {
-                        tracing::error!("an accept loop panicked: the process ends");
-                        std::process::abort();
-                    }
-                });
+                spawn_vital(workers.handle(worker), listen::accept_loop(door.clone(), listener));
             }
         }
         for ((point, address), sockets) in points.iter().zip(sockets) {
             tracing::info!(entry_point = %point.name, %address, serves = "UDP", "listening");
             for (worker, socket) in sockets.into_iter().enumerate() {
-                workers.handle(worker).spawn(point.clone().serve(socket));
+                spawn_vital(workers.handle(worker), point.clone().serve(socket));
             }
         }
         Ok(Self { doors, points, workers, http3, terminating: Arc::default() })
@@ -210,6 +205,17 @@ impl EntryPoints {
         };
         let _ = tokio::task::spawn_blocking(stopped).await;
     }
+}
+
+/// Runs what must not end by a panic: one socket of a group that nobody reads would swallow its part of what comes.
+fn spawn_vital(worker: &Handle, what: impl Future<Output = ()> + Send + 'static) {
+    let running = worker.spawn(what);
+    worker.spawn(async move {
+        if running.await.is_err_and(|error| error.is_panic()) {
+            tracing::error!("an accept loop panicked: the process ends");
+            std::process::abort();
+        }
+    });
 }
 
 /// What an entry point serves, for the log.
