@@ -171,7 +171,7 @@ def main():
     parser.add_argument("traefik")
     parser.add_argument("tidegate")
     parser.add_argument("--consul", default=os.path.join(os.path.dirname(__file__), "../target/tools/consul"))
-    parser.add_argument("--base", type=int, default=34700)
+    parser.add_argument("--base", type=int, default=21700)
     parser.add_argument("-v", action="store_true", help="print what differs on purpose, too")
     options = parser.parse_args()
     http, server, serf, web, api, web2, api2 = range(options.base, options.base + 7)

@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--changes", type=int, default=100, help="a second, in the last part")
     parser.add_argument("--seconds", type=int, default=20, help="of the last part")
     parser.add_argument("--consul", default=os.path.join(os.path.dirname(__file__), "../target/tools/consul"))
-    parser.add_argument("--base", type=int, default=34800)
+    parser.add_argument("--base", type=int, default=21800)
     options = parser.parse_args()
     http_port, server, serf, web, api = range(options.base, options.base + 5)
     with tempfile.TemporaryDirectory() as folder:
