@@ -108,11 +108,13 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
         payload["replaces"] = json!(replaced);
     }
     let mut answer = account.post_once(&directory.new_order, &payload).await;
-    let is_about_replacing = |error: &Error| {
-        error.kind == Kind::Refused
-            && (error.message.contains("eplace") || error.message.starts_with("malformed"))
+    // An authority may have forgotten the old certificate, or not find it: some say so, some fail on it.
+    let may_be_about_replacing = |error: &Error| {
+        let kind = error.message.split(':').next().unwrap_or_default();
+        let is_about_names = ["rejectedIdentifier", "unsupportedIdentifier", "caa", "dns"].contains(&kind);
+        error.kind == Kind::Refused && !is_about_names || kind == "serverInternal"
     };
-    if payload.get("replaces").is_some() && answer.as_ref().is_err_and(is_about_replacing) {
+    if payload.get("replaces").is_some() && answer.as_ref().is_err_and(may_be_about_replacing) {
         // The old certificate was replaced before, or is forgotten: that must not stand in the way of a new one.
         if let Some(payload) = payload.as_object_mut() {
             payload.remove("replaces");

@@ -16,6 +16,7 @@ const SHORT_LIFE: Duration = Duration::days(10);
 /// How soon and how late renewal information is asked for again.
 const SOONEST_LOOK: Duration = Duration::minutes(1);
 const LATEST_LOOK: Duration = Duration::days(1);
+const LOOK_AGAIN: Duration = Duration::minutes(10);
 const DEFAULT_LOOK: Duration = Duration::hours(6);
 
 /// When to renew one certificate.
@@ -74,6 +75,11 @@ impl Renewal {
         self.window = Some(window);
         let length = (suggestion.end - suggestion.start).max(Duration::ZERO);
         self.at = suggestion.start + length * fastrand::f64();
+    }
+
+    /// The authority could not be asked.
+    pub(super) fn look_soon(&mut self, now: OffsetDateTime) {
+        self.next_look = now + LOOK_AGAIN;
     }
 
     /// There is no information, for now.

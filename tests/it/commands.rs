@@ -55,6 +55,10 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
         // Options of Traefik that are not there are refused by name.
         ("--metrics.prometheus=true", ["metrics.prometheus", "does not support"]),
         ("--tracing.otlp=true", ["tracing", "does not support"]),
+        (
+            "--certificatesResolvers.le.tailscale=true",
+            ["certificatesResolvers.le.tailscale", "does not support"],
+        ),
         ("--providers.kubernetesCRD=true", ["providers.kubernetesCRD", "does not support"]),
         ("--api.debug=true", ["api.debug", "does not support"]),
         ("--providers.docker.swarmMode=true", ["providers.docker.swarmMode", "use the provider `swarm`"]),

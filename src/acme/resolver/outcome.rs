@@ -82,7 +82,12 @@ impl Resolver {
                 self.dirty = true;
             }
             Ok(None) => {}
-            Err(error) => tracing::debug!(resolver = %self.parts.name, %error, "no renewal information"),
+            Err(error) => {
+                tracing::debug!(resolver = %self.parts.name, %error, "no renewal information");
+                for held in self.held.iter_mut().filter(|held| held.facts.id.as_deref() == Some(id)) {
+                    held.renewal.look_soon(now);
+                }
+            }
         }
     }
 
