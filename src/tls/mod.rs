@@ -32,6 +32,9 @@ pub const DEFAULT_OPTIONS: &str = "default";
 /// Reads a file that a configuration names, and has it watched.
 pub(crate) type ReadFile<'a> = dyn FnMut(&str) -> Result<Vec<u8>, BuildError> + 'a;
 
+/// Sound certificates by the files of chain and key.
+type Pairs = HashMap<(String, String), Arc<Loaded>>;
+
 /// The certificates and options of one snapshot, ready for handshakes.
 pub struct TlsStore {
     shared: Arc<Shared>,
@@ -44,7 +47,7 @@ struct Shared {
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
     /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
-    loaded: HashMap<(String, String), Arc<Loaded>>,
+    loaded: Pairs,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
     /// The configured certificates without their chains, each once.
@@ -271,7 +274,7 @@ fn apply_store(
     store: &tidegate_config::tls::Store,
     certificates: &mut Certificates,
     file: &mut ReadFile<'_>,
-    (previous, loaded): (Option<&Arc<TlsStore>>, &mut HashMap<(String, String), Arc<Loaded>>),
+    (previous, loaded): (Option<&Arc<TlsStore>>, &mut Pairs),
 ) -> Result<(), (Kind, BuildError)> {
     if !is_default_name(name) {
         return Err((Kind::TlsStore, BuildError::new("only the store `default` is used")));

@@ -55,8 +55,7 @@ fn sessions_go_on_over_reloads() {
     for config in &clients {
         assert!(ask(gateway.web(), config, "h.test", "h.test").unwrap().resumed);
     }
-    let off =
-        format!("{more}").replace("tls: {", "tls: {options: {default: {disableSessionTickets: true}}, ");
+    let off = more.replace("tls: {", "tls: {options: {default: {disableSessionTickets: true}}, ");
     change(&gateway, &routes(&backend.url(), &[("h.test", "")], &off));
     for config in &clients {
         for _ in 0..2 {
