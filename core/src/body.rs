@@ -23,6 +23,9 @@ pub enum BodyError {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// The client took its request back, or broke the protocol (HTTP/3).
+    #[error("{0}")]
+    Gone(String),
     /// No progress within the allowed time.
     #[error("body made no progress in time")]
     TimedOut,

@@ -3,7 +3,7 @@
 //! Blocking queries tell of each change. While no agent answers, the last known configuration stays.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::connect::Tls;
-use crate::consul_client::{Agent, Failure, Place, Query};
+use crate::consul_client::{Agent, Answer, Failure, Place, Query};
 use crate::http_client::escape;
 use crate::kv::Tree;
 use crate::{Describe, Error, Provider, Session};
@@ -87,7 +87,9 @@ pub fn build(options: Options) -> Result<Consul, Error> {
         let message = "expected at least one, such as `127.0.0.1:8500`".into();
         return Err(Error::Option { option: "endpoints", message });
     }
-    Ok(Consul { agents, turn: AtomicUsize::new(0), tree: Tree::new(&options.root_key)? })
+    let tree = Tree::new(&options.root_key)?;
+    let filled = tree.roots().iter().map(|_| AtomicU64::new(0)).collect();
+    Ok(Consul { agents, turn: AtomicUsize::new(0), tree, filled })
 }
 
 /// The Consul KV provider.
@@ -96,6 +98,8 @@ pub struct Consul {
     /// Which agent is asked next.
     turn: AtomicUsize,
     tree: Tree,
+    /// For each root, the index of the last answer with keys in it.
+    filled: Vec<AtomicU64>,
 }
 
 impl Provider for Consul {
@@ -114,7 +118,7 @@ struct Pair {
 }
 
 /// The keys below the root of this number.
-type News = (usize, Result<Vec<Pair>, Failure>);
+type News = (usize, Result<Answer<Vec<Pair>>, Failure>);
 
 struct Watch {
     news: mpsc::Receiver<News>,
@@ -129,7 +133,7 @@ impl Consul {
         let mut watch = self.watch(agent);
         let mut known: Vec<Option<Vec<Decoded>>> = self.tree.roots().iter().map(|_| None).collect();
         loop {
-            let (root, pairs) = tokio::select! {
+            let (root, answer) = tokio::select! {
                 told = watch.news.recv() => match told {
                     Some(told) => told,
                     None => return Err(Error::Source("the watchers have ended".into())),
@@ -139,9 +143,11 @@ impl Consul {
                     continue;
                 }
             };
-            let pairs = pairs.map_err(|failure| {
+            let pairs =
+                answer.map_err(|failure| failure.message).and_then(|answer| self.believe(root, answer));
+            let pairs = pairs.map_err(|message| {
                 self.turn.fetch_add(1, Ordering::Relaxed);
-                Error::Source(format!("Consul at {}: {}", agent.endpoint(), failure.message))
+                Error::Source(format!("Consul at {}: {message}", agent.endpoint()))
             })?;
             known[root] = Some(pairs.into_iter().map(decoded).collect());
             if known.iter().all(Option::is_some) {
@@ -150,6 +156,21 @@ impl Consul {
                 session.deliver(state).await?;
             }
         }
+    }
+
+    /// The keys in an answer. An empty one is believed when something was deleted, which gives it a higher index than
+    /// the keys had; otherwise the keys are still there, and we have lost the right to see them.
+    fn believe(&self, root: usize, answer: Answer<Vec<Pair>>) -> Result<Vec<Pair>, String> {
+        let pairs = answer.value.unwrap_or_default();
+        let filled = self.filled[root].load(Ordering::Relaxed);
+        if pairs.is_empty() && filled > 0 && answer.index <= filled {
+            return Err(format!(
+                "all keys below `{}` are gone though none was deleted: this is taken for an ACL token without rights",
+                self.tree.roots()[root]
+            ));
+        }
+        self.filled[root].store(if pairs.is_empty() { 0 } else { answer.index }, Ordering::Relaxed);
+        Ok(pairs)
     }
 
     /// One task for each root.
@@ -163,7 +184,6 @@ impl Consul {
             tasks.spawn(async move {
                 loop {
                     let told = query.next::<Vec<Pair>>(&agent).await;
-                    let told = told.map(|answer| answer.value.unwrap_or_default());
                     if sender.send((number, told)).await.is_err() {
                         return;
                     }
@@ -272,6 +292,21 @@ mod tests {
         fake.set(&[(URL, "http://10.0.0.3")]);
         let state = running.until(|state| urls(state, "s") == ["http://10.0.0.3"]).await;
         assert_eq!(state.problems, []);
+        // Without rights everything seems to be gone, but the index is the one of the keys.
+        eventually("both block", || {
+            let requests = fake.server.requests.lock();
+            requests.iter().rev().take(2).all(|request| request.query.contains_key("index"))
+        })
+        .await;
+        let pairs = std::mem::take(&mut fake.store.lock().pairs);
+        fake.server.cut();
+        fake.server.mend();
+        let before = fake.server.requests.lock().len();
+        eventually("it is asked again and again", || fake.server.requests.lock().len() >= before + 4).await;
+        assert!(running.updates.try_recv().is_err(), "the last state stays");
+        fake.store.lock().pairs = pairs;
+        fake.set(&[(URL, "http://10.0.0.4")]);
+        running.until(|state| urls(state, "s") == ["http://10.0.0.4"]).await;
         fake.set(&[]);
         running.until(|state| state.config.http.services.is_empty()).await;
         assert!(fake.server.requests.lock().iter().all(|request| request.headers["x-consul-token"] == "t"));

@@ -152,7 +152,8 @@ impl Agent {
         query: &str,
     ) -> Result<Answer<T>, Failure> {
         let limits = Limits { time: ANSWER, size: LARGEST };
-        self.read(path, &format!("{}{query}", self.scope), limits).await
+        let target = self.target(path, query);
+        read(path, self.http.get(&target, limits).await)
     }
 
     /// Asks, and waits until the index is another one, or the time that a query blocks is over.
@@ -168,43 +169,47 @@ impl Agent {
         // The agent adds up to a sixteenth.
         let limits = Limits { time: self.wait * 17 / 16 + ANSWER, size: LARGEST };
         let wait = self.wait.as_millis();
-        self.read(path, &format!("{}{query}&index={index}&wait={wait}ms", self.scope), limits).await
+        let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
+        // A connection that is lost meanwhile may mean another agent, which would not know the index.
+        read(path, self.http.get_alone(&target, limits).await)
     }
 
-    async fn read<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &str,
-        limits: Limits,
-    ) -> Result<Answer<T>, Failure> {
+    fn target(&self, path: &str, query: &str) -> String {
+        let query = format!("{}{query}", self.scope);
         let query = query.trim_matches('&');
-        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-        let answer = self.http.get(&target, limits).await;
-        let answer = answer.map_err(|message| Failure { message, refused: false })?;
-        let index = header_value(&answer, "x-consul-index").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let failure = |message: String, refused| Failure { message: format!("{path}: {message}"), refused };
-        let size = answer.body().len();
-        match answer.status() {
-            StatusCode::NOT_FOUND => return Ok(Answer { value: None, index, size }),
-            status if !status.is_success() => {
-                let text = String::from_utf8_lossy(answer.body());
-                let text: String = text.trim().chars().take(LONGEST_QUOTE).collect();
-                return Err(failure(format!("{status}: {text}"), true));
-            }
-            _ => {}
-        }
-        // What the agent answers by itself, such as certificates, has nothing to do with a leader.
-        let of_servers = !path.starts_with("/v1/agent/");
-        if of_servers && header_value(&answer, "x-consul-knownleader") == Some("false") {
-            return Err(failure(
-                "the agent knows no leader, so that what it says may be out of date".into(),
-                true,
-            ));
-        }
-        let value = serde_json::from_slice(answer.body())
-            .map_err(|error| failure(format!("unexpected answer: {error}"), true))?;
-        Ok(Answer { value: Some(value), index, size })
+        if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
     }
+}
+
+/// Reads an answer of the agent.
+fn read<T: DeserializeOwned>(
+    path: &str,
+    answer: Result<Response<Bytes>, String>,
+) -> Result<Answer<T>, Failure> {
+    let answer = answer.map_err(|message| Failure { message, refused: false })?;
+    let index = header_value(&answer, "x-consul-index").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let failure = |message: String, refused| Failure { message: format!("{path}: {message}"), refused };
+    let size = answer.body().len();
+    match answer.status() {
+        StatusCode::NOT_FOUND => return Ok(Answer { value: None, index, size }),
+        status if !status.is_success() => {
+            let text = String::from_utf8_lossy(answer.body());
+            let text: String = text.trim().chars().take(LONGEST_QUOTE).collect();
+            return Err(failure(format!("{status}: {text}"), true));
+        }
+        _ => {}
+    }
+    // What the agent answers by itself, such as certificates, has nothing to do with a leader.
+    let of_servers = !path.starts_with("/v1/agent/");
+    if of_servers && header_value(&answer, "x-consul-knownleader") == Some("false") {
+        return Err(failure(
+            "the agent knows no leader, so that what it says may be out of date".into(),
+            true,
+        ));
+    }
+    let value = serde_json::from_slice(answer.body())
+        .map_err(|error| failure(format!("unexpected answer: {error}"), true))?;
+    Ok(Answer { value: Some(value), index, size })
 }
 
 fn header_value<'r>(answer: &'r Response<Bytes>, name: &str) -> Option<&'r str> {

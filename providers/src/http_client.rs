@@ -72,6 +72,17 @@ impl HttpClient {
         self.exchange(request(Method::GET, path, Bytes::new())?, limits).await
     }
 
+    /// The same on a connection of its own, so that a lost one is an error in any case: for questions whose answer
+    /// takes long.
+    pub(crate) async fn get_alone(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, String> {
+        let work = async {
+            let mut sender = self.connect().await?;
+            let response = self.send_on(&mut sender, request(Method::GET, path, Bytes::new())?).await?;
+            self.whole(path, sender, response, limits).await
+        };
+        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+    }
+
     /// Sends a request and reads the whole answer, whatever its status.
     pub(crate) async fn exchange(
         &self,
@@ -80,19 +91,30 @@ impl HttpClient {
     ) -> Result<Response<Bytes>, String> {
         let path = request.uri().path().to_owned();
         let work = async {
-            let (mut sender, response) = self.send(request).await?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, limits.size).collect().await;
-            let body = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
-            if sender.ready().await.is_ok() {
-                let mut idle = self.idle.lock();
-                if idle.len() < MOST_IDLE {
-                    idle.push(sender);
-                }
-            }
-            Ok(Response::from_parts(head, body))
+            let (sender, response) = self.send(request).await?;
+            self.whole(&path, sender, response, limits).await
         };
         timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+    }
+
+    /// Reads the whole answer, and keeps the connection for the next request.
+    async fn whole(
+        &self,
+        path: &str,
+        mut sender: Sender,
+        response: Response<Incoming>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, limits.size).collect().await;
+        let body = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
+        if sender.ready().await.is_ok() {
+            let mut idle = self.idle.lock();
+            if idle.len() < MOST_IDLE {
+                idle.push(sender);
+            }
+        }
+        Ok(Response::from_parts(head, body))
     }
 
     /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.

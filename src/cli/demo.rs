@@ -82,7 +82,7 @@ pub(super) fn guide(folder: &Path, ports: Ports) -> String {
          \x20 curl http://127.0.0.1:{http}/api/hello                   the prefix is stripped\n\
          \x20 curl -H 'Host: one.localhost' http://127.0.0.1:{http}/   one backend by name\n\
          \x20 curl -u tide:gate http://127.0.0.1:{http}/private        with a password\n\
-         \x20 curl -k https://127.0.0.1:{https}/                           the same over HTTPS, certificate made at start\n\
+         \x20 curl -k https://127.0.0.1:{https}/                        the same over HTTPS, certificate made at start\n\
          \x20 curl http://127.0.0.1:{api}/api/http/routers             what is served and why\n\
          \x20 http://127.0.0.1:{api}/dashboard/                        the same in a browser\n\n\
          Edit {} or add files beside it, and the next request goes by them. Ctrl-C ends the demo.\n{docker}\n",

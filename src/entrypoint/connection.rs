@@ -167,6 +167,8 @@ async fn handshake(
     door: &Door,
     stream: Prefixed<TcpStream>,
 ) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, Arc<str>)>> {
+    let place = door.begin_handshake();
+    let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
@@ -199,7 +201,7 @@ async fn handshake(
 }
 
 /// The name of a suite as Go and IANA write it.
-fn go_name(suite: rustls::CipherSuite) -> &'static str {
+pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
     match suite {
         rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         rustls::CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
@@ -228,7 +230,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
         tls_options,
         started: Instant::now(),
         requests: 0.into(),
-        h2,
+        framed: h2,
     });
     let service = HttpService::new(link);
     if h2 {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -27,9 +28,11 @@ use crate::worker::Balance;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A client must take something of an answer within this time, when `writeTimeout` says nothing.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// Most TLS handshakes under way over TCP. Each holds some tens of kilobytes.
+const MAX_HANDSHAKES: usize = 8192;
 /// By how much a head may exceed `maxHeaderBytes`, as in Go, which reads that much ahead.
 const HEADER_SLACK: usize = 4096;
-/// The same for HTTP/2, where Go sets it aside for the overhead of ten fields.
+/// The same for HTTP/2 and HTTP/3, where Go sets it aside for the overhead of ten fields.
 const LIST_SLACK: usize = 320;
 /// Smallest head limit that the HTTP library takes.
 const MIN_HEADER_BYTES: usize = 8192;
@@ -57,8 +60,15 @@ pub(super) struct Door {
     pub(super) limits: Limits,
     /// For TLS handshakes.
     pub(super) handshake: Duration,
+    handshakes: Arc<AtomicUsize>,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
+    /// Largest request head over HTTP/3, in bytes.
+    pub(super) max_header_bytes: usize,
+    /// Most open streams of one connection.
+    pub(super) max_streams: u32,
+    /// What answers over TLS say of HTTP/3, when it is served.
+    pub(super) alternative: Option<HeaderValue>,
     pub(super) max_requests: u64,
     pub(super) max_time: Option<Duration>,
     pub(super) accept_grace: Duration,
@@ -86,6 +96,9 @@ struct Trust {
     all: bool,
     ranges: IpRanges,
 }
+
+/// A place among the handshakes under way, free again when dropped.
+pub(super) struct Handshaking(Arc<AtomicUsize>);
 
 /// What all doors of a process share.
 pub(super) struct Shared {
@@ -127,9 +140,13 @@ impl Door {
             forwarded,
             proxy,
             handshake: limits.head.unwrap_or(HEAD_TIME),
+            handshakes: Arc::default(),
             limits,
             http1: http1_builder(options),
             http2: http2_builder(options)?,
+            max_header_bytes: options.http.max_header_bytes.saturating_add(LIST_SLACK),
+            max_streams: options.http2.max_concurrent_streams,
+            alternative: None,
             max_requests: options.transport.keep_alive_max_requests,
             max_time: some(options.transport.keep_alive_max_time.0),
             accept_grace: options.transport.life_cycle.request_accept_grace_timeout.0,
@@ -141,7 +158,8 @@ impl Door {
             closing: CancellationToken::new(),
             draining: CancellationToken::new(),
             parting: CancellationToken::new(),
-            seats: shared.room.seats(options.transport.max_connections, shared.balance.workers()),
+            // The threads of HTTP/3 count as one worker more.
+            seats: shared.room.seats(options.transport.max_connections, shared.balance.workers() + 1),
             heads: shared.heads.clone(),
             largest_head: options.http.max_header_bytes.saturating_add(HEADER_SLACK),
         })
@@ -150,6 +168,11 @@ impl Door {
     /// True when a peer may send a PROXY header.
     pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
         self.proxy.as_ref().is_some_and(|trust| trust.all || trust.ranges.contains(peer))
+    }
+
+    /// A place for one more TLS handshake; `None`: there are too many.
+    pub(super) fn begin_handshake(&self) -> Option<Handshaking> {
+        Handshaking::begin(&self.handshakes, MAX_HANDSHAKES)
     }
 
     /// True when a header of a peer must be refused: others may send one, and it would be taken for theirs.
@@ -169,9 +192,28 @@ impl Door {
         self.seats.take(self.balance.count(worker))
     }
 
+    /// Counts a connection that no worker serves.
+    pub(super) fn count_elsewhere(&self) -> OpenConnection {
+        self.seats.take_elsewhere()
+    }
+
     /// Open connections.
     pub(super) fn connections(&self) -> usize {
         self.seats.open()
+    }
+}
+
+impl Handshaking {
+    /// A place among those that `count` counts; `None`: there are `most` already.
+    pub(super) fn begin(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let counted = Self(count.clone());
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
+    }
+}
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -222,4 +264,21 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS);
     Ok(builder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_have_places() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let first = Handshaking::begin(&count, 2);
+        let second = Handshaking::begin(&count, 2);
+        assert!(first.is_some() && second.is_some());
+        assert!(Handshaking::begin(&count, 2).is_none());
+        drop(first);
+        assert!(Handshaking::begin(&count, 2).is_some());
+        assert_eq!(count.load(Ordering::Relaxed), 1, "the second is still under way");
+    }
 }

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
 };
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
-use tidegate_core::{BoxFuture, Connection, Context, Next, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Connection, Context, Next, Request, Response, reply};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
@@ -35,7 +35,8 @@ pub(super) struct Link {
     pub(super) tls_options: Arc<str>,
     pub(super) started: Instant,
     pub(super) requests: AtomicU64,
-    pub(super) h2: bool,
+    /// Requests come as streams of frames: HTTP/2 or HTTP/3.
+    pub(super) framed: bool,
 }
 
 /// Serves the requests of one connection.
@@ -68,9 +69,22 @@ async fn serve(
     open: OpenAnswer,
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
-    let wants_upgrade = !link.h2 && request.headers().contains_key(UPGRADE);
+    let (head, incoming) = request.into_parts();
+    let body = request_body(incoming, link.door.limits.body.filter(|_| link.framed));
+    let mut response = respond(link, head, body).await;
+    if let Some(alternative) = link.door.alternative.as_ref().filter(|_| link.connection.tls.is_some()) {
+        add_first(response.headers_mut(), ALT_SVC, alternative);
+    }
+    let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
+    let (head, body) = response.into_parts();
+    http::Response::from_parts(head, AnswerBody::new(body, open, link.framed, headless))
+}
+
+/// The answer to a request, whatever it came by.
+pub(super) async fn respond(link: &Link, head: http::request::Parts, body: Body) -> Response {
+    let wants_upgrade = !link.framed && head.headers.contains_key(UPGRADE);
     let mut line = None;
-    let answer = AssertUnwindSafe(answer(link, request, &mut line)).catch_unwind().await;
+    let answer = AssertUnwindSafe(answer(link, head, body, &mut line)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -91,15 +105,25 @@ async fn serve(
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
     }
-    let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
-    let (head, body) = response.into_parts();
-    http::Response::from_parts(head, AnswerBody::new(body, open, link.h2, headless))
+    response
 }
 
-async fn answer(link: &Link, request: hyper::Request<Incoming>, line: &mut Option<Pending>) -> Response {
+/// Adds a header before those of its name that are there.
+fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    let there: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
+    headers.insert(&name, value.clone());
+    for value in there {
+        headers.append(&name, value);
+    }
+}
+
+async fn answer(
+    link: &Link,
+    mut head: http::request::Parts,
+    body: Body,
+    line: &mut Option<Pending>,
+) -> Response {
     let door = &*link.door;
-    let (mut head, incoming) = request.into_parts();
-    let body = request_body(incoming, door.limits.body.filter(|_| link.h2));
     // Until there is an answer.
     let _held = match link.progress.has_large().then(|| hold_head(door, &head.headers)) {
         Some(None) => return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -160,7 +184,7 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
         return Err(refused(StatusCode::EXPECTATION_FAILED));
     }
     link.door.aliases.apply(&mut head.headers)?;
-    if link.h2 {
+    if link.framed {
         join_cookies(&mut head.headers);
         head.headers.remove(HTTP2_SETTINGS);
         if is_doubtful_length(&head.headers) {
@@ -188,7 +212,7 @@ fn is_doubtful_length(headers: &HeaderMap) -> bool {
     lengths.next().is_some() || first.is_some_and(|value| value.len() > 1 && value.as_bytes()[0] == b'0')
 }
 
-/// Joins the cookies that HTTP/2 may split (RFC 9113 section 8.2.3).
+/// Joins the cookies that HTTP/2 and HTTP/3 may split (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut values = headers.get_all(COOKIE).iter();
     let (Some(first), true) = (values.next(), values.next().is_some()) else { return };
@@ -245,7 +269,7 @@ fn limit_life(link: &Link, response: &mut Response) {
     if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    if link.h2 {
+    if link.framed {
         link.progress.leave();
     } else {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

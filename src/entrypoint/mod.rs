@@ -2,6 +2,7 @@
 //!
 //! A connection passes these files in order: `listen` accepts it, `connection` finds out what is spoken (PROXY
 //! header, TLS, version of HTTP), `stream` and `strict` read along, `clock` keeps the time, `http` serves each request.
+//! HTTP/3 comes over UDP and has a way of its own to `http`: `http3`.
 
 mod aliases;
 mod body;
@@ -12,6 +13,7 @@ mod forwarded;
 pub mod frame_scan;
 mod heads;
 pub mod http;
+mod http3;
 mod listen;
 mod progress;
 pub mod proxy_protocol;
@@ -36,8 +38,10 @@ use crate::udp;
 use crate::worker::{self, Workers};
 use door::{Door, Shared};
 use heads::HeadBudget;
+use http3::Http3;
 use room::Room;
 pub use room::raise_descriptor_limit;
+use tidegate_core::BuildError;
 
 /// How long an idle connection is kept when the gateway stops: a client that did not know may have sent a request.
 const LINGER: Duration = Duration::from_secs(1);
@@ -82,6 +86,7 @@ pub struct EntryPoints {
     doors: Vec<(Arc<Door>, SocketAddr)>,
     points: Vec<(Arc<udp::Point>, SocketAddr)>,
     workers: Workers,
+    http3: Option<Http3>,
     terminating: Arc<AtomicBool>,
 }
 
@@ -106,6 +111,7 @@ impl EntryPoints {
         };
         let mut doors = Vec::new();
         let mut bound = Vec::new();
+        let mut http3 = None;
         let mut points = Vec::new();
         let mut sockets = Vec::new();
         for (index, (name, options)) in settings.entry_points.iter().enumerate() {
@@ -123,13 +129,34 @@ impl EntryPoints {
                 sockets.push(own);
                 continue;
             }
-            let door =
+            let mut door =
                 Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
             let listeners = listen::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
-            doors.push((Arc::new(door), listeners[0].local_addr()?));
-            bound.push(listeners);
+            let address = listeners[0].local_addr()?;
+            let socket = match &options.http3 {
+                None => None,
+                Some(wanted) => {
+                    let port =
+                        if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
+                    door.alternative = http3::alternative(port);
+                    Some(http3::bind(address, options.reuse_port).map_err(failed)?)
+                }
+            };
+            doors.push((Arc::new(door), address));
+            bound.push((listeners, socket));
         }
-        for ((door, address), listeners) in doors.iter().zip(bound) {
+        for ((door, address), (listeners, socket)) in doors.iter().zip(bound) {
+            if let Some(socket) = socket {
+                let threads = match http3.take() {
+                    Some(threads) => threads,
+                    None => Http3::start(workers.len(), workers.len())?,
+                };
+                let failed = |error: BuildError| StartError::Option {
+                    entry_point: door.name.to_string(),
+                    message: format!("http3: {error}"),
+                };
+                http3.insert(threads).serve(door.clone(), socket).map_err(failed)?;
+            }
             let serves = settings.entry_points.get(&*door.name).map(serves).unwrap_or_default();
             tracing::info!(entry_point = %door.name, %address, serves, "listening");
             for (worker, listener) in listeners.into_iter().enumerate() {
@@ -148,7 +175,7 @@ impl EntryPoints {
                 workers.handle(worker).spawn(point.clone().serve(socket));
             }
         }
-        Ok(Self { doors, points, workers, terminating: Arc::default() })
+        Ok(Self { doors, points, workers, http3, terminating: Arc::default() })
     }
 
     /// Where each entry point listens, by name.
@@ -175,7 +202,13 @@ impl EntryPoints {
         let silencing = self.points.iter().map(|(point, _)| point.stop());
         tokio::join!(futures_util::future::join_all(stopping), futures_util::future::join_all(silencing));
         // Joins threads, which blocks for a moment.
-        let _ = tokio::task::spawn_blocking(move || self.workers.stop()).await;
+        let stopped = move || {
+            if let Some(http3) = &mut self.http3 {
+                http3.stop();
+            }
+            self.workers.stop();
+        };
+        let _ = tokio::task::spawn_blocking(stopped).await;
     }
 }
 

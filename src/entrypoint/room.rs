@@ -112,7 +112,14 @@ impl Seats {
     pub(super) fn take(self: &Arc<Self>, load: Load) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.room.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { seats: self.clone(), _load: load }
+        OpenConnection { seats: self.clone(), _load: Some(load) }
+    }
+
+    /// Takes a seat for a connection that no worker serves.
+    pub(super) fn take_elsewhere(self: &Arc<Self>) -> OpenConnection {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.room.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection { seats: self.clone(), _load: None }
     }
 
     /// Open connections.
@@ -220,7 +227,7 @@ impl Drop for Counted<'_> {
 /// An open connection, counted until dropped.
 pub(super) struct OpenConnection {
     seats: Arc<Seats>,
-    _load: Load,
+    _load: Option<Load>,
 }
 
 impl Drop for OpenConnection {

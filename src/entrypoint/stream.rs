@@ -91,10 +91,13 @@ impl<S, G> Watched<S, G> {
                 }
                 match scan.scan(fresh) {
                     Ok(()) if scan.place() == Place::Head => {
-                        self.head += fresh.len();
+                        self.head = match scan.began() {
+                            Some(at) => fresh.len() - at,
+                            None => self.head + fresh.len(),
+                        };
                         if self.head > self.largest || !self.held.grow(self.head + scan.kept()) {
                             scan.refuse_rest(Refusal::TooLarge);
-                            spoil(fresh, begins);
+                            spoil(&mut fresh[scan.sound()..], begins);
                             self.answer = self.answer.or(Refusal::TooLarge.answer());
                         }
                     }
@@ -336,6 +339,19 @@ mod tests {
             assert!(got.contains(&0), "and refuses it");
         }
         assert_eq!(read_along(false, &[&large]).await.0, large, "so much has room");
+    }
+
+    #[tokio::test]
+    async fn a_body_before_a_head_without_room_stays_as_it_is() {
+        let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n";
+        let body = [b'b'; 9000];
+        let next = [b"GET / HTTP/1.1\r\nHost: h\r\nX: ".to_vec(), vec![b'x'; 15_000]].concat();
+        let (first, rest) = next.split_at(5000);
+        let (got, _) = read_along(false, &[head, &[&body[..], first].concat(), rest, &[b'x'; 3000]]).await;
+        let begins = head.len() + body.len();
+        assert_eq!(got[..begins], [&head[..], &body].concat());
+        assert!(!got[..begins + 5000].contains(&0), "the head alone is counted");
+        assert!(got[begins..].contains(&0));
     }
 
     #[tokio::test]

@@ -92,12 +92,15 @@ impl Streams<'_> {
         };
         let config = self.tls.config_of(options).ok_or_else(|| refused("its TLS options are broken"))?;
         let config = for_client(config, hello);
+        let place = self.door.begin_handshake();
+        let place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
         let name = hello.map(|hello| hello.server_name.as_str()).filter(|name| !name.is_empty());
         let handshake = async {
             self.tls.demand(name).await;
             TlsAcceptor::from(config).accept(stream).await
         };
         let stream = Box::pin(within(Some(self.door.handshake), handshake)).await?;
+        drop(place);
         tcp::forward(route, stream, &connection, false).await
     }
 

@@ -59,6 +59,8 @@ pub struct Scanner {
     refused: Option<Violation>,
     /// Bytes of the last scan before the line that broke the rules.
     sound: usize,
+    /// Where in the last scan the head began that is not complete yet; `None`: before it.
+    began: Option<usize>,
     refusal: Refusal,
 }
 
@@ -147,6 +149,7 @@ impl Scanner {
     /// Reads along the next bytes of the connection.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         self.sound = 0;
+        self.began = None;
         if let Some(violation) = self.refused {
             return Err(violation);
         }
@@ -167,7 +170,8 @@ impl Scanner {
         }
     }
 
-    /// After a violation: how many bytes of the last scan stand before the line that is one.
+    /// How many bytes of the last scan stand before the line that was looked at last: the one that is a violation, if
+    /// there is one.
     pub fn sound(&self) -> usize {
         self.sound
     }
@@ -175,6 +179,11 @@ impl Scanner {
     /// What to answer to the violation that was found.
     pub fn refusal(&self) -> Refusal {
         self.refusal
+    }
+
+    /// While a head is being read: where in the last scan it began; `None`: before it.
+    pub fn began(&self) -> Option<usize> {
+        self.began
     }
 
     /// Refuses the head that is being read, and whatever comes after it.
@@ -208,6 +217,9 @@ impl Scanner {
         let whole = bytes.len();
         while !bytes.is_empty() {
             self.sound = whole - bytes.len();
+            if self.state == State::RequestLine && self.partial.is_empty() {
+                self.began = Some(self.sound);
+            }
             match self.state {
                 State::Opaque => return Ok(()),
                 State::Length(left) => {

@@ -66,7 +66,7 @@ impl TargetRules {
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
         let (path, query) = (head.uri.path(), head.uri.query());
         // In HTTP/1 the absolute form may go without a path (`http://h?q`); in HTTP/2 `:path` may not.
-        let pathless = target.starts_with('?') && head.version == Version::HTTP_2;
+        let pathless = target.starts_with('?') && is_framed(head.version);
         if !path.starts_with('/') || pathless {
             return Err(refused(StatusCode::BAD_REQUEST));
         }
@@ -139,7 +139,7 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
         return Err(refused(StatusCode::BAD_REQUEST));
     }
     // Without a scheme it is the authority form, which is for CONNECT alone.
-    if authority.is_some() && scheme.is_none() && head.version != Version::HTTP_2 {
+    if authority.is_some() && scheme.is_none() && !is_framed(head.version) {
         return Err(refused(StatusCode::BAD_REQUEST));
     }
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -157,7 +157,7 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
         }
         (Some(_), Some(host)) if !is_host(host.as_bytes()) => return Err(malformed_host()),
         (Some(authority), Some(host))
-            if head.version == Version::HTTP_2
+            if is_framed(head.version)
                 && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
         {
             return Err(bad_request("400 Bad Request: Host unlike :authority"));
@@ -171,6 +171,11 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     let value = HeaderValue::from_str(text).map_err(|_| malformed_host())?;
     replace_host(&mut head.headers, value);
     Ok(())
+}
+
+/// True for versions that have the target in pieces: HTTP/2 and HTTP/3.
+fn is_framed(version: Version) -> bool {
+    matches!(version, Version::HTTP_2 | Version::HTTP_3)
 }
 
 fn replace_host(headers: &mut HeaderMap, value: HeaderValue) {

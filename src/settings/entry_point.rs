@@ -30,6 +30,9 @@ pub struct EntryPoint {
     pub http: EntryPointHttp,
     /// HTTP/2.
     pub http2: Http2,
+    /// HTTP/3, on the same port over UDP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http3: Option<Http3>,
     /// UDP.
     pub udp: Udp,
     /// Defaults for routers.
@@ -258,6 +261,15 @@ impl Default for Http2 {
             max_encoder_header_table_size: 4096,
         }
     }
+}
+
+/// `http3`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Http3 {
+    /// The port that clients are told, when it is another outside; 0 for the entry point's own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub advertised_port: u16,
 }
 
 /// `udp`.

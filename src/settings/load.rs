@@ -415,7 +415,6 @@ mod tests {
     #[test]
     fn traefik_options_without_support_are_refused_by_name() {
         for (argument, name) in [
-            ("--entrypoints.web.http3", "entryPoints.web.http3"),
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
             ("--metrics.prometheus=true", "metrics"),
             ("--tracing=true", "tracing"),

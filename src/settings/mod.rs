@@ -55,6 +55,9 @@ pub struct Settings {
     /// `/ping`; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping: Option<Ping>,
+    /// OCSP stapling; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<Ocsp>,
     /// The log of the process itself.
     pub log: Log,
     /// The access log; absent: off.
@@ -94,6 +97,15 @@ impl Settings {
             chosen => chosen,
         }
     }
+}
+
+/// `ocsp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Ocsp {
+    /// Which responders are asked at another URL: from the one in the certificate to that.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub responder_overrides: BTreeMap<String, String>,
 }
 
 /// `global`.

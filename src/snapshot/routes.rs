@@ -257,7 +257,8 @@ impl Router<'_, '_> {
                         outcomes[*place].errors.push(conflict);
                     }
                 }
-            } else if first != "default" && self.tls.has_options(first) {
+            } else if first != "default" {
+                // Options that are missing or broken close the connections of their hosts.
                 hosts.insert(host, Arc::from(first.as_str()));
             }
         }

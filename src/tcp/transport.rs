@@ -46,16 +46,13 @@ impl Transport {
             if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
         };
         let roots = given.root_cas.iter().map(|ca| read(ca)).collect::<Result<Vec<_>, _>>()?;
-        let identity = match given.certificates.as_slice() {
-            [] => None,
-            [one] => Some((read(&one.cert_file)?, read(&one.key_file)?)),
-            _ => {
-                return Err(BuildError::new("certificates: at most one certificate can be shown to servers"));
-            }
-        };
+        let mut identities = Vec::new();
+        for files in &given.certificates {
+            identities.push((read(&files.cert_file)?, read(&files.key_file)?));
+        }
         let tls = TlsOptions {
             roots,
-            identity,
+            identities,
             insecure: given.insecure_skip_verify,
             peer_cert_uri: given.peer_cert_uri.clone(),
             ..TlsOptions::default()

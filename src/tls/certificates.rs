@@ -9,14 +9,18 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_core::BuildError;
 use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{ASN1Time, Validity};
 
 use super::obtained::Obtained;
+use super::ocsp::Staples;
 use super::{ReadFile, pem_or_file};
 
 /// A certificate with its key and the names it is for.
 pub(super) struct Loaded {
     pub(super) key: Arc<CertifiedKey>,
     names: Vec<String>,
+    /// When it begins and when it ends.
+    validity: Validity,
 }
 
 /// Certificates by name. The first one given for a name wins.
@@ -26,6 +30,8 @@ pub(super) struct Certificates {
     /// By what follows `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     pub(super) default: Option<Arc<CertifiedKey>>,
+    /// What responders say of them.
+    pub(super) staples: Arc<Staples>,
     /// True when the default was generated, and any other is better.
     pub(super) is_generated: bool,
 }
@@ -45,10 +51,10 @@ pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loa
     let chain = parse_chain(&pem_or_file(cert, file)?)?;
     let private = PrivateKeyDer::from_pem_slice(&pem_or_file(key, file)?)
         .map_err(|error| BuildError(format!("keyFile has no private key in PEM: {error}")))?;
-    let names = names(&chain[0])?;
+    let (names, validity) = read(&chain[0])?;
     let key = CertifiedKey::from_der(chain, private, &super::crypto())
         .map_err(|error| BuildError(format!("certificate and key cannot be used together: {error}")))?;
-    Ok(Loaded { key: Arc::new(key), names })
+    Ok(Loaded { key: Arc::new(key), names, validity })
 }
 
 /// The certificates in a PEM text; at least one.
@@ -60,6 +66,21 @@ pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Bu
         return Err(BuildError::new("there is no certificate: expected PEM with `BEGIN CERTIFICATE`"));
     }
     Ok(chain)
+}
+
+impl Loaded {
+    /// What is wrong with the time in which it is valid: clients refuse it, so it is served for want of a better one only.
+    pub(super) fn untimely(&self) -> Option<String> {
+        if self.validity.is_valid() {
+            return None;
+        }
+        let (from, to) = (self.validity.not_before, self.validity.not_after);
+        Some(if to < ASN1Time::now() {
+            format!("the certificate expired on {to}: clients refuse it")
+        } else {
+            format!("the certificate is not valid before {from}: clients refuse it")
+        })
+    }
 }
 
 impl Certificates {
@@ -111,8 +132,8 @@ impl ResolvesServerCert for Chooser {
     }
 }
 
-/// The DNS and IP names of a certificate, with its common name, in lower case.
-fn names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, BuildError> {
+/// The DNS names of a certificate with its common name, in lower case, and the time in which it is valid.
+fn read(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, Validity), BuildError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| BuildError(format!("certificate cannot be read: {error}")))?;
     let mut names: Vec<String> = parsed
@@ -129,7 +150,7 @@ fn names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, BuildError> {
     }
     names.sort();
     names.dedup();
-    Ok(names)
+    Ok((names, parsed.validity().clone()))
 }
 
 #[cfg(test)]

@@ -7,26 +7,28 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256};
 use tidegate_config::tls::ClientAuth;
 use tidegate_core::BuildError;
 
 use super::certificates::parse_chain;
-use super::{ReadFile, pem_or_file};
+use super::{ReadFile, label, pem_or_file};
 
-/// What checks the certificates of clients under these options.
+/// What checks the certificates of clients under these options, and the name of its domain: two options with the same
+/// name let in the same clients, so a session of one may go on under the other.
 pub(super) fn verifier(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
-) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
     let kind = match options.client_auth_type.as_str() {
         "" if options.ca_files.is_empty() => "NoClientCert",
         "" => "RequireAndVerifyClientCert",
         kind => kind,
     };
     match kind {
-        "NoClientCert" => Ok(WebPkiClientVerifier::no_client_auth()),
-        "RequestClientCert" => Ok(Arc::new(Unverified { mandatory: false })),
-        "RequireAnyClientCert" => Ok(Arc::new(Unverified { mandatory: true })),
+        "NoClientCert" => Ok((WebPkiClientVerifier::no_client_auth(), kind.to_owned())),
+        "RequestClientCert" => Ok((Arc::new(Unverified { mandatory: false }), kind.to_owned())),
+        "RequireAnyClientCert" => Ok((Arc::new(Unverified { mandatory: true }), kind.to_owned())),
         "VerifyClientCertIfGiven" => verified(options, file, true),
         "RequireAndVerifyClientCert" => verified(options, file, false),
         other => Err(BuildError(format!(
@@ -40,13 +42,17 @@ fn verified(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
     optional: bool,
-) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
     if options.ca_files.is_empty() {
         return Err(BuildError::new("clientAuth.caFiles is empty: expected the authorities to trust"));
     }
     let mut roots = RootCertStore::empty();
+    // The certificates, not the names of their files: what was in a file before must not count after.
+    let mut domain = Sha256::new();
     for path in &options.ca_files {
-        for certificate in parse_chain(&pem_or_file(path, file)?)? {
+        let broken = |error: BuildError| BuildError(format!("clientAuth.caFiles: {}: {error}", label(path)));
+        for certificate in parse_chain(&pem_or_file(path, file)?).map_err(broken)? {
+            domain.update(Sha256::digest(&certificate));
             roots.add(certificate).map_err(|error| {
                 BuildError(format!("clientAuth.caFiles: authority cannot be used: {error}"))
             })?;
@@ -54,7 +60,8 @@ fn verified(
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), super::crypto());
     let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map(|verifier| verifier as _).map_err(|error| BuildError(format!("clientAuth: {error}")))
+    let verifier = builder.build().map_err(|error| BuildError(format!("clientAuth: {error}")))?;
+    Ok((verifier, format!("{optional} {:x?}", domain.finalize())))
 }
 
 /// Asks for a certificate, checks that the client has its key, and trusts it whoever issued it.
@@ -111,6 +118,10 @@ mod tests {
     use super::*;
 
     fn of(kind: &str, ca: &[&str]) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+        with_domain(kind, ca).map(|(verifier, _)| verifier)
+    }
+
+    fn with_domain(kind: &str, ca: &[&str]) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
         let options = ClientAuth {
             ca_files: ca.iter().map(|s| (*s).to_owned()).collect(),
             client_auth_type: kind.to_owned(),
@@ -129,5 +140,18 @@ mod tests {
         assert!(of("RequireAndVerifyClientCert", &[]).is_err());
         assert!(of("", &["gone.pem"]).is_err());
         assert!(of("Sometimes", &[]).err().unwrap().0.contains("Sometimes"));
+    }
+
+    #[test]
+    fn a_domain_is_who_is_let_in() {
+        let ca = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem();
+        let (one, other) = (ca("one"), ca("other"));
+        let domain = |kind: &str, ca: &[&str]| with_domain(kind, ca).unwrap().1;
+        let kind = "RequireAndVerifyClientCert";
+        assert_eq!(domain(kind, &[&one]), domain("", &[&one]));
+        assert_ne!(domain(kind, &[&one]), domain(kind, &[&other]));
+        assert_ne!(domain(kind, &[&one]), domain(kind, &[&one, &other]));
+        assert_ne!(domain(kind, &[&one]), domain("VerifyClientCertIfGiven", &[&one]));
+        assert_ne!(domain("RequestClientCert", &[]), domain("RequireAnyClientCert", &[]));
     }
 }

@@ -7,6 +7,7 @@ mod certificates;
 mod client_auth;
 mod default_certificate;
 mod obtained;
+mod ocsp;
 mod options;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +23,8 @@ use tidegate_core::BuildError;
 
 use certificates::{Certificates, Loaded};
 pub(crate) use obtained::{ACME_PROTOCOL, Obtained, OnDemand, Usable};
+pub(crate) use ocsp::Stapler;
+use ocsp::Staples;
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -46,6 +49,9 @@ struct Shared {
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
     /// The configured certificates without their chains, each once.
     leaves: Vec<CertificateDer<'static>>,
+    /// The configured certificates that came with their issuers, each once.
+    with_issuers: Vec<Arc<CertifiedKey>>,
+    staples: Arc<Staples>,
     /// The configured certificates by name.
     certificates: Arc<Certificates>,
     /// Certificates of resolvers: one object for all snapshots.
@@ -72,10 +78,15 @@ impl TlsStore {
             loaded.insert(pair, sound);
         });
         for (name, store) in &tls.stores {
-            if let Err((kind, error)) = apply_store(name, store, &mut certificates, file) {
+            if let Err((kind, error)) =
+                apply_store(name, store, &mut certificates, file, (previous, &mut loaded))
+            {
                 problems.push(problem(kind, name, error.0));
             }
         }
+        let with_issuers = with_issuers(loaded.values());
+        let staples = previous.map(|store| store.shared.staples.clone()).unwrap_or_default();
+        certificates.staples.clone_from(&staples);
         leaves.extend(certificates.default.iter().filter_map(|key| key.cert.first().cloned()));
         let mut seen = HashSet::new();
         leaves.retain(|leaf| seen.insert(leaf.clone()));
@@ -93,7 +104,17 @@ impl TlsStore {
         let certificates = Arc::new(certificates);
         let obtained = previous.map(|store| store.shared.obtained.clone()).unwrap_or_default();
         let options = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
-        let shared = Shared { options, generated, loaded, tickets, leaves, certificates, obtained };
+        let shared = Shared {
+            options,
+            generated,
+            loaded,
+            tickets,
+            leaves,
+            with_issuers,
+            staples,
+            certificates,
+            obtained,
+        };
         (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
     }
 
@@ -144,6 +165,17 @@ impl TlsStore {
         }
     }
 
+    /// The configured certificates and those of resolvers, as far as they came with their issuers.
+    pub(crate) fn with_issuers(&self) -> Vec<Arc<CertifiedKey>> {
+        let obtained = self.shared.obtained.served();
+        self.shared.with_issuers.iter().chain(&obtained.with_issuers).cloned().collect()
+    }
+
+    /// What responders say of certificates.
+    pub(crate) fn staples(&self) -> Arc<Staples> {
+        self.shared.staples.clone()
+    }
+
     /// True when options of this name exist and are sound.
     pub fn has_options(&self, name: &str) -> bool {
         matches!(self.shared.options.get(name), Some(Some(_)))
@@ -172,6 +204,13 @@ impl TlsStore {
     pub fn config_of(&self, options: &str) -> Option<Arc<ServerConfig>> {
         self.shared.options.get(options)?.clone()
     }
+}
+
+/// Those of several certificates that came with their issuers, each once.
+fn with_issuers<'a>(loaded: impl Iterator<Item = &'a Arc<Loaded>>) -> Vec<Arc<CertifiedKey>> {
+    let mut seen = HashSet::new();
+    let keys = loaded.map(|loaded| &loaded.key).filter(|key| key.cert.len() > 1);
+    keys.filter(|key| seen.insert(key.cert.first().cloned())).cloned().collect()
 }
 
 /// The one provider of cryptography.
@@ -209,7 +248,10 @@ fn load_certificates(
         let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
         let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
         let sound = match certificates::load(&pair.0, &pair.1, file) {
-            Ok(sound) => Some(Arc::new(sound)),
+            Ok(sound) => {
+                problems.extend(sound.untimely().map(|error| wrong(&error)));
+                Some(Arc::new(sound))
+            }
             Err(BuildError(mut error)) => {
                 if last.is_some() {
                     error.push_str("; the last sound version stays in use");
@@ -229,14 +271,29 @@ fn apply_store(
     store: &tidegate_config::tls::Store,
     certificates: &mut Certificates,
     file: &mut ReadFile<'_>,
+    (previous, loaded): (Option<&Arc<TlsStore>>, &mut HashMap<(String, String), Arc<Loaded>>),
 ) -> Result<(), (Kind, BuildError)> {
     if !is_default_name(name) {
         return Err((Kind::TlsStore, BuildError::new("only the store `default` is used")));
     }
     if let Some(files) = &store.default_certificate {
-        let loaded = certificates::load(&files.cert_file, &files.key_file, file)
-            .map_err(|error| (Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))))?;
-        certificates.default = Some(loaded.key);
+        let pair = (files.cert_file.clone(), files.key_file.clone());
+        let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+        let (sound, error) = match certificates::load(&pair.0, &pair.1, file) {
+            Ok(sound) => (Some(Arc::new(sound)), None),
+            Err(error) if last.is_some() => {
+                (last, Some(format!("{error}; the last sound version stays in use")))
+            }
+            Err(error) => (None, Some(error.0)),
+        };
+        let untimely = sound.as_ref().and_then(|sound| sound.untimely());
+        if let Some(sound) = sound {
+            certificates.default = Some(sound.key.clone());
+            loaded.insert(pair, sound);
+        }
+        if let Some(error) = error.or(untimely) {
+            return Err((Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))));
+        }
     }
     if let Some(generated) = &store.default_generated_cert
         && (generated.resolver.is_empty() || generated.domain.is_none())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
 use tidegate_core::{BoxFuture, BuildError};
 
 use super::certificates::{Certificates, Loaded, load};
@@ -35,6 +36,7 @@ impl std::fmt::Debug for Obtained {
 pub(super) struct Published {
     pub(super) certificates: Certificates,
     pub(super) leaves: Vec<CertificateDer<'static>>,
+    pub(super) with_issuers: Vec<Arc<CertifiedKey>>,
 }
 
 /// A certificate that can be served.
@@ -59,6 +61,8 @@ impl Obtained {
     /// Replaces what is served. The first for a name wins. `default` is for clients whose name fits no certificate.
     pub(crate) fn publish<'a>(&self, all: impl Iterator<Item = &'a Usable>, default: Option<&Usable>) {
         let mut published = Published::default();
+        let all: Vec<&Usable> = all.collect();
+        published.with_issuers = super::with_issuers(all.iter().map(|Usable(loaded)| loaded));
         for Usable(loaded) in all {
             published.certificates.add(loaded);
             published.leaves.extend(loaded.key.cert.first().cloned());

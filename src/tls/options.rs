@@ -12,6 +12,7 @@ use tidegate_core::BuildError;
 
 use super::certificates::{Certificates, Chooser};
 use super::obtained::Obtained;
+use super::ocsp::Stapling;
 use super::{ReadFile, client_auth};
 
 /// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
@@ -29,7 +30,7 @@ pub(super) fn server_config(
         kx_groups: groups(options)?,
         ..rustls::crypto::aws_lc_rs::default_provider()
     };
-    let verifier = client_auth::verifier(&options.client_auth, file)?;
+    let (verifier, domain) = client_auth::verifier(&options.client_auth, file)?;
     let resolver = Chooser {
         certificates: certificates.clone(),
         obtained: obtained.clone(),
@@ -39,7 +40,7 @@ pub(super) fn server_config(
         .with_protocol_versions(&versions)
         .map_err(|error| BuildError(format!("versions and cipher suites do not fit: {error}")))?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(resolver));
+        .with_cert_resolver(Arc::new(Stapling { chooser: resolver, staples: certificates.staples.clone() }));
     config.alpn_protocols = options
         .alpn_protocols
         .iter()
@@ -50,8 +51,7 @@ pub(super) fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     if !options.disable_session_tickets {
-        let auth = &options.client_auth;
-        config.ticketer = ticketer(format!("{}\0{}", auth.client_auth_type, auth.ca_files.join("\0")))?;
+        config.ticketer = ticketer(domain)?;
     }
     Ok(config)
 }

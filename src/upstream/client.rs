@@ -96,15 +96,15 @@ fn transport(options: &ClientTls) -> Result<Arc<Transport>, BuildError> {
         }
         std::fs::read(text).map_err(|e| BuildError::new(format!("cannot read `{text}`: {e}")))
     };
-    let identity = match (options.cert.as_str(), options.key.as_str()) {
-        ("", "") => None,
+    let identities = match (options.cert.as_str(), options.key.as_str()) {
+        ("", "") => Vec::new(),
         ("", _) | (_, "") => return Err(BuildError::new("tls: `cert` and `key` go together")),
-        (cert, key) => Some((read(cert)?, read(key)?)),
+        (cert, key) => vec![(read(cert)?, read(key)?)],
     };
     let roots = if options.ca.is_empty() { Vec::new() } else { vec![read(&options.ca)?] };
     let tls = TlsOptions {
         roots,
-        identity,
+        identities,
         insecure: options.insecure_skip_verify,
         http2: true,
         ..TlsOptions::default()

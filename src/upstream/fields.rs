@@ -46,7 +46,7 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, protocol.clone());
     }
-    if head.version == Version::HTTP_2 {
+    if matches!(head.version, Version::HTTP_2 | Version::HTTP_3) {
         join_cookies(headers);
     }
     upgrade

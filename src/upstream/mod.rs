@@ -8,6 +8,7 @@ mod client;
 mod connect;
 mod dns;
 mod fields;
+mod identities;
 mod pool;
 mod send;
 #[cfg(test)]

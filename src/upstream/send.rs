@@ -314,7 +314,7 @@ impl Endpoint {
                 BodyError::TooLarge { .. } => UpstreamError::TooLarge,
                 BodyError::TimedOut => UpstreamError::ClientTimeout,
                 BodyError::Io(_) | BodyError::Other(_) => UpstreamError::Internal(body.to_string()),
-                BodyError::Http(_) => UpstreamError::ClientGone,
+                BodyError::Http(_) | BodyError::Gone(_) => UpstreamError::ClientGone,
             };
         }
         if error.is_parse() {

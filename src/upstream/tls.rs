@@ -7,17 +7,20 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tidegate_core::BuildError;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::identities::Identities;
 
 /// Options of TLS, files read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TlsOptions {
     /// PEM of roots to trust instead of the system's.
     pub(crate) roots: Vec<Vec<u8>>,
-    /// PEM of our certificate chain and key.
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// PEM of our certificate chains and keys.
+    pub(crate) identities: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) insecure: bool,
     pub(crate) cipher_suites: Vec<String>,
     pub(crate) min_version: String,
@@ -37,7 +40,7 @@ impl TlsOptions {
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         self.provider()?;
         self.versions()?;
-        if let Some((chain, key)) = &self.identity {
+        for (chain, key) in &self.identities {
             certificates(chain)?;
             private_key(key)?;
         }
@@ -53,11 +56,20 @@ impl TlsOptions {
             .map_err(|e| BuildError::new(format!("TLS versions and cipher suites do not fit: {e}")))?;
         let verifier = self.verifier(&provider)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => builder
-                .with_client_auth_cert(certificates(chain)?, private_key(key)?)
-                .map_err(|e| BuildError::new(format!("client certificate: {e}")))?,
+        let unusable = |e| BuildError::new(format!("client certificate: {e}"));
+        let mut config = match self.identities.as_slice() {
+            [] => builder.with_no_client_auth(),
+            [(chain, key)] => {
+                builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(unusable)?
+            }
+            several => {
+                let mut identities = Vec::new();
+                for (chain, key) in several {
+                    let key = CertifiedKey::from_der(certificates(chain)?, private_key(key)?, &provider);
+                    identities.push(Arc::new(key.map_err(unusable)?));
+                }
+                builder.with_client_cert_resolver(Arc::new(Identities(identities)))
+            }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = Arc::new(config.clone());
@@ -334,7 +346,7 @@ mod tests {
             (TlsOptions { max_version: "VersionTLS11".into(), ..good.clone() }, "leave neither"),
             (TlsOptions { cipher_suites: vec!["RC4".into()], ..good.clone() }, "`RC4`"),
             (TlsOptions { roots: vec![b"junk".to_vec()], ..good.clone() }, "no certificate"),
-            (TlsOptions { identity: Some((roots().remove(0), b"junk".to_vec())), ..good }, "private key"),
+            (TlsOptions { identities: vec![(roots().remove(0), b"junk".to_vec())], ..good }, "private key"),
         ] {
             let error = bad.build().map(|_| ()).unwrap_err();
             assert!(error.0.contains(part), "{error}");

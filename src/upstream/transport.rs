@@ -40,16 +40,13 @@ impl Transport {
             if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
         };
         let roots = options.root_cas.iter().map(|ca| read(ca)).collect::<Result<Vec<_>, _>>()?;
-        let identity = match options.certificates.as_slice() {
-            [] => None,
-            [one] => Some((read(&one.cert_file)?, read(&one.key_file)?)),
-            _ => {
-                return Err(BuildError::new("certificates: at most one certificate can be shown to servers"));
-            }
-        };
+        let mut identities = Vec::new();
+        for files in &options.certificates {
+            identities.push((read(&files.cert_file)?, read(&files.key_file)?));
+        }
         let tls = TlsOptions {
             roots,
-            identity,
+            identities,
             insecure: options.insecure_skip_verify,
             cipher_suites: options.cipher_suites.clone(),
             min_version: options.min_version.clone(),
@@ -139,7 +136,7 @@ fn fingerprint(options: &ServersTransport, tls: &TlsOptions) -> [u8; 32] {
     let mut hash = Sha256::new();
     // The options serialise to JSON without a way to fail; an empty text would only make transports look alike.
     hash.update(serde_json::to_vec(options).unwrap_or_default());
-    for part in tls.roots.iter().chain(tls.identity.iter().flat_map(|(chain, key)| [chain, key])) {
+    for part in tls.roots.iter().chain(tls.identities.iter().flat_map(|(chain, key)| [chain, key])) {
         hash.update(part.len().to_le_bytes());
         hash.update(part);
     }

@@ -60,7 +60,6 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
             ["certificatesResolvers.le.tailscale", "does not support"],
         ),
         ("--providers.kubernetesCRD=true", ["providers.kubernetesCRD", "does not support"]),
-        ("--entryPoints.web.http3.advertisedPort=1", ["entryPoints.web.http3", "does not support"]),
         ("--api.debug=true", ["api.debug", "does not support"]),
         ("--providers.docker.swarmMode=true", ["providers.docker.swarmMode", "use the provider `swarm`"]),
         ("--pilot.token=x", ["pilot", "removed in Traefik v3"]),

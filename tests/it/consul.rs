@@ -165,7 +165,7 @@ fn a_token_that_is_revoked_or_has_no_rights_keeps_the_last_state() {
     let poor = grant(&consul, "[]");
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
-        assert_eq!(status(&gateway, "web.test"), 200);
+        assert_eq!((status(&gateway, "web.test"), status(&gateway, "kv.test")), (200, 200));
     }
     consul.delete(&format!("/v1/acl/token/{poor}"));
     grant(&consul, r#"[{"Name": "gateway"}]"#);

@@ -40,6 +40,13 @@ enum News {
     Failed(Failure),
 }
 
+/// The queries that wait at the agent.
+struct Watch {
+    news: mpsc::Receiver<News>,
+    /// They end when this is dropped.
+    _tasks: JoinSet<()>,
+}
+
 /// One service of the catalog.
 #[derive(Default)]
 struct Known {
@@ -76,6 +83,10 @@ pub(super) struct Run {
     retry_after: Instant,
     changed: bool,
     deliver_after: Instant,
+    /// The list of services could not be believed this many times in a row, and when to ask for it anew: the agent would
+    /// not tell when it can be believed again, since nothing changes in it.
+    distrusted: u32,
+    ask_anew: Option<Instant>,
     /// What was said last about a failing agent.
     complaint: Option<String>,
 }
@@ -103,6 +114,8 @@ impl Run {
             retry_after: now,
             changed: true,
             deliver_after: now,
+            distrusted: 0,
+            ask_anew: None,
             complaint: None,
         }
     }
@@ -140,12 +153,10 @@ impl Run {
     }
 
     async fn watch(mut self) -> Result<(), Error> {
-        let (sender, mut news) = mpsc::channel(1);
-        // They end with this run.
-        let _watchers = self.watchers(sender);
+        let mut watch = self.watchers();
         let connect = self.deriver.options.connect_aware;
         while !self.names_seen || self.checks.is_none() || (connect && self.identity.is_none()) {
-            match news.recv().await {
+            match watch.news.recv().await {
                 Some(News::Failed(failure)) => return Err(Error::Source(failure.message)),
                 Some(news) => self.take(news).await?,
                 None => return Err(Error::Source("the watchers have ended".into())),
@@ -159,13 +170,17 @@ impl Run {
         self.deliver().await?;
         let mut resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
         loop {
-            while let Ok(news) = news.try_recv() {
+            while let Ok(news) = watch.news.try_recv() {
                 self.take(news).await?;
             }
             let now = Instant::now();
             if now >= resync {
                 self.sweep_wanted = true;
                 resync = now + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
+            }
+            if self.ask_anew.is_some_and(|at| now >= at) {
+                self.ask_anew = None;
+                watch = self.watchers();
             }
             let worked = self.work(now).await?;
             if self.changed && Instant::now() >= self.deliver_after {
@@ -175,7 +190,7 @@ impl Run {
                 continue;
             }
             tokio::select! {
-                news = news.recv() => match news {
+                news = watch.news.recv() => match news {
                     Some(news) => self.take(news).await?,
                     None => return Err(Error::Source("the watchers have ended".into())),
                 },
@@ -187,7 +202,8 @@ impl Run {
         }
     }
 
-    fn watchers(&self, news: mpsc::Sender<News>) -> JoinSet<()> {
+    fn watchers(&self) -> Watch {
+        let (news, told) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let names = Query::new("/v1/catalog/services", self.query(true));
         tasks.spawn(tell(self.agent.clone(), names, news.clone(), News::Names));
@@ -199,7 +215,7 @@ impl Run {
         let checks = Query::new("/v1/health/state/any", self.query(false));
         let digests = |checks: Vec<Check>| News::Checks(Digests::of(checks));
         tasks.spawn(tell(self.agent.clone(), checks, news, digests));
-        tasks
+        Watch { news: told, _tasks: tasks }
     }
 
     /// Where the roots and our own certificate are.
@@ -238,11 +254,14 @@ impl Run {
             News::Failed(failure) => return self.complain(failure.message).await,
             News::Names(names) => {
                 if let Err(error) = self.take_names(names) {
-                    return match self.names_seen {
-                        true => self.complain(error.to_string()).await,
-                        false => Err(error),
-                    };
+                    if !self.names_seen {
+                        return Err(error);
+                    }
+                    self.distrusted += 1;
+                    self.ask_anew = Some(Instant::now() + backed_off(FIRST_PAUSE, self.distrusted));
+                    return self.complain(error.to_string()).await;
                 }
+                self.distrusted = 0;
             }
             News::Checks(digests) => self.take_checks(digests),
             News::Roots(roots) => {
@@ -335,7 +354,7 @@ impl Run {
 
     /// When [`Run::work`] has something to do again, unless there is news before.
     fn next_work(&self) -> Instant {
-        let mut next = Instant::now() + RESYNC;
+        let mut next = self.ask_anew.unwrap_or_else(|| Instant::now() + RESYNC);
         if self.changed {
             next = next.min(self.deliver_after);
         }

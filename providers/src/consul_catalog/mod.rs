@@ -131,7 +131,11 @@ pub struct HttpAuth {
 
 impl Describe for Options {
     fn place(&self) -> String {
-        self.endpoint.address.clone()
+        if self.endpoint.address.is_empty() {
+            "the agent of this machine".into()
+        } else {
+            self.endpoint.address.clone()
+        }
     }
 
     fn split(self) -> Vec<(String, Self)> {

@@ -100,3 +100,16 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
     let admitted = exchange(&gate, &friend, "m.test", &ask("m.test"));
     assert!(admitted.starts_with("HTTP/1.1 200 "), "{admitted}");
 }
+
+#[test]
+fn answers_over_tls_tell_of_http3() {
+    for (advertised, told) in [(0, None), (443, Some("h3=\":443\"; ma=2592000"))] {
+        let gate = gate(|point| point.http3 = Some(crate::settings::Http3 { advertised_port: advertised }));
+        let own = format!("h3=\":{}\"; ma=2592000", gate.address.port());
+        let line = format!("alt-svc: {}\r\n", told.unwrap_or(&own));
+        let answer = exchange(&gate, &client(None), "a.test", &get("/"));
+        assert!(answer.contains(&line), "{answer}");
+        assert!(!gate.exchange(get("/")).contains("alt-svc"), "nobody is told without TLS");
+    }
+    assert!(!exchange(&gate(|_| {}), &client(None), "a.test", &get("/")).contains("alt-svc"));
+}

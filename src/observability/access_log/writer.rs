@@ -141,9 +141,8 @@ impl Target {
 /// Opens a log file for appending, readable by the owner and the group only, and makes its directory.
 pub(in crate::observability) fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory)?;
-    }
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let made = directory.map_or(Ok(()), std::fs::create_dir_all);
+    let file = made.and_then(|()| OpenOptions::new().append(true).create(true).mode(0o640).open(path));
     file.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }

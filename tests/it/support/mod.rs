@@ -4,10 +4,12 @@ pub mod backend;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod http3;
 pub mod outside;
 pub mod pebble;
 pub mod process;
 pub mod streams;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

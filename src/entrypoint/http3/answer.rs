@@ -1,0 +1,135 @@
+//! What a client is sent on a request stream: head, body and trailers of the answer.
+
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, StatusCode, response};
+use http_body::Body as _;
+use quinn::{SendStream, VarInt};
+use tidegate_core::{Body, Response};
+
+use super::frame::{self, code};
+use super::qpack;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// The sending side of a request stream. Unless the answer was finished, its end is no orderly one for the client.
+pub(super) struct Answer {
+    stream: SendStream,
+    /// The longest time in which the client takes nothing.
+    stall: Option<Duration>,
+    finished: bool,
+}
+
+/// The client does not want the answer any more, or takes too long.
+#[derive(Debug)]
+pub(super) struct Unwanted;
+
+impl Answer {
+    /// An answer on this stream.
+    pub(super) fn new(stream: SendStream, stall: Option<Duration>) -> Self {
+        Self { stream, stall, finished: false }
+    }
+
+    /// Ready when the client stops the stream or is gone; or, when the answer is finished, when the client has it.
+    pub(super) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stream.stopped();
+        async { drop(stopped.await) }
+    }
+
+    /// Ends the stream without an answer.
+    pub(super) fn reset(&mut self, code: u32) {
+        self.finished = true;
+        // It is an error when the client has stopped the stream already.
+        let _ = self.stream.reset(VarInt::from_u32(code));
+    }
+
+    /// Sends a whole answer. `is_head`: it goes without its body.
+    pub(super) async fn send(&mut self, answer: Response, is_head: bool) -> Result<(), Unwanted> {
+        let (mut head, body) = answer.into_parts();
+        let bodiless = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        complete(&mut head, &body, is_head);
+        let block = qpack::write(Some(head.status), &head.headers);
+        self.write(&mut [frame::block_head(block.len()), block]).await?;
+        if !bodiless {
+            self.body(body).await?;
+        }
+        self.finished = true;
+        self.stream.finish().map_err(|_| Unwanted)
+    }
+
+    async fn body(&mut self, mut body: Body) -> Result<(), Unwanted> {
+        let mut over = std::pin::pin!(self.over());
+        loop {
+            let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let next = tokio::select! {
+                biased;
+                next = next => next,
+                () = &mut over => return Err(Unwanted),
+            };
+            let frame = match next {
+                None => return Ok(()),
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the body of an answer broke off");
+                    self.reset(code::INTERNAL_ERROR);
+                    return Err(Unwanted);
+                }
+            };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => self.write(&mut [frame::data_head(data.len()), data]).await?,
+                Err(frame) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        let block = qpack::write(None, trailers);
+                        self.write(&mut [frame::block_head(block.len()), block]).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, mut pieces: &mut [Bytes]) -> Result<(), Unwanted> {
+        while !pieces.is_empty() {
+            let write = self.stream.write_chunks(pieces);
+            let written = match self.stall {
+                None => write.await,
+                Some(limit) => tokio::time::timeout(limit, write).await.map_err(|_| Unwanted)?,
+            };
+            let written = written.map_err(|_| Unwanted)?;
+            pieces = &mut pieces[written.chunks..];
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.reset(code::REQUEST_CANCELLED);
+        }
+    }
+}
+
+/// Adds what every answer has, and removes what speaks of one connection.
+fn complete(head: &mut response::Parts, body: &Body, is_head: bool) {
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        head.headers.remove(name);
+    }
+    if !head.headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
+    {
+        head.headers.insert(DATE, date);
+    }
+    let may_have_length =
+        !is_head && head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED;
+    if may_have_length
+        && !head.headers.contains_key(CONTENT_LENGTH)
+        && let Some(length) = body.size_hint().exact()
+    {
+        head.headers.insert(CONTENT_LENGTH, length.into());
+    }
+}

@@ -1,0 +1,467 @@
+//! What HTTP/3 streams carry: frames, cut from bytes as they come (RFC 9114 section 7).
+//!
+//! Everything that a client can make long is either passed on piece by piece, skipped, or limited.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Error codes (RFC 9114 section 8.1, RFC 9204 section 6).
+pub(super) mod code {
+    pub(in super::super) const NO_ERROR: u32 = 0x100;
+    pub(in super::super) const INTERNAL_ERROR: u32 = 0x102;
+    pub(in super::super) const STREAM_CREATION_ERROR: u32 = 0x103;
+    pub(in super::super) const CLOSED_CRITICAL_STREAM: u32 = 0x104;
+    pub(in super::super) const FRAME_UNEXPECTED: u32 = 0x105;
+    pub(in super::super) const FRAME_ERROR: u32 = 0x106;
+    pub(in super::super) const EXCESSIVE_LOAD: u32 = 0x107;
+    pub(in super::super) const ID_ERROR: u32 = 0x108;
+    pub(in super::super) const SETTINGS_ERROR: u32 = 0x109;
+    pub(in super::super) const MISSING_SETTINGS: u32 = 0x10a;
+    pub(in super::super) const REQUEST_REJECTED: u32 = 0x10b;
+    pub(in super::super) const REQUEST_CANCELLED: u32 = 0x10c;
+    pub(in super::super) const REQUEST_INCOMPLETE: u32 = 0x10d;
+    pub(in super::super) const MESSAGE_ERROR: u32 = 0x10e;
+    pub(in super::super) const QPACK_DECOMPRESSION_FAILED: u32 = 0x200;
+    pub(in super::super) const QPACK_ENCODER_STREAM_ERROR: u32 = 0x201;
+}
+
+const DATA: u64 = 0x0;
+const HEADERS: u64 = 0x1;
+const CANCEL_PUSH: u64 = 0x3;
+const SETTINGS: u64 = 0x4;
+const PUSH_PROMISE: u64 = 0x5;
+const GOAWAY: u64 = 0x7;
+const MAX_PUSH_ID: u64 = 0xd;
+/// Types that HTTP/2 has and HTTP/3 must not.
+const OF_HTTP2: [u64; 4] = [0x2, 0x6, 0x8, 0x9];
+
+/// The setting for the largest field section that is taken.
+const MAX_FIELD_SECTION_SIZE: u64 = 0x6;
+/// Settings that only HTTP/2 has.
+const SETTINGS_OF_HTTP2: [u64; 4] = [0x2, 0x3, 0x4, 0x5];
+/// Longest SETTINGS that is read, in bytes.
+const MAX_SETTINGS: usize = 4096;
+
+/// A breach of the protocol by the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The whole connection has to end, not only the stream.
+    pub(super) fatal: bool,
+    /// One of [`code`].
+    pub(super) code: u32,
+    /// What was wrong.
+    pub(super) what: &'static str,
+}
+
+impl Fault {
+    /// Ends the connection.
+    pub(super) fn fatal(code: u32, what: &'static str) -> Self {
+        Self { fatal: true, code, what }
+    }
+
+    /// Ends the stream.
+    pub(super) fn stream(code: u32, what: &'static str) -> Self {
+        Self { fatal: false, code, what }
+    }
+}
+
+/// What stands next in a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A header block: the first is the head of a request, the second its trailers.
+    Block(Bytes),
+    /// A piece of content, never empty.
+    Data(Bytes),
+    /// A header block that is longer than allowed.
+    TooLong,
+}
+
+/// Cuts one stream into frames.
+pub(super) struct Frames {
+    stage: Stage,
+    state: State,
+    /// Type and length of a frame, as far as they are here.
+    head: [u8; 16],
+    filled: usize,
+    /// Longest header block, in bytes.
+    limit: usize,
+}
+
+/// What has come so far, which says what may come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// A request stream: nothing.
+    Fresh,
+    /// A request stream: the head.
+    Headed,
+    /// A request stream: the trailers.
+    Trailed,
+    /// The control stream: nothing.
+    Control,
+    /// The control stream: the settings, then the last number of each kind.
+    Settled { goaway: u64, max_push: Option<u64> },
+}
+
+enum State {
+    Start,
+    Data(u64),
+    Skip(u64),
+    Collect { kind: u64, left: usize, payload: BytesMut },
+}
+
+impl Frames {
+    /// For a request stream. `limit`: longest header block, in bytes.
+    pub(super) fn of_request(limit: usize) -> Self {
+        Self { stage: Stage::Fresh, state: State::Start, head: [0; 16], filled: 0, limit }
+    }
+
+    /// For the client's control stream.
+    pub(super) fn of_control() -> Self {
+        Self { stage: Stage::Control, ..Self::of_request(0) }
+    }
+
+    /// Takes from `input` up to the end of the next event. `None`: more input is needed, and `input` is empty.
+    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Event>, Fault> {
+        while !input.is_empty() {
+            match &mut self.state {
+                State::Start => {
+                    if let Some((kind, length)) = self.read_head(input) {
+                        self.filled = 0;
+                        if self.begin(kind, length)? {
+                            return Ok(Some(Event::TooLong));
+                        }
+                        // An empty frame is complete with its head.
+                        if let Some(event) = self.collected()? {
+                            return Ok(Some(event));
+                        }
+                    }
+                }
+                State::Data(left) => {
+                    let piece = input.split_to(within(*left, input.len()));
+                    *left -= piece.len() as u64;
+                    if *left == 0 {
+                        self.state = State::Start;
+                    }
+                    return Ok(Some(Event::Data(piece)));
+                }
+                State::Skip(left) => {
+                    let length = within(*left, input.len());
+                    input.advance(length);
+                    *left -= length as u64;
+                    if *left == 0 {
+                        self.state = State::Start;
+                    }
+                }
+                State::Collect { left, payload, .. } => {
+                    let piece = input.split_to((*left).min(input.len()));
+                    *left -= piece.len();
+                    payload.extend_from_slice(&piece);
+                    if let Some(event) = self.collected()? {
+                        return Ok(Some(event));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Checks that the stream may end here.
+    pub(super) fn end(&self) -> Result<(), Fault> {
+        match self.stage {
+            Stage::Control | Stage::Settled { .. } => {
+                Err(Fault::fatal(code::CLOSED_CRITICAL_STREAM, "the control stream ended"))
+            }
+            _ if self.filled > 0 || !matches!(self.state, State::Start) => {
+                Err(Fault::fatal(code::FRAME_ERROR, "a stream ended within a frame"))
+            }
+            Stage::Fresh => Err(Fault::stream(code::REQUEST_INCOMPLETE, "a stream ended without a head")),
+            Stage::Headed | Stage::Trailed => Ok(()),
+        }
+    }
+
+    /// Type and length of the next frame, when they are complete.
+    fn read_head(&mut self, input: &mut Bytes) -> Option<(u64, u64)> {
+        while !input.is_empty() && self.filled < self.head.len() {
+            self.head[self.filled] = input.get_u8();
+            self.filled += 1;
+            let mut head = &self.head[..self.filled];
+            if let (Some(kind), Some(length)) = (read_number(&mut head), read_number(&mut head)) {
+                return Some((kind, length));
+            }
+        }
+        None
+    }
+
+    /// Decides what happens to a frame. True: it is a header block that is too long.
+    fn begin(&mut self, kind: u64, length: u64) -> Result<bool, Fault> {
+        let unexpected = Err(Fault::fatal(code::FRAME_UNEXPECTED, "a frame stood where it may not"));
+        if OF_HTTP2.contains(&kind) {
+            return unexpected;
+        }
+        let is_control = matches!(self.stage, Stage::Control | Stage::Settled { .. });
+        match kind {
+            SETTINGS if self.stage == Stage::Control => self.collect(kind, length, MAX_SETTINGS)?,
+            _ if self.stage == Stage::Control => {
+                return Err(Fault::fatal(
+                    code::MISSING_SETTINGS,
+                    "the control stream began without settings",
+                ));
+            }
+            GOAWAY | MAX_PUSH_ID | CANCEL_PUSH if is_control => self.collect(kind, length, 8)?,
+            DATA if self.stage == Stage::Headed => {
+                self.state = if length == 0 { State::Start } else { State::Data(length) };
+            }
+            HEADERS if matches!(self.stage, Stage::Fresh | Stage::Headed) => {
+                self.stage = if self.stage == Stage::Fresh { Stage::Headed } else { Stage::Trailed };
+                if length > self.limit as u64 {
+                    self.state = State::Skip(length);
+                    return Ok(true);
+                }
+                self.collect(kind, length, self.limit)?;
+            }
+            DATA | HEADERS | SETTINGS | PUSH_PROMISE | GOAWAY | MAX_PUSH_ID | CANCEL_PUSH => {
+                return unexpected;
+            }
+            // Types that nobody knows have no meaning (RFC 9114 section 9).
+            _ => self.state = if length == 0 { State::Start } else { State::Skip(length) },
+        }
+        Ok(false)
+    }
+
+    fn collect(&mut self, kind: u64, length: u64, limit: usize) -> Result<(), Fault> {
+        let left = usize::try_from(length).ok().filter(|length| *length <= limit);
+        let left = left.ok_or(Fault::fatal(code::EXCESSIVE_LOAD, "a frame was too long"))?;
+        self.state = State::Collect { kind, left, payload: BytesMut::new() };
+        Ok(())
+    }
+
+    /// What a collected frame says, when it is complete.
+    fn collected(&mut self) -> Result<Option<Event>, Fault> {
+        let State::Collect { kind, left: 0, payload } = &mut self.state else { return Ok(None) };
+        let (kind, payload) = (*kind, std::mem::take(payload).freeze());
+        self.state = State::Start;
+        match kind {
+            HEADERS => return Ok(Some(Event::Block(payload))),
+            SETTINGS => {
+                check_settings(&payload)?;
+                self.stage = Stage::Settled { goaway: u64::MAX, max_push: None };
+            }
+            _ => self.check_number(kind, &payload)?,
+        }
+        Ok(None)
+    }
+
+    fn check_number(&mut self, kind: u64, mut payload: &[u8]) -> Result<(), Fault> {
+        let number = read_number(&mut payload).filter(|_| payload.is_empty());
+        let number = number.ok_or(Fault::fatal(code::FRAME_ERROR, "a frame was not one number"))?;
+        let wrong = Fault::fatal(code::ID_ERROR, "a number that may not be");
+        let Stage::Settled { goaway, max_push } = &mut self.stage else { return Err(wrong) };
+        match kind {
+            GOAWAY if number <= *goaway => *goaway = number,
+            MAX_PUSH_ID if max_push.is_none_or(|last| number >= last) => *max_push = Some(number),
+            // Nothing was ever pushed, so nothing can be cancelled.
+            _ => return Err(wrong),
+        }
+        Ok(())
+    }
+}
+
+/// The head of a frame with content of this length.
+pub(super) fn data_head(length: usize) -> Bytes {
+    frame_head(DATA, length)
+}
+
+/// The head of a frame with a header block of this length.
+pub(super) fn block_head(length: usize) -> Bytes {
+    frame_head(HEADERS, length)
+}
+
+/// What our control stream begins with: its type and our settings. `limit`: the largest field section that is taken.
+pub(super) fn control_opening(limit: usize) -> Bytes {
+    let mut settings = BytesMut::new();
+    put_number(&mut settings, MAX_FIELD_SECTION_SIZE);
+    put_number(&mut settings, limit as u64);
+    let mut opening = BytesMut::new();
+    put_number(&mut opening, 0);
+    opening.extend_from_slice(&frame_head(SETTINGS, settings.len()));
+    opening.extend_from_slice(&settings);
+    opening.freeze()
+}
+
+/// Says that no stream from `first_refused` on will be served.
+pub(super) fn goaway(first_refused: u64) -> Bytes {
+    let mut number = BytesMut::new();
+    put_number(&mut number, first_refused);
+    let mut frame = BytesMut::from(&frame_head(GOAWAY, number.len())[..]);
+    frame.extend_from_slice(&number);
+    frame.freeze()
+}
+
+/// A number of one, two, four or eight bytes (RFC 9000 section 16). `None`: it is not all here.
+pub(super) fn read_number(bytes: &mut &[u8]) -> Option<u64> {
+    let first = *bytes.first()?;
+    let length = 1usize << (first >> 6);
+    let (number, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(number[1..].iter().fold(u64::from(first & 0x3f), |number, byte| number << 8 | u64::from(*byte)))
+}
+
+fn put_number(bytes: &mut BytesMut, number: u64) {
+    match number {
+        0..0x40 => bytes.put_u8(number as u8),
+        0x40..0x4000 => bytes.put_u16(0x4000 | number as u16),
+        0x4000..0x4000_0000 => bytes.put_u32(0x8000_0000 | number as u32),
+        // Larger ones than fit do not occur: lengths and stream numbers stay below.
+        _ => bytes.put_u64(0xc000_0000_0000_0000 | number & 0x3fff_ffff_ffff_ffff),
+    }
+}
+
+fn frame_head(kind: u64, length: usize) -> Bytes {
+    let mut head = BytesMut::with_capacity(9);
+    put_number(&mut head, kind);
+    put_number(&mut head, length as u64);
+    head.freeze()
+}
+
+fn within(left: u64, available: usize) -> usize {
+    usize::try_from(left).map_or(available, |left| left.min(available))
+}
+
+fn check_settings(mut payload: &[u8]) -> Result<(), Fault> {
+    let mut seen = Vec::new();
+    while !payload.is_empty() {
+        let (Some(name), Some(_)) = (read_number(&mut payload), read_number(&mut payload)) else {
+            return Err(Fault::fatal(code::FRAME_ERROR, "settings broke off"));
+        };
+        if SETTINGS_OF_HTTP2.contains(&name) || seen.contains(&name) {
+            return Err(Fault::fatal(code::SETTINGS_ERROR, "a setting stood twice, or is of HTTP/2"));
+        }
+        // Searched one by one, so not many of them.
+        if seen.len() == MAX_SETTINGS / 64 {
+            return Err(Fault::fatal(code::EXCESSIVE_LOAD, "too many settings"));
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// All events of a stream that comes in pieces of this size, then how it ends.
+    fn read(mut frames: Frames, stream: &[u8], piece: usize) -> (Vec<Event>, Result<(), Fault>) {
+        let mut events = Vec::new();
+        for piece in stream.chunks(piece) {
+            let mut input = Bytes::copy_from_slice(piece);
+            loop {
+                match frames.next(&mut input) {
+                    Ok(Some(event)) => events.push(event),
+                    Ok(None) => break,
+                    Err(fault) => return (events, Err(fault)),
+                }
+            }
+        }
+        let end = frames.end();
+        (events, end)
+    }
+
+    fn fault(stream: &[u8]) -> u32 {
+        read(Frames::of_request(8), stream, 64).1.unwrap_err().code
+    }
+
+    fn control(stream: &[u8]) -> u32 {
+        let (events, end) = read(Frames::of_control(), stream, 64);
+        assert_eq!(events, []);
+        end.unwrap_err().code
+    }
+
+    #[test]
+    fn a_request_with_everything() {
+        // Unknown, head, empty content, content, unknown and empty, trailers, unknown.
+        let stream = b"\x21\x02??\x01\x03abc\x00\x00\x00\x02de\x40\x5f\x00\x01\x02fg\x21\x01?";
+        for piece in 1..stream.len() {
+            let (events, end) = read(Frames::of_request(8), stream, piece);
+            assert_eq!(end, Ok(()), "{piece}");
+            assert_eq!(events.first(), Some(&Event::Block("abc".into())));
+            assert_eq!(events.last(), Some(&Event::Block("fg".into())));
+            let content: Vec<u8> = events
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Data(piece) => Some(piece.to_vec()),
+                    _ => None,
+                })
+                .flatten()
+                .collect();
+            assert_eq!(content, b"de");
+        }
+    }
+
+    #[test]
+    fn order_is_kept_and_ends_are_noticed() {
+        assert_eq!(fault(b""), code::REQUEST_INCOMPLETE);
+        assert_eq!(fault(b"\x21\x00"), code::REQUEST_INCOMPLETE);
+        for misplaced in [&b"\x00\x01x"[..], b"\x01\x01a\x01\x01b\x00\x01x", b"\x01\x01a\x01\x01b\x01\x01c"] {
+            assert_eq!(fault(misplaced), code::FRAME_UNEXPECTED, "{misplaced:?}");
+        }
+        for kind in [0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xd] {
+            assert_eq!(fault(&[1, 1, b'a', kind, 0]), code::FRAME_UNEXPECTED, "{kind}");
+        }
+        for cut in
+            [&b"\x01"[..], b"\x01\x02a", b"\x01\x01a\x00\x02x", b"\x01\x01a\x21\x02x", b"\x01\x01a\x40"]
+        {
+            assert_eq!(fault(cut), code::FRAME_ERROR, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn long_blocks_are_not_collected() {
+        let (events, end) = read(Frames::of_request(8), b"\x01\x80\xff\xff\xffabc", 64);
+        assert_eq!(events, [Event::TooLong]);
+        assert_eq!(end.unwrap_err().code, code::FRAME_ERROR);
+    }
+
+    #[test]
+    fn the_control_stream_has_its_own_rules() {
+        assert_eq!(control(b"\x04\x02\x06\x40"), code::FRAME_ERROR);
+        assert_eq!(
+            control(b"\x04\x02\x06\x01\x07\x01\x04\x07\x01\x00\x0d\x01\x05\x21\x01x"),
+            code::CLOSED_CRITICAL_STREAM
+        );
+        assert_eq!(control(b"\x07\x01\x00"), code::MISSING_SETTINGS);
+        assert_eq!(control(b"\x04\x00\x04\x00"), code::FRAME_UNEXPECTED);
+        assert_eq!(control(b"\x04\x00\x00\x01x"), code::FRAME_UNEXPECTED);
+        assert_eq!(control(b"\x04\x04\x06\x01\x06\x02"), code::SETTINGS_ERROR);
+        assert_eq!(control(b"\x04\x02\x02\x01"), code::SETTINGS_ERROR);
+        assert_eq!(control(b"\x04\x80\x01\x00\x00"), code::EXCESSIVE_LOAD);
+        assert_eq!(control(b"\x04\x00\x07\x01\x01\x07\x01\x02"), code::ID_ERROR);
+        assert_eq!(control(b"\x04\x00\x0d\x01\x02\x0d\x01\x01"), code::ID_ERROR);
+        assert_eq!(control(b"\x04\x00\x03\x01\x00"), code::ID_ERROR);
+        assert_eq!(control(b"\x04\x00\x07\x02\x00\x00"), code::FRAME_ERROR);
+    }
+
+    #[test]
+    fn numbers() {
+        for number in [0, 63, 64, 16383, 16384, 0x3fff_ffff, 0x4000_0000, 0x3fff_ffff_ffff_ffff] {
+            let mut bytes = BytesMut::new();
+            put_number(&mut bytes, number);
+            assert_eq!(read_number(&mut &bytes[..]), Some(number));
+            assert_eq!(read_number(&mut &bytes[..bytes.len() - 1]), None);
+        }
+        assert_eq!(&control_opening(1000)[..], b"\x00\x04\x03\x06\x43\xe8");
+        assert_eq!(&goaway(8)[..], b"\x07\x01\x08");
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_cut_without_harm_and_alike(stream in proptest::collection::vec(any::<u8>(), 0..120), piece in 1usize..40) {
+            let blocks = |events: Vec<Event>| events.into_iter().filter(|e| !matches!(e, Event::Data(_))).collect::<Vec<_>>();
+            let (whole, whole_end) = read(Frames::of_request(64), &stream, usize::MAX);
+            let (pieces, pieces_end) = read(Frames::of_request(64), &stream, piece);
+            prop_assert_eq!(whole_end, pieces_end);
+            prop_assert_eq!(blocks(whole), blocks(pieces));
+            let _ = read(Frames::of_control(), &stream, piece);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Header blocks of HTTP/3, read and written without a dynamic table (RFC 9204).
+//!
+//! We never allow a dynamic table, so a block stands for itself: no other stream has to be read before it.
+
+use std::sync::LazyLock;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::tables::{CODE_LENGTHS, FIELDS};
+
+/// What each field counts beside its name and value (RFC 9114 section 4.2.2).
+const FIELD_COST: usize = 32;
+
+/// Why a block cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// It is no block, or names entries that do not exist.
+    Block,
+    /// All fields together pass the limit.
+    TooLarge,
+}
+
+/// Reads a block and hands each name and value to `field`; names may be anything. `limit` is for all fields together,
+/// in bytes, each with the overhead of [`FIELD_COST`].
+pub(super) fn read<E: From<Broken>>(
+    block: &[u8],
+    limit: usize,
+    mut field: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut rest = Reader(block);
+    let required = rest.number(8)?;
+    rest.number(7)?;
+    if required != 0 {
+        return Err(Broken::Block.into());
+    }
+    let (mut size, mut name, mut value) = (0, Vec::new(), Vec::new());
+    while let Some(&first) = rest.0.first() {
+        name.clear();
+        value.clear();
+        if first & 0x80 != 0 {
+            let entry = rest.entry(first & 0x40 != 0, 6)?;
+            name.extend_from_slice(entry.0.as_bytes());
+            value.extend_from_slice(entry.1.as_bytes());
+        } else if first & 0x40 != 0 {
+            let entry = rest.entry(first & 0x10 != 0, 4)?;
+            name.extend_from_slice(entry.0.as_bytes());
+            rest.text(7, &mut value)?;
+        } else if first & 0x20 != 0 {
+            rest.text(3, &mut name)?;
+            rest.text(7, &mut value)?;
+        } else {
+            // Both forms that begin so point into the dynamic table.
+            return Err(Broken::Block.into());
+        }
+        size += name.len() + value.len() + FIELD_COST;
+        if size > limit {
+            return Err(Broken::TooLarge.into());
+        }
+        field(&name, &value)?;
+    }
+    Ok(())
+}
+
+/// Writes the block of an answer's head, or, without a status, of trailers.
+pub(super) fn write(status: Option<StatusCode>, headers: &HeaderMap) -> Bytes {
+    let mut block = BytesMut::with_capacity(64 + headers.len() * 48);
+    block.put_slice(&[0, 0]);
+    if let Some(status) = status {
+        match FIELDS.iter().position(|(name, value)| *name == ":status" && *value == status.as_str()) {
+            Some(index) => put_number(&mut block, 0xc0, 6, index),
+            None => {
+                put_number(&mut block, 0x50, 4, STATUS);
+                put_text(&mut block, 0, 7, status.as_str().as_bytes());
+            }
+        }
+    }
+    for (name, value) in headers {
+        put_field(&mut block, name, value);
+    }
+    block.freeze()
+}
+
+/// The first entry for `:status`.
+const STATUS: usize = 24;
+
+fn put_field(block: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+    // `N`, the mark that no intermediary may compress it, is kept off: we are the last.
+    match NAMES.iter().find(|(known, _)| *known == name.as_str()) {
+        Some((_, index)) => put_number(block, 0x50, 4, *index),
+        None => put_text(block, 0x20, 3, name.as_str().as_bytes()),
+    }
+    put_text(block, 0, 7, value.as_bytes());
+}
+
+/// The fields that answers have most, with their place in the table. A longer search would cost more than it saves.
+const NAMES: [(&str, usize); 8] = [
+    ("content-type", 44),
+    ("content-length", 4),
+    ("date", 6),
+    ("server", 92),
+    ("cache-control", 36),
+    ("etag", 7),
+    ("set-cookie", 14),
+    ("alt-svc", 83),
+];
+
+/// A number with a prefix of some bits, which stand behind `flags` (RFC 7541 section 5.1).
+fn put_number(block: &mut BytesMut, flags: u8, bits: u32, number: usize) {
+    let full = (1usize << bits) - 1;
+    if number < full {
+        block.put_u8(flags | number as u8);
+        return;
+    }
+    block.put_u8(flags | full as u8);
+    let mut rest = number - full;
+    while rest >= 0x80 {
+        block.put_u8(0x80 | (rest & 0x7f) as u8);
+        rest >>= 7;
+    }
+    block.put_u8(rest as u8);
+}
+
+fn put_text(block: &mut BytesMut, flags: u8, bits: u32, text: &[u8]) {
+    put_number(block, flags, bits, text.len());
+    block.put_slice(text);
+}
+
+/// What is left of a block.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn byte(&mut self) -> Result<u8, Broken> {
+        let (first, rest) = self.0.split_first().ok_or(Broken::Block)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn number(&mut self, bits: u32) -> Result<usize, Broken> {
+        let full = (1u64 << bits) - 1;
+        let mut number = u64::from(self.byte()?) & full;
+        if number == full {
+            // Four bytes more hold any length that is allowed here.
+            for step in 0..4 {
+                let byte = self.byte()?;
+                number += u64::from(byte & 0x7f) << (step * 7);
+                if byte & 0x80 == 0 {
+                    return usize::try_from(number).map_err(|_| Broken::Block);
+                }
+            }
+            return Err(Broken::Block);
+        }
+        usize::try_from(number).map_err(|_| Broken::Block)
+    }
+
+    /// The entry that a field names; `in_static`: it is of the static table.
+    fn entry(&mut self, in_static: bool, bits: u32) -> Result<(&'static str, &'static str), Broken> {
+        let index = self.number(bits)?;
+        if !in_static {
+            return Err(Broken::Block);
+        }
+        FIELDS.get(index).copied().ok_or(Broken::Block)
+    }
+
+    /// A text whose length has a prefix of `bits`; the bit before says whether it is coded.
+    fn text(&mut self, bits: u32, into: &mut Vec<u8>) -> Result<(), Broken> {
+        let coded = self.0.first().ok_or(Broken::Block)? & (1 << bits) != 0;
+        let length = self.number(bits)?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or(Broken::Block)?;
+        self.0 = rest;
+        if coded {
+            return decode(text, into);
+        }
+        into.extend_from_slice(text);
+        Ok(())
+    }
+}
+
+/// Letters by code, for each length of code: the first code, and where its letters stand.
+struct Codes {
+    lengths: [(u32, usize, usize); 31],
+    letters: [u8; 256],
+}
+
+static CODES: LazyLock<Codes> = LazyLock::new(|| {
+    let mut order: Vec<u8> = (0..=u8::MAX).collect();
+    order.sort_by_key(|letter| (CODE_LENGTHS[usize::from(*letter)], *letter));
+    let mut codes = Codes { lengths: [(0, 0, 0); 31], letters: [0; 256] };
+    codes.letters.copy_from_slice(&order);
+    let (mut code, mut at) = (0u32, 0);
+    for (length, entry) in codes.lengths.iter_mut().enumerate() {
+        let count = CODE_LENGTHS.iter().filter(|l| usize::from(**l) == length).count();
+        *entry = (code, at, count);
+        at += count;
+        code = (code + count as u32) << 1;
+    }
+    codes
+});
+
+/// Reads coded text (RFC 7541 section 5.2).
+fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Broken> {
+    let codes = &*CODES;
+    let (mut code, mut length) = (0u32, 0usize);
+    for byte in text {
+        for bit in (0..8).rev() {
+            code = code << 1 | u32::from(byte >> bit & 1);
+            length += 1;
+            // Thirty ones mean the end of text, which may not be written.
+            let (first, at, count) = *codes.lengths.get(length).ok_or(Broken::Block)?;
+            let place = code.wrapping_sub(first) as usize;
+            if code >= first && place < count {
+                into.push(codes.letters[at + place]);
+                (code, length) = (0, 0);
+            }
+        }
+    }
+    // The last byte is filled up with ones.
+    if length > 7 || code != (1 << length) - 1 { Err(Broken::Block) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(block: &[u8]) -> Result<Vec<(String, String)>, Broken> {
+        let mut fields = Vec::new();
+        read(block, 1000, |name, value| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            fields.push((text(name), text(value)));
+            Ok::<(), Broken>(())
+        })?;
+        Ok(fields)
+    }
+
+    #[test]
+    fn the_examples_of_the_specifications() {
+        // RFC 9204 appendix B.1.
+        let block = b"\x00\x00\x51\x0b/index.html";
+        assert_eq!(all(block).unwrap(), [(":path".into(), "/index.html".into())]);
+        // RFC 7541 appendix C.4 and C.6.
+        for (coded, plain) in [
+            (&b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff"[..], "www.example.com"),
+            (b"\xa8\xeb\x10\x64\x9c\xbf", "no-cache"),
+            (
+                b"\xd0\x7a\xbe\x94\x10\x54\xd4\x44\xa8\x20\x05\x95\x04\x0b\x81\x66\xe0\x82\xa6\x2d\x1b\xff",
+                "Mon, 21 Oct 2013 20:13:21 GMT",
+            ),
+        ] {
+            let mut text = Vec::new();
+            decode(coded, &mut text).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("content-type", "text/plain"), ("x-long-name-of-mine", "é"), ("set-cookie", "a=b")]
+        {
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers.append("set-cookie", HeaderValue::from_static("c=d"));
+        headers.insert("x", HeaderValue::from_bytes(&[b'a'; 300]).unwrap());
+        for (status, shown) in [(200, "200"), (418, "418")] {
+            let block = write(StatusCode::from_u16(status).ok(), &headers);
+            let fields = all(&block).unwrap();
+            assert_eq!(fields[0], (":status".to_owned(), shown.to_owned()));
+            assert_eq!(fields.len(), 1 + headers.len());
+            assert!(fields.contains(&("set-cookie".into(), "c=d".into())), "{fields:?}");
+            assert!(fields.iter().any(|(name, value)| name == "x" && value.len() == 300));
+        }
+        assert_eq!(all(&write(None, &HeaderMap::new())).unwrap(), []);
+    }
+
+    #[test]
+    fn what_points_elsewhere_or_breaks_off_is_refused() {
+        for block in [
+            &b""[..],
+            b"\x00",
+            b"\x01\x00",          // requires an insertion
+            b"\x00\x00\x80",      // dynamic entry
+            b"\x00\x00\x10",      // entry behind the base
+            b"\x00\x00\x00\x01a", // name of an entry behind the base
+            b"\x00\x00\x40\x01a", // name of a dynamic entry
+            b"\x00\x00\xff\x24",  // entry 99
+            b"\x00\x00\xff\xff\xff\xff\xff\xff\xff\x01",
+            b"\x00\x00\x51\x0b/index",
+            b"\x00\x00\x51\x81\x00",             // padding that is no padding
+            b"\x00\x00\x51\x84\xff\xff\xff\xff", // end of text
+        ] {
+            assert_eq!(all(block), Err(Broken::Block), "{block:?}");
+        }
+        let mut large = b"\x00\x00".to_vec();
+        large.extend(std::iter::repeat_n(0xc1, 28));
+        assert_eq!(all(&large), Err(Broken::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_without_harm(block in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = all(&block);
+            let _ = all(&[&[0, 0], &block[..]].concat());
+        }
+    }
+}

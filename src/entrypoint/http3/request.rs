@@ -1,0 +1,141 @@
+//! One request stream, from its first byte to its last.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use quinn::{RecvStream, SendStream};
+use tidegate_core::{Body, reply};
+
+use super::answer::Answer;
+use super::frame::{Event, Fault, Frames, code};
+use super::head::{self, Refusal};
+use super::upload::{Ending, Limits, Source, Spoiled, Upload, fault_of, report};
+use crate::entrypoint::heads::HeldHead;
+use crate::entrypoint::http::{Link, respond};
+
+/// How long it is waited whether there is a body, where there usually is none: a server that is promised one may well
+/// refuse it. As long as Go's HTTP library waits.
+const PROBE: Duration = Duration::from_millis(200);
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The client has its answer.
+    Answered,
+    /// Work was thrown away: the client cancelled, was too slow, or broke the protocol.
+    Wasted,
+}
+
+/// Serves one request stream of `quic`.
+pub(super) async fn serve(
+    link: Arc<Link>,
+    quic: quinn::Connection,
+    (sending, receiving): (SendStream, RecvStream),
+) -> Ended {
+    let limits = link.door.limits;
+    let largest = link.door.max_header_bytes;
+    let mut answer = Answer::new(sending, limits.write);
+    // Coded text is shorter than the fields, by a third at most, so longer blocks cannot be within the limit.
+    let source = Source::new(receiving, Frames::of_request(largest));
+    let mut source = source.counted(HeldHead::new(link.door.heads.clone()));
+    let first = std::future::poll_fn(|cx| source.poll_event(cx));
+    let first = match limits.head {
+        None => first.await,
+        Some(limit) => match tokio::time::timeout(limit, first).await {
+            Ok(first) => first,
+            Err(_) => Err(Fault::stream(code::REQUEST_INCOMPLETE, "a head did not come in time").into()),
+        },
+    };
+    // Until there is an answer.
+    let _held = source.take_held();
+    let head = match first {
+        Ok(Some(Event::Block(block))) => head::request(&block, largest),
+        Ok(Some(Event::TooLong)) => Err(Refusal::TooLarge),
+        // The frames begin with a head, or are at fault.
+        Ok(Some(Event::Data(_)) | None) => Err(Refusal::Malformed("no head")),
+        Err(Ending::Gone(_)) => return Ended::Wasted,
+        Err(Ending::Fault(fault)) => return refuse(&quic, &mut source, &mut answer, fault),
+    };
+    let (head, length) =
+        match head.and_then(|head| head::content_length(&head.headers).map(|length| (head, length))) {
+            Ok(head) => head,
+            Err(Refusal::TooLarge) => {
+                let too_large = reply::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                let _ = answer.send(too_large, false).await;
+                return Ended::Wasted;
+            }
+            Err(refusal) => return refuse(&quic, &mut source, &mut answer, fault_of(refusal)),
+        };
+    let is_head = head.method == Method::HEAD;
+    // A client may say that there is no body a moment after the head.
+    let patience = if length.is_none() && usually_lacks_body(&head.method) { PROBE } else { Duration::ZERO };
+    let body_limits = Limits { stall: limits.body, trailers: largest };
+    let spoiled = Spoiled::default();
+    let body = match body(source, &quic, length, patience, (body_limits, spoiled.clone())).await {
+        Ok(body) => body,
+        Err(fault) => {
+            answer.reset(fault.code);
+            return Ended::Wasted;
+        }
+    };
+    let response = tokio::select! {
+        biased;
+        response = respond(&link, head, body) => response,
+        // Nobody waits for it any more.
+        () = answer.over() => return Ended::Wasted,
+    };
+    if let Some(code) = spoiled.get() {
+        answer.reset(*code);
+        return Ended::Wasted;
+    }
+    if answer.send(response, is_head).await.is_err() {
+        return Ended::Wasted;
+    }
+    // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
+    let delivered = tokio::time::timeout(limits.write.unwrap_or(super::DELIVERY), answer.over()).await;
+    if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
+}
+
+fn refuse(quic: &quinn::Connection, source: &mut Source, answer: &mut Answer, fault: Fault) -> Ended {
+    report(quic, source, fault);
+    answer.reset(fault.code);
+    Ended::Wasted
+}
+
+/// Methods whose requests have a body now and then only.
+fn usually_lacks_body(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS | Method::TRACE)
+}
+
+/// The body of a request. Most have none, which is known when the end came together with the head, or within
+/// `patience`.
+async fn body(
+    mut source: Source,
+    quic: &quinn::Connection,
+    length: Option<u64>,
+    patience: Duration,
+    (limits, spoiled): (Limits, Spoiled),
+) -> Result<Body, Fault> {
+    let mut look = std::future::poll_fn(|cx| Poll::Ready(source.poll_event(cx))).await;
+    if look.is_pending() && !patience.is_zero() {
+        let first = std::future::poll_fn(|cx| source.poll_event(cx));
+        look = tokio::time::timeout(patience, first).await.map_or(Poll::Pending, Poll::Ready);
+    }
+    let (first, fault) = match look {
+        Poll::Pending => (None, None),
+        Poll::Ready(Ok(Some(event))) => (Some(event), None),
+        Poll::Ready(Ok(None)) if length.unwrap_or(0) == 0 => return Ok(Body::empty()),
+        Poll::Ready(Ok(None)) => (None, Some(Fault::stream(code::MESSAGE_ERROR, "less body than announced"))),
+        Poll::Ready(Err(Ending::Fault(fault))) => (None, Some(fault)),
+        Poll::Ready(Err(Ending::Gone(_))) => {
+            (None, Some(Fault::stream(code::REQUEST_CANCELLED, "the client cancelled its request")))
+        }
+    };
+    if let Some(fault) = fault {
+        report(quic, &mut source, fault);
+        return Err(fault);
+    }
+    Ok(Body::boxed(Upload::new(source, quic.clone(), first, length, limits, spoiled)))
+}

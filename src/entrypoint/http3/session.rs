@@ -1,0 +1,265 @@
+//! TLS inside QUIC: the options of a handshake are chosen by the server name that the client asks for.
+//!
+//! The QUIC library begins a session before it has seen a name, so ours reads the client's first message itself and
+//! begins the real session with what fits. Certificates and options are those of the snapshot of that moment.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::crypto::{
+    ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig, Session, UnsupportedVersion,
+};
+use quinn_proto::transport_parameters::TransportParameters;
+use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
+use rustls::quic::{Connection, KeyChange, Secrets, ServerConnection, Version};
+use rustls::server::Acceptor;
+use tidegate_core::{BuildError, TlsInfo};
+
+use crate::snapshot::SnapshotHandle;
+
+/// The name of HTTP/3 in a handshake (RFC 9114 section 3.1).
+const PROTOCOL: &[u8] = b"h3";
+/// Longest first message of a client, in bytes: as long as the library keeps what comes out of order.
+const MAX_HELLO: usize = 16 * 1024;
+/// TLS alerts (RFC 8446 section 6).
+const HANDSHAKE_FAILURE: u8 = 40;
+const INTERNAL_ERROR: u8 = 80;
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// Begins the TLS sessions of one endpoint.
+pub(super) struct Sessions {
+    snapshots: SnapshotHandle,
+    /// For what does not depend on certificates: the keys of first packets.
+    initial: Arc<QuicServerConfig>,
+}
+
+/// What a handshake came to.
+pub(super) struct Outcome {
+    /// What requests may know of it.
+    pub(super) info: TlsInfo,
+    /// Name of the options that it was made with.
+    pub(super) options: Arc<str>,
+}
+
+impl Sessions {
+    /// Sessions that take what `snapshots` says.
+    pub(super) fn new(snapshots: SnapshotHandle) -> Result<Self, BuildError> {
+        let failed = |error: &dyn std::fmt::Display| BuildError(format!("no keys for QUIC: {error}"));
+        let config = rustls::ServerConfig::builder_with_provider(crate::tls::crypto())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| failed(&error))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        let initial = QuicServerConfig::try_from(config).map_err(|error| failed(&error))?;
+        Ok(Self { snapshots, initial: Arc::new(initial) })
+    }
+}
+
+impl ServerConfig for Sessions {
+    fn initial_keys(&self, version: u32, destination: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
+        self.initial.initial_keys(version, destination)
+    }
+
+    fn retry_tag(&self, version: u32, original: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.initial.retry_tag(version, original, packet)
+    }
+
+    fn start_session(self: Arc<Self>, version: u32, parameters: &TransportParameters) -> Box<dyn Session> {
+        Box::new(Handshake {
+            first: self.initial.clone().start_session(version, parameters),
+            sessions: self,
+            // The library has asked for the keys of this version before.
+            version: if matches!(version, 0xff00_001d..=0xff00_0020) {
+                Version::V1Draft
+            } else {
+                Version::V1
+            },
+            parameters: *parameters,
+            acceptor: Acceptor::default(),
+            hello: Vec::new(),
+            chosen: None,
+            next: None,
+            told: false,
+        })
+    }
+}
+
+/// One session, before and after it is known what the client asks for.
+struct Handshake {
+    /// A session that is never used, but knows what does not depend on TLS.
+    first: Box<dyn Session>,
+    sessions: Arc<Sessions>,
+    version: Version,
+    parameters: TransportParameters,
+    acceptor: Acceptor,
+    hello: Vec<u8>,
+    chosen: Option<Chosen>,
+    next: Option<Secrets>,
+    /// The library knows that there is something to be asked for.
+    told: bool,
+}
+
+struct Chosen {
+    session: Connection,
+    server_name: Option<String>,
+    options: Arc<str>,
+}
+
+impl Handshake {
+    /// Reads on in the client's first message, and begins the session when it is complete.
+    fn choose(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
+        if self.hello.len() + bytes.len() > MAX_HELLO {
+            return Err(error(TransportErrorCode::CRYPTO_BUFFER_EXCEEDED, "the first message is too long"));
+        }
+        self.hello.extend_from_slice(bytes);
+        let no_tls = |what: &dyn std::fmt::Display| {
+            error(TransportErrorCode::PROTOCOL_VIOLATION, &format!("no TLS: {what}"))
+        };
+        // The reader of first messages expects them in records, which QUIC does without.
+        let mut record = vec![0x16, 3, 3];
+        record.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+        record.extend_from_slice(bytes);
+        let mut rest = &record[..];
+        while !rest.is_empty() {
+            self.acceptor.read_tls(&mut rest).map_err(|error| no_tls(&error))?;
+        }
+        let Some(accepted) = self.acceptor.accept().map_err(|(error, _)| no_tls(&error))? else {
+            return Ok(());
+        };
+        let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+        let tls = self.sessions.snapshots.load().tls.clone();
+        let options = Arc::from(tls.options_of(name.as_deref().unwrap_or("")));
+        // Options that are missing or broken, or do not allow TLS 1.3.
+        let refused = || error(TransportErrorCode::crypto(HANDSHAKE_FAILURE), "not served over QUIC");
+        let config = tls.config_for(name.as_deref()).ok_or_else(refused)?;
+        let config = Arc::new(for_quic(&config));
+        let mut parameters = Vec::new();
+        self.parameters.write(&mut parameters);
+        let session = ServerConnection::new(config, self.version, parameters).map_err(|_| refused())?;
+        let mut session = Connection::Server(session);
+        read(&mut session, &std::mem::take(&mut self.hello))?;
+        self.chosen = Some(Chosen { session, server_name: name, options });
+        Ok(())
+    }
+
+    fn session(&self) -> Option<&Connection> {
+        self.chosen.as_ref().map(|chosen| &chosen.session)
+    }
+}
+
+impl Session for Handshake {
+    fn initial_keys(&self, destination: &ConnectionId, side: Side) -> Keys {
+        self.first.initial_keys(destination, side)
+    }
+
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        let chosen = self.chosen.as_ref().filter(|chosen| !chosen.session.is_handshaking())?;
+        let Chosen { session, server_name, options } = chosen;
+        let chain = session.peer_certificates().unwrap_or_default();
+        let info = TlsInfo {
+            server_name: server_name.clone(),
+            version: "1.3",
+            cipher: session
+                .negotiated_cipher_suite()
+                .map_or("", |suite| crate::entrypoint::connection::go_name(suite.suite())),
+            client_certificates: chain.iter().map(|certificate| certificate.to_vec()).collect(),
+        };
+        Some(Box::new(Outcome { info, options: options.clone() }))
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        None
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        None
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        None
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.session().is_none_or(|session| session.is_handshaking())
+    }
+
+    fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        match &mut self.chosen {
+            None => self.choose(bytes)?,
+            Some(chosen) => read(&mut chosen.session, bytes)?,
+        }
+        if let Some(session) = self.session().filter(|session| session.alpn_protocol().is_none()) {
+            // A client that names no protocol speaks another one.
+            if session.quic_transport_parameters().is_some() {
+                let code = TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
+                return Err(error(code, "expected the protocol h3"));
+            }
+        }
+        let tell = !self.told && !self.is_handshaking();
+        self.told |= tell;
+        Ok(tell)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        let Some(mut bytes) = self.session().and_then(Connection::quic_transport_parameters) else {
+            return Ok(None);
+        };
+        Ok(Some(TransportParameters::read(Side::Server, &mut bytes)?))
+    }
+
+    fn write_handshake(&mut self, bytes: &mut Vec<u8>) -> Option<Keys> {
+        let keys = match self.chosen.as_mut()?.session.write_hs(bytes)? {
+            KeyChange::Handshake { keys } => keys,
+            KeyChange::OneRtt { keys, next } => {
+                self.next = Some(next);
+                keys
+            }
+        };
+        Some(Keys {
+            header: KeyPair { local: Box::new(keys.local.header), remote: Box::new(keys.remote.header) },
+            packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(keys.remote.packet) },
+        })
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        let keys = self.next.as_mut()?.next_packet_keys();
+        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
+    }
+
+    fn is_valid_retry(&self, original: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        self.first.is_valid_retry(original, header, payload)
+    }
+
+    fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        let session = self.session().ok_or(ExportKeyingMaterialError)?;
+        session
+            .export_keying_material(output, label, Some(context))
+            .map(|_| ())
+            .map_err(|_| ExportKeyingMaterialError)
+    }
+}
+
+/// The same configuration for HTTP/3: other protocols and early data are not offered.
+fn for_quic(config: &rustls::ServerConfig) -> rustls::ServerConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.max_early_data_size = 0;
+    config
+}
+
+fn read(session: &mut Connection, bytes: &[u8]) -> Result<(), TransportError> {
+    session.read_hs(bytes).map_err(|failure| {
+        let alert = session.alert().map_or(INTERNAL_ERROR, u8::from);
+        error(TransportErrorCode::crypto(alert), &failure.to_string())
+    })
+}
+
+fn error(code: TransportErrorCode, reason: &str) -> TransportError {
+    TransportError { code, frame: None, reason: reason.to_owned() }
+}

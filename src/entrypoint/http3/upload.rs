@@ -1,0 +1,281 @@
+//! What a client sends on a request stream: the head, then the body as the gateway reads it.
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use quinn::{ReadError, RecvStream, VarInt};
+use tidegate_core::BodyError;
+use tokio::time::{Instant, Sleep};
+
+use super::frame::{Event, Fault, Frames, code};
+use super::head::{self, Refusal};
+use crate::entrypoint::heads::HeldHead;
+
+/// Most bytes that are taken from the library at once.
+const PIECE: usize = 64 * 1024;
+/// How often input without an event is taken before others get their turn.
+const TURNS: usize = 32;
+
+/// Why nothing more comes.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The client broke the protocol.
+    Fault(Fault),
+    /// The client cancelled the stream, or its connection is gone.
+    Gone(String),
+}
+
+impl From<Fault> for Ending {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// The receiving side of a stream, cut into events. Whatever is not read when it is dropped, the client is asked to
+/// send no more of.
+pub(super) struct Source {
+    stream: RecvStream,
+    frames: Frames,
+    piece: Bytes,
+    /// What the head holds, until it is taken.
+    held: Option<HeldHead>,
+    taken: usize,
+}
+
+impl Source {
+    /// Reads a stream.
+    pub(super) fn new(stream: RecvStream, frames: Frames) -> Self {
+        Self { stream, frames, piece: Bytes::new(), held: None, taken: 0 }
+    }
+
+    /// Counts the head that comes first. Until it is all there, as much of the stream as was read counts.
+    pub(super) fn counted(mut self, held: HeldHead) -> Self {
+        self.held = Some(held);
+        self
+    }
+
+    /// What the head holds. Whatever comes from now on is not counted.
+    pub(super) fn take_held(&mut self) -> Option<HeldHead> {
+        self.held.take()
+    }
+
+    /// The next event; `None` at the end.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Ending>> {
+        for _ in 0..TURNS {
+            if let Some(event) = self.frames.next(&mut self.piece)? {
+                return Poll::Ready(Ok(Some(event)));
+            }
+            match ready!(pin!(self.stream.read_chunk(PIECE, true)).poll(cx)) {
+                Ok(Some(chunk)) => {
+                    self.piece = chunk.bytes;
+                    self.taken = self.taken.saturating_add(self.piece.len());
+                    if self.held.as_mut().is_some_and(|held| !held.grow(self.taken)) {
+                        return Poll::Ready(Ok(Some(Event::TooLong)));
+                    }
+                }
+                Ok(None) => return Poll::Ready(self.frames.end().map(|()| None).map_err(Ending::from)),
+                Err(error) => return Poll::Ready(Err(Ending::Gone(shown(&error)))),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Asks the client to send no more, and says why.
+    pub(super) fn stop(&mut self, code: u32) {
+        // It is an error when there is nothing more to come.
+        let _ = self.stream.stop(VarInt::from_u32(code));
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.stop(code::NO_ERROR);
+    }
+}
+
+/// A request body.
+pub(super) struct Upload {
+    source: Source,
+    quic: quinn::Connection,
+    /// An event that was looked at before anybody asked.
+    first: Option<Event>,
+    /// How much is to come, when that was announced.
+    left: Option<u64>,
+    limits: Limits,
+    trailers: Option<Frame<Bytes>>,
+    /// Told when the body is no whole one.
+    spoiled: Spoiled,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    ended: bool,
+}
+
+/// Set when a request turns out to be none: for which reason its stream ends.
+pub(super) type Spoiled = Arc<OnceLock<u32>>;
+
+/// What a body may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Longest time without progress.
+    pub(super) stall: Option<Duration>,
+    /// Largest trailers, in bytes.
+    pub(super) trailers: usize,
+}
+
+impl Upload {
+    /// A body of which the first event is known. `length`: what was announced, in bytes.
+    pub(super) fn new(
+        source: Source,
+        quic: quinn::Connection,
+        first: Option<Event>,
+        length: Option<u64>,
+        limits: Limits,
+        spoiled: Spoiled,
+    ) -> Self {
+        Self {
+            source,
+            quic,
+            first,
+            left: length,
+            limits,
+            trailers: None,
+            spoiled,
+            timer: None,
+            waiting: false,
+            ended: false,
+        }
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Ending>> {
+        match self.first.take() {
+            Some(event) => Poll::Ready(Ok(Some(event))),
+            None => self.source.poll_event(cx),
+        }
+    }
+
+    fn take(&mut self, event: Option<Event>) -> Result<Option<Frame<Bytes>>, Ending> {
+        let wrong = |what| Ending::Fault(Fault::stream(code::MESSAGE_ERROR, what));
+        match event {
+            Some(Event::Data(piece)) => {
+                if let Some(left) = &mut self.left {
+                    let rest = left.checked_sub(piece.len() as u64);
+                    *left = rest.ok_or_else(|| wrong("more body than announced"))?;
+                }
+                Ok(Some(Frame::data(piece)))
+            }
+            Some(Event::Block(block)) => {
+                let trailers = head::trailers(&block, self.limits.trailers);
+                let trailers = trailers.map_err(|refusal| Ending::Fault(fault_of(refusal)))?;
+                Ok(Some(Frame::trailers(trailers)))
+            }
+            Some(Event::TooLong) => Err(wrong("trailers are too large")),
+            None if self.left.is_some_and(|left| left > 0) => Err(wrong("less body than announced")),
+            None => Ok(None),
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = self.limits.stall else { return Poll::Pending };
+        let until = Instant::now() + limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    fn fail(&mut self, ending: Ending) -> BodyError {
+        match ending {
+            Ending::Gone(why) => {
+                let _ = self.spoiled.set(code::REQUEST_CANCELLED);
+                BodyError::Gone(why)
+            }
+            Ending::Fault(fault) => {
+                let _ = self.spoiled.set(fault.code);
+                report(&self.quic, &mut self.source, fault);
+                BodyError::Gone(fault.what.to_owned())
+            }
+        }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        loop {
+            let Poll::Ready(polled) = this.poll_event(cx) else {
+                ready!(this.poll_timer(cx));
+                this.ended = true;
+                return Poll::Ready(Some(Err(BodyError::TimedOut)));
+            };
+            this.waiting = false;
+            return Poll::Ready(match polled.and_then(|event| this.take(event)) {
+                // Trailers are the last word, so they are passed on when nothing came behind them.
+                Ok(Some(frame)) if frame.is_trailers() => {
+                    this.trailers = Some(frame);
+                    continue;
+                }
+                Ok(Some(frame)) => Some(Ok(frame)),
+                Ok(None) => {
+                    this.ended = true;
+                    this.trailers.take().map(Ok)
+                }
+                Err(ending) => {
+                    this.ended = true;
+                    Some(Err(this.fail(ending)))
+                }
+            });
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Tells the client of its fault.
+pub(super) fn report(quic: &quinn::Connection, source: &mut Source, fault: Fault) {
+    tracing::debug!(peer = %quic.remote_address(), code = fault.code, "HTTP/3: {}", fault.what);
+    if fault.fatal {
+        quic.close(VarInt::from_u32(fault.code), fault.what.as_bytes());
+    } else {
+        source.stop(fault.code);
+    }
+}
+
+/// What a block that is no request means for its stream.
+pub(super) fn fault_of(refusal: Refusal) -> Fault {
+    match refusal {
+        Refusal::Block => {
+            Fault::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read")
+        }
+        Refusal::TooLarge => Fault::stream(code::EXCESSIVE_LOAD, "too many fields"),
+        Refusal::Malformed(what) => Fault::stream(code::MESSAGE_ERROR, what),
+    }
+}
+
+fn shown(error: &ReadError) -> String {
+    match error {
+        ReadError::Reset(_) => "the client cancelled its request".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,265 @@
+//! OCSP stapling: what a certificate's responder says of it is shown with it (RFC 6066 section 8, RFC 6960).
+//!
+//! Answers are asked for in the background, checked as a client would, kept, and asked for again at half of their time. A
+//! handshake never waits for one, and a responder that is away or talks nonsense changes nothing until the answer at
+//! hand has had its time.
+
+mod message;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Uri};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tidegate_core::building::{ClientTls, HttpClient};
+use tidegate_core::{Body, Connection, Context, Request};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use super::TlsStore;
+use crate::snapshot::SnapshotHandle;
+use message::{Question, Staple};
+
+/// How long a responder may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 64 * 1024;
+/// The longest time between two looks at what is due, and the shortest between two questions about one certificate.
+const ROUND: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
+/// The longest time between two questions about one certificate whose responder fails.
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Certificates together with what their responders say, by the certificate.
+#[derive(Debug, Default)]
+pub(crate) struct Staples(ArcSwap<HashMap<CertificateDer<'static>, Arc<CertifiedKey>>>);
+
+/// Shows with each certificate that another chooser chose what its responder says.
+#[derive(Debug)]
+pub(super) struct Stapling<C> {
+    pub(super) chooser: C,
+    pub(super) staples: Arc<Staples>,
+}
+
+impl<C: ResolvesServerCert> ResolvesServerCert for Stapling<C> {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.chooser.resolve(hello).map(|chosen| self.staples.with(chosen))
+    }
+}
+
+impl Staples {
+    fn with(&self, chosen: Arc<CertifiedKey>) -> Arc<CertifiedKey> {
+        let staples = self.0.load();
+        if staples.is_empty() {
+            return chosen;
+        }
+        chosen.cert.first().and_then(|leaf| staples.get(leaf)).cloned().unwrap_or(chosen)
+    }
+}
+
+/// Asks responders, for as long as it is run.
+pub(crate) struct Stapler {
+    client: Arc<dyn HttpClient>,
+    /// Where to ask instead: URLs by those that certificates name.
+    overrides: BTreeMap<String, String>,
+    known: HashMap<CertificateDer<'static>, Known>,
+}
+
+/// What is known of one certificate.
+#[derive(Default)]
+struct Known {
+    staple: Option<Staple>,
+    failures: u32,
+    due: Option<tokio::time::Instant>,
+}
+
+impl Stapler {
+    /// A stapler that asks through this client.
+    pub(crate) fn new(client: Arc<dyn HttpClient>, overrides: BTreeMap<String, String>) -> Self {
+        Self { client, overrides, known: HashMap::new() }
+    }
+
+    /// Keeps the staples of what is served fresh. `generation` tells of new snapshots.
+    pub(crate) async fn run(mut self, snapshots: SnapshotHandle, mut generation: watch::Receiver<u64>) {
+        loop {
+            let next = self.round(&snapshots.load().tls.clone()).await;
+            tokio::select! {
+                changed = generation.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(next) => {}
+            }
+        }
+    }
+
+    /// Asks what is due, and says when something will be again.
+    async fn round(&mut self, store: &TlsStore) -> Duration {
+        let keys = store.with_issuers();
+        self.known.retain(|leaf, _| keys.iter().any(|key| key.cert.first() == Some(leaf)));
+        for key in &keys {
+            let (Some(leaf), Some(question)) = (key.cert.first(), Question::about(&key.cert)) else {
+                continue;
+            };
+            let due = self.known.get(leaf).and_then(|known| known.due);
+            if due.is_some_and(|due| due > tokio::time::Instant::now()) {
+                continue;
+            }
+            let outcome = self.ask(&question).await;
+            let known = self.known.entry(leaf.clone()).or_default();
+            known.note(outcome, &question.url);
+            self.publish(&keys, &store.staples());
+        }
+        self.publish(&keys, &store.staples());
+        let now = tokio::time::Instant::now();
+        let due = self.known.values().filter_map(|known| known.due).min();
+        due.map_or(ROUND.0, |due| due.saturating_duration_since(now)).clamp(Duration::from_secs(1), ROUND.0)
+    }
+
+    fn publish(&self, keys: &[Arc<CertifiedKey>], staples: &Staples) {
+        let now = OffsetDateTime::now_utc();
+        let stapled = keys.iter().filter_map(|key| {
+            let leaf = key.cert.first()?;
+            let staple = self.known.get(leaf)?.staple.as_ref().filter(|staple| staple.next_update > now)?;
+            let mut key = CertifiedKey::clone(key);
+            key.ocsp = Some(staple.response.clone());
+            Some((leaf.clone(), Arc::new(key)))
+        });
+        staples.0.store(Arc::new(stapled.collect()));
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Staple, String> {
+        let url = self.overrides.get(&question.url).unwrap_or(&question.url);
+        let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no URL: {error}"))?;
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(host).map_err(|error| error.to_string())?;
+        let mut head = http::Request::new(()).into_parts().0;
+        (head.method, head.uri) = (Method::POST, uri);
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/ocsp-request"));
+        head.headers.insert(HOST, host);
+        let request = Request::new(head, Body::full(Bytes::from(question.request())), context());
+        let answered = async {
+            let response = self.client.send(request, &ClientTls::default(), TIMEOUT).await;
+            let response = response.map_err(|error| error.to_string())?;
+            if !response.status().is_success() {
+                return Err(format!("the responder answers {}", response.status()));
+            }
+            response.into_body().collect(MAX_ANSWER).await.map_err(|error| error.to_string())
+        };
+        let answer =
+            tokio::time::timeout(TIMEOUT, answered).await.map_err(|_| "no answer in time".to_owned())??;
+        question.check(&answer, OffsetDateTime::now_utc())
+    }
+}
+
+impl Known {
+    /// Notes an answer, or its failure, and when to ask again.
+    fn note(&mut self, outcome: Result<Staple, String>, url: &str) {
+        let wait = match outcome {
+            Ok(staple) => {
+                self.failures = 0;
+                let half = (staple.next_update - staple.this_update) / 2;
+                let left: time::Duration = staple.this_update + half - OffsetDateTime::now_utc();
+                tracing::debug!(url, until = %staple.next_update, "OCSP answer stapled");
+                self.staple = Some(staple);
+                Duration::try_from(left).unwrap_or_default().max(ROUND.1)
+            }
+            Err(error) => {
+                tracing::warn!(url, error, "no OCSP answer that could be stapled");
+                self.failures = self.failures.saturating_add(1);
+                ROUND.1.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE)
+            }
+        };
+        self.due = Some(tokio::time::Instant::now() + wait);
+    }
+}
+
+/// Requests that the gateway makes itself come from nobody.
+fn context() -> Context {
+    let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let connection = Connection { peer: nowhere, local: nowhere, entry_point: "".into(), tls: None };
+    Context::new(Arc::new(connection))
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tidegate_config::tls::{Certificate, Tls};
+    use tidegate_core::{BoxFuture, Response, UpstreamError, reply};
+
+    use super::message::tests::Pair;
+    use super::*;
+
+    /// A responder that gives these answers, and notes the URLs that it was asked at.
+    struct Responder {
+        answer: Mutex<Vec<u8>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl HttpClient for Responder {
+        fn send(
+            &self,
+            request: Request,
+            _: &ClientTls,
+            _: Duration,
+        ) -> BoxFuture<'_, Result<Response, UpstreamError>> {
+            self.asked.lock().push(request.head.uri.to_string());
+            let answer = self.answer.lock().clone();
+            Box::pin(async move { Ok(Response::new(Body::full(answer))) })
+        }
+    }
+
+    fn pem(der: &[u8]) -> String {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    }
+
+    #[tokio::test]
+    async fn good_answers_are_stapled_and_outlive_bad_ones() {
+        let pair = Pair::new("http://ocsp.test/a");
+        let chain: String = pair.chain.iter().map(|certificate| pem(certificate)).collect();
+        let certificate =
+            Certificate { cert_file: chain, key_file: pair.key.serialize_pem(), ..Certificate::default() };
+        let tls = Tls { certificates: vec![certificate], ..Tls::default() };
+        let (store, problems) = TlsStore::build(&tls, &mut |_| unreachable!(), None);
+        assert_eq!(problems, []);
+        let responder = Arc::new(Responder { answer: Mutex::new(pair.good()), asked: Mutex::default() });
+        let overrides = BTreeMap::from([("http://ocsp.test/a".to_owned(), "http://inside.test/".to_owned())]);
+        let mut stapler = Stapler::new(responder.clone(), overrides);
+        let shown = || {
+            let key = store.with_issuers().into_iter().next().unwrap();
+            store.staples().with(key).ocsp.clone()
+        };
+        assert_eq!(shown(), None);
+        let next = stapler.round(&store).await;
+        assert!(
+            shown().is_some() && next > Duration::from_secs(1500) && next < Duration::from_secs(1900),
+            "{next:?}"
+        );
+        assert_eq!(*responder.asked.lock(), ["http://inside.test/"]);
+        stapler.round(&store).await;
+        assert_eq!(responder.asked.lock().len(), 1, "not before it is due");
+        // It is due, and the responder fails: the answer at hand stays.
+        *responder.answer.lock() =
+            reply::bare(http::StatusCode::OK, "nonsense").into_body().as_bytes().unwrap().to_vec();
+        stapler.known.values_mut().for_each(|known| known.due = None);
+        let next = stapler.round(&store).await;
+        assert!(shown().is_some());
+        assert!(next > ROUND.1 && next <= ROUND.1 * 2, "{next:?}");
+        // A new store of the same certificates has it, too.
+        let (second, _) = TlsStore::build(&tls, &mut |_| unreachable!(), Some(&store));
+        let key = second.with_issuers().into_iter().next().unwrap();
+        assert!(second.staples().with(key).ocsp.is_some());
+        // Its time is over.
+        for known in stapler.known.values_mut() {
+            if let Some(staple) = &mut known.staple {
+                staple.next_update = OffsetDateTime::now_utc() - time::Duration::SECOND;
+            }
+        }
+        stapler.round(&store).await;
+        assert_eq!(shown(), None);
+    }
+}
