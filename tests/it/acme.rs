@@ -127,9 +127,9 @@ fn proofs_that_the_authority_remembers_are_not_asked_for_again() {
 #[test]
 #[ignore = "needs pebble"]
 fn renewals_fail_no_request() {
-    // Renewed at half of their life, that is every few seconds.
+    // Renewed at half of their life: time enough for an order, also on a busy machine.
     let (pebble, backend) =
-        (Pebble::start(Options { validity: 12, ..Options::default() }), Backend::echo("a"));
+        (Pebble::start(Options { validity: 30, ..Options::default() }), Backend::echo("a"));
     let text = routes(&["Host(`short.test`)"], &format!("http://{}", backend.address));
     let _gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[], &text);
     let roots = pebble.roots();
@@ -156,14 +156,14 @@ fn renewals_fail_no_request() {
         })
         .collect();
     let mut seen = std::collections::HashSet::new();
-    let end = Instant::now() + Duration::from_secs(60);
-    while seen.len() < 4 && Instant::now() < end {
+    let end = Instant::now() + Duration::from_secs(90);
+    while seen.len() < 3 && Instant::now() < end {
         seen.insert(served(pebble.secure(), "short.test", &roots).unwrap());
         std::thread::sleep(Duration::from_millis(50));
     }
     stop.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().unwrap());
-    assert!(seen.len() >= 4, "{} certificates in a minute", seen.len());
+    assert!(seen.len() >= 3, "{} certificates in a minute and a half", seen.len());
     assert_eq!(failed.load(Ordering::Relaxed), 0);
     assert!(count.load(Ordering::Relaxed) > 100);
     assert_eq!(stored(&pebble.storage()), ["short.test"], "the old ones are gone");

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::streams::{Identity, connect};
-use crate::support::{Gateway, eventually};
+use crate::support::{Gateway, eventually, free_port};
 
 /// A program that is killed when dropped.
 struct Program(Child);
@@ -23,11 +22,6 @@ impl Drop for Program {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn listens(port: u16) {
@@ -159,7 +153,7 @@ fn addresses_pass_from_haproxy_to_nginx() {
 #[test]
 #[ignore = "needs dnsmasq and dig"]
 fn dns_is_answered_through_the_gateway() {
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let text = (0..40).map(|i| format!("--host-record=many.test,10.0.0.{i}")).collect::<Vec<_>>();
     let _server = Program::start(
         Command::new("/usr/sbin/dnsmasq")

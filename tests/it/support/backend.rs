@@ -143,8 +143,7 @@ impl Drop for Backend {
 
 /// An address at which nobody listens.
 pub fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    ([127, 0, 0, 1], super::free_port()).into()
 }
 
 fn serve(

@@ -11,11 +11,27 @@ pub mod process;
 pub mod streams;
 pub mod tls;
 
+use std::net::{TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use backend::Backend;
 pub use client::{Answer, Client, get, get_with, raw};
 pub use gateway::Gateway;
+
+/// A port that nobody listens on, below those that the system gives to outgoing connections. Each process looks in a
+/// place of its own.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(number % 12_000).unwrap();
+        let address = ("127.0.0.1", port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
+}
 
 /// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

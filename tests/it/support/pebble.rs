@@ -1,11 +1,10 @@
 //! Pebble, the test authority, with its challenge server as the DNS: a certificate authority on this machine.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,7 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
 };
 
-use super::{Client, eventually};
+use super::{Client, eventually, free_port};
 
 /// How Pebble is to be.
 pub struct Options {
@@ -57,7 +56,7 @@ pub struct Pebble {
 impl Pebble {
     /// Starts it, on ports of its own.
     pub fn start(options: Options) -> Self {
-        let [port, management, dns_port, dns_management, http, tls] = free_ports();
+        let [port, management, dns_port, dns_management, http, tls] = [(); 6].map(|()| free_port());
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
@@ -366,20 +365,4 @@ fn handshake(
         stream.conn.complete_io(&mut stream.sock)?;
     }
     Ok(stream)
-}
-
-/// Ports that nobody listens on, below those that the system gives to outgoing connections. Each process looks in a
-/// place of its own.
-fn free_ports<const N: usize>() -> [u16; N] {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    [(); N].map(|()| {
-        loop {
-            let number =
-                std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-            let port = 20_000 + u16::try_from(number % 12_000).unwrap();
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
-        }
-    })
 }
