@@ -28,6 +28,10 @@ pub(super) struct Renewal {
     pub(super) next_look: OffsetDateTime,
     /// The window that `at` was drawn from.
     window: Option<(OffsetDateTime, OffsetDateTime)>,
+    /// What the lifetime alone says.
+    own: OffsetDateTime,
+    /// A suggestion that is later than this leaves too little time, and is not followed.
+    latest: OffsetDateTime,
 }
 
 /// What the authority suggests.
@@ -62,7 +66,8 @@ impl Renewal {
         };
         // A little earlier, each certificate in its own way, so that those of one day are not all renewed in one minute.
         let jitter = facts.lifetime() * (share(facts) * 0.02);
-        Self { at: facts.not_after - lead - jitter, next_look: now, window: None }
+        let own = facts.not_after - lead - jitter;
+        Self { at: own, next_look: now, window: None, own, latest: facts.not_after - lead / 2 }
     }
 
     /// Takes over what the authority suggests. A window that is known keeps the moment that was drawn from it.
@@ -74,7 +79,9 @@ impl Renewal {
         }
         self.window = Some(window);
         let length = (suggestion.end - suggestion.start).max(Duration::ZERO);
-        self.at = suggestion.start + length * fastrand::f64();
+        let drawn = suggestion.start + length * fastrand::f64();
+        // A window may reach beyond the certificate's end, and the certificate must not.
+        self.at = if drawn > self.latest { self.own } else { drawn };
     }
 
     /// The authority could not be asked.
@@ -180,7 +187,7 @@ mod tests {
         let window = |start: &str, end: &str| Window { start: start.into(), end: end.into() };
         let mut renewal = Renewal::by_lifetime(&facts(Duration::days(90)), DEFAULT_HOURS, now);
         let future =
-            parse(&window("2000-01-01T00:00:00Z", "2000-01-03T00:00:00Z"), Duration::seconds(5)).unwrap();
+            parse(&window("1970-03-01T00:00:00Z", "1970-03-03T00:00:00Z"), Duration::seconds(5)).unwrap();
         renewal.follow(&future, now);
         let drawn = renewal.at;
         assert!((future.start..=future.end).contains(&drawn));
@@ -192,6 +199,25 @@ mod tests {
             parse(&window("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"), Duration::hours(6)).unwrap();
         renewal.follow(&past, now);
         assert!(renewal.at < now);
+    }
+
+    #[test]
+    fn no_suggestion_lets_a_certificate_lapse() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let text = |at: OffsetDateTime| at.format(&Rfc3339).unwrap();
+        // A day around the middle of half a minute.
+        let window = Window { start: text(now - Duration::DAY), end: text(now + Duration::DAY) };
+        let suggestion = parse(&window, Duration::hours(6)).unwrap();
+        for _ in 0..100 {
+            let mut renewal = Renewal::by_lifetime(&facts(Duration::seconds(30)), DEFAULT_HOURS, now);
+            renewal.follow(&suggestion, now);
+            assert!(renewal.at <= now + Duration::seconds(22), "{}", renewal.at);
+        }
+    }
+
+    #[test]
+    fn what_is_no_window_is_told() {
+        let window = |start: &str, end: &str| Window { start: start.into(), end: end.into() };
         assert!(parse(&window("2000-01-03T00:00:00Z", "2000-01-01T00:00:00Z"), Duration::ZERO).is_err());
         assert!(parse(&window("soon", "later"), Duration::ZERO).is_err());
     }
