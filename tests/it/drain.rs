@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::support::frames::{self, Frames, Outcome};
 use crate::support::{Backend, Client, Gateway, eventually};
 
-#[test]
-fn a_drain_waits_for_requests_and_closes_idle_connections() {
+/// A server that finishes an answer for `/busy` only when it is told.
+fn dictated() -> (std::sync::mpsc::Sender<()>, Backend) {
     let (dictate, words) = channel::<()>();
     let words = std::sync::Mutex::new(words);
     let backend = Backend::with(move |seen, stream| {
@@ -18,6 +18,12 @@ fn a_drain_waits_for_requests_and_closes_idle_connections() {
         }
         stream.write_all(b"done").is_ok()
     });
+    (dictate, backend)
+}
+
+#[test]
+fn a_drain_waits_for_requests_and_closes_idle_connections() {
+    let (dictate, backend) = dictated();
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     let web = gateway.web();
     let (mut idle, mut busy) = (Client::connect(web), Client::connect(web));
@@ -47,15 +53,7 @@ fn polite(client: &mut Frames) -> std::io::Result<(u8, u8, u32, Vec<u8>)> {
 
 #[test]
 fn a_drain_waits_for_streams_of_http2() {
-    let (dictate, words) = channel::<()>();
-    let words = std::sync::Mutex::new(words);
-    let backend = Backend::with(move |seen, stream| {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").unwrap();
-        if seen.target() == "/busy" {
-            words.lock().unwrap().recv().unwrap();
-        }
-        stream.write_all(b"done").is_ok()
-    });
+    let (dictate, backend) = dictated();
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     let web = gateway.web();
     let fields = |path| [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "h")];

@@ -120,7 +120,7 @@ fn addresses_pass_from_haproxy_to_nginx() {
     let nginx = write(
         "nginx.conf",
         format!(
-            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nuser root;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\nstream {{ server {{ listen 127.0.0.1:{behind} proxy_protocol; return \"$proxy_protocol_addr:$proxy_protocol_port\"; }} }}\n"
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nmaster_process off;\nuser root;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\nstream {{ server {{ listen 127.0.0.1:{behind} proxy_protocol; return \"$proxy_protocol_addr:$proxy_protocol_port\"; }} }}\n"
         ),
     );
     let _nginx = Program::start(Command::new("nginx").arg("-c").arg(nginx));

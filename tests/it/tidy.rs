@@ -28,12 +28,6 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
-/// True for a file of `src` that holds only the tests of another.
-fn is_tests(path: &Path) -> bool {
-    let inside: Vec<_> = path.iter().skip_while(|part| *part != "src").collect();
-    inside.iter().any(|part| *part == "tests" || *part == "tests.rs")
-}
-
 fn before_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
 }
@@ -44,7 +38,7 @@ fn files_are_short_and_say_what_they_are_for() {
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();
         let lines = before_tests(&text).lines().count();
-        if lines > 600 && !is_tests(&path) {
+        if lines > 600 {
             wrong.push(format!("{}: {lines} lines before its tests, at most 600", path.display()));
         }
         if !text.starts_with("//!") {
@@ -56,12 +50,11 @@ fn files_are_short_and_say_what_they_are_for() {
 
 #[test]
 fn nothing_is_left_unfinished() {
-    let marks = ["todo!", "unimplemented!", "FIXME", "#[ignore]"].map(str::to_owned);
+    // In two parts each, so that this file has none.
+    let marks = [("to", "do!"), ("unimpl", "emented!"), ("FIX", "ME"), ("#[ign", "ore]")];
+    let marks = marks.map(|(begin, end)| format!("{begin}{end}"));
     let mut wrong = Vec::new();
     for path in sources() {
-        if path.ends_with("tests/it/tidy.rs") {
-            continue;
-        }
         let text = fs::read_to_string(&path).unwrap();
         for mark in &marks {
             if text.contains(mark.as_str()) {
