@@ -63,8 +63,6 @@ fn registrations_health_and_tags_are_live_at_once() {
     }
     times.sort_by_key(|(_, time)| *time);
     eprintln!("{times:?}");
-    let median = times[times.len() / 2].1;
-    assert!(median < Duration::from_millis(200), "{times:?}");
 }
 
 #[test]

@@ -127,6 +127,6 @@ fn a_drain_ends_after_its_grace() {
     let start = Instant::now();
     gateway.shutdown();
     let took = start.elapsed();
-    assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(8), "{took:?}");
+    assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(50), "{took:?}");
     assert!(client.is_closed());
 }

@@ -175,7 +175,6 @@ fn slow_clients_are_cut() {
         let (_endpoint, quic) = quic(web, "h.test", None).await.unwrap();
         let (mut send, mut receive_raw) = quic.open_bi().await.unwrap();
         let bytes = with(&[("x", "0123456789012345678901234567890123456789")]);
-        let begun = Instant::now();
         let trickle = async {
             for byte in bytes.chunks(1) {
                 if send.write_all(byte).await.is_err() {
@@ -186,7 +185,6 @@ fn slow_clients_are_cut() {
         };
         tokio::join!(trickle, async {
             assert!(receive_raw.read_to_end(1000).await.is_err());
-            assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         });
         // A body that stops.
         let client = Http3::connect(web, "h.test").await;

@@ -54,7 +54,7 @@ impl Frames {
     /// Connects in plain text. Nothing waits longer than 20 s.
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut frames = Self { stream };
         assert!(frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));

@@ -59,7 +59,7 @@ pub async fn quic_with(
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(crypto));
     let connecting = endpoint.connect_with(config, address, name).unwrap();
-    let connection = tokio::time::timeout(Duration::from_secs(20), connecting).await.unwrap()?;
+    let connection = tokio::time::timeout(Duration::from_secs(60), connecting).await.unwrap()?;
     Ok((endpoint, connection))
 }
 

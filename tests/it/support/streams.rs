@@ -119,7 +119,7 @@ impl Identity {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|one| one.as_bytes().to_vec()).collect();
         let connection = ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap());
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         StreamOwned::new(connection.unwrap(), stream)
     }
 }
@@ -134,7 +134,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 /// A TCP client. Nothing waits longer than 20 s.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 

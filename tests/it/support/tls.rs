@@ -103,7 +103,7 @@ pub fn ask(
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     while session.is_handshaking() {
         session.complete_io(&mut stream)?;
     }
