@@ -8,8 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tidegate_core::body::Pace;
 use tokio::time::{Instant, Sleep};
 
+use super::pace;
 use super::progress::Progress;
 use super::strict::Place;
 
@@ -26,6 +28,8 @@ pub(super) struct Limits {
     pub(super) head: Option<Duration>,
     /// Without any progress while a body is read.
     pub(super) body: Option<Duration>,
+    /// Fewest bytes of a body in a second, while we wait for them; 0 for any.
+    pub(super) rate: u64,
     /// Without a request.
     pub(super) idle: Option<Duration>,
     /// Without any progress while an answer is written.
@@ -33,6 +37,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// How fast a request body must come.
+    pub(super) fn pace(&self) -> Pace {
+        Pace { stall: self.body, rate: self.rate }
+    }
+
     /// How long a connection may stay parked: what is left of its idle time.
     pub(super) fn parked(&self) -> Option<Duration> {
         self.idle.map(|idle| idle.saturating_sub(PARK))
@@ -62,6 +71,10 @@ pub(super) struct Clock {
     mark: u32,
     until: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when we wait for a body again and again, and how much had come by then (HTTP/1).
+    begun: Option<(Instant, u64)>,
+    /// The time over which a rate is measured.
+    window: Duration,
 }
 
 /// What is waited for.
@@ -89,6 +102,8 @@ impl Clock {
             mark: 0,
             until: Instant::now(),
             timer: None,
+            begun: None,
+            window: pace::window(limits.pace()),
         }
     }
 
@@ -101,10 +116,14 @@ impl Clock {
             Wait::Request if self.rested == Some(mark) => self.limits.parked(),
             Wait::Request if progress.heads() > 0 => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
-            Wait::Body => self.limits.body,
+            Wait::Body if self.is_too_slow(progress) => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
+            Wait::Body => progress.patience().unwrap_or(self.limits.body),
             Wait::Write => self.limits.write,
             Wait::Farewell => Some(FAREWELL),
         };
+        if wait != Wait::Body {
+            self.begun = None;
+        }
         let Some(limit) = limit else {
             self.waiting = Wait::Nothing;
             return Poll::Pending;
@@ -125,6 +144,23 @@ impl Clock {
             Wait::Write => Due::Cut("the client to take more of an answer"),
             Wait::Farewell => Due::Cut("the client to hang up"),
         })
+    }
+
+    /// Looks at the rate of a body when there was time enough to measure it. Streams of HTTP/2 are watched one by one, and
+    /// so are bodies with a pace of their own.
+    fn is_too_slow(&mut self, progress: &Progress) -> bool {
+        if self.h2 || self.limits.rate == 0 || progress.patience().is_some() {
+            self.begun = None;
+            return false;
+        }
+        let (now, received) = (Instant::now(), progress.received());
+        let (since, before) = *self.begun.get_or_insert((now, received));
+        let time = now.duration_since(since);
+        if time < self.window {
+            return false;
+        }
+        self.begun = Some((now, received));
+        received.saturating_sub(before) < pace::least(self.limits.rate, time)
     }
 
     /// What the client owes, and what changes when it gives some of it.
@@ -181,6 +217,7 @@ mod tests {
         Limits {
             head: milliseconds(20),
             body: milliseconds(250),
+            rate: 0,
             idle: milliseconds(60),
             write: milliseconds(30),
         }
@@ -253,6 +290,25 @@ mod tests {
                 );
             }
             assert_eq!(cut, expected, "{place:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_have_a_lowest_rate() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let limits = Limits { body: seconds(60), rate: 1000, ..limits() };
+        for (each, patience, cut) in [(1, None, true), (10_000, None, false), (1, Some(seconds(90)), false)] {
+            let progress = Progress::default();
+            progress.set_patience(patience);
+            let mut clock = Clock { window: Duration::from_millis(100), ..Clock::new(limits, false) };
+            let mut was_cut = false;
+            for _ in 0..30 {
+                at(&progress, Place::Body);
+                progress.add_received(each);
+                let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+                was_cut |= tokio::time::timeout(Duration::from_millis(20), due).await.is_ok();
+            }
+            assert_eq!(was_cut, cut, "{each} {patience:?}");
         }
     }
 

@@ -11,7 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, R
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
-use super::{Route, Routes};
+use super::{Route, Routes, Timeouts};
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tls::TlsStore;
@@ -138,6 +138,7 @@ impl Router<'_, '_> {
             service_name: Arc::from(service_name),
             middlewares,
             service,
+            timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
         })
     }
@@ -197,6 +198,8 @@ impl Router<'_, '_> {
                 (!router.entry_points.is_empty(), "entryPoints"),
                 (router.tls.is_some(), "tls"),
                 (router.observability.is_some(), "observability"),
+                (router.timeouts.is_some(), "timeouts"),
+                (!router.skip_middlewares.is_empty(), "skipMiddlewares"),
             ];
             for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
                 outcomes[place]
@@ -299,6 +302,7 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
     } else {
         outcome.warnings.append(&mut router.errors);
     }
+    outcome.warnings.append(&mut router.warnings);
     if options.priority > MAX_PRIORITY && provider_of(&router.source) != "internal" {
         outcome.errors.push(format!(
             "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",
