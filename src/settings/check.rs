@@ -5,6 +5,7 @@ use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
 use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings};
+use crate::observability::access_log;
 
 /// What was found.
 #[derive(Default)]
@@ -100,6 +101,9 @@ impl Check<'_> {
         for (name, mode) in &mut log.fields.headers.names {
             let path = ["accessLog", "fields", "headers", "names", name];
             self.one_of(&path, mode, &["keep", "drop", "redact"], &default);
+        }
+        if let Err(message) = access_log::check_expression(&log.filters.expression) {
+            self.problem(&["accessLog", "filters", "expression"], &message);
         }
         for (index, code) in log.filters.status_codes.iter().enumerate() {
             let (first, last) = code.split_once('-').unwrap_or((code, code));

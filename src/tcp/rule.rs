@@ -178,6 +178,7 @@ fn tree(expression: &Expression) -> Result<Tree, String> {
         },
         Expression::Call(call) => matcher(call).map(Tree::Matcher),
         Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
+        Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
     }
 }
 
