@@ -71,10 +71,50 @@ pub(super) struct Clock {
     mark: u32,
     until: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Since when we wait for a body again and again, and how much had come by then (HTTP/1).
-    begun: Option<(Instant, u64)>,
-    /// The time over which a rate is measured.
+    rate: Rate,
+}
+
+/// How fast a body comes, over the time in which we wait for it (HTTP/1).
+struct Rate {
+    /// The time over which it is measured.
     window: Duration,
+    /// Since when we wait.
+    since: Option<Instant>,
+    /// Time that was waited in this window, without the present wait.
+    waited: Duration,
+    /// Which request it is.
+    heads: u32,
+    /// Bytes that had come when the window began.
+    before: u64,
+}
+
+impl Rate {
+    fn new(window: Duration) -> Self {
+        Self { window, since: None, waited: Duration::ZERO, heads: 0, before: 0 }
+    }
+
+    /// Notes whether we wait now. True when a window is over in which too little came.
+    fn is_below(&mut self, lowest: u64, waits: bool, progress: &Progress) -> bool {
+        if !waits && self.since.is_none() {
+            return false;
+        }
+        let now = Instant::now();
+        if let Some(since) = self.since.take() {
+            self.waited += now.duration_since(since);
+        }
+        self.since = waits.then_some(now);
+        if self.heads != progress.heads() {
+            (self.heads, self.before, self.waited) = (progress.heads(), progress.received(), Duration::ZERO);
+        }
+        // Nobody is cut while we are busy with what came: it is looked at when we wait again.
+        if !waits || self.waited < self.window {
+            return false;
+        }
+        let came = progress.received().saturating_sub(self.before);
+        let enough = came >= pace::least(lowest, self.waited);
+        (self.before, self.waited) = (progress.received(), Duration::ZERO);
+        !enough
+    }
 }
 
 /// What is waited for.
@@ -102,28 +142,25 @@ impl Clock {
             mark: 0,
             until: Instant::now(),
             timer: None,
-            begun: None,
-            window: pace::window(limits.pace()),
+            rate: Rate::new(pace::window(limits.pace())),
         }
     }
 
     /// Ready when the client's time is up. To be polled whenever the connection was.
     pub(super) fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Due> {
         let (wait, mark) = self.wait(progress);
+        let too_slow = self.is_too_slow(wait, progress);
         let limit = match wait {
             Wait::Nothing => None,
             Wait::Park => Some(PARK),
             Wait::Request if self.rested == Some(mark) => self.limits.parked(),
             Wait::Request if progress.heads() > 0 => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
-            Wait::Body if self.is_too_slow(progress) => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
+            Wait::Body if too_slow => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
             Wait::Body => progress.patience().unwrap_or(self.limits.body),
             Wait::Write => self.limits.write,
             Wait::Farewell => Some(FAREWELL),
         };
-        if wait != Wait::Body {
-            self.begun = None;
-        }
         let Some(limit) = limit else {
             self.waiting = Wait::Nothing;
             return Poll::Pending;
@@ -146,21 +183,16 @@ impl Clock {
         })
     }
 
-    /// Looks at the rate of a body when there was time enough to measure it. Streams of HTTP/2 are watched one by one, and
-    /// so are bodies with a pace of their own.
-    fn is_too_slow(&mut self, progress: &Progress) -> bool {
-        if self.h2 || self.limits.rate == 0 || progress.patience().is_some() {
-            self.begun = None;
+    /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with a pace of their own.
+    fn is_too_slow(&mut self, wait: Wait, progress: &Progress) -> bool {
+        if self.h2 || self.limits.rate == 0 {
             return false;
         }
-        let (now, received) = (Instant::now(), progress.received());
-        let (since, before) = *self.begun.get_or_insert((now, received));
-        let time = now.duration_since(since);
-        if time < self.window {
+        if progress.patience().is_some() {
+            self.rate.since = None;
             return false;
         }
-        self.begun = Some((now, received));
-        received.saturating_sub(before) < pace::least(self.limits.rate, time)
+        self.rate.is_below(self.limits.rate, wait == Wait::Body, progress)
     }
 
     /// What the client owes, and what changes when it gives some of it.
@@ -300,13 +332,17 @@ mod tests {
         for (each, patience, cut) in [(1, None, true), (10_000, None, false), (1, Some(seconds(90)), false)] {
             let progress = Progress::default();
             progress.set_patience(patience);
-            let mut clock = Clock { window: Duration::from_millis(100), ..Clock::new(limits, false) };
+            let mut clock = Clock { rate: Rate::new(Duration::from_millis(100)), ..Clock::new(limits, false) };
             let mut was_cut = false;
             for _ in 0..30 {
                 at(&progress, Place::Body);
                 progress.add_received(each);
                 let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
                 was_cut |= tokio::time::timeout(Duration::from_millis(20), due).await.is_ok();
+                // In between we are busy with what came.
+                progress.block_read(false);
+                let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+                assert!(futures_util::FutureExt::now_or_never(due).is_none());
             }
             assert_eq!(was_cut, cut, "{each} {patience:?}");
         }

@@ -61,7 +61,7 @@ fn an_address_or_a_password_lets_a_request_through() {
     let gateway = serve(
         &["--entryPoints.web.forwardedHeaders.insecure=true"],
         &backend,
-        "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [door]}\n    loop: {rule: 'Path(`/loop`)', service: a, middlewares: [one]}\n    odd: {rule: 'Path(`/odd`)', service: a, middlewares: [odd]}\n",
+        "    all: {rule: 'PathPrefix(`/`)', service: a, middlewares: [door], priority: 1}\n    loop: {rule: 'Path(`/loop`)', service: a, middlewares: [one]}\n    odd: {rule: 'Path(`/odd`)', service: a, middlewares: [odd]}\n",
         &format!(
             "    home: {{ipAllowList: {{sourceRange: [10.0.0.0/8], ipStrategy: {{depth: 1}}}}}}
     login: {{{LOGIN}}}

@@ -29,6 +29,7 @@ mod life;
 mod protocols;
 mod redis;
 mod reload;
+mod router_options;
 mod services;
 mod stream_programs;
 mod support;
