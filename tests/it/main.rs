@@ -29,6 +29,7 @@ mod protocols;
 mod redis;
 mod reload;
 mod services;
+mod sockets;
 mod stream_programs;
 mod support;
 mod swarm;
