@@ -22,6 +22,7 @@ mod stream;
 mod streams;
 pub mod strict;
 mod target;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -37,4 +37,5 @@ mod tcp;
 mod tidy;
 mod tls;
 mod tls_resumption;
+mod tunnels;
 mod udp;
