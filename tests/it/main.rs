@@ -31,6 +31,7 @@ mod reload;
 mod services;
 mod sockets;
 mod stream_programs;
+mod suites;
 mod support;
 mod swarm;
 mod tcp;
