@@ -27,6 +27,7 @@ mod http3_limits;
 mod life;
 mod protocols;
 mod redis;
+mod reference;
 mod reload;
 mod services;
 mod stream_programs;
