@@ -215,6 +215,8 @@ Case("buffer-answer", {"buffering": {"maxResponseBodyBytes": 10}}, [ask(f"GET /?
 Case("buffer-retry", {"buffering": {"retryExpression": "IsNetworkError() && Attempts() < 3"}}, paths("/?drop=1", "/?fail=2&key=a"))
 Case("buffer-code", {"buffering": {"retryExpression": "ResponseCode() == 503 && Attempts() <= 2"}}, paths("/?status=503", "/?fail=1&key=b", "/?status=500"))
 Case("buffer-or", {"buffering": {"retryExpression": "Attempts() < 2 || ResponseCode() >= 600"}}, paths("/?status=503", "/"))
+for number, expression in enumerate(("Attempts() < 3", "ResponseCode() == 503", "ResponseCode() > 500", "IsNetworkError() || ResponseCode() == 503", "Attempts() < 3 && ResponseCode() == 503", "!IsNetworkError() && Attempts() < 2", "RequestMethod() == \"GET\" && Attempts() < 2")):
+    Case(f"buffer-expression{number}", {"buffering": {"retryExpression": expression}}, paths("/?status=503&size=3", "/?status=504") + [ask("POST /?status=503", body=b"hello")])
 Case("buffer-bad", {"buffering": {"retryExpression": "Nope() > 1"}}, paths("/"))
 Case("buffer-empty", {"buffering": {"maxRequestBodyBytes": 0}}, [*paths("/", "/?chunked=1&size=100", "/?status=304", "/?status=204"), ask("HEAD /")])
 
@@ -289,7 +291,7 @@ accepts = ["gzip", "br", "zstd", "gzip, br", "br, gzip", "gzip;q=0.5, br", "gzip
 compressed = [ask("GET /?size=3000&type=text/plain", f"Accept-Encoding: {value}") for value in accepts] + [ask("GET /?size=3000&type=text/plain")]
 kinds = [ask(f"GET /?size={size}&type={kind}" + more, "Accept-Encoding: gzip") for size, kind, more in (
     (1023, "text/plain", ""), (1024, "text/plain", ""), (1025, "text/plain", ""), (3000, "application/grpc", ""), (3000, "image/png", ""), (3000, "text/event-stream", ""), (3000, "", ""), (3000, "text/plain", "&chunked=1"), (10, "text/plain", "&chunked=1"),
-    (3000, "text/plain", "&gzip=1"), (3000, "text/plain", "&header=Content-Encoding:identity"), (3000, "text/plain", "&status=404"), (3000, "text/plain", "&status=206&header=Content-Range:bytes 0-9/10"), (3000, "text/plain", "&header=ETag:\"a\""),
+    (3000, "text/plain", "&gzip=1"), (3000, "text/plain", "&header=Content-Encoding:identity"), (3000, "text/plain", "&status=404"), (3000, "text/plain", "&status=206&header=Content-Range:bytes 0-9/10"), (3000, "text/plain", "&header=ETag:%22a%22"),
     (3000, "text/plain", "&header=Vary:Origin"), (3000, "text/plain;charset=utf-8", ""), (3000, "TEXT/PLAIN", ""), (3000, "text/plain", "&header=Cache-Control:no-transform"), (3000, "text/plain", "&nolength=1"), (0, "text/plain", ""), (0, "text/plain", "&status=204"), (0, "text/plain", "&status=304"))]
 Case("compress", {"compress": {}}, [*compressed, *kinds, ask("HEAD /?size=3000&type=text/plain", "Accept-Encoding: gzip")])
 Case("compress-excluded", {"compress": {"excludedContentTypes": ["text/plain", "text/event-stream"]}}, kinds)
@@ -424,20 +426,21 @@ Case("router-cycle", None, [GET], router={"service": None, "parentRefs": ["route
 Case("router-orphan", None, [GET], router={"parentRefs": ["gone"]})
 for number, rule in enumerate(("Path(`/p`)", "PathPrefix(`/p`)", "PathRegexp(`^/p[0-9]+$`)", "Method(`POST`)", "Header(`X-A`, `1`)", "HeaderRegexp(`X-A`, `^[0-9]+$`)", "Query(`k`, `v`)", "Query(`k`)", "QueryRegexp(`k`, `^v`)", "ClientIP(`127.0.0.0/8`)", "!ClientIP(`127.0.0.1`)", "HostRegexp(`^rule-[0-9]+\\.test$`)", "Path(`/p`) || Path(`/q`)", "!(Path(`/p`) && Method(`GET`))", "Path(\"/p\\x71\")", "host(`x`) || PATH(`/p`)")):
     Case(f"rule-{number}", None, paths("/p", "/p1", "/pq", "/q", "/P", "/p/", "/p%2F", "/?k=v", "/?k=", "/?k", "/?k=v2&k=v", "/?K=v") + [ask("POST /p"), ask("GET /", "X-A: 1"), ask("GET /", "x-a: 12", "X-A: 1"), ask("GET /", "X-A: a")], router={"rule": f"Host(`rule-{number}.test`) && ({rule})"})
-for number, rule in enumerate(("Host(`x`) &&", "Host()", "Nope(`x`)", "Host(`x`, `y`)", "Path(`p`)", "PathRegexp(`(`)", "ClientIP(`x`)", "Host('x')", "Host(`x`) Host(`y`)", "Host(`é`)", "", "Query(`a`,`b`,`c`)", "Header(`a`)", "Method(``)", "Host(`*.test`)", "HostRegexp(`{n:.*}`)")):
+for number, rule in enumerate(("Host(`x`) &&", "Host()", "Nope(`x`)", "Host(`x`, `y`)", "Path(`p`)", "PathRegexp(`(`)", "ClientIP(`x`)", "Host('x')", "Host(`x`) Host(`y`)", "Host(`é`)", "", "Query(`a`,`b`,`c`)", "Header(`a`)", "Method(``)", "HostRegexp(`{n:.*}`)")):
     Case(f"badrule-{number}", None, [], router={"rule": rule})
 
 
 # What a run is made of -----------------------------------------------------------------------------------------------------------------
 VOLATILE = {"date", "content-length", "transfer-encoding", "connection", "keep-alive"}
 KNOWN = {}
+SECRET = re.compile('(nonce|opaque|response)="[^"]*"')
 
 
 class Server:
     """Answers as the query says, and notes what it got."""
 
     def __init__(self, name, context=None):
-        self.name, self.seen, self.failed, self.context = name, [], collections.Counter(), context
+        self.name, self.seen, self.probes, self.failed, self.context = name, [], set(), collections.Counter(), context
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.run, daemon=True).start()
@@ -476,9 +479,12 @@ class Server:
                 pass
         else:
             body = stream.read(int(low.get("content-length", 0)))
-        kept = sorted((name.lower(), value) for name, value in headers if name.lower() not in VOLATILE and (name.lower(), value) != ("accept-encoding", "gzip"))
-        if low.get("user-agent") != "Go-http-client/1.1" or "x-health" in low:
+        kept = sorted((name.lower(), SECRET.sub(r'\1="*"', value)) for name, value in headers if name.lower() not in VOLATILE and (name.lower(), value) != ("accept-encoding", "gzip"))
+        if "x-forwarded-host" in low:
             self.seen.append([line, kept, body.decode("latin-1")[:200]])
+        else:
+            # A probe of a health check.
+            self.probes.add(json.dumps([line, kept]))
         method, target, _ = line.split(" ", 2)
         raw = target.partition("?")[2]
         query = collections.defaultdict(list)
@@ -494,7 +500,7 @@ class Server:
         if first("fail"):
             self.failed[first("key")] += 1
             status = 503 if self.failed[first("key")] <= int(first("fail")) else 200
-        answer = json.dumps({"server": self.name, "line": line, "headers": kept, "body": body.decode("latin-1")[:200]}).encode()
+        answer = json.dumps({"server": self.name, "method": method}).encode()
         if query["size"]:
             answer = b"x" * int(first("size"))
         if query["body"]:
@@ -557,9 +563,10 @@ class Run:
     """All cases through one gateway."""
 
     def __init__(self, which, binary, base, cases, shared):
-        self.servers = {name: Server(name) for name in ("echo", "a", "b", "c", "auth", "errorpage")}
-        self.servers["tls"] = Server("tls", shared.context)
-        self.shared, self.which = shared, which
+        self.shared, self.which, self.servers = shared, which, shared.servers
+        for server in self.servers.values():
+            server.failed.clear()
+            server.probes.clear()
         self.folder = tempfile.mkdtemp(prefix="dynamic")
         self.ports = {name: base + number for number, name in enumerate(("web", "open", "secure", "api"))}
         config = {"http": {"routers": {}, "services": {"echo": servers("echo"), "errorpage": servers("errorpage"), "nobody": servers({"url": "http://127.0.0.1:1"})}, "middlewares": {}}, "tls": {"options": {"default": {"clientAuth": {"clientAuthType": "RequestClientCert"}}}}}
@@ -651,7 +658,7 @@ class Run:
         elif coding in ("br", "zstd"):
             body = f"({coding})".encode()
         shown = sorted((name, value) for name, value in headers if name not in VOLATILE)
-        shown = [(name, re.sub("^[0-9.]+(m?s)$", r"*\1", value) if name == "x-retry-in" else re.sub('(nonce|opaque)="[^"]*"', r'\1="*"', value)) for name, value in shown]
+        shown = [(name, re.sub("^[0-9.]+(m?s)$", r"*\1", value) if name == "x-retry-in" else SECRET.sub(r'\1="*"', value)) for name, value in shown]
         shown = [(name, "*" if name == "retry-after" else value) for name, value in shown]
         text = body.decode("latin-1")
         return {"status": status, "headers": shown, "length": size if not coding else "*", "body": text[:3000], "server": dict(headers).get("x-server")}
@@ -701,6 +708,9 @@ class Shared:
             run("x509", "-req", "-in", at(name + ".csr"), "-CA", at("ca.pem"), "-CAkey", at("cakey.pem"), "-set_serial", "0x1234567890abcdef", "-days", "30", "-out", at(name + ".pem"), "-extfile", at("ext"))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(at("server.pem"), at("serverkey.pem"))
+        # The same for both: cookies and hashes are made of addresses.
+        self.servers = {name: Server(name) for name in ("echo", "a", "b", "c", "auth", "errorpage")}
+        self.servers["tls"] = Server("tls", self.context)
         with open(at("users"), "w") as file:
             file.write("# comment\n\nfiled:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/\n")
         with open(at("digests"), "w") as file:
@@ -721,11 +731,20 @@ def differences(one, other, path=""):
     if isinstance(one, dict) and isinstance(other, dict):
         return [line for key in sorted({*one, *other}) for line in differences(one.get(key), other.get(key), f"{path}.{key}")]
     if isinstance(one, list) and isinstance(other, list):
-        if path.endswith("headers"):
+        if path.endswith(("headers", "[1]")) and ".seen" in path or path.endswith(".headers"):
             return [f"{path} - {pair}" for pair in one if pair not in other] + [f"{path} + {pair}" for pair in other if pair not in one] or [f"{path}: order"]
         if len(one) == len(other):
             return [line for at, pair in enumerate(zip(one, other)) for line in differences(*pair, f"{path}[{at}]")]
-    return [f"{path}: {json.dumps(one)[:400]}", f"{' ' * len(path)}> {json.dumps(other)[:400]}"]
+    if ".seen." in path and isinstance(one, list) and isinstance(other, list):
+        return [f"{path}: {len(one)} requests > {len(other)}"]
+    return [f"{path}: {json.dumps(one)[:200]}", f"{' ' * len(path)}> {json.dumps(other)[:200]}"]
+
+
+def broken(theirs, ours):
+    """What becomes of a router that cannot be built is the best known difference."""
+    if isinstance(theirs, dict) and isinstance(ours, dict) and theirs.get("status") == 404 and ours.get("status") == 503 and ours.get("body") in ("Service Unavailable", ""):
+        return "a broken router answers 503"
+    return None
 
 
 def main():
@@ -747,6 +766,7 @@ def main():
                     shown = run.send(case, request)
                     seen[f"{case.name} {number}: {request['line']} {' '.join(request['headers'])}"] = json.loads(run.plain(shown))
             api = run.api()
+            seen.update({f"probes {name}": json.loads(run.plain(sorted(server.probes))) for name, server in run.servers.items()})
             seen.update({f"api {name}": value for name, value in api.items() if options.k in name})
             observed.append(seen)
         finally:
@@ -755,7 +775,7 @@ def main():
     counts = collections.Counter()
     for name in sorted({*observed[0], *observed[1]}, key=lambda name: list({**observed[0], **observed[1]}).index(name)):
         lines = differences(observed[0].get(name), observed[1].get(name))
-        known = next((reason for pattern, reason in KNOWN.items() if re.search(pattern, name)), None)
+        known = broken(observed[0].get(name), observed[1].get(name)) or next((reason for pattern, reason in KNOWN.items() if re.search(pattern, name)), None)
         counts["same" if not lines else "known" if known else "different"] += 1
         if lines and (not known or options.v):
             print(f"== {name}" + (f" ({known})" if known else ""))
