@@ -26,7 +26,7 @@ impl Kind {
             "p2c" => Ok(Self::P2c),
             "hrw" => Ok(Self::Hrw),
             "leasttime" => Ok(Self::LeastTime),
-            other => Err(BuildError::new(format!("strategy: `{other}` is none of wrr, p2c, hrw, leasttime"))),
+            other => Err(BuildError::new(format!("unsupported load-balancer strategy \"{other}\""))),
         }
     }
 }

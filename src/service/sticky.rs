@@ -94,15 +94,29 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// True for a name of letters, digits, hyphens and dots with sound labels, and for an IPv4 address.
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    text.len() <= 255 && text.split('.').all(is_label)
+}
+
 /// The attributes in the order in which Go's `http.Cookie` writes them.
 fn attributes(options: &StickyCookie) -> Result<String, BuildError> {
     let mut text = String::new();
     let path = options.path.as_deref().unwrap_or("/");
+    // What may not stand in a path or domain is left out, as Go does.
+    let path: String = path.chars().filter(|c| (' '..='~').contains(c) && *c != ';').collect();
     if !path.is_empty() {
         text += &format!("; Path={path}");
     }
-    if !options.domain.is_empty() {
-        text += &format!("; Domain={}", options.domain.trim_start_matches('.'));
+    let domain = options.domain.trim_start_matches('.');
+    if is_domain(domain) {
+        text += &format!("; Domain={domain}");
     }
     match options.max_age {
         0 => {}

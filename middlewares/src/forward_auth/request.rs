@@ -21,7 +21,7 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// What stands in for a client that does not name itself: what Traefik sends, since firewalls refuse requests without.
+/// What stands in for a client's name that is not passed on: what Traefik sends, since firewalls refuse requests without.
 const NO_NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 
 /// The headers that tell of earlier proxies.
@@ -90,8 +90,8 @@ impl Forwarding {
         }
         if !self.names.is_empty() {
             headers = self.only_listed(&headers);
+            headers.entry(USER_AGENT).or_insert(NO_NAME);
         }
-        headers.entry(USER_AGENT).or_insert(NO_NAME);
         match self.trust {
             Some(_) => add_missing(&mut headers, request),
             None => set_some(&mut headers, request),
