@@ -223,8 +223,18 @@ mod tests {
     fn bad_options_are_refused() {
         let bad = StickyCookie { same_site: "some".into(), ..Default::default() };
         assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().0.contains("`some`"));
-        let bad = StickyCookie { path: Some("a\nb".into()), ..Default::default() };
-        assert!(Sticky::build("s", &bad, [].into_iter()).is_err());
+    }
+
+    #[test]
+    fn what_may_not_stand_in_a_cookie_is_left_out() {
+        let given = |path: &str, domain: &str| {
+            attributes(&StickyCookie { path: Some(path.into()), domain: domain.into(), ..Default::default() }).unwrap()
+        };
+        assert_eq!(given("/a\n;b", ".x.test"), "; Path=/ab; Domain=x.test");
+        assert_eq!(given("", "10.0.0.1"), "; Domain=10.0.0.1");
+        for wrong in ["a b", "x..y", "-x", "x;y", "é"] {
+            assert_eq!(given("/", wrong), "; Path=/", "{wrong}");
+        }
     }
 
     #[test]
