@@ -123,7 +123,7 @@ impl<'a> Builder<'a> {
         outcome.map(|built| built.value)
     }
 
-    /// Builds the services and middlewares that nobody has asked for, so that their mistakes are told.
+    /// Builds the services, middlewares and transports that nobody has asked for, so that their mistakes are told.
     ///
     /// The services are let go again: nothing asks how their servers are.
     pub(super) fn build_unused(&self) {
@@ -138,6 +138,9 @@ impl<'a> Builder<'a> {
         for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {
             // The outcome is noted.
             let _ = self.middleware_for(name, "");
+        }
+        for name in self.config.http.servers_transports.keys() {
+            let _ = self.transport_named(name);
         }
     }
 

@@ -28,6 +28,7 @@ mod http3_limits;
 mod life;
 mod protocols;
 mod redis;
+mod reference;
 mod reload;
 mod router_options;
 mod services;
