@@ -21,6 +21,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
+use crate::store::Stores;
 use crate::tls::Stapler;
 use crate::{tcp, worker};
 
@@ -262,6 +263,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         tcp: tcp::Registry::new(control.clone()),
         internal: internal::services(around),
         files: Files::default(),
+        stores: Stores::new(control.clone()),
     }
 }
 

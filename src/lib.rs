@@ -15,6 +15,7 @@ pub mod router;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
+pub mod store;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

@@ -3,7 +3,6 @@
 //! Keyspace notifications tell of changes, which are switched on where they are not; a look at all keys from time to
 //! time makes up for lost ones. While no server answers, the last known configuration stays.
 
-mod connection;
 mod sentinel;
 
 use std::collections::BTreeSet;
@@ -16,21 +15,14 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::Secret;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::connect::{Connector, Form, Tls};
+use crate::connect::{Connector, Tls};
 use crate::kv::Tree;
+use crate::redis_client::{self, Connection, Login, Reply};
 use crate::{Describe, Error, Provider, Session};
-use connection::{Connection, Login, Reply};
 pub use sentinel::Sentinel;
 
-/// How an endpoint is written.
-const FORM: Form = Form {
-    option: "endpoints",
-    plain: &["redis", "tcp"],
-    secure: &["rediss"],
-    otherwise: "redis",
-    ports: (6379, 6379),
-    example: "127.0.0.1:6379",
-};
+/// The option that holds endpoints.
+const ENDPOINTS: &str = "endpoints";
 /// All keys are looked at after this time, whatever was told.
 const RESYNC: Duration = Duration::from_secs(15);
 /// Changes that come this soon after one another are read together.
@@ -95,7 +87,7 @@ impl Describe for Options {
 pub fn build(options: Options) -> Result<Redis, Error> {
     let connector = |endpoint: &String| {
         // Sentinels and servers take the same TLS.
-        Connector::new(&FORM, endpoint, options.tls.as_ref())
+        redis_client::connector(ENDPOINTS, endpoint, options.tls.as_ref())
     };
     let endpoints: Vec<Connector> = options.endpoints.iter().map(connector).collect::<Result<_, _>>()?;
     if endpoints.is_empty() {
