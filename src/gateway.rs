@@ -68,6 +68,7 @@ pub struct Gateway {
     access_log: Option<Arc<AccessLog>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
+    acme: Acme,
 }
 
 impl Gateway {
@@ -143,6 +144,7 @@ impl Gateway {
             access_log,
             readiness,
             terminating,
+            acme: around.acme,
         })
     }
 
@@ -203,6 +205,7 @@ impl Gateway {
         if let Some(entry_points) = self.entry_points.take() {
             entry_points.shutdown().await;
         }
+        self.acme.stop().await;
         if let Some(log) = self.access_log.clone() {
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
         }

@@ -6,6 +6,7 @@ mod connect;
 pub mod consul;
 pub mod consul_catalog;
 mod consul_client;
+pub mod consul_store;
 pub mod docker;
 pub mod file;
 pub mod http;

@@ -208,8 +208,8 @@ impl Check<'_> {
 
     fn acme(&mut self, settings: &Settings, name: &str, acme: &mut Acme) {
         let at = |rest: &[&'static str]| [&["certificatesResolvers", name, "acme"], rest].concat();
-        if acme.storage.is_empty() {
-            self.problem(&at(&["storage"]), "is required: the file that holds account and certificates");
+        if let Some((option, message)) = acme.wrong_storage() {
+            self.problem(&at(&[option]), &message);
         }
         if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
             let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);
