@@ -6,6 +6,7 @@
 
 pub mod acme;
 pub mod cli;
+pub mod cluster;
 pub mod configuration;
 pub mod entrypoint;
 pub mod gateway;

@@ -23,6 +23,9 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.logs(settings);
     check.entry_points(settings);
     check.resolvers(settings);
+    for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
+        check.problem(&[&["cluster"], path.as_slice()].concat(), &message);
+    }
     check.findings
 }
 

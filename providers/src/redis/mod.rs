@@ -3,6 +3,7 @@
 //! Keyspace notifications tell of changes, which are switched on where they are not; a look at all keys from time to
 //! time makes up for lost ones. While no server answers, the last known configuration stays.
 
+mod master;
 mod sentinel;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use crate::connect::{Connector, Tls};
 use crate::kv::Tree;
 use crate::redis_client::{self, Connection, Login, Reply};
 use crate::{Describe, Error, Provider, Session};
+pub use master::Master;
 pub use sentinel::Sentinel;
 
 /// The option that holds endpoints.
@@ -85,6 +87,13 @@ impl Describe for Options {
 
 /// Makes the provider.
 pub fn build(options: Options) -> Result<Redis, Error> {
+    let endpoints = check(&options)?;
+    let tree = Tree::new(&options.root_key)?;
+    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, options })
+}
+
+/// Refuses what cannot be meant. Gives the ways to the endpoints.
+fn check(options: &Options) -> Result<Vec<Connector>, Error> {
     let connector = |endpoint: &String| {
         // Sentinels and servers take the same TLS.
         redis_client::connector(ENDPOINTS, endpoint, options.tls.as_ref())
@@ -100,8 +109,7 @@ pub fn build(options: Options) -> Result<Redis, Error> {
     if let Some(sentinel) = &options.sentinel {
         sentinel.check()?;
     }
-    let tree = Tree::new(&options.root_key)?;
-    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, options })
+    Ok(endpoints)
 }
 
 /// The Redis provider.
@@ -218,7 +226,7 @@ impl Redis {
     /// A server that is the master no more is left, for the one that is.
     async fn check_role(&self, connection: &mut Connection) -> Result<(), String> {
         let Some(sentinel) = &self.options.sentinel else { return Ok(()) };
-        if sentinel.latency_strategy || sentinel.random_strategy || sentinel.replica_strategy {
+        if sentinel.has_strategy() {
             return Ok(());
         }
         let role = connection.command(&["ROLE"]).await?.list().first().and_then(Reply::text);

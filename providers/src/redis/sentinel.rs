@@ -57,6 +57,11 @@ impl Sentinel {
         Ok(())
     }
 
+    /// True when another server than the master may be chosen.
+    pub(super) fn has_strategy(&self) -> bool {
+        self.latency_strategy || self.random_strategy || self.replica_strategy
+    }
+
     /// The server to read, as one of the sentinels knows it.
     pub(super) async fn find(&self, sentinel: &Connector, options: &Options) -> Result<Connector, String> {
         let login = Login { username: &self.username, password: &self.password, db: 0 };
@@ -73,7 +78,7 @@ impl Sentinel {
             redis_client::connector(ENDPOINTS, &format!("{host}:{port}"), options.tls.as_ref())
                 .map_err(|error| error.to_string())
         };
-        if !self.latency_strategy && !self.random_strategy && !self.replica_strategy {
+        if !self.has_strategy() {
             return reach(&master);
         }
         let replicas = connection.command(&["SENTINEL", "replicas", name]).await?.list();
