@@ -292,7 +292,7 @@ impl Drop for Balancer {
 #[derive(Default)]
 struct Counts {
     asked: usize,
-    /// The connection ended without an answer, and a second request was answered, as clients do (RFC 9110, 9.2.2).
+    /// The connection ended without an answer, and the request was sent again, as clients may (RFC 9110, 9.2.2).
     repeated: usize,
     failed: Vec<String>,
 }
@@ -306,6 +306,10 @@ struct Load {
     limited: Arc<Mutex<Vec<(Instant, u16)>>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
+
+/// How often a request is sent again, and after which time.
+const REPEATS: usize = 5;
+const REST: Duration = Duration::from_millis(50);
 
 fn once(address: SocketAddr, path: &str) -> std::io::Result<u16> {
     let mut client = Client::over(std::net::TcpStream::connect(address)?);
@@ -327,12 +331,15 @@ impl Load {
                     (load.stop.clone(), load.counts[front].clone(), load.limited.clone());
                 load.threads.push(std::thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        let first = once(address, path);
-                        let again = first.is_err().then(|| once(address, path));
+                        let (mut answer, mut repeated) = (once(address, path), 0);
+                        while answer.is_err() && repeated < REPEATS {
+                            std::thread::sleep(REST);
+                            (answer, repeated) = (once(address, path), repeated + 1);
+                        }
                         let mut counts = counts.lock().unwrap();
                         counts.asked += 1;
-                        counts.repeated += usize::from(again.is_some());
-                        match again.unwrap_or(first) {
+                        counts.repeated += usize::from(repeated > 0);
+                        match answer {
                             Ok(status) if path == "/limited" && matches!(status, 200 | 429) => {
                                 limited.lock().unwrap().push((Instant::now(), status));
                             }

@@ -8,6 +8,7 @@ mod acme_faults;
 mod api;
 mod bad_input;
 mod cluster;
+mod cluster_page;
 mod commands;
 mod consul;
 mod dashboard;

@@ -149,6 +149,39 @@ fn a_redis_that_is_away_is_decided_by_the_option_and_counted_in_when_it_is_back(
 
 #[test]
 #[ignore = "needs redis-server"]
+fn a_redis_that_hangs_is_waited_for_once() {
+    let redis = Redis::start(&[]);
+    let info = redis.command(&["INFO", "server"]);
+    let id = info.lines().find_map(|line| line.trim().strip_prefix("process_id:")).unwrap().to_owned();
+    let signal = |name: &str| {
+        let done = std::process::Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(done.success());
+    };
+    let backend = Backend::echo("one");
+    let redis_options =
+        format!("endpoints: ['{}'], deadline: 300ms, readTimeout: 500ms, onFailure: allow", redis.address);
+    let gateway = Gateway::serve(&routes(&backend, "average: 1, period: 1h, burst: 1000", &redis_options));
+    assert_eq!(get(gateway.web(), "h.test", "/a").status, 200);
+    signal("STOP");
+    let mut times: Vec<Duration> = (0..50)
+        .map(|_| {
+            let begun = Instant::now();
+            assert_eq!(get(gateway.web(), "h.test", "/a").status, 200);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    eprintln!("while Redis hangs: {:?} in the middle, {:?} at most", times[25], times[49]);
+    signal("CONT");
+    let key = "tidegate:rate:limit@file:back.test";
+    eventually("it is counted there again", || {
+        assert_eq!(get(gateway.web(), "back.test", "/a").status, 200);
+        redis.command(&["EXISTS", key]).trim() == "1"
+    });
+}
+
+#[test]
+#[ignore = "needs redis-server"]
 fn connections_survive_reloads_and_are_as_many_as_the_options_say() {
     let redis = Redis::start(&[]);
     let backend = Backend::echo("one");
@@ -229,7 +262,10 @@ fn tls_with_certificates_of_both_sides() {
 #[ignore = "needs redis-server"]
 fn a_redis_cluster_is_asked_at_the_node_that_has_the_key() {
     let nodes: Vec<Redis> = (0..3)
-        .map(|_| Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "5000"]))
+        .map(|_| {
+            let bus = nobody().port().to_string();
+            Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+        })
         .collect();
     let mut create = vec!["--cluster".to_owned(), "create".to_owned()];
     create.extend(nodes.iter().map(|node| node.address.to_string()));
