@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
+use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
 
 use super::conditional::Conditional;
@@ -383,6 +384,10 @@ impl Resolver for Builder<'_> {
 
     fn client(&self) -> Arc<dyn HttpClient> {
         self.environment.client.clone()
+    }
+
+    fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
+        self.environment.stores.get(options)
     }
 }
 
