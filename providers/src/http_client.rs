@@ -2,17 +2,19 @@
 //!
 //! Everything is limited: time to connect and to answer, size of an answer, idle connections.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use tidegate_core::values::Secret;
 use tokio::time::timeout;
 
@@ -89,9 +91,29 @@ impl HttpClient {
         request: Request<Bytes>,
         limits: Limits,
     ) -> Result<Response<Bytes>, String> {
+        let repeatable = request.method() == Method::GET;
+        self.send_whole(request, repeatable, limits).await
+    }
+
+    /// The same for a question that may be asked twice though it is no `GET`.
+    #[cfg(feature = "etcd")]
+    pub(crate) async fn ask(
+        &self,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        self.send_whole(request, true, limits).await
+    }
+
+    async fn send_whole(
+        &self,
+        request: Request<Bytes>,
+        repeatable: bool,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
         let path = request.uri().path().to_owned();
         let work = async {
-            let (sender, response) = self.send(request).await?;
+            let (sender, response) = self.send(request, repeatable).await?;
             self.whole(&path, sender, response, limits).await
         };
         timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
@@ -119,16 +141,29 @@ impl HttpClient {
 
     /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.
     pub(crate) async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, String> {
+        self.open_by(request(Method::GET, path, Bytes::new())?, time).await
+    }
+
+    /// The same by any request.
+    pub(crate) async fn open_by(
+        &self,
+        request: Request<Bytes>,
+        time: Duration,
+    ) -> Result<Response<Incoming>, String> {
+        let path = request.uri().path().to_owned();
         let work = async {
             let mut sender = self.connect().await?;
-            self.send_on(&mut sender, request(Method::GET, path, Bytes::new())?).await
+            self.send_on(&mut sender, request).await
         };
         timeout(time, work).await.map_err(|_| format!("{path}: no answer within {time:?}"))?
     }
 
     /// Sends on an idle connection, or else on a new one. One that turns out to be closed is no reason to fail.
-    async fn send(&self, request: Request<Bytes>) -> Result<(Sender, Response<Incoming>), String> {
-        let repeatable = request.method() == Method::GET;
+    async fn send(
+        &self,
+        request: Request<Bytes>,
+        repeatable: bool,
+    ) -> Result<(Sender, Response<Incoming>), String> {
         loop {
             let idle = self.idle.lock().pop();
             let Some(mut sender) = idle else { break };
@@ -171,6 +206,63 @@ impl HttpClient {
         tokio::spawn(connection);
         Ok(sender)
     }
+}
+
+/// JSON values that come one after the other in the body of one answer.
+pub(crate) struct JsonStream<T> {
+    body: Incoming,
+    buffer: BytesMut,
+    longest: usize,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> JsonStream<T> {
+    /// Reads a body. A value has at most `longest` bytes.
+    pub(crate) fn new(body: Incoming, longest: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), longest, kind: PhantomData }
+    }
+
+    /// The next value. An error ends the stream, as does `None`.
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, String> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = line_end(&self.buffer, searched) {
+                let line = self.buffer.split_to(end + 1);
+                searched = 0;
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .map_err(|error| format!("unexpected event: {error}"));
+            }
+            searched = self.buffer.len();
+            // Some engines end an event without a line break.
+            if self.buffer.last() == Some(&b'}')
+                && let Ok(event) = serde_json::from_slice(&self.buffer)
+            {
+                self.buffer.clear();
+                return Ok(Some(event));
+            }
+            if self.buffer.len() > self.longest {
+                return Err("an event is too long".into());
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(error.to_string()),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first line break at or after this place.
+fn line_end(bytes: &[u8], from: usize) -> Option<usize> {
+    Some(from + bytes.get(from..)?.iter().position(|byte| *byte == b'\n')?)
 }
 
 /// A request for a path.

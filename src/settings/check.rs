@@ -23,6 +23,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.logs(settings);
     check.entry_points(settings);
     check.resolvers(settings);
+    check.providers(settings);
     check.findings
 }
 
@@ -185,6 +186,12 @@ impl Check<'_> {
                 _ => format!("there is no entry point `{to}`: expected the name of one, or `:port`"),
             };
             self.problem(&["entryPoints", name, "http", "redirections", "entryPoint", "to"], &message);
+        }
+    }
+
+    fn providers(&mut self, settings: &Settings) {
+        for (path, message) in settings.providers.check() {
+            self.problem(&[&["providers"], &path[..]].concat(), &message);
         }
     }
 
