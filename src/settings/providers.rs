@@ -171,7 +171,7 @@ impl Providers {
         for name in &self.precedence {
             let instances = self.chosen();
             let namespaces = instances.iter().flat_map(|chosen| chosen.options.names(chosen.name));
-            let mut known = Self::reserved().chain(namespaces);
+            let mut known = Self::reserved().chain(namespaces).chain(self.instances.keys().cloned());
             if !known.any(|known| known.eq_ignore_ascii_case(name)) {
                 wrong.push((vec!["precedence"], format!("provider \"{name}\" is not a valid provider name")));
             }

@@ -359,10 +359,10 @@ fn options_that_cannot_be_used_are_refused() {
 #[test]
 fn several_namespaces_are_several_instances() {
     let options = Options { namespaces: vec!["a".into(), "b".into()], ..Options::default() };
-    let instances = crate::Options::ConsulCatalog(options).instances().expect("valid options");
+    let instances = crate::Options::ConsulCatalog(options).instances(None).expect("valid options");
     let names: Vec<&str> = instances.iter().map(|instance| &*instance.name).collect();
     assert_eq!(names, ["consulcatalog-a", "consulcatalog-b"]);
-    let instances = crate::Options::ConsulCatalog(Options::default()).instances().expect("valid options");
+    let instances = crate::Options::ConsulCatalog(Options::default()).instances(None).expect("valid options");
     assert_eq!(&*instances[0].name, "consulcatalog");
 }
 
