@@ -12,6 +12,7 @@ pub mod file;
 pub mod http;
 mod http_client;
 mod kv;
+pub mod pace;
 pub mod redis;
 pub mod rest;
 pub mod supervisor;

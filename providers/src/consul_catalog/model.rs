@@ -38,7 +38,7 @@ pub(super) struct Service {
     pub(super) tags: Option<Vec<String>>,
 }
 
-/// A health check, here or in `/v1/health/state/any`.
+/// A health check, here or in `/v1/health/state/<state>`.
 #[derive(Debug, Default, Hash, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Check {
@@ -122,7 +122,7 @@ impl State {
     }
 }
 
-/// The checks of a catalog, as a number for each service and each node: enough to tell which have changed.
+/// Checks, as a number for each service and each node: enough to tell which have changed.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Digests {
     services: HashMap<String, u64>,
@@ -147,9 +147,10 @@ impl Digests {
         digests
     }
 
-    /// True when there is no check at all.
-    pub(super) fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.nodes.is_empty()
+    /// The same without how the checks stand: which there are.
+    pub(super) fn of_registrations(mut checks: Vec<Check>) -> Self {
+        checks.iter_mut().for_each(|check| check.status.clear());
+        Self::of(checks)
     }
 
     /// Services, and nodes, whose checks differ.
