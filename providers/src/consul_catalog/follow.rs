@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use serde::de::IgnoredAny;
 use tidegate_config::{Origin, Problem, Provided};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 
 use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
-use super::model::{Check, Digests, Entry, Instance, Names};
+use super::model::{Digests, Entry, Instance, Names};
 use crate::consul_client::{Agent, Failure, Query, backed_off};
 use crate::http_client::escape;
 use crate::pace::Pace;
@@ -235,8 +234,8 @@ impl Run {
             tasks.spawn(tell(self.agent.clone(), Query::new(roots, ""), news.clone(), News::Roots));
             tasks.spawn(tell(self.agent.clone(), Query::new(leaf, ""), news.clone(), News::Leaf));
         }
-        let unwell: [fn(Vec<Check>) -> News; UNWELL.len()] =
-            [|checks| News::Unwell(0, Digests::of(checks)), |checks| News::Unwell(1, Digests::of(checks))];
+        let unwell: [fn(Digests) -> News; UNWELL.len()] =
+            [|checks| News::Unwell(0, checks), |checks| News::Unwell(1, checks)];
         for (state, kind) in UNWELL.iter().zip(unwell) {
             let query = Query::new(format!("/v1/health/state/{state}"), self.query(false));
             tasks.spawn(tell(self.agent.clone(), query, news.clone(), kind));
@@ -348,8 +347,8 @@ impl Run {
     /// Looks at which checks there are: services that have others than before have other instances.
     async fn look(&mut self) -> Result<(), Failure> {
         let begun = Instant::now();
-        let checks = self.agent.ask::<Vec<Check>>(ALL_CHECKS, &self.query(false)).await?;
-        let registered = Digests::of_registrations(checks.value.unwrap_or_default());
+        let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
+        let registered = checks.value.unwrap_or_default();
         if let Some(before) = &self.registered {
             let (services, _) = before.differing(&registered);
             mark(&mut self.urgent, &self.services, &services, &HashSet::new());
@@ -454,8 +453,10 @@ impl Run {
             let known = self.services.get(name);
             instances.is_empty() && known.is_some_and(|known| known.connect && !known.instances.is_empty())
         };
-        let seeing = read.iter().any(lost)
-            && self.agent.ask::<Vec<IgnoredAny>>(ALL_CHECKS, &self.query(false)).await?.value.is_some_and(|all| !all.is_empty());
+        let seeing = read.iter().any(lost) && {
+            let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
+            checks.value.is_some_and(|checks| checks.count > 0)
+        };
         for (name, mut instances) in read {
             instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             let Some(known) = self.services.get_mut(&name) else { continue };
