@@ -1,6 +1,7 @@
 //! A small HTTP/1.1 client for the interfaces of sources: engines, agents and stores.
 //!
-//! Everything is limited: time to connect and to answer, size of an answer, idle connections.
+//! Everything is limited: time to connect and to answer, silence within an answer, size of an answer, idle connections. So a
+//! peer that is silently gone (a cut line, a firewall that forgot the connection) is noticed by every question.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::connect::Connector;
 
 /// Time to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Longest silence within an answer that has begun.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Idle connections that are kept.
 const MOST_IDLE: usize = 16;
 
@@ -31,6 +34,8 @@ type Sender = SendRequest<Full<Bytes>>;
 /// Limits of one exchange.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// From sending to the head of the answer, connecting included.
+    pub(crate) head: Duration,
     /// From sending to the last byte of the answer, connecting included.
     pub(crate) time: Duration,
     /// Largest answer, in bytes.
@@ -77,12 +82,13 @@ impl HttpClient {
     /// The same on a connection of its own, so that a lost one is an error in any case: for questions whose answer
     /// takes long.
     pub(crate) async fn get_alone(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, String> {
-        let work = async {
+        let request = request(Method::GET, path, Bytes::new())?;
+        let send = async {
             let mut sender = self.connect().await?;
-            let response = self.send_on(&mut sender, request(Method::GET, path, Bytes::new())?).await?;
-            self.whole(path, sender, response, limits).await
+            let response = self.send_on(&mut sender, request).await?;
+            Ok((sender, response))
         };
-        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+        self.whole(path, send, limits).await
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -112,24 +118,49 @@ impl HttpClient {
         limits: Limits,
     ) -> Result<Response<Bytes>, String> {
         let path = request.uri().path().to_owned();
-        let work = async {
-            let (sender, response) = self.send(request, repeatable).await?;
-            self.whole(&path, sender, response, limits).await
-        };
-        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+        self.whole(&path, self.send(request, repeatable), limits).await
     }
 
-    /// Reads the whole answer, and keeps the connection for the next request.
+    /// Waits for the whole answer, and keeps the connection for the next request.
     async fn whole(
+        &self,
+        path: &str,
+        send: impl Future<Output = Result<(Sender, Response<Incoming>), String>>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        let work = async {
+            let sent = timeout(limits.head, send).await;
+            let (sender, response) = sent.map_err(|_| format!("{path}: no answer within {:?}", limits.head))??;
+            self.read(path, sender, response, limits.size).await
+        };
+        let outcome = timeout(limits.time, work).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("{path}: no whole answer within {:?}", limits.time)));
+        if outcome.is_err() {
+            // Where one connection is dead, the others are likely to be: each would cost as much time again.
+            self.close_idle();
+        }
+        outcome
+    }
+
+    async fn read(
         &self,
         path: &str,
         mut sender: Sender,
         response: Response<Incoming>,
-        limits: Limits,
+        most: usize,
     ) -> Result<Response<Bytes>, String> {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, limits.size).collect().await;
-        let body = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
+        let mut body = Limited::new(body, most);
+        let mut frames = Collected::default();
+        loop {
+            let frame = timeout(SILENCE, body.frame()).await;
+            match frame.map_err(|_| format!("{path}: the answer stopped for {SILENCE:?}"))? {
+                Some(Ok(frame)) => frames.push(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(format!("{path}: {error}")),
+                None => break,
+            }
+        }
+        let body = frames.whole();
         if sender.ready().await.is_ok() {
             let mut idle = self.idle.lock();
             if idle.len() < MOST_IDLE {
@@ -205,6 +236,27 @@ impl HttpClient {
         // Ends when the sender and the response are dropped.
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+/// The parts of a body.
+#[derive(Default)]
+struct Collected {
+    parts: Vec<Bytes>,
+}
+
+impl Collected {
+    fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.parts.push(part);
+        }
+    }
+
+    fn whole(mut self) -> Bytes {
+        match self.parts.len() {
+            0 | 1 => self.parts.pop().unwrap_or_default(),
+            _ => self.parts.concat().into(),
+        }
     }
 }
 

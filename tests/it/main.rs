@@ -31,6 +31,7 @@ mod protocols;
 mod redis;
 mod reload;
 mod services;
+mod sources;
 mod stream_programs;
 mod support;
 mod swarm;

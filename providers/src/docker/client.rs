@@ -43,7 +43,7 @@ impl Client {
         let time = if timeout.is_zero() { ANSWER } else { timeout };
         Ok(Self {
             http: HttpClient::new(connector, headers, FORM.option)?,
-            limits: Limits { time, size: LARGEST },
+            limits: Limits { head: time, time, size: LARGEST },
             version: Mutex::new(String::new()),
         })
     }

@@ -28,7 +28,8 @@ const FORM: Form = Form {
     example: "127.0.0.1:2379",
 };
 /// Limits of one answer. Pages of keys and what a watch tells at once are far smaller.
-const LIMITS: Limits = Limits { time: Duration::from_secs(10), size: LARGEST };
+const ANSWER: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { head: ANSWER, time: ANSWER, size: LARGEST };
 const LARGEST: usize = 64 << 20;
 /// Keys that are asked for at a time.
 const PAGE: usize = 1000;
@@ -216,7 +217,7 @@ impl Client {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
         // The head of the answer comes with the first thing that is told: that there is a watch.
-        let response = self.http.open_by(request, LIMITS.time).await?;
+        let response = self.http.open_by(request, ANSWER).await?;
         if !response.status().is_success() {
             return Err(format!("/v3/watch: {}", response.status()));
         }
