@@ -27,6 +27,7 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
         check.problem(&[&["cluster"], path.as_slice()].concat(), &message);
     }
+    check.providers(settings);
     check.findings
 }
 
@@ -192,6 +193,12 @@ impl Check<'_> {
                 _ => format!("there is no entry point `{to}`: expected the name of one, or `:port`"),
             };
             self.problem(&["entryPoints", name, "http", "redirections", "entryPoint", "to"], &message);
+        }
+    }
+
+    fn providers(&mut self, settings: &Settings) {
+        for (path, message) in settings.providers.check() {
+            self.problem(&[&["providers"], &path[..]].concat(), &message);
         }
     }
 

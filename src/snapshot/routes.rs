@@ -68,7 +68,6 @@ impl Router<'_, '_> {
         let settings = &self.builder.environment.settings;
         let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
         let mut tls: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
-        let precedence = &settings.providers.precedence;
         for place in 0..self.attached.len() {
             if !self.attached[place].router.parent_refs.is_empty() {
                 continue;
@@ -77,7 +76,7 @@ impl Router<'_, '_> {
             let router = &self.attached[place];
             let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
             let provider = provider_of(&router.name);
-            let rank = precedence.iter().position(|name| name == provider).unwrap_or(precedence.len());
+            let rank = settings.providers.rank(provider);
             let side = if router.router.tls.is_some() { &mut tls } else { &mut plain };
             for &entry_point in &router.entry_points {
                 side[entry_point].push(entry(rule, router, rank, route.clone()));
