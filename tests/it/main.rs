@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod acme;
+mod acme_consul;
 mod acme_dns;
 mod acme_faults;
 mod api;
