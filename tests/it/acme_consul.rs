@@ -122,6 +122,41 @@ fn a_leader_that_is_killed_during_an_order_is_followed_by_another() {
 
 #[test]
 #[ignore = "needs pebble and consul"]
+fn a_leader_that_wakes_up_late_changes_nothing() {
+    let (pebble, backend, consul) =
+        (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
+    let text = routes(&["Host(`k.test`)"], &backend.url());
+    let challenge = "httpChallenge.entryPoint=web";
+    let slow = "--certificatesResolvers.le.acme.httpChallenge.delay=3s";
+    let sleeper = flags(&pebble, challenge, consul.address, false, &[slow]);
+    let sleeper: Vec<&str> = sleeper.iter().map(String::as_str).collect();
+    let sleeper = Process::start(&sleeper, &text);
+    eventually("it shares its proof", || {
+        consul.get("/v1/kv/t/acme/le/live/proofs/?keys").is_some_and(|keys| keys.contains("proofs/"))
+    });
+    sleeper.signal("STOP");
+    let other = start(&flags(&pebble, challenge, consul.address, true, &[]), &text);
+    let roots = pebble.roots();
+    eventually("another has it", || served(pebble.secure(), "k.test", &roots).is_ok());
+    let theirs = served(pebble.secure(), "k.test", &roots).unwrap();
+    let kept = || consul.get("/v1/kv/t/acme/le/certificates/?recurse").unwrap();
+    let before = kept();
+    sleeper.signal("CONT");
+    eventually("it hears that it no longer leads", || {
+        let log = sleeper.log();
+        log.contains("session in Consul has ended") || log.contains("another gateway orders")
+    });
+    eventually("its own order fails", || sleeper.log().contains("Unable to obtain"));
+    eventually("it serves what the other has obtained", || {
+        served(sleeper.address("secure"), "k.test", &roots).is_ok_and(|now| now == theirs)
+    });
+    assert_eq!(kept(), before, "nothing was written over");
+    assert_eq!(pebble.orders(), 2);
+    assert!(leads(&other));
+}
+
+#[test]
+#[ignore = "needs pebble and consul"]
 fn consul_may_be_away_for_a_while() {
     let (pebble, backend, mut consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());

@@ -6,6 +6,7 @@ mod acme;
 mod acme_consul;
 mod acme_dns;
 mod acme_faults;
+mod acme_orders;
 mod api;
 mod bad_input;
 mod commands;
