@@ -49,8 +49,8 @@ use shared::Shared;
 use storage::Storage;
 
 pub use admin::{Admin, Exported};
-pub use cluster::{Leadership, Member};
 pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
+pub use cluster::{Leadership, Member};
 pub use shared::Row;
 
 /// Handshakes that may wait for certificates.

@@ -103,19 +103,24 @@ impl Mirror {
             let certificate = known.map(|(_, certificate)| certificate).or_else(|| read(entry));
             new.extend(certificate.map(|certificate| (entry.key.clone(), (entry.index, certificate))));
         }
-        let changed = !before.iter().map(|(key, index)| (key, index)).eq(new.iter().map(|(k, (i, _))| (k, i)));
+        let changed =
+            !before.iter().map(|(key, index)| (key, index)).eq(new.iter().map(|(k, (i, _))| (k, i)));
         self.certificates = Some(new);
         self.version += u64::from(changed);
         changed
     }
 
-    /// Takes over an answer.
-    pub(super) fn set_live(&mut self, live: Live) {
-        let account = |live: Option<&Live>| live.and_then(|live| live.account.clone());
-        if account(self.live.as_ref()) != live.account {
-            self.version += 1;
-        }
+    /// Takes over an answer. An account is replaced, but never given up.
+    pub(super) fn set_live(&mut self, mut live: Live) {
+        let known = self.live.take().and_then(|live| live.account);
+        live.account = live.account.or_else(|| known.clone());
+        self.version += u64::from(known != live.account);
         self.live = Some(live);
+    }
+
+    /// True when there are certificates.
+    pub(super) fn has_certificates(&self) -> bool {
+        self.certificates.as_ref().is_some_and(|all| !all.is_empty())
     }
 
     /// Notes what we have written, so that it is there at once.
@@ -147,6 +152,13 @@ impl Mirror {
     /// True when something has changed since the asker last took note.
     pub(super) fn is_changed(&mut self, asker: &str) -> bool {
         self.seen.insert(asker.to_owned(), self.version).is_some_and(|seen| seen != self.version)
+    }
+
+    /// All certificates by their keys, and the account.
+    pub(super) fn all(&self) -> (Vec<(String, StoredCertificate)>, Option<StoredAccount>) {
+        let certificates = self.certificates.iter().flatten();
+        let certificates = certificates.map(|(key, (_, certificate))| (key.clone(), certificate.clone()));
+        (certificates.collect(), self.live.as_ref().and_then(|live| live.account.clone()))
     }
 
     /// All certificates, for the copy on disk.

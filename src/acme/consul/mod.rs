@@ -16,9 +16,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_core::BoxFuture;
-use tidegate_providers::consul_store::{
-    MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store,
-};
+use tidegate_providers::consul_store::{MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -29,7 +27,7 @@ use super::cluster::{Leadership, Member};
 use super::error::Error;
 use super::file::FileStorage;
 use super::held::text;
-use super::storage::{Change, Storage, Stored, StoredCertificate};
+use super::storage::{Change, Storage, Stored, StoredAccount, StoredCertificate};
 use crate::settings::Acme;
 use keeper::Lease;
 use keys::{Keys, read, write};
@@ -206,10 +204,7 @@ impl Inner {
     }
 
     /// Does something on the condition that we still are the one that orders. Gives the index of the change.
-    async fn while_leading(
-        &self,
-        operations: impl FnOnce(&str) -> Vec<Operation>,
-    ) -> Result<u64, Error> {
+    async fn while_leading(&self, operations: impl FnOnce(&str) -> Vec<Operation>) -> Result<u64, Error> {
         let session = self.lease.lock().leading().map(str::to_owned);
         let session = session.ok_or_else(|| Error::local("another gateway orders now, or Consul is away"))?;
         let mut all = operations(&session);
@@ -247,7 +242,8 @@ impl Inner {
             }
             Change::Certificate { new, instead_of } => {
                 let operations = self.replacing(&new, &instead_of)?;
-                let gone: Vec<String> = instead_of.iter().map(|domain| self.keys.certificate(domain)).collect();
+                let gone: Vec<String> =
+                    instead_of.iter().map(|domain| self.keys.certificate(domain)).collect();
                 let index = self.while_leading(|_| operations).await?;
                 let key = self.keys.certificate(&new.domain);
                 self.mirror.lock().wrote(index, Some((key, new)), &gone);
@@ -280,6 +276,29 @@ impl Inner {
             Ok(_) | Err(Refusal::Condition(_)) => Ok(()),
             Err(refusal) => Err(error(refusal)),
         }
+    }
+
+    /// Writes what the store has lost, unless somebody else has. The account, whose absence says that it is lost, comes
+    /// last.
+    async fn write_again(
+        &self,
+        certificates: Vec<(String, StoredCertificate)>,
+        account: Option<StoredAccount>,
+    ) -> Result<(), Error> {
+        let mut lost = Vec::new();
+        for (key, certificate) in certificates {
+            lost.push(Operation::Swap { key, value: write(&certificate)?, index: 0 });
+        }
+        if let Some(account) = account {
+            lost.push(Operation::Swap { key: self.keys.account(), value: write(&account)?, index: 0 });
+        }
+        for operation in lost {
+            match self.store.apply(&[operation]).await {
+                Ok(_) | Err(Refusal::Condition(_)) => {}
+                Err(refusal) => return Err(error(refusal)),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what has changed of failures.
