@@ -184,7 +184,11 @@ async fn lead(inner: &Inner, session: &str) -> Result<Duration, String> {
         }
         lease.leads = true;
     }
-    tracing::info!(resolver = %inner.resolver, storage = %inner.place, "this gateway orders certificates for all that share the storage");
+    tracing::info!(
+        resolver = %inner.resolver,
+        storage = %inner.place,
+        "this gateway orders certificates for all that share the storage"
+    );
     inner.tell();
     Ok(RENEW)
 }

@@ -36,8 +36,8 @@ use proofs::{Looks, Remote, SharedProver};
 
 /// How long the first reading may take.
 const FIRST_READING: Duration = Duration::from_secs(5);
-/// Most sets of names that a replica may lack at once.
-const MOST_LACKS: usize = 1000;
+/// Most bytes of names that a replica may lack at once: the rest follows when those are there.
+const MOST_LACKING: usize = 128 * 1024;
 
 /// A storage in Consul, for one resolver.
 #[derive(Clone)]
@@ -391,8 +391,11 @@ impl Storage for ConsulStorage {
     }
 
     fn ledger<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Ledger> {
-        let mirror = self.0.mirror.lock();
-        let names = mirror.live.as_ref().map(|live| live.failures.clone()).unwrap_or_default();
+        let names = match self.leads() {
+            // Read when the lock was got, and kept up to date by ourselves.
+            true => self.0.written.lock().clone(),
+            false => self.0.mirror.lock().live.as_ref().map(|live| live.failures.clone()).unwrap_or_default(),
+        };
         Box::pin(std::future::ready(Ledger { names, renew: Vec::new() }))
     }
 
@@ -435,7 +438,13 @@ impl Storage for ConsulStorage {
     }
 
     fn lacks(&self, sets: Vec<Vec<String>>) {
-        let sets: Vec<Vec<String>> = sets.into_iter().take(MOST_LACKS).collect();
+        let mut room = MOST_LACKING;
+        let fits = |names: &Vec<String>| {
+            let size: usize = names.iter().map(|name| name.len() + 4).sum();
+            room = room.saturating_sub(size);
+            room > 0
+        };
+        let sets: Vec<Vec<String>> = sets.into_iter().take_while(fits).collect();
         let mut lacks = self.0.lacks.lock();
         if *lacks != sets {
             *lacks = sets;
