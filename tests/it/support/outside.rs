@@ -108,6 +108,11 @@ impl Consul {
         self.running = None;
     }
 
+    /// Makes it forget everything, after [`Consul::kill`].
+    pub fn forget(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
