@@ -122,7 +122,8 @@ impl Consul {
             }
             let next = begun + self.ttl / BEAT;
             while Instant::now() < next {
-                news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1))).await;
+                news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1)))
+                    .await;
                 let me = inner.me();
                 if me == shown {
                     continue;

@@ -143,8 +143,7 @@ fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, 
         if text.is_empty() || text.contains("-----BEGIN") {
             return Ok(text.to_owned());
         }
-        let bytes =
-            context.file(text).map_err(|error| BuildError(format!("redis.tls.{option}: {error}")))?;
+        let bytes = context.file(text).map_err(|error| BuildError(format!("redis.tls.{option}: {error}")))?;
         let content = String::from_utf8_lossy(&bytes).into_owned();
         if !content.contains("-----BEGIN") {
             return Err(BuildError(format!("redis.tls.{option}: `{text}` is no PEM file")));
@@ -303,7 +302,10 @@ mod tests {
     fn without_an_answer_requests_are_refused_or_let_in_or_counted_here() {
         let middleware = build_in(&world(vec![]).0, failing("deny")).unwrap();
         let answer = ask(&middleware);
-        assert_eq!((answer.status().as_u16(), text(answer).as_str()), (500, "Could not insert/update bucket\n"));
+        assert_eq!(
+            (answer.status().as_u16(), text(answer).as_str()),
+            (500, "Could not insert/update bucket\n")
+        );
         let middleware = build_in(&world(vec![]).0, failing("allow")).unwrap();
         assert!((0..9).all(|_| ask(&middleware).status() == 200));
         let middleware = build_in(&world(vec![]).0, failing("local")).unwrap();
@@ -359,7 +361,8 @@ mod tests {
         let usual = options(Redis { read_timeout: Duration::from_secs(0), ..Redis::default() });
         assert_eq!((usual.pool_size, usual.min_idle), (4, 0));
         assert_eq!(usual.read_timeout, StdDuration::from_secs(3));
-        let many = options(Redis { pool_size: 20, max_active_conns: 8, min_idle_conns: 9, ..Redis::default() });
+        let many =
+            options(Redis { pool_size: 20, max_active_conns: 8, min_idle_conns: 9, ..Redis::default() });
         assert_eq!((many.pool_size, many.min_idle), (8, 8));
         let idle = options(Redis { min_idle_conns: 9, ..Redis::default() });
         assert_eq!((idle.pool_size, idle.min_idle), (9, 9));
