@@ -202,8 +202,8 @@ fn a_cluster_without_a_place_to_meet_is_refused() {
 /// How long a replica still takes connections after it was told to stop: long enough for a balancer to notice.
 const GRACE: &str = "3s";
 /// The limit that all replicas share: so many in a second, so many at once.
-const RATE: f64 = 40.0;
-const BURST: f64 = 40.0;
+const RATE: f64 = 20.0;
+const BURST: f64 = 20.0;
 
 /// One of three gateways as a process, at addresses that stay the same.
 struct Replica {
@@ -454,7 +454,9 @@ impl Load {
         let on_the_way = 4.0;
         let expected = RATE * time;
         assert!(admitted <= expected * 1.05 + before + on_the_way, "{phase}: {admitted} in {time} s");
-        if gap.as_secs_f64() < BURST / RATE {
+        // Tokens that nobody wants are no fault of the limit.
+        let wanted = answers.len() as f64 > 2.0 * admitted;
+        if wanted && gap.as_secs_f64() < BURST / RATE {
             assert!(admitted >= expected * 0.95 - on_the_way, "{phase}: {admitted} in {time} s");
         }
     }
