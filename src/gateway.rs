@@ -1,6 +1,6 @@
 //! The running gateway: entry points, the configuration loop and providers, started and stopped together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::acme::Acme;
+use crate::acme::{Acme, Leadership};
 use crate::cluster::Cluster;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
@@ -40,8 +40,11 @@ pub enum StartError {
     #[error(transparent)]
     EntryPoints(#[from] entrypoint::StartError),
     /// A provider has options that cannot be used.
-    #[error("providers.{0}: {1}")]
-    Provider(&'static str, providers::Error),
+    #[error("{0}: {1}")]
+    Provider(String, providers::Error),
+    /// Two providers have the same name.
+    #[error("providers: two are called `{0}`: what they deliver could not be told apart")]
+    SameName(Arc<str>),
     /// The access log could not be opened.
     #[error("access log: {0}")]
     AccessLog(io::Error),
@@ -196,6 +199,11 @@ impl Gateway {
         self.readiness.is_ready()
     }
 
+    /// Who orders certificates, for resolvers whose storage is shared with other gateways.
+    pub fn leadership(&self) -> Vec<Leadership> {
+        self.acme.leadership()
+    }
+
     /// Delivers the state of a provider that lives outside.
     pub async fn push(&self, provider: &str, state: Provided) {
         let update = Update { provider: Arc::from(provider), state: Arc::new(state), ready: true };
@@ -237,10 +245,16 @@ pub(crate) type Source = (providers::Instance, String);
 /// The providers that the settings ask for.
 pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
     let mut sources = Vec::new();
-    for options in settings.providers.chosen() {
-        let (kind, place) = (options.kind(), options.place());
-        let instances = options.instances().map_err(|error| StartError::Provider(kind, error))?;
-        sources.extend(instances.into_iter().map(|instance| (instance, place.clone())));
+    let mut names = BTreeSet::new();
+    for chosen in settings.providers.chosen() {
+        let (path, place) = (chosen.path(), chosen.options.place());
+        let instances = chosen.options.instances(chosen.name);
+        for instance in instances.map_err(|error| StartError::Provider(path, error))? {
+            if !names.insert(instance.name.clone()) {
+                return Err(StartError::SameName(instance.name));
+            }
+            sources.push((instance, place.clone()));
+        }
     }
     Ok(sources)
 }
@@ -282,8 +296,12 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
 
 /// The kinds of providers, as `/api/overview` names them.
 fn kinds_of(sources: &[Source]) -> Vec<String> {
-    let mut kinds: Vec<String> = sources.iter().map(|(instance, _)| capitalised(instance.kind)).collect();
-    kinds.dedup();
+    let mut kinds = Vec::new();
+    for kind in sources.iter().map(|(instance, _)| capitalised(instance.kind)) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
     kinds
 }
 

@@ -22,5 +22,5 @@ pub use error::{Fault, UpstreamError};
 pub use message::{
     AskedTarget, Attempts, Connection, Context, Held, OmitForwardedFor, Request, Response, TlsInfo,
 };
-pub use middleware::{BoxFuture, Handler, Middleware, Next};
+pub use middleware::{Admission, BoxFuture, Handler, Middleware, Next};
 pub use record::Record;

@@ -22,8 +22,9 @@ use tidegate_core::values::is_default;
 
 use crate::Error;
 
-/// Silence on a connection before it is probed: a source that vanished is noticed within about a minute.
+/// Silence on a connection before it is probed, and between two probes: a source that vanished is noticed within a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const PROBES: u32 = 2;
 
 /// TLS towards a source (Traefik's `tls` of providers). Each of the files may be given as PEM itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -138,7 +139,8 @@ impl Connector {
             Way::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(fail)?)),
             Way::Tcp { host, port, tls } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(fail)?;
-                let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+                let keep_alive =
+                    TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE).with_retries(PROBES);
                 // Without it a lost engine is noticed later: no reason to give up.
                 let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
                 match tls {

@@ -14,7 +14,8 @@ use crate::Error;
 use crate::connect::{Connector, Form, Tls};
 use crate::http_client::{HttpClient, Limits, basic, escape, request};
 
-/// Time to answer a query that does not block.
+/// Time until an answer begins, on top of what a query blocks, and until it is whole.
+const BEGIN: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Time to take something that is written.
 const TAKEN: Duration = Duration::from_secs(5);
@@ -153,7 +154,7 @@ impl Agent {
         path: &str,
         query: &str,
     ) -> Result<Answer<T>, Failure> {
-        let limits = Limits { time: ANSWER, size: LARGEST };
+        let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let target = self.target(path, query);
         read(path, self.http.get(&target, limits).await)
     }
@@ -169,7 +170,8 @@ impl Agent {
             return self.ask(path, query).await;
         }
         // The agent adds up to a sixteenth.
-        let limits = Limits { time: self.wait * 17 / 16 + ANSWER, size: LARGEST };
+        let wait = self.wait * 17 / 16;
+        let limits = Limits { head: wait + BEGIN, time: wait + ANSWER, size: LARGEST };
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // A connection that is lost meanwhile may mean another agent, which would not know the index.
@@ -183,7 +185,7 @@ impl Agent {
         query: &str,
         body: Bytes,
     ) -> Result<Response<Bytes>, String> {
-        let limits = Limits { time: TAKEN, size: LARGEST };
+        let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
         self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
     }
 

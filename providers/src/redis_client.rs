@@ -14,7 +14,7 @@ use crate::connect::{Connector, Form, Stream, Tls};
 
 /// Time to connect, TLS included, and time to answer a command.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(10);
 /// Largest answer in bytes, most elements of a list, and deepest list.
 const LARGEST: usize = 64 << 20;
 const MOST: usize = 1 << 20;

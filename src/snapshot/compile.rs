@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, Middleware, ObjectRef, Origins, Problem, Provided};
+use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::HttpClient;
+use tidegate_middlewares::Options;
 
 use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
@@ -187,10 +188,13 @@ fn located(problem: &Problem, origins: &Origins, certificates: &[ObjectRef]) -> 
 /// Qualifies the names that Traefik's API shows qualified.
 fn qualify_references(config: &mut Config) {
     for (name, middleware) in &mut config.http.middlewares {
-        if let Middleware::chain(chain) = middleware {
-            for member in &mut chain.middlewares {
-                *member = qualify(member, provider_of(name));
-            }
+        let members = match &mut middleware.options {
+            Options::chain(chain) => &mut chain.middlewares,
+            Options::anyOf(any) => &mut any.middlewares,
+            _ => continue,
+        };
+        for member in members {
+            *member = qualify(member, provider_of(name));
         }
     }
     for (name, service) in &mut config.http.services {
