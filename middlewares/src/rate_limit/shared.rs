@@ -20,6 +20,8 @@ const MOST_CONNECTIONS: i64 = 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer times mean the same, and sums of them stay far from the end of what can be counted.
+const LONGEST_TIME: StdDuration = StdDuration::from_secs(3600);
 const DEADLINE: Duration = Duration::from_millis(500);
 const DENY: &str = "deny";
 
@@ -111,7 +113,9 @@ impl Redis {
             0 => pool_size.max(min_idle),
             most => pool_size.min(most),
         };
-        let or = |given: Duration, usual: Duration| (if given.is_zero() { usual } else { given }).0;
+        let or = |given: Duration, usual: Duration| {
+            (if given.is_zero() { usual } else { given }).0.min(LONGEST_TIME)
+        };
         Ok(StoreOptions {
             endpoints: self.endpoints.clone(),
             tls: self.tls.as_ref().map(|tls| with_files(tls, context)).transpose()?,
@@ -203,7 +207,7 @@ impl Shared {
             store: context.store(&redis.store_options(context)?)?,
             prefix: format!("{PREFIX}{}:", context.name),
             bucket: bucket(options),
-            deadline: redis.deadline.0,
+            deadline: redis.deadline.0.min(LONGEST_TIME),
             on_failure,
         })
     }
@@ -361,6 +365,8 @@ mod tests {
         let usual = options(Redis { read_timeout: Duration::from_secs(0), ..Redis::default() });
         assert_eq!((usual.pool_size, usual.min_idle), (4, 0));
         assert_eq!(usual.read_timeout, StdDuration::from_secs(3));
+        let endless = options(Redis { dial_timeout: Duration::from_secs(u64::MAX), ..Redis::default() });
+        assert_eq!(endless.dial_timeout, LONGEST_TIME);
         let many =
             options(Redis { pool_size: 20, max_active_conns: 8, min_idle_conns: 9, ..Redis::default() });
         assert_eq!((many.pool_size, many.min_idle), (8, 8));
