@@ -319,6 +319,8 @@ mod tests {
     #[test]
     fn pauses_grow_to_an_end() {
         assert!(pause(1) < Duration::from_millis(400));
-        assert!(pause(u32::MAX) >= LONGEST_PAUSE.mul_f64(0.75) && pause(u32::MAX) <= LONGEST_PAUSE.mul_f64(1.25));
+        assert!(
+            pause(u32::MAX) >= LONGEST_PAUSE.mul_f64(0.75) && pause(u32::MAX) <= LONGEST_PAUSE.mul_f64(1.25)
+        );
     }
 }
