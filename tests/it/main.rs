@@ -8,6 +8,7 @@ mod acme_faults;
 mod api;
 mod bad_input;
 mod commands;
+mod conformance;
 mod consul;
 mod dashboard;
 mod details;
