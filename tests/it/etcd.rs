@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::support::backend::nobody;
 use crate::support::outside::{Etcd, certificates};
+use crate::support::proxy::Proxy;
 use crate::support::{Backend, Gateway, eventually, get};
 
 fn gateway(etcd: &Etcd, further: &[&str]) -> Gateway {
@@ -86,6 +87,25 @@ fn many_keys_come_in_pages_and_history_that_is_compacted_is_no_loss() {
     etcd.ask("/v3/kv/compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#));
     etcd.put("traefik/http/routers/r0/rule", "Host(`new.test`)");
     eventually("changes are seen", || get(gateway.web(), "new.test", "/").status == 200);
+}
+
+#[test]
+#[ignore = "needs etcd"]
+fn a_watch_that_tells_nothing_any_more_is_found_out() {
+    let etcd = Etcd::start(&[]).ready();
+    let (one, two) = (Backend::echo("one"), Backend::echo("two"));
+    route(&etcd, &one);
+    let line = Proxy::to(etcd.address);
+    let gateway = Gateway::with(&[&format!("--providers.etcd.endpoints={}", line.address)], "");
+    assert!(names(&gateway, "one"));
+    line.freeze("/v3/watch");
+    let begun = Instant::now();
+    route(&etcd, &two);
+    eventually("the change is found all the same", || names(&gateway, "two"));
+    eprintln!("found after {:?}", begun.elapsed());
+    // And the next one is told again.
+    route(&etcd, &one);
+    eventually("the new watch tells", || names(&gateway, "one"));
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(super) struct Service {
     /// The registered name: that of a proxy is not that of the service it stands for.
     pub(super) service: String,
     pub(super) namespace: String,
+    pub(super) partition: String,
     pub(super) address: String,
     pub(super) port: u32,
     pub(super) tags: Option<Vec<String>>,
@@ -71,6 +72,8 @@ pub(super) struct Instance {
     pub(super) node: String,
     pub(super) datacenter: String,
     pub(super) namespace: String,
+    /// Empty in the default one, and where there are none.
+    pub(super) partition: String,
     /// The name that it is registered under, as checks have it.
     pub(super) registered: String,
     pub(super) id: String,
@@ -89,6 +92,7 @@ impl Instance {
             node: node.node,
             datacenter: node.datacenter,
             namespace,
+            partition: if service.partition == "default" { String::new() } else { service.partition },
             registered: service.service,
             id: service.id,
             address,
