@@ -134,7 +134,9 @@ impl Agent {
             headers.insert(header::AUTHORIZATION, value);
         }
         let mut scope = String::new();
-        for (key, value) in [("dc", place.datacenter), ("ns", place.namespace), ("partition", place.partition)] {
+        for (key, value) in
+            [("dc", place.datacenter), ("ns", place.namespace), ("partition", place.partition)]
+        {
             if !value.is_empty() {
                 scope.push_str(&format!("{key}={}&", escape(value)));
             }

@@ -12,7 +12,8 @@ fn registrations_and_keys_make_the_same_configuration_as_in_traefik() {
     let mut command = Command::new("python3");
     command.arg(script).arg(program("traefik")).arg(env!("CARGO_BIN_EXE_tidegate"));
     let output = command.arg("--consul").arg(program("consul")).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     eprintln!("{text}");
     assert!(output.status.success(), "{text}");
     assert!(text.matches("objects are equal").count() >= 10, "{text}");

@@ -47,7 +47,9 @@ fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
     etcd.put("traefik/http/services/s/loadBalancer/passHostHeader", "perhaps");
     eventually("the key is named", || {
         let problems = gateway.problems();
-        problems.iter().any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
+        problems
+            .iter()
+            .any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
     });
     assert!(names(&gateway, "two"));
     etcd.put("traefik/http/services/s/loadBalancer/passHostHeader", "true");
@@ -149,7 +151,8 @@ fn servers_are_reached_by_tls() {
     let file = |name: &str| path.join(name).display().to_string();
     let (ca, cert, key) =
         (file("consul-agent-ca.pem"), file("dc1-server-consul-0.pem"), file("dc1-server-consul-0-key.pem"));
-    let arguments = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let arguments =
+        ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
     let etcd = Etcd::start_in(folder, nobody(), &arguments);
     let gateway = gateway(
         &etcd,

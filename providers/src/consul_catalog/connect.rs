@@ -65,7 +65,8 @@ impl Identity {
             "" => String::new(),
             partition => format!("/ap/{partition}"),
         };
-        let uri = format!("spiffe://{}{partition}/ns/{namespace}/dc/{datacenter}/svc/{name}", self.trust_domain);
+        let uri =
+            format!("spiffe://{}{partition}/ns/{namespace}/dc/{datacenter}/svc/{name}", self.trust_domain);
         let http = &mut provided.config.http;
         for balancer in
             http.services.values_mut().filter_map(|service: &mut Service| service.load_balancer.as_mut())

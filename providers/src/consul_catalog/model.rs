@@ -226,9 +226,7 @@ mod tests {
     }
 
     fn digests(checks: &[(&str, &str)]) -> Digests {
-        let check = |(id, service): &(&str, &str)| {
-            serde_json::json!({"Node": "n", "CheckID": id, "ServiceID": service, "ServiceName": service, "Odd": {}})
-        };
+        let check = |(id, service): &(&str, &str)| serde_json::json!({"Node": "n", "CheckID": id, "ServiceID": service, "ServiceName": service, "Odd": {}});
         let text = serde_json::Value::from(checks.iter().map(check).collect::<Vec<_>>()).to_string();
         serde_json::from_str(&text).expect("read")
     }
@@ -237,7 +235,8 @@ mod tests {
     fn differing_checks_name_their_service_or_node() {
         let before = digests(&[("1", "a"), ("2", "b"), ("serf", "")]);
         assert_eq!(before, digests(&[("serf", ""), ("2", "b"), ("1", "a")]), "the order does not matter");
-        let after = digests(&[("1", "a"), ("1b", "a"), ("3", "c\"d"), ("2", "b"), ("serf", ""), ("other", "")]);
+        let after =
+            digests(&[("1", "a"), ("1b", "a"), ("3", "c\"d"), ("2", "b"), ("serf", ""), ("other", "")]);
         let (services, nodes) = before.differing(&after);
         assert_eq!(services, HashSet::from(["a", "c\"d"]));
         assert_eq!(nodes, HashSet::from(["n"]));

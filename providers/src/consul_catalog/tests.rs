@@ -105,7 +105,8 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
         });
         Value::Object(names.collect())
     } else if let Some(state) = request.path.strip_prefix("/v1/health/state/") {
-        let checks = catalog.services.values().flatten().flat_map(|entry| entry["Checks"].as_array().cloned());
+        let checks =
+            catalog.services.values().flatten().flat_map(|entry| entry["Checks"].as_array().cloned());
         checks.flatten().filter(|check| state == "any" || check["Status"] == state).collect()
     } else {
         let name = request.path.rsplit('/').next().unwrap_or("");
