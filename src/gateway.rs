@@ -12,7 +12,8 @@ use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::acme::Acme;
+use crate::acme::{Acme, Leadership};
+use crate::cluster::Cluster;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
@@ -21,6 +22,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
+use crate::store::Stores;
 use crate::tls::Stapler;
 use crate::{tcp, worker};
 
@@ -70,6 +72,8 @@ pub struct Gateway {
     access_log: Option<Arc<AccessLog>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
+    acme: Acme,
+    cluster: Cluster,
 }
 
 impl Gateway {
@@ -97,6 +101,7 @@ impl Gateway {
             updates: updates.clone(),
             providers: kinds_of(&sources),
             acme: Acme::default(),
+            cluster: Cluster::default(),
         };
         let environment = environment(&around, workers + usize::from(has_http3), control.handle());
         let client = environment.client.clone();
@@ -133,6 +138,7 @@ impl Gateway {
         }
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        around.cluster.start(&settings, &snapshots, &generation, &readiness, control.handle());
         around.acme.start(&settings, &snapshots, &generation, control.handle());
         Ok(Self {
             addresses: entry_points.addresses(),
@@ -145,6 +151,8 @@ impl Gateway {
             access_log,
             readiness,
             terminating,
+            acme: around.acme,
+            cluster: around.cluster,
         })
     }
 
@@ -191,6 +199,11 @@ impl Gateway {
         self.readiness.is_ready()
     }
 
+    /// Who orders certificates, for resolvers whose storage is shared with other gateways.
+    pub fn leadership(&self) -> Vec<Leadership> {
+        self.acme.leadership()
+    }
+
     /// Delivers the state of a provider that lives outside.
     pub async fn push(&self, provider: &str, state: Provided) {
         let update = Update { provider: Arc::from(provider), state: Arc::new(state), ready: true };
@@ -202,9 +215,14 @@ impl Gateway {
     /// ones finish for at most `graceTimeOut`.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
-        if let Some(entry_points) = self.entry_points.take() {
-            entry_points.shutdown().await;
-        }
+        let entry_points = self.entry_points.take();
+        let drained = async {
+            if let Some(entry_points) = entry_points {
+                entry_points.shutdown().await;
+            }
+        };
+        tokio::join!(self.cluster.leave(), drained);
+        self.acme.stop().await;
         if let Some(log) = self.access_log.clone() {
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
         }
@@ -255,6 +273,7 @@ pub(crate) fn compile_once(
         updates: mpsc::channel(1).0,
         providers: Vec::new(),
         acme: Acme::default(),
+        cluster: Cluster::default(),
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
@@ -271,6 +290,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         tcp: tcp::Registry::new(control.clone()),
         internal: internal::services(around),
         files: Files::default(),
+        stores: Stores::new(control.clone()),
     }
 }
 

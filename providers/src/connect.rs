@@ -64,7 +64,8 @@ pub(crate) struct Form {
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub(crate) struct Connector {
+/// A way to one endpoint of a source. Made by [`crate::redis_client::connector`] and its like.
+pub struct Connector {
     endpoint: String,
     way: Way,
 }
@@ -118,7 +119,8 @@ impl Connector {
         Ok(Self { endpoint, way })
     }
 
-    pub(crate) fn endpoint(&self) -> &str {
+    /// The endpoint as it was written, for messages.
+    pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 

@@ -6,6 +6,7 @@ mod connect;
 pub mod consul;
 pub mod consul_catalog;
 mod consul_client;
+pub mod consul_store;
 pub mod docker;
 pub mod etcd;
 pub mod file;
@@ -14,6 +15,7 @@ mod http_client;
 mod kv;
 pub mod pace;
 pub mod redis;
+pub mod redis_client;
 pub mod rest;
 pub mod supervisor;
 pub mod swarm;
@@ -28,7 +30,7 @@ use futures_util::future::BoxFuture;
 use tidegate_config::Provided;
 use tokio::sync::mpsc;
 
-pub use connect::Tls;
+pub use connect::{Connector, Tls};
 pub use supervisor::{Handle, Session, start};
 
 /// The whole state of one provider.

@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use tidegate_providers::Updates;
 
 use crate::acme::Acme;
+use crate::cluster::Cluster;
 use crate::configuration::Readiness;
 use crate::service::Service;
 use crate::settings::Settings;
@@ -43,6 +44,8 @@ pub struct Surroundings {
     pub providers: Vec<String>,
     /// Certificate resolvers.
     pub acme: Acme,
+    /// The gateways that work together with this one.
+    pub cluster: Cluster,
 }
 
 /// The services, by qualified name.

@@ -80,7 +80,7 @@ struct Loader {
 impl Loader {
     fn environment(&mut self, variables: &[(String, String)]) -> Node {
         let passed_over = RefCell::new(Vec::new());
-        let known = || traefik::ROOTS.iter().copied().chain([CONFIG_FILE]);
+        let known = || traefik::ROOTS.iter().copied().chain([CONFIG_FILE, "cluster"]);
         let pairs = variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let read = env::read(pairs, |name, root| {
             // One that is near is taken, so that it is refused with a hint. Kubernetes and Docker set variables like

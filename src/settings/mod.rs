@@ -6,6 +6,7 @@ mod acme;
 mod address;
 mod api;
 mod check;
+mod cluster;
 mod entry_point;
 mod expand;
 mod load;
@@ -23,6 +24,7 @@ use tidegate_core::values::Duration;
 pub use acme::*;
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
+pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};
 pub use logs::*;
@@ -59,6 +61,9 @@ pub struct Settings {
     /// OCSP stapling; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ocsp: Option<Ocsp>,
+    /// Gateways that work as one; absent: this one is alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// The log of the process itself.
     pub log: Log,
     /// The access log; absent: off.

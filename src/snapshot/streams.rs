@@ -139,13 +139,13 @@ impl Compiler<'_, '_> {
             entry = self.entry(name, router, &mut outcome);
         }
         let points = &self.builder.environment.settings.entry_points;
-        let mut used_by: Vec<String> = router
+        // In the order in which they are written, as Traefik shows them.
+        let used_by: Vec<String> = router
             .entry_points
             .iter()
             .filter(|point| points.get(*point).is_some_and(|point| !point.is_udp()))
             .cloned()
             .collect();
-        used_by.sort();
         let known = ObjectReport { used_by, priority: router.priority, ..ObjectReport::default() };
         Made { places, entry, finding: Finding { object, known, outcome } }
     }
