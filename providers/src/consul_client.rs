@@ -183,12 +183,7 @@ impl Agent {
     }
 
     /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
-    pub(crate) async fn put(
-        &self,
-        path: &str,
-        query: &str,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, String> {
+    pub(crate) async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, String> {
         let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
         self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
     }
