@@ -52,6 +52,8 @@ pub(crate) struct Place<'a> {
     pub(crate) datacenter: &'a str,
     /// Namespace; empty for the default one.
     pub(crate) namespace: &'a str,
+    /// Admin partition; empty for the agent's own.
+    pub(crate) partition: &'a str,
     /// How long queries block; 0 for a minute.
     pub(crate) wait: Duration,
 }
@@ -134,7 +136,9 @@ impl Agent {
             headers.insert(header::AUTHORIZATION, value);
         }
         let mut scope = String::new();
-        for (key, value) in [("dc", place.datacenter), ("ns", place.namespace)] {
+        for (key, value) in
+            [("dc", place.datacenter), ("ns", place.namespace), ("partition", place.partition)]
+        {
             if !value.is_empty() {
                 scope.push_str(&format!("{key}={}&", escape(value)));
             }
@@ -380,6 +384,7 @@ mod tests {
                 basic: None,
                 datacenter: "",
                 namespace: "",
+                partition: "",
                 wait: Duration::ZERO,
             })
             .map(|agent| agent.endpoint().to_owned())

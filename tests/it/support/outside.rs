@@ -277,7 +277,8 @@ impl Etcd {
 
     /// Starts it again, after [`Etcd::kill`], with what it knew.
     pub fn run(&mut self) {
-        let scheme = if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
+        let scheme =
+            if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://{}", self.address), format!("http://{}", self.peer));
         let mut command = Command::new(program("etcd"));
         command.args(["--data-dir", "data", "--log-level", "error", "--unsafe-no-fsync"]);
