@@ -30,7 +30,8 @@ pub(super) fn least(rate: u64, time: Duration) -> u64 {
 /// The pace of a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
 /// have no lowest rate.
 pub(super) fn of_request(pace: Pace, headers: &HeaderMap) -> Pace {
-    let is_grpc = || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc =
+        || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if pace.rate > 0 && is_grpc() { Pace { rate: 0, ..pace } } else { pace }
 }
 
@@ -181,7 +182,9 @@ mod tests {
 
     impl Frames for Sent {
         fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-            self.0.poll_recv(cx).map(|length| length.map(|length| Ok(Frame::data(Bytes::from(vec![0; length])))))
+            self.0
+                .poll_recv(cx)
+                .map(|length| length.map(|length| Ok(Frame::data(Bytes::from(vec![0; length])))))
         }
     }
 
@@ -255,7 +258,8 @@ mod tests {
 
     #[test]
     fn the_rate_is_an_average_over_the_time_that_is_borne() {
-        let of = |stall: Option<u64>| window(Pace { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs();
+        let of =
+            |stall: Option<u64>| window(Pace { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs();
         assert_eq!([of(None), of(Some(1)), of(Some(30)), of(Some(3600))], [60, 5, 30, 60]);
         assert_eq!(least(16, Duration::from_secs(60)), 960);
         assert_eq!(least(u64::MAX, Duration::from_secs(60)), u64::MAX);
