@@ -13,6 +13,7 @@ pub mod message;
 pub mod middleware;
 pub mod record;
 pub mod reply;
+pub mod store;
 pub mod values;
 
 pub use body::{Body, BodyError, Frames, Guard, Polled};

@@ -262,6 +262,7 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
         .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .header_table_size(options.http2.max_decoder_header_table_size)
         .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS);
     Ok(builder)

@@ -24,6 +24,7 @@ mod streams;
 pub mod strict;
 mod target;
 mod timeouts;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::io;

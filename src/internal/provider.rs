@@ -62,9 +62,12 @@ fn ping(settings: &Settings, http: &mut Http) {
 }
 
 fn rest(settings: &Settings, http: &mut Http) {
-    let Some(rest) = &settings.providers.rest else { return };
+    let mut providers = settings.providers.rest().peekable();
+    if providers.peek().is_none() {
+        return;
+    }
     http.services.insert("rest".into(), Service::default());
-    if rest.insecure {
+    if providers.any(|(_, rest)| rest.insecure) {
         let rule = "PathPrefix(`/api/providers`)";
         http.routers.insert("rest".into(), router(INTERNAL_ENTRY_POINT, rule, "rest", i64::MAX));
     }

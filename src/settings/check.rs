@@ -24,6 +24,10 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.logs(settings);
     check.entry_points(settings);
     check.resolvers(settings);
+    for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
+        check.problem(&[&["cluster"], path.as_slice()].concat(), &message);
+    }
+    check.providers(settings);
     check.findings
 }
 
@@ -192,6 +196,12 @@ impl Check<'_> {
         }
     }
 
+    fn providers(&mut self, settings: &Settings) {
+        for (path, message) in settings.providers.check() {
+            self.problem(&[&["providers"], &path[..]].concat(), &message);
+        }
+    }
+
     fn resolvers(&mut self, settings: &mut Settings) {
         let mut resolvers = std::mem::take(&mut settings.certificates_resolvers);
         for (name, resolver) in &mut resolvers {
@@ -212,8 +222,8 @@ impl Check<'_> {
 
     fn acme(&mut self, settings: &Settings, name: &str, acme: &mut Acme) {
         let at = |rest: &[&'static str]| [&["certificatesResolvers", name, "acme"], rest].concat();
-        if acme.storage.is_empty() {
-            self.problem(&at(&["storage"]), "is required: the file that holds account and certificates");
+        if let Some((option, message)) = acme.wrong_storage() {
+            self.problem(&at(&[option]), &message);
         }
         if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
             let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
+use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
 
 use super::conditional::Conditional;
@@ -123,7 +124,7 @@ impl<'a> Builder<'a> {
         outcome.map(|built| built.value)
     }
 
-    /// Builds the services and middlewares that nobody has asked for, so that their mistakes are told.
+    /// Builds the services, middlewares and transports that nobody has asked for, so that their mistakes are told.
     ///
     /// The services are let go again: nothing asks how their servers are.
     pub(super) fn build_unused(&self) {
@@ -138,6 +139,9 @@ impl<'a> Builder<'a> {
         for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {
             // The outcome is noted.
             let _ = self.middleware_for(name, "");
+        }
+        for name in self.config.http.servers_transports.keys() {
+            let _ = self.transport_named(name);
         }
     }
 
@@ -380,6 +384,10 @@ impl Resolver for Builder<'_> {
 
     fn client(&self) -> Arc<dyn HttpClient> {
         self.environment.client.clone()
+    }
+
+    fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
+        self.environment.stores.get(options)
     }
 }
 

@@ -21,6 +21,7 @@ use super::routes::{Routed, Router, Rules};
 use super::streams;
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
+use crate::store::Stores;
 use crate::tcp;
 use crate::tls::TlsStore;
 
@@ -38,6 +39,8 @@ pub struct Environment {
     pub internal: BTreeMap<String, Arc<dyn Service>>,
     /// Reads the files that configurations name.
     pub files: Files,
+    /// Stores that limits are shared through.
+    pub stores: Stores,
 }
 
 /// A snapshot, and what the next one takes over from it.

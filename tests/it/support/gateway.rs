@@ -94,6 +94,11 @@ impl Gateway {
         self.inner.generation()
     }
 
+    /// The configuration that is served, names as `name@provider`.
+    pub fn config(&self) -> tidegate_config::Config {
+        self.inner.snapshot().report.config.clone()
+    }
+
     /// What is wrong with the configuration now.
     pub fn problems(&self) -> Vec<String> {
         self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()
