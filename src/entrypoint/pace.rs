@@ -43,6 +43,8 @@ pub(super) struct PacedBody {
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when we wait.
     waiting: Option<Instant>,
+    /// Up to when the present wait is counted.
+    counted: Instant,
     /// When the wait becomes too long, or the rate must be looked at.
     until: Instant,
     /// Time that was waited in this window, without the present wait.
@@ -61,6 +63,7 @@ impl PacedBody {
             pace,
             timer: None,
             waiting: None,
+            counted: Instant::now(),
             until: Instant::now(),
             waited: Duration::ZERO,
             bytes: 0,
@@ -71,8 +74,8 @@ impl PacedBody {
     /// Something came: true when it came in time.
     fn came(&mut self, length: usize) -> bool {
         self.bytes = self.bytes.saturating_add(length as u64);
-        if let Some(since) = self.waiting.take() {
-            self.waited += since.elapsed();
+        if self.waiting.take().is_some() {
+            self.waited += self.counted.elapsed();
         }
         self.is_fast_enough()
     }
@@ -91,8 +94,8 @@ impl PacedBody {
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.is_none() {
             let now = Instant::now();
-            self.waiting = Some(now);
-            self.set_until(now);
+            (self.waiting, self.counted) = (Some(now), now);
+            self.set_until(now, now);
         }
         loop {
             if self.pace.stall.is_none() && self.pace.rate == 0 {
@@ -114,20 +117,18 @@ impl PacedBody {
             if self.pace.stall.is_some_and(|stall| now.duration_since(since) >= stall) {
                 return Poll::Ready(());
             }
-            self.waited += now.duration_since(since);
+            self.waited += now.duration_since(self.counted);
+            self.counted = now;
             if !self.is_fast_enough() {
                 return Poll::Ready(());
             }
-            // What was waited in the window that is over counts for the stall all the same.
-            self.until = now + self.window;
-            if let Some(stall) = self.pace.stall {
-                self.until = self.until.min(since + stall);
-            }
+            self.set_until(since, now);
         }
     }
 
-    fn set_until(&mut self, now: Instant) {
-        let stall = self.pace.stall.map(|stall| now + stall);
+    /// The stall counts from the beginning of the wait, whatever window that was in.
+    fn set_until(&mut self, since: Instant, now: Instant) {
+        let stall = self.pace.stall.map(|stall| since + stall);
         let rate = (self.pace.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
         if let Some(until) = stall.into_iter().chain(rate).min() {
             self.until = until;
