@@ -288,6 +288,7 @@ impl Constraint {
             Expression::Compare { call, .. } => {
                 return Err(format!("`{}` cannot be compared here", call.name));
             }
+            Expression::Field(field) => return Err(format!("`{}` must be called", field.name)),
         })
     }
 

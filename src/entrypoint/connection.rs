@@ -25,7 +25,7 @@ use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
 use super::stream::Watched;
 use super::streams;
-use crate::tls::DEFAULT_OPTIONS;
+use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -172,7 +172,10 @@ async fn handshake(
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
-    if let Some(proof) = tls.proof_for(&start.client_hello()) {
+    if TlsStore::is_asked_for_proof(&start.client_hello())
+        && let Some(name) = &server_name
+        && let Some(proof) = tls.proof_for(name).await
+    {
         // The authority has seen what it came for when the handshake is over.
         start.into_stream(proof).await?;
         return Ok(None);

@@ -11,7 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, R
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
-use super::{Route, Routes};
+use super::{Route, Routes, Timeouts};
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tls::TlsStore;
@@ -68,7 +68,6 @@ impl Router<'_, '_> {
         let settings = &self.builder.environment.settings;
         let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
         let mut tls: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
-        let precedence = &settings.providers.precedence;
         for place in 0..self.attached.len() {
             if !self.attached[place].router.parent_refs.is_empty() {
                 continue;
@@ -77,7 +76,7 @@ impl Router<'_, '_> {
             let router = &self.attached[place];
             let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
             let provider = provider_of(&router.name);
-            let rank = precedence.iter().position(|name| name == provider).unwrap_or(precedence.len());
+            let rank = settings.providers.rank(provider);
             let side = if router.router.tls.is_some() { &mut tls } else { &mut plain };
             for &entry_point in &router.entry_points {
                 side[entry_point].push(entry(rule, router, rank, route.clone()));
@@ -144,6 +143,7 @@ impl Router<'_, '_> {
             service_name: Arc::from(service_name),
             middlewares,
             service,
+            timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
         })
     }
@@ -203,6 +203,8 @@ impl Router<'_, '_> {
                 (!router.entry_points.is_empty(), "Entrypoints"),
                 (router.tls.is_some(), "TLS"),
                 (router.observability.is_some(), "Observability"),
+                (router.timeouts.is_some(), "timeouts"),
+                (!router.skip_middlewares.is_empty(), "skipMiddlewares"),
             ];
             for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
                 outcomes[place]
@@ -326,6 +328,7 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
     } else {
         outcome.warnings.append(&mut router.errors);
     }
+    outcome.warnings.append(&mut router.warnings);
     if options.priority > MAX_PRIORITY && provider_of(&router.source) != "internal" {
         outcome.errors.push(format!(
             "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",

@@ -188,9 +188,7 @@ impl Compiler<'_, '_> {
         };
         let (middlewares, service) =
             parts.map_or((Vec::new(), None), |(middlewares, service)| (middlewares, Some(service)));
-        let precedence = &self.builder.environment.settings.providers.precedence;
-        let provider = provider_of(name);
-        let rank = precedence.iter().position(|other| other == provider).unwrap_or(precedence.len());
+        let rank = self.builder.environment.settings.providers.rank(provider_of(name));
         Some(Entry {
             rule,
             priority: router.priority,

@@ -33,6 +33,7 @@ impl World {
             tcp: crate::tcp::Registry::new(runtime.handle().clone()),
             internal: BTreeMap::new(),
             files: Files::default(),
+            stores: crate::store::Stores::new(runtime.handle().clone()),
         };
         Self { runtime, environment }
     }

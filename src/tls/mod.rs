@@ -22,7 +22,7 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
 use certificates::{Certificates, Loaded};
-pub(crate) use obtained::{ACME_PROTOCOL, Obtained, OnDemand, Usable};
+pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
 use ocsp::Staples;
 
@@ -149,11 +149,14 @@ impl TlsStore {
         &self.shared.obtained
     }
 
-    /// What a certificate authority that looks for a proof is shown; `None` for any other client.
-    pub(crate) fn proof_for(&self, hello: &rustls::server::ClientHello<'_>) -> Option<Arc<ServerConfig>> {
-        let mut protocols = hello.alpn()?;
-        let is_asked_for = protocols.any(|protocol| protocol == ACME_PROTOCOL);
-        is_asked_for.then(|| self.shared.obtained.proof(hello.server_name()?)).flatten()
+    /// True when the client is a certificate authority that looks for a proof.
+    pub(crate) fn is_asked_for_proof(hello: &rustls::server::ClientHello<'_>) -> bool {
+        hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ACME_PROTOCOL))
+    }
+
+    /// What it is shown for this name, in lower case; `None` when there is no proof.
+    pub(crate) async fn proof_for(&self, server_name: &str) -> Option<Arc<ServerConfig>> {
+        self.shared.obtained.find_proof(server_name).await
     }
 
     /// Waits for a certificate that is obtained at the first handshake, where that is wanted.
