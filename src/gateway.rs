@@ -12,7 +12,7 @@ use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::acme::Acme;
+use crate::acme::{Acme, Leadership};
 use crate::cluster::Cluster;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
@@ -197,6 +197,11 @@ impl Gateway {
     /// True when every provider has delivered once.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
+    }
+
+    /// Who orders certificates, for resolvers whose storage is shared with other gateways.
+    pub fn leadership(&self) -> Vec<Leadership> {
+        self.acme.leadership()
     }
 
     /// Delivers the state of a provider that lives outside.

@@ -185,7 +185,7 @@ impl Agent {
         query: &str,
         body: Bytes,
     ) -> Result<Response<Bytes>, String> {
-        let limits = Limits { time: TAKEN, size: LARGEST };
+        let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
         self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
     }
 

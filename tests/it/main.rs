@@ -3,8 +3,10 @@
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod acme;
+mod acme_consul;
 mod acme_dns;
 mod acme_faults;
+mod acme_orders;
 mod api;
 mod bad_input;
 mod cluster;

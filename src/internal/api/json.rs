@@ -8,6 +8,7 @@ use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::{Kind, Middleware, ObjectRef};
+use tidegate_middlewares::Options;
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
@@ -118,21 +119,20 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
 
 /// A middleware. A chain that is used names its members with their provider.
 fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &ObjectReport) -> Object {
-    match options {
-        Middleware::chain(chain) if !is_used(snapshot, name, report) => {
-            let mut chain = chain.clone();
-            chain.middlewares.iter_mut().for_each(|member| as_written(member, name));
-            Object::of(&Middleware::chain(chain))
-        }
-        options => Object::of(options),
+    let mut shown = options.clone();
+    if let Options::chain(chain) = &mut shown.options
+        && !is_used(snapshot, name, report)
+    {
+        chain.middlewares.iter_mut().for_each(|member| as_written(member, name));
     }
+    Object::of(&shown)
 }
 
 /// True when a router, a service or another chain names this middleware.
 fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
-    let in_chain = |middleware: &Middleware| match middleware {
-        Middleware::chain(chain) => chain.middlewares.iter().any(|member| member == name),
+    let in_chain = |middleware: &Middleware| match &middleware.options {
+        Options::chain(chain) => chain.middlewares.iter().any(|member| member == name),
         _ => false,
     };
     !report.used_by.is_empty()

@@ -99,6 +99,11 @@ impl Gateway {
         self.inner.snapshot().report.config.clone()
     }
 
+    /// Who orders certificates, where a storage is shared.
+    pub fn leadership(&self) -> Vec<tidegate::acme::Leadership> {
+        self.inner.leadership()
+    }
+
     /// What is wrong with the configuration now.
     pub fn problems(&self) -> Vec<String> {
         self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()

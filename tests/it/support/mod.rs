@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod cut;
 pub mod frames;
 pub mod gateway;
 pub mod http3;

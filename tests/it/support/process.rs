@@ -41,6 +41,12 @@ impl Process {
         process
     }
 
+    /// Sends it a signal, like `STOP`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
     /// Where the entry point `web` listens.
     pub fn web(&self) -> SocketAddr {
         self.address("web")
