@@ -168,7 +168,7 @@ impl World<'_> {
         Fate::Lost
     }
 
-    /// True when `found` says what was `wanted`; the provider's name may have been added.
+    /// True when `found` says what was `wanted`; the provider's name may have been added, and secrets are not shown.
     fn is_same(&self, wanted: &Value, found: &Value) -> bool {
         match (wanted, found) {
             (Value::Object(wanted), Value::Object(_)) => wanted.iter().all(|(key, wanted)| {
@@ -179,7 +179,7 @@ impl World<'_> {
             }
             (Value::String(wanted), found) => {
                 let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-                found == *wanted || found == format!("{wanted}@{}", self.provider)
+                found == *wanted || found == "xxxx" || found == format!("{wanted}@{}", self.provider)
             }
             _ => false,
         }
