@@ -147,7 +147,8 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
             routers.insert(workload.name.to_owned(), tidegate_config::router::Router::default());
             provided.note_origin(Kind::Router, workload.name, &origin);
         }
-        let parents: BTreeSet<String> = routers.values().flat_map(|router| router.parent_refs.clone()).collect();
+        let parents: BTreeSet<String> =
+            routers.values().flat_map(|router| router.parent_refs.clone()).collect();
         // Once for all: it has all labels as its data.
         let default_rule = std::cell::OnceCell::new();
         for (name, router) in &mut routers {

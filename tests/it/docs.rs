@@ -119,14 +119,16 @@ fn every_option_of_a_router_and_every_kind_of_service_has_an_example() {
         let missing: Vec<_> = wanted.iter().filter(|key| !shown.contains(&format!("\"{key}\":"))).collect();
         assert!(missing.is_empty(), "no example for {missing:?}");
     };
-    let options = ["entryPoints", "middlewares", "service", "rule", "parentRefs", "priority", "tls", "observability"];
+    let options =
+        ["entryPoints", "middlewares", "service", "rule", "parentRefs", "priority", "tls", "observability"];
     named(&options, serde_json::to_string(&routers.collect::<Vec<_>>()).unwrap());
     let kinds = ["loadBalancer", "weighted", "highestRandomWeight", "mirroring", "failover", "middlewares"];
     named(&kinds, serde_json::to_string(&services.collect::<Vec<_>>()).unwrap());
 }
 
 /// Labels that speak to a provider and say nothing of routes.
-const DOCKERS: [&str; 6] = [".enable", ".docker.network", ".docker.allownonrunning", ".swarm.network", ".swarm.lbswarm", ".connect"];
+const DOCKERS: [&str; 6] =
+    [".enable", ".docker.network", ".docker.allownonrunning", ".swarm.network", ".swarm.lbswarm", ".connect"];
 
 /// What a Compose file's list of labels says. There `$$` stands for `$`.
 fn decode_labels(page: &str, body: &str) -> Config {
@@ -199,7 +201,9 @@ fn the_setup_that_comes_from_traefik_is_read_whole() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- --"))
         // The folder stands elsewhere in the container.
-        .map(|flag| format!("--{flag}").replace("/etc/traefik/dynamic", &folder.join("dynamic").display().to_string()))
+        .map(|flag| {
+            format!("--{flag}").replace("/etc/traefik/dynamic", &folder.join("dynamic").display().to_string())
+        })
         .collect();
     assert!(flags.len() >= 15, "{flags:?}");
     let loaded = tidegate::settings::load(&flags, &[]).unwrap_or_else(|problems| panic!("{problems:?}"));
@@ -213,7 +217,10 @@ fn the_setup_that_comes_from_traefik_is_read_whole() {
     // What labels name of other providers is there.
     for reference in ["security@file", "compress@file"] {
         assert!(text.contains(reference), "{reference}");
-        assert!(provided.config.http.middlewares.contains_key(reference.trim_end_matches("@file")), "{reference}");
+        assert!(
+            provided.config.http.middlewares.contains_key(reference.trim_end_matches("@file")),
+            "{reference}"
+        );
     }
     let page = fs::read_to_string(root().join("docs/from-traefik.md")).unwrap();
     assert!(page.contains("examples/from-traefik/docker-compose.yml"));

@@ -248,7 +248,10 @@ mod tests {
     #[test]
     fn only_listed_headers_are_passed_on() {
         let names = [HeaderName::from_static("x-a")];
-        expect(asked(None, &names), &[NAMELESS, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"]);
+        expect(
+            asked(None, &names),
+            &[NAMELESS, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"],
+        );
         expect(
             asked(Some(true), &names),
             &[
