@@ -136,7 +136,8 @@ fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
         || http.services.values().any(|service| {
             let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
             service.middlewares.iter().any(|member| {
-                member == name || name.strip_suffix(provider).is_some_and(|own| own.strip_suffix('@') == Some(member))
+                member == name
+                    || name.strip_suffix(provider).is_some_and(|own| own.strip_suffix('@') == Some(member))
             })
         })
 }
