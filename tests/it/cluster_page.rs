@@ -7,13 +7,28 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::support::outside::program;
-use crate::support::{Backend, eventually, raw};
+use crate::support::{Backend, eventually, free_port, raw};
 
 const PAGE: &str = include_str!("../../docs/cluster.md");
 
-/// Addresses of the page, and what stands for them here: all of 127.0.0.0/8 is this machine.
-fn here(text: &str) -> String {
-    text.replace("10.0.0.", "127.77.0.")
+/// What stands here for the addresses of the page: all of 127.0.0.0/8 is this machine, and others may have its ports 80
+/// and 8080.
+struct Here {
+    web: u16,
+    api: u16,
+}
+
+impl Here {
+    fn text(&self, text: &str) -> String {
+        let mut text = text.replace("8080", &self.api.to_string());
+        for end in ["\"", " ", "\n"] {
+            text = text.replace(&format!(":80{end}"), &format!(":{}{end}", self.web));
+        }
+        for host in ["http://10.0.0.1", "http://10.0.0.10"] {
+            text = text.replace(&format!("{host}/"), &format!("{host}:{}/", self.web));
+        }
+        text.replace("10.0.0.", "127.77.0.")
+    }
 }
 
 /// The fenced blocks of a text: language and content.
@@ -28,13 +43,15 @@ fn file_name(block: &str) -> Option<&str> {
 
 /// Programs that run until they are told to end.
 struct Programs {
+    here: Here,
     folder: tempfile::TempDir,
     running: Vec<Child>,
 }
 
 impl Programs {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), running: Vec::new() }
+        let here = Here { web: free_port(), api: free_port() };
+        Self { here, folder: tempfile::tempdir().unwrap(), running: Vec::new() }
     }
 
     fn shell(&self, script: &str) -> Command {
@@ -51,7 +68,7 @@ impl Programs {
 
     /// Starts each line, or runs the whole until it succeeds.
     fn run(&mut self, script: &str) {
-        let script = here(script);
+        let script = self.here.text(script);
         let lasting = ["consul agent", "redis-server", "haproxy", "tidegate --"];
         if script.lines().all(|line| lasting.iter().any(|start| line.contains(start))) {
             for line in script.lines() {
@@ -122,7 +139,7 @@ fn the_steps_of_the_page_lead_from_one_machine_to_three() {
         programs.end();
         for (language, body) in blocks(part) {
             if let Some(name) = file_name(body) {
-                fs::write(programs.folder.path().join(name), here(body)).unwrap();
+                fs::write(programs.folder.path().join(name), programs.here.text(body)).unwrap();
             } else if language == "sh" {
                 programs.run(body);
                 commands += 1;
@@ -131,9 +148,10 @@ fn the_steps_of_the_page_lead_from_one_machine_to_three() {
     }
     assert_eq!(commands, 8);
     // Three gateways and one limit: 20 at once, and 100 in a minute.
+    let port = programs.here.web;
     let ask = || {
         let request = "GET / HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n";
-        raw(([127, 77, 0, 10], 80).into(), request).unwrap().status
+        raw(([127, 77, 0, 10], port).into(), request).unwrap().status
     };
     let (begun, mut admitted) = (Instant::now(), 0.0);
     eventually("the limit is reached", || {
