@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 
 use crate::Map;
+use crate::tcp::Delay;
 
 /// Traefik's `http.services.<name>`: exactly one of the five kinds, and middlewares before it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,9 +40,12 @@ pub struct LoadBalancer {
     /// The servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
-    /// `wrr`, `p2c`, `hrw` or `leasttime`.
+    /// `wrr`, `p2c`, `hrw`, `leasttime` or `leastConnections`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub strategy: String,
+    /// Time in which the share of a server that is new or back grows to its whole; zero for at once. Tidegate's own.
+    #[serde(skip_serializing_if = "Duration::is_zero")]
+    pub slow_start: Duration,
     /// Asks the servers how they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<ServerHealthCheck>,
@@ -64,6 +68,7 @@ impl Default for LoadBalancer {
             sticky: None,
             servers: Vec::new(),
             strategy: "wrr".into(),
+            slow_start: Duration::default(),
             health_check: None,
             passive_health_check: None,
             pass_host_header: true,
@@ -200,15 +205,30 @@ impl Default for ServerHealthCheck {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PassiveHealthCheck {
-    /// Time in which failures add up, and for which a server is then left out.
+    /// Time in which failures add up, and, unless `ejection_time` is set, for which a server is then left out.
     pub failure_window: Duration,
     /// Failures that take a server out.
     pub max_failed_attempts: u32,
+    /// For how long a server is left out the first time; unset is `failure_window`. Tidegate's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejection_time: Option<Duration>,
+    /// The longest that it is left out, when it fails time and again; unset is always `ejection_time`. Tidegate's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ejection_time: Option<Duration>,
+    /// Most servers of the service that may be left out at one time, in percent; unset is all. Tidegate's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ejected_percent: Option<u8>,
 }
 
 impl Default for PassiveHealthCheck {
     fn default() -> Self {
-        Self { failure_window: Duration::from_secs(10), max_failed_attempts: 1 }
+        Self {
+            failure_window: Duration::from_secs(10),
+            max_failed_attempts: 1,
+            ejection_time: None,
+            max_ejection_time: None,
+            max_ejected_percent: None,
+        }
     }
 }
 
@@ -217,12 +237,12 @@ impl Default for PassiveHealthCheck {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ResponseForwarding {
     /// Traefik's buffer time. Tidegate passes every piece on at once, whatever stands here.
-    pub flush_interval: String,
+    pub flush_interval: Delay,
 }
 
 impl Default for ResponseForwarding {
     fn default() -> Self {
-        Self { flush_interval: "100ms".into() }
+        Self { flush_interval: Delay::Limited(Duration(std::time::Duration::from_millis(100))) }
     }
 }
 

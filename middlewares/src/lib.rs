@@ -21,7 +21,9 @@ use tidegate_core::{BoxFuture, Response};
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    anyOf: any_of::AnyOf,
     basicAuth: basic_auth::BasicAuth,
+    bodyLimit: body_limit::BodyLimit,
     buffering: buffering::Buffering,
     chain: chain::Chain,
     circuitBreaker: circuit_breaker::CircuitBreaker,
@@ -45,6 +47,26 @@ registry! {
     retry: retry::Retry,
     stripPrefix: strip_prefix::StripPrefix,
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
+}
+
+impl Options {
+    /// The other middlewares that it names, as they are written.
+    pub fn members(&self) -> &[String] {
+        match self {
+            Self::anyOf(any) => &any.middlewares,
+            Self::chain(chain) => &chain.middlewares,
+            _ => &[],
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn members_mut(&mut self) -> &mut [String] {
+        match self {
+            Self::anyOf(any) => &mut any.middlewares,
+            Self::chain(chain) => &mut chain.middlewares,
+            _ => &mut [],
+        }
+    }
 }
 
 /// A response that is already there, where a future is asked for.

@@ -14,7 +14,8 @@ use crate::Error;
 use crate::connect::{Connector, Form, Tls};
 use crate::http_client::{HttpClient, Limits, basic, escape, request};
 
-/// Time to answer a query that does not block.
+/// Time until an answer begins, on top of what a query blocks, and until it is whole.
+const BEGIN: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Time to take something that is written.
 const TAKEN: Duration = Duration::from_secs(5);
@@ -51,6 +52,8 @@ pub(crate) struct Place<'a> {
     pub(crate) datacenter: &'a str,
     /// Namespace; empty for the default one.
     pub(crate) namespace: &'a str,
+    /// Admin partition; empty for the agent's own.
+    pub(crate) partition: &'a str,
     /// How long queries block; 0 for a minute.
     pub(crate) wait: Duration,
 }
@@ -133,7 +136,9 @@ impl Agent {
             headers.insert(header::AUTHORIZATION, value);
         }
         let mut scope = String::new();
-        for (key, value) in [("dc", place.datacenter), ("ns", place.namespace)] {
+        for (key, value) in
+            [("dc", place.datacenter), ("ns", place.namespace), ("partition", place.partition)]
+        {
             if !value.is_empty() {
                 scope.push_str(&format!("{key}={}&", escape(value)));
             }
@@ -153,7 +158,7 @@ impl Agent {
         path: &str,
         query: &str,
     ) -> Result<Answer<T>, Failure> {
-        let limits = Limits { time: ANSWER, size: LARGEST };
+        let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let target = self.target(path, query);
         read(path, self.http.get(&target, limits).await)
     }
@@ -169,7 +174,8 @@ impl Agent {
             return self.ask(path, query).await;
         }
         // The agent adds up to a sixteenth.
-        let limits = Limits { time: self.wait * 17 / 16 + ANSWER, size: LARGEST };
+        let wait = self.wait * 17 / 16;
+        let limits = Limits { head: wait + BEGIN, time: wait + ANSWER, size: LARGEST };
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // A connection that is lost meanwhile may mean another agent, which would not know the index.
@@ -178,7 +184,7 @@ impl Agent {
 
     /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
     pub(crate) async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, String> {
-        let limits = Limits { time: TAKEN, size: LARGEST };
+        let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
         self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
     }
 
@@ -378,6 +384,7 @@ mod tests {
                 basic: None,
                 datacenter: "",
                 namespace: "",
+                partition: "",
                 wait: Duration::ZERO,
             })
             .map(|agent| agent.endpoint().to_owned())

@@ -159,6 +159,7 @@ impl Store {
             basic: None,
             datacenter: &options.datacenter,
             namespace: "",
+            partition: "",
             wait: WAIT,
         };
         Ok(Self { agent: Agent::new(&place)? })

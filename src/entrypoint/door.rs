@@ -224,6 +224,7 @@ fn limits(options: &EntryPoint) -> Limits {
     Limits {
         head: Some(read.map_or(HEAD_TIME, |read| read.min(HEAD_TIME))),
         body: read,
+        rate: timeouts.min_body_rate,
         idle: some(timeouts.idle_timeout.0),
         write: Some(some(timeouts.write_timeout.0).unwrap_or(WRITE_TIME)),
     }
@@ -261,6 +262,7 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
         .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .header_table_size(options.http2.max_decoder_header_table_size)
         .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS);
     Ok(builder)

@@ -12,14 +12,17 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
-use tidegate_core::{Body, BoxFuture, Connection, Context, Next, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Next, Request, Response, reply};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::heads::HeldHead;
+use super::pace;
 use super::progress::Progress;
 use super::target::refused;
+use super::timeouts;
+use super::tunnel;
 use crate::observability::access_log::Pending;
 use crate::snapshot::{Route, Snapshot};
 
@@ -69,15 +72,31 @@ async fn serve(
     open: OpenAnswer,
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
-    let (head, incoming) = request.into_parts();
-    let body = request_body(incoming, link.door.limits.body.filter(|_| link.framed));
+    let (mut head, incoming) = request.into_parts();
+    let pace = link.framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
+    let body = request_body(incoming, pace);
+    let tunnel = link.framed && head.method == Method::CONNECT && begin_tunnel(link, &mut head);
     let mut response = respond(link, head, body).await;
+    if tunnel {
+        response = tunnel::answer(response);
+    }
     if let Some(alternative) = link.door.alternative.as_ref().filter(|_| link.connection.tls.is_some()) {
         add_first(response.headers_mut(), ALT_SVC, alternative);
     }
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     let (head, body) = response.into_parts();
     http::Response::from_parts(head, AnswerBody::new(body, open, link.framed, headless))
+}
+
+/// Makes an upgrade of an extended CONNECT. The connection counts as busy for as long as the tunnel is there.
+fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool {
+    let protocol = head.extensions.remove::<hyper::ext::Protocol>();
+    let begun = protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()));
+    if begun {
+        let open = OpenAnswer::new(link.progress.clone());
+        head.extensions.get_or_insert_default::<Held>().push(Arc::new(open));
+    }
+    begun
 }
 
 /// The answer to a request, whatever it came by.
@@ -94,7 +113,7 @@ pub(super) async fn respond(link: &Link, head: http::request::Parts, body: Body)
     if let Some(line) = line {
         response = line.finish_with(response);
     }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !link.framed {
         link.progress.upgrade();
     } else if wants_upgrade {
         // What the client sent behind its request may be of the other protocol.
@@ -146,6 +165,7 @@ async fn answer(
     let routes = snapshot.entry_points.get(door.index);
     let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
     let route = index.and_then(|index| index.find(&request));
+    let timed = timeouts::begin(link, &mut request, route.and_then(|route| route.timeouts.as_ref()));
     *line = begin_line(door, &mut request, route.map(|route| &**route));
     let Some(route) = route else { return reply::not_found() };
     if door.target.denies(request.path()) {
@@ -157,7 +177,12 @@ async fn answer(
         address: door.forwarded.appended(&link.peer),
         name: line.is_some().then(|| route.service_name.clone()),
     };
-    Next::new(&route.middlewares, &service).run(request).await
+    let next = Next::new(&route.middlewares, &service);
+    match timed {
+        None => next.run(request).await,
+        // In a box of its own: most requests have no use for its room.
+        Some(timed) => Box::pin(timed.answer(next, request)).await,
+    }
 }
 
 /// Begins the request's line in the access log, when it will be written.

@@ -1,9 +1,14 @@
 //! Strategies: which of the members that may be used gets the next request.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tidegate_core::BuildError;
+
+/// Of so many requests `leasttime` lets one go in turn, so that each member's time stays known.
+const EXPLORE: u32 = 64;
 
 /// A strategy of `loadBalancer.strategy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(super) enum Kind {
     Hrw,
     /// The shortest mean response time, times the requests that wait, by weight.
     LeastTime,
+    /// The fewest requests under way, by weight.
+    LeastConnections,
 }
 
 impl Kind {
@@ -26,7 +33,8 @@ impl Kind {
             "p2c" => Ok(Self::P2c),
             "hrw" => Ok(Self::Hrw),
             "leasttime" => Ok(Self::LeastTime),
-            other => Err(BuildError::new(format!("strategy: `{other}` is none of wrr, p2c, hrw, leasttime"))),
+            "leastConnections" | "leastconnections" => Ok(Self::LeastConnections),
+            other => Err(BuildError::new(format!("unsupported load-balancer strategy \"{other}\""))),
         }
     }
 }
@@ -52,6 +60,10 @@ pub(super) trait Load {
     fn in_flight(&self, index: usize) -> usize;
     /// Its mean response time in microseconds; `None` when it is not known.
     fn mean_time(&self, index: usize) -> Option<f64>;
+    /// The part of its weight that counts now: more than 0, and 1 unless it starts slowly.
+    fn share(&self, _index: usize) -> f64 {
+        1.0
+    }
 }
 
 /// The members of a service, and whose turn it is.
@@ -59,12 +71,15 @@ pub(super) struct Balance {
     kind: Kind,
     members: Vec<Member>,
     turns: Mutex<Turns>,
+    /// Choices so far, of the strategy that counts them.
+    choices: AtomicU32,
 }
 
 impl Balance {
-    pub(super) fn new(kind: Kind, members: Vec<Member>) -> Self {
-        let turns = Mutex::new(Turns::new(&members));
-        Self { kind, members, turns }
+    /// Begins with these members; `share` as in [`Load::share`].
+    pub(super) fn new(kind: Kind, members: Vec<Member>, share: impl Fn(usize) -> f64) -> Self {
+        let turns = Mutex::new(Turns::new(&members, share));
+        Self { kind, members, turns, choices: AtomicU32::new(0) }
     }
 
     pub(super) fn is_for(&self, kind: Kind, members: &[Member]) -> bool {
@@ -74,11 +89,32 @@ impl Balance {
     /// Chooses a member for a client; `None` when none is allowed.
     pub(super) fn choose(&self, client: IpAddr, load: &impl Load) -> Option<usize> {
         match self.kind {
-            Kind::Wrr => self.turns.lock().next(&self.members, |index| load.allowed(index)),
+            Kind::Wrr => self.in_turn(load),
             Kind::P2c => self.less_busy(load),
             Kind::Hrw => self.highest_hash(client, load),
             Kind::LeastTime => self.quickest(load),
+            Kind::LeastConnections => self.best(load, |index| load.in_flight(index) as f64),
         }
+    }
+
+    fn in_turn(&self, load: &impl Load) -> Option<usize> {
+        self.turns.lock().next(&self.members, load, |index| load.allowed(index))
+    }
+
+    /// The member with the lowest score by weight; those that are equally good take turns.
+    fn best(&self, load: &impl Load, score: impl Fn(usize) -> f64) -> Option<usize> {
+        // Once each: what they have under way changes while we look.
+        let scores: SmallVec<[f64; 16]> = (0..self.members.len())
+            .map(|index| match load.allowed(index) {
+                true => score(index) / (self.members[index].weight * load.share(index)),
+                false => f64::INFINITY,
+            })
+            .collect();
+        let best = scores.iter().copied().fold(f64::INFINITY, f64::min);
+        if best.is_infinite() {
+            return None;
+        }
+        self.turns.lock().next(&self.members, load, |index| scores[index] <= best)
     }
 
     fn less_busy(&self, load: &impl Load) -> Option<usize> {
@@ -90,6 +126,13 @@ impl Balance {
         let first = fastrand::usize(..count);
         let second = (first + 1 + fastrand::usize(..count - 1)) % count;
         let (first, second) = (nth(first)?, nth(second)?);
+        let (share, other) = (load.share(first), load.share(second));
+        if share < 1.0 || other < 1.0 {
+            let score = |index, share: f64| (1 + load.in_flight(index)) as f64 / share;
+            // Two that are idle: chance decides by their shares.
+            let (one, two) = (score(first, share), score(second, other));
+            return Some(if fastrand::f64() * (one + two) < one { second } else { first });
+        }
         Some(if load.in_flight(second) < load.in_flight(first) { second } else { first })
     }
 
@@ -97,7 +140,7 @@ impl Balance {
         let client = client.to_canonical().to_string();
         (0..self.members.len())
             .filter(|index| load.allowed(*index))
-            .map(|index| (index, hash_score(&client, &self.members[index])))
+            .map(|index| (index, hash_score(&client, &self.members[index]) * load.share(index)))
             .fold(None, |best: Option<(usize, f64)>, next| match best {
                 Some(best) if best.1 >= next.1 => Some(best),
                 _ => Some(next),
@@ -105,15 +148,23 @@ impl Balance {
             .map(|(index, _)| index)
     }
 
+    /// The shortest mean time. So that none is judged for ever by what it once was, some requests go in turn, and a
+    /// member that nothing is known of gets one.
     fn quickest(&self, load: &impl Load) -> Option<usize> {
-        let score = |index: usize| {
-            let time = load.mean_time(index).unwrap_or(0.0);
-            time * (1 + load.in_flight(index)) as f64 / self.members[index].weight
-        };
         let allowed = || (0..self.members.len()).filter(|index| load.allowed(*index));
-        let best = allowed().map(score).fold(f64::INFINITY, f64::min);
-        // Those that are equally good take turns.
-        self.turns.lock().next(&self.members, |index| load.allowed(index) && score(index) <= best)
+        let choice = self.choices.fetch_add(1, Ordering::Relaxed);
+        if choice % EXPLORE == EXPLORE - 1 {
+            let turn = (choice / EXPLORE) as usize % allowed().count().max(1);
+            return allowed().nth(turn);
+        }
+        let typical = allowed().filter_map(|index| load.mean_time(index)).fold(f64::INFINITY, f64::min);
+        let typical = if typical.is_finite() { typical } else { 1.0 };
+        self.best(load, |index| match (load.mean_time(index), load.in_flight(index)) {
+            (Some(time), busy) => time * (1 + busy) as f64,
+            (None, 0) => 0.0,
+            // It has its one: until the answer, it is taken for one of the best, and not for better than all.
+            (None, busy) => typical * (1 + busy) as f64,
+        })
     }
 }
 
@@ -139,19 +190,25 @@ struct Turns {
 }
 
 impl Turns {
-    fn new(members: &[Member]) -> Self {
+    fn new(members: &[Member], share: impl Fn(usize) -> f64) -> Self {
         let mut turns = Self { heap: Vec::with_capacity(members.len()), current: 0.0 };
         for (index, member) in members.iter().enumerate() {
-            turns.push((1.0 / member.weight, index));
+            turns.push((1.0 / (member.weight * share(index)), index));
         }
         turns
     }
 
-    fn next(&mut self, members: &[Member], allowed: impl Fn(usize) -> bool) -> Option<usize> {
+    fn next(
+        &mut self,
+        members: &[Member],
+        load: &impl Load,
+        allowed: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let step = |index: usize| 1.0 / (members[index].weight * load.share(index));
         for _ in 0..2 * self.heap.len() {
             let (deadline, index) = self.pop()?;
             self.current = deadline;
-            self.push((deadline + 1.0 / members[index].weight, index));
+            self.push((deadline + step(index), index));
             if allowed(index) {
                 return Some(index);
             }
@@ -161,7 +218,7 @@ impl Turns {
             .filter(|position| allowed(self.heap[*position].1))
             .min_by(|a, b| self.heap[*a].0.total_cmp(&self.heap[*b].0))?;
         let index = self.heap[position].1;
-        self.heap[position].0 = self.heap[position].0.max(self.current) + 1.0 / members[index].weight;
+        self.heap[position].0 = self.heap[position].0.max(self.current) + step(index);
         self.down(position, self.heap.len());
         Some(index)
     }
@@ -212,6 +269,7 @@ mod tests {
         out: Vec<usize>,
         busy: Vec<usize>,
         times: Vec<Option<f64>>,
+        shares: Vec<f64>,
     }
 
     impl Load for All {
@@ -224,14 +282,22 @@ mod tests {
         fn mean_time(&self, index: usize) -> Option<f64> {
             self.times.get(index).copied().flatten()
         }
+        fn share(&self, index: usize) -> f64 {
+            self.shares.get(index).copied().unwrap_or(1.0)
+        }
     }
 
-    const FREE: All = All { out: Vec::new(), busy: Vec::new(), times: Vec::new() };
+    const FREE: All = All { out: Vec::new(), busy: Vec::new(), times: Vec::new(), shares: Vec::new() };
+    const KINDS: [Kind; 5] = [Kind::Wrr, Kind::P2c, Kind::Hrw, Kind::LeastTime, Kind::LeastConnections];
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn balance(kind: Kind, weights: &[i64]) -> Balance {
         let name = |index: usize| ["a", "b", "c"][index];
-        Balance::new(kind, weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect())
+        Balance::new(
+            kind,
+            weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect(),
+            |_| 1.0,
+        )
     }
 
     fn order(balance: &Balance, load: &All, count: usize) -> Vec<usize> {
@@ -253,7 +319,7 @@ mod tests {
         let got = order(&heavy, &out, 10);
         assert!(got.iter().all(|index| *index != 0));
         assert_eq!(got.iter().filter(|index| **index == 1).count(), 5, "{got:?}");
-        for kind in [Kind::Wrr, Kind::P2c, Kind::Hrw, Kind::LeastTime] {
+        for kind in KINDS {
             let none = All { out: vec![0, 1, 2], ..FREE };
             assert_eq!(balance(kind, &[1, 1, 1]).choose(CLIENT, &none), None, "{kind:?}");
             let one = All { out: vec![0, 2], ..FREE };
@@ -287,5 +353,55 @@ mod tests {
         let mut got = order(&balance, &unknown, 2);
         got.sort_unstable();
         assert_eq!(got, [1, 2]);
+    }
+
+    #[test]
+    fn no_member_is_starved_for_having_been_slow_and_none_is_stormed_for_being_unknown() {
+        let balance = balance(Kind::LeastTime, &[1, 1, 1]);
+        let known = All { times: vec![Some(900.0), Some(2.0), Some(500.0)], ..FREE };
+        let got = order(&balance, &known, 10 * EXPLORE as usize);
+        let count = |wanted: usize| got.iter().filter(|index| **index == wanted).count();
+        assert!(count(0) >= 2 && count(2) >= 2, "{} {}", count(0), count(2));
+        assert!(count(1) > 9 * EXPLORE as usize, "{}", count(1));
+        let waiting = All { times: vec![None, Some(2.0), Some(5.0)], busy: vec![1, 0, 0], ..FREE };
+        assert_eq!(order(&balance, &waiting, 5), [1; 5], "it has its one request, and has not answered yet");
+    }
+
+    #[test]
+    fn the_fewest_requests_under_way_by_weight() {
+        let balance = balance(Kind::LeastConnections, &[1, 4, 1]);
+        assert_eq!(order(&balance, &All { busy: vec![2, 7, 3], ..FREE }, 2), [1, 1]);
+        assert_eq!(order(&balance, &All { busy: vec![1, 7, 3], ..FREE }, 2), [0, 0]);
+        // All idle: in turn, by weight.
+        let got = order(&balance, &FREE, 12);
+        assert_eq!(got.iter().filter(|index| **index == 1).count(), 8, "{got:?}");
+    }
+
+    #[test]
+    fn a_member_that_starts_slowly_gets_its_share_by_every_strategy() {
+        let slow = All { shares: vec![0.25, 1.0], ..FREE };
+        let fast = Balance::new(Kind::Wrr, vec![Member::new("a", 1), Member::new("b", 1)], |i| slow.share(i));
+        let got = order(&fast, &slow, 20);
+        assert_eq!(got.iter().filter(|index| **index == 0).count(), 4, "one to four: {got:?}");
+        assert!(got[..3].iter().all(|index| *index == 1), "its first turn comes late, too: {got:?}");
+        let busy = All { busy: vec![1, 3], shares: slow.shares.clone(), ..FREE };
+        assert_eq!(order(&balance(Kind::LeastConnections, &[1, 1]), &busy, 2), [1, 1]);
+        let timed = All { times: vec![Some(1.0), Some(3.0)], shares: slow.shares.clone(), ..FREE };
+        assert_eq!(order(&balance(Kind::LeastTime, &[1, 1]), &timed, 2), [1, 1]);
+        let chance = order(&balance(Kind::P2c, &[1, 1]), &slow, 400);
+        assert!((30..160).contains(&chance.iter().filter(|index| **index == 0).count()));
+        let hashed = balance(Kind::Hrw, &[1, 1]);
+        let clients = |load: &All| -> Vec<usize> {
+            let client = |n: u8| IpAddr::from([10, 0, 0, n]);
+            (0..200).map(|n| hashed.choose(client(n), load).unwrap()).collect()
+        };
+        let (few, all) = (clients(&slow), clients(&FREE));
+        assert!(
+            few.iter().filter(|index| **index == 0).count() < all.iter().filter(|index| **index == 0).count()
+        );
+        assert!(
+            few.iter().zip(&all).all(|(few, all)| *few == 1 || *all == 0),
+            "clients only ever move to it"
+        );
     }
 }

@@ -26,6 +26,8 @@ const GRPC_REQUEST: &[u8] = &[0, 0, 0, 0, 0];
 pub(super) struct Check {
     options: ServerHealthCheck,
     url: Url,
+    /// The URL of the server, when it is a socket and `url` only says what to ask for.
+    socket: Option<String>,
     method: Method,
     headers: HeaderMap,
     transport: Arc<Transport>,
@@ -50,7 +52,10 @@ impl Check {
         if !grpc && options.path.is_empty() {
             return Err(bad("path is required".into()));
         }
-        let mut url = Url::parse(endpoint.url()).map_err(|e| bad(e.to_string()))?;
+        let socket =
+            endpoint.is_socket().then(|| socket_url(options, endpoint, grpc)).transpose().map_err(bad)?;
+        let own = if socket.is_some() { "http://localhost" } else { endpoint.url() };
+        let mut url = Url::parse(own).map_err(|e| bad(e.to_string()))?;
         let scheme = match (options.scheme.as_str(), url.scheme()) {
             ("", "http") if grpc => "h2c",
             ("http", _) if grpc => "h2c",
@@ -58,7 +63,10 @@ impl Check {
             (scheme @ ("http" | "https" | "h2c"), _) => scheme,
             (other, _) => return Err(bad(format!("scheme `{other}` is none of http, https, h2c"))),
         };
-        url = Url::parse(&format!("{scheme}://{}", endpoint.address())).map_err(|e| bad(e.to_string()))?;
+        if socket.is_none() {
+            let address = endpoint.address();
+            url = Url::parse(&format!("{scheme}://{address}")).map_err(|e| bad(e.to_string()))?;
+        }
         if options.port != 0 {
             url.set_port(Some(options.port)).map_err(|()| bad("port cannot be set".into()))?;
         }
@@ -79,6 +87,7 @@ impl Check {
             headers: headers(options, grpc)?,
             options: options.clone(),
             url,
+            socket,
             method,
             transport: transport.clone(),
         })
@@ -88,6 +97,7 @@ impl Check {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.options == other.options
             && self.url == other.url
+            && self.socket == other.socket
             && self.transport.fingerprint() == other.transport.fingerprint()
     }
 
@@ -128,7 +138,10 @@ impl Check {
     }
 
     fn endpoint(&self, url: &Url) -> Result<Arc<Endpoint>, BuildError> {
-        let server = format!("{}://{}", url.scheme(), url.authority());
+        let server = match &self.socket {
+            Some(socket) if url.origin() == self.url.origin() => socket.clone(),
+            _ => format!("{}://{}", url.scheme(), url.authority()),
+        };
         Endpoint::new(&server, self.transport.clone(), 1)
     }
 
@@ -174,6 +187,18 @@ impl Check {
         };
         if good { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
     }
+}
+
+/// The URL of the socket that a check asks: that of the server, with HTTP/2 for gRPC.
+fn socket_url(options: &ServerHealthCheck, endpoint: &Endpoint, grpc: bool) -> Result<String, String> {
+    if options.port != 0 || !options.scheme.is_empty() {
+        return Err("port and scheme are none of a socket's".into());
+    }
+    let url: &str = endpoint.url();
+    Ok(match url.strip_prefix("unix://") {
+        Some(path) if grpc => format!("unix+h2c://{path}"),
+        _ => url.to_owned(),
+    })
 }
 
 /// `SERVING`, in a message that arrives whole and with status 0 (gRPC health checking protocol, v1).

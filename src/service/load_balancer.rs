@@ -18,8 +18,6 @@ use super::sticky::Sticky;
 
 /// Servers that one request is sent to when it cannot leave for the first.
 const MAX_SERVERS: usize = 3;
-/// Response times older than this no longer speak against a server.
-const FRESH: Duration = Duration::from_secs(10);
 
 /// A service with servers.
 pub(super) struct LoadBalancer {
@@ -28,6 +26,7 @@ pub(super) struct LoadBalancer {
     balance: Arc<Balance>,
     sticky: Option<Sticky>,
     passive: Option<PassiveHealthCheck>,
+    slow_start: Duration,
     pass_host: bool,
     timed: bool,
     /// The path of some server's URL goes before that of the request.
@@ -58,6 +57,7 @@ impl LoadBalancer {
             balance,
             sticky,
             passive: options.passive_health_check.clone(),
+            slow_start: options.slow_start.0,
             pass_host: options.pass_host_header,
             timed: options.strategy == "leasttime",
             unused: options
@@ -143,7 +143,9 @@ impl LoadBalancer {
                     server.took(took);
                 }
                 match &self.passive {
-                    Some(passive) if response.status().is_server_error() => server.failed(passive),
+                    Some(passive) if response.status().is_server_error() => {
+                        server.failed(passive, || self.may_lose_one(passive));
+                    }
                     Some(_) => server.succeeded(),
                     None => {}
                 }
@@ -173,9 +175,16 @@ impl LoadBalancer {
         if let Some(passive) = &self.passive
             && error.is_network()
         {
-            server.failed(passive);
+            server.failed(passive, || self.may_lose_one(passive));
         }
         tracing::debug!(service = %self.name, server = %server.endpoint().url(), "{error}");
+    }
+
+    /// True when one more server may be taken out.
+    fn may_lose_one(&self, passive: &PassiveHealthCheck) -> bool {
+        let Some(percent) = passive.max_ejected_percent else { return true };
+        let out = self.servers.iter().filter(|candidate| candidate.server.is_taken_out()).count();
+        (out + 1) * 100 <= self.servers.len() * usize::from(percent)
     }
 
     fn finish(&self, mut response: Response, index: usize, renew: bool) -> Response {
@@ -224,7 +233,14 @@ impl Load for Servers<'_> {
     }
 
     fn mean_time(&self, index: usize) -> Option<f64> {
-        self.balancer.servers[index].server.mean_time(FRESH)
+        self.balancer.servers[index].server.mean_time()
+    }
+
+    fn share(&self, index: usize) -> f64 {
+        if self.balancer.slow_start.is_zero() {
+            return 1.0;
+        }
+        self.balancer.servers[index].server.share(self.balancer.slow_start)
     }
 }
 

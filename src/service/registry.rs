@@ -66,14 +66,16 @@ impl Registry {
         transport: Arc<Transport>,
     ) -> Result<Arc<dyn Service>, BuildError> {
         let kind = Kind::parse(&options.strategy)?;
+        check_passive(options)?;
         let mut servers = Vec::new();
         let mut members = Vec::new();
+        let has_served = self.balances.lock().get(name).is_some_and(|balance| balance.strong_count() > 0);
         for server in &options.servers {
             let weight = server.weight.unwrap_or(1);
             if weight <= 0 {
                 continue;
             }
-            let found = self.server(name, &server.url, &transport)?;
+            let found = self.server(name, &server.url, &transport, has_served)?;
             members.push(Member::new(&server.url, weight));
             servers.push((found, server.preserve_path));
         }
@@ -82,7 +84,8 @@ impl Registry {
         }
         let sticky =
             sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()))?;
-        let balance = self.balance(name, kind, members);
+        let ramp = options.slow_start.0;
+        let balance = self.balance(name, kind, members, |index| servers[index].0.share(ramp));
         Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
     }
 
@@ -135,7 +138,7 @@ impl Registry {
         let used: Vec<_> = children.into_iter().filter(|(_, weight, _)| *weight > 0).collect();
         let sticky = sticky(name, sticky_options, used.iter().map(|(name, _, _)| name.as_str()))?;
         let members = used.iter().map(|(name, weight, _)| Member::new(name, *weight)).collect();
-        let balance = self.balance(name, kind, members);
+        let balance = self.balance(name, kind, members, |_| 1.0);
         let children = used.into_iter().map(|(_, _, service)| Child(service)).collect();
         Ok(Arc::new(WeightedService::new(children, balance, sticky)))
     }
@@ -145,6 +148,7 @@ impl Registry {
         service: &str,
         url: &str,
         transport: &Arc<Transport>,
+        newcomer: bool,
     ) -> Result<Arc<Server>, BuildError> {
         let key = (service.to_owned(), url.to_owned(), *transport.fingerprint());
         let mut servers = self.servers.lock();
@@ -152,20 +156,26 @@ impl Registry {
             return Ok(found);
         }
         let endpoint = Endpoint::new(url, transport.clone(), self.workers)?;
-        let server = Arc::new(Server::new(endpoint));
+        let server = Arc::new(Server::new(endpoint, newcomer));
         servers.insert(key, Arc::downgrade(&server));
         Ok(server)
     }
 
     /// The balance of a service, the same as before when its members are the same.
-    fn balance(&self, name: &str, kind: Kind, members: Vec<Member>) -> Arc<Balance> {
+    fn balance(
+        &self,
+        name: &str,
+        kind: Kind,
+        members: Vec<Member>,
+        share: impl Fn(usize) -> f64,
+    ) -> Arc<Balance> {
         let mut balances = self.balances.lock();
         if let Some(found) = balances.get(name).and_then(Weak::upgrade)
             && found.is_for(kind, &members)
         {
             return found;
         }
-        let balance = Arc::new(Balance::new(kind, members));
+        let balance = Arc::new(Balance::new(kind, members, share));
         balances.insert(name.to_owned(), Arc::downgrade(&balance));
         balance
     }
@@ -185,6 +195,22 @@ impl Registry {
         }
         self.client.sweep();
     }
+}
+
+fn check_passive(options: &LoadBalancerOptions) -> Result<(), BuildError> {
+    let Some(passive) = &options.passive_health_check else { return Ok(()) };
+    let bad = |why: &str| Err(BuildError::new(format!("passiveHealthCheck: {why}")));
+    if passive.ejection_time.is_some_and(|time| time.is_zero()) {
+        return bad("ejectionTime must be longer than zero");
+    }
+    if passive.max_ejected_percent.is_some_and(|percent| percent > 100) {
+        return bad("maxEjectedPercent must be at most 100");
+    }
+    let base = passive.ejection_time.unwrap_or(passive.failure_window);
+    if passive.max_ejection_time.is_some_and(|most| most < base) {
+        return bad("maxEjectionTime must not be shorter than ejectionTime");
+    }
+    Ok(())
 }
 
 fn sticky<'a>(

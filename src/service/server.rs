@@ -20,6 +20,10 @@ const AVOID: Duration = Duration::from_millis(500);
 const MAX_AVOID: Duration = Duration::from_secs(8);
 /// Response times that `leasttime` takes the mean of (Traefik's window).
 const TIMES: usize = 100;
+/// Response times older than this no longer speak against a server.
+const FRESH: Duration = Duration::from_secs(10);
+/// The share that a server starts slowly with (Envoy's `min_weight_percent`).
+const LEAST_SHARE: f64 = 0.1;
 
 const UNCHECKED: u8 = 0;
 const UNPROVEN: u8 = 1;
@@ -51,9 +55,21 @@ pub(super) struct Server {
     /// Until when it is avoided for having refused a connection.
     avoid_until: AtomicU64,
     refusals: AtomicU32,
-    failures: Mutex<VecDeque<u64>>,
+    failures: Mutex<Failures>,
     times: Mutex<Times>,
+    /// It came to a service that had servers already.
+    newcomer: bool,
+    /// Since when its share grows, in milliseconds of [`now`]; 0: it has its whole share.
+    warm_from: AtomicU64,
     checker: Mutex<Option<(Check, AbortHandle)>>,
+}
+
+/// What a passive check remembers.
+#[derive(Default)]
+struct Failures {
+    at: VecDeque<u64>,
+    /// Times that the server was taken out, less those that it has served off since.
+    taken_out: u32,
 }
 
 #[derive(Default)]
@@ -64,7 +80,8 @@ struct Times {
 }
 
 impl Server {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+    /// A server that nothing is known of. `newcomer`: its service has served without it so far.
+    pub(super) fn new(endpoint: Arc<Endpoint>, newcomer: bool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             endpoint,
@@ -75,6 +92,8 @@ impl Server {
             refusals: AtomicU32::new(0),
             failures: Mutex::default(),
             times: Mutex::default(),
+            newcomer,
+            warm_from: AtomicU64::new(if newcomer { now() } else { 0 }),
             checker: Mutex::default(),
         }
     }
@@ -126,7 +145,25 @@ impl Server {
         if up {
             self.avoid_until.store(0, Ordering::Relaxed);
         }
+        if up && (before == DOWN || before == UNPROVEN && self.newcomer) {
+            self.warm_from.store(self::now(), Ordering::Relaxed);
+        }
         before != now
+    }
+
+    /// The part of its weight that counts, when it grows to its whole within `ramp`.
+    pub(super) fn share(&self, ramp: Duration) -> f64 {
+        let from = self.warm_from.load(Ordering::Relaxed);
+        if from == 0 || ramp.is_zero() {
+            return 1.0;
+        }
+        let (warm, ramp) = (now().saturating_sub(from), millis(ramp));
+        if warm >= ramp {
+            // Unless it has begun anew in the meantime.
+            let _ = self.warm_from.compare_exchange(from, 0, Ordering::Relaxed, Ordering::Relaxed);
+            return 1.0;
+        }
+        (warm as f64 / ramp as f64).max(LEAST_SHARE)
     }
 
     /// True unless a check, active or passive, found it bad.
@@ -163,30 +200,56 @@ impl Server {
         }
     }
 
-    /// Notes a failure that a passive check counts. Enough of them take the server out for the window.
-    pub(super) fn failed(&self, options: &PassiveHealthCheck) {
+    /// Notes a failure that a passive check counts. Enough of them take the server out, if it `may` be.
+    pub(super) fn failed(&self, options: &PassiveHealthCheck, may: impl FnOnce() -> bool) {
         let (now, window) = (now(), millis(options.failure_window.0));
         let mut failures = self.failures.lock();
-        while failures.front().is_some_and(|at| at + window <= now) {
-            failures.pop_front();
+        while failures.at.front().is_some_and(|at| at + window <= now) {
+            failures.at.pop_front();
         }
-        failures.push_back(now);
-        if failures.len() >= options.max_failed_attempts.max(1) as usize {
-            failures.clear();
-            self.out_until.store(now + window, Ordering::Relaxed);
-            tracing::warn!(server = %self.endpoint.url(), "taken out after failed requests");
+        let wanted = options.max_failed_attempts.max(1) as usize;
+        if failures.at.len() >= wanted {
+            // It was to stay, as too many are out: more than that many need not be known.
+            failures.at.pop_front();
         }
+        failures.at.push_back(now);
+        // What was under way when it was taken out says nothing new.
+        if failures.at.len() < wanted || !self.in_time(&self.out_until) || !may() {
+            return;
+        }
+        let base = options.ejection_time.map_or(window, |time| millis(time.0)).max(1);
+        let most = options.max_ejection_time.map_or(base, |time| millis(time.0)).max(base);
+        let served = now.saturating_sub(self.out_until.load(Ordering::Relaxed)) / base;
+        let before = failures.taken_out.saturating_sub(u32::try_from(served).unwrap_or(u32::MAX));
+        let time = base.saturating_mul(u64::from(before) + 1).min(most);
+        failures.at.clear();
+        failures.taken_out = before.saturating_add(1);
+        drop(failures);
+        self.out_until.store(now + time, Ordering::Relaxed);
+        self.warm_from.store(now + time, Ordering::Relaxed);
+        tracing::warn!(server = %self.endpoint.url(), milliseconds = time, "taken out after failed requests");
+    }
+
+    /// True while a passive check keeps it out.
+    pub(super) fn is_taken_out(&self) -> bool {
+        !self.in_time(&self.out_until)
     }
 
     /// Notes an answer: failures count only in a row.
     pub(super) fn succeeded(&self) {
-        self.failures.lock().clear();
+        self.failures.lock().at.clear();
     }
 
     /// Notes the time to the head of an answer.
     pub(super) fn took(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let mut times = self.times.lock();
+        let now = now();
+        if times.at + millis(FRESH) < now {
+            // It was not asked for long: what it was then does not speak for or against it.
+            times.last.clear();
+            times.sum = 0;
+        }
         if times.last.len() == TIMES
             && let Some(oldest) = times.last.pop_front()
         {
@@ -194,14 +257,14 @@ impl Server {
         }
         times.last.push_back(micros);
         times.sum += u64::from(micros);
-        times.at = now();
+        times.at = now;
     }
 
-    /// Mean of the last response times in microseconds; `None` without any in the last `fresh`, so that a server
+    /// Mean of the last response times in microseconds; `None` without any in the last [`FRESH`], so that a server
     /// that was slow once is tried again.
-    pub(super) fn mean_time(&self, fresh: Duration) -> Option<f64> {
+    pub(super) fn mean_time(&self) -> Option<f64> {
         let times = self.times.lock();
-        if times.last.is_empty() || times.at + millis(fresh) < now() {
+        if times.last.is_empty() || times.at + millis(FRESH) < now() {
             return None;
         }
         Some(times.sum as f64 / times.last.len() as f64)
@@ -238,7 +301,7 @@ mod tests {
 
     fn server() -> Server {
         let transport = Transport::build(&Default::default(), &mut |_| unreachable!()).unwrap();
-        Server::new(Endpoint::new("http://127.0.0.1:1", transport, 1).unwrap())
+        Server::new(Endpoint::new("http://127.0.0.1:1", transport, 1).unwrap(), false)
     }
 
     #[test]
@@ -256,9 +319,9 @@ mod tests {
     fn failures_take_a_server_out() {
         let server = server();
         let options = PassiveHealthCheck { max_failed_attempts: 2, ..Default::default() };
-        server.failed(&options);
+        server.failed(&options, || true);
         assert_eq!(server.rank(), Rank::Good);
-        server.failed(&options);
+        server.failed(&options, || true);
         assert_eq!(server.rank(), Rank::Out);
         assert!(!server.is_up());
     }
@@ -275,10 +338,59 @@ mod tests {
     #[test]
     fn the_mean_is_of_the_last_hundred() {
         let server = server();
-        assert_eq!(server.mean_time(Duration::from_secs(9)), None);
+        assert_eq!(server.mean_time(), None);
         for micros in 0..200 {
             server.took(Duration::from_micros(micros));
         }
-        assert_eq!(server.mean_time(Duration::from_secs(9)), Some(149.5));
+        assert_eq!(server.mean_time(), Some(149.5));
+    }
+
+    /// For how much longer it is out, in milliseconds.
+    fn out(server: &Server) -> u64 {
+        server.out_until.load(Ordering::Relaxed).saturating_sub(now())
+    }
+
+    #[test]
+    fn a_server_that_fails_again_is_out_for_longer_up_to_the_limit() {
+        let server = server();
+        let options = PassiveHealthCheck {
+            ejection_time: Some(tidegate_core::values::Duration::from_secs(100)),
+            max_ejection_time: Some(tidegate_core::values::Duration::from_secs(250)),
+            ..Default::default()
+        };
+        for least in [90_000, 190_000, 240_000, 240_000] {
+            server.failed(&options, || true);
+            assert!((least..least + 10_001).contains(&out(&server)), "{} {least}", out(&server));
+            server.failed(&options, || panic!("a late failure is no new one"));
+            server.out_until.store(now(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_server_that_must_stay_is_taken_out_when_it_may_be() {
+        let server = server();
+        let options = PassiveHealthCheck { max_failed_attempts: 2, ..Default::default() };
+        for _ in 0..5 {
+            server.failed(&options, || false);
+        }
+        assert!(!server.is_taken_out() && server.failures.lock().at.len() == 2);
+        server.failed(&options, || true);
+        assert!(server.is_taken_out());
+    }
+
+    #[test]
+    fn a_server_that_is_back_starts_slowly_and_one_that_was_there_does_not() {
+        let hour = Duration::from_secs(3600);
+        let server = server();
+        assert_eq!(server.share(hour), 1.0);
+        server.checked(true);
+        assert_eq!(server.share(hour), 1.0, "it was never away");
+        server.checked(false);
+        server.checked(true);
+        assert_eq!((server.share(hour), server.share(Duration::ZERO)), (LEAST_SHARE, 1.0));
+        server.warm_from.store(now().saturating_sub(millis(hour) / 2).max(1), Ordering::Relaxed);
+        server.failed(&PassiveHealthCheck::default(), || true);
+        assert_eq!(server.share(hour), LEAST_SHARE, "from when it will be back");
+        assert_eq!(server.share(Duration::from_nanos(1)), LEAST_SHARE.max(server.share(hour)));
     }
 }

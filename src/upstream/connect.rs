@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tidegate_core::{BuildError, UpstreamError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::window::Window;
@@ -24,6 +25,11 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const MAX_ADDRESSES: usize = 8;
 /// Silence before TCP itself asks whether the server is there, and between two such questions.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// The schemes of servers.
+const SCHEMES: &str = "http, https, h2c, unix, unix+h2c";
+/// Longest path of a socket, in bytes (`sun_path` of Linux has one more, for its end).
+const LONGEST_SOCKET: usize = 107;
 
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +55,8 @@ pub(crate) enum Host {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) scheme: Scheme,
+    /// The socket in the file system, of a server that is no host.
+    pub(super) socket: Option<Box<Path>>,
     pub(super) host: Host,
     pub(super) port: u16,
     /// `host:port`, for messages and records.
@@ -63,12 +71,17 @@ impl Target {
     /// Takes a URL apart.
     pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
         let bad = |why: &str| BuildError::new(format!("server URL `{text}`: {why}"));
+        for (prefix, scheme) in [("unix://", Scheme::Http), ("unix+h2c://", Scheme::H2c)] {
+            if let Some(path) = text.strip_prefix(prefix) {
+                return Self::socket(path, scheme).map_err(|why| bad(&why));
+            }
+        }
         let url = url::Url::parse(text).map_err(|e| bad(&e.to_string()))?;
         let (scheme, default_port) = match url.scheme() {
             "http" => (Scheme::Http, 80),
             "https" => (Scheme::Https, 443),
             "h2c" => (Scheme::H2c, 80),
-            other => return Err(bad(&format!("scheme `{other}` is none of http, https, h2c"))),
+            other => return Err(bad(&format!("scheme `{other}` is none of {SCHEMES}"))),
         };
         let name = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| bad("no host"))?;
         let bare = name.trim_start_matches('[').trim_end_matches(']');
@@ -82,7 +95,26 @@ impl Target {
             None => name.to_owned(),
         };
         let path = url.path().trim_end_matches('/').to_owned();
-        Ok(Self { scheme, host, port, address: format!("{name}:{port}"), authority, path })
+        Ok(Self { scheme, socket: None, host, port, address: format!("{name}:{port}"), authority, path })
+    }
+
+    /// A socket in the file system. What is spoken on it names no host but `localhost`.
+    fn socket(path: &str, scheme: Scheme) -> Result<Self, String> {
+        if !path.starts_with('/') {
+            return Err("expected the path of a socket from the root, as in `unix:///run/app.sock`".into());
+        }
+        if path.len() > LONGEST_SOCKET || path.contains('\0') {
+            return Err(format!("the path of a socket has at most {LONGEST_SOCKET} bytes"));
+        }
+        Ok(Self {
+            scheme,
+            socket: Some(Path::new(path).into()),
+            host: Host::Name("localhost".into()),
+            port: 80,
+            address: format!("unix://{path}"),
+            authority: "localhost".into(),
+            path: String::new(),
+        })
     }
 }
 
@@ -99,12 +131,14 @@ pub(super) async fn connect(
     transport: &Transport,
     http1: bool,
 ) -> Result<Connected, UpstreamError> {
-    let tcp = within(transport.dial_timeout(), dial(target))
-        .await
-        .unwrap_or_else(|| Err(UpstreamError::ConnectTimeout { server: target.address.clone() }))?;
+    let http2 = target.scheme == Scheme::H2c && !http1;
+    if let Some(path) = &target.socket {
+        let stream = dial(target, transport, UnixStream::connect(path)).await?;
+        return Ok(Connected { stream: Kind::Unix(stream).into(), http2 });
+    }
+    let tcp = dial(target, transport, connect_tcp(&target.host, target.port)).await?;
     prepare(&tcp);
     if target.scheme != Scheme::Https {
-        let http2 = target.scheme == Scheme::H2c && !http1;
         return Ok(Connected { stream: Kind::Plain(tcp).into(), http2 });
     }
     let connector = transport
@@ -121,12 +155,18 @@ pub(super) async fn connect(
     Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2 })
 }
 
-async fn dial(target: &Target) -> Result<TcpStream, UpstreamError> {
-    let refused = |error: io::Error| UpstreamError::Connect {
-        server: target.address.clone(),
-        reason: error.to_string(),
-    };
-    connect_tcp(&target.host, target.port).await.map_err(refused)
+/// Waits for a connection, as long as the transport allows.
+async fn dial<T>(
+    target: &Target,
+    transport: &Transport,
+    dialled: impl Future<Output = io::Result<T>>,
+) -> Result<T, UpstreamError> {
+    let server = || target.address.clone();
+    match within(transport.dial_timeout(), dialled).await {
+        None => Err(UpstreamError::ConnectTimeout { server: server() }),
+        Some(Err(error)) => Err(UpstreamError::Connect { server: server(), reason: error.to_string() }),
+        Some(Ok(stream)) => Ok(stream),
+    }
 }
 
 /// Opens a connection to a host. The addresses of a name are tried one after the other.
@@ -192,6 +232,7 @@ pub(super) struct Stream {
 
 enum Kind {
     Plain(TcpStream),
+    Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -212,6 +253,7 @@ impl AsyncRead for Stream {
         let limit = window.limit() as u64;
         let polled = match kind {
             Kind::Plain(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
+            Kind::Unix(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
             Kind::Tls(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
         };
         if polled.is_ready() {
@@ -225,6 +267,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Kind::Unix(stream) => Pin::new(stream).poll_write(cx, data),
             Kind::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
@@ -232,6 +275,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -239,6 +283,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -250,6 +295,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Kind::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
@@ -257,6 +303,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match &self.kind {
             Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Unix(stream) => stream.is_write_vectored(),
             Kind::Tls(stream) => stream.is_write_vectored(),
         }
     }
@@ -277,6 +324,17 @@ mod tests {
         let target = Target::parse("h2c://grpc.internal").unwrap();
         assert_eq!(target.host, Host::Name("grpc.internal".into()));
         assert_eq!((target.address.as_str(), target.path.as_str()), ("grpc.internal:80", ""));
+    }
+
+    #[test]
+    fn sockets_are_paths() {
+        let target = Target::parse("unix:///run/my app.sock").unwrap();
+        assert_eq!(target.socket.as_deref(), Some(Path::new("/run/my app.sock")));
+        assert_eq!((target.scheme, target.authority.as_str()), (Scheme::Http, "localhost"));
+        assert_eq!(Target::parse("unix+h2c:///run/a.sock").unwrap().scheme, Scheme::H2c);
+        for bad in ["unix://run/a.sock", "unix://", &format!("unix:///{}", "a".repeat(LONGEST_SOCKET))] {
+            assert!(Target::parse(bad).unwrap_err().0.contains("path of a socket"), "{bad}");
+        }
     }
 
     #[test]

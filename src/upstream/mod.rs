@@ -45,8 +45,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint for `http://host:port`, `https://host:port` or `h2c://host:port`, with a pool for each of
-    /// `workers` workers.
+    /// An endpoint for `http://host:port`, `https://host:port`, `h2c://host:port`, `unix:///path` or
+    /// `unix+h2c:///path`, with a pool for each of `workers` workers.
     pub fn new(url: &str, transport: Arc<Transport>, workers: usize) -> Result<Arc<Self>, BuildError> {
         let target = Target::parse(url)?;
         let authority = HeaderValue::from_str(&target.authority).map_err(|_| {
@@ -69,7 +69,12 @@ impl Endpoint {
         &self.url
     }
 
-    /// `host:port`.
+    /// True for a socket in the file system.
+    pub(crate) fn is_socket(&self) -> bool {
+        self.target.socket.is_some()
+    }
+
+    /// `host:port`, or the URL of a socket.
     pub fn address(&self) -> &Arc<str> {
         &self.address
     }

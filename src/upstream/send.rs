@@ -363,6 +363,7 @@ fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>
     if let Some(upgrade) = upgrade {
         head.version = Version::HTTP_11;
         head.extensions.insert(upgrade.client);
+        head.extensions.insert(upgrade.held);
     }
     Failure { error, unsent: Some(Box::new((head, body))) }
 }

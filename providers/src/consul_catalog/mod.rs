@@ -1,9 +1,9 @@
 //! Services that are registered in Consul, and say in their tags how they want to be reached (Traefik's
 //! `providers.consulCatalog`).
 //!
-//! Two blocking queries tell that something has changed: one on the names and tags of all services, one on all health
-//! checks. Only services that differ are asked for again. While the agent is away, or refuses, the last known state
-//! stays.
+//! Three blocking queries tell that something has changed: one on the names and tags of all services, and one each on the
+//! checks that are critical and that warn. Only services that differ are asked for again. While the agent is away, or
+//! refuses, the last known state stays.
 
 mod connect;
 mod derive;
@@ -57,6 +57,9 @@ pub struct Options {
     /// Consul namespaces, each an instance of its own (`@consulcatalog-<namespace>`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
+    /// Admin partition of Consul Enterprise; empty: the agent's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub partition: String,
     /// Route to services of Consul Connect, with a certificate from the agent.
     #[serde(skip_serializing_if = "is_default")]
     pub connect_aware: bool,
@@ -84,6 +87,7 @@ impl Default for Options {
             default_rule: DEFAULT_RULE.into(),
             constraints: String::new(),
             namespaces: Vec::new(),
+            partition: String::new(),
             connect_aware: false,
             connect_by_default: false,
             service_name: "traefik".into(),
@@ -175,6 +179,7 @@ pub fn build(options: Options) -> Result<ConsulCatalog, Error> {
         basic: endpoint.http_auth.as_ref().map(|auth| (auth.username.as_str(), &auth.password)),
         datacenter: &endpoint.datacenter,
         namespace: options.namespaces.first().map_or("", String::as_str),
+        partition: &options.partition,
         wait: endpoint.endpoint_wait_time.into(),
     })?;
     Ok(ConsulCatalog { agent: Arc::new(agent), deriver: Arc::new(Deriver::new(options)?) })

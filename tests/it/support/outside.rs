@@ -197,6 +197,20 @@ impl Redis {
         redis
     }
 
+    /// A sentinel that watches this master under the name `m`.
+    pub fn sentinel(&self) -> Self {
+        let (folder, address) = (tempfile::tempdir().unwrap(), nobody());
+        let config = folder.path().join("sentinel.conf");
+        let text = format!(
+            "port {}\nsentinel monitor m 127.0.0.1 {} 1\nsentinel down-after-milliseconds m 500\n\
+             sentinel failover-timeout m 2000\n",
+            address.port(),
+            self.address.port()
+        );
+        std::fs::write(&config, text).unwrap();
+        Self::start_in(folder, address, &[&config.display().to_string(), "--sentinel"])
+    }
+
     /// Starts it again, after [`Redis::kill`].
     pub fn run(&mut self) {
         let mut command = Command::new(program("redis-server"));
@@ -218,10 +232,101 @@ impl Redis {
 
     /// Runs a command with `redis-cli`.
     pub fn command(&self, arguments: &[&str]) -> String {
+        self.try_command(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// The same, where it may fail: a replica that becomes the master closes its connections.
+    pub fn try_command(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(program("redis-cli"));
         command.args(["-p", &self.address.port().to_string()]).args(arguments);
         let output = command.current_dir(self.folder.path()).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// True when it says that it is a master.
+    pub fn is_master(&self) -> bool {
+        self.try_command(&["ROLE"]).is_ok_and(|role| role.starts_with("master"))
+    }
+}
+
+/// An etcd server with a memory on disk.
+pub struct Etcd {
+    pub address: SocketAddr,
+    peer: SocketAddr,
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    running: Option<Running>,
+}
+
+impl Etcd {
+    /// Starts one with these arguments.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), nobody(), arguments)
+    }
+
+    /// The same in a folder that may have certificates in it, for clients at this address.
+    pub fn start_in(folder: tempfile::TempDir, address: SocketAddr, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut etcd = Self { address, peer: nobody(), folder, arguments, running: None };
+        etcd.run();
+        etcd
+    }
+
+    /// Starts it again, after [`Etcd::kill`], with what it knew.
+    pub fn run(&mut self) {
+        let scheme =
+            if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://{}", self.address), format!("http://{}", self.peer));
+        let mut command = Command::new(program("etcd"));
+        command.args(["--data-dir", "data", "--log-level", "error", "--unsafe-no-fsync"]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("default={peer}")]).args(&self.arguments);
+        self.running = Some(Running::start(&mut command, self.folder.path()));
+        eventually("etcd listens", || std::net::TcpStream::connect(self.address).is_ok());
+    }
+
+    /// Waits until it has a leader and answers.
+    pub fn ready(self) -> Self {
+        self.wait();
+        self
+    }
+
+    /// The same, when it was started again.
+    pub fn wait(&self) {
+        eventually("etcd answers", || self.ask("/v3/kv/range", r#"{"key": "YQ=="}"#).contains("revision"));
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Any question, and the body of the answer.
+    pub fn ask(&self, path: &str, body: &str) -> String {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        raw(self.address, request).map(|answer| answer.text()).unwrap_or_default()
+    }
+
+    /// Writes a key.
+    pub fn put(&self, key: &str, value: &str) {
+        let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+        let body = format!(r#"{{"key": "{}", "value": "{}"}}"#, encode(key), encode(value));
+        let answer = self.ask("/v3/kv/put", &body);
+        assert!(answer.contains("revision"), "{key}: {answer}");
+    }
+
+    /// Deletes all keys from one to before another.
+    pub fn delete(&self, from: &str, to: &str) {
+        let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+        let body = format!(r#"{{"key": "{}", "range_end": "{}"}}"#, encode(from), encode(to));
+        let answer = self.ask("/v3/kv/deleterange", &body);
+        assert!(answer.contains("deleted"), "{from}: {answer}");
     }
 }

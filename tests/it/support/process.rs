@@ -59,6 +59,13 @@ impl Process {
         line.split("address=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
     }
 
+    /// Stops it with a signal, `TERM` or `KILL`, and waits until it has ended.
+    pub fn end(&mut self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        self.child.wait().unwrap();
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()

@@ -1,0 +1,91 @@
+//! WebSocket over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220): an extended CONNECT becomes the upgrade that every server
+//! understands, and its answer the one that the client waits for.
+
+use base64::Engine;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
+};
+use http::{Method, StatusCode, request};
+use tidegate_core::{Response, reply};
+
+/// The one protocol that is translated.
+const WEBSOCKET: &str = "websocket";
+
+/// Turns an extended CONNECT for `protocol` into a WebSocket handshake as HTTP/1.1 has it. False when it asks for
+/// something else: it stays a CONNECT, which is refused.
+pub(super) fn translate(head: &mut request::Parts, protocol: &str) -> bool {
+    if head.method != Method::CONNECT || protocol != WEBSOCKET || !is_target(&head.uri) {
+        return false;
+    }
+    head.method = Method::GET;
+    // The handshake has no key over HTTP/2: what it proves is that the server has read the request.
+    let key = base64::engine::general_purpose::STANDARD.encode(fastrand::u128(..).to_ne_bytes());
+    let Ok(key) = HeaderValue::try_from(key) else { return false };
+    head.headers.remove(CONTENT_LENGTH);
+    let fields: [(HeaderName, HeaderValue); 3] = [
+        (CONNECTION, HeaderValue::from_static("Upgrade")),
+        (UPGRADE, HeaderValue::from_static(WEBSOCKET)),
+        (SEC_WEBSOCKET_KEY, key),
+    ];
+    head.headers.extend(fields);
+    true
+}
+
+/// Turns the answer to a translated request into that of a CONNECT: 200 where the server changed the protocol. Any
+/// other success would promise a tunnel that is not there, so it becomes a 502.
+pub(super) fn answer(mut response: Response) -> Response {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        *response.status_mut() = StatusCode::OK;
+        for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
+            response.headers_mut().remove(name);
+        }
+        return response;
+    }
+    if response.status().is_success() {
+        return reply::status_text(StatusCode::BAD_GATEWAY);
+    }
+    response
+}
+
+/// An extended CONNECT names a whole target, as every other request does (RFC 8441 section 4).
+fn is_target(uri: &http::Uri) -> bool {
+    uri.scheme().is_some() && uri.authority().is_some() && uri.path().starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::Body;
+
+    use super::*;
+
+    fn connect(uri: &str) -> request::Parts {
+        http::Request::connect(uri).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_connect_for_websocket_becomes_an_upgrade() {
+        let mut head = connect("https://a.test/chat?x");
+        assert!(translate(&mut head, "websocket"));
+        assert_eq!((head.method.as_str(), head.headers[UPGRADE].as_bytes()), ("GET", &b"websocket"[..]));
+        assert_eq!(head.headers[SEC_WEBSOCKET_KEY].len(), 24);
+        for (uri, protocol) in [("https://a.test/chat", "connect-udp"), ("a.test:443", "websocket")] {
+            let mut head = connect(uri);
+            assert!(!translate(&mut head, protocol));
+            assert_eq!((head.method, head.headers.len()), (Method::CONNECT, 0));
+        }
+    }
+
+    #[test]
+    fn only_a_change_of_protocol_is_a_success() {
+        let status = |status: u16| {
+            let mut response = http::Response::new(Body::empty());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            let response = answer(response);
+            (response.status().as_u16(), response.headers().contains_key(UPGRADE))
+        };
+        assert_eq!(status(101), (200, false));
+        assert_eq!(status(200).0, 502);
+        assert_eq!(status(403).0, 403);
+    }
+}
