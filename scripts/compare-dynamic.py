@@ -432,7 +432,20 @@ for number, rule in enumerate(("Host(`x`) &&", "Host()", "Nope(`x`)", "Host(`x`,
 
 # What a run is made of -----------------------------------------------------------------------------------------------------------------
 VOLATILE = {"date", "content-length", "transfer-encoding", "connection", "keep-alive"}
-KNOWN = {}
+KNOWN = {
+    "^basic-field 3|^auth-hop": "headers that only pretend to be another",
+    "rate-negative|retry-reverse|rate-period|sticky-badsite|router-badsyntax": "options that make no sense are reported",
+    "^buffer-|api .*buffer-expression": "retryExpression counts for requests without a body, and has no RequestMethod()",
+    "^retry 0|^retry-timeout": "a kept connection that has closed is no attempt; time on a busy machine",
+    "no-transform": "compress heeds no-transform",
+    "^grpcweb": "Traefik's order is another every time",
+    "weighted-unhealthy|failover-nohealth": "composites need no healthCheck",
+    "^passive-two|^probes|api services/passive-two": "servers begin in the order of the configuration, checks at once; the API shows what a passive check took out",
+    "badrule|router-norule": "errors in rules say what was expected; equal routers have a warning",
+    "breaker-|buffer-bad|errors-bad|lb-badurl|retry-badstatus|basic-bad|compress-badtype": "errors say what was expected",
+    "router-child|services/only-a": "a child with tls is shown with its error",
+    "weighted-loop|service-badmiddleware": "told once; a broken service has no state of servers",
+}
 SECRET = re.compile('(nonce|opaque|response)="[^"]*"')
 
 

@@ -52,7 +52,10 @@ mod tests {
     fn alternatives_name_everything_that_is_possible() {
         assert_eq!(alternatives("zzz", &["a", "b", "c"]), "expected `a`, `b` or `c`");
         assert_eq!(alternatives("rulr", &["rule", "b"]), "did you mean `rule`?");
-        assert_eq!(alternatives("urlrewrite", &["rule"]), "only Traefik's Kubernetes providers make it, nobody can write it");
+        assert_eq!(
+            alternatives("urlrewrite", &["rule"]),
+            "only Traefik's Kubernetes providers make it, nobody can write it"
+        );
         assert_eq!(alternatives("plugin", &["rule"]), "plugins are not supported");
     }
 }

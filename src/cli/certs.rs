@@ -1,7 +1,7 @@
 //! `tidegate certs`: looks after the certificates of resolvers, in the storage that the settings name.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -130,11 +130,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
     runtime.map_err(|error| error.to_string())
 }
 
+/// Writes a file into a folder, which is made when it is missing. A file that was there gets the mode, too.
 fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<PathBuf, String> {
     let path = folder.join(name);
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    std::fs::create_dir_all(folder).map_err(failed)?;
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&path).map_err(failed)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     file.write_all(content.as_bytes()).map_err(failed)?;
     Ok(path)
 }
@@ -168,4 +171,20 @@ fn table(rows: &[Row]) -> String {
         cells.join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exported_files_make_their_folder_and_have_their_mode() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("new/one");
+        for mode in [0o644, 0o600] {
+            let path = write(&folder, "a.key", "key", mode).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "key");
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        }
+    }
 }

@@ -162,7 +162,9 @@ impl Router<'_, '_> {
         let one = |error: BuildError| vec![error.0];
         let service = match layer {
             Some(_) if !service_name.is_empty() => {
-                return Err(vec!["router has both a service and is referenced as a parent by other routers".into()]);
+                return Err(vec![
+                    "router has both a service and is referenced as a parent by other routers".into(),
+                ]);
             }
             Some(layer) => layer,
             None if service_name.is_empty() => {
@@ -207,9 +209,7 @@ impl Router<'_, '_> {
                 (!router.skip_middlewares.is_empty(), "skipMiddlewares"),
             ];
             for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
-                outcomes[place]
-                    .errors
-                    .push(format!("non-root router cannot have {option} configuration"));
+                outcomes[place].errors.push(format!("non-root router cannot have {option} configuration"));
             }
         }
         let cut_off = self.cut_off(&children);

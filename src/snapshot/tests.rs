@@ -271,7 +271,10 @@ fn a_circle_of_routers_is_not_reachable() {
     for name in ["one@file", "two@file"] {
         assert_eq!(errors(&compiled, Kind::Router, name), ["router is not reachable"]);
     }
-    assert_eq!(errors(&compiled, Kind::Router, "bad@file"), ["non-root router cannot have TLS configuration"]);
+    assert_eq!(
+        errors(&compiled, Kind::Router, "bad@file"),
+        ["non-root router cannot have TLS configuration"]
+    );
     let skipped = "building child routers muxer: no child routers could be added to muxer (1 skipped)";
     assert_eq!(errors(&compiled, Kind::Router, "parent@file"), [skipped]);
     let snapshot = &compiled.snapshot;

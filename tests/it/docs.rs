@@ -56,10 +56,13 @@ fn the_examples_of_the_pages_decode() {
 }
 
 #[test]
-fn every_middleware_page_says_the_same_as_yaml_toml_and_labels() {
-    let pages = pages("docs/middlewares");
-    assert!(pages.len() >= tidegate_middlewares::KINDS.len(), "{pages:?}");
-    for page in pages {
+fn pages_of_objects_say_the_same_as_yaml_toml_and_labels() {
+    let middlewares = pages("docs/middlewares");
+    assert!(middlewares.len() >= tidegate_middlewares::KINDS.len(), "{middlewares:?}");
+    let services = pages("docs/services");
+    assert!(services.len() >= 8, "{services:?}");
+    let mut examples = 0;
+    for page in middlewares.into_iter().chain(services).chain(pages("docs/routing")) {
         let name = page.display().to_string();
         let (mut yaml, mut toml, mut labels) = (Vec::new(), Vec::new(), Vec::new());
         for (language, body) in blocks(&fs::read_to_string(&page).unwrap()) {
@@ -73,8 +76,59 @@ fn every_middleware_page_says_the_same_as_yaml_toml_and_labels() {
         assert!(!yaml.is_empty(), "{name}: no example");
         assert_eq!(yaml, toml, "{name}: YAML and TOML");
         assert_eq!(yaml, labels, "{name}: YAML and labels");
+        examples += yaml.len();
     }
+    eprintln!("{examples} examples say the same in three forms");
 }
+
+#[test]
+fn the_labels_of_all_pages_decode() {
+    let mut examples = 0;
+    // The pages of providers show Compose files and tags, too.
+    for page in pages("docs").into_iter().filter(|page| !page.to_string_lossy().contains("/providers/")) {
+        for (_, body) in blocks(&fs::read_to_string(&page).unwrap()) {
+            // A template is no label before it has run.
+            if body.starts_with("labels:") && !body.contains("{{") {
+                decode_labels(&page.display().to_string(), &body);
+                examples += 1;
+            }
+        }
+    }
+    assert!(examples > 30, "only {examples} examples were found");
+}
+
+/// What every page on an option of routers, services and middlewares has an example for.
+#[test]
+fn every_option_of_a_router_and_every_kind_of_service_has_an_example() {
+    let mut config = Config::default();
+    for page in pages("docs/services").into_iter().chain(pages("docs/routing")) {
+        for (language, body) in blocks(&fs::read_to_string(&page).unwrap()) {
+            if language == "toml" {
+                let one = decode(&format!("{}.toml", page.display()), &body).config;
+                for (at, (name, router)) in one.http.routers.into_iter().enumerate() {
+                    config.http.routers.insert(format!("{name}{at}{}", config.http.routers.len()), router);
+                }
+                for (at, (name, service)) in one.http.services.into_iter().enumerate() {
+                    config.http.services.insert(format!("{name}{at}{}", config.http.services.len()), service);
+                }
+            }
+        }
+    }
+    let (routers, services) = (config.http.routers.values(), config.http.services.values());
+    let named = |wanted: &[&str], shown: String| {
+        let missing: Vec<_> = wanted.iter().filter(|key| !shown.contains(&format!("\"{key}\":"))).collect();
+        assert!(missing.is_empty(), "no example for {missing:?}");
+    };
+    let options =
+        ["entryPoints", "middlewares", "service", "rule", "parentRefs", "priority", "tls", "observability"];
+    named(&options, serde_json::to_string(&routers.collect::<Vec<_>>()).unwrap());
+    let kinds = ["loadBalancer", "weighted", "highestRandomWeight", "mirroring", "failover", "middlewares"];
+    named(&kinds, serde_json::to_string(&services.collect::<Vec<_>>()).unwrap());
+}
+
+/// Labels that speak to a provider and say nothing of routes.
+const DOCKERS: [&str; 6] =
+    [".enable", ".docker.network", ".docker.allownonrunning", ".swarm.network", ".swarm.lbswarm", ".connect"];
 
 /// What a Compose file's list of labels says. There `$$` stands for `$`.
 fn decode_labels(page: &str, body: &str) -> Config {
@@ -88,8 +142,11 @@ fn decode_labels(page: &str, body: &str) -> Config {
                 quoted.unwrap_or_else(|| panic!("{page}: expected `- '…'`: {line}")).replace("''", "'");
             let (key, value) =
                 label.split_once('=').unwrap_or_else(|| panic!("{page}: expected key=value: {line}"));
-            (key.to_owned(), value.replace("$$", "$"))
+            // A container is one server. What Docker knows of it (`server.port`) is no option of the service.
+            (key.replace(".loadbalancer.server.", ".loadbalancer.servers[0]."), value.replace("$$", "$"))
         })
+        .filter(|(key, _)| !key.ends_with("servers[0].port") && !key.ends_with("servers[0].scheme"))
+        .filter(|(key, _)| !DOCKERS.iter().any(|end| key.ends_with(end)))
         .collect();
     let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let origin = |key: &str| Origin::Label { container: "example".into(), label: key.into() };
@@ -100,10 +157,14 @@ fn decode_labels(page: &str, body: &str) -> Config {
     provided.config
 }
 
+/// The Compose files of the repository.
+const COMPOSE: [&str; 3] =
+    ["docker-compose.yml", "examples/docker/docker-compose.yml", "examples/from-traefik/docker-compose.yml"];
+
 #[test]
 #[ignore = "needs Docker Compose"]
 fn the_compose_files_are_read_by_compose() {
-    for file in ["docker-compose.yml", "examples/docker/docker-compose.yml"] {
+    for file in COMPOSE {
         let output =
             Command::new("docker-compose").arg("-f").arg(root().join(file)).arg("config").output().unwrap();
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
@@ -112,7 +173,7 @@ fn the_compose_files_are_read_by_compose() {
 
 #[test]
 fn the_labels_of_the_compose_files_decode() {
-    for file in ["docker-compose.yml", "examples/docker/docker-compose.yml"] {
+    for file in COMPOSE {
         let text = fs::read_to_string(root().join(file)).unwrap();
         let labels: Vec<String> = text
             .lines()
@@ -120,6 +181,7 @@ fn the_labels_of_the_compose_files_decode() {
             .map(|label| label.trim_matches('\'').replace("$$", "$"))
             .filter(|label| label.starts_with("traefik.") || label.starts_with("tidegate."))
             .filter(|label| !label.starts_with("traefik.enable=") && !label.starts_with("tidegate.enable="))
+            .filter(|label| !label.contains(".server.port="))
             .collect();
         assert!(labels.len() >= 3, "{file}: {labels:?}");
         let pairs = labels.iter().map(|label| label.split_once('=').unwrap());
@@ -129,6 +191,39 @@ fn the_labels_of_the_compose_files_decode() {
         let provided = tidegate_config::decode_config(&node);
         assert!(provided.problems.is_empty(), "{file}: {:?}", provided.problems);
     }
+}
+
+#[test]
+fn the_setup_that_comes_from_traefik_is_read_whole() {
+    let folder = root().join("examples/from-traefik");
+    let text = fs::read_to_string(folder.join("docker-compose.yml")).unwrap();
+    let flags: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- --"))
+        // The folder stands elsewhere in the container.
+        .map(|flag| {
+            format!("--{flag}").replace("/etc/traefik/dynamic", &folder.join("dynamic").display().to_string())
+        })
+        .collect();
+    assert!(flags.len() >= 15, "{flags:?}");
+    let loaded = tidegate::settings::load(&flags, &[]).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let entry_points: Vec<&String> = loaded.settings.entry_points.keys().collect();
+    // The last is where `/ping` is answered.
+    assert_eq!(entry_points, ["postgres", "traefik", "web", "websecure"]);
+    assert!(loaded.settings.certificates_resolvers.contains_key("letsencrypt"));
+    let name = folder.join("dynamic/middlewares.yml");
+    let provided = decode(&name.display().to_string(), &fs::read_to_string(&name).unwrap());
+    assert!(provided.problems.is_empty(), "{:?}", provided.problems);
+    // What labels name of other providers is there.
+    for reference in ["security@file", "compress@file"] {
+        assert!(text.contains(reference), "{reference}");
+        assert!(
+            provided.config.http.middlewares.contains_key(reference.trim_end_matches("@file")),
+            "{reference}"
+        );
+    }
+    let page = fs::read_to_string(root().join("docs/from-traefik.md")).unwrap();
+    assert!(page.contains("examples/from-traefik/docker-compose.yml"));
 }
 
 #[test]

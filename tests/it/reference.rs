@@ -70,7 +70,8 @@ fn judge(form: &str, provider: &str, gateway: &Gateway, files: &Path) {
     let keys: Vec<&str> = KEYS.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(keys.len() >= LEAST_KEYS, "only {} keys", keys.len());
     let fates: BTreeMap<&str, Fate> = keys.into_iter().map(|key| (key, world.fate(key))).collect();
-    let lost: Vec<&&str> = fates.iter().filter(|(_, fate)| **fate == Fate::Lost).map(|(key, _)| key).collect();
+    let lost: Vec<&&str> =
+        fates.iter().filter(|(_, fate)| **fate == Fate::Lost).map(|(key, _)| key).collect();
     let refused: Vec<_> = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Refused(_))).collect();
     eprintln!(
         "{form}: {} keys, {} taken, {} refused with a documented reason, {} lost",
@@ -127,10 +128,16 @@ impl World<'_> {
             "tls" => "TLS ",
             _ => "",
         };
-        let kind = format!("{kind}{}", section[1].trim_end_matches('s').replace("serversTransport", "servers transport"));
+        let kind = format!(
+            "{kind}{}",
+            section[1].trim_end_matches('s').replace("serversTransport", "servers transport")
+        );
         let about = format!(" {name}: ");
-        let problems: Vec<&String> =
-            self.problems.iter().filter(|problem| problem.contains(&about) && problem.contains(kind.trim_end())).collect();
+        let problems: Vec<&String> = self
+            .problems
+            .iter()
+            .filter(|problem| problem.contains(&about) && problem.contains(kind.trim_end()))
+            .collect();
         if problems.is_empty() && known.get("error").is_none() {
             let found = find(known, rest);
             let taken = wanted.iter().any(|wanted| found.iter().any(|found| self.is_same(wanted, found)));
@@ -148,7 +155,8 @@ impl World<'_> {
         let taken = written.iter().flat_map(|one| find(one, rest)).any(|wanted| {
             known.iter().flat_map(|one| find(one, rest)).any(|found| self.is_same(wanted, found))
         });
-        let problems: Vec<&String> = self.problems.iter().filter(|problem| problem.contains("certificates")).collect();
+        let problems: Vec<&String> =
+            self.problems.iter().filter(|problem| problem.contains("certificates")).collect();
         if taken { Fate::Taken } else { self.refusal(&problems, &[&["certificates"], rest].concat()) }
     }
 
@@ -160,7 +168,8 @@ impl World<'_> {
                 let message = problem.split(": expected").next().unwrap_or_default();
                 message.split(|c: char| !c.is_alphanumeric()).any(|word| word.eq_ignore_ascii_case(part))
             });
-            let documented = (0..=at).any(|from| self.differences.contains(&format!("`{}`", parts[from..=at].join("."))));
+            let documented =
+                (0..=at).any(|from| self.differences.contains(&format!("`{}`", parts[from..=at].join("."))));
             if named && documented {
                 return Fate::Refused((*part).to_owned());
             }
@@ -168,18 +177,19 @@ impl World<'_> {
         Fate::Lost
     }
 
-    /// True when `found` says what was `wanted`; the provider's name may have been added.
+    /// True when `found` says what was `wanted`; the provider's name may have been added, and secrets are not shown.
     fn is_same(&self, wanted: &Value, found: &Value) -> bool {
         match (wanted, found) {
             (Value::Object(wanted), Value::Object(_)) => wanted.iter().all(|(key, wanted)| {
                 find(found, &[key]).first().is_some_and(|found| self.is_same(wanted, found))
             }),
             (Value::Array(wanted), Value::Array(found)) => {
-                wanted.len() == found.len() && wanted.iter().zip(found).all(|(wanted, found)| self.is_same(wanted, found))
+                wanted.len() == found.len()
+                    && wanted.iter().zip(found).all(|(wanted, found)| self.is_same(wanted, found))
             }
             (Value::String(wanted), found) => {
                 let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-                found == *wanted || found == format!("{wanted}@{}", self.provider)
+                found == *wanted || found == "xxxx" || found == format!("{wanted}@{}", self.provider)
             }
             _ => false,
         }
@@ -261,8 +271,11 @@ fn borrowed(flags: &[String]) -> Vec<&str> {
 
 /// A Docker Engine with one container that has these labels.
 fn engine(labels: &str) -> Backend {
-    let labels: BTreeMap<&str, &str> =
-        labels.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_once('=').unwrap()).collect();
+    let labels: BTreeMap<&str, &str> = labels
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_once('=').unwrap())
+        .collect();
     let networks = json!({"bridge": {"IPAddress": "127.0.0.1"}});
     let list = json!([{"Id": "c1", "Names": ["/all"], "State": "running", "Labels": labels}]).to_string();
     let container = json!({
@@ -275,7 +288,8 @@ fn engine(labels: &str) -> Backend {
     Backend::with(move |seen, stream| {
         let target = seen.target().to_owned();
         if target.contains("/events") {
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
             let _ = stream.write_all(head.as_bytes());
             // Nothing happens until the gateway goes.
             let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));

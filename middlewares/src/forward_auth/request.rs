@@ -90,6 +90,9 @@ impl Forwarding {
         }
         if !self.names.is_empty() {
             headers = self.only_listed(&headers);
+        }
+        // With `trustForwardHeader` Traefik passes on that the client has not named itself.
+        if self.trust.is_none() || !self.names.is_empty() {
             headers.entry(USER_AGENT).or_insert(NO_NAME);
         }
         match self.trust {
@@ -198,6 +201,7 @@ mod tests {
         lines
     }
 
+    const NAMELESS: &str = "user-agent=Go-http-client/1.1";
     const SET: [&str; 4] = [
         "host=auth.test:81",
         "x-forwarded-host=h.test:99",
@@ -216,6 +220,7 @@ mod tests {
         expect(
             asked(None, &[]),
             &[
+                NAMELESS,
                 "x-a=1",
                 "x-real-ip=9.9.9.9",
                 "x-forwarded-for=127.0.0.1",
@@ -242,9 +247,11 @@ mod tests {
 
     #[test]
     fn only_listed_headers_are_passed_on() {
-        const NAMELESS: &str = "user-agent=Go-http-client/1.1";
         let names = [HeaderName::from_static("x-a")];
-        expect(asked(None, &names), &[NAMELESS, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"]);
+        expect(
+            asked(None, &names),
+            &[NAMELESS, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"],
+        );
         expect(
             asked(Some(true), &names),
             &[
