@@ -84,6 +84,14 @@ impl Default for LifeCycle {
     }
 }
 
+/// The lowest rate of request bodies when none is given, in bytes in a second: 960 bytes a minute.
+const USUAL_RATE: u64 = 16;
+
+/// The API shows what Traefik does not have only where it was set.
+fn is_usual_rate(rate: &u64) -> bool {
+    *rate == USUAL_RATE
+}
+
 /// `transport.respondingTimeouts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -91,6 +99,7 @@ pub struct RespondingTimeouts {
     /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 for any.
     pub read_timeout: Duration,
     /// Fewest bytes of a request body in a second, while we wait for them; 0 for any. Tidegate's own.
+    #[serde(skip_serializing_if = "is_usual_rate")]
     pub min_body_rate: u64,
     /// Longest time for writing the answer; 0 for any.
     #[serde(skip_serializing_if = "is_default")]
@@ -103,7 +112,7 @@ impl Default for RespondingTimeouts {
     fn default() -> Self {
         Self {
             read_timeout: Duration::from_secs(60),
-            min_body_rate: 16,
+            min_body_rate: USUAL_RATE,
             write_timeout: Duration::default(),
             idle_timeout: Duration::from_secs(180),
         }

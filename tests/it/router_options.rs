@@ -112,6 +112,25 @@ fn children_have_the_middlewares_of_their_parents_and_no_options_of_roots() {
 }
 
 #[test]
+fn the_api_shows_options_of_ours_only_where_they_are_set() {
+    let backend = Backend::echo("a");
+    let routes = Gateway::one_service(&backend.url());
+    let gateway = Gateway::with(
+        &[
+            "--entryPoints.slow.address=127.0.0.1:0",
+            "--entryPoints.slow.transport.respondingTimeouts.minBodyRate=0",
+        ],
+        &routes,
+    );
+    assert!(!gateway.api("/api/entrypoints/web").contains("minBodyRate"));
+    assert!(gateway.api("/api/entrypoints/slow").contains(r#""minBodyRate":0"#));
+    let shown = gateway.api("/api/rawdata");
+    for option in ["skipMiddlewares", "timeouts", "when"] {
+        assert!(!shown.contains(option), "{shown}");
+    }
+}
+
+#[test]
 fn the_options_of_ours_are_the_same_in_all_forms() {
     let yaml = "http:
   routers:

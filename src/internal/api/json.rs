@@ -129,8 +129,7 @@ fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &Ob
 /// True when a router, a service or another chain names this middleware.
 fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
-    let in_chain =
-        |middleware: &Middleware| middleware.options.members().iter().any(|member| member == name);
+    let in_chain = |middleware: &Middleware| middleware.options.members().iter().any(|member| member == name);
     !report.used_by.is_empty()
         || http.middlewares.values().any(in_chain)
         || http.services.values().any(|service| {
