@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Runs Traefik and Tidegate on the same Consul agent and compares what they derive from it.
 
-    scripts/compare-consul.py TRAEFIK TIDEGATE [--consul PROGRAM] [--base PORT] [-v]
+    scripts/compare-consul.py TRAEFIK TIDEGATE [--consul PROGRAM] [-v]
 
 Services and keys are registered once, then both are started with each set of options and their /api/rawdata are
 compared. What differs is printed, and makes the exit status 1; what differs on purpose stands in KNOWN with its reason,
 and in docs/differences.md.
 """
-import argparse, json, os, signal, subprocess, sys, tempfile, time, urllib.error, urllib.request
+import argparse, json, os, signal, socket, subprocess, sys, tempfile, time, urllib.error, urllib.request
 
 S = "traefik.http.services.%s.loadbalancer."
 R = "traefik.http.routers.%s."
@@ -104,6 +104,17 @@ KNOWN = {
 }
 
 
+def free_ports(number):
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
 def ask(url, method="GET", body=None):
     data = body.encode() if isinstance(body, str) else body
     with urllib.request.urlopen(urllib.request.Request(url, data=data, method=method), timeout=10) as answer:
@@ -171,10 +182,11 @@ def main():
     parser.add_argument("traefik")
     parser.add_argument("tidegate")
     parser.add_argument("--consul", default=os.path.join(os.path.dirname(__file__), "../target/tools/consul"))
-    parser.add_argument("--base", type=int, default=21700)
     parser.add_argument("-v", action="store_true", help="print what differs on purpose, too")
     options = parser.parse_args()
-    http, server, serf, web, api, web2, api2 = range(options.base, options.base + 7)
+    # Both run in a folder of their own.
+    traefik, tidegate = os.path.abspath(options.traefik), os.path.abspath(options.tidegate)
+    http, server, serf, web, api, web2, api2 = free_ports(7)
     consul = f"127.0.0.1:{http}"
     differences = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -195,8 +207,8 @@ def main():
                           f"--providers.consul.endpoints={consul}", "--api.insecure=true"]
                 points = [[f"--entryPoints.web.address=127.0.0.1:{a}", f"--entryPoints.traefik.address=127.0.0.1:{b}"]
                           for a, b in ((web, api), (web2, api2))]
-                with Program([options.traefik, "--global.checkNewVersion=false", *points[0], *flags], folder, "traefik"), \
-                        Program([options.tidegate, *points[1], *flags], folder, "tidegate"):
+                with Program([traefik, "--global.checkNewVersion=false", *points[0], *flags], folder, "traefik"), \
+                        Program([tidegate, *points[1], *flags], folder, "tidegate"):
                     until("Traefik listens", lambda: ask(f"http://127.0.0.1:{api}/api/rawdata"))
                     until("Tidegate listens", lambda: ask(f"http://127.0.0.1:{api2}/api/rawdata"))
                     theirs, ours = settled(api), settled(api2)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis, Consul, Pebble, PostgreSQL, HAProxy, NGINX and a DNS server.
+# Redis, Consul, etcd, Traefik, Pebble, PostgreSQL, HAProxy, NGINX and a DNS server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +17,7 @@ command -v haproxy >/dev/null || need+=(haproxy)
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || need+=(nginx libnginx-mod-stream)
 [ -x /usr/sbin/dnsmasq ] || need+=(dnsmasq-base)
 command -v dig >/dev/null || need+=(bind9-dnsutils)
+python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${need[@]}"
@@ -59,7 +60,14 @@ if ! docker info >/dev/null 2>&1; then
 fi
 
 scripts/tool.sh consul
+scripts/tool.sh etcd || { apt-get update -q && scripts/tool.sh etcd; }
+# Without it only the comparison cannot be made.
+left_out=()
+if ! scripts/tool.sh traefik; then
+  echo "There is no Traefik to compare with: the package registry did not answer. The comparison is left out." >&2
+  left_out=(--skip conformance::)
+fi
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.
-RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored
+RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored "${left_out[@]}"

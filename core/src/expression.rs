@@ -227,7 +227,11 @@ mod tests {
             ("A > B", "expected a string, a number or a duration, found `B`", 4..5),
             ("A = 1", "expected `==`, found a single `=`", 2..3),
         ] {
-            assert_eq!(parse_fields(text).unwrap_err(), SyntaxError { message: message.into(), span }, "{text}");
+            assert_eq!(
+                parse_fields(text).unwrap_err(),
+                SyntaxError { message: message.into(), span },
+                "{text}"
+            );
         }
         assert!(parse("A > 1").unwrap_err().message.contains("`A` must be called"));
         assert!(parse("A() =~ `x`").unwrap_err().message.contains("a single `=`"));

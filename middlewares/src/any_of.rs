@@ -25,7 +25,9 @@ pub struct AnyOf {
 impl Build for AnyOf {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         if self.middlewares.is_empty() {
-            return Err(BuildError::new("anyOf: `middlewares` is empty: expected the names of those of which one must let a request through"));
+            return Err(BuildError::new(
+                "anyOf: `middlewares` is empty: expected the names of those of which one must let a request through",
+            ));
         }
         let member = |name: &String| {
             let member = context.middleware(name)?;
@@ -197,7 +199,8 @@ mod tests {
             forward_body,
             ..ForwardAuth::default()
         };
-        let mut add = |name: &str, built: Arc<dyn Middleware>| world.middlewares.insert(format!("{name}@file"), built);
+        let mut add =
+            |name: &str, built: Arc<dyn Middleware>| world.middlewares.insert(format!("{name}@file"), built);
         add("home", testing::build(addresses("127.0.0.0/8", 0)));
         add("office", testing::build(addresses("10.0.0.0/8", 0)));
         add("hidden", testing::build(addresses("10.0.0.0/8", 404)));
@@ -205,8 +208,10 @@ mod tests {
         add("digest", testing::build(digest));
         add("prefix", testing::build(AddPrefix { prefix: "/x".into() }));
         let forwards = [("forward", forward(false)), ("reads", forward(true))];
-        let built: Vec<_> =
-            forwards.into_iter().map(|(name, options)| (name, testing::build_in(&world, options).unwrap())).collect();
+        let built: Vec<_> = forwards
+            .into_iter()
+            .map(|(name, options)| (name, testing::build_in(&world, options).unwrap()))
+            .collect();
         for (name, built) in built {
             world.middlewares.insert(format!("{name}@file"), built);
         }
@@ -224,7 +229,8 @@ mod tests {
 
     /// The status, the challenges, and what the service saw of the body and of `X-User`.
     fn ask(names: &[&str], credentials: Option<&str>) -> (u16, Vec<String>, String) {
-        let mut builder = http::Request::post("http://h.test/").header("x_user", "root").header("X-User", "root");
+        let mut builder =
+            http::Request::post("http://h.test/").header("x_user", "root").header("X-User", "root");
         if let Some(credentials) = credentials {
             builder = builder.header("authorization", credentials);
         }
@@ -247,7 +253,11 @@ mod tests {
 
     #[test]
     fn one_that_lets_it_through_is_enough() {
-        assert_eq!(ask(&["home", "login"], None), (200, vec![], "content ".into()), "no claim of the client's own");
+        assert_eq!(
+            ask(&["home", "login"], None),
+            (200, vec![], "content ".into()),
+            "no claim of the client's own"
+        );
         assert_eq!(ask(&["office", "login"], Some(RIGHT)), (200, vec![], "content ann".into()));
         assert_eq!(ask(&["login", "home"], Some("Basic bm86bm8=")), (200, vec![], "content ".into()));
         assert_eq!(ask(&["both", "home"], None).0, 200);
@@ -267,7 +277,11 @@ mod tests {
             (&["forward", "login"], 401, &["Basic"]),
         ] {
             let (got, said, _) = ask(names, None);
-            assert_eq!((got, said), (status, challenges.iter().map(|c| (*c).to_owned()).collect()), "{names:?}");
+            assert_eq!(
+                (got, said),
+                (status, challenges.iter().map(|c| (*c).to_owned()).collect()),
+                "{names:?}"
+            );
         }
     }
 

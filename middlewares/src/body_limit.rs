@@ -10,8 +10,8 @@ use http::StatusCode;
 use http_body::{Body as HttpBody, SizeHint};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled, Request, Response,
-    UpstreamError, reply,
+    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled, Request,
+    Response, UpstreamError, reply,
 };
 
 /// Tidegate's own. A body that is announced as too long is refused with 413 before a byte of it is read. One without a
@@ -48,13 +48,18 @@ impl Middleware for Limit {
         }
         let passed = Arc::new(AtomicBool::new(false));
         let inner = std::mem::take(&mut request.body);
-        request.body =
-            Body::of_frames(Limited { inner: Some(inner), limit: self.0, left: self.0, passed: passed.clone() });
+        request.body = Body::of_frames(Limited {
+            inner: Some(inner),
+            limit: self.0,
+            left: self.0,
+            passed: passed.clone(),
+        });
         Box::pin(async move {
             let response = next.run(request).await;
             // A failure to read the body is answered in many ways; this one has a name.
             let failed = response.extensions().get::<UpstreamError>().is_some();
-            if passed.load(Ordering::Relaxed) && failed && response.status() != StatusCode::PAYLOAD_TOO_LARGE {
+            if passed.load(Ordering::Relaxed) && failed && response.status() != StatusCode::PAYLOAD_TOO_LARGE
+            {
                 return reply::upstream_failure(UpstreamError::TooLarge);
             }
             response
@@ -75,7 +80,8 @@ impl Frames for Limited {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         let polled = ready!(Pin::new(inner).poll_frame(cx));
-        let length = polled.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref().map(Bytes::len)).unwrap_or(0);
+        let length =
+            polled.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref().map(Bytes::len)).unwrap_or(0);
         match self.left.checked_sub(length as u64) {
             Some(left) => {
                 self.left = left;
@@ -152,7 +158,9 @@ mod tests {
     #[test]
     fn a_limit_is_required() {
         for limit in [0, -1] {
-            let error = testing::build_in(&World::default(), BodyLimit { max_request_body_bytes: limit }).err().unwrap();
+            let error = testing::build_in(&World::default(), BodyLimit { max_request_body_bytes: limit })
+                .err()
+                .unwrap();
             assert!(error.0.contains("expected a number of bytes above 0"), "{error}");
         }
     }

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request,
-    Response, reply,
+    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next,
+    Request, Response, reply,
 };
 
 use crate::{auth, pattern};

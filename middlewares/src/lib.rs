@@ -49,6 +49,26 @@ registry! {
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
 }
 
+impl Options {
+    /// The other middlewares that it names, as they are written.
+    pub fn members(&self) -> &[String] {
+        match self {
+            Self::anyOf(any) => &any.middlewares,
+            Self::chain(chain) => &chain.middlewares,
+            _ => &[],
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn members_mut(&mut self) -> &mut [String] {
+        match self {
+            Self::anyOf(any) => &mut any.middlewares,
+            Self::chain(chain) => &mut chain.middlewares,
+            _ => &mut [],
+        }
+    }
+}
+
 /// A response that is already there, where a future is asked for.
 pub(crate) fn answer<'a>(response: Response) -> BoxFuture<'a, Response> {
     Box::pin(std::future::ready(response))

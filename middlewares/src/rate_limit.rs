@@ -17,8 +17,8 @@ use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
 
 use buckets::{Buckets, Ticket};
-use shared::{Shared, Unknown};
 pub use shared::Redis;
+use shared::{Shared, Unknown};
 
 /// Traefik's `rateLimit`: one token bucket per source, which holds `burst` tokens and gets `average` per `period`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,11 +81,8 @@ enum Limit {
 
 /// What the options say about one bucket.
 fn bucket(options: &RateLimit) -> Bucket {
-    let period = if options.period.is_zero() {
-        StdDuration::from_secs(1)
-    } else {
-        StdDuration::from(options.period)
-    };
+    let period =
+        if options.period.is_zero() { StdDuration::from_secs(1) } else { StdDuration::from(options.period) };
     let interval = StdDuration::from_secs_f64(period.as_secs_f64() / options.average as f64)
         .clamp(StdDuration::from_nanos(1), MAX_INTERVAL);
     // The whole bucket must stay below 2^62 nanoseconds, or adding to it could overflow.

@@ -35,6 +35,9 @@ pub struct Options {
     /// Consul namespaces, each an instance of its own (`@consul-<namespace>`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
+    /// Admin partition of Consul Enterprise; empty: the agent's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub partition: String,
     /// TLS towards the agents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -47,6 +50,7 @@ impl Default for Options {
             root_key: "traefik".into(),
             token: Secret::default(),
             namespaces: Vec::new(),
+            partition: String::new(),
             tls: None,
         }
     }
@@ -78,6 +82,7 @@ pub fn build(options: Options) -> Result<Consul, Error> {
             basic: None,
             datacenter: "",
             namespace: options.namespaces.first().map_or("", String::as_str),
+            partition: &options.partition,
             wait: Duration::ZERO,
         });
         agent.map(Arc::new)

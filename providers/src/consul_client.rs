@@ -52,6 +52,8 @@ pub(crate) struct Place<'a> {
     pub(crate) datacenter: &'a str,
     /// Namespace; empty for the default one.
     pub(crate) namespace: &'a str,
+    /// Admin partition; empty for the agent's own.
+    pub(crate) partition: &'a str,
     /// How long queries block; 0 for a minute.
     pub(crate) wait: Duration,
 }
@@ -134,7 +136,9 @@ impl Agent {
             headers.insert(header::AUTHORIZATION, value);
         }
         let mut scope = String::new();
-        for (key, value) in [("dc", place.datacenter), ("ns", place.namespace)] {
+        for (key, value) in
+            [("dc", place.datacenter), ("ns", place.namespace), ("partition", place.partition)]
+        {
             if !value.is_empty() {
                 scope.push_str(&format!("{key}={}&", escape(value)));
             }
@@ -179,12 +183,7 @@ impl Agent {
     }
 
     /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
-    pub(crate) async fn put(
-        &self,
-        path: &str,
-        query: &str,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, String> {
+    pub(crate) async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, String> {
         let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
         self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
     }
@@ -385,6 +384,7 @@ mod tests {
                 basic: None,
                 datacenter: "",
                 namespace: "",
+                partition: "",
                 wait: Duration::ZERO,
             })
             .map(|agent| agent.endpoint().to_owned())

@@ -13,10 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_core::values::Secret;
 
+use crate::Error;
 use crate::connect::Tls;
 use crate::consul_client::{Agent, Place, Query};
 use crate::http_client::escape;
-use crate::Error;
 
 /// How long a query for news blocks: a connection that was lost without a word is noticed soon after.
 const WAIT: Duration = Duration::from_secs(15);
@@ -159,6 +159,7 @@ impl Store {
             basic: None,
             datacenter: &options.datacenter,
             namespace: "",
+            partition: "",
             wait: WAIT,
         };
         Ok(Self { agent: Agent::new(&place)? })
@@ -219,7 +220,9 @@ impl Store {
         if answer.status() != StatusCode::OK {
             return Err(format!("/v1/session/create: {}: {}", answer.status(), quote(&text)));
         }
-        let id = serde_json::from_str::<Value>(&text).ok().and_then(|value| Some(value["ID"].as_str()?.to_owned()));
+        let id = serde_json::from_str::<Value>(&text)
+            .ok()
+            .and_then(|value| Some(value["ID"].as_str()?.to_owned()));
         id.ok_or_else(|| format!("/v1/session/create: unexpected answer: {}", quote(&text)))
     }
 

@@ -130,11 +130,13 @@ impl HttpClient {
     ) -> Result<Response<Bytes>, String> {
         let work = async {
             let sent = timeout(limits.head, send).await;
-            let (sender, response) = sent.map_err(|_| format!("{path}: no answer within {:?}", limits.head))??;
+            let (sender, response) =
+                sent.map_err(|_| format!("{path}: no answer within {:?}", limits.head))??;
             self.read(path, sender, response, limits.size).await
         };
         let outcome = timeout(limits.time, work).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(format!("{path}: no whole answer within {:?}", limits.time)));
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(format!("{path}: no whole answer within {:?}", limits.time)));
         if outcome.is_err() {
             // Where one connection is dead, the others are likely to be: each would cost as much time again.
             self.close_idle();

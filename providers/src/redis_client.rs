@@ -9,8 +9,8 @@ use tidegate_core::values::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::connect::{Connector, Form, Stream, Tls};
 use crate::Error;
+use crate::connect::{Connector, Form, Stream, Tls};
 
 /// Time to connect, TLS included, and time to answer a command.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -49,9 +49,12 @@ use shared::Shared;
 use storage::Storage;
 
 pub use admin::{Admin, Exported};
-pub use cluster::{Leadership, Member};
 pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
+pub use cluster::{Leadership, Member};
 pub use shared::Row;
+
+/// Who proves names for a resolver, and where it keeps what it has.
+type Parties = (Arc<dyn Prover>, Arc<dyn Storage>);
 
 /// Handshakes that may wait for certificates.
 const DEMANDS: usize = 256;
@@ -159,7 +162,7 @@ impl Acme {
         prover: &Arc<dyn Prover>,
         obtained: &Arc<crate::tls::Obtained>,
         control: &Handle,
-    ) -> Result<(Arc<dyn Prover>, Arc<dyn Storage>), Error> {
+    ) -> Result<Parties, Error> {
         let storage = ConsulStorage::new(options, resolver, Some(prover.clone()))?;
         let elsewhere: Arc<dyn Elsewhere> = Arc::new(storage.clone());
         match prover.kind() {

@@ -41,7 +41,7 @@ impl Consul {
                 let member = self.member(&inner, news.clone(), &mut session);
                 tokio::select! {
                     error = member => {
-                        inner.failed(&error);
+                        self.failed(&inner, &error);
                         false
                     }
                     () = stop.stop() => true,
@@ -116,13 +116,14 @@ impl Consul {
                 Ok(false) => return "the session has ended".into(),
                 // The session may live on: it is asked for again, and the list says what is wrong.
                 Err(error) => {
-                    inner.failed(&error);
+                    self.failed(inner, &error);
                     failed = true;
                 }
             }
             let next = begun + self.ttl / BEAT;
             while Instant::now() < next {
-                news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1))).await;
+                news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1)))
+                    .await;
                 let me = inner.me();
                 if me == shown {
                     continue;
@@ -130,7 +131,7 @@ impl Consul {
                 match self.show(inner, session).await {
                     Ok(()) => shown = me,
                     Err(error) => {
-                        inner.failed(&error);
+                        self.failed(inner, &error);
                         failed = true;
                         break;
                     }
@@ -147,7 +148,7 @@ impl Consul {
             let listing = match follow.next(&self.store).await {
                 Ok(listing) => listing,
                 Err(error) => {
-                    inner.failed(&error);
+                    self.failed(inner, &error);
                     continue;
                 }
             };
@@ -169,10 +170,14 @@ impl Consul {
                 let lock = Operation::Lock { key: leader.clone(), value, session: session.to_owned() };
                 // When another was faster, the next list says so.
                 if let Err(Refusal::Store(error)) = self.store.apply(&[lock]).await {
-                    inner.failed(&error);
+                    self.failed(inner, &error);
                 }
             }
         }
+    }
+
+    fn failed(&self, inner: &Inner, error: &str) {
+        inner.failed(&format!("Consul at {}: {error}", self.store.endpoint()));
     }
 
     fn note(&self, inner: &Inner, listing: &Listing) {

@@ -251,3 +251,76 @@ fn pause(failures: u32) -> Duration {
     let pause = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
     pause.mul_f64(0.75 + fastrand::f64() * 0.5)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tidegate_config::Provided;
+
+    use super::*;
+    use crate::service::Registry;
+    use crate::snapshot::{Environment, Files, compile};
+    use crate::store::Stores;
+
+    /// A gateway that has served seven configurations before.
+    fn inner(options: Option<Options>) -> Inner {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let registry = Registry::new(1, runtime.handle().clone());
+        let settings = Settings { cluster: options, ..Settings::default() };
+        let environment = Environment {
+            settings: Arc::new(settings.clone()),
+            client: registry.client(),
+            registry,
+            tcp: crate::tcp::Registry::new(runtime.handle().clone()),
+            internal: BTreeMap::new(),
+            files: Files::default(),
+            stores: Stores::new(runtime.handle().clone()),
+        };
+        let compiled = compile(Provided::default(), 7, None, &environment);
+        Inner::new(&settings, SnapshotHandle::new(compiled.snapshot), Arc::default())
+    }
+
+    fn member(id: &str) -> Member {
+        Member { id: id.into(), ..Member::default() }
+    }
+
+    #[test]
+    fn the_others_are_shown_beside_this_gateway_as_it_is_now() {
+        let inner = inner(Some(Options { id: "b".into(), name: "edge".into(), ..Options::default() }));
+        let leader = Leader { id: "c".into(), since: String::new() };
+        inner.saw(vec![member("c"), member("a"), member("b")], Some(leader.clone()));
+        let view = inner.view();
+        let ids: Vec<&str> = view.members.iter().map(|member| member.id.as_str()).collect();
+        assert_eq!((ids, view.leader.as_ref()), (vec!["a", "b", "c"], Some(&leader)));
+        assert_eq!((view.members[1].generation, view.members[1].snapshot.len()), (7, 16));
+        inner.failed("it is away");
+        let view = inner.view();
+        assert_eq!((view.members.len(), view.error.as_str()), (3, "it is away"));
+        inner.saw(Vec::new(), None);
+        let view = inner.view();
+        assert_eq!((view.members.len(), view.error.as_str()), (1, ""));
+    }
+
+    #[test]
+    fn who_was_not_heard_for_too_long_leads_no_more() {
+        let inner = inner(None);
+        inner.leading(true);
+        assert!(!inner.leads(), "nothing was ever confirmed");
+        inner.alive_until(Instant::now() + Duration::from_secs(600));
+        assert!(inner.leads());
+        inner.alive_until(Instant::now());
+        assert!(!inner.leads());
+        inner.alive_until(Instant::now() + Duration::from_secs(600));
+        inner.leading(false);
+        assert!(!inner.leads());
+    }
+
+    #[test]
+    fn pauses_grow_to_an_end() {
+        assert!(pause(1) < Duration::from_millis(400));
+        assert!(
+            pause(u32::MAX) >= LONGEST_PAUSE.mul_f64(0.75) && pause(u32::MAX) <= LONGEST_PAUSE.mul_f64(1.25)
+        );
+    }
+}

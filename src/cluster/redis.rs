@@ -94,16 +94,21 @@ impl Redis {
         ))
     }
 
-    async fn ask(
-        &self,
-        inner: &Inner,
-        connection: &mut Connection,
-        leaves: bool,
-    ) -> Result<Heard, String> {
+    async fn ask(&self, inner: &Inner, connection: &mut Connection, leaves: bool) -> Result<Heard, String> {
         let (me, ttl) = (inner.me(), self.ttl.as_millis().to_string());
         let (text, leaves) = (me.text(), if leaves { "1" } else { "0" });
         let command = [
-            "EVAL", SCRIPT, "2", &self.members, &self.leader, &me.id, &me.nonce, &ttl, &text, &now(), leaves,
+            "EVAL",
+            SCRIPT,
+            "2",
+            &self.members,
+            &self.leader,
+            &me.id,
+            &me.nonce,
+            &ttl,
+            &text,
+            &now(),
+            leaves,
         ];
         let answer = timeout(ANSWER, connection.command(&command)).await;
         heard(answer.map_err(|_| format!("no answer within {ANSWER:?}"))??)

@@ -332,7 +332,8 @@ mod tests {
         for (each, patience, cut) in [(1, None, true), (10_000, None, false), (1, Some(seconds(90)), false)] {
             let progress = Progress::default();
             progress.set_patience(patience);
-            let mut clock = Clock { rate: Rate::new(Duration::from_millis(100)), ..Clock::new(limits, false) };
+            let mut clock =
+                Clock { rate: Rate::new(Duration::from_millis(100)), ..Clock::new(limits, false) };
             let mut was_cut = false;
             for _ in 0..30 {
                 at(&progress, Place::Body);

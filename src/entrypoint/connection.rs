@@ -75,7 +75,8 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
 pub(super) async fn serve_begun(door: Arc<Door>, begun: Begun, open: OpenConnection) -> io::Result<()> {
     let Begun { stream, mut connection } = begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
-        let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
+        let handshake =
+            Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
         let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
         connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -30,7 +30,8 @@ pub(super) fn least(rate: u64, time: Duration) -> u64 {
 /// The pace of a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
 /// have no lowest rate.
 pub(super) fn of_request(pace: Pace, headers: &HeaderMap) -> Pace {
-    let is_grpc = || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc =
+        || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if pace.rate > 0 && is_grpc() { Pace { rate: 0, ..pace } } else { pace }
 }
 
@@ -42,6 +43,8 @@ pub(super) struct PacedBody {
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when we wait.
     waiting: Option<Instant>,
+    /// Up to when the present wait is counted.
+    counted: Instant,
     /// When the wait becomes too long, or the rate must be looked at.
     until: Instant,
     /// Time that was waited in this window, without the present wait.
@@ -60,6 +63,7 @@ impl PacedBody {
             pace,
             timer: None,
             waiting: None,
+            counted: Instant::now(),
             until: Instant::now(),
             waited: Duration::ZERO,
             bytes: 0,
@@ -70,8 +74,8 @@ impl PacedBody {
     /// Something came: true when it came in time.
     fn came(&mut self, length: usize) -> bool {
         self.bytes = self.bytes.saturating_add(length as u64);
-        if let Some(since) = self.waiting.take() {
-            self.waited += since.elapsed();
+        if self.waiting.take().is_some() {
+            self.waited += self.counted.elapsed();
         }
         self.is_fast_enough()
     }
@@ -90,8 +94,8 @@ impl PacedBody {
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.is_none() {
             let now = Instant::now();
-            self.waiting = Some(now);
-            self.set_until(now);
+            (self.waiting, self.counted) = (Some(now), now);
+            self.set_until(now, now);
         }
         loop {
             if self.pace.stall.is_none() && self.pace.rate == 0 {
@@ -113,20 +117,18 @@ impl PacedBody {
             if self.pace.stall.is_some_and(|stall| now.duration_since(since) >= stall) {
                 return Poll::Ready(());
             }
-            self.waited += now.duration_since(since);
+            self.waited += now.duration_since(self.counted);
+            self.counted = now;
             if !self.is_fast_enough() {
                 return Poll::Ready(());
             }
-            // What was waited in the window that is over counts for the stall all the same.
-            self.until = now + self.window;
-            if let Some(stall) = self.pace.stall {
-                self.until = self.until.min(since + stall);
-            }
+            self.set_until(since, now);
         }
     }
 
-    fn set_until(&mut self, now: Instant) {
-        let stall = self.pace.stall.map(|stall| now + stall);
+    /// The stall counts from the beginning of the wait, whatever window that was in.
+    fn set_until(&mut self, since: Instant, now: Instant) {
+        let stall = self.pace.stall.map(|stall| since + stall);
         let rate = (self.pace.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
         if let Some(until) = stall.into_iter().chain(rate).min() {
             self.until = until;
@@ -181,7 +183,9 @@ mod tests {
 
     impl Frames for Sent {
         fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-            self.0.poll_recv(cx).map(|length| length.map(|length| Ok(Frame::data(Bytes::from(vec![0; length])))))
+            self.0
+                .poll_recv(cx)
+                .map(|length| length.map(|length| Ok(Frame::data(Bytes::from(vec![0; length])))))
         }
     }
 
@@ -255,7 +259,8 @@ mod tests {
 
     #[test]
     fn the_rate_is_an_average_over_the_time_that_is_borne() {
-        let of = |stall: Option<u64>| window(Pace { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs();
+        let of =
+            |stall: Option<u64>| window(Pace { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs();
         assert_eq!([of(None), of(Some(1)), of(Some(30)), of(Some(3600))], [60, 5, 30, 60]);
         assert_eq!(least(16, Duration::from_secs(60)), 960);
         assert_eq!(least(u64::MAX, Duration::from_secs(60)), u64::MAX);

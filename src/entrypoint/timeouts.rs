@@ -84,13 +84,21 @@ impl Timed {
             () = late => return reply::status_text(StatusCode::GATEWAY_TIMEOUT),
             () = over => return self.missed(),
         };
-        let plain = response.body().as_bytes().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let plain =
+            response.body().as_bytes().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if plain || (self.timeouts.response_body.is_none() && self.deadline.is_none()) {
             return response;
         }
         let (stall, deadline) = (self.timeouts.response_body, self.deadline);
         response.map(|inner| {
-            Body::of_frames(TimedAnswer { inner: Some(inner), stall, deadline, waiting: false, until: None, timer: None })
+            Body::of_frames(TimedAnswer {
+                inner: Some(inner),
+                stall,
+                deadline,
+                waiting: false,
+                until: None,
+                timer: None,
+            })
         })
     }
 
@@ -152,7 +160,8 @@ impl TimedAnswer {
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.waiting {
             self.waiting = true;
-            self.until = self.stall.map(|stall| Instant::now() + stall).into_iter().chain(self.deadline).min();
+            self.until =
+                self.stall.map(|stall| Instant::now() + stall).into_iter().chain(self.deadline).min();
         }
         let Some(until) = self.until else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));

@@ -68,11 +68,21 @@ impl AccessLog {
         let filters = Filters::new(&settings.filters).map_err(invalid)?;
         let expression = match settings.filters.expression.as_str() {
             "" => None,
-            text => Some(Filter::parse(text).map_err(|reason| invalid(format!("filters.expression: {reason}")))?),
+            text => {
+                Some(Filter::parse(text).map_err(|reason| invalid(format!("filters.expression: {reason}")))?)
+            }
         };
         let writer = Writer::start(&settings.file_path, settings.buffering_size)?;
         let add_internals = settings.add_internals;
-        Ok(Arc::new(Self { format, modes, filters, expression, add_internals, requests: AtomicU64::new(0), writer }))
+        Ok(Arc::new(Self {
+            format,
+            modes,
+            filters,
+            expression,
+            add_internals,
+            requests: AtomicU64::new(0),
+            writer,
+        }))
     }
 
     /// Begins the line of a request and hangs a [`Record`] on its context, for the rest of the way to fill in.
@@ -366,7 +376,10 @@ mod tests {
             ("!PathPrefix(`/health`)", &["/a?q=1", "/b"]),
             ("Path(`/a`) || request_user-agent =~ `(?i)BOT`", &["/a?q=1", "/health"]),
             ("RequestPath == `/a?q=1` && RouterName =~ `^r@` && ServiceURL != ``", &["/a?q=1"]),
-            ("RequestPort == 8080 && RequestHost == `h.test` && ClientPort > 4999", &["/a?q=1", "/b", "/health"]),
+            (
+                "RequestPort == 8080 && RequestHost == `h.test` && ClientPort > 4999",
+                &["/a?q=1", "/b", "/health"],
+            ),
             ("ClientIP(`10.0.0.0/8`) || DownstreamAborted || TLSVersion != ``", &[]),
             ("RequestCount == 2 && Overhead < 1h && DownstreamContentSize == 4", &["/b"]),
             ("request_A == `1,2` || downstream_X == `y`", &["/a?q=1"]),
@@ -397,8 +410,12 @@ mod tests {
         log.answer(request("/c", &[]), 500, "");
         assert!(log.text().lines().count() == 1 && log.text().contains("/c"), "{}", log.text());
         let wrong = settings::AccessLogFilters { expression: "Staus > 1".into(), ..Default::default() };
-        let error = AccessLog::open(&settings::AccessLog { filters: wrong, ..Default::default() }).err().unwrap();
-        assert!(error.to_string().starts_with("accessLog.filters.expression: 1:1: Staus is no field"), "{error}");
+        let error =
+            AccessLog::open(&settings::AccessLog { filters: wrong, ..Default::default() }).err().unwrap();
+        assert!(
+            error.to_string().starts_with("accessLog.filters.expression: 1:1: Staus is no field"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, Secret, is_default};
-use tidegate_providers::{Tls, consul_store, redis};
+use tidegate_providers::{Error, Tls, consul_store, redis};
 
 /// Names and identifiers stand in keys.
 const LONGEST_NAME: usize = 128;
@@ -156,7 +156,10 @@ impl Cluster {
             (Some(_), None) => LEAST_IN_CONSUL,
             (None, Some(_)) => 1,
             (Some(_), Some(_)) => {
-                wrong(&[], "members cannot meet in two places: expected `consul` or `redis`, not both".into());
+                wrong(
+                    &[],
+                    "members cannot meet in two places: expected `consul` or `redis`, not both".into(),
+                );
                 LEAST_IN_CONSUL
             }
             (None, None) => {
@@ -173,15 +176,27 @@ impl Cluster {
                 wrong(&["consul", "prefix"], "expected a key like `tidegate/cluster`".into());
             }
             if let Err(error) = consul_store::Store::new(&consul.place()) {
-                wrong(&["consul"], error.to_string());
+                let (option, message) = split(error);
+                // The store has a word of its own for where it is.
+                let option = if option == "storage" { "address" } else { option };
+                wrong(&["consul", option], message);
             }
         }
         if let Some(redis) = &self.redis
             && let Err(error) = redis::Master::new(redis.place())
         {
-            wrong(&["redis"], error.to_string());
+            let (option, message) = split(error);
+            wrong(&["redis", option], message);
         }
         found
+    }
+}
+
+/// The option that an error is about, and what it says.
+fn split(error: Error) -> (&'static str, String) {
+    match error {
+        Error::Option { option, message } => (option, message),
+        other => ("endpoints", other.to_string()),
     }
 }
 
@@ -204,29 +219,33 @@ mod tests {
         assert!(mistakes(Cluster { consul: consul(), ..Cluster::default() }).is_empty());
         assert!(mistakes(Cluster { redis: redis(), ..Cluster::default() }).is_empty());
         assert!(mistakes(Cluster::default())[0].contains("expected `consul` or `redis`"));
-        assert!(mistakes(Cluster { consul: consul(), redis: redis(), ..Cluster::default() })[0].contains("not both"));
+        assert!(
+            mistakes(Cluster { consul: consul(), redis: redis(), ..Cluster::default() })[0]
+                .contains("not both")
+        );
     }
 
     #[test]
     fn what_cannot_be_meant_is_named() {
         let base = || Cluster { consul: Some(ClusterConsul::default()), ..Cluster::default() };
         let redis = |redis: ClusterRedis| Cluster { redis: Some(redis), ..Cluster::default() };
-        let strategy = redis::Sentinel {
-            master_name: "m".into(),
-            replica_strategy: true,
-            ..redis::Sentinel::default()
-        };
+        let strategy =
+            redis::Sentinel { master_name: "m".into(), replica_strategy: true, ..redis::Sentinel::default() };
         for (cluster, word) in [
             (Cluster { name: String::new(), ..base() }, "name: "),
             (Cluster { id: "a/b".into(), ..base() }, "id: `a/b`"),
             (Cluster { ttl: Duration::from_secs(9), ..base() }, "ttl: expected a time from 10 s"),
-            (redis(ClusterRedis { endpoints: Vec::new(), ..ClusterRedis::default() }), "redis: option `endpoints`"),
-            (redis(ClusterRedis { sentinel: Some(strategy), ..ClusterRedis::default() }), "redis: option `sentinel`"),
+            (redis(ClusterRedis { endpoints: Vec::new(), ..ClusterRedis::default() }), "redis.endpoints: "),
+            (redis(ClusterRedis { sentinel: Some(strategy), ..ClusterRedis::default() }), "redis.sentinel: "),
         ] {
             let found = mistakes(cluster);
             assert!(found.len() == 1 && found[0].starts_with(word), "{word}: {found:?}");
         }
         let bad = ClusterConsul { address: "ftp://h".into(), prefix: "/".into(), ..ClusterConsul::default() };
-        assert_eq!(mistakes(Cluster { consul: Some(bad), ..base() }).len(), 2);
+        let found = mistakes(Cluster { consul: Some(bad), ..base() });
+        assert!(
+            found[0].starts_with("consul.prefix: ") && found[1].starts_with("consul.address: "),
+            "{found:?}"
+        );
     }
 }

@@ -90,7 +90,9 @@ impl Default for LifeCycle {
 pub struct RespondingTimeouts {
     /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 for any.
     pub read_timeout: Duration,
-    /// Fewest bytes of a request body in a second, while we wait for them; 0 for any. Tidegate's own.
+    /// Fewest bytes of a request body in a second, while we wait for them; 0 for any. Tidegate's own, so the API shows
+    /// it only where it was set.
+    #[serde(skip_serializing_if = "is_usual_rate")]
     pub min_body_rate: u64,
     /// Longest time for writing the answer; 0 for any.
     #[serde(skip_serializing_if = "is_default")]
@@ -99,11 +101,19 @@ pub struct RespondingTimeouts {
     pub idle_timeout: Duration,
 }
 
+/// Slower than any honest client: bytes of a request body in a second.
+const USUAL_BODY_RATE: u64 = 16;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_usual_rate(rate: &u64) -> bool {
+    *rate == USUAL_BODY_RATE
+}
+
 impl Default for RespondingTimeouts {
     fn default() -> Self {
         Self {
             read_timeout: Duration::from_secs(60),
-            min_body_rate: 16,
+            min_body_rate: USUAL_BODY_RATE,
             write_timeout: Duration::default(),
             idle_timeout: Duration::from_secs(180),
         }

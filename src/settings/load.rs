@@ -448,26 +448,39 @@ mod tests {
             "providers:\n  docker: {}\n  instances:\n    east: {docker: {endpoint: 'tcp://10.0.0.5:2375'}}\n    \
              more: {file: {directory: /routes}}\n",
         );
-        let variables = [("TIDEGATE_PROVIDERS_INSTANCES_WEST_CONSULCATALOG_ENDPOINT_ADDRESS", "10.0.0.6:8500")];
+        let variables =
+            [("TIDEGATE_PROVIDERS_INSTANCES_WEST_CONSULCATALOG_ENDPOINT_ADDRESS", "10.0.0.6:8500")];
         let option = format!("--configFile={path}");
-        let arguments = [&option, "--providers.instances.east.docker.network=front", "--providers.instances.kv.redis"];
+        let arguments =
+            [&option, "--providers.instances.east.docker.network=front", "--providers.instances.kv.redis"];
         let settings = try_load(&arguments, &variables, &[]).expect("loaded").settings;
         let paths: Vec<String> = settings.providers.chosen().iter().map(|chosen| chosen.path()).collect();
         let named = ["east.docker", "kv.redis", "more.file", "west.consulCatalog"];
         assert_eq!(paths[0], "providers.docker");
         assert_eq!(paths[1..], named.map(|path| format!("providers.instances.{path}")));
-        let tidegate_providers::Options::Docker(east) = &settings.providers.instances["east"] else { panic!() };
+        let tidegate_providers::Options::Docker(east) = &settings.providers.instances["east"] else {
+            panic!()
+        };
         assert_eq!((east.endpoint.as_str(), east.network.as_str()), ("tcp://10.0.0.5:2375", "front"));
     }
 
     #[test]
     fn a_named_provider_is_of_exactly_one_kind() {
         for (arguments, expected) in [
-            (&["east.docker=true", "east.file.filename=x"][..], "expected one kind of provider, and not several"),
+            (
+                &["east.docker=true", "east.file.filename=x"][..],
+                "expected one kind of provider, and not several",
+            ),
             (&["east.dockr.endpoint=x"], "`dockr` is no kind of provider: did you mean `docker`?"),
-            (&["east.nomad=true"], "providers.instances.east.nomad is a Traefik option that Tidegate does not"),
+            (
+                &["east.nomad=true"],
+                "providers.instances.east.nomad is a Traefik option that Tidegate does not",
+            ),
             (&["east.docker.swarmMode=true"], "use the provider `swarm` instead"),
-            (&["east.docker.endpint=x"], "providers.instances.east.docker.endpint: unknown key: did you mean"),
+            (
+                &["east.docker.endpint=x"],
+                "providers.instances.east.docker.endpint: unknown key: did you mean",
+            ),
             (&["docker.file.filename=x"], "`docker` is the name of a kind of provider"),
         ] {
             let arguments: Vec<String> =

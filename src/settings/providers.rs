@@ -182,7 +182,10 @@ impl Providers {
                 true => vec!["instances", open, "rest", "insecure"],
                 false => vec!["rest", "insecure"],
             };
-            wrong.push((path, format!("it would open `{closed}` too: set it for all REST providers or for none")));
+            wrong.push((
+                path,
+                format!("it would open `{closed}` too: set it for all REST providers or for none"),
+            ));
         }
         wrong
     }
@@ -199,8 +202,12 @@ fn check_name(name: &str) -> Result<(), String> {
         lower.strip_prefix(taken.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     });
     match taken {
-        Some(taken) if taken == lower => Err(format!("`{name}` is the name of a kind of provider: expected another")),
-        Some(taken) => Err(format!("names that begin with `{taken}-` belong to the provider `{taken}`: expected another")),
+        Some(taken) if taken == lower => {
+            Err(format!("`{name}` is the name of a kind of provider: expected another"))
+        }
+        Some(taken) => Err(format!(
+            "names that begin with `{taken}-` belong to the provider `{taken}`: expected another"
+        )),
         None => Ok(()),
     }
 }
@@ -229,9 +236,11 @@ mod tests {
         some.precedence = ["East-A", "file", "consulcatalog-b", "east-two"].map(str::to_owned).to_vec();
         let ranks = ["east-a", "file", "consulcatalog-b", "east-two-a", "east-b"].map(|name| some.rank(name));
         assert_eq!(ranks, [0, 1, 2, 3, 4]);
-        let unknown = |some: &Providers| some.check().into_iter().map(|(_, message)| message).collect::<Vec<_>>();
+        let unknown =
+            |some: &Providers| some.check().into_iter().map(|(_, message)| message).collect::<Vec<_>>();
         assert_eq!(unknown(&some), ["provider \"consulcatalog-b\" is not a valid provider name"]);
-        some.consul_catalog = Some(consul_catalog::Options { namespaces: vec!["b".into()], ..Default::default() });
+        some.consul_catalog =
+            Some(consul_catalog::Options { namespaces: vec!["b".into()], ..Default::default() });
         assert!(unknown(&some).is_empty());
     }
 

@@ -182,7 +182,8 @@ pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
         }
     }
     for pattern in UNSUPPORTED {
-        let found = forms(pattern).flat_map(|form| find(node, &form).into_iter().map(move |at| (form.clone(), at)));
+        let found =
+            forms(pattern).flat_map(|form| find(node, &form).into_iter().map(move |at| (form.clone(), at)));
         for (form, (path, found)) in found {
             if refused.iter().any(|other| other.path.starts_with(&path)) {
                 // What was said about the part inside is more to the point.

@@ -142,7 +142,9 @@ fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router 
     let own = std::mem::take(&mut router.middlewares);
     router.middlewares = point.http.middlewares.clone();
     qualify_all(&mut router.middlewares, provider);
-    router.middlewares.retain(|name| !router.skip_middlewares.iter().any(|skipped| is_skipped(name, skipped)));
+    router
+        .middlewares
+        .retain(|name| !router.skip_middlewares.iter().any(|skipped| is_skipped(name, skipped)));
     router.middlewares.extend(own);
     router.observability = Some(filled(&point.observability, router.observability.as_ref()));
     router
@@ -163,13 +165,19 @@ fn unknown_skips(settings: &Settings, router: &Router) -> Vec<String> {
     };
     let names: Vec<String> = known().map(plain).collect();
     let message = |skipped: &String| {
-        let hint = match tidegate_core::expression::nearest(&plain(skipped), names.iter().map(String::as_str)) {
+        let hint = match tidegate_core::expression::nearest(&plain(skipped), names.iter().map(String::as_str))
+        {
             Some(name) => format!("did you mean `{name}`?"),
             None => "it has no effect".to_owned(),
         };
         format!("skipMiddlewares: no entry point of this router has a middleware `{skipped}`: {hint}")
     };
-    router.skip_middlewares.iter().filter(|skipped| *skipped != "*" && !is_known(skipped)).map(message).collect()
+    router
+        .skip_middlewares
+        .iter()
+        .filter(|skipped| *skipped != "*" && !is_known(skipped))
+        .map(message)
+        .collect()
 }
 
 fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Observability {
@@ -202,7 +210,14 @@ fn place(names: &[(&String, bool)], part: String, source: &str, router: Router) 
 }
 
 fn whole(name: &str, router: Router, entry_points: Vec<usize>, errors: Vec<String>) -> Attached {
-    Attached { name: name.to_owned(), source: name.to_owned(), router, entry_points, errors, warnings: Vec::new() }
+    Attached {
+        name: name.to_owned(),
+        source: name.to_owned(),
+        router,
+        entry_points,
+        errors,
+        warnings: Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::HttpClient;
-use tidegate_middlewares::Options;
 
 use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
@@ -188,12 +187,7 @@ fn located(problem: &Problem, origins: &Origins, certificates: &[ObjectRef]) -> 
 /// Qualifies the names that Traefik's API shows qualified.
 fn qualify_references(config: &mut Config) {
     for (name, middleware) in &mut config.http.middlewares {
-        let members = match &mut middleware.options {
-            Options::chain(chain) => &mut chain.middlewares,
-            Options::anyOf(any) => &mut any.middlewares,
-            _ => continue,
-        };
-        for member in members {
+        for member in middleware.options.members_mut() {
             *member = qualify(member, provider_of(name));
         }
     }

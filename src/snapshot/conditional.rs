@@ -45,7 +45,8 @@ impl Middleware for Conditional {
 
 /// Removes the headers by which only `middleware` may say who the client is.
 fn remove_claims(headers: &mut HeaderMap, middleware: &dyn Middleware) {
-    let claims: Vec<HeaderName> = headers.keys().filter(|name| middleware.vouches_for(name)).cloned().collect();
+    let claims: Vec<HeaderName> =
+        headers.keys().filter(|name| middleware.vouches_for(name)).cloned().collect();
     for name in claims {
         headers.remove(name);
     }

@@ -76,6 +76,9 @@ pub struct Route {
     pub internal: bool,
 }
 
+/// Ten years: longer ones are as good as this, and can be added to any time.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// How long the requests of a router may take. `None`: as long as the entry point lets them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
@@ -95,7 +98,9 @@ impl Timeouts {
     /// As a router gives them; `None` when it gives none.
     fn of(options: Option<&tidegate_config::router::Timeouts>) -> Option<Self> {
         let options = options?;
-        let given = |duration: tidegate_core::values::Duration| (!duration.is_zero()).then_some(duration.0);
+        let given = |duration: tidegate_core::values::Duration| {
+            (!duration.is_zero()).then_some(duration.0.min(LONGEST_TIMEOUT))
+        };
         let timeouts = Self {
             request: given(options.request),
             request_body: given(options.request_body),

@@ -68,8 +68,7 @@ impl RedisStore {
         let now = self.preferred.load(Ordering::Relaxed);
         if Arc::ptr_eq(&self.endpoints[now % self.endpoints.len()], node) {
             // When another was faster it has done the same.
-            let _ =
-                self.preferred.compare_exchange(now, now + 1, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.preferred.compare_exchange(now, now + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
         self.endpoint()
     }

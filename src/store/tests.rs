@@ -239,7 +239,8 @@ async fn a_server_that_says_nothing_costs_one_deadline() {
         _ => Some(IN.into()),
     })
     .await;
-    let store = store(&StoreOptions { read_timeout: Duration::from_millis(200), ..options(&[&fake.address]) });
+    let store =
+        store(&StoreOptions { read_timeout: Duration::from_millis(200), ..options(&[&fake.address]) });
     let error = store.take("k", &BUCKET, Duration::from_millis(20)).await.unwrap_err();
     assert!(error.0.contains("deadline"), "{error}");
     for _ in 0..100 {
@@ -252,7 +253,8 @@ async fn a_server_that_says_nothing_costs_one_deadline() {
 
 #[tokio::test]
 async fn another_endpoint_stands_in() {
-    let replica = Fake::start(|_| Some("-READONLY You can't write against a read only replica.\r\n".into())).await;
+    let replica =
+        Fake::start(|_| Some("-READONLY You can't write against a read only replica.\r\n".into())).await;
     let master = Fake::start(|_| Some(IN.into())).await;
     let gone = Fake::start(|_| None).await.stop();
     let store = store(&options(&[&gone, &replica.address, &master.address]));

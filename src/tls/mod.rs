@@ -426,7 +426,8 @@ mod tests {
 
     #[test]
     fn who_names_nobody_is_shown_the_certificate_of_the_address() {
-        let tls = Tls { certificates: vec![certificate_for(&["192.0.2.7", "2001:db8::7"])], ..Tls::default() };
+        let tls =
+            Tls { certificates: vec![certificate_for(&["192.0.2.7", "2001:db8::7"])], ..Tls::default() };
         let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
         assert_eq!(problems, []);
         let config = store.config_for(None).unwrap();

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tidegate_providers::consul_store::{self as store, Operation, Refusal, Store};
+
 use crate::support::backend::nobody;
 use crate::support::cut::Cut;
-use crate::support::outside::Consul;
+use crate::support::outside::{Consul, certificates};
 use crate::support::pebble::{Options, Pebble, routes, served};
 use crate::support::process::Process;
 use crate::support::{Backend, Gateway, eventually};
@@ -156,6 +158,52 @@ fn a_leader_that_wakes_up_late_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs consul"]
+fn writes_of_one_that_has_lost_the_lock_are_refused() {
+    let consul = Consul::start("").ready();
+    let options = store::Options { address: consul.address.to_string(), ..store::Options::default() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Store::new(&options).unwrap();
+        let (ttl, delay) = (Duration::from_secs(10), Duration::from_secs(1));
+        let lock = |session: &str| Operation::Lock {
+            key: "t/leader".into(),
+            value: session.as_bytes().to_vec(),
+            session: session.into(),
+        };
+        let write = |session: &str, value: &str| {
+            vec![
+                Operation::CheckSession { key: "t/leader".into(), session: session.into() },
+                Operation::Set { key: "t/x".into(), value: value.as_bytes().to_vec() },
+            ]
+        };
+        let first = store.begin_session("first", ttl, delay).await.unwrap();
+        let second = store.begin_session("second", ttl, delay).await.unwrap();
+        let begun = Instant::now();
+        store.apply(&[lock(&first)]).await.unwrap();
+        assert!(matches!(store.apply(&[lock(&second)]).await, Err(Refusal::Condition(_))), "it is taken");
+        let index = store.apply(&write(&first, "one")).await.unwrap();
+        store.end_session(&first).await.unwrap();
+        assert_eq!(store.renew_session(&first).await, Ok(false));
+        assert!(matches!(store.apply(&[lock(&second)]).await, Err(Refusal::Condition(_))), "for a moment");
+        while store.apply(&[lock(&second)]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        eprintln!("the lock is free {:?} after it was taken first", begun.elapsed());
+        assert!(matches!(store.apply(&write(&first, "late")).await, Err(Refusal::Condition(_))));
+        store.apply(&write(&second, "two")).await.unwrap();
+        let swap = Operation::Swap { key: "t/x".into(), value: b"late".to_vec(), index };
+        assert!(matches!(store.apply(&[swap]).await, Err(Refusal::Condition(_))));
+        let kept = store.read("t/x", true).await.unwrap();
+        assert_eq!(kept.entries[0].value, b"two");
+        // Where nobody answers, nothing is known of the outcome.
+        let nobody = store::Options { address: nobody().to_string(), ..store::Options::default() };
+        let away = Store::new(&nobody).unwrap().apply(&write(&second, "x")).await;
+        assert!(matches!(away, Err(Refusal::Store(_))));
+    });
+}
+
+#[test]
 #[ignore = "needs pebble and consul"]
 fn consul_may_be_away_for_a_while() {
     let (pebble, backend, mut consul) =
@@ -194,12 +242,141 @@ fn consul_may_be_away_for_a_while() {
     let before = pebble.orders();
     consul.run();
     consul.wait();
-    let took = time("the second", || all.iter().chain([&third]).all(|one| {
-        has(one, "second.test") || !std::ptr::eq(one, &all[0]) && has(one, "first.test") && has(&all[0], "second.test")
-    }));
+    let took = time("the second", || {
+        all.iter().chain([&third]).all(|one| {
+            has(one, "second.test")
+                || !std::ptr::eq(one, &all[0]) && has(one, "first.test") && has(&all[0], "second.test")
+        })
+    });
     eprintln!("a new name {took:?} after Consul was back");
-    eventually("all have everything", || all.iter().all(|one| has(one, "second.test")) && has(&without, "first.test"));
+    eventually("all have everything", || {
+        all.iter().all(|one| has(one, "second.test")) && has(&without, "first.test")
+    });
     assert!(pebble.orders() <= before + 1, "{before} and then {}", pebble.orders());
+    assert_eq!(pebble.orders(), 2);
+}
+
+#[test]
+#[ignore = "needs pebble and consul"]
+fn a_consul_that_has_lost_everything_is_told_again() {
+    let (pebble, backend, mut consul) =
+        (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
+    let text = routes(&["Host(`first.test`)", "Host(`second.test`)"], &backend.url());
+    let challenge = "httpChallenge.entryPoint=web";
+    let all = [
+        start(&flags(&pebble, challenge, consul.address, true, &[]), &text),
+        start(&flags(&pebble, challenge, consul.address, false, &[]), &text),
+    ];
+    let roots = pebble.roots();
+    let has = |gateway: &Gateway, name: &str| served(gateway.address("secure"), name, &roots).is_ok();
+    let have_all = || all.iter().all(|one| has(one, "first.test") && has(one, "second.test"));
+    eventually("both names", have_all);
+    consul.kill();
+    consul.forget();
+    consul.run();
+    consul.wait();
+    eventually("it knows the certificates again", || {
+        assert!(have_all(), "what there is keeps being served");
+        let keys = consul.get("/v1/kv/t/acme/le/?keys").unwrap_or_default();
+        keys.matches("/certificates/").count() == 2 && keys.contains("/live/account")
+    });
+    eventually("one leads again", || all.iter().filter(|one| leads(one)).count() == 1);
+    let leader = all.iter().find(|one| leads(one)).unwrap();
+    leader.write("more.yml", &more("third.test", &backend.url()));
+    eventually("a further name", || all.iter().all(|one| has(one, "third.test")));
+    assert!(have_all());
+    assert_eq!(pebble.orders(), 3, "nothing was ordered again");
+}
+
+#[test]
+#[ignore = "needs pebble and consul"]
+fn a_token_and_tls_are_used_and_a_lost_right_costs_no_certificate() {
+    let master = "99999999-8888-7777-6666-555555555555";
+    let secret = "11111111-2222-3333-4444-555555555555";
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let https = nobody();
+    let mut consul = Consul::start_in(
+        folder,
+        &format!(
+            r#""acl": {{"enabled": true, "default_policy": "deny", "tokens": {{"master": "{master}", "agent": "{master}"}}}},
+            "ca_file": "consul-agent-ca.pem", "cert_file": "dc1-server-consul-0.pem",
+            "key_file": "dc1-server-consul-0-key.pem", "verify_incoming_https": true, "ports": {{"https": {}}}"#,
+            https.port()
+        ),
+    );
+    consul.token = master.into();
+    consul.wait();
+    eventually("policies can be made", || {
+        consul.get("/v1/acl/policies").is_some_and(|text| text.contains("global-management"))
+    });
+    // As docs/certificates.md says.
+    let rules = r#"key_prefix \"t/acme/\" { policy = \"write\" } session_prefix \"\" { policy = \"write\" }"#;
+    consul.put("/v1/acl/policy", &format!(r#"{{"Name": "gateway", "Rules": "{rules}"}}"#));
+    let made = consul
+        .put("/v1/acl/token", &format!(r#"{{"SecretID": "{secret}", "Policies": [{{"Name": "gateway"}}]}}"#));
+    let accessor = made.split("\"AccessorID\"").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap();
+    let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
+    let file = |name: &str| consul.folder().join(name).display().to_string();
+    let option = "--certificatesResolvers.le.acme.consul";
+    let more = [
+        format!("{option}.tls.ca={}", file("consul-agent-ca.pem")),
+        format!("{option}.tls.cert={}", file("dc1-client-consul-0.pem")),
+        format!("{option}.tls.key={}", file("dc1-client-consul-0-key.pem")),
+        format!("{option}.token={secret}"),
+    ];
+    let more = more.each_ref().map(String::as_str);
+    let challenge = "httpChallenge.entryPoint=web";
+    let text = routes(&["Host(`s.test`)"], &backend.url());
+    let gateway = start(&flags(&pebble, challenge, https, true, &more), &text);
+    let roots = pebble.roots();
+    let has = || served(pebble.secure(), "s.test", &roots).is_ok();
+    eventually("the certificate", has);
+    let none = start(&flags(&pebble, challenge, https, false, &more[..3]), &text);
+    eventually("without a token it is told", || none.leadership()[0].error.contains("403"));
+    // A token without rights is shown an empty store.
+    consul.put(
+        &format!("/v1/acl/token/{accessor}"),
+        &format!(r#"{{"AccessorID": "{accessor}", "SecretID": "{secret}", "Policies": []}}"#),
+    );
+    eventually("the loss is noticed", || !gateway.leadership()[0].error.is_empty());
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end {
+        assert!(has(), "what there is keeps being served");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(!leads(&gateway));
+    consul.put(
+        &format!("/v1/acl/token/{accessor}"),
+        &format!(
+            r#"{{"AccessorID": "{accessor}", "SecretID": "{secret}", "Policies": [{{"Name": "gateway"}}]}}"#
+        ),
+    );
+    eventually("it leads again", || leads(&gateway));
+    assert!(has());
+    assert_eq!(pebble.orders(), 1);
+}
+
+#[test]
+#[ignore = "needs pebble and consul"]
+fn a_handshake_with_any_of_them_may_ask_for_a_certificate() {
+    let (pebble, backend, consul) =
+        (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
+    let ask = Backend::echo("allowed");
+    let ask = format!("--certificatesResolvers.le.acme.onDemand.ask={}/ask", ask.url());
+    let text = format!(
+        "http:\n  routers:\n    all: {{rule: 'PathPrefix(`/`)', service: s, tls: {{}}}}\n  services:\n    s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}\n",
+        backend.url()
+    );
+    let challenge = "httpChallenge.entryPoint=web";
+    let first = start(&flags(&pebble, challenge, consul.address, true, &[&ask]), &text);
+    eventually("the first leads", || leads(&first));
+    let second = start(&flags(&pebble, challenge, consul.address, false, &[&ask]), &text);
+    let roots = pebble.roots();
+    let has = |gateway: &Gateway, name: &str| served(gateway.address("secure"), name, &roots).is_ok();
+    assert!(has(&second, "one.test"), "at the first handshake, though another orders");
+    assert!(has(&first, "one.test"), "without a further order");
+    assert!(has(&first, "two.test") && has(&second, "two.test"));
     assert_eq!(pebble.orders(), 2);
 }
 

@@ -27,8 +27,18 @@ const fn case(path: &'static str, status: &'static str, body: &'static str, told
 
 /// Every step: what is refused is not tried again soon, what may be a passing trouble a little later.
 const CASES: &[Case] = &[
-    case("/o", "403 Forbidden", r#"{"type": "urn:ietf:params:acme:error:unauthorized", "detail": "no orders from you"}"#, "no orders from you"),
-    case("/o", "400 Bad Request", r#"{"type": "urn:ietf:params:acme:error:rejectedIdentifier", "detail": "policy forbids it"}"#, "policy forbids it"),
+    case(
+        "/o",
+        "403 Forbidden",
+        r#"{"type": "urn:ietf:params:acme:error:unauthorized", "detail": "no orders from you"}"#,
+        "no orders from you",
+    ),
+    case(
+        "/o",
+        "400 Bad Request",
+        r#"{"type": "urn:ietf:params:acme:error:rejectedIdentifier", "detail": "policy forbids it"}"#,
+        "policy forbids it",
+    ),
     Case {
         at: ("/o", 1),
         status: "429 Too Many Requests",
@@ -39,31 +49,97 @@ const CASES: &[Case] = &[
     },
     Case {
         orders: 3,
-        ..case("/o", "500 Internal Server Error", r#"{"type": "urn:ietf:params:acme:error:serverInternal", "detail": "on fire"}"#, "on fire")
+        ..case(
+            "/o",
+            "500 Internal Server Error",
+            r#"{"type": "urn:ietf:params:acme:error:serverInternal", "detail": "on fire"}"#,
+            "on fire",
+        )
     },
     Case { orders: 3, ..case("/o", "201 Created", "[nonsense", "new order") },
-    case("/z", "200 OK", r#"{"status": "pending", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "dns-01", "url": "/c", "token": "t"}]}"#, "does not offer http-01"),
-    case("/z", "200 OK", r#"{"status": "deactivated", "identifier": {"type": "dns", "value": "a.test"}}"#, "deactivated"),
-    case("/c", "400 Bad Request", r#"{"type": "urn:ietf:params:acme:error:malformed", "detail": "odd challenge"}"#, "odd challenge"),
+    case(
+        "/z",
+        "200 OK",
+        r#"{"status": "pending", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "dns-01", "url": "/c", "token": "t"}]}"#,
+        "does not offer http-01",
+    ),
+    case(
+        "/z",
+        "200 OK",
+        r#"{"status": "deactivated", "identifier": {"type": "dns", "value": "a.test"}}"#,
+        "deactivated",
+    ),
+    case(
+        "/c",
+        "400 Bad Request",
+        r#"{"type": "urn:ietf:params:acme:error:malformed", "detail": "odd challenge"}"#,
+        "odd challenge",
+    ),
     Case {
         at: ("/z", 2),
-        ..case("/z", "200 OK", r#"{"status": "invalid", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "http-01", "url": "/c", "token": "t", "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "CAA forbids it"}}]}"#, "CAA forbids it")
+        ..case(
+            "/z",
+            "200 OK",
+            r#"{"status": "invalid", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "http-01", "url": "/c", "token": "t", "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "CAA forbids it"}}]}"#,
+            "CAA forbids it",
+        )
     },
     Case {
         at: ("/z", 2),
-        ..case("/z", "200 OK", r#"{"status": "invalid", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "http-01", "url": "/c", "token": "t", "error": {"type": "urn:ietf:params:acme:error:dns", "detail": "NXDOMAIN looking up a.test"}}]}"#, "NXDOMAIN")
+        ..case(
+            "/z",
+            "200 OK",
+            r#"{"status": "invalid", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "http-01", "url": "/c", "token": "t", "error": {"type": "urn:ietf:params:acme:error:dns", "detail": "NXDOMAIN looking up a.test"}}]}"#,
+            "NXDOMAIN",
+        )
     },
-    case("/order", "200 OK", r#"{"status": "invalid", "finalize": "/f", "error": {"type": "urn:ietf:params:acme:error:unauthorized", "detail": "order gone bad"}}"#, "order gone bad"),
-    case("/f", "400 Bad Request", r#"{"type": "urn:ietf:params:acme:error:badCSR", "detail": "weak key"}"#, "weak key"),
+    case(
+        "/order",
+        "200 OK",
+        r#"{"status": "invalid", "finalize": "/f", "error": {"type": "urn:ietf:params:acme:error:unauthorized", "detail": "order gone bad"}}"#,
+        "order gone bad",
+    ),
+    case(
+        "/f",
+        "400 Bad Request",
+        r#"{"type": "urn:ietf:params:acme:error:badCSR", "detail": "weak key"}"#,
+        "weak key",
+    ),
     Case {
         at: ("/order", 2),
-        ..case("/order", "200 OK", r#"{"status": "invalid", "finalize": "/f", "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "too late a CAA"}}"#, "too late a CAA")
+        ..case(
+            "/order",
+            "200 OK",
+            r#"{"status": "invalid", "finalize": "/f", "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "too late a CAA"}}"#,
+            "too late a CAA",
+        )
     },
-    Case { at: ("/order", 2), ..case("/order", "200 OK", r#"{"status": "processing", "finalize": "/f"}"#, "waited in vain for the certificate") },
-    Case { at: ("/order", 2), ..case("/order", "200 OK", r#"{"status": "valid", "finalize": "/f"}"#, "without a certificate") },
-    case("/cert", "404 Not Found", r#"{"type": "urn:ietf:params:acme:error:malformed", "detail": "no such certificate"}"#, "no such certificate"),
+    Case {
+        at: ("/order", 2),
+        ..case(
+            "/order",
+            "200 OK",
+            r#"{"status": "processing", "finalize": "/f"}"#,
+            "waited in vain for the certificate",
+        )
+    },
+    Case {
+        at: ("/order", 2),
+        ..case("/order", "200 OK", r#"{"status": "valid", "finalize": "/f"}"#, "without a certificate")
+    },
+    case(
+        "/cert",
+        "404 Not Found",
+        r#"{"type": "urn:ietf:params:acme:error:malformed", "detail": "no such certificate"}"#,
+        "no such certificate",
+    ),
     case("/cert", "200 OK", "not PEM at all", "no PEM"),
-    case("/cert", "200 OK", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be read"),
+    case(
+        "/cert",
+        "200 OK",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "cannot be read",
+    ),
 ];
 
 /// An authority that does everything right but for one step.
@@ -75,16 +151,32 @@ fn authority(case: &'static Case) -> Backend {
         let base = format!("http://{}", seen.header("host").unwrap());
         let path = seen.target();
         let (mut status, mut more, mut body) = match path {
-            "/dir" => ("200 OK", String::new(), format!(r#"{{"newNonce": "{base}/n", "newAccount": "{base}/a", "newOrder": "{base}/o"}}"#)),
+            "/dir" => (
+                "200 OK",
+                String::new(),
+                format!(r#"{{"newNonce": "{base}/n", "newAccount": "{base}/a", "newOrder": "{base}/o"}}"#),
+            ),
             "/a" => ("201 Created", format!("Location: {base}/acct\r\n"), "{}".to_owned()),
             "/o" => {
                 proven.store(false, Ordering::SeqCst);
                 finalised.store(false, Ordering::SeqCst);
-                ("201 Created", format!("Location: {base}/order\r\n"), format!(r#"{{"status": "pending", "authorizations": ["{base}/z"], "finalize": "{base}/f"}}"#))
+                (
+                    "201 Created",
+                    format!("Location: {base}/order\r\n"),
+                    format!(
+                        r#"{{"status": "pending", "authorizations": ["{base}/z"], "finalize": "{base}/f"}}"#
+                    ),
+                )
             }
             "/z" => {
                 let status = if proven.load(Ordering::SeqCst) { "valid" } else { "pending" };
-                ("200 OK", String::new(), format!(r#"{{"status": "{status}", "identifier": {{"type": "dns", "value": "a.test"}}, "challenges": [{{"type": "http-01", "url": "{base}/c", "token": "t"}}]}}"#))
+                (
+                    "200 OK",
+                    String::new(),
+                    format!(
+                        r#"{{"status": "{status}", "identifier": {{"type": "dns", "value": "a.test"}}, "challenges": [{{"type": "http-01", "url": "{base}/c", "token": "t"}}]}}"#
+                    ),
+                )
             }
             "/c" => {
                 proven.store(true, Ordering::SeqCst);
@@ -93,7 +185,13 @@ fn authority(case: &'static Case) -> Backend {
             "/order" | "/f" => {
                 let done = finalised.fetch_or(path == "/f", Ordering::SeqCst);
                 let status = if done { "valid" } else { "ready" };
-                ("200 OK", String::new(), format!(r#"{{"status": "{status}", "finalize": "{base}/f", "certificate": "{base}/cert"}}"#))
+                (
+                    "200 OK",
+                    String::new(),
+                    format!(
+                        r#"{{"status": "{status}", "finalize": "{base}/f", "certificate": "{base}/cert"}}"#
+                    ),
+                )
             }
             _ => ("200 OK", String::new(), String::new()),
         };
@@ -155,25 +253,33 @@ fn fails(case: &'static Case) {
         // As long as the authority says.
         let next = rows()[0]["next"].as_str().unwrap().to_owned();
         let in_an_hour = std::time::SystemTime::now() + Duration::from_secs(3600);
-        let in_an_hour = httpdate_to_rfc3339(in_an_hour);
+        let in_an_hour = as_in_the_api(in_an_hour);
         assert!(next > in_an_hour, "{next} is before {in_an_hour}");
     }
-    assert!(!told() || !rows().is_empty());
 }
 
 /// A time as the API writes it.
-fn httpdate_to_rfc3339(at: std::time::SystemTime) -> String {
+fn as_in_the_api(at: std::time::SystemTime) -> String {
     let seconds = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let at = x509_parser::time::ASN1Time::from_timestamp(i64::try_from(seconds).unwrap()).unwrap();
     let at = at.to_datetime();
-    format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", at.year(), u8::from(at.month()), at.day(), at.hour(), at.minute(), at.second())
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    )
 }
 
 #[test]
 fn orders_that_fail_at_any_step_are_told_and_not_repeated() {
     for some in CASES.chunks(6) {
         std::thread::scope(|scope| {
-            let running: Vec<_> = some.iter().map(|case| (case.told, scope.spawn(move || fails(case)))).collect();
+            let running: Vec<_> =
+                some.iter().map(|case| (case.told, scope.spawn(move || fails(case)))).collect();
             for (told, one) in running {
                 assert!(one.join().is_ok(), "{told}");
             }

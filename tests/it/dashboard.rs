@@ -76,6 +76,8 @@ fn a_browser_shows_routers_and_takes_no_rule_for_markup() {
     assert!(!routers.contains("<img src=\"x\"") && !routers.contains("<title>1</title>"), "{routers}");
     let problems = rendered(&gateway, "Problems");
     assert!(problems.contains("routes.yml:"), "{problems}");
+    let cluster = rendered(&gateway, "Cluster");
+    assert!(cluster.contains("This gateway is alone.") && cluster.contains("(this one)"), "{cluster}");
 }
 
 /// The page's elements after its script has run.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::support::backend::nobody;
 use crate::support::outside::{Etcd, certificates};
+use crate::support::proxy::Proxy;
 use crate::support::{Backend, Gateway, eventually, get};
 
 fn gateway(etcd: &Etcd, further: &[&str]) -> Gateway {
@@ -46,7 +47,9 @@ fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
     etcd.put("traefik/http/services/s/loadBalancer/passHostHeader", "perhaps");
     eventually("the key is named", || {
         let problems = gateway.problems();
-        problems.iter().any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
+        problems
+            .iter()
+            .any(|problem| problem.contains("key traefik/http/services/s/loadBalancer/passHostHeader"))
     });
     assert!(names(&gateway, "two"));
     etcd.put("traefik/http/services/s/loadBalancer/passHostHeader", "true");
@@ -90,6 +93,25 @@ fn many_keys_come_in_pages_and_history_that_is_compacted_is_no_loss() {
 
 #[test]
 #[ignore = "needs etcd"]
+fn a_watch_that_tells_nothing_any_more_is_found_out() {
+    let etcd = Etcd::start(&[]).ready();
+    let (one, two) = (Backend::echo("one"), Backend::echo("two"));
+    route(&etcd, &one);
+    let line = Proxy::to(etcd.address);
+    let gateway = Gateway::with(&[&format!("--providers.etcd.endpoints={}", line.address)], "");
+    assert!(names(&gateway, "one"));
+    line.freeze("/v3/watch");
+    let begun = Instant::now();
+    route(&etcd, &two);
+    eventually("the change is found all the same", || names(&gateway, "two"));
+    eprintln!("found after {:?}", begun.elapsed());
+    // And the next one is told again.
+    route(&etcd, &one);
+    eventually("the new watch tells", || names(&gateway, "one"));
+}
+
+#[test]
+#[ignore = "needs etcd"]
 fn logins_are_made_and_refused_ones_are_said() {
     let etcd = Etcd::start(&[]).ready();
     let backend = Backend::echo("one");
@@ -129,7 +151,8 @@ fn servers_are_reached_by_tls() {
     let file = |name: &str| path.join(name).display().to_string();
     let (ca, cert, key) =
         (file("consul-agent-ca.pem"), file("dc1-server-consul-0.pem"), file("dc1-server-consul-0-key.pem"));
-    let arguments = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let arguments =
+        ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
     let etcd = Etcd::start_in(folder, nobody(), &arguments);
     let gateway = gateway(
         &etcd,

@@ -34,7 +34,8 @@ fn a_middleware_applies_when_its_rule_takes_the_request() {
     assert_eq!(backend.last().header("x-user"), Some("ann"));
     assert_eq!(get_with(web, "h", "/public", "X-User: root\r\nx_user: root\r\n").status, 200);
     assert!(!backend.last().head.contains("root"), "who is not asked cannot say who he is");
-    let shown: serde_json::Value = serde_json::from_str(&gateway.api("/api/http/middlewares/auth@file")).unwrap();
+    let shown: serde_json::Value =
+        serde_json::from_str(&gateway.api("/api/http/middlewares/auth@file")).unwrap();
     assert_eq!((&shown["when"], &shown["type"]), (&"!PathPrefix(`/public`)".into(), &"basicauth".into()));
     assert!(!gateway.api("/api/rawdata").contains("\"when\":\"\""));
 }
@@ -51,7 +52,10 @@ fn a_mistake_in_a_condition_is_told_with_its_place_and_nothing_opens() {
     assert_eq!(get(gateway.web(), "h", "/").status, 503);
     let problems = gateway.problems();
     let told = problems.iter().find(|problem| problem.contains("middleware auth@file")).unwrap();
-    assert!(told.contains("routes.yml:5") && told.contains("when: error while parsing rule PathPrefx(`/x`)"), "{told}");
+    assert!(
+        told.contains("routes.yml:5") && told.contains("when: error while parsing rule PathPrefx(`/x`)"),
+        "{told}"
+    );
     assert!(told.contains("did you mean PathPrefix?"), "{told}");
 }
 
@@ -85,7 +89,11 @@ fn an_address_or_a_password_lets_a_request_through() {
         assert_eq!(get(web, "h", path).status, 503, "{path}");
     }
     let problems = gateway.problems().join("\n");
-    assert!(problems.contains("recursion detected in middleware:one@file->middleware:two@file->middleware:one@file"), "{problems}");
+    assert!(
+        problems
+            .contains("recursion detected in middleware:one@file->middleware:two@file->middleware:one@file"),
+        "{problems}"
+    );
     assert!(problems.contains("middleware \"limit@file\" does not decide who may pass"), "{problems}");
     let shown = gateway.api("/api/http/middlewares/door@file");
     assert!(shown.contains(r#""anyOf":{"middlewares":["home@file","login@file"]}"#), "{shown}");
@@ -98,7 +106,9 @@ fn a_router_leaves_out_middlewares_of_its_entry_point() {
         &["--entryPoints.web.http.middlewares=auth@file,mark@file"],
         &backend,
         "    all: {rule: 'PathPrefix(`/`)', service: a}\n    open: {rule: 'PathPrefix(`/open`)', service: a, skipMiddlewares: [auth]}\n    bare: {rule: 'PathPrefix(`/bare`)', service: a, skipMiddlewares: ['*']}\n    typo: {rule: 'PathPrefix(`/typo`)', service: a, skipMiddlewares: [auht@file]}\n",
-        &format!("    auth: {{{LOGIN}}}\n    mark: {{headers: {{customRequestHeaders: {{X-Mark: 'yes'}}}}}}\n"),
+        &format!(
+            "    auth: {{{LOGIN}}}\n    mark: {{headers: {{customRequestHeaders: {{X-Mark: 'yes'}}}}}}\n"
+        ),
     );
     let web = gateway.web();
     assert_eq!((get(web, "h", "/").status, get(web, "h", "/typo").status), (401, 401));
@@ -138,7 +148,9 @@ fn the_log_keeps_what_its_expression_holds_for() {
     let seen: Vec<String> = read()
         .lines()
         .map(line)
-        .map(|line| format!("{}{}", line["RequestHost"].as_str().unwrap(), line["RequestPath"].as_str().unwrap()))
+        .map(|line| {
+            format!("{}{}", line["RequestHost"].as_str().unwrap(), line["RequestPath"].as_str().unwrap())
+        })
         .collect();
     assert_eq!(seen, ["other/", "h/last"]);
 }
@@ -148,6 +160,9 @@ fn a_mistake_in_the_expression_stops_the_start_with_its_place() {
     let flag = "--accesslog.filters.expression=DownstreamStats >= 500".to_owned();
     let problems = tidegate::settings::load(&["--accesslog=true".to_owned(), flag], &[]).err().unwrap();
     let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    assert!(told.contains("1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"), "{told}");
+    assert!(
+        told.contains("1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"),
+        "{told}"
+    );
     assert!(told.contains("accesslog.filters.expression"), "{told}");
 }

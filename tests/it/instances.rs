@@ -27,7 +27,8 @@ fn two_folders_may_use_the_same_names() {
     assert!(routers.contains("\"same@file\"") && routers.contains("\"same@team\""), "{routers}");
     assert!(routers.contains("\"provider\":\"team\""), "{routers}");
     // One may use what another has, and each is followed by itself.
-    std::fs::write(&more, route("both.test", &two.url()).replace("service: same", "service: same@file")).unwrap();
+    std::fs::write(&more, route("both.test", &two.url()).replace("service: same", "service: same@file"))
+        .unwrap();
     eventually("the other's service is used", || from(&gateway, "both.test", "one"));
     std::fs::write(&more, "http: {routers: {bad: {rul: x}}}\n").unwrap();
     eventually("the error names the router of that instance", || {
@@ -68,9 +69,7 @@ fn each_rest_provider_is_sent_to_by_its_name() {
         raw(gateway.address("traefik"), request).unwrap().status
     };
     assert_eq!((put("rest", "rest.test"), put("ci", "ci.test"), put("other", "o.test")), (200, 200, 400));
-    eventually("both are served", || {
-        from(&gateway, "rest.test", "one") && from(&gateway, "ci.test", "one")
-    });
+    eventually("both are served", || from(&gateway, "rest.test", "one") && from(&gateway, "ci.test", "one"));
 }
 
 #[test]

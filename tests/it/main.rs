@@ -12,6 +12,7 @@ mod bad_input;
 mod cluster;
 mod cluster_page;
 mod commands;
+mod conformance;
 mod consul;
 mod dashboard;
 mod details;

@@ -40,7 +40,10 @@ fn rules_of_syntax_v2_are_refused_and_the_v3_form_is_shown() {
         assert!(router["error"].to_string().contains(form), "{router}");
     }
     assert_eq!(get(gateway.web(), "h", "/v2").status, 503, "its rule can be read, and keeps its requests");
-    assert_eq!((get(gateway.web(), "h", "/v3").status, shown(&gateway, "same@file")["status"].clone()), (200, "enabled".into()));
+    assert_eq!(
+        (get(gateway.web(), "h", "/v3").status, shown(&gateway, "same@file")["status"].clone()),
+        (200, "enabled".into())
+    );
 }
 
 #[test]

@@ -178,7 +178,10 @@ fn five_thousand_services_that_change_all_the_time_are_no_storm() {
     while done < 1000 {
         consul.put("/v1/txn", &format!("[{}]", check(done * 3 % MANY, "critical")));
         done += 1;
-        std::thread::sleep((begun + std::time::Duration::from_millis(10) * done as u32).saturating_duration_since(Instant::now()));
+        std::thread::sleep(
+            (begun + std::time::Duration::from_millis(10) * done as u32)
+                .saturating_duration_since(Instant::now()),
+        );
     }
     let took = begun.elapsed();
     eventually("the last change is live", || status((done - 1) * 3 % MANY) == 404);

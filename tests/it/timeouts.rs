@@ -15,7 +15,9 @@ fn routes(url: &str, routers: &[(&str, &str)], more: &str) -> String {
     let mut text = "http:\n  routers:\n".to_owned();
     for (name, options) in routers {
         for (suffix, tls) in [("", ""), ("-tls", ", tls: {}")] {
-            text += &format!("    {name}{suffix}: {{rule: 'PathPrefix(`/{name}`)', service: a, {options}{tls}}}\n");
+            text += &format!(
+                "    {name}{suffix}: {{rule: 'PathPrefix(`/{name}`)', service: a, {options}{tls}}}\n"
+            );
         }
     }
     text + &format!("{more}  services:\n    a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n")
@@ -102,7 +104,8 @@ fn a_router_may_be_less_patient_and_says_408() {
 fn dribble_http1(gateway: &Gateway, path: &str) -> (Duration, Option<u16>) {
     let start = Instant::now();
     let mut writer = std::net::TcpStream::connect(gateway.web()).unwrap();
-    let _ = writer.write_all(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n").as_bytes());
+    let _ = writer
+        .write_all(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n").as_bytes());
     writer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let mut got = Vec::new();
     while start.elapsed() < Duration::from_secs(40) {
@@ -110,7 +113,9 @@ fn dribble_http1(gateway: &Gateway, path: &str) -> (Duration, Option<u16>) {
         match std::io::Read::read(&mut writer, &mut room) {
             Ok(0) => break,
             Ok(length) => got.extend_from_slice(&room[..length]),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
                 if writer.write_all(b"x").is_err() {
                     break;
                 }
@@ -125,8 +130,11 @@ fn dribble_http1(gateway: &Gateway, path: &str) -> (Duration, Option<u16>) {
 #[test]
 fn a_body_that_hardly_moves_is_cut_by_the_lowest_rate() {
     let backend = Backend::echo("a");
-    let routers =
-        [("own", "timeouts: {requestBody: 5s, minBodyRate: 1000}"), ("free", "timeouts: {minBodyRate: 0}"), ("plain", "priority: 1")];
+    let routers = [
+        ("own", "timeouts: {requestBody: 5s, minBodyRate: 1000}"),
+        ("free", "timeouts: {minBodyRate: 0}"),
+        ("plain", "priority: 1"),
+    ];
     let gateway = gateway(
         &[
             "--entryPoints.web.transport.respondingTimeouts.readTimeout=5s",
@@ -183,7 +191,11 @@ fn an_answer_must_come_in_time_once_the_request_is_there() {
     assert_eq!(ask("/answer/fast").status, 200);
     for (version, upload) in UPLOADS {
         let pause = Duration::from_millis(1200);
-        assert_eq!(upload(&gateway, "/answer/fast", pause), Some(200), "{version}: the time for the answer begins later");
+        assert_eq!(
+            upload(&gateway, "/answer/fast", pause),
+            Some(200),
+            "{version}: the time for the answer begins later"
+        );
         assert_eq!(upload(&gateway, "/whole/fast", pause), Some(408), "{version}: the client is late");
     }
 }
@@ -199,7 +211,10 @@ fn an_answer_that_stops_in_its_middle_is_cut() {
         }
         false
     });
-    let routers = [("stall", "timeouts: {responseBody: 500ms}"), ("whole", "timeouts: {request: 1s, responseBody: 1m}")];
+    let routers = [
+        ("stall", "timeouts: {responseBody: 500ms}"),
+        ("whole", "timeouts: {request: 1s, responseBody: 1m}"),
+    ];
     let gateway = gateway(&[], &routes(&backend.url(), &routers, ""));
     for path in ["/stall", "/whole"] {
         let mut client = Client::connect(gateway.web());
@@ -223,14 +238,19 @@ fn bodies_beyond_the_limit_are_refused_and_none_is_held_back() {
             let mut client = Client::connect(gateway.web());
             client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\n{more}Content-Length: 1001\r\n\r\n"));
             let answer = client.read().unwrap();
-            assert_eq!((answer.status, answer.text().as_str()), (413, "Request Entity Too Large"), "{path} {more}");
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (413, "Request Entity Too Large"),
+                "{path} {more}"
+            );
         }
         assert_eq!(backend.seen().len(), before);
         // Of unknown length: cut on the way.
         let chunks = |number: usize| format!("64\r\n{}\r\n", "x".repeat(100)).repeat(number) + "0\r\n\r\n";
         let post = |body: String| {
             let mut client = Client::connect(gateway.web());
-            client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+            client
+                .send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
             client.read().unwrap().status
         };
         assert_eq!((post(chunks(11)), post(chunks(10))), (413, 200), "{path}");

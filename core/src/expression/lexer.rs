@@ -112,7 +112,9 @@ impl<'a> Lexer<'a> {
 
     fn name(&mut self) -> Token {
         let rest = self.rest();
-        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || (self.fields && c == '-'))).unwrap_or(rest.len());
+        let length = rest
+            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || (self.fields && c == '-')))
+            .unwrap_or(rest.len());
         let name = rest.get(..length).unwrap_or(rest).to_owned();
         self.take(length, Token::Name(name))
     }
@@ -136,7 +138,9 @@ impl<'a> Lexer<'a> {
             _ if !self.fields => Err(self.error(self.at, length, format!("`{written}` is no number"))),
             _ => match written.parse() {
                 Ok(duration) => Ok(self.take(length, Token::Duration(duration))),
-                Err(_) => Err(self.error(self.at, length, format!("`{written}` is no number and no duration"))),
+                Err(_) => {
+                    Err(self.error(self.at, length, format!("`{written}` is no number and no duration")))
+                }
             },
         }
     }

@@ -94,7 +94,9 @@ impl Parser<'_> {
                 return self.expected("a pattern in quotes");
             }
             (Token::Compare(operator), value) => Test::Compare(operator, self.value(value)?),
-            (operator, _) => return self.fail(format!("expected a comparison, found {}", operator.describe())),
+            (operator, _) => {
+                return self.fail(format!("expected a comparison, found {}", operator.describe()));
+            }
         });
         self.advance()?;
         Ok(Expression::Field(field))

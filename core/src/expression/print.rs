@@ -13,7 +13,14 @@ impl Display for Expression {
                 f.write_str(" && ")?;
                 grouped(right, f)
             }
-            Self::Not(inner) if matches!(**inner, Self::Call(_) | Self::Not(_) | Self::Field(Field { test: None, .. })) => write!(f, "!{inner}"),
+            Self::Not(inner)
+                if matches!(
+                    **inner,
+                    Self::Call(_) | Self::Not(_) | Self::Field(Field { test: None, .. })
+                ) =>
+            {
+                write!(f, "!{inner}")
+            }
             Self::Not(inner) => write!(f, "!({inner})"),
             Self::Call(call) => call.fmt(f),
             Self::Compare { call, operator, value } => write!(f, "{call} {operator} {value}"),

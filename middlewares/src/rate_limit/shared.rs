@@ -20,6 +20,8 @@ const MOST_CONNECTIONS: i64 = 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer times mean the same, and sums of them stay far from the end of what can be counted.
+const LONGEST_TIME: StdDuration = StdDuration::from_secs(3600);
 const DEADLINE: Duration = Duration::from_millis(500);
 const DENY: &str = "deny";
 
@@ -111,7 +113,9 @@ impl Redis {
             0 => pool_size.max(min_idle),
             most => pool_size.min(most),
         };
-        let or = |given: Duration, usual: Duration| (if given.is_zero() { usual } else { given }).0;
+        let or = |given: Duration, usual: Duration| {
+            (if given.is_zero() { usual } else { given }).0.min(LONGEST_TIME)
+        };
         Ok(StoreOptions {
             endpoints: self.endpoints.clone(),
             tls: self.tls.as_ref().map(|tls| with_files(tls, context)).transpose()?,
@@ -143,8 +147,7 @@ fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, 
         if text.is_empty() || text.contains("-----BEGIN") {
             return Ok(text.to_owned());
         }
-        let bytes =
-            context.file(text).map_err(|error| BuildError(format!("redis.tls.{option}: {error}")))?;
+        let bytes = context.file(text).map_err(|error| BuildError(format!("redis.tls.{option}: {error}")))?;
         let content = String::from_utf8_lossy(&bytes).into_owned();
         if !content.contains("-----BEGIN") {
             return Err(BuildError(format!("redis.tls.{option}: `{text}` is no PEM file")));
@@ -204,7 +207,7 @@ impl Shared {
             store: context.store(&redis.store_options(context)?)?,
             prefix: format!("{PREFIX}{}:", context.name),
             bucket: bucket(options),
-            deadline: redis.deadline.0,
+            deadline: redis.deadline.0.min(LONGEST_TIME),
             on_failure,
         })
     }
@@ -303,7 +306,10 @@ mod tests {
     fn without_an_answer_requests_are_refused_or_let_in_or_counted_here() {
         let middleware = build_in(&world(vec![]).0, failing("deny")).unwrap();
         let answer = ask(&middleware);
-        assert_eq!((answer.status().as_u16(), text(answer).as_str()), (500, "Could not insert/update bucket\n"));
+        assert_eq!(
+            (answer.status().as_u16(), text(answer).as_str()),
+            (500, "Could not insert/update bucket\n")
+        );
         let middleware = build_in(&world(vec![]).0, failing("allow")).unwrap();
         assert!((0..9).all(|_| ask(&middleware).status() == 200));
         let middleware = build_in(&world(vec![]).0, failing("local")).unwrap();
@@ -359,7 +365,10 @@ mod tests {
         let usual = options(Redis { read_timeout: Duration::from_secs(0), ..Redis::default() });
         assert_eq!((usual.pool_size, usual.min_idle), (4, 0));
         assert_eq!(usual.read_timeout, StdDuration::from_secs(3));
-        let many = options(Redis { pool_size: 20, max_active_conns: 8, min_idle_conns: 9, ..Redis::default() });
+        let endless = options(Redis { dial_timeout: Duration::from_secs(u64::MAX), ..Redis::default() });
+        assert_eq!(endless.dial_timeout, LONGEST_TIME);
+        let many =
+            options(Redis { pool_size: 20, max_active_conns: 8, min_idle_conns: 9, ..Redis::default() });
         assert_eq!((many.pool_size, many.min_idle), (8, 8));
         let idle = options(Redis { min_idle_conns: 9, ..Redis::default() });
         assert_eq!((idle.pool_size, idle.min_idle), (9, 9));

@@ -61,7 +61,12 @@ impl Identity {
     pub(super) fn secure(&self, provided: &mut Provided, name: &str, instance: &Instance, origin: &Origin) {
         let (namespace, datacenter) = (&instance.namespace, &instance.datacenter);
         let transport = normalize(&format!("tls-{namespace}-{datacenter}-{name}"));
-        let uri = format!("spiffe://{}/ns/{namespace}/dc/{datacenter}/svc/{name}", self.trust_domain);
+        let partition = match instance.partition.as_str() {
+            "" => String::new(),
+            partition => format!("/ap/{partition}"),
+        };
+        let uri =
+            format!("spiffe://{}{partition}/ns/{namespace}/dc/{datacenter}/svc/{name}", self.trust_domain);
         let http = &mut provided.config.http;
         for balancer in
             http.services.values_mut().filter_map(|service: &mut Service| service.load_balancer.as_mut())

@@ -29,7 +29,7 @@ const CHUNK: usize = 64;
 /// Rest after a sweep, as a multiple of what it took; after a look and a delivery likewise, but those may come one after
 /// the other until this much rest is owed.
 const REST: u32 = 4;
-const CREDIT: Duration = Duration::from_secs(1);
+const CREDIT: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// States in which instances may lose their requests. Each is a query of its own: an agent answers one on all checks
 /// twenty times more slowly when there are many.

@@ -57,6 +57,9 @@ pub struct Options {
     /// Consul namespaces, each an instance of its own (`@consulcatalog-<namespace>`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
+    /// Admin partition of Consul Enterprise; empty: the agent's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub partition: String,
     /// Route to services of Consul Connect, with a certificate from the agent.
     #[serde(skip_serializing_if = "is_default")]
     pub connect_aware: bool,
@@ -84,6 +87,7 @@ impl Default for Options {
             default_rule: DEFAULT_RULE.into(),
             constraints: String::new(),
             namespaces: Vec::new(),
+            partition: String::new(),
             connect_aware: false,
             connect_by_default: false,
             service_name: "traefik".into(),
@@ -175,6 +179,7 @@ pub fn build(options: Options) -> Result<ConsulCatalog, Error> {
         basic: endpoint.http_auth.as_ref().map(|auth| (auth.username.as_str(), &auth.password)),
         datacenter: &endpoint.datacenter,
         namespace: options.namespaces.first().map_or("", String::as_str),
+        partition: &options.partition,
         wait: endpoint.endpoint_wait_time.into(),
     })?;
     Ok(ConsulCatalog { agent: Arc::new(agent), deriver: Arc::new(Deriver::new(options)?) })

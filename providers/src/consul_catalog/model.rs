@@ -36,6 +36,7 @@ pub(super) struct Service {
     /// The registered name: that of a proxy is not that of the service it stands for.
     pub(super) service: String,
     pub(super) namespace: String,
+    pub(super) partition: String,
     pub(super) address: String,
     pub(super) port: u32,
     pub(super) tags: Option<Vec<String>>,
@@ -71,6 +72,8 @@ pub(super) struct Instance {
     pub(super) node: String,
     pub(super) datacenter: String,
     pub(super) namespace: String,
+    /// Empty in the default one, and where there are none.
+    pub(super) partition: String,
     /// The name that it is registered under, as checks have it.
     pub(super) registered: String,
     pub(super) id: String,
@@ -89,6 +92,7 @@ impl Instance {
             node: node.node,
             datacenter: node.datacenter,
             namespace,
+            partition: if service.partition == "default" { String::new() } else { service.partition },
             registered: service.service,
             id: service.id,
             address,
@@ -222,9 +226,7 @@ mod tests {
     }
 
     fn digests(checks: &[(&str, &str)]) -> Digests {
-        let check = |(id, service): &(&str, &str)| {
-            serde_json::json!({"Node": "n", "CheckID": id, "ServiceID": service, "ServiceName": service, "Odd": {}})
-        };
+        let check = |(id, service): &(&str, &str)| serde_json::json!({"Node": "n", "CheckID": id, "ServiceID": service, "ServiceName": service, "Odd": {}});
         let text = serde_json::Value::from(checks.iter().map(check).collect::<Vec<_>>()).to_string();
         serde_json::from_str(&text).expect("read")
     }
@@ -233,7 +235,8 @@ mod tests {
     fn differing_checks_name_their_service_or_node() {
         let before = digests(&[("1", "a"), ("2", "b"), ("serf", "")]);
         assert_eq!(before, digests(&[("serf", ""), ("2", "b"), ("1", "a")]), "the order does not matter");
-        let after = digests(&[("1", "a"), ("1b", "a"), ("3", "c\"d"), ("2", "b"), ("serf", ""), ("other", "")]);
+        let after =
+            digests(&[("1", "a"), ("1b", "a"), ("3", "c\"d"), ("2", "b"), ("serf", ""), ("other", "")]);
         let (services, nodes) = before.differing(&after);
         assert_eq!(services, HashSet::from(["a", "c\"d"]));
         assert_eq!(nodes, HashSet::from(["n"]));

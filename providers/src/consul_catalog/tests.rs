@@ -105,7 +105,8 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
         });
         Value::Object(names.collect())
     } else if let Some(state) = request.path.strip_prefix("/v1/health/state/") {
-        let checks = catalog.services.values().flatten().flat_map(|entry| entry["Checks"].as_array().cloned());
+        let checks =
+            catalog.services.values().flatten().flat_map(|entry| entry["Checks"].as_array().cloned());
         checks.flatten().filter(|check| state == "any" || check["Status"] == state).collect()
     } else {
         let name = request.path.rsplit('/').next().unwrap_or("");
@@ -261,6 +262,7 @@ async fn what_is_asked_has_the_options_in_it() {
     options.stale = true;
     options.cache = true;
     options.namespaces = vec!["team a".into()];
+    options.partition = "p1".into();
     options.endpoint.datacenter = "dc2".into();
     options.endpoint.token = "t0ken".into();
     options.endpoint.endpoint_wait_time = tidegate_core::values::Duration::from_secs(7);
@@ -275,6 +277,7 @@ async fn what_is_asked_has_the_options_in_it() {
     for request in agent.server.requests.lock().iter() {
         let query = |key: &str| request.query.get(key).map(String::as_str);
         assert_eq!((query("dc"), query("ns")), (Some("dc2"), Some("team%20a")), "{request:?}");
+        assert_eq!(query("partition"), Some("p1"), "{request:?}");
         assert_eq!(query("stale"), Some(""), "{request:?}");
         assert_eq!(query("cached").is_some(), request.path == "/v1/catalog/services", "{request:?}");
         assert_eq!(request.headers["x-consul-token"], "t0ken");
@@ -302,6 +305,13 @@ async fn services_of_connect_get_a_transport_that_is_renewed() {
     let transport = &state.config.http.servers_transports["tls-default-dc1-secret"];
     assert_eq!(transport.peer_cert_uri, "spiffe://td.consul/ns/default/dc/dc1/svc/secret");
     assert_eq!(transport.root_cas, ["-----BEGIN root"]);
+    // One of another partition has it in its identity.
+    let mut elsewhere = secret.clone();
+    elsewhere["Service"]["Partition"] = "p1".into();
+    agent.set("elsewhere", &[elsewhere]);
+    let state = running.until(|state| state.config.http.servers_transports.len() == 2).await;
+    let transport = &state.config.http.servers_transports["tls-default-dc1-elsewhere"];
+    assert_eq!(transport.peer_cert_uri, "spiffe://td.consul/ap/p1/ns/default/dc/dc1/svc/elsewhere");
     assert_eq!(transport.certificates[0].cert_file, "-----BEGIN leaf 0");
     assert!(agent.server.count("/v1/health/connect/secret") > 0);
     assert!(agent.server.count("/v1/agent/connect/ca/leaf/edge") > 0);

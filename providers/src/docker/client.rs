@@ -9,11 +9,12 @@ use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
+use super::FORM;
 use super::model::{Container, Event, Summary};
-use super::{FORM, Options};
+use super::options::Engine;
 use crate::Error;
 use crate::connect::Connector;
-use crate::http_client::{HttpClient, JsonStream, Limits};
+use crate::http_client::{HttpClient, JsonStream, Limits, basic};
 
 /// Time to answer when `httpClientTimeout` is not set.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -33,13 +34,16 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
-        let connector = Connector::new(&FORM, &options.endpoint, options.tls.as_ref())?;
+    pub(crate) fn new(engine: &Engine<'_>) -> Result<Self, Error> {
+        let connector = Connector::new(&FORM, engine.endpoint, engine.tls)?;
         let mut headers = HeaderMap::new();
-        if let Some(authorization) = options.authorization() {
+        if !engine.username.is_empty()
+            && !engine.password.is_empty()
+            && let Some(authorization) = basic(engine.username, engine.password)
+        {
             headers.insert(header::AUTHORIZATION, authorization);
         }
-        let timeout = Duration::from(options.http_client_timeout);
+        let timeout = Duration::from(engine.timeout);
         let time = if timeout.is_zero() { ANSWER } else { timeout };
         Ok(Self {
             http: HttpClient::new(connector, headers, FORM.option)?,

@@ -8,28 +8,24 @@ mod events;
 mod list;
 pub(crate) mod model;
 mod network;
+pub(crate) mod options;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::HeaderValue;
-use serde::{Deserialize, Serialize};
-use tidegate_core::values::{self, Secret, is_default};
 
 use crate::connect::Form;
-use crate::http_client::basic;
 use crate::workload::Rules;
-use crate::{Describe, Error, Provider, Session};
+use crate::{Error, Provider, Session};
 use client::{Client, Events};
 use events::Meaning;
 use list::Containers;
 
 pub use crate::connect::Tls;
+pub use options::DEFAULT_RULE;
 
-/// Traefik's default of `defaultRule`.
-pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
 /// How an endpoint is written.
 pub(crate) const FORM: Form = Form {
     option: "endpoint",
@@ -42,81 +38,15 @@ pub(crate) const FORM: Form = Form {
 /// A full look at the list, in case an event was lost.
 const RESYNC: Duration = Duration::from_secs(15);
 
-/// Options of `providers.docker`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Options {
-    /// Where the engine is: `unix://`, `tcp://`, `http://` or `https://`.
-    pub endpoint: String,
-    /// Basic authentication.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub username: String,
-    /// Its password.
-    #[serde(skip_serializing_if = "Secret::is_empty")]
-    pub password: Secret,
-    /// TLS towards the engine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
-    /// Expose containers that do not say `enable`.
-    pub exposed_by_default: bool,
-    /// Use the published address of a port instead of the inner one.
-    #[serde(rename = "useBindPortIP", skip_serializing_if = "is_default")]
-    pub use_bind_port_ip: bool,
-    /// Template of the rule of routers without one.
-    pub default_rule: String,
-    /// The network that containers are reached in.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub network: String,
-    /// Which containers are looked at.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub constraints: String,
-    /// Follow changes.
-    pub watch: bool,
-    /// Keep the services of unhealthy containers, without a server.
-    #[serde(skip_serializing_if = "is_default")]
-    pub allow_empty_services: bool,
-    /// Time for the engine to answer; 0 for 30 seconds.
-    pub http_client_timeout: values::Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            endpoint: "unix:///var/run/docker.sock".into(),
-            username: String::new(),
-            password: Secret::default(),
-            tls: None,
-            exposed_by_default: true,
-            use_bind_port_ip: false,
-            default_rule: DEFAULT_RULE.into(),
-            network: String::new(),
-            constraints: String::new(),
-            watch: true,
-            allow_empty_services: false,
-            http_client_timeout: values::Duration::default(),
-        }
-    }
-}
-
-impl Options {
-    fn authorization(&self) -> Option<HeaderValue> {
-        if self.username.is_empty() || self.password.is_empty() {
-            return None;
-        }
-        basic(&self.username, &self.password)
-    }
-}
-
-impl Describe for Options {
-    fn place(&self) -> String {
-        self.endpoint.clone()
-    }
+options::options! {
+    /// Options of `providers.docker`.
+    pub struct Options {}
 }
 
 /// Makes the provider.
 pub fn build(options: Options) -> Result<Docker, Error> {
     let rules = Rules::new(&options.default_rule, &options.constraints)?;
-    let client = Client::new(&options)?;
+    let client = Client::new(&options.engine())?;
     Ok(Docker { client: Arc::new(client), rules, options })
 }
 

@@ -319,7 +319,9 @@ mod tests {
         let [put, delete] = &told.result.events[..] else { panic!("{told:?}") };
         assert_eq!((&put.kv.key[..], &put.kv.value[..], put.deletes()), (&b"a/b"[..], &b"v"[..], false));
         assert_eq!((&delete.kv.key[..], delete.deletes(), delete.kv.mod_revision), (&b"a/c"[..], true, 7));
-        for bad in [r#"{"result": {"events": [{"kv": {"key": "*"}}]}}"#, r#"{"result": {"compact_revision": -1}}"#] {
+        for bad in
+            [r#"{"result": {"events": [{"kv": {"key": "*"}}]}}"#, r#"{"result": {"compact_revision": -1}}"#]
+        {
             assert!(serde_json::from_str::<Told>(bad).is_err(), "{bad}");
         }
     }

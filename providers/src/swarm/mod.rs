@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
-use tidegate_core::values::{self, Secret, is_default};
+use tidegate_core::values;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connect::Tls;
 use crate::docker;
 use crate::docker::client::{Client, Events};
 use crate::workload::Rules;
-use crate::{Describe, Error, Provider, Session};
+use crate::{Error, Provider, Session};
 use derive::Swarm;
 
 /// Between two looks while something changes, and how long that goes on after the last change.
@@ -30,69 +28,11 @@ const EVENTS: &str = "%7B%22type%22%3A%5B%22service%22%2C%22container%22%2C%22ne
     ent%22%3A%5B%22create%22%2C%22update%22%2C%22remove%22%2C%22start%22%2C%22die%22%2C%22heal\
     th_status%22%5D%7D";
 
-/// Options of `providers.swarm`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Options {
-    /// Where a manager is: `unix://`, `tcp://`, `http://` or `https://`.
-    pub endpoint: String,
-    /// Basic authentication.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub username: String,
-    /// Its password.
-    #[serde(skip_serializing_if = "Secret::is_empty")]
-    pub password: Secret,
-    /// TLS towards the manager.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
-    /// Expose services that do not say `enable`.
-    pub exposed_by_default: bool,
-    /// Use the address of the node and the published port of ports in mode `host`.
-    #[serde(rename = "useBindPortIP", skip_serializing_if = "is_default")]
-    pub use_bind_port_ip: bool,
-    /// Template of the rule of routers without one.
-    pub default_rule: String,
-    /// The network that tasks are reached in.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub network: String,
-    /// Which services are looked at.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub constraints: String,
-    /// Follow changes.
-    pub watch: bool,
-    /// Keep services that have no running task, without a server.
-    #[serde(skip_serializing_if = "is_default")]
-    pub allow_empty_services: bool,
-    /// Time for the manager to answer; 0 for 30 seconds.
-    pub http_client_timeout: values::Duration,
-    /// Time between two looks at all tasks, when nothing is told.
-    pub refresh_seconds: values::Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let docker = docker::Options::default();
-        Self {
-            endpoint: docker.endpoint,
-            username: String::new(),
-            password: Secret::default(),
-            tls: None,
-            exposed_by_default: true,
-            use_bind_port_ip: false,
-            default_rule: docker.default_rule,
-            network: String::new(),
-            constraints: String::new(),
-            watch: true,
-            allow_empty_services: false,
-            http_client_timeout: values::Duration::default(),
-            refresh_seconds: values::Duration::from_secs(15),
-        }
-    }
-}
-
-impl Describe for Options {
-    fn place(&self) -> String {
-        self.endpoint.clone()
+docker::options::options! {
+    /// Options of `providers.swarm`.
+    pub struct Options {
+        /// Time between two looks at all tasks, when nothing is told.
+        pub refresh_seconds: values::Duration = values::Duration::from_secs(15),
     }
 }
 
@@ -102,14 +42,7 @@ pub fn build(options: Options) -> Result<SwarmProvider, Error> {
         return Err(Error::Option { option: "refreshSeconds", message: "expected more than 0".into() });
     }
     let rules = Rules::new(&options.default_rule, &options.constraints)?;
-    let client = Client::new(&docker::Options {
-        endpoint: options.endpoint.clone(),
-        username: options.username.clone(),
-        password: options.password.clone(),
-        tls: options.tls.clone(),
-        http_client_timeout: options.http_client_timeout,
-        ..docker::Options::default()
-    })?;
+    let client = Client::new(&options.engine())?;
     Ok(SwarmProvider { client, rules, options })
 }
 

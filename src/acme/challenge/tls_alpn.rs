@@ -25,7 +25,8 @@ impl Prover for TlsAlpn {
     }
 
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {
-        let made = config(proof).map(|config| self.obtained.show(&server_name(&proof.name), Arc::new(config)));
+        let made =
+            config(proof).map(|config| self.obtained.show(&server_name(&proof.name), Arc::new(config)));
         Box::pin(std::future::ready(made))
     }
 

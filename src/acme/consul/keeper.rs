@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
 use super::keys::write;
-use super::mirror::{Live, Replica};
+use super::mirror::{Live, Replica, entry_of};
 use super::{Inner, proofs};
 use crate::acme::storage::Stored;
 
@@ -70,8 +70,10 @@ pub(super) async fn stop(inner: &Inner) {
     if leads {
         let key = inner.keys.leader();
         // Removed by us and not by the end of the session, it is free at once.
-        let operations =
-            [Operation::CheckSession { key: key.clone(), session: session.clone() }, Operation::Delete { key }];
+        let operations = [
+            Operation::CheckSession { key: key.clone(), session: session.clone() },
+            Operation::Delete { key },
+        ];
         let _ = inner.store.apply(&operations).await;
     }
     let _ = inner.store.end_session(&session).await;
@@ -182,7 +184,11 @@ async fn lead(inner: &Inner, session: &str) -> Result<Duration, String> {
         }
         lease.leads = true;
     }
-    tracing::info!(resolver = %inner.resolver, storage = %inner.place, "this gateway orders certificates for all that share the storage");
+    tracing::info!(
+        resolver = %inner.resolver,
+        storage = %inner.place,
+        "this gateway orders certificates for all that share the storage"
+    );
     inner.tell();
     Ok(RENEW)
 }
@@ -192,6 +198,15 @@ async fn follow_certificates(inner: Arc<Inner>) {
     let mut kept = None;
     loop {
         match follow.next(&inner.store).await {
+            Ok(listing)
+                if listing.entries.is_empty()
+                    && inner.mirror.lock().has_certificates()
+                    && !all_gone(&inner).await =>
+            {
+                // What is ignored now must not count as seen.
+                follow = inner.store.follow(&inner.keys.certificates());
+                tokio::time::sleep(AGAIN).await;
+            }
             Ok(listing) => {
                 inner.worked("certificates");
                 let changed = inner.mirror.lock().set_certificates(&listing);
@@ -203,6 +218,31 @@ async fn follow_certificates(inner: Arc<Inner>) {
             Err(message) => inner.failed("certificates", &message),
         }
     }
+}
+
+/// True when somebody has removed the last certificate, rather than our rights or all that Consul knew: a token without
+/// rights is shown an empty store, and so is everybody after a start without the data of before. What there is keeps being
+/// served then, and is written again where it is lost.
+async fn all_gone(inner: &Inner) -> bool {
+    let session = inner.lease.lock().id().map(str::to_owned);
+    let Ok(live) = inner.store.read(&inner.keys.live(), true).await else { return false };
+    let sees_itself = session.is_some_and(|session| entry_of(&live, &inner.keys.replica(&session)).is_some());
+    if !sees_itself {
+        inner.failed("certificates", "the store is empty, or the token has no rights");
+        return false;
+    }
+    if entry_of(&live, &inner.keys.account()).is_some() {
+        return true;
+    }
+    let (certificates, account) = inner.mirror.lock().all();
+    if account.is_none() {
+        return true;
+    }
+    tracing::warn!(resolver = %inner.resolver, "Consul has lost what was kept: it is written again");
+    if let Err(error) = inner.write_again(certificates, account).await {
+        inner.failed("certificates", &error.message);
+    }
+    false
 }
 
 /// Keeps a copy of the certificates on disk, where that is wanted.

@@ -11,8 +11,8 @@ use super::proofs::SharedProof;
 use crate::acme::backoff::Record;
 use crate::acme::storage::{Stored, StoredAccount, StoredCertificate};
 
-/// How long an answer that may have been under way while we wrote is distrusted: after a restored backup Consul begins
-/// to count anew.
+/// How long an answer is distrusted that is older than what is known, and may have been under way for long: later it means
+/// that Consul has begun to count anew, after a restored backup.
 const DISTRUST: Duration = Duration::from_secs(10);
 
 /// Somebody who shares the store.
@@ -79,8 +79,8 @@ pub(super) struct Mirror {
     pub(super) version: u64,
     /// The version that each asker has seen.
     seen: HashMap<String, u64>,
-    /// The index of our own last change, which older answers do not have, and when it was made.
-    own: (u64, Option<Instant>),
+    /// The index of what is known of certificates, our own changes included, and when that was learnt.
+    newest: (u64, Option<Instant>),
 }
 
 impl Mirror {
@@ -91,10 +91,11 @@ impl Mirror {
 
     /// Takes over an answer. True when certificates have changed.
     pub(super) fn set_certificates(&mut self, listing: &Listing) -> bool {
-        let is_old = listing.index < self.own.0 && self.own.1.is_some_and(|at| at.elapsed() < DISTRUST);
-        if is_old && self.certificates.is_some() {
+        let is_fresh = self.newest.1.is_some_and(|at| at.elapsed() < DISTRUST);
+        if listing.index < self.newest.0 && is_fresh {
             return false;
         }
+        self.newest = (listing.index, Some(Instant::now()));
         let mut old = self.certificates.take().unwrap_or_default();
         let before: Vec<(String, u64)> = old.iter().map(|(key, (index, _))| (key.clone(), *index)).collect();
         let mut new = BTreeMap::new();
@@ -103,24 +104,29 @@ impl Mirror {
             let certificate = known.map(|(_, certificate)| certificate).or_else(|| read(entry));
             new.extend(certificate.map(|certificate| (entry.key.clone(), (entry.index, certificate))));
         }
-        let changed = !before.iter().map(|(key, index)| (key, index)).eq(new.iter().map(|(k, (i, _))| (k, i)));
+        let changed =
+            !before.iter().map(|(key, index)| (key, index)).eq(new.iter().map(|(k, (i, _))| (k, i)));
         self.certificates = Some(new);
         self.version += u64::from(changed);
         changed
     }
 
-    /// Takes over an answer.
-    pub(super) fn set_live(&mut self, live: Live) {
-        let account = |live: Option<&Live>| live.and_then(|live| live.account.clone());
-        if account(self.live.as_ref()) != live.account {
-            self.version += 1;
-        }
+    /// Takes over an answer. An account is replaced, but never given up.
+    pub(super) fn set_live(&mut self, mut live: Live) {
+        let known = self.live.take().and_then(|live| live.account);
+        live.account = live.account.or_else(|| known.clone());
+        self.version += u64::from(known != live.account);
         self.live = Some(live);
+    }
+
+    /// True when there are certificates.
+    pub(super) fn has_certificates(&self) -> bool {
+        self.certificates.as_ref().is_some_and(|all| !all.is_empty())
     }
 
     /// Notes what we have written, so that it is there at once.
     pub(super) fn wrote(&mut self, index: u64, new: Option<(String, StoredCertificate)>, gone: &[String]) {
-        self.own = (self.own.0.max(index), Some(Instant::now()));
+        self.newest = (self.newest.0.max(index), Some(Instant::now()));
         if let Some(all) = &mut self.certificates {
             gone.iter().for_each(|key| {
                 all.remove(key);
@@ -147,6 +153,13 @@ impl Mirror {
     /// True when something has changed since the asker last took note.
     pub(super) fn is_changed(&mut self, asker: &str) -> bool {
         self.seen.insert(asker.to_owned(), self.version).is_some_and(|seen| seen != self.version)
+    }
+
+    /// All certificates by their keys, and the account.
+    pub(super) fn all(&self) -> (Vec<(String, StoredCertificate)>, Option<StoredAccount>) {
+        let certificates = self.certificates.iter().flatten();
+        let certificates = certificates.map(|(key, (_, certificate))| (key.clone(), certificate.clone()));
+        (certificates.collect(), self.live.as_ref().and_then(|live| live.account.clone()))
     }
 
     /// All certificates, for the copy on disk.

@@ -16,9 +16,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_core::BoxFuture;
-use tidegate_providers::consul_store::{
-    MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store,
-};
+use tidegate_providers::consul_store::{MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -29,7 +27,7 @@ use super::cluster::{Leadership, Member};
 use super::error::Error;
 use super::file::FileStorage;
 use super::held::text;
-use super::storage::{Change, Storage, Stored, StoredCertificate};
+use super::storage::{Change, Storage, Stored, StoredAccount, StoredCertificate};
 use crate::settings::Acme;
 use keeper::Lease;
 use keys::{Keys, read, write};
@@ -38,8 +36,8 @@ use proofs::{Looks, Remote, SharedProver};
 
 /// How long the first reading may take.
 const FIRST_READING: Duration = Duration::from_secs(5);
-/// Most sets of names that a replica may lack at once.
-const MOST_LACKS: usize = 1000;
+/// Most bytes of names that a replica may lack at once: the rest follows when those are there.
+const MOST_LACKING: usize = 128 * 1024;
 
 /// A storage in Consul, for one resolver.
 #[derive(Clone)]
@@ -206,10 +204,7 @@ impl Inner {
     }
 
     /// Does something on the condition that we still are the one that orders. Gives the index of the change.
-    async fn while_leading(
-        &self,
-        operations: impl FnOnce(&str) -> Vec<Operation>,
-    ) -> Result<u64, Error> {
+    async fn while_leading(&self, operations: impl FnOnce(&str) -> Vec<Operation>) -> Result<u64, Error> {
         let session = self.lease.lock().leading().map(str::to_owned);
         let session = session.ok_or_else(|| Error::local("another gateway orders now, or Consul is away"))?;
         let mut all = operations(&session);
@@ -247,7 +242,8 @@ impl Inner {
             }
             Change::Certificate { new, instead_of } => {
                 let operations = self.replacing(&new, &instead_of)?;
-                let gone: Vec<String> = instead_of.iter().map(|domain| self.keys.certificate(domain)).collect();
+                let gone: Vec<String> =
+                    instead_of.iter().map(|domain| self.keys.certificate(domain)).collect();
                 let index = self.while_leading(|_| operations).await?;
                 let key = self.keys.certificate(&new.domain);
                 self.mirror.lock().wrote(index, Some((key, new)), &gone);
@@ -280,6 +276,29 @@ impl Inner {
             Ok(_) | Err(Refusal::Condition(_)) => Ok(()),
             Err(refusal) => Err(error(refusal)),
         }
+    }
+
+    /// Writes what the store has lost, unless somebody else has. The account, whose absence says that it is lost, comes
+    /// last.
+    async fn write_again(
+        &self,
+        certificates: Vec<(String, StoredCertificate)>,
+        account: Option<StoredAccount>,
+    ) -> Result<(), Error> {
+        let mut lost = Vec::new();
+        for (key, certificate) in certificates {
+            lost.push(Operation::Swap { key, value: write(&certificate)?, index: 0 });
+        }
+        if let Some(account) = account {
+            lost.push(Operation::Swap { key: self.keys.account(), value: write(&account)?, index: 0 });
+        }
+        for operation in lost {
+            match self.store.apply(&[operation]).await {
+                Ok(_) | Err(Refusal::Condition(_)) => {}
+                Err(refusal) => return Err(error(refusal)),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what has changed of failures.
@@ -372,8 +391,11 @@ impl Storage for ConsulStorage {
     }
 
     fn ledger<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Ledger> {
-        let mirror = self.0.mirror.lock();
-        let names = mirror.live.as_ref().map(|live| live.failures.clone()).unwrap_or_default();
+        let names = match self.leads() {
+            // Read when the lock was got, and kept up to date by ourselves.
+            true => self.0.written.lock().clone(),
+            false => self.0.mirror.lock().live.as_ref().map(|live| live.failures.clone()).unwrap_or_default(),
+        };
         Box::pin(std::future::ready(Ledger { names, renew: Vec::new() }))
     }
 
@@ -416,7 +438,13 @@ impl Storage for ConsulStorage {
     }
 
     fn lacks(&self, sets: Vec<Vec<String>>) {
-        let sets: Vec<Vec<String>> = sets.into_iter().take(MOST_LACKS).collect();
+        let mut room = MOST_LACKING;
+        let fits = |names: &Vec<String>| {
+            let size: usize = names.iter().map(|name| name.len() + 4).sum();
+            room = room.saturating_sub(size);
+            room > 0
+        };
+        let sets: Vec<Vec<String>> = sets.into_iter().take_while(fits).collect();
         let mut lacks = self.0.lacks.lock();
         if *lacks != sets {
             *lacks = sets;

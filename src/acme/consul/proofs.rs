@@ -189,8 +189,7 @@ mod tests {
     #[tokio::test]
     async fn what_others_present_is_shown_until_they_take_it_back() {
         let tokens = Tokens::default();
-        let remote =
-            Remote::new(Some(Arc::new(Http { tokens: tokens.clone(), delay: Duration::ZERO })));
+        let remote = Remote::new(Some(Arc::new(Http { tokens: tokens.clone(), delay: Duration::ZERO })));
         remote.show(&[proof("one")], 5, true).await;
         assert!(tokens.contains("one"));
         let other = SharedProof { kind: "tls-alpn-01".into(), ..proof("two") };

@@ -175,7 +175,11 @@ impl Resolver {
                     }
                 }
                 Some(Demand(name)) = self.parts.demands.recv() => self.demand(name),
-                () = told => self.look_at_storage().await,
+                () = told => {
+                    // It works: what could not be stored may be stored now.
+                    self.unsaved.1 = None;
+                    self.look_at_storage().await;
+                }
                 () = tokio::time::sleep(wake) => self.look_at_storage().await,
             }
         }

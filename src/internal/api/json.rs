@@ -8,7 +8,6 @@ use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::{Kind, Middleware, ObjectRef};
-use tidegate_middlewares::Options;
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
@@ -119,22 +118,19 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
 
 /// A middleware. A chain that is used names its members with their provider.
 fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &ObjectReport) -> Object {
-    let mut shown = options.clone();
-    if let Options::chain(chain) = &mut shown.options
-        && !is_used(snapshot, name, report)
-    {
-        chain.middlewares.iter_mut().for_each(|member| as_written(member, name));
+    if options.options.members().is_empty() || is_used(snapshot, name, report) {
+        return Object::of(options);
     }
+    let mut shown = options.clone();
+    shown.options.members_mut().iter_mut().for_each(|member| as_written(member, name));
     Object::of(&shown)
 }
 
 /// True when a router, a service or another chain names this middleware.
 fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
-    let in_chain = |middleware: &Middleware| match &middleware.options {
-        Options::chain(chain) => chain.middlewares.iter().any(|member| member == name),
-        _ => false,
-    };
+    let in_chain =
+        |middleware: &Middleware| middleware.options.members().iter().any(|member| member == name);
     !report.used_by.is_empty()
         || http.middlewares.values().any(in_chain)
         || http.services.values().any(|service| {

@@ -99,7 +99,9 @@ impl Question<'_> {
                 response
             }
             "overview" => body(&overview::overview(&self.snapshot, settings, &self.api.around.providers)),
-            "cluster" => body(&cluster::cluster(&self.api.around.cluster.view(), &self.api.around.acme.leadership())),
+            "cluster" => {
+                body(&cluster::cluster(&self.api.around.cluster.view(), &self.api.around.acme.leadership()))
+            }
             "problems" => body(&overview::problems(&self.snapshot)),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {

@@ -166,7 +166,9 @@ impl Filter {
             Expression::And(left, right) => {
                 Tree::And(Box::new(self.compile(left)?), Box::new(self.compile(right)?))
             }
-            Expression::Or(left, right) => Tree::Or(Box::new(self.compile(left)?), Box::new(self.compile(right)?)),
+            Expression::Or(left, right) => {
+                Tree::Or(Box::new(self.compile(left)?), Box::new(self.compile(right)?))
+            }
             Expression::Not(inner) => Tree::Not(Box::new(self.compile(inner)?)),
             Expression::Call(call) => self.rule(call).map_err(|message| (call.span.start, message))?,
             Expression::Compare { call, .. } => {
@@ -195,7 +197,9 @@ impl Filter {
             let hint = match known {
                 Known::Aborted => return Ok(Tree::Aborted),
                 Known::Number(_) => format!("{name} is a number and must be compared, like {name} >= 500"),
-                Known::Time(_) => format!("{name} is a length of time and must be compared, like {name} > 1s"),
+                Known::Time(_) => {
+                    format!("{name} is a length of time and must be compared, like {name} > 1s")
+                }
                 Known::Text(_) => format!("{name} is a text and must be compared, like {name} == `…`"),
             };
             return Err(hint);
@@ -225,7 +229,9 @@ impl Filter {
                 (Tree::Pattern(field, pattern), *negated)
             }
             Test::Compare(..) => {
-                return Err(format!("{name} is a text: it is compared by ==, !=, =~ or !~ with one in quotes"));
+                return Err(format!(
+                    "{name} is a text: it is compared by ==, !=, =~ or !~ with one in quotes"
+                ));
             }
         };
         Ok(if negated { Tree::Not(Box::new(tree)) } else { tree })
@@ -272,17 +278,16 @@ fn known(name: &str) -> Result<Option<Known>, String> {
     if found.is_some() {
         return Ok(found);
     }
-    let prefixes: [(&str, fn(HeaderName) -> Text); 3] = [
-        ("request_", Text::RequestHeader),
-        ("origin_", Text::OriginHeader),
-        ("downstream_", Text::DownstreamHeader),
-    ];
-    for (prefix, of_header) in prefixes {
+    for prefix in ["request_", "origin_", "downstream_"] {
         let begins = name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
         if let Some(header) = name.get(prefix.len()..).filter(|_| begins) {
             let header = HeaderName::from_bytes(header.as_bytes())
                 .map_err(|_| format!("{name}: expected the name of a header after `{prefix}`"))?;
-            return Ok(Some(Known::Text(of_header(header))));
+            return Ok(Some(Known::Text(match prefix {
+                "request_" => Text::RequestHeader(header),
+                "origin_" => Text::OriginHeader(header),
+                _ => Text::DownstreamHeader(header),
+            })));
         }
     }
     Ok(None)
@@ -308,7 +313,10 @@ mod tests {
     #[test]
     fn errors_name_what_where_and_what_was_expected() {
         for (text, expected) in [
-            ("DownstreamStats >= 500", "1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"),
+            (
+                "DownstreamStats >= 500",
+                "1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?",
+            ),
             ("DownstreamAborted ||\n xyz", "2:2: xyz is no field"),
             ("DownstreamStatus", "must be compared, like DownstreamStatus >= 500"),
             ("DownstreamStatus == `500`", "1:1: DownstreamStatus is compared with a number"),

@@ -18,11 +18,8 @@ impl Cut {
     /// A way to this server.
     pub fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let cut = Self {
-            address: listener.local_addr().unwrap(),
-            is_cut: Arc::default(),
-            open: Arc::default(),
-        };
+        let cut =
+            Self { address: listener.local_addr().unwrap(), is_cut: Arc::default(), open: Arc::default() };
         let (is_cut, open) = (cut.is_cut.clone(), cut.open.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {

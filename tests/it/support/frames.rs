@@ -178,9 +178,12 @@ fn status(block: &[u8]) -> u16 {
 
 /// Digits in Huffman's code: 0 to 2 have five bits each, the others six.
 fn digits(code: &[u8]) -> u16 {
-    let bits: Vec<u16> = code.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1))).collect();
+    let bits: Vec<u16> =
+        code.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1))).collect();
     let (mut at, mut number) = (0, 0);
-    let take = |at: usize, length: usize| bits.get(at..at + length).map(|bits| bits.iter().fold(0, |n, bit| n << 1 | bit));
+    let take = |at: usize, length: usize| {
+        bits.get(at..at + length).map(|bits| bits.iter().fold(0, |n, bit| n << 1 | bit))
+    };
     while let Some(short) = take(at, 5) {
         let (digit, length) = match (short, take(at, 6)) {
             (0..=2, _) => (short, 5),

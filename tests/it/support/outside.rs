@@ -108,6 +108,11 @@ impl Consul {
         self.running = None;
     }
 
+    /// Makes it forget everything, after [`Consul::kill`].
+    pub fn forget(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -192,6 +197,20 @@ impl Redis {
         redis
     }
 
+    /// A sentinel that watches this master under the name `m`.
+    pub fn sentinel(&self) -> Self {
+        let (folder, address) = (tempfile::tempdir().unwrap(), nobody());
+        let config = folder.path().join("sentinel.conf");
+        let text = format!(
+            "port {}\nsentinel monitor m 127.0.0.1 {} 1\nsentinel down-after-milliseconds m 500\n\
+             sentinel failover-timeout m 2000\n",
+            address.port(),
+            self.address.port()
+        );
+        std::fs::write(&config, text).unwrap();
+        Self::start_in(folder, address, &[&config.display().to_string(), "--sentinel"])
+    }
+
     /// Starts it again, after [`Redis::kill`].
     pub fn run(&mut self) {
         let mut command = Command::new(program("redis-server"));
@@ -213,11 +232,23 @@ impl Redis {
 
     /// Runs a command with `redis-cli`.
     pub fn command(&self, arguments: &[&str]) -> String {
+        self.try_command(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// The same, where it may fail: a replica that becomes the master closes its connections.
+    pub fn try_command(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(program("redis-cli"));
         command.args(["-p", &self.address.port().to_string()]).args(arguments);
         let output = command.current_dir(self.folder.path()).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// True when it says that it is a master.
+    pub fn is_master(&self) -> bool {
+        self.try_command(&["ROLE"]).is_ok_and(|role| role.starts_with("master"))
     }
 }
 
@@ -246,7 +277,8 @@ impl Etcd {
 
     /// Starts it again, after [`Etcd::kill`], with what it knew.
     pub fn run(&mut self) {
-        let scheme = if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
+        let scheme =
+            if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://{}", self.address), format!("http://{}", self.peer));
         let mut command = Command::new(program("etcd"));
         command.args(["--data-dir", "data", "--log-level", "error", "--unsafe-no-fsync"]);

@@ -17,6 +17,8 @@ struct Shared {
     connections: AtomicUsize,
     /// The paths of requests, without what stands behind `?`.
     requests: Mutex<Vec<String>>,
+    /// What each was asked on, and whether that connection is dead.
+    asked: Mutex<Vec<(String, Arc<AtomicBool>)>>,
 }
 
 impl Proxy {
@@ -47,6 +49,14 @@ impl Proxy {
         self.shared.silent.store(false, Ordering::SeqCst);
     }
 
+    /// Those connections fall silent for ever on which this path was asked for.
+    pub fn freeze(&self, path: &str) {
+        let asked = self.shared.asked.lock().unwrap();
+        let found: Vec<_> = asked.iter().filter(|(asked, _)| asked == path).collect();
+        assert!(!found.is_empty(), "{path} was not asked for");
+        found.iter().for_each(|(_, dead)| dead.store(true, Ordering::SeqCst));
+    }
+
     /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
@@ -69,7 +79,7 @@ fn serve(client: TcpStream, target: SocketAddr, shared: &Arc<Shared>) {
 }
 
 /// Copies until the source ends. On a dead connection everything is swallowed, the end too.
-fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, dead: &AtomicBool, count: bool) {
+fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, dead: &Arc<AtomicBool>, count: bool) {
     let mut buffer = [0; 16 << 10];
     loop {
         let read = from.read(&mut buffer).unwrap_or(0);
@@ -86,6 +96,9 @@ fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, dead: &AtomicBo
             let text = String::from_utf8_lossy(&buffer[..read]);
             let lines = text.lines().filter(|line| line.ends_with(" HTTP/1.1"));
             let paths = lines.filter_map(|line| line.split(' ').nth(1)?.split('?').next().map(str::to_owned));
+            let paths: Vec<String> = paths.collect();
+            let asked = paths.iter().map(|path| (path.clone(), dead.clone()));
+            shared.asked.lock().unwrap().extend(asked);
             shared.requests.lock().unwrap().extend(paths);
         }
         if read == 0 || to.write_all(&buffer[..read]).is_err() {

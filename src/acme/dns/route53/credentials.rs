@@ -40,11 +40,20 @@ pub(super) struct Wallet {
 enum Source {
     Fixed(Credentials),
     /// A token that whoever runs us keeps in a file, like Kubernetes (`AWS_WEB_IDENTITY_TOKEN_FILE`).
-    WebIdentity { role: Role, token: String },
+    WebIdentity {
+        role: Role,
+        token: String,
+    },
     /// `AWS_CONTAINER_CREDENTIALS_FULL_URI` or `…_RELATIVE_URI`: ECS, EKS.
-    Container { url: String, token: Option<String>, token_file: Option<String> },
+    Container {
+        url: String,
+        token: Option<String>,
+        token_file: Option<String>,
+    },
     /// The role of a machine of EC2.
-    Instance { base: String },
+    Instance {
+        base: String,
+    },
 }
 
 struct Role {
@@ -130,11 +139,7 @@ impl Wallet {
         }
     }
 
-    async fn assume(
-        &self,
-        role: &Role,
-        keys: &Credentials,
-    ) -> Result<(Credentials, OffsetDateTime), Error> {
+    async fn assume(&self, role: &Role, keys: &Credentials) -> Result<(Credentials, OffsetDateTime), Error> {
         let mut form = vec![("Action", "AssumeRole")];
         if let Some(id) = &role.external_id {
             form.push(("ExternalId", id));
@@ -152,7 +157,8 @@ impl Wallet {
             form.iter().map(|(key, value)| format!("{}={}", encoded(key), encoded(value))).collect();
         let body = form.join("&").into_bytes();
         let url = format!("{}/", self.sts);
-        let parsed = url::Url::parse(&url).map_err(|error| Error::local(format!("AWS_ENDPOINT_URL_STS: {error}")))?;
+        let parsed =
+            url::Url::parse(&url).map_err(|error| Error::local(format!("AWS_ENDPOINT_URL_STS: {error}")))?;
         let host = &parsed[url::Position::BeforeHost..url::Position::BeforePath];
         let headers = keys.map(|keys| {
             let scope = (self.region.as_str(), "sts");
@@ -319,7 +325,11 @@ mod tests {
                 }
                 assert!(text.starts_with(line), "{text}");
                 let length = body.len();
-                write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
                 seen.push(text);
             }
             seen
@@ -340,11 +350,15 @@ mod tests {
     }
 
     fn json(id: &str) -> String {
-        format!(r#"{{"AccessKeyId": "{id}", "SecretAccessKey": "S", "Token": "T", "Expiration": "2099-01-01T00:00:00Z"}}"#)
+        format!(
+            r#"{{"AccessKeyId": "{id}", "SecretAccessKey": "S", "Token": "T", "Expiration": "2099-01-01T00:00:00Z"}}"#
+        )
     }
 
     fn xml(id: &str, end: &str) -> String {
-        format!("<R><Credentials><AccessKeyId>{id}</AccessKeyId><SecretAccessKey>S</SecretAccessKey><SessionToken>T</SessionToken><Expiration>{end}</Expiration></Credentials></R>")
+        format!(
+            "<R><Credentials><AccessKeyId>{id}</AccessKeyId><SecretAccessKey>S</SecretAccessKey><SessionToken>T</SessionToken><Expiration>{end}</Expiration></Credentials></R>"
+        )
     }
 
     #[tokio::test]
@@ -381,8 +395,16 @@ mod tests {
         assert_eq!(wallet.keys().await.unwrap().id, "two", "the first end too soon");
         assert_eq!(wallet.keys().await.unwrap().id, "two");
         let seen = thread.join().unwrap();
-        assert!(seen[0].contains("Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fdns"), "{}", seen[0]);
-        assert!(seen[0].ends_with("WebIdentityToken=web.token") && !has(&seen[0], "authorization"), "{}", seen[0]);
+        assert!(
+            seen[0].contains("Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fdns"),
+            "{}",
+            seen[0]
+        );
+        assert!(
+            seen[0].ends_with("WebIdentityToken=web.token") && !has(&seen[0], "authorization"),
+            "{}",
+            seen[0]
+        );
     }
 
     #[tokio::test]
