@@ -104,7 +104,6 @@ pub struct RespondingTimeouts {
 /// Slower than any honest client: bytes of a request body in a second.
 const USUAL_BODY_RATE: u64 = 16;
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_usual_rate(rate: &u64) -> bool {
     *rate == USUAL_BODY_RATE
 }
