@@ -602,7 +602,7 @@ class Run:
         self.ready()
 
     def ready(self):
-        for _ in range(60):
+        for _ in range(300):
             if self.process.poll() is not None:
                 self.log.seek(0)
                 sys.exit(f"{self.which} ended: {self.log.read()[-2000:]}")
