@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis, Consul, Pebble, PostgreSQL, HAProxy, NGINX and a DNS server.
+# Redis, Consul, Pebble, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the Autobahn test suite.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +16,7 @@ command -v haproxy >/dev/null || need+=(haproxy)
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || need+=(nginx libnginx-mod-stream)
 [ -x /usr/sbin/dnsmasq ] || need+=(dnsmasq-base)
 command -v dig >/dev/null || need+=(bind9-dnsutils)
+python3 -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${need[@]}"
@@ -58,7 +59,13 @@ if ! docker info >/dev/null 2>&1; then
 fi
 
 scripts/tool.sh consul
+# They come from an index of Python packages. Where there is none, everything else is tested all the same.
+skip=()
+if ! scripts/suites.sh; then
+  echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2
+  skip=(--skip suites::)
+fi
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.
-RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored
+RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored "${skip[@]}"
