@@ -7,6 +7,7 @@ mod acme_dns;
 mod acme_faults;
 mod api;
 mod bad_input;
+mod balance;
 mod commands;
 mod consul;
 mod dashboard;

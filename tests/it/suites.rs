@@ -129,9 +129,9 @@ fn websockets_pass_every_autobahn_case_as_they_do_without_a_gateway() {
         // The suite's server wants to be asked for under its own port.
         .replace("servers:", "passHostHeader: false, servers:")
         .replace(
-        "service: a}\n",
-        "service: a}\n    secure: {rule: 'PathPrefix(`/`)', service: a, tls: {}}\n",
-    );
+            "service: a}\n",
+            "service: a}\n    secure: {rule: 'PathPrefix(`/`)', service: a, tls: {}}\n",
+        );
     let gateway = Gateway::with(&["--entryPoints.websecure.address=127.0.0.1:0"], &routes);
     let folder = tempfile::tempdir().unwrap();
     let agents = [
