@@ -77,6 +77,9 @@ async fn serve(
     if tunnel {
         response = tunnel::answer(response);
     }
+    if link.progress.has_interim() {
+        std::future::poll_fn(|cx| link.progress.poll_interim(cx)).await;
+    }
     if let Some(alternative) = link.door.alternative.as_ref().filter(|_| link.connection.tls.is_some()) {
         add_first(response.headers_mut(), ALT_SVC, alternative);
     }
@@ -154,6 +157,7 @@ async fn answer(
         record: None,
         router: door.unrouted.clone(),
         attempts: None,
+        interim: (!link.framed).then(|| link.progress.clone() as _),
     };
     let mut request = Request::new(head, body, context);
     if is_misdirected(link, &snapshot, &request) {

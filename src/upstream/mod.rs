@@ -9,6 +9,7 @@ mod connect;
 mod dns;
 mod fields;
 mod identities;
+mod interim;
 mod pool;
 mod send;
 #[cfg(test)]
@@ -100,7 +101,7 @@ impl Endpoint {
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
         let body = request.body;
-        self.try_send(request.head, body).await.map_err(|failure| failure.error)
+        self.try_send(request.head, body, None).await.map_err(|failure| failure.error)
     }
 
     /// Closes connections that have been idle for too long, or are more than are to be kept.

@@ -25,6 +25,7 @@ mod hostile_middlewares;
 mod hostile_slow;
 mod http3;
 mod http3_limits;
+mod interim;
 mod life;
 mod protocols;
 mod redis;
