@@ -89,7 +89,7 @@ async fn serve(
 }
 
 /// Makes an upgrade of an extended CONNECT. The connection counts as busy for as long as the tunnel is there.
-fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool {
+pub(super) fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool {
     let protocol = head.extensions.remove::<hyper::ext::Protocol>();
     let begun = protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()));
     if begun {

@@ -33,6 +33,7 @@ pub(crate) use connect::{Host, connect_tcp, resolve};
 use pool::Pool;
 pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
+pub(crate) use upgrade::ClientSide;
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.
 pub struct Endpoint {

@@ -11,7 +11,6 @@ use http::{Method, Request, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tidegate_core::{Body, BodyError, Guard, Interim, Response, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,7 +20,7 @@ use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
 use super::interim::Tap;
 use super::pool::{Opening, Own, Shared, Streams};
-use super::upgrade::Upgrade;
+use super::upgrade::{ClientSide, Upgrade};
 use super::{Endpoint, InFlight, fields, upgrade};
 
 /// Times that a request is given to another connection after a kept one turned out dead.
@@ -83,7 +82,7 @@ impl Endpoint {
         } else {
             fields::with_body(&mut head, &body);
         }
-        let client = head.extensions.remove::<OnUpgrade>();
+        let client = ClientSide::take(&mut head.extensions);
         let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();
         let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client, held }));
         if upgrade.is_none() && !head.extensions.is_empty() {
@@ -378,7 +377,7 @@ fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>
     }
     if let Some(upgrade) = upgrade {
         head.version = Version::HTTP_11;
-        head.extensions.insert(upgrade.client);
+        upgrade.client.put(&mut head.extensions);
         head.extensions.insert(upgrade.held);
     }
     Failure { error, unsent: Some(Box::new((head, body))) }
