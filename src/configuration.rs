@@ -1,8 +1,8 @@
 //! Keeps the newest state of every provider, and makes a snapshot of them all when one has changed.
 //!
-//! The first change after a quiet time is applied at once. What comes in while a snapshot is compiled is applied with
-//! the next one, and between two snapshots there is a pause of a few times what the last one cost, never longer than
-//! `providers.providersThrottleDuration`: a flood of changes takes a part of one core at most.
+//! A change is applied at once, and so are some more that follow it. What comes in while a snapshot is compiled is applied
+//! with the next one. When there is no end of changes, there is a pause of a few times what the last snapshot cost, never
+//! longer than `providers.providersThrottleDuration`: a flood of changes takes a part of one core at most.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tidegate_config::merge::merge;
 use tidegate_config::{Problem, Provided};
 use tidegate_providers::Update;
+use tidegate_providers::pace::Pace;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -19,8 +20,9 @@ use crate::snapshot::{Compiled, Environment, Snapshot, SnapshotHandle, compile};
 
 /// How often files that a configuration names are looked at.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause after a snapshot, as a multiple of what compiling it took.
+/// The pause after a snapshot, as a multiple of what compiling it took, and how much of it may be owed.
 const PAUSE_FACTOR: u32 = 3;
+const CREDIT: Duration = Duration::from_secs(1);
 /// How many updates may wait.
 pub(crate) const QUEUE: usize = 256;
 
@@ -121,7 +123,7 @@ impl Loop {
     /// Applies updates until nobody can send any more.
     pub(crate) async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
         let mut retired: Vec<Arc<Snapshot>> = Vec::new();
-        let mut not_before = Instant::now();
+        let mut pace = Pace::new(PAUSE_FACTOR, CREDIT.min(self.throttle));
         let mut delivered = BTreeSet::new();
         loop {
             let mut changed = tokio::select! {
@@ -136,7 +138,7 @@ impl Loop {
             };
             if changed {
                 // What comes in during the pause belongs to the same change.
-                while let Ok(Some(update)) = tokio::time::timeout_at(not_before, updates.recv()).await {
+                while let Ok(Some(update)) = tokio::time::timeout_at(pace.next(), updates.recv()).await {
                     self.take(update, &mut delivered);
                 }
             }
@@ -146,7 +148,7 @@ impl Loop {
             if changed {
                 let begun = Instant::now();
                 retired.extend(self.apply().await);
-                not_before = Instant::now() + (begun.elapsed() * PAUSE_FACTOR).min(self.throttle);
+                pace.spent(begun.elapsed(), self.throttle);
                 retire(&mut retired);
             }
             self.delivered(&delivered);

@@ -1,6 +1,6 @@
 //! The running gateway: entry points, the configuration loop and providers, started and stopped together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,8 @@ use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::acme::Acme;
+use crate::acme::{Acme, Leadership};
+use crate::cluster::Cluster;
 use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
@@ -21,6 +22,7 @@ use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
 use crate::snapshot::{Environment, Files, Snapshot, SnapshotHandle};
+use crate::store::Stores;
 use crate::tls::Stapler;
 use crate::{tcp, worker};
 
@@ -38,8 +40,11 @@ pub enum StartError {
     #[error(transparent)]
     EntryPoints(#[from] entrypoint::StartError),
     /// A provider has options that cannot be used.
-    #[error("providers.{0}: {1}")]
-    Provider(&'static str, providers::Error),
+    #[error("{0}: {1}")]
+    Provider(String, providers::Error),
+    /// Two providers have the same name.
+    #[error("providers: two are called `{0}`: what they deliver could not be told apart")]
+    SameName(Arc<str>),
     /// The access log could not be opened.
     #[error("access log: {0}")]
     AccessLog(io::Error),
@@ -67,6 +72,8 @@ pub struct Gateway {
     access_log: Option<Arc<AccessLog>>,
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
+    acme: Acme,
+    cluster: Cluster,
 }
 
 impl Gateway {
@@ -94,6 +101,7 @@ impl Gateway {
             updates: updates.clone(),
             providers: kinds_of(&sources),
             acme: Acme::default(),
+            cluster: Cluster::default(),
         };
         let environment = environment(&around, workers + usize::from(has_http3), control.handle());
         let client = environment.client.clone();
@@ -130,6 +138,7 @@ impl Gateway {
         }
         let entry_options = entrypoint::Options { workers, log: access_log.clone() };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
+        around.cluster.start(&settings, &snapshots, &generation, &readiness, control.handle());
         around.acme.start(&settings, &snapshots, &generation, control.handle());
         Ok(Self {
             addresses: entry_points.addresses(),
@@ -142,6 +151,8 @@ impl Gateway {
             access_log,
             readiness,
             terminating,
+            acme: around.acme,
+            cluster: around.cluster,
         })
     }
 
@@ -188,6 +199,11 @@ impl Gateway {
         self.readiness.is_ready()
     }
 
+    /// Who orders certificates, for resolvers whose storage is shared with other gateways.
+    pub fn leadership(&self) -> Vec<Leadership> {
+        self.acme.leadership()
+    }
+
     /// Delivers the state of a provider that lives outside.
     pub async fn push(&self, provider: &str, state: Provided) {
         let update = Update { provider: Arc::from(provider), state: Arc::new(state), ready: true };
@@ -199,9 +215,14 @@ impl Gateway {
     /// ones finish for at most `graceTimeOut`.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
-        if let Some(entry_points) = self.entry_points.take() {
-            entry_points.shutdown().await;
-        }
+        let entry_points = self.entry_points.take();
+        let drained = async {
+            if let Some(entry_points) = entry_points {
+                entry_points.shutdown().await;
+            }
+        };
+        tokio::join!(self.cluster.leave(), drained);
+        self.acme.stop().await;
         if let Some(log) = self.access_log.clone() {
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
         }
@@ -224,10 +245,16 @@ pub(crate) type Source = (providers::Instance, String);
 /// The providers that the settings ask for.
 pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
     let mut sources = Vec::new();
-    for options in settings.providers.chosen() {
-        let (kind, place) = (options.kind(), options.place());
-        let instances = options.instances().map_err(|error| StartError::Provider(kind, error))?;
-        sources.extend(instances.into_iter().map(|instance| (instance, place.clone())));
+    let mut names = BTreeSet::new();
+    for chosen in settings.providers.chosen() {
+        let (path, place) = (chosen.path(), chosen.options.place());
+        let instances = chosen.options.instances(chosen.name);
+        for instance in instances.map_err(|error| StartError::Provider(path, error))? {
+            if !names.insert(instance.name.clone()) {
+                return Err(StartError::SameName(instance.name));
+            }
+            sources.push((instance, place.clone()));
+        }
     }
     Ok(sources)
 }
@@ -246,6 +273,7 @@ pub(crate) fn compile_once(
         updates: mpsc::channel(1).0,
         providers: Vec::new(),
         acme: Acme::default(),
+        cluster: Cluster::default(),
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
@@ -262,13 +290,18 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         tcp: tcp::Registry::new(control.clone()),
         internal: internal::services(around),
         files: Files::default(),
+        stores: Stores::new(control.clone()),
     }
 }
 
 /// The kinds of providers, as `/api/overview` names them.
 fn kinds_of(sources: &[Source]) -> Vec<String> {
-    let mut kinds: Vec<String> = sources.iter().map(|(instance, _)| capitalised(instance.kind)).collect();
-    kinds.dedup();
+    let mut kinds = Vec::new();
+    for kind in sources.iter().map(|(instance, _)| capitalised(instance.kind)) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
     kinds
 }
 

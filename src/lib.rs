@@ -6,6 +6,7 @@
 
 pub mod acme;
 pub mod cli;
+pub mod cluster;
 pub mod configuration;
 pub mod entrypoint;
 pub mod gateway;
@@ -15,6 +16,7 @@ pub mod router;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
+pub mod store;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

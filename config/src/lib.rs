@@ -6,6 +6,7 @@
 pub mod decode;
 pub mod formats;
 pub mod merge;
+pub mod middleware;
 pub mod origin;
 pub mod restore;
 pub mod router;
@@ -19,9 +20,9 @@ pub mod tree;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-pub use tidegate_middlewares::Options as Middleware;
 
 pub use decode::{DecodeError, decode_config};
+pub use middleware::Middleware;
 pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
 
 /// Objects by name.

@@ -1,7 +1,7 @@
 //! HTTP routers: which requests go where.
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::values::is_default;
+use tidegate_core::values::{Duration, is_default};
 
 use crate::tls::Domain;
 
@@ -15,6 +15,10 @@ pub struct Router {
     /// Middlewares, first to last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
+    /// Middlewares of its entry points that it is not to have, or `*` for none of them. A name without provider stands
+    /// for those of all providers. Tidegate's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skip_middlewares: Vec<String>,
     /// The service.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub service: String,
@@ -36,6 +40,9 @@ pub struct Router {
     /// What is logged, counted and traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observability: Option<Observability>,
+    /// How long its requests may take. Tidegate's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
 }
 
 /// A router's `tls`.
@@ -51,6 +58,27 @@ pub struct RouterTls {
     /// Names of the certificates, instead of those in the rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<Domain>,
+}
+
+/// A router's `timeouts`. What is not set (or 0) follows the entry point, or is without limit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// The whole request: from its head to the last byte of the answer.
+    #[serde(skip_serializing_if = "is_default")]
+    pub request: Duration,
+    /// Without progress while its body is read; in place of the entry point's `readTimeout`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub request_body: Duration,
+    /// Fewest bytes of its body in a second, while we wait for them; in place of the entry point's `minBodyRate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_body_rate: Option<u64>,
+    /// From the end of the request to the head of the answer.
+    #[serde(skip_serializing_if = "is_default")]
+    pub response: Duration,
+    /// Without progress while the server sends the body of the answer.
+    #[serde(skip_serializing_if = "is_default")]
+    pub response_body: Duration,
 }
 
 /// Per-router observability. Unset fields follow the entry point.

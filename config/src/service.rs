@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 
 use crate::Map;
+use crate::tcp::Delay;
 
 /// Traefik's `http.services.<name>`: exactly one of the five kinds, and middlewares before it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -236,12 +237,12 @@ impl Default for PassiveHealthCheck {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ResponseForwarding {
     /// Traefik's buffer time. Tidegate passes every piece on at once, whatever stands here.
-    pub flush_interval: String,
+    pub flush_interval: Delay,
 }
 
 impl Default for ResponseForwarding {
     fn default() -> Self {
-        Self { flush_interval: "100ms".into() }
+        Self { flush_interval: Delay::Limited(Duration(std::time::Duration::from_millis(100))) }
     }
 }
 

@@ -68,26 +68,20 @@ pub trait Frames: Send + Unpin + 'static {
     fn size_hint(&self) -> SizeHint {
         SizeHint::new()
     }
+
+    /// Changes how fast it must come. False: it does not watch that.
+    fn set_pace(&mut self, _pace: Pace) -> bool {
+        false
+    }
 }
 
-/// Gives frames to whoever wants an HTTP body.
-struct Framed<F>(F);
-
-impl<F: Frames> HttpBody for Framed<F> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        self.get_mut().0.poll_next(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
+/// How fast a body must come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Longest time without any of it. `None`: any.
+    pub stall: Option<std::time::Duration>,
+    /// Fewest bytes in a second, on average over the time in which we wait for it; 0: any.
+    pub rate: u64,
 }
 
 /// A request or response body.
@@ -105,6 +99,7 @@ enum Kind {
     Full(Option<Bytes>),
     Incoming(Incoming),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
+    Frames(Box<dyn Frames>),
 }
 
 impl Body {
@@ -127,7 +122,7 @@ impl Body {
 
     /// A body of frames that are made as they are read.
     pub fn of_frames(frames: impl Frames) -> Self {
-        Self::boxed(Framed(frames))
+        Self::of(Kind::Frames(Box::new(frames)))
     }
 
     /// Any other body.
@@ -143,6 +138,14 @@ impl Body {
     pub fn with_guard(mut self, guard: Box<dyn Guard>) -> Self {
         self.guards.push(guard);
         self
+    }
+
+    /// Changes how fast it must come. False: nobody watches that.
+    pub fn set_pace(&mut self, pace: Pace) -> bool {
+        match &mut self.kind {
+            Kind::Frames(frames) => frames.set_pace(pace),
+            _ => false,
+        }
     }
 
     /// The content, when it is already here in one piece (or there is none).
@@ -185,6 +188,7 @@ impl Body {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Incoming(incoming) => incoming.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Frames(frames) => frames.is_end_stream(),
         }
     }
 
@@ -194,6 +198,7 @@ impl Body {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+            Kind::Frames(frames) => frames.poll_next(cx),
         }
     }
 }
@@ -237,6 +242,7 @@ impl HttpBody for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Frames(frames) => frames.size_hint(),
         }
     }
 }
@@ -257,6 +263,7 @@ impl std::fmt::Debug for Body {
             Kind::Full(_) => "Full",
             Kind::Incoming(_) => "Incoming",
             Kind::Boxed(_) => "Boxed",
+            Kind::Frames(_) => "Frames",
         };
         f.debug_struct("Body").field("kind", &kind).field("guards", &self.guards.len()).finish()
     }

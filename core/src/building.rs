@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::store::{SharedStore, StoreOptions};
 use crate::{BoxFuture, Handler, Middleware, Request, Response, UpstreamError};
 
 /// Why something could not be built. The text is for the person who wrote the configuration.
@@ -26,7 +27,7 @@ pub trait Build {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError>;
 }
 
-/// What building can reach: other objects of the same configuration, files, an HTTP client.
+/// What building can reach: other objects of the same configuration, files, an HTTP client, a shared store.
 pub trait Resolver {
     /// The service of this qualified name.
     fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError>;
@@ -36,6 +37,8 @@ pub trait Resolver {
     fn file(&self, path: &str) -> Result<Vec<u8>, BuildError>;
     /// A client for requests that the gateway makes itself.
     fn client(&self) -> Arc<dyn HttpClient>;
+    /// A store that other gateways count in too. Equal options give the same one; nothing is connected yet.
+    fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError>;
 }
 
 /// The surroundings of one object that is being built.
@@ -79,6 +82,11 @@ impl<'a> BuildContext<'a> {
     /// A client for requests that the gateway makes itself.
     pub fn client(&self) -> Arc<dyn HttpClient> {
         self.resolver.client()
+    }
+
+    /// A store that other gateways count in too.
+    pub fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
+        self.resolver.store(options)
     }
 }
 

@@ -31,6 +31,44 @@ pub enum Expression {
         /// The right side.
         value: f64,
     },
+    /// A field, alone or compared: `DownstreamStatus >= 500`. Only [`parse_fields`] gives it.
+    Field(Field),
+}
+
+/// A field, and what is asked of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Field {
+    /// The name as written.
+    pub name: String,
+    /// What is asked; `None` when it stands alone.
+    pub test: Option<Test>,
+    /// Bytes of the name in the text.
+    pub span: Range<usize>,
+}
+
+/// What is asked of a field.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Test {
+    /// Whether it compares so with a value.
+    Compare(Comparison, Value),
+    /// Whether it matches a pattern (`=~`), or does not (`!~`).
+    Matches {
+        /// The pattern.
+        pattern: String,
+        /// True for `!~`.
+        negated: bool,
+    },
+}
+
+/// What a field is compared with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A string, unquoted.
+    Text(String),
+    /// A number.
+    Number(f64),
+    /// A length of time: `1m30s`.
+    Duration(crate::values::Duration),
 }
 
 /// A function with its arguments.
@@ -86,7 +124,13 @@ pub const MAX_NESTING: usize = 64;
 /// Chains of `&&` and `||` become balanced trees: whoever walks an [`Expression`] may recurse, whatever the
 /// number of alternatives. The order of the operands is kept.
 pub fn parse(text: &str) -> Result<Expression, SyntaxError> {
-    parser::parse(text)
+    parser::parse(text, false)
+}
+
+/// Parses a text in which fields stand beside calls. A field may be compared with strings, numbers and durations
+/// (`Duration > 1s`), and matched with patterns (`=~`, `!~`); its name may have `-` in it.
+pub fn parse_fields(text: &str) -> Result<Expression, SyntaxError> {
+    parser::parse(text, true)
 }
 
 /// The name among `known` that is nearest to `name`, for "did you mean".
@@ -164,6 +208,33 @@ mod tests {
     }
 
     #[test]
+    fn fields_stand_beside_calls_where_they_are_wanted() {
+        for text in [
+            "DownstreamStatus >= 500 || Duration > 1s && !PathPrefix(`/health`)",
+            "RouterName == `a@file` && !(request_User-Agent =~ `bot` || Aborted)",
+            "Duration <= 1m30s && RetryAttempts != 0 && request_X-Y !~ `z`",
+            "!Aborted && N() > 0.5",
+        ] {
+            let parsed = parse_fields(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(parsed.to_string(), text);
+        }
+        for (text, message, span) in [
+            ("A == ", "expected a string, a number or a duration, found the end", 5..5),
+            ("A =~ 5", "expected a pattern in quotes, found the number 5", 5..6),
+            ("A > 1sec", "`1sec` is no number and no duration", 4..8),
+            ("F() == `a`", "expected a number, found a string", 7..10),
+            ("!A > 1", "only a call or a field can stand left of `>`", 0..4),
+            ("A > B", "expected a string, a number or a duration, found `B`", 4..5),
+            ("A = 1", "expected `==`, found a single `=`", 2..3),
+        ] {
+            assert_eq!(parse_fields(text).unwrap_err(), SyntaxError { message: message.into(), span }, "{text}");
+        }
+        assert!(parse("A > 1").unwrap_err().message.contains("`A` must be called"));
+        assert!(parse("A() =~ `x`").unwrap_err().message.contains("a single `=`"));
+        assert!(parse("A() > 1s").is_err());
+    }
+
+    #[test]
     fn limits_hold_and_long_chains_stay_shallow() {
         let deep = format!("{}A(){}", "(".repeat(10_000), ")".repeat(10_000));
         assert!(parse(&deep).unwrap_err().message.contains("nested too deeply"));
@@ -223,7 +294,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in "[-A-C(){}`\"'!&|<>=,.0-9\\\\xuUe/* \n\u{e9}]{0,40}") {
-            if let Err(error) = parse(&text) {
+            for error in [parse(&text), parse_fields(&text)].into_iter().filter_map(Result::err) {
                 prop_assert!(error.span.start <= error.span.end && error.span.end <= text.len(), "{:?}", error);
                 prop_assert!(text.is_char_boundary(error.span.start) && text.is_char_boundary(error.span.end), "{:?}", error);
             }

@@ -13,6 +13,7 @@ pub mod message;
 pub mod middleware;
 pub mod record;
 pub mod reply;
+pub mod store;
 pub mod values;
 
 pub use body::{Body, BodyError, Frames, Guard, Polled};
@@ -21,5 +22,5 @@ pub use error::{Fault, UpstreamError};
 pub use message::{
     AskedTarget, Attempts, Connection, Context, Held, Interim, OmitForwardedFor, Request, Response, TlsInfo,
 };
-pub use middleware::{BoxFuture, Handler, Middleware, Next};
+pub use middleware::{Admission, BoxFuture, Handler, Middleware, Next};
 pub use record::Record;

@@ -13,6 +13,7 @@ fuzz_target!(|input: &str| {
     let mut lines = input.split('\n');
     let text = lines.next().unwrap_or_default();
     let _ = tidegate_core::expression::parse(text);
+    let _ = tidegate_core::expression::parse_fields(text);
     let Ok(rule) = Rule::parse(text) else { return };
     assert_eq!(rule.text(), text);
     let _ = rule.hosts();

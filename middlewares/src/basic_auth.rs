@@ -9,12 +9,14 @@ use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+};
 use tokio::sync::Semaphore;
 
 use crate::auth::password::Hash;
@@ -132,6 +134,14 @@ impl Middleware for Basic {
                 None => too_busy(),
             }
         })
+    }
+
+    fn admission(&self) -> Admission {
+        Admission::Head
+    }
+
+    fn vouches_for(&self, header: &HeaderName) -> bool {
+        self.identity.is_in(header)
     }
 }
 

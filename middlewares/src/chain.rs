@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+};
 
 /// Traefik's `chain`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +37,20 @@ impl Middleware for List {
             [only] => only.handle(request, next),
             list => Box::pin(async move { Next::nested(list, &next).run(request).await }),
         }
+    }
+
+    /// A list of those that decide who may pass decides that too: who passes all of them.
+    fn admission(&self) -> Admission {
+        let members = || self.0.iter().map(|member| member.admission());
+        match () {
+            () if self.0.is_empty() || members().any(|member| member == Admission::None) => Admission::None,
+            () if members().any(|member| member == Admission::Body) => Admission::Body,
+            () => Admission::Head,
+        }
+    }
+
+    fn vouches_for(&self, header: &HeaderName) -> bool {
+        self.0.iter().any(|member| member.vouches_for(header))
     }
 }
 

@@ -74,12 +74,12 @@ impl Build for Compress {
                 Encoding::from_name(&self.default_encoding).filter(|default| encodings.contains(default));
             Some(default.ok_or_else(unsupported)?)
         };
-        let mut excluded = media_types(&self.excluded_content_types)?;
+        let mut excluded = media_types(&self.excluded_content_types, "excluded")?;
         excluded.push("application/grpc".into());
         Ok(Arc::new(Compressor {
             has_lists: !self.included_content_types.is_empty() || !self.excluded_content_types.is_empty(),
             excluded,
-            included: media_types(&self.included_content_types)?,
+            included: media_types(&self.included_content_types, "included")?,
             min_size: u64::try_from(self.min_response_body_bytes)
                 .ok()
                 .filter(|size| *size > 0)
@@ -99,10 +99,13 @@ fn encoding(name: &str) -> Result<Encoding, BuildError> {
     Encoding::from_name(name).ok_or_else(|| BuildError(format!("unsupported encoding: {name}")))
 }
 
-fn media_types(texts: &[String]) -> Result<Vec<String>, BuildError> {
+fn media_types(texts: &[String], which: &str) -> Result<Vec<String>, BuildError> {
     let one = |text: &String| {
-        media_type(text)
-            .ok_or_else(|| BuildError(format!("`{text}` is no media type: expected a form like `text/css`")))
+        media_type(text).ok_or_else(|| {
+            BuildError(format!(
+                "parsing {which} media type: mime: no media type in `{text}`: expected a form like `text/css`"
+            ))
+        })
     };
     texts.iter().map(one).collect()
 }
@@ -110,8 +113,8 @@ fn media_types(texts: &[String]) -> Result<Vec<String>, BuildError> {
 /// The media type without parameters, in lower case.
 fn media_type(text: &str) -> Option<String> {
     let name = text.split(';').next().unwrap_or("").trim();
-    let valid =
-        !name.is_empty() && name.split('/').count() <= 2 && !name.contains(|c: char| c.is_whitespace());
+    let is_token = |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace());
+    let valid = name.split('/').count() <= 2 && name.split('/').all(is_token);
     valid.then(|| name.to_ascii_lowercase())
 }
 

@@ -49,6 +49,7 @@ impl<V> Condition<V> {
                     )));
                 }
             },
+            Expression::Field(field) => return Err(BuildError(format!("`{}` must be called", field.name))),
             Expression::Compare { call, operator, value: number } => match function(call)? {
                 (value, Gives::Number) => Self::Compare(value, *operator, *number),
                 _ => {

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use md5::{Digest as _, Md5};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use tidegate_core::values::is_default;
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{
+    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+};
 
 use crate::auth::{self, DEFAULT_REALM, Identity};
 use crate::path;
@@ -107,6 +109,14 @@ impl Middleware for Digest {
             Ok(()) => self.refuse(Refusal::Wrong),
             Err(refusal) => self.refuse(refusal),
         }
+    }
+
+    fn admission(&self) -> Admission {
+        Admission::Head
+    }
+
+    fn vouches_for(&self, header: &HeaderName) -> bool {
+        self.identity.is_in(header)
     }
 }
 

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request,
+    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next, Request,
     Response, reply,
 };
 
-use crate::pattern;
+use crate::{auth, pattern};
 use request::Forwarding;
 
 /// Traefik's `forwardAuth`.
@@ -210,6 +210,18 @@ impl Middleware for Asking {
                 Err(refusal) => *refusal,
             }
         })
+    }
+
+    fn admission(&self) -> Admission {
+        if self.body_limit.is_some() { Admission::Body } else { Admission::Head }
+    }
+
+    fn vouches_for(&self, header: &HeaderName) -> bool {
+        self.response_headers.iter().any(|name| auth::is_same(name, header))
+            || self
+                .response_headers_regex
+                .as_ref()
+                .is_some_and(|regex| regex.is_match(canonical(header.as_str()).as_bytes()))
     }
 }
 

@@ -7,7 +7,9 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, IpRanges, IpStrategy};
 use tidegate_core::values::is_default;
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+};
 
 /// Traefik's `ipAllowList`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +74,10 @@ impl AllowList {
 impl Middleware for AllowList {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
         if self.allows(&request) { next.run(request) } else { crate::answer(reply::status_text(self.reject)) }
+    }
+
+    fn admission(&self) -> Admission {
+        Admission::Head
     }
 }
 

@@ -21,7 +21,9 @@ use tidegate_core::{BoxFuture, Response};
 
 registry! {
     addPrefix: add_prefix::AddPrefix,
+    anyOf: any_of::AnyOf,
     basicAuth: basic_auth::BasicAuth,
+    bodyLimit: body_limit::BodyLimit,
     buffering: buffering::Buffering,
     chain: chain::Chain,
     circuitBreaker: circuit_breaker::CircuitBreaker,

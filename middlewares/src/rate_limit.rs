@@ -1,6 +1,7 @@
 //! Lets each source send so many requests in so much time, and refuses the rest with 429.
 
 mod buckets;
+mod shared;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,12 +11,14 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{Quota, RateLimiter};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use tidegate_core::building::ClientTls;
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
-use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_core::store::{Bucket, Turn};
+use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
 
 use buckets::{Buckets, Ticket};
+use shared::{Shared, Unknown};
+pub use shared::Redis;
 
 /// Traefik's `rateLimit`: one token bucket per source, which holds `burst` tokens and gets `average` per `period`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +36,7 @@ pub struct RateLimit {
     /// What requests are counted by; the address of the TCP peer when nothing is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_criterion: Option<SourceCriterion>,
-    /// Buckets shared through Redis. Read, but not supported yet.
+    /// Buckets that several gateways share through Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
 }
@@ -44,73 +47,20 @@ impl Default for RateLimit {
     }
 }
 
-/// Where shared buckets live.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Redis {
-    /// Addresses as `host:port`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub endpoints: Vec<String>,
-    /// TLS towards Redis.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ClientTls>,
-    /// User name.
-    #[serde(skip_serializing_if = "Secret::is_empty")]
-    pub username: Secret,
-    /// Password.
-    #[serde(skip_serializing_if = "Secret::is_empty")]
-    pub password: Secret,
-    /// Number of the database.
-    #[serde(skip_serializing_if = "is_default")]
-    pub db: i64,
-    /// Connections in the pool.
-    #[serde(skip_serializing_if = "is_default")]
-    pub pool_size: i64,
-    /// Idle connections that are kept.
-    #[serde(skip_serializing_if = "is_default")]
-    pub min_idle_conns: i64,
-    /// Most connections at once.
-    #[serde(skip_serializing_if = "is_default")]
-    pub max_active_conns: i64,
-    /// Longest wait for an answer.
-    pub read_timeout: Duration,
-    /// Longest wait for a write.
-    pub write_timeout: Duration,
-    /// Longest wait for a connection.
-    pub dial_timeout: Duration,
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            endpoints: vec!["localhost:6379".into()],
-            tls: None,
-            username: Secret::default(),
-            password: Secret::default(),
-            db: 0,
-            pool_size: 0,
-            min_idle_conns: 0,
-            max_active_conns: 0,
-            read_timeout: Duration::from_secs(3),
-            write_timeout: Duration::from_secs(3),
-            dial_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
 impl Build for RateLimit {
     const PER_ROUTER: bool = true;
 
-    fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        if self.redis.is_some() {
-            return Err(BuildError::new("rateLimit.redis is not supported yet"));
-        }
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         if self.average < 0 || self.burst < 0 {
             return Err(BuildError::new("average and burst cannot be negative"));
         }
         let source = Source::new(self.source_criterion.as_ref(), Source::Ip(ClientIp::default()))
             .map_err(|error| BuildError(format!("getting source extractor: {error}")))?;
-        let limit = if self.average == 0 { None } else { Some(Limit::new(self)?) };
+        let limit = match &self.redis {
+            _ if self.average == 0 => Limit::None,
+            None => Limit::Local(Local::new(self)?),
+            Some(redis) => Limit::Shared(Box::new(Shared::new(self, redis, context)?)),
+        };
         Ok(Arc::new(Limiter { source, limit }))
     }
 }
@@ -120,44 +70,56 @@ const MAX_INTERVAL: StdDuration = StdDuration::from_secs(365 * 24 * 3600);
 
 struct Limiter {
     source: Source,
-    limit: Option<Limit>,
+    limit: Limit,
 }
 
-struct Limit {
+enum Limit {
+    None,
+    Local(Local),
+    Shared(Box<Shared>),
+}
+
+/// What the options say about one bucket.
+fn bucket(options: &RateLimit) -> Bucket {
+    let period = if options.period.is_zero() {
+        StdDuration::from_secs(1)
+    } else {
+        StdDuration::from(options.period)
+    };
+    let interval = StdDuration::from_secs_f64(period.as_secs_f64() / options.average as f64)
+        .clamp(StdDuration::from_nanos(1), MAX_INTERVAL);
+    // The whole bucket must stay below 2^62 nanoseconds, or adding to it could overflow.
+    let room = (1u64 << 62) / u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let burst = u64::try_from(options.burst.max(1)).unwrap_or(1).min(room).min(u64::from(u32::MAX));
+    let rate = options.average as f64 / period.as_secs_f64();
+    Bucket { interval, burst: u32::try_from(burst).unwrap_or(1).max(1), ahead: max_delay(rate) }
+}
+
+/// Buckets in this process.
+struct Local {
     limiter: RateLimiter<Ticket, Buckets, DefaultClock>,
     clock: DefaultClock,
     max_delay: StdDuration,
 }
 
-impl Limit {
+impl Local {
     fn new(options: &RateLimit) -> Result<Self, BuildError> {
-        let period = if options.period.is_zero() {
-            StdDuration::from_secs(1)
-        } else {
-            StdDuration::from(options.period)
-        };
-        let interval = StdDuration::from_secs_f64(period.as_secs_f64() / options.average as f64)
-            .clamp(StdDuration::from_nanos(1), MAX_INTERVAL);
-        // The whole bucket must stay below 2^62 nanoseconds, or adding to it could overflow.
-        let room = (1u64 << 62) / u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let burst = u64::try_from(options.burst.max(1)).unwrap_or(1).min(room).min(u64::from(u32::MAX));
-        let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let Bucket { interval, burst, ahead } = bucket(options);
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(interval)
             .ok_or_else(|| BuildError::new("average and period give no rate"))?
             .allow_burst(burst);
-        let rate = options.average as f64 / period.as_secs_f64();
-        let max_delay = max_delay(rate);
         let clock = DefaultClock::default();
-        let buckets = Buckets::new(interval, burst, max_delay);
-        Ok(Self { limiter: RateLimiter::new(quota, buckets, clock.clone()), clock, max_delay })
+        let buckets = Buckets::new(interval, burst, ahead);
+        Ok(Self { limiter: RateLimiter::new(quota, buckets, clock.clone()), clock, max_delay: ahead })
     }
 
-    /// How long the source has to wait for its turn, or (as the error) how long until it may come again.
-    fn admit(&self, source: String) -> Result<StdDuration, StdDuration> {
+    /// Whether it is the source's turn, and when.
+    fn admit(&self, source: String) -> Turn {
         let ticket = Ticket::new(source);
         match self.limiter.check_key(&ticket) {
-            Ok(()) => Ok(ticket.delay().min(self.max_delay)),
-            Err(refused) => Err(refused.wait_time_from(self.clock.now())),
+            Ok(()) => Turn::In(ticket.delay().min(self.max_delay)),
+            Err(refused) => Turn::Over(refused.wait_time_from(self.clock.now())),
         }
     }
 }
@@ -174,16 +136,35 @@ fn max_delay(rate: f64) -> StdDuration {
 
 impl Middleware for Limiter {
     fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        let Some(limit) = &self.limit else { return next.run(request) };
+        let limit = match &self.limit {
+            Limit::None => return next.run(request),
+            Limit::Local(limit) => limit,
+            Limit::Shared(limit) => {
+                let source = self.source.of(&request);
+                return Box::pin(async move {
+                    match limit.admit(source).await {
+                        Ok(Turn::In(delay)) => after(delay, request, next).await,
+                        Ok(Turn::Over(wait)) => refusal(wait),
+                        Err(Unknown) => {
+                            reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Could not insert/update bucket")
+                        }
+                    }
+                });
+            }
+        };
         match limit.admit(self.source.of(&request)) {
-            Ok(delay) if delay.is_zero() => next.run(request),
-            Ok(delay) => Box::pin(async move {
-                tokio::time::sleep(delay).await;
-                next.run(request).await
-            }),
-            Err(delay) => crate::answer(refusal(delay)),
+            Turn::In(delay) if delay.is_zero() => next.run(request),
+            Turn::In(delay) => Box::pin(after(delay, request, next)),
+            Turn::Over(wait) => crate::answer(refusal(wait)),
         }
     }
+}
+
+async fn after(delay: StdDuration, request: Request, next: Next<'_>) -> Response {
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    next.run(request).await
 }
 
 fn refusal(delay: StdDuration) -> Response {
@@ -200,7 +181,7 @@ fn refusal(delay: StdDuration) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{self, Service, World, build_in, get, text, with_body};
+    use crate::testing::{self, Service, get, text, with_body};
     use tidegate_core::Body;
 
     fn limited(average: i64, period: u64, burst: i64) -> RateLimit {
@@ -226,11 +207,11 @@ mod tests {
 
     #[test]
     fn nobody_waits_longer_than_half_the_time_between_two_tokens() {
-        let limit = Limit::new(&limited(2, 1, 1)).unwrap();
-        assert_eq!(limit.admit("a".into()), Ok(StdDuration::ZERO));
-        let Err(wait) = limit.admit("a".into()) else { panic!("500 ms are more than 250 ms") };
+        let limit = Local::new(&limited(2, 1, 1)).unwrap();
+        assert_eq!(limit.admit("a".into()), Turn::In(StdDuration::ZERO));
+        let Turn::Over(wait) = limit.admit("a".into()) else { panic!("500 ms are more than 250 ms") };
         assert!(wait > StdDuration::from_millis(250) && wait <= StdDuration::from_millis(500), "{wait:?}");
-        assert_eq!(limit.admit("b".into()), Ok(StdDuration::ZERO), "another source has its own bucket");
+        assert_eq!(limit.admit("b".into()), Turn::In(StdDuration::ZERO), "another source has its own bucket");
     }
 
     #[test]
@@ -285,18 +266,11 @@ mod tests {
             (1, 1, i64::MAX),
             (i64::MAX, u64::MAX / 2, 1),
         ] {
-            let limit = Limit::new(&limited(average, period, burst)).unwrap();
+            let limit = Local::new(&limited(average, period, burst)).unwrap();
             for _ in 0..5 {
                 let _ = limit.admit("a".into());
             }
         }
-    }
-
-    #[test]
-    fn redis_is_refused_and_not_ignored() {
-        let options = RateLimit { redis: Some(Redis::default()), ..limited(1, 1, 1) };
-        let error = build_in(&World::default(), options).err().unwrap();
-        assert_eq!(error.0, "rateLimit.redis is not supported yet");
     }
 
     #[test]

@@ -5,7 +5,7 @@ macro_rules! registry {
         $(pub mod $module;)*
 
         /// The options of one middleware: exactly one kind.
-        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Debug, PartialEq)]
         #[allow(non_camel_case_types, missing_docs, reason = "the variants are the keys that people write")]
         #[allow(clippy::large_enum_variant, reason = "options are few, and read only when a snapshot is built")]
         pub enum Options {
@@ -32,6 +32,28 @@ macro_rules! registry {
                 context: &tidegate_core::BuildContext<'_>,
             ) -> Result<std::sync::Arc<dyn tidegate_core::Middleware>, tidegate_core::BuildError> {
                 match self { $(Self::$key(options) => tidegate_core::Build::build(options, context),)* }
+            }
+
+            /// Writes the options into a map, under the key of their kind.
+            pub fn serialize_into<M: serde::ser::SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+                match self { $(Self::$key(options) => map.serialize_entry(stringify!($key), options),)* }
+            }
+        }
+
+        /// Reads the options of the kind with this key; `None` where none are given.
+        pub struct Kind<'a>(pub &'a str);
+
+        impl<'de> serde::de::DeserializeSeed<'de> for Kind<'_> {
+            type Value = Option<Options>;
+
+            fn deserialize<D: serde::Deserializer<'de>>(self, options: D) -> Result<Self::Value, D::Error> {
+                match self.0 {
+                    $(stringify!($key) => {
+                        <Option<$module::$options> as serde::Deserialize>::deserialize(options)
+                            .map(|options| options.map(Options::$key))
+                    })*
+                    other => Err(serde::de::Error::unknown_field(other, KINDS)),
+                }
             }
         }
     };

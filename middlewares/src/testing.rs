@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
 
 /// A GET request from 127.0.0.1 for an absolute URL; the host goes to the `Host` header.
@@ -39,6 +40,9 @@ pub(crate) struct World {
     pub(crate) middlewares: HashMap<String, Arc<dyn Middleware>>,
     pub(crate) files: HashMap<String, Vec<u8>>,
     pub(crate) client: Option<Arc<dyn HttpClient>>,
+    pub(crate) store: Option<Arc<dyn SharedStore>>,
+    /// What the store was asked for with.
+    pub(crate) store_options: Mutex<Option<StoreOptions>>,
 }
 
 impl Resolver for World {
@@ -53,6 +57,10 @@ impl Resolver for World {
     }
     fn client(&self) -> Arc<dyn HttpClient> {
         self.client.clone().expect("this test gave no client")
+    }
+    fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
+        *self.store_options.lock().unwrap() = Some(options.clone());
+        Ok(self.store.clone().expect("this test gave no store"))
     }
 }
 

@@ -22,8 +22,9 @@ use tidegate_core::values::is_default;
 
 use crate::Error;
 
-/// Silence on a connection before it is probed: a source that vanished is noticed within about a minute.
+/// Silence on a connection before it is probed, and between two probes: a source that vanished is noticed within a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const PROBES: u32 = 2;
 
 /// TLS towards a source (Traefik's `tls` of providers). Each of the files may be given as PEM itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,7 +64,8 @@ pub(crate) struct Form {
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub(crate) struct Connector {
+/// A way to one endpoint of a source. Made by [`crate::redis_client::connector`] and its like.
+pub struct Connector {
     endpoint: String,
     way: Way,
 }
@@ -117,7 +119,8 @@ impl Connector {
         Ok(Self { endpoint, way })
     }
 
-    pub(crate) fn endpoint(&self) -> &str {
+    /// The endpoint as it was written, for messages.
+    pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
@@ -136,7 +139,8 @@ impl Connector {
             Way::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(fail)?)),
             Way::Tcp { host, port, tls } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(fail)?;
-                let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+                let keep_alive =
+                    TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE).with_retries(PROBES);
                 // Without it a lost engine is noticed later: no reason to give up.
                 let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
                 match tls {

@@ -6,16 +6,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tidegate_core::values::Secret;
 
 use crate::Error;
 use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, Limits, basic, escape};
+use crate::http_client::{HttpClient, Limits, basic, escape, request};
 
-/// Time to answer a query that does not block.
+/// Time until an answer begins, on top of what a query blocks, and until it is whole.
+const BEGIN: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
+/// Time to take something that is written.
+const TAKEN: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes.
 const LARGEST: usize = 256 << 20;
 /// How long a query blocks when the options do not say.
@@ -151,7 +154,7 @@ impl Agent {
         path: &str,
         query: &str,
     ) -> Result<Answer<T>, Failure> {
-        let limits = Limits { time: ANSWER, size: LARGEST };
+        let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let target = self.target(path, query);
         read(path, self.http.get(&target, limits).await)
     }
@@ -167,11 +170,23 @@ impl Agent {
             return self.ask(path, query).await;
         }
         // The agent adds up to a sixteenth.
-        let limits = Limits { time: self.wait * 17 / 16 + ANSWER, size: LARGEST };
+        let wait = self.wait * 17 / 16;
+        let limits = Limits { head: wait + BEGIN, time: wait + ANSWER, size: LARGEST };
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // A connection that is lost meanwhile may mean another agent, which would not know the index.
         read(path, self.http.get_alone(&target, limits).await)
+    }
+
+    /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
+    pub(crate) async fn put(
+        &self,
+        path: &str,
+        query: &str,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, String> {
+        let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
+        self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
     }
 
     fn target(&self, path: &str, query: &str) -> String {

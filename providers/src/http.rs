@@ -102,7 +102,7 @@ pub fn build(options: Options) -> Result<Http, Error> {
         target: url.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
         shown: shown(&options.endpoint),
         interval: options.poll_interval.into(),
-        limits: Limits { time: options.poll_timeout.into(), size },
+        limits: Limits { head: options.poll_timeout.into(), time: options.poll_timeout.into(), size },
         known: Mutex::default(),
     })
 }

@@ -1,18 +1,21 @@
 //! A small HTTP/1.1 client for the interfaces of sources: engines, agents and stores.
 //!
-//! Everything is limited: time to connect and to answer, size of an answer, idle connections.
+//! Everything is limited: time to connect and to answer, silence within an answer, size of an answer, idle connections. So a
+//! peer that is silently gone (a cut line, a firewall that forgot the connection) is noticed by every question.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use tidegate_core::values::Secret;
 use tokio::time::timeout;
 
@@ -21,6 +24,8 @@ use crate::connect::Connector;
 
 /// Time to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Longest silence within an answer that has begun.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Idle connections that are kept.
 const MOST_IDLE: usize = 16;
 
@@ -29,6 +34,8 @@ type Sender = SendRequest<Full<Bytes>>;
 /// Limits of one exchange.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// From sending to the head of the answer, connecting included.
+    pub(crate) head: Duration,
     /// From sending to the last byte of the answer, connecting included.
     pub(crate) time: Duration,
     /// Largest answer, in bytes.
@@ -75,12 +82,13 @@ impl HttpClient {
     /// The same on a connection of its own, so that a lost one is an error in any case: for questions whose answer
     /// takes long.
     pub(crate) async fn get_alone(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, String> {
-        let work = async {
+        let request = request(Method::GET, path, Bytes::new())?;
+        let send = async {
             let mut sender = self.connect().await?;
-            let response = self.send_on(&mut sender, request(Method::GET, path, Bytes::new())?).await?;
-            self.whole(path, sender, response, limits).await
+            let response = self.send_on(&mut sender, request).await?;
+            Ok((sender, response))
         };
-        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+        self.whole(path, send, limits).await
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -89,25 +97,70 @@ impl HttpClient {
         request: Request<Bytes>,
         limits: Limits,
     ) -> Result<Response<Bytes>, String> {
-        let path = request.uri().path().to_owned();
-        let work = async {
-            let (sender, response) = self.send(request).await?;
-            self.whole(&path, sender, response, limits).await
-        };
-        timeout(limits.time, work).await.map_err(|_| format!("{path}: no answer within {:?}", limits.time))?
+        let repeatable = request.method() == Method::GET;
+        self.send_whole(request, repeatable, limits).await
     }
 
-    /// Reads the whole answer, and keeps the connection for the next request.
+    /// The same for a question that may be asked twice though it is no `GET`.
+    #[cfg(feature = "etcd")]
+    pub(crate) async fn ask(
+        &self,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        self.send_whole(request, true, limits).await
+    }
+
+    async fn send_whole(
+        &self,
+        request: Request<Bytes>,
+        repeatable: bool,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        let path = request.uri().path().to_owned();
+        self.whole(&path, self.send(request, repeatable), limits).await
+    }
+
+    /// Waits for the whole answer, and keeps the connection for the next request.
     async fn whole(
+        &self,
+        path: &str,
+        send: impl Future<Output = Result<(Sender, Response<Incoming>), String>>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, String> {
+        let work = async {
+            let sent = timeout(limits.head, send).await;
+            let (sender, response) = sent.map_err(|_| format!("{path}: no answer within {:?}", limits.head))??;
+            self.read(path, sender, response, limits.size).await
+        };
+        let outcome = timeout(limits.time, work).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("{path}: no whole answer within {:?}", limits.time)));
+        if outcome.is_err() {
+            // Where one connection is dead, the others are likely to be: each would cost as much time again.
+            self.close_idle();
+        }
+        outcome
+    }
+
+    async fn read(
         &self,
         path: &str,
         mut sender: Sender,
         response: Response<Incoming>,
-        limits: Limits,
+        most: usize,
     ) -> Result<Response<Bytes>, String> {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, limits.size).collect().await;
-        let body = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
+        let mut body = Limited::new(body, most);
+        let mut frames = Collected::default();
+        loop {
+            let frame = timeout(SILENCE, body.frame()).await;
+            match frame.map_err(|_| format!("{path}: the answer stopped for {SILENCE:?}"))? {
+                Some(Ok(frame)) => frames.push(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(format!("{path}: {error}")),
+                None => break,
+            }
+        }
+        let body = frames.whole();
         if sender.ready().await.is_ok() {
             let mut idle = self.idle.lock();
             if idle.len() < MOST_IDLE {
@@ -119,16 +172,29 @@ impl HttpClient {
 
     /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.
     pub(crate) async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, String> {
+        self.open_by(request(Method::GET, path, Bytes::new())?, time).await
+    }
+
+    /// The same by any request.
+    pub(crate) async fn open_by(
+        &self,
+        request: Request<Bytes>,
+        time: Duration,
+    ) -> Result<Response<Incoming>, String> {
+        let path = request.uri().path().to_owned();
         let work = async {
             let mut sender = self.connect().await?;
-            self.send_on(&mut sender, request(Method::GET, path, Bytes::new())?).await
+            self.send_on(&mut sender, request).await
         };
         timeout(time, work).await.map_err(|_| format!("{path}: no answer within {time:?}"))?
     }
 
     /// Sends on an idle connection, or else on a new one. One that turns out to be closed is no reason to fail.
-    async fn send(&self, request: Request<Bytes>) -> Result<(Sender, Response<Incoming>), String> {
-        let repeatable = request.method() == Method::GET;
+    async fn send(
+        &self,
+        request: Request<Bytes>,
+        repeatable: bool,
+    ) -> Result<(Sender, Response<Incoming>), String> {
         loop {
             let idle = self.idle.lock().pop();
             let Some(mut sender) = idle else { break };
@@ -171,6 +237,84 @@ impl HttpClient {
         tokio::spawn(connection);
         Ok(sender)
     }
+}
+
+/// The parts of a body.
+#[derive(Default)]
+struct Collected {
+    parts: Vec<Bytes>,
+}
+
+impl Collected {
+    fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.parts.push(part);
+        }
+    }
+
+    fn whole(mut self) -> Bytes {
+        match self.parts.len() {
+            0 | 1 => self.parts.pop().unwrap_or_default(),
+            _ => self.parts.concat().into(),
+        }
+    }
+}
+
+/// JSON values that come one after the other in the body of one answer.
+pub(crate) struct JsonStream<T> {
+    body: Incoming,
+    buffer: BytesMut,
+    longest: usize,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> JsonStream<T> {
+    /// Reads a body. A value has at most `longest` bytes.
+    pub(crate) fn new(body: Incoming, longest: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), longest, kind: PhantomData }
+    }
+
+    /// The next value. An error ends the stream, as does `None`.
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, String> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = line_end(&self.buffer, searched) {
+                let line = self.buffer.split_to(end + 1);
+                searched = 0;
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .map_err(|error| format!("unexpected event: {error}"));
+            }
+            searched = self.buffer.len();
+            // Some engines end an event without a line break.
+            if self.buffer.last() == Some(&b'}')
+                && let Ok(event) = serde_json::from_slice(&self.buffer)
+            {
+                self.buffer.clear();
+                return Ok(Some(event));
+            }
+            if self.buffer.len() > self.longest {
+                return Err("an event is too long".into());
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(error.to_string()),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first line break at or after this place.
+fn line_end(bytes: &[u8], from: usize) -> Option<usize> {
+    Some(from + bytes.get(from..)?.iter().position(|byte| *byte == b'\n')?)
 }
 
 /// A request for a path.

@@ -6,12 +6,16 @@ mod connect;
 pub mod consul;
 pub mod consul_catalog;
 mod consul_client;
+pub mod consul_store;
 pub mod docker;
+pub mod etcd;
 pub mod file;
 pub mod http;
 mod http_client;
 mod kv;
+pub mod pace;
 pub mod redis;
+pub mod redis_client;
 pub mod rest;
 pub mod supervisor;
 pub mod swarm;
@@ -26,7 +30,7 @@ use futures_util::future::BoxFuture;
 use tidegate_config::Provided;
 use tokio::sync::mpsc;
 
-pub use connect::Tls;
+pub use connect::{Connector, Tls};
 pub use supervisor::{Handle, Session, start};
 
 /// The whole state of one provider.
@@ -72,7 +76,7 @@ pub enum Error {
 
 /// One instance of a provider.
 pub struct Instance {
-    /// The part behind `@`: `docker`, `consulcatalog`, `consulcatalog-team1`.
+    /// The part behind `@`: `docker`, `consulcatalog-team1`, or a name that was given.
     pub name: Arc<str>,
     /// The kind, as it is named under `providers`: `consulCatalog`.
     pub kind: &'static str,
@@ -91,9 +95,11 @@ trait Describe: Sized {
     }
 }
 
-fn instance_name(kind: &str, suffix: &str) -> Arc<str> {
-    let kind = kind.to_lowercase();
-    if suffix.is_empty() { kind.into() } else { format!("{kind}-{suffix}").into() }
+/// The part behind `@`: the name that was given, or the kind in lower case, and what tells instances of one provider
+/// apart.
+fn instance_name(given: Option<&str>, kind: &str, suffix: &str) -> Arc<str> {
+    let name = given.map_or_else(|| kind.to_lowercase(), str::to_owned);
+    if suffix.is_empty() { name.into() } else { format!("{name}-{suffix}").into() }
 }
 
 /// The list of providers. A new one is a file and a line.
@@ -124,9 +130,21 @@ macro_rules! registry {
                 }
             }
 
-            /// Makes the provider, in one instance or several. An option that cannot be used is an error, and
-            /// nothing has been started.
-            pub fn instances(self) -> Result<Vec<Instance>, Error> {
+            /// The names of the instances of the provider, which may have been given one.
+            pub fn names(&self, given: Option<&str>) -> Vec<String> {
+                match self {
+                    $(Self::$variant(options) => options
+                        .clone()
+                        .split()
+                        .iter()
+                        .map(|(suffix, _)| instance_name(given, $name, suffix).to_string())
+                        .collect(),)*
+                }
+            }
+
+            /// Makes the provider, in one instance or several; their names begin with `given`, or else with the kind.
+            /// An option that cannot be used is an error, and nothing has been started.
+            pub fn instances(self, given: Option<&str>) -> Result<Vec<Instance>, Error> {
                 let kind = self.kind();
                 match self {
                     $(Self::$variant(options) => options
@@ -134,7 +152,7 @@ macro_rules! registry {
                         .into_iter()
                         .map(|(suffix, options)| {
                             let provider: Arc<dyn Provider> = Arc::new($module::build(options)?);
-                            Ok(Instance { name: instance_name(kind, &suffix), kind, provider })
+                            Ok(Instance { name: instance_name(given, kind, &suffix), kind, provider })
                         })
                         .collect(),)*
                 }
@@ -156,6 +174,8 @@ registry! {
     Consul "consul" => consul;
     /// Keys in Redis: `providers.redis`.
     Redis "redis" => redis;
+    /// Keys in etcd: `providers.etcd`.
+    Etcd "etcd" => etcd;
     /// A configuration that is fetched: `providers.http`.
     Http "http" => http;
     /// A configuration that is sent: `providers.rest`.

@@ -6,7 +6,7 @@
 mod labels;
 mod merge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regex::Regex;
@@ -147,6 +147,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
             routers.insert(workload.name.to_owned(), tidegate_config::router::Router::default());
             provided.note_origin(Kind::Router, workload.name, &origin);
         }
+        let parents: BTreeSet<String> = routers.values().flat_map(|router| router.parent_refs.clone()).collect();
         // Once for all: it has all labels as its data.
         let default_rule = std::cell::OnceCell::new();
         for (name, router) in &mut routers {
@@ -156,7 +157,9 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
                     Err(message) => provided.break_object(Kind::Router, name, &origin, message),
                 }
             }
-            if router.service.is_empty() && router.parent_refs.is_empty() {
+            // A child may lead on, and what has children must have no service.
+            let is_layer = !router.parent_refs.is_empty() || parents.contains(name);
+            if router.service.is_empty() && !is_layer {
                 match only(&names.http) {
                     Ok(service) => router.service = service,
                     Err(message) => provided.break_object(Kind::Router, name, &origin, message),
@@ -285,6 +288,7 @@ impl Constraint {
             Expression::Compare { call, .. } => {
                 return Err(format!("`{}` cannot be compared here", call.name));
             }
+            Expression::Field(field) => return Err(format!("`{}` must be called", field.name)),
         })
     }
 

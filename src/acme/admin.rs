@@ -11,15 +11,17 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::account;
+use super::backoff::Ledger;
 use super::certificate::Facts;
 use super::client::Http;
+use super::consul::ConsulStorage;
 use super::file::FileStorage;
 use super::held::text;
 use super::key::AccountKey;
 use super::protocol::{Server, key_change};
 use super::renewal::Renewal;
 use super::shared::Row;
-use super::storage::{Change, Stored, StoredCertificate};
+use super::storage::{Change, Storage, Stored, StoredCertificate};
 use super::wanted::{canonical, domain_of, names_of};
 use crate::settings::{Acme, Settings};
 
@@ -53,12 +55,13 @@ impl Admin {
     }
 
     /// All certificates, and names that have failed.
-    pub fn list(&self) -> Result<Vec<Row>, String> {
+    pub async fn list(&self) -> Result<Vec<Row>, String> {
         let mut rows = Vec::new();
         let now = OffsetDateTime::now_utc();
         for (resolver, options) in &self.resolvers {
-            let stored = read(options, resolver)?;
-            let ledger = storage(options).read_state().remove(resolver).unwrap_or_default();
+            let kept = Kept::of(options, resolver)?;
+            let stored = kept.read(resolver).await?;
+            let ledger = kept.ledger(resolver).await;
             let mut told: Vec<String> = Vec::new();
             for certificate in stored.certificates.unwrap_or_default() {
                 let names = names_of(&certificate.domain);
@@ -97,32 +100,29 @@ impl Admin {
     }
 
     /// Has a certificate renewed by the running gateway, or by the next one that starts.
-    pub fn renew(&self, name: &str) -> Result<(), String> {
-        let (resolver, options, names) = match self.find(name) {
-            Ok((resolver, options, found)) => (resolver, options, names_of(&found.domain)),
+    pub async fn renew(&self, name: &str) -> Result<(), String> {
+        match self.find(name).await {
+            Ok(found) => found.kept.renew(found.resolver, &names_of(&found.certificate.domain)).await,
             // There may be none because it has failed: that is a reason to try now.
             Err(error) => {
                 let name = canonical(name);
-                let has_failed = |(resolver, options): &&(String, Acme)| {
-                    let state = storage(options).read_state();
-                    state.get(resolver).is_some_and(|ledger| ledger.names.contains_key(&name))
-                };
-                let (resolver, options) = self.resolvers.iter().find(has_failed).ok_or(error)?;
-                (resolver.as_str(), options, vec![name])
+                for (resolver, options) in &self.resolvers {
+                    let kept = Kept::of(options, resolver)?;
+                    // What is in Consul is known once it was read.
+                    kept.read(resolver).await?;
+                    if kept.ledger(resolver).await.names.contains_key(&name) {
+                        return kept.renew(resolver, &[name]).await;
+                    }
+                }
+                Err(error)
             }
-        };
-        let written = storage(options).write_state(resolver, |ledger| {
-            ledger.succeed(&names);
-            ledger.renew.extend(names.into_iter().take(1));
-            ledger.renew.dedup();
-        });
-        written.map_err(|error| error.message)
+        }
     }
 
     /// Revokes a certificate at its authority, and takes it out of the storage: a gateway that needs it obtains another.
     pub async fn revoke(&self, name: &str, reason: u8) -> Result<(), String> {
-        let (resolver, options, certificate) = self.find(name)?;
-        let stored = read(options, resolver)?;
+        let Found { resolver, options, kept, certificate } = self.find(name).await?;
+        let stored = kept.read(resolver).await?;
         let chain = text(&certificate.certificate, "certificate").map_err(|error| error.message)?;
         let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| error.to_string())?;
         if stored.account.as_ref().is_none_or(|account| account.registration.is_none()) {
@@ -142,8 +142,8 @@ impl Admin {
             Err(error) if error.message.starts_with("alreadyRevoked") => {}
             Err(error) => return Err(error.message),
         }
-        let removed = storage(options).write_change(resolver, Change::Remove(vec![certificate.domain]));
-        removed.map_err(|error| format!("it is revoked, but still stored: {}", error.message))
+        let removed = kept.change(resolver, Change::Remove(vec![certificate.domain])).await;
+        removed.map_err(|error| format!("it is revoked, but still stored: {error}"))
     }
 
     /// Gives the account of a resolver another key, at its authority and in the storage.
@@ -151,7 +151,8 @@ impl Admin {
         let [(resolver, options)] = &self.resolvers[..] else {
             return Err("there are several resolvers: say which with --resolver".to_owned());
         };
-        let stored = read(options, resolver)?.account.filter(|account| account.registration.is_some());
+        let kept = Kept::of(options, resolver)?;
+        let stored = kept.read(resolver).await?.account.filter(|account| account.registration.is_some());
         let stored = stored.ok_or_else(|| format!("resolver `{resolver}` has no account yet"))?;
         let changing = async {
             let http = Http::for_authority(options)?;
@@ -166,14 +167,13 @@ impl Admin {
         };
         let private_key = changing.await.map_err(|error| error.message)?;
         let changed = super::storage::StoredAccount { private_key, ..stored };
-        let written = storage(options).write_change(resolver, Change::Account(changed));
-        written
-            .map_err(|error| format!("the key is changed, but the new one is not stored: {}", error.message))
+        let written = kept.change(resolver, Change::Account(changed)).await;
+        written.map_err(|error| format!("the key is changed, but the new one is not stored: {error}"))
     }
 
     /// A certificate with its key.
-    pub fn export(&self, name: &str) -> Result<Exported, String> {
-        let (_, _, certificate) = self.find(name)?;
+    pub async fn export(&self, name: &str) -> Result<Exported, String> {
+        let certificate = self.find(name).await?.certificate;
         let chain = text(&certificate.certificate, "certificate").map_err(|error| error.message)?;
         let key = text(&certificate.key, "key").map_err(|error| error.message)?;
         Ok(Exported { main: certificate.domain.main, chain, key })
@@ -181,12 +181,12 @@ impl Admin {
 
     /// Takes over certificates from another `acme.json` or from certbot's folder (`/etc/letsencrypt`); gives their
     /// names. The account of an `acme.json` comes along when there is none yet.
-    pub fn import(&self, source: &Path) -> Result<Vec<String>, String> {
+    pub async fn import(&self, source: &Path) -> Result<Vec<String>, String> {
         let [(resolver, options)] = &self.resolvers[..] else {
             return Err("there are several resolvers: say which with --resolver".to_owned());
         };
-        let storage = storage(options);
-        let known = read(options, resolver)?;
+        let kept = Kept::of(options, resolver)?;
+        let known = kept.read(resolver).await?;
         let (account, certificates) = match source.is_dir() {
             true => (None, from_certbot(source)?),
             false => from_acme_json(source, resolver)?,
@@ -194,37 +194,87 @@ impl Admin {
         if known.account.is_none()
             && let Some(account) = account
         {
-            storage.write_change(resolver, Change::Account(account)).map_err(|error| error.message)?;
+            kept.change(resolver, Change::Account(account)).await?;
         }
         let mut names = Vec::new();
         for new in certificates {
             names.push(new.domain.main.clone());
             let change = Change::Certificate { new, instead_of: Vec::new() };
-            storage.write_change(resolver, change).map_err(|error| error.message)?;
+            kept.change(resolver, change).await?;
         }
         Ok(names)
     }
 
-    fn find(&self, name: &str) -> Result<(&str, &Acme, StoredCertificate), String> {
+    async fn find(&self, name: &str) -> Result<Found<'_>, String> {
         let name = canonical(name);
         for (resolver, options) in &self.resolvers {
-            let certificates = read(options, resolver)?.certificates.unwrap_or_default();
+            let kept = Kept::of(options, resolver)?;
+            let certificates = kept.read(resolver).await?.certificates.unwrap_or_default();
             let found = certificates.into_iter().find(|one| names_of(&one.domain).contains(&name));
-            if let Some(found) = found {
-                return Ok((resolver, options, found));
+            if let Some(certificate) = found {
+                return Ok(Found { resolver, options, kept, certificate });
             }
         }
         Err(format!("there is no certificate for `{name}`"))
     }
 }
 
-fn storage(options: &Acme) -> FileStorage {
-    FileStorage::new(&options.storage)
+/// A certificate, and where it is kept.
+struct Found<'a> {
+    resolver: &'a str,
+    options: &'a Acme,
+    kept: Kept,
+    certificate: StoredCertificate,
 }
 
-fn read(options: &Acme, resolver: &str) -> Result<Stored, String> {
-    let whole = storage(options).read().map_err(|error| error.message)?;
-    Ok(whole.get(resolver).cloned().unwrap_or_default())
+/// Where a resolver keeps what it has.
+enum Kept {
+    File(FileStorage),
+    Consul(ConsulStorage),
+}
+
+impl Kept {
+    fn of(options: &Acme, resolver: &str) -> Result<Self, String> {
+        match options.consul_place() {
+            None => Ok(Self::File(FileStorage::new(&options.storage))),
+            Some(_) => ConsulStorage::new(options, resolver, None).map(Self::Consul).map_err(|e| e.message),
+        }
+    }
+
+    async fn read(&self, resolver: &str) -> Result<Stored, String> {
+        let read = match self {
+            Self::File(file) => file.read().map(|mut whole| whole.remove(resolver).unwrap_or_default()),
+            Self::Consul(consul) => consul.read_by_hand().await,
+        };
+        read.map_err(|error| error.message)
+    }
+
+    async fn ledger(&self, resolver: &str) -> Ledger {
+        match self {
+            Self::File(file) => file.read_state().remove(resolver).unwrap_or_default(),
+            Self::Consul(consul) => consul.ledger(resolver).await,
+        }
+    }
+
+    async fn change(&self, resolver: &str, change: Change) -> Result<(), String> {
+        let changed = match self {
+            Self::File(file) => file.write_change(resolver, change),
+            Self::Consul(consul) => consul.change_by_hand(change).await,
+        };
+        changed.map_err(|error| error.message)
+    }
+
+    async fn renew(&self, resolver: &str, names: &[String]) -> Result<(), String> {
+        let asked = match self {
+            Self::File(file) => file.write_state(resolver, |ledger| {
+                ledger.succeed(names);
+                ledger.renew.extend(names.iter().take(1).cloned());
+                ledger.renew.dedup();
+            }),
+            Self::Consul(consul) => consul.renew_by_hand(names).await,
+        };
+        asked.map_err(|error| error.message)
+    }
 }
 
 type Imported = (Option<super::storage::StoredAccount>, Vec<StoredCertificate>);
@@ -295,8 +345,8 @@ mod tests {
         Admin::new(&settings, None).unwrap()
     }
 
-    #[test]
-    fn certificates_come_from_certbot_and_go_as_pem() {
+    #[tokio::test]
+    async fn certificates_come_from_certbot_and_go_as_pem() {
         let folder = tempfile::tempdir().unwrap();
         let live = folder.path().join("live/a.test");
         std::fs::create_dir_all(&live).unwrap();
@@ -305,16 +355,16 @@ mod tests {
         std::fs::write(live.join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
         let path = folder.path().join("acme.json");
         let admin = admin(&path);
-        assert_eq!(admin.import(folder.path()).unwrap(), ["a.test"]);
-        let rows = admin.list().unwrap();
+        assert_eq!(admin.import(folder.path()).await.unwrap(), ["a.test"]);
+        let rows = admin.list().await.unwrap();
         assert_eq!((rows.len(), &rows[0].names[..]), (1, &["a.test".to_owned(), "b.test".to_owned()][..]));
-        assert_eq!(admin.export("B.test").unwrap().chain, made.cert.pem());
-        assert!(admin.export("c.test").err().unwrap().contains("c.test"));
-        admin.renew("b.test").unwrap();
+        assert_eq!(admin.export("B.test").await.unwrap().chain, made.cert.pem());
+        assert!(admin.export("c.test").await.err().unwrap().contains("c.test"));
+        admin.renew("b.test").await.unwrap();
         assert_eq!(FileStorage::new(&path).read_state()["le"].renew, ["a.test"]);
         // From one storage to another.
         let other = self::admin(&folder.path().join("other.json"));
-        assert_eq!(other.import(&path).unwrap(), ["a.test"]);
-        assert!(other.import(Path::new("gone.json")).is_err());
+        assert_eq!(other.import(&path).await.unwrap(), ["a.test"]);
+        assert!(other.import(Path::new("gone.json")).await.is_err());
     }
 }

@@ -23,7 +23,7 @@ use super::storage::{Change, Storage, Stored};
 const LARGEST: u64 = 256 << 20;
 
 /// All resolvers that share a file.
-type Whole = BTreeMap<String, Stored>;
+pub(super) type Whole = BTreeMap<String, Stored>;
 type State = BTreeMap<String, Ledger>;
 
 /// A storage in a file.
@@ -72,6 +72,23 @@ impl FileStorage {
         let _lock = lock(path);
         let mut whole = self.read()?;
         whole.entry(resolver.to_owned()).or_default().apply(change);
+        save(path, &whole)
+    }
+
+    /// Everything in a file that must be there. Blocks.
+    pub(super) fn read_existing(&self) -> Result<Whole, Error> {
+        match self.0.path.is_file() {
+            true => self.read(),
+            false => Err(Error::local(format!("{} is not there", self.0.path.display()))),
+        }
+    }
+
+    /// Replaces what a resolver keeps. Blocks.
+    pub(super) fn keep(&self, resolver: &str, content: Stored) -> Result<(), Error> {
+        let path = &self.0.path;
+        let _lock = lock(path);
+        let mut whole = self.read()?;
+        whole.insert(resolver.to_owned(), content);
         save(path, &whole)
     }
 

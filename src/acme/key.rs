@@ -14,8 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::Error;
 
-/// The key of an account. Traefik reads RSA keys in PKCS #1, so ours are such. It has 3072 bits, which is as strong as
-/// P-256 and, unlike Traefik's 4096, is made in a moment.
+/// The key of an account. Traefik makes RSA keys of 4096 bits and keeps them in PKCS #1, so ours are such.
 pub(super) enum AccountKey {
     /// RSA, with its PKCS #1 form.
     Rsa(RsaKeyPair, Vec<u8>),
@@ -31,9 +30,9 @@ pub(super) enum Curve {
 }
 
 impl AccountKey {
-    /// A new key. Takes up to a second of one core.
+    /// A new key. Takes up to a few seconds of one core.
     pub(super) fn generate() -> Result<Self, Error> {
-        let pkcs8 = rsa_pkcs8(KeySize::Rsa3072)?;
+        let pkcs8 = rsa_pkcs8(KeySize::Rsa4096)?;
         let pkcs1 = pkcs1_of(&pkcs8).ok_or_else(|| Error::local("the new account key has an odd form"))?;
         Self::read(&pkcs1)
     }

@@ -10,6 +10,8 @@ mod backoff;
 mod certificate;
 mod challenge;
 mod client;
+mod cluster;
+mod consul;
 mod dns;
 mod error;
 mod file;
@@ -27,22 +29,27 @@ mod wanted;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tidegate_config::router::Router;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::settings::{Acme as Options, DnsChallenge, Settings};
 use crate::snapshot::SnapshotHandle;
+use crate::tls::Elsewhere;
 use challenge::Prover;
 use challenge::http::{Http as HttpProver, Shown};
 use challenge::tls_alpn::TlsAlpn;
+use consul::ConsulStorage;
 use error::Error;
 use file::FileStorage;
 use on_demand::OnDemand;
 use resolver::{Parts, Resolver};
 use shared::Shared;
+use storage::Storage;
 
 pub use admin::{Admin, Exported};
+pub use cluster::{Leadership, Member};
 pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
 pub use shared::Row;
 
@@ -54,6 +61,8 @@ const DEMANDS: usize = 256;
 pub struct Acme {
     tokens: Tokens,
     shared: Arc<std::sync::OnceLock<Arc<Shared>>>,
+    /// Storages that other gateways use too.
+    in_common: Arc<Mutex<Vec<ConsulStorage>>>,
 }
 
 impl Acme {
@@ -65,6 +74,20 @@ impl Acme {
     /// What resolvers hold, and what they lack.
     pub fn rows(&self) -> Vec<Row> {
         self.shared.get().map(|shared| shared.rows()).unwrap_or_default()
+    }
+
+    /// Who orders for the resolvers whose storage is shared with other gateways: one entry for each, none where
+    /// storages are files.
+    pub fn leadership(&self) -> Vec<Leadership> {
+        self.in_common.lock().iter().map(ConsulStorage::leadership).collect()
+    }
+
+    /// Lets other gateways order from now on.
+    pub(crate) async fn stop(&self) {
+        let storages = self.in_common.lock().clone();
+        for storage in storages {
+            storage.stop().await;
+        }
     }
 
     /// Starts all resolvers.
@@ -87,8 +110,21 @@ impl Acme {
                     continue;
                 }
             };
-            let storage =
-                storages.entry(&options.storage).or_insert_with(|| FileStorage::new(&options.storage));
+            let kept = match options.consul_place() {
+                Some(_) => self.join(options, name, &prover, &obtained, control),
+                None => {
+                    let file = storages.entry(&options.storage);
+                    let file = file.or_insert_with(|| FileStorage::new(&options.storage));
+                    Ok((prover, Arc::new(file.clone()) as Arc<dyn Storage>))
+                }
+            };
+            let (prover, storage) = match kept {
+                Ok(kept) => kept,
+                Err(error) => {
+                    tracing::error!(resolver = %name, "the certificate resolver cannot work: {error}");
+                    continue;
+                }
+            };
             let (sender, demands) = mpsc::channel(DEMANDS);
             let on_demand = match OnDemand::new(options.on_demand.clone(), sender, shared.changes()) {
                 Ok(on_demand) => Arc::new(on_demand),
@@ -103,7 +139,7 @@ impl Acme {
             let parts = Parts {
                 name: Arc::from(name.as_str()),
                 options: Arc::new(options.clone()),
-                storage: Arc::new(storage.clone()),
+                storage,
                 prover,
                 shared: shared.clone(),
                 snapshots: snapshots.clone(),
@@ -113,6 +149,27 @@ impl Acme {
             };
             control.spawn(Resolver::new(parts).run());
         }
+    }
+
+    /// Joins those who share a storage.
+    fn join(
+        &self,
+        options: &Options,
+        resolver: &str,
+        prover: &Arc<dyn Prover>,
+        obtained: &Arc<crate::tls::Obtained>,
+        control: &Handle,
+    ) -> Result<(Arc<dyn Prover>, Arc<dyn Storage>), Error> {
+        let storage = ConsulStorage::new(options, resolver, Some(prover.clone()))?;
+        let elsewhere: Arc<dyn Elsewhere> = Arc::new(storage.clone());
+        match prover.kind() {
+            "http-01" => self.tokens.look_at(elsewhere),
+            "tls-alpn-01" => obtained.look_at(&elsewhere),
+            _ => {}
+        }
+        storage.start(control);
+        self.in_common.lock().push(storage.clone());
+        Ok((storage.shared(prover.clone()), Arc::new(storage)))
     }
 
     /// The way to prove names: of several the first of DNS, HTTP and TLS, as in Traefik.

@@ -348,10 +348,11 @@ fn csr(request: &Request, key: &CertificateKey) -> Result<Vec<u8>, Error> {
     let bad = |error: rcgen::Error| Error::local(format!("cannot make a certificate request: {error}"));
     let mut params = rcgen::CertificateParams::new(request.names.clone()).map_err(bad)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    // RFC 5280 allows 64 characters.
+    // RFC 5280 allows 64 characters; an address has no place there.
     if let Some(main) = request.names.first()
         && !request.options.disable_common_name
         && main.len() <= 64
+        && main.parse::<IpAddr>().is_err()
     {
         params.distinguished_name.push(rcgen::DnType::CommonName, main.as_str());
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidegate_config::tls::Domain;
 use tidegate_core::BoxFuture;
+use tokio::sync::watch;
 
 use super::backoff::Ledger;
 use super::error::Error;
@@ -103,4 +104,22 @@ pub(crate) trait Storage: Send + Sync {
     fn take_renewals<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Vec<String>>;
     /// True when somebody else may have changed something since the last call.
     fn is_changed<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, bool>;
+    /// True when several gateways share it: only the one that leads orders, and only what it could note before.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// True while this gateway is the one that orders.
+    fn leads(&self) -> bool {
+        true
+    }
+    /// Tells the one that orders which sets of names have no certificate here.
+    fn lacks(&self, _: Vec<Vec<String>>) {}
+    /// Sets of names that other gateways lack.
+    fn others_lack(&self) -> Vec<Vec<String>> {
+        Vec::new()
+    }
+    /// Counts up when it is worth a look; `None` when it has to be looked at now and then.
+    fn news(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 }

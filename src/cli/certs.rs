@@ -25,7 +25,8 @@ pub(super) enum Certs {
     ChangeKey(Which),
     /// Write a certificate and its key as PEM: NAME.crt and NAME.key.
     Export(Export),
-    /// Take over certificates from another acme.json, or from certbot's folder (/etc/letsencrypt).
+    /// Take over certificates from another acme.json, or from certbot's folder (/etc/letsencrypt), into the storage of the
+    /// settings: a file or Consul.
     Import(Import),
 }
 
@@ -93,9 +94,9 @@ impl Certs {
     pub(super) fn run(&self, settings: &Settings) -> Result<String, String> {
         let admin = Admin::new(settings, self.which().resolver.as_deref())?;
         match self {
-            Self::List(_) => Ok(table(&admin.list()?)),
+            Self::List(_) => Ok(table(&runtime()?.block_on(admin.list())?)),
             Self::Renew(named) => {
-                admin.renew(&named.name)?;
+                runtime()?.block_on(admin.renew(&named.name))?;
                 Ok(format!("{} will be renewed by the gateway", named.name))
             }
             Self::Revoke(Revoke { named, reason }) => {
@@ -107,14 +108,14 @@ impl Certs {
                 Ok("the account has a new key".to_owned())
             }
             Self::Export(Export { named, folder }) => {
-                let exported = admin.export(&named.name)?;
+                let exported = runtime()?.block_on(admin.export(&named.name))?;
                 let file = exported.main.replace('*', "_");
                 let chain = write(folder, &format!("{file}.crt"), &exported.chain, 0o644)?;
                 let key = write(folder, &format!("{file}.key"), &exported.key, 0o600)?;
                 Ok(format!("{}\n{}", chain.display(), key.display()))
             }
             Self::Import(Import { source, .. }) => {
-                let names = admin.import(source)?;
+                let names = runtime()?.block_on(admin.import(source))?;
                 Ok(format!(
                     "taken over: {}",
                     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }

@@ -3,14 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tidegate_core::{Body, BodyError, Frames, Polled};
-use tokio::time::{Instant, Sleep};
+use tidegate_core::body::Pace;
+use tidegate_core::{Body, BodyError};
 
+use super::pace::PacedBody;
 use super::progress::Progress;
 
 /// One open answer, counted until dropped.
@@ -100,44 +100,12 @@ impl HttpBody for AnswerBody {
     }
 }
 
-/// The body of a request as the gateway reads it. `stall` is the longest time without progress, where the stream
-/// below does not watch for it (HTTP/2).
-pub(super) fn request_body(incoming: Incoming, stall: Option<Duration>) -> Body {
-    match stall {
+/// The body of a request as the gateway reads it. `pace` is how fast it must come, where the stream below does not watch
+/// for it (HTTP/2).
+pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> Body {
+    match pace {
         _ if incoming.is_end_stream() => Body::empty(),
         None => Body::incoming(incoming),
-        Some(limit) => Body::of_frames(TimedBody { incoming, limit, timer: None, waiting: false }),
-    }
-}
-
-/// A body that fails after some time without progress.
-struct TimedBody {
-    incoming: Incoming,
-    limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-}
-
-impl Frames for TimedBody {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            self.waiting = false;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
-        }
-        let until = Instant::now() + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if !self.waiting {
-            self.waiting = true;
-            timer.as_mut().reset(until);
-        }
-        timer.as_mut().poll(cx).map(|()| Some(Err(BodyError::TimedOut)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        Some(pace) => Body::of_frames(PacedBody::new(Body::incoming(incoming), pace)),
     }
 }

@@ -8,8 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tidegate_core::body::Pace;
 use tokio::time::{Instant, Sleep};
 
+use super::pace;
 use super::progress::Progress;
 use super::strict::Place;
 
@@ -26,6 +28,8 @@ pub(super) struct Limits {
     pub(super) head: Option<Duration>,
     /// Without any progress while a body is read.
     pub(super) body: Option<Duration>,
+    /// Fewest bytes of a body in a second, while we wait for them; 0 for any.
+    pub(super) rate: u64,
     /// Without a request.
     pub(super) idle: Option<Duration>,
     /// Without any progress while an answer is written.
@@ -33,6 +37,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// How fast a request body must come.
+    pub(super) fn pace(&self) -> Pace {
+        Pace { stall: self.body, rate: self.rate }
+    }
+
     /// How long a connection may stay parked: what is left of its idle time.
     pub(super) fn parked(&self) -> Option<Duration> {
         self.idle.map(|idle| idle.saturating_sub(PARK))
@@ -62,6 +71,50 @@ pub(super) struct Clock {
     mark: u32,
     until: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    rate: Rate,
+}
+
+/// How fast a body comes, over the time in which we wait for it (HTTP/1).
+struct Rate {
+    /// The time over which it is measured.
+    window: Duration,
+    /// Since when we wait.
+    since: Option<Instant>,
+    /// Time that was waited in this window, without the present wait.
+    waited: Duration,
+    /// Which request it is.
+    heads: u32,
+    /// Bytes that had come when the window began.
+    before: u64,
+}
+
+impl Rate {
+    fn new(window: Duration) -> Self {
+        Self { window, since: None, waited: Duration::ZERO, heads: 0, before: 0 }
+    }
+
+    /// Notes whether we wait now. True when a window is over in which too little came.
+    fn is_below(&mut self, lowest: u64, waits: bool, progress: &Progress) -> bool {
+        if !waits && self.since.is_none() {
+            return false;
+        }
+        let now = Instant::now();
+        if let Some(since) = self.since.take() {
+            self.waited += now.duration_since(since);
+        }
+        self.since = waits.then_some(now);
+        if self.heads != progress.heads() {
+            (self.heads, self.before, self.waited) = (progress.heads(), progress.received(), Duration::ZERO);
+        }
+        // Nobody is cut while we are busy with what came: it is looked at when we wait again.
+        if !waits || self.waited < self.window {
+            return false;
+        }
+        let came = progress.received().saturating_sub(self.before);
+        let enough = came >= pace::least(lowest, self.waited);
+        (self.before, self.waited) = (progress.received(), Duration::ZERO);
+        !enough
+    }
 }
 
 /// What is waited for.
@@ -89,19 +142,22 @@ impl Clock {
             mark: 0,
             until: Instant::now(),
             timer: None,
+            rate: Rate::new(pace::window(limits.pace())),
         }
     }
 
     /// Ready when the client's time is up. To be polled whenever the connection was.
     pub(super) fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Due> {
         let (wait, mark) = self.wait(progress);
+        let too_slow = self.is_too_slow(wait, progress);
         let limit = match wait {
             Wait::Nothing => None,
             Wait::Park => Some(PARK),
             Wait::Request if self.rested == Some(mark) => self.limits.parked(),
             Wait::Request if progress.heads() > 0 => self.limits.idle,
             Wait::Request | Wait::Head => self.limits.head,
-            Wait::Body => self.limits.body,
+            Wait::Body if too_slow => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
+            Wait::Body => progress.patience().unwrap_or(self.limits.body),
             Wait::Write => self.limits.write,
             Wait::Farewell => Some(FAREWELL),
         };
@@ -125,6 +181,18 @@ impl Clock {
             Wait::Write => Due::Cut("the client to take more of an answer"),
             Wait::Farewell => Due::Cut("the client to hang up"),
         })
+    }
+
+    /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with a pace of their own.
+    fn is_too_slow(&mut self, wait: Wait, progress: &Progress) -> bool {
+        if self.h2 || self.limits.rate == 0 {
+            return false;
+        }
+        if progress.patience().is_some() {
+            self.rate.since = None;
+            return false;
+        }
+        self.rate.is_below(self.limits.rate, wait == Wait::Body, progress)
     }
 
     /// What the client owes, and what changes when it gives some of it.
@@ -181,6 +249,7 @@ mod tests {
         Limits {
             head: milliseconds(20),
             body: milliseconds(250),
+            rate: 0,
             idle: milliseconds(60),
             write: milliseconds(30),
         }
@@ -253,6 +322,29 @@ mod tests {
                 );
             }
             assert_eq!(cut, expected, "{place:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_have_a_lowest_rate() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let limits = Limits { body: seconds(60), rate: 1000, ..limits() };
+        for (each, patience, cut) in [(1, None, true), (10_000, None, false), (1, Some(seconds(90)), false)] {
+            let progress = Progress::default();
+            progress.set_patience(patience);
+            let mut clock = Clock { rate: Rate::new(Duration::from_millis(100)), ..Clock::new(limits, false) };
+            let mut was_cut = false;
+            for _ in 0..30 {
+                at(&progress, Place::Body);
+                progress.add_received(each);
+                let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+                was_cut |= tokio::time::timeout(Duration::from_millis(20), due).await.is_ok();
+                // In between we are busy with what came.
+                progress.block_read(false);
+                let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+                assert!(futures_util::FutureExt::now_or_never(due).is_none());
+            }
+            assert_eq!(was_cut, cut, "{each} {patience:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! One client connection from its first byte to its last: PROXY header, TLS, version of HTTP, requests.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,7 +25,7 @@ use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
 use super::stream::Watched;
 use super::streams;
-use crate::tls::DEFAULT_OPTIONS;
+use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -75,7 +75,7 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
 pub(super) async fn serve_begun(door: Arc<Door>, begun: Begun, open: OpenConnection) -> io::Result<()> {
     let Begun { stream, mut connection } = begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
-        let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream)));
+        let handshake = Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
         let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
         connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -166,13 +166,17 @@ pub(super) fn is_known(bytes: &[u8]) -> bool {
 async fn handshake(
     door: &Door,
     stream: Prefixed<TcpStream>,
+    local: IpAddr,
 ) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, Arc<str>)>> {
     let place = door.begin_handshake();
     let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let tls = door.snapshots.load().tls.clone();
-    if let Some(proof) = tls.proof_for(&start.client_hello()) {
+    if TlsStore::is_asked_for_proof(&start.client_hello())
+        && let Some(name) = &server_name
+        && let Some(proof) = tls.proof_for(name).await
+    {
         // The authority has seen what it came for when the handshake is over.
         start.into_stream(proof).await?;
         return Ok(None);
@@ -183,6 +187,7 @@ async fn handshake(
         tracing::debug!(entry_point = %door.name, ?server_name, "TLS options are missing or broken");
         return Ok(None);
     };
+    let config = tls.at_address(config, server_name.as_deref(), local);
     let stream = start.into_stream(config).await?;
     let session = stream.get_ref().1;
     let info = TlsInfo {

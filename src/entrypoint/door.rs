@@ -224,6 +224,7 @@ fn limits(options: &EntryPoint) -> Limits {
     Limits {
         head: Some(read.map_or(HEAD_TIME, |read| read.min(HEAD_TIME))),
         body: read,
+        rate: timeouts.min_body_rate,
         idle: some(timeouts.idle_timeout.0),
         write: Some(some(timeouts.write_timeout.0).unwrap_or(WRITE_TIME)),
     }

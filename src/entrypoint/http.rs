@@ -18,8 +18,10 @@ use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::heads::HeldHead;
+use super::pace;
 use super::progress::Progress;
 use super::target::refused;
+use super::timeouts;
 use super::tunnel;
 use crate::observability::access_log::Pending;
 use crate::snapshot::{Route, Snapshot};
@@ -71,7 +73,8 @@ async fn serve(
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
     let (mut head, incoming) = request.into_parts();
-    let body = request_body(incoming, link.door.limits.body.filter(|_| link.framed));
+    let pace = link.framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
+    let body = request_body(incoming, pace);
     let tunnel = link.framed && head.method == Method::CONNECT && begin_tunnel(link, &mut head);
     let mut response = respond(link, head, body).await;
     if tunnel {
@@ -166,6 +169,7 @@ async fn answer(
     let routes = snapshot.entry_points.get(door.index);
     let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
     let route = index.and_then(|index| index.find(&request));
+    let timed = timeouts::begin(link, &mut request, route.and_then(|route| route.timeouts.as_ref()));
     *line = begin_line(door, &mut request, route.map(|route| &**route));
     let Some(route) = route else { return reply::not_found() };
     if door.target.denies(request.path()) {
@@ -177,7 +181,12 @@ async fn answer(
         address: door.forwarded.appended(&link.peer),
         name: line.is_some().then(|| route.service_name.clone()),
     };
-    Next::new(&route.middlewares, &service).run(request).await
+    let next = Next::new(&route.middlewares, &service);
+    match timed {
+        None => next.run(request).await,
+        // In a box of its own: most requests have no use for its room.
+        Some(timed) => Box::pin(timed.answer(next, request)).await,
+    }
 }
 
 /// Begins the request's line in the access log, when it will be written.

@@ -15,6 +15,7 @@ mod heads;
 pub mod http;
 mod http3;
 mod listen;
+mod pace;
 mod progress;
 pub mod proxy_protocol;
 mod room;
@@ -22,6 +23,7 @@ mod stream;
 mod streams;
 pub mod strict;
 mod target;
+mod timeouts;
 mod tunnel;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! What a connection's reading side, its requests and its answers tell each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
@@ -45,6 +46,11 @@ pub(super) struct Progress {
     /// Interim answers that are not written yet (HTTP/1).
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
+    /// Bytes that were read.
+    received: AtomicU64,
+    /// Milliseconds without progress that the body under way may take, in place of the door's, and 1 more; 0: the
+    /// door's, 1: any.
+    patience: AtomicU64,
 }
 
 impl Interim for Progress {
@@ -86,6 +92,39 @@ impl Progress {
     /// How often something was read.
     pub(super) fn reads(&self) -> u32 {
         self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that were read.
+    pub(super) fn add_received(&self, length: usize) {
+        // One writer.
+        let before = self.received.load(Ordering::Relaxed);
+        self.received.store(before.wrapping_add(length as u64), Ordering::Relaxed);
+    }
+
+    /// How many bytes were read.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How long the body under way may make no progress (`Some(None)`: any time); `None`: as the door says.
+    pub(super) fn set_patience(&self, patience: Option<Option<Duration>>) {
+        let number = match patience {
+            None => 0,
+            Some(None) => 1,
+            Some(Some(limit)) => u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1).saturating_add(1),
+        };
+        if number != self.patience.load(Ordering::Relaxed) {
+            self.patience.store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// What was set last.
+    pub(super) fn patience(&self) -> Option<Option<Duration>> {
+        match self.patience.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(None),
+            number => Some(Some(Duration::from_millis(number - 1))),
+        }
     }
 
     /// How many request heads were read.

@@ -94,6 +94,7 @@ impl<S, G> Watched<S, G> {
     /// Looks at what was just read into `buffer` from `start` on. What breaks the rules of framing becomes bytes that
     /// no parser accepts.
     fn look(&mut self, buffer: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
+        self.progress.add_received(buffer.filled().len() - start);
         match &mut self.scan {
             Scan::Requests(_) if self.progress.is_upgraded() => self.held.release(),
             Scan::Requests(scan) => {

@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use tidegate_providers::Updates;
 
 use crate::acme::Acme;
+use crate::cluster::Cluster;
 use crate::configuration::Readiness;
 use crate::service::Service;
 use crate::settings::Settings;
@@ -43,6 +44,8 @@ pub struct Surroundings {
     pub providers: Vec<String>,
     /// Certificate resolvers.
     pub acme: Acme,
+    /// The gateways that work together with this one.
+    pub cluster: Cluster,
 }
 
 /// The services, by qualified name.
@@ -59,8 +62,9 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
         add("ping", Arc::new(answers::Ping::new(ping.terminating_status_code, around.terminating.clone())));
         add("ready", Arc::new(answers::Ready::new(around.readiness.clone(), around.terminating.clone())));
     }
-    if around.settings.providers.rest.is_some() {
-        add("rest", Arc::new(rest::Rest::new(around.updates.clone())));
+    let senders: Vec<Arc<str>> = around.settings.providers.rest().map(|(name, _)| name.into()).collect();
+    if !senders.is_empty() {
+        add("rest", Arc::new(rest::Rest::new(senders, around.updates.clone())));
     }
     if let Some(options) = &around.settings.api {
         add("api", Arc::new(api::Api::new(around.clone(), options)));

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
-use tidegate_config::{Config, Http, Middleware, Provided};
+use tidegate_config::{Config, Http, Provided};
+use tidegate_middlewares::Options;
 use tidegate_middlewares::redirect_regex::RedirectRegex;
 use tidegate_middlewares::redirect_scheme::RedirectScheme;
 use tidegate_middlewares::strip_prefix::StripPrefix;
@@ -61,9 +62,12 @@ fn ping(settings: &Settings, http: &mut Http) {
 }
 
 fn rest(settings: &Settings, http: &mut Http) {
-    let Some(rest) = &settings.providers.rest else { return };
+    let mut providers = settings.providers.rest().peekable();
+    if providers.peek().is_none() {
+        return;
+    }
     http.services.insert("rest".into(), Service::default());
-    if rest.insecure {
+    if providers.any(|(_, rest)| rest.insecure) {
         let rule = "PathPrefix(`/api/providers`)";
         http.routers.insert("rest".into(), router(INTERNAL_ENTRY_POINT, rule, "rest", i64::MAX));
     }
@@ -92,10 +96,10 @@ fn api(settings: &Settings, http: &mut Http) {
         replacement: "${1}/dashboard/".into(),
         permanent: true,
     };
-    http.middlewares.insert("dashboard_redirect".into(), Middleware::redirectRegex(to_dashboard));
+    http.middlewares.insert("dashboard_redirect".into(), Options::redirectRegex(to_dashboard).into());
     let strip =
         StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
-    http.middlewares.insert("dashboard_stripprefix".into(), Middleware::stripPrefix(strip));
+    http.middlewares.insert("dashboard_stripprefix".into(), Options::stripPrefix(strip).into());
 }
 
 /// The routers to proofs of certificate resolvers. With `allowACMEByPass` other routers may win over them.
@@ -133,7 +137,7 @@ fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEn
     redirecting.middlewares = vec![format!("{middleware_name}@internal")];
     let options =
         RedirectScheme { scheme: to.scheme.clone(), port: port.to_owned(), permanent: to.permanent };
-    http.middlewares.insert(middleware_name, Middleware::redirectScheme(options));
+    http.middlewares.insert(middleware_name, Options::redirectScheme(options).into());
     http.routers.insert(router_name, redirecting);
 }
 
@@ -181,7 +185,7 @@ mod tests {
         }
         let http = provided(&settings).config.http;
         assert_eq!(http.routers["web-to-secure"].priority, i64::MAX - 1);
-        let Middleware::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"] else {
+        let Options::redirectScheme(options) = &http.middlewares["redirect-web-to-secure"].options else {
             panic!()
         };
         assert_eq!((options.port.as_str(), options.scheme.as_str()), ("8443", "https"));

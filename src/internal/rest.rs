@@ -1,4 +1,5 @@
-//! `rest@internal`: takes a configuration by `PUT /api/providers/rest`, in place of the one sent before.
+//! `rest@internal`: takes a configuration by `PUT /api/providers/rest`, in place of the one sent before. A REST provider
+//! that has a name is sent to by that name.
 
 use std::sync::Arc;
 
@@ -15,13 +16,15 @@ const PREFIX: &str = "/api/providers/";
 
 /// The service.
 pub(super) struct Rest {
+    /// The names of the REST providers.
+    providers: Vec<Arc<str>>,
     updates: Updates,
 }
 
 impl Rest {
     /// Sends what it takes to the configuration loop.
-    pub(super) fn new(updates: Updates) -> Self {
-        Self { updates }
+    pub(super) fn new(providers: Vec<Arc<str>>, updates: Updates) -> Self {
+        Self { providers, updates }
     }
 
     async fn take(&self, request: Request) -> Response {
@@ -31,10 +34,10 @@ impl Rest {
         if request.head.method != Method::PUT {
             return reply::empty(StatusCode::METHOD_NOT_ALLOWED);
         }
-        if provider != "rest" {
+        let Some(provider) = self.providers.iter().find(|name| &***name == provider).cloned() else {
             let message = "Only 'rest' provider can be updated through the REST API";
             return reply::error(StatusCode::BAD_REQUEST, message);
-        }
+        };
         let body = match request.body.collect(LARGEST).await {
             Ok(body) => body,
             Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -44,13 +47,13 @@ impl Rest {
         let state = match read {
             Ok(Ok(state)) => state,
             Ok(Err(message)) => {
-                tracing::error!("providers.rest: a configuration is refused: {message}");
+                tracing::error!(provider = &*provider, "a configuration that was sent is refused: {message}");
                 return reply::error(StatusCode::BAD_REQUEST, &message);
             }
             Err(_) => return reply::status_text(StatusCode::INTERNAL_SERVER_ERROR),
         };
         let shown = serde_json::to_string(&state.config).unwrap_or_default();
-        let update = Update { provider: "rest".into(), state: Arc::new(state), ready: true };
+        let update = Update { provider, state: Arc::new(state), ready: true };
         if self.updates.send(update).await.is_err() {
             return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
         }

@@ -4,6 +4,7 @@
 //! it has the response. The line is formatted when the response body ends and handed to one writer thread through a
 //! bounded queue, so that no request ever waits for the disk.
 
+mod filter;
 mod line;
 mod modes;
 mod writer;
@@ -19,6 +20,7 @@ use tidegate_core::{Connection, Guard, Record, Request, Response};
 use time::OffsetDateTime;
 
 use crate::settings;
+use filter::Filter;
 use modes::{Filters, Modes};
 use writer::Writer;
 pub(super) use writer::open as open_file;
@@ -31,6 +33,7 @@ pub struct AccessLog {
     format: Format,
     modes: Modes,
     filters: Filters,
+    expression: Option<Filter>,
     add_internals: bool,
     requests: AtomicU64,
     writer: Writer,
@@ -41,6 +44,11 @@ enum Format {
     Common,
     GenericClf,
     Json,
+}
+
+/// Checks `accessLog.filters.expression`. The error says what was expected, and where.
+pub fn check_expression(text: &str) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { Filter::parse(text).map(drop) }
 }
 
 impl AccessLog {
@@ -58,9 +66,13 @@ impl AccessLog {
         };
         let modes = Modes::new(&settings.fields).map_err(invalid)?;
         let filters = Filters::new(&settings.filters).map_err(invalid)?;
+        let expression = match settings.filters.expression.as_str() {
+            "" => None,
+            text => Some(Filter::parse(text).map_err(|reason| invalid(format!("filters.expression: {reason}")))?),
+        };
         let writer = Writer::start(&settings.file_path, settings.buffering_size)?;
         let add_internals = settings.add_internals;
-        Ok(Arc::new(Self { format, modes, filters, add_internals, requests: AtomicU64::new(0), writer }))
+        Ok(Arc::new(Self { format, modes, filters, expression, add_internals, requests: AtomicU64::new(0), writer }))
     }
 
     /// Begins the line of a request and hangs a [`Record`] on its context, for the rest of the way to fill in.
@@ -69,9 +81,10 @@ impl AccessLog {
     /// `X-Forwarded-For` counts (which must have been cleared when the peer is not trusted), else the peer.
     pub fn record_for(self: &Arc<Self>, request: &mut Request, client: Option<IpAddr>) -> Pending {
         let record = request.context.record.get_or_insert_with(|| Arc::new(Record::begin())).clone();
-        if self.modes.keeps_headers() {
+        if self.keeps_headers() {
             record.note(|fields| fields.origin_headers = Some(HeaderMap::new()));
         }
+        let facts = self.expression.as_ref().map_or(0, |filter| filter.ask(request));
         let head = &request.head;
         let received = Arc::new(AtomicU64::new(0));
         let seen = Seen {
@@ -83,13 +96,19 @@ impl AccessLog {
             forwarded: client.is_none().then(|| head.headers.get("x-forwarded-for").cloned()).flatten(),
             client,
             connection: request.context.connection.clone(),
-            headers: self.modes.keeps_headers().then(|| head.headers.clone()),
+            headers: self.keeps_headers().then(|| head.headers.clone()),
             received: received.clone(),
+            facts,
         };
         if !http_body::Body::is_end_stream(&request.body) {
             request.body = std::mem::take(&mut request.body).with_guard(Box::new(Received(received)));
         }
         Pending(Some(Box::new(Open { log: self.clone(), record, seen })))
+    }
+
+    /// True when headers must be remembered: they may be logged, or decide what is.
+    fn keeps_headers(&self) -> bool {
+        self.modes.keeps_headers() || self.expression.as_ref().is_some_and(Filter::needs_headers)
     }
 
     /// Opens the file again, after it has been moved away (`SIGUSR1`).
@@ -115,7 +134,7 @@ impl Pending {
     /// Lets the line be written when the body of the response ends.
     pub fn finish_with(mut self, response: Response) -> Response {
         let Some(open) = self.0.take() else { return response };
-        let headers = open.log.modes.keeps_headers().then(|| response.headers().clone());
+        let headers = open.log.keeps_headers().then(|| response.headers().clone());
         let guard = Ending { open, status: response.status().as_u16(), headers, sent: 0 };
         response.map(|body| body.with_guard(Box::new(guard)))
     }
@@ -152,6 +171,8 @@ struct Seen {
     connection: Arc<Connection>,
     headers: Option<HeaderMap>,
     received: Arc<AtomicU64>,
+    /// The answers of the rules in the filter.
+    facts: u64,
 }
 
 /// How a response ended.
@@ -176,6 +197,9 @@ impl Open {
             return;
         }
         let entry = line::Entry { seen: &self.seen, fields: &fields, outcome, duration, count };
+        if self.log.expression.as_ref().is_some_and(|filter| !filter.keeps(&entry, &self.log.modes)) {
+            return;
+        }
         self.log.writer.write(match self.log.format {
             Format::Json => entry.json(&self.log.modes),
             format => entry.clf(&self.log.modes, format == Format::Common),
@@ -333,6 +357,48 @@ mod tests {
             log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let seen: Vec<_> = lines.iter().map(|l| (&l["DownstreamStatus"], &l["DownstreamAborted"])).collect();
         assert_eq!(seen, [(&499.into(), &true.into()), (&200.into(), &true.into())]);
+    }
+
+    #[test]
+    fn an_expression_decides_by_fields_and_by_what_rules_ask() {
+        for (expression, kept) in [
+            ("DownstreamStatus >= 500 || Duration > 1h && !PathPrefix(`/health`)", &["/b"][..]),
+            ("!PathPrefix(`/health`)", &["/a?q=1", "/b"]),
+            ("Path(`/a`) || request_user-agent =~ `(?i)BOT`", &["/a?q=1", "/health"]),
+            ("RequestPath == `/a?q=1` && RouterName =~ `^r@` && ServiceURL != ``", &["/a?q=1"]),
+            ("RequestPort == 8080 && RequestHost == `h.test` && ClientPort > 4999", &["/a?q=1", "/b", "/health"]),
+            ("ClientIP(`10.0.0.0/8`) || DownstreamAborted || TLSVersion != ``", &[]),
+            ("RequestCount == 2 && Overhead < 1h && DownstreamContentSize == 4", &["/b"]),
+            ("request_A == `1,2` || downstream_X == `y`", &["/a?q=1"]),
+        ] {
+            let log = Fixture::open(|settings| {
+                settings.format = "json".into();
+                settings.filters.expression = expression.into();
+            });
+            log.answer(request("/a?q=1", &[("a", "1"), ("a", "2")]), 200, "fine");
+            log.answer(request("/b", &[]), 500, "fine");
+            log.answer(request("/health", &[("user-agent", "some bot")]), 200, "fine");
+            let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+            let lines: Vec<_> = log.text().lines().map(line).collect();
+            let paths: Vec<&str> = lines.iter().map(|line| line["RequestPath"].as_str().unwrap()).collect();
+            assert_eq!(paths, kept, "{expression}");
+            assert!(lines.iter().all(|line| line.get("request_A").is_none()), "no header is logged for it");
+        }
+    }
+
+    #[test]
+    fn an_expression_narrows_the_other_filters() {
+        let log = Fixture::open(|settings| {
+            settings.filters.status_codes = vec!["500-599".into()];
+            settings.filters.expression = "!Path(`/b`)".into();
+        });
+        log.answer(request("/a", &[]), 200, "");
+        log.answer(request("/b", &[]), 500, "");
+        log.answer(request("/c", &[]), 500, "");
+        assert!(log.text().lines().count() == 1 && log.text().contains("/c"), "{}", log.text());
+        let wrong = settings::AccessLogFilters { expression: "Staus > 1".into(), ..Default::default() };
+        let error = AccessLog::open(&settings::AccessLog { filters: wrong, ..Default::default() }).err().unwrap();
+        assert!(error.to_string().starts_with("accessLog.filters.expression: 1:1: Staus is no field"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A rule: matchers joined by `&&`, `||` and `!`.
 
 use tidegate_core::Request;
-use tidegate_core::expression::{self, Expression, SyntaxError};
+use tidegate_core::expression::{self, Call, Expression, SyntaxError};
 
 use super::matcher::{Matcher, Refused};
 use super::view::View;
@@ -39,6 +39,14 @@ impl Rule {
             })
         })?;
         Ok(Self { text: text.into(), tree })
+    }
+
+    /// The rule that is this one call: how other expressions ask what rules ask.
+    pub(crate) fn of_call(call: &Call) -> Result<Self, String> {
+        let matcher = Matcher::new(call).map_err(|refused| match refused {
+            Refused::Parsing(reason) | Refused::Adding(reason) => reason,
+        })?;
+        Ok(Self { text: call.to_string().into(), tree: Tree::Matcher(matcher) })
     }
 
     /// The rule as written.
@@ -100,6 +108,7 @@ fn tree(expression: &Expression) -> Result<Tree, Refused> {
         },
         Expression::Call(call) => Matcher::new(call).map(Tree::Matcher),
         Expression::Compare { operator, .. } => Err(Refused::Parsing(format!("{operator} is not supported"))),
+        Expression::Field(field) => Err(Refused::Parsing(format!("`{}` must be called", field.name))),
     }
 }
 

@@ -34,9 +34,7 @@ impl Kind {
             "hrw" => Ok(Self::Hrw),
             "leasttime" => Ok(Self::LeastTime),
             "leastConnections" | "leastconnections" => Ok(Self::LeastConnections),
-            other => Err(BuildError::new(format!(
-                "strategy: `{other}` is none of wrr, p2c, hrw, leasttime, leastConnections"
-            ))),
+            other => Err(BuildError::new(format!("unsupported load-balancer strategy \"{other}\""))),
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct FailoverService {
     main: Arc<dyn Service>,
     fallback: Arc<dyn Service>,
     errors: Option<Errors>,
+    /// Whether the fallback's health counts: Traefik asks for it only where `healthCheck` is given.
+    asks_fallback: bool,
 }
 
 struct Errors {
@@ -38,7 +40,7 @@ impl FailoverService {
             }),
             _ => None,
         };
-        Ok(Self { main, fallback, errors })
+        Ok(Self { main, fallback, errors, asks_fallback: options.health_check.is_some() })
     }
 
     /// Asks the first service, and the fallback when the answer has one of the statuses.
@@ -73,7 +75,7 @@ impl Handler for FailoverService {
                 None => self.main.call(request),
             };
         }
-        if self.fallback.is_up() {
+        if !self.asks_fallback || self.fallback.is_up() {
             return self.fallback.call(request);
         }
         Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE)))

@@ -45,8 +45,8 @@ impl MirrorService {
         main: Arc<dyn Service>,
         mirrors: Vec<(u8, Arc<dyn Service>)>,
     ) -> Result<Self, BuildError> {
-        if let Some((percent, _)) = mirrors.iter().find(|(percent, _)| *percent > 100) {
-            return Err(BuildError::new(format!("mirrors: percent {percent} is more than 100")));
+        if mirrors.iter().any(|(percent, _)| *percent > 100) {
+            return Err(BuildError::new("percent must be between 0 and 100"));
         }
         let copies = mirrors.iter().map(|(percent, _)| (u64::from(*percent), 0)).collect();
         Ok(Self {

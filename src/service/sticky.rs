@@ -94,15 +94,29 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// True for a name of letters, digits, hyphens and dots with sound labels, and for an IPv4 address.
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    text.len() <= 255 && text.split('.').all(is_label)
+}
+
 /// The attributes in the order in which Go's `http.Cookie` writes them.
 fn attributes(options: &StickyCookie) -> Result<String, BuildError> {
     let mut text = String::new();
     let path = options.path.as_deref().unwrap_or("/");
+    // What may not stand in a path or domain is left out, as Go does.
+    let path: String = path.chars().filter(|c| (' '..='~').contains(c) && *c != ';').collect();
     if !path.is_empty() {
         text += &format!("; Path={path}");
     }
-    if !options.domain.is_empty() {
-        text += &format!("; Domain={}", options.domain.trim_start_matches('.'));
+    let domain = options.domain.trim_start_matches('.');
+    if is_domain(domain) {
+        text += &format!("; Domain={domain}");
     }
     match options.max_age {
         0 => {}
@@ -209,8 +223,18 @@ mod tests {
     fn bad_options_are_refused() {
         let bad = StickyCookie { same_site: "some".into(), ..Default::default() };
         assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().0.contains("`some`"));
-        let bad = StickyCookie { path: Some("a\nb".into()), ..Default::default() };
-        assert!(Sticky::build("s", &bad, [].into_iter()).is_err());
+    }
+
+    #[test]
+    fn what_may_not_stand_in_a_cookie_is_left_out() {
+        let given = |path: &str, domain: &str| {
+            attributes(&StickyCookie { path: Some(path.into()), domain: domain.into(), ..Default::default() }).unwrap()
+        };
+        assert_eq!(given("/a\n;b", ".x.test"), "; Path=/ab; Domain=x.test");
+        assert_eq!(given("", "10.0.0.1"), "; Domain=10.0.0.1");
+        for wrong in ["a b", "x..y", "-x", "x;y", "é"] {
+            assert_eq!(given("/", wrong), "; Path=/", "{wrong}");
+        }
     }
 
     #[test]

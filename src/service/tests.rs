@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use hyper_util::rt::TokioIo;
 use tidegate_config::service::{
-    Failover, FailoverErrors, LoadBalancer, Mirroring, PassiveHealthCheck, Server, ServerHealthCheck, Sticky,
+    Failover, FailoverErrors, HealthCheck, LoadBalancer, Mirroring, PassiveHealthCheck, Server, ServerHealthCheck, Sticky,
     StickyCookie,
 };
 use tidegate_core::values::Duration;
@@ -364,10 +364,13 @@ async fn failover_follows_state_and_status() {
     let empty = build(&registry, &options(&[]));
     let down = registry.failover(&Failover::default(), empty.clone(), lb(&b.url())).unwrap();
     assert_eq!(who(&down, request("/")).await, "b");
-    let both = registry.failover(&Failover::default(), empty.clone(), empty).unwrap();
-    let response = both.call(request("/")).await;
-    assert_eq!(response.status(), 503);
-    assert_eq!(text(response).await, "Service Unavailable");
+    for (health_check, expected) in [(None, "no available server\n"), (Some(HealthCheck {}), "Service Unavailable")] {
+        let options = Failover { health_check, ..Default::default() };
+        let both = registry.failover(&options, empty.clone(), empty.clone()).unwrap();
+        let response = both.call(request("/")).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(text(response).await, expected);
+    }
 
     let errors = FailoverErrors { status: vec!["500-599".into()], max_request_body_bytes: 4 };
     let options = Failover { errors: Some(errors), ..Default::default() };
@@ -404,7 +407,7 @@ async fn bad_options_are_named() {
         change(&mut options);
         registry.load_balancer("s@file", &options, transport()).err().unwrap().0
     };
-    assert!(build(|o| o.strategy = "best".into()).contains("`best`"));
+    assert!(build(|o| o.strategy = "best".into()).contains("\"best\""));
     assert!(build(|o| o.servers[0].url = "ftp://x".into()).contains("`ftp://x`"));
     assert!(build(|o| o.health_check = Some(ServerHealthCheck::default())).contains("path is required"));
     let absolute = |o: &mut LoadBalancer| {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::values::{Duration, is_default};
+use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_providers::Tls;
 
 /// Traefik's default authority.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -43,8 +44,12 @@ pub struct Acme {
     /// Leave the common name out of the certificate request.
     #[serde(rename = "disableCommonName")]
     pub disable_common_name: bool,
-    /// The file that holds account and certificates.
+    /// What holds account and certificates: a file, or Consul (`consul://host:port/prefix`), which gateways share. The
+    /// latter is not in Traefik.
     pub storage: String,
+    /// How a storage in Consul is talked to. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default")]
+    pub consul: AcmeConsul,
     /// `EC256`, `EC384`, `RSA2048`, `RSA4096` or `RSA8192`.
     pub key_type: String,
     /// External account binding (RFC 8555 section 7.3.4).
@@ -89,6 +94,7 @@ impl Default for Acme {
             email_addresses: Vec::new(),
             disable_common_name: false,
             storage: "acme.json".into(),
+            consul: AcmeConsul::default(),
             key_type: "RSA4096".into(),
             eab: None,
             certificates_duration: DEFAULT_HOURS,
@@ -103,6 +109,62 @@ impl Default for Acme {
             tls_challenge: None,
             on_demand: None,
         }
+    }
+}
+
+/// `consul`: how a storage in Consul is talked to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AcmeConsul {
+    /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub token: Secret,
+    /// TLS towards the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Datacenter; empty for the agent's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub datacenter: String,
+    /// A file with a copy of the certificates, for a start while Consul is away; empty for none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cache: String,
+}
+
+/// The scheme of a storage in Consul.
+const CONSUL: &str = "consul://";
+/// Where keys are when the storage names no prefix.
+const CONSUL_PREFIX: &str = "tidegate/acme";
+
+impl Acme {
+    /// Address (empty for that of the environment) and prefix of a storage in Consul; `None` when it is a file.
+    pub fn consul_place(&self) -> Option<(&str, &str)> {
+        let rest = self.storage.strip_prefix(CONSUL)?;
+        let (address, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_matches('/');
+        Some((address, if prefix.is_empty() { CONSUL_PREFIX } else { prefix }))
+    }
+
+    /// What is wrong with the storage: the option, and what.
+    pub(super) fn wrong_storage(&self) -> Option<(&'static str, String)> {
+        if self.storage.is_empty() {
+            return Some(("storage", "is required: what holds account and certificates".to_owned()));
+        }
+        let Some((address, _)) = self.consul_place() else {
+            if self.consul != AcmeConsul::default() {
+                let message = format!("needs a storage like `{CONSUL}127.0.0.1:8500/{CONSUL_PREFIX}`");
+                return Some(("consul", message));
+            }
+            let scheme = self.storage.split_once("://").map(|(scheme, _)| scheme);
+            return scheme.map(|scheme| {
+                let message = format!("`{scheme}://` is not supported: expected a file or `{CONSUL}`");
+                ("storage", message)
+            });
+        };
+        if address.contains('@') || address.contains('?') {
+            let message = "expected `consul://host:port/prefix`; the token belongs to `consul.token`";
+            return Some(("storage", message.to_owned()));
+        }
+        None
     }
 }
 
@@ -214,5 +276,31 @@ pub struct OnDemand {
 impl Default for OnDemand {
     fn default() -> Self {
         Self { ask: String::new(), limit: 20 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storages_are_files_or_in_consul() {
+        let acme = |storage: &str| Acme { storage: storage.to_owned(), ..Acme::default() };
+        for (storage, place) in [
+            ("/data/acme.json", None),
+            ("consul://h:8500/a/b/", Some(("h:8500", "a/b"))),
+            ("consul://h", Some(("h", "tidegate/acme"))),
+            ("consul:///own", Some(("", "own"))),
+            ("consul://[::1]:8500", Some(("[::1]:8500", "tidegate/acme"))),
+        ] {
+            assert_eq!(acme(storage).consul_place(), place, "{storage}");
+            assert_eq!(acme(storage).wrong_storage(), None, "{storage}");
+        }
+        for (storage, option) in [("", "storage"), ("etcd://h", "storage"), ("consul://t@h", "storage")] {
+            assert_eq!(acme(storage).wrong_storage().map(|(at, _)| at), Some(option), "{storage}");
+        }
+        let mut file = acme("acme.json");
+        file.consul.cache = "c.json".into();
+        assert_eq!(file.wrong_storage().map(|(at, _)| at), Some("consul"));
     }
 }

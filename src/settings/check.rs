@@ -5,6 +5,7 @@ use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
 use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings};
+use crate::observability::access_log;
 
 /// What was found.
 #[derive(Default)]
@@ -23,6 +24,10 @@ pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     check.logs(settings);
     check.entry_points(settings);
     check.resolvers(settings);
+    for (path, message) in settings.cluster.iter().flat_map(super::Cluster::mistakes) {
+        check.problem(&[&["cluster"], path.as_slice()].concat(), &message);
+    }
+    check.providers(settings);
     check.findings
 }
 
@@ -100,6 +105,9 @@ impl Check<'_> {
         for (name, mode) in &mut log.fields.headers.names {
             let path = ["accessLog", "fields", "headers", "names", name];
             self.one_of(&path, mode, &["keep", "drop", "redact"], &default);
+        }
+        if let Err(message) = access_log::check_expression(&log.filters.expression) {
+            self.problem(&["accessLog", "filters", "expression"], &message);
         }
         for (index, code) in log.filters.status_codes.iter().enumerate() {
             let (first, last) = code.split_once('-').unwrap_or((code, code));
@@ -188,6 +196,12 @@ impl Check<'_> {
         }
     }
 
+    fn providers(&mut self, settings: &Settings) {
+        for (path, message) in settings.providers.check() {
+            self.problem(&[&["providers"], &path[..]].concat(), &message);
+        }
+    }
+
     fn resolvers(&mut self, settings: &mut Settings) {
         let mut resolvers = std::mem::take(&mut settings.certificates_resolvers);
         for (name, resolver) in &mut resolvers {
@@ -208,8 +222,8 @@ impl Check<'_> {
 
     fn acme(&mut self, settings: &Settings, name: &str, acme: &mut Acme) {
         let at = |rest: &[&'static str]| [&["certificatesResolvers", name, "acme"], rest].concat();
-        if acme.storage.is_empty() {
-            self.problem(&at(&["storage"]), "is required: the file that holds account and certificates");
+        if let Some((option, message)) = acme.wrong_storage() {
+            self.problem(&at(&[option]), &message);
         }
         if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
             let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);

@@ -90,6 +90,8 @@ impl Default for LifeCycle {
 pub struct RespondingTimeouts {
     /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 for any.
     pub read_timeout: Duration,
+    /// Fewest bytes of a request body in a second, while we wait for them; 0 for any. Tidegate's own.
+    pub min_body_rate: u64,
     /// Longest time for writing the answer; 0 for any.
     #[serde(skip_serializing_if = "is_default")]
     pub write_timeout: Duration,
@@ -101,6 +103,7 @@ impl Default for RespondingTimeouts {
     fn default() -> Self {
         Self {
             read_timeout: Duration::from_secs(60),
+            min_body_rate: 16,
             write_timeout: Duration::default(),
             idle_timeout: Duration::from_secs(180),
         }

@@ -80,7 +80,7 @@ struct Loader {
 impl Loader {
     fn environment(&mut self, variables: &[(String, String)]) -> Node {
         let passed_over = RefCell::new(Vec::new());
-        let known = || traefik::ROOTS.iter().copied().chain([CONFIG_FILE]);
+        let known = || traefik::ROOTS.iter().copied().chain([CONFIG_FILE, "cluster"]);
         let pairs = variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let read = env::read(pairs, |name, root| {
             // One that is near is taken, so that it is refused with a hint. Kubernetes and Docker set variables like
@@ -442,6 +442,42 @@ mod tests {
     }
 
     #[test]
+    fn providers_may_have_names_in_every_form() {
+        let (_folder, path) = file(
+            "t.yml",
+            "providers:\n  docker: {}\n  instances:\n    east: {docker: {endpoint: 'tcp://10.0.0.5:2375'}}\n    \
+             more: {file: {directory: /routes}}\n",
+        );
+        let variables = [("TIDEGATE_PROVIDERS_INSTANCES_WEST_CONSULCATALOG_ENDPOINT_ADDRESS", "10.0.0.6:8500")];
+        let option = format!("--configFile={path}");
+        let arguments = [&option, "--providers.instances.east.docker.network=front", "--providers.instances.kv.redis"];
+        let settings = try_load(&arguments, &variables, &[]).expect("loaded").settings;
+        let paths: Vec<String> = settings.providers.chosen().iter().map(|chosen| chosen.path()).collect();
+        let named = ["east.docker", "kv.redis", "more.file", "west.consulCatalog"];
+        assert_eq!(paths[0], "providers.docker");
+        assert_eq!(paths[1..], named.map(|path| format!("providers.instances.{path}")));
+        let tidegate_providers::Options::Docker(east) = &settings.providers.instances["east"] else { panic!() };
+        assert_eq!((east.endpoint.as_str(), east.network.as_str()), ("tcp://10.0.0.5:2375", "front"));
+    }
+
+    #[test]
+    fn a_named_provider_is_of_exactly_one_kind() {
+        for (arguments, expected) in [
+            (&["east.docker=true", "east.file.filename=x"][..], "expected one kind of provider, and not several"),
+            (&["east.dockr.endpoint=x"], "`dockr` is no kind of provider: did you mean `docker`?"),
+            (&["east.nomad=true"], "providers.instances.east.nomad is a Traefik option that Tidegate does not"),
+            (&["east.docker.swarmMode=true"], "use the provider `swarm` instead"),
+            (&["east.docker.endpint=x"], "providers.instances.east.docker.endpint: unknown key: did you mean"),
+            (&["docker.file.filename=x"], "`docker` is the name of a kind of provider"),
+        ] {
+            let arguments: Vec<String> =
+                arguments.iter().map(|rest| format!("--providers.instances.{rest}")).collect();
+            let problems = refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+            assert!(problems.len() == 1 && problems[0].contains(expected), "{arguments:?}: {problems:?}");
+        }
+    }
+
+    #[test]
     fn removed_options_come_with_a_hint() {
         for (argument, hint) in [
             ("--pilot.token=x", "pilot was removed in Traefik v3: Pilot is gone"),
@@ -504,6 +540,7 @@ mod tests {
             ("--core.defaultRuleSyntax=v2", "rules have the syntax `v3`"),
             ("--accessLog.filters.statusCodes=200,5xx", "`5xx` (number 2) is no status"),
             ("--ping.terminatingStatusCode=99", "`99` is no status"),
+            ("--providers.precedence=docker,dockr", "provider \"dockr\" is not a valid provider name"),
             ("--log.noColor=maybe", "log.noColor: `maybe` is neither `true` nor `false`"),
         ] {
             let problems = refused(&["--entryPoints.web.address=:80", argument]);

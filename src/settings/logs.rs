@@ -66,6 +66,8 @@ pub struct AccessLogFilters {
     pub retry_attempts: bool,
     /// Requests that took at least this long.
     pub min_duration: Duration,
+    /// Which of those are logged: an expression over the fields of the log. Tidegate's own.
+    pub expression: String,
 }
 
 /// `accessLog.fields`.

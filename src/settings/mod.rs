@@ -6,10 +6,12 @@ mod acme;
 mod address;
 mod api;
 mod check;
+mod cluster;
 mod entry_point;
 mod expand;
 mod load;
 mod logs;
+mod providers;
 mod traefik;
 
 use std::collections::BTreeMap;
@@ -18,14 +20,15 @@ use serde::{Deserialize, Serialize};
 use tidegate_config::tcp::{Delay, TcpServersTransport};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Duration;
-use tidegate_providers::{self as providers, consul, consul_catalog, docker, file, http, redis, rest, swarm};
 
 pub use acme::*;
 pub use address::{Address, Protocol};
 pub use api::{Api, Ping};
+pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};
 pub use logs::*;
+pub use providers::Providers;
 
 /// The entry point that carries what belongs to the gateway itself: the API and `/ping`.
 pub const INTERNAL_ENTRY_POINT: &str = "traefik";
@@ -58,6 +61,9 @@ pub struct Settings {
     /// OCSP stapling; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ocsp: Option<Ocsp>,
+    /// Gateways that work as one; absent: this one is alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// The log of the process itself.
     pub log: Log,
     /// The access log; absent: off.
@@ -78,7 +84,7 @@ impl Settings {
             .ping
             .as_ref()
             .is_some_and(|ping| !ping.manual_routing && ping.entry_point == INTERNAL_ENTRY_POINT);
-        let rest = self.providers.rest.as_ref().is_some_and(|rest| rest.insecure);
+        let rest = self.providers.rest().any(|(_, rest)| rest.insecure);
         if api || ping || rest {
             self.entry_points.entry(INTERNAL_ENTRY_POINT.into()).or_insert_with(|| on(":8080"));
         }
@@ -200,94 +206,4 @@ pub struct DefaultTcpTls {
     /// Certificates to trust: paths or PEM.
     #[serde(rename = "rootCAs")]
     pub root_cas: Vec<String>,
-}
-
-/// Traefik's default of `providers.precedence`.
-const PRECEDENCE: [&str; 17] = [
-    "kubernetesgateway",
-    "kubernetescrd",
-    "kubernetes",
-    "kubernetesingressnginx",
-    "swarm",
-    "docker",
-    "file",
-    "redis",
-    "knative",
-    "consul",
-    "consulcatalog",
-    "nomad",
-    "etcd",
-    "ecs",
-    "http",
-    "zookeeper",
-    "rest",
-];
-
-/// `providers`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Providers {
-    /// Changes of one provider within this time after one was applied are applied together.
-    pub providers_throttle_duration: Duration,
-    /// Which provider wins when priorities are equal.
-    pub precedence: Vec<String>,
-    /// Keys in Consul; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub consul: Option<consul::Options>,
-    /// Services registered in Consul; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub consul_catalog: Option<consul_catalog::Options>,
-    /// Containers of a Docker host; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub docker: Option<docker::Options>,
-    /// Files; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<file::Options>,
-    /// A configuration that is fetched; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<http::Options>,
-    /// Keys in Redis; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redis: Option<redis::Options>,
-    /// A configuration that is sent to the API; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rest: Option<rest::Options>,
-    /// Services of a Docker Swarm; absent: off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub swarm: Option<swarm::Options>,
-}
-
-impl Default for Providers {
-    fn default() -> Self {
-        Self {
-            providers_throttle_duration: Duration::from_secs(2),
-            precedence: PRECEDENCE.map(str::to_owned).to_vec(),
-            consul: None,
-            consul_catalog: None,
-            docker: None,
-            file: None,
-            http: None,
-            redis: None,
-            rest: None,
-            swarm: None,
-        }
-    }
-}
-
-impl Providers {
-    /// The options of those that are on.
-    pub(crate) fn chosen(&self) -> Vec<providers::Options> {
-        use providers::Options;
-        let chosen = [
-            self.file.clone().map(Options::File),
-            self.docker.clone().map(Options::Docker),
-            self.swarm.clone().map(Options::Swarm),
-            self.redis.clone().map(Options::Redis),
-            self.http.clone().map(Options::Http),
-            self.rest.clone().map(Options::Rest),
-            self.consul.clone().map(Options::Consul),
-            self.consul_catalog.clone().map(Options::ConsulCatalog),
-        ];
-        chosen.into_iter().flatten().collect()
-    }
 }

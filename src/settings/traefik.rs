@@ -2,7 +2,12 @@
 //!
 //! Each is refused by name, so that nobody runs with an option that has no effect.
 
+use tidegate_config::suggest;
 use tidegate_config::tree::{Node, Value};
+use tidegate_providers::KINDS;
+
+/// What stands before the name of a provider that has one.
+const INSTANCES: &str = "providers.instances.";
 
 /// The first parts of Traefik's options.
 pub(super) const ROOTS: &[&str] = &[
@@ -41,7 +46,6 @@ const UNSUPPORTED: &[&str] = &[
     "log.otlp",
     "metrics",
     "providers.ecs",
-    "providers.etcd",
     "providers.knative",
     "providers.kubernetesCRD",
     "providers.kubernetesGateway",
@@ -93,6 +97,11 @@ const OF_PROVIDERS: &[&str] = &[
     "providers.docker.useBindPortIP",
     "providers.docker.username",
     "providers.docker.watch",
+    "providers.etcd.endpoints",
+    "providers.etcd.password",
+    "providers.etcd.rootKey",
+    "providers.etcd.tls",
+    "providers.etcd.username",
     "providers.file.debugLogGeneratedTemplate",
     "providers.file.directory",
     "providers.file.filename",
@@ -167,29 +176,59 @@ pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
     let mut refused: Vec<Refusal> = Vec::new();
     let mut idle = Vec::new();
     for (pattern, hint) in REMOVED {
-        for (path, _) in find(node, pattern) {
+        for (path, _) in forms(pattern).flat_map(|pattern| find(node, &pattern)) {
             let message = format!("{} was removed in Traefik v3: {hint}", path.join("."));
             refused.push(Refusal { path, message });
         }
     }
     for pattern in UNSUPPORTED {
-        for (path, found) in find(node, pattern) {
+        let found = forms(pattern).flat_map(|form| find(node, &form).into_iter().map(move |at| (form.clone(), at)));
+        for (form, (path, found)) in found {
             if refused.iter().any(|other| other.path.starts_with(&path)) {
                 // What was said about the part inside is more to the point.
                 idle.push(path);
             } else if asks_for_nothing(found, GROUPS.contains(pattern)) {
                 idle.push(path);
             } else {
-                refused.push(Refusal { message: unsupported(&spelled(pattern, &path)), path });
+                refused.push(Refusal { message: unsupported(&spelled(&form, &path)), path });
             }
+        }
+    }
+    for (path, found) in find(node, &format!("{INSTANCES}*")) {
+        if refused.iter().any(|other| other.path.starts_with(&path)) {
+            // Without the part that is refused it is nothing.
+            idle.push(path);
+        } else if let Err(message) = one_kind(found) {
+            refused.push(Refusal { message: format!("{}: {message}", path.join(".")), path });
         }
     }
     (refused, idle)
 }
 
+/// A provider with a name is of exactly one kind.
+fn one_kind(instance: &Node) -> Result<(), String> {
+    let given: Vec<&str> = match &instance.value {
+        Value::Table(table) => table.iter().map(|(kind, _)| kind).collect(),
+        Value::Leaf(kind) => vec![kind],
+        Value::Null | Value::List(_) => Vec::new(),
+    };
+    match given.as_slice() {
+        [kind] if KINDS.iter().any(|known| known.eq_ignore_ascii_case(kind)) => Ok(()),
+        [kind] => Err(format!("`{kind}` is no kind of provider: {}", suggest::alternatives(kind, KINDS))),
+        [] => Err(format!("expected one kind of provider: {}", suggest::expected(KINDS))),
+        several => Err(format!("expected one kind of provider, and not several: `{}`", several.join("`, `"))),
+    }
+}
+
 /// What to say of an unknown key of a provider, when Traefik knows it.
 pub(super) fn unsupported_of_provider(path: &str) -> Option<String> {
-    let known = OF_PROVIDERS.iter().find(|known| known.eq_ignore_ascii_case(path))?;
+    let single = match path.get(..INSTANCES.len()) {
+        Some(start) if start.eq_ignore_ascii_case(INSTANCES) => {
+            format!("providers.{}", path[INSTANCES.len()..].split_once('.')?.1)
+        }
+        _ => path.to_owned(),
+    };
+    let known = OF_PROVIDERS.iter().find(|known| known.eq_ignore_ascii_case(&single))?;
     Some(unsupported(known))
 }
 
@@ -201,6 +240,12 @@ fn unsupported(path: &str) -> String {
 fn spelled(pattern: &str, path: &[String]) -> String {
     let parts = pattern.split('.').zip(path).map(|(part, name)| if part == "*" { name } else { part });
     parts.collect::<Vec<_>>().join(".")
+}
+
+/// A pattern, and the same for providers that have names.
+fn forms(pattern: &str) -> impl Iterator<Item = String> {
+    let named = pattern.strip_prefix("providers.").map(|rest| format!("{INSTANCES}*.{rest}"));
+    [pattern.to_owned()].into_iter().chain(named)
 }
 
 /// True for `false` and its like. Inside a group, what each member says counts.

@@ -26,6 +26,8 @@ pub(super) struct Attached {
     pub(super) entry_points: Vec<usize>,
     /// What is wrong with its entry points.
     pub(super) errors: Vec<String>,
+    /// What is odd about it, but does no harm.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Attaches every router of a merged configuration.
@@ -47,11 +49,15 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
         if router.entry_points.is_empty() {
             router.entry_points.clone_from(&defaults);
         }
+        let unknown = unknown_skips(settings, &router);
         let parts = split_by_model(settings, name, router);
         if parts.len() > 1 {
             split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
         }
-        attached.extend(parts.into_iter().map(|(part, router)| place(&names, part, name, router)));
+        attached.extend(parts.into_iter().map(|(part, router)| Attached {
+            warnings: unknown.clone(),
+            ..place(&names, part, name, router)
+        }));
     }
     for child in attached.iter_mut().filter(|router| !router.router.parent_refs.is_empty()) {
         let refs = std::mem::take(&mut child.router.parent_refs);
@@ -136,9 +142,34 @@ fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router 
     let own = std::mem::take(&mut router.middlewares);
     router.middlewares = point.http.middlewares.clone();
     qualify_all(&mut router.middlewares, provider);
+    router.middlewares.retain(|name| !router.skip_middlewares.iter().any(|skipped| is_skipped(name, skipped)));
     router.middlewares.extend(own);
     router.observability = Some(filled(&point.observability, router.observability.as_ref()));
     router
+}
+
+/// True when `skipped` stands for the middleware of this qualified name.
+fn is_skipped(name: &str, skipped: &str) -> bool {
+    skipped == "*" || skipped == name || name.rsplit_once('@').is_some_and(|(plain, _)| plain == skipped)
+}
+
+/// What to say of names in `skipMiddlewares` that none of the router's entry points has.
+fn unknown_skips(settings: &Settings, router: &Router) -> Vec<String> {
+    let points = || router.entry_points.iter().filter_map(|name| settings.entry_points.get(name));
+    let known = || points().flat_map(|point| &point.http.middlewares).map(String::as_str);
+    let plain = |name: &str| name.split('@').next().unwrap_or("").to_owned();
+    let is_known = |skipped: &&String| {
+        known().any(|name| is_skipped(name, skipped) || (!name.contains('@') && plain(skipped) == name))
+    };
+    let names: Vec<String> = known().map(plain).collect();
+    let message = |skipped: &String| {
+        let hint = match tidegate_core::expression::nearest(&plain(skipped), names.iter().map(String::as_str)) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "it has no effect".to_owned(),
+        };
+        format!("skipMiddlewares: no entry point of this router has a middleware `{skipped}`: {hint}")
+    };
+    router.skip_middlewares.iter().filter(|skipped| *skipped != "*" && !is_known(skipped)).map(message).collect()
 }
 
 fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Observability {
@@ -171,7 +202,7 @@ fn place(names: &[(&String, bool)], part: String, source: &str, router: Router) 
 }
 
 fn whole(name: &str, router: Router, entry_points: Vec<usize>, errors: Vec<String>) -> Attached {
-    Attached { name: name.to_owned(), source: name.to_owned(), router, entry_points, errors }
+    Attached { name: name.to_owned(), source: name.to_owned(), router, entry_points, errors, warnings: Vec::new() }
 }
 
 #[cfg(test)]
@@ -212,6 +243,38 @@ mod tests {
         assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
         assert_eq!(attached[0].router.middlewares, ["m@docker", "n@file", "own@file"]);
         assert!(attached[0].router.tls.is_some() && attached[1].router.tls.is_none());
+    }
+
+    #[test]
+    fn middlewares_of_the_entry_point_can_be_left_out() {
+        let mut point = EntryPoint::default();
+        point.http.middlewares = vec!["auth@file".into(), "limit@docker".into(), "own".into()];
+        let settings = settings(&[("web", point)]);
+        let attached = |skipped: &[&str]| {
+            let router = Router {
+                middlewares: vec!["auth".into()],
+                skip_middlewares: skipped.iter().map(|name| (*name).to_owned()).collect(),
+                ..Router::default()
+            };
+            attach(&settings, &Map::from([("r@file".to_owned(), router)])).remove(0)
+        };
+        for (skipped, left) in [
+            (&[][..], &["auth@file", "limit@docker", "own@file", "auth@file"][..]),
+            (&["*"], &["auth@file"]),
+            (&["auth", "own"], &["limit@docker", "auth@file"]),
+            (&["limit@docker", "own@file"], &["auth@file", "auth@file"]),
+        ] {
+            let attached = attached(skipped);
+            assert_eq!(attached.router.middlewares, left, "{skipped:?}");
+            assert!(attached.warnings.is_empty(), "{skipped:?}");
+        }
+        assert_eq!(
+            attached(&["limit@file", "auht"]).warnings,
+            [
+                "skipMiddlewares: no entry point of this router has a middleware `limit@file`: did you mean `limit`?",
+                "skipMiddlewares: no entry point of this router has a middleware `auht`: did you mean `auth`?",
+            ]
+        );
     }
 
     #[test]

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
+use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
 
+use super::conditional::Conditional;
 use super::files::Content;
+use crate::router::Rule;
 use crate::service::Service;
 use crate::snapshot::Environment;
 use crate::upstream::Transport;
@@ -121,7 +124,7 @@ impl<'a> Builder<'a> {
         outcome.map(|built| built.value)
     }
 
-    /// Builds the services and middlewares that nobody has asked for, so that their mistakes are told.
+    /// Builds the services, middlewares and transports that nobody has asked for, so that their mistakes are told.
     ///
     /// The services are let go again: nothing asks how their servers are.
     pub(super) fn build_unused(&self) {
@@ -136,6 +139,9 @@ impl<'a> Builder<'a> {
         for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {
             // The outcome is noted.
             let _ = self.middleware_for(name, "");
+        }
+        for name in self.config.http.servers_transports.keys() {
+            let _ = self.transport_named(name);
         }
     }
 
@@ -205,7 +211,7 @@ impl<'a> Builder<'a> {
         }
         let built =
             instances.middlewares.get(own).or_else(|| instances.middlewares.get(shared))?.as_ref().ok()?;
-        if options.is_per_router() {
+        if options.options.is_per_router() {
             self.need_router();
         }
         self.is_current(&built.dependencies).then(|| built.clone())
@@ -216,10 +222,18 @@ impl<'a> Builder<'a> {
         let Some(options) = self.config.http.middlewares.get(name) else {
             return Err(BuildError(format!("middleware \"{name}\" does not exist")));
         };
-        if options.is_per_router() {
+        if options.options.is_per_router() {
             self.need_router();
         }
-        options.build(&BuildContext::new(name, self)).map(fresh)
+        let condition = match options.when.as_str() {
+            "" => None,
+            text => Some(Rule::parse(text).map_err(|error| BuildError(format!("when: {error}")))?),
+        };
+        let built = options.options.build(&BuildContext::new(name, self))?;
+        Ok(fresh(match condition {
+            None => built,
+            Some(condition) => Arc::new(Conditional::new(condition, built)),
+        }))
     }
 
     fn service_instance(&self, name: &str) -> Outcome<dyn Service> {
@@ -370,6 +384,10 @@ impl Resolver for Builder<'_> {
 
     fn client(&self) -> Arc<dyn HttpClient> {
         self.environment.client.clone()
+    }
+
+    fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
+        self.environment.stores.get(options)
     }
 }
 

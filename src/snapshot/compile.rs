@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, Middleware, ObjectRef, Origins, Problem, Provided};
+use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::HttpClient;
+use tidegate_middlewares::Options;
 
 use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
@@ -20,6 +21,7 @@ use super::routes::{Routed, Router, Rules};
 use super::streams;
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
+use crate::store::Stores;
 use crate::tcp;
 use crate::tls::TlsStore;
 
@@ -37,6 +39,8 @@ pub struct Environment {
     pub internal: BTreeMap<String, Arc<dyn Service>>,
     /// Reads the files that configurations name.
     pub files: Files,
+    /// Stores that limits are shared through.
+    pub stores: Stores,
 }
 
 /// A snapshot, and what the next one takes over from it.
@@ -184,10 +188,13 @@ fn located(problem: &Problem, origins: &Origins, certificates: &[ObjectRef]) -> 
 /// Qualifies the names that Traefik's API shows qualified.
 fn qualify_references(config: &mut Config) {
     for (name, middleware) in &mut config.http.middlewares {
-        if let Middleware::chain(chain) = middleware {
-            for member in &mut chain.middlewares {
-                *member = qualify(member, provider_of(name));
-            }
+        let members = match &mut middleware.options {
+            Options::chain(chain) => &mut chain.middlewares,
+            Options::anyOf(any) => &mut any.middlewares,
+            _ => continue,
+        };
+        for member in members {
+            *member = qualify(member, provider_of(name));
         }
     }
     for (name, service) in &mut config.http.services {

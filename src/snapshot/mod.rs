@@ -3,6 +3,7 @@
 mod attach;
 mod build;
 mod compile;
+mod conditional;
 mod datagrams;
 mod files;
 pub mod report;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tidegate_core::{Handler, Middleware};
@@ -66,10 +68,43 @@ pub struct Route {
     pub middlewares: Vec<Arc<dyn Middleware>>,
     /// The service. A broken router has one that answers 503.
     pub service: Arc<dyn Handler>,
+    /// How long its requests may take, when it says so.
+    pub timeouts: Option<Timeouts>,
     /// What is logged, counted and traced.
     pub observability: EntryPointObservability,
     /// True for the gateway's own services, which are not logged unless asked for.
     pub internal: bool,
+}
+
+/// How long the requests of a router may take. `None`: as long as the entry point lets them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The whole request: from its head to the last byte of the answer.
+    pub request: Option<Duration>,
+    /// Without progress while its body is read.
+    pub request_body: Option<Duration>,
+    /// Fewest bytes of its body in a second.
+    pub min_body_rate: Option<u64>,
+    /// From the end of the request to the head of the answer.
+    pub response: Option<Duration>,
+    /// Without progress while the server sends the body of the answer.
+    pub response_body: Option<Duration>,
+}
+
+impl Timeouts {
+    /// As a router gives them; `None` when it gives none.
+    fn of(options: Option<&tidegate_config::router::Timeouts>) -> Option<Self> {
+        let options = options?;
+        let given = |duration: tidegate_core::values::Duration| (!duration.is_zero()).then_some(duration.0);
+        let timeouts = Self {
+            request: given(options.request),
+            request_body: given(options.request_body),
+            min_body_rate: options.min_body_rate,
+            response: given(options.response),
+            response_body: given(options.response_body),
+        };
+        (timeouts != Self::default()).then_some(timeouts)
+    }
 }
 
 /// The current snapshot, shared by everything that serves requests.

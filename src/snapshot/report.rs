@@ -1,12 +1,17 @@
 //! What became of each object of a configuration: the API, the log and `check` read it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
+use sha2::{Digest, Sha256};
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
 
 use super::attach::{Attached, provider_of, qualify};
 use super::routes::Outcome;
 use crate::settings::Settings;
+
+/// How much of a hash is shown: enough to tell a few configurations apart.
+const DIGEST_BYTES: usize = 8;
 
 /// The outcome of compiling one configuration.
 #[derive(Default)]
@@ -20,6 +25,7 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Objects that could not be read, as they were written, as JSON. They are not in `config`.
     pub written: BTreeMap<ObjectRef, String>,
+    digest: OnceLock<String>,
 }
 
 /// What became of one object.
@@ -59,6 +65,19 @@ impl Status {
 }
 
 impl Report {
+    /// A short hash of what is configured, without secrets and without the content of files that it names. It is equal
+    /// on gateways that serve the same.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            let mut hash = Sha256::new();
+            hash.update(serde_json::to_vec(&self.config).unwrap_or_default());
+            for (object, text) in &self.written {
+                hash.update(format!("{} {} {text}", object.kind, object.name));
+            }
+            hash.finalize().iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+        })
+    }
+
     /// What is known of one object.
     pub fn object(&self, kind: Kind, name: &str) -> Option<&ObjectReport> {
         self.objects.get(&ObjectRef { kind, name: name.to_owned() })

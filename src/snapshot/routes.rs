@@ -11,7 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, R
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
-use super::{Route, Routes};
+use super::{Route, Routes, Timeouts};
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tls::TlsStore;
@@ -68,7 +68,6 @@ impl Router<'_, '_> {
         let settings = &self.builder.environment.settings;
         let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
         let mut tls: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
-        let precedence = &settings.providers.precedence;
         for place in 0..self.attached.len() {
             if !self.attached[place].router.parent_refs.is_empty() {
                 continue;
@@ -77,7 +76,7 @@ impl Router<'_, '_> {
             let router = &self.attached[place];
             let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
             let provider = provider_of(&router.name);
-            let rank = precedence.iter().position(|name| name == provider).unwrap_or(precedence.len());
+            let rank = settings.providers.rank(provider);
             let side = if router.router.tls.is_some() { &mut tls } else { &mut plain };
             for &entry_point in &router.entry_points {
                 side[entry_point].push(entry(rule, router, rank, route.clone()));
@@ -116,6 +115,12 @@ impl Router<'_, '_> {
                 }
             }
             above.pop();
+            let skipped = below.iter().filter(|child| !outcomes[**child].errors.is_empty()).count();
+            if skipped == below.len() {
+                outcomes[place].errors.push(format!(
+                    "building child routers muxer: no child routers could be added to muxer ({skipped} skipped)"
+                ));
+            }
             Arc::new(Layer { index: Index::new(entries) }) as Arc<dyn Handler>
         });
         let router = &self.attached[place].router;
@@ -138,6 +143,7 @@ impl Router<'_, '_> {
             service_name: Arc::from(service_name),
             middlewares,
             service,
+            timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
         })
     }
@@ -156,7 +162,7 @@ impl Router<'_, '_> {
         let one = |error: BuildError| vec![error.0];
         let service = match layer {
             Some(_) if !service_name.is_empty() => {
-                return Err(vec!["router cannot have both a service and child routers".into()]);
+                return Err(vec!["router has both a service and is referenced as a parent by other routers".into()]);
             }
             Some(layer) => layer,
             None if service_name.is_empty() => {
@@ -194,14 +200,24 @@ impl Router<'_, '_> {
                 unreachable.push(place);
             }
             let own = [
-                (!router.entry_points.is_empty(), "entryPoints"),
-                (router.tls.is_some(), "tls"),
-                (router.observability.is_some(), "observability"),
+                (!router.entry_points.is_empty(), "Entrypoints"),
+                (router.tls.is_some(), "TLS"),
+                (router.observability.is_some(), "Observability"),
+                (router.timeouts.is_some(), "timeouts"),
+                (!router.skip_middlewares.is_empty(), "skipMiddlewares"),
             ];
             for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
                 outcomes[place]
                     .errors
-                    .push(format!("non-root router cannot have {option}: its root router has it"));
+                    .push(format!("non-root router cannot have {option} configuration"));
+            }
+        }
+        let cut_off = self.cut_off(&children);
+        for place in cut_off {
+            let errors = &mut outcomes[place].errors;
+            if errors.is_empty() {
+                errors.push("router is not reachable".into());
+                unreachable.push(place);
             }
         }
         // Traefik settles priorities from the entry points on, and does not get there.
@@ -212,6 +228,19 @@ impl Router<'_, '_> {
             }
         }
         children
+    }
+
+    /// The children to which no way leads from a root: they stand in a circle, or below one.
+    fn cut_off(&self, children: &HashMap<String, Vec<usize>>) -> Vec<usize> {
+        let is_root = |place: &usize| self.attached[*place].router.parent_refs.is_empty();
+        let mut reached = vec![false; self.attached.len()];
+        let mut open: Vec<usize> = (0..self.attached.len()).filter(is_root).collect();
+        while let Some(place) = open.pop() {
+            if !std::mem::replace(&mut reached[place], true) {
+                open.extend(children.get(&self.attached[place].name).into_iter().flatten());
+            }
+        }
+        (0..self.attached.len()).filter(|place| !reached[*place]).collect()
     }
 
     /// Checks the TLS options of all routers, and finds those of each host.
@@ -299,6 +328,7 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
     } else {
         outcome.warnings.append(&mut router.errors);
     }
+    outcome.warnings.append(&mut router.warnings);
     if options.priority > MAX_PRIORITY && provider_of(&router.source) != "internal" {
         outcome.errors.push(format!(
             "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",

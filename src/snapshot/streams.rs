@@ -139,13 +139,13 @@ impl Compiler<'_, '_> {
             entry = self.entry(name, router, &mut outcome);
         }
         let points = &self.builder.environment.settings.entry_points;
-        let mut used_by: Vec<String> = router
+        // In the order in which they are written, as Traefik shows them.
+        let used_by: Vec<String> = router
             .entry_points
             .iter()
             .filter(|point| points.get(*point).is_some_and(|point| !point.is_udp()))
             .cloned()
             .collect();
-        used_by.sort();
         let known = ObjectReport { used_by, priority: router.priority, ..ObjectReport::default() };
         Made { places, entry, finding: Finding { object, known, outcome } }
     }
@@ -188,9 +188,7 @@ impl Compiler<'_, '_> {
         };
         let (middlewares, service) =
             parts.map_or((Vec::new(), None), |(middlewares, service)| (middlewares, Some(service)));
-        let precedence = &self.builder.environment.settings.providers.precedence;
-        let provider = provider_of(name);
-        let rank = precedence.iter().position(|other| other == provider).unwrap_or(precedence.len());
+        let rank = self.builder.environment.settings.providers.rank(provider_of(name));
         Some(Entry {
             rule,
             priority: router.priority,

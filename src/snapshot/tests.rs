@@ -33,6 +33,7 @@ impl World {
             tcp: crate::tcp::Registry::new(runtime.handle().clone()),
             internal: BTreeMap::new(),
             files: Files::default(),
+            stores: crate::store::Stores::new(runtime.handle().clone()),
         };
         Self { runtime, environment }
     }
@@ -251,6 +252,30 @@ fn children_answer_below_their_parents() {
     assert_eq!(world.status(snapshot, "a.test", "/other"), Some(StatusCode::NOT_FOUND));
     assert_eq!(world.status(snapshot, "b.test", "/c"), None);
     assert_eq!(status_of(&compiled, Kind::Router, "lost@file"), Status::Disabled);
+}
+
+#[test]
+fn a_circle_of_routers_is_not_reachable() {
+    let world = World::new(&["web"]);
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{
+            "routers": {{
+                "one": {{"rule": "Host(`a.test`)", "parentRefs": ["two"]}},
+                "two": {{"rule": "Path(`/c`)", "parentRefs": ["one"]}},
+                "parent": {{"rule": "Host(`b.test`)"}},
+                "bad": {{"rule": "Path(`/c`)", "service": "s", "tls": {{}}, "parentRefs": ["parent"]}}
+            }},
+            "services": {{{SERVICE}}}
+        }}}}"#
+    ));
+    for name in ["one@file", "two@file"] {
+        assert_eq!(errors(&compiled, Kind::Router, name), ["router is not reachable"]);
+    }
+    assert_eq!(errors(&compiled, Kind::Router, "bad@file"), ["non-root router cannot have TLS configuration"]);
+    let skipped = "building child routers muxer: no child routers could be added to muxer (1 skipped)";
+    assert_eq!(errors(&compiled, Kind::Router, "parent@file"), [skipped]);
+    let snapshot = &compiled.snapshot;
+    assert_eq!(world.status(snapshot, "b.test", "/c"), Some(StatusCode::SERVICE_UNAVAILABLE));
 }
 
 #[test]

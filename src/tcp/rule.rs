@@ -132,6 +132,7 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String>
         }
         Expression::Not(inner) => check(inner, names),
         Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
+        Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
         Expression::Call(call) => {
             let name = known_name(&call.name)?;
             for argument in &call.arguments {
@@ -177,6 +178,7 @@ fn tree(expression: &Expression) -> Result<Tree, String> {
         },
         Expression::Call(call) => matcher(call).map(Tree::Matcher),
         Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
+        Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
     }
 }
 

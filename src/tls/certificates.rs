@@ -1,6 +1,7 @@
 //! Which certificate a client sees: by exact server name, by a wildcard of one label, or the default.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -101,7 +102,8 @@ impl Certificates {
         self.exact(name).or_else(|| self.wildcard(name))
     }
 
-    fn exact(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    /// The certificate that names exactly this.
+    pub(super) fn exact(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.exact.get(name)
     }
 
@@ -132,7 +134,26 @@ impl ResolvesServerCert for Chooser {
     }
 }
 
-/// The DNS names of a certificate with its common name, in lower case, and the time in which it is valid.
+/// An address as it is written.
+fn address(bytes: &[u8]) -> Option<String> {
+    let address = match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    };
+    address.map(|address| address.to_string())
+}
+
+/// Always the same certificate.
+#[derive(Debug)]
+pub(super) struct Only(pub(super) Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Only {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+/// The DNS names and addresses of a certificate with its common name, in lower case, and the time in which it is valid.
 fn read(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, Validity), BuildError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| BuildError(format!("certificate cannot be read: {error}")))?;
@@ -145,6 +166,7 @@ fn read(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, Validity), Bui
     if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
         names.extend(alternative.value.general_names.iter().filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_lowercase()),
+            GeneralName::IPAddress(bytes) => address(bytes),
             _ => None,
         }));
     }

@@ -11,6 +11,7 @@ mod ocsp;
 mod options;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -21,10 +22,10 @@ use tidegate_config::tls::{Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
-use certificates::{Certificates, Loaded};
-pub(crate) use obtained::{ACME_PROTOCOL, Obtained, OnDemand, Usable};
+use certificates::{Certificates, Loaded, Only};
+pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
-use ocsp::Staples;
+use ocsp::{Staples, Stapling};
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -149,23 +150,32 @@ impl TlsStore {
         &self.shared.obtained
     }
 
-    /// What a certificate authority that looks for a proof is shown; `None` for any other client.
-    pub(crate) fn proof_for(&self, hello: &rustls::server::ClientHello<'_>) -> Option<Arc<ServerConfig>> {
-        let mut protocols = hello.alpn()?;
-        let is_asked_for = protocols.any(|protocol| protocol == ACME_PROTOCOL);
-        is_asked_for.then(|| self.shared.obtained.proof(hello.server_name()?)).flatten()
+    /// True when the client is a certificate authority that looks for a proof.
+    pub(crate) fn is_asked_for_proof(hello: &rustls::server::ClientHello<'_>) -> bool {
+        hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ACME_PROTOCOL))
+    }
+
+    /// What it is shown for this name, in lower case; `None` when there is no proof.
+    pub(crate) async fn proof_for(&self, server_name: &str) -> Option<Arc<ServerConfig>> {
+        self.shared.obtained.find_proof(server_name).await
+    }
+
+    /// True when a handshake for this name has to wait for its certificate: see [`TlsStore::demand`].
+    pub(crate) fn is_on_demand(&self, server_name: Option<&str>) -> bool {
+        self.shared.obtained.on_demand().is_some() && server_name.is_some_and(|name| !self.has(name))
     }
 
     /// Waits for a certificate that is obtained at the first handshake, where that is wanted.
     pub(crate) async fn demand(&self, server_name: Option<&str>) {
         let (Some(name), Some(on_demand)) = (server_name, self.shared.obtained.on_demand()) else { return };
-        let is_there = || {
-            self.shared.certificates.find(name).is_some()
-                || self.shared.obtained.served().certificates.find(name).is_some()
-        };
-        if !is_there() {
-            on_demand.wait_for(name, &is_there).await;
+        if !self.has(name) {
+            on_demand.wait_for(name, &|| self.has(name)).await;
         }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.shared.certificates.find(name).is_some()
+            || self.shared.obtained.served().certificates.find(name).is_some()
     }
 
     /// The configured certificates and those of resolvers, as far as they came with their issuers.
@@ -201,6 +211,28 @@ impl TlsStore {
     /// must then be closed.
     pub fn config_for(&self, server_name: Option<&str>) -> Option<Arc<ServerConfig>> {
         self.config_of(self.options_of(server_name.unwrap_or("")))
+    }
+
+    /// The same for a client that names nobody: one that comes to an address for which there is a certificate is shown
+    /// that one, as in Traefik. `local` is where it came to.
+    pub(crate) fn at_address(
+        &self,
+        config: Arc<ServerConfig>,
+        server_name: Option<&str>,
+        local: IpAddr,
+    ) -> Arc<ServerConfig> {
+        if server_name.is_some() {
+            return config;
+        }
+        let address = local.to_canonical().to_string();
+        let obtained = self.shared.obtained.served();
+        let found =
+            self.shared.certificates.exact(&address).or_else(|| obtained.certificates.exact(&address));
+        let Some(certificate) = found else { return config };
+        let mut config = ServerConfig::clone(&config);
+        config.cert_resolver =
+            Arc::new(Stapling { chooser: Only(certificate.clone()), staples: self.shared.staples.clone() });
+        Arc::new(config)
     }
 
     /// What a handshake with the options of this name uses; `None` when they are missing or broken.
@@ -390,6 +422,20 @@ mod tests {
         let tickets = |store: &TlsStore| store.config_for(None).unwrap().ticketer.clone();
         let ticket = tickets(&first).encrypt(b"session").unwrap();
         assert_eq!(tickets(&second).decrypt(&ticket).as_deref(), Some(&b"session"[..]));
+    }
+
+    #[test]
+    fn who_names_nobody_is_shown_the_certificate_of_the_address() {
+        let tls = Tls { certificates: vec![certificate_for(&["192.0.2.7", "2001:db8::7"])], ..Tls::default() };
+        let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
+        assert_eq!(problems, []);
+        let config = store.config_for(None).unwrap();
+        let is_own = |server_name: Option<&str>, local: &str| {
+            let chosen = store.at_address(config.clone(), server_name, local.parse().unwrap());
+            !Arc::ptr_eq(&chosen, &config)
+        };
+        assert!(is_own(None, "192.0.2.7") && is_own(None, "2001:db8::7") && is_own(None, "::ffff:192.0.2.7"));
+        assert!(!is_own(None, "192.0.2.8") && !is_own(Some("a.test"), "192.0.2.7"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Obtained {
     /// By server name.
     proofs: ArcSwap<HashMap<String, Arc<ServerConfig>>>,
     on_demand: ArcSwapOption<Arc<dyn OnDemand>>,
+    /// Where proofs are looked for that are not known here.
+    elsewhere: ArcSwap<Vec<Arc<dyn Elsewhere>>>,
 }
 
 impl std::fmt::Debug for Obtained {
@@ -47,6 +49,12 @@ pub(crate) struct Usable(Arc<Loaded>);
 pub(crate) trait OnDemand: Send + Sync {
     /// Returns when there is a certificate for the name (`is_there` says so), or will be none for now.
     fn wait_for<'a>(&'a self, name: &'a str, is_there: &'a (dyn Fn() -> bool + Sync)) -> BoxFuture<'a, ()>;
+}
+
+/// Proofs that another gateway may have presented.
+pub(crate) trait Elsewhere: Send + Sync {
+    /// Looks for them now. When it returns, what there is is shown here too.
+    fn look(&self) -> BoxFuture<'_, ()>;
 }
 
 impl Usable {
@@ -98,8 +106,31 @@ impl Obtained {
         self.on_demand.load_full()
     }
 
-    pub(super) fn proof(&self, name: &str) -> Option<Arc<ServerConfig>> {
+    fn proof(&self, name: &str) -> Option<Arc<ServerConfig>> {
         self.proofs.load().get(name).cloned()
+    }
+
+    /// Has proofs that are not known looked for there.
+    pub(crate) fn look_at(&self, elsewhere: &Arc<dyn Elsewhere>) {
+        self.elsewhere.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.push(elsewhere.clone());
+            known
+        });
+    }
+
+    /// The proof for this name, which another gateway may have presented.
+    pub(super) async fn find_proof(&self, name: &str) -> Option<Arc<ServerConfig>> {
+        if let Some(proof) = self.proof(name) {
+            return Some(proof);
+        }
+        for place in self.elsewhere.load_full().iter() {
+            place.look().await;
+            if let Some(proof) = self.proof(name) {
+                return Some(proof);
+            }
+        }
+        None
     }
 
     pub(super) fn served(&self) -> arc_swap::Guard<Arc<Published>> {

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls_pki_types::CertificateDer;
+
+use crate::support::http3;
 use crate::support::pebble::{EAB_KEY, Options, Pebble, get_over_tls, routes, served, shown, stored};
 use crate::support::{Backend, Gateway, eventually, get};
 
@@ -216,6 +219,71 @@ fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
     assert_eq!(get_over_tls(pebble.secure(), "yes.test", &roots).unwrap(), 200, "at the first handshake");
     assert!(get_over_tls(pebble.secure(), "no.test", &roots).is_err());
     assert_eq!(stored(&pebble.storage()), ["yes.test"]);
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn names_that_come_over_quic_are_obtained_too() {
+    let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
+    let ask = Backend::with(|seen, stream| {
+        let allowed = seen.target() == "/ask?domain=yes.test";
+        let status = if allowed { "200 OK" } else { "403 Forbidden" };
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").is_ok()
+    });
+    let text = format!(
+        "http:\n  routers:\n    all: {{rule: 'PathPrefix(`/`)', service: s, tls: {{}}}}\n  services:\n    s: {{loadBalancer: {{servers: [{{url: 'http://{}'}}]}}}}\n",
+        backend.address
+    );
+    let flag = format!("--certificatesResolvers.le.acme.onDemand.ask=http://{}/ask", ask.address);
+    let _gateway =
+        gateway(&pebble, "httpChallenge.entryPoint=web", &[&flag, "--entryPoints.secure.http3=true"], &text);
+    let runtime = http3::runtime();
+    let names = |name: &'static str| {
+        let (endpoint, quic) = runtime.block_on(http3::quic(pebble.secure(), name, None)).unwrap();
+        let chain = quic.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+        let names = format!("{:?}", parsed.subject_alternative_name().unwrap().unwrap().value.general_names);
+        let answer = runtime.block_on(async {
+            http3::Http3::over((endpoint, quic)).await.get(&format!("https://{name}/")).await
+        });
+        assert_eq!(answer.status, 200);
+        names
+    };
+    let begun = Instant::now();
+    assert!(names("yes.test").contains("yes.test"), "at the first handshake");
+    eprintln!("obtained and served over QUIC in {:?}", begun.elapsed());
+    assert!(names("yes.test").contains("yes.test"));
+    assert!(!names("no.test").contains("no.test"), "it is shown the default");
+    assert_eq!(stored(&pebble.storage()), ["yes.test"]);
+}
+
+fn an_address_is_certified(challenge: &str) {
+    let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
+    let text = routes(&["Host(`127.0.0.1`)", "Host(`with.test`)"], &backend.url());
+    let _gateway = gateway(&pebble, challenge, &["--entryPoints.secure.http3=true"], &text);
+    let roots = pebble.roots();
+    // Clients do not say which address they have come to: the gateway knows it.
+    eventually("the certificate of the address", || {
+        get_over_tls(pebble.secure(), "127.0.0.1", &roots).is_ok_and(|status| status == 200)
+    });
+    eventually("the other", || served(pebble.secure(), "with.test", &roots).is_ok());
+    assert!(get_over_tls(pebble.secure(), "127.0.0.1", &roots).is_ok_and(|status| status == 200));
+    let runtime = http3::runtime();
+    let (_endpoint, quic) = runtime.block_on(http3::quic(pebble.secure(), "127.0.0.1", None)).unwrap();
+    let chain = quic.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
+    assert_eq!(chain[0].to_vec(), served(pebble.secure(), "127.0.0.1", &roots).unwrap(), "over QUIC too");
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn an_address_is_certified_over_http() {
+    an_address_is_certified("httpChallenge.entryPoint=web");
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn an_address_is_certified_in_a_handshake() {
+    an_address_is_certified("tlsChallenge=true");
 }
 
 #[test]

@@ -49,6 +49,31 @@ fn docker_gateway() -> Gateway {
     Gateway::with(&["--providers.docker=true", "--providers.docker.exposedByDefault=false"], "")
 }
 
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn two_docker_providers_have_names_and_options_of_their_own() {
+    let container = |host: &str, side: &str| {
+        let rule = format!("traefik.http.routers.same.rule=Host(`{host}`)");
+        Container::start(side, &["traefik.enable=true", &format!("side={side}"), &rule])
+    };
+    let (_one, _two) = (container("left.test", "left"), container("right.test", "right"));
+    let endpoint = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".into());
+    let mut flags = Vec::new();
+    for side in ["left", "right"] {
+        let option = format!("--providers.instances.{side}side.docker");
+        flags.push(format!("{option}.endpoint={endpoint}"));
+        flags.push(format!("{option}.exposedByDefault=false"));
+        flags.push(format!("{option}.constraints=Label(`side`, `{side}`)"));
+    }
+    let gateway = Gateway::with(&flags.iter().map(String::as_str).collect::<Vec<_>>(), "");
+    for side in ["left", "right"] {
+        let host = format!("{side}.test");
+        eventually("both are served", || get(gateway.web(), &host, "/").status == 200);
+        let router = gateway.api(&format!("/api/http/routers/same@{side}side"));
+        assert!(router.contains(&host), "{router}");
+    }
+}
+
 /// Requests one after another on several threads until stopped; counts those without a 200.
 struct Load {
     stop: Arc<AtomicBool>,

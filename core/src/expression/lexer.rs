@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Comparison, SyntaxError};
+use crate::values::Duration;
 
 /// One piece of an expression.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,9 @@ pub(super) enum Token {
     And,
     Or,
     Compare(Comparison),
+    /// `=~`, or `!~` when true.
+    Match(bool),
+    Duration(Duration),
     End,
 }
 
@@ -34,6 +38,9 @@ impl Token {
             Self::And => "`&&`".into(),
             Self::Or => "`||`".into(),
             Self::Compare(operator) => format!("`{operator}`"),
+            Self::Match(false) => "`=~`".into(),
+            Self::Match(true) => "`!~`".into(),
+            Self::Duration(duration) => format!("the duration {duration}"),
             Self::End => "the end".into(),
         }
     }
@@ -43,11 +50,13 @@ impl Token {
 pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
+    /// Fields stand beside calls: durations, `=~` and `-` in names.
+    fields: bool,
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+    pub(super) fn new(text: &'a str, fields: bool) -> Self {
+        Self { text, at: 0, fields }
     }
 
     /// The next token and where it stands.
@@ -103,7 +112,7 @@ impl<'a> Lexer<'a> {
 
     fn name(&mut self) -> Token {
         let rest = self.rest();
-        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || (self.fields && c == '-'))).unwrap_or(rest.len());
         let name = rest.get(..length).unwrap_or(rest).to_owned();
         self.take(length, Token::Name(name))
     }
@@ -124,7 +133,11 @@ impl<'a> Lexer<'a> {
             Ok(number) if number.is_finite() && written.bytes().any(|b| b.is_ascii_digit()) => {
                 Ok(self.take(length, Token::Number(number)))
             }
-            _ => Err(self.error(self.at, length, format!("`{written}` is no number"))),
+            _ if !self.fields => Err(self.error(self.at, length, format!("`{written}` is no number"))),
+            _ => match written.parse() {
+                Ok(duration) => Ok(self.take(length, Token::Duration(duration))),
+                Err(_) => Err(self.error(self.at, length, format!("`{written}` is no number and no duration"))),
+            },
         }
     }
 
@@ -141,6 +154,11 @@ impl<'a> Lexer<'a> {
             ("!", Token::Not),
         ];
         let rest = self.rest();
+        for (written, negated) in [("=~", false), ("!~", true)] {
+            if self.fields && rest.starts_with(written) {
+                return Ok(self.take(written.len(), Token::Match(negated)));
+            }
+        }
         for (written, token) in OPERATORS {
             if rest.starts_with(written) {
                 return Ok(self.take(written.len(), token));

@@ -3,20 +3,20 @@
 use std::ops::Range;
 
 use super::lexer::{Lexer, Token};
-use super::{Argument, Call, Expression, MAX_LENGTH, MAX_NESTING, SyntaxError};
+use super::{Argument, Call, Expression, Field, MAX_LENGTH, MAX_NESTING, SyntaxError, Test, Value};
 
 /// Parses a whole text.
-pub(super) fn parse(text: &str) -> Result<Expression, SyntaxError> {
+pub(super) fn parse(text: &str, fields: bool) -> Result<Expression, SyntaxError> {
     if text.len() > MAX_LENGTH {
         let message = format!("too long: {} bytes, at most {MAX_LENGTH} are allowed", text.len());
         return Err(SyntaxError { message, span: 0..0 });
     }
-    let mut lexer = Lexer::new(text);
+    let mut lexer = Lexer::new(text, fields);
     let (token, span) = lexer.next()?;
     if token == Token::End {
         return Err(SyntaxError { message: "empty expression".into(), span: 0..text.len() });
     }
-    let mut parser = Parser { lexer, token, span, nesting: 0 };
+    let mut parser = Parser { lexer, token, span, nesting: 0, fields };
     let expression = parser.either()?;
     match parser.token {
         Token::End => Ok(expression),
@@ -31,6 +31,7 @@ struct Parser<'a> {
     token: Token,
     span: Range<usize>,
     nesting: usize,
+    fields: bool,
 }
 
 impl Parser<'_> {
@@ -63,15 +64,52 @@ impl Parser<'_> {
     fn comparison(&mut self) -> Result<Expression, SyntaxError> {
         let start = self.span.start;
         let left = self.unary()?;
-        let Token::Compare(operator) = self.token else { return Ok(left) };
-        let Expression::Call(call) = left else {
-            let message = format!("only a call can stand left of `{operator}`");
-            return Err(SyntaxError { message, span: start..self.span.end });
+        if !matches!(self.token, Token::Compare(_) | Token::Match(_)) {
+            return Ok(left);
+        }
+        let (operator, call) = match (&self.token, left) {
+            (_, Expression::Field(field)) if field.test.is_none() => return self.test(field),
+            (&Token::Compare(operator), Expression::Call(call)) => (operator, call),
+            (operator, _) => {
+                let known = if self.fields { "a call or a field" } else { "a call" };
+                let message = format!("only {known} can stand left of {}", operator.describe());
+                return Err(SyntaxError { message, span: start..self.span.end });
+            }
         };
         self.advance()?;
         let Token::Number(value) = self.token else { return self.expected("a number") };
         self.advance()?;
         Ok(Expression::Compare { call, operator, value })
+    }
+
+    /// What is asked of a field.
+    fn test(&mut self, mut field: Field) -> Result<Expression, SyntaxError> {
+        let operator = std::mem::replace(&mut self.token, Token::End);
+        self.advance()?;
+        let value = std::mem::replace(&mut self.token, Token::End);
+        field.test = Some(match (operator, value) {
+            (Token::Match(negated), Token::Text(pattern)) => Test::Matches { pattern, negated },
+            (Token::Match(_), other) => {
+                self.token = other;
+                return self.expected("a pattern in quotes");
+            }
+            (Token::Compare(operator), value) => Test::Compare(operator, self.value(value)?),
+            (operator, _) => return self.fail(format!("expected a comparison, found {}", operator.describe())),
+        });
+        self.advance()?;
+        Ok(Expression::Field(field))
+    }
+
+    fn value(&mut self, token: Token) -> Result<Value, SyntaxError> {
+        match token {
+            Token::Text(text) => Ok(Value::Text(text)),
+            Token::Number(number) => Ok(Value::Number(number)),
+            Token::Duration(duration) => Ok(Value::Duration(duration)),
+            other => {
+                self.token = other;
+                self.expected("a string, a number or a duration")
+            }
+        }
     }
 
     fn unary(&mut self) -> Result<Expression, SyntaxError> {
@@ -96,8 +134,8 @@ impl Parser<'_> {
                 self.nesting -= 1;
                 Ok(inner)
             }
-            Token::Name(_) => self.call().map(Expression::Call),
-            Token::Text(_) | Token::Number(_) => {
+            Token::Name(_) => self.call(),
+            Token::Text(_) | Token::Number(_) | Token::Duration(_) => {
                 let message =
                     format!("expected a call like Host(`…`), found {} alone", self.token.describe());
                 self.fail(message)
@@ -106,13 +144,17 @@ impl Parser<'_> {
         }
     }
 
-    fn call(&mut self) -> Result<Call, SyntaxError> {
+    /// A call, or a field where there are fields.
+    fn call(&mut self) -> Result<Expression, SyntaxError> {
         let start = self.span.start;
         let Token::Name(name) = std::mem::replace(&mut self.token, Token::End) else {
             return self.expected("a name");
         };
         let named = self.span.clone();
         self.advance()?;
+        if self.token != Token::Open && self.fields {
+            return Ok(Expression::Field(Field { name, test: None, span: named }));
+        }
         if self.token != Token::Open {
             let message = format!("`{name}` must be called, like {name}(`…`)");
             return Err(SyntaxError { message, span: named });
@@ -135,7 +177,7 @@ impl Parser<'_> {
         }
         let end = self.span.end;
         self.advance()?;
-        Ok(Call { name, arguments, span: start..end })
+        Ok(Expression::Call(Call { name, arguments, span: start..end }))
     }
 
     fn argument(&mut self, of: &str) -> Result<Argument, SyntaxError> {

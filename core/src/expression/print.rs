@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use super::{Argument, Call, Comparison, Expression};
+use super::{Argument, Call, Comparison, Expression, Field, Test, Value};
 
 impl Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -13,10 +13,35 @@ impl Display for Expression {
                 f.write_str(" && ")?;
                 grouped(right, f)
             }
-            Self::Not(inner) if matches!(**inner, Self::Call(_) | Self::Not(_)) => write!(f, "!{inner}"),
+            Self::Not(inner) if matches!(**inner, Self::Call(_) | Self::Not(_) | Self::Field(Field { test: None, .. })) => write!(f, "!{inner}"),
             Self::Not(inner) => write!(f, "!({inner})"),
             Self::Call(call) => call.fmt(f),
             Self::Compare { call, operator, value } => write!(f, "{call} {operator} {value}"),
+            Self::Field(field) => field.fmt(f),
+        }
+    }
+}
+
+impl Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match &self.test {
+            None => Ok(()),
+            Some(Test::Compare(operator, value)) => write!(f, " {operator} {value}"),
+            Some(Test::Matches { pattern, negated }) => {
+                f.write_str(if *negated { " !~ " } else { " =~ " })?;
+                quoted(pattern, f)
+            }
+        }
+    }
+}
+
+impl Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => quoted(text, f),
+            Self::Number(number) => number.fmt(f),
+            Self::Duration(duration) => duration.fmt(f),
         }
     }
 }
@@ -46,20 +71,25 @@ impl Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
-            Self::Text(text) if !text.contains(['`', '\r']) => write!(f, "`{text}`"),
-            Self::Text(text) => {
-                f.write_str("\"")?;
-                for c in text.chars() {
-                    match c {
-                        '"' | '\\' => write!(f, "\\{c}")?,
-                        c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
-                        c => write!(f, "{c}")?,
-                    }
-                }
-                f.write_str("\"")
-            }
+            Self::Text(text) => quoted(text, f),
         }
     }
+}
+
+/// A string as it is written.
+fn quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if !text.contains(['`', '\r']) {
+        return write!(f, "`{text}`");
+    }
+    f.write_str("\"")?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(f, "\\{c}")?,
+            c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
+            c => write!(f, "{c}")?,
+        }
+    }
+    f.write_str("\"")
 }
 
 impl Display for Comparison {

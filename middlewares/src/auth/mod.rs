@@ -43,6 +43,11 @@ impl Identity {
         Ok(Self { header, remove_authorization: remove_header })
     }
 
+    /// True for the header that carries the user's name, and for every other that a service might take for it.
+    pub(crate) fn is_in(&self, header: &HeaderName) -> bool {
+        self.header.as_ref().is_some_and(|name| is_same(name, header))
+    }
+
     /// Puts the user into the request. False when the name cannot stand in a header.
     pub(crate) fn tell(&self, request: &mut Request, user: &str) -> bool {
         let headers = &mut request.head.headers;
@@ -60,16 +65,19 @@ impl Identity {
 /// Sets a header that services trust, and removes every other that a service might take for it: those whose name
 /// differs only by `_` or `.` instead of `-` (CGI, WSGI, PHP and nginx read them as the same).
 pub(crate) fn set_exclusively(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
-    let is_alias = |other: &HeaderName| {
-        let (a, b) = (other.as_str().as_bytes(), name.as_str().as_bytes());
-        a != b && a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| plain(x) == plain(y))
-    };
-    let aliases: Vec<HeaderName> = headers.keys().filter(|other| is_alias(other)).cloned().collect();
+    let is_alias = |other: &&HeaderName| *other != name && is_same(name, other);
+    let aliases: Vec<HeaderName> = headers.keys().filter(is_alias).cloned().collect();
     for alias in aliases {
         headers.remove(alias);
     }
     headers.insert(name.clone(), value);
+}
+
+/// True when services may take one header for the other.
+pub(crate) fn is_same(a: &HeaderName, b: &HeaderName) -> bool {
+    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
+    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| plain(x) == plain(y))
 }
 
 /// Notes for the log who the client is, or says to be.

@@ -21,7 +21,7 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// What stands in for a client that does not name itself: what Traefik sends, since firewalls refuse requests without.
+/// What stands in for a client's name that is not passed on: what Traefik sends, since firewalls refuse requests without.
 const NO_NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 
 /// The headers that tell of earlier proxies.
@@ -90,8 +90,8 @@ impl Forwarding {
         }
         if !self.names.is_empty() {
             headers = self.only_listed(&headers);
+            headers.entry(USER_AGENT).or_insert(NO_NAME);
         }
-        headers.entry(USER_AGENT).or_insert(NO_NAME);
         match self.trust {
             Some(_) => add_missing(&mut headers, request),
             None => set_some(&mut headers, request),
@@ -198,8 +198,7 @@ mod tests {
         lines
     }
 
-    const SET: [&str; 5] = [
-        "user-agent=Go-http-client/1.1",
+    const SET: [&str; 4] = [
         "host=auth.test:81",
         "x-forwarded-host=h.test:99",
         "x-forwarded-method=POST",
@@ -243,11 +242,13 @@ mod tests {
 
     #[test]
     fn only_listed_headers_are_passed_on() {
+        const NAMELESS: &str = "user-agent=Go-http-client/1.1";
         let names = [HeaderName::from_static("x-a")];
-        expect(asked(None, &names), &["x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"]);
+        expect(asked(None, &names), &[NAMELESS, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"]);
         expect(
             asked(Some(true), &names),
             &[
+                NAMELESS,
                 "x-a=1",
                 "x-real-ip=9.9.9.9",
                 "x-forwarded-for=8.8.8.8, 127.0.0.1",

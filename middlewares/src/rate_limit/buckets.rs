@@ -34,6 +34,16 @@ impl Ticket {
         Self { source, delay: Cell::new(Duration::ZERO) }
     }
 
+    /// Whose token it is: short, whatever the client has sent.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The same, to keep.
+    pub(super) fn into_source(self) -> String {
+        self.source
+    }
+
     /// How long to wait for the token that was promised.
     pub(super) fn delay(&self) -> Duration {
         self.delay.get()

@@ -1,10 +1,11 @@
 //! Keeps up with a catalog: which services to ask for again, when, and how often at most.
 //!
-//! Services whose tags or checks have changed are asked for at once. A change of the catalog that neither explains (a
-//! new instance without a check, another port) makes a sweep over all services; sweeps take at most a fifth of the
-//! time, so that a large catalog that changes all the time is no storm of requests.
+//! Services whose tags, or whose checks that do not pass, have changed are asked for at once. A change of the list of
+//! services makes a look at which checks there are, which tells of new instances, and then, for what no check tells of
+//! (an instance without one, another port), a sweep over all services. Looks and sweeps take at most a fifth of the time
+//! each, so that a large catalog that changes all the time is no storm of requests.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +17,25 @@ use tokio::time::Instant;
 
 use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
-use super::model::{Check, Digests, Entry, Instance, Names};
+use super::model::{Digests, Entry, Instance, Names};
 use crate::consul_client::{Agent, Failure, Query, backed_off};
 use crate::http_client::escape;
+use crate::pace::Pace;
 use crate::{Error, Session, workload};
 
 /// Services that are asked for at a time, and before other news is looked at.
 const AT_ONCE: usize = 8;
 const CHUNK: usize = 64;
-/// Rest after a sweep, as a multiple of what it took; after a delivery likewise.
+/// Rest after a sweep, as a multiple of what it took; after a look and a delivery likewise, but those may come one after
+/// the other until this much rest is owed.
 const REST: u32 = 4;
+const CREDIT: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// States in which instances may lose their requests. Each is a query of its own: an agent answers one on all checks
+/// twenty times more slowly when there are many.
+const UNWELL: [&str; 2] = ["critical", "warning"];
+/// Where all checks are.
+const ALL_CHECKS: &str = "/v1/health/state/any";
 /// All services are asked for again after this time, whatever the agent said.
 const RESYNC: Duration = Duration::from_secs(300);
 /// The first pause after services could not be read.
@@ -34,7 +44,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// What the watchers tell.
 enum News {
     Names(Names),
-    Checks(Digests),
+    /// The checks in the state of this number.
+    Unwell(usize, Digests),
     Roots(Roots),
     Leaf(Leaf),
     Failed(Failure),
@@ -64,7 +75,10 @@ pub(super) struct Run {
     deriver: Arc<Deriver>,
     session: Session,
     services: BTreeMap<String, Known>,
-    checks: Option<Digests>,
+    /// The checks that do not pass, by number of the state.
+    unwell: [Option<Digests>; UNWELL.len()],
+    /// The checks that there are, in whatever state.
+    registered: Option<Digests>,
     /// The parts of what we are in Connect, when that is wanted.
     roots: Option<Roots>,
     leaf: Option<Leaf>,
@@ -74,6 +88,8 @@ pub(super) struct Run {
     saw_consul: bool,
     /// Asked for before all others.
     urgent: BTreeSet<String>,
+    look_wanted: bool,
+    look_pace: Pace,
     sweep: VecDeque<String>,
     sweep_wanted: bool,
     sweep_begun: Instant,
@@ -82,7 +98,7 @@ pub(super) struct Run {
     failures: u32,
     retry_after: Instant,
     changed: bool,
-    deliver_after: Instant,
+    deliver_pace: Pace,
     /// The list of services could not be believed this many times in a row, and when to ask for it anew: the agent would
     /// not tell when it can be believed again, since nothing changes in it.
     distrusted: u32,
@@ -99,13 +115,16 @@ impl Run {
             deriver,
             session,
             services: BTreeMap::new(),
-            checks: None,
+            unwell: [None, None],
+            registered: None,
             roots: None,
             leaf: None,
             identity: None,
             names_seen: false,
             saw_consul: false,
             urgent: BTreeSet::new(),
+            look_wanted: false,
+            look_pace: Pace::new(REST, CREDIT),
             sweep: VecDeque::new(),
             sweep_wanted: false,
             sweep_begun: now,
@@ -113,7 +132,7 @@ impl Run {
             failures: 0,
             retry_after: now,
             changed: true,
-            deliver_after: now,
+            deliver_pace: Pace::new(REST, CREDIT),
             distrusted: 0,
             ask_anew: None,
             complaint: None,
@@ -155,7 +174,8 @@ impl Run {
     async fn watch(mut self) -> Result<(), Error> {
         let mut watch = self.watchers();
         let connect = self.deriver.options.connect_aware;
-        while !self.names_seen || self.checks.is_none() || (connect && self.identity.is_none()) {
+        let unseen = |run: &Self| !run.names_seen || run.unwell.iter().any(Option::is_none);
+        while unseen(&self) || (connect && self.identity.is_none()) {
             match watch.news.recv().await {
                 Some(News::Failed(failure)) => return Err(Error::Source(failure.message)),
                 Some(news) => self.take(news).await?,
@@ -168,6 +188,8 @@ impl Run {
         }
         self.sweep_wanted = false;
         self.deliver().await?;
+        // What there is now, to compare with.
+        self.look_wanted = true;
         let mut resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
         loop {
             while let Ok(news) = watch.news.try_recv() {
@@ -183,7 +205,7 @@ impl Run {
                 watch = self.watchers();
             }
             let worked = self.work(now).await?;
-            if self.changed && Instant::now() >= self.deliver_after {
+            if self.changed && Instant::now() >= self.deliver_pace.next() {
                 self.deliver().await?;
             }
             if worked {
@@ -212,9 +234,12 @@ impl Run {
             tasks.spawn(tell(self.agent.clone(), Query::new(roots, ""), news.clone(), News::Roots));
             tasks.spawn(tell(self.agent.clone(), Query::new(leaf, ""), news.clone(), News::Leaf));
         }
-        let checks = Query::new("/v1/health/state/any", self.query(false));
-        let digests = |checks: Vec<Check>| News::Checks(Digests::of(checks));
-        tasks.spawn(tell(self.agent.clone(), checks, news, digests));
+        let unwell: [fn(Digests) -> News; UNWELL.len()] =
+            [|checks| News::Unwell(0, checks), |checks| News::Unwell(1, checks)];
+        for (state, kind) in UNWELL.iter().zip(unwell) {
+            let query = Query::new(format!("/v1/health/state/{state}"), self.query(false));
+            tasks.spawn(tell(self.agent.clone(), query, news.clone(), kind));
+        }
         Watch { news: told, _tasks: tasks }
     }
 
@@ -263,7 +288,7 @@ impl Run {
                 }
                 self.distrusted = 0;
             }
-            News::Checks(digests) => self.take_checks(digests),
+            News::Unwell(state, digests) => self.take_unwell(state, digests),
             News::Roots(roots) => {
                 self.roots = Some(roots);
                 self.identify();
@@ -307,26 +332,31 @@ impl Run {
                 self.urgent.insert(name);
             }
         }
-        self.sweep_wanted = true;
+        (self.look_wanted, self.sweep_wanted) = (true, true);
         Ok(())
     }
 
-    fn take_checks(&mut self, digests: Digests) {
-        if let Some(before) = &self.checks {
+    fn take_unwell(&mut self, state: usize, digests: Digests) {
+        if let Some(before) = &self.unwell[state] {
             let (services, nodes) = before.differing(&digests);
-            for (name, known) in &self.services {
-                let registered =
-                    || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
-                let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
-                if services.contains(name.as_str())
-                    || (known.connect && registered())
-                    || (!nodes.is_empty() && on_node())
-                {
-                    self.urgent.insert(name.clone());
-                }
-            }
+            mark(&mut self.urgent, &self.services, &services, &nodes);
         }
-        self.checks = Some(digests);
+        self.unwell[state] = Some(digests);
+    }
+
+    /// Looks at which checks there are: services that have others than before have other instances.
+    async fn look(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
+        let registered = checks.value.unwrap_or_default();
+        if let Some(before) = &self.registered {
+            let (services, _) = before.differing(&registered);
+            mark(&mut self.urgent, &self.services, &services, &HashSet::new());
+        }
+        self.registered = Some(registered);
+        self.look_wanted = false;
+        self.look_pace.spent(begun.elapsed(), LONGEST_REST);
+        Ok(())
     }
 
     /// Asks for what is due, a part of it at a time. False when nothing is due.
@@ -336,6 +366,8 @@ impl Run {
         }
         let outcome = if !self.urgent.is_empty() {
             self.fetch_urgent().await
+        } else if self.look_wanted && now >= self.look_pace.next() {
+            self.look().await
         } else if self.begin_sweep(now) {
             self.fetch_sweep().await
         } else {
@@ -356,12 +388,15 @@ impl Run {
     fn next_work(&self) -> Instant {
         let mut next = self.ask_anew.unwrap_or_else(|| Instant::now() + RESYNC);
         if self.changed {
-            next = next.min(self.deliver_after);
+            next = next.min(self.deliver_pace.next());
         }
         if !self.urgent.is_empty() || !self.sweep.is_empty() {
             next = next.min(self.retry_after);
         } else if self.sweep_wanted {
             next = next.min(self.sweep_after.max(self.retry_after));
+        }
+        if self.look_wanted {
+            next = next.min(self.look_pace.next().max(self.retry_after));
         }
         next
     }
@@ -413,12 +448,19 @@ impl Run {
             read.push((name, entries.into_iter().map(Instance::new).collect::<Vec<_>>()));
         }
         drop(answers);
+        // A service of Connect may have lost its proxies only; then the agent still shows some checks.
+        let lost = |(name, instances): &(String, Vec<Instance>)| {
+            let known = self.services.get(name);
+            instances.is_empty() && known.is_some_and(|known| known.connect && !known.instances.is_empty())
+        };
+        let seeing = read.iter().any(lost) && {
+            let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
+            checks.value.is_some_and(|checks| checks.count > 0)
+        };
         for (name, mut instances) in read {
             instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             let Some(known) = self.services.get_mut(&name) else { continue };
-            // A service of Connect may have lost its proxies only; then the agent still shows some checks.
-            let proxies = known.connect && self.checks.as_ref().is_some_and(|checks| !checks.is_empty());
-            if instances.is_empty() && !known.instances.is_empty() && !proxies {
+            if instances.is_empty() && !known.instances.is_empty() && !(known.connect && seeing) {
                 // The list of names has it still, so either the list is about to lose it, or we lost the right to see
                 // its instances.
                 continue;
@@ -442,7 +484,7 @@ impl Run {
         });
         let state = workload::merge(parts.collect());
         self.session.deliver(state).await?;
-        self.deliver_after = Instant::now() + begun.elapsed() * REST;
+        self.deliver_pace.spent(begun.elapsed(), LONGEST_REST);
         Ok(())
     }
 
@@ -455,6 +497,26 @@ impl Run {
         self.complaint = Some(message);
         let problem = Problem { origin: Origin::Internal, object: None, message: shown, excerpt: None };
         self.session.unavailable(problem).await
+    }
+}
+
+/// Marks the services that checks are about: those of these names, and those with instances on these nodes.
+fn mark(
+    urgent: &mut BTreeSet<String>,
+    all: &BTreeMap<String, Known>,
+    services: &HashSet<&str>,
+    nodes: &HashSet<&str>,
+) {
+    for (name, known) in all {
+        // The checks of a proxy of Connect have the name of the proxy.
+        let registered = || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
+        let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
+        if services.contains(name.as_str())
+            || (known.connect && registered())
+            || (!nodes.is_empty() && on_node())
+        {
+            urgent.insert(name.clone());
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Services that are registered in Consul, and say in their tags how they want to be reached (Traefik's
 //! `providers.consulCatalog`).
 //!
-//! Two blocking queries tell that something has changed: one on the names and tags of all services, one on all health
-//! checks. Only services that differ are asked for again. While the agent is away, or refuses, the last known state
-//! stays.
+//! Three blocking queries tell that something has changed: one on the names and tags of all services, and one each on the
+//! checks that are critical and that warn. Only services that differ are asked for again. While the agent is away, or
+//! refuses, the last known state stays.
 
 mod connect;
 mod derive;

@@ -1,9 +1,12 @@
 //! The parts of Consul's answers that are used. Everything may be missing.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// `/v1/catalog/services`: the tags of all instances together, by the name of the service.
 pub(super) type Names = HashMap<String, Option<Vec<String>>>;
@@ -38,18 +41,28 @@ pub(super) struct Service {
     pub(super) tags: Option<Vec<String>>,
 }
 
-/// A health check, here or in `/v1/health/state/any`.
-#[derive(Debug, Default, Hash, Deserialize)]
+/// A health check of an instance.
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Check {
-    pub(super) node: String,
     #[serde(rename = "CheckID")]
     pub(super) check_id: String,
     pub(super) status: String,
-    #[serde(rename = "ServiceID")]
-    pub(super) service_id: String,
+}
+
+/// A health check in `/v1/health/state/<state>`. There may be very many, so that nothing is copied.
+#[derive(Default, Hash, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Listed<'a> {
+    #[serde(borrow)]
+    node: Cow<'a, str>,
+    #[serde(rename = "CheckID", borrow)]
+    check_id: Cow<'a, str>,
+    #[serde(rename = "ServiceID", borrow)]
+    service_id: Cow<'a, str>,
     /// Empty for a check of the whole node.
-    pub(super) service_name: String,
+    #[serde(borrow)]
+    service_name: Cow<'a, str>,
 }
 
 /// One instance of a service, as far as it matters.
@@ -122,39 +135,61 @@ impl State {
     }
 }
 
-/// The checks of a catalog, as a number for each service and each node: enough to tell which have changed.
+/// Which checks there are, as a number for each service and each node: enough to tell where they have changed.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Digests {
     services: HashMap<String, u64>,
     nodes: HashMap<String, u64>,
+    /// The number of checks.
+    pub(super) count: usize,
 }
 
 impl Digests {
-    pub(super) fn of(checks: Vec<Check>) -> Self {
-        let mut digests = Self::default();
-        for check in checks {
-            let mut hasher = DefaultHasher::new();
-            check.hash(&mut hasher);
-            let digest = hasher.finish();
-            let slot = match check.service_name.is_empty() {
-                true => digests.nodes.entry(check.node),
-                false => digests.services.entry(check.service_name),
-            };
-            // Not XOR: the order must not matter, but two equal checks must not cancel each other.
-            let slot = slot.or_default();
-            *slot = slot.wrapping_add(digest);
+    fn add(&mut self, check: Listed<'_>) {
+        let mut hasher = DefaultHasher::new();
+        check.hash(&mut hasher);
+        let digest = hasher.finish();
+        let (slots, name) = match check.service_name.is_empty() {
+            true => (&mut self.nodes, check.node),
+            false => (&mut self.services, check.service_name),
+        };
+        // Not XOR: the order must not matter, but two equal checks must not cancel each other.
+        match slots.get_mut(&*name) {
+            Some(slot) => *slot = slot.wrapping_add(digest),
+            None => drop(slots.insert(name.into_owned(), digest)),
         }
-        digests
-    }
-
-    /// True when there is no check at all.
-    pub(super) fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.nodes.is_empty()
+        self.count += 1;
     }
 
     /// Services, and nodes, whose checks differ.
     pub(super) fn differing<'d>(&'d self, other: &'d Self) -> (HashSet<&'d str>, HashSet<&'d str>) {
         (differing(&self.services, &other.services), differing(&self.nodes, &other.nodes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Digests {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Checks;
+        impl<'de> Visitor<'de> for Checks {
+            type Value = Digests;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a list of checks")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Digests, A::Error> {
+                let mut digests = Digests::default();
+                while let Some(check) = list.next_element()? {
+                    digests.add(check);
+                }
+                Ok(digests)
+            }
+
+            fn visit_unit<E>(self) -> Result<Digests, E> {
+                Ok(Digests::default())
+            }
+        }
+        deserializer.deserialize_any(Checks)
     }
 }
 
@@ -169,20 +204,14 @@ fn differing<'d>(a: &'d HashMap<String, u64>, b: &'d HashMap<String, u64>) -> Ha
 mod tests {
     use super::*;
 
-    fn check(id: &str, status: &str, service: &str) -> Check {
-        Check {
-            node: "n".into(),
-            check_id: id.into(),
-            status: status.into(),
-            service_id: service.into(),
-            service_name: service.into(),
-        }
+    fn check(id: &str, status: &str) -> Check {
+        Check { check_id: id.into(), status: status.into() }
     }
 
     #[test]
     fn the_worst_check_counts() {
         let state = |checks: &[(&str, &str)]| {
-            State::of(&checks.iter().map(|(id, status)| check(id, status, "s")).collect::<Vec<_>>()).name()
+            State::of(&checks.iter().map(|(id, status)| check(id, status)).collect::<Vec<_>>()).name()
         };
         assert_eq!(state(&[]), "passing");
         assert_eq!(state(&[("a", "passing"), ("b", "warning")]), "warning");
@@ -192,27 +221,25 @@ mod tests {
         assert_eq!(state(&[("a", "odd")]), "critical");
     }
 
+    fn digests(checks: &[(&str, &str)]) -> Digests {
+        let check = |(id, service): &(&str, &str)| {
+            serde_json::json!({"Node": "n", "CheckID": id, "ServiceID": service, "ServiceName": service, "Odd": {}})
+        };
+        let text = serde_json::Value::from(checks.iter().map(check).collect::<Vec<_>>()).to_string();
+        serde_json::from_str(&text).expect("read")
+    }
+
     #[test]
     fn differing_checks_name_their_service_or_node() {
-        let before = Digests::of(vec![
-            check("1", "passing", "a"),
-            check("2", "passing", "b"),
-            check("serf", "passing", ""),
-        ]);
-        let same = Digests::of(vec![
-            check("serf", "passing", ""),
-            check("2", "passing", "b"),
-            check("1", "passing", "a"),
-        ]);
-        assert_eq!(before, same, "the order does not matter");
-        let after = Digests::of(vec![
-            check("1", "critical", "a"),
-            check("3", "passing", "c"),
-            check("serf", "critical", ""),
-        ]);
+        let before = digests(&[("1", "a"), ("2", "b"), ("serf", "")]);
+        assert_eq!(before, digests(&[("serf", ""), ("2", "b"), ("1", "a")]), "the order does not matter");
+        let after = digests(&[("1", "a"), ("1b", "a"), ("3", "c\"d"), ("2", "b"), ("serf", ""), ("other", "")]);
         let (services, nodes) = before.differing(&after);
-        assert_eq!(services, HashSet::from(["a", "b", "c"]));
+        assert_eq!(services, HashSet::from(["a", "c\"d"]));
         assert_eq!(nodes, HashSet::from(["n"]));
+        assert_eq!((before.count, after.count), (3, 6));
+        assert_eq!(serde_json::from_str::<Digests>("null").expect("read"), Digests::default());
+        assert!(serde_json::from_str::<Digests>("[7]").is_err());
     }
 
     #[test]

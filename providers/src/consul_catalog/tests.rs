@@ -41,7 +41,7 @@ impl Agent {
         let (checks, check_indexes) = watch::channel(10);
         let known = catalog.clone();
         let server = Server::start(move |request| {
-            let of_checks = request.path == "/v1/health/state/any";
+            let of_checks = request.path.starts_with("/v1/health/state/");
             let indexes = if of_checks { check_indexes.clone() } else { indexes.clone() };
             answer(known.clone(), indexes, request).boxed()
         })
@@ -104,14 +104,9 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
             (name.clone(), Value::from(tags.flatten().collect::<Vec<_>>()))
         });
         Value::Object(names.collect())
-    } else if request.path == "/v1/health/state/any" {
-        catalog
-            .services
-            .values()
-            .flatten()
-            .flat_map(|entry| entry["Checks"].as_array().cloned())
-            .flatten()
-            .collect()
+    } else if let Some(state) = request.path.strip_prefix("/v1/health/state/") {
+        let checks = catalog.services.values().flatten().flat_map(|entry| entry["Checks"].as_array().cloned());
+        checks.flatten().filter(|check| state == "any" || check["Status"] == state).collect()
     } else {
         let name = request.path.rsplit('/').next().unwrap_or("");
         catalog.services.get(name).cloned().unwrap_or_default().into()
@@ -359,10 +354,10 @@ fn options_that_cannot_be_used_are_refused() {
 #[test]
 fn several_namespaces_are_several_instances() {
     let options = Options { namespaces: vec!["a".into(), "b".into()], ..Options::default() };
-    let instances = crate::Options::ConsulCatalog(options).instances().expect("valid options");
+    let instances = crate::Options::ConsulCatalog(options).instances(None).expect("valid options");
     let names: Vec<&str> = instances.iter().map(|instance| &*instance.name).collect();
     assert_eq!(names, ["consulcatalog-a", "consulcatalog-b"]);
-    let instances = crate::Options::ConsulCatalog(Options::default()).instances().expect("valid options");
+    let instances = crate::Options::ConsulCatalog(Options::default()).instances(None).expect("valid options");
     assert_eq!(&*instances[0].name, "consulcatalog");
 }
 

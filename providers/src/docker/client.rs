@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
@@ -16,7 +13,7 @@ use super::model::{Container, Event, Summary};
 use super::{FORM, Options};
 use crate::Error;
 use crate::connect::Connector;
-use crate::http_client::{HttpClient, Limits};
+use crate::http_client::{HttpClient, JsonStream, Limits};
 
 /// Time to answer when `httpClientTimeout` is not set.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -46,7 +43,7 @@ impl Client {
         let time = if timeout.is_zero() { ANSWER } else { timeout };
         Ok(Self {
             http: HttpClient::new(connector, headers, FORM.option)?,
-            limits: Limits { time, size: LARGEST },
+            limits: Limits { head: time, time, size: LARGEST },
             version: Mutex::new(String::new()),
         })
     }
@@ -99,7 +96,7 @@ impl Client {
         if !response.status().is_success() {
             return Err(format!("the engine refuses `/events`: {}", response.status()));
         }
-        Ok(Events { body: response.into_body(), buffer: BytesMut::new() })
+        Ok(JsonStream::new(response.into_body(), LONGEST_EVENT))
     }
 
     /// Any answer of the engine; `None` when it knows nothing of the kind.
@@ -122,43 +119,4 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// A running stream of events.
-pub(crate) struct Events {
-    body: Incoming,
-    buffer: BytesMut,
-}
-
-impl Events {
-    /// The next event. An error ends the stream, as does `None`.
-    pub(crate) async fn next(&mut self) -> Result<Option<Event>, String> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(end + 1);
-                if line.iter().all(u8::is_ascii_whitespace) {
-                    continue;
-                }
-                return serde_json::from_slice(&line)
-                    .map(Some)
-                    .map_err(|error| format!("unexpected event: {error}"));
-            }
-            // Some engines end an event without a line break.
-            if let Ok(event) = serde_json::from_slice(&self.buffer)
-                && self.buffer.last() == Some(&b'}')
-            {
-                self.buffer.clear();
-                return Ok(Some(event));
-            }
-            if self.buffer.len() > LONGEST_EVENT {
-                return Err("an event is too long".into());
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(error.to_string()),
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
-                    }
-                }
-            }
-        }
-    }
-}
+pub(crate) type Events = JsonStream<Event>;

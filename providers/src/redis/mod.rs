@@ -3,7 +3,7 @@
 //! Keyspace notifications tell of changes, which are switched on where they are not; a look at all keys from time to
 //! time makes up for lost ones. While no server answers, the last known configuration stays.
 
-mod connection;
+mod master;
 mod sentinel;
 
 use std::collections::BTreeSet;
@@ -16,21 +16,15 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::Secret;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::connect::{Connector, Form, Tls};
+use crate::connect::{Connector, Tls};
 use crate::kv::Tree;
+use crate::redis_client::{self, Connection, Login, Reply};
 use crate::{Describe, Error, Provider, Session};
-use connection::{Connection, Login, Reply};
+pub use master::Master;
 pub use sentinel::Sentinel;
 
-/// How an endpoint is written.
-const FORM: Form = Form {
-    option: "endpoints",
-    plain: &["redis", "tcp"],
-    secure: &["rediss"],
-    otherwise: "redis",
-    ports: (6379, 6379),
-    example: "127.0.0.1:6379",
-};
+/// The option that holds endpoints.
+const ENDPOINTS: &str = "endpoints";
 /// All keys are looked at after this time, whatever was told.
 const RESYNC: Duration = Duration::from_secs(15);
 /// Changes that come this soon after one another are read together.
@@ -93,9 +87,16 @@ impl Describe for Options {
 
 /// Makes the provider.
 pub fn build(options: Options) -> Result<Redis, Error> {
+    let endpoints = check(&options)?;
+    let tree = Tree::new(&options.root_key)?;
+    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, options })
+}
+
+/// Refuses what cannot be meant. Gives the ways to the endpoints.
+fn check(options: &Options) -> Result<Vec<Connector>, Error> {
     let connector = |endpoint: &String| {
         // Sentinels and servers take the same TLS.
-        Connector::new(&FORM, endpoint, options.tls.as_ref())
+        redis_client::connector(ENDPOINTS, endpoint, options.tls.as_ref())
     };
     let endpoints: Vec<Connector> = options.endpoints.iter().map(connector).collect::<Result<_, _>>()?;
     if endpoints.is_empty() {
@@ -108,8 +109,7 @@ pub fn build(options: Options) -> Result<Redis, Error> {
     if let Some(sentinel) = &options.sentinel {
         sentinel.check()?;
     }
-    let tree = Tree::new(&options.root_key)?;
-    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, options })
+    Ok(endpoints)
 }
 
 /// The Redis provider.
@@ -226,7 +226,7 @@ impl Redis {
     /// A server that is the master no more is left, for the one that is.
     async fn check_role(&self, connection: &mut Connection) -> Result<(), String> {
         let Some(sentinel) = &self.options.sentinel else { return Ok(()) };
-        if sentinel.latency_strategy || sentinel.random_strategy || sentinel.replica_strategy {
+        if sentinel.has_strategy() {
             return Ok(());
         }
         let role = connection.command(&["ROLE"]).await?.list().first().and_then(Reply::text);

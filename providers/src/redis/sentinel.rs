@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Secret, is_default};
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Connection, Login, Reply};
-use super::{FORM, Options};
+use super::{ENDPOINTS, Options};
 use crate::Error;
 use crate::connect::Connector;
+use crate::redis_client::{self, Connection, Login, Reply};
 
 /// Longest time that a server may take to show how near it is.
 const NEAR: Duration = Duration::from_secs(2);
@@ -57,6 +57,11 @@ impl Sentinel {
         Ok(())
     }
 
+    /// True when another server than the master may be chosen.
+    pub(super) fn has_strategy(&self) -> bool {
+        self.latency_strategy || self.random_strategy || self.replica_strategy
+    }
+
     /// The server to read, as one of the sentinels knows it.
     pub(super) async fn find(&self, sentinel: &Connector, options: &Options) -> Result<Connector, String> {
         let login = Login { username: &self.username, password: &self.password, db: 0 };
@@ -70,10 +75,10 @@ impl Sentinel {
         let master = master.ok_or_else(|| format!("{} knows no master `{name}`", sentinel.endpoint()))?;
         let reach = |(host, port): &(String, String)| {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            Connector::new(&FORM, &format!("{host}:{port}"), options.tls.as_ref())
+            redis_client::connector(ENDPOINTS, &format!("{host}:{port}"), options.tls.as_ref())
                 .map_err(|error| error.to_string())
         };
-        if !self.latency_strategy && !self.random_strategy && !self.replica_strategy {
+        if !self.has_strategy() {
             return reach(&master);
         }
         let replicas = connection.command(&["SENTINEL", "replicas", name]).await?.list();

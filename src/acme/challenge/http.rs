@@ -12,15 +12,48 @@ use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
 use super::{Proof, Prover};
 use crate::acme::error::Error;
 use crate::service::Service;
+use crate::tls::Elsewhere;
 
 /// Where the authority looks.
 pub(crate) const PREFIX: &str = "/.well-known/acme-challenge/";
 
+/// Longest token that is looked for elsewhere.
+const MAX_TOKEN: usize = 256;
+
 /// What is shown now, by token.
 #[derive(Clone, Default)]
-pub(crate) struct Tokens(Arc<RwLock<HashMap<String, String>>>);
+pub(crate) struct Tokens(Arc<RwLock<HashMap<String, String>>>, Arc<RwLock<Vec<Arc<dyn Elsewhere>>>>);
 
 impl Tokens {
+    /// Has what is not known looked for there.
+    pub(in crate::acme) fn look_at(&self, elsewhere: Arc<dyn Elsewhere>) {
+        self.1.write().push(elsewhere);
+    }
+
+    #[cfg(test)]
+    pub(in crate::acme) fn contains(&self, token: &str) -> bool {
+        self.0.read().contains_key(token)
+    }
+
+    /// Shows a token that another gateway may have presented.
+    async fn find(&self, path: &str) -> Response {
+        let is_token = |token: &str| {
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            !token.is_empty() && token.len() <= MAX_TOKEN && token.bytes().all(known)
+        };
+        let token = path.strip_prefix(PREFIX).filter(|token| is_token(token));
+        if let Some(token) = token.filter(|token| !self.0.read().contains_key(*token)) {
+            let elsewhere = self.1.read().clone();
+            for place in elsewhere {
+                place.look().await;
+                if self.0.read().contains_key(token) {
+                    break;
+                }
+            }
+        }
+        self.answer(path)
+    }
+
     fn answer(&self, path: &str) -> Response {
         let shown = path.strip_prefix(PREFIX).and_then(|token| self.0.read().get(token).cloned());
         let Some(shown) = shown else {
@@ -38,7 +71,7 @@ pub(crate) struct Shown(pub(crate) Tokens);
 
 impl Handler for Shown {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        Box::pin(std::future::ready(self.0.answer(request.path())))
+        Box::pin(async move { self.0.find(request.path()).await })
     }
 }
 

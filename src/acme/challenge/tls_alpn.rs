@@ -1,5 +1,6 @@
 //! tls-alpn-01: a certificate in a handshake that asks for the protocol `acme-tls/1` (RFC 8737).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ impl Prover for TlsAlpn {
     }
 
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {
-        let made = config(proof).map(|config| self.obtained.show(&proof.name, Arc::new(config)));
+        let made = config(proof).map(|config| self.obtained.show(&server_name(&proof.name), Arc::new(config)));
         Box::pin(std::future::ready(made))
     }
 
@@ -36,8 +37,24 @@ impl Prover for TlsAlpn {
     }
 
     fn withdraw<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, ()> {
-        self.obtained.hide(&proof.name);
+        self.obtained.hide(&server_name(&proof.name));
         Box::pin(std::future::ready(()))
+    }
+}
+
+/// The name that the authority asks for: that of an address is its name in the DNS (RFC 8738 section 6).
+fn server_name(name: &str) -> String {
+    match name.parse::<IpAddr>() {
+        Err(_) => name.to_owned(),
+        Ok(IpAddr::V4(address)) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        Ok(IpAddr::V6(address)) => {
+            let digits = address.octets().into_iter().rev().flat_map(|byte| [byte & 0xf, byte >> 4]);
+            let name: String = digits.map(|digit| format!("{digit:x}.")).collect();
+            format!("{name}ip6.arpa")
+        }
     }
 }
 
@@ -60,4 +77,18 @@ fn config(proof: &Proof) -> Result<rustls::ServerConfig, Error> {
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = vec![ACME_PROTOCOL.to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_asked_for_by_their_names_in_the_dns() {
+        assert_eq!(server_name("a.test"), "a.test");
+        assert_eq!(server_name("192.0.2.1"), "1.2.0.192.in-addr.arpa");
+        let name = server_name("2001:db8::1");
+        assert!(name.starts_with("1.0.0.0.") && name.ends_with(".8.b.d.0.1.0.0.2.ip6.arpa"), "{name}");
+        assert_eq!(name.len(), 72);
+    }
 }

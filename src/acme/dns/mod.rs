@@ -175,7 +175,10 @@ mod tests {
                 "ACME_DNS_API_BASE",
                 "RFC2136_NAMESERVER",
             ];
-            let credentials = names.iter().map(|name| ((*name).to_owned(), String::new())).collect();
+            let credentials = names.iter().map(|name| ((*name).to_owned(), String::new()));
+            // A machine of Amazon's would have a role.
+            let credentials =
+                credentials.chain([("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())]).collect();
             let options = DnsChallenge { provider: provider.into(), credentials, ..DnsChallenge::default() };
             let error = prover(&options).err().map(|error| error.message).unwrap_or_default();
             assert!(error.contains(expected), "{provider}: {error}");

@@ -13,18 +13,22 @@ use super::{Patience, Provider, Record};
 use crate::acme::client::{Http, Message};
 use crate::acme::error::Error;
 
+mod credentials;
 mod signing;
 
-use signing::{Credentials, encoded};
+use credentials::Wallet;
+use signing::{Unsigned, encoded};
 
 const ENDPOINT: &str = "https://route53.amazonaws.com";
 const VERSION: &str = "2013-04-01";
+/// Route 53 is one service for all regions.
+const SCOPE: (&str, &str) = ("us-east-1", "route53");
 /// How often it is asked whether a change has reached all servers.
 const SYNC_INTERVAL: Duration = Duration::from_secs(4);
 
 pub(super) struct Route53 {
     endpoint: String,
-    credentials: Credentials,
+    keys: Wallet,
     zone: Option<String>,
     private: bool,
     wait: bool,
@@ -36,19 +40,13 @@ pub(super) struct Route53 {
 }
 
 impl Route53 {
-    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` or a profile (`AWS_PROFILE`,
-    /// `AWS_SHARED_CREDENTIALS_FILE`); `AWS_HOSTED_ZONE_ID`, `AWS_PRIVATE_ZONE`, `AWS_TTL`, `AWS_PROPAGATION_TIMEOUT`,
+    /// Keys are found as `credentials` says; `AWS_HOSTED_ZONE_ID`, `AWS_PRIVATE_ZONE`, `AWS_TTL`, `AWS_PROPAGATION_TIMEOUT`,
     /// `AWS_POLLING_INTERVAL`, `AWS_WAIT_FOR_RECORD_SETS_CHANGED`, `AWS_ENDPOINT_URL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
-        if variables.first(&["AWS_ASSUME_ROLE_ARN"]).is_some() {
-            return Err(Error::local(
-                "AWS_ASSUME_ROLE_ARN is not supported: give credentials of the role itself",
-            ));
-        }
         let endpoint = variables.first(&["AWS_ENDPOINT_URL_ROUTE_53", "AWS_ENDPOINT_URL"]);
         Ok(Self {
             endpoint: endpoint.unwrap_or_else(|| ENDPOINT.to_owned()).trim_end_matches('/').to_owned(),
-            credentials: Credentials::find(variables)?,
+            keys: Wallet::find(variables)?,
             zone: variables.first(&["AWS_HOSTED_ZONE_ID"]),
             private: variables.is_true("AWS_PRIVATE_ZONE"),
             wait: variables.first(&["AWS_WAIT_FOR_RECORD_SETS_CHANGED"]).is_none_or(|value| value != "false"),
@@ -78,9 +76,16 @@ impl Route53 {
         let host =
             url::Url::parse(&url).map_err(|error| Error::local(format!("AWS_ENDPOINT_URL: {error}")))?;
         let host = host[url::Position::BeforeHost..url::Position::BeforePath].to_owned();
-        let now = time::OffsetDateTime::now_utc();
-        let headers =
-            self.credentials.sign(method.as_str(), &host, &path, &query.join("&"), body.as_bytes(), now);
+        let query = query.join("&");
+        let request = Unsigned {
+            method: method.as_str(),
+            host: &host,
+            path: &path,
+            query: &query,
+            body: body.as_bytes(),
+            scope: SCOPE,
+        };
+        let headers = self.keys.keys().await?.sign(&request, time::OffsetDateTime::now_utc());
         let message = Message {
             content_type: if body.is_empty() { "" } else { "application/xml" },
             headers,

@@ -65,6 +65,8 @@ pub(super) struct Resolver {
     held: Vec<Held>,
     stored_account: Option<StoredAccount>,
     ledger: Ledger,
+    /// This gateway is the one that orders, and knows what was noted before.
+    leads: bool,
     authority: Authority,
     /// Failures in a row to open the authority, and why the last one was.
     away: (u32, String),
@@ -136,6 +138,7 @@ impl Resolver {
             held: Vec::new(),
             stored_account: None,
             ledger: Ledger::default(),
+            leads: false,
             authority: Authority::Closed { next: 0, register: false },
             away: (0, String::new()),
             jobs: JoinSet::new(),
@@ -148,9 +151,20 @@ impl Resolver {
 
     /// Works until the gateway ends.
     pub(super) async fn run(mut self) {
+        let mut news = self.parts.storage.news();
         self.load().await;
+        self.follow_leader().await;
         loop {
             let wake = self.plan().await;
+            let told = async {
+                let heard = match &mut news {
+                    Some(news) => news.changed().await.is_ok(),
+                    None => false,
+                };
+                if !heard {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 changed = self.parts.generation.changed() => if changed.is_err() { return },
                 Some(done) = self.jobs.join_next() => {
@@ -161,6 +175,7 @@ impl Resolver {
                     }
                 }
                 Some(Demand(name)) = self.parts.demands.recv() => self.demand(name),
+                () = told => self.look_at_storage().await,
                 () = tokio::time::sleep(wake) => self.look_at_storage().await,
             }
         }
@@ -213,6 +228,7 @@ impl Resolver {
     }
 
     async fn look_at_storage(&mut self) {
+        self.follow_leader().await;
         let Parts { storage, name, .. } = &self.parts;
         let changed = self.unusable.is_some() || storage.is_changed(name).await;
         for main in storage.take_renewals(name).await {
@@ -230,6 +246,16 @@ impl Resolver {
         }
         self.store_again().await;
         self.warn_of_ends();
+    }
+
+    /// Takes over what is noted of failures while another gateway orders, and when this one begins to.
+    async fn follow_leader(&mut self) {
+        let Parts { storage, name, .. } = &self.parts;
+        let leads = storage.leads();
+        if storage.is_shared() && !(leads && self.leads) {
+            self.ledger = storage.ledger(name).await;
+        }
+        self.leads = leads;
     }
 
     /// Serves what is held.
@@ -256,7 +282,11 @@ impl Resolver {
         let mut wake = TICK;
         let mut ready = Vec::new();
         let mut seen: HashSet<String> = self.in_flight.clone();
-        for names in self.missing(now) {
+        let leads = self.leads && self.parts.storage.leads();
+        let missing = self.missing(now);
+        self.parts.storage.lacks(if leads { Vec::new() } else { missing.clone() });
+        let others = if leads { self.others_miss(now) } else { Vec::new() };
+        for names in missing.into_iter().chain(others) {
             let names: Vec<String> = names.into_iter().filter(|name| !seen.contains(name)).collect();
             let allowed = self.ledger.allowed_at(&names, seconds);
             if names.is_empty() {
@@ -270,7 +300,7 @@ impl Resolver {
             ready.push(names);
         }
         let looks: Vec<String> = self.looks(now);
-        if !ready.is_empty() || !looks.is_empty() {
+        if leads && (!ready.is_empty() || !looks.is_empty()) {
             match &self.authority {
                 Authority::Open(account) => {
                     let account = account.clone();
@@ -352,18 +382,31 @@ impl Resolver {
 
     /// Sets of names without a certificate, each for one order.
     fn missing(&self, now: OffsetDateTime) -> Vec<Vec<String>> {
-        let dns = self.parts.options.dns_challenge.is_some();
         let tls = &self.parts.snapshots.load().tls;
         let is_missing = |name: &&String| {
             let configured = || {
                 let certificate = tls.configured(name);
                 certificate.is_some_and(|der| super::certificate::is_valid(&der, now))
             };
-            refuse(name, dns).is_none() && !self.parts.shared.is_fresh(name, now) && !configured()
+            self.is_missing(name, now) && !configured()
         };
         let sets = self.wanted.iter().map(|wanted| wanted.names.iter().filter(is_missing).cloned().collect());
         let demanded = self.demanded.iter().filter(is_missing).map(|name| vec![name.clone()]);
         sets.chain(demanded).filter(|names: &Vec<String>| !names.is_empty()).collect()
+    }
+
+    /// The same for gateways that leave ordering to this one.
+    fn others_miss(&self, now: OffsetDateTime) -> Vec<Vec<String>> {
+        let others = self.parts.storage.others_lack().into_iter();
+        let sets = others.map(|names| {
+            names.into_iter().filter(|name| self.is_missing(name, now)).collect::<Vec<String>>()
+        });
+        sets.filter(|names| !names.is_empty()).collect()
+    }
+
+    fn is_missing(&self, name: &str, now: OffsetDateTime) -> bool {
+        let dns = self.parts.options.dns_challenge.is_some();
+        refuse(name, dns).is_none() && !self.parts.shared.is_fresh(name, now)
     }
 
     /// True when the certificate is for a name that is still asked for.
@@ -416,7 +459,11 @@ impl Resolver {
             return;
         }
         now.iter().for_each(|names| self.ledger.begin(names, begun));
-        self.keep_ledger().await;
+        if !self.keep_ledger().await && self.parts.storage.is_shared() {
+            // Another may order by now: it must not be done twice.
+            now.iter().for_each(|names| self.ledger.was_not_placed(names, begun));
+            return;
+        }
         for names in now {
             tracing::info!(resolver = %self.parts.name, names = %names.join(", "), "ordering a certificate");
             self.in_flight.extend(names.iter().cloned());

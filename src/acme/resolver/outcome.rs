@@ -190,10 +190,13 @@ impl Resolver {
         }
     }
 
-    pub(super) async fn keep_ledger(&self) {
-        if let Err(error) = self.parts.storage.keep_ledger(&self.parts.name, &self.ledger).await {
+    /// Keeps what has failed. False when that did not work.
+    pub(super) async fn keep_ledger(&self) -> bool {
+        let kept = self.parts.storage.keep_ledger(&self.parts.name, &self.ledger).await;
+        if let Err(error) = &kept {
             tracing::warn!(resolver = %self.parts.name, "what has failed cannot be kept over a restart: {error}");
         }
+        kept.is_ok()
     }
 
     /// Warns of certificates in use that are close to their end.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Incoming, RecvStream, SendStream, ServerConfig, VarInt};
 use tidegate_core::Connection;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
@@ -38,12 +38,12 @@ const LAST_STREAM: u64 = (1 << 62) - 4;
 /// Serves a connection to its end. Errors are the client's business and only traced.
 pub(super) async fn serve(
     door: Arc<Door>,
-    incoming: Incoming,
+    incoming: (Incoming, Option<Arc<ServerConfig>>),
     local: SocketAddr,
     handshaking: Handshaking,
     open: OpenConnection,
 ) {
-    let peer = incoming.remote_address();
+    let peer = incoming.0.remote_address();
     if let Err(error) = run(&door, incoming, local, handshaking).await {
         tracing::debug!(entry_point = %door.name, %peer, %error, "HTTP/3 connection ended early");
     }
@@ -52,11 +52,14 @@ pub(super) async fn serve(
 
 async fn run(
     door: &Arc<Door>,
-    incoming: Incoming,
+    (incoming, config): (Incoming, Option<Arc<ServerConfig>>),
     local: SocketAddr,
     handshaking: Handshaking,
 ) -> io::Result<()> {
-    let connecting = incoming.accept()?;
+    let connecting = match config {
+        Some(config) => incoming.accept_with(config),
+        None => incoming.accept(),
+    }?;
     let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
     let quic = tokio::time::timeout(door.handshake, connecting).await.map_err(too_late)??;
     let outcome = quic.handshake_data().and_then(|data| data.downcast::<Outcome>().ok());

@@ -74,9 +74,11 @@ impl Http3 {
 
     /// Serves an entry point over this socket.
     pub(super) fn serve(&self, door: Arc<Door>, socket: UdpSocket) -> Result<(), BuildError> {
-        let config = server_config(&door)?;
+        let local = socket.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
+        let sessions = Sessions::new(door.snapshots.clone(), local)?;
+        let config = server_config(&door, &sessions)?;
         if let Some(runtime) = &self.runtime {
-            runtime.spawn(keep_serving(door, socket, config));
+            runtime.spawn(keep_serving(door, socket, Tls { config, sessions }));
         }
         Ok(())
     }
@@ -118,7 +120,23 @@ pub(super) fn alternative(port: u16) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("h3=\":{port}\"; ma=2592000")).ok()
 }
 
-fn server_config(door: &Door) -> Result<ServerConfig, BuildError> {
+/// How connections are begun.
+#[derive(Clone)]
+struct Tls {
+    config: ServerConfig,
+    sessions: Sessions,
+}
+
+impl Tls {
+    /// For a client that has come to this address.
+    fn at(&self, local: IpAddr) -> Arc<ServerConfig> {
+        let mut config = self.config.clone();
+        config.crypto = Arc::new(self.sessions.at(local));
+        Arc::new(config)
+    }
+}
+
+fn server_config(door: &Door, sessions: &Sessions) -> Result<ServerConfig, BuildError> {
     let mut transport = TransportConfig::default();
     let idle = door.limits.idle.map(IdleTimeout::try_from);
     let idle = idle.transpose().map_err(|_| BuildError::new("idleTimeout is too long for HTTP/3"))?;
@@ -130,7 +148,7 @@ fn server_config(door: &Door) -> Result<ServerConfig, BuildError> {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None);
-    let mut config = ServerConfig::with_crypto(Arc::new(Sessions::new(door.snapshots.clone())?));
+    let mut config = ServerConfig::with_crypto(Arc::new(sessions.clone()));
     config
         .transport_config(Arc::new(transport))
         .max_incoming(MAX_HANDSHAKES)
@@ -140,10 +158,10 @@ fn server_config(door: &Door) -> Result<ServerConfig, BuildError> {
 }
 
 /// Serves until the door closes. An endpoint that died is made anew: nothing else would notice.
-async fn keep_serving(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) {
+async fn keep_serving(door: Arc<Door>, socket: UdpSocket, tls: Tls) {
     loop {
         let served = match socket.try_clone() {
-            Ok(socket) => tokio::spawn(serve(door.clone(), socket, config.clone())).await,
+            Ok(socket) => tokio::spawn(serve(door.clone(), socket, tls.clone())).await,
             Err(error) => Ok(Err(error)),
         };
         if door.closing.is_cancelled() {
@@ -159,9 +177,10 @@ async fn keep_serving(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) 
     }
 }
 
-async fn serve(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) -> io::Result<()> {
+async fn serve(door: Arc<Door>, socket: UdpSocket, tls: Tls) -> io::Result<()> {
     let local = socket.local_addr()?;
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
+    let config = Some(tls.config.clone());
+    let endpoint = Endpoint::new(EndpointConfig::default(), config, socket, Arc::new(TokioRuntime))?;
     let handshakes = Arc::new(AtomicUsize::new(0));
     loop {
         let incoming = tokio::select! {
@@ -184,7 +203,8 @@ async fn serve(door: Arc<Door>, socket: UdpSocket, config: ServerConfig) -> io::
                 continue;
             };
             let open = door.count_elsewhere();
-            tokio::spawn(connection::serve(door.clone(), incoming, local, handshaking, open));
+            let config = incoming.local_ip().map(|local| tls.at(local));
+            tokio::spawn(connection::serve(door.clone(), (incoming, config), local, handshaking, open));
         }
     }
     endpoint.set_server_config(None);

@@ -5,6 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use http_body::Body as _;
 use quinn::{RecvStream, SendStream};
 use tidegate_core::{Body, reply};
 
@@ -12,9 +13,10 @@ use super::answer::{Answer, Unwanted};
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
 use super::tunnel;
-use super::upload::{Ending, Limits, Source, Spoiled, Upload, fault_of, report};
+use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
 use crate::entrypoint::heads::HeldHead;
 use crate::entrypoint::http::{Link, begin_tunnel, respond};
+use crate::entrypoint::pace::{self, PacedBody};
 use crate::entrypoint::tunnel::answer as tunnel_answer;
 use crate::upstream::ClientSide;
 
@@ -78,10 +80,11 @@ pub(super) async fn serve(
     let is_head = head.method == Method::HEAD;
     // A client may say that there is no body a moment after the head.
     let patience = if length.is_none() && usually_lacks_body(&head.method) { PROBE } else { Duration::ZERO };
-    let body_limits = Limits { stall: limits.body, trailers: largest };
+    let pace = pace::of_request(limits.pace(), &head.headers);
     let spoiled = Spoiled::default();
-    let body = match body(source, &quic, length, patience, (body_limits, spoiled.clone())).await {
-        Ok(body) => body,
+    let body = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
+        Ok(body) if body.is_end_stream() => body,
+        Ok(body) => Body::of_frames(PacedBody::new(body, pace)),
         Err(fault) => {
             answer.reset(fault.code);
             return Ended::Wasted;
@@ -152,7 +155,7 @@ async fn body(
     quic: &quinn::Connection,
     length: Option<u64>,
     patience: Duration,
-    (limits, spoiled): (Limits, Spoiled),
+    (largest_trailers, spoiled): (usize, Spoiled),
 ) -> Result<Body, Fault> {
     let mut look = std::future::poll_fn(|cx| Poll::Ready(source.poll_event(cx))).await;
     if look.is_pending() && !patience.is_zero() {
@@ -173,5 +176,5 @@ async fn body(
         report(quic, &mut source, fault);
         return Err(fault);
     }
-    Ok(Body::boxed(Upload::new(source, quic.clone(), first, length, limits, spoiled)))
+    Ok(Body::boxed(Upload::new(source, quic.clone(), first, length, largest_trailers, spoiled)))
 }

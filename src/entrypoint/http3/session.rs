@@ -4,7 +4,9 @@
 //! begins the real session with what fits. Certificates and options are those of the snapshot of that moment.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::crypto::{
@@ -15,6 +17,7 @@ use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
 use rustls::quic::{Connection, KeyChange, Secrets, ServerConnection, Version};
 use rustls::server::Acceptor;
 use tidegate_core::{BuildError, TlsInfo};
+use tokio::runtime::Handle;
 
 use crate::snapshot::SnapshotHandle;
 
@@ -27,9 +30,12 @@ const HANDSHAKE_FAILURE: u8 = 40;
 const INTERNAL_ERROR: u8 = 80;
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
-/// Begins the TLS sessions of one endpoint.
+/// Begins TLS sessions.
+#[derive(Clone)]
 pub(super) struct Sessions {
     snapshots: SnapshotHandle,
+    /// The address that the client has come to.
+    local: IpAddr,
     /// For what does not depend on certificates: the keys of first packets.
     initial: Arc<QuicServerConfig>,
 }
@@ -43,8 +49,8 @@ pub(super) struct Outcome {
 }
 
 impl Sessions {
-    /// Sessions that take what `snapshots` says.
-    pub(super) fn new(snapshots: SnapshotHandle) -> Result<Self, BuildError> {
+    /// Sessions at this address that take what `snapshots` says.
+    pub(super) fn new(snapshots: SnapshotHandle, local: IpAddr) -> Result<Self, BuildError> {
         let failed = |error: &dyn std::fmt::Display| BuildError(format!("no keys for QUIC: {error}"));
         let config = rustls::ServerConfig::builder_with_provider(crate::tls::crypto())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -52,7 +58,12 @@ impl Sessions {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         let initial = QuicServerConfig::try_from(config).map_err(|error| failed(&error))?;
-        Ok(Self { snapshots, initial: Arc::new(initial) })
+        Ok(Self { snapshots, local, initial: Arc::new(initial) })
+    }
+
+    /// The same at another address.
+    pub(super) fn at(&self, local: IpAddr) -> Self {
+        Self { local, ..self.clone() }
     }
 }
 
@@ -78,6 +89,7 @@ impl ServerConfig for Sessions {
             parameters: *parameters,
             acceptor: Acceptor::default(),
             hello: Vec::new(),
+            waiting: None,
             chosen: None,
             next: None,
             told: false,
@@ -94,10 +106,18 @@ struct Handshake {
     parameters: TransportParameters,
     acceptor: Acceptor,
     hello: Vec<u8>,
+    waiting: Option<Waiting>,
     chosen: Option<Chosen>,
     next: Option<Secrets>,
     /// The library knows that there is something to be asked for.
     told: bool,
+}
+
+/// A session that waits for a certificate which is obtained for it.
+struct Waiting {
+    server_name: Option<String>,
+    /// There is one, or will be none.
+    over: Arc<AtomicBool>,
 }
 
 struct Chosen {
@@ -129,18 +149,47 @@ impl Handshake {
         };
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
         let tls = self.sessions.snapshots.load().tls.clone();
+        if tls.config_for(name.as_deref()).is_none() {
+            return Err(not_served());
+        }
+        if tls.is_on_demand(name.as_deref())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let over = Arc::new(AtomicBool::new(false));
+            let waiting = Waiting { server_name: name.clone(), over: over.clone() };
+            runtime.spawn(async move {
+                tls.demand(name.as_deref()).await;
+                over.store(true, Ordering::Release);
+            });
+            self.waiting = Some(waiting);
+            return Ok(());
+        }
+        self.begin(name)
+    }
+
+    /// Begins the session with what there is for this name.
+    fn begin(&mut self, name: Option<String>) -> Result<(), TransportError> {
+        let tls = self.sessions.snapshots.load().tls.clone();
         let options = Arc::from(tls.options_of(name.as_deref().unwrap_or("")));
-        // Options that are missing or broken, or do not allow TLS 1.3.
-        let refused = || error(TransportErrorCode::crypto(HANDSHAKE_FAILURE), "not served over QUIC");
-        let config = tls.config_for(name.as_deref()).ok_or_else(refused)?;
+        let config = tls.config_for(name.as_deref()).ok_or_else(not_served)?;
+        let config = tls.at_address(config, name.as_deref(), self.sessions.local);
         let config = Arc::new(for_quic(&config));
         let mut parameters = Vec::new();
         self.parameters.write(&mut parameters);
-        let session = ServerConnection::new(config, self.version, parameters).map_err(|_| refused())?;
+        let session = ServerConnection::new(config, self.version, parameters).map_err(|_| not_served())?;
         let mut session = Connection::Server(session);
         read(&mut session, &std::mem::take(&mut self.hello))?;
         self.chosen = Some(Chosen { session, server_name: name, options });
         Ok(())
+    }
+
+    /// Begins a session that has waited long enough. A client that hears nothing sends its first message again, which is
+    /// when the library asks.
+    fn go_on(&mut self) -> Result<(), TransportError> {
+        match self.waiting.take_if(|waiting| waiting.over.load(Ordering::Acquire)) {
+            Some(waiting) => self.begin(waiting.server_name),
+            None => Ok(()),
+        }
     }
 
     fn session(&self) -> Option<&Connection> {
@@ -186,6 +235,10 @@ impl Session for Handshake {
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
         match &mut self.chosen {
+            // There is nothing to say before it was answered.
+            None if self.waiting.is_some() => {
+                return Err(error(TransportErrorCode::PROTOCOL_VIOLATION, "more than a first message"));
+            }
             None => self.choose(bytes)?,
             Some(chosen) => read(&mut chosen.session, bytes)?,
         }
@@ -209,6 +262,10 @@ impl Session for Handshake {
     }
 
     fn write_handshake(&mut self, bytes: &mut Vec<u8>) -> Option<Keys> {
+        // What is wrong with it cannot be said here: the client gives up in time.
+        if self.waiting.is_some() && self.go_on().is_err() {
+            return None;
+        }
         let keys = match self.chosen.as_mut()?.session.write_hs(bytes)? {
             KeyChange::Handshake { keys } => keys,
             KeyChange::OneRtt { keys, next } => {
@@ -243,6 +300,11 @@ impl Session for Handshake {
             .map(|_| ())
             .map_err(|_| ExportKeyingMaterialError)
     }
+}
+
+/// Options that are missing or broken, or do not allow TLS 1.3.
+fn not_served() -> TransportError {
+    error(TransportErrorCode::crypto(HANDSHAKE_FAILURE), "not served over QUIC")
 }
 
 /// The same configuration for HTTP/3: other protocols and early data are not offered.

@@ -3,13 +3,11 @@
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use quinn::{ReadError, RecvStream, VarInt};
 use tidegate_core::BodyError;
-use tokio::time::{Instant, Sleep};
 
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
@@ -106,26 +104,16 @@ pub(super) struct Upload {
     first: Option<Event>,
     /// How much is to come, when that was announced.
     left: Option<u64>,
-    limits: Limits,
+    /// Largest trailers, in bytes.
+    largest_trailers: usize,
     trailers: Option<Frame<Bytes>>,
     /// Told when the body is no whole one.
     spoiled: Spoiled,
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
     ended: bool,
 }
 
 /// Set when a request turns out to be none: for which reason its stream ends.
 pub(super) type Spoiled = Arc<OnceLock<u32>>;
-
-/// What a body may take.
-#[derive(Clone, Copy)]
-pub(super) struct Limits {
-    /// Longest time without progress.
-    pub(super) stall: Option<Duration>,
-    /// Largest trailers, in bytes.
-    pub(super) trailers: usize,
-}
 
 impl Upload {
     /// A body of which the first event is known. `length`: what was announced, in bytes.
@@ -134,7 +122,7 @@ impl Upload {
         quic: quinn::Connection,
         first: Option<Event>,
         length: Option<u64>,
-        limits: Limits,
+        largest_trailers: usize,
         spoiled: Spoiled,
     ) -> Self {
         Self {
@@ -142,11 +130,9 @@ impl Upload {
             quic,
             first,
             left: length,
-            limits,
+            largest_trailers,
             trailers: None,
             spoiled,
-            timer: None,
-            waiting: false,
             ended: false,
         }
     }
@@ -169,7 +155,7 @@ impl Upload {
                 Ok(Some(Frame::data(piece)))
             }
             Some(Event::Block(block)) => {
-                let trailers = head::trailers(&block, self.limits.trailers);
+                let trailers = head::trailers(&block, self.largest_trailers);
                 let trailers = trailers.map_err(|refusal| Ending::Fault(fault_of(refusal)))?;
                 Ok(Some(Frame::trailers(trailers)))
             }
@@ -177,17 +163,6 @@ impl Upload {
             None if self.left.is_some_and(|left| left > 0) => Err(wrong("less body than announced")),
             None => Ok(None),
         }
-    }
-
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limits.stall else { return Poll::Pending };
-        let until = Instant::now() + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if !self.waiting {
-            self.waiting = true;
-            timer.as_mut().reset(until);
-        }
-        timer.as_mut().poll(cx)
     }
 
     fn fail(&mut self, ending: Ending) -> BodyError {
@@ -218,12 +193,7 @@ impl HttpBody for Upload {
             return Poll::Ready(None);
         }
         loop {
-            let Poll::Ready(polled) = this.poll_event(cx) else {
-                ready!(this.poll_timer(cx));
-                this.ended = true;
-                return Poll::Ready(Some(Err(BodyError::TimedOut)));
-            };
-            this.waiting = false;
+            let polled = ready!(this.poll_event(cx));
             return Poll::Ready(match polled.and_then(|event| this.take(event)) {
                 // Trailers are the last word, so they are passed on when nothing came behind them.
                 Ok(Some(frame)) if frame.is_trailers() => {

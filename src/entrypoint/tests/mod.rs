@@ -125,6 +125,7 @@ fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsS
             service_name: "s@test".into(),
             middlewares: Vec::new(),
             service: service.clone(),
+            timeouts: None,
             observability: EntryPointObservability::default(),
             internal: false,
         };

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::{Kind, Middleware, ObjectRef};
+use tidegate_middlewares::Options;
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
@@ -108,8 +109,48 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
         for cookie in balanced.into_iter().chain(weighted).filter_map(|sticky| sticky.cookie.as_mut()) {
             cookie.name = cookie_name(name, cookie);
         }
+    } else if let Some(balancer) = &mut shown.load_balancer
+        && snapshot.report.object(Kind::Service, name).is_none_or(|report| report.used_by.is_empty())
+    {
+        as_written(&mut balancer.servers_transport, name);
     }
     Object::of(&shown)
+}
+
+/// A middleware. A chain that is used names its members with their provider.
+fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &ObjectReport) -> Object {
+    let mut shown = options.clone();
+    if let Options::chain(chain) = &mut shown.options
+        && !is_used(snapshot, name, report)
+    {
+        chain.middlewares.iter_mut().for_each(|member| as_written(member, name));
+    }
+    Object::of(&shown)
+}
+
+/// True when a router, a service or another chain names this middleware.
+fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
+    let http = &snapshot.report.config.http;
+    let in_chain = |middleware: &Middleware| match &middleware.options {
+        Options::chain(chain) => chain.middlewares.iter().any(|member| member == name),
+        _ => false,
+    };
+    !report.used_by.is_empty()
+        || http.middlewares.values().any(in_chain)
+        || http.services.values().any(|service| {
+            let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
+            service.middlewares.iter().any(|member| {
+                member == name || name.strip_suffix(provider).is_some_and(|own| own.strip_suffix('@') == Some(member))
+            })
+        })
+}
+
+/// Takes off the provider of `owner`. Traefik adds it when an object is built for somebody who uses it.
+fn as_written(reference: &mut String, owner: &str) {
+    let own = owner.rfind('@').and_then(|at| reference.strip_suffix(owner.get(at..)?));
+    if let Some(own) = own.map(str::to_owned) {
+        *reference = own;
+    }
 }
 
 /// One object of the snapshot; `None` when there is none of this name.
@@ -120,9 +161,20 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     let sound = match kind {
         Kind::Router => config.http.routers.get(name).map(|options| router(options, form)),
         Kind::Service => config.http.services.get(name).map(|options| service(snapshot, name, options)),
-        Kind::Middleware => config.http.middlewares.get(name).map(Object::of),
+        Kind::Middleware => {
+            config.http.middlewares.get(name).map(|options| middleware(snapshot, name, options, report))
+        }
         Kind::TcpRouter => config.tcp.routers.get(name).map(Object::of),
-        Kind::TcpService => config.tcp.services.get(name).map(Object::of),
+        Kind::TcpService => {
+            let is_used = !report.used_by.is_empty() || snapshot.tcp_services.contains_key(name);
+            config.tcp.services.get(name).map(|options| {
+                let mut shown = options.clone();
+                if let Some(balancer) = shown.load_balancer.as_mut().filter(|_| !is_used) {
+                    as_written(&mut balancer.servers_transport, name);
+                }
+                Object::of(&shown)
+            })
+        }
         Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(Object::of),
         Kind::UdpRouter => config.udp.routers.get(name).map(Object::of),
         Kind::UdpService => config.udp.services.get(name).map(Object::of),

@@ -1,6 +1,7 @@
 //! `api@internal`: what is configured and what became of it, in the words of Traefik's API.
 
 mod certificates;
+mod cluster;
 mod json;
 mod list;
 mod overview;
@@ -98,6 +99,7 @@ impl Question<'_> {
                 response
             }
             "overview" => body(&overview::overview(&self.snapshot, settings, &self.api.around.providers)),
+            "cluster" => body(&cluster::cluster(&self.api.around.cluster.view(), &self.api.around.acme.leadership())),
             "problems" => body(&overview::problems(&self.snapshot)),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {

@@ -16,11 +16,13 @@ const tabs = {
     ["udp/routers", ["name", "status", "using", "service"], "UDP routers"],
     ["udp/services", ["name", "status", "type", "usedBy"], "UDP services"],
   ),
+  Cluster: cluster,
   Problems: async () => [table((await get("problems")).data, ["kind", "name", "message", "origin"], "No problems.")],
 };
 
 const titles = {
   name: "Name", status: "Status", rule: "Rule", service: "Service", using: "Entry points", middlewares: "Middlewares", priorityStr: "Priority",
+  version: "Version", since: "Since", snapshot: "Configuration", leader: "Leads", ready: "Ready", id: "Member", resolver: "Resolver", members: "Members",
   type: "Type", serverStatus: "Servers", usedBy: "Used by", address: "Address", kind: "What", message: "What is wrong", origin: "Where it stands",
 };
 
@@ -120,6 +122,23 @@ async function overview() {
     table(points, ["name", "address"]),
     element("h2", "Providers"),
     providers.length ? element("div", providers, { class: "cards" }) : element("p", "None.", { class: "quiet" }),
+  ];
+}
+
+async function cluster() {
+  const { data } = await get("cluster");
+  const told = data.store
+    ? [`Members meet in ${data.store}. `, data.connected ? "" : element("span", data.error || "Not reached yet.", { class: "disabled" })]
+    : ["This gateway is alone."];
+  const same = data.sameConfiguration ? element("span", "All serve the same configuration.", { class: "enabled" })
+    : element("span", "Configurations differ.", { class: "warning" });
+  const members = data.members.map((member) => ({ ...member, leader: member.leader ? "yes" : "", ready: member.ready ? "yes" : "no",
+    id: member.self ? `${member.id} (this one)` : member.id }));
+  const certificates = data.certificates ?? [];
+  return [
+    element("p", [...told, " ", same]),
+    table(members, ["id", "address", "version", "since", "snapshot", "ready", "leader"]),
+    ...(certificates.length ? [element("h2", "Certificates are ordered by"), table(certificates, ["resolver", "leader", "since", "members"])] : []),
   ];
 }
 

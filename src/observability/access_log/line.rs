@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
+use super::filter::{Number, Text, Time};
 use super::modes::{Mode, Modes};
 use super::{Outcome, Seen, nanoseconds};
 
@@ -108,14 +109,8 @@ impl Entry<'_> {
     fn request_fields(&self, modes: &Modes, out: &mut BTreeMap<Cow<'_, str>, Value>) {
         let seen = self.seen;
         let peer = seen.connection.peer;
-        let address =
-            seen.host.as_ref().map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
-        let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
-                (host, port)
-            }
-            _ => (&*address, "-"),
-        };
+        let address = self.address();
+        let (host, port) = host_and_port(&address);
         let at: Value = seen.at.format(&Rfc3339).ok().into();
         let tls = seen.connection.tls.as_ref();
         out.extend::<[(Cow<'_, str>, Value); 18]>([
@@ -149,11 +144,9 @@ impl Entry<'_> {
 
     fn response_fields(&self, out: &mut BTreeMap<Cow<'_, str>, Value>) {
         let fields = self.fields;
-        let origin = fields.origin_duration.unwrap_or_default();
-        let overhead = self.duration.saturating_sub(origin);
         out.insert("DownstreamStatus".into(), self.outcome.status.into());
         out.insert("DownstreamContentSize".into(), self.outcome.sent.into());
-        out.insert("Overhead".into(), nanoseconds(overhead).into());
+        out.insert("Overhead".into(), nanoseconds(self.time(Time::Overhead)).into());
         let texts = [
             ("RouterName", &fields.router),
             ("ServiceName", &fields.service),
@@ -165,21 +158,97 @@ impl Entry<'_> {
                 out.insert(name.into(), (**value).into());
             }
         }
-        // Our own answer stands for that of a server which gave none.
-        let asked = fields.server_url.is_some();
-        let sent = self.outcome.sent;
-        let status = fields.origin_status.unwrap_or(if asked { self.outcome.status } else { 0 });
-        let size = fields.origin_size.unwrap_or(if asked { sent } else { 0 });
-        out.insert("OriginStatus".into(), status.into());
-        out.insert("OriginDuration".into(), nanoseconds(origin).into());
+        let (sent, size) = (self.outcome.sent, self.origin_size());
+        out.insert("OriginStatus".into(), self.origin_status().into());
+        out.insert("OriginDuration".into(), nanoseconds(self.time(Time::OriginDuration)).into());
         out.insert("OriginContentSize".into(), size.into());
         if sent > 0 && size != sent {
-            let ratio = if size == 0 { Value::from(0) } else { (size as f64 / sent as f64).into() };
+            let ratio = if size == 0 { Value::from(0) } else { self.gzip_ratio().into() };
             out.insert("GzipRatio".into(), ratio);
         }
         if !self.outcome.complete {
             out.insert("DownstreamAborted".into(), true.into());
         }
+    }
+
+    /// A field that is a number; 0 where the log has none.
+    pub(super) fn number(&self, field: Number) -> f64 {
+        let whole = match field {
+            Number::DownstreamStatus => self.outcome.status.into(),
+            Number::DownstreamContentSize => self.outcome.sent,
+            Number::OriginStatus => self.origin_status().into(),
+            Number::OriginContentSize => self.origin_size(),
+            Number::RequestContentSize => self.seen.received.load(std::sync::atomic::Ordering::Relaxed),
+            Number::RequestCount => self.count,
+            Number::RetryAttempts => self.fields.retries.into(),
+            Number::GzipRatio => return self.gzip_ratio(),
+            Number::ClientPort => self.seen.connection.peer.port().into(),
+            Number::RequestPort => host_and_port(&self.address()).1.parse().unwrap_or(0),
+        };
+        whole as f64
+    }
+
+    /// A field that is a length of time.
+    pub(super) fn time(&self, field: Time) -> Duration {
+        let origin = self.fields.origin_duration.unwrap_or_default();
+        match field {
+            Time::Duration => self.duration,
+            Time::OriginDuration => origin,
+            Time::Overhead => self.duration.saturating_sub(origin),
+        }
+    }
+
+    /// A field that is a text; empty where the log has none.
+    pub(super) fn text(&self, field: &Text, modes: &Modes) -> Cow<'_, str> {
+        let (seen, fields) = (self.seen, self.fields);
+        let tls = seen.connection.tls.as_ref();
+        match field {
+            Text::ClientAddr => seen.connection.peer.to_string().into(),
+            Text::ClientHost => self.client_host().into(),
+            Text::ClientUsername => fields.user.as_deref().unwrap_or("-").into(),
+            Text::RequestAddr => self.address(),
+            Text::RequestHost => host_and_port(&self.address()).0.to_owned().into(),
+            Text::RequestMethod => seen.method.as_str().into(),
+            Text::RequestPath => self.path(modes).into(),
+            Text::RequestProtocol => protocol(seen.version).into(),
+            Text::RequestScheme => if tls.is_some() { "https" } else { "http" }.into(),
+            Text::RouterName => fields.router.as_deref().unwrap_or("").into(),
+            Text::ServiceName => fields.service.as_deref().unwrap_or("").into(),
+            Text::ServiceUrl => fields.server_url.as_deref().unwrap_or("").into(),
+            Text::ServiceAddr => fields.server_addr.as_deref().unwrap_or("").into(),
+            Text::EntryPointName => (&*seen.connection.entry_point).into(),
+            Text::TlsVersion => tls.map_or("", |tls| tls.version).into(),
+            Text::TlsCipher => tls.map_or("", |tls| tls.cipher).into(),
+            Text::TlsClientSubject => {
+                let first = tls.and_then(|tls| tls.client_certificates.first());
+                first.and_then(|der| subject(der)).unwrap_or_default().into()
+            }
+            Text::StartUtc => seen.at.format(&Rfc3339).unwrap_or_default().into(),
+            Text::RequestHeader(name) => values(seen.headers.as_ref(), name),
+            Text::OriginHeader(name) => values(fields.origin_headers.as_ref(), name),
+            Text::DownstreamHeader(name) => values(self.outcome.headers, name),
+        }
+    }
+
+    /// The `Host` header.
+    fn address(&self) -> Cow<'_, str> {
+        self.seen.host.as_ref().map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default()
+    }
+
+    /// Our own answer stands for that of a server which gave none.
+    fn origin_status(&self) -> u16 {
+        let asked = self.fields.server_url.is_some();
+        self.fields.origin_status.unwrap_or(if asked { self.outcome.status } else { 0 })
+    }
+
+    fn origin_size(&self) -> u64 {
+        let asked = self.fields.server_url.is_some();
+        self.fields.origin_size.unwrap_or(if asked { self.outcome.sent } else { 0 })
+    }
+
+    fn gzip_ratio(&self) -> f64 {
+        let (sent, size) = (self.outcome.sent, self.origin_size());
+        if sent > 0 && size != sent { size as f64 / sent as f64 } else { 0.0 }
     }
 
     /// Who the client is: what the entry point believes, else the first address of `X-Forwarded-For`, else the peer.
@@ -213,12 +282,25 @@ fn push_headers(prefix: &str, headers: &HeaderMap, modes: &Modes, out: &mut BTre
         let value = match modes.of_header(name) {
             Mode::Drop => continue,
             Mode::Redact => REDACTED.to_owned(),
-            Mode::Keep => {
-                let values = headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()));
-                values.collect::<Vec<_>>().join(",")
-            }
+            Mode::Keep => values(Some(headers), name).into_owned(),
         };
         out.insert(format!("{prefix}{}", canonical(name.as_str())).into(), value.into());
+    }
+}
+
+/// All values of a header in one text; empty when there is none.
+fn values<'a>(headers: Option<&'a HeaderMap>, name: &http::HeaderName) -> Cow<'a, str> {
+    let mut all = headers.into_iter().flat_map(|headers| headers.get_all(name));
+    let shown = |value: &'a http::HeaderValue| String::from_utf8_lossy(value.as_bytes());
+    let Some(first) = all.next().map(shown) else { return Cow::Borrowed("") };
+    all.fold(first, |joined, value| Cow::Owned(format!("{joined},{}", shown(value))))
+}
+
+/// A host and its port, `-` without one.
+fn host_and_port(address: &str) -> (&str, &str) {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
+        _ => (address, "-"),
     }
 }
 

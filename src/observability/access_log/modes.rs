@@ -126,6 +126,7 @@ mod tests {
                 status_codes: codes.iter().map(|s| s.to_string()).collect(),
                 retry_attempts,
                 min_duration: tidegate_core::values::Duration::from_millis(millis),
+                expression: String::new(),
             })
         };
         let short = Duration::from_millis(1);

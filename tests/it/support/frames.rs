@@ -157,14 +157,38 @@ fn integer(bytes: &mut Vec<u8>, value: usize) {
     bytes.push(rest as u8);
 }
 
-/// The status of an answer, when it is one of those with a number of their own; 0 for others.
+/// The status of an answer; 0 when it is written in a way that no server of ours uses.
 fn status(block: &[u8]) -> u16 {
-    match block.iter().find(|byte| **byte & 0xe0 != 0x20) {
-        Some(0x88) => 200,
-        Some(0x89) => 204,
-        Some(0x8c) => 400,
-        Some(0x8d) => 404,
-        Some(0x8e) => 500,
+    let begin = block.iter().position(|byte| byte & 0xe0 != 0x20).unwrap_or(block.len());
+    match block.get(begin..) {
+        Some([0x88, ..]) => 200,
+        Some([0x89, ..]) => 204,
+        Some([0x8c, ..]) => 400,
+        Some([0x8d, ..]) => 404,
+        Some([0x8e, ..]) => 500,
+        // A name with a number of its own and a value: plain, or in Huffman's code (RFC 7541 sections 5.2 and 6.2).
+        Some([0x08 | 0x18 | 0x48, length, text @ ..]) => {
+            let text = text.get(..usize::from(length & 0x7f)).unwrap_or_default();
+            let plain = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+            if length & 0x80 == 0 { plain.unwrap_or(0) } else { digits(text) }
+        }
         _ => 0,
     }
+}
+
+/// Digits in Huffman's code: 0 to 2 have five bits each, the others six.
+fn digits(code: &[u8]) -> u16 {
+    let bits: Vec<u16> = code.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1))).collect();
+    let (mut at, mut number) = (0, 0);
+    let take = |at: usize, length: usize| bits.get(at..at + length).map(|bits| bits.iter().fold(0, |n, bit| n << 1 | bit));
+    while let Some(short) = take(at, 5) {
+        let (digit, length) = match (short, take(at, 6)) {
+            (0..=2, _) => (short, 5),
+            (_, Some(long @ 0x19..=0x1f)) => (long - 0x16, 6),
+            _ => break,
+        };
+        at += length;
+        number = number * 10 + digit;
+    }
+    number
 }

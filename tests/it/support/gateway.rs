@@ -94,6 +94,16 @@ impl Gateway {
         self.inner.generation()
     }
 
+    /// The configuration that is served, names as `name@provider`.
+    pub fn config(&self) -> tidegate_config::Config {
+        self.inner.snapshot().report.config.clone()
+    }
+
+    /// Who orders certificates, where a storage is shared.
+    pub fn leadership(&self) -> Vec<tidegate::acme::Leadership> {
+        self.inner.leadership()
+    }
+
     /// What is wrong with the configuration now.
     pub fn problems(&self) -> Vec<String> {
         self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()

@@ -2,12 +2,14 @@
 
 pub mod backend;
 pub mod client;
+pub mod cut;
 pub mod frames;
 pub mod gateway;
 pub mod http3;
 pub mod outside;
 pub mod pebble;
 pub mod process;
+pub mod proxy;
 pub mod streams;
 pub mod tls;
 
@@ -33,7 +35,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Waits until a condition holds, at most 20 s. Panics with `what` otherwise.
+/// Waits until a condition holds, at most a minute. Panics with `what` otherwise.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !condition() {

@@ -220,3 +220,81 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
+
+/// An etcd server with a memory on disk.
+pub struct Etcd {
+    pub address: SocketAddr,
+    peer: SocketAddr,
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    running: Option<Running>,
+}
+
+impl Etcd {
+    /// Starts one with these arguments.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), nobody(), arguments)
+    }
+
+    /// The same in a folder that may have certificates in it, for clients at this address.
+    pub fn start_in(folder: tempfile::TempDir, address: SocketAddr, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut etcd = Self { address, peer: nobody(), folder, arguments, running: None };
+        etcd.run();
+        etcd
+    }
+
+    /// Starts it again, after [`Etcd::kill`], with what it knew.
+    pub fn run(&mut self) {
+        let scheme = if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://{}", self.address), format!("http://{}", self.peer));
+        let mut command = Command::new(program("etcd"));
+        command.args(["--data-dir", "data", "--log-level", "error", "--unsafe-no-fsync"]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("default={peer}")]).args(&self.arguments);
+        self.running = Some(Running::start(&mut command, self.folder.path()));
+        eventually("etcd listens", || std::net::TcpStream::connect(self.address).is_ok());
+    }
+
+    /// Waits until it has a leader and answers.
+    pub fn ready(self) -> Self {
+        self.wait();
+        self
+    }
+
+    /// The same, when it was started again.
+    pub fn wait(&self) {
+        eventually("etcd answers", || self.ask("/v3/kv/range", r#"{"key": "YQ=="}"#).contains("revision"));
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Any question, and the body of the answer.
+    pub fn ask(&self, path: &str, body: &str) -> String {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        raw(self.address, request).map(|answer| answer.text()).unwrap_or_default()
+    }
+
+    /// Writes a key.
+    pub fn put(&self, key: &str, value: &str) {
+        let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+        let body = format!(r#"{{"key": "{}", "value": "{}"}}"#, encode(key), encode(value));
+        let answer = self.ask("/v3/kv/put", &body);
+        assert!(answer.contains("revision"), "{key}: {answer}");
+    }
+
+    /// Deletes all keys from one to before another.
+    pub fn delete(&self, from: &str, to: &str) {
+        let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+        let body = format!(r#"{{"key": "{}", "range_end": "{}"}}"#, encode(from), encode(to));
+        let answer = self.ask("/v3/kv/deleterange", &body);
+        assert!(answer.contains("deleted"), "{from}: {answer}");
+    }
+}

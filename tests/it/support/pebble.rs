@@ -141,6 +141,12 @@ impl Pebble {
         eventually("the authority listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
+    /// How many orders were placed since it was started.
+    pub fn orders(&self) -> usize {
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+        log.lines().filter(|line| line.contains("Added order ")).count()
+    }
+
     /// Stops the authority; the DNS stays.
     pub fn down(&mut self) {
         if let Some(mut authority) = self.authority.take() {

@@ -41,6 +41,12 @@ impl Process {
         process
     }
 
+    /// Sends it a signal, like `STOP`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
     /// Where the entry point `web` listens.
     pub fn web(&self) -> SocketAddr {
         self.address("web")
@@ -51,6 +57,13 @@ impl Process {
         let (log, wanted) = (self.log(), format!("entry_point={entry_point} "));
         let line = log.lines().find(|line| line.contains(&wanted)).unwrap();
         line.split("address=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
+    }
+
+    /// Stops it with a signal, `TERM` or `KILL`, and waits until it has ended.
+    pub fn end(&mut self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        self.child.wait().unwrap();
     }
 
     /// What it has logged.

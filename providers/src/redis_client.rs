@@ -1,4 +1,4 @@
-//! The little of Redis' protocol (RESP2) that reading keys and hearing of changes needs.
+//! The little of Redis' protocol (RESP2) that reading keys, hearing of changes and running scripts needs.
 //!
 //! Everything is limited: time to connect and to answer, size, depth and length of an answer.
 
@@ -9,38 +9,62 @@ use tidegate_core::values::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::connect::{Connector, Stream};
+use crate::connect::{Connector, Form, Stream, Tls};
+use crate::Error;
 
 /// Time to connect, TLS included, and time to answer a command.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(10);
 /// Largest answer in bytes, most elements of a list, and deepest list.
 const LARGEST: usize = 64 << 20;
 const MOST: usize = 1 << 20;
 const DEEPEST: usize = 4;
 
+/// A way to a server (nothing is connected yet). `option` holds the endpoint: `host`, `host:port`, or a URL with
+/// `redis://`, `rediss://` or `unix://`.
+pub fn connector(option: &'static str, endpoint: &str, tls: Option<&Tls>) -> Result<Connector, Error> {
+    let form = Form {
+        option,
+        plain: &["redis", "tcp"],
+        secure: &["rediss"],
+        otherwise: "redis",
+        ports: (6379, 6379),
+        example: "127.0.0.1:6379",
+    };
+    Connector::new(&form, endpoint, tls)
+}
+
 /// Who we are.
-#[derive(Clone, Copy)]
-pub(super) struct Login<'a> {
-    pub(super) username: &'a str,
-    pub(super) password: &'a Secret,
-    pub(super) db: i64,
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// User name; empty for the default user.
+    pub username: &'a str,
+    /// Password; empty for no login.
+    pub password: &'a Secret,
+    /// Number of the database.
+    pub db: i64,
 }
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Reply {
+pub enum Reply {
+    /// A word, like `OK`.
     Text(String),
+    /// The server says no: its code and why.
     Error(String),
+    /// A whole number.
     Integer(i64),
+    /// A value.
     Bytes(Vec<u8>),
+    /// No value.
     Nil,
+    /// Several of them.
     List(Vec<Reply>),
 }
 
 impl Reply {
     /// The elements of a list; none for anything else.
-    pub(super) fn list(self) -> Vec<Reply> {
+    pub fn list(self) -> Vec<Reply> {
         match self {
             Self::List(list) => list,
             _ => Vec::new(),
@@ -48,7 +72,7 @@ impl Reply {
     }
 
     /// Text of any form.
-    pub(super) fn text(&self) -> Option<String> {
+    pub fn text(&self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
             Self::Bytes(bytes) => String::from_utf8(bytes.clone()).ok(),
@@ -59,17 +83,26 @@ impl Reply {
 }
 
 /// A connection to one server.
-pub(super) struct Connection {
+pub struct Connection {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
 }
 
 impl Connection {
     /// Connects, logs in and chooses the database.
-    pub(super) async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, String> {
-        let stream = timeout(CONNECT, connector.connect()).await;
-        let stream = stream
-            .map_err(|_| format!("cannot connect to {} within {CONNECT:?}", connector.endpoint()))??;
+    pub async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, String> {
+        Self::open_within(CONNECT, connector, login).await
+    }
+
+    /// The same, with another limit for the time to connect (TLS included).
+    pub async fn open_within(
+        time: Duration,
+        connector: &Connector,
+        login: Login<'_>,
+    ) -> Result<Self, String> {
+        let stream = timeout(time, connector.connect()).await;
+        let stream =
+            stream.map_err(|_| format!("cannot connect to {} within {time:?}", connector.endpoint()))??;
         let mut connection = Self { stream, buffer: BytesMut::new() };
         let password = login.password.expose();
         if !password.is_empty() {
@@ -86,15 +119,12 @@ impl Connection {
     }
 
     /// Sends a command and reads its answer. An error that the server answers is one here too.
-    pub(super) async fn command(&mut self, parts: &[&str]) -> Result<Reply, String> {
-        let mut request = format!("*{}\r\n", parts.len());
-        for part in parts {
-            request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
-        }
+    pub async fn command(&mut self, parts: &[&str]) -> Result<Reply, String> {
+        let mut request = Vec::new();
+        encode(&mut request, parts);
         let name = parts.first().copied().unwrap_or("");
         let work = async {
-            self.stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-            self.stream.flush().await.map_err(|error| error.to_string())?;
+            self.write(&request).await?;
             self.read().await
         };
         match timeout(ANSWER, work).await.map_err(|_| format!("{name}: no answer within {ANSWER:?}"))? {
@@ -103,8 +133,14 @@ impl Connection {
         }
     }
 
+    /// Sends commands that [`encode`] has written, without waiting for answers.
+    pub async fn write(&mut self, commands: &[u8]) -> Result<(), String> {
+        self.stream.write_all(commands).await.map_err(|error| error.to_string())?;
+        self.stream.flush().await.map_err(|error| error.to_string())
+    }
+
     /// Reads the next answer or message, however long it takes. Nothing is lost when this is given up half way.
-    pub(super) async fn read(&mut self) -> Result<Reply, String> {
+    pub async fn read(&mut self) -> Result<Reply, String> {
         loop {
             if let Some((reply, length)) = parse(&self.buffer, 0)? {
                 self.buffer.advance(length);
@@ -119,6 +155,16 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             }
         }
+    }
+}
+
+/// Writes a command at the end of `out`, as the server reads it.
+pub fn encode(out: &mut Vec<u8>, parts: &[&str]) {
+    out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
+    for part in parts {
+        out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+        out.extend_from_slice(part.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 }
 

@@ -1,0 +1,169 @@
+//! HTTP middlewares: options of exactly one kind, and when they apply.
+
+use std::fmt;
+
+use serde::de::value::MapDeserializer;
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use tidegate_middlewares::{KINDS, Kind, Options};
+
+use crate::suggest;
+
+/// The key beside a kind's that says when it applies.
+const WHEN: &str = "when";
+
+/// Traefik's `http.middlewares.<name>`, with a condition of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Middleware {
+    /// What it does.
+    pub options: Options,
+    /// A rule in the language of routers: requests that it does not take pass by. Empty: it applies to all. Tidegate's
+    /// own.
+    pub when: String,
+}
+
+impl Middleware {
+    /// The key of its kind (`stripPrefix`).
+    pub fn kind(&self) -> &'static str {
+        self.options.kind()
+    }
+}
+
+impl From<Options> for Middleware {
+    fn from(options: Options) -> Self {
+        Self { options, when: String::new() }
+    }
+}
+
+impl Serialize for Middleware {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let has_condition = !self.when.is_empty();
+        let mut map = serializer.serialize_map(Some(1 + usize::from(has_condition)))?;
+        self.options.serialize_into(&mut map)?;
+        if has_condition {
+            map.serialize_entry(WHEN, &self.when)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Middleware {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Middleware;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("exactly one kind of middleware with its options")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Middleware, A::Error> {
+        let mut when = String::new();
+        let mut chosen = None;
+        let mut named = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key.eq_ignore_ascii_case(WHEN) {
+                when = map.next_value::<Option<String>>()?.unwrap_or_default();
+                continue;
+            }
+            let kind = KINDS.iter().find(|kind| kind.eq_ignore_ascii_case(&key));
+            let several = || {
+                de::Error::custom(
+                    "cannot create middleware: multi-types middleware not supported, consider declaring two \
+                     different pieces of middleware instead",
+                )
+            };
+            if kind.is_none() && chosen.is_some() {
+                return Err(several());
+            }
+            match map.next_value_seed(Kind(kind.unwrap_or(&key.as_str())))? {
+                None => named = named.or(kind),
+                Some(_) if chosen.is_some() => return Err(several()),
+                options => chosen = options,
+            }
+        }
+        // A key without a value (`compress:` in YAML) still chooses its kind.
+        if let (None, Some(kind)) = (&chosen, named) {
+            let nothing = std::iter::empty::<(&str, &str)>();
+            chosen = Kind(kind).deserialize(Given(MapDeserializer::<_, A::Error>::new(nothing)))?;
+        }
+        let options = chosen.ok_or_else(|| {
+            de::Error::custom(format_args!(
+                "invalid middleware type or middleware does not exist: {}",
+                suggest::expected(KINDS)
+            ))
+        })?;
+        Ok(Middleware { options, when })
+    }
+}
+
+/// A value that is there.
+struct Given<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Given<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        visitor.visit_some(self.0)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode;
+    use crate::formats::yaml;
+
+    fn read(text: &str) -> Result<Middleware, String> {
+        let node = yaml::read("f.yml", text.as_bytes()).expect("valid YAML");
+        decode(&node).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_condition_stands_beside_the_kind() {
+        for text in [
+            "addprefix: {prefix: /x}\nwhen: Method(`GET`)",
+            "WHEN: Method(`GET`)\naddPrefix: {prefix: /x}\ncompress:",
+        ] {
+            let middleware = read(text).unwrap();
+            assert_eq!((middleware.kind(), middleware.when.as_str()), ("addPrefix", "Method(`GET`)"), "{text}");
+            let shown = serde_json::to_value(&middleware).unwrap();
+            assert_eq!(shown, serde_json::json!({"addPrefix": {"prefix": "/x"}, "when": "Method(`GET`)"}));
+            assert_eq!(serde_json::from_value::<Middleware>(shown).unwrap(), middleware);
+        }
+        let plain = read("addPrefix: {prefix: /x}\nwhen:").unwrap();
+        assert_eq!(serde_json::to_value(&plain).unwrap(), serde_json::json!({"addPrefix": {"prefix": "/x"}}));
+    }
+
+    #[test]
+    fn a_kind_without_options_has_its_defaults() {
+        for text in ["compress:", "compress: true", "Compress: {}", "compress: ''"] {
+            assert_eq!(read(text).unwrap().kind(), "compress", "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key_and_its_line() {
+        for (text, expected) in [
+            ("addPrefix: {prefix: /x}\ncompress: {}", "multi-types middleware not supported"),
+            ("addPrefix:\n  prefx: /x", "f.yml:2: addPrefix.prefx: unknown key: did you mean `prefix`?"),
+            ("adPrefix:\n  prefix: /x", "f.yml:1: adPrefix: unknown key: did you mean `addPrefix`?"),
+            ("compress:\nwhen: [a]", "f.yml:2: when: a list is given"),
+            ("when: Method(`GET`)", "invalid middleware type or middleware does not exist: expected"),
+            ("{}", "invalid middleware type or middleware does not exist: expected"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

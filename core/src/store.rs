@@ -1,0 +1,70 @@
+//! Counting that several gateways share: what a limit asks of a store outside the process.
+//!
+//! Middlewares see only the trait. The gateway implements it, and gives equal options the same connections.
+
+use std::time::Duration;
+
+use crate::BoxFuture;
+use crate::building::ClientTls;
+use crate::values::Secret;
+
+/// Where the store is, and how it is talked to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreOptions {
+    /// Servers as `host:port`: nodes of one cluster, or servers that stand in for one another.
+    pub endpoints: Vec<String>,
+    /// TLS towards them, with PEM instead of paths.
+    pub tls: Option<ClientTls>,
+    /// User name.
+    pub username: Secret,
+    /// Password.
+    pub password: Secret,
+    /// Number of the database.
+    pub db: i64,
+    /// Connections to each server that are opened under load.
+    pub pool_size: usize,
+    /// Connections that stay open without load.
+    pub min_idle: usize,
+    /// Longest time until an answer comes.
+    pub read_timeout: Duration,
+    /// Longest time to send.
+    pub write_timeout: Duration,
+    /// Longest time to connect.
+    pub dial_timeout: Duration,
+}
+
+/// A token bucket: one token per `interval`, never more than `burst`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bucket {
+    /// Time between two tokens.
+    pub interval: Duration,
+    /// How many tokens it holds.
+    pub burst: u32,
+    /// How early a request may come: its token is promised to it, and it is told how long to wait.
+    pub ahead: Duration,
+}
+
+/// What became of a request for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The token is taken; it may be used after this time.
+    In(Duration),
+    /// None is left. The next comes after this time.
+    Over(Duration),
+}
+
+/// Why there is no answer. The text is for the log of whoever runs the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub String);
+
+/// Buckets that several gateways share.
+pub trait SharedStore: Send + Sync {
+    /// Takes one token from the bucket of this key, by the clock of the store. It takes no longer than `deadline`.
+    fn take<'a>(
+        &'a self,
+        key: &'a str,
+        bucket: &'a Bucket,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Turn, StoreError>>;
+}

@@ -1,0 +1,287 @@
+//! Lets a request through when one of several middlewares would: an address *or* a password.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderName, HeaderValue, StatusCode};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    Admission, Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+};
+
+/// Tidegate's own. The members are asked in order, each with the request as it came, until one lets it through. When
+/// none does, the answer is the first refusal that offers a way in (401, 407 or a redirect), with the challenges of
+/// all that give one; without any, it is the last refusal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AnyOf {
+    /// Names of the middlewares, first to last: only those that decide who may pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub middlewares: Vec<String>,
+}
+
+impl Build for AnyOf {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+        if self.middlewares.is_empty() {
+            return Err(BuildError::new("anyOf: `middlewares` is empty: expected the names of those of which one must let a request through"));
+        }
+        let member = |name: &String| {
+            let member = context.middleware(name)?;
+            match member.admission() {
+                Admission::Head => Ok(member),
+                Admission::Body => Err(BuildError(format!(
+                    "anyOf: middleware \"{}\" reads the request body (forwardBody), which the others could not see any more",
+                    context.qualify(name)
+                ))),
+                Admission::None => Err(BuildError(format!(
+                    "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, \
+                     ipAllowList, anyOf, or a chain of those",
+                    context.qualify(name)
+                ))),
+            }
+        };
+        let members: Vec<_> = self.middlewares.iter().map(member).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Any(members.into())))
+    }
+}
+
+struct Any(Arc<[Arc<dyn Middleware>]>);
+
+impl Middleware for Any {
+    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        Box::pin(self.ask(request, next))
+    }
+
+    fn admission(&self) -> Admission {
+        Admission::Head
+    }
+
+    fn vouches_for(&self, header: &HeaderName) -> bool {
+        self.0.iter().any(|member| member.vouches_for(header))
+    }
+}
+
+impl Any {
+    async fn ask(&self, request: Request, next: Next<'_>) -> Response {
+        let Request { head, body, context } = request;
+        let gate = Arc::new(Gate {
+            members: self.0.clone(),
+            asked: Mutex::new(0),
+            body: Mutex::new(body),
+            passed: AtomicBool::new(false),
+        });
+        let inner: [Arc<dyn Middleware>; 1] = [gate.clone()];
+        let mut refusals = Refusals::default();
+        for (place, member) in self.0.iter().enumerate() {
+            *gate.asked.lock() = place;
+            let asking = Request::new(head.clone(), Body::empty(), context.clone());
+            let response = member.handle(asking, Next::nested(&inner, &next)).await;
+            if gate.passed.load(Ordering::Relaxed) {
+                return response;
+            }
+            refusals.add(response);
+        }
+        refusals.answer()
+    }
+}
+
+/// What comes behind each member: whoever gets here is let through.
+struct Gate {
+    members: Arc<[Arc<dyn Middleware>]>,
+    /// Which member is asked.
+    asked: Mutex<usize>,
+    /// The body of the request, which no member sees.
+    body: Mutex<Body>,
+    passed: AtomicBool,
+}
+
+impl Middleware for Gate {
+    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+        self.passed.store(true, Ordering::Relaxed);
+        request.body = std::mem::take(&mut *self.body.lock());
+        let asked = *self.asked.lock();
+        let vouches = |place: usize, name: &HeaderName| {
+            self.members.get(place).is_some_and(|member| member.vouches_for(name))
+        };
+        let is_claim = |name: &&HeaderName| {
+            !vouches(asked, name) && (0..self.members.len()).any(|place| vouches(place, name))
+        };
+        let claims: Vec<HeaderName> = request.head.headers.keys().filter(is_claim).cloned().collect();
+        for name in claims {
+            request.head.headers.remove(name);
+        }
+        next.run(request)
+    }
+}
+
+/// The refusals so far.
+#[derive(Default)]
+struct Refusals {
+    way_in: Option<Response>,
+    last: Option<Response>,
+    /// Challenges of those 401 answers that are not given.
+    challenges: Vec<HeaderValue>,
+}
+
+impl Refusals {
+    fn add(&mut self, response: Response) {
+        let status = response.status();
+        let offers = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
+            || status.is_redirection();
+        match &self.way_in {
+            Some(_) if status == StatusCode::UNAUTHORIZED => {
+                self.challenges.extend(response.headers().get_all(WWW_AUTHENTICATE).iter().cloned());
+            }
+            None if offers => self.way_in = Some(response),
+            _ => self.last = Some(response),
+        }
+    }
+
+    fn answer(self) -> Response {
+        let Some(mut response) = self.way_in.or(self.last) else {
+            return tidegate_core::reply::status_text(StatusCode::FORBIDDEN);
+        };
+        if response.status() == StatusCode::UNAUTHORIZED {
+            for challenge in self.challenges {
+                response.headers_mut().append(WWW_AUTHENTICATE, challenge);
+            }
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::add_prefix::AddPrefix;
+    use crate::basic_auth::BasicAuth;
+    use crate::chain::Chain;
+    use crate::digest_auth::DigestAuth;
+    use crate::forward_auth::ForwardAuth;
+    use crate::ip_allow_list::IpAllowList;
+    use crate::testing::{self, Service, World, block_on, with_body};
+
+    struct NoClient;
+
+    impl tidegate_core::HttpClient for NoClient {
+        fn send(
+            &self,
+            _: Request,
+            _: &tidegate_core::building::ClientTls,
+            _: std::time::Duration,
+        ) -> BoxFuture<'_, Result<Response, tidegate_core::UpstreamError>> {
+            Box::pin(std::future::ready(Err(tidegate_core::UpstreamError::NoServer)))
+        }
+    }
+
+    fn world() -> World {
+        let mut world = World { client: Some(Arc::new(NoClient)), ..World::default() };
+        let addresses = |range: &str, status| IpAllowList {
+            source_range: vec![range.into()],
+            reject_status_code: status,
+            ..IpAllowList::default()
+        };
+        let login = BasicAuth {
+            users: vec!["ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=".into()],
+            header_field: "X-User".into(),
+            ..BasicAuth::default()
+        };
+        let digest = DigestAuth {
+            users: vec!["ann:traefik:a2688e031edb4be6a3797f3882655c05".into()],
+            ..DigestAuth::default()
+        };
+        let forward = |forward_body| ForwardAuth {
+            address: "http://a.test/".into(),
+            forward_body,
+            ..ForwardAuth::default()
+        };
+        let mut add = |name: &str, built: Arc<dyn Middleware>| world.middlewares.insert(format!("{name}@file"), built);
+        add("home", testing::build(addresses("127.0.0.0/8", 0)));
+        add("office", testing::build(addresses("10.0.0.0/8", 0)));
+        add("hidden", testing::build(addresses("10.0.0.0/8", 404)));
+        add("login", testing::build(login));
+        add("digest", testing::build(digest));
+        add("prefix", testing::build(AddPrefix { prefix: "/x".into() }));
+        let forwards = [("forward", forward(false)), ("reads", forward(true))];
+        let built: Vec<_> =
+            forwards.into_iter().map(|(name, options)| (name, testing::build_in(&world, options).unwrap())).collect();
+        for (name, built) in built {
+            world.middlewares.insert(format!("{name}@file"), built);
+        }
+        for (name, members) in [("both", ["office", "login"]), ("odd", ["home", "prefix"])] {
+            let chain = Chain { middlewares: members.map(str::to_owned).into() };
+            let built = testing::build_in(&world, chain).unwrap();
+            world.middlewares.insert(format!("{name}@file"), built);
+        }
+        world
+    }
+
+    fn any(names: &[&str]) -> Result<Arc<dyn Middleware>, BuildError> {
+        testing::build_in(&world(), AnyOf { middlewares: names.iter().map(|n| (*n).to_owned()).collect() })
+    }
+
+    /// The status, the challenges, and what the service saw of the body and of `X-User`.
+    fn ask(names: &[&str], credentials: Option<&str>) -> (u16, Vec<String>, String) {
+        let mut builder = http::Request::post("http://h.test/").header("x_user", "root").header("X-User", "root");
+        if let Some(credentials) = credentials {
+            builder = builder.header("authorization", credentials);
+        }
+        let service = Service(|request: Request| {
+            let users: Vec<String> = ["x-user", "x_user"]
+                .iter()
+                .filter_map(|name| request.head.headers.get(*name))
+                .map(|value| value.to_str().unwrap().to_owned())
+                .collect();
+            let body = request.body.as_bytes().unwrap();
+            Response::new(Body::full(format!("{} {}", String::from_utf8_lossy(&body), users.join(","))))
+        });
+        let response = block_on(testing::run(&any(names).unwrap(), with_body(builder, "content"), &service));
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges = challenges.map(|value| value.to_str().unwrap()[..6].trim().to_owned()).collect();
+        (response.status().as_u16(), challenges, testing::text(response))
+    }
+
+    const RIGHT: &str = "Basic YW5uOnRlc3Q=";
+
+    #[test]
+    fn one_that_lets_it_through_is_enough() {
+        assert_eq!(ask(&["home", "login"], None), (200, vec![], "content ".into()), "no claim of the client's own");
+        assert_eq!(ask(&["office", "login"], Some(RIGHT)), (200, vec![], "content ann".into()));
+        assert_eq!(ask(&["login", "home"], Some("Basic bm86bm8=")), (200, vec![], "content ".into()));
+        assert_eq!(ask(&["both", "home"], None).0, 200);
+        assert_eq!(ask(&["forward", "home"], None).0, 200, "a server that does not answer is a refusal");
+        assert_eq!(ask(&["office", "hidden", "login"], Some(RIGHT)).2, "content ann");
+    }
+
+    #[test]
+    fn the_refusal_that_offers_a_way_in_is_answered() {
+        for (names, status, challenges) in [
+            (&["office", "login"][..], 401, &["Basic"][..]),
+            (&["login", "office"], 401, &["Basic"]),
+            (&["login", "office", "digest"], 401, &["Basic", "Digest"]),
+            (&["office", "hidden"], 404, &[]),
+            (&["hidden", "office"], 403, &[]),
+            (&["both", "office"], 403, &[]),
+            (&["forward", "login"], 401, &["Basic"]),
+        ] {
+            let (got, said, _) = ask(names, None);
+            assert_eq!((got, said), (status, challenges.iter().map(|c| (*c).to_owned()).collect()), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn only_those_that_decide_can_be_members() {
+        for (names, expected) in [
+            (&["home", "prefix"][..], "\"prefix@file\" does not decide who may pass: expected basicAuth"),
+            (&["odd"], "\"odd@file\" does not decide who may pass"),
+            (&["home", "reads"], "\"reads@file\" reads the request body"),
+            (&["nope"], "nope@file"),
+            (&[], "`middlewares` is empty"),
+        ] {
+            let error = any(names).err().unwrap();
+            assert!(error.0.contains(expected), "{error}");
+        }
+    }
+}

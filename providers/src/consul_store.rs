@@ -1,0 +1,331 @@
+//! Consul's key-value store as a place where several gateways keep things together: sessions, locks, transactions.
+//!
+//! A transaction is all or nothing, and may be bound to a lock that is still held: somebody who has lost it without
+//! knowing changes nothing any more.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_core::values::Secret;
+
+use crate::connect::Tls;
+use crate::consul_client::{Agent, Place, Query};
+use crate::http_client::escape;
+use crate::Error;
+
+/// How long a query for news blocks: a connection that was lost without a word is noticed soon after.
+const WAIT: Duration = Duration::from_secs(15);
+/// Most operations in one transaction: Consul's own limit is 64.
+pub const MOST_OPERATIONS: usize = 60;
+/// Most bytes in one transaction, before base64: Consul's own limit is 512 KiB.
+pub const MOST_BYTES: usize = 320 * 1024;
+
+/// Where the store is.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the agent of this machine.
+    pub address: String,
+    /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
+    pub token: Secret,
+    /// TLS towards the agent.
+    pub tls: Option<Tls>,
+    /// Datacenter; empty for the agent's own.
+    pub datacenter: String,
+}
+
+/// A store.
+pub struct Store {
+    agent: Agent,
+}
+
+/// What is kept under a key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The whole key.
+    pub key: String,
+    /// What is kept.
+    pub value: Vec<u8>,
+    /// Counts up with each change (`ModifyIndex`).
+    pub index: u64,
+    /// The session that holds it as a lock.
+    pub session: Option<String>,
+}
+
+/// All keys below a prefix.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The keys.
+    pub entries: Vec<Entry>,
+    /// Never lower than that of any change that is seen.
+    pub index: u64,
+}
+
+/// One step of a transaction.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Fails unless the session holds the key.
+    CheckSession {
+        /// The lock.
+        key: String,
+        /// Who must hold it.
+        session: String,
+    },
+    /// Takes the key as a lock, which goes away with the session; fails when another has it.
+    Lock {
+        /// The key.
+        key: String,
+        /// What is kept there.
+        value: Vec<u8>,
+        /// Who takes it.
+        session: String,
+    },
+    /// Writes a key.
+    Set {
+        /// The key.
+        key: String,
+        /// What is kept there.
+        value: Vec<u8>,
+    },
+    /// Writes a key unless it has changed since; fails otherwise.
+    Swap {
+        /// The key.
+        key: String,
+        /// What is kept there.
+        value: Vec<u8>,
+        /// Its index when it was read; 0 for one that was not there.
+        index: u64,
+    },
+    /// Removes a key. One that is not there is no failure.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// Why a transaction was not done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// One of its conditions does not hold; nothing has changed.
+    Condition(String),
+    /// It is not known whether it was done.
+    Store(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Condition(message) | Self::Store(message) => f.write_str(message),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Kept {
+    key: String,
+    #[serde(default)]
+    value: Option<String>,
+    modify_index: u64,
+    #[serde(default)]
+    session: Option<String>,
+}
+
+impl Kept {
+    fn entry(self) -> Entry {
+        let value = self.value.and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        Entry {
+            key: self.key,
+            value,
+            index: self.modify_index,
+            session: self.session.filter(|id| !id.is_empty()),
+        }
+    }
+}
+
+impl Store {
+    /// A store. Nothing is connected yet.
+    pub fn new(options: &Options) -> Result<Self, Error> {
+        let place = Place {
+            option: "storage",
+            address: &options.address,
+            scheme: "",
+            tls: options.tls.as_ref(),
+            token: &options.token,
+            basic: None,
+            datacenter: &options.datacenter,
+            namespace: "",
+            wait: WAIT,
+        };
+        Ok(Self { agent: Agent::new(&place)? })
+    }
+
+    /// Where it is, for messages.
+    pub fn endpoint(&self) -> &str {
+        self.agent.endpoint()
+    }
+
+    /// Reads all keys below a prefix. `consistent`: asks a leader that makes sure that it still is one.
+    pub async fn read(&self, prefix: &str, consistent: bool) -> Result<Listing, String> {
+        let query = if consistent { "recurse&consistent" } else { "recurse" };
+        let answer = self.agent.ask::<Vec<Kept>>(&path(prefix), query).await;
+        let answer = answer.map_err(|failure| failure.message)?;
+        let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();
+        Ok(Listing { entries, index: answer.index })
+    }
+
+    /// Follows all keys below a prefix.
+    pub fn follow(&self, prefix: &str) -> Follow {
+        Follow(Query::new(path(prefix), "recurse"))
+    }
+
+    /// Does all of these, or nothing. Gives the index of the change.
+    pub async fn apply(&self, operations: &[Operation]) -> Result<u64, Refusal> {
+        let body: Vec<Value> = operations.iter().map(Operation::json).collect();
+        let body = Bytes::from(Value::Array(body).to_string());
+        let answer = self.agent.put("/v1/txn", "", body).await.map_err(Refusal::Store)?;
+        let text = String::from_utf8_lossy(answer.body()).into_owned();
+        match answer.status() {
+            StatusCode::OK => {
+                let value: Value = serde_json::from_str(&text)
+                    .map_err(|error| Refusal::Store(format!("unexpected answer: {error}")))?;
+                let results = value["Results"].as_array().cloned().unwrap_or_default();
+                let indexes = results.iter().filter_map(|one| one["KV"]["ModifyIndex"].as_u64());
+                Ok(indexes.max().unwrap_or(0))
+            }
+            StatusCode::CONFLICT => Err(Refusal::Condition(reasons(&text))),
+            status => Err(Refusal::Store(format!("/v1/txn: {status}: {}", quote(&text)))),
+        }
+    }
+
+    /// Begins a session, whose locks go away with it. It ends when it is not renewed for `ttl` (at least 10 s, and at
+    /// most twice that later); nobody can take its locks for `delay` then.
+    pub async fn begin_session(&self, name: &str, ttl: Duration, delay: Duration) -> Result<String, String> {
+        let body = json!({
+            "Name": name,
+            "TTL": format!("{}s", ttl.as_secs()),
+            "LockDelay": format!("{}ms", delay.as_millis()),
+            "Behavior": "delete",
+            // Only the time counts: an agent that is restarted is no reason to let go.
+            "Checks": [],
+            "NodeChecks": [],
+        });
+        let answer = self.agent.put("/v1/session/create", "", Bytes::from(body.to_string())).await?;
+        let text = String::from_utf8_lossy(answer.body()).into_owned();
+        if answer.status() != StatusCode::OK {
+            return Err(format!("/v1/session/create: {}: {}", answer.status(), quote(&text)));
+        }
+        let id = serde_json::from_str::<Value>(&text).ok().and_then(|value| Some(value["ID"].as_str()?.to_owned()));
+        id.ok_or_else(|| format!("/v1/session/create: unexpected answer: {}", quote(&text)))
+    }
+
+    /// Prolongs a session. False when it has ended.
+    pub async fn renew_session(&self, id: &str) -> Result<bool, String> {
+        let answer = self.agent.put(&format!("/v1/session/renew/{}", escape(id)), "", Bytes::new()).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            status => {
+                let text = String::from_utf8_lossy(answer.body());
+                Err(format!("/v1/session/renew: {status}: {}", quote(&text)))
+            }
+        }
+    }
+
+    /// Ends a session.
+    pub async fn end_session(&self, id: &str) -> Result<(), String> {
+        self.agent.put(&format!("/v1/session/destroy/{}", escape(id)), "", Bytes::new()).await.map(|_| ())
+    }
+}
+
+/// The keys below a prefix, again and again.
+pub struct Follow(Query);
+
+impl Follow {
+    /// The keys as they are now at the first call, and after they have changed at each later one. After a failure the
+    /// next call waits a while.
+    pub async fn next(&mut self, store: &Store) -> Result<Listing, String> {
+        let answer = self.0.next::<Vec<Kept>>(&store.agent).await.map_err(|failure| failure.message)?;
+        let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();
+        Ok(Listing { entries, index: answer.index })
+    }
+}
+
+impl Operation {
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Lock { key, value, .. } | Self::Set { key, value } | Self::Swap { key, value, .. } => {
+                key.len() + value.len() + 128
+            }
+            Self::CheckSession { key, .. } | Self::Delete { key } => key.len() + 128,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let inside = match self {
+            Self::CheckSession { key, session } => {
+                json!({ "Verb": "check-session", "Key": key, "Session": session })
+            }
+            Self::Lock { key, value, session } => {
+                json!({ "Verb": "lock", "Key": key, "Value": STANDARD.encode(value), "Session": session })
+            }
+            Self::Set { key, value } => json!({ "Verb": "set", "Key": key, "Value": STANDARD.encode(value) }),
+            Self::Swap { key, value, index } => {
+                json!({ "Verb": "cas", "Key": key, "Value": STANDARD.encode(value), "Index": index })
+            }
+            Self::Delete { key } => json!({ "Verb": "delete", "Key": key }),
+        };
+        json!({ "KV": inside })
+    }
+}
+
+fn path(key: &str) -> String {
+    let parts: Vec<String> = key.split('/').map(escape).collect();
+    format!("/v1/kv/{}", parts.join("/"))
+}
+
+/// What an answer says of the steps that failed.
+fn reasons(text: &str) -> String {
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let errors = value["Errors"].as_array().cloned().unwrap_or_default();
+    let all: Vec<&str> = errors.iter().filter_map(|one| one["What"].as_str()).collect();
+    if all.is_empty() { quote(text) } else { all.join("; ") }
+}
+
+fn quote(text: &str) -> String {
+    text.trim().chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_written_as_consul_reads_them() {
+        let lock = Operation::Lock { key: "a/b".into(), value: b"x".to_vec(), session: "s".into() };
+        assert_eq!(
+            lock.json().to_string(),
+            r#"{"KV":{"Key":"a/b","Session":"s","Value":"eA==","Verb":"lock"}}"#
+        );
+        let swap = Operation::Swap { key: "a".into(), value: Vec::new(), index: 7 };
+        assert_eq!(swap.json()["KV"]["Index"], 7);
+        assert!(swap.size() < lock.size() + 10);
+    }
+
+    #[test]
+    fn keys_are_escaped_part_by_part() {
+        assert_eq!(path("t/acme/*.a.test/"), "/v1/kv/t/acme/%2A.a.test/");
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let text = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"the lock is held"}]}"#;
+        assert_eq!(reasons(text), "the lock is held");
+        assert_eq!(reasons("rpc error"), "rpc error");
+    }
+}

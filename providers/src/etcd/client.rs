@@ -1,0 +1,342 @@
+//! The little of etcd's JSON gateway (v3) that reading keys and hearing of changes needs.
+//!
+//! Keys and values are in base64, numbers are texts, and what is zero or empty is left out.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tidegate_core::values::Secret;
+
+use crate::Error;
+use crate::connect::{Connector, Form, Tls};
+use crate::http_client::{HttpClient, JsonStream, Limits, request};
+
+/// How an endpoint is written.
+const FORM: Form = Form {
+    option: "endpoints",
+    plain: &["http", "tcp"],
+    secure: &["https"],
+    otherwise: "http",
+    ports: (2379, 2379),
+    example: "127.0.0.1:2379",
+};
+/// Limits of one answer. Pages of keys and what a watch tells at once are far smaller.
+const ANSWER: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { head: ANSWER, time: ANSWER, size: LARGEST };
+const LARGEST: usize = 64 << 20;
+/// Keys that are asked for at a time.
+const PAGE: usize = 1000;
+/// Longest text of an answer that is quoted in an error, in characters.
+const LONGEST_QUOTE: usize = 200;
+
+/// A client of one server.
+pub(super) struct Client {
+    http: HttpClient,
+    username: String,
+    password: Secret,
+    /// The token that the login has brought.
+    token: Mutex<Option<HeaderValue>>,
+}
+
+/// A key and its value.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pair {
+    #[serde(deserialize_with = "bytes")]
+    pub(super) key: Vec<u8>,
+    #[serde(deserialize_with = "bytes")]
+    pub(super) value: Vec<u8>,
+    /// The revision that wrote it.
+    #[serde(deserialize_with = "number")]
+    pub(super) mod_revision: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Header {
+    #[serde(deserialize_with = "number")]
+    revision: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RangeAnswer {
+    header: Header,
+    kvs: Vec<Pair>,
+    more: bool,
+    #[serde(deserialize_with = "number")]
+    count: u64,
+}
+
+/// What stands below the roots: the number of keys, and the revision of the newest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) count: u64,
+    pub(super) newest: u64,
+}
+
+/// What a watch tells at once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    result: WatchAnswer,
+    error: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WatchAnswer {
+    canceled: bool,
+    cancel_reason: String,
+    #[serde(deserialize_with = "number")]
+    compact_revision: u64,
+    events: Vec<Event>,
+}
+
+/// A change of one key.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Event {
+    /// `DELETE`, or nothing for a key that was written.
+    #[serde(rename = "type")]
+    kind: String,
+    pub(super) kv: Pair,
+}
+
+impl Event {
+    /// The key is gone.
+    pub(super) fn deletes(&self) -> bool {
+        self.kind == "DELETE"
+    }
+}
+
+/// A stream of changes.
+pub(super) struct Watch(JsonStream<Told>);
+
+impl Watch {
+    /// The next changes; none when it only says that it is there.
+    pub(super) async fn next(&mut self) -> Result<Vec<Event>, String> {
+        let told = self.0.next().await?.ok_or("the server has ended the stream of changes")?;
+        if let Some(error) = told.error {
+            return Err(format!("the watch has failed: {error}"));
+        }
+        let WatchAnswer { canceled, cancel_reason, compact_revision, events } = told.result;
+        if compact_revision > 0 {
+            return Err("changes were compacted before they were seen: everything is read again".into());
+        }
+        if canceled {
+            return Err(format!("the watch was canceled: {cancel_reason}"));
+        }
+        Ok(events)
+    }
+}
+
+impl Client {
+    /// A client. Nothing is connected yet.
+    pub(super) fn new(
+        endpoint: &str,
+        tls: Option<&Tls>,
+        username: &str,
+        password: &Secret,
+    ) -> Result<Self, Error> {
+        // A scheme that is written decides: certificates may stand in a configuration that does not use them.
+        let tls = tls.filter(|_| !endpoint.trim().starts_with("http://"));
+        let connector = Connector::new(&FORM, endpoint, tls)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Self {
+            http: HttpClient::new(connector, headers, FORM.option)?,
+            username: username.to_owned(),
+            password: password.clone(),
+            token: Mutex::new(None),
+        })
+    }
+
+    /// Where the server is, for messages.
+    pub(super) fn endpoint(&self) -> &str {
+        self.http.endpoint()
+    }
+
+    /// All keys below the roots, at one revision, and that revision.
+    pub(super) async fn read(&self, roots: &[String], most: usize) -> Result<(Vec<Pair>, u64), String> {
+        let (mut pairs, mut revision) = (Vec::new(), 0);
+        for root in roots {
+            let (mut from, end) = range(root);
+            loop {
+                let question = json!({"key": STANDARD.encode(&from), "range_end": STANDARD.encode(&end),
+                    "limit": PAGE, "revision": revision});
+                let answer: RangeAnswer = self.ask("/v3/kv/range", &question).await?;
+                // All further pages are of the revision of the first.
+                revision = if revision == 0 { answer.header.revision } else { revision };
+                let last = answer.kvs.last().map(|pair| pair.key.clone());
+                pairs.extend(answer.kvs);
+                if pairs.len() > most {
+                    return Err(format!("more than {most} keys"));
+                }
+                match last {
+                    Some(last) if answer.more => from = [&last[..], &[0]].concat(),
+                    _ => break,
+                }
+            }
+        }
+        Ok((pairs, revision))
+    }
+
+    /// How many keys there are below the roots now, and the newest of them.
+    pub(super) async fn extent(&self, roots: &[String]) -> Result<Extent, String> {
+        let mut extent = Extent::default();
+        for root in roots {
+            let (from, end) = range(root);
+            let question = json!({"key": STANDARD.encode(from), "range_end": STANDARD.encode(end), "limit": 1,
+                "sort_order": "DESCEND", "sort_target": "MOD", "keys_only": true});
+            let answer: RangeAnswer = self.ask("/v3/kv/range", &question).await?;
+            let newest = answer.kvs.first().map_or(0, |pair| pair.mod_revision);
+            extent = Extent { count: extent.count + answer.count, newest: extent.newest.max(newest) };
+        }
+        Ok(extent)
+    }
+
+    /// The changes below the roots from a revision on.
+    pub(super) async fn watch(&self, roots: &[String], revision: u64) -> Result<Watch, String> {
+        let questions = roots.iter().zip(1..).map(|(root, id)| {
+            let (from, end) = range(root);
+            json!({"create_request": {"key": STANDARD.encode(from), "range_end": STANDARD.encode(end),
+                "start_revision": revision, "watch_id": id}})
+            .to_string()
+        });
+        let body = questions.collect::<Vec<_>>().join("\n");
+        let mut request = request(Method::POST, "/v3/watch", body.into())?;
+        if let Some(token) = self.token.lock().clone() {
+            request.headers_mut().insert(header::AUTHORIZATION, token);
+        }
+        // The head of the answer comes with the first thing that is told: that there is a watch.
+        let response = self.http.open_by(request, ANSWER).await?;
+        if !response.status().is_success() {
+            return Err(format!("/v3/watch: {}", response.status()));
+        }
+        Ok(Watch(JsonStream::new(response.into_body(), LARGEST)))
+    }
+
+    /// Asks, with a login before it where one is needed.
+    async fn ask<T: DeserializeOwned>(&self, path: &str, question: &Value) -> Result<T, String> {
+        if !self.username.is_empty() && self.token.lock().is_none() {
+            self.log_in().await?;
+        }
+        let mut response = self.post(path, question).await?;
+        if response.status() == StatusCode::UNAUTHORIZED && !self.username.is_empty() {
+            // Tokens do not last.
+            self.log_in().await?;
+            response = self.post(path, question).await?;
+        }
+        read(path, &response)
+    }
+
+    async fn log_in(&self) -> Result<(), String> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Answer {
+            token: String,
+        }
+        let path = "/v3/auth/authenticate";
+        *self.token.lock() = None;
+        let question = json!({"name": self.username, "password": self.password.expose()});
+        let response = self.post(path, &question).await?;
+        // As Traefik's client has it: a login where none is needed harms nobody.
+        if String::from_utf8_lossy(response.body()).contains("authentication is not enabled") {
+            return Ok(());
+        }
+        let answer: Answer =
+            read(path, &response).map_err(|error| format!("the login is refused: {error}"))?;
+        let mut token = HeaderValue::from_str(&answer.token).map_err(|_| "the login brought an odd token")?;
+        token.set_sensitive(true);
+        *self.token.lock() = Some(token);
+        Ok(())
+    }
+
+    async fn post(&self, path: &str, question: &Value) -> Result<Response<Bytes>, String> {
+        let mut request = request(Method::POST, path, question.to_string().into())?;
+        if let Some(token) = self.token.lock().clone() {
+            request.headers_mut().insert(header::AUTHORIZATION, token);
+        }
+        self.http.ask(request, LIMITS).await
+    }
+}
+
+/// The keys below a root: from the first to the one after the last.
+fn range(root: &str) -> (Vec<u8>, Vec<u8>) {
+    // `0` comes right after `/`.
+    (format!("{root}/").into_bytes(), format!("{root}0").into_bytes())
+}
+
+fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T, String> {
+    match response.status() {
+        StatusCode::NOT_FOUND => Err(format!(
+            "{path}: 404: this is no etcd 3.4 or newer, or its JSON gateway is off (`enable-grpc-gateway`)"
+        )),
+        status if !status.is_success() => {
+            let text = String::from_utf8_lossy(response.body());
+            let said = serde_json::from_str::<Value>(&text).ok();
+            let said = said.as_ref().and_then(|value| value.get("message")?.as_str()).unwrap_or(text.trim());
+            Err(format!("{path}: {status}: {}", said.chars().take(LONGEST_QUOTE).collect::<String>()))
+        }
+        _ => serde_json::from_slice(response.body())
+            .map_err(|error| format!("{path}: unexpected answer: {error}")),
+    }
+}
+
+/// A number, which the gateway writes as a text.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().map_err(serde::de::Error::custom),
+        Value::Number(number) => {
+            number.as_u64().ok_or_else(|| serde::de::Error::custom("expected a number of at least 0"))
+        }
+        _ => Err(serde::de::Error::custom("expected a number")),
+    }
+}
+
+fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_watch_tells_is_read() {
+        let text = r#"{"result": {"header": {"revision": "7"}, "events": [
+            {"kv": {"key": "YS9i", "mod_revision": "6", "value": "dg=="}},
+            {"type": "DELETE", "kv": {"key": "YS9j", "mod_revision": "7"}}]}}"#;
+        let told: Told = serde_json::from_str(text).expect("read");
+        let [put, delete] = &told.result.events[..] else { panic!("{told:?}") };
+        assert_eq!((&put.kv.key[..], &put.kv.value[..], put.deletes()), (&b"a/b"[..], &b"v"[..], false));
+        assert_eq!((&delete.kv.key[..], delete.deletes(), delete.kv.mod_revision), (&b"a/c"[..], true, 7));
+        for bad in [r#"{"result": {"events": [{"kv": {"key": "*"}}]}}"#, r#"{"result": {"compact_revision": -1}}"#] {
+            assert!(serde_json::from_str::<Told>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_range_has_the_keys_below_its_root_and_no_others() {
+        let (from, end) = range("edge");
+        for (key, inside) in [("edge/", true), ("edge/http/x", true), ("edge", false), ("edges/x", false)] {
+            assert_eq!(&from[..] <= key.as_bytes() && key.as_bytes() < &end[..], inside, "{key}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        let client = |endpoint: &str| Client::new(endpoint, None, "", &Secret::default());
+        assert!(client("etcd.test:2379").is_ok());
+        assert!(client("https://[::1]:2379").is_ok());
+        assert!(client("grpc://h:1").is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Follows the keys of an etcd server: all at first, then each change.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
+
+use super::Options;
+use super::client::{Client, Event, Extent, Pair, Watch};
+use crate::kv::Tree;
+use crate::{Error, Provider, Session};
+
+/// How often the server is asked whether the watch has told everything, and how soon again when it seems not.
+const CHECK: Duration = Duration::from_secs(15);
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
+/// Changes that come this soon after one another make one configuration.
+const SETTLE: Duration = Duration::from_millis(10);
+/// Rest after making a configuration, as a multiple of what it took.
+const REST: u32 = 4;
+/// Most keys.
+const MOST_KEYS: usize = 500_000;
+
+/// Makes the provider.
+pub fn build(options: Options) -> Result<Etcd, Error> {
+    let client =
+        |endpoint: &String| Client::new(endpoint, options.tls.as_ref(), &options.username, &options.password);
+    let servers: Vec<Client> = options.endpoints.iter().map(client).collect::<Result<_, _>>()?;
+    if servers.is_empty() {
+        let message = "expected at least one, such as `127.0.0.1:2379`".into();
+        return Err(Error::Option { option: "endpoints", message });
+    }
+    if options.username.is_empty() && !options.password.is_empty() {
+        return Err(Error::Option { option: "username", message: "is missing beside `password`".into() });
+    }
+    Ok(Etcd { servers, turn: AtomicUsize::new(0), tree: Tree::new(&options.root_key)? })
+}
+
+/// The etcd provider.
+pub struct Etcd {
+    servers: Vec<Client>,
+    /// Which server is asked next.
+    turn: AtomicUsize,
+    tree: Tree,
+}
+
+impl Provider for Etcd {
+    fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let server = &self.servers[self.turn.load(Ordering::Relaxed) % self.servers.len()];
+            let outcome = self.follow(server, session).await;
+            self.turn.fetch_add(1, Ordering::Relaxed);
+            outcome
+        }
+        .boxed()
+    }
+}
+
+/// The keys as they are known.
+#[derive(Default)]
+struct Keys(BTreeMap<Vec<u8>, (u64, Vec<u8>)>);
+
+impl Keys {
+    fn of(pairs: Vec<Pair>) -> Self {
+        Self(pairs.into_iter().map(|pair| (pair.key, (pair.mod_revision, pair.value))).collect())
+    }
+
+    fn apply(&mut self, events: Vec<Event>) {
+        for event in events {
+            if event.deletes() {
+                self.0.remove(&event.kv.key);
+            } else {
+                self.0.insert(event.kv.key, (event.kv.mod_revision, event.kv.value));
+            }
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        let newest = self.0.values().map(|(revision, _)| *revision).max().unwrap_or(0);
+        Extent { count: self.0.len() as u64, newest }
+    }
+}
+
+impl Etcd {
+    /// Follows one server until it fails.
+    async fn follow(&self, server: &Client, mut session: Session) -> Result<(), Error> {
+        let failed = |message: String| Error::Source(format!("etcd at {}: {message}", server.endpoint()));
+        let roots = self.tree.roots();
+        let (mut keys, mut watch) = self.begin(server).await.map_err(failed)?;
+        self.deliver(&session, &keys).await?;
+        let (mut doubt, mut not_before) = (None, Instant::now());
+        let mut check = Instant::now() + CHECK.mul_f64(0.9 + fastrand::f64() * 0.2);
+        loop {
+            tokio::select! {
+                events = watch.next() => {
+                    let events = events.map_err(failed)?;
+                    if events.is_empty() {
+                        continue;
+                    }
+                    keys.apply(events);
+                    let end = not_before.max(Instant::now() + SETTLE);
+                    drain(&mut watch, &mut keys, end).await.map_err(failed)?;
+                    let begun = Instant::now();
+                    self.deliver(&session, &keys).await?;
+                    // A flood of changes takes a part of the time only.
+                    not_before = begun + begun.elapsed() * (REST + 1);
+                }
+                () = sleep_until(check) => {
+                    let (ours, theirs) = (keys.extent(), server.extent(roots).await.map_err(failed)?);
+                    let missed = ours != theirs;
+                    // Changes may be on their way, but then ours do not stay the same.
+                    if missed && doubt == Some(ours) {
+                        return Err(failed("the watch has missed changes: everything is read again".into()));
+                    }
+                    doubt = missed.then_some(ours);
+                    let pause = if missed { CHECK_AGAIN } else { CHECK };
+                    check = Instant::now() + pause.mul_f64(0.9 + fastrand::f64() * 0.2);
+                }
+                () = session.reload_asked() => {
+                    (keys, watch) = self.begin(server).await.map_err(failed)?;
+                    self.deliver(&session, &keys).await?;
+                }
+            }
+        }
+    }
+
+    /// All keys, and a watch from right after them.
+    async fn begin(&self, server: &Client) -> Result<(Keys, Watch), String> {
+        let roots = self.tree.roots();
+        let (pairs, revision) = server.read(roots, MOST_KEYS).await?;
+        let watch = server.watch(roots, revision + 1).await?;
+        Ok((Keys::of(pairs), watch))
+    }
+
+    async fn deliver(&self, session: &Session, keys: &Keys) -> Result<(), Error> {
+        // A key that is no UTF-8 names no option.
+        let text = |key| std::str::from_utf8(key).ok();
+        let pairs = keys.0.iter().filter_map(|(key, (_, value))| Some((text(key)?, value.as_slice())));
+        session.deliver(self.tree.read(pairs)).await
+    }
+}
+
+/// Takes changes until this time.
+async fn drain(watch: &mut Watch, keys: &mut Keys, end: Instant) -> Result<(), String> {
+    loop {
+        tokio::select! {
+            events = watch.next() => {
+                keys.apply(events?);
+                if keys.0.len() > MOST_KEYS {
+                    return Err(format!("more than {MOST_KEYS} keys"));
+                }
+            }
+            () = sleep_until(end) => return Ok(()),
+        }
+    }
+}

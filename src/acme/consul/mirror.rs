@@ -1,0 +1,241 @@
+//! What a replica knows of the store: kept up to date by queries that answer when something has changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tidegate_providers::consul_store::{Entry, Listing};
+
+use super::keys::{Keys, read};
+use super::proofs::SharedProof;
+use crate::acme::backoff::Record;
+use crate::acme::storage::{Stored, StoredAccount, StoredCertificate};
+
+/// How long an answer that may have been under way while we wrote is distrusted: after a restored backup Consul begins
+/// to count anew.
+const DISTRUST: Duration = Duration::from_secs(10);
+
+/// Somebody who shares the store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Replica {
+    /// Name of its machine.
+    pub(super) node: String,
+    /// Since when it is there, or leads (RFC 3339).
+    pub(super) since: String,
+    /// Sets of names that it lacks certificates for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) lacks: Vec<Vec<String>>,
+}
+
+/// Everything but the certificates.
+#[derive(Default)]
+pub(super) struct Live {
+    pub(super) account: Option<StoredAccount>,
+    /// The one that orders, by its session.
+    pub(super) leader: Option<(String, Replica)>,
+    /// By session.
+    pub(super) replicas: BTreeMap<String, Replica>,
+    pub(super) proofs: Vec<SharedProof>,
+    pub(super) failures: BTreeMap<String, Record>,
+    pub(super) renew: Vec<String>,
+}
+
+impl Live {
+    pub(super) fn read(keys: &Keys, listing: &Listing) -> Self {
+        let mut live = Self::default();
+        let base = keys.live();
+        for entry in &listing.entries {
+            let Some(path) = entry.key.strip_prefix(&base) else { continue };
+            match path.split_once('/').unwrap_or((path, "")) {
+                ("account", _) => live.account = read(entry),
+                ("leader", _) => {
+                    // One that nobody holds is left over.
+                    live.leader = entry.session.clone().zip(read(entry));
+                }
+                ("replicas", session) => {
+                    let replica = entry.session.as_ref().and_then(|_| read(entry));
+                    live.replicas.extend(replica.map(|replica| (session.to_owned(), replica)));
+                }
+                ("proofs", _) => live.proofs.extend(read::<SharedProof>(entry)),
+                ("failures", name) => {
+                    live.failures.extend(read(entry).map(|record| (name.to_owned(), record)));
+                }
+                ("renew", name) => live.renew.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        live
+    }
+}
+
+/// What is known.
+#[derive(Default)]
+pub(super) struct Mirror {
+    /// By key; `None` before it was read.
+    certificates: Option<BTreeMap<String, (u64, StoredCertificate)>>,
+    pub(super) live: Option<Live>,
+    /// Counts up with each change of certificates or account.
+    pub(super) version: u64,
+    /// The version that each asker has seen.
+    seen: HashMap<String, u64>,
+    /// The index of our own last change, which older answers do not have, and when it was made.
+    own: (u64, Option<Instant>),
+}
+
+impl Mirror {
+    /// True when everything was read once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.certificates.is_some() && self.live.is_some()
+    }
+
+    /// Takes over an answer. True when certificates have changed.
+    pub(super) fn set_certificates(&mut self, listing: &Listing) -> bool {
+        let is_old = listing.index < self.own.0 && self.own.1.is_some_and(|at| at.elapsed() < DISTRUST);
+        if is_old && self.certificates.is_some() {
+            return false;
+        }
+        let mut old = self.certificates.take().unwrap_or_default();
+        let before: Vec<(String, u64)> = old.iter().map(|(key, (index, _))| (key.clone(), *index)).collect();
+        let mut new = BTreeMap::new();
+        for entry in &listing.entries {
+            let known = old.remove(&entry.key).filter(|(index, _)| *index == entry.index);
+            let certificate = known.map(|(_, certificate)| certificate).or_else(|| read(entry));
+            new.extend(certificate.map(|certificate| (entry.key.clone(), (entry.index, certificate))));
+        }
+        let changed = !before.iter().map(|(key, index)| (key, index)).eq(new.iter().map(|(k, (i, _))| (k, i)));
+        self.certificates = Some(new);
+        self.version += u64::from(changed);
+        changed
+    }
+
+    /// Takes over an answer.
+    pub(super) fn set_live(&mut self, live: Live) {
+        let account = |live: Option<&Live>| live.and_then(|live| live.account.clone());
+        if account(self.live.as_ref()) != live.account {
+            self.version += 1;
+        }
+        self.live = Some(live);
+    }
+
+    /// Notes what we have written, so that it is there at once.
+    pub(super) fn wrote(&mut self, index: u64, new: Option<(String, StoredCertificate)>, gone: &[String]) {
+        self.own = (self.own.0.max(index), Some(Instant::now()));
+        if let Some(all) = &mut self.certificates {
+            gone.iter().for_each(|key| {
+                all.remove(key);
+            });
+            all.extend(new.map(|(key, certificate)| (key, (index, certificate))));
+        }
+    }
+
+    /// Account and certificates, for somebody who takes note of them.
+    pub(super) fn stored(&mut self, asker: &str) -> Stored {
+        self.seen.insert(asker.to_owned(), self.version);
+        let certificates = self.certificates.iter().flat_map(BTreeMap::values);
+        Stored {
+            account: self.live.as_ref().and_then(|live| live.account.clone()),
+            certificates: Some(certificates.map(|(_, certificate)| certificate.clone()).collect()),
+        }
+    }
+
+    /// Notes that somebody has what is not from here, and is to ask again.
+    pub(super) fn overlooked(&mut self, asker: &str) {
+        self.seen.insert(asker.to_owned(), u64::MAX);
+    }
+
+    /// True when something has changed since the asker last took note.
+    pub(super) fn is_changed(&mut self, asker: &str) -> bool {
+        self.seen.insert(asker.to_owned(), self.version).is_some_and(|seen| seen != self.version)
+    }
+
+    /// All certificates, for the copy on disk.
+    pub(super) fn certificates(&self) -> Option<Vec<StoredCertificate>> {
+        let all = self.certificates.as_ref()?;
+        Some(all.values().map(|(_, certificate)| certificate.clone()).collect())
+    }
+}
+
+/// The entry of a key in a listing.
+pub(super) fn entry_of<'l>(listing: &'l Listing, key: &str) -> Option<&'l Entry> {
+    listing.entries.iter().find(|entry| entry.key == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_config::tls::Domain;
+
+    use super::*;
+
+    fn certificate(name: &str) -> StoredCertificate {
+        StoredCertificate {
+            domain: Domain { main: name.to_owned(), sans: Vec::new() },
+            ..StoredCertificate::default()
+        }
+    }
+
+    fn listing(index: u64, names: &[(&str, u64)]) -> Listing {
+        let entry = |(name, index): &(&str, u64)| Entry {
+            key: format!("p/le/certificates/{name}"),
+            value: serde_json::to_vec(&certificate(name)).unwrap(),
+            index: *index,
+            session: None,
+        };
+        Listing { entries: names.iter().map(entry).collect(), index }
+    }
+
+    fn names(mirror: &mut Mirror) -> Vec<String> {
+        let all = mirror.stored("le").certificates.unwrap();
+        all.into_iter().map(|one| one.domain.main).collect()
+    }
+
+    #[test]
+    fn only_what_changes_is_a_change() {
+        let mut mirror = Mirror::default();
+        assert!(mirror.set_certificates(&listing(5, &[("a", 5)])));
+        assert_eq!(names(&mut mirror), ["a"]);
+        assert!(!mirror.set_certificates(&listing(6, &[("a", 5)])));
+        assert!(!mirror.is_changed("le"));
+        assert!(mirror.set_certificates(&listing(7, &[("a", 7)])), "renewed");
+        assert!(mirror.is_changed("le") && !mirror.is_changed("le"));
+        assert!(mirror.set_certificates(&listing(8, &[])), "removed");
+    }
+
+    #[test]
+    fn an_answer_from_before_our_own_change_does_not_undo_it() {
+        let mut mirror = Mirror::default();
+        mirror.set_certificates(&listing(5, &[("a", 5)]));
+        let key = "p/le/certificates/b".to_owned();
+        mirror.wrote(9, Some((key, certificate("b"))), &["p/le/certificates/a".to_owned()]);
+        assert_eq!(names(&mut mirror), ["b"]);
+        assert!(!mirror.set_certificates(&listing(5, &[("a", 5)])));
+        assert_eq!(names(&mut mirror), ["b"]);
+        assert!(!mirror.set_certificates(&listing(9, &[("b", 9)])), "we knew that");
+        assert!(mirror.set_certificates(&listing(10, &[("b", 9), ("c", 10)])));
+    }
+
+    #[test]
+    fn broken_keys_spoil_only_themselves() {
+        let keys = Keys::new("p", "le");
+        let entry = |path: &str, value: &str, session: Option<&str>| Entry {
+            key: format!("p/le/live/{path}"),
+            value: value.as_bytes().to_vec(),
+            index: 1,
+            session: session.map(str::to_owned),
+        };
+        let entries = vec![
+            entry("leader", r#"{"node": "n1"}"#, Some("s1")),
+            entry("replicas/s1", r#"{"node": "n1", "lacks": [["a.test"]]}"#, Some("s1")),
+            entry("replicas/s2", r#"{"node": "n2"}"#, None),
+            entry("failures/a.test", r#"{"attempts": [7]}"#, None),
+            entry("failures/b.test", "nonsense", None),
+            entry("renew/*.c.test", "", None),
+            entry("unknown", "", None),
+        ];
+        let live = Live::read(&keys, &Listing { entries, index: 1 });
+        assert_eq!(live.leader.map(|(session, one)| (session, one.node)), Some(("s1".into(), "n1".into())));
+        assert_eq!(live.replicas.len(), 1, "one without a session is gone");
+        assert_eq!(live.failures.keys().collect::<Vec<_>>(), ["a.test"]);
+        assert_eq!(live.renew, ["*.c.test"]);
+    }
+}

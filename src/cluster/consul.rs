@@ -1,0 +1,187 @@
+//! Members in Consul: each has a session, and keys that go away with it.
+//!
+//! Below the prefix stand `<name>/members/<id>` and `<name>/leader`, each held by the session of who wrote it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_providers::Error;
+use tidegate_providers::consul_store::{Listing, Operation, Refusal, Store};
+use tokio::time::Instant;
+
+use super::member::now;
+use super::{Inner, Leader, Member, News, pause};
+use crate::settings::{Cluster as Options, ClusterConsul};
+
+/// How much of the time to live is let pass before a session is prolonged.
+const BEAT: u32 = 3;
+
+/// Membership in Consul.
+pub(super) struct Consul {
+    store: Store,
+    /// Where all keys of this cluster are, with a slash at the end.
+    prefix: String,
+    ttl: Duration,
+}
+
+impl Consul {
+    pub(super) fn new(place: &ClusterConsul, options: &Options) -> Result<Self, Error> {
+        let prefix = format!("{}/{}/", place.prefix.trim_matches('/'), options.name);
+        Ok(Self { store: Store::new(&place.place())?, prefix, ttl: options.ttl.0 })
+    }
+
+    /// Is a member until the gateway stops.
+    pub(super) async fn run(self, inner: Arc<Inner>, mut news: News) {
+        let mut failures = 0;
+        loop {
+            let begun = Instant::now();
+            let mut session = None;
+            let stopped = {
+                let mut stop = news.clone();
+                let member = self.member(&inner, news.clone(), &mut session);
+                tokio::select! {
+                    error = member => {
+                        inner.failed(&error);
+                        false
+                    }
+                    () = stop.stop() => true,
+                }
+            };
+            inner.leading(false);
+            if let Some(session) = &session {
+                // It ends by itself otherwise.
+                let _ = self.store.end_session(session).await;
+            }
+            if stopped {
+                return;
+            }
+            failures = if begun.elapsed() > self.ttl { 1 } else { failures + 1 };
+            tokio::select! {
+                () = tokio::time::sleep(pause(failures)) => {}
+                () = news.stop() => return,
+            }
+        }
+    }
+
+    /// Is a member as long as that works. Gives the reason why it does not any more.
+    async fn member(&self, inner: &Inner, news: News, session: &mut Option<String>) -> String {
+        let begun = Instant::now();
+        let name = format!("tidegate {}", inner.me.id);
+        let id = match self.store.begin_session(&name, self.ttl, Duration::ZERO).await {
+            Ok(id) => session.insert(id).clone(),
+            Err(error) => return error,
+        };
+        if let Err(error) = self.show(inner, &id).await {
+            return error;
+        }
+        inner.alive_until(begun + self.ttl);
+        tokio::select! {
+            error = self.beat(inner, news, &id) => error,
+            error = self.watch(inner, &id) => error,
+        }
+    }
+
+    /// Writes what this member is.
+    async fn show(&self, inner: &Inner, session: &str) -> Result<(), String> {
+        let me = inner.me();
+        let lock = Operation::Lock {
+            key: format!("{}members/{}", self.prefix, me.id),
+            value: me.text().into_bytes(),
+            session: session.to_owned(),
+        };
+        self.store.apply(&[lock]).await.map(drop).map_err(|refusal| match refusal {
+            Refusal::Condition(_) => format!(
+                "another gateway calls itself `{}`: set `cluster.id`. If it was this one before it crashed, its place \
+                 is free within {:?}",
+                me.id,
+                self.ttl * 2
+            ),
+            Refusal::Store(message) => message,
+        })
+    }
+
+    /// Prolongs the session, and tells of each new snapshot.
+    async fn beat(&self, inner: &Inner, mut news: News, session: &str) -> String {
+        let mut shown = inner.me();
+        let mut failed = false;
+        loop {
+            let begun = Instant::now();
+            match self.store.renew_session(session).await {
+                Ok(true) => {
+                    inner.alive_until(begun + self.ttl);
+                    if std::mem::take(&mut failed) {
+                        inner.works();
+                    }
+                }
+                Ok(false) => return "the session has ended".into(),
+                // The session may live on: it is asked for again, and the list says what is wrong.
+                Err(error) => {
+                    inner.failed(&error);
+                    failed = true;
+                }
+            }
+            let next = begun + self.ttl / BEAT;
+            while Instant::now() < next {
+                news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1))).await;
+                let me = inner.me();
+                if me == shown {
+                    continue;
+                }
+                match self.show(inner, session).await {
+                    Ok(()) => shown = me,
+                    Err(error) => {
+                        inner.failed(&error);
+                        failed = true;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows who is there, and leads when nobody does.
+    async fn watch(&self, inner: &Inner, session: &str) -> String {
+        let mut follow = self.store.follow(&self.prefix);
+        let leader = format!("{}leader", self.prefix);
+        loop {
+            let listing = match follow.next(&self.store).await {
+                Ok(listing) => listing,
+                Err(error) => {
+                    inner.failed(&error);
+                    continue;
+                }
+            };
+            let holder = listing.entries.iter().find(|entry| entry.key == leader && entry.session.is_some());
+            let mine = holder.is_some_and(|entry| entry.session.as_deref() == Some(session));
+            let nobody = holder.is_none();
+            inner.leading(mine);
+            self.note(inner, &listing);
+            let own = format!("{}members/{}", self.prefix, inner.me.id);
+            if !listing.entries.iter().any(|entry| entry.key == own)
+                && let Err(error) = self.show(inner, session).await
+            {
+                // Somebody has taken it away, and perhaps in order to be there himself.
+                return error;
+            }
+            if nobody {
+                let value = Leader { id: inner.me.id.clone(), since: now() };
+                let value = serde_json::to_vec(&value).unwrap_or_default();
+                let lock = Operation::Lock { key: leader.clone(), value, session: session.to_owned() };
+                // When another was faster, the next list says so.
+                if let Err(Refusal::Store(error)) = self.store.apply(&[lock]).await {
+                    inner.failed(&error);
+                }
+            }
+        }
+    }
+
+    fn note(&self, inner: &Inner, listing: &Listing) {
+        let members = format!("{}members/", self.prefix);
+        let held = listing.entries.iter().filter(|entry| entry.session.is_some());
+        let found = held.clone().filter(|entry| entry.key.starts_with(&members));
+        let leader = held
+            .filter(|entry| entry.key == format!("{}leader", self.prefix))
+            .find_map(|entry| serde_json::from_slice::<Leader>(&entry.value).ok());
+        inner.saw(found.filter_map(|entry| Member::read(&entry.value)).collect(), leader);
+    }
+}

@@ -1,0 +1,253 @@
+//! Gateways that work as one: who is there, on which configuration, and who leads.
+//!
+//! Members meet in Consul (`consul`) or Redis (`redis`). Nothing that serves requests depends on that: while the place
+//! cannot be reached, the members that were seen last are shown, with the reason.
+
+mod consul;
+mod member;
+mod redis;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::configuration::Readiness;
+use crate::settings::{Cluster as Options, Settings};
+use crate::snapshot::SnapshotHandle;
+
+pub use member::{Leader, Member};
+
+/// Longest time that saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// The first pause after a failure, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is known of the cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Its name; empty when this gateway is alone.
+    pub name: String,
+    /// The name of this gateway.
+    pub id: String,
+    /// Where members meet: `consul`, `redis`, or empty.
+    pub store: &'static str,
+    /// Why that place cannot be used now; empty when it can.
+    pub error: String,
+    /// All members, by name. This gateway is always there.
+    pub members: Vec<Member>,
+    /// Who leads, when somebody does.
+    pub leader: Option<Leader>,
+}
+
+/// What the rest of the gateway sees of the cluster.
+#[derive(Clone, Default)]
+pub struct Cluster(Arc<OnceLock<Running>>);
+
+struct Running {
+    inner: Arc<Inner>,
+    stop: watch::Sender<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Cluster {
+    /// Joins, when the settings say so.
+    pub(crate) fn start(
+        &self,
+        settings: &Settings,
+        snapshots: &SnapshotHandle,
+        generation: &watch::Receiver<u64>,
+        readiness: &Arc<Readiness>,
+        control: &Handle,
+    ) {
+        let inner = Arc::new(Inner::new(settings, snapshots.clone(), readiness.clone()));
+        let (stop, stopping) = watch::channel(false);
+        let news = News { generation: generation.clone(), stopping };
+        let task = settings.cluster.as_ref().and_then(|options| join(options, &inner, news, control));
+        // It is started once.
+        let _ = self.0.set(Running { inner, stop, task: Mutex::new(task) });
+    }
+
+    /// What is known now.
+    pub fn view(&self) -> View {
+        self.0.get().map(|running| running.inner.view()).unwrap_or_default()
+    }
+
+    /// True while this gateway leads, and can be sure of it.
+    pub fn leads(&self) -> bool {
+        self.0.get().is_some_and(|running| running.inner.leads())
+    }
+
+    /// Says goodbye, so that nobody waits for this gateway and another one can lead.
+    pub(crate) async fn leave(&self) {
+        let Some(running) = self.0.get() else { return };
+        running.stop.send_replace(true);
+        let task = running.task.lock().take();
+        if let Some(task) = task
+            && tokio::time::timeout(GOODBYE, task).await.is_err()
+        {
+            tracing::warn!("the cluster could not be told within {GOODBYE:?} that this gateway stops");
+        }
+    }
+}
+
+fn join(options: &Options, inner: &Arc<Inner>, news: News, control: &Handle) -> Option<JoinHandle<()>> {
+    let failed = |error: tidegate_providers::Error| inner.failed(&error.to_string());
+    if let Some(place) = &options.consul {
+        let consul = consul::Consul::new(place, options).map_err(failed).ok()?;
+        return Some(control.spawn(consul.run(inner.clone(), news)));
+    }
+    let place = options.redis.as_ref()?;
+    let redis = redis::Redis::new(place, options).map_err(failed).ok()?;
+    Some(control.spawn(redis.run(inner.clone(), news)))
+}
+
+/// What a member listens to.
+#[derive(Clone)]
+struct News {
+    generation: watch::Receiver<u64>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl News {
+    /// Waits until the gateway stops.
+    async fn stop(&mut self) {
+        if self.stopping.wait_for(|stop| *stop).await.is_err() {
+            // Nobody is there to say so: the runtime ends.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until another snapshot is served, but no longer than this.
+    async fn snapshot(&mut self, most: Duration) {
+        if let Ok(Err(_)) = tokio::time::timeout(most, self.generation.changed()).await {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the task and its observers share.
+struct Inner {
+    name: String,
+    store: &'static str,
+    me: Member,
+    snapshots: SnapshotHandle,
+    readiness: Arc<Readiness>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    members: Vec<Member>,
+    leader: Option<Leader>,
+    error: String,
+    /// This gateway leads, as far as was heard.
+    leads: bool,
+    /// Until when nobody can take its place.
+    alive_until: Option<Instant>,
+}
+
+impl Inner {
+    fn new(settings: &Settings, snapshots: SnapshotHandle, readiness: Arc<Readiness>) -> Self {
+        let options = settings.cluster.as_ref();
+        let store = match options {
+            Some(options) if options.consul.is_some() => "consul",
+            Some(_) => "redis",
+            None => "",
+        };
+        Self {
+            name: options.map(|options| options.name.clone()).unwrap_or_default(),
+            store,
+            me: Member::this(options),
+            snapshots,
+            readiness,
+            seen: Mutex::default(),
+        }
+    }
+
+    /// This gateway as it is now.
+    fn me(&self) -> Member {
+        let snapshot = self.snapshots.load();
+        Member {
+            snapshot: snapshot.report.digest().to_owned(),
+            generation: snapshot.generation,
+            problems: snapshot.report.problems.len(),
+            ready: self.readiness.is_ready(),
+            ..self.me.clone()
+        }
+    }
+
+    /// Notes who is there.
+    fn saw(&self, mut members: Vec<Member>, leader: Option<Leader>) {
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        self.works();
+        let mut seen = self.seen.lock();
+        let (now, before) = (leader.as_ref().map(|one| &one.id), seen.leader.as_ref().map(|one| &one.id));
+        if now != before {
+            let leader = now.map_or("nobody", String::as_str);
+            tracing::info!(cluster = %self.name, %leader, "the cluster has another leader");
+        }
+        (seen.members, seen.leader) = (members, leader);
+    }
+
+    /// Notes whether this gateway leads.
+    fn leading(&self, leads: bool) {
+        self.seen.lock().leads = leads;
+    }
+
+    /// Notes until when nobody can take this gateway's place.
+    fn alive_until(&self, until: Instant) {
+        self.seen.lock().alive_until = Some(until);
+    }
+
+    /// Notes that all is well again.
+    fn works(&self) {
+        let mut seen = self.seen.lock();
+        if !seen.error.is_empty() {
+            tracing::info!(cluster = %self.name, "the cluster is reached again");
+            seen.error.clear();
+        }
+    }
+
+    /// Notes that the place where members meet cannot be used. Each reason is logged once.
+    fn failed(&self, error: &str) {
+        let mut seen = self.seen.lock();
+        if seen.error.is_empty() {
+            tracing::warn!(cluster = %self.name, "the cluster cannot be reached: {error}");
+        }
+        error.clone_into(&mut seen.error);
+    }
+
+    fn leads(&self) -> bool {
+        let seen = self.seen.lock();
+        seen.leads && seen.alive_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn view(&self) -> View {
+        let me = self.me();
+        let seen = self.seen.lock();
+        // Of this gateway more is known than it has told.
+        let others = seen.members.iter().filter(|member| member.id != me.id);
+        let mut members: Vec<Member> = others.cloned().chain([me.clone()]).collect();
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        View {
+            name: self.name.clone(),
+            id: me.id,
+            store: self.store,
+            error: seen.error.clone(),
+            members,
+            leader: seen.leader.clone(),
+        }
+    }
+}
+
+/// The pause after so many failures in a row: twice as long each time, with jitter.
+fn pause(failures: u32) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
+    pause.mul_f64(0.75 + fastrand::f64() * 0.5)
+}

@@ -1,0 +1,153 @@
+//! Members in Redis: one script is run again and again, and what was not heard of for long enough is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_providers::Error;
+use tidegate_providers::redis::Master;
+use tidegate_providers::redis_client::{Connection, Reply};
+use tokio::time::{Instant, timeout};
+
+use super::member::now;
+use super::{Inner, Leader, Member, News, pause};
+use crate::settings::{Cluster as Options, ClusterRedis};
+
+const SCRIPT: &str = include_str!("members.lua");
+/// The longest time between two looks, whatever the time to live is.
+const BEAT: Duration = Duration::from_secs(2);
+/// Time to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Membership in Redis.
+pub(super) struct Redis {
+    master: Master,
+    members: String,
+    leader: String,
+    ttl: Duration,
+}
+
+impl Redis {
+    pub(super) fn new(place: &ClusterRedis, options: &Options) -> Result<Self, Error> {
+        // The braces keep both keys on one node of a Redis Cluster.
+        let key = |what: &str| format!("{}:{{{}}}:{what}", place.prefix, options.name);
+        Ok(Self {
+            master: Master::new(place.place())?,
+            members: key("members"),
+            leader: key("leader"),
+            ttl: options.ttl.0,
+        })
+    }
+
+    /// Is a member until the gateway stops.
+    pub(super) async fn run(self, inner: Arc<Inner>, mut news: News) {
+        let (mut connection, mut failures) = (None, 0);
+        loop {
+            let begun = Instant::now();
+            let wait = match self.beat(&inner, &mut connection, begun).await {
+                Ok(()) => {
+                    failures = 0;
+                    (self.ttl / 5).min(BEAT)
+                }
+                Err(error) => {
+                    inner.failed(&format!("Redis at {}: {error}", self.master.endpoint()));
+                    connection = None;
+                    self.master.leave();
+                    failures += 1;
+                    pause(failures)
+                }
+            };
+            let mut stop = news.clone();
+            tokio::select! {
+                () = news.snapshot(wait) => {}
+                () = stop.stop() => break,
+            }
+        }
+        inner.leading(false);
+        if let Some(connection) = &mut connection {
+            // It is forgotten by itself otherwise.
+            let _ = self.ask(&inner, connection, true).await;
+        }
+    }
+
+    /// Tells that this member is there, and hears who else is.
+    async fn beat(
+        &self,
+        inner: &Inner,
+        connection: &mut Option<Connection>,
+        begun: Instant,
+    ) -> Result<(), String> {
+        let connection = match connection {
+            Some(connection) => connection,
+            None => connection.insert(self.master.connect().await?),
+        };
+        let (joined, leader, members) = self.ask(inner, connection, false).await?;
+        inner.leading(joined && leader.as_ref().is_some_and(|(nonce, _)| *nonce == inner.me.nonce));
+        inner.alive_until(begun + self.ttl);
+        inner.saw(members, leader.map(|(_, leader)| leader));
+        if joined {
+            return Ok(());
+        }
+        Err(format!(
+            "another gateway calls itself `{}`: set `cluster.id`. If it was this one before it crashed, its place is \
+             free within {:?}",
+            inner.me.id, self.ttl
+        ))
+    }
+
+    async fn ask(
+        &self,
+        inner: &Inner,
+        connection: &mut Connection,
+        leaves: bool,
+    ) -> Result<Heard, String> {
+        let (me, ttl) = (inner.me(), self.ttl.as_millis().to_string());
+        let (text, leaves) = (me.text(), if leaves { "1" } else { "0" });
+        let command = [
+            "EVAL", SCRIPT, "2", &self.members, &self.leader, &me.id, &me.nonce, &ttl, &text, &now(), leaves,
+        ];
+        let answer = timeout(ANSWER, connection.command(&command)).await;
+        heard(answer.map_err(|_| format!("no answer within {ANSWER:?}"))??)
+    }
+}
+
+/// Whether this gateway is a member; the nonce of who leads, and who that is; all members.
+type Heard = (bool, Option<(String, Leader)>, Vec<Member>);
+
+fn heard(reply: Reply) -> Result<Heard, String> {
+    let mut parts = reply.list().into_iter();
+    let (Some(Reply::Integer(joined)), Some(leader)) = (parts.next(), parts.next()) else {
+        return Err("the script has given an unexpected answer".into());
+    };
+    let leader = leader.text().unwrap_or_default();
+    let mut words = leader.splitn(3, ' ').map(str::to_owned);
+    let leader = match (words.next(), words.next(), words.next()) {
+        (Some(nonce), Some(since), Some(id)) => Some((nonce, Leader { id, since })),
+        _ => None,
+    };
+    let members = parts.filter_map(|part| match part {
+        Reply::Bytes(text) => Member::read(&text),
+        _ => None,
+    });
+    Ok((joined == 1, leader, members.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_the_script() {
+        let bytes = |text: &str| Reply::Bytes(text.as_bytes().to_vec());
+        let member = Member { id: "a".into(), ..Member::default() };
+        let whole = Reply::List(vec![
+            Reply::Integer(1),
+            bytes("0a 2026-01-01T00:00:00Z gw-1"),
+            bytes(&member.text()),
+            bytes("odd"),
+        ]);
+        let leader = Leader { id: "gw-1".into(), since: "2026-01-01T00:00:00Z".into() };
+        assert_eq!(heard(whole), Ok((true, Some(("0a".into(), leader)), vec![member])));
+        assert_eq!(heard(Reply::List(vec![Reply::Integer(0), bytes("")])), Ok((false, None, vec![])));
+        assert!(heard(Reply::Nil).is_err());
+    }
+}

@@ -1,0 +1,272 @@
+//! How fast a client must send its request body: never silent for too long, and not slower than a lowest rate.
+//!
+//! Only time in which we wait for the client counts, so a slow server never makes a client late.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body::{Body as HttpBody, SizeHint};
+use tidegate_core::body::Pace;
+use tidegate_core::{Body, BodyError, Frames, Polled};
+use tokio::time::{Instant, Sleep};
+
+/// The time over which a rate is an average: the time without progress that is borne, within these limits.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(5);
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+
+/// The time over which the rate of a pace is measured.
+pub(super) fn window(pace: Pace) -> Duration {
+    pace.stall.unwrap_or(LONGEST_WINDOW).clamp(SHORTEST_WINDOW, LONGEST_WINDOW)
+}
+
+/// Fewest bytes that must come within `time`.
+pub(super) fn least(rate: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(rate) * time.as_millis() / 1000).unwrap_or(u64::MAX)
+}
+
+/// The pace of a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
+/// have no lowest rate.
+pub(super) fn of_request(pace: Pace, headers: &HeaderMap) -> Pace {
+    let is_grpc = || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if pace.rate > 0 && is_grpc() { Pace { rate: 0, ..pace } } else { pace }
+}
+
+/// A request body that fails when it comes too slowly.
+pub(super) struct PacedBody {
+    /// Let go when its time is up: nothing more of it is wanted.
+    inner: Option<Body>,
+    pace: Pace,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Since when we wait.
+    waiting: Option<Instant>,
+    /// When the wait becomes too long, or the rate must be looked at.
+    until: Instant,
+    /// Time that was waited in this window, without the present wait.
+    waited: Duration,
+    /// Bytes that came in this window.
+    bytes: u64,
+    /// The time over which the rate is measured.
+    window: Duration,
+}
+
+impl PacedBody {
+    /// This body with a pace.
+    pub(super) fn new(inner: Body, pace: Pace) -> Self {
+        Self {
+            inner: Some(inner),
+            pace,
+            timer: None,
+            waiting: None,
+            until: Instant::now(),
+            waited: Duration::ZERO,
+            bytes: 0,
+            window: window(pace),
+        }
+    }
+
+    /// Something came: true when it came in time.
+    fn came(&mut self, length: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(length as u64);
+        if let Some(since) = self.waiting.take() {
+            self.waited += since.elapsed();
+        }
+        self.is_fast_enough()
+    }
+
+    /// Looks at the rate when a window is over, and begins the next.
+    fn is_fast_enough(&mut self) -> bool {
+        if self.pace.rate == 0 || self.waited < self.window {
+            return true;
+        }
+        let enough = self.bytes >= least(self.pace.rate, self.waited);
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        enough
+    }
+
+    /// Nothing came: ready when that is so for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            self.set_until(now);
+        }
+        loop {
+            if self.pace.stall.is_none() && self.pace.rate == 0 {
+                return Poll::Pending;
+            }
+            let until = self.until;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            // It is moved only when it would be late; when it is early it is moved as it fires.
+            if timer.deadline() > until {
+                timer.as_mut().reset(until);
+            }
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if now < until {
+                timer.as_mut().reset(until);
+                continue;
+            }
+            let since = self.waiting.unwrap_or(now);
+            if self.pace.stall.is_some_and(|stall| now.duration_since(since) >= stall) {
+                return Poll::Ready(());
+            }
+            self.waited += now.duration_since(since);
+            if !self.is_fast_enough() {
+                return Poll::Ready(());
+            }
+            // What was waited in the window that is over counts for the stall all the same.
+            self.until = now + self.window;
+            if let Some(stall) = self.pace.stall {
+                self.until = self.until.min(since + stall);
+            }
+        }
+    }
+
+    fn set_until(&mut self, now: Instant) {
+        let stall = self.pace.stall.map(|stall| now + stall);
+        let rate = (self.pace.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
+        if let Some(until) = stall.into_iter().chain(rate).min() {
+            self.until = until;
+        }
+    }
+}
+
+impl Frames for PacedBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let late = match Pin::new(inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref().map(bytes::Bytes::len) {
+                Some(length) if !self.came(length) => true,
+                _ => return Poll::Ready(Some(Ok(frame))),
+            },
+            Poll::Ready(other) => return Poll::Ready(other),
+            Poll::Pending => self.poll_late(cx).is_ready(),
+        };
+        if !late {
+            return Poll::Pending;
+        }
+        self.inner = None;
+        Poll::Ready(Some(Err(BodyError::TimedOut)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+
+    fn set_pace(&mut self, pace: Pace) -> bool {
+        self.pace = pace;
+        self.window = window(pace);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use http_body::Frame;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    struct Sent(mpsc::Receiver<usize>);
+
+    impl Frames for Sent {
+        fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+            self.0.poll_recv(cx).map(|length| length.map(|length| Ok(Frame::data(Bytes::from(vec![0; length])))))
+        }
+    }
+
+    const fn milliseconds(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    /// A body whose rate is looked at every 200 ms.
+    fn body(pace: Pace, receiver: mpsc::Receiver<usize>) -> Body {
+        let inner = Body::of_frames(Sent(receiver));
+        Body::of_frames(PacedBody { window: milliseconds(200), ..PacedBody::new(inner, pace) })
+    }
+
+    /// Sends so many bytes after each pause, and reads them. The outcome: how much came, and whether it was cut.
+    async fn outcome(pace: Pace, pause: Duration, length: usize, times: usize) -> (usize, bool) {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..times {
+                tokio::time::sleep(pause).await;
+                if sender.send(length).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut body = body(pace, receiver);
+        let mut came = 0;
+        loop {
+            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                None => return (came, false),
+                Some(Ok(frame)) => came += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(error)) => {
+                    assert!(matches!(error, BodyError::TimedOut));
+                    return (came, true);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_moves_is_never_cut() {
+        let pace = Pace { stall: Some(milliseconds(10_000)), rate: 100 };
+        assert_eq!(outcome(pace, milliseconds(20), 10_000, 50).await, (500_000, false), "five windows");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_hardly_moves_is_cut_and_a_silent_one_too() {
+        let pace = Pace { stall: Some(milliseconds(10_000)), rate: 1000 };
+        let (came, cut) = outcome(pace, milliseconds(20), 1, 1000).await;
+        assert!(cut && came < 200, "{came}");
+        let silent = Pace { stall: Some(milliseconds(50)), rate: 0 };
+        assert_eq!(outcome(silent, milliseconds(60_000), 1000, 2).await, (0, true));
+        assert_eq!(outcome(Pace { stall: None, rate: 100 }, milliseconds(60_000), 1, 1).await, (0, true));
+        assert_eq!(outcome(Pace { rate: 0, ..pace }, milliseconds(20), 1, 30).await, (30, false), "no rate");
+        assert_eq!(outcome(Pace::default(), milliseconds(500), 1, 2).await, (2, false), "no limit");
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_makes_nobody_late() {
+        let (sender, receiver) = mpsc::channel(100);
+        let mut body = body(Pace { stall: Some(milliseconds(10_000)), rate: 1000 }, receiver);
+        for _ in 0..50 {
+            sender.send(1).await.unwrap();
+        }
+        drop(sender);
+        for _ in 0..50 {
+            assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().is_ok());
+            tokio::time::sleep(milliseconds(20)).await;
+        }
+        assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
+    }
+
+    #[test]
+    fn the_rate_is_an_average_over_the_time_that_is_borne() {
+        let of = |stall: Option<u64>| window(Pace { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs();
+        assert_eq!([of(None), of(Some(1)), of(Some(30)), of(Some(3600))], [60, 5, 30, 60]);
+        assert_eq!(least(16, Duration::from_secs(60)), 960);
+        assert_eq!(least(u64::MAX, Duration::from_secs(60)), u64::MAX);
+    }
+
+    #[test]
+    fn conversations_have_no_lowest_rate() {
+        let pace = Pace { stall: Some(milliseconds(60_000)), rate: 16 };
+        let mut headers = HeaderMap::new();
+        assert_eq!(of_request(pace, &headers), pace);
+        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/grpc+proto"));
+        assert_eq!(of_request(pace, &headers), Pace { rate: 0, ..pace });
+    }
+}

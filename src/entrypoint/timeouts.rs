@@ -1,0 +1,194 @@
+//! A router's own timeouts: for the request body, for the answer, and for the whole request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body::{Body as HttpBody, SizeHint};
+use tidegate_core::body::Pace;
+use tidegate_core::{Body, BodyError, Frames, Guard, Next, Polled, Request, Response, UpstreamError, reply};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use super::http::Link;
+use super::pace::{self, PacedBody};
+use crate::snapshot::Timeouts;
+
+/// How much later than the body itself its connection gives up (HTTP/1): the answer should get out.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A request with timeouts of its own.
+pub(super) struct Timed {
+    timeouts: Timeouts,
+    deadline: Option<Instant>,
+    /// Tells when the request body is over.
+    body: Arc<BodyEnd>,
+}
+
+/// Prepares a request for the timeouts of its router. Without any, nothing is done.
+pub(super) fn begin(link: &Link, request: &mut Request, timeouts: Option<&Timeouts>) -> Option<Timed> {
+    let Some(timeouts) = timeouts else {
+        if !link.framed {
+            link.progress.set_patience(None);
+        }
+        return None;
+    };
+    let body = Arc::new(BodyEnd::default());
+    if request.body.is_end_stream() {
+        body.set();
+    } else {
+        let inner = std::mem::take(&mut request.body);
+        request.body = paced(link, request, inner, timeouts).with_guard(Box::new(Ending(body.clone())));
+    }
+    let deadline = timeouts.request.map(|limit| Instant::now() + limit);
+    Some(Timed { timeouts: *timeouts, deadline, body })
+}
+
+/// A body with the pace of its router, and of the entry point where the router says nothing.
+fn paced(link: &Link, request: &Request, mut body: Body, timeouts: &Timeouts) -> Body {
+    let general = pace::of_request(link.door.limits.pace(), &request.head.headers);
+    let pace = Pace {
+        stall: timeouts.request_body.or(general.stall),
+        rate: timeouts.min_body_rate.unwrap_or(general.rate),
+    };
+    if !link.framed {
+        link.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
+    }
+    if body.set_pace(pace) { body } else { Body::of_frames(PacedBody::new(body, pace)) }
+}
+
+impl Timed {
+    /// The answer, or one of ours when it takes too long.
+    pub(super) async fn answer(self, next: Next<'_>, request: Request) -> Response {
+        let late = async {
+            match self.timeouts.response {
+                None => std::future::pending().await,
+                Some(limit) => {
+                    self.body.wait().await;
+                    tokio::time::sleep(limit).await;
+                }
+            }
+        };
+        let over = async {
+            match self.deadline {
+                None => std::future::pending().await,
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+            }
+        };
+        let response = tokio::select! {
+            biased;
+            response = next.run(request) => response,
+            () = late => return reply::status_text(StatusCode::GATEWAY_TIMEOUT),
+            () = over => return self.missed(),
+        };
+        let plain = response.body().as_bytes().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if plain || (self.timeouts.response_body.is_none() && self.deadline.is_none()) {
+            return response;
+        }
+        let (stall, deadline) = (self.timeouts.response_body, self.deadline);
+        response.map(|inner| {
+            Body::of_frames(TimedAnswer { inner: Some(inner), stall, deadline, waiting: false, until: None, timer: None })
+        })
+    }
+
+    /// The answer when the whole request took too long: whoever still has to send is late.
+    fn missed(&self) -> Response {
+        match self.body.is_set() {
+            true => reply::status_text(StatusCode::GATEWAY_TIMEOUT),
+            false => reply::upstream_failure(UpstreamError::ClientTimeout),
+        }
+    }
+}
+
+/// Whether a request body is over.
+#[derive(Default)]
+struct BodyEnd {
+    over: AtomicBool,
+    notify: Notify,
+}
+
+impl BodyEnd {
+    fn set(&self) {
+        self.over.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    fn is_set(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// One waits at most, so the note that was left before is there.
+    async fn wait(&self) {
+        while !self.is_set() {
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// Notes the end of a request body.
+struct Ending(Arc<BodyEnd>);
+
+impl Guard for Ending {
+    fn end(self: Box<Self>, _complete: bool) {
+        self.0.set();
+    }
+}
+
+/// The body of an answer that is cut when the server makes no progress, or at a deadline.
+struct TimedAnswer {
+    inner: Option<Body>,
+    stall: Option<Duration>,
+    deadline: Option<Instant>,
+    waiting: bool,
+    until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl TimedAnswer {
+    /// Ready when the server waits for too long, or the time of the request is up.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.waiting {
+            self.waiting = true;
+            self.until = self.stall.map(|stall| Instant::now() + stall).into_iter().chain(self.deadline).min();
+        }
+        let Some(until) = self.until else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+impl Frames for TimedAnswer {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let late = match Pin::new(inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.waiting = false;
+                if self.deadline.is_none_or(|deadline| Instant::now() < deadline) {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                true
+            }
+            Poll::Ready(other) => return Poll::Ready(other),
+            Poll::Pending => self.poll_late(cx).is_ready(),
+        };
+        if !late {
+            return Poll::Pending;
+        }
+        self.inner = None;
+        Poll::Ready(Some(Err(BodyError::TimedOut)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}

@@ -1,0 +1,339 @@
+//! `accessLog.filters.expression`: which lines are written, by any field of the log and by what rules ask.
+//!
+//! The expression is compiled once. What rules ask (`PathPrefix(…)`) is asked when the request comes in, before any
+//! middleware has changed it, and kept as one bit each; fields are looked up when the request is over.
+
+use http::HeaderName;
+use regex::Regex;
+use tidegate_core::Request;
+use tidegate_core::expression::{self, Call, Comparison, Expression, Field, Test, Value};
+
+use super::line::Entry;
+use super::modes::Modes;
+use crate::router::{Rule, go_position, go_regex};
+
+/// Most calls in one expression: each has a bit.
+const MOST_CALLS: usize = 64;
+
+/// A compiled expression.
+pub(super) struct Filter {
+    tree: Tree,
+    rules: Vec<Rule>,
+    /// Which headers are looked at.
+    headers: bool,
+}
+
+enum Tree {
+    And(Box<Tree>, Box<Tree>),
+    Or(Box<Tree>, Box<Tree>),
+    Not(Box<Tree>),
+    /// The answer of this rule.
+    Rule(usize),
+    Aborted,
+    Number(Number, Comparison, f64),
+    /// In nanoseconds.
+    Time(Time, Comparison, u128),
+    Text(Text, String),
+    Pattern(Text, Regex),
+}
+
+/// Fields that are numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Number {
+    DownstreamStatus,
+    DownstreamContentSize,
+    OriginStatus,
+    OriginContentSize,
+    RequestContentSize,
+    RequestCount,
+    RetryAttempts,
+    GzipRatio,
+    ClientPort,
+    RequestPort,
+}
+
+/// Fields that are lengths of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Time {
+    Duration,
+    OriginDuration,
+    Overhead,
+}
+
+/// Fields that are texts. What the log leaves out is empty here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    ClientAddr,
+    ClientHost,
+    ClientUsername,
+    RequestAddr,
+    RequestHost,
+    RequestMethod,
+    RequestPath,
+    RequestProtocol,
+    RequestScheme,
+    RouterName,
+    ServiceName,
+    ServiceUrl,
+    ServiceAddr,
+    EntryPointName,
+    TlsVersion,
+    TlsCipher,
+    TlsClientSubject,
+    StartUtc,
+    RequestHeader(HeaderName),
+    OriginHeader(HeaderName),
+    DownstreamHeader(HeaderName),
+}
+
+/// What a name stands for.
+enum Known {
+    Number(Number),
+    Time(Time),
+    Text(Text),
+    Aborted,
+}
+
+const NUMBERS: [(&str, Number); 10] = [
+    ("DownstreamStatus", Number::DownstreamStatus),
+    ("DownstreamContentSize", Number::DownstreamContentSize),
+    ("OriginStatus", Number::OriginStatus),
+    ("OriginContentSize", Number::OriginContentSize),
+    ("RequestContentSize", Number::RequestContentSize),
+    ("RequestCount", Number::RequestCount),
+    ("RetryAttempts", Number::RetryAttempts),
+    ("GzipRatio", Number::GzipRatio),
+    ("ClientPort", Number::ClientPort),
+    ("RequestPort", Number::RequestPort),
+];
+const TIMES: [(&str, Time); 3] =
+    [("Duration", Time::Duration), ("OriginDuration", Time::OriginDuration), ("Overhead", Time::Overhead)];
+const TEXTS: [(&str, Text); 19] = [
+    ("ClientAddr", Text::ClientAddr),
+    ("ClientHost", Text::ClientHost),
+    ("ClientUsername", Text::ClientUsername),
+    ("RequestAddr", Text::RequestAddr),
+    ("RequestHost", Text::RequestHost),
+    ("RequestMethod", Text::RequestMethod),
+    ("RequestPath", Text::RequestPath),
+    ("RequestProtocol", Text::RequestProtocol),
+    ("RequestScheme", Text::RequestScheme),
+    ("RouterName", Text::RouterName),
+    ("ServiceName", Text::ServiceName),
+    ("ServiceURL", Text::ServiceUrl),
+    ("ServiceAddr", Text::ServiceAddr),
+    ("entryPointName", Text::EntryPointName),
+    ("TLSVersion", Text::TlsVersion),
+    ("TLSCipher", Text::TlsCipher),
+    ("TLSClientSubject", Text::TlsClientSubject),
+    ("StartUTC", Text::StartUtc),
+    ("StartLocal", Text::StartUtc),
+];
+const ABORTED: &str = "DownstreamAborted";
+
+impl Filter {
+    /// Compiles an expression. The error says what was expected, and where.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let expression = expression::parse_fields(text).map_err(|error| go_position(text, &error))?;
+        let mut filter = Self { tree: Tree::Aborted, rules: Vec::new(), headers: false };
+        filter.tree = filter.compile(&expression).map_err(|(at, message)| {
+            let before = text.get(..at).unwrap_or("");
+            let line = before.matches('\n').count() + 1;
+            let column = before.rfind('\n').map_or(before.len(), |newline| before.len() - newline - 1) + 1;
+            format!("{line}:{column}: {message}")
+        })?;
+        Ok(filter)
+    }
+
+    /// True when headers must be remembered for it.
+    pub(super) fn needs_headers(&self) -> bool {
+        self.headers
+    }
+
+    /// The answers of the rules in it, one bit each.
+    pub(super) fn ask(&self, request: &Request) -> u64 {
+        let answers = self.rules.iter().enumerate();
+        answers.fold(0, |bits, (place, rule)| bits | (u64::from(rule.matches(request)) << place))
+    }
+
+    /// True when the line is to be written.
+    pub(super) fn keeps(&self, entry: &Entry<'_>, modes: &Modes) -> bool {
+        self.tree.holds(entry, modes)
+    }
+
+    fn compile(&mut self, expression: &Expression) -> Result<Tree, (usize, String)> {
+        Ok(match expression {
+            Expression::And(left, right) => {
+                Tree::And(Box::new(self.compile(left)?), Box::new(self.compile(right)?))
+            }
+            Expression::Or(left, right) => Tree::Or(Box::new(self.compile(left)?), Box::new(self.compile(right)?)),
+            Expression::Not(inner) => Tree::Not(Box::new(self.compile(inner)?)),
+            Expression::Call(call) => self.rule(call).map_err(|message| (call.span.start, message))?,
+            Expression::Compare { call, .. } => {
+                let message = format!("{} is true or false and cannot be compared", call.name);
+                return Err((call.span.start, message));
+            }
+            Expression::Field(field) => self.field(field).map_err(|message| (field.span.start, message))?,
+        })
+    }
+
+    fn rule(&mut self, call: &Call) -> Result<Tree, String> {
+        if matches!(known(&call.name), Ok(Some(_))) {
+            return Err(format!("{} is a field: it stands without parentheses", call.name));
+        }
+        if self.rules.len() == MOST_CALLS {
+            return Err(format!("at most {MOST_CALLS} calls are allowed"));
+        }
+        self.rules.push(Rule::of_call(call)?);
+        Ok(Tree::Rule(self.rules.len() - 1))
+    }
+
+    fn field(&mut self, field: &Field) -> Result<Tree, String> {
+        let name = &field.name;
+        let known = known(name)?.ok_or_else(|| unknown(name))?;
+        let Some(test) = &field.test else {
+            let hint = match known {
+                Known::Aborted => return Ok(Tree::Aborted),
+                Known::Number(_) => format!("{name} is a number and must be compared, like {name} >= 500"),
+                Known::Time(_) => format!("{name} is a length of time and must be compared, like {name} > 1s"),
+                Known::Text(_) => format!("{name} is a text and must be compared, like {name} == `…`"),
+            };
+            return Err(hint);
+        };
+        match (known, test) {
+            (Known::Number(field), Test::Compare(operator, Value::Number(number))) => {
+                Ok(Tree::Number(field, *operator, *number))
+            }
+            (Known::Number(_), _) => Err(format!("{name} is compared with a number, like {name} >= 500")),
+            (Known::Time(field), Test::Compare(operator, Value::Duration(time))) => {
+                Ok(Tree::Time(field, *operator, time.0.as_nanos()))
+            }
+            (Known::Time(_), _) => Err(format!("{name} is compared with a length of time, like {name} > 1s")),
+            (Known::Text(field), test) => self.text(name, field, test),
+            (Known::Aborted, _) => Err(format!("{name} is true or false and cannot be compared")),
+        }
+    }
+
+    fn text(&mut self, name: &str, field: Text, test: &Test) -> Result<Tree, String> {
+        self.headers |=
+            matches!(field, Text::RequestHeader(_) | Text::OriginHeader(_) | Text::DownstreamHeader(_));
+        let (tree, negated) = match test {
+            Test::Compare(Comparison::Equal, Value::Text(text)) => (Tree::Text(field, text.clone()), false),
+            Test::Compare(Comparison::NotEqual, Value::Text(text)) => (Tree::Text(field, text.clone()), true),
+            Test::Matches { pattern, negated } => {
+                let pattern = go_regex(pattern).map_err(|error| format!("{name}: {error}"))?;
+                (Tree::Pattern(field, pattern), *negated)
+            }
+            Test::Compare(..) => {
+                return Err(format!("{name} is a text: it is compared by ==, !=, =~ or !~ with one in quotes"));
+            }
+        };
+        Ok(if negated { Tree::Not(Box::new(tree)) } else { tree })
+    }
+}
+
+impl Tree {
+    fn holds(&self, entry: &Entry<'_>, modes: &Modes) -> bool {
+        match self {
+            Self::And(left, right) => left.holds(entry, modes) && right.holds(entry, modes),
+            Self::Or(left, right) => left.holds(entry, modes) || right.holds(entry, modes),
+            Self::Not(inner) => !inner.holds(entry, modes),
+            Self::Rule(place) => entry.seen.facts >> place & 1 == 1,
+            Self::Aborted => !entry.outcome.complete,
+            Self::Number(field, operator, number) => compares(entry.number(*field), *operator, *number),
+            Self::Time(field, operator, time) => compares(entry.time(*field).as_nanos(), *operator, *time),
+            Self::Text(field, text) => *entry.text(field, modes) == **text,
+            Self::Pattern(field, pattern) => pattern.is_match(&entry.text(field, modes)),
+        }
+    }
+}
+
+fn compares<T: PartialOrd>(value: T, operator: Comparison, with: T) -> bool {
+    match operator {
+        Comparison::Less => value < with,
+        Comparison::LessOrEqual => value <= with,
+        Comparison::Greater => value > with,
+        Comparison::GreaterOrEqual => value >= with,
+        Comparison::Equal => value == with,
+        Comparison::NotEqual => value != with,
+    }
+}
+
+/// What a name stands for; `None` when it is no field.
+fn known(name: &str) -> Result<Option<Known>, String> {
+    fn in_list<T: Clone>(list: &[(&str, T)], name: &str) -> Option<T> {
+        list.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, field)| field.clone())
+    }
+    let found = in_list(&NUMBERS, name)
+        .map(Known::Number)
+        .or_else(|| in_list(&TIMES, name).map(Known::Time))
+        .or_else(|| in_list(&TEXTS, name).map(Known::Text))
+        .or_else(|| name.eq_ignore_ascii_case(ABORTED).then_some(Known::Aborted));
+    if found.is_some() {
+        return Ok(found);
+    }
+    let prefixes: [(&str, fn(HeaderName) -> Text); 3] = [
+        ("request_", Text::RequestHeader),
+        ("origin_", Text::OriginHeader),
+        ("downstream_", Text::DownstreamHeader),
+    ];
+    for (prefix, of_header) in prefixes {
+        let begins = name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+        if let Some(header) = name.get(prefix.len()..).filter(|_| begins) {
+            let header = HeaderName::from_bytes(header.as_bytes())
+                .map_err(|_| format!("{name}: expected the name of a header after `{prefix}`"))?;
+            return Ok(Some(Known::Text(of_header(header))));
+        }
+    }
+    Ok(None)
+}
+
+/// The error for a name that is no field.
+fn unknown(name: &str) -> String {
+    let numbers = NUMBERS.iter().map(|(name, _)| *name);
+    let names = numbers.chain(TIMES.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
+    match expression::nearest(name, names.chain([ABORTED])) {
+        Some(field) => format!("{name} is no field of the access log; did you mean {field}?"),
+        None => format!(
+            "{name} is no field of the access log: expected one of its JSON form, like DownstreamStatus, Duration or \
+             request_User-Agent"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_what_where_and_what_was_expected() {
+        for (text, expected) in [
+            ("DownstreamStats >= 500", "1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"),
+            ("DownstreamAborted ||\n xyz", "2:2: xyz is no field"),
+            ("DownstreamStatus", "must be compared, like DownstreamStatus >= 500"),
+            ("DownstreamStatus == `500`", "1:1: DownstreamStatus is compared with a number"),
+            ("Duration > 1", "1:1: Duration is compared with a length of time, like Duration > 1s"),
+            ("RouterName", "RouterName is a text and must be compared"),
+            ("RouterName > `a`", "it is compared by ==, !=, =~ or !~"),
+            ("RouterName =~ `(`", "RouterName: error parsing regexp: missing closing )"),
+            ("DownstreamAborted == 1", "is true or false"),
+            ("PathPrefx(`/`)", "1:1: unsupported function: PathPrefx; did you mean PathPrefix?"),
+            ("Path(`x`)", "does not start with a '/'"),
+            ("Host(`a`) > 1", "Host is true or false and cannot be compared"),
+            ("Duration(`1s`)", "Duration is a field: it stands without parentheses"),
+            ("request_ == `a`", "expected the name of a header after `request_`"),
+            ("Duration > 1s &&", "1:17: expected"),
+        ] {
+            let error = Filter::parse(text).err().unwrap_or_else(|| panic!("{text}"));
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let many = vec!["Path(`/`)"; MOST_CALLS + 1].join(" || ");
+        assert!(Filter::parse(&many).err().unwrap().contains("at most 64 calls"));
+    }
+
+    #[test]
+    fn headers_are_only_remembered_when_they_are_asked_for() {
+        assert!(!Filter::parse("Duration > 1s && Header(`a`, `b`)").unwrap().needs_headers());
+        assert!(Filter::parse("request_User-Agent =~ `bot`").unwrap().needs_headers());
+    }
+}

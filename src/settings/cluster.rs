@@ -1,0 +1,232 @@
+//! Gateways that work as one and know of each other. Not in Traefik.
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_providers::{Tls, consul_store, redis};
+
+/// Names and identifiers stand in keys.
+const LONGEST_NAME: usize = 128;
+/// Consul's own limits of a session.
+const LEAST_IN_CONSUL: u64 = 10;
+const LONGEST: u64 = 86_400;
+
+/// `cluster`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Name of the cluster: gateways with the same name belong together.
+    pub name: String,
+    /// Name of this gateway; empty: that of the machine.
+    pub id: String,
+    /// Where this gateway is, for people: it is shown and not used.
+    pub address: String,
+    /// A gateway that is not heard of for this time is no member any more.
+    pub ttl: Duration,
+    /// Members find each other in Consul.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<ClusterConsul>,
+    /// Members find each other in Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<ClusterRedis>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            name: "tidegate".into(),
+            id: String::new(),
+            address: String::new(),
+            ttl: Duration::from_secs(15),
+            consul: None,
+            redis: None,
+        }
+    }
+}
+
+/// `cluster.consul`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ClusterConsul {
+    /// The agent: host and port, or a URL; empty: `CONSUL_HTTP_ADDR`, or the agent of this machine.
+    pub address: String,
+    /// ACL token; empty: `CONSUL_HTTP_TOKEN`.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub token: Secret,
+    /// Datacenter; empty: the agent's own.
+    pub datacenter: String,
+    /// The key below which everything stands.
+    pub prefix: String,
+    /// TLS towards the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Default for ClusterConsul {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            token: Secret::default(),
+            datacenter: String::new(),
+            prefix: "tidegate/cluster".into(),
+            tls: None,
+        }
+    }
+}
+
+impl ClusterConsul {
+    /// The same for whoever connects.
+    pub(crate) fn place(&self) -> consul_store::Options {
+        consul_store::Options {
+            address: self.address.clone(),
+            token: self.token.clone(),
+            tls: self.tls.clone(),
+            datacenter: self.datacenter.clone(),
+        }
+    }
+}
+
+/// `cluster.redis`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ClusterRedis {
+    /// Servers, or sentinels; the next one is asked when one fails.
+    pub endpoints: Vec<String>,
+    /// User name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Its password.
+    #[serde(skip_serializing_if = "Secret::is_empty")]
+    pub password: Secret,
+    /// Number of the database.
+    #[serde(skip_serializing_if = "is_default")]
+    pub db: i64,
+    /// What keys begin with.
+    pub prefix: String,
+    /// TLS towards the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Ask sentinels which server is the master.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<redis::Sentinel>,
+}
+
+impl Default for ClusterRedis {
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["127.0.0.1:6379".into()],
+            username: String::new(),
+            password: Secret::default(),
+            db: 0,
+            prefix: "tidegate:cluster".into(),
+            tls: None,
+            sentinel: None,
+        }
+    }
+}
+
+impl ClusterRedis {
+    /// The same for whoever connects.
+    pub(crate) fn place(&self) -> redis::Options {
+        redis::Options {
+            endpoints: self.endpoints.clone(),
+            username: self.username.clone(),
+            password: self.password.clone(),
+            db: self.db,
+            tls: self.tls.clone(),
+            sentinel: self.sentinel.clone(),
+            ..redis::Options::default()
+        }
+    }
+}
+
+impl Cluster {
+    /// What cannot be meant: the option, and why.
+    pub(super) fn mistakes(&self) -> Vec<(Vec<&'static str>, String)> {
+        let mut found = Vec::new();
+        let mut wrong = |path: &[&'static str], message: String| found.push((path.to_vec(), message));
+        for (option, text) in [("name", &self.name), ("id", &self.id)] {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if text.len() > LONGEST_NAME || !text.bytes().all(fits) || (option == "name" && text.is_empty()) {
+                let message =
+                    format!("`{text}` cannot stand in a key: expected letters, digits, `.`, `_` and `-`");
+                wrong(&[option], message);
+            }
+        }
+        let least = match (&self.consul, &self.redis) {
+            (Some(_), None) => LEAST_IN_CONSUL,
+            (None, Some(_)) => 1,
+            (Some(_), Some(_)) => {
+                wrong(&[], "members cannot meet in two places: expected `consul` or `redis`, not both".into());
+                LEAST_IN_CONSUL
+            }
+            (None, None) => {
+                wrong(&[], "nothing says where members meet: expected `consul` or `redis`".into());
+                1
+            }
+        };
+        let seconds = self.ttl.0.as_secs();
+        if seconds < least || seconds > LONGEST {
+            wrong(&["ttl"], format!("expected a time from {least} s to a day"));
+        }
+        if let Some(consul) = &self.consul {
+            if consul.prefix.trim_matches('/').is_empty() {
+                wrong(&["consul", "prefix"], "expected a key like `tidegate/cluster`".into());
+            }
+            if let Err(error) = consul_store::Store::new(&consul.place()) {
+                wrong(&["consul"], error.to_string());
+            }
+        }
+        if let Some(redis) = &self.redis
+            && let Err(error) = redis::Master::new(redis.place())
+        {
+            wrong(&["redis"], error.to_string());
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(cluster: Cluster) -> Vec<String> {
+        cluster
+            .mistakes()
+            .into_iter()
+            .map(|(path, message)| format!("{}: {message}", path.join(".")))
+            .collect()
+    }
+
+    #[test]
+    fn a_cluster_needs_one_place_to_meet() {
+        let consul = || Some(ClusterConsul::default());
+        let redis = || Some(ClusterRedis::default());
+        assert!(mistakes(Cluster { consul: consul(), ..Cluster::default() }).is_empty());
+        assert!(mistakes(Cluster { redis: redis(), ..Cluster::default() }).is_empty());
+        assert!(mistakes(Cluster::default())[0].contains("expected `consul` or `redis`"));
+        assert!(mistakes(Cluster { consul: consul(), redis: redis(), ..Cluster::default() })[0].contains("not both"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        let base = || Cluster { consul: Some(ClusterConsul::default()), ..Cluster::default() };
+        let redis = |redis: ClusterRedis| Cluster { redis: Some(redis), ..Cluster::default() };
+        let strategy = redis::Sentinel {
+            master_name: "m".into(),
+            replica_strategy: true,
+            ..redis::Sentinel::default()
+        };
+        for (cluster, word) in [
+            (Cluster { name: String::new(), ..base() }, "name: "),
+            (Cluster { id: "a/b".into(), ..base() }, "id: `a/b`"),
+            (Cluster { ttl: Duration::from_secs(9), ..base() }, "ttl: expected a time from 10 s"),
+            (redis(ClusterRedis { endpoints: Vec::new(), ..ClusterRedis::default() }), "redis: option `endpoints`"),
+            (redis(ClusterRedis { sentinel: Some(strategy), ..ClusterRedis::default() }), "redis: option `sentinel`"),
+        ] {
+            let found = mistakes(cluster);
+            assert!(found.len() == 1 && found[0].starts_with(word), "{word}: {found:?}");
+        }
+        let bad = ClusterConsul { address: "ftp://h".into(), prefix: "/".into(), ..ClusterConsul::default() };
+        assert_eq!(mistakes(Cluster { consul: Some(bad), ..base() }).len(), 2);
+    }
+}

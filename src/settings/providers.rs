@@ -1,0 +1,254 @@
+//! Sources of configuration, in one instance of each kind or in several with names, and which of them wins between
+//! routers of equal priority.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::values::Duration;
+use tidegate_providers::{
+    self as providers, consul, consul_catalog, docker, etcd, file, http, redis, rest, swarm,
+};
+
+use crate::internal;
+
+/// Traefik's default of `providers.precedence`.
+const PRECEDENCE: [&str; 17] = [
+    "kubernetesgateway",
+    "kubernetescrd",
+    "kubernetes",
+    "kubernetesingressnginx",
+    "swarm",
+    "docker",
+    "file",
+    "redis",
+    "knative",
+    "consul",
+    "consulcatalog",
+    "nomad",
+    "etcd",
+    "ecs",
+    "http",
+    "zookeeper",
+    "rest",
+];
+
+/// `providers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Providers {
+    /// Changes of one provider within this time after one was applied are applied together.
+    pub providers_throttle_duration: Duration,
+    /// Which provider wins when priorities are equal.
+    pub precedence: Vec<String>,
+    /// Keys in Consul; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<consul::Options>,
+    /// Services registered in Consul; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul_catalog: Option<consul_catalog::Options>,
+    /// Containers of a Docker host; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<docker::Options>,
+    /// Files; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<file::Options>,
+    /// Keys in etcd; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<etcd::Options>,
+    /// A configuration that is fetched; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<http::Options>,
+    /// Keys in Redis; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<redis::Options>,
+    /// A configuration that is sent to the API; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<rest::Options>,
+    /// Services of a Docker Swarm; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<swarm::Options>,
+    /// Further ones of any kind, by name: the part behind `@` in the names of what they deliver.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub instances: BTreeMap<String, providers::Options>,
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self {
+            providers_throttle_duration: Duration::from_secs(2),
+            precedence: PRECEDENCE.map(str::to_owned).to_vec(),
+            consul: None,
+            consul_catalog: None,
+            docker: None,
+            etcd: None,
+            file: None,
+            http: None,
+            redis: None,
+            rest: None,
+            swarm: None,
+            instances: BTreeMap::new(),
+        }
+    }
+}
+
+/// A provider that is on.
+pub(crate) struct Chosen<'p> {
+    /// Its name, when it is one of `providers.instances`.
+    pub(crate) name: Option<&'p str>,
+    /// Its options.
+    pub(crate) options: providers::Options,
+}
+
+impl Chosen<'_> {
+    /// Where its options stand: `providers.docker`, `providers.instances.east.docker`.
+    pub(crate) fn path(&self) -> String {
+        match self.name {
+            None => format!("providers.{}", self.options.kind()),
+            Some(name) => format!("providers.instances.{name}.{}", self.options.kind()),
+        }
+    }
+}
+
+impl Providers {
+    /// Those that are on.
+    pub(crate) fn chosen(&self) -> Vec<Chosen<'_>> {
+        use providers::Options;
+        let single = [
+            self.file.clone().map(Options::File),
+            self.docker.clone().map(Options::Docker),
+            self.swarm.clone().map(Options::Swarm),
+            self.redis.clone().map(Options::Redis),
+            self.etcd.clone().map(Options::Etcd),
+            self.http.clone().map(Options::Http),
+            self.rest.clone().map(Options::Rest),
+            self.consul.clone().map(Options::Consul),
+            self.consul_catalog.clone().map(Options::ConsulCatalog),
+        ];
+        let single = single.into_iter().flatten().map(|options| Chosen { name: None, options });
+        let named = self.instances.iter();
+        let named = named.map(|(name, options)| Chosen { name: Some(name), options: options.clone() });
+        single.chain(named).collect()
+    }
+
+    /// The REST providers, by the names that configurations are sent to.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = (&str, &rest::Options)> {
+        let named = self.instances.iter().filter_map(|(name, options)| match options {
+            providers::Options::Rest(options) => Some((name.as_str(), options)),
+            _ => None,
+        });
+        self.rest.iter().map(|options| ("rest", options)).chain(named)
+    }
+
+    /// The place of a provider in the precedence: its own, or else that of its kind; the end when neither stands in it.
+    pub(crate) fn rank(&self, provider: &str) -> usize {
+        let place = |name: &str| self.precedence.iter().position(|other| other.eq_ignore_ascii_case(name));
+        // Those of Consul namespaces are called `<name>-<namespace>`.
+        let family = |name: &str| {
+            provider.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let named = || {
+            let found = self.instances.iter().rev().find(|(name, _)| family(name));
+            found.and_then(|(name, options)| place(name).or_else(|| place(options.kind())))
+        };
+        let single = || place(provider.split('-').next().unwrap_or(provider));
+        place(provider).or_else(named).or_else(single).unwrap_or(self.precedence.len())
+    }
+
+    /// Names that instances cannot have, and that `precedence` can: those of Traefik's providers, and ours.
+    fn reserved() -> impl Iterator<Item = String> {
+        let ours = providers::KINDS.iter().map(|kind| kind.to_lowercase());
+        PRECEDENCE.iter().map(|name| (*name).to_owned()).chain(ours).chain([internal::PROVIDER.to_owned()])
+    }
+
+    /// What is wrong: each with the path below `providers` where it stands.
+    pub(super) fn check(&self) -> Vec<(Vec<&str>, String)> {
+        let mut wrong = Vec::new();
+        for name in self.instances.keys() {
+            if let Err(message) = check_name(name) {
+                wrong.push((vec!["instances", name], message));
+            }
+        }
+        for name in &self.precedence {
+            let instances = self.chosen();
+            let namespaces = instances.iter().flat_map(|chosen| chosen.options.names(chosen.name));
+            let mut known = Self::reserved().chain(namespaces).chain(self.instances.keys().cloned());
+            if !known.any(|known| known.eq_ignore_ascii_case(name)) {
+                wrong.push((vec!["precedence"], format!("provider \"{name}\" is not a valid provider name")));
+            }
+        }
+        let (open, closed): (Vec<_>, Vec<_>) = self.rest().partition(|(_, options)| options.insecure);
+        if let ([(open, _), ..], [(closed, _), ..]) = (open.as_slice(), closed.as_slice()) {
+            let path = match self.instances.contains_key(*open) {
+                true => vec!["instances", open, "rest", "insecure"],
+                false => vec!["rest", "insecure"],
+            };
+            wrong.push((path, format!("it would open `{closed}` too: set it for all REST providers or for none")));
+        }
+        wrong
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if name.is_empty() || !name.bytes().all(fits) {
+        return Err(format!("`{name}` is no name of a provider: expected letters, digits, `-` and `_`"));
+    }
+    // `consul-east` could be the one of a Consul namespace.
+    let lower = name.to_lowercase();
+    let taken = Providers::reserved().find(|taken| {
+        lower.strip_prefix(taken.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    });
+    match taken {
+        Some(taken) if taken == lower => Err(format!("`{name}` is the name of a kind of provider: expected another")),
+        Some(taken) => Err(format!("names that begin with `{taken}-` belong to the provider `{taken}`: expected another")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn providers(names: &[&str]) -> Providers {
+        let options = providers::Options::ConsulCatalog(consul_catalog::Options {
+            namespaces: vec!["a".into(), "b".into()],
+            ..consul_catalog::Options::default()
+        });
+        let instances = names.iter().map(|name| ((*name).to_owned(), options.clone()));
+        Providers { instances: instances.collect(), ..Providers::default() }
+    }
+
+    #[test]
+    fn an_instance_has_the_rank_of_its_kind_unless_it_has_one_of_its_own() {
+        let mut some = providers(&["east", "east-two"]);
+        let catalog = some.rank("consulcatalog");
+        for name in ["consulcatalog-a", "east", "east-a", "east-two-b"] {
+            assert_eq!(some.rank(name), catalog, "{name}");
+        }
+        assert_eq!((some.rank("dockerish"), some.rank("internal")), (PRECEDENCE.len(), PRECEDENCE.len()));
+        some.precedence = ["East-A", "file", "consulcatalog-b", "east-two"].map(str::to_owned).to_vec();
+        let ranks = ["east-a", "file", "consulcatalog-b", "east-two-a", "east-b"].map(|name| some.rank(name));
+        assert_eq!(ranks, [0, 1, 2, 3, 4]);
+        let unknown = |some: &Providers| some.check().into_iter().map(|(_, message)| message).collect::<Vec<_>>();
+        assert_eq!(unknown(&some), ["provider \"consulcatalog-b\" is not a valid provider name"]);
+        some.consul_catalog = Some(consul_catalog::Options { namespaces: vec!["b".into()], ..Default::default() });
+        assert!(unknown(&some).is_empty());
+    }
+
+    #[test]
+    fn names_that_could_be_mistaken_are_refused() {
+        for (name, says) in [
+            ("docker", "`docker` is the name of a kind"),
+            ("ConsulCatalog", "is the name of a kind"),
+            ("internal", "is the name of a kind"),
+            ("consul-east", "names that begin with `consul-`"),
+            ("a@b", "`a@b` is no name"),
+            ("", "`` is no name"),
+        ] {
+            assert!(check_name(name).is_err_and(|message| message.contains(says)), "{name}");
+        }
+        for name in ["east", "docker2", "Edge_1"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The store against servers of a few lines. tests/it/rate_limit_redis.rs has the real one.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tidegate_core::store::{Bucket, Turn};
+use tidegate_core::values::Secret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+type Answer = Box<dyn Fn(&[String]) -> Option<String> + Send + Sync>;
+
+/// A server that answers with a function; nothing at all when that gives `None`.
+struct Fake {
+    address: String,
+    asked: Arc<Mutex<Vec<Vec<String>>>>,
+    connections: Arc<AtomicUsize>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Fake {
+    async fn start(answer: impl Fn(&[String]) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self::start_at("127.0.0.1:0", answer).await
+    }
+
+    async fn start_at(
+        address: &str,
+        answer: impl Fn(&[String]) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("bound");
+        let address = listener.local_addr().expect("an address").to_string();
+        let answer: Arc<Answer> = Arc::new(Box::new(answer));
+        let (asked, connections) = (Arc::<Mutex<Vec<Vec<String>>>>::default(), Arc::<AtomicUsize>::default());
+        let (seen, count) = (asked.clone(), connections.clone());
+        let serving = tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                open.spawn(serve(stream, answer.clone(), seen.clone()));
+            }
+        });
+        Self { address, asked, connections, serving }
+    }
+
+    fn asked(&self, word: &str) -> usize {
+        self.asked.lock().iter().filter(|words| words[0] == word).count()
+    }
+
+    fn stop(self) -> String {
+        self.serving.abort();
+        self.address
+    }
+}
+
+async fn serve(mut stream: TcpStream, answer: Arc<Answer>, seen: Arc<Mutex<Vec<Vec<String>>>>) {
+    let mut buffer = Vec::new();
+    loop {
+        while let Some((words, length)) = command(&buffer) {
+            buffer.drain(..length);
+            let answer = answer(&words);
+            seen.lock().push(words);
+            if let Some(answer) = answer
+                && stream.write_all(answer.as_bytes()).await.is_err()
+            {
+                return;
+            }
+        }
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// The words of the command at the front, and its length.
+fn command(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
+    let text = std::str::from_utf8(bytes).expect("text");
+    let line = |at: usize| text[at..].find("\r\n").map(|end| (&text[at..at + end], at + end + 2));
+    let (head, mut at) = line(0)?;
+    let mut words = Vec::new();
+    for _ in 0..head[1..].parse().expect("a number") {
+        let (length, begin) = line(at)?;
+        let end = begin + length[1..].parse::<usize>().expect("a number");
+        words.push(text.get(begin..end)?.to_owned());
+        text.get(end..end + 2)?;
+        at = end + 2;
+    }
+    Some((words, at))
+}
+
+const IN: &str = "*2\r\n:1\r\n:0\r\n";
+const OVER: &str = "*2\r\n:0\r\n:1500\r\n";
+const BUCKET: Bucket =
+    Bucket { interval: Duration::from_micros(1500), burst: 3, ahead: Duration::from_micros(750) };
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn options(endpoints: &[&str]) -> StoreOptions {
+    StoreOptions {
+        endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
+        tls: None,
+        username: Secret::default(),
+        password: Secret::default(),
+        db: 0,
+        pool_size: 4,
+        min_idle: 0,
+        read_timeout: PATIENCE,
+        write_timeout: PATIENCE,
+        dial_timeout: PATIENCE,
+    }
+}
+
+fn store(options: &StoreOptions) -> Arc<dyn SharedStore> {
+    Stores::new(Handle::current()).get(options).expect("valid options")
+}
+
+async fn take(store: &Arc<dyn SharedStore>, key: &str) -> Result<Turn, String> {
+    store.take(key, &BUCKET, PATIENCE).await.map_err(|error| error.0)
+}
+
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < end, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_script_is_sent_once_and_named_then() {
+    let known = Arc::new(AtomicUsize::new(0));
+    let loaded = known.clone();
+    let fake = Fake::start(move |words| match words[0].as_str() {
+        "EVAL" => {
+            loaded.store(1, Ordering::Relaxed);
+            Some(IN.into())
+        }
+        _ if known.load(Ordering::Relaxed) == 0 => Some("-NOSCRIPT No matching script.\r\n".into()),
+        _ => Some(OVER.into()),
+    })
+    .await;
+    let store = store(&options(&[&fake.address]));
+    assert_eq!(take(&store, "k").await, Ok(Turn::In(Duration::ZERO)));
+    assert_eq!(take(&store, "k").await, Ok(Turn::Over(Duration::from_micros(1500))));
+    assert_eq!((fake.asked("EVAL"), fake.asked("EVALSHA")), (1, 2));
+    let asked = fake.asked.lock();
+    assert_eq!(asked[2][2..], ["1", "k", "1500", "3000", "750"]);
+}
+
+#[tokio::test]
+async fn logins_and_databases_are_chosen_first_and_passwords_not_told() {
+    let fake = Fake::start(|words| match words[0].as_str() {
+        "AUTH" if words[2] != "right" => Some("-WRONGPASS invalid username-password pair\r\n".into()),
+        "AUTH" | "SELECT" => Some("+OK\r\n".into()),
+        _ => Some(IN.into()),
+    })
+    .await;
+    let with = |password: &str| StoreOptions {
+        username: "me".into(),
+        password: password.into(),
+        db: 3,
+        ..options(&[&fake.address])
+    };
+    assert!(take(&store(&with("right")), "k").await.is_ok());
+    assert_eq!(fake.asked.lock()[1], ["SELECT", "3"]);
+    let error = take(&store(&with("hunter2")), "k").await.unwrap_err();
+    assert!(error.contains("WRONGPASS") && !error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn equal_options_share_their_connections_as_long_as_somebody_uses_them() {
+    let fake = Fake::start(|_| Some(IN.into())).await;
+    let stores = Stores::new(Handle::current());
+    let options = options(&[&fake.address]);
+    let one = stores.get(&options).expect("valid options");
+    let two = stores.get(&options).expect("valid options");
+    assert!(Arc::ptr_eq(&one, &two));
+    let other = stores.get(&StoreOptions { db: 1, ..options.clone() }).expect("valid options");
+    assert!(!Arc::ptr_eq(&one, &other));
+    for _ in 0..3 {
+        assert!(take(&one, "k").await.is_ok() && take(&two, "k").await.is_ok());
+    }
+    assert_eq!(fake.connections.load(Ordering::Relaxed), 1);
+    drop((one, two, other));
+    assert!(stores.known.lock().iter().all(|store| store.strong_count() == 0));
+}
+
+#[tokio::test]
+async fn many_at_once_share_a_few_connections() {
+    let fake = Fake::start(|_| Some(IN.into())).await;
+    let store = store(&options(&[&fake.address]));
+    let asking = (0..500).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { take(&store, &format!("k{n}")).await.is_ok() })
+    });
+    for one in asking.collect::<Vec<_>>() {
+        assert!(one.await.expect("no panic"));
+    }
+    assert!(fake.connections.load(Ordering::Relaxed) <= 4);
+    assert_eq!(fake.asked("EVALSHA"), 500);
+}
+
+#[tokio::test]
+async fn idle_connections_stay_open_when_wanted() {
+    let fake = Fake::start(|_| Some(IN.into())).await;
+    let store = store(&StoreOptions { min_idle: 3, ..options(&[&fake.address]) });
+    assert!(take(&store, "k").await.is_ok());
+    eventually("three connections", async || fake.connections.load(Ordering::Relaxed) == 3).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_told_at_once_and_used_again_when_it_is_back() {
+    let fake = Fake::start(|_| Some(IN.into())).await;
+    let store = store(&options(&[&fake.address]));
+    assert!(take(&store, "k").await.is_ok());
+    let address = fake.stop();
+    eventually("it is missed", async || take(&store, "k").await.is_err()).await;
+    // No request waits for attempts to connect: the second error is the first's.
+    let error = take(&store, "k").await.unwrap_err();
+    assert!(error.contains(&address), "{error}");
+    let fake = Fake::start_at(&address, |words| match words[0].as_str() {
+        "PING" => Some("+PONG\r\n".into()),
+        _ => Some(IN.into()),
+    })
+    .await;
+    eventually("it is used again", async || take(&store, "k").await.is_ok()).await;
+    assert!(fake.asked("PING") >= 1);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_costs_one_deadline() {
+    let silent = Arc::new(AtomicUsize::new(1));
+    let says = silent.clone();
+    let fake = Fake::start(move |words| match words[0].as_str() {
+        _ if silent.load(Ordering::Relaxed) == 1 => None,
+        "PING" => Some("+PONG\r\n".into()),
+        _ => Some(IN.into()),
+    })
+    .await;
+    let store = store(&StoreOptions { read_timeout: Duration::from_millis(200), ..options(&[&fake.address]) });
+    let error = store.take("k", &BUCKET, Duration::from_millis(20)).await.unwrap_err();
+    assert!(error.0.contains("deadline"), "{error}");
+    for _ in 0..100 {
+        assert!(take(&store, "k").await.is_err());
+    }
+    assert_eq!(fake.asked("EVALSHA"), 1, "the others did not ask, and did not wait");
+    says.store(0, Ordering::Relaxed);
+    eventually("it is used again", async || take(&store, "k").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn another_endpoint_stands_in() {
+    let replica = Fake::start(|_| Some("-READONLY You can't write against a read only replica.\r\n".into())).await;
+    let master = Fake::start(|_| Some(IN.into())).await;
+    let gone = Fake::start(|_| None).await.stop();
+    let store = store(&options(&[&gone, &replica.address, &master.address]));
+    eventually("nobody listens there", async || TcpStream::connect(&gone).await.is_err()).await;
+    for _ in 0..5 {
+        assert!(take(&store, "k").await.is_ok());
+    }
+    assert_eq!(master.asked("EVALSHA"), 5);
+    assert!(replica.asked("EVALSHA") <= 1, "what has failed is not asked first again");
+}
+
+#[tokio::test]
+async fn redirections_of_a_cluster_are_followed_and_remembered() {
+    let holder = Fake::start(|_| Some(IN.into())).await;
+    let importing = Fake::start(|words| match words[0].as_str() {
+        "ASKING" => Some("+OK\r\n".into()),
+        _ => Some(OVER.into()),
+    })
+    .await;
+    let (moved, ask) = (holder.address.clone(), importing.address.clone());
+    let first = Fake::start(move |words| {
+        // The slots of these keys.
+        Some(match words[3].as_str() {
+            "foo" => format!("-MOVED 12182 {moved}\r\n"),
+            _ => format!("-ASK 1 {ask}\r\n"),
+        })
+    })
+    .await;
+    let store = store(&options(&[&first.address]));
+    for _ in 0..3 {
+        assert_eq!(take(&store, "foo").await, Ok(Turn::In(Duration::ZERO)));
+    }
+    assert_eq!((first.asked("EVALSHA"), holder.asked("EVALSHA")), (1, 3));
+    for _ in 0..2 {
+        assert!(matches!(take(&store, "bar").await, Ok(Turn::Over(_))));
+    }
+    assert_eq!(importing.asked("ASKING"), 2, "this once only");
+    assert_eq!(first.asked("EVALSHA"), 3);
+}
+
+#[tokio::test]
+async fn endpoints_that_cannot_be_used_are_refused() {
+    let stores = Stores::new(Handle::current());
+    for endpoint in ["http://h:1", "h:x", ""] {
+        let error = stores.get(&options(&[endpoint])).err().expect("refused");
+        assert!(error.0.contains("endpoints"), "{error}");
+    }
+}

@@ -1,0 +1,182 @@
+//! Orders that fail at every step, by an authority that says what the test dictates.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::pebble::routes;
+use crate::support::{Backend, Gateway, eventually};
+
+/// One step that goes wrong.
+struct Case {
+    /// The path, and from which visit on.
+    at: (&'static str, usize),
+    status: &'static str,
+    headers: &'static str,
+    body: &'static str,
+    /// What must be told.
+    told: &'static str,
+    /// Most orders within three seconds.
+    orders: usize,
+}
+
+const fn case(path: &'static str, status: &'static str, body: &'static str, told: &'static str) -> Case {
+    Case { at: (path, 1), status, headers: "", body, told, orders: 1 }
+}
+
+/// Every step: what is refused is not tried again soon, what may be a passing trouble a little later.
+const CASES: &[Case] = &[
+    case("/o", "403 Forbidden", r#"{"type": "urn:ietf:params:acme:error:unauthorized", "detail": "no orders from you"}"#, "no orders from you"),
+    case("/o", "400 Bad Request", r#"{"type": "urn:ietf:params:acme:error:rejectedIdentifier", "detail": "policy forbids it"}"#, "policy forbids it"),
+    Case {
+        at: ("/o", 1),
+        status: "429 Too Many Requests",
+        headers: "Retry-After: 7200\r\n",
+        body: r#"{"type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many orders"}"#,
+        told: "too many orders",
+        orders: 1,
+    },
+    Case {
+        orders: 3,
+        ..case("/o", "500 Internal Server Error", r#"{"type": "urn:ietf:params:acme:error:serverInternal", "detail": "on fire"}"#, "on fire")
+    },
+    Case { orders: 3, ..case("/o", "201 Created", "[nonsense", "new order") },
+    case("/z", "200 OK", r#"{"status": "pending", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "dns-01", "url": "/c", "token": "t"}]}"#, "does not offer http-01"),
+    case("/z", "200 OK", r#"{"status": "deactivated", "identifier": {"type": "dns", "value": "a.test"}}"#, "deactivated"),
+    case("/c", "400 Bad Request", r#"{"type": "urn:ietf:params:acme:error:malformed", "detail": "odd challenge"}"#, "odd challenge"),
+    Case {
+        at: ("/z", 2),
+        ..case("/z", "200 OK", r#"{"status": "invalid", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "http-01", "url": "/c", "token": "t", "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "CAA forbids it"}}]}"#, "CAA forbids it")
+    },
+    Case {
+        at: ("/z", 2),
+        ..case("/z", "200 OK", r#"{"status": "invalid", "identifier": {"type": "dns", "value": "a.test"}, "challenges": [{"type": "http-01", "url": "/c", "token": "t", "error": {"type": "urn:ietf:params:acme:error:dns", "detail": "NXDOMAIN looking up a.test"}}]}"#, "NXDOMAIN")
+    },
+    case("/order", "200 OK", r#"{"status": "invalid", "finalize": "/f", "error": {"type": "urn:ietf:params:acme:error:unauthorized", "detail": "order gone bad"}}"#, "order gone bad"),
+    case("/f", "400 Bad Request", r#"{"type": "urn:ietf:params:acme:error:badCSR", "detail": "weak key"}"#, "weak key"),
+    Case {
+        at: ("/order", 2),
+        ..case("/order", "200 OK", r#"{"status": "invalid", "finalize": "/f", "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "too late a CAA"}}"#, "too late a CAA")
+    },
+    Case { at: ("/order", 2), ..case("/order", "200 OK", r#"{"status": "processing", "finalize": "/f"}"#, "waited in vain for the certificate") },
+    Case { at: ("/order", 2), ..case("/order", "200 OK", r#"{"status": "valid", "finalize": "/f"}"#, "without a certificate") },
+    case("/cert", "404 Not Found", r#"{"type": "urn:ietf:params:acme:error:malformed", "detail": "no such certificate"}"#, "no such certificate"),
+    case("/cert", "200 OK", "not PEM at all", "no PEM"),
+    case("/cert", "200 OK", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be read"),
+];
+
+/// An authority that does everything right but for one step.
+fn authority(case: &'static Case) -> Backend {
+    let finalised = AtomicBool::new(false);
+    let proven = AtomicBool::new(false);
+    let visits = std::sync::Mutex::new(0);
+    Backend::with(move |seen, stream| {
+        let base = format!("http://{}", seen.header("host").unwrap());
+        let path = seen.target();
+        let (mut status, mut more, mut body) = match path {
+            "/dir" => ("200 OK", String::new(), format!(r#"{{"newNonce": "{base}/n", "newAccount": "{base}/a", "newOrder": "{base}/o"}}"#)),
+            "/a" => ("201 Created", format!("Location: {base}/acct\r\n"), "{}".to_owned()),
+            "/o" => {
+                proven.store(false, Ordering::SeqCst);
+                finalised.store(false, Ordering::SeqCst);
+                ("201 Created", format!("Location: {base}/order\r\n"), format!(r#"{{"status": "pending", "authorizations": ["{base}/z"], "finalize": "{base}/f"}}"#))
+            }
+            "/z" => {
+                let status = if proven.load(Ordering::SeqCst) { "valid" } else { "pending" };
+                ("200 OK", String::new(), format!(r#"{{"status": "{status}", "identifier": {{"type": "dns", "value": "a.test"}}, "challenges": [{{"type": "http-01", "url": "{base}/c", "token": "t"}}]}}"#))
+            }
+            "/c" => {
+                proven.store(true, Ordering::SeqCst);
+                ("200 OK", String::new(), "{}".to_owned())
+            }
+            "/order" | "/f" => {
+                let done = finalised.fetch_or(path == "/f", Ordering::SeqCst);
+                let status = if done { "valid" } else { "ready" };
+                ("200 OK", String::new(), format!(r#"{{"status": "{status}", "finalize": "{base}/f", "certificate": "{base}/cert"}}"#))
+            }
+            _ => ("200 OK", String::new(), String::new()),
+        };
+        if path == case.at.0 {
+            let mut visits = visits.lock().unwrap();
+            *visits += 1;
+            if *visits >= case.at.1 {
+                (status, body) = (case.status, case.body.to_owned());
+                more.push_str(case.headers);
+            }
+        }
+        if seen.head.starts_with("HEAD ") {
+            body.clear();
+        }
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nReplay-Nonce: n{}\r\n{more}Content-Length: {}\r\n\r\n{body}",
+            seen.head.len(),
+            body.len()
+        )
+        .is_ok()
+    })
+}
+
+/// A storage with an account at this authority, so that none has to be made.
+fn storage(folder: &std::path::Path, authority: &Backend) -> String {
+    let text = include_str!("../../src/acme/fixtures/traefik-acme.json");
+    let mut whole: serde_json::Value = serde_json::from_str(text).unwrap();
+    whole["le"]["Account"]["Registration"]["uri"] = format!("{}/acct", authority.url()).into();
+    whole["le"]["Certificates"] = serde_json::Value::Null;
+    let path = folder.join("acme.json");
+    std::fs::write(&path, whole.to_string()).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+fn fails(case: &'static Case) {
+    let authority = authority(case);
+    let folder = tempfile::tempdir().unwrap();
+    let le = "--certificatesResolvers.le.acme";
+    let flags = [
+        format!("{le}.caServer={}/dir", authority.url()),
+        format!("{le}.storage={}", storage(folder.path(), &authority)),
+        format!("{le}.keyType=EC256"),
+        format!("{le}.certificateTimeout=1s"),
+        format!("{le}.httpChallenge.entryPoint=web"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let gateway = Gateway::with(&flags, &routes(&["Host(`a.test`)"], "http://127.0.0.1:1"));
+    let rows = || -> Vec<serde_json::Value> {
+        serde_json::from_str(&gateway.api("/api/certificates/resolvers")).unwrap_or_default()
+    };
+    let told = || rows().iter().any(|row| row["error"].as_str().is_some_and(|text| text.contains(case.told)));
+    eventually(case.told, told);
+    std::thread::sleep(Duration::from_secs(3));
+    let orders = authority.seen().iter().filter(|seen| seen.target() == "/o").count();
+    assert!((1..=case.orders).contains(&orders), "{}: {orders} orders", case.told);
+    if !case.headers.is_empty() {
+        // As long as the authority says.
+        let next = rows()[0]["next"].as_str().unwrap().to_owned();
+        let in_an_hour = std::time::SystemTime::now() + Duration::from_secs(3600);
+        let in_an_hour = httpdate_to_rfc3339(in_an_hour);
+        assert!(next > in_an_hour, "{next} is before {in_an_hour}");
+    }
+    assert!(!told() || !rows().is_empty());
+}
+
+/// A time as the API writes it.
+fn httpdate_to_rfc3339(at: std::time::SystemTime) -> String {
+    let seconds = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let at = x509_parser::time::ASN1Time::from_timestamp(i64::try_from(seconds).unwrap()).unwrap();
+    let at = at.to_datetime();
+    format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", at.year(), u8::from(at.month()), at.day(), at.hour(), at.minute(), at.second())
+}
+
+#[test]
+fn orders_that_fail_at_any_step_are_told_and_not_repeated() {
+    for some in CASES.chunks(6) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = some.iter().map(|case| (case.told, scope.spawn(move || fails(case)))).collect();
+            for (told, one) in running {
+                assert!(one.join().is_ok(), "{told}");
+            }
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! A TCP proxy between a program and its source: it can fall silent as a cut line does, and counts what is asked.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A proxy. Its connections live as long as both sides want.
+pub struct Proxy {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    silent: AtomicBool,
+    connections: AtomicUsize,
+    /// The paths of requests, without what stands behind `?`.
+    requests: Mutex<Vec<String>>,
+}
+
+impl Proxy {
+    /// A proxy in front of this address.
+    pub fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared: Arc<Shared> = Arc::default();
+        let of_thread = shared.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let shared = of_thread.clone();
+                shared.connections.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || serve(client, target, &shared));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// From now on nothing passes, nothing is closed, and new connections lead nowhere. Those that there are stay dead
+    /// after [`Proxy::mend`], as behind a firewall that has forgotten them.
+    pub fn cut(&self) {
+        self.shared.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// New connections lead to the target again.
+    pub fn mend(&self) {
+        self.shared.silent.store(false, Ordering::SeqCst);
+    }
+
+    /// How many connections there have been.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Takes the paths that were asked for since the last time.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.requests.lock().unwrap())
+    }
+}
+
+fn serve(client: TcpStream, target: SocketAddr, shared: &Arc<Shared>) {
+    let dead = Arc::new(AtomicBool::new(shared.silent.load(Ordering::SeqCst)));
+    let Ok(server) = TcpStream::connect(target) else { return };
+    let (from_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    let (of_thread, dead_too) = (shared.clone(), dead.clone());
+    let back = std::thread::spawn(move || copy(from_server, to_client, &of_thread, &dead_too, false));
+    copy(client, server, shared, &dead, true);
+    let _ = back.join();
+}
+
+/// Copies until the source ends. On a dead connection everything is swallowed, the end too.
+fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, dead: &AtomicBool, count: bool) {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let read = from.read(&mut buffer).unwrap_or(0);
+        if shared.silent.load(Ordering::SeqCst) {
+            dead.store(true, Ordering::SeqCst);
+        }
+        if dead.load(Ordering::SeqCst) {
+            if read == 0 {
+                return;
+            }
+            continue;
+        }
+        if count {
+            let text = String::from_utf8_lossy(&buffer[..read]);
+            let lines = text.lines().filter(|line| line.ends_with(" HTTP/1.1"));
+            let paths = lines.filter_map(|line| line.split(' ').nth(1)?.split('?').next().map(str::to_owned));
+            shared.requests.lock().unwrap().extend(paths);
+        }
+        if read == 0 || to.write_all(&buffer[..read]).is_err() {
+            let _ = to.shutdown(std::net::Shutdown::Both);
+            return;
+        }
+    }
+}
