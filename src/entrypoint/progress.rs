@@ -111,7 +111,9 @@ impl Progress {
         let number = match patience {
             None => 0,
             Some(None) => 1,
-            Some(Some(limit)) => u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1).saturating_add(1),
+            Some(Some(limit)) => {
+                u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1).saturating_add(1)
+            }
         };
         if number != self.patience.load(Ordering::Relaxed) {
             self.patience.store(number, Ordering::Relaxed);

@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn what_may_not_stand_in_a_cookie_is_left_out() {
         let given = |path: &str, domain: &str| {
-            attributes(&StickyCookie { path: Some(path.into()), domain: domain.into(), ..Default::default() }).unwrap()
+            attributes(&StickyCookie { path: Some(path.into()), domain: domain.into(), ..Default::default() })
+                .unwrap()
         };
         assert_eq!(given("/a\n;b", ".x.test"), "; Path=/ab; Domain=x.test");
         assert_eq!(given("", "10.0.0.1"), "; Domain=10.0.0.1");

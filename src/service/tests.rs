@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use hyper_util::rt::TokioIo;
 use tidegate_config::service::{
-    Failover, FailoverErrors, HealthCheck, LoadBalancer, Mirroring, PassiveHealthCheck, Server, ServerHealthCheck, Sticky,
-    StickyCookie,
+    Failover, FailoverErrors, HealthCheck, LoadBalancer, Mirroring, PassiveHealthCheck, Server,
+    ServerHealthCheck, Sticky, StickyCookie,
 };
 use tidegate_core::values::Duration;
 use tidegate_core::{
@@ -364,7 +364,9 @@ async fn failover_follows_state_and_status() {
     let empty = build(&registry, &options(&[]));
     let down = registry.failover(&Failover::default(), empty.clone(), lb(&b.url())).unwrap();
     assert_eq!(who(&down, request("/")).await, "b");
-    for (health_check, expected) in [(None, "no available server\n"), (Some(HealthCheck {}), "Service Unavailable")] {
+    for (health_check, expected) in
+        [(None, "no available server\n"), (Some(HealthCheck {}), "Service Unavailable")]
+    {
         let options = Failover { health_check, ..Default::default() };
         let both = registry.failover(&options, empty.clone(), empty.clone()).unwrap();
         let response = both.call(request("/")).await;

@@ -139,7 +139,7 @@ fn only_so_many_failing_servers_are_taken_out_and_stay_out_through_a_reload() {
 fn what_makes_no_sense_is_refused() {
     let backend = Backend::echo("a");
     for (options, said) in [
-        (", strategy: leastconn", "`leastconn` is none of wrr, p2c, hrw, leasttime, leastConnections"),
+        (", strategy: leastconn", "unsupported load-balancer strategy \"leastconn\""),
         (", passiveHealthCheck: {ejectionTime: 0s}", "ejectionTime must be longer than zero"),
         (", passiveHealthCheck: {maxEjectionTime: 1s}", "maxEjectionTime must not be shorter"),
         (", passiveHealthCheck: {maxEjectedPercent: 101}", "maxEjectedPercent must be at most 100"),

@@ -125,16 +125,7 @@ impl Upload {
         largest_trailers: usize,
         spoiled: Spoiled,
     ) -> Self {
-        Self {
-            source,
-            quic,
-            first,
-            left: length,
-            largest_trailers,
-            trailers: None,
-            spoiled,
-            ended: false,
-        }
+        Self { source, quic, first, left: length, largest_trailers, trailers: None, spoiled, ended: false }
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, Ending>> {
