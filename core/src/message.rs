@@ -72,12 +72,20 @@ pub struct Context {
     pub router: Arc<str>,
     /// The servers tried so far, when a middleware may send the request more than once.
     pub attempts: Option<Arc<Attempts>>,
+    /// Takes interim answers for the client, when it can be sent any.
+    pub interim: Option<Arc<dyn Interim>>,
+}
+
+/// Takes interim answers of a server (1xx, RFC 9110 section 15.2) on their way to the client, before the answer itself.
+pub trait Interim: Send + Sync {
+    /// Sends one on.
+    fn send(&self, status: http::StatusCode, headers: &http::HeaderMap);
 }
 
 impl Context {
     /// A context as it is before routing.
     pub fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, record: None, router: Arc::from(""), attempts: None }
+        Self { connection, record: None, router: Arc::from(""), attempts: None, interim: None }
     }
 
     /// True when the client came over TLS.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, TE,
     TRAILER, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -57,6 +57,8 @@ impl Middleware for GrpcWeb {
         }
         // The length was that of the HTTP/1.1 payload, and gRPC messages carry their own.
         headers.remove(CONTENT_LENGTH);
+        // gRPC demands it, and some servers look (gRPC over HTTP/2, "Requests"); browsers cannot send it.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
         request.head.version = http::Version::HTTP_2;
         request.body = if is_text {
             Body::of_frames(Decoded::new(request.body))

@@ -452,6 +452,57 @@ mod tests {
     }
 
     #[test]
+    fn every_composite_can_be_set_by_labels() {
+        let provided = built(&[
+            ("traefik.http.routers.r.rule", "Host(`x`)"),
+            ("traefik.http.routers.r.service", "all"),
+            ("traefik.http.services.own.loadbalancer.server.port", "81"),
+            ("traefik.http.services.all.failover.service", "shared"),
+            ("traefik.http.services.all.failover.fallback", "copied"),
+            ("traefik.http.services.all.failover.healthcheck", "true"),
+            ("traefik.http.services.all.failover.errors.status", "500-599,404"),
+            ("traefik.http.services.all.failover.errors.maxrequestbodybytes", "1000"),
+            ("traefik.http.services.shared.weighted.services[0].name", "own"),
+            ("traefik.http.services.shared.weighted.services[0].weight", "3"),
+            ("traefik.http.services.shared.weighted.services[1].name", "old@file"),
+            ("traefik.http.services.shared.weighted.sticky.cookie.name", "st"),
+            ("traefik.http.services.shared.weighted.healthcheck", "true"),
+            ("traefik.http.services.copied.mirroring.service", "hashed"),
+            ("traefik.http.services.copied.mirroring.mirrorbody", "false"),
+            ("traefik.http.services.copied.mirroring.maxbodysize", "10"),
+            ("traefik.http.services.copied.mirroring.mirrors[0].name", "own"),
+            ("traefik.http.services.copied.mirroring.mirrors[0].percent", "5"),
+            ("traefik.http.services.hashed.highestrandomweight.services[0].name", "own"),
+        ]);
+        assert_eq!(provided.problems, []);
+        let services = &provided.config.http.services;
+        assert_eq!(services.len(), 5, "no server is added to a composite");
+        assert_eq!(urls(&provided, "own"), ["http://10.0.0.1:81"]);
+        let failover = services["all"].failover.as_ref().expect("a failover");
+        let errors = failover.errors.as_ref().expect("errors");
+        assert_eq!(
+            (errors.status.as_slice(), errors.max_request_body_bytes),
+            (&["500-599".into(), "404".into()][..], 1000)
+        );
+        assert!(failover.health_check.is_some());
+        let weighted = services["shared"].weighted.as_ref().expect("a weighted service");
+        let weights: Vec<_> =
+            weighted.services.iter().map(|child| (child.name.as_str(), child.weight)).collect();
+        assert_eq!(weights, [("own", Some(3)), ("old@file", Some(1))]);
+        let cookie = weighted.sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref());
+        assert_eq!(cookie.expect("a cookie").name, "st");
+        let mirroring = services["copied"].mirroring.as_ref().expect("mirroring");
+        assert_eq!(
+            (mirroring.mirror_body, mirroring.max_body_size, mirroring.mirrors[0].percent),
+            (false, 10, 5)
+        );
+        assert_eq!(
+            services["hashed"].highest_random_weight.as_ref().expect("hashing").services[0].name,
+            "own"
+        );
+    }
+
+    #[test]
     fn constraints() {
         let labels =
             BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("x".to_owned(), "1".to_owned())]);

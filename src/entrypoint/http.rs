@@ -80,6 +80,9 @@ async fn serve(
     if tunnel {
         response = tunnel::answer(response);
     }
+    if link.progress.has_interim() {
+        std::future::poll_fn(|cx| link.progress.poll_interim(cx)).await;
+    }
     if let Some(alternative) = link.door.alternative.as_ref().filter(|_| link.connection.tls.is_some()) {
         add_first(response.headers_mut(), ALT_SVC, alternative);
     }
@@ -89,7 +92,7 @@ async fn serve(
 }
 
 /// Makes an upgrade of an extended CONNECT. The connection counts as busy for as long as the tunnel is there.
-fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool {
+pub(super) fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool {
     let protocol = head.extensions.remove::<hyper::ext::Protocol>();
     let begun = protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()));
     if begun {
@@ -157,6 +160,7 @@ async fn answer(
         record: None,
         router: door.unrouted.clone(),
         attempts: None,
+        interim: (!link.framed).then(|| link.progress.clone() as _),
     };
     let mut request = Request::new(head, body, context);
     if is_misdirected(link, &snapshot, &request) {

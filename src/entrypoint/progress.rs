@@ -5,11 +5,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use tidegate_core::Interim;
 
 use super::strict::Place;
 
 /// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
 const MAX_UNSENT: usize = 16 * 1024;
+/// Bytes of interim answers that may wait for a slow client.
+const MAX_INTERIM: usize = 16 * 1024;
 
 /// Shared by the stream of one connection and what is served on it. All on one thread most of the time, so the
 /// atomics are there for types that may move, not for contention.
@@ -38,11 +43,35 @@ pub(super) struct Progress {
     flushing: AtomicBool,
     /// A large header block has come (HTTP/2).
     large: AtomicBool,
+    /// Interim answers that are not written yet (HTTP/1).
+    interim: Mutex<Vec<u8>>,
+    has_interim: AtomicBool,
     /// Bytes that were read.
     received: AtomicU64,
     /// Milliseconds without progress that the body under way may take, in place of the door's, and 1 more; 0: the
     /// door's, 1: any.
     patience: AtomicU64,
+}
+
+impl Interim for Progress {
+    fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut bytes = self.interim.lock();
+        if bytes.len() > MAX_INTERIM {
+            return;
+        }
+        bytes.extend_from_slice(b"HTTP/1.1 ");
+        bytes.extend_from_slice(status.as_str().as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+        for (name, value) in headers {
+            bytes.extend_from_slice(b"\r\n");
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n\r\n");
+        self.has_interim.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Progress {
@@ -158,6 +187,28 @@ impl Progress {
     /// True once a large header block was read.
     pub(super) fn has_large(&self) -> bool {
         self.large.load(Ordering::Relaxed)
+    }
+
+    /// True while interim answers are not written yet.
+    pub(super) fn has_interim(&self) -> bool {
+        self.has_interim.load(Ordering::Relaxed)
+    }
+
+    /// Takes the interim answers that are to be written.
+    pub(super) fn take_interim(&self) -> Vec<u8> {
+        std::mem::take(&mut self.interim.lock())
+    }
+
+    /// All interim answers are written.
+    pub(super) fn interim_written(&self) {
+        self.has_interim.store(false, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// Ready when no interim answer waits to be written. The answer itself must not come before.
+    pub(super) fn poll_interim(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.has_interim() { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// A request begins.

@@ -30,6 +30,8 @@ pub(super) struct Watched<S, G> {
     largest: usize,
     held: HeldHead,
     gathered: Gathered,
+    /// HTTP/1: interim answers that are being written.
+    interim: Gathered,
     _guard: G,
 }
 
@@ -63,7 +65,19 @@ impl<S, G> Watched<S, G> {
     ) -> Self {
         let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
         let gathered = Gathered::default();
-        Self { stream, scan, progress, answer: None, head: 0, largest, held, gathered, _guard: guard }
+        let interim = Gathered::default();
+        Self {
+            stream,
+            scan,
+            progress,
+            answer: None,
+            head: 0,
+            largest,
+            held,
+            gathered,
+            interim,
+            _guard: guard,
+        }
     }
 
     /// The connection is idle: no head is held any more.
@@ -202,6 +216,31 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
         Some(Poll::Ready(Ok(length)))
     }
 
+    /// Writes the interim answers that have been begun to be written; with `more`, those that wait for it, too.
+    ///
+    /// They are begun when the library flushes: then nothing of it waits to be written, so they stand between answers.
+    fn poll_interim(&mut self, cx: &mut Context<'_>, more: bool) -> Poll<io::Result<()>> {
+        loop {
+            while self.interim.written < self.interim.bytes.len() {
+                let rest = &self.interim.bytes[self.interim.written..];
+                let polled = Pin::new(&mut self.stream).poll_write(cx, rest);
+                self.progress.block_write(polled.is_pending());
+                match ready!(polled)? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    length => self.interim.written += length,
+                }
+            }
+            let bytes = if more { self.progress.take_interim() } else { Vec::new() };
+            self.interim = Gathered { bytes, written: 0 };
+            if self.interim.bytes.is_empty() {
+                if more {
+                    self.progress.interim_written();
+                }
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     fn gathers(&self) -> bool {
         matches!(self.scan, Scan::Frames(_))
     }
@@ -246,6 +285,9 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         if this.gathers() {
             return this.poll_gather(cx, &[io::IoSlice::new(bytes)]);
         }
+        if !this.interim.bytes.is_empty() {
+            ready!(this.poll_interim(cx, false))?;
+        }
         let polled = match this.poll_answer(cx, bytes, bytes.len()) {
             Some(polled) => polled,
             None => Pin::new(&mut this.stream).poll_write(cx, bytes),
@@ -261,6 +303,9 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
         let this = self.get_mut();
         if this.gathers() {
             return this.poll_gather(cx, slices);
+        }
+        if !this.interim.bytes.is_empty() {
+            ready!(this.poll_interim(cx, false))?;
         }
         let first = slices.first().map_or(&[][..], |slice| slice);
         let length = slices.iter().map(|slice| slice.len()).sum();
@@ -282,6 +327,8 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
                 return Poll::Ready(Ok(()));
             }
             ready!(this.poll_drain(cx))?;
+        } else if this.progress.has_interim() {
+            ready!(this.poll_interim(cx, true))?;
         }
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
         this.note(polled, |()| 0)

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Uri;
 use http::header::HOST;
 use http::uri::PathAndQuery;
+use http::{Uri, Version};
 use smallvec::SmallVec;
 use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck};
 use tidegate_core::{BoxFuture, Context, Handler, Request, Response, UpstreamError, reply};
@@ -135,7 +135,9 @@ impl LoadBalancer {
             });
         }
         let started = (self.timed || record.is_some()).then(Instant::now);
-        match endpoint.try_send(head, body).await {
+        // A client of HTTP/1.0 knows none (RFC 9110 section 15.2).
+        let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
+        match endpoint.try_send(head, body, interim).await {
             Ok(response) => {
                 server.answered();
                 let took = started.map(|started| started.elapsed()).unwrap_or_default();

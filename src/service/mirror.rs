@@ -97,6 +97,7 @@ impl MirrorService {
         let mut copy_context = context.clone();
         copy_context.record = None;
         copy_context.attempts = None;
+        copy_context.interim = None;
         // Dropped with this future when the client goes away; then nothing is copied.
         let response = self.main.call(Request::new(head, body, context)).await;
         let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();

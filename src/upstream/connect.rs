@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::interim::Tap;
 use super::window::Window;
 use super::{Transport, dns};
 
@@ -228,6 +230,16 @@ fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {
 pub(super) struct Stream {
     kind: Kind,
     window: Window,
+    tap: Arc<Tap>,
+    /// What there is of an interim answer that is not whole yet.
+    kept: Vec<u8>,
+}
+
+impl Stream {
+    /// Sees the interim answers that come.
+    pub(super) fn tap(&self) -> &Arc<Tap> {
+        &self.tap
+    }
 }
 
 enum Kind {
@@ -238,7 +250,7 @@ enum Kind {
 
 impl From<Kind> for Stream {
     fn from(kind: Kind) -> Self {
-        Self { kind, window: Window::default() }
+        Self { kind, window: Window::default(), tap: Arc::default(), kept: Vec::new() }
     }
 }
 
@@ -248,7 +260,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { kind, window } = self.get_mut();
+        let Self { kind, window, tap, kept } = self.get_mut();
         let start = buffer.filled().len();
         let limit = window.limit() as u64;
         let polled = match kind {
@@ -258,6 +270,9 @@ impl AsyncRead for Stream {
         };
         if polled.is_ready() {
             window.note(buffer.filled().len() - start);
+            if tap.is_armed() {
+                tap.look(kept, &buffer.filled()[start..]);
+            }
         }
         polled
     }

@@ -7,7 +7,8 @@ use http::header::{
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{Method, Version, request};
-use hyper::upgrade::OnUpgrade;
+
+use super::upgrade::ClientSide;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -23,7 +24,7 @@ pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
     let mut upgrade = None;
     if found.contains(&CONNECTION) {
         // Over HTTP/2 and HTTP/3 only a tunnel has one.
-        let may = head.version == Version::HTTP_11 || head.extensions.get::<OnUpgrade>().is_some();
+        let may = head.version == Version::HTTP_11 || ClientSide::is_in(&head.extensions);
         if may && lists(headers, &CONNECTION, "upgrade") {
             upgrade = headers.get(UPGRADE).filter(|protocol| !is_h2c(protocol)).cloned();
         }

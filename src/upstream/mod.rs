@@ -9,6 +9,7 @@ mod connect;
 mod dns;
 mod fields;
 mod identities;
+mod interim;
 mod pool;
 mod send;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub(crate) use connect::{Host, connect_tcp, resolve};
 use pool::Pool;
 pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
+pub(crate) use upgrade::ClientSide;
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.
 pub struct Endpoint {
@@ -100,7 +102,7 @@ impl Endpoint {
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
         let body = request.body;
-        self.try_send(request.head, body).await.map_err(|failure| failure.error)
+        self.try_send(request.head, body, None).await.map_err(|failure| failure.error)
     }
 
     /// Closes connections that have been idle for too long, or are more than are to be kept.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 use tidegate_core::{Body, UpstreamError};
 
+use super::interim::Tap;
+
 /// Held while a connection is opened that several requests will share; the last failure and when it was.
 pub(super) type Opening = Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)>>>;
 
@@ -24,8 +26,14 @@ pub(super) struct Pool {
     pub(super) http1: bool,
 }
 
+/// An HTTP/1 connection.
+pub(super) struct Own {
+    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) tap: Arc<Tap>,
+}
+
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    own: Own,
     expires: Option<Instant>,
 }
 
@@ -53,16 +61,16 @@ impl Shared {
 
 impl Pool {
     /// Takes an idle HTTP/1 connection.
-    pub(super) fn take(&mut self) -> Option<http1::SendRequest<Body>> {
+    pub(super) fn take(&mut self) -> Option<Own> {
         let now = Instant::now();
         let mut index = self.idle.len();
         while index > 0 {
             index -= 1;
             let idle = &self.idle[index];
-            if idle.sender.is_closed() || idle.expires.is_some_and(|at| at <= now) {
+            if idle.own.sender.is_closed() || idle.expires.is_some_and(|at| at <= now) {
                 self.idle.remove(index);
-            } else if idle.sender.is_ready() {
-                return Some(self.idle.remove(index).sender);
+            } else if idle.own.sender.is_ready() {
+                return Some(self.idle.remove(index).own);
             }
         }
         None
@@ -72,8 +80,8 @@ impl Pool {
     ///
     /// There may be more than are to be kept until [`Self::expired`] takes the surplus out: under load, connections are
     /// idle for a moment only, and to close and open them again would cost more than the requests.
-    pub(super) fn put(&mut self, sender: http1::SendRequest<Body>, idle: Duration) {
-        self.idle.push(Idle { sender, expires: expiry(idle) });
+    pub(super) fn put(&mut self, own: Own, idle: Duration) {
+        self.idle.push(Idle { own, expires: expiry(idle) });
     }
 
     /// The HTTP/2 connection with the fewest streams, when one has room. The stream is counted.
@@ -109,7 +117,7 @@ impl Pool {
     pub(super) fn expired(&mut self, now: Instant, limit: usize) -> impl Sized + use<> {
         let over = |expires: Option<Instant>| expires.is_some_and(|at| at <= now);
         let mut idle: Vec<_> =
-            self.idle.extract_if(.., |idle| idle.sender.is_closed() || over(idle.expires)).collect();
+            self.idle.extract_if(.., |idle| idle.own.sender.is_closed() || over(idle.expires)).collect();
         idle.extend(self.idle.drain(..self.idle.len().saturating_sub(limit)));
         let shared: Vec<_> = self
             .shared

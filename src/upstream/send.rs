@@ -11,16 +11,16 @@ use http::{Method, Request, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tidegate_core::{Body, BodyError, Guard, Response, UpstreamError};
+use tidegate_core::{Body, BodyError, Guard, Interim, Response, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
-use super::pool::{Opening, Shared, Streams};
-use super::upgrade::Upgrade;
+use super::interim::Tap;
+use super::pool::{Opening, Own, Shared, Streams};
+use super::upgrade::{ClientSide, Upgrade};
 use super::{Endpoint, InFlight, fields, upgrade};
 
 /// Times that a request is given to another connection after a kept one turned out dead.
@@ -45,7 +45,7 @@ pub(crate) struct Failure {
 
 /// A connection that one request has for itself, or one stream of a shared one.
 enum Lease {
-    Own { sender: http1::SendRequest<Body>, reused: bool },
+    Own { own: Own, reused: bool },
     Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
 }
 
@@ -72,6 +72,7 @@ impl Endpoint {
         self: &Arc<Self>,
         mut head: request::Parts,
         body: Body,
+        interim: Option<&dyn Interim>,
     ) -> Result<Response, Failure> {
         let in_flight = InFlight::begin(self);
         let protocol = fields::clean_request(&mut head);
@@ -81,7 +82,7 @@ impl Endpoint {
         } else {
             fields::with_body(&mut head, &body);
         }
-        let client = head.extensions.remove::<OnUpgrade>();
+        let client = ClientSide::take(&mut head.extensions);
         let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();
         let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client, held }));
         if upgrade.is_none() && !head.extensions.is_empty() {
@@ -96,7 +97,7 @@ impl Endpoint {
             };
             let reused = lease.reused();
             let spare = if reused { spare(&outgoing) } else { None };
-            match self.exchange(lease, outgoing).await {
+            match self.exchange(lease, outgoing, interim).await {
                 Ok((response, lease)) => return self.answer(response, lease, upgrade, in_flight),
                 Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
                     outgoing = *request;
@@ -134,9 +135,9 @@ impl Endpoint {
             let mut pool = self.pool(worker).lock();
             if !fresh
                 && self.target.scheme != Scheme::H2c
-                && let Some(sender) = pool.take()
+                && let Some(own) = pool.take()
             {
-                return Ok(Lease::Own { sender, reused: true });
+                return Ok(Lease::Own { own, reused: true });
             }
             if !fresh
                 && self.target.scheme != Scheme::Http
@@ -156,7 +157,8 @@ impl Endpoint {
 
     async fn open_for_upgrade(&self) -> Result<Lease, UpstreamError> {
         let connected = connect(&self.target, &self.transport, true).await?;
-        self.open_http1(WebSocketCase::new(connected.stream), true).await
+        let tap = connected.stream.tap().clone();
+        self.open_http1(WebSocketCase::new(connected.stream), tap, true).await
     }
 
     /// Opens a connection that others wait for, or waits for theirs.
@@ -187,7 +189,8 @@ impl Endpoint {
             if self.target.scheme == Scheme::Https {
                 self.pool(worker).lock().http1 = true;
             }
-            return self.open_http1(stream, false).await;
+            let tap = stream.tap().clone();
+            return self.open_http1(stream, tap, false).await;
         }
         let shared = self.open_http2(stream).await?;
         shared.streams.open.fetch_add(1, Ordering::Relaxed);
@@ -197,7 +200,7 @@ impl Endpoint {
         Ok(stream_of(shared, false))
     }
 
-    async fn open_http1<S>(&self, stream: S, upgrade: bool) -> Result<Lease, UpstreamError>
+    async fn open_http1<S>(&self, stream: S, tap: Arc<Tap>, upgrade: bool) -> Result<Lease, UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -214,7 +217,7 @@ impl Endpoint {
             // The request that is under way reports the error; an idle connection's end is no event.
             let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
         });
-        Ok(Lease::Own { sender, reused: false })
+        Ok(Lease::Own { own: Own { sender, tap }, reused: false })
     }
 
     async fn open_http2(&self, stream: Stream) -> Result<Shared, UpstreamError> {
@@ -248,14 +251,26 @@ impl Endpoint {
         &self,
         mut lease: Lease,
         mut outgoing: Request<Body>,
+        interim: Option<&dyn Interim>,
     ) -> Result<(http::Response<Incoming>, Lease), Lost> {
         let limit = self.transport.response_header_timeout();
         let sent = if limit.is_zero() { None } else { watch_end(&mut outgoing) };
         let answer = async {
             match &mut lease {
-                Lease::Own { sender, .. } => {
+                Lease::Own { own: Own { sender, tap }, .. } => {
                     origin_form(&mut outgoing);
-                    sender.try_send_request(outgoing).await.map_err(Lost::from)
+                    if interim.is_some() {
+                        tap.arm();
+                    }
+                    let mut answer = std::pin::pin!(sender.try_send_request(outgoing));
+                    let relaying = std::future::poll_fn(|cx| {
+                        let polled = answer.as_mut().poll(cx);
+                        if let Some(client) = interim {
+                            tap.relay(client, cx);
+                        }
+                        polled
+                    });
+                    relaying.await.map_err(Lost::from)
                 }
                 Lease::Stream { sender, .. } => {
                     absolute_form(&mut outgoing, self.target.scheme);
@@ -362,7 +377,7 @@ fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>
     }
     if let Some(upgrade) = upgrade {
         head.version = Version::HTTP_11;
-        head.extensions.insert(upgrade.client);
+        upgrade.client.put(&mut head.extensions);
         head.extensions.insert(upgrade.held);
     }
     Failure { error, unsent: Some(Box::new((head, body))) }
@@ -526,19 +541,19 @@ impl Finish {
 impl Guard for Finish {
     fn end(self: Box<Self>, complete: bool) {
         let Self { in_flight, worker, lease } = *self;
-        let Lease::Own { mut sender, .. } = lease else { return };
-        if !complete || sender.is_closed() {
+        let Lease::Own { mut own, .. } = lease else { return };
+        if !complete || own.sender.is_closed() {
             return;
         }
         let endpoint = in_flight.0.clone();
         drop(in_flight);
-        if sender.is_ready() {
-            endpoint.keep(worker, sender);
+        if own.sender.is_ready() {
+            endpoint.keep(worker, own);
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // The request is still being sent, or the connection's task has not been back yet.
             runtime.spawn(async move {
-                if sender.ready().await.is_ok() {
-                    endpoint.keep(worker, sender);
+                if own.sender.ready().await.is_ok() {
+                    endpoint.keep(worker, own);
                 }
             });
         }
@@ -546,9 +561,9 @@ impl Guard for Finish {
 }
 
 impl Endpoint {
-    fn keep(&self, worker: usize, sender: http1::SendRequest<Body>) {
+    fn keep(&self, worker: usize, own: Own) {
         if self.idle_limit() > 0 {
-            self.pool(worker).lock().put(sender, self.transport.idle_timeout());
+            self.pool(worker).lock().put(own, self.transport.idle_timeout());
         }
     }
 }

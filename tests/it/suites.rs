@@ -110,6 +110,9 @@ fn grpc_calls_of_every_kind_pass_in_plain_text_and_over_tls() {
     }
 }
 
+/// Cases that take long.
+const LARGE: [&str; 6] = ["9.1.3", "9.2.3", "12.1.1", "12.2.1", "13.1.1", "13.4.1"];
+
 /// What the Autobahn client found of one agent: for each case its verdict and that of its close.
 type Verdicts = BTreeMap<String, (String, String)>;
 
@@ -122,10 +125,13 @@ fn websockets_pass_every_autobahn_case_as_they_do_without_a_gateway() {
     command.args(["-m", "testeeserver", "-w", &server]).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = Program(command.spawn().unwrap());
     eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let routes = Gateway::one_service(&format!("http://127.0.0.1:{port}")).replace(
-        "service: a}\n",
-        "service: a}\n    secure: {rule: 'PathPrefix(`/`)', service: a, tls: {}}\n",
-    );
+    let routes = Gateway::one_service(&format!("http://127.0.0.1:{port}"))
+        // The suite's server wants to be asked for under its own port.
+        .replace("servers:", "passHostHeader: false, servers:")
+        .replace(
+            "service: a}\n",
+            "service: a}\n    secure: {rule: 'PathPrefix(`/`)', service: a, tls: {}}\n",
+        );
     let gateway = Gateway::with(&["--entryPoints.websecure.address=127.0.0.1:0"], &routes);
     let folder = tempfile::tempdir().unwrap();
     let agents = [
@@ -137,11 +143,12 @@ fn websockets_pass_every_autobahn_case_as_they_do_without_a_gateway() {
     let spec = serde_json::json!({
         "outdir": folder.path().join("report"),
         "servers": servers.collect::<Vec<_>>(),
-        // Most of the cases with compression differ in size only: 1000 messages each. Three sizes of each kind are run.
-        "cases": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.*", "9.2.*", "9.3.1", "9.3.9", "9.4.1", "9.4.9",
-            "9.7.1", "9.8.1", "10.*", "12.*.1", "12.*.7", "12.*.13", "13.*.1", "13.*.7", "13.*.13"],
+        // The cases with large messages (9) and with compression (12, 13) differ in sizes, and take the suite's own code
+        // minutes: some of each kind are run, and once.
+        "cases": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*", LARGE[0], LARGE[1], LARGE[2], LARGE[3], LARGE[4],
+            LARGE[5]],
         "exclude-cases": [],
-        "exclude-agent-cases": {},
+        "exclude-agent-cases": {"direct": LARGE, "secure": LARGE},
     });
     std::fs::write(folder.path().join("spec.json"), spec.to_string()).unwrap();
     let mut command = Command::new(tool("autobahn/wstest"));
@@ -161,7 +168,7 @@ fn websockets_pass_every_autobahn_case_as_they_do_without_a_gateway() {
     };
     let direct = verdicts("direct");
     println!("{} cases for each of {} ways in {:?}", direct.len(), agents.len(), started.elapsed());
-    assert!(direct.len() > 300, "{} cases", direct.len());
+    assert!(direct.len() > 240, "{} cases", direct.len());
     for (agent, _) in &agents {
         let found = verdicts(agent);
         let is_good = |verdict: &str| matches!(verdict, "OK" | "INFORMATIONAL" | "NON-STRICT");
@@ -171,6 +178,9 @@ fn websockets_pass_every_autobahn_case_as_they_do_without_a_gateway() {
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         assert_eq!(bad, Verdicts::new(), "{agent}");
-        assert_eq!(found, direct, "{agent}");
+        let different = direct.iter().filter(|(case, verdict)| found.get(*case) != Some(*verdict));
+        assert_eq!(different.collect::<Vec<_>>(), [], "{agent}");
+        let large = LARGE.iter().filter(|case| found.contains_key(**case)).count();
+        assert_eq!(large, if *agent == "gateway" { LARGE.len() } else { 0 }, "{agent}");
     }
 }

@@ -1,4 +1,5 @@
-//! WebSocket over HTTP/2: extended CONNECT (RFC 8441), translated to the upgrade that servers understand.
+//! WebSocket over HTTP/2 and HTTP/3: extended CONNECT (RFC 8441, RFC 9220), translated to the upgrade that servers
+//! understand.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,16 +11,18 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Bytes as WsBytes, Message};
 
+use crate::support::http3::{self, Http3};
 use crate::support::tls::client_config;
 use crate::support::{Backend, Gateway, eventually, get};
 
 type Sender = http2::SendRequest<Empty<Bytes>>;
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+type Socket<S = TokioIo<hyper::upgrade::Upgraded>> = WebSocketStream<S>;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -82,7 +85,7 @@ async fn open(sender: &mut Sender, uri: &str) -> Socket {
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await
 }
 
-async fn talk(socket: &mut Socket) {
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) {
     for message in
         [Message::text("hello"), Message::binary(WsBytes::from(vec![7; 1 << 20])), Message::text("")]
     {
@@ -93,7 +96,7 @@ async fn talk(socket: &mut Socket) {
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong(WsBytes::from_static(b"p")));
 }
 
-async fn close(mut socket: Socket) {
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>) {
     let frame = CloseFrame { code: CloseCode::Library(4001), reason: "bye".into() };
     socket.close(Some(frame.clone())).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::Close(Some(frame)));
@@ -196,5 +199,119 @@ fn other_connects_are_refused() {
         let request = Request::connect("shop.test:443").body(Empty::new()).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), 501);
         assert_eq!(backend.seen().len(), before);
+    });
+}
+
+/// Reads a number as QUIC writes it.
+async fn number(stream: &mut quinn::RecvStream) -> Option<u64> {
+    let mut bytes = [0; 8];
+    stream.read_exact(&mut bytes[..1]).await.ok()?;
+    let length = 1 << (bytes[0] >> 6);
+    bytes[0] &= 0x3f;
+    stream.read_exact(&mut bytes[1..length]).await.ok()?;
+    Some(bytes[..length].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// Reads a frame: its kind and payload.
+async fn frame(stream: &mut quinn::RecvStream) -> Option<(u64, Vec<u8>)> {
+    let (kind, length) = (number(stream).await?, number(stream).await?);
+    let mut payload = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((kind, payload))
+}
+
+/// Opens a tunnel over HTTP/3, frame by frame: what is written to the stream becomes data, and the other way.
+async fn open3(quic: &quinn::Connection, path: &str) -> DuplexStream {
+    let (mut send, mut receive) = quic.open_bi().await.unwrap();
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":authority", "shop.test"),
+        (":path", path),
+        ("sec-websocket-version", "13"),
+    ];
+    send.write_all(&http3::head(&fields)).await.unwrap();
+    let (kind, block) = frame(&mut receive).await.unwrap();
+    // Index 25 of the static table is `:status: 200`.
+    assert_eq!((kind, block[2]), (1, 0xc0 | 25), "{block:?}");
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (mut reading, mut writing) = tokio::io::split(far);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 5000];
+        while let Ok(length @ 1..) = reading.read(&mut buffer).await {
+            if send.write_all(&http3::frame(0, &buffer[..length])).await.is_err() {
+                return;
+            }
+        }
+        let _ = send.finish();
+    });
+    tokio::spawn(async move {
+        while let Some((0, data)) = frame(&mut receive).await {
+            if writing.write_all(&data).await.is_err() {
+                return;
+            }
+        }
+        let _ = writing.shutdown().await;
+    });
+    near
+}
+
+#[test]
+fn websockets_over_http3() {
+    let runtime = runtime();
+    let routes = Gateway::one_service(&format!("http://{}", echo(&runtime)))
+        .replace("service: a}", "service: a, tls: {}, middlewares: [limit]}")
+        + "  middlewares:\n    limit: {inFlightReq: {amount: 2}}\n";
+    let gateway = Gateway::with(&["--entryPoints.web.http3=true"], &routes);
+    runtime.block_on(async {
+        let (_endpoint, quic) = http3::quic(gateway.web(), "shop.test", None).await.unwrap();
+        let mut control = quic.open_uni().await.unwrap();
+        control.write_all(b"\x00\x04\x00").await.unwrap();
+        let mut settings = quic.accept_uni().await.unwrap();
+        assert_eq!(number(&mut settings).await, Some(0));
+        let (_, settings) = frame(&mut settings).await.unwrap();
+        assert!(settings.ends_with(&[8, 1]), "CONNECT may say what for: {settings:?}");
+        let of = |stream| WebSocketStream::from_raw_socket(stream, Role::Client, None);
+        let mut first = of(open3(&quic, "/chat").await).await;
+        let mut second = of(open3(&quic, "/chat?x").await).await;
+        talk(&mut second).await;
+        talk(&mut first).await;
+        close(first).await;
+        talk(&mut second).await;
+        // A client that goes away without a word frees its place, too.
+        drop(second);
+        for _ in 0..20 {
+            close(of(open3(&quic, "/chat").await).await).await;
+        }
+    });
+}
+
+#[test]
+fn other_connects_over_http3_are_refused() {
+    let runtime = runtime();
+    let backend = Backend::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let routes = Gateway::one_service(&backend.url()).replace("service: a}", "service: a, tls: {}}");
+    let gateway = Gateway::with(&["--entryPoints.web.http3=true"], &routes);
+    runtime.block_on(async {
+        let client = Http3::connect(gateway.web(), "shop.test").await;
+        let asks = |protocol: h3::ext::Protocol| {
+            Request::connect("https://shop.test/x").extension(protocol).body(()).unwrap()
+        };
+        let answer = client.send(asks(h3::ext::Protocol::CONNECT_UDP), b"").await.unwrap();
+        assert_eq!(answer.status, 501);
+        assert!(backend.seen().is_empty());
+        // The server has no WebSocket: a success would look like a tunnel.
+        let (mut send, mut receive) = client.quic.open_bi().await.unwrap();
+        let fields = [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":authority", "shop.test"),
+            (":path", "/x"),
+        ];
+        send.write_all(&http3::head(&fields)).await.unwrap();
+        let (_, block) = frame(&mut receive).await.unwrap();
+        assert!(block.windows(3).any(|part| part == b"502"), "{block:?}");
     });
 }

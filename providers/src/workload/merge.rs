@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_config::service::Service;
+use tidegate_config::service::{Mirror, Service, WeightedService};
 use tidegate_config::tcp::{TcpService, UdpService};
 use tidegate_config::{Kind, Map, ObjectRef, Origin, Problem, Provided};
 
@@ -150,6 +150,130 @@ macro_rules! joiner {
     };
 }
 
-joiner!(join_http, Service, url);
+joiner!(join_balancers, Service, url);
 joiner!(join_tcp, TcpService, address);
 joiner!(join_udp, UdpService, address);
+
+/// Joins what several workloads say of one service: the servers of a load balancer, and the parts of a composite, so
+/// that each workload can name itself as one of them. What both say must be the same.
+fn join_http(into: &mut Service, mut from: Service) -> bool {
+    let mut agreed = true;
+    if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {
+        agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
+    }
+    if let (Some(into), Some(from)) = (&mut into.highest_random_weight, &mut from.highest_random_weight) {
+        agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
+    }
+    if let (Some(into), Some(from)) = (&mut into.mirroring, &mut from.mirroring) {
+        agreed &= join_named(&mut into.mirrors, &mut from.mirrors, |mirror: &Mirror| &mirror.name);
+        fill(&mut into.service, &mut from.service);
+    }
+    if let (Some(into), Some(from)) = (&mut into.failover, &mut from.failover) {
+        fill(&mut into.service, &mut from.service);
+        fill(&mut into.fallback, &mut from.fallback);
+    }
+    agreed & join_balancers(into, from)
+}
+
+/// Gives both lists the parts of either. False when a part is in both and differs.
+fn join_named<T: Clone + PartialEq>(into: &mut Vec<T>, from: &mut Vec<T>, name: fn(&T) -> &String) -> bool {
+    for part in from.iter() {
+        match into.iter().find(|known| name(known) == name(part)) {
+            Some(known) if known != part => return false,
+            Some(_) => {}
+            None => into.push(part.clone()),
+        }
+    }
+    from.clone_from(into);
+    true
+}
+
+/// Gives both what only one of them says.
+fn fill(into: &mut String, from: &mut String) {
+    if into.is_empty() {
+        into.clone_from(from);
+    } else if from.is_empty() {
+        from.clone_from(into);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_config::decode::decode_config;
+    use tidegate_config::formats::labels;
+
+    use super::*;
+
+    /// What workloads with these labels say together, each under `traefik.http.services.`.
+    fn merged(workloads: &[&[(&str, &str)]]) -> Provided {
+        let part = |(number, pairs): (usize, &&[(&str, &str)])| {
+            let pairs: Vec<(String, &str)> =
+                pairs.iter().map(|(key, value)| (format!("traefik.http.services.{key}"), *value)).collect();
+            let origin =
+                |label: &str| Origin::Label { container: format!("c{number}").into(), label: label.into() };
+            let borrowed = pairs.iter().map(|(key, value)| (key.as_str(), *value));
+            let (node, problems) = labels::read(borrowed, &["traefik"], origin);
+            assert_eq!(problems, []);
+            let provided = decode_config(&node);
+            assert_eq!(provided.problems, []);
+            (format!("c{number}").into(), provided)
+        };
+        merge(workloads.iter().enumerate().map(part).collect())
+    }
+
+    fn names(children: &[WeightedService]) -> Vec<(&str, Option<i64>)> {
+        children.iter().map(|child| (child.name.as_str(), child.weight)).collect()
+    }
+
+    #[test]
+    fn each_workload_may_name_itself_as_part_of_a_weighted_service() {
+        for kind in ["weighted", "highestrandomweight"] {
+            let key = |rest: &str| format!("w.{kind}.services[0].{rest}");
+            let (name, weight) = (key("name"), key("weight"));
+            let blue = [(name.as_str(), "blue"), (weight.as_str(), "9")];
+            let green = [(name.as_str(), "green"), (weight.as_str(), "1")];
+            let provided = merged(&[&blue, &green, &blue]);
+            assert_eq!(provided.problems, []);
+            let service = &provided.config.http.services["w"];
+            let children = match kind {
+                "weighted" => &service.weighted.as_ref().unwrap().services,
+                _ => &service.highest_random_weight.as_ref().unwrap().services,
+            };
+            assert_eq!(names(children), [("blue", Some(9)), ("green", Some(1))]);
+            let other = [(name.as_str(), "blue"), (weight.as_str(), "2")];
+            let provided = merged(&[&blue, &green, &other]);
+            assert!(!provided.config.http.services.contains_key("w"));
+            let shown = provided.problems[0].to_string();
+            assert!(shown.contains("c0, c1, c2") && shown.contains("different options"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn mirrors_and_fallbacks_come_from_whoever_they_are() {
+        let provided = merged(&[
+            &[("m.mirroring.service", "main"), ("f.failover.service", "main")],
+            &[("m.mirroring.mirrors[0].name", "next"), ("m.mirroring.mirrors[0].percent", "10")],
+            &[("f.failover.fallback", "spare"), ("m.mirroring.mirrors[0].name", "third")],
+        ]);
+        assert_eq!(provided.problems, []);
+        let mirroring = provided.config.http.services["m"].mirroring.as_ref().unwrap();
+        let mirrors: Vec<_> = mirroring.mirrors.iter().map(|one| (one.name.as_str(), one.percent)).collect();
+        assert_eq!((mirroring.service.as_str(), mirrors), ("main", vec![("next", 10), ("third", 0)]));
+        let failover = provided.config.http.services["f"].failover.as_ref().unwrap();
+        assert_eq!((failover.service.as_str(), failover.fallback.as_str()), ("main", "spare"));
+    }
+
+    #[test]
+    fn what_two_say_differently_is_nobodys() {
+        for (one, two) in [
+            (("m.mirroring.service", "a"), ("m.mirroring.service", "b")),
+            (("m.failover.fallback", "a"), ("m.failover.fallback", "b")),
+            (("m.mirroring.maxbodysize", "1"), ("m.mirroring.maxbodysize", "2")),
+            (("m.weighted.services[0].name", "a"), ("m.failover.service", "a")),
+        ] {
+            let provided = merged(&[&[one], &[two]]);
+            assert!(!provided.config.http.services.contains_key("m"), "{one:?} {two:?}");
+            assert!(provided.problems[0].to_string().contains("c0, c1"), "{:?}", provided.problems);
+        }
+    }
+}

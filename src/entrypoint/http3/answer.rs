@@ -57,6 +57,25 @@ impl Answer {
         if !bodiless {
             self.body(body).await?;
         }
+        self.finish()
+    }
+
+    /// Sends the head of an answer, whose data is then a tunnel's.
+    pub(super) async fn open(&mut self, answer: Response) -> Result<(), Unwanted> {
+        let (mut head, body) = answer.into_parts();
+        // A tunnel has no length.
+        complete(&mut head, &body, true);
+        let block = qpack::write(Some(head.status), &head.headers);
+        self.write(&mut [frame::block_head(block.len()), block]).await
+    }
+
+    /// Sends data.
+    pub(super) async fn data(&mut self, data: Bytes) -> Result<(), Unwanted> {
+        self.write(&mut [frame::data_head(data.len()), data]).await
+    }
+
+    /// Ends the stream in order.
+    pub(super) fn finish(&mut self) -> Result<(), Unwanted> {
         self.finished = true;
         self.stream.finish().map_err(|_| Unwanted)
     }
@@ -81,7 +100,7 @@ impl Answer {
             };
             match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
-                Ok(data) => self.write(&mut [frame::data_head(data.len()), data]).await?,
+                Ok(data) => self.data(data).await?,
                 Err(frame) => {
                     if let Some(trailers) = frame.trailers_ref() {
                         let block = qpack::write(None, trailers);

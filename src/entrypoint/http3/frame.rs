@@ -36,6 +36,8 @@ const OF_HTTP2: [u64; 4] = [0x2, 0x6, 0x8, 0x9];
 
 /// The setting for the largest field section that is taken.
 const MAX_FIELD_SECTION_SIZE: u64 = 0x6;
+/// CONNECT may say what for (RFC 9220 section 5).
+const ENABLE_CONNECT_PROTOCOL: u64 = 0x8;
 /// Settings that only HTTP/2 has.
 const SETTINGS_OF_HTTP2: [u64; 4] = [0x2, 0x3, 0x4, 0x5];
 /// Longest SETTINGS that is read, in bytes.
@@ -280,6 +282,8 @@ pub(super) fn control_opening(limit: usize) -> Bytes {
     let mut settings = BytesMut::new();
     put_number(&mut settings, MAX_FIELD_SECTION_SIZE);
     put_number(&mut settings, limit as u64);
+    put_number(&mut settings, ENABLE_CONNECT_PROTOCOL);
+    put_number(&mut settings, 1);
     let mut opening = BytesMut::new();
     put_number(&mut opening, 0);
     opening.extend_from_slice(&frame_head(SETTINGS, settings.len()));
@@ -449,7 +453,7 @@ mod tests {
             assert_eq!(read_number(&mut &bytes[..]), Some(number));
             assert_eq!(read_number(&mut &bytes[..bytes.len() - 1]), None);
         }
-        assert_eq!(&control_opening(1000)[..], b"\x00\x04\x03\x06\x43\xe8");
+        assert_eq!(&control_opening(1000)[..], b"\x00\x04\x05\x06\x43\xe8\x08\x01");
         assert_eq!(&goaway(8)[..], b"\x07\x01\x08");
     }
 

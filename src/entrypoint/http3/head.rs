@@ -3,6 +3,7 @@
 use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
+use hyper::ext::Protocol;
 
 use super::qpack::{self, Broken};
 
@@ -45,7 +46,11 @@ pub(super) fn request(block: &[u8], limit: usize) -> Result<request::Parts, Refu
         return Err(Refusal::Malformed("a `te` other than `trailers`"));
     }
     let (mut head, ()) = http::Request::new(()).into_parts();
-    (head.method, head.uri) = pseudo.target(&headers)?;
+    let protocol = pseudo.protocol.take();
+    (head.method, head.uri) = pseudo.target(&headers, protocol.is_some())?;
+    if protocol.is_some_and(|protocol| *protocol == *b"websocket") {
+        head.extensions.insert(Protocol::from_static("websocket"));
+    }
     head.version = Version::HTTP_3;
     head.headers = headers;
     Ok(head)
@@ -91,6 +96,8 @@ struct Pseudo {
     scheme: Option<Scheme>,
     authority: Option<Authority>,
     path: Option<PathAndQuery>,
+    /// What a CONNECT is for (RFC 9220).
+    protocol: Option<Box<[u8]>>,
 }
 
 impl Pseudo {
@@ -100,14 +107,19 @@ impl Pseudo {
             b"scheme" => put(&mut self.scheme, Scheme::try_from(value).ok()),
             b"authority" => put(&mut self.authority, Authority::try_from(value).ok()),
             b"path" => put(&mut self.path, path(value)),
+            b"protocol" => put(&mut self.protocol, Some(value.into())),
             _ => Err(Refusal::Malformed("an unknown pseudo-header")),
         }
     }
 
-    fn target(self, headers: &HeaderMap) -> Result<(Method, Uri), Refusal> {
+    /// Method and target. `extended`: a CONNECT has a target as others have.
+    fn target(self, headers: &HeaderMap, extended: bool) -> Result<(Method, Uri), Refusal> {
         let method = self.method.ok_or(Refusal::Malformed("no `:method`"))?;
         let malformed = Refusal::Malformed("a target that is no target");
-        if method == Method::CONNECT {
+        if extended && method != Method::CONNECT {
+            return Err(Refusal::Malformed("a `:protocol` of a request other than CONNECT"));
+        }
+        if method == Method::CONNECT && !extended {
             // It is refused behind, whatever it asks for.
             let authority = self.authority.ok_or(malformed)?;
             return Uri::builder()
@@ -217,6 +229,24 @@ mod tests {
                 ),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn a_connect_may_say_what_for() {
+        let connect = |protocol: &str, rest: &[&str]| {
+            request(&block(&[&[":method: CONNECT", protocol], rest].concat()), 1000)
+        };
+        let rest = &LINE[1..];
+        let head = connect(":protocol: websocket", rest).unwrap();
+        assert_eq!((head.method, head.uri.to_string().as_str()), (Method::CONNECT, "https://a.test/p?q"));
+        assert_eq!(head.extensions.get::<Protocol>().unwrap().as_str(), "websocket");
+        let head = connect(":protocol: connect-udp", rest).unwrap();
+        assert!(head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none());
+        for missing in 0..3 {
+            let mut rest = rest.to_vec();
+            rest.remove(missing);
+            assert!(connect(":protocol: websocket", &rest).is_err(), "{missing}");
         }
     }
 

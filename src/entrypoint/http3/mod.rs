@@ -13,6 +13,7 @@ mod qpack;
 mod request;
 mod session;
 mod tables;
+mod tunnel;
 mod upload;
 
 use std::io;

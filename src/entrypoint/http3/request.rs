@@ -9,13 +9,16 @@ use http_body::Body as _;
 use quinn::{RecvStream, SendStream};
 use tidegate_core::{Body, reply};
 
-use super::answer::Answer;
+use super::answer::{Answer, Unwanted};
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
+use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
 use crate::entrypoint::heads::HeldHead;
-use crate::entrypoint::http::{Link, respond};
+use crate::entrypoint::http::{Link, begin_tunnel, respond};
 use crate::entrypoint::pace::{self, PacedBody};
+use crate::entrypoint::tunnel::answer as tunnel_answer;
+use crate::upstream::ClientSide;
 
 /// How long it is waited whether there is a body, where there usually is none: a server that is promised one may well
 /// refuse it. As long as Go's HTTP library waits.
@@ -70,6 +73,10 @@ pub(super) async fn serve(
             }
             Err(refusal) => return refuse(&quic, &mut source, &mut answer, fault_of(refusal)),
         };
+    let mut head = head;
+    if head.method == Method::CONNECT && begin_tunnel(&link, &mut head) {
+        return tunnelled(&link, &quic, (source, answer), head).await;
+    }
     let is_head = head.method == Method::HEAD;
     // A client may say that there is no body a moment after the head.
     let patience = if length.is_none() && usually_lacks_body(&head.method) { PROBE } else { Duration::ZERO };
@@ -99,6 +106,35 @@ pub(super) async fn serve(
     // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
     let delivered = tokio::time::timeout(limits.write.unwrap_or(super::DELIVERY), answer.over()).await;
     if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
+}
+
+/// Serves a CONNECT for a WebSocket.
+async fn tunnelled(
+    link: &Link,
+    quic: &quinn::Connection,
+    (mut source, mut answer): (Source, Answer),
+    mut head: http::request::Parts,
+) -> Ended {
+    let (side, give) = ClientSide::pending();
+    head.extensions.insert(side);
+    let response = tokio::select! {
+        biased;
+        response = respond(link, head, Body::empty()) => response,
+        () = answer.over() => return Ended::Wasted,
+    };
+    let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let response = tunnel_answer(response);
+    if !changed {
+        return if answer.send(response, false).await.is_ok() { Ended::Answered } else { Ended::Wasted };
+    }
+    let (near, far) = tokio::io::duplex(tunnel::BUFFER);
+    if answer.open(response).await.is_err() || give.send(far).is_err() {
+        return Ended::Wasted;
+    }
+    match tunnel::carry(quic, &mut source, &mut answer, near).await {
+        Ok(()) => Ended::Answered,
+        Err(Unwanted) => Ended::Wasted,
+    }
 }
 
 fn refuse(quic: &quinn::Connection, source: &mut Source, answer: &mut Answer, fault: Fault) -> Ended {

@@ -250,7 +250,7 @@ class Client:
             got = answer.read()
             assert answer.status == 200, answer.status
             assert answer.getheader("Content-Type", "").startswith(kind.split("+")[0]), answer.getheaders()
-            assert answer.getheader("Access-Control-Allow-Origin") == "*", answer.getheaders()
+            assert answer.getheader("Access-Control-Allow-Origin") == "https://page.test", answer.getheaders()
             return answer, frames(decoded(got) if text else got)
 
         answer, got = call("Echo", b"hello")
