@@ -25,6 +25,8 @@ const BEGIN: &[u8] = b"HTTP/1.1 1";
 pub(super) struct Tap {
     /// An answer is waited for that may have interim ones before it.
     armed: AtomicBool,
+    /// There is something in `seen`.
+    has_seen: AtomicBool,
     seen: Mutex<Vec<(StatusCode, HeaderMap)>>,
     waker: AtomicWaker,
 }
@@ -32,7 +34,9 @@ pub(super) struct Tap {
 impl Tap {
     /// Begins to look: a request goes out.
     pub(super) fn arm(&self) {
-        self.seen.lock().clear();
+        if self.has_seen.swap(false, Ordering::Acquire) {
+            self.seen.lock().clear();
+        }
         self.armed.store(true, Ordering::Release);
     }
 
@@ -43,6 +47,11 @@ impl Tap {
 
     /// Looks at bytes that were read. `kept` holds what there is of an interim answer that is not whole yet.
     pub(super) fn look(&self, kept: &mut Vec<u8>, fresh: &[u8]) {
+        if kept.is_empty() && fresh.len() >= BEGIN.len() && !fresh.starts_with(BEGIN) {
+            // As a rule the answer itself comes: nothing is copied.
+            self.armed.store(false, Ordering::Release);
+            return;
+        }
         kept.extend_from_slice(fresh);
         let mut rest = &kept[..];
         let done = loop {
@@ -59,6 +68,7 @@ impl Tap {
                     let mut seen = self.seen.lock();
                     if seen.len() < MOST {
                         seen.push(answer);
+                        self.has_seen.store(true, Ordering::Release);
                     }
                 }
             }
@@ -75,7 +85,12 @@ impl Tap {
 
     /// Passes on what was seen, and has the task woken when there is more.
     pub(super) fn relay(&self, to: &dyn Interim, cx: &Context<'_>) {
-        self.waker.register(cx.waker());
+        if self.is_armed() {
+            self.waker.register(cx.waker());
+        }
+        if !self.has_seen.swap(false, Ordering::Acquire) {
+            return;
+        }
         for (status, headers) in self.seen.lock().drain(..) {
             to.send(status, &headers);
         }
