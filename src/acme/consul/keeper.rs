@@ -207,6 +207,10 @@ async fn follow_certificates(inner: Arc<Inner>) {
                 follow = inner.store.follow(&inner.keys.certificates());
                 tokio::time::sleep(AGAIN).await;
             }
+            Ok(listing) if inner.mirror.lock().distrusts(&listing) => {
+                follow = inner.store.follow(&inner.keys.certificates());
+                tokio::time::sleep(AGAIN).await;
+            }
             Ok(listing) => {
                 inner.worked("certificates");
                 let changed = inner.mirror.lock().set_certificates(&listing);

@@ -89,10 +89,14 @@ impl Mirror {
         self.certificates.is_some() && self.live.is_some()
     }
 
-    /// Takes over an answer. True when certificates have changed.
+    /// True for an answer that is older than what is known, and is not believed yet. It must be asked for again.
+    pub(super) fn distrusts(&self, listing: &Listing) -> bool {
+        listing.index < self.newest.0 && self.newest.1.is_some_and(|at| at.elapsed() < DISTRUST)
+    }
+
+    /// Takes over an answer that is believed. True when certificates have changed.
     pub(super) fn set_certificates(&mut self, listing: &Listing) -> bool {
-        let is_fresh = self.newest.1.is_some_and(|at| at.elapsed() < DISTRUST);
-        if listing.index < self.newest.0 && is_fresh {
+        if self.distrusts(listing) {
             return false;
         }
         self.newest = (listing.index, Some(Instant::now()));
@@ -126,7 +130,10 @@ impl Mirror {
 
     /// Notes what we have written, so that it is there at once.
     pub(super) fn wrote(&mut self, index: u64, new: Option<(String, StoredCertificate)>, gone: &[String]) {
-        self.newest = (self.newest.0.max(index), Some(Instant::now()));
+        // A lower one means that Consul counts anew, which is believed after a while.
+        if index >= self.newest.0 {
+            self.newest = (index, Some(Instant::now()));
+        }
         if let Some(all) = &mut self.certificates {
             gone.iter().for_each(|key| {
                 all.remove(key);
@@ -223,7 +230,10 @@ mod tests {
         assert_eq!(names(&mut mirror), ["b"]);
         assert!(!mirror.set_certificates(&listing(5, &[("a", 5)])));
         assert_eq!(names(&mut mirror), ["b"]);
+        assert!(mirror.distrusts(&listing(5, &[])) && !mirror.distrusts(&listing(9, &[])));
         assert!(!mirror.set_certificates(&listing(9, &[("b", 9)])), "we knew that");
+        mirror.wrote(3, None, &[]);
+        assert!(mirror.distrusts(&listing(5, &[])), "an index from a new count does not hide what is known");
         assert!(mirror.set_certificates(&listing(10, &[("b", 9), ("c", 10)])));
     }
 

@@ -196,7 +196,13 @@ impl Inner {
     async fn read_all(&self, consistent: bool) -> Result<(), String> {
         let certificates = self.store.read(&self.keys.certificates(), consistent).await?;
         let live = self.store.read(&self.keys.live(), consistent).await?;
-        self.mirror.lock().set_certificates(&certificates);
+        {
+            let mut mirror = self.mirror.lock();
+            // Whether all are gone, or the store has lost what it knew, is for whoever follows it to find out.
+            if !certificates.entries.is_empty() || !mirror.has_certificates() {
+                mirror.set_certificates(&certificates);
+            }
+        }
         self.take_live(&live).await;
         let failures = self.mirror.lock().live.as_ref().map(|live| live.failures.clone());
         *self.written.lock() = failures.unwrap_or_default();
