@@ -274,7 +274,6 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
             }
         }
         self.gathered = Gathered::default();
-        self.progress.gather(false);
         Poll::Ready(Ok(()))
     }
 }
@@ -331,7 +330,10 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
             ready!(this.poll_interim(cx, true))?;
         }
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        this.note(polled, |()| 0)
+        ready!(this.note(polled, |()| 0))?;
+        // Not before: what TLS holds back while the socket is full must be flushed again.
+        this.progress.gather(false);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -436,6 +438,37 @@ mod tests {
         let mut got = [0; 13];
         far.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"one two three");
+    }
+
+    /// Takes everything, and holds it back until it is flushed for the second time, as TLS does while the socket is full.
+    #[derive(Default)]
+    struct HoldsBack {
+        flushes: usize,
+    }
+
+    impl AsyncWrite for HoldsBack {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            if self.flushes < 2 { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_below_is_flushed_again() {
+        let progress = Arc::new(Progress::default());
+        let mut stream = Watched::new(HoldsBack::default(), true, progress.clone(), held(), 1 << 20, ());
+        poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"frame")).await.unwrap();
+        progress.flush(true);
+        assert!(poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).now_or_never().is_none());
+        assert!(progress.has_gathered(), "it is not out yet");
+        poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).await.unwrap();
+        assert!(!progress.has_gathered());
     }
 
     #[tokio::test]
