@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tidegate_core::body::Pace;
 use tidegate_core::{Body, BodyError};
 
-use super::pace::PacedBody;
+use super::pace;
 use super::progress::Progress;
 
 /// One open answer, counted until dropped.
@@ -106,6 +106,6 @@ pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> Body {
     match pace {
         _ if incoming.is_end_stream() => Body::empty(),
         None => Body::incoming(incoming),
-        Some(pace) => Body::of_frames(PacedBody::new(Body::incoming(incoming), pace)),
+        Some(pace) => pace::paced(Body::incoming(incoming), pace),
     }
 }

@@ -23,6 +23,7 @@ mod stream;
 mod streams;
 pub mod strict;
 mod target;
+mod timed_body;
 mod timeouts;
 mod tunnel;
 

@@ -6,12 +6,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use http_body::{Body as HttpBody, SizeHint};
+use http_body::Frame;
+use tidegate_core::Body;
 use tidegate_core::body::Pace;
-use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::time::{Instant, Sleep};
+
+use super::timed_body::{TimedBody, Watch};
 
 /// The time over which a rate is an average: the time without progress that is borne, within these limits.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(5);
@@ -35,10 +38,13 @@ pub(super) fn of_request(pace: Pace, headers: &HeaderMap) -> Pace {
     if pace.rate > 0 && is_grpc() { Pace { rate: 0, ..pace } } else { pace }
 }
 
-/// A request body that fails when it comes too slowly.
-pub(super) struct PacedBody {
-    /// Let go when its time is up: nothing more of it is wanted.
-    inner: Option<Body>,
+/// This body with a pace: it fails when it comes too slowly.
+pub(super) fn paced(inner: Body, pace: Pace) -> Body {
+    TimedBody::watched(inner, PaceWatch::new(pace))
+}
+
+/// Looks at how fast a request body comes.
+struct PaceWatch {
     pace: Pace,
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when we wait.
@@ -55,11 +61,9 @@ pub(super) struct PacedBody {
     window: Duration,
 }
 
-impl PacedBody {
-    /// This body with a pace.
-    pub(super) fn new(inner: Body, pace: Pace) -> Self {
+impl PaceWatch {
+    fn new(pace: Pace) -> Self {
         Self {
-            inner: Some(inner),
             pace,
             timer: None,
             waiting: None,
@@ -69,15 +73,6 @@ impl PacedBody {
             bytes: 0,
             window: window(pace),
         }
-    }
-
-    /// Something came: true when it came in time.
-    fn came(&mut self, length: usize) -> bool {
-        self.bytes = self.bytes.saturating_add(length as u64);
-        if self.waiting.take().is_some() {
-            self.waited += self.counted.elapsed();
-        }
-        self.is_fast_enough()
     }
 
     /// Looks at the rate when a window is over, and begins the next.
@@ -90,7 +85,26 @@ impl PacedBody {
         enough
     }
 
-    /// Nothing came: ready when that is so for too long.
+    /// The stall counts from the beginning of the wait, whatever window that was in.
+    fn set_until(&mut self, since: Instant, now: Instant) {
+        let stall = self.pace.stall.map(|stall| since + stall);
+        let rate = (self.pace.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
+        if let Some(until) = stall.into_iter().chain(rate).min() {
+            self.until = until;
+        }
+    }
+}
+
+impl Watch for PaceWatch {
+    fn came(&mut self, frame: &Frame<Bytes>) -> bool {
+        let Some(data) = frame.data_ref() else { return true };
+        self.bytes = self.bytes.saturating_add(data.len() as u64);
+        if self.waiting.take().is_some() {
+            self.waited += self.counted.elapsed();
+        }
+        self.is_fast_enough()
+    }
+
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.is_none() {
             let now = Instant::now();
@@ -126,42 +140,6 @@ impl PacedBody {
         }
     }
 
-    /// The stall counts from the beginning of the wait, whatever window that was in.
-    fn set_until(&mut self, since: Instant, now: Instant) {
-        let stall = self.pace.stall.map(|stall| since + stall);
-        let rate = (self.pace.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
-        if let Some(until) = stall.into_iter().chain(rate).min() {
-            self.until = until;
-        }
-    }
-}
-
-impl Frames for PacedBody {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let late = match Pin::new(inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => match frame.data_ref().map(bytes::Bytes::len) {
-                Some(length) if !self.came(length) => true,
-                _ => return Poll::Ready(Some(Ok(frame))),
-            },
-            Poll::Ready(other) => return Poll::Ready(other),
-            Poll::Pending => self.poll_late(cx).is_ready(),
-        };
-        if !late {
-            return Poll::Pending;
-        }
-        self.inner = None;
-        Poll::Ready(Some(Err(BodyError::TimedOut)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
-    }
-
     fn set_pace(&mut self, pace: Pace) -> bool {
         self.pace = pace;
         self.window = window(pace);
@@ -173,8 +151,8 @@ impl Frames for PacedBody {
 mod tests {
     use std::future::poll_fn;
 
-    use bytes::Bytes;
-    use http_body::Frame;
+    use http_body::Body as _;
+    use tidegate_core::{BodyError, Frames, Polled};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -196,7 +174,7 @@ mod tests {
     /// A body whose rate is looked at every 200 ms.
     fn body(pace: Pace, receiver: mpsc::Receiver<usize>) -> Body {
         let inner = Body::of_frames(Sent(receiver));
-        Body::of_frames(PacedBody { window: milliseconds(200), ..PacedBody::new(inner, pace) })
+        TimedBody::watched(inner, PaceWatch { window: milliseconds(200), ..PaceWatch::new(pace) })
     }
 
     /// Sends so many bytes after each pause, and reads them. The outcome: how much came, and whether it was cut.

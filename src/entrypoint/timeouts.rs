@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
-use http_body::{Body as HttpBody, SizeHint};
+use http_body::{Body as _, Frame};
 use tidegate_core::body::Pace;
-use tidegate_core::{Body, BodyError, Frames, Guard, Next, Polled, Request, Response, UpstreamError, reply};
+use tidegate_core::{Body, Guard, Next, Request, Response, UpstreamError, reply};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::http::Link;
-use super::pace::{self, PacedBody};
+use super::pace;
+use super::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
 
 /// How much later than the body itself its connection gives up (HTTP/1): the answer should get out.
@@ -57,7 +59,7 @@ fn paced(link: &Link, request: &Request, mut body: Body, timeouts: &Timeouts) ->
     if !link.framed {
         link.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
     }
-    if body.set_pace(pace) { body } else { Body::of_frames(PacedBody::new(body, pace)) }
+    if body.set_pace(pace) { body } else { pace::paced(body, pace) }
 }
 
 impl Timed {
@@ -91,14 +93,10 @@ impl Timed {
         }
         let (stall, deadline) = (self.timeouts.response_body, self.deadline);
         response.map(|inner| {
-            Body::of_frames(TimedAnswer {
-                inner: Some(inner),
-                stall,
-                deadline,
-                waiting: false,
-                until: None,
-                timer: None,
-            })
+            TimedBody::watched(
+                inner,
+                AnswerWatch { stall, deadline, waiting: false, until: None, timer: None },
+            )
         })
     }
 
@@ -145,9 +143,8 @@ impl Guard for Ending {
     }
 }
 
-/// The body of an answer that is cut when the server makes no progress, or at a deadline.
-struct TimedAnswer {
-    inner: Option<Body>,
+/// Cuts an answer when the server makes no progress, or at a deadline.
+struct AnswerWatch {
     stall: Option<Duration>,
     deadline: Option<Instant>,
     waiting: bool,
@@ -155,8 +152,12 @@ struct TimedAnswer {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl TimedAnswer {
-    /// Ready when the server waits for too long, or the time of the request is up.
+impl Watch for AnswerWatch {
+    fn came(&mut self, _: &Frame<Bytes>) -> bool {
+        self.waiting = false;
+        self.deadline.is_none_or(|deadline| Instant::now() < deadline)
+    }
+
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.waiting {
             self.waiting = true;
@@ -169,35 +170,5 @@ impl TimedAnswer {
             timer.as_mut().reset(until);
         }
         timer.as_mut().poll(cx)
-    }
-}
-
-impl Frames for TimedAnswer {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let late = match Pin::new(inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.waiting = false;
-                if self.deadline.is_none_or(|deadline| Instant::now() < deadline) {
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                true
-            }
-            Poll::Ready(other) => return Poll::Ready(other),
-            Poll::Pending => self.poll_late(cx).is_ready(),
-        };
-        if !late {
-            return Poll::Pending;
-        }
-        self.inner = None;
-        Poll::Ready(Some(Err(BodyError::TimedOut)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 }

@@ -16,7 +16,7 @@ use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
 use crate::entrypoint::heads::HeldHead;
 use crate::entrypoint::http::{Link, begin_tunnel, respond};
-use crate::entrypoint::pace::{self, PacedBody};
+use crate::entrypoint::pace;
 use crate::entrypoint::tunnel::answer as tunnel_answer;
 use crate::upstream::ClientSide;
 
@@ -84,7 +84,7 @@ pub(super) async fn serve(
     let spoiled = Spoiled::default();
     let body = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
         Ok(body) if body.is_end_stream() => body,
-        Ok(body) => Body::of_frames(PacedBody::new(body, pace)),
+        Ok(body) => pace::paced(body, pace),
         Err(fault) => {
             answer.reset(fault.code);
             return Ended::Wasted;

@@ -1,0 +1,68 @@
+//! Bodies that are cut when they come too late, whoever has to send them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_core::body::Pace;
+use tidegate_core::{Body, BodyError, Frames, Polled};
+
+/// Decides when a body is late.
+pub(super) trait Watch: Send + Unpin + 'static {
+    /// A frame came: true when it came in time.
+    fn came(&mut self, frame: &Frame<Bytes>) -> bool;
+
+    /// Nothing came: ready when that is so for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Takes another pace. False when it has none.
+    fn set_pace(&mut self, _: Pace) -> bool {
+        false
+    }
+}
+
+/// A body that fails when its watch finds it late.
+pub(super) struct TimedBody<W> {
+    /// Let go when its time is up: nothing more of it is wanted.
+    inner: Option<Body>,
+    watch: W,
+}
+
+impl<W: Watch> TimedBody<W> {
+    /// This body under a watch.
+    pub(super) fn watched(inner: Body, watch: W) -> Body {
+        Body::of_frames(Self { inner: Some(inner), watch })
+    }
+}
+
+impl<W: Watch> Frames for TimedBody<W> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let late = match Pin::new(inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if self.watch.came(&frame) => {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(Some(Ok(_))) => true,
+            Poll::Ready(other) => return Poll::Ready(other),
+            Poll::Pending => self.watch.poll_late(cx).is_ready(),
+        };
+        if !late {
+            return Poll::Pending;
+        }
+        self.inner = None;
+        Poll::Ready(Some(Err(BodyError::TimedOut)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+
+    fn set_pace(&mut self, pace: Pace) -> bool {
+        self.watch.set_pace(pace)
+    }
+}
