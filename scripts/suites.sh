@@ -19,20 +19,9 @@ fi
 rm -rf "$tools/autobahn"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{lists/partial,cache/archives/partial,sources,wheels,sdists,made/site}
-# As in scripts/tool.sh.
-if [ -e /etc/apt/sources.list.d/debian.sources ]; then
-  awk -v RS= '!/-security/ { gsub(/Suites:[^\n]*/, "Suites: bullseye"); print; exit }' \
-    /etc/apt/sources.list.d/debian.sources >"$work/sources/bullseye.sources"
-else
-  awk '$1 == "deb" && !/-security/ && /bookworm/ { gsub(/bookworm[-a-z]*/, "bullseye"); print; exit }' \
-    /etc/apt/sources.list >"$work/sources/bullseye.list"
-fi
-options=(
-  -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources"
-  -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
-)
-apt-get "${options[@]}" update -q
+mkdir -p "$work"/{wheels,sdists,made/site}
+. scripts/bullseye.sh
+bullseye "$work"
 (cd "$work" && apt-get "${options[@]}" download python2.7-minimal libpython2.7-minimal libpython2.7-stdlib)
 for package in "$work"/*.deb; do
   dpkg-deb --extract "$package" "$work/made/python"

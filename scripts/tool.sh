@@ -28,20 +28,8 @@ etcd)
   exit 0
   ;;
 esac
-mkdir -p "$work"/{lists/partial,cache/archives/partial,sources}
-# The first section of Debian's own sources that is not about security, in either of apt's two forms.
-if [ -e /etc/apt/sources.list.d/debian.sources ]; then
-  awk -v RS= '!/-security/ { gsub(/Suites:[^\n]*/, "Suites: bullseye"); print; exit }' \
-    /etc/apt/sources.list.d/debian.sources >"$work/sources/bullseye.sources"
-else
-  awk '$1 == "deb" && !/-security/ && /bookworm/ { gsub(/bookworm[-a-z]*/, "bullseye"); print; exit }' \
-    /etc/apt/sources.list >"$work/sources/bullseye.list"
-fi
-options=(
-  -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources"
-  -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
-)
-apt-get "${options[@]}" update -q
+. scripts/bullseye.sh
+bullseye "$work"
 (cd "$work" && apt-get "${options[@]}" download "$package")
 dpkg-deb --extract "$work/$package"_*.deb "$work/unpacked"
 install -m 755 "$work/unpacked/usr/bin/$package" "$tools/$package"
