@@ -200,10 +200,8 @@ fn the_authority_says_when_to_renew() {
     assert_eq!(stored(&pebble.storage()), ["early.test"]);
 }
 
-#[test]
-#[ignore = "needs pebble"]
-fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
-    let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
+/// An address that approves `yes.test` alone, the flag that names it, and a route for every name.
+fn on_demand(backend: &Backend) -> (Backend, String, String) {
     let ask = Backend::with(|seen, stream| {
         let allowed = seen.target() == "/ask?domain=yes.test";
         let status = if allowed { "200 OK" } else { "403 Forbidden" };
@@ -214,6 +212,14 @@ fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
         backend.address
     );
     let flag = format!("--certificatesResolvers.le.acme.onDemand.ask=http://{}/ask", ask.address);
+    (ask, flag, text)
+}
+
+#[test]
+#[ignore = "needs pebble"]
+fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
+    let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
+    let (_ask, flag, text) = on_demand(&backend);
     let _gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[&flag], &text);
     let roots = pebble.roots();
     assert_eq!(get_over_tls(pebble.secure(), "yes.test", &roots).unwrap(), 200, "at the first handshake");
@@ -225,16 +231,7 @@ fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
 #[ignore = "needs pebble"]
 fn names_that_come_over_quic_are_obtained_too() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
-    let ask = Backend::with(|seen, stream| {
-        let allowed = seen.target() == "/ask?domain=yes.test";
-        let status = if allowed { "200 OK" } else { "403 Forbidden" };
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").is_ok()
-    });
-    let text = format!(
-        "http:\n  routers:\n    all: {{rule: 'PathPrefix(`/`)', service: s, tls: {{}}}}\n  services:\n    s: {{loadBalancer: {{servers: [{{url: 'http://{}'}}]}}}}\n",
-        backend.address
-    );
-    let flag = format!("--certificatesResolvers.le.acme.onDemand.ask=http://{}/ask", ask.address);
+    let (_ask, flag, text) = on_demand(&backend);
     let _gateway =
         gateway(&pebble, "httpChallenge.entryPoint=web", &[&flag, "--entryPoints.secure.http3=true"], &text);
     let runtime = http3::runtime();

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use tidegate_providers::consul_store::{self as store, Operation, Refusal, Store};
 
 use crate::support::backend::nobody;
-use crate::support::cut::Cut;
 use crate::support::outside::{Consul, certificates};
 use crate::support::pebble::{Options, Pebble, routes, served};
 use crate::support::process::Process;
+use crate::support::proxy::Proxy;
 use crate::support::{Backend, Gateway, eventually};
 
 /// Flags of a gateway that shares what it has in the Consul at this address. `seen`: the authority comes to it.
@@ -394,7 +394,7 @@ fn a_leader_that_is_cut_off_serves_on_and_orders_no_more() {
     let (pebble, backend, consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
     let text = routes(&["Host(`first.test`)"], &backend.url());
-    let way = Cut::to(consul.address);
+    let way = Proxy::to(consul.address);
     let challenge = "httpChallenge.entryPoint=web";
     let first = start(&flags(&pebble, challenge, way.address, false, &[]), &text);
     eventually("the first leads", || leads(&first));
@@ -402,7 +402,7 @@ fn a_leader_that_is_cut_off_serves_on_and_orders_no_more() {
     let roots = pebble.roots();
     let has = |gateway: &Gateway, name: &str| served(gateway.address("secure"), name, &roots).is_ok();
     eventually("the first name", || has(&first, "first.test") && has(&second, "first.test"));
-    way.cut();
+    way.refuse();
     let begun = Instant::now();
     eventually("it no longer trusts itself", || !leads(&first));
     let trusted = begun.elapsed();
@@ -415,7 +415,7 @@ fn a_leader_that_is_cut_off_serves_on_and_orders_no_more() {
         has(&second, "second.test")
     });
     eprintln!("given up {trusted:?}, taken over and obtained {:?} after the cut", begun.elapsed());
-    way.heal();
+    way.mend();
     let took = time("it gets what the other has obtained", || has(&first, "second.test"));
     eprintln!("back {took:?} after the cut was healed");
     assert!(!leads(&first) && leads(&second));

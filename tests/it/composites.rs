@@ -1,32 +1,16 @@
 //! Services made of services: nested, sticky, with health, and by the status of an answer.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::backend::{switchable, who};
 use crate::support::{Backend, Gateway, eventually, get, get_with, raw};
-
-/// A backend that answers 503 while `up` is false.
-fn switchable(name: &'static str, up: &Arc<AtomicBool>) -> Backend {
-    let up = up.clone();
-    Backend::with(move |_, stream| {
-        let status = if up.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
-        let answer = format!("HTTP/1.1 {status}\r\nX-Backend: {name}\r\nContent-Length: 0\r\n\r\n");
-        stream.write_all(answer.as_bytes()).is_ok()
-    })
-}
 
 fn checked(name: &str, backend: &Backend) -> String {
     format!(
         "    {name}: {{loadBalancer: {{servers: [{{url: '{}'}}], healthCheck: {{path: /health, interval: 20ms}}}}}}\n",
         backend.url()
     )
-}
-
-fn who(address: SocketAddr) -> String {
-    let answer = get(address, "h", "/");
-    answer.header("x-backend").map_or_else(|| answer.status.to_string(), str::to_owned)
 }
 
 const ROUTER: &str = "http:\n  routers:\n    all: {rule: 'PathPrefix(`/`)', service: all}\n  services:\n";

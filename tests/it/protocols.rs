@@ -8,7 +8,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
@@ -18,11 +17,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{Bytes as WsBytes, Message};
 
 use crate::support::tls::client_config;
-use crate::support::{Backend, Client, Gateway, get, raw};
+use crate::support::{Backend, Client, Gateway, get, raw, websocket};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -145,52 +142,20 @@ fn without_a_certificate_one_is_generated() {
     });
 }
 
-/// A WebSocket server that sends back what it gets.
-fn websocket_backend(runtime: &tokio::runtime::Runtime) -> SocketAddr {
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let address = listener.local_addr().unwrap();
-    runtime.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut sink, mut source) = tokio_tungstenite::accept_async(stream).await.unwrap().split();
-                while let Some(Ok(message)) = source.next().await {
-                    if message.is_close()
-                        || (message.is_text() || message.is_binary()) && sink.send(message).await.is_err()
-                    {
-                        break;
-                    }
-                }
-                let _ = futures_util::future::poll_fn(|cx| sink.poll_flush_unpin(cx)).await;
-            });
-        }
-    });
-    address
-}
-
 async fn talk<S>(stream: S, url: &str)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let (mut socket, answer) = tokio_tungstenite::client_async(url, stream).await.unwrap();
     assert_eq!(answer.status(), 101);
-    for message in
-        [Message::text("hello"), Message::binary(WsBytes::from(vec![7; 1 << 20])), Message::text("")]
-    {
-        socket.send(message.clone()).await.unwrap();
-        assert!(socket.next().await.unwrap().unwrap() == message);
-    }
-    socket.send(Message::Ping(WsBytes::from_static(b"p"))).await.unwrap();
-    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong(WsBytes::from_static(b"p")));
-    let close = CloseFrame { code: CloseCode::Library(4001), reason: "bye".into() };
-    socket.close(Some(close.clone())).await.unwrap();
-    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Close(Some(close)));
-    assert!(socket.next().await.is_none());
+    websocket::talk(&mut socket).await;
+    websocket::close(socket).await;
 }
 
 #[test]
 fn websockets_pass_in_plain_text_and_over_tls() {
     let runtime = runtime();
-    let (gateway, _) = tls_gateway(&format!("http://{}", websocket_backend(&runtime)), &["shop.test"]);
+    let (gateway, _) = tls_gateway(&format!("http://{}", websocket::echo(&runtime)), &["shop.test"]);
     runtime.block_on(async {
         talk(TcpStream::connect(gateway.web()).await.unwrap(), "ws://shop.test/chat").await;
         talk(tls(gateway.address("websecure"), "shop.test", &["http/1.1"]).await, "wss://shop.test/chat")

@@ -1,11 +1,11 @@
 //! Services from outside: health, balancing, failures and retries, as clients see them.
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::support::backend::nobody;
+use crate::support::backend::{nobody, switchable, who};
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
 
 /// One router to the service `a`, and these services.
@@ -16,21 +16,6 @@ fn services(text: &str) -> String {
 fn balancer(name: &str, urls: &[&str], more: &str) -> String {
     let servers: Vec<String> = urls.iter().map(|url| format!("{{url: '{url}'}}")).collect();
     format!("    {name}: {{loadBalancer: {{servers: [{}]{more}}}}}\n", servers.join(", "))
-}
-
-/// A backend that answers 503 while `up` is false.
-fn switchable(name: &'static str, up: &Arc<AtomicBool>) -> Backend {
-    let up = up.clone();
-    Backend::with(move |_, stream| {
-        let status = if up.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
-        let answer = format!("HTTP/1.1 {status}\r\nX-Backend: {name}\r\nContent-Length: 0\r\n\r\n");
-        stream.write_all(answer.as_bytes()).is_ok()
-    })
-}
-
-fn who(address: SocketAddr) -> String {
-    let answer = get(address, "h", "/");
-    answer.header("x-backend").map_or_else(|| answer.status.to_string(), str::to_owned)
 }
 
 const CHECK: &str = ", healthCheck: {path: /health, interval: 20ms, timeout: 500ms}";

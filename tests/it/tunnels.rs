@@ -1,24 +1,22 @@
 //! WebSocket over HTTP/2 and HTTP/3: extended CONNECT (RFC 8441, RFC 9220), translated to the upgrade that servers
 //! understand.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{Bytes as WsBytes, Message};
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::support::http3::{self, Http3};
 use crate::support::tls::client_config;
+use crate::support::websocket::{close, echo, talk};
 use crate::support::{Backend, Gateway, eventually, get};
 
 type Sender = http2::SendRequest<Empty<Bytes>>;
@@ -26,28 +24,6 @@ type Socket<S = TokioIo<hyper::upgrade::Upgraded>> = WebSocketStream<S>;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
-/// A WebSocket server that sends back what it gets, for connections of all kinds.
-fn echo(runtime: &tokio::runtime::Runtime) -> SocketAddr {
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let address = listener.local_addr().unwrap();
-    runtime.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
-                let (mut sink, mut source) = socket.split();
-                while let Some(Ok(message)) = source.next().await {
-                    let is_content = message.is_text() || message.is_binary();
-                    if message.is_close() || is_content && sink.send(message).await.is_err() {
-                        break;
-                    }
-                }
-                let _ = sink.flush().await;
-            });
-        }
-    });
-    address
 }
 
 async fn over<S>(stream: S) -> Sender
@@ -83,24 +59,6 @@ async fn open(sender: &mut Sender, uri: &str) -> Socket {
     }
     let upgraded = hyper::upgrade::on(&mut response).await.unwrap();
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await
-}
-
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) {
-    for message in
-        [Message::text("hello"), Message::binary(WsBytes::from(vec![7; 1 << 20])), Message::text("")]
-    {
-        socket.send(message.clone()).await.unwrap();
-        assert!(socket.next().await.unwrap().unwrap() == message);
-    }
-    socket.send(Message::Ping(WsBytes::from_static(b"p"))).await.unwrap();
-    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong(WsBytes::from_static(b"p")));
-}
-
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>) {
-    let frame = CloseFrame { code: CloseCode::Library(4001), reason: "bye".into() };
-    socket.close(Some(frame.clone())).await.unwrap();
-    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Close(Some(frame)));
-    assert!(socket.next().await.is_none());
 }
 
 #[test]

@@ -215,3 +215,19 @@ fn fill_until(
         }
     }
 }
+
+/// A backend that answers 503 while `up` is false.
+pub fn switchable(name: &'static str, up: &Arc<AtomicBool>) -> Backend {
+    let up = up.clone();
+    Backend::with(move |_, stream| {
+        let status = if up.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
+        let answer = format!("HTTP/1.1 {status}\r\nX-Backend: {name}\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).is_ok()
+    })
+}
+
+/// The name of the backend that answers, or the status when none does.
+pub fn who(address: SocketAddr) -> String {
+    let answer = super::get(address, "h", "/");
+    answer.header("x-backend").map_or_else(|| answer.status.to_string(), str::to_owned)
+}

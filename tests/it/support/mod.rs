@@ -2,7 +2,6 @@
 
 pub mod backend;
 pub mod client;
-pub mod cut;
 pub mod frames;
 pub mod gateway;
 pub mod http3;
@@ -12,6 +11,7 @@ pub mod process;
 pub mod proxy;
 pub mod streams;
 pub mod tls;
+pub mod websocket;
 
 use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};

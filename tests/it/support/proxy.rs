@@ -1,4 +1,5 @@
-//! A TCP proxy between a program and its source: it can fall silent as a cut line does, and counts what is asked.
+//! A TCP proxy between a program and its source: it can fall silent as a cut line does, refuse everybody, and counts what is
+//! asked.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,6 +15,9 @@ pub struct Proxy {
 #[derive(Default)]
 struct Shared {
     silent: AtomicBool,
+    refusing: AtomicBool,
+    /// Clients, to end what is open.
+    open: Mutex<Vec<TcpStream>>,
     connections: AtomicUsize,
     /// The paths of requests, without what stands behind `?`.
     requests: Mutex<Vec<String>>,
@@ -31,6 +35,10 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let shared = of_thread.clone();
+                if shared.refusing.load(Ordering::SeqCst) {
+                    continue;
+                }
+                shared.open.lock().unwrap().push(client.try_clone().unwrap());
                 shared.connections.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || serve(client, target, &shared));
             }
@@ -44,8 +52,17 @@ impl Proxy {
         self.shared.silent.store(true, Ordering::SeqCst);
     }
 
+    /// Ends all connections, and lets none in.
+    pub fn refuse(&self) {
+        self.shared.refusing.store(true, Ordering::SeqCst);
+        self.shared.open.lock().unwrap().drain(..).for_each(|stream| {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        });
+    }
+
     /// New connections lead to the target again.
     pub fn mend(&self) {
+        self.shared.refusing.store(false, Ordering::SeqCst);
         self.shared.silent.store(false, Ordering::SeqCst);
     }
 
@@ -69,6 +86,12 @@ impl Proxy {
 }
 
 fn serve(client: TcpStream, target: SocketAddr, shared: &Arc<Shared>) {
+    pass(client.try_clone().unwrap(), target, shared);
+    // It is among those that are open: only this ends it.
+    let _ = client.shutdown(std::net::Shutdown::Both);
+}
+
+fn pass(client: TcpStream, target: SocketAddr, shared: &Arc<Shared>) {
     let dead = Arc::new(AtomicBool::new(shared.silent.load(Ordering::SeqCst)));
     let Ok(server) = TcpStream::connect(target) else { return };
     let (from_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
