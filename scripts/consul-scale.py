@@ -130,6 +130,8 @@ def measure(options, name, path, agent, consul, http_port, web, api):
             times["registration"].append(until(lambda: servers(service) == options.instances + 1))
             consul.put("/v1/catalog/deregister", {"Node": f"node{options.instances}", "ServiceID": f"s{service}-{options.instances}"})
             until(lambda: servers(service) == options.instances)
+            # Each turn is a change of its own.
+            time.sleep(2)
         for what, found in times.items():
             print(f"{name}: {what} live after " + ", ".join(f"{time * 1000:.0f}" for time in sorted(found)) + " ms", flush=True)
         before, agent_before, begun, done = usage(process.pid)[0], usage(agent.pid)[0], time.time(), 0

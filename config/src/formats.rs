@@ -60,7 +60,7 @@ mod tests {
 
     fn map<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Map<T>> {
         // Lower case and without underscores, since variables can say no more.
-        prop::collection::btree_map("[a-z][a-z0-9-]{0,5}", value, 0..3)
+        prop::collection::btree_map("[a-z][a-z0-9-]{0,5}", value.prop_map(Arc::new), 0..3)
     }
 
     fn router() -> impl Strategy<Value = Router> {
@@ -87,11 +87,12 @@ mod tests {
     fn service() -> impl Strategy<Value = Service> {
         let server = (text(), prop::option::of(any::<i64>()), any::<bool>())
             .prop_map(|(url, weight, preserve_path)| Server { url, weight, preserve_path });
-        let check = (0u64..100_000, map(text())).prop_map(|(milliseconds, headers)| ServerHealthCheck {
-            interval: Duration::from_millis(milliseconds),
-            headers,
-            ..Default::default()
-        });
+        let check = (0u64..100_000, prop::collection::btree_map("[a-z][a-z0-9-]{0,5}", text(), 0..3))
+            .prop_map(|(milliseconds, headers)| ServerHealthCheck {
+                interval: Duration::from_millis(milliseconds),
+                headers,
+                ..Default::default()
+            });
         (prop::collection::vec(server, 0..3), prop::option::of(check), any::<bool>()).prop_map(
             |(servers, health_check, pass_host_header)| Service {
                 load_balancer: Some(LoadBalancer {

@@ -18,6 +18,7 @@ pub mod transport;
 pub mod tree;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,8 @@ pub use decode::{DecodeError, decode_config};
 pub use middleware::Middleware;
 pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
 
-/// Objects by name.
-pub type Map<T> = BTreeMap<String, T>;
+/// Objects by name. They are shared: states, merged configurations and snapshots that hold the same object hold it once.
+pub type Map<T> = BTreeMap<String, Arc<T>>;
 
 /// The dynamic configuration of one provider (plain names), or of all together (names `x@provider`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

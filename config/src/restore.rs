@@ -66,13 +66,19 @@ fn put<T: Clone>(to: &mut Map<T>, from: &Map<T>, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::origin::{Origin, Problem};
     use crate::router::Router;
 
     fn state(rule: &str, broken: bool) -> Provided {
         let mut state = Provided::default();
-        state.config.http.routers.insert("r".into(), Router { rule: rule.into(), ..Router::default() });
+        state
+            .config
+            .http
+            .routers
+            .insert("r".into(), Arc::new(Router { rule: rule.into(), ..Router::default() }));
         if broken {
             let object = Some(ObjectRef { kind: Kind::Router, name: "r".into() });
             state.problems.push(Problem {

@@ -6,7 +6,7 @@ use tidegate_core::values::{Duration, is_default};
 use crate::tls::Domain;
 
 /// Traefik's `http.routers.<name>`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Router {
     /// Names of the entry points that serve it; empty for the default ones.
@@ -46,7 +46,7 @@ pub struct Router {
 }
 
 /// A router's `tls`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RouterTls {
     /// Name of the TLS options.
@@ -61,7 +61,7 @@ pub struct RouterTls {
 }
 
 /// A router's `timeouts`. What is not set (or 0) follows the entry point, or is without limit.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Timeouts {
     /// The whole request: from its head to the last byte of the answer.
@@ -82,7 +82,7 @@ pub struct Timeouts {
 }
 
 /// Per-router observability. Unset fields follow the entry point.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Observability {
     /// Write access-log lines.

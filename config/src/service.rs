@@ -1,13 +1,14 @@
 //! HTTP services: where requests go.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 
-use crate::Map;
 use crate::tcp::Delay;
 
 /// Traefik's `http.services.<name>`: exactly one of the five kinds, and middlewares before it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Service {
     /// Middlewares that every request to this service passes, whatever the router.
@@ -31,7 +32,7 @@ pub struct Service {
 }
 
 /// Servers, and how one is chosen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LoadBalancer {
     /// Keeps a client on its server.
@@ -79,7 +80,7 @@ impl Default for LoadBalancer {
 }
 
 /// One server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Server {
     /// `http://`, `https://` or `h2c://`, host and port.
@@ -94,7 +95,7 @@ pub struct Server {
 }
 
 /// Stickiness.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Sticky {
     /// By a cookie, the only way.
@@ -103,7 +104,7 @@ pub struct Sticky {
 }
 
 /// The cookie that names a server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct StickyCookie {
     /// Name; empty for one made from the service's name.
@@ -144,7 +145,7 @@ impl Default for StickyCookie {
 }
 
 /// An active health check.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServerHealthCheck {
     /// Scheme instead of the server's.
@@ -178,8 +179,8 @@ pub struct ServerHealthCheck {
     /// Follow redirects.
     pub follow_redirects: bool,
     /// Headers of the check.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub headers: Map<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Default for ServerHealthCheck {
@@ -196,13 +197,13 @@ impl Default for ServerHealthCheck {
             timeout: Duration::from_secs(5),
             hostname: String::new(),
             follow_redirects: true,
-            headers: Map::new(),
+            headers: BTreeMap::new(),
         }
     }
 }
 
 /// A passive health check.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PassiveHealthCheck {
     /// Time in which failures add up, and, unless `ejection_time` is set, for which a server is then left out.
@@ -233,7 +234,7 @@ impl Default for PassiveHealthCheck {
 }
 
 /// How answers are passed on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ResponseForwarding {
     /// Traefik's buffer time. Tidegate passes every piece on at once, whatever stands here.
@@ -247,7 +248,7 @@ impl Default for ResponseForwarding {
 }
 
 /// A service inside another, with its weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WeightedService {
     /// Name of the service.
@@ -265,12 +266,12 @@ impl Default for WeightedService {
 }
 
 /// Presence makes a composite service report the health of its children.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheck {}
 
 /// Other services by weight.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Weighted {
     /// The services.
@@ -285,7 +286,7 @@ pub struct Weighted {
 }
 
 /// Other services by a hash of the client's address.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct HighestRandomWeight {
     /// The services.
@@ -297,7 +298,7 @@ pub struct HighestRandomWeight {
 }
 
 /// One service, and copies of its requests to others.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Mirroring {
     /// The service that answers.
@@ -328,7 +329,7 @@ impl Default for Mirroring {
 }
 
 /// A service that gets copies.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Mirror {
     /// Name of the service.
@@ -340,7 +341,7 @@ pub struct Mirror {
 }
 
 /// One service, and another when it is down.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Failover {
     /// The service.
@@ -358,7 +359,7 @@ pub struct Failover {
 }
 
 /// When an answer makes the fallback take over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct FailoverErrors {
     /// Largest request body that is kept for the second try, in bytes; -1 for any.

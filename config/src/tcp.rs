@@ -9,7 +9,7 @@ use crate::tls::{CertificateFiles, Domain};
 use crate::transport::Spiffe;
 
 /// The `tcp` part.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Tcp {
     /// Which connections go where.
@@ -23,7 +23,7 @@ pub struct Tcp {
 }
 
 /// The `udp` part.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Udp {
     /// Which sessions go where.
@@ -33,7 +33,7 @@ pub struct Udp {
 }
 
 /// `tcp.routers.<name>`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the same as in an HTTP router")]
 pub struct TcpRouter {
@@ -54,7 +54,7 @@ pub struct TcpRouter {
 }
 
 /// A TCP router's `tls`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpRouterTls {
     /// Pass the connection on as it is, still encrypted.
@@ -71,7 +71,7 @@ pub struct TcpRouterTls {
 }
 
 /// `tcp.services.<name>`: exactly one kind.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpService {
     /// Servers.
@@ -83,7 +83,7 @@ pub struct TcpService {
 }
 
 /// TCP servers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpLoadBalancer {
     /// The servers.
@@ -104,7 +104,7 @@ pub struct TcpLoadBalancer {
 }
 
 /// One TCP server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpServer {
     /// `host:port`.
@@ -116,7 +116,7 @@ pub struct TcpServer {
 }
 
 /// Which PROXY protocol to send.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ProxyProtocol {
     /// 1 or 2.
@@ -130,7 +130,7 @@ impl Default for ProxyProtocol {
 }
 
 /// A TCP health check.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the same as in an HTTP health check")]
 pub struct TcpHealthCheck {
@@ -160,7 +160,7 @@ impl Default for TcpHealthCheck {
 }
 
 /// TCP services by weight.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpWeighted {
     /// The services.
@@ -172,7 +172,7 @@ pub struct TcpWeighted {
 }
 
 /// `tcp.middlewares.<name>`: exactly one kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TcpMiddleware {
     /// Limits the connections of one peer address.
@@ -187,7 +187,7 @@ pub enum TcpMiddleware {
 }
 
 /// Addresses that may connect.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpIpAllowList {
     /// Addresses and ranges.
@@ -195,7 +195,7 @@ pub struct TcpIpAllowList {
 }
 
 /// `tcp.serversTransports.<name>`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpServersTransport {
     /// Time between keep-alive probes.
@@ -270,7 +270,7 @@ impl<'de> Deserialize<'de> for Delay {
 }
 
 /// TLS towards TCP servers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the same as in an HTTP servers transport")]
 pub struct TcpTransportTls {
@@ -289,7 +289,7 @@ pub struct TcpTransportTls {
 }
 
 /// `udp.routers.<name>`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct UdpRouter {
     /// Names of the entry points.
@@ -301,7 +301,7 @@ pub struct UdpRouter {
 }
 
 /// `udp.services.<name>`: exactly one kind.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct UdpService {
     /// Servers.
@@ -313,7 +313,7 @@ pub struct UdpService {
 }
 
 /// UDP servers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct UdpLoadBalancer {
     /// The servers.
@@ -322,7 +322,7 @@ pub struct UdpLoadBalancer {
 }
 
 /// One UDP server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct UdpServer {
     /// `host:port`.

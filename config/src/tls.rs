@@ -6,7 +6,7 @@ use tidegate_core::values::is_default;
 use crate::Map;
 
 /// The `tls` part.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Tls {
     /// Certificates.
@@ -33,7 +33,7 @@ pub struct CertificateFiles {
 }
 
 /// A certificate of `tls.certificates`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Certificate {
     /// The certificate chain: a path, or PEM.
@@ -48,7 +48,7 @@ pub struct Certificate {
 }
 
 /// A store of certificates.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Store {
     /// Shown to clients whose server name fits no certificate.
@@ -60,7 +60,7 @@ pub struct Store {
 }
 
 /// A default certificate that a resolver obtains.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct GeneratedCert {
     /// Name of the resolver.
@@ -84,7 +84,7 @@ pub struct Domain {
 }
 
 /// How TLS is spoken with clients.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TlsOptions {
     /// Oldest version.
@@ -133,7 +133,7 @@ impl Default for TlsOptions {
 }
 
 /// Certificates of clients.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ClientAuth {
     /// Authorities to trust: paths or PEM.

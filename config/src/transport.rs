@@ -6,7 +6,7 @@ use tidegate_core::values::{Duration, is_default};
 use crate::tls::CertificateFiles;
 
 /// Traefik's `http.serversTransports.<name>`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServersTransport {
     /// Name to ask for and to verify, instead of the server's host.
@@ -48,7 +48,7 @@ pub struct ServersTransport {
 }
 
 /// Timeouts towards servers; zero means none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ForwardingTimeouts {
     /// To connect.
@@ -76,7 +76,7 @@ impl Default for ForwardingTimeouts {
 }
 
 /// SPIFFE identities that a server may have.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Spiffe {
     /// Exact identities.

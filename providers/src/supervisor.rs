@@ -188,7 +188,11 @@ mod tests {
 
     fn state(rule: &str) -> Provided {
         let mut state = Provided::default();
-        state.config.http.routers.insert("r".into(), Router { rule: rule.into(), ..Router::default() });
+        state
+            .config
+            .http
+            .routers
+            .insert("r".into(), Arc::new(Router { rule: rule.into(), ..Router::default() }));
         state
     }
 

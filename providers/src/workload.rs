@@ -144,7 +144,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
     if !only_streams {
         let mut routers = std::mem::take(&mut provided.config.http.routers);
         if routers.is_empty() && names.http.len() <= 1 {
-            routers.insert(workload.name.to_owned(), tidegate_config::router::Router::default());
+            routers.insert(workload.name.to_owned(), Arc::default());
             provided.note_origin(Kind::Router, workload.name, &origin);
         }
         let parents: BTreeSet<String> =
@@ -154,7 +154,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
         for (name, router) in &mut routers {
             if router.rule.is_empty() {
                 match default_rule.get_or_init(|| rules.default_rule(workload)).clone() {
-                    Ok(rule) => router.rule = rule,
+                    Ok(rule) => Arc::make_mut(router).rule = rule,
                     Err(message) => provided.break_object(Kind::Router, name, &origin, message),
                 }
             }
@@ -162,7 +162,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
             let is_layer = !router.parent_refs.is_empty() || parents.contains(name);
             if router.service.is_empty() && !is_layer {
                 match only(&names.http) {
-                    Ok(service) => router.service = service,
+                    Ok(service) => Arc::make_mut(router).service = service,
                     Err(message) => provided.break_object(Kind::Router, name, &origin, message),
                 }
             }
@@ -182,7 +182,7 @@ fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origi
             provided.break_object(Kind::TcpRouter, name, origin, "a TCP router needs a rule".into());
         } else if router.service.is_empty() {
             match only(&names.tcp) {
-                Ok(service) => router.service = service,
+                Ok(service) => Arc::make_mut(router).service = service,
                 Err(message) => provided.break_object(Kind::TcpRouter, name, origin, message),
             }
         }
@@ -193,7 +193,7 @@ fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origi
     for (name, router) in &mut udp {
         if router.service.is_empty() {
             match only(&names.udp) {
-                Ok(service) => router.service = service,
+                Ok(service) => Arc::make_mut(router).service = service,
                 Err(message) => provided.break_object(Kind::UdpRouter, name, origin, message),
             }
         }
@@ -555,11 +555,12 @@ mod tests {
             let rules = Rules::new("Host(`{{ .Name }}`)", "").expect("valid");
             (owner.clone(), build(&workload, Labels::read(&workload), &rules, &At(ip)))
         };
-        let merged = merge(vec![at("10.0.0.1", &[]), at("10.0.0.2", &[]), at("10.0.0.2", &[])]);
+        let merge = |parts: &[(Arc<str>, Provided)]| merge(parts.iter().map(|(owner, part)| (owner, part)));
+        let merged = merge(&[at("10.0.0.1", &[]), at("10.0.0.2", &[]), at("10.0.0.2", &[])]);
         assert_eq!(urls(&merged, "s"), ["http://10.0.0.1:80", "http://10.0.0.2:80"]);
         assert_eq!(merged.problems, []);
         let rule = |text: &'static str| [("traefik.http.routers.r.rule", text)];
-        let merged = merge(vec![at("10.0.0.1", &rule("Host(`a`)")), at("10.0.0.2", &rule("Host(`b`)"))]);
+        let merged = merge(&[at("10.0.0.1", &rule("Host(`a`)")), at("10.0.0.2", &rule("Host(`b`)"))]);
         assert!(!merged.config.http.routers.contains_key("r"));
         let shown = merged.problems[0].to_string();
         assert!(shown.contains("10.0.0.1") && shown.contains("10.0.0.2"), "{shown}");

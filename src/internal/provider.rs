@@ -1,9 +1,9 @@
 //! The routers, middlewares and services that follow from the settings, as the state of the provider `internal`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tidegate_config::router::Router;
-use tidegate_config::service::Service;
 use tidegate_config::{Config, Http, Provided};
 use tidegate_middlewares::Options;
 use tidegate_middlewares::redirect_regex::RedirectRegex;
@@ -21,7 +21,7 @@ const DASHBOARD_ROOT: &str = r"^(http:\/\/(\[[\w:.]+\]|[\w\._-]+)(:\d+)?)\/$";
 /// What follows from the settings.
 pub fn provided(settings: &Settings) -> Provided {
     let mut http = Http::default();
-    http.services.insert("noop".into(), Service::default());
+    http.services.insert("noop".into(), Arc::default());
     ping(settings, &mut http);
     rest(settings, &mut http);
     api(settings, &mut http);
@@ -49,16 +49,16 @@ fn router(entry_point: &str, rule: &str, service: &str, priority: i64) -> Router
 fn ping(settings: &Settings, http: &mut Http) {
     let Some(ping) = &settings.ping else { return };
     for service in ["ping", "ready"] {
-        http.services.insert(service.into(), Service::default());
+        http.services.insert(service.into(), Arc::default());
     }
     if ping.manual_routing {
         return;
     }
     let at = &ping.entry_point;
-    http.routers.insert("ping".into(), router(at, "PathPrefix(`/ping`)", "ping", i64::MAX));
+    http.routers.insert("ping".into(), Arc::new(router(at, "PathPrefix(`/ping`)", "ping", i64::MAX)));
     // `/ready` is not Traefik's: on an entry point with routes of others they go first.
     let priority = if at == INTERNAL_ENTRY_POINT { i64::MAX } else { i64::MIN };
-    http.routers.insert("ready".into(), router(at, "Path(`/ready`)", "ready", priority));
+    http.routers.insert("ready".into(), Arc::new(router(at, "Path(`/ready`)", "ready", priority)));
 }
 
 fn rest(settings: &Settings, http: &mut Http) {
@@ -66,40 +66,41 @@ fn rest(settings: &Settings, http: &mut Http) {
     if providers.peek().is_none() {
         return;
     }
-    http.services.insert("rest".into(), Service::default());
+    http.services.insert("rest".into(), Arc::default());
     if providers.any(|(_, rest)| rest.insecure) {
         let rule = "PathPrefix(`/api/providers`)";
-        http.routers.insert("rest".into(), router(INTERNAL_ENTRY_POINT, rule, "rest", i64::MAX));
+        http.routers.insert("rest".into(), Arc::new(router(INTERNAL_ENTRY_POINT, rule, "rest", i64::MAX)));
     }
 }
 
 fn api(settings: &Settings, http: &mut Http) {
     let Some(api) = &settings.api else { return };
-    http.services.insert("api".into(), Service::default());
+    http.services.insert("api".into(), Arc::default());
     if api.dashboard {
-        http.services.insert("dashboard".into(), Service::default());
+        http.services.insert("dashboard".into(), Arc::default());
     }
     if !api.insecure {
         return;
     }
     let at = INTERNAL_ENTRY_POINT;
-    http.routers.insert("api".into(), router(at, "PathPrefix(`/api`)", "api", i64::MAX - 1));
+    http.routers.insert("api".into(), Arc::new(router(at, "PathPrefix(`/api`)", "api", i64::MAX - 1)));
     if !api.dashboard {
         return;
     }
     let mut dashboard = router(at, "PathPrefix(`/`)", "dashboard", i64::MAX - 2);
     dashboard.middlewares =
         vec!["dashboard_redirect@internal".into(), "dashboard_stripprefix@internal".into()];
-    http.routers.insert("dashboard".into(), dashboard);
+    http.routers.insert("dashboard".into(), Arc::new(dashboard));
     let to_dashboard = RedirectRegex {
         regex: DASHBOARD_ROOT.into(),
         replacement: "${1}/dashboard/".into(),
         permanent: true,
     };
-    http.middlewares.insert("dashboard_redirect".into(), Options::redirectRegex(to_dashboard).into());
+    http.middlewares
+        .insert("dashboard_redirect".into(), Arc::new(Options::redirectRegex(to_dashboard).into()));
     let strip =
         StripPrefix { prefixes: vec!["/dashboard/".into(), "/dashboard".into()], ..StripPrefix::default() };
-    http.middlewares.insert("dashboard_stripprefix".into(), Options::stripPrefix(strip).into());
+    http.middlewares.insert("dashboard_stripprefix".into(), Arc::new(Options::stripPrefix(strip).into()));
 }
 
 /// The routers to proofs of certificate resolvers. With `allowACMEByPass` other routers may win over them.
@@ -116,8 +117,8 @@ fn acme(settings: &Settings, http: &mut Http) {
         let rule = format!("PathPrefix(`{CHALLENGE_PREFIX}`)");
         let mut shown = router("", &rule, "acme-http", priority);
         shown.entry_points = points.into_iter().map(str::to_owned).collect();
-        http.routers.insert(name.into(), shown);
-        http.services.insert("acme-http".into(), Service::default());
+        http.routers.insert(name.into(), Arc::new(shown));
+        http.services.insert("acme-http".into(), Arc::default());
     }
 }
 
@@ -137,8 +138,8 @@ fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEn
     redirecting.middlewares = vec![format!("{middleware_name}@internal")];
     let options =
         RedirectScheme { scheme: to.scheme.clone(), port: port.to_owned(), permanent: to.permanent };
-    http.middlewares.insert(middleware_name, Options::redirectScheme(options).into());
-    http.routers.insert(router_name, redirecting);
+    http.middlewares.insert(middleware_name, Arc::new(Options::redirectScheme(options).into()));
+    http.routers.insert(router_name, Arc::new(redirecting));
 }
 
 /// The port of `[host]:port[/tcp]`.

@@ -38,7 +38,7 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
     let mut split = BTreeMap::new();
     let mut attached: Vec<Attached> = Vec::with_capacity(routers.len());
     for (name, router) in routers {
-        let mut router = router.clone();
+        let mut router = Router::clone(router);
         let provider = provider_of(name);
         qualify_all(&mut router.middlewares, provider);
         qualify_all(&mut router.parent_refs, provider);
@@ -222,6 +222,8 @@ fn whole(name: &str, router: Router, entry_points: Vec<usize>, errors: Vec<Strin
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn settings(points: &[(&str, EntryPoint)]) -> Settings {
@@ -254,7 +256,7 @@ mod tests {
         secure.http.middlewares = vec!["m@docker".into(), "n".into()];
         let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
         let router = Router { middlewares: vec!["own".into()], ..Router::default() };
-        let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
+        let attached = attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]));
         assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
         assert_eq!(attached[0].router.middlewares, ["m@docker", "n@file", "own@file"]);
         assert!(attached[0].router.tls.is_some() && attached[1].router.tls.is_none());
@@ -271,7 +273,7 @@ mod tests {
                 skip_middlewares: skipped.iter().map(|name| (*name).to_owned()).collect(),
                 ..Router::default()
             };
-            attach(&settings, &Map::from([("r@file".to_owned(), router)])).remove(0)
+            attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))])).remove(0)
         };
         for (skipped, left) in [
             (&[][..], &["auth@file", "limit@docker", "own@file", "auth@file"][..]),
@@ -298,7 +300,7 @@ mod tests {
         secure.http.tls = Some(Default::default());
         let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
         let router = Router { entry_points: vec!["secure".into()], ..Router::default() };
-        let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
+        let attached = attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]));
         assert_eq!(names(&attached), [("r@file", vec!["secure"])]);
     }
 
@@ -306,7 +308,7 @@ mod tests {
     fn entry_points_that_do_not_exist_are_named() {
         let settings = settings(&[("web", EntryPoint::default())]);
         let router = Router { entry_points: vec!["nope".into()], ..Router::default() };
-        let attached = attach(&settings, &Map::from([("r@file".to_owned(), router)]));
+        let attached = attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]));
         let expected = ["entryPoint \"nope\" doesn't exist", "no valid entryPoint for this router"];
         assert_eq!(attached[0].errors, expected);
         assert!(attached[0].entry_points.is_empty());

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tidegate_config::service::LoadBalancer;
+use tidegate_config::tcp::TcpLoadBalancer;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::HttpClient;
@@ -187,20 +189,25 @@ fn located(problem: &Problem, origins: &Origins, certificates: &[ObjectRef]) -> 
 /// Qualifies the names that Traefik's API shows qualified.
 fn qualify_references(config: &mut Config) {
     for (name, middleware) in &mut config.http.middlewares {
-        for member in middleware.options.members_mut() {
+        if middleware.options.members().is_empty() {
+            continue;
+        }
+        for member in Arc::make_mut(middleware).options.members_mut() {
             *member = qualify(member, provider_of(name));
         }
     }
     for (name, service) in &mut config.http.services {
-        if let Some(balancer) = &mut service.load_balancer
-            && !balancer.servers_transport.is_empty()
+        let named = |balancer: &LoadBalancer| !balancer.servers_transport.is_empty();
+        if service.load_balancer.as_ref().is_some_and(named)
+            && let Some(balancer) = &mut Arc::make_mut(service).load_balancer
         {
             balancer.servers_transport = qualify(&balancer.servers_transport, provider_of(name));
         }
     }
     for (name, service) in &mut config.tcp.services {
-        if let Some(balancer) = &mut service.load_balancer
-            && !balancer.servers_transport.is_empty()
+        let named = |balancer: &TcpLoadBalancer| !balancer.servers_transport.is_empty();
+        if service.load_balancer.as_ref().is_some_and(named)
+            && let Some(balancer) = &mut Arc::make_mut(service).load_balancer
         {
             balancer.servers_transport = qualify(&balancer.servers_transport, provider_of(name));
         }

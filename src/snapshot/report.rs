@@ -1,7 +1,7 @@
 //! What became of each object of a configuration: the API, the log and `check` read it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
@@ -148,7 +148,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             report.tell(&mut told, &source, message, origins.get(&source));
         }
         report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
-        routers.push((router.name, router.router));
+        routers.push((router.name, Arc::new(router.router)));
     }
     // Built as a whole: much less work than one insertion after the other.
     config.http.routers = routers.into_iter().collect();

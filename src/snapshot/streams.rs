@@ -60,7 +60,7 @@ pub(super) fn compile(
     let mut routers = builder.config.tcp.routers.clone();
     let mut findings = Vec::new();
     for (name, router) in &mut routers {
-        let made = compiler.router(name, router);
+        let made = compiler.router(name, Arc::make_mut(router));
         for &place in &made.places {
             let Some(entry) = &made.entry else { continue };
             let side = &mut sides[place];

@@ -348,7 +348,7 @@ fn build_options(
 ) -> BTreeMap<String, Option<Arc<ServerConfig>>> {
     let defaults = TlsOptions::default();
     let named = tls.options.iter().map(|(name, options)| {
-        (if is_default_name(name) { DEFAULT_OPTIONS } else { name.as_str() }, options)
+        (if is_default_name(name) { DEFAULT_OPTIONS } else { name.as_str() }, &**options)
     });
     let implied =
         (!tls.options.keys().any(|name| is_default_name(name))).then_some((DEFAULT_OPTIONS, &defaults));
@@ -460,7 +460,7 @@ mod tests {
             client_auth: ClientAuth { ca_files: vec!["gone.pem".into()], ..ClientAuth::default() },
             ..TlsOptions::default()
         };
-        tls.options.insert("mtls@file".into(), broken);
+        tls.options.insert("mtls@file".into(), Arc::new(broken));
         let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
         assert_eq!(problems.len(), 1);
         assert!(!store.has_options("mtls@file") && store.has_options("default"));

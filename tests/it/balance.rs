@@ -199,7 +199,7 @@ maxEjectedPercent = 50
     assert_eq!(problems, []);
     assert_eq!(of_yaml, of_toml);
     assert_eq!(of_yaml, read(decode_config(&node)));
-    let balancer = of_yaml.load_balancer.unwrap();
+    let balancer = of_yaml.load_balancer.as_ref().unwrap();
     assert_eq!(balancer.slow_start.0.as_secs(), 30);
-    assert_eq!(balancer.passive_health_check.unwrap().max_ejected_percent, Some(50));
+    assert_eq!(balancer.passive_health_check.as_ref().unwrap().max_ejected_percent, Some(50));
 }

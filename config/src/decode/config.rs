@@ -1,5 +1,7 @@
 //! The dynamic configuration, object by object: one broken object leaves the others as they are.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 
 use super::{DecodeError, decode};
@@ -149,7 +151,7 @@ impl ConfigDecoder {
         for (name, node) in self.table(section, node) {
             let object = self.object(kind, name, node);
             match decode(node) {
-                Ok(value) => drop(objects.insert(name.to_owned(), value)),
+                Ok(value) => drop(objects.insert(name.to_owned(), Arc::new(value))),
                 Err(error) => {
                     self.out.written.insert(object.clone(), written(kind, node));
                     self.broken(object, &format!("{section}.{name}"), &error);
@@ -165,10 +167,10 @@ impl ConfigDecoder {
         for (name, node) in self.table(section, node) {
             let object = self.object(kind, name, node);
             match decode(node) {
-                Ok(router) => drop(routers.insert(name.to_owned(), router)),
+                Ok(router) => drop(routers.insert(name.to_owned(), Arc::new(router))),
                 Err(error) => {
                     let rest = self.what_decodes(object, &format!("{section}.{name}"), node, error);
-                    routers.extend(rest.map(|router| (name.to_owned(), router)));
+                    routers.extend(rest.map(|router| (name.to_owned(), Arc::new(router))));
                 }
             }
         }

@@ -3,8 +3,9 @@
 //! The agent gives us a certificate of our own and the roots; both are renewed while we run. Each service gets a
 //! transport that shows the certificate and accepts only that service's identity.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
-use tidegate_config::service::Service;
 use tidegate_config::tcp::{TcpServersTransport, TcpTransportTls};
 use tidegate_config::tls::CertificateFiles;
 use tidegate_config::transport::ServersTransport;
@@ -68,9 +69,8 @@ impl Identity {
         let uri =
             format!("spiffe://{}{partition}/ns/{namespace}/dc/{datacenter}/svc/{name}", self.trust_domain);
         let http = &mut provided.config.http;
-        for balancer in
-            http.services.values_mut().filter_map(|service: &mut Service| service.load_balancer.as_mut())
-        {
+        for service in http.services.values_mut() {
+            let Some(balancer) = &mut Arc::make_mut(service).load_balancer else { continue };
             balancer.servers_transport.clone_from(&transport);
             for server in &mut balancer.servers {
                 if let Some((_, rest)) = server.url.split_once("://") {
@@ -87,12 +87,13 @@ impl Identity {
                 peer_cert_uri: uri.clone(),
                 ..ServersTransport::default()
             };
-            http.servers_transports.insert(transport.clone(), options);
+            http.servers_transports.insert(transport.clone(), Arc::new(options));
             let object = ObjectRef { kind: Kind::ServersTransport, name: transport.clone() };
             provided.origins.insert(object, origin.clone());
         }
         let tcp = &mut provided.config.tcp;
-        for balancer in tcp.services.values_mut().filter_map(|service| service.load_balancer.as_mut()) {
+        for service in tcp.services.values_mut() {
+            let Some(balancer) = &mut Arc::make_mut(service).load_balancer else { continue };
             balancer.servers_transport.clone_from(&transport);
             balancer.servers.iter_mut().for_each(|server| server.tls = true);
         }
@@ -105,7 +106,7 @@ impl Identity {
                 ..TcpTransportTls::default()
             };
             let options = TcpServersTransport { tls: Some(tls), ..TcpServersTransport::default() };
-            tcp.servers_transports.insert(transport.clone(), options);
+            tcp.servers_transports.insert(transport.clone(), Arc::new(options));
             let object = ObjectRef { kind: Kind::TcpServersTransport, name: transport };
             provided.origins.insert(object, origin.clone());
         }

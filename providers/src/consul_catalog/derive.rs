@@ -67,7 +67,7 @@ impl Deriver {
             .collect();
         // In Traefik's order, which decides about the order of servers.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
-        workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
+        workload::merge(parts.iter().map(|(_, owner, part)| (owner, part)))
     }
 
     fn instance(

@@ -23,9 +23,13 @@ use crate::http_client::escape;
 use crate::pace::Pace;
 use crate::{Error, Session, workload};
 
-/// Services that are asked for at a time, and before other news is looked at.
+/// Services that are asked for at a time.
 const AT_ONCE: usize = 8;
+/// Services that are asked for before other news is looked at: those that have changed, and those of a sweep.
 const CHUNK: usize = 64;
+const SWEEP_CHUNK: usize = 16;
+/// A sweep leaves the agent and the gateway this much time to deal with what caused it.
+const SWEEP_DELAY: Duration = Duration::from_millis(500);
 /// Rest after a sweep, as a multiple of what it took; after a look and a delivery likewise, but those may come one after
 /// the other until this much rest is owed.
 const REST: u32 = 4;
@@ -74,7 +78,7 @@ pub(super) struct Run {
     agent: Arc<Agent>,
     deriver: Arc<Deriver>,
     session: Session,
-    services: BTreeMap<String, Known>,
+    services: BTreeMap<Arc<str>, Known>,
     /// The checks that do not pass, by number of the state.
     unwell: [Option<Digests>; UNWELL.len()],
     /// The checks that there are, in whatever state.
@@ -87,10 +91,10 @@ pub(super) struct Run {
     /// The catalog had something in it, Consul's own service included.
     saw_consul: bool,
     /// Asked for before all others.
-    urgent: BTreeSet<String>,
+    urgent: BTreeSet<Arc<str>>,
     look_wanted: bool,
     look_pace: Pace,
-    sweep: VecDeque<String>,
+    sweep: VecDeque<Arc<str>>,
     sweep_wanted: bool,
     sweep_begun: Instant,
     sweep_after: Instant,
@@ -314,9 +318,9 @@ impl Run {
         }
         self.names_seen = true;
         self.saw_consul |= names.contains_key("consul");
-        let wanted: BTreeMap<String, Vec<String>> = names
+        let wanted: BTreeMap<Arc<str>, Vec<String>> = names
             .into_iter()
-            .map(|(name, tags)| (name, tags.unwrap_or_default()))
+            .map(|(name, tags)| (name.into(), tags.unwrap_or_default()))
             .filter(|(_, tags)| self.deriver.wants(tags))
             .collect();
         let before = self.services.len();
@@ -331,6 +335,9 @@ impl Run {
                 known.tags = tags;
                 self.urgent.insert(name);
             }
+        }
+        if !self.sweep_wanted {
+            self.sweep_after = self.sweep_after.max(Instant::now() + SWEEP_DELAY);
         }
         (self.look_wanted, self.sweep_wanted) = (true, true);
         Ok(())
@@ -410,7 +417,7 @@ impl Run {
     }
 
     async fn fetch_urgent(&mut self) -> Result<(), Failure> {
-        let names: Vec<String> = self.urgent.iter().take(CHUNK).cloned().collect();
+        let names: Vec<Arc<str>> = self.urgent.iter().take(CHUNK).cloned().collect();
         self.fetch(&names, false).await?;
         for name in &names {
             self.urgent.remove(name);
@@ -419,7 +426,7 @@ impl Run {
     }
 
     async fn fetch_sweep(&mut self) -> Result<(), Failure> {
-        let names: Vec<String> = self.sweep.iter().take(CHUNK).cloned().collect();
+        let names: Vec<Arc<str>> = self.sweep.iter().take(SWEEP_CHUNK).cloned().collect();
         self.fetch(&names, true).await?;
         self.sweep.drain(..names.len());
         if self.sweep.is_empty() {
@@ -429,10 +436,10 @@ impl Run {
     }
 
     /// Asks for these services, and derives those that have changed. Nothing changes when one cannot be read.
-    async fn fetch(&mut self, names: &[String], cached: bool) -> Result<(), Failure> {
+    async fn fetch(&mut self, names: &[Arc<str>], cached: bool) -> Result<(), Failure> {
         let query = self.query(cached);
         let known = names.iter().filter_map(|name| Some((name.clone(), self.services.get(name)?.connect)));
-        let known: Vec<(String, bool)> = known.collect();
+        let known: Vec<(Arc<str>, bool)> = known.collect();
         let questions = known.into_iter().map(|(name, connect)| {
             let (agent, query) = (self.agent.clone(), query.clone());
             async move {
@@ -449,7 +456,7 @@ impl Run {
         }
         drop(answers);
         // A service of Connect may have lost its proxies only; then the agent still shows some checks.
-        let lost = |(name, instances): &(String, Vec<Instance>)| {
+        let lost = |(name, instances): &(Arc<str>, Vec<Instance>)| {
             let known = self.services.get(name);
             instances.is_empty() && known.is_some_and(|known| known.connect && !known.instances.is_empty())
         };
@@ -478,11 +485,8 @@ impl Run {
     async fn deliver(&mut self) -> Result<(), Error> {
         self.changed = false;
         let begun = Instant::now();
-        let parts = self.services.iter().filter_map(|(name, known)| {
-            let owner: Arc<str> = name.as_str().into();
-            Some((owner, known.part.clone()?))
-        });
-        let state = workload::merge(parts.collect());
+        let parts = self.services.iter().filter_map(|(name, known)| Some((name, known.part.as_ref()?)));
+        let state = workload::merge(parts);
         self.session.deliver(state).await?;
         self.deliver_pace.spent(begun.elapsed(), LONGEST_REST);
         Ok(())
@@ -502,8 +506,8 @@ impl Run {
 
 /// Marks the services that checks are about: those of these names, and those with instances on these nodes.
 fn mark(
-    urgent: &mut BTreeSet<String>,
-    all: &BTreeMap<String, Known>,
+    urgent: &mut BTreeSet<Arc<str>>,
+    all: &BTreeMap<Arc<str>, Known>,
     services: &HashSet<&str>,
     nodes: &HashSet<&str>,
 ) {
@@ -511,10 +515,7 @@ fn mark(
         // The checks of a proxy of Connect have the name of the proxy.
         let registered = || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
         let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
-        if services.contains(name.as_str())
-            || (known.connect && registered())
-            || (!nodes.is_empty() && on_node())
-        {
+        if services.contains(&**name) || (known.connect && registered()) || (!nodes.is_empty() && on_node()) {
             urgent.insert(name.clone());
         }
     }

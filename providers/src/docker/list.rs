@@ -104,7 +104,7 @@ impl Containers {
         }
         // In the order of names, so that the same containers always give the same configuration.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
-        workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
+        workload::merge(parts.iter().map(|(_, owner, part)| (owner, part)))
     }
 
     /// Networks of the container that this process runs in, if it does. Its host name is its id, unless it was changed.

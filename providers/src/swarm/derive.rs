@@ -37,7 +37,7 @@ impl Swarm {
         }
         // In Traefik's order, which decides about the order of servers.
         parts.sort_by(|a: &Part, b| a.0.cmp(&b.0));
-        workload::merge(parts.into_iter().map(|(_, owner, part)| (owner, part)).collect())
+        workload::merge(parts.iter().map(|(_, owner, part)| (owner, part)))
     }
 
     fn network(&self, id: &str) -> Option<&Network> {

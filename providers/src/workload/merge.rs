@@ -1,97 +1,81 @@
 //! Many workloads into one configuration: servers are joined, and whoever contradicts another loses with it.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate_config::service::{Mirror, Service, WeightedService};
 use tidegate_config::tcp::{TcpService, UdpService};
-use tidegate_config::{Kind, Map, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::{Config, Kind, Map, ObjectRef, Origin, Problem, Provided};
 
 /// Merges what workloads say, in the given order; each comes with its name.
 ///
 /// The same object may be said by several: services with equal options join their servers, other objects must be
 /// equal. Otherwise the object is taken from all, and the problem names everyone who said it (Traefik's rule).
-pub fn merge(parts: Vec<(Arc<str>, Provided)>) -> Provided {
+pub fn merge<'a>(parts: impl IntoIterator<Item = (&'a Arc<str>, &'a Provided)>) -> Provided {
+    let parts: Vec<_> = parts.into_iter().collect();
     let mut merger = Merger::default();
-    for (owner, part) in parts {
-        merger.add(&owner, part);
+    for (_, part) in &parts {
+        merger.add(part);
     }
-    merger.finish()
+    merger.finish(&parts)
 }
 
 #[derive(Default)]
 struct Merger {
     out: Provided,
-    /// Who said an object.
-    owners: BTreeMap<ObjectRef, Vec<Arc<str>>>,
-    contradicted: BTreeMap<ObjectRef, ()>,
+    contradicted: BTreeSet<ObjectRef>,
 }
 
 /// What `into` and `from` say of the same object: joined, or a contradiction.
-type Join<T> = fn(into: &mut T, from: T) -> bool;
+type Join<T> = fn(into: &mut Arc<T>, from: &T) -> bool;
 
 impl Merger {
-    fn add(&mut self, owner: &Arc<str>, part: Provided) {
-        let Provided { config, origins, problems, written } = part;
+    fn add(&mut self, part: &Provided) {
         let mut out = std::mem::take(&mut self.out.config);
-        let (http, tcp, udp, tls) = (config.http, config.tcp, config.udp, config.tls);
-        self.map(owner, Kind::Router, &mut out.http.routers, http.routers, equal);
-        self.map(owner, Kind::Service, &mut out.http.services, http.services, join_http);
-        self.map(owner, Kind::Middleware, &mut out.http.middlewares, http.middlewares, equal);
-        self.map(
-            owner,
-            Kind::ServersTransport,
-            &mut out.http.servers_transports,
-            http.servers_transports,
-            equal,
-        );
-        self.map(owner, Kind::TcpRouter, &mut out.tcp.routers, tcp.routers, equal);
-        self.map(owner, Kind::TcpService, &mut out.tcp.services, tcp.services, join_tcp);
-        self.map(owner, Kind::TcpMiddleware, &mut out.tcp.middlewares, tcp.middlewares, equal);
-        self.map(
-            owner,
-            Kind::TcpServersTransport,
-            &mut out.tcp.servers_transports,
-            tcp.servers_transports,
-            equal,
-        );
-        self.map(owner, Kind::UdpRouter, &mut out.udp.routers, udp.routers, equal);
-        self.map(owner, Kind::UdpService, &mut out.udp.services, udp.services, join_udp);
-        self.map(owner, Kind::TlsOptions, &mut out.tls.options, tls.options, equal);
-        self.map(owner, Kind::TlsStore, &mut out.tls.stores, tls.stores, equal);
-        for certificate in tls.certificates {
-            if !out.tls.certificates.contains(&certificate) {
-                out.tls.certificates.push(certificate);
+        let (http, tcp, udp, tls) = (&part.config.http, &part.config.tcp, &part.config.udp, &part.config.tls);
+        self.map(Kind::Router, &mut out.http.routers, &http.routers, equal);
+        self.map(Kind::Service, &mut out.http.services, &http.services, join_http);
+        self.map(Kind::Middleware, &mut out.http.middlewares, &http.middlewares, equal);
+        self.map(Kind::ServersTransport, &mut out.http.servers_transports, &http.servers_transports, equal);
+        self.map(Kind::TcpRouter, &mut out.tcp.routers, &tcp.routers, equal);
+        self.map(Kind::TcpService, &mut out.tcp.services, &tcp.services, join_tcp);
+        self.map(Kind::TcpMiddleware, &mut out.tcp.middlewares, &tcp.middlewares, equal);
+        self.map(Kind::TcpServersTransport, &mut out.tcp.servers_transports, &tcp.servers_transports, equal);
+        self.map(Kind::UdpRouter, &mut out.udp.routers, &udp.routers, equal);
+        self.map(Kind::UdpService, &mut out.udp.services, &udp.services, join_udp);
+        self.map(Kind::TlsOptions, &mut out.tls.options, &tls.options, equal);
+        self.map(Kind::TlsStore, &mut out.tls.stores, &tls.stores, equal);
+        for certificate in &tls.certificates {
+            if !out.tls.certificates.contains(certificate) {
+                out.tls.certificates.push(certificate.clone());
             }
         }
         self.out.config = out;
-        for (object, origin) in origins {
-            self.out.origins.entry(object).or_insert(origin);
+        for (object, origin) in &part.origins {
+            self.out.origins.entry(object.clone()).or_insert_with(|| origin.clone());
         }
-        self.out.problems.extend(problems);
-        self.out.written.extend(written);
+        self.out.problems.extend(part.problems.iter().cloned());
+        self.out.written.extend(part.written.iter().map(|(object, text)| (object.clone(), text.clone())));
     }
 
-    fn map<T>(&mut self, owner: &Arc<str>, kind: Kind, into: &mut Map<T>, from: Map<T>, join: Join<T>) {
+    fn map<T>(&mut self, kind: Kind, into: &mut Map<T>, from: &Map<T>, join: Join<T>) {
         for (name, value) in from {
-            let object = ObjectRef { kind, name: name.clone() };
-            self.owners.entry(object.clone()).or_default().push(owner.clone());
-            match into.get_mut(&name) {
-                None => {
-                    into.insert(name, value);
-                }
-                Some(existing) => {
-                    if !join(existing, value) {
-                        self.contradicted.insert(object, ());
+            match into.entry(name.clone()) {
+                Entry::Vacant(free) => drop(free.insert(value.clone())),
+                Entry::Occupied(mut existing) => {
+                    if !join(existing.get_mut(), value) {
+                        self.contradicted.insert(ObjectRef { kind, name: name.clone() });
                     }
                 }
             }
         }
     }
 
-    fn finish(mut self) -> Provided {
-        for object in self.contradicted.into_keys() {
-            let owners = self.owners.remove(&object).unwrap_or_default();
+    fn finish(mut self, parts: &[(&Arc<str>, &Provided)]) -> Provided {
+        let mut owners = owners(parts, &self.contradicted);
+        for object in self.contradicted {
+            let owners = owners.remove(&object).unwrap_or_default();
             let origin = self.out.origins.remove(&object).unwrap_or(Origin::Internal);
             remove(&mut self.out, &object);
             let message = format!(
@@ -104,6 +88,43 @@ impl Merger {
         self.out.problems.dedup();
         self.out
     }
+}
+
+/// Who said each of these objects.
+fn owners<'a>(
+    parts: &[(&'a Arc<str>, &Provided)],
+    objects: &BTreeSet<ObjectRef>,
+) -> BTreeMap<ObjectRef, Vec<&'a str>> {
+    let mut owners: BTreeMap<ObjectRef, Vec<&str>> = BTreeMap::new();
+    if objects.is_empty() {
+        return owners;
+    }
+    for (owner, part) in parts {
+        for object in said(&part.config).filter(|object| objects.contains(object)) {
+            owners.entry(object).or_default().push(owner);
+        }
+    }
+    owners
+}
+
+/// The objects of a configuration, certificates aside.
+fn said(config: &Config) -> impl Iterator<Item = ObjectRef> + '_ {
+    fn all<T>(kind: Kind, map: &Map<T>) -> impl Iterator<Item = ObjectRef> + '_ {
+        map.keys().map(move |name| ObjectRef { kind, name: name.clone() })
+    }
+    let (http, tcp, udp, tls) = (&config.http, &config.tcp, &config.udp, &config.tls);
+    all(Kind::Router, &http.routers)
+        .chain(all(Kind::Service, &http.services))
+        .chain(all(Kind::Middleware, &http.middlewares))
+        .chain(all(Kind::ServersTransport, &http.servers_transports))
+        .chain(all(Kind::TcpRouter, &tcp.routers))
+        .chain(all(Kind::TcpService, &tcp.services))
+        .chain(all(Kind::TcpMiddleware, &tcp.middlewares))
+        .chain(all(Kind::TcpServersTransport, &tcp.servers_transports))
+        .chain(all(Kind::UdpRouter, &udp.routers))
+        .chain(all(Kind::UdpService, &udp.services))
+        .chain(all(Kind::TlsOptions, &tls.options))
+        .chain(all(Kind::TlsStore, &tls.stores))
 }
 
 fn remove(out: &mut Provided, object: &ObjectRef) {
@@ -126,14 +147,15 @@ fn remove(out: &mut Provided, object: &ObjectRef) {
     }
 }
 
-fn equal<T: PartialEq>(into: &mut T, from: T) -> bool {
-    *into == from
+fn equal<T: PartialEq>(into: &mut Arc<T>, from: &T) -> bool {
+    **into == *from
 }
 
 /// Joins the servers of two services whose other options are equal. Servers are told apart by their address.
 macro_rules! joiner {
     ($name:ident, $service:ty, $address:ident) => {
-        fn $name(into: &mut $service, mut from: $service) -> bool {
+        fn $name(into: &mut Arc<$service>, from: &$service) -> bool {
+            let (into, mut from) = (Arc::make_mut(into), from.clone());
             let taken = from.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
             let kept = into.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
             let equal = *into == from;
@@ -156,8 +178,10 @@ joiner!(join_udp, UdpService, address);
 
 /// Joins what several workloads say of one service: the servers of a load balancer, and the parts of a composite, so
 /// that each workload can name itself as one of them. What both say must be the same.
-fn join_http(into: &mut Service, mut from: Service) -> bool {
+fn join_http(into: &mut Arc<Service>, from: &Service) -> bool {
     let mut agreed = true;
+    let (shared, mut from) = (into, from.clone());
+    let into = Arc::make_mut(shared);
     if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {
         agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
     }
@@ -172,7 +196,7 @@ fn join_http(into: &mut Service, mut from: Service) -> bool {
         fill(&mut into.service, &mut from.service);
         fill(&mut into.fallback, &mut from.fallback);
     }
-    agreed & join_balancers(into, from)
+    agreed & join_balancers(shared, &from)
 }
 
 /// Gives both lists the parts of either. False when a part is in both and differs.
@@ -218,7 +242,8 @@ mod tests {
             assert_eq!(provided.problems, []);
             (format!("c{number}").into(), provided)
         };
-        merge(workloads.iter().enumerate().map(part).collect())
+        let parts: Vec<(Arc<str>, Provided)> = workloads.iter().enumerate().map(part).collect();
+        merge(parts.iter().map(|(owner, part)| (owner, part)))
     }
 
     fn names(children: &[WeightedService]) -> Vec<(&str, Option<i64>)> {

@@ -82,7 +82,7 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
     let mut tls = Tls::default();
     let mut mutual = tidegate_config::tls::TlsOptions::default();
     mutual.client_auth.ca_files = vec![own.cert.pem()];
-    tls.options.insert("mutual@test".into(), mutual);
+    tls.options.insert("mutual@test".into(), Arc::new(mutual));
     let (store, problems) = TlsStore::build(&tls, &mut |_| unreachable!(), None);
     assert_eq!(problems, []);
     let hosts =

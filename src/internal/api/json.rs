@@ -3,10 +3,12 @@
 //! The order of the members is Traefik's, so texts can be compared as they are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
+use tidegate_config::tcp::TcpService;
 use tidegate_config::{Kind, Middleware, ObjectRef};
 
 use crate::service::cookie_name;
@@ -129,7 +131,8 @@ fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &Ob
 /// True when a router, a service or another chain names this middleware.
 fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
-    let in_chain = |middleware: &Middleware| middleware.options.members().iter().any(|member| member == name);
+    let in_chain =
+        |middleware: &Arc<Middleware>| middleware.options.members().iter().any(|member| member == name);
     !report.used_by.is_empty()
         || http.middlewares.values().any(in_chain)
         || http.services.values().any(|service| {
@@ -164,7 +167,7 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
         Kind::TcpService => {
             let is_used = !report.used_by.is_empty() || snapshot.tcp_services.contains_key(name);
             config.tcp.services.get(name).map(|options| {
-                let mut shown = options.clone();
+                let mut shown = TcpService::clone(options);
                 if let Some(balancer) = shown.load_balancer.as_mut().filter(|_| !is_used) {
                     as_written(&mut balancer.servers_transport, name);
                 }
@@ -251,7 +254,7 @@ pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<S
             config.http.services.get(name).map(|service| service_type(service).map(str::to_owned))
         }
         Kind::Middleware => {
-            config.http.middlewares.get(name).map(Middleware::kind).map(|kind| Some(kind.to_lowercase()))
+            config.http.middlewares.get(name).map(|middleware| Some(middleware.kind().to_lowercase()))
         }
         Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(first_key),
         Kind::TcpService => config.tcp.services.get(name).map(first_key),
