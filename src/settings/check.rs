@@ -4,7 +4,9 @@ use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
-use super::{Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings};
+use super::{
+    Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings, is_named,
+};
 use crate::observability::access_log;
 
 /// What was found.
@@ -169,6 +171,12 @@ impl Check<'_> {
                 let message = format!("`{strategy}` is unknown: expected `keep`, `delete` or `reject`");
                 self.problem(&["entryPoints", name, "http", key], &message);
             }
+        }
+        let has = |required: &str| point.http.middlewares.iter().any(|name| is_named(name, required));
+        for required in point.http.required_middlewares.iter().filter(|name| *name != "*" && !has(name)) {
+            let message =
+                format!("there is no `{required}` in `http.middlewares`: expected one of them, or `*`");
+            self.problem(&["entryPoints", name, "http", "requiredMiddlewares"], &message);
         }
         if point.http.max_header_bytes == 0 {
             self.problem(&["entryPoints", name, "http", "maxHeaderBytes"], "expected at least 1");

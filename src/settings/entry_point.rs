@@ -159,6 +159,9 @@ pub struct EntryPointHttp {
     /// Middlewares before every router's own; qualified names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
+    /// Those of them that no router may leave out with `skipMiddlewares`; `*` for all. Tidegate's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub required_middlewares: Vec<String>,
     /// `tls` for routers that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RouterTls>,
@@ -185,6 +188,7 @@ impl Default for EntryPointHttp {
         Self {
             redirections: None,
             middlewares: Vec::new(),
+            required_middlewares: Vec::new(),
             tls: None,
             encoded_characters: None,
             encode_query_semicolons: false,
@@ -194,6 +198,18 @@ impl Default for EntryPointHttp {
             underscore_headers_strategy: String::new(),
         }
     }
+}
+
+impl EntryPointHttp {
+    /// True when no router may leave out this one of the middlewares.
+    pub fn requires(&self, middleware: &str) -> bool {
+        self.required_middlewares.iter().any(|required| is_named(middleware, required))
+    }
+}
+
+/// True when `name` stands for this middleware: its name with or without its provider, or `*`.
+pub fn is_named(middleware: &str, name: &str) -> bool {
+    name == "*" || name == middleware || middleware.rsplit_once('@').is_some_and(|(plain, _)| plain == name)
 }
 
 /// `http.redirections`.

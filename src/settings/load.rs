@@ -539,6 +539,7 @@ mod tests {
             ("--entryPoints.web.http.redirections.entryPoint.scheme=https", "entryPoint.to: is required"),
             ("--entryPoints.web.forwardedHeaders.trustedIPs=10.0.0.0/99", "forwardedHeaders.trustedIPs: "),
             ("--entryPoints.web.http.aliasHeadersStrategy=x", "expected `keep`, `delete` or `reject`"),
+            ("--entryPoints.web.http.requiredMiddlewares=auth", "there is no `auth` in `http.middlewares`"),
             (
                 "--entryPoints.other.address=0.0.0.0:80",
                 "entry points `other` and `web` have the same address",

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tidegate_config::Map;
 use tidegate_config::router::{Observability, Router};
 
-use crate::settings::{EncodedCharacters, EntryPoint, EntryPointObservability, Settings};
+use crate::settings::{EncodedCharacters, EntryPoint, EntryPointObservability, Settings, is_named};
 
 /// The largest priority that a configuration may give; above it are the gateway's own routers.
 pub(super) const MAX_PRIORITY: i64 = i64::MAX - 1000;
@@ -49,15 +49,17 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
         if router.entry_points.is_empty() {
             router.entry_points.clone_from(&defaults);
         }
-        let unknown = unknown_skips(settings, &router);
+        let idle = idle_skips(settings, &router);
         let parts = split_by_model(settings, name, router);
         if parts.len() > 1 {
             split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
         }
-        attached.extend(parts.into_iter().map(|(part, router)| Attached {
-            warnings: unknown.clone(),
-            ..place(&names, part, name, router)
-        }));
+        attached.extend(
+            parts.into_iter().map(|(part, router)| Attached {
+                warnings: idle.clone(),
+                ..place(&names, part, name, router)
+            }),
+        );
     }
     for child in attached.iter_mut().filter(|router| !router.router.parent_refs.is_empty()) {
         let refs = std::mem::take(&mut child.router.parent_refs);
@@ -142,26 +144,22 @@ fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router 
     let own = std::mem::take(&mut router.middlewares);
     router.middlewares = point.http.middlewares.clone();
     qualify_all(&mut router.middlewares, provider);
-    router
-        .middlewares
-        .retain(|name| !router.skip_middlewares.iter().any(|skipped| is_skipped(name, skipped)));
+    router.middlewares.retain(|name| {
+        !router.skip_middlewares.iter().any(|skipped| is_named(name, skipped)) || point.http.requires(name)
+    });
     router.middlewares.extend(own);
     router.observability = Some(filled(&point.observability, router.observability.as_ref()));
     router
 }
 
-/// True when `skipped` stands for the middleware of this qualified name.
-fn is_skipped(name: &str, skipped: &str) -> bool {
-    skipped == "*" || skipped == name || name.rsplit_once('@').is_some_and(|(plain, _)| plain == skipped)
-}
-
-/// What to say of names in `skipMiddlewares` that none of the router's entry points has.
-fn unknown_skips(settings: &Settings, router: &Router) -> Vec<String> {
+/// What to say of names in `skipMiddlewares` that have no effect: none of the router's entry points has such a
+/// middleware, or one requires it.
+fn idle_skips(settings: &Settings, router: &Router) -> Vec<String> {
     let points = || router.entry_points.iter().filter_map(|name| settings.entry_points.get(name));
     let known = || points().flat_map(|point| &point.http.middlewares).map(String::as_str);
     let plain = |name: &str| name.split('@').next().unwrap_or("").to_owned();
     let is_known = |skipped: &&String| {
-        known().any(|name| is_skipped(name, skipped) || (!name.contains('@') && plain(skipped) == name))
+        known().any(|name| is_named(name, skipped) || (!name.contains('@') && plain(skipped) == name))
     };
     let names: Vec<String> = known().map(plain).collect();
     let message = |skipped: &String| {
@@ -172,12 +170,16 @@ fn unknown_skips(settings: &Settings, router: &Router) -> Vec<String> {
         };
         format!("skipMiddlewares: no entry point of this router has a middleware `{skipped}`: {hint}")
     };
-    router
-        .skip_middlewares
-        .iter()
-        .filter(|skipped| *skipped != "*" && !is_known(skipped))
-        .map(message)
-        .collect()
+    let unknown = router.skip_middlewares.iter().filter(|name| *name != "*" && !is_known(name)).map(message);
+    let places = router.entry_points.iter().filter_map(|name| Some((name, settings.entry_points.get(name)?)));
+    let required = places.flat_map(|(place, point)| {
+        let skipped = |name: &str| router.skip_middlewares.iter().any(|skipped| is_named(name, skipped));
+        let kept = point.http.middlewares.iter().filter(move |name| skipped(name) && point.http.requires(name));
+        kept.map(move |name| {
+            format!("skipMiddlewares: the entry point `{place}` requires `{name}` (http.requiredMiddlewares): it stays")
+        })
+    });
+    unknown.chain(required).collect()
 }
 
 fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Observability {
@@ -292,6 +294,35 @@ mod tests {
                 "skipMiddlewares: no entry point of this router has a middleware `auht`: did you mean `auth`?",
             ]
         );
+    }
+
+    #[test]
+    fn required_middlewares_cannot_be_left_out() {
+        let mut point = EntryPoint::default();
+        point.http.middlewares = vec!["auth@file".into(), "limit@docker".into(), "own".into()];
+        let attached = |required: &[&str], skipped: &str| {
+            let mut point = point.clone();
+            point.http.required_middlewares = required.iter().map(|name| (*name).to_owned()).collect();
+            let router = Router { skip_middlewares: vec![skipped.into()], ..Router::default() };
+            let settings = settings(&[("web", point)]);
+            attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))])).remove(0)
+        };
+        for (required, skipped, left, told) in [
+            (&["auth"][..], "*", &["auth@file"][..], &["auth@file"][..]),
+            (&["auth@file"], "auth@file", &["auth@file", "limit@docker", "own@file"], &["auth@file"]),
+            (&["auth@docker"], "auth", &["limit@docker", "own@file"], &[]),
+            (&["own"], "own", &["auth@file", "limit@docker", "own@file"], &["own"]),
+            (&["*"], "limit", &["auth@file", "limit@docker", "own@file"], &["limit@docker"]),
+        ] {
+            let attached = attached(required, skipped);
+            assert_eq!(attached.router.middlewares, left, "{required:?} {skipped}");
+            let message = |name: &&str| {
+                format!(
+                    "skipMiddlewares: the entry point `web` requires `{name}` (http.requiredMiddlewares): it stays"
+                )
+            };
+            assert_eq!(attached.warnings, told.iter().map(message).collect::<Vec<_>>(), "{required:?}");
+        }
     }
 
     #[test]

@@ -124,6 +124,28 @@ fn a_router_leaves_out_middlewares_of_its_entry_point() {
 }
 
 #[test]
+fn a_router_cannot_leave_out_what_its_entry_point_requires() {
+    let backend = Backend::echo("a");
+    let gateway = serve(
+        &[
+            "--entryPoints.web.http.middlewares=auth@file,mark@file",
+            "--entryPoints.web.http.requiredMiddlewares=auth",
+        ],
+        &backend,
+        "    sly: {rule: 'PathPrefix(`/`)', service: a, skipMiddlewares: ['*']}\n",
+        &format!(
+            "    auth: {{{LOGIN}}}\n    mark: {{headers: {{customResponseHeaders: {{X-Mark: 'yes'}}}}}}\n"
+        ),
+    );
+    assert_eq!(get(gateway.web(), "h", "/").status, 401);
+    let shown: serde_json::Value = serde_json::from_str(&gateway.api("/api/http/routers/sly@file")).unwrap();
+    assert_eq!(shown["middlewares"], serde_json::json!(["auth@file"]));
+    assert_eq!(shown["status"], "warning");
+    let problems = gateway.problems();
+    assert!(problems.len() == 1 && problems[0].contains("requires `auth@file`"), "{problems:?}");
+}
+
+#[test]
 fn the_log_keeps_what_its_expression_holds_for() {
     let backend = Backend::echo("a");
     let folder = tempfile::tempdir().unwrap();
