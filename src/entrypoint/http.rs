@@ -12,7 +12,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
-use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Next, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Next, Request, Response, reply};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::door::Door;
@@ -41,6 +41,10 @@ pub(super) struct Link {
     /// Requests come as streams of frames: HTTP/2 or HTTP/3.
     pub(super) framed: bool,
 }
+
+/// Stands among the extensions of a request whose interim answers go another way than HTTP/1's.
+#[derive(Clone)]
+pub(super) struct InterimTo(pub(super) Arc<dyn Interim>);
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
@@ -155,12 +159,16 @@ async fn answer(
         return *response;
     }
     let snapshot = door.snapshots.load();
+    let interim = match link.framed {
+        true => head.extensions.remove::<InterimTo>().map(|to| to.0),
+        false => Some(link.progress.clone() as _),
+    };
     let context = Context {
         connection: link.connection.clone(),
         record: None,
         router: door.unrouted.clone(),
         attempts: None,
-        interim: (!link.framed).then(|| link.progress.clone() as _),
+        interim,
     };
     let mut request = Request::new(head, body, context);
     if is_misdirected(link, &snapshot, &request) {

@@ -25,6 +25,36 @@ fn serve(backend: &Backend) -> Gateway {
 }
 
 #[test]
+fn interim_answers_come_before_the_answer_is_there() {
+    let (go, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nKeep-Alive: 5\r\n\r\n";
+    let backend = Backend::with(move |_, stream| {
+        stream.write_all(hint.as_bytes()).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        let rest = format!("{hint}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        stream.write_all(rest.as_bytes()).is_ok()
+    });
+    let gateway = serve(&backend);
+    runtime().block_on(async {
+        let client = Http3::connect(gateway.web(), "h").await;
+        for _ in 0..2 {
+            let mut stream = client.begin(Request::get("https://h/").body(()).unwrap()).await.unwrap();
+            stream.finish().await.unwrap();
+            let early = stream.recv_response().await.unwrap();
+            assert_eq!(early.status(), StatusCode::EARLY_HINTS);
+            assert_eq!(early.headers()["link"], "</a.css>; rel=preload");
+            assert_eq!(early.headers().len(), 1, "nothing that concerns one connection");
+            go.send(()).unwrap();
+            assert_eq!(stream.recv_response().await.unwrap().status(), StatusCode::EARLY_HINTS);
+            let answer = receive(&mut stream).await.unwrap();
+            assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"ok"[..]));
+        }
+    });
+    assert_eq!(backend.connections(), 1, "the connection to the server is kept");
+}
+
+#[test]
 fn requests_take_the_same_way_as_others() {
     let backend = Backend::echo("a");
     let url = backend.url();

@@ -1,4 +1,4 @@
-//! Interim answers of servers (103 Early Hints): they reach HTTP/1.1 clients at once, and nobody else.
+//! Interim answers of servers (103 Early Hints): they reach HTTP/1.1 clients at once (HTTP/3: http3.rs), and nobody else.
 
 use std::io::Write as _;
 use std::sync::Mutex;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, StatusCode, response};
+use http::{HeaderMap, HeaderValue, StatusCode, response};
 use http_body::Body as _;
 use quinn::{SendStream, VarInt};
 use tidegate_core::{Body, Response};
@@ -58,6 +58,15 @@ impl Answer {
             self.body(body).await?;
         }
         self.finish()
+    }
+
+    /// Sends interim answers, which come before the answer itself (RFC 9114 section 4.1).
+    pub(super) async fn interim(&mut self, hints: Vec<(StatusCode, HeaderMap)>) -> Result<(), Unwanted> {
+        for (status, headers) in hints {
+            let block = qpack::write(Some(status), &headers);
+            self.write(&mut [frame::block_head(block.len()), block]).await?;
+        }
+        Ok(())
     }
 
     /// Sends the head of an answer, whose data is then a tunnel's.

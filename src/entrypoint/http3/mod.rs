@@ -9,6 +9,7 @@ mod answer;
 mod connection;
 mod frame;
 mod head;
+mod hints;
 mod qpack;
 mod request;
 mod session;

@@ -12,6 +12,7 @@ use tidegate_core::{Body, reply};
 use super::answer::{Answer, Unwanted};
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
+use super::hints::Hints;
 use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
 use crate::entrypoint::heads::HeldHead;
@@ -90,17 +91,29 @@ pub(super) async fn serve(
             return Ended::Wasted;
         }
     };
-    let response = tokio::select! {
-        biased;
-        response = respond(&link, head, body) => response,
-        // Nobody waits for it any more.
-        () = answer.over() => return Ended::Wasted,
+    let hints = Hints::of(&mut head);
+    let response = {
+        let mut responding = std::pin::pin!(respond(&link, head, body));
+        let mut over = std::pin::pin!(answer.over());
+        loop {
+            tokio::select! {
+                biased;
+                response = &mut responding => break response,
+                () = std::future::poll_fn(|cx| hints.poll_any(cx)) => {
+                    if answer.interim(hints.take()).await.is_err() {
+                        return Ended::Wasted;
+                    }
+                }
+                // Nobody waits for it any more.
+                () = &mut over => return Ended::Wasted,
+            }
+        }
     };
     if let Some(code) = spoiled.get() {
         answer.reset(*code);
         return Ended::Wasted;
     }
-    if answer.send(response, is_head).await.is_err() {
+    if answer.interim(hints.take()).await.is_err() || answer.send(response, is_head).await.is_err() {
         return Ended::Wasted;
     }
     // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
