@@ -4,6 +4,9 @@
 //! services makes a look at which checks there are, which tells of new instances, and then, for what no check tells of
 //! (an instance without one, another port), a sweep over all services. Looks and sweeps take at most a fifth of the time
 //! each, so that a large catalog that changes all the time is no storm of requests.
+//!
+//! The list of services takes a large agent a while to make. So a look may begin before it has come: an agent also answers
+//! the query on checks in a state that none is in when any other check has changed, and then with nothing new.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
@@ -40,6 +43,12 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 const UNWELL: [&str; 2] = ["critical", "warning"];
 /// Where all checks are.
 const ALL_CHECKS: &str = "/v1/health/state/any";
+/// How long after an answer without news a look begins, unless one of the other queries has news by then, and how long
+/// after news such answers mean nothing.
+const STIR: Duration = Duration::from_millis(10);
+const CALM: Duration = Duration::from_millis(50);
+/// Rest after a look that nobody asked for, as a multiple of what it took.
+const REST_AFTER_EARLY: u32 = 19;
 /// All services are asked for again after this time, whatever the agent said.
 const RESYNC: Duration = Duration::from_secs(300);
 /// The first pause after services could not be read.
@@ -47,7 +56,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the watchers tell.
 enum News {
-    Names(Names),
+    /// The services, and the index of the answer.
+    Names(Names, u64),
     /// The checks in the state of this number.
     Unwell(usize, Digests),
     Roots(Roots),
@@ -94,6 +104,13 @@ pub(super) struct Run {
     urgent: BTreeSet<Arc<str>>,
     look_wanted: bool,
     look_pace: Pace,
+    /// Something about the checks has changed that nothing told of: a look is due then.
+    stirred: Option<Instant>,
+    calm_at: Instant,
+    early_pace: Pace,
+    /// The indexes of the last look, and of the last list of services.
+    looked: u64,
+    listed: u64,
     sweep: VecDeque<Arc<str>>,
     sweep_wanted: bool,
     sweep_begun: Instant,
@@ -129,6 +146,11 @@ impl Run {
             urgent: BTreeSet::new(),
             look_wanted: false,
             look_pace: Pace::new(REST, CREDIT),
+            stirred: None,
+            calm_at: now,
+            early_pace: Pace::new(REST_AFTER_EARLY, CREDIT),
+            looked: 0,
+            listed: 0,
             sweep: VecDeque::new(),
             sweep_wanted: false,
             sweep_begun: now,
@@ -162,7 +184,7 @@ impl Run {
             }
             let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await;
             let names = names.map_err(|failure| Error::Source(failure.message))?;
-            self.take_names(names.value.unwrap_or_default())?;
+            self.take_names(names.value.unwrap_or_default(), names.index)?;
             self.urgent = self.services.keys().cloned().collect();
             while !self.urgent.is_empty() {
                 self.fetch_urgent().await.map_err(|failure| Error::Source(failure.message))?;
@@ -235,11 +257,14 @@ impl Run {
         tasks.spawn(tell(self.agent.clone(), names, news.clone(), News::Names));
         if self.deriver.options.connect_aware {
             let [roots, leaf] = self.connect_paths();
-            tasks.spawn(tell(self.agent.clone(), Query::new(roots, ""), news.clone(), News::Roots));
-            tasks.spawn(tell(self.agent.clone(), Query::new(leaf, ""), news.clone(), News::Leaf));
+            let news = || news.clone();
+            tasks.spawn(tell(self.agent.clone(), Query::new(roots, ""), news(), |roots, _| {
+                News::Roots(roots)
+            }));
+            tasks.spawn(tell(self.agent.clone(), Query::new(leaf, ""), news(), |leaf, _| News::Leaf(leaf)));
         }
-        let unwell: [fn(Digests) -> News; UNWELL.len()] =
-            [|checks| News::Unwell(0, checks), |checks| News::Unwell(1, checks)];
+        let unwell: [fn(Digests, u64) -> News; UNWELL.len()] =
+            [|checks, _| News::Unwell(0, checks), |checks, _| News::Unwell(1, checks)];
         for (state, kind) in UNWELL.iter().zip(unwell) {
             let query = Query::new(format!("/v1/health/state/{state}"), self.query(false));
             tasks.spawn(tell(self.agent.clone(), query, news.clone(), kind));
@@ -281,8 +306,8 @@ impl Run {
     async fn take(&mut self, news: News) -> Result<(), Error> {
         match news {
             News::Failed(failure) => return self.complain(failure.message).await,
-            News::Names(names) => {
-                if let Err(error) = self.take_names(names) {
+            News::Names(names, index) => {
+                if let Err(error) = self.take_names(names, index) {
                     if !self.names_seen {
                         return Err(error);
                     }
@@ -310,7 +335,7 @@ impl Run {
         Ok(())
     }
 
-    fn take_names(&mut self, names: Names) -> Result<(), Error> {
+    fn take_names(&mut self, names: Names, index: u64) -> Result<(), Error> {
         if names.is_empty() && self.saw_consul {
             let message = "the catalog is empty, and even Consul's own service is missing: this is taken for an ACL \
                            token without rights, and the last known services stay";
@@ -339,14 +364,26 @@ impl Run {
         if !self.sweep_wanted {
             self.sweep_after = self.sweep_after.max(Instant::now() + SWEEP_DELAY);
         }
-        (self.look_wanted, self.sweep_wanted) = (true, true);
+        if index < self.listed {
+            // Consul was set up anew.
+            self.looked = 0;
+        }
+        self.listed = index;
+        self.look_wanted |= index > self.looked;
+        self.sweep_wanted = true;
         Ok(())
     }
 
     fn take_unwell(&mut self, state: usize, digests: Digests) {
         if let Some(before) = &self.unwell[state] {
             let (services, nodes) = before.differing(&digests);
-            mark(&mut self.urgent, &self.services, &services, &nodes);
+            let now = Instant::now();
+            if !services.is_empty() || !nodes.is_empty() {
+                mark(&mut self.urgent, &self.services, &services, &nodes);
+                (self.stirred, self.calm_at) = (None, now + CALM);
+            } else if now >= self.calm_at {
+                self.stirred.get_or_insert(now + STIR);
+            }
         }
         self.unwell[state] = Some(digests);
     }
@@ -361,7 +398,8 @@ impl Run {
             mark(&mut self.urgent, &self.services, &services, &HashSet::new());
         }
         self.registered = Some(registered);
-        self.look_wanted = false;
+        self.looked = checks.index;
+        (self.look_wanted, self.stirred) = (false, None);
         self.look_pace.spent(begun.elapsed(), LONGEST_REST);
         Ok(())
     }
@@ -375,6 +413,10 @@ impl Run {
             self.fetch_urgent().await
         } else if self.look_wanted && now >= self.look_pace.next() {
             self.look().await
+        } else if self.may_look_early(now) {
+            let looked = self.look().await;
+            self.early_pace.spent(now.elapsed(), LONGEST_REST);
+            looked
         } else if self.begin_sweep(now) {
             self.fetch_sweep().await
         } else {
@@ -391,6 +433,12 @@ impl Run {
         Ok(true)
     }
 
+    /// True when a look is due that nobody asked for. Where one would be too much, the list of services is waited for.
+    fn may_look_early(&mut self, now: Instant) -> bool {
+        let due = self.stirred.take_if(|at| now >= *at).is_some();
+        due && now >= self.look_pace.next().max(self.early_pace.next())
+    }
+
     /// When [`Run::work`] has something to do again, unless there is news before.
     fn next_work(&self) -> Instant {
         let mut next = self.ask_anew.unwrap_or_else(|| Instant::now() + RESYNC);
@@ -401,6 +449,9 @@ impl Run {
             next = next.min(self.retry_after);
         } else if self.sweep_wanted {
             next = next.min(self.sweep_after.max(self.retry_after));
+        }
+        if let Some(at) = self.stirred {
+            next = next.min(at);
         }
         if self.look_wanted {
             next = next.min(self.look_pace.next().max(self.retry_after));
@@ -526,11 +577,11 @@ async fn tell<T: serde::de::DeserializeOwned + Default>(
     agent: Arc<Agent>,
     mut query: Query,
     news: mpsc::Sender<News>,
-    kind: fn(T) -> News,
+    kind: fn(T, u64) -> News,
 ) {
     loop {
         let told = match query.next::<T>(&agent).await {
-            Ok(answer) => kind(answer.value.unwrap_or_default()),
+            Ok(answer) => kind(answer.value.unwrap_or_default(), answer.index),
             Err(failure) => News::Failed(failure),
         };
         if news.send(told).await.is_err() {
