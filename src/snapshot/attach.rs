@@ -49,7 +49,7 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
         if router.entry_points.is_empty() {
             router.entry_points.clone_from(&defaults);
         }
-        let idle = idle_skips(settings, &router);
+        let idle = idle_skips(settings, &router, provider);
         let parts = split_by_model(settings, name, router);
         if parts.len() > 1 {
             split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
@@ -154,7 +154,7 @@ fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router 
 
 /// What to say of names in `skipMiddlewares` that have no effect: none of the router's entry points has such a
 /// middleware, or one requires it.
-fn idle_skips(settings: &Settings, router: &Router) -> Vec<String> {
+fn idle_skips(settings: &Settings, router: &Router, provider: &str) -> Vec<String> {
     let points = || router.entry_points.iter().filter_map(|name| settings.entry_points.get(name));
     let known = || points().flat_map(|point| &point.http.middlewares).map(String::as_str);
     let plain = |name: &str| name.split('@').next().unwrap_or("").to_owned();
@@ -174,9 +174,12 @@ fn idle_skips(settings: &Settings, router: &Router) -> Vec<String> {
     let places = router.entry_points.iter().filter_map(|name| Some((name, settings.entry_points.get(name)?)));
     let required = places.flat_map(|(place, point)| {
         let skipped = |name: &str| router.skip_middlewares.iter().any(|skipped| is_named(name, skipped));
-        let kept = point.http.middlewares.iter().filter(move |name| skipped(name) && point.http.requires(name));
+        let names = point.http.middlewares.iter().map(|name| qualify(name, provider));
+        let kept = names.filter(move |name| skipped(name) && point.http.requires(name));
         kept.map(move |name| {
-            format!("skipMiddlewares: the entry point `{place}` requires `{name}` (http.requiredMiddlewares): it stays")
+            format!(
+                "skipMiddlewares: the entry point `{place}` requires `{name}` (http.requiredMiddlewares): it stays"
+            )
         })
     });
     unknown.chain(required).collect()
@@ -311,7 +314,7 @@ mod tests {
             (&["auth"][..], "*", &["auth@file"][..], &["auth@file"][..]),
             (&["auth@file"], "auth@file", &["auth@file", "limit@docker", "own@file"], &["auth@file"]),
             (&["auth@docker"], "auth", &["limit@docker", "own@file"], &[]),
-            (&["own"], "own", &["auth@file", "limit@docker", "own@file"], &["own"]),
+            (&["own"], "own@file", &["auth@file", "limit@docker", "own@file"], &["own@file"]),
             (&["*"], "limit", &["auth@file", "limit@docker", "own@file"], &["limit@docker"]),
         ] {
             let attached = attached(required, skipped);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidegate_config::service::{Mirror, Service, WeightedService};
 use tidegate_config::tcp::{TcpService, UdpService};
-use tidegate_config::{Config, Kind, Map, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::{Kind, Map, ObjectRef, Origin, Problem, Provided};
 
 /// Merges what workloads say, in the given order; each comes with its name.
 ///
@@ -27,25 +27,25 @@ struct Merger {
     contradicted: BTreeSet<ObjectRef>,
 }
 
-/// What `into` and `from` say of the same object: joined, or a contradiction.
-type Join<T> = fn(into: &mut Arc<T>, from: &T) -> bool;
+/// What `into` and `from`, which differ, say of the same object: joined, or a contradiction.
+type Join<T> = fn(into: &mut T, from: T) -> bool;
 
 impl Merger {
     fn add(&mut self, part: &Provided) {
         let mut out = std::mem::take(&mut self.out.config);
         let (http, tcp, udp, tls) = (&part.config.http, &part.config.tcp, &part.config.udp, &part.config.tls);
-        self.map(Kind::Router, &mut out.http.routers, &http.routers, equal);
+        self.map(Kind::Router, &mut out.http.routers, &http.routers, never);
         self.map(Kind::Service, &mut out.http.services, &http.services, join_http);
-        self.map(Kind::Middleware, &mut out.http.middlewares, &http.middlewares, equal);
-        self.map(Kind::ServersTransport, &mut out.http.servers_transports, &http.servers_transports, equal);
-        self.map(Kind::TcpRouter, &mut out.tcp.routers, &tcp.routers, equal);
+        self.map(Kind::Middleware, &mut out.http.middlewares, &http.middlewares, never);
+        self.map(Kind::ServersTransport, &mut out.http.servers_transports, &http.servers_transports, never);
+        self.map(Kind::TcpRouter, &mut out.tcp.routers, &tcp.routers, never);
         self.map(Kind::TcpService, &mut out.tcp.services, &tcp.services, join_tcp);
-        self.map(Kind::TcpMiddleware, &mut out.tcp.middlewares, &tcp.middlewares, equal);
-        self.map(Kind::TcpServersTransport, &mut out.tcp.servers_transports, &tcp.servers_transports, equal);
-        self.map(Kind::UdpRouter, &mut out.udp.routers, &udp.routers, equal);
+        self.map(Kind::TcpMiddleware, &mut out.tcp.middlewares, &tcp.middlewares, never);
+        self.map(Kind::TcpServersTransport, &mut out.tcp.servers_transports, &tcp.servers_transports, never);
+        self.map(Kind::UdpRouter, &mut out.udp.routers, &udp.routers, never);
         self.map(Kind::UdpService, &mut out.udp.services, &udp.services, join_udp);
-        self.map(Kind::TlsOptions, &mut out.tls.options, &tls.options, equal);
-        self.map(Kind::TlsStore, &mut out.tls.stores, &tls.stores, equal);
+        self.map(Kind::TlsOptions, &mut out.tls.options, &tls.options, never);
+        self.map(Kind::TlsStore, &mut out.tls.stores, &tls.stores, never);
         for certificate in &tls.certificates {
             if !out.tls.certificates.contains(certificate) {
                 out.tls.certificates.push(certificate.clone());
@@ -59,12 +59,13 @@ impl Merger {
         self.out.written.extend(part.written.iter().map(|(object, text)| (object.clone(), text.clone())));
     }
 
-    fn map<T>(&mut self, kind: Kind, into: &mut Map<T>, from: &Map<T>, join: Join<T>) {
+    fn map<T: Clone + PartialEq>(&mut self, kind: Kind, into: &mut Map<T>, from: &Map<T>, join: Join<T>) {
         for (name, value) in from {
             match into.entry(name.clone()) {
                 Entry::Vacant(free) => drop(free.insert(value.clone())),
+                Entry::Occupied(existing) if existing.get() == value => {}
                 Entry::Occupied(mut existing) => {
-                    if !join(existing.get_mut(), value) {
+                    if !join(Arc::make_mut(existing.get_mut()), T::clone(value)) {
                         self.contradicted.insert(ObjectRef { kind, name: name.clone() });
                     }
                 }
@@ -100,31 +101,11 @@ fn owners<'a>(
         return owners;
     }
     for (owner, part) in parts {
-        for object in said(&part.config).filter(|object| objects.contains(object)) {
-            owners.entry(object).or_default().push(owner);
+        for object in part.origins.keys().filter(|object| objects.contains(object)) {
+            owners.entry(object.clone()).or_default().push(owner);
         }
     }
     owners
-}
-
-/// The objects of a configuration, certificates aside.
-fn said(config: &Config) -> impl Iterator<Item = ObjectRef> + '_ {
-    fn all<T>(kind: Kind, map: &Map<T>) -> impl Iterator<Item = ObjectRef> + '_ {
-        map.keys().map(move |name| ObjectRef { kind, name: name.clone() })
-    }
-    let (http, tcp, udp, tls) = (&config.http, &config.tcp, &config.udp, &config.tls);
-    all(Kind::Router, &http.routers)
-        .chain(all(Kind::Service, &http.services))
-        .chain(all(Kind::Middleware, &http.middlewares))
-        .chain(all(Kind::ServersTransport, &http.servers_transports))
-        .chain(all(Kind::TcpRouter, &tcp.routers))
-        .chain(all(Kind::TcpService, &tcp.services))
-        .chain(all(Kind::TcpMiddleware, &tcp.middlewares))
-        .chain(all(Kind::TcpServersTransport, &tcp.servers_transports))
-        .chain(all(Kind::UdpRouter, &udp.routers))
-        .chain(all(Kind::UdpService, &udp.services))
-        .chain(all(Kind::TlsOptions, &tls.options))
-        .chain(all(Kind::TlsStore, &tls.stores))
 }
 
 fn remove(out: &mut Provided, object: &ObjectRef) {
@@ -147,15 +128,15 @@ fn remove(out: &mut Provided, object: &ObjectRef) {
     }
 }
 
-fn equal<T: PartialEq>(into: &mut Arc<T>, from: &T) -> bool {
-    **into == *from
+/// Objects of which there are no parts to join.
+fn never<T>(_: &mut T, _: T) -> bool {
+    false
 }
 
 /// Joins the servers of two services whose other options are equal. Servers are told apart by their address.
 macro_rules! joiner {
     ($name:ident, $service:ty, $address:ident) => {
-        fn $name(into: &mut Arc<$service>, from: &$service) -> bool {
-            let (into, mut from) = (Arc::make_mut(into), from.clone());
+        fn $name(into: &mut $service, mut from: $service) -> bool {
             let taken = from.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
             let kept = into.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
             let equal = *into == from;
@@ -178,10 +159,8 @@ joiner!(join_udp, UdpService, address);
 
 /// Joins what several workloads say of one service: the servers of a load balancer, and the parts of a composite, so
 /// that each workload can name itself as one of them. What both say must be the same.
-fn join_http(into: &mut Arc<Service>, from: &Service) -> bool {
+fn join_http(into: &mut Service, mut from: Service) -> bool {
     let mut agreed = true;
-    let (shared, mut from) = (into, from.clone());
-    let into = Arc::make_mut(shared);
     if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {
         agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
     }
@@ -196,7 +175,7 @@ fn join_http(into: &mut Arc<Service>, from: &Service) -> bool {
         fill(&mut into.service, &mut from.service);
         fill(&mut into.fallback, &mut from.fallback);
     }
-    agreed & join_balancers(shared, &from)
+    agreed & join_balancers(into, from)
 }
 
 /// Gives both lists the parts of either. False when a part is in both and differs.
