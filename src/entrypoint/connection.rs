@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::UpgradeableConnection;
+use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
 use tidegate_core::{BoxFuture, Connection, TlsInfo};
@@ -40,11 +41,27 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Most bytes before what is spoken must be known: the longest PROXY header, and a ClientHello.
 const MAX_UNKNOWN: usize = 24 * 1024;
 
+/// What remains of a connection once it is known who takes it: it may last long, so it has no room for what came before.
+pub(super) type Rest = BoxFuture<'static, io::Result<()>>;
+
 /// Serves a connection to its end. Errors are the client's business and only traced.
-pub(super) async fn serve(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) {
+pub(super) fn serve(
+    door: Arc<Door>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    open: OpenConnection,
+) -> impl Future<Output = ()> + Send {
     let name = door.name.clone();
-    if let Err(error) = run(door, stream, peer, open).await {
-        tracing::debug!(entry_point = %name, %peer, %error, "connection ended early");
+    let beginning: BoxFuture<'static, _> = Box::pin(begin(door, stream, peer, open));
+    async move {
+        let outcome = match beginning.await {
+            Ok(Some(rest)) => rest.await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(entry_point = %name, %peer, %error, "connection ended early");
+        }
     }
 }
 
@@ -54,10 +71,15 @@ pub(super) struct Begun {
     pub(super) connection: Connection,
 }
 
-/// A connection may be open for long, so each stage has its room only while it lasts: hence the boxes.
-async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenConnection) -> io::Result<()> {
+/// Finds out who takes a connection. `None`: it is over.
+async fn begin(
+    door: Arc<Door>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    open: OpenConnection,
+) -> io::Result<Option<Rest>> {
     if let Some((routes, tls)) = door.tcp_routes() {
-        return Box::pin(streams::serve(door, routes, tls, stream, peer, open)).await;
+        return Box::pin(streams::begin(door, routes, tls, stream, peer, open)).await;
     }
     let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());
     let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer, known)));
@@ -67,24 +89,27 @@ async fn run(door: Arc<Door>, stream: TcpStream, peer: SocketAddr, open: OpenCon
         // It was opened ahead of need: nobody waits for an answer.
         () = door.parting.cancelled() => None,
     };
-    let Some(begun) = begun else { return Ok(()) };
-    serve_begun(door, begun.0, open).await
+    let Some(begun) = begun else { return Ok(None) };
+    begin_http(door, begun.0, open).await
 }
 
-/// Serves HTTP or HTTPS on a connection whose first bytes are known.
-pub(super) async fn serve_begun(door: Arc<Door>, begun: Begun, open: OpenConnection) -> io::Result<()> {
+/// Begins HTTP or HTTPS on a connection whose first bytes are known. `None`: it is over.
+pub(super) async fn begin_http(
+    door: Arc<Door>,
+    begun: Begun,
+    open: OpenConnection,
+) -> io::Result<Option<Rest>> {
     let Begun { stream, mut connection } = begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake =
             Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
-        let Some((stream, tls, options)) = handshake.await? else { return Ok(()) };
+        let Some((stream, tls, options)) = handshake.await? else { return Ok(None) };
         connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return Box::pin(serve_http(door, stream, Box::new(connection), options, h2, open)).await;
+        return Ok(Some(serve_http(door, *stream, connection, options, h2, open)));
     }
     let h2 = stream.prefix.starts_with(PREFACE);
-    let options = DEFAULT_OPTIONS.into();
-    Box::pin(serve_http(door, Box::new(stream), Box::new(connection), options, h2, open)).await
+    Ok(Some(serve_http(door, stream, connection, DEFAULT_OPTIONS.into(), h2, open)))
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
@@ -216,21 +241,21 @@ pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
-async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
+fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + Sync + 'static>(
     door: Arc<Door>,
-    stream: Box<S>,
-    connection: Box<Connection>,
+    stream: S,
+    connection: Connection,
     tls_options: Arc<str>,
     h2: bool,
     open: OpenConnection,
-) -> io::Result<()> {
+) -> Rest {
     let progress = Arc::new(Progress::default());
     let held = HeldHead::new(door.heads.clone());
-    let stream = Watched::new(stream, h2, progress.clone(), held, door.largest_head, open);
+    let stream = Box::new(Watched::new(stream, h2, progress.clone(), held, door.largest_head, open));
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     let link = Arc::new(Link {
         door: door.clone(),
-        connection: Arc::from(connection),
+        connection: Arc::new(connection),
         progress: progress.clone(),
         peer,
         tls_options,
@@ -239,21 +264,22 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stati
         framed: h2,
     });
     let service = HttpService::new(link);
-    if h2 {
-        let connection = door.http2.serve_connection(TokioIo::new(stream), service);
-        let mut connection = Box::pin(connection);
-        drive(&door, &progress, true, connection.as_mut(), |connection| connection.graceful_shutdown())
-            .await?;
-        return Ok(());
+    if !h2 {
+        return Box::pin(serve_http1(door, progress, stream, service));
     }
-    serve_http1(door, progress, stream, service).await
+    let mut connection = Box::pin(door.http2.serve_connection(TokioIo::new(stream), service));
+    Box::pin(async move {
+        let leave = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
+        drive(&door, &progress, true, connection.as_mut(), leave).await?;
+        Ok(())
+    })
 }
 
 /// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
-async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static>(
+async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + Sync + 'static>(
     door: Arc<Door>,
     progress: Arc<Progress>,
-    mut stream: Watched<Box<S>, OpenConnection>,
+    mut stream: Box<Watched<S, OpenConnection>>,
     service: HttpService,
 ) -> io::Result<()> {
     loop {
@@ -263,11 +289,11 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'stat
         let End::Parked = drive(&door, &progress, false, connection.as_mut(), leave).await? else {
             return Ok(());
         };
-        let Some(parts) = Pin::into_inner(connection).into_parts() else { return Ok(()) };
-        if !parts.read_buf.is_empty() {
-            return Err(io::Error::other("an idle connection held bytes"));
-        }
-        stream = parts.io.into_inner();
+        stream = match Pin::into_inner(connection).into_parts() {
+            None => return Ok(()),
+            Some(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
+            Some(_) => return Err(io::Error::other("an idle connection held bytes")),
+        };
         stream.rest();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
         let parting = door.parting.cancelled();

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tidegate_core::Connection;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Begun, first_bytes, is_known, serve_begun, within};
+use super::connection::{Begun, Rest, begin_http, first_bytes, is_known, within};
 use super::door::Door;
 use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
 use crate::tcp::hello::{Hello, MAX_HELLO};
+
 use crate::tcp::rule::ACME_PROTOCOL;
-use crate::tcp::{self, Decision, Route, Routes, Security, postgres};
+use crate::tcp::{self, Decision, Permit, Route, Routes, Security, postgres};
 use crate::tls::TlsStore;
 
 /// How long a client may take to say what it wants, when `readTimeout` says nothing.
@@ -25,15 +26,15 @@ const FIRST_WORDS: Duration = Duration::from_secs(60);
 /// Read at once while it is not known who takes the connection.
 const FIRST_READ: usize = 2048;
 
-/// Serves a connection to its end.
-pub(super) async fn serve(
+/// Finds out who takes a connection. `None`: it is over.
+pub(super) async fn begin(
     door: Arc<Door>,
     routes: Arc<Routes>,
     tls: Arc<TlsStore>,
     stream: TcpStream,
     peer: SocketAddr,
     open: OpenConnection,
-) -> io::Result<()> {
+) -> io::Result<Option<Rest>> {
     let refuses = door.refuses_proxy(peer.ip());
     let decide = |connection: &Connection, bytes: &[u8]| {
         if refuses && !bytes.is_empty() {
@@ -56,14 +57,16 @@ pub(super) async fn serve(
         // Nobody waits for an answer yet.
         () = door.parting.cancelled() => None,
     };
-    let Some(begun) = begun else { return Ok(()) };
+    let Some(begun) = begun else { return Ok(None) };
     let (begun, decision) = *begun;
     let streams = Streams { door: &door, routes: &routes, tls: &tls, limit };
     match decision {
-        Decision::Http => Box::pin(serve_begun(door, begun, open)).await,
+        Decision::Http => begin_http(door, begun, open).await,
         Decision::Nobody(why) => Err(refused(why)),
-        Decision::Route(route, hello) => streams.route(begun, &route, hello.as_ref(), false).await,
-        Decision::Postgres => streams.postgres(begun).await,
+        Decision::Route(route, hello) => {
+            streams.route(begun, route, hello.as_ref(), false, open).await.map(Some)
+        }
+        Decision::Postgres => streams.postgres(begun, open).await,
     }
 }
 
@@ -80,15 +83,16 @@ impl Streams<'_> {
     async fn route(
         &self,
         begun: Begun,
-        route: &Route,
+        route: Arc<Route>,
         hello: Option<&Hello>,
         starttls: bool,
-    ) -> io::Result<()> {
+        open: OpenConnection,
+    ) -> io::Result<Rest> {
         let Begun { stream, connection } = begun;
-        let _permits = route.admit(&connection).map_err(refused)?;
+        let permits = route.admit(&connection).map_err(refused)?;
         let Security::Terminate(options) = &route.security else {
             let starttls = starttls && route.security == Security::Passthrough;
-            return tcp::forward(route, stream, &connection, starttls).await;
+            return Ok(carry(route, stream, connection, starttls, (permits, open)));
         };
         let config = self.tls.config_of(options).ok_or_else(|| refused("its TLS options are broken"))?;
         let config = for_client(config, hello);
@@ -102,20 +106,22 @@ impl Streams<'_> {
         };
         let stream = Box::pin(within(Some(self.door.handshake), handshake)).await?;
         drop(place);
-        tcp::forward(route, stream, &connection, false).await
+        Ok(carry(route, stream, connection, false, (permits, open)))
     }
 
     /// Agrees to the TLS that a PostgreSQL client asks for, and gives the connection to the route of its server name.
-    async fn postgres(&self, mut begun: Begun) -> io::Result<()> {
+    async fn postgres(&self, mut begun: Begun, open: OpenConnection) -> io::Result<Option<Rest>> {
         if begun.stream.prefix.len() != postgres::SSL_REQUEST.len() {
             // It would be taken for what comes encrypted.
             return Err(refused("it spoke before it was answered"));
         }
         let first = Box::pin(within(Some(self.limit), self.postgres_hello(&mut begun)));
         match first.await? {
-            Some(Decision::Route(route, hello)) => self.route(begun, &route, hello.as_ref(), true).await,
+            Some(Decision::Route(route, hello)) => {
+                self.route(begun, route, hello.as_ref(), true, open).await.map(Some)
+            }
             Some(Decision::Nobody(why)) => Err(refused(why)),
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
@@ -152,6 +158,20 @@ fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerCon
     let mut config = ServerConfig::clone(&config);
     config.alpn_protocols.clear();
     Arc::new(config)
+}
+
+/// Carries a connection to its route's service and back. `held` for as long as it lasts.
+fn carry<C: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    route: Arc<Route>,
+    client: C,
+    connection: Connection,
+    starttls: bool,
+    held: (Vec<Permit>, OpenConnection),
+) -> Rest {
+    Box::pin(async move {
+        let _held = held;
+        tcp::forward(&route, client, &connection, starttls).await
+    })
 }
 
 fn refused(why: &'static str) -> io::Error {

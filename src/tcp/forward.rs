@@ -26,7 +26,7 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
     connection: &Connection,
     starttls: bool,
 ) -> io::Result<()> {
-    let (server, mut stream) = connect(route, connection).await?;
+    let (server, mut stream) = Box::pin(connect(route, connection)).await?;
     if starttls {
         tokio::time::timeout(AGREEMENT, postgres::ask(&mut stream)).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, "the server does not agree to TLS in time")
