@@ -547,7 +547,7 @@ def main():
     parser.add_argument("-k", default="")
     parser.add_argument("-v", action="store_true")
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--base", type=int, default=35200)
+    parser.add_argument("--base", type=int, default=24200)
     options = parser.parse_args()
     options.traefik, options.tidegate = os.path.abspath(options.traefik), os.path.abspath(options.tidegate)
     folder = tempfile.mkdtemp(prefix="settings")

@@ -2,7 +2,7 @@
 
 use super::matcher::Matcher;
 use super::pattern;
-use super::rule::Tree;
+use super::tree::Tree;
 
 /// A combination of alternatives that would give more places than this is not multiplied out.
 const MAX_PRODUCT: usize = 64;
@@ -37,7 +37,7 @@ pub(super) enum PathPart<'a> {
 }
 
 /// The places of a rule; never empty.
-pub(super) fn places(tree: &Tree) -> Vec<Place<'_>> {
+pub(super) fn places(tree: &Tree<Matcher>) -> Vec<Place<'_>> {
     match tree {
         Tree::Matcher(matcher) => vec![of_matcher(matcher)],
         Tree::Not(_) => vec![Place::default()],

@@ -9,20 +9,35 @@ use tidegate_core::Request;
 
 use super::Rule;
 use super::cover::{HostPart, places};
+use super::matcher::Matcher;
 use super::paths::{Asked, Paths};
-use super::rule::Tree;
+use super::tree::Tree;
 use super::view::View;
 
-/// One route that goes into an [`Index`].
-pub struct Entry<T> {
+/// One route that goes into an index.
+pub struct Entry<T, R = Rule> {
     /// Its rule.
-    pub rule: Rule,
+    pub rule: R,
     /// Higher goes first.
     pub priority: i64,
     /// Decides between equal priorities: lower goes first. The place of the provider in the precedence, then the name.
     pub tie: (usize, String),
     /// What is found.
     pub value: Arc<T>,
+}
+
+impl<T, R: Clone> Clone for Entry<T, R> {
+    fn clone(&self) -> Self {
+        let (rule, tie, value) = (self.rule.clone(), self.tie.clone(), self.value.clone());
+        Self { rule, priority: self.priority, tie, value }
+    }
+}
+
+impl<T, R> Entry<T, R> {
+    /// Sorts entries: who is asked first comes first.
+    pub(crate) fn sort(entries: &mut [Self]) {
+        entries.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.tie.cmp(&b.tie)));
+    }
 }
 
 /// All routes of one entry point, indexed so that the cost of a look-up does not grow with their number.
@@ -43,14 +58,14 @@ pub struct Index<T> {
 }
 
 struct Route<T> {
-    tree: Tree,
+    tree: Tree<Matcher>,
     value: Arc<T>,
 }
 
 impl<T> Index<T> {
     /// Builds the index.
     pub fn new(mut entries: Vec<Entry<T>>) -> Self {
-        entries.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.tie.cmp(&b.tie)));
+        Entry::sort(&mut entries);
         let route = |entry: Entry<T>| Route { tree: entry.rule.into_tree(), value: entry.value };
         let routes: Box<[Route<T>]> = entries.into_iter().map(route).collect();
         let Hosts { exact, below, any_host } = file(&routes);
@@ -63,7 +78,8 @@ impl<T> Index<T> {
         let view = View::new(request);
         let mut lists: SmallVec<[&[u32]; 8]> = SmallVec::new();
         self.collect(&view, &mut lists);
-        let takes = |number: u32| self.routes.get(number as usize).filter(|route| route.tree.matches(&view));
+        let fits = |matcher: &Matcher| matcher.matches(&view);
+        let takes = |number: u32| self.routes.get(number as usize).filter(|route| route.tree.matches(&fits));
         if let [only] = lists.as_slice() {
             return only.iter().find_map(|&number| takes(number)).map(|route| &route.value);
         }

@@ -6,9 +6,10 @@ use std::str::FromStr;
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
-use tidegate_core::expression::{self, Argument, Call};
+use tidegate_core::expression::{Argument, Call};
 
 use super::pattern;
+use super::tree::known_name;
 use super::view::{View, unescaped, without_port};
 
 /// The matchers by name; a rule may also write them in lower, upper or title case.
@@ -59,11 +60,17 @@ pub(super) enum Refused {
     Adding(String),
 }
 
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self::Parsing(reason)
+    }
+}
+
 impl Matcher {
     /// Checks a call.
     pub(super) fn new(call: &Call) -> Result<Self, Refused> {
-        let name = known_name(&call.name).map_err(Refused::Parsing)?;
-        let arguments = texts(call).map_err(Refused::Parsing)?;
+        let name = known_name(&call.name, &NAMES, hint)?;
+        let arguments = texts(call)?;
         check_presence(name, &arguments).map_err(Refused::Adding)?;
         check_count(name, &arguments)
             .and_then(|()| build(name, &arguments))
@@ -104,30 +111,14 @@ impl Matcher {
     }
 }
 
-/// The matcher's own name for a name as written.
-fn known_name(written: &str) -> Result<&'static str, String> {
-    let title = |name: &str| {
-        let mut title = name.to_ascii_lowercase();
-        title[..1].make_ascii_uppercase();
-        title
-    };
-    let found = NAMES.into_iter().find(|name| {
-        written == *name
-            || written == name.to_ascii_lowercase()
-            || written == name.to_ascii_uppercase()
-            || written == title(name)
-    });
-    found.ok_or_else(|| {
-        let hint = match written {
-            "Headers" => "; that is v2 syntax, in v3 it is Header(`name`, `value`)".to_owned(),
-            "HeadersRegexp" => "; that is v2 syntax, in v3 it is HeaderRegexp(`name`, `pattern`)".to_owned(),
-            "HostHeader" => "; that is v2 syntax, in v3 it is Host(`name`)".to_owned(),
-            "HostSNI" | "HostSNIRegexp" | "ALPN" => "; it belongs to TCP routers".to_owned(),
-            _ => expression::nearest(written, NAMES)
-                .map(|near| format!("; did you mean {near}?"))
-                .unwrap_or_default(),
-        };
-        format!("unsupported function: {written}{hint}")
+/// What is said of a name that is no matcher's here.
+fn hint(written: &str) -> Option<&'static str> {
+    Some(match written {
+        "Headers" => "that is v2 syntax, in v3 it is Header(`name`, `value`)",
+        "HeadersRegexp" => "that is v2 syntax, in v3 it is HeaderRegexp(`name`, `pattern`)",
+        "HostHeader" => "that is v2 syntax, in v3 it is Host(`name`)",
+        "HostSNI" | "HostSNIRegexp" | "ALPN" => "it belongs to TCP routers",
+        _ => return None,
     })
 }
 

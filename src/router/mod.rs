@@ -9,12 +9,14 @@ mod matcher;
 mod paths;
 mod pattern;
 mod rule;
+mod tree;
 mod view;
 
 pub use index::{Entry, Index};
 pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
 pub(crate) use rule::located as go_position;
+pub(crate) use tree::{Tree, known_name};
 
 #[cfg(test)]
 mod testing {

@@ -1,9 +1,10 @@
 //! A rule: matchers joined by `&&`, `||` and `!`.
 
 use tidegate_core::Request;
-use tidegate_core::expression::{self, Call, Expression, SyntaxError};
+use tidegate_core::expression::{self, Call, SyntaxError};
 
 use super::matcher::{Matcher, Refused};
+use super::tree::Tree;
 use super::view::View;
 
 /// Most characters of a rule in a message.
@@ -13,16 +14,7 @@ const LONGEST_SHOWN: usize = 2000;
 #[derive(Clone, Debug)]
 pub struct Rule {
     text: Box<str>,
-    tree: Tree,
-}
-
-/// A rule's shape. Chains are flat, so that walking it never goes deeper than the rule's parentheses.
-#[derive(Clone, Debug)]
-pub(super) enum Tree {
-    All(Box<[Tree]>),
-    Any(Box<[Tree]>),
-    Not(Box<Tree>),
-    Matcher(Matcher),
+    tree: Tree<Matcher>,
 }
 
 impl Rule {
@@ -32,7 +24,7 @@ impl Rule {
         let failed = |reason: String| format!("error while parsing rule {shown}: {reason}");
         let expression = expression::parse(text)
             .map_err(|e| failed(format!("parsing rule {shown}: {}", located(text, &e))))?;
-        let tree = tree(&expression).map_err(|refused| {
+        let tree = Tree::new(&expression, &Matcher::new).map_err(|refused| {
             failed(match refused {
                 Refused::Parsing(reason) => format!("parsing rule {shown}: {reason}"),
                 Refused::Adding(reason) => format!("adding rule {shown}: {reason}"),
@@ -57,69 +49,33 @@ impl Rule {
     /// Values of its `Host` matchers that are not negated, in lower case and in the order of the rule.
     pub fn hosts(&self) -> Vec<String> {
         let mut hosts = Vec::new();
-        self.tree.collect_hosts(false, &mut hosts);
+        collect_hosts(&self.tree, false, &mut hosts);
         hosts
     }
 
     /// True when the rule takes the request: the plain evaluation that the index must agree with.
     pub fn matches(&self, request: &Request) -> bool {
-        self.tree.matches(&View::new(request))
+        let view = View::new(request);
+        self.tree.matches(&|matcher| matcher.matches(&view))
     }
 
-    pub(super) fn into_tree(self) -> Tree {
+    pub(super) fn into_tree(self) -> Tree<Matcher> {
         self.tree
     }
 }
 
-impl Tree {
-    /// True when the request fits.
-    pub(super) fn matches(&self, view: &View<'_>) -> bool {
-        match self {
-            Self::All(parts) => parts.iter().all(|part| part.matches(view)),
-            Self::Any(parts) => parts.iter().any(|part| part.matches(view)),
-            Self::Not(part) => !part.matches(view),
-            Self::Matcher(matcher) => matcher.matches(view),
+/// Collects the values of `Host` matchers that are not negated.
+fn collect_hosts(tree: &Tree<Matcher>, negated: bool, hosts: &mut Vec<String>) {
+    match tree {
+        Tree::All(parts) | Tree::Any(parts) => {
+            parts.iter().for_each(|part| collect_hosts(part, negated, hosts));
         }
-    }
-
-    fn collect_hosts(&self, negated: bool, hosts: &mut Vec<String>) {
-        match self {
-            Self::All(parts) | Self::Any(parts) => {
-                parts.iter().for_each(|part| part.collect_hosts(negated, hosts));
-            }
-            Self::Not(part) => part.collect_hosts(!negated, hosts),
-            Self::Matcher(_) if negated => {}
-            Self::Matcher(Matcher::Host(host)) => hosts.push(host.to_string()),
-            Self::Matcher(Matcher::HostBelow(suffix)) => hosts.push(format!("*.{suffix}")),
-            Self::Matcher(Matcher::AnyHost) => hosts.push("*".to_owned()),
-            Self::Matcher(_) => {}
-        }
-    }
-}
-
-fn tree(expression: &Expression) -> Result<Tree, Refused> {
-    let mut parts = Vec::new();
-    match expression {
-        Expression::And(..) => flatten(expression, true, &mut parts).map(|()| Tree::All(parts.into())),
-        Expression::Or(..) => flatten(expression, false, &mut parts).map(|()| Tree::Any(parts.into())),
-        Expression::Not(inner) => match tree(inner)? {
-            Tree::Not(twice) => Ok(*twice),
-            inner => Ok(Tree::Not(Box::new(inner))),
-        },
-        Expression::Call(call) => Matcher::new(call).map(Tree::Matcher),
-        Expression::Compare { operator, .. } => Err(Refused::Parsing(format!("{operator} is not supported"))),
-        Expression::Field(field) => Err(Refused::Parsing(format!("`{}` must be called", field.name))),
-    }
-}
-
-/// Collects the operands of a chain of `&&` (or of `||`).
-fn flatten(expression: &Expression, all: bool, parts: &mut Vec<Tree>) -> Result<(), Refused> {
-    match (expression, all) {
-        (Expression::And(left, right), true) | (Expression::Or(left, right), false) => {
-            flatten(left, all, parts)?;
-            flatten(right, all, parts)
-        }
-        _ => tree(expression).map(|part| parts.push(part)),
+        Tree::Not(part) => collect_hosts(part, !negated, hosts),
+        Tree::Matcher(_) if negated => {}
+        Tree::Matcher(Matcher::Host(host)) => hosts.push(host.to_string()),
+        Tree::Matcher(Matcher::HostBelow(suffix)) => hosts.push(format!("*.{suffix}")),
+        Tree::Matcher(Matcher::AnyHost) => hosts.push("*".to_owned()),
+        Tree::Matcher(_) => {}
     }
 }
 

@@ -6,6 +6,7 @@ mod compile;
 mod conditional;
 mod datagrams;
 mod files;
+mod ledger;
 pub mod report;
 mod routes;
 mod services;

@@ -9,6 +9,7 @@ use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, R
 
 use super::attach::{provider_of, qualify};
 use super::build::Builder;
+use super::ledger::not_one_type;
 use crate::service::Service;
 use crate::upstream::Transport;
 
@@ -70,14 +71,9 @@ fn default_transport(builder: &Builder<'_>) -> ServersTransport {
 
 fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Arc<dyn Service>, BuildError> {
     let provider = provider_of(name);
-    match kinds(options) {
-        0 => return Err(BuildError(format!("the service \"{name}\" does not have any type defined"))),
-        1 => {}
-        _ => {
-            return Err(BuildError::new(
-                "cannot create service: multi-types service not supported, consider declaring two different pieces of service instead",
-            ));
-        }
+    let kinds = kinds(options);
+    if kinds != 1 {
+        return Err(not_one_type("service", name, kinds > 1));
     }
     let registry = &builder.environment.registry;
     let child = |child: &str| builder.service_named(&qualify(child, provider));
@@ -96,7 +92,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         return registry.mirroring(options, main, mirrors.collect::<Result<_, BuildError>>()?);
     }
     let Some(options) = &options.failover else {
-        return Err(BuildError(format!("the service \"{name}\" does not have any type defined")));
+        return Err(not_one_type("service", name, false));
     };
     let main = child(&options.service)?;
     registry.failover(options, main, child(&options.fallback)?)

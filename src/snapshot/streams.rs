@@ -7,15 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tidegate_config::service::WeightedService;
-use tidegate_config::tcp::{
-    Delay, TcpLoadBalancer, TcpRouter, TcpServersTransport, TcpService, TcpTransportTls,
-};
+use tidegate_config::tcp::{Delay, TcpLoadBalancer, TcpRouter, TcpServersTransport, TcpTransportTls};
 use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::BuildError;
 use tidegate_core::values::Duration;
 
 use super::attach::{MAX_PRIORITY, default_entry_points, provider_of, qualify};
 use super::build::Builder;
+use super::ledger::{self, Broken, Ledger, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
 use crate::tcp::{Entry, HttpsNames, Index, Middleware, Route, Routes, Security, Service, Transport, rule};
@@ -33,8 +32,6 @@ pub(super) struct Streams {
     pub(super) findings: Vec<Finding>,
 }
 
-/// Objects whose options could not be read, with the reasons.
-type Broken = BTreeMap<ObjectRef, Vec<String>>;
 type Entries = Vec<Entry<Route>>;
 
 /// Compiles the TCP part. `https` says for which names an entry point has HTTPS routers.
@@ -45,16 +42,7 @@ pub(super) fn compile(
     https: impl Fn(usize) -> HttpsNames,
 ) -> Streams {
     let settings = &builder.environment.settings;
-    let mut compiler = Compiler {
-        builder,
-        tls,
-        broken,
-        services: HashMap::new(),
-        transports: HashMap::new(),
-        path: Vec::new(),
-        outcomes: BTreeMap::new(),
-        users: BTreeMap::new(),
-    };
+    let mut compiler = Compiler { builder, tls, ledger: Ledger::new(broken), transports: HashMap::new() };
     let mut sides: Vec<(Entries, Entries)> =
         settings.entry_points.iter().map(|_| Default::default()).collect();
     let mut routers = builder.config.tcp.routers.clone();
@@ -65,18 +53,12 @@ pub(super) fn compile(
             let Some(entry) = &made.entry else { continue };
             let side = &mut sides[place];
             let side = if router.tls.is_some() { &mut side.1 } else { &mut side.0 };
-            side.push(Entry {
-                rule: entry.rule.clone(),
-                priority: entry.priority,
-                tie: entry.tie.clone(),
-                value: entry.value.clone(),
-            });
+            side.push(entry.clone());
         }
         findings.push(made.finding);
     }
-    let used = compiler.services.clone();
+    let services = compiler.ledger.built();
     compiler.build_unused();
-    let services = used.into_iter().filter_map(|(name, service)| Some((name, service.ok()?))).collect();
     findings.extend(compiler.findings());
     // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
     let mut resolvers =
@@ -110,27 +92,25 @@ struct Made {
 struct Compiler<'a, 'b> {
     builder: &'a Builder<'b>,
     tls: &'a TlsStore,
-    broken: &'a Broken,
-    services: HashMap<String, Result<Arc<dyn Service>, BuildError>>,
+    ledger: Ledger<'a, Arc<dyn Service>>,
     transports: HashMap<String, Result<Arc<Transport>, BuildError>>,
-    /// Services that are being built, outermost first.
-    path: Vec<String>,
-    outcomes: BTreeMap<ObjectRef, Outcome>,
-    /// Routers by what they use.
-    users: BTreeMap<ObjectRef, Vec<String>>,
 }
 
 impl Compiler<'_, '_> {
     fn router(&mut self, name: &str, router: &mut TcpRouter) -> Made {
         let object = ObjectRef { kind: Kind::TcpRouter, name: name.to_owned() };
-        let (places, mut outcome) = self.place(router);
+        let settings = &self.builder.environment.settings;
+        if router.entry_points.is_empty() {
+            router.entry_points = default_entry_points(settings);
+        }
+        let (places, mut outcome) = ledger::places(settings, &router.entry_points, false);
         let mut entry = None;
         for middleware in &mut router.middlewares {
             *middleware = qualify(middleware, provider_of(name));
-            self.use_of(Kind::TcpMiddleware, middleware, name);
+            self.ledger.use_of(Kind::TcpMiddleware, middleware, name);
         }
         if !router.service.is_empty() {
-            self.use_of(Kind::TcpService, &qualify(&router.service, provider_of(name)), name);
+            self.ledger.use_of(Kind::TcpService, &qualify(&router.service, provider_of(name)), name);
         }
         if !places.is_empty() {
             if router.priority == 0 {
@@ -148,32 +128,6 @@ impl Compiler<'_, '_> {
             .collect();
         let known = ObjectReport { used_by, priority: router.priority, ..ObjectReport::default() };
         Made { places, entry, finding: Finding { object, known, outcome } }
-    }
-
-    /// The entry points of a router, with Traefik's words for those that do not exist.
-    fn place(&self, router: &mut TcpRouter) -> (Vec<usize>, Outcome) {
-        let settings = &self.builder.environment.settings;
-        if router.entry_points.is_empty() {
-            router.entry_points = default_entry_points(settings);
-        }
-        let mut places = Vec::new();
-        let mut missing = Vec::new();
-        for wanted in &router.entry_points {
-            let mut points = settings.entry_points.iter().enumerate();
-            match points.find(|(_, (name, point))| *name == wanted && !point.is_udp()) {
-                Some((place, _)) if places.contains(&place) => {}
-                Some((place, _)) => places.push(place),
-                None => missing.push(format!("entryPoint \"{wanted}\" doesn't exist")),
-            }
-        }
-        let mut outcome = Outcome::default();
-        if places.is_empty() {
-            missing.push("no valid entryPoint for this router".into());
-            outcome.errors = missing;
-        } else {
-            outcome.warnings = missing;
-        }
-        (places, outcome)
     }
 
     /// The route of a router with its rule; `None` when the rule cannot be used.
@@ -234,9 +188,8 @@ impl Compiler<'_, '_> {
         read: &'r Result<rule::Read, String>,
     ) -> Result<&'r rule::Read, Vec<String>> {
         let one = |error: String| Err(vec![error]);
-        let object = ObjectRef { kind: Kind::TcpRouter, name: name.to_owned() };
-        if let Some(reasons) = self.broken.get(&object) {
-            return Err(reasons.clone());
+        if let Some(reasons) = self.ledger.broken(Kind::TcpRouter, name) {
+            return Err(reasons.to_vec());
         }
         if router.service.is_empty() {
             return one("the service is missing on the router".into());
@@ -297,58 +250,13 @@ impl Compiler<'_, '_> {
     }
 
     fn middleware(&mut self, router: &str, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
-        let object = ObjectRef { kind: Kind::TcpMiddleware, name: name.to_owned() };
-        self.refuse_broken(&object)?;
+        self.ledger.refuse_broken(Kind::TcpMiddleware, name)?;
         let Some(options) = self.builder.config.tcp.middlewares.get(name) else {
             return Err(BuildError(format!("middleware \"{name}\" does not exist")));
         };
         let made = self.builder.environment.tcp.middleware(router, name, options);
-        self.note(object, &made);
+        self.ledger.note(Kind::TcpMiddleware, name, &made);
         made
-    }
-
-    /// The service of this qualified name.
-    fn service(&mut self, name: &str) -> Result<Arc<dyn Service>, BuildError> {
-        if let Some(known) = self.services.get(name) {
-            return known.clone();
-        }
-        if self.path.iter().any(|outer| outer == name) {
-            let path = [&self.path[..], &[name.to_owned()]].concat().join("->");
-            return Err(BuildError(format!(
-                "could not instantiate TCP service {name}: recursion detected in {path}"
-            )));
-        }
-        self.path.push(name.to_owned());
-        let object = ObjectRef { kind: Kind::TcpService, name: name.to_owned() };
-        let made = self.refuse_broken(&object).and_then(|()| {
-            let options = self.builder.config.tcp.services.get(name);
-            let options =
-                options.ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")))?;
-            let made = self.build_service(name, options);
-            self.note(object, &made);
-            made
-        });
-        self.path.pop();
-        self.services.insert(name.to_owned(), made.clone());
-        made
-    }
-
-    fn build_service(&mut self, name: &str, options: &TcpService) -> Result<Arc<dyn Service>, BuildError> {
-        match (&options.load_balancer, &options.weighted) {
-            (Some(_), Some(_)) => Err(BuildError::new(
-                "cannot create service: multi-types service not supported, consider declaring two different pieces of service instead",
-            )),
-            (Some(balancer), None) => self.load_balancer(name, balancer),
-            (None, Some(weighted)) => {
-                let child = |child: &WeightedService| {
-                    let service = self.service(&qualify(&child.name, provider_of(name)))?;
-                    Ok((child.name.clone(), child.weight.unwrap_or(1), service))
-                };
-                let children = weighted.services.iter().map(child).collect::<Result<_, BuildError>>()?;
-                Ok(self.builder.environment.tcp.weighted(name, children))
-            }
-            (None, None) => Err(BuildError(format!("the service \"{name}\" does not have any type defined"))),
-        }
     }
 
     fn load_balancer(
@@ -361,8 +269,7 @@ impl Compiler<'_, '_> {
             transport => self.transport(&qualify(transport, provider_of(name)))?,
         };
         let (service, wrong) = self.builder.environment.tcp.load_balancer(name, options, &transport)?;
-        let object = ObjectRef { kind: Kind::TcpService, name: name.to_owned() };
-        self.outcomes.entry(object).or_default().warnings.extend(wrong);
+        self.ledger.warn(Kind::TcpService, name, wrong);
         Ok(service)
     }
 
@@ -395,13 +302,12 @@ impl Compiler<'_, '_> {
         if let Some(known) = self.transports.get(name) {
             return known.clone();
         }
-        let object = ObjectRef { kind: Kind::TcpServersTransport, name: name.to_owned() };
-        let made = self.refuse_broken(&object).and_then(|()| {
+        let made = self.ledger.refuse_broken(Kind::TcpServersTransport, name).and_then(|()| {
             let options = self.builder.config.tcp.servers_transports.get(name);
             let options = options
                 .ok_or_else(|| BuildError(format!("no transport configuration found for \"{name}\"")))?;
             let made = Transport::build(options, &mut |path| self.builder.file(path));
-            self.note(object, &made);
+            self.ledger.note(Kind::TcpServersTransport, name, &made);
             made
         });
         self.transports.insert(name.to_owned(), made.clone());
@@ -419,8 +325,7 @@ impl Compiler<'_, '_> {
             let _ = self.transport(name);
         }
         for name in config.tcp.middlewares.keys() {
-            let object = ObjectRef { kind: Kind::TcpMiddleware, name: name.clone() };
-            if !self.users.contains_key(&object) {
+            if !self.ledger.is_used(Kind::TcpMiddleware, name) {
                 let _ = self.middleware("", name);
             }
         }
@@ -434,31 +339,40 @@ impl Compiler<'_, '_> {
         let transports = tcp.servers_transports.keys().map(|name| (Kind::TcpServersTransport, name));
         let all = services.chain(middlewares).chain(transports);
         all.map(|(kind, name)| {
-            let object = ObjectRef { kind, name: name.clone() };
-            // Traefik's API does not tell who uses a TCP middleware.
-            let shown = kind == Kind::TcpService;
-            let mut used_by = self.users.remove(&object).filter(|_| shown).unwrap_or_default();
-            used_by.sort();
-            let outcome = self.outcomes.remove(&object).unwrap_or_default();
-            Finding { object, known: ObjectReport { used_by, ..ObjectReport::default() }, outcome }
+            let mut finding = self.ledger.finding(kind, name);
+            if kind != Kind::TcpService {
+                // Traefik's API does not tell who uses a TCP middleware.
+                finding.known.used_by.clear();
+            }
+            finding
         })
         .collect()
     }
+}
 
-    fn use_of(&mut self, kind: Kind, name: &str, router: &str) {
-        self.users.entry(ObjectRef { kind, name: name.to_owned() }).or_default().push(router.to_owned());
+impl<'a> Services<'a> for Compiler<'a, '_> {
+    type Service = Arc<dyn Service>;
+    const KIND: Kind = Kind::TcpService;
+    const PROTOCOL: &'static str = "TCP";
+
+    fn ledger(&mut self) -> &mut Ledger<'a, Self::Service> {
+        &mut self.ledger
     }
 
-    fn refuse_broken(&self, object: &ObjectRef) -> Result<(), BuildError> {
-        self.broken.get(object).map_or(Ok(()), |reasons| Err(BuildError(reasons.join("; "))))
-    }
-
-    fn note<T>(&mut self, object: ObjectRef, made: &Result<T, BuildError>) {
-        if let Err(error) = made {
-            let errors = &mut self.outcomes.entry(object).or_default().errors;
-            if !errors.contains(&error.0) {
-                errors.push(error.0.clone());
+    fn build_service(&mut self, name: &str) -> Result<Arc<dyn Service>, BuildError> {
+        let options = self.builder.config.tcp.services.get(name);
+        let options = options.ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")))?;
+        match (&options.load_balancer, &options.weighted) {
+            (Some(balancer), None) => self.load_balancer(name, balancer),
+            (None, Some(weighted)) => {
+                let child = |child: &WeightedService| {
+                    let service = self.service(&qualify(&child.name, provider_of(name)))?;
+                    Ok((child.name.clone(), child.weight.unwrap_or(1), service))
+                };
+                let children = weighted.services.iter().map(child).collect::<Result<_, BuildError>>()?;
+                Ok(self.builder.environment.tcp.weighted(name, children))
             }
+            (balancer, _) => Err(not_one_type("service", name, balancer.is_some())),
         }
     }
 }

@@ -5,19 +5,11 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::rule::{Matcher, Rule, Tree, View};
+use super::rule::{Matcher, Rule, View};
+use crate::router::Tree;
 
 /// One route that goes into an [`Index`].
-pub struct Entry<T> {
-    /// Its rule.
-    pub rule: Rule,
-    /// Higher goes first.
-    pub priority: i64,
-    /// Decides between equal priorities: lower goes first. The place of the provider in the precedence, then the name.
-    pub tie: (usize, String),
-    /// What is found.
-    pub value: Arc<T>,
-}
+pub type Entry<T> = crate::router::Entry<T, Rule>;
 
 /// Routes filed by the server names that their rules ask for, so that the cost of a look-up does not grow with their
 /// number. Rules that ask for no name are evaluated one by one.
@@ -41,7 +33,7 @@ pub struct Found<'a, T> {
 impl<T> Index<T> {
     /// Builds the index.
     pub fn new(mut entries: Vec<Entry<T>>) -> Self {
-        entries.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.tie.cmp(&b.tie)));
+        Entry::sort(&mut entries);
         let mut index = Self {
             routes: entries.into_iter().map(|entry| (entry.rule, entry.value)).collect(),
             exact: HashMap::default(),
@@ -99,7 +91,7 @@ enum Place<'a> {
 }
 
 /// The places that cover every connection which the rule may take.
-fn places(tree: &Tree) -> Vec<Place<'_>> {
+fn places(tree: &Tree<Matcher>) -> Vec<Place<'_>> {
     match tree {
         Tree::Matcher(Matcher::Name(name)) => vec![Place::Exact(name)],
         Tree::Matcher(Matcher::NameBelow(suffix)) => vec![Place::Below(suffix)],

@@ -6,7 +6,7 @@ use regex::Regex;
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::expression::{self, Argument, Call, Expression};
 
-use crate::router::{go_position, go_regex};
+use crate::router::{Tree, go_position, go_regex, known_name};
 
 /// The matchers by name; a rule may also write them in lower, upper or title case.
 const NAMES: [&str; 4] = ["HostSNI", "HostSNIRegexp", "ClientIP", "ALPN"];
@@ -27,7 +27,7 @@ pub struct View<'a> {
 /// A checked rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    pub(super) tree: Tree,
+    pub(super) tree: Tree<Matcher>,
     catch_all: bool,
 }
 
@@ -38,15 +38,6 @@ pub struct Read {
     pub names: Vec<String>,
     /// The rule, or what is wrong with a matcher, in Traefik's words.
     pub rule: Result<Rule, String>,
-}
-
-/// A rule's shape. Chains are flat.
-#[derive(Clone, Debug)]
-pub(super) enum Tree {
-    All(Box<[Tree]>),
-    Any(Box<[Tree]>),
-    Not(Box<Tree>),
-    Matcher(Matcher),
 }
 
 /// One question about a connection.
@@ -68,14 +59,15 @@ pub fn read(text: &str) -> Result<Read, String> {
     let expression = expression::parse(text).map_err(|error| invalid(go_position(text, &error)))?;
     let mut names = Vec::new();
     check(&expression, &mut names).map_err(invalid)?;
-    let tree = tree(&expression).map_err(|reason| format!("error while adding rule {text}: {reason}"));
+    let tree = Tree::new(&expression, &matcher)
+        .map_err(|reason: String| format!("error while adding rule {text}: {reason}"));
     let rule = tree.map(|tree| Rule { catch_all: matches!(tree, Tree::Matcher(Matcher::Anything)), tree });
     Ok(Read { names, rule })
 }
 
 /// The priority of a router that gives none: the length of its rule in bytes, and -1 for one that takes everything.
 pub fn priority(text: &str) -> i64 {
-    let everything = |tree: &Tree| matches!(tree, Tree::Matcher(Matcher::Anything));
+    let everything = |tree: &Tree<Matcher>| matches!(tree, Tree::Matcher(Matcher::Anything));
     let catches_all = read(text).ok().and_then(|read| read.rule.ok()).is_some_and(|rule| match &rule.tree {
         // Traefik does not look at the negation here.
         Tree::Not(inner) => everything(inner),
@@ -92,19 +84,7 @@ impl Rule {
 
     /// True when the rule takes the connection.
     pub fn matches(&self, view: &View<'_>) -> bool {
-        self.tree.matches(view)
-    }
-}
-
-impl Tree {
-    /// True when the connection fits.
-    pub(super) fn matches(&self, view: &View<'_>) -> bool {
-        match self {
-            Self::All(parts) => parts.iter().all(|part| part.matches(view)),
-            Self::Any(parts) => parts.iter().any(|part| part.matches(view)),
-            Self::Not(part) => !part.matches(view),
-            Self::Matcher(matcher) => matcher.matches(view),
-        }
+        self.tree.matches(&|matcher| matcher.matches(view))
     }
 }
 
@@ -134,7 +114,7 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String>
         Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
         Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
         Expression::Call(call) => {
-            let name = known_name(&call.name)?;
+            let name = known_name(&call.name, &NAMES, |_| None)?;
             for argument in &call.arguments {
                 match argument {
                     Argument::Number(number) => {
@@ -149,52 +129,8 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String>
     }
 }
 
-fn known_name(written: &str) -> Result<&'static str, String> {
-    let title = |name: &str| {
-        let mut title = name.to_ascii_lowercase();
-        title[..1].make_ascii_uppercase();
-        title
-    };
-    let is = |name: &&str| {
-        written == *name
-            || written == name.to_ascii_lowercase()
-            || written == name.to_ascii_uppercase()
-            || written == title(name)
-    };
-    NAMES.into_iter().find(is).ok_or_else(|| {
-        let hint = expression::nearest(written, NAMES).map(|near| format!("; did you mean {near}?"));
-        format!("unsupported function: {written}{}", hint.unwrap_or_default())
-    })
-}
-
-fn tree(expression: &Expression) -> Result<Tree, String> {
-    let mut parts = Vec::new();
-    match expression {
-        Expression::And(..) => flatten(expression, true, &mut parts).map(|()| Tree::All(parts.into())),
-        Expression::Or(..) => flatten(expression, false, &mut parts).map(|()| Tree::Any(parts.into())),
-        Expression::Not(inner) => match tree(inner)? {
-            Tree::Not(twice) => Ok(*twice),
-            inner => Ok(Tree::Not(Box::new(inner))),
-        },
-        Expression::Call(call) => matcher(call).map(Tree::Matcher),
-        Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
-        Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
-    }
-}
-
-/// Collects the operands of a chain of `&&` (or of `||`).
-fn flatten(expression: &Expression, all: bool, parts: &mut Vec<Tree>) -> Result<(), String> {
-    match (expression, all) {
-        (Expression::And(left, right), true) | (Expression::Or(left, right), false) => {
-            flatten(left, all, parts)?;
-            flatten(right, all, parts)
-        }
-        _ => tree(expression).map(|part| parts.push(part)),
-    }
-}
-
 fn matcher(call: &Call) -> Result<Matcher, String> {
-    let name = known_name(&call.name)?;
+    let name = known_name(&call.name, &NAMES, |_| None)?;
     let texts: Vec<&str> = call
         .arguments
         .iter()
