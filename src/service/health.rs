@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, TE};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, TE, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body::Body as _;
 use tidegate_config::service::ServerHealthCheck;
@@ -20,6 +20,8 @@ const MAX_REDIRECTS: usize = 10;
 const MAX_ANSWER: usize = 64 * 1024;
 /// `grpc.health.v1.HealthCheckRequest` without a service: an uncompressed message of no bytes.
 const GRPC_REQUEST: &[u8] = &[0, 0, 0, 0, 0];
+/// What a check calls itself, as Traefik's do: firewalls refuse requests without a name, and may know this one.
+const NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 
 /// A checked health check of one server.
 #[derive(Clone)]
@@ -253,6 +255,9 @@ fn headers(options: &ServerHealthCheck, grpc: bool) -> Result<HeaderMap, BuildEr
         let host =
             HeaderValue::from_str(&options.hostname).map_err(|_| bad("hostname", &options.hostname))?;
         headers.insert(HOST, host);
+    }
+    if !grpc {
+        headers.entry(USER_AGENT).or_insert(NAME);
     }
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

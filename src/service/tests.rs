@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tidegate_config::service::{
     Failover, FailoverErrors, HealthCheck, LoadBalancer, Mirroring, PassiveHealthCheck, Server,
     ServerHealthCheck, Sticky, StickyCookie,
@@ -23,6 +24,8 @@ struct Backend {
     address: SocketAddr,
     status: Arc<AtomicU16>,
     requests: Arc<AtomicUsize>,
+    /// What the client of the last request called itself.
+    agent: Arc<Mutex<String>>,
 }
 
 impl Backend {
@@ -30,15 +33,20 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (status, requests) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(0)));
-        let backend = Self { address, status: status.clone(), requests: requests.clone() };
+        let agent = Arc::new(Mutex::new(String::new()));
+        let backend =
+            Self { address, status: status.clone(), requests: requests.clone(), agent: agent.clone() };
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (status, requests) = (status.clone(), requests.clone());
+                let (status, requests, agent) = (status.clone(), requests.clone(), agent.clone());
                 let service =
                     hyper::service::service_fn(move |incoming: http::Request<hyper::body::Incoming>| {
                         let status = status.load(Ordering::SeqCst);
                         requests.fetch_add(1, Ordering::SeqCst);
+                        let called =
+                            incoming.headers().get("user-agent").map_or("", |name| name.to_str().unwrap());
+                        called.clone_into(&mut agent.lock());
                         async move {
                             let (head, body) = incoming.into_parts();
                             let body = Body::incoming(body).collect(1 << 20).await?;
@@ -275,6 +283,19 @@ async fn active_checks_follow_a_server_and_survive_a_reload() {
     assert_eq!(again.call(request("/")).await.status(), 503);
     a.status.store(302, Ordering::SeqCst);
     until(|| again.server_status()[&a.url()] == "UP").await;
+}
+
+#[tokio::test]
+async fn a_check_has_a_name() {
+    for (given, seen) in [(None, "Go-http-client/1.1"), (Some("prober/2"), "prober/2")] {
+        let backend = Backend::start("a").await;
+        let mut options = options(&[&backend.url()]);
+        let headers = given.map(|name| ("user-agent".to_owned(), name.to_owned()));
+        options.health_check = Some(ServerHealthCheck { headers: headers.into_iter().collect(), ..check() });
+        let _service = build(&registry(), &options);
+        until(|| backend.count() > 0).await;
+        assert_eq!(*backend.agent.lock(), seen);
+    }
 }
 
 #[tokio::test]
