@@ -198,7 +198,11 @@ async fn handshake(
     let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
-    let tls = door.snapshots.load().tls.clone();
+    let (tls, options): (_, Arc<str>) = {
+        let snapshot = door.snapshots.load();
+        let name = server_name.as_deref().unwrap_or("");
+        (snapshot.tls.clone(), snapshot.tls_options_of(door.index, name).into())
+    };
     if TlsStore::is_asked_for_proof(&start.client_hello())
         && let Some(name) = &server_name
         && let Some(proof) = tls.proof_for(name).await
@@ -208,8 +212,7 @@ async fn handshake(
         return Ok(None);
     }
     tls.demand(server_name.as_deref()).await;
-    let options: Arc<str> = tls.options_of(server_name.as_deref().unwrap_or("")).into();
-    let Some(config) = tls.config_for(server_name.as_deref()) else {
+    let Some(config) = tls.config_of(&options) else {
         tracing::debug!(entry_point = %door.name, ?server_name, "TLS options are missing or broken");
         return Ok(None);
     };

@@ -172,7 +172,7 @@ async fn answer(
     };
     let mut request = Request::new(head, body, context);
     if is_misdirected(link, &snapshot, &request) {
-        return reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request");
+        return misdirected();
     }
     let routes = snapshot.entry_points.get(door.index);
     let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
@@ -180,6 +180,9 @@ async fn answer(
     let timed = timeouts::begin(link, &mut request, route.and_then(|route| route.timeouts.as_ref()));
     *line = begin_line(door, &mut request, route.map(|route| &**route));
     let Some(route) = route else { return reply::not_found() };
+    if route.tls_options.as_ref().is_some_and(|demanding| *demanding != link.tls_options) {
+        return misdirected();
+    }
     if door.target.denies(request.path()) {
         return reply::empty(StatusCode::BAD_REQUEST);
     }
@@ -278,6 +281,11 @@ fn refuse_h2c(headers: &mut HeaderMap) {
     headers.remove(HTTP2_SETTINGS);
 }
 
+/// The answer to a request that has to be made on another connection (RFC 9110 section 15.5.20).
+fn misdirected() -> Response {
+    reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request")
+}
+
 /// True when the requested host has other TLS options than the handshake was made with (RFC 9110 section 15.5.20).
 fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
     if link.connection.tls.is_none() {
@@ -289,9 +297,9 @@ fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
         _ => host,
     };
     let options = if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        snapshot.tls.options_of(&name.to_ascii_lowercase()) == &*link.tls_options
+        snapshot.tls_options_of(link.door.index, &name.to_ascii_lowercase()) == &*link.tls_options
     } else {
-        snapshot.tls.options_of(name) == &*link.tls_options
+        snapshot.tls_options_of(link.door.index, name) == &*link.tls_options
     };
     !options
 }

@@ -89,7 +89,7 @@ pub fn compile(
         previous_rules: previous.map(|compiled| &compiled.rules),
         broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
     };
-    let Routed { mut entry_points, outcomes, rules, tls_hosts } = router.route();
+    let Routed { mut entry_points, outcomes, rules } = router.route();
     builder.build_unused();
     let streams = streams::compile(&builder, &tls.store, &broken, |entry_point| {
         https_names(&attached, &rules, entry_point)
@@ -101,7 +101,6 @@ pub fn compile(
     }
     let (instances, failures) = builder.finish();
     config.tcp.routers = streams.routers;
-    let store = tls.store.with_hosts(tls_hosts);
     let certificates = certificates(&origins, &broken_certificates);
     let of_tls = tls.problems.iter().map(|problem| located(problem, &origins, &certificates));
     let all_problems = problems.into_iter().chain(of_tls).collect();
@@ -121,7 +120,7 @@ pub fn compile(
     let snapshot = Snapshot {
         generation,
         entry_points,
-        tls: store,
+        tls: tls.store.clone(),
         services,
         tcp_services: streams.services,
         report: Arc::new(report),

@@ -25,7 +25,7 @@ use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
 use crate::tcp;
-use crate::tls::TlsStore;
+use crate::tls::{DEFAULT_OPTIONS, HostOptions, TlsStore};
 use crate::udp;
 pub use compile::{Compiled, Environment, compile};
 pub use files::Files;
@@ -57,6 +57,15 @@ pub struct Routes {
     pub tcp: Option<Arc<tcp::Routes>>,
     /// The UDP route, when there is one.
     pub udp: Option<Arc<udp::Route>>,
+    /// TLS options by host.
+    pub tls_options: HostOptions,
+}
+
+impl Snapshot {
+    /// Name of the TLS options that apply to a host at an entry point; see [`HostOptions::of`].
+    pub fn tls_options_of(&self, entry_point: usize, host: &str) -> &str {
+        self.entry_points.get(entry_point).map_or(DEFAULT_OPTIONS, |routes| routes.tls_options.of(host))
+    }
 }
 
 /// What a request is given to, once its router is known.
@@ -73,6 +82,8 @@ pub struct Route {
     pub timeouts: Option<Timeouts>,
     /// What is logged, counted and traced.
     pub observability: EntryPointObservability,
+    /// Its TLS options, when they demand a certificate of the client: who came with others is refused (421).
+    pub tls_options: Option<Arc<str>>,
     /// True for the gateway's own services, which are not logged unless asked for.
     pub internal: bool,
 }

@@ -14,7 +14,7 @@ use super::build::Builder;
 use super::{Route, Routes, Timeouts};
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
-use crate::tls::TlsStore;
+use crate::tls::{DEFAULT_OPTIONS, HostOptions, TlsStore};
 
 /// What became of one object.
 #[derive(Clone, Default)]
@@ -43,8 +43,6 @@ pub(super) struct Routed {
     /// In the order of the attached routers.
     pub(super) outcomes: Vec<Outcome>,
     pub(super) rules: Rules,
-    /// Name of the TLS options by host, where they are not the default ones.
-    pub(super) tls_hosts: HashMap<String, Arc<str>>,
 }
 
 type Entries = Vec<Entry<Route>>;
@@ -63,7 +61,7 @@ impl Router<'_, '_> {
             outcomes.push(outcome);
         }
         self.warn_of_ties(&mut outcomes);
-        let tls_hosts = self.tls_options(&rules, &mut outcomes);
+        let tls_options = self.tls_options(&rules, &mut outcomes);
         let children = self.children(&mut outcomes);
         let settings = &self.builder.environment.settings;
         let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
@@ -82,16 +80,17 @@ impl Router<'_, '_> {
                 side[entry_point].push(entry(rule, router, rank, route.clone()));
             }
         }
-        let entry_points = plain.into_iter().zip(tls);
+        let entry_points = plain.into_iter().zip(tls).zip(tls_options);
         let entry_points = entry_points
-            .map(|(plain, tls)| Routes {
+            .map(|((plain, tls), tls_options)| Routes {
                 plain: Index::new(plain),
                 tls: Index::new(tls),
                 tcp: None,
                 udp: None,
+                tls_options,
             })
             .collect();
-        Routed { entry_points, outcomes, rules, tls_hosts }
+        Routed { entry_points, outcomes, rules }
     }
 
     /// Makes the route of one router and, before it, those of its children.
@@ -134,6 +133,9 @@ impl Router<'_, '_> {
                 Err(errors) => outcomes[place].errors.extend(errors),
             }
         }
+        let named = router.tls.as_ref().map(|tls| options_name(&tls.options, &self.attached[place].source));
+        // A broken router answers so whoever asks.
+        let tls_options = named.filter(|name| parts.is_some() && self.tls.demands_certificate(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
         label.push(&name);
@@ -145,6 +147,7 @@ impl Router<'_, '_> {
             service,
             timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
+            tls_options: tls_options.map(Arc::from),
         })
     }
 
@@ -243,55 +246,55 @@ impl Router<'_, '_> {
         (0..self.attached.len()).filter(|place| !reached[*place]).collect()
     }
 
-    /// Checks the TLS options of all routers, and finds those of each host.
+    /// Checks the TLS options of all routers, and finds those of each host of each entry point.
     ///
     /// Two routers of one host with different options are in conflict. Which client authentication was meant is not
-    /// known then, so neither serves (Traefik's `core.strictTLSOptions`).
-    fn tls_options(&mut self, rules: &Rules, outcomes: &mut [Outcome]) -> HashMap<String, Arc<str>> {
-        let mut by_host: HashMap<String, Vec<(usize, String)>> = HashMap::new();
+    /// known then, so neither serves (Traefik's `core.strictTLSOptions`). A router that asks for no host has no say where
+    /// a host is named. For all others its options apply, if the routers without a host agree on them.
+    fn tls_options(&self, rules: &Rules, outcomes: &mut [Outcome]) -> Vec<HostOptions> {
+        let points = self.builder.environment.settings.entry_points.len();
+        let mut named: Vec<HashMap<String, Vec<(usize, String)>>> = vec![HashMap::new(); points];
+        let mut unnamed: Vec<Vec<(usize, String)>> = vec![Vec::new(); points];
         for (place, router) in self.attached.iter().enumerate() {
             let (Some(tls), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else {
                 continue;
             };
-            let options = match tls.options.as_str() {
-                "" | "default" => "default".to_owned(),
-                other => qualify(other, provider_of(&router.source)),
-            };
-            let is_default = options == "default";
+            let options = options_name(&tls.options, &router.source);
             if !self.tls.has_options(&options) {
                 outcomes[place]
                     .errors
                     .push(format!("building router handler: unknown TLS options: {options}"));
             }
             let hosts = rule.hosts();
-            if hosts.is_empty() && !is_default {
-                let text = &router.router.rule;
-                outcomes[place].errors.push(format!(
-                    "no domain found in rule {text}, the TLS option {options} cannot be applied"
-                ));
-            }
-            for host in hosts {
-                by_host.entry(host).or_default().push((place, options.clone()));
-            }
-        }
-        let mut hosts = HashMap::new();
-        for (host, users) in by_host {
-            let Some((_, first)) = users.first() else { continue };
-            if users.iter().any(|(_, options)| options != first) {
-                for (place, _) in &users {
-                    let conflict = format!(
-                        "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
-                    );
-                    if !outcomes[*place].errors.contains(&conflict) {
-                        outcomes[*place].errors.push(conflict);
-                    }
+            for &point in &router.entry_points {
+                for host in &hosts {
+                    named[point].entry(host.clone()).or_default().push((place, options.clone()));
                 }
-            } else if first != "default" {
-                // Options that are missing or broken close the connections of their hosts.
-                hosts.insert(host, Arc::from(first.as_str()));
+                if hosts.is_empty() {
+                    unnamed[point].push((place, options.clone()));
+                }
             }
         }
-        hosts
+        let both = named.into_iter().zip(unnamed);
+        both.map(|(named, unnamed)| {
+            let mut names = settle(named, outcomes);
+            if let Some((_, first)) = unnamed.first()
+                && unnamed.iter().all(|(_, options)| options == first)
+            {
+                names.entry("*".to_owned()).or_insert_with(|| Arc::from(first.as_str()));
+            }
+            for (place, options) in &unnamed {
+                let applies = names.get("*").is_some_and(|name| **name == *options);
+                if options != DEFAULT_OPTIONS && !(applies && names.values().all(|name| **name == *options)) {
+                    let text = &self.attached[*place].router.rule;
+                    outcomes[*place].warnings.push(format!(
+                        "no domain found in rule {text}: the server name that a client asks for decides on the TLS options, which may be others than {options}"
+                    ));
+                }
+            }
+            HostOptions::new(names)
+        })
+        .collect()
     }
 
     /// Warns of routers with the same rule and priority: only the first by name takes requests.
@@ -309,6 +312,39 @@ impl Router<'_, '_> {
                 }
             }
         }
+    }
+}
+
+/// The options of each host. Routers that are in conflict do not serve.
+fn settle(
+    named: HashMap<String, Vec<(usize, String)>>,
+    outcomes: &mut [Outcome],
+) -> HashMap<String, Arc<str>> {
+    let mut names = HashMap::new();
+    for (host, users) in named {
+        let Some((_, first)) = users.first() else { continue };
+        if users.iter().all(|(_, options)| options == first) {
+            // Options that are missing or broken close the connections of their hosts.
+            names.insert(host, Arc::from(first.as_str()));
+            continue;
+        }
+        for (place, _) in &users {
+            let conflict = format!(
+                "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
+            );
+            if !outcomes[*place].errors.contains(&conflict) {
+                outcomes[*place].errors.push(conflict);
+            }
+        }
+    }
+    names
+}
+
+/// The qualified name of a router's TLS options.
+fn options_name(written: &str, router: &str) -> String {
+    match written {
+        "" | DEFAULT_OPTIONS => DEFAULT_OPTIONS.to_owned(),
+        other => qualify(other, provider_of(router)),
     }
 }
 

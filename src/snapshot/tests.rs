@@ -225,8 +225,8 @@ fn tls_options_are_by_host_and_conflicts_fail_closed() {
             "services": {{{SERVICE}}}
         }}, "tls": {{"options": {{"strict": {{"minVersion": "VersionTLS13"}}}}}}}}"#
     ));
-    assert_eq!(compiled.snapshot.tls.options_of("own.test"), "strict@file");
-    assert_eq!(compiled.snapshot.tls.options_of("both.test"), "default");
+    assert_eq!(compiled.snapshot.tls_options_of(0, "own.test"), "strict@file");
+    assert_eq!(compiled.snapshot.tls_options_of(0, "both.test"), "default");
     for name in ["one@file", "two@file"] {
         assert!(errors(&compiled, Kind::Router, name)[0].contains("conflicting"), "{name}");
     }
@@ -402,4 +402,61 @@ fn ten_thousand_routers_compile_and_one_of_them_changes() {
     assert_eq!(second.snapshot.report.problems, []);
     assert_eq!(second.snapshot.report.config.http.routers.len(), 10_000);
     assert_eq!(second.snapshot.report.config.http.routers["r5000@file"].rule, "Host(`b.test`)");
+}
+
+#[test]
+fn tls_options_are_those_of_the_entry_point() {
+    let world = World::new(&["web", "secure"]);
+    let compiled = world.compile(&format!(
+        r#"{{"http": {{
+            "routers": {{
+                "open": {{"rule": "Host(`a.test`)", "entryPoints": ["web"], "service": "s", "tls": {{}}}},
+                "guarded": {{"rule": "Host(`a.test`)", "entryPoints": ["secure"], "service": "s", "tls": {{"options": "mutual"}}}},
+                "any": {{"rule": "Host(`*`)", "entryPoints": ["secure"], "service": "s", "tls": {{"options": "strict"}}}}
+            }},
+            "services": {{{SERVICE}}}
+        }}, "tls": {{"options": {{
+            "strict": {{"minVersion": "VersionTLS13"}},
+            "mutual": {{"clientAuth": {{"clientAuthType": "RequireAnyClientCert"}}}}
+        }}}}}}"#
+    ));
+    let snapshot = &compiled.snapshot;
+    let at =
+        |point: usize| ["a.test", "b.test", ""].map(|host| snapshot.tls_options_of(point, host).to_owned());
+    // The settings have them by name.
+    assert_eq!(at(0), ["mutual@file", "strict@file", "strict@file"]);
+    assert_eq!(at(1), ["default"; 3]);
+    for name in ["open@file", "guarded@file", "any@file"] {
+        assert_eq!(status_of(&compiled, Kind::Router, name), Status::Enabled, "{name}");
+    }
+}
+
+#[test]
+fn tls_options_of_routers_without_a_host_apply_where_no_host_is_named() {
+    let world = World::new(&["web"]);
+    let options = |first: &str, second: &str| {
+        let compiled = world.compile(&format!(
+            r#"{{"http": {{
+                "routers": {{
+                    "host": {{"rule": "Host(`a.test`)", "service": "s", "tls": {{}}}},
+                    "one": {{"rule": "PathPrefix(`/one`)", "service": "s", "tls": {{"options": "{first}"}}}},
+                    "two": {{"rule": "HostRegexp(`^b`)", "service": "s", "tls": {{"options": "{second}"}}}}
+                }},
+                "services": {{{SERVICE}}}
+            }}, "tls": {{"options": {{"strict": {{"minVersion": "VersionTLS13"}}}}}}}}"#
+        ));
+        let of = |host: &str| compiled.snapshot.tls_options_of(0, host).to_owned();
+        let status =
+            ["host@file", "one@file", "two@file"].map(|name| status_of(&compiled, Kind::Router, name));
+        ([of("a.test"), of("b.test"), of("")], status)
+    };
+    // They agree: a host that is named keeps its own.
+    let strict = "strict@file".to_owned();
+    let (names, status) = options("strict", "strict");
+    assert_eq!(names, ["default".to_owned(), strict.clone(), strict]);
+    assert_eq!(status, [Status::Enabled, Status::Warning, Status::Warning]);
+    let (names, status) = options("strict", "default");
+    assert_eq!(names, ["default"; 3]);
+    assert_eq!(status, [Status::Enabled, Status::Warning, Status::Enabled]);
+    assert_eq!(options("default", "default").1, [Status::Enabled; 3]);
 }

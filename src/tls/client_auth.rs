@@ -14,17 +14,26 @@ use tidegate_core::BuildError;
 use super::certificates::parse_chain;
 use super::{ReadFile, label, pem_or_file};
 
+/// True when no client is let in that shows no certificate.
+pub(super) fn is_demanded(options: &ClientAuth) -> bool {
+    matches!(kind(options), "RequireAnyClientCert" | "RequireAndVerifyClientCert")
+}
+
+fn kind(options: &ClientAuth) -> &str {
+    match options.client_auth_type.as_str() {
+        "" if options.ca_files.is_empty() => "NoClientCert",
+        "" => "RequireAndVerifyClientCert",
+        kind => kind,
+    }
+}
+
 /// What checks the certificates of clients under these options, and the name of its domain: two options with the same
 /// name let in the same clients, so a session of one may go on under the other.
 pub(super) fn verifier(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
 ) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
-    let kind = match options.client_auth_type.as_str() {
-        "" if options.ca_files.is_empty() => "NoClientCert",
-        "" => "RequireAndVerifyClientCert",
-        kind => kind,
-    };
+    let kind = kind(options);
     match kind {
         "NoClientCert" => Ok((WebPkiClientVerifier::no_client_auth(), kind.to_owned())),
         "RequestClientCert" => Ok((Arc::new(Unverified { mandatory: false }), kind.to_owned())),

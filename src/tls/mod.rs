@@ -6,6 +6,7 @@
 mod certificates;
 mod client_auth;
 mod default_certificate;
+mod hosts;
 mod obtained;
 mod ocsp;
 mod options;
@@ -23,6 +24,7 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
 use certificates::{Certificates, Loaded, Only};
+pub use hosts::HostOptions;
 pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
@@ -38,13 +40,10 @@ type Pairs = HashMap<(String, String), Arc<Loaded>>;
 
 /// The certificates and options of one snapshot, ready for handshakes.
 pub struct TlsStore {
-    shared: Arc<Shared>,
-    hosts: HashMap<String, Arc<str>>,
-}
-
-struct Shared {
     /// Options by name; `None` for broken ones, whose hosts are refused.
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
+    /// Names of the options without which no client may be served: it has to show a certificate.
+    demanding: HashSet<String>,
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
     /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
@@ -72,7 +71,7 @@ impl TlsStore {
         previous: Option<&Arc<TlsStore>>,
     ) -> (Arc<TlsStore>, Vec<Problem>) {
         let mut problems = Vec::new();
-        let mut generated = previous.and_then(|store| store.shared.generated.clone());
+        let mut generated = previous.and_then(|store| store.generated.clone());
         let mut certificates = Certificates::default();
         let mut loaded = HashMap::new();
         let mut leaves = Vec::new();
@@ -89,7 +88,7 @@ impl TlsStore {
             }
         }
         let with_issuers = with_issuers(loaded.values());
-        let staples = previous.map(|store| store.shared.staples.clone()).unwrap_or_default();
+        let staples = previous.map(|store| store.staples.clone()).unwrap_or_default();
         certificates.staples.clone_from(&staples);
         leaves.extend(certificates.default.iter().filter_map(|key| key.cert.first().cloned()));
         let mut seen = HashSet::new();
@@ -104,12 +103,16 @@ impl TlsStore {
             certificates.default.clone_from(&generated);
             certificates.is_generated = true;
         }
-        let mut tickets = previous.map(|store| store.shared.tickets.clone()).unwrap_or_default();
+        let mut tickets = previous.map(|store| store.tickets.clone()).unwrap_or_default();
         let certificates = Arc::new(certificates);
-        let obtained = previous.map(|store| store.shared.obtained.clone()).unwrap_or_default();
+        let obtained = previous.map(|store| store.obtained.clone()).unwrap_or_default();
         let options = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
-        let shared = Shared {
+        let demanding =
+            tls.options.iter().filter(|(_, options)| client_auth::is_demanded(&options.client_auth));
+        let demanding = demanding.map(|(name, _)| options_name(name).to_owned()).collect();
+        let store = Self {
             options,
+            demanding,
             generated,
             loaded,
             tickets,
@@ -119,35 +122,28 @@ impl TlsStore {
             certificates,
             obtained,
         };
-        (Arc::new(Self { shared: Arc::new(shared), hosts: HashMap::new() }), problems)
-    }
-
-    /// The same store with the options of each host: host in lower case (or `*.` and a suffix) to the name of its
-    /// options. Hosts that are not named have the options `default`.
-    #[must_use]
-    pub fn with_hosts(&self, hosts: HashMap<String, Arc<str>>) -> Arc<TlsStore> {
-        Arc::new(Self { shared: self.shared.clone(), hosts })
+        (Arc::new(store), problems)
     }
 
     /// The configured certificates and those of resolvers, without their chains and without one that was generated.
     pub fn leaves(&self) -> Vec<CertificateDer<'static>> {
-        let obtained = self.shared.obtained.served();
-        self.shared.leaves.iter().chain(&obtained.leaves).cloned().collect()
+        let obtained = self.obtained.served();
+        self.leaves.iter().chain(&obtained.leaves).cloned().collect()
     }
 
     /// The configured certificate that a client which asks for this name is shown; `None` for the default.
     pub(crate) fn configured(&self, name: &str) -> Option<CertificateDer<'static>> {
         // A wildcard is covered by a wildcard.
         let key = match name.strip_prefix('*') {
-            Some(rest) => self.shared.certificates.find(&format!("\u{1}{rest}")),
-            None => self.shared.certificates.find(name),
+            Some(rest) => self.certificates.find(&format!("\u{1}{rest}")),
+            None => self.certificates.find(name),
         };
         key?.cert.first().cloned()
     }
 
     /// What resolvers have obtained.
     pub(crate) fn obtained(&self) -> &Arc<Obtained> {
-        &self.shared.obtained
+        &self.obtained
     }
 
     /// True when the client is a certificate authority that looks for a proof.
@@ -157,63 +153,48 @@ impl TlsStore {
 
     /// What it is shown for this name, in lower case; `None` when there is no proof.
     pub(crate) async fn proof_for(&self, server_name: &str) -> Option<Arc<ServerConfig>> {
-        self.shared.obtained.find_proof(server_name).await
+        self.obtained.find_proof(server_name).await
     }
 
     /// True when a handshake for this name has to wait for its certificate: see [`TlsStore::demand`].
     pub(crate) fn is_on_demand(&self, server_name: Option<&str>) -> bool {
-        self.shared.obtained.on_demand().is_some() && server_name.is_some_and(|name| !self.has(name))
+        self.obtained.on_demand().is_some() && server_name.is_some_and(|name| !self.has(name))
     }
 
     /// Waits for a certificate that is obtained at the first handshake, where that is wanted.
     pub(crate) async fn demand(&self, server_name: Option<&str>) {
-        let (Some(name), Some(on_demand)) = (server_name, self.shared.obtained.on_demand()) else { return };
+        let (Some(name), Some(on_demand)) = (server_name, self.obtained.on_demand()) else { return };
         if !self.has(name) {
             on_demand.wait_for(name, &|| self.has(name)).await;
         }
     }
 
     fn has(&self, name: &str) -> bool {
-        self.shared.certificates.find(name).is_some()
-            || self.shared.obtained.served().certificates.find(name).is_some()
+        self.certificates.find(name).is_some() || self.obtained.served().certificates.find(name).is_some()
     }
 
     /// The configured certificates and those of resolvers, as far as they came with their issuers.
     pub(crate) fn with_issuers(&self) -> Vec<Arc<CertifiedKey>> {
-        let obtained = self.shared.obtained.served();
-        self.shared.with_issuers.iter().chain(&obtained.with_issuers).cloned().collect()
+        let obtained = self.obtained.served();
+        self.with_issuers.iter().chain(&obtained.with_issuers).cloned().collect()
     }
 
     /// What responders say of certificates.
     pub(crate) fn staples(&self) -> Arc<Staples> {
-        self.shared.staples.clone()
+        self.staples.clone()
     }
 
     /// True when options of this name exist and are sound.
     pub fn has_options(&self, name: &str) -> bool {
-        matches!(self.shared.options.get(name), Some(Some(_)))
+        matches!(self.options.get(name), Some(Some(_)))
     }
 
-    /// The name of the options that apply to a host, which is given in lower case and without port.
-    pub fn options_of(&self, host: &str) -> &str {
-        if self.hosts.is_empty() {
-            return DEFAULT_OPTIONS;
-        }
-        let host = host.strip_suffix('.').unwrap_or(host);
-        if let Some(name) = self.hosts.get(host) {
-            return name;
-        }
-        let wildcard = host.split_once('.').and_then(|(_, rest)| self.hosts.get(&format!("*.{rest}")));
-        wildcard.map_or(DEFAULT_OPTIONS, |name| name)
+    /// True when the options of this name let in no client without a certificate.
+    pub fn demands_certificate(&self, name: &str) -> bool {
+        self.demanding.contains(name)
     }
 
-    /// What a handshake for this server name uses; `None` when its options are missing or broken: the connection
-    /// must then be closed.
-    pub fn config_for(&self, server_name: Option<&str>) -> Option<Arc<ServerConfig>> {
-        self.config_of(self.options_of(server_name.unwrap_or("")))
-    }
-
-    /// The same for a client that names nobody: one that comes to an address for which there is a certificate is shown
+    /// The configuration for a client that names nobody: one that comes to an address for which there is a certificate is shown
     /// that one, as in Traefik. `local` is where it came to.
     pub(crate) fn at_address(
         &self,
@@ -225,19 +206,18 @@ impl TlsStore {
             return config;
         }
         let address = local.to_canonical().to_string();
-        let obtained = self.shared.obtained.served();
-        let found =
-            self.shared.certificates.exact(&address).or_else(|| obtained.certificates.exact(&address));
+        let obtained = self.obtained.served();
+        let found = self.certificates.exact(&address).or_else(|| obtained.certificates.exact(&address));
         let Some(certificate) = found else { return config };
         let mut config = ServerConfig::clone(&config);
         config.cert_resolver =
-            Arc::new(Stapling { chooser: Only(certificate.clone()), staples: self.shared.staples.clone() });
+            Arc::new(Stapling { chooser: Only(certificate.clone()), staples: self.staples.clone() });
         Arc::new(config)
     }
 
     /// What a handshake with the options of this name uses; `None` when they are missing or broken.
     pub fn config_of(&self, options: &str) -> Option<Arc<ServerConfig>> {
-        self.shared.options.get(options)?.clone()
+        self.options.get(options)?.clone()
     }
 }
 
@@ -281,7 +261,7 @@ fn load_certificates(
             continue;
         }
         let pair = (certificate.cert_file.clone(), certificate.key_file.clone());
-        let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+        let last = previous.and_then(|store| store.loaded.get(&pair)).cloned();
         let sound = match certificates::load(&pair.0, &pair.1, file) {
             Ok(sound) => {
                 problems.extend(sound.untimely().map(|error| wrong(&error)));
@@ -313,7 +293,7 @@ fn apply_store(
     }
     if let Some(files) = &store.default_certificate {
         let pair = (files.cert_file.clone(), files.key_file.clone());
-        let last = previous.and_then(|store| store.shared.loaded.get(&pair)).cloned();
+        let last = previous.and_then(|store| store.loaded.get(&pair)).cloned();
         let (sound, error) = match certificates::load(&pair.0, &pair.1, file) {
             Ok(sound) => (Some(Arc::new(sound)), None),
             Err(error) if last.is_some() => {
@@ -347,9 +327,7 @@ fn build_options(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, Option<Arc<ServerConfig>>> {
     let defaults = TlsOptions::default();
-    let named = tls.options.iter().map(|(name, options)| {
-        (if is_default_name(name) { DEFAULT_OPTIONS } else { name.as_str() }, &**options)
-    });
+    let named = tls.options.iter().map(|(name, options)| (options_name(name), &**options));
     let implied =
         (!tls.options.keys().any(|name| is_default_name(name))).then_some((DEFAULT_OPTIONS, &defaults));
     let mut built = BTreeMap::new();
@@ -376,6 +354,10 @@ fn build_options(
 /// `default` is one object whoever defines it.
 fn is_default_name(name: &str) -> bool {
     name.split('@').next() == Some(DEFAULT_OPTIONS)
+}
+
+fn options_name(name: &str) -> &str {
+    if is_default_name(name) { DEFAULT_OPTIONS } else { name }
 }
 
 /// How a certificate is called in messages: its path, never its content.
@@ -417,9 +399,9 @@ mod tests {
         let (first, problems) = TlsStore::build(&Tls::default(), &mut no_files, None);
         assert_eq!(problems, []);
         let (second, _) = TlsStore::build(&Tls::default(), &mut no_files, Some(&first));
-        let of = |store: &TlsStore| store.shared.generated.clone().unwrap().cert[0].clone();
+        let of = |store: &TlsStore| store.generated.clone().unwrap().cert[0].clone();
         assert_eq!(of(&first), of(&second));
-        let tickets = |store: &TlsStore| store.config_for(None).unwrap().ticketer.clone();
+        let tickets = |store: &TlsStore| store.config_of(DEFAULT_OPTIONS).unwrap().ticketer.clone();
         let ticket = tickets(&first).encrypt(b"session").unwrap();
         assert_eq!(tickets(&second).decrypt(&ticket).as_deref(), Some(&b"session"[..]));
     }
@@ -430,7 +412,7 @@ mod tests {
             Tls { certificates: vec![certificate_for(&["192.0.2.7", "2001:db8::7"])], ..Tls::default() };
         let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
         assert_eq!(problems, []);
-        let config = store.config_for(None).unwrap();
+        let config = store.config_of(DEFAULT_OPTIONS).unwrap();
         let is_own = |server_name: Option<&str>, local: &str| {
             let chosen = store.at_address(config.clone(), server_name, local.parse().unwrap());
             !Arc::ptr_eq(&chosen, &config)
@@ -454,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_hosts_and_broken_options_fail_closed() {
+    fn broken_options_fail_closed() {
         let mut tls = Tls::default();
         let broken = TlsOptions {
             client_auth: ClientAuth { ca_files: vec!["gone.pem".into()], ..ClientAuth::default() },
@@ -464,12 +446,7 @@ mod tests {
         let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
         assert_eq!(problems.len(), 1);
         assert!(!store.has_options("mtls@file") && store.has_options("default"));
-        let hosts = [("a.test", "mtls@file"), ("*.w.test", "mtls@file")];
-        let store = store.with_hosts(hosts.iter().map(|(h, o)| ((*h).to_owned(), Arc::from(*o))).collect());
-        assert!(store.config_for(Some("a.test")).is_none());
-        assert!(store.config_for(Some("x.w.test")).is_none());
-        assert!(store.config_for(Some("b.test")).is_some());
-        assert!(store.config_for(None).is_some());
-        assert_eq!(store.options_of("a.test."), "mtls@file");
+        assert!(store.config_of("mtls@file").is_none() && store.config_of("default").is_some());
+        assert!(store.demands_certificate("mtls@file") && !store.demands_certificate("default"));
     }
 }

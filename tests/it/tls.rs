@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion};
 
-use crate::support::tls::{Own, Seen, ask, certificate, client_config};
+use crate::support::tls::{Own, Seen, ask, ask_for, certificate, client_config};
 use crate::support::{Backend, Gateway, eventually, get};
 
 /// Routers for hosts with options (none for the default ones), to one server; then more of the file.
@@ -190,6 +190,39 @@ fn options_in_conflict_for_one_host_fail_closed() {
     assert_eq!(ask(gateway.web(), &config, "other.test", "other.test").unwrap().status(), 200);
     assert!(gateway.api("/api/http/routers/r0@file").contains("conflicting"));
     assert!(backend.seen().iter().all(|seen| seen.header("host") == Some("other.test")));
+}
+
+#[test]
+fn a_router_without_a_host_is_never_reached_without_the_certificate_that_it_demands() {
+    let backend = Backend::echo("a");
+    let friend = certificate(&["friend"]);
+    let folder = tempfile::tempdir().unwrap();
+    let ca = put(folder.path(), "ca.pem", &friend.cert.pem());
+    let gateway = Gateway::serve(&format!(
+        "http:
+  routers:
+    open: {{rule: 'Host(`open.test`)', service: a, tls: {{}}}}
+    inner: {{rule: 'PathPrefix(`/inner`)', service: a, tls: {{options: mutual}}}}
+    any: {{rule: 'Host(`*`) && Path(`/any`)', service: a, tls: {{options: mutual}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls: {{options: {{mutual: {{clientAuth: {{caFiles: ['{ca}']}}}}}}}}
+",
+        backend.url()
+    ));
+    let config = |who| Arc::new(client_config(&[], who));
+    let status = |who, name: &'static str, path: &str| {
+        ask_for(gateway.web(), &config(who), name, name, path).map_or(0, |seen| seen.status())
+    };
+    assert_eq!(status(None, "open.test", "/"), 200);
+    // The connection was made without asking for a certificate.
+    assert_eq!(status(None, "open.test", "/inner"), 421);
+    assert_eq!(status(Some(&friend), "open.test", "/any"), 421);
+    for path in ["/inner", "/any"] {
+        assert_eq!(status(None, "else.test", path), 0, "{path}");
+        assert_eq!(status(Some(&friend), "else.test", path), 200, "{path}");
+    }
+    assert_eq!(backend.seen().len(), 3);
 }
 
 #[test]

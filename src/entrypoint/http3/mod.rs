@@ -76,7 +76,7 @@ impl Http3 {
     /// Serves an entry point over this socket.
     pub(super) fn serve(&self, door: Arc<Door>, socket: UdpSocket) -> Result<(), BuildError> {
         let local = socket.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
-        let sessions = Sessions::new(door.snapshots.clone(), local)?;
+        let sessions = Sessions::new(door.snapshots.clone(), door.index, local)?;
         let config = server_config(&door, &sessions)?;
         if let Some(runtime) = &self.runtime {
             runtime.spawn(keep_serving(door, socket, Tls { config, sessions }));

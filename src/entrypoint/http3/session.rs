@@ -19,7 +19,7 @@ use rustls::server::Acceptor;
 use tidegate_core::{BuildError, TlsInfo};
 use tokio::runtime::Handle;
 
-use crate::snapshot::SnapshotHandle;
+use crate::snapshot::{Snapshot, SnapshotHandle};
 
 /// The name of HTTP/3 in a handshake (RFC 9114 section 3.1).
 const PROTOCOL: &[u8] = b"h3";
@@ -34,6 +34,8 @@ const NO_APPLICATION_PROTOCOL: u8 = 120;
 #[derive(Clone)]
 pub(super) struct Sessions {
     snapshots: SnapshotHandle,
+    /// Number of the entry point in the settings.
+    entry_point: usize,
     /// The address that the client has come to.
     local: IpAddr,
     /// For what does not depend on certificates: the keys of first packets.
@@ -50,7 +52,11 @@ pub(super) struct Outcome {
 
 impl Sessions {
     /// Sessions at this address that take what `snapshots` says.
-    pub(super) fn new(snapshots: SnapshotHandle, local: IpAddr) -> Result<Self, BuildError> {
+    pub(super) fn new(
+        snapshots: SnapshotHandle,
+        entry_point: usize,
+        local: IpAddr,
+    ) -> Result<Self, BuildError> {
         let failed = |error: &dyn std::fmt::Display| BuildError(format!("no keys for QUIC: {error}"));
         let config = rustls::ServerConfig::builder_with_provider(crate::tls::crypto())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -58,7 +64,7 @@ impl Sessions {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         let initial = QuicServerConfig::try_from(config).map_err(|error| failed(&error))?;
-        Ok(Self { snapshots, local, initial: Arc::new(initial) })
+        Ok(Self { snapshots, entry_point, local, initial: Arc::new(initial) })
     }
 
     /// The same at another address.
@@ -148,8 +154,9 @@ impl Handshake {
             return Ok(());
         };
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-        let tls = self.sessions.snapshots.load().tls.clone();
-        if tls.config_for(name.as_deref()).is_none() {
+        let snapshot = self.sessions.snapshots.load();
+        let tls = snapshot.tls.clone();
+        if tls.config_of(self.options_of(&snapshot, name.as_deref())).is_none() {
             return Err(not_served());
         }
         if tls.is_on_demand(name.as_deref())
@@ -167,11 +174,17 @@ impl Handshake {
         self.begin(name)
     }
 
+    /// Name of the options for a client that asks for this name.
+    fn options_of<'s>(&self, snapshot: &'s Snapshot, name: Option<&str>) -> &'s str {
+        snapshot.tls_options_of(self.sessions.entry_point, name.unwrap_or(""))
+    }
+
     /// Begins the session with what there is for this name.
     fn begin(&mut self, name: Option<String>) -> Result<(), TransportError> {
-        let tls = self.sessions.snapshots.load().tls.clone();
-        let options = Arc::from(tls.options_of(name.as_deref().unwrap_or("")));
-        let config = tls.config_for(name.as_deref()).ok_or_else(not_served)?;
+        let snapshot = self.sessions.snapshots.load();
+        let tls = &snapshot.tls;
+        let options: Arc<str> = Arc::from(self.options_of(&snapshot, name.as_deref()));
+        let config = tls.config_of(&options).ok_or_else(not_served)?;
         let config = tls.at_address(config, name.as_deref(), self.sessions.local);
         let config = Arc::new(for_quic(&config));
         let mut parameters = Vec::new();

@@ -19,7 +19,7 @@ use super::*;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::{EntryPoint, EntryPointObservability};
 use crate::snapshot::{Route, Routes, Snapshot};
-use crate::tls::TlsStore;
+use crate::tls::{HostOptions, TlsStore};
 
 /// Answers by path.
 #[derive(Default)]
@@ -116,6 +116,15 @@ fn gate_with(change: impl FnOnce(&mut EntryPoint), options: Options) -> Gate {
 }
 
 fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsStore>) -> Gate {
+    gate_with_hosts(change, options, tls, HostOptions::default())
+}
+
+fn gate_with_hosts(
+    change: impl FnOnce(&mut EntryPoint),
+    options: Options,
+    tls: Arc<TlsStore>,
+    tls_options: HostOptions,
+) -> Gate {
     let backend = Backend::default();
     let release = backend.release.clone();
     let service = Arc::new(backend);
@@ -127,6 +136,7 @@ fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsS
             service: service.clone(),
             timeouts: None,
             observability: EntryPointObservability::default(),
+            tls_options: None,
             internal: false,
         };
         let rule = Rule::parse(rule).unwrap();
@@ -139,6 +149,7 @@ fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsS
             tls: index("PathPrefix(`/`)"),
             tcp: None,
             udp: None,
+            tls_options,
         }],
         tls,
         services: BTreeMap::new(),

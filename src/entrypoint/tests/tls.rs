@@ -87,7 +87,8 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
     assert_eq!(problems, []);
     let hosts =
         [("m.test".to_owned(), Arc::from("mutual@test")), ("gone.test".to_owned(), Arc::from("no@test"))];
-    let gate = gate_of(|_| {}, Options { workers: 2, log: None }, store.with_hosts(hosts.into()));
+    let gate =
+        gate_with_hosts(|_| {}, Options { workers: 2, log: None }, store, HostOptions::new(hosts.into()));
     let ask = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let (stranger, friend) = (client(None), client(Some(&own)));
     assert!(exchange(&gate, &stranger, "a.test", &ask("a.test")).starts_with("HTTP/1.1 200 "));

@@ -100,6 +100,17 @@ pub fn ask(
     name: &str,
     host: &str,
 ) -> std::io::Result<Seen> {
+    ask_for(address, config, name, host, "/")
+}
+
+/// Asks for a path of `host` over a connection for `name`.
+pub fn ask_for(
+    address: SocketAddr,
+    config: &Arc<rustls::ClientConfig>,
+    name: &str,
+    host: &str,
+    path: &str,
+) -> std::io::Result<Seen> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
     let mut stream = TcpStream::connect(address)?;
@@ -108,7 +119,7 @@ pub fn ask(
         session.complete_io(&mut stream)?;
     }
     let mut stream = rustls::StreamOwned::new(session, stream);
-    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer)
         && answer.is_empty()
