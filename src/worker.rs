@@ -23,10 +23,13 @@ pub fn set_index(index: usize) {
     INDEX.with(|cell| cell.set(index));
 }
 
+/// The environment variable that says how many workers to start.
+pub(crate) const COUNT: &str = "TIDEGATE_WORKERS";
+
 /// How many workers to start: `TIDEGATE_WORKERS` or `GATEWAY_WORKERS` when set to a positive number, else as many as
 /// there are cores that this process may use.
 pub fn count() -> usize {
-    let named = ["TIDEGATE_WORKERS", "GATEWAY_WORKERS"]
+    let named = [COUNT, "GATEWAY_WORKERS"]
         .iter()
         .filter_map(|name| std::env::var(name).ok())
         .find_map(|value| value.trim().parse().ok().filter(|count| *count > 0));

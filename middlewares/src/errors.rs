@@ -85,7 +85,8 @@ impl Middleware for Pages {
         Box::pin(async move {
             let response = next.run(request).await;
             let status = response.status();
-            if !self.status.contains(status) {
+            // After a change of protocol there is no answer that could have a page.
+            if status == StatusCode::SWITCHING_PROTOCOLS || !self.status.contains(status) {
                 return response;
             }
             drop(response);

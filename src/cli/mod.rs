@@ -166,7 +166,7 @@ fn check(flags: &[String]) -> ExitCode {
             let total =
                 if problems.is_empty() { "no problems".to_owned() } else { count(problems.len(), "problem") };
             text.push_str(&format!("\n\n{total}"));
-            tell(&text, if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            tell(&text, if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(error) => refuse([(error.to_string(), None)]),
     }

@@ -47,23 +47,22 @@ impl FailoverService {
     async fn serve(&self, errors: &Errors, request: Request) -> Response {
         let Request { head, body, context } = request;
         let body = match gather(body, errors.max_body).await {
-            Ok(Gathered::Whole(body)) => body,
+            Ok(Gathered::Whole(whole)) => whole,
             Ok(Gathered::TooLarge(_)) => {
                 return reply::error(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large");
             }
             Err(_) => return reply::upstream_failure(UpstreamError::ClientGone),
         };
-        let mut spare = head.clone();
-        // An upgrade is for one service only.
-        spare.extensions.clear();
-        let first = Request::new(head, tidegate_core::Body::full(body.clone()), context.clone());
-        let response = self.main.call(first).await;
-        let status = response.status().as_u16();
-        if !errors.statuses.iter().any(|range| range.contains(&status)) {
+        let spare = head.clone();
+        let response = self.main.call(Request::new(head, body.body(), context.clone())).await;
+        let status = response.status();
+        // Whoever has changed protocol has answered.
+        let stays = status == StatusCode::SWITCHING_PROTOCOLS;
+        if stays || !errors.statuses.iter().any(|range| range.contains(&status.as_u16())) {
             return response;
         }
         drop(response);
-        self.fallback.call(Request::new(spare, tidegate_core::Body::full(body), context)).await
+        self.fallback.call(Request::new(spare, body.body(), context)).await
     }
 }
 

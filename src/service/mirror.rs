@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::request;
+use http::{HeaderMap, request};
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -81,17 +81,17 @@ impl MirrorService {
         let Request { head, body, context } = request;
         let (body, copied) = if self.copy_body {
             match gather(body, self.max_body).await {
-                Ok(Gathered::Whole(bytes)) => (Body::full(bytes.clone()), bytes),
+                Ok(Gathered::Whole(whole)) => (whole.body(), whole),
                 Ok(Gathered::TooLarge(body)) => {
                     return self.main.call(Request::new(head, body, context)).await;
                 }
                 Err(error) => {
-                    let failed = Body::of_frames(Rest { first: None, rest: Err(Some(error)) });
+                    let failed = Body::of_frames(Rest { first: None, then: Then::Failure(Some(error)) });
                     return self.main.call(Request::new(head, failed, context)).await;
                 }
             }
         } else {
-            (body, Bytes::new())
+            (body, Whole::default())
         };
         let copy = copy_head(&head, self.copy_body);
         let mut copy_context = context.clone();
@@ -103,7 +103,7 @@ impl MirrorService {
         let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();
         tokio::spawn(async move {
             for mirror in mirrors {
-                let request = Request::new(copy.clone(), Body::full(copied.clone()), copy_context.clone());
+                let request = Request::new(copy.clone(), copied.body(), copy_context.clone());
                 let _ = tokio::time::timeout(COPY_TIME, ask(&*mirror, request)).await;
             }
             drop(permit);
@@ -145,35 +145,71 @@ impl Service for MirrorService {
 /// A body that was read into memory.
 pub(super) enum Gathered {
     /// All of it.
-    Whole(Bytes),
+    Whole(Whole),
     /// It is larger than allowed: the same body, unread as far as anybody can tell.
     TooLarge(Body),
 }
 
-/// Reads a body of at most `limit` bytes into memory. Trailers are dropped.
+/// A whole body, which can be sent several times.
+#[derive(Default)]
+pub(super) struct Whole {
+    content: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    /// It, to be sent once more.
+    pub(super) fn body(&self) -> Body {
+        match &self.trailers {
+            None => Body::full(self.content.clone()),
+            Some(trailers) => {
+                let first = Some(self.content.clone()).filter(|content| !content.is_empty());
+                Body::of_frames(Rest { first, then: Then::Trailers(Some(trailers.clone())) })
+            }
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes into memory, trailers included.
 pub(super) async fn gather(mut body: Body, limit: u64) -> Result<Gathered, BodyError> {
     if let Some(bytes) = body.as_bytes().filter(|bytes| bytes.len() as u64 <= limit) {
-        return Ok(Gathered::Whole(bytes));
+        return Ok(Gathered::Whole(Whole { content: bytes, trailers: None }));
     }
     if body.size_hint().lower() > limit {
         return Ok(Gathered::TooLarge(body));
     }
     let mut whole = BytesMut::new();
+    let mut trailers = None;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let data = match frame?.into_data() {
+            Ok(data) => data,
+            Err(other) => {
+                trailers = other.into_trailers().ok();
+                continue;
+            }
+        };
         whole.extend_from_slice(&data);
         if whole.len() as u64 > limit {
-            let rest = Rest { first: Some(whole.freeze()), rest: Ok(body) };
+            let rest = Rest { first: Some(whole.freeze()), then: Then::Body(body) };
             return Ok(Gathered::TooLarge(Body::of_frames(rest)));
         }
     }
-    Ok(Gathered::Whole(whole.freeze()))
+    Ok(Gathered::Whole(Whole { content: whole.freeze(), trailers }))
 }
 
-/// What was read of a body, and then what was not, or why there is no more.
+/// What was read of a body, and what comes then.
 struct Rest {
     first: Option<Bytes>,
-    rest: Result<Body, Option<BodyError>>,
+    then: Then,
+}
+
+enum Then {
+    /// What was not read yet.
+    Body(Body),
+    /// Why there is no more.
+    Failure(Option<BodyError>),
+    /// All was read.
+    Trailers(Option<HeaderMap>),
 }
 
 impl Frames for Rest {
@@ -181,13 +217,21 @@ impl Frames for Rest {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        match &mut self.rest {
-            Ok(rest) => Pin::new(rest).poll_frame(cx),
-            Err(error) => Poll::Ready(error.take().map(Err)),
+        match &mut self.then {
+            Then::Body(rest) => Pin::new(rest).poll_frame(cx),
+            Then::Failure(error) => Poll::Ready(error.take().map(Err)),
+            Then::Trailers(trailers) => {
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.as_ref().is_ok_and(HttpBody::is_end_stream)
+        self.first.is_none()
+            && match &self.then {
+                Then::Body(rest) => rest.is_end_stream(),
+                Then::Failure(_) => false,
+                Then::Trailers(trailers) => trailers.is_none(),
+            }
     }
 }

@@ -10,6 +10,7 @@ use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 
 use super::{Settings, check, expand, traefik};
+use crate::worker;
 
 /// Names of settings files, in the order in which each folder is searched.
 const FILE_NAMES: [&str; 6] =
@@ -86,7 +87,7 @@ impl Loader {
             // One that is near is taken, so that it is refused with a hint. Kubernetes and Docker set variables like
             // TRAEFIK_SERVICE_HOST and TRAEFIK_PORT for purposes of their own.
             let wanted = suggest::nearest(root, known()).is_some();
-            if !wanted && !matches!(root, "service" | "port") {
+            if !wanted && !matches!(root, "service" | "port") && name != worker::COUNT {
                 passed_over.borrow_mut().push(Problem {
                     origin: Origin::Environment(name.into()),
                     object: None,

@@ -156,6 +156,17 @@ fn check_is_content_with_what_is_sound() {
 }
 
 #[test]
+fn check_counts_what_settings_warn_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [("TRAEFIK_BOGUS", "1")];
+    let (code, out, _) = tidegate(folder.path(), &["check"], &variables);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("TRAEFIK_BOGUS") && out.ends_with("1 problem\n"), "{out}");
+    let (code, out, _) = tidegate(folder.path(), &["check"], &[("TIDEGATE_WORKERS", "2")]);
+    assert_eq!(code, 0, "{out}");
+}
+
+#[test]
 fn check_tells_each_problem_once_with_its_place_and_source() {
     let bad = "http:
   routers:

@@ -92,6 +92,12 @@ fn a_fallback_answers_for_statuses_and_sees_the_whole_request() {
     assert_eq!((main.last().body, spare.last().body), (b"0123456789".to_vec(), b"0123456789".to_vec()));
     assert_eq!(post("0123456789a").status, 413);
     assert_eq!((main.seen().len(), spare.seen().len()), (1, 1));
+    let chunked = "POST /p HTTP/1.1\r\nHost: h\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n";
+    assert_eq!(raw(gateway.web(), chunked).unwrap().header("x-backend"), Some("spare"));
+    for backend in [&main, &spare] {
+        let seen = backend.last();
+        assert_eq!((seen.body.as_slice(), seen.trailers.len()), (&b"abc"[..], 1), "{:?}", seen.trailers);
+    }
     no.store(true, Ordering::SeqCst);
     assert_eq!(post("x").header("x-backend"), Some("main"));
 }

@@ -62,6 +62,39 @@ async fn open(sender: &mut Sender, uri: &str) -> Socket {
 }
 
 #[test]
+fn a_fallback_takes_over_an_upgrade_and_nothing_on_the_way_touches_its_answer() {
+    let runtime = runtime();
+    let busy = Backend::bytes("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    let routes = format!(
+        "http:
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: both, middlewares: [hide, pages]}}
+  middlewares:
+    hide: {{headers: {{customResponseHeaders: {{Upgrade: '', X-Added: '1'}}}}}}
+    pages: {{errors: {{status: ['100-199'], service: busy, query: /page}}}}
+  services:
+    both: {{failover: {{service: busy, fallback: chat, errors: {{status: ['500-599']}}}}}}
+    busy: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+    chat: {{loadBalancer: {{servers: [{{url: 'http://{}'}}]}}}}
+",
+        busy.url(),
+        echo(&runtime)
+    );
+    let gateway = Gateway::serve(&routes);
+    runtime.block_on(async {
+        let stream = TcpStream::connect(gateway.web()).await.unwrap();
+        let (mut socket, answer) = tokio_tungstenite::client_async("ws://h/chat", stream).await.unwrap();
+        assert!(!answer.headers().contains_key("x-added"));
+        talk(&mut socket).await;
+        close(socket).await;
+        let mut socket = open(&mut plain(&gateway).await, "http://h/chat").await;
+        talk(&mut socket).await;
+        close(socket).await;
+    });
+    assert!(busy.seen().iter().any(|seen| seen.header("upgrade") == Some("websocket")), "it was asked first");
+}
+
+#[test]
 fn several_websockets_and_requests_share_a_connection() {
     let runtime = runtime();
     let gateway = Gateway::serve(&Gateway::one_service(&format!("http://{}", echo(&runtime))));

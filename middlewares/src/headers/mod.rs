@@ -6,6 +6,7 @@ mod secure;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
@@ -248,6 +249,10 @@ impl Middleware for All {
         let is_https = self.secure.as_ref().is_some_and(|secure| secure.is_https(&request));
         Box::pin(async move {
             let mut response = next.run(request).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // As in Traefik: its headers belong to the change of protocol.
+                return response;
+            }
             if let Some(secure) = &self.secure {
                 secure.add_to(response.headers_mut(), is_https);
             }
