@@ -56,10 +56,10 @@ impl Build for BasicAuth {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let mut users = HashMap::default();
         for entry in auth::user_entries(&self.users, &self.users_file, context)? {
-            let (name, hash) = entry
-                .split_once(':')
-                .filter(|(_, hash)| !hash.contains(':'))
-                .ok_or_else(|| BuildError(format!("error parsing BasicUser: {}", name_only(&entry))))?;
+            let split = entry.text.split_once(':').filter(|(_, hash)| !hash.contains(':'));
+            let (name, hash) = split.ok_or_else(|| {
+                BuildError(format!("error parsing BasicUser: {}{}", name_only(&entry.text), entry.place))
+            })?;
             let hash = Hash::parse(hash);
             if hash == Hash::Unknown {
                 tracing::warn!(
@@ -385,6 +385,7 @@ mod tests {
     fn users_come_from_a_file_too_and_there_must_be_some() {
         let mut world = World::default();
         world.files.insert("/users".into(), format!("# staff\n{MD5_TEST}\n").into_bytes());
+        world.files.insert("/broken".into(), format!("{MD5_TEST}\nhunter2\n").into_bytes());
         world.files.insert("/none".into(), b"# nobody\n".to_vec());
         let build = |users: &[&str], file: &str| {
             let options = BasicAuth { users_file: file.into(), ..options(users) };
@@ -394,6 +395,10 @@ mod tests {
         assert_eq!(build(&[], "/none").as_deref(), Some("no users found in /none"));
         assert_eq!(build(&[], "").as_deref(), Some("no users found in "));
         assert_eq!(build(&["a:b:c"], "").as_deref(), Some("error parsing BasicUser: a"));
+        assert_eq!(
+            build(&[], "/broken").as_deref(),
+            Some("error parsing BasicUser: no colon in it (/broken:2)")
+        );
         assert!(build(&["hunter2"], "").is_some_and(|text| !text.contains("hunter2")));
     }
 

@@ -56,10 +56,10 @@ impl Build for DigestAuth {
         }
         let mut users = HashMap::default();
         for entry in auth::user_entries(&self.users, &self.users_file, context)? {
-            let parts: Vec<&str> = entry.split(':').collect();
+            let parts: Vec<&str> = entry.text.split(':').collect();
             let [name, its_realm, hash] = parts[..] else {
                 let shown = if parts.len() > 1 { parts[0] } else { "no colon in it" };
-                return Err(BuildError(format!("error parsing DigestUser: {shown}")));
+                return Err(BuildError(format!("error parsing DigestUser: {shown}{}", entry.place)));
             };
             if its_realm == realm {
                 users.insert(name.to_owned(), hash.to_owned());

@@ -9,20 +9,29 @@ use tidegate_core::{BuildContext, BuildError, Request, Response, reply};
 /// The realm when none is configured.
 pub(crate) const DEFAULT_REALM: &str = "traefik";
 
+/// An entry of users, and where it stands in a message: empty for the option `users` itself.
+pub(crate) struct UserEntry {
+    pub(crate) text: String,
+    pub(crate) place: String,
+}
+
 /// The entries of the users file, then those of the list. Empty lines and lines that begin with `#` are left out.
 pub(crate) fn user_entries(
     listed: &[String],
     file: &str,
     context: &BuildContext<'_>,
-) -> Result<Vec<String>, BuildError> {
+) -> Result<Vec<UserEntry>, BuildError> {
     let mut entries = Vec::new();
     if !file.is_empty() {
         let content = context.file(file)?;
         let content = String::from_utf8_lossy(&content);
-        let lines = content.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        entries.extend(lines.map(str::to_owned));
+        for (number, line) in content.lines().map(str::trim).enumerate() {
+            if !line.is_empty() && !line.starts_with('#') {
+                entries.push(UserEntry { text: line.to_owned(), place: format!(" ({file}:{})", number + 1) });
+            }
+        }
     }
-    entries.extend_from_slice(listed);
+    entries.extend(listed.iter().map(|text| UserEntry { text: text.clone(), place: String::new() }));
     Ok(entries)
 }
 
@@ -105,8 +114,10 @@ mod tests {
         let mut world = World::default();
         world.files.insert("/users".into(), b"# comment\n\n  a:1  \r\nb:2\n".to_vec());
         let context = BuildContext::new("m@file", &world);
-        let entries = user_entries(&["c:3".to_owned()], "/users", &context);
-        assert_eq!(entries, Ok(vec!["a:1".to_owned(), "b:2".to_owned(), "c:3".to_owned()]));
+        let entries = user_entries(&["c:3".to_owned()], "/users", &context).unwrap();
+        let told = |entry: &UserEntry| format!("{}{}", entry.text, entry.place);
+        let told: Vec<String> = entries.iter().map(told).collect();
+        assert_eq!(told, ["a:1 (/users:3)", "b:2 (/users:4)", "c:3"]);
         assert!(user_entries(&[], "/missing", &context).is_err());
     }
 
