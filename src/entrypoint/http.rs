@@ -108,7 +108,7 @@ pub(super) fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool
 
 /// The answer to a request, whatever it came by.
 pub(super) async fn respond(link: &Link, head: http::request::Parts, body: Body) -> Response {
-    let wants_upgrade = !link.framed && head.headers.contains_key(UPGRADE);
+    let wants_upgrade = head.headers.contains_key(UPGRADE);
     let mut line = None;
     let answer = AssertUnwindSafe(answer(link, head, body, &mut line)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
@@ -117,12 +117,15 @@ pub(super) async fn respond(link: &Link, head: http::request::Parts, body: Body)
         tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR)
     });
+    if wants_upgrade && link.framed {
+        response = tunnel::settled(response);
+    }
     if let Some(line) = line {
         response = line.finish_with(response);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !link.framed {
         link.progress.upgrade();
-    } else if wants_upgrade {
+    } else if wants_upgrade && !link.framed {
         // What the client sent behind its request may be of the other protocol.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

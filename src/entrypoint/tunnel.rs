@@ -41,10 +41,12 @@ pub(super) fn answer(mut response: Response) -> Response {
         }
         return response;
     }
-    if response.status().is_success() {
-        return reply::status_text(StatusCode::BAD_GATEWAY);
-    }
-    response
+    settled(response)
+}
+
+/// The answer to an extended CONNECT as logs see it: a success that is no change of protocol is none.
+pub(super) fn settled(response: Response) -> Response {
+    if response.status().is_success() { reply::status_text(StatusCode::BAD_GATEWAY) } else { response }
 }
 
 /// An extended CONNECT names a whole target, as every other request does (RFC 8441 section 4).

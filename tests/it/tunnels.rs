@@ -158,7 +158,10 @@ fn the_server_sees_an_upgrade_and_its_refusal_is_passed_on() {
         let answer = format!("HTTP/1.1 {status}\r\nX-Seen: 1\r\nContent-Length: 2\r\n\r\nno");
         std::io::Write::write_all(stream, answer.as_bytes()).is_ok()
     });
-    let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let flags = ["--accesslog=true", &format!("--accesslog.filepath={}", log.display())];
+    let gateway = Gateway::with(&flags, &Gateway::one_service(&backend.url()));
     runtime.block_on(async {
         let mut sender = plain(&gateway).await;
         let refused = sender.send_request(connect("http://shop.test/no?x=1", "websocket")).await.unwrap();
@@ -173,6 +176,10 @@ fn the_server_sees_an_upgrade_and_its_refusal_is_passed_on() {
         // A success without a change of protocol would look like a tunnel.
         let fine = sender.send_request(connect("http://shop.test/fine", "websocket")).await.unwrap();
         assert_eq!(fine.status(), 502);
+    });
+    eventually("it is logged as it was answered", || {
+        let lines = std::fs::read_to_string(&log).unwrap_or_default();
+        lines.contains("/no?x=1 HTTP/2.0\" 403 2 ") && lines.contains("/fine HTTP/2.0\" 502 ")
     });
     eventually("the gateway serves on", || get(gateway.web(), "h", "/fine").status == 200);
 }
