@@ -7,8 +7,8 @@ use crate::tls::Certificate;
 use crate::{Config, Map, Provided};
 
 impl Provided {
-    /// Adds problems that were found before anything was decoded. The objects that they name are broken: routers keep
-    /// what could be read, others are left out.
+    /// Adds problems that were found before anything was decoded. The objects that they name are broken: routers
+    /// and TLS options keep what could be read, others are left out.
     pub fn add_problems(&mut self, problems: Vec<Problem>) {
         for problem in problems {
             if let Some(object) = &problem.object {
@@ -124,7 +124,7 @@ impl Provided {
     }
 }
 
-/// Takes a broken object out of the configuration, as JSON. Routers stay.
+/// Takes a broken object out of the configuration, as JSON. Routers and TLS options stay.
 fn take_out(config: &mut Config, object: &ObjectRef) -> Option<String> {
     let name = object.name.as_str();
     match object.kind {
@@ -135,8 +135,9 @@ fn take_out(config: &mut Config, object: &ObjectRef) -> Option<String> {
         Kind::TcpMiddleware => remove(&mut config.tcp.middlewares, name),
         Kind::TcpServersTransport => remove(&mut config.tcp.servers_transports, name),
         Kind::UdpService => remove(&mut config.udp.services, name),
-        Kind::TlsOptions => remove(&mut config.tls.options, name),
         Kind::TlsStore => remove(&mut config.tls.stores, name),
+        // In the place of options that are left out there would be weaker ones, without client certificates.
+        Kind::TlsOptions => None,
         Kind::Router | Kind::TcpRouter | Kind::UdpRouter | Kind::Certificate => None,
     }
 }
@@ -185,6 +186,28 @@ mod tests {
         assert_eq!(next.config.http.routers["r"].rule, "old");
         assert_eq!(next.problems[0].object, None);
         assert!(next.problems[0].message.contains("router r: typo"), "{}", next.problems[0]);
+    }
+
+    #[test]
+    fn problems_found_before_leave_out_all_but_what_others_would_weaken() {
+        let text = "{http: {routers: {n: {rule: r}}, services: {n: {loadBalancer: {}}}, middlewares: {n: {stripPrefix: {}}}}, \
+                    tls: {options: {n: {sniStrict: true}}, certificates: [{certFile: a}, {certFile: b}]}}";
+        let mut state = decode_config(&yaml::read("f.yml", text.as_bytes()).expect("valid YAML"));
+        let kinds = [Kind::Router, Kind::Service, Kind::Middleware, Kind::TlsOptions];
+        let named = kinds.map(|kind| ObjectRef { kind, name: "n".into() });
+        let place = ObjectRef { kind: Kind::Certificate, name: "0".into() };
+        let problem = |object| Problem {
+            origin: Origin::Internal,
+            object: Some(object),
+            message: "lost".into(),
+            excerpt: None,
+        };
+        state.add_problems(named.into_iter().chain([place]).map(problem).collect());
+        let (http, tls) = (&state.config.http, &state.config.tls);
+        assert_eq!((http.routers.len(), http.services.len(), http.middlewares.len()), (1, 0, 0));
+        assert!(tls.options["n"].sni_strict);
+        assert_eq!(tls.certificates.iter().map(|one| one.cert_file.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!((state.problems.len(), state.written.len()), (5, 2));
     }
 
     #[test]
