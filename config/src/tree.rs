@@ -49,6 +49,9 @@ impl PartialEq for Table {
     }
 }
 
+/// Some values of a table with their keys.
+pub(crate) type Items<'t> = Vec<(&'t str, &'t Node)>;
+
 /// A step from a node to one inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -293,13 +296,13 @@ impl Table {
     }
 
     /// The values by number, when all keys are numbers: how lists come from labels, variables and keys.
-    pub(crate) fn as_list(&self) -> Option<Vec<(&str, &Node)>> {
+    pub(crate) fn as_list(&self) -> Option<Items<'_>> {
         let (items, strays) = self.items();
         strays.is_empty().then_some(items)
     }
 
     /// The values by number, and those whose keys are no numbers.
-    pub(crate) fn items(&self) -> (Vec<(&str, &Node)>, Vec<(&str, &Node)>) {
+    pub(crate) fn items(&self) -> (Items<'_>, Items<'_>) {
         let (mut items, mut strays) = (Vec::with_capacity(self.len()), Vec::new());
         for (key, node) in self.iter() {
             match key.parse::<u64>() {
