@@ -1,5 +1,6 @@
 //! The forms in which a configuration is written, each read into a [`Node`].
 
+pub mod entries;
 pub mod env;
 pub mod excerpt;
 pub mod flags;

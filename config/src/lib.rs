@@ -69,4 +69,6 @@ pub struct Provided {
     pub problems: Vec<Problem>,
     /// Broken objects as they were written, as JSON: the API shows them.
     pub written: BTreeMap<ObjectRef, String>,
+    /// What decodes of broken certificates: their last good versions are found by it.
+    pub torn: BTreeMap<ObjectRef, tls::Certificate>,
 }

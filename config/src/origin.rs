@@ -76,6 +76,33 @@ pub enum Kind {
     Certificate,
 }
 
+impl Kind {
+    /// The kind of what stands in a section, such as `http` and `routers`. Names are compared without case.
+    pub fn of_section(section: &str, part: &str) -> Option<Self> {
+        Some(match (section.to_ascii_lowercase().as_str(), part.to_ascii_lowercase().as_str()) {
+            ("http", "routers") => Self::Router,
+            ("http", "services") => Self::Service,
+            ("http", "middlewares") => Self::Middleware,
+            ("http", "serverstransports") => Self::ServersTransport,
+            ("tcp", "routers") => Self::TcpRouter,
+            ("tcp", "services") => Self::TcpService,
+            ("tcp", "middlewares") => Self::TcpMiddleware,
+            ("tcp", "serverstransports") => Self::TcpServersTransport,
+            ("udp", "routers") => Self::UdpRouter,
+            ("udp", "services") => Self::UdpService,
+            ("tls", "options") => Self::TlsOptions,
+            ("tls", "stores") => Self::TlsStore,
+            ("tls", "certificates") => Self::Certificate,
+            _ => return None,
+        })
+    }
+
+    /// True for routers of HTTP, TCP and UDP.
+    pub fn is_router(self) -> bool {
+        matches!(self, Self::Router | Self::TcpRouter | Self::UdpRouter)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

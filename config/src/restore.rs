@@ -1,9 +1,69 @@
-//! Puts an object back as it was when it was last sound.
+//! What becomes of broken objects: they are left out, or go back to how they were when they were last sound.
 
-use crate::origin::{Kind, ObjectRef};
-use crate::{Map, Provided};
+use serde::Serialize;
+
+use crate::origin::{Kind, ObjectRef, Problem};
+use crate::tls::Certificate;
+use crate::{Config, Map, Provided};
 
 impl Provided {
+    /// Adds problems that were found before anything was decoded. The objects that they name are broken: routers
+    /// and TLS options keep what could be read, others are left out.
+    pub fn add_problems(&mut self, problems: Vec<Problem>) {
+        for problem in problems {
+            if let Some(object) = &problem.object {
+                self.origins.entry(object.clone()).or_insert_with(|| problem.origin.clone());
+                if object.kind == Kind::Certificate {
+                    self.take_certificate(object);
+                } else if let Some(text) = take_out(&mut self.config, object) {
+                    self.written.entry(object.clone()).or_insert(text);
+                }
+            }
+            self.problems.push(problem);
+        }
+    }
+
+    fn take_certificate(&mut self, object: &ObjectRef) {
+        let place = self.sound_certificates(&self.problems).iter().position(|known| known == object);
+        if let Some(place) = place {
+            self.torn.insert(object.clone(), self.config.tls.certificates.remove(place));
+        }
+    }
+
+    /// The certificates that are in the list, in its order; none when they cannot be told apart.
+    fn sound_certificates(&self, problems: &[Problem]) -> Vec<ObjectRef> {
+        let broken = |object: &ObjectRef| problems.iter().any(|one| one.object.as_ref() == Some(object));
+        let all = self.origins.keys().filter(|object| object.kind == Kind::Certificate);
+        let mut sound: Vec<ObjectRef> = all.filter(|object| !broken(object)).cloned().collect();
+        sound.sort_by_key(|object| object.name.parse().unwrap_or(usize::MAX));
+        if sound.len() == self.config.tls.certificates.len() { sound } else { Vec::new() }
+    }
+
+    /// Puts a certificate back whose last good version has the same files, or else had the same place in a list of
+    /// the same length. `broken` are those that stay away.
+    fn restore_certificate(&mut self, earlier: &Provided, object: &ObjectRef, broken: &[Problem]) -> bool {
+        let count = |state: &Provided| state.origins.keys().filter(|one| one.kind == object.kind).count();
+        let known = &earlier.config.tls.certificates;
+        let used = &self.config.tls.certificates;
+        let same_files = |one: &&Certificate| {
+            self.torn.get(object).is_some_and(|torn| {
+                let same = |a: &str, b: &str| !a.is_empty() && a == b;
+                same(&one.cert_file, &torn.cert_file) || same(&one.key_file, &torn.key_file)
+            })
+        };
+        let same_place = || {
+            let places = earlier.sound_certificates(&earlier.problems);
+            let place = places.iter().position(|one| one == object)?;
+            known.get(place).filter(|one| count(self) == count(earlier) && !used.contains(one))
+        };
+        let Some(last) = known.iter().find(same_files).or_else(same_place).cloned() else { return false };
+        let place = |object: &ObjectRef| object.name.parse::<usize>().unwrap_or(usize::MAX);
+        let before = self.sound_certificates(broken).iter().filter(|one| place(one) < place(object)).count();
+        self.config.tls.certificates.insert(before, last);
+        self.torn.remove(object);
+        true
+    }
+
     /// Takes an object over from an earlier state in which it was sound. False when it was not there, or broken.
     pub fn restore(&mut self, earlier: &Provided, object: &ObjectRef) -> bool {
         if earlier.problems.iter().any(|problem| problem.object.as_ref() == Some(object)) {
@@ -27,7 +87,7 @@ impl Provided {
             Kind::UdpService => put(&mut to.udp.services, &from.udp.services, name),
             Kind::TlsOptions => put(&mut to.tls.options, &from.tls.options, name),
             Kind::TlsStore => put(&mut to.tls.stores, &from.tls.stores, name),
-            // Certificates have no names of their own.
+            // Certificates have no names of their own: they are told apart by their files.
             Kind::Certificate => false,
         };
         if done {
@@ -45,7 +105,11 @@ impl Provided {
         let mut problems = std::mem::take(&mut self.problems);
         let broken: Vec<ObjectRef> = problems.iter().filter_map(|problem| problem.object.clone()).collect();
         for object in broken {
-            if self.restore(earlier, &object) {
+            let restored = match object.kind {
+                Kind::Certificate => self.restore_certificate(earlier, &object, &problems),
+                _ => self.restore(earlier, &object),
+            };
+            if restored {
                 for problem in problems.iter_mut().filter(|problem| problem.object.as_ref() == Some(&object))
                 {
                     problem.object = None;
@@ -60,6 +124,28 @@ impl Provided {
     }
 }
 
+/// Takes a broken object out of the configuration, as JSON. Routers and TLS options stay.
+fn take_out(config: &mut Config, object: &ObjectRef) -> Option<String> {
+    let name = object.name.as_str();
+    match object.kind {
+        Kind::Service => remove(&mut config.http.services, name),
+        Kind::Middleware => remove(&mut config.http.middlewares, name),
+        Kind::ServersTransport => remove(&mut config.http.servers_transports, name),
+        Kind::TcpService => remove(&mut config.tcp.services, name),
+        Kind::TcpMiddleware => remove(&mut config.tcp.middlewares, name),
+        Kind::TcpServersTransport => remove(&mut config.tcp.servers_transports, name),
+        Kind::UdpService => remove(&mut config.udp.services, name),
+        Kind::TlsStore => remove(&mut config.tls.stores, name),
+        // In the place of options that are left out there would be weaker ones, without client certificates.
+        Kind::TlsOptions => None,
+        Kind::Router | Kind::TcpRouter | Kind::UdpRouter | Kind::Certificate => None,
+    }
+}
+
+fn remove<T: Serialize>(map: &mut Map<T>, name: &str) -> Option<String> {
+    map.remove(name).map(|object| serde_json::to_string(&*object).unwrap_or_else(|_| "{}".into()))
+}
+
 fn put<T: Clone>(to: &mut Map<T>, from: &Map<T>, name: &str) -> bool {
     from.get(name).map(|object| to.insert(name.to_owned(), object.clone())).is_some()
 }
@@ -69,6 +155,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::decode::decode_config;
+    use crate::formats::yaml;
     use crate::origin::{Origin, Problem};
     use crate::router::Router;
 
@@ -98,6 +186,60 @@ mod tests {
         assert_eq!(next.config.http.routers["r"].rule, "old");
         assert_eq!(next.problems[0].object, None);
         assert!(next.problems[0].message.contains("router r: typo"), "{}", next.problems[0]);
+    }
+
+    #[test]
+    fn problems_found_before_leave_out_all_but_what_others_would_weaken() {
+        let text = "{http: {routers: {n: {rule: r}}, services: {n: {loadBalancer: {}}}, middlewares: {n: {stripPrefix: {}}}}, \
+                    tls: {options: {n: {sniStrict: true}}, certificates: [{certFile: a}, {certFile: b}]}}";
+        let mut state = decode_config(&yaml::read("f.yml", text.as_bytes()).expect("valid YAML"));
+        let kinds = [Kind::Router, Kind::Service, Kind::Middleware, Kind::TlsOptions];
+        let named = kinds.map(|kind| ObjectRef { kind, name: "n".into() });
+        let place = ObjectRef { kind: Kind::Certificate, name: "0".into() };
+        let problem = |object| Problem {
+            origin: Origin::Internal,
+            object: Some(object),
+            message: "lost".into(),
+            excerpt: None,
+        };
+        state.add_problems(named.into_iter().chain([place]).map(problem).collect());
+        let (http, tls) = (&state.config.http, &state.config.tls);
+        assert_eq!((http.routers.len(), http.services.len(), http.middlewares.len()), (1, 0, 0));
+        assert!(tls.options["n"].sni_strict);
+        assert_eq!(tls.certificates.iter().map(|one| one.cert_file.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!((state.problems.len(), state.written.len()), (5, 2));
+    }
+
+    #[test]
+    fn certificates_go_back_to_the_version_with_their_files_or_in_their_place() {
+        let read = |lines: &[&str]| {
+            let text = format!("tls:\n  certificates:\n{}", lines.join(""));
+            decode_config(&yaml::read("f.yml", text.as_bytes()).expect("valid YAML"))
+        };
+        let (a, b) = ("  - {certFile: a, keyFile: ka}\n", "  - {certFile: b, keyFile: kb}\n");
+        let earlier = read(&[a, b]);
+        let files = |state: &Provided| -> Vec<String> {
+            state.config.tls.certificates.iter().map(|one| one.cert_file.clone()).collect()
+        };
+        for (lines, kept) in [
+            (&["  - {certFile: a, keyFil: ka}\n", b][..], &["a", "b"][..]),
+            (&["  - {certFil: a, keyFil: ka}\n", b], &["a", "b"]),
+            (&[b, "  - {certFile: a, keyFile: ka, x: 1}\n"], &["b", "a"]),
+            (&["  - {certFile: c, x: 1}\n", a, b], &["a", "b"]),
+            (&["  - {keyFile: kb, x: 1}\n"], &["b"]),
+            (&["  - {certFil: b}\n", a], &["a"]),
+        ] {
+            let mut next = read(lines);
+            next.keep_last_good(&earlier);
+            assert_eq!(files(&next), kept, "{lines:?}");
+            assert_eq!(
+                next.problems.iter().filter(|one| one.object.is_none()).count() > 0,
+                kept.len() == lines.len()
+            );
+            let mut again = read(lines);
+            again.keep_last_good(&next);
+            assert_eq!(files(&again), kept, "{lines:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,9 @@ impl PartialEq for Table {
     }
 }
 
+/// Some values of a table with their keys.
+pub(crate) type Items<'t> = Vec<(&'t str, &'t Node)>;
+
 /// A step from a node to one inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -243,6 +246,11 @@ impl Table {
         self.position(key).map(|position| &mut self.entries[position].1)
     }
 
+    /// A key as it is spelt here; keys are compared as in [`Table::get`].
+    pub(crate) fn spelling(&self, key: &str) -> Option<&str> {
+        self.position(key).map(|position| self.entries[position].0.as_str())
+    }
+
     /// Adds a value under a new key. False, and nothing is added, when this very spelling is there already.
     pub fn push(&mut self, key: String, node: Node) -> bool {
         let clash = self.position(&key);
@@ -288,16 +296,27 @@ impl Table {
     }
 
     /// The values by number, when all keys are numbers: how lists come from labels, variables and keys.
-    pub(crate) fn as_list(&self) -> Option<Vec<(&str, &Node)>> {
-        let mut items = Vec::with_capacity(self.len());
+    pub(crate) fn as_list(&self) -> Option<Items<'_>> {
+        let (items, strays) = self.items();
+        strays.is_empty().then_some(items)
+    }
+
+    /// The values by number, and those whose keys are no numbers.
+    pub(crate) fn items(&self) -> (Items<'_>, Items<'_>) {
+        let (mut items, mut strays) = (Vec::with_capacity(self.len()), Vec::new());
         for (key, node) in self.iter() {
-            if !is_index(key) {
-                return None;
+            match key.parse::<u64>() {
+                Ok(number) if is_index(key) => items.push((number, key, node)),
+                _ => strays.push((key, node)),
             }
-            items.push((key.parse::<u64>().ok()?, key, node));
         }
         items.sort_by_key(|(number, ..)| *number);
-        Some(items.into_iter().map(|(_, key, node)| (key, node)).collect())
+        (items.into_iter().map(|(_, key, node)| (key, node)).collect(), strays)
+    }
+
+    /// True when it is a list that is written entry by entry, whatever else is in it.
+    pub(crate) fn has_indexes(&self) -> bool {
+        self.iter().any(|(key, _)| is_index(key))
     }
 
     fn entry(&mut self, key: &str, origin: &Origin) -> &mut Node {

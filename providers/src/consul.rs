@@ -157,7 +157,7 @@ impl Consul {
             known[root] = Some(pairs.into_iter().map(decoded).collect());
             if known.iter().all(Option::is_some) {
                 let all = known.iter().flatten().flatten();
-                let state = self.tree.read(all.map(|(key, value)| (key.as_str(), value.as_slice())));
+                let state = self.tree.read(all.map(|(key, value)| (key.as_str(), Ok(value.as_slice()))));
                 session.deliver(state).await?;
             }
         }

@@ -3,6 +3,8 @@
 //! The tree is written key by key, so half of a change may be seen. An object that cannot be decoded keeps its last
 //! good version, and the problem names the key.
 
+use std::borrow::Cow;
+
 use parking_lot::Mutex;
 use tidegate_config::Provided;
 use tidegate_config::decode::decode_config;
@@ -40,12 +42,15 @@ impl Tree {
         &self.roots
     }
 
-    /// The configuration that these keys make.
-    pub(crate) fn read<'p>(&self, pairs: impl IntoIterator<Item = (&'p str, &'p [u8])>) -> Provided {
+    /// The configuration that these keys make. Instead of a value there may be the reason why it cannot be had.
+    pub(crate) fn read<'p>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'p str, Result<&'p [u8], String>)>,
+    ) -> Provided {
         let roots: Vec<&str> = self.roots.iter().map(String::as_str).collect();
-        let (node, problems) = keys::read(pairs, &roots);
-        let mut provided = decode_config(&node);
-        provided.problems.extend(problems);
+        let read = keys::read(pairs, &roots);
+        let mut provided = decode_config(&read.node);
+        provided.add_problems(read.problems);
         let mut earlier = self.earlier.lock();
         provided.keep_last_good(&earlier);
         *earlier = provided.clone();
@@ -53,12 +58,19 @@ impl Tree {
     }
 }
 
+/// A key as it can be shown, and why it cannot be read when it is no text.
+pub(crate) fn shown(key: &[u8]) -> (Cow<'_, str>, Option<String>) {
+    let text = String::from_utf8_lossy(key);
+    let problem = matches!(text, Cow::Owned(_)).then(|| "the key is not UTF-8 text".to_owned());
+    (text, problem)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(tree: &Tree, pairs: &[(&str, &str)]) -> Provided {
-        tree.read(pairs.iter().map(|(key, value)| (*key, value.as_bytes())))
+        tree.read(pairs.iter().map(|(key, value)| (*key, Ok(value.as_bytes()))))
     }
 
     #[test]
@@ -83,6 +95,42 @@ mod tests {
             assert!(shown.contains("last good version"), "{shown}");
         }
         assert_eq!(read(&tree, &whole), first);
+    }
+
+    #[test]
+    fn a_lost_key_keeps_what_was_there_or_breaks_it() {
+        let tree = Tree::new("traefik").expect("valid");
+        let whole = [
+            ("traefik/http/routers/r/rule", "Path(`/`)"),
+            ("traefik/http/routers/r/middlewares/0", "auth"),
+            ("traefik/http/middlewares/auth/ipAllowList/sourceRange/0", "10.0.0.0/8"),
+            ("traefik/tls/certificates/0/certFile", "a"),
+            ("traefik/tls/certificates/0/keyFile", "k"),
+        ];
+        let first = read(&tree, &whole);
+        assert_eq!(first.problems, []);
+        for lost in [1, 2, 4] {
+            for tree in [Some(&tree), None] {
+                let fresh = Tree::new("traefik").expect("valid");
+                let pairs = whole.iter().enumerate().map(|(number, (key, value))| {
+                    (*key, if number == lost { Err("lost".into()) } else { Ok(value.as_bytes()) })
+                });
+                let second = tree.unwrap_or(&fresh).read(pairs);
+                let [problem] = &second.problems[..] else { panic!("{:?}", second.problems) };
+                if tree.is_some() {
+                    assert_eq!(second.config, first.config);
+                    assert!(problem.message.contains("last good"), "{problem}");
+                } else {
+                    assert!(problem.object.is_some(), "{problem}");
+                    assert_eq!(second.config.http.routers["r"].rule, "Path(`/`)");
+                    assert_eq!(second.config.http.middlewares.len(), usize::from(lost != 2));
+                    assert_eq!(second.config.tls.certificates.len(), usize::from(lost != 4));
+                }
+            }
+        }
+        let mut stray = whole.to_vec();
+        stray.push(("traefik/tls/certificates/0/certFil", "a"));
+        assert_eq!(read(&tree, &stray).config, first.config);
     }
 
     #[test]

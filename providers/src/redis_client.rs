@@ -71,6 +71,15 @@ impl Reply {
         }
     }
 
+    /// The bytes of a text of any form.
+    pub fn bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Text(text) => Some(text.into_bytes()),
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// Text of any form.
     pub fn text(&self) -> Option<String> {
         match self {
@@ -119,10 +128,10 @@ impl Connection {
     }
 
     /// Sends a command and reads its answer. An error that the server answers is one here too.
-    pub async fn command(&mut self, parts: &[&str]) -> Result<Reply, String> {
+    pub async fn command<T: AsRef<[u8]>>(&mut self, parts: &[T]) -> Result<Reply, String> {
         let mut request = Vec::new();
         encode(&mut request, parts);
-        let name = parts.first().copied().unwrap_or("");
+        let name = parts.first().map(|name| String::from_utf8_lossy(name.as_ref())).unwrap_or_default();
         let work = async {
             self.write(&request).await?;
             self.read().await
@@ -159,11 +168,11 @@ impl Connection {
 }
 
 /// Writes a command at the end of `out`, as the server reads it.
-pub fn encode(out: &mut Vec<u8>, parts: &[&str]) {
+pub fn encode<T: AsRef<[u8]>>(out: &mut Vec<u8>, parts: &[T]) {
     out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
-    for part in parts {
+    for part in parts.iter().map(AsRef::as_ref) {
         out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-        out.extend_from_slice(part.as_bytes());
+        out.extend_from_slice(part);
         out.extend_from_slice(b"\r\n");
     }
 }

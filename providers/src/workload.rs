@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regex::Regex;
-use tidegate_config::{Kind, Origin, Provided};
+use tidegate_config::{Kind, Origin, Problem, Provided};
 use tidegate_core::expression::{self, Argument, Call, Expression};
 
 use crate::Error;
@@ -138,7 +138,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
     let mut builder = labels::Builder::new(workload, labels);
     builder.add_servers(place);
     let names = builder.service_names();
-    let mut provided = builder.decode();
+    let (mut provided, astray) = builder.decode();
     let origin = workload.origin("");
     let only_streams = provided.has_streams() && !provided.has_http();
     if !only_streams {
@@ -171,6 +171,9 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
         provided.config.http.routers = routers;
     }
     complete_streams(&mut provided, &names, &origin);
+    if let Some(problem) = astray {
+        provided.break_routers(&problem);
+    }
     provided
 }
 
@@ -215,6 +218,7 @@ trait Building {
     fn has_http(&self) -> bool;
     fn note_origin(&mut self, kind: Kind, name: &str, origin: &Origin);
     fn break_object(&mut self, kind: Kind, name: &str, origin: &Origin, message: String);
+    fn break_routers(&mut self, reason: &Problem);
 }
 
 impl Building for Provided {
@@ -237,7 +241,20 @@ impl Building for Provided {
     fn break_object(&mut self, kind: Kind, name: &str, origin: &Origin, message: String) {
         let object = object(kind, name);
         let origin = self.origins.get(&object).unwrap_or(origin).clone();
-        self.problems.push(tidegate_config::Problem { origin, object: Some(object), message, excerpt: None });
+        self.problems.push(Problem { origin, object: Some(object), message, excerpt: None });
+    }
+
+    /// Nobody knows which router a lost label was to guard.
+    fn break_routers(&mut self, reason: &Problem) {
+        let config = &self.config;
+        let routers = config.http.routers.keys().map(|name| (Kind::Router, name));
+        let routers = routers.chain(config.tcp.routers.keys().map(|name| (Kind::TcpRouter, name)));
+        let routers = routers.chain(config.udp.routers.keys().map(|name| (Kind::UdpRouter, name)));
+        self.problems.extend(routers.map(|(kind, name)| Problem {
+            object: Some(object(kind, name)),
+            message: format!("a label that may be about it cannot be read: {}", reason.message),
+            ..reason.clone()
+        }));
     }
 }
 
@@ -419,6 +436,61 @@ mod tests {
         assert_eq!(provided.config.http.routers["r"].rule, "Host(`ours`)");
         assert_eq!(provided.problems.len(), 1);
         assert_eq!(provided.problems[0].object, None, "nothing is broken by it");
+    }
+
+    #[test]
+    fn a_lost_label_leaves_no_router_open() {
+        let rule = ("traefik.http.routers.x.rule", "Host(`x`)");
+        let other = ("traefik.http.routers.y.rule", "Host(`y`)");
+        for (lost, broken) in [
+            (&[("traefik.http.routers.x..middlewares", "au")][..], &["x"][..]),
+            (&[("traefik.http.routers.x.middlewares.", "au")], &["x"]),
+            (&[("traefik.http..routers.x.middlewares", "au")], &["x"]),
+            (&[("traefik.http.routers.x.middlewares[a]", "au")], &["x"]),
+            (
+                &[
+                    ("traefik.http.routers.x.middlewares", "au"),
+                    ("traefik.http.routers.x.Middlewares", "nop"),
+                ],
+                &["x"],
+            ),
+            (
+                &[
+                    ("traefik.http.routers.x.middlewares", "au"),
+                    ("tidegate.http.routers.x.middlewares[0]", "nop"),
+                ],
+                &["x"],
+            ),
+            (&[("traefik.http..routers", "au")], &["x", "y"]),
+            (&[("traefik.http.router.x.middlewares", "au")], &["x", "y"]),
+            (&[("traefik.", "au")], &[]),
+        ] {
+            let pairs: Vec<_> = lost.iter().copied().chain([rule, other]).collect();
+            let provided = built(&pairs);
+            let routers = ["x", "y"].map(|name| (name, object(Kind::Router, name)));
+            let named = routers.iter().filter(|(_, object)| {
+                provided.problems.iter().any(|problem| problem.object.as_ref() == Some(object))
+            });
+            assert_eq!(named.map(|(name, _)| *name).collect::<Vec<_>>(), broken, "{lost:?}");
+            assert_eq!(provided.config.http.routers["x"].rule, "Host(`x`)");
+        }
+        // Nothing else is known of the router: it holds what the default rule takes.
+        let provided = built(&[("traefik.http.routers.x..middlewares", "au")]);
+        assert_eq!(provided.config.http.routers.keys().collect::<Vec<_>>(), ["x"]);
+        assert_eq!(provided.problems[0].object, Some(object(Kind::Router, "x")));
+    }
+
+    #[test]
+    fn what_enables_nothing_for_sure_enables_nothing() {
+        for text in ["no", "off", "yes", "", "true ", "2"] {
+            let labels = BTreeMap::from([("traefik.enable".to_owned(), text.to_owned())]);
+            let carrier = Carrier::Container;
+            let workload = Workload { name: "w", title: "w", owner: &"w".into(), labels: &labels, carrier };
+            let mut read = Labels::read(&workload);
+            assert_eq!(read.take_enable(true), None, "{text}");
+            let shown = read.left_out().problems[0].to_string();
+            assert!(shown.starts_with("container w, label traefik.enable: "), "{shown}");
+        }
     }
 
     #[test]

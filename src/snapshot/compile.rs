@@ -74,7 +74,7 @@ pub fn compile(
     previous: Option<&Compiled>,
     environment: &Environment,
 ) -> Compiled {
-    let Provided { mut config, origins, problems, written } = merged;
+    let Provided { mut config, origins, problems, written, .. } = merged;
     qualify_references(&mut config);
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);

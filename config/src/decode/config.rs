@@ -130,17 +130,27 @@ impl ConfigDecoder {
             Value::List(list) => list.iter().collect(),
             Value::Null => Vec::new(),
             Value::Leaf(text) if text.is_empty() => Vec::new(),
-            Value::Table(table) if table.as_list().is_some() => {
-                table.as_list().unwrap_or_default().into_iter().map(|(_, node)| node).collect()
+            Value::Table(table) if table.has_indexes() => {
+                let (items, strays) = table.items();
+                for (key, node) in strays {
+                    let message = format!("tls.certificates.{key}: `{key}` is no number in a list");
+                    self.problem(&node.origin, None, message);
+                }
+                items.into_iter().map(|(_, node)| node).collect()
             }
             _ => return self.problem(&node.origin, None, "tls.certificates: expected a list".into()),
         };
         for (index, node) in list.into_iter().enumerate() {
             let object = ObjectRef { kind: Kind::Certificate, name: index.to_string() };
             self.out.origins.insert(object.clone(), node.origin.clone());
+            let path = format!("tls.certificates[{index}]");
             match decode(node) {
                 Ok(certificate) => self.out.config.tls.certificates.push(certificate),
-                Err(error) => self.broken(object, &format!("tls.certificates[{index}]"), &error),
+                Err(error) => {
+                    if let Some(rest) = self.what_decodes(object.clone(), &path, node, error) {
+                        self.out.torn.insert(object, rest);
+                    }
+                }
             }
         }
     }

@@ -150,20 +150,29 @@ impl<'de> Deserializer<'de> for Reader<'de> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self {
-            Self::Null => visitor.visit_seq(Nodes::new([].into_iter())),
-            Self::List(list) => {
-                visitor.visit_seq(Nodes::new(list.iter().enumerate().map(|(i, node)| (Step::Index(i), node))))
-            }
+            Self::Null => visitor.visit_seq(Items { items: [].into_iter() }),
+            Self::List(list) => visitor.visit_seq(Nodes::new(
+                list.iter().enumerate().map(|(i, node)| (Step::Index(i), &node.origin, Self::new(node))),
+            )),
             Self::Leaf(text) => visitor.visit_seq(Items { items: items(text) }),
             Self::Repeated(list) => {
                 visitor.visit_seq(Items { items: list.iter().filter_map(Node::as_leaf).flat_map(items) })
             }
-            Self::Table(table) => match table.as_list() {
-                Some(list) => visitor.visit_seq(Nodes::new(
-                    list.into_iter().map(|(key, node)| (Step::Key(key.to_owned()), node)),
-                )),
-                None => Err(DecodeError::custom("a table is given: expected a list")),
-            },
+            Self::Table(table) => {
+                let (list, strays) = table.items();
+                match strays.first() {
+                    None => visitor.visit_seq(Nodes::new(list.into_iter().flat_map(|(key, node)| {
+                        elements(node).map(|read| (Step::Key(key.to_owned()), &node.origin, read))
+                    }))),
+                    // In keys and labels a number was meant.
+                    Some((key, node)) if !list.is_empty() || !matches!(node.origin, Origin::File { .. }) => {
+                        Err(DecodeError::custom(format_args!("`{key}` is no number in a list"))
+                            .at(&node.origin)
+                            .under(Step::Key((*key).to_owned())))
+                    }
+                    Some(_) => Err(DecodeError::custom("a table is given: expected a list")),
+                }
+            }
         }
     }
 
@@ -248,6 +257,23 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
     whole.into_iter().flat_map(|text| text.split(',')).map(str::trim)
 }
 
+/// The elements that one numbered entry of a list stands for. In stores of keys it may be a comma list, as in Traefik;
+/// only names are taken apart, so that a regular expression stays whole.
+fn elements(node: &Node) -> impl Iterator<Item = Reader<'_>> {
+    let is_name = |part: &str| {
+        let mut letters = part.trim().chars();
+        letters.all(|letter| letter.is_alphanumeric() || "-_.:/@*+".contains(letter))
+    };
+    let names = match (&node.origin, &node.value) {
+        (Origin::Key(_), Value::Leaf(text)) if text.contains(',') && text.split(',').all(is_name) => {
+            Some(text)
+        }
+        _ => None,
+    };
+    let whole = names.is_none().then(|| Reader::new(node));
+    whole.into_iter().chain(names.into_iter().flat_map(|text| items(text)).map(Reader::Leaf))
+}
+
 /// The entries of a table, for a map or (with the names of its fields) for a struct.
 struct Entries<'de> {
     rest: Box<dyn Iterator<Item = (&'de str, &'de Node)> + 'de>,
@@ -298,18 +324,18 @@ struct Nodes<I> {
     rest: I,
 }
 
-impl<'de, I: Iterator<Item = (Step, &'de Node)>> Nodes<I> {
+impl<'de, I: Iterator<Item = (Step, &'de Origin, Reader<'de>)>> Nodes<I> {
     fn new(rest: I) -> Self {
         Self { rest }
     }
 }
 
-impl<'de, I: Iterator<Item = (Step, &'de Node)>> de::SeqAccess<'de> for Nodes<I> {
+impl<'de, I: Iterator<Item = (Step, &'de Origin, Reader<'de>)>> de::SeqAccess<'de> for Nodes<I> {
     type Error = DecodeError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
-        let Some((step, node)) = self.rest.next() else { return Ok(None) };
-        seed.deserialize(Reader::new(node)).map(Some).map_err(|error| error.at(&node.origin).under(step))
+        let Some((step, origin, read)) = self.rest.next() else { return Ok(None) };
+        seed.deserialize(read).map(Some).map_err(|error| error.at(origin).under(step))
     }
 }
 

@@ -1,9 +1,7 @@
 //! Keys of stores: `traefik/http/routers/r/rule` = value.
 
-use std::collections::BTreeMap;
-
-use crate::origin::{Origin, Problem};
-use crate::tree::Node;
+use super::entries::{Entry, Read, assemble};
+use crate::origin::Origin;
 
 /// Longest key and longest value that are read, in bytes.
 const LONGEST_KEY: usize = 4096;
@@ -12,47 +10,31 @@ const LONGEST_VALUE: usize = 1 << 20;
 const DEEPEST_KEY: usize = 32;
 
 /// Reads the keys below one of the roots (`traefik`, without the slash); the root is taken off, and other keys are
-/// passed over. Where two roots say the same, the first one counts. A key that ends with a slash is a folder.
+/// passed over. Where two roots say the same, the first one counts. A key that ends with a slash is a folder. Instead
+/// of a value there may be the reason why it cannot be had.
 ///
-/// A key that cannot be read is a problem, and the others are read all the same.
+/// A key that cannot be read, or contradicts another, is a problem of the object that it names; the others are read
+/// all the same.
 pub fn read<'a>(
-    pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    pairs: impl IntoIterator<Item = (&'a str, Result<&'a [u8], String>)>,
     roots: &[&str],
-) -> (Node, Vec<Problem>) {
-    let origin = |key: &str| Origin::Key(key.into());
-    let problem =
-        |key: &str, message: String| Problem { origin: origin(key), object: None, message, excerpt: None };
-    let mut problems = Vec::new();
-    let mut chosen: BTreeMap<&str, (usize, &str, &[u8])> = BTreeMap::new();
-    for (key, value) in pairs {
-        let Some((rank, rest)) = below(key, roots) else { continue };
-        if rest.is_empty() || rest.ends_with('/') {
-            continue;
+) -> Read {
+    let entries = pairs.into_iter().filter_map(|(key, value)| {
+        let (rank, rest) = below(key, roots)?;
+        if rest.is_empty() || (rest.ends_with('/') && value.as_ref().is_ok_and(|value| value.is_empty())) {
+            return None;
         }
-        match chosen.get(rest) {
-            Some((other, winner, _)) if *other < rank => {
-                problems.push(problem(key, format!("`{winner}` is given too and wins")));
-                continue;
-            }
-            Some((_, loser, _)) => problems.push(problem(loser, format!("`{key}` is given too and wins"))),
-            None => {}
-        }
-        chosen.insert(rest, (rank, key, value));
+        let begins = rest.split('/').filter(|step| !step.is_empty()).take(DEEPEST_KEY).collect();
+        Some(Entry { rank, key, steps: steps(rest), begins, value: value.and_then(text) })
+    });
+    assemble(entries, |key| Origin::Key(key.into()))
+}
+
+fn text(value: &[u8]) -> Result<&str, String> {
+    if value.len() > LONGEST_VALUE {
+        return Err(format!("the value is longer than {LONGEST_VALUE} bytes"));
     }
-    let mut node = Node::table(origin(""));
-    for (rest, (_, key, value)) in chosen {
-        let read = steps(rest).and_then(|steps| {
-            if value.len() > LONGEST_VALUE {
-                return Err(format!("the value is longer than {LONGEST_VALUE} bytes"));
-            }
-            let text = std::str::from_utf8(value).map_err(|_| "the value is not UTF-8 text".to_owned())?;
-            node.set(&steps, &origin(key), text).map_err(|conflict| conflict.to_string())
-        });
-        if let Err(message) = read {
-            problems.push(problem(key, message));
-        }
-    }
-    (node, problems)
+    std::str::from_utf8(value).map_err(|_| "the value is not UTF-8 text".to_owned())
 }
 
 fn below<'a>(key: &'a str, roots: &[&str]) -> Option<(usize, &'a str)> {
@@ -82,11 +64,12 @@ mod tests {
 
     use super::*;
     use crate::decode::decode_config;
+    use crate::tree::Node;
 
     fn read_text(pairs: &[(&str, &str)]) -> (Node, Vec<String>) {
-        let pairs = pairs.iter().map(|(key, value)| (*key, value.as_bytes()));
-        let (node, problems) = read(pairs, &["tidegate", "traefik"]);
-        (node, problems.iter().map(ToString::to_string).collect())
+        let pairs = pairs.iter().map(|(key, value)| (*key, Ok(value.as_bytes())));
+        let read = read(pairs, &["tidegate", "traefik"]);
+        (read.node, read.problems.iter().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -142,11 +125,130 @@ mod tests {
         assert_eq!(provided.config.http.routers["q"].rule, "ours");
     }
 
+    #[test]
+    fn a_lost_key_breaks_the_object_that_it_names() {
+        let (rule, list) = ("traefik/http/routers/r/rule", "traefik/http/routers/r/middlewares");
+        let (first, ours) = ("traefik/http/routers/r/middlewares/0", "tidegate/http/routers/r/middlewares");
+        let odd = "traefik/http/routers/r//middlewares/0";
+        let big = vec![b'x'; LONGEST_VALUE + 1];
+        let cases: [&[(&str, &[u8])]; 7] = [
+            &[(first, b"\xff")],
+            &[(first, &big)],
+            &[(odd, b"auth")],
+            &[(list, b"strip"), (first, b"auth")],
+            &[(first, b"auth"), (ours, b"strip")],
+            &[(list, b"auth"), ("traefik/http/routers/R/Middlewares", b"strip")],
+            &[("traefik/http/routers/r/middlewares/", b"auth")],
+        ];
+        for case in cases {
+            let all = case.iter().copied().chain([(rule, &b"Path(`/`)"[..])]);
+            let pairs = all.map(|(key, value)| (key, Ok(value)));
+            let read = read(pairs, &["tidegate", "traefik"]);
+            let [problem] = &read.problems[..] else { panic!("{:?}", read.problems) };
+            let object = problem.object.as_ref().map(|object| format!("{} {}", object.kind, object.name));
+            assert_eq!(object.as_deref().map(str::to_lowercase).as_deref(), Some("router r"), "{problem}");
+            let shown = problem.to_string();
+            assert!(case.iter().all(|(key, _)| shown.contains(key)), "{shown}");
+            let mut provided = decode_config(&read.node);
+            provided.add_problems(read.problems);
+            assert_eq!(provided.config.http.routers.values().next().expect("it stays").rule, "Path(`/`)");
+        }
+    }
+
+    #[test]
+    fn what_is_said_twice_and_is_the_same_is_fine() {
+        let (node, problems) = read_text(&[
+            ("traefik/http/routers/r/middlewares", "a, b"),
+            ("traefik/http/routers/r/middlewares/0", "a"),
+            ("traefik/http/routers/r/middlewares/1", "b"),
+            ("traefik/http/routers/r/rule", "Path(`/`)"),
+            ("traefik/http/routers/r/Rule", "Path(`/`)"),
+            ("tidegate/http/routers/r/rule", "Path(`/`)"),
+        ]);
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(decode_config(&node).config.http.routers["r"].middlewares, ["a", "b"]);
+    }
+
+    #[test]
+    fn only_a_key_that_is_lost_tells_of_its_router() {
+        let read = read([("traefik/http/routers/r/rule", Ok(&b"\xff"[..]))], &["traefik"]);
+        let mut provided = decode_config(&read.node);
+        provided.add_problems(read.problems);
+        assert!(provided.config.http.routers.contains_key("r"));
+        assert_eq!(provided.origins.len(), 1);
+    }
+
+    #[test]
+    fn a_stray_value_does_not_outweigh_a_section() {
+        let all = [
+            ("traefik/http/routers/r/rule", "Path(`/`)"),
+            ("traefik/tcp/routers/r/rule", "HostSNI(`*`)"),
+            ("traefik/udp/routers/r/service", "s"),
+            ("traefik/tls/certificates/0/certFile", "a"),
+        ];
+        for (stray, value, problems) in [
+            ("traefik/http", "x", 1),
+            ("traefik/http/routers", "x", 1),
+            ("traefik/http/services", "x", 1),
+            ("traefik/tcp", "x", 1),
+            ("traefik/udp", "x", 1),
+            ("traefik/tls", "x", 1),
+            ("traefik/tls/certificates", "x", 1),
+            ("traefik/tls/certificates/a/certFile", "x", 1),
+            ("traefik/http", "", 0),
+            ("traefik/http/routers", "", 0),
+        ] {
+            let pairs: Vec<_> = all.iter().copied().chain([(stray, value)]).collect();
+            let (node, mut shown) = read_text(&pairs);
+            let provided = decode_config(&node);
+            shown.extend(provided.problems.iter().map(ToString::to_string));
+            assert_eq!(shown.len(), problems, "{stray}: {shown:?}");
+            assert!(shown.iter().all(|line| line.contains(stray)), "{shown:?}");
+            let config = &provided.config;
+            let counts = (config.http.routers.len(), config.tcp.routers.len(), config.udp.routers.len());
+            assert_eq!((counts, config.tls.certificates.len()), ((1, 1, 1), 1), "{stray}");
+        }
+    }
+
+    #[test]
+    fn an_entry_of_a_list_may_be_a_list_of_names() {
+        let (node, problems) = read_text(&[
+            ("traefik/http/routers/r/rule", "Host(`a`, `b`)"),
+            ("traefik/http/routers/r/entryPoints/0", "web, tcp1"),
+            ("traefik/http/routers/r/entryPoints/1", "tls"),
+            ("traefik/http/routers/r/middlewares/0", "m1,m2"),
+            ("traefik/http/middlewares/m/headers/accessControlAllowOriginListRegex/0", "^a{1,3}$"),
+            ("traefik/http/middlewares/m/headers/customRequestHeaders/X", "a,b"),
+        ]);
+        let provided = decode_config(&node);
+        assert_eq!((problems, &provided.problems), (vec![], &vec![]));
+        let router = &provided.config.http.routers["r"];
+        assert_eq!(router.entry_points, ["web", "tcp1", "tls"]);
+        assert_eq!((router.rule.as_str(), router.middlewares.len()), ("Host(`a`, `b`)", 2));
+        let headers = serde_json::to_value(&*provided.config.http.middlewares["m"]).expect("JSON");
+        assert_eq!(headers["headers"]["accessControlAllowOriginListRegex"][0], "^a{1,3}$");
+        assert_eq!(headers["headers"]["customRequestHeaders"]["X"], "a,b");
+    }
+
+    #[test]
+    fn a_number_of_a_list_that_is_none_is_named_as_it_is_written() {
+        let (node, _) = read_text(&[
+            ("traefik/http/services/s/loadBalancer/servers/0/url", "http://10.0.0.1"),
+            ("traefik/http/services/s/loadBalancer/servers/a/url", "http://10.0.0.2"),
+        ]);
+        let shown = decode_config(&node).problems[0].to_string();
+        assert_eq!(
+            shown,
+            "key traefik/http/services/s/loadBalancer/servers/a/url: service s: \
+             http.services.s.loadBalancer.servers.a: `a` is no number in a list"
+        );
+    }
+
     proptest! {
         #[test]
         fn nothing_makes_it_panic(key in "(t/)?[a-z0-9/]{0,40}", value in prop::collection::vec(any::<u8>(), 0..20)) {
-            let (node, _) = read([(key.as_str(), value.as_slice())], &["t", "u"]);
-            decode_config(&node);
+            let read = read([(key.as_str(), Ok(value.as_slice()))], &["t", "u"]);
+            decode_config(&read.node);
         }
     }
 }

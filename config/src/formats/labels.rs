@@ -1,5 +1,6 @@
 //! Labels of containers, tags of services and keys of stores: `traefik.http.routers.r.rule` = value.
 
+use super::entries::{Entry, Read, assemble};
 use crate::origin::{Origin, Problem};
 use crate::tree::Node;
 
@@ -9,35 +10,40 @@ const LONGEST_KEY: usize = 4096;
 const DEEPEST_KEY: usize = 32;
 
 /// Reads labels that begin with one of the prefixes (`traefik`, without the dot), ignoring case; the prefix is
-/// taken off. Other labels are passed over. Labels are read in the order of their keys.
+/// taken off. Other labels are passed over. Labels are read in the order of their keys, and where two prefixes say
+/// the same, the first one counts.
 ///
-/// A key that cannot be read is a problem, and the others are read all the same.
+/// A key that cannot be read, or contradicts another, is a problem of the object that it names; the others are read
+/// all the same.
 pub fn read<'a>(
     labels: impl IntoIterator<Item = (&'a str, &'a str)>,
     prefixes: &[&str],
     origin: impl Fn(&str) -> Origin,
 ) -> (Node, Vec<Problem>) {
-    let mut labels: Vec<_> =
-        labels.into_iter().filter_map(|(key, value)| Some((rest(key, prefixes)?, key, value))).collect();
-    labels.sort_unstable();
-    let mut node = Node::table(origin(""));
-    let mut problems = Vec::new();
-    for (rest, key, value) in labels {
-        let origin = origin(key);
-        let outcome = steps(rest)
-            .and_then(|steps| node.set(&steps, &origin, value).map_err(|conflict| conflict.to_string()));
-        if let Err(message) = outcome {
-            problems.push(Problem { origin, object: None, message, excerpt: None });
-        }
-    }
-    (node, problems)
+    let read = read_all(labels.into_iter().map(|(key, value)| (key, Ok(value))), prefixes, origin);
+    (read.node, read.problems)
 }
 
-/// The part of a key behind `prefix.`, compared without case.
-fn rest<'a>(key: &'a str, prefixes: &[&str]) -> Option<&'a str> {
-    prefixes.iter().find_map(|prefix| {
+/// Like [`read`]. Instead of a value there may be the reason why it cannot be had; and a label that is lost without
+/// saying what it is about is told.
+pub fn read_all<'a>(
+    labels: impl IntoIterator<Item = (&'a str, Result<&'a str, String>)>,
+    prefixes: &[&str],
+    origin: impl Fn(&str) -> Origin,
+) -> Read {
+    let entries = labels.into_iter().filter_map(|(key, value)| {
+        let (rank, rest) = rest(key, prefixes)?;
+        let parts = rest.split(['.', '[', ']']).filter(|part| !part.is_empty());
+        Some(Entry { rank, key, steps: steps(rest), begins: parts.take(DEEPEST_KEY).collect(), value })
+    });
+    assemble(entries, origin)
+}
+
+/// The number of a key's prefix, and the part behind `prefix.`; compared without case.
+fn rest<'a>(key: &'a str, prefixes: &[&str]) -> Option<(usize, &'a str)> {
+    prefixes.iter().enumerate().find_map(|(rank, prefix)| {
         let (head, rest) = (key.get(..prefix.len())?, key.get(prefix.len()..)?);
-        rest.strip_prefix('.').filter(|_| head.eq_ignore_ascii_case(prefix))
+        rest.strip_prefix('.').filter(|_| head.eq_ignore_ascii_case(prefix)).map(|rest| (rank, rest))
     })
 }
 
@@ -122,8 +128,8 @@ mod tests {
             [
                 "container whoami, label traefik.http..routers: `http..routers` has an empty part: expected names \
                  between dots",
-                "container whoami, label traefik.http.routers.r.tls.domains[x].main: `domains[x]` in \
-                 `http.routers.r.tls.domains[x].main`: expected an index like `[0]`",
+                "container whoami, label traefik.http.routers.r.tls.domains[x].main: router r: \
+                 `domains[x]` in `http.routers.r.tls.domains[x].main`: expected an index like `[0]`",
                 "container whoami, label traefik.http.routers.r.rul: router r: http.routers.r.rul: unknown key: did \
                  you mean `rule`?",
                 "container whoami, label traefik.http.services.s.loadbalancer.passhostheader: service s: \

@@ -88,13 +88,20 @@ impl Deriver {
         };
         let mut read = Labels::read(&workload);
         let options = &self.options;
-        let enabled = read.take_bool(&["enable"], options.exposed_by_default);
+        let enabled = read.take_enable(options.exposed_by_default);
         let connect = read.take_bool(&["consulcatalog", "connect"], options.connect_by_default);
         let canary = read.take_bool(&["consulcatalog", "canary"], false);
         let state = instance.state.name();
         let healthy = options.strict_checks.iter().any(|wanted| wanted == "any" || wanted == state);
-        if !enabled || (connect && identity.is_none()) || !healthy || !self.rules.admit_tags(&instance.tags) {
+        if enabled == Some(false)
+            || (connect && identity.is_none())
+            || !healthy
+            || !self.rules.admit_tags(&instance.tags)
+        {
             return None;
+        }
+        if enabled.is_none() {
+            return Some((owner.clone(), read.left_out()));
         }
         let canary = canary.then(|| canary_name(name, &instance.tags));
         if let Some(canary) = &canary {

@@ -435,6 +435,8 @@ mod derivation {
         };
         assert!(with(&[], "passing", |_| {}));
         assert!(!with(&["traefik.enable=false"], "passing", |_| {}));
+        assert!(!with(&["traefik.enable=no"], "passing", |_| {}));
+        assert!(!with(&["traefik.enable=true "], "passing", |_| {}));
         assert!(!with(&[], "passing", |options| options.exposed_by_default = false));
         assert!(with(&["traefik.enable=true"], "passing", |options| options.exposed_by_default = false));
         assert!(!with(&[], "critical", |_| {}));

@@ -157,10 +157,13 @@ impl Reading<'_> {
             carrier: Carrier::Container,
         };
         let mut labels = Labels::read(&workload);
-        if !labels.take_bool(&["enable"], self.options.exposed_by_default)
-            || !self.rules.admit(workload.labels)
-        {
+        if !self.rules.admit(workload.labels) {
             return None;
+        }
+        match labels.take_enable(self.options.exposed_by_default) {
+            Some(true) => {}
+            Some(false) => return None,
+            None => return Some((name.clone(), owner.clone(), labels.left_out())),
         }
         let running = container.state.status == "running";
         let allow_non_running = labels.take_bool(&["docker", "allownonrunning"], false);

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Options;
 use super::client::{Client, Event, Extent, Pair, Watch};
-use crate::kv::Tree;
+use crate::kv::{Tree, shown};
 use crate::{Error, Provider, Session};
 
 /// How often the server is asked whether the watch has told everything, and how soon again when it seems not.
@@ -135,10 +135,11 @@ impl Etcd {
     }
 
     async fn deliver(&self, session: &Session, keys: &Keys) -> Result<(), Error> {
-        // A key that is no UTF-8 names no option.
-        let text = |key| std::str::from_utf8(key).ok();
-        let pairs = keys.0.iter().filter_map(|(key, (_, value))| Some((text(key)?, value.as_slice())));
-        session.deliver(self.tree.read(pairs)).await
+        let pairs: Vec<_> = keys.0.iter().map(|(key, (_, value))| (shown(key), value.as_slice())).collect();
+        let read = pairs.iter().map(|((key, problem), value)| {
+            (&**key, problem.as_ref().map_or(Ok(*value), |problem| Err(problem.clone())))
+        });
+        session.deliver(self.tree.read(read)).await
     }
 }
 

@@ -17,7 +17,7 @@ use tidegate_core::values::Secret;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::connect::{Connector, Tls};
-use crate::kv::Tree;
+use crate::kv::{Tree, shown};
 use crate::redis_client::{self, Connection, Login, Reply};
 use crate::{Describe, Error, Provider, Session};
 pub use master::Master;
@@ -34,6 +34,8 @@ const REST: u32 = 4;
 /// Keys that are asked for at a time, and most keys.
 const AT_ONCE: usize = 200;
 const MOST_KEYS: usize = 500_000;
+/// Most keys without a value that are asked for their type.
+const MOST_TYPES: usize = 200;
 
 /// Options of `providers.redis`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,7 +154,15 @@ impl Redis {
         loop {
             let begun = Instant::now();
             let pairs = self.read(&mut keys).await.map_err(failed)?;
-            let state = self.tree.read(pairs.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
+            let keys_shown: Vec<_> = pairs.iter().map(|(key, _)| shown(key)).collect();
+            let read = keys_shown.iter().zip(&pairs).map(|((key, problem), (_, value))| {
+                let value = match problem {
+                    Some(problem) => Err(problem.clone()),
+                    None => value.as_deref().map_err(Clone::clone),
+                };
+                (&**key, value)
+            });
+            let state = self.tree.read(read);
             session.deliver(state).await?;
             let rest = begun + begun.elapsed() * (REST + 1);
             let resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
@@ -237,7 +247,7 @@ impl Redis {
     }
 
     /// All keys below the roots, with their values.
-    async fn read(&self, connection: &mut Connection) -> Result<Vec<(String, Vec<u8>)>, String> {
+    async fn read(&self, connection: &mut Connection) -> Result<Vec<Pair>, String> {
         // A key may be told twice.
         let mut keys = BTreeSet::new();
         for root in self.tree.roots() {
@@ -248,7 +258,7 @@ impl Redis {
                     connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
                 let [next, found] =
                     <[Reply; 2]>::try_from(answer.list()).map_err(|_| "SCAN: unexpected answer")?;
-                keys.extend(found.list().iter().filter_map(Reply::text));
+                keys.extend(found.list().into_iter().filter_map(Reply::bytes));
                 if keys.len() > MOST_KEYS {
                     return Err(format!("more than {MOST_KEYS} keys"));
                 }
@@ -258,22 +268,47 @@ impl Redis {
                 }
             }
         }
-        let keys: Vec<String> = keys.into_iter().collect();
-        let mut pairs = Vec::with_capacity(keys.len());
+        let keys: Vec<Vec<u8>> = keys.into_iter().collect();
+        let (mut pairs, mut asked) = (Vec::with_capacity(keys.len()), 0);
         for chunk in keys.chunks(AT_ONCE) {
-            let mut command = vec!["MGET"];
-            command.extend(chunk.iter().map(String::as_str));
+            let mut command: Vec<&[u8]> = vec![b"MGET"];
+            command.extend(chunk.iter().map(Vec::as_slice));
             let values = connection.command(&command).await?.list();
             for (key, value) in chunk.iter().zip(values) {
-                // Others are lists and the like, or have just gone.
                 if let Reply::Bytes(value) = value {
-                    pairs.push((key.clone(), value));
+                    pairs.push((key.clone(), Ok(value)));
+                    continue;
+                }
+                asked += 1;
+                if let Some(problem) = self.without_value(connection, key, asked).await? {
+                    pairs.push((key.clone(), Err(problem)));
                 }
             }
         }
         Ok(pairs)
     }
+
+    /// Why a key has no value; `None` when it has just gone. Not asked for too many of them: what is in doubt is taken
+    /// for a problem, and looked at again soon.
+    async fn without_value(
+        &self,
+        connection: &mut Connection,
+        key: &[u8],
+        asked: usize,
+    ) -> Result<Option<String>, String> {
+        if asked > MOST_TYPES {
+            return Ok(Some("it has no value".into()));
+        }
+        let kind = connection.command(&[b"TYPE", key]).await?.text();
+        Ok(match kind.as_deref() {
+            Some("none" | "string") => None,
+            kind => Some(format!("expected a string, not a {}", kind.unwrap_or("key of another type"))),
+        })
+    }
 }
+
+/// A key and its value, or why that cannot be had.
+type Pair = (Vec<u8>, Result<Vec<u8>, String>);
 
 /// A text in which no character is special in a pattern of Redis.
 fn literal(text: &str) -> String {

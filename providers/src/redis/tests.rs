@@ -51,7 +51,10 @@ impl Fake {
                 buffer.drain(..length);
                 self.commands.lock().push(words.join(" "));
                 subscribed |= words[0] == "PSUBSCRIBE";
-                if stream.write_all(self.answer(&words).as_bytes()).await.is_err() {
+                let mut answer = self.answer(&words).into_bytes();
+                // What is no UTF-8 is kept as a byte that is.
+                answer.iter_mut().filter(|byte| **byte == 1).for_each(|byte| *byte = 0xff);
+                if stream.write_all(&answer).await.is_err() {
                     return;
                 }
             }
@@ -89,7 +92,10 @@ impl Fake {
             "MGET" => {
                 let values: String = words[1..]
                     .iter()
-                    .map(|key| keys.get(key).map_or("$-1\r\n".into(), |value| bulk(value)))
+                    .map(|key| match keys.get(&key.replace('\u{fffd}', "\u{1}")) {
+                        Some(value) if value != LIST => bulk(value),
+                        _ => "$-1\r\n".into(),
+                    })
                     .collect();
                 format!("*{}\r\n{values}", words.len() - 1)
             }
@@ -132,6 +138,8 @@ fn command(text: &str) -> Option<(Vec<String>, usize)> {
     Some((words, at))
 }
 
+/// Stands for the value of a key that is a list.
+const LIST: &str = "(list)";
 const URL: &str = "traefik/http/services/s/loadBalancer/servers/0/url";
 
 #[tokio::test]
@@ -155,6 +163,28 @@ async fn keys_are_followed_and_a_lost_connection_is_made_again() {
     fake.set(&[(URL, "http://10.0.0.3"), ("traefik/http/services/s/loadBalancer/passHostHeader", "maybe")]);
     let state = running.until(|state| !state.problems.is_empty()).await;
     assert_eq!(urls(&state, "s"), ["http://10.0.0.3"], "the last good version");
+}
+
+#[tokio::test]
+async fn keys_that_hold_no_text_are_told() {
+    let fake = Fake::start().await;
+    let (list, odd) = ("traefik/http/routers/r/middlewares/0", "traefik/http/routers/q/service\u{1}");
+    let keys = [(list, LIST), ("traefik/http/routers/r/rule", "Path(`/`)"), (odd, "x")];
+    fake.instead.lock().insert("TYPE traefik/http/routers/r", "+list\r\n".into());
+    fake.set(&keys);
+    let mut running = Running::start(build(fake.options()).expect("valid options"));
+    let state = running.next().await.state;
+    let shown: Vec<String> = state.problems.iter().map(ToString::to_string).collect();
+    let lost = [
+        "key traefik/http/routers/q/service\u{fffd}: router q: the key is not UTF-8 text".to_owned(),
+        format!("key {list}: router r: expected a string, not a list"),
+    ];
+    assert_eq!(shown, lost);
+    assert_eq!(state.config.http.routers["r"].rule, "Path(`/`)");
+    // A key that goes between two questions is no problem.
+    fake.instead.lock().insert("TYPE traefik/http/routers/r", "+none\r\n".into());
+    fake.set(&keys[..2]);
+    running.until(|state| state.problems.is_empty()).await;
 }
 
 #[tokio::test]

@@ -72,9 +72,13 @@ impl Reading<'_> {
         let spec = &self.service.spec;
         let owner: Arc<str> = spec.name.as_str().into();
         let mut labels = Labels::read(&self.workload(&owner));
-        if !labels.take_bool(&["enable"], self.options.exposed_by_default) || !self.rules.admit(&spec.labels)
-        {
+        if !self.rules.admit(&spec.labels) {
             return;
+        }
+        match labels.take_enable(self.options.exposed_by_default) {
+            Some(true) => {}
+            Some(false) => return,
+            None => return parts.push((self.name.clone(), owner.clone(), labels.left_out())),
         }
         let (network, virtual_address) = match self.own_labels(&mut labels, &owner) {
             Some(found) => found,

@@ -1,8 +1,7 @@
 //! Reading the labels of one workload, and giving its services their server.
 
-use std::collections::BTreeMap;
-
 use tidegate_config::decode::decode_config;
+use tidegate_config::formats::entries::Read;
 use tidegate_config::formats::labels;
 use tidegate_config::tree::{Node, Value};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem, Provided};
@@ -18,6 +17,8 @@ const LONGEST: usize = 256 << 10;
 pub struct Labels {
     node: Node,
     problems: Vec<Problem>,
+    /// A label that is lost without saying what it is about.
+    astray: Option<Problem>,
 }
 
 impl Labels {
@@ -30,34 +31,18 @@ impl Labels {
             message,
             excerpt: None,
         };
-        let mut problems = Vec::new();
-        // By the key without its prefix: what the first prefix says wins.
-        let mut chosen: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
-        for (key, value) in workload.labels {
-            let Some((rank, rest)) = ranked(key) else { continue };
-            if value.len() > LONGEST {
-                problems
-                    .push(problem(key, format!("the value is longer than {LONGEST} bytes and is ignored")));
-                continue;
-            }
-            if chosen.len() >= MOST {
-                problems.push(problem("", format!("more than {MOST} labels: the others are ignored")));
-                break;
-            }
-            let slot = chosen.entry(rest.to_ascii_lowercase()).or_insert((rank, key, value));
-            if slot.1 != key && slot.0 != rank {
-                let (winner, loser) =
-                    if rank < slot.0 { (key.as_str(), slot.1) } else { (slot.1, key.as_str()) };
-                problems.push(problem(loser, format!("`{winner}` is given too and wins")));
-                if rank < slot.0 {
-                    *slot = (rank, key, value);
-                }
-            }
+        let ours = workload.labels.iter().filter(|(key, _)| is_ours(key));
+        let pairs = ours.clone().take(MOST).map(|(key, value)| {
+            let refusal = || Err(format!("the value is longer than {LONGEST} bytes"));
+            (key.as_str(), if value.len() > LONGEST { refusal() } else { Ok(value.as_str()) })
+        });
+        let Read { node, mut problems, mut astray } = labels::read_all(pairs, &PREFIXES, origin);
+        if ours.count() > MOST {
+            let problem = problem("", format!("more than {MOST} labels: the others are ignored"));
+            problems.push(problem.clone());
+            astray.get_or_insert(problem);
         }
-        let pairs = chosen.values().map(|(_, key, value)| (*key, *value));
-        let (node, unread) = labels::read(pairs, &PREFIXES, origin);
-        problems.extend(unread);
-        Self { node, problems }
+        Self { node, problems, astray }
     }
 
     /// Takes a label out of the tree, for those that say something about the workload itself.
@@ -75,20 +60,35 @@ impl Labels {
     /// Takes a label that is true or false; another value is a problem and counts as `otherwise`.
     pub fn take_bool(&mut self, path: &[&str], otherwise: bool) -> bool {
         let Some((origin, text)) = self.take(path) else { return otherwise };
-        match text.trim() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-            other => {
-                self.problem(origin, format!("`{other}` is neither true nor false"));
-                otherwise
-            }
+        boolean(text.trim()).unwrap_or_else(|| {
+            self.problem(origin, format!("`{text}` is neither true nor false"));
+            otherwise
+        })
+    }
+
+    /// Takes `enable`; `otherwise` where it is not given. Nothing when it cannot be read, which is a problem: as in
+    /// Traefik, the workload is left out then.
+    pub fn take_enable(&mut self, otherwise: bool) -> Option<bool> {
+        let Some(node) = self.node.remove(&["enable"]) else { return Some(otherwise) };
+        let text = node.as_leaf().unwrap_or_default();
+        let enabled = boolean(text);
+        if enabled.is_none() {
+            let message = format!("`{text}` is neither true nor false: it is not exposed");
+            self.problem(node.origin, message);
         }
+        enabled
     }
 
     /// Nothing but the reason why the workload is left out.
     pub fn refused(mut self, workload: &Workload<'_>, message: &str) -> Provided {
         self.problem(workload.origin(""), message.to_owned());
-        Provided { problems: self.problems, ..Provided::default() }
+        self.left_out()
+    }
+
+    /// Nothing but the problems, which are nobody else's.
+    pub fn left_out(self) -> Provided {
+        let problems = self.problems.into_iter().map(|problem| Problem { object: None, ..problem });
+        Provided { problems: problems.collect(), ..Provided::default() }
     }
 
     /// Notes something that breaks no object.
@@ -97,11 +97,20 @@ impl Labels {
     }
 }
 
-fn ranked(key: &str) -> Option<(usize, &str)> {
-    PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {
-        let (head, rest) = (key.get(..prefix.len())?, key.get(prefix.len()..)?);
-        rest.strip_prefix('.').filter(|_| head.eq_ignore_ascii_case(prefix)).map(|rest| (rank, rest))
+fn is_ours(key: &str) -> bool {
+    PREFIXES.iter().any(|prefix| {
+        let head = key.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+        head && key[prefix.len()..].starts_with('.')
     })
+}
+
+/// What Go takes for a boolean.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// Names of the services of a workload, broken ones included.
@@ -182,7 +191,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(super) fn decode(self) -> Provided {
+    /// What the labels say, and the label that may be about any of the routers, when there is one.
+    pub(super) fn decode(self) -> (Provided, Option<Problem>) {
+        let astray = self.labels.astray.clone().or_else(|| self.unknown_section());
         let mut provided = decode_config(&self.labels.node);
         for problem in &self.broken {
             if let Some(object) = &problem.object {
@@ -190,8 +201,19 @@ impl<'a> Builder<'a> {
             }
         }
         provided.problems.extend(self.broken);
-        provided.problems.extend(self.labels.problems);
-        provided
+        provided.add_problems(self.labels.problems);
+        (provided, astray)
+    }
+
+    /// A label below `http` and the like that is about no kind of object: Traefik refuses the workload.
+    fn unknown_section(&self) -> Option<Problem> {
+        FAMILIES.iter().find_map(|family| {
+            let parts = self.labels.node.get(&[family.section])?.as_table()?;
+            let (part, node) =
+                parts.iter().find(|(part, _)| Kind::of_section(family.section, part).is_none())?;
+            let message = format!("`{}.{part}` is not known", family.section);
+            Some(Problem { origin: node.origin.clone(), object: None, message, excerpt: None })
+        })
     }
 
     fn has(&self, section: &str, parts: &[&str]) -> bool {

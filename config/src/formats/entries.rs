@@ -1,0 +1,170 @@
+//! From single entries, such as labels and keys, to one tree: what is said twice, and what cannot be read.
+//!
+//! An entry that is lost breaks the object that it names, since nobody knows what it would have said of it: a router
+//! that has lost its middlewares must not serve without them.
+
+use crate::origin::{Kind, ObjectRef, Origin, Problem};
+use crate::tree::{Node, Value};
+
+/// Steps of the object that an entry is about: `http`, `routers` and its name.
+const OBJECT: usize = 3;
+
+/// One entry as it was written.
+pub(super) struct Entry<'a> {
+    /// The place of its prefix or root among all: where two say the same, the first one counts.
+    pub(super) rank: usize,
+    /// The whole key.
+    pub(super) key: &'a str,
+    /// Its steps below the prefix, or why they cannot be told.
+    pub(super) steps: Result<Vec<&'a str>, String>,
+    /// The first of its steps as far as they can be told.
+    pub(super) begins: Vec<&'a str>,
+    /// What it says, or why that cannot be told.
+    pub(super) value: Result<&'a str, String>,
+}
+
+/// What entries say together.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The tree.
+    pub node: Node,
+    /// What is wrong. A lost entry breaks the object that it names.
+    pub problems: Vec<Problem>,
+    /// The first entry that is lost and does not say what it is about.
+    pub astray: Option<Problem>,
+}
+
+/// An entry that is not in the tree.
+struct Lost<'a> {
+    key: &'a str,
+    begins: Vec<&'a str>,
+    message: String,
+}
+
+/// Entries by what they are about: the steps in lower case, and an end that comes before all others.
+type Sorted<'a> = Vec<(String, Entry<'a>)>;
+
+/// Makes the tree.
+pub(super) fn assemble<'a>(
+    entries: impl IntoIterator<Item = Entry<'a>>,
+    origin: impl Fn(&str) -> Origin,
+) -> Read {
+    let mut sorted: Sorted<'a> = entries.into_iter().map(|entry| (place(&entry), entry)).collect();
+    sorted.sort_unstable_by(|(a, one), (b, two)| (a, one.rank, one.key).cmp(&(b, two.rank, two.key)));
+    let (mut lost, mut problems) = (Vec::new(), Vec::new());
+    let problem = |key: &str, object: Option<ObjectRef>, message: String| Problem {
+        origin: origin(key),
+        object,
+        message,
+        excerpt: None,
+    };
+    let mut told: Vec<(String, &str, Vec<&str>, &str)> = Vec::new();
+    let mut first_rank = 0;
+    for (place, entry) in sorted {
+        let Entry { rank, key, steps, begins, value } = entry;
+        let (steps, value) = match steps.and_then(|steps| Ok((steps, value?))) {
+            Ok(read) => read,
+            Err(message) => {
+                lost.push(Lost { key, begins, message });
+                continue;
+            }
+        };
+        match told.last() {
+            Some((known, ..)) if *known != place => {}
+            Some((.., same)) if *same == value => continue,
+            Some((_, winner, ..)) if rank > first_rank => {
+                problems.push(problem(key, None, format!("`{winner}` is given too and wins")));
+                continue;
+            }
+            Some((_, winner, ..)) => {
+                let message = format!("it contradicts `{winner}`, which is the same option");
+                lost.push(Lost { key, begins, message });
+                continue;
+            }
+            None => {}
+        }
+        first_rank = rank;
+        told.push((place, key, steps, value));
+    }
+    let mut node = Node::table(origin(""));
+    let mut above = Vec::new();
+    for (number, (place, key, steps, value)) in told.iter().enumerate() {
+        // A value where there are also options comes last: options of many objects outweigh a stray value.
+        let has_options = told.get(number + 1).is_some_and(|(next, ..)| next.starts_with(place.as_str()));
+        if has_options {
+            above.push((*key, steps, *value));
+        } else if let Err(conflict) = node.set(steps, &origin(key), value) {
+            lost.push(Lost { key, begins: steps.clone(), message: conflict.to_string() });
+        }
+    }
+    for (key, steps, value) in above {
+        if let Err(conflict) = node.set(steps, &origin(key), value)
+            && !node.get(steps).is_some_and(|list| says(list, value))
+        {
+            lost.push(Lost { key, begins: steps.clone(), message: conflict.to_string() });
+        }
+    }
+    for Lost { key, begins, .. } in &lost {
+        hold(&mut node, begins, &origin(key));
+    }
+    let mut astray = None;
+    for Lost { key, begins, message } in lost {
+        let problem = problem(key, object(&node, &begins), message);
+        if problem.object.is_none() && !begins.is_empty() && astray.is_none() {
+            astray = Some(problem.clone());
+        }
+        problems.push(problem);
+    }
+    Read { node, problems, astray }
+}
+
+/// What an entry is about, whatever the case of its key. Ends with a byte below all others, so that what is inside
+/// begins with it, and comes right after it.
+fn place(entry: &Entry<'_>) -> String {
+    let steps = entry.steps.as_deref().unwrap_or(&entry.begins);
+    let mut place = String::with_capacity(entry.key.len() + 1);
+    for step in steps {
+        place.push_str(step);
+        place.push('\0');
+    }
+    place.make_ascii_lowercase();
+    place
+}
+
+/// True when a list that is written entry by entry has just the elements of this comma list.
+fn says(list: &Node, text: &str) -> bool {
+    let Some(items) = list.as_table().and_then(|table| table.as_list()) else { return false };
+    let written = items.iter().map(|(_, node)| node.as_leaf());
+    written.eq(text.split(',').map(|item| Some(item.trim())))
+}
+
+/// Makes room for a broken router or certificate of which nothing else is known: a router holds its traffic, and
+/// certificates are told apart by their place.
+fn hold(node: &mut Node, begins: &[&str], origin: &Origin) {
+    if let Some(path) = begins.get(..OBJECT)
+        && kind(path).is_some_and(|kind| kind.is_router() || kind == Kind::Certificate)
+        && node.get(path).is_none()
+    {
+        let _ = node.set(path, origin, "");
+    }
+}
+
+/// The object that an entry is about, in the spelling of the tree.
+fn object(node: &Node, begins: &[&str]) -> Option<ObjectRef> {
+    let path = begins.get(..OBJECT)?;
+    let (kind, name) = (kind(path)?, path[OBJECT - 1]);
+    let table = match node.get(&path[..OBJECT - 1]).map(|section| &section.value) {
+        Some(Value::Table(table)) => Some(table),
+        _ => None,
+    };
+    if kind == Kind::Certificate {
+        let place = table?.as_list()?.iter().position(|(key, _)| *key == name)?;
+        return Some(ObjectRef { kind, name: place.to_string() });
+    }
+    let known = table.and_then(|table| table.spelling(name));
+    Some(ObjectRef { kind, name: known.unwrap_or(name).to_owned() })
+}
+
+fn kind(path: &[&str]) -> Option<Kind> {
+    Kind::of_section(path.first()?, path.get(1)?)
+}
