@@ -56,6 +56,8 @@ pub struct Compiled {
 struct TlsMemory {
     config: Tls,
     files: Vec<(String, Content)>,
+    /// Options that could not be read, or not all.
+    closed: BTreeSet<String>,
     store: Arc<TlsStore>,
     problems: Vec<Problem>,
 }
@@ -78,7 +80,8 @@ pub fn compile(
     qualify_references(&mut config);
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
-    let tls = tls_store(&config.tls, previous.map(|compiled| &compiled.tls), environment);
+    let closed = broken.keys().filter(|one| one.kind == Kind::TlsOptions).map(|one| one.name.clone());
+    let tls = tls_store(&config.tls, closed.collect(), previous.map(|compiled| &compiled.tls), environment);
     let mut attached = attach(&environment.settings, &config.http.routers);
     let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
     let builder = Builder::new(&config, environment, before, &broken);
@@ -213,15 +216,22 @@ fn qualify_references(config: &mut Config) {
     }
 }
 
-fn tls_store(config: &Tls, previous: Option<&TlsMemory>, environment: &Environment) -> TlsMemory {
+fn tls_store(
+    config: &Tls,
+    closed: BTreeSet<String>,
+    previous: Option<&TlsMemory>,
+    environment: &Environment,
+) -> TlsMemory {
     if let Some(memory) = previous
         && memory.config == *config
+        && memory.closed == closed
         && memory.files.iter().all(|(path, content)| environment.files.content(path) == *content)
     {
-        let TlsMemory { config, files, store, problems } = memory;
+        let TlsMemory { config, files, closed: _, store, problems } = memory;
         return TlsMemory {
             config: config.clone(),
             files: files.clone(),
+            closed,
             store: store.clone(),
             problems: problems.clone(),
         };
@@ -232,6 +242,7 @@ fn tls_store(config: &Tls, previous: Option<&TlsMemory>, environment: &Environme
         files.push((path.to_owned(), content.clone()));
         content.map(|bytes| bytes.to_vec()).map_err(tidegate_core::BuildError)
     };
-    let (store, problems) = TlsStore::build(config, &mut read, previous.map(|memory| &memory.store));
-    TlsMemory { config: config.clone(), files, store, problems }
+    let (mut store, problems) = TlsStore::build(config, &mut read, previous.map(|memory| &memory.store));
+    TlsStore::close(&mut store, &closed);
+    TlsMemory { config: config.clone(), files, closed, store, problems }
 }

@@ -460,3 +460,19 @@ fn tls_options_of_routers_without_a_host_apply_where_no_host_is_named() {
     assert_eq!(status, [Status::Enabled, Status::Warning, Status::Enabled]);
     assert_eq!(options("default", "default").1, [Status::Enabled; 3]);
 }
+
+#[test]
+fn tls_options_that_cannot_be_read_close_their_hosts_and_default_is_no_exception() {
+    let world = World::new(&["web"]);
+    let options = |of_default: &str| {
+        let text = format!(
+            r#"{{"tls": {{"options": {{"default": {of_default}, "sound": {{}}, "bad": {{"sniStrict": "perhaps"}}}}}}}}"#
+        );
+        let node = tidegate_config::formats::yaml::read("routes.yml", text.as_bytes()).unwrap();
+        let compiled = world.compile_state(&tidegate_config::decode::decode_config(&node), None);
+        ["default", "sound@file", "bad@file"].map(|name| compiled.snapshot.tls.config_of(name).is_some())
+    };
+    assert_eq!(options(r#"{"sniStrict": true}"#), [true, true, false]);
+    assert_eq!(options(r#"{"sniStrict": "perhaps"}"#), [false, true, false]);
+    assert_eq!(options(r#"{"clientAuht": {}}"#), [false, true, false]);
+}

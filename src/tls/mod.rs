@@ -11,7 +11,7 @@ mod obtained;
 mod ocsp;
 mod options;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -123,6 +123,14 @@ impl TlsStore {
             obtained,
         };
         (Arc::new(store), problems)
+    }
+
+    /// Closes the connections of hosts with options of these names: not all that they say could be read, and nothing
+    /// weaker may stand in for it. For a store that nobody else has yet.
+    pub(crate) fn close(store: &mut Arc<Self>, names: &BTreeSet<String>) {
+        if let Some(store) = Arc::get_mut(store) {
+            store.options.extend(names.iter().map(|name| (options_name(name).to_owned(), None)));
+        }
     }
 
     /// The configured certificates and those of resolvers, without their chains and without one that was generated.
