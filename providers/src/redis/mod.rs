@@ -36,6 +36,8 @@ const AT_ONCE: usize = 200;
 const MOST_KEYS: usize = 500_000;
 /// Most keys without a value that are asked for their type.
 const MOST_TYPES: usize = 200;
+/// How often the keys are read for one state while some of them go.
+const LOOKS: usize = 3;
 
 /// Options of `providers.redis`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -246,8 +248,21 @@ impl Redis {
         }
     }
 
-    /// All keys below the roots, with their values.
+    /// All keys below the roots, with their values. A transaction in the midst of it would leave half of what was and half
+    /// of what is: when a key goes while the keys are read, they are read again.
     async fn read(&self, connection: &mut Connection) -> Result<Vec<Pair>, String> {
+        let mut looks = 1;
+        loop {
+            let (pairs, torn) = self.look(connection).await?;
+            if !torn || looks == LOOKS {
+                return Ok(pairs);
+            }
+            looks += 1;
+        }
+    }
+
+    /// Reads all keys once; true when one of them has gone meanwhile.
+    async fn look(&self, connection: &mut Connection) -> Result<(Vec<Pair>, bool), String> {
         // A key may be told twice.
         let mut keys = BTreeSet::new();
         for root in self.tree.roots() {
@@ -269,7 +284,7 @@ impl Redis {
             }
         }
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();
-        let (mut pairs, mut asked) = (Vec::with_capacity(keys.len()), 0);
+        let (mut pairs, mut asked, mut torn) = (Vec::with_capacity(keys.len()), 0, false);
         for chunk in keys.chunks(AT_ONCE) {
             let mut command: Vec<&[u8]> = vec![b"MGET"];
             command.extend(chunk.iter().map(Vec::as_slice));
@@ -280,12 +295,13 @@ impl Redis {
                     continue;
                 }
                 asked += 1;
-                if let Some(problem) = self.without_value(connection, key, asked).await? {
-                    pairs.push((key.clone(), Err(problem)));
+                match self.without_value(connection, key, asked).await? {
+                    Some(problem) => pairs.push((key.clone(), Err(problem))),
+                    None => torn = true,
                 }
             }
         }
-        Ok(pairs)
+        Ok((pairs, torn))
     }
 
     /// Why a key has no value; `None` when it has just gone. Not asked for too many of them: what is in doubt is taken
