@@ -349,7 +349,7 @@ KNOWN = [
     (f"^({REPORTED})[ -]", "options that make no sense are reported, and the router closes", lambda theirs, ours: not ours["seen"]),
     (f"^api [^ ]* ({REPORTED})[-@]", "options that make no sense are reported"),
     ('^proxyin-untrusted .*"proxy"', "a PROXY header from a peer that is not trusted ends the connection", lambda theirs, ours: not ours["seen"]),
-    (r"^flow(tls)? (1|2|3|4|18):|^tls 17:", "a half-closed connection goes on where no transport is named"),
+    (r"^flow(tls)? \d+: .*(sum|late|half|>x)|^tls 17:", "a half-closed connection goes on where no transport is named"),
     ("^old-delay 0", "loadBalancer.terminationDelay is in milliseconds"),
     ("^lb-gonetwo|^lb-badport 0|^weighted-down|^health-portup|^up-two", "a server that cannot be connected to is passed over for the next"),
     (r"^pg-httponly|^pg-\w+ 12:", "PostgreSQL's request for TLS is answered only where a TCP router has tls, and nothing may come with it"),

@@ -399,7 +399,8 @@ fn ten_thousand_labels_and_a_value_of_a_megabyte() {
     let engine = Engine::start(lists([sound.clone(), container("many", &backend, many.into())]));
     let beside = engine.gateway();
     beside.told(&["container many: more than 5000 labels"]);
-    eventually("the labels before serve", || beside.answer("h0.test", "/").0 == 200);
+    // A label that was left out may have been the middleware that guards them.
+    eventually("its routers hold their traffic", || beside.answer("h0.test", "/").0 == 503);
     assert_eq!(beside.answer("sound.test", "/").0, 200);
     beside.serves();
 
