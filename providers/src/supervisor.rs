@@ -22,6 +22,9 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 /// A source that is away this long becomes a problem of the configuration: restarts of it are shorter.
 const TELL_AFTER: Duration = Duration::from_secs(5);
 
+/// Most reasons that are logged for one outage.
+const MOST_SAID: usize = 8;
+
 /// Starts a provider under a name, the part behind `@`, and keeps it running until the handle is dropped.
 ///
 /// The first update comes in any case: the state, or an empty one that says why there is none (`ready: false`).
@@ -99,6 +102,8 @@ struct Outage {
     begun: Instant,
     /// What was said last.
     problem: Problem,
+    /// All that was said, so that reasons that take turns are said once each.
+    said: Vec<Problem>,
     /// What is told as a problem of the configuration: once, however the reason changes.
     told: Option<Problem>,
     /// The source is there, but makes no sense.
@@ -170,17 +175,18 @@ impl Session {
                 output.state = Arc::new(Provided { problems: vec![problem], ..Provided::default() });
                 return;
             }
-            let known = output.outage.as_ref();
-            if known.is_none_or(|known| known.problem != problem) {
-                tracing::warn!(provider = &*self.provider, "{problem}");
-            }
             let outage = output.outage.get_or_insert_with(|| Outage {
                 since: OffsetDateTime::now_utc(),
                 begun: Instant::now(),
                 problem: problem.clone(),
+                said: Vec::new(),
                 told: None,
                 unreadable: false,
             });
+            if !outage.said.contains(&problem) && outage.said.len() < MOST_SAID {
+                tracing::warn!(provider = &*self.provider, "{problem}");
+                outage.said.push(problem.clone());
+            }
             outage.problem = problem;
             if unreadable && !std::mem::replace(&mut outage.unreadable, true) {
                 outage.tell(&self.provider);
