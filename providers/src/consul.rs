@@ -3,13 +3,14 @@
 //! Blocking queries tell of each change. While no agent answers, the last known configuration stays.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::Secret;
 use tokio::sync::mpsc;
@@ -93,7 +94,7 @@ pub fn build(options: Options) -> Result<Consul, Error> {
         return Err(Error::Option { option: "endpoints", message });
     }
     let tree = Tree::new(&options.root_key)?;
-    let filled = tree.roots().iter().map(|_| AtomicU64::new(0)).collect();
+    let filled = tree.roots().iter().map(|_| Mutex::default()).collect();
     Ok(Consul { agents, turn: AtomicUsize::new(0), tree, filled })
 }
 
@@ -103,8 +104,16 @@ pub struct Consul {
     /// Which agent is asked next.
     turn: AtomicUsize,
     tree: Tree,
-    /// For each root, the index of the last answer with keys in it.
-    filled: Vec<AtomicU64>,
+    /// For each root, what the last answer was when it had keys in it.
+    filled: Vec<Mutex<Option<Filled>>>,
+}
+
+/// An answer with keys in it.
+#[derive(Clone)]
+struct Filled {
+    index: u64,
+    /// One of the keys.
+    key: String,
 }
 
 impl Provider for Consul {
@@ -148,8 +157,10 @@ impl Consul {
                     continue;
                 }
             };
-            let pairs =
-                answer.map_err(|failure| failure.message).and_then(|answer| self.believe(root, answer));
+            let pairs = match answer {
+                Ok(answer) => self.believe(agent, root, answer).await,
+                Err(failure) => Err(failure.message),
+            };
             let pairs = pairs.map_err(|message| {
                 self.turn.fetch_add(1, Ordering::Relaxed);
                 Error::Source(format!("Consul at {}: {message}", agent.endpoint()))
@@ -163,18 +174,40 @@ impl Consul {
         }
     }
 
-    /// The keys in an answer. An empty one is believed when something was deleted, which gives it a higher index than
-    /// the keys had; otherwise the keys are still there, and we have lost the right to see them.
-    fn believe(&self, root: usize, answer: Answer<Vec<Pair>>) -> Result<Vec<Pair>, String> {
+    /// The keys in an answer. A list leaves out what we must not see, so one that is empty after one that was not is
+    /// believed only when something was deleted, which gives it a higher index, and when one of the keys is told to be
+    /// gone: the question for a single key is refused to those who have no right to it.
+    async fn believe(
+        &self,
+        agent: &Agent,
+        root: usize,
+        answer: Answer<Vec<Pair>>,
+    ) -> Result<Vec<Pair>, String> {
         let pairs = answer.value.unwrap_or_default();
-        let filled = self.filled[root].load(Ordering::Relaxed);
-        if pairs.is_empty() && filled > 0 && answer.index <= filled {
-            return Err(format!(
-                "all keys below `{}` are gone though none was deleted: this is taken for an ACL token without rights",
-                self.tree.roots()[root]
-            ));
+        let filled = self.filled[root].lock().clone();
+        if pairs.is_empty()
+            && let Some(filled) = filled
+        {
+            let refused = |why: &str| {
+                let root = &self.tree.roots()[root];
+                format!(
+                    "all keys below `{root}` are gone, but {why}: this is taken for an ACL token without rights"
+                )
+            };
+            if answer.index <= filled.index {
+                return Err(refused("none was deleted"));
+            }
+            let path: Vec<String> = filled.key.split('/').map(escape).collect();
+            let path = format!("/v1/kv/{}", path.join("/"));
+            match agent.ask::<Vec<Pair>>(&path, "").await {
+                Ok(answer) if answer.value.is_none() => {}
+                Ok(_) => return Err(refused(&format!("`{}` is there", filled.key))),
+                Err(failure) if failure.refused => return Err(refused(&failure.message)),
+                Err(failure) => return Err(failure.message),
+            }
         }
-        self.filled[root].store(if pairs.is_empty() { 0 } else { answer.index }, Ordering::Relaxed);
+        *self.filled[root].lock() =
+            pairs.first().map(|pair| Filled { index: answer.index, key: pair.key.clone() });
         Ok(pairs)
     }
 
@@ -223,6 +256,8 @@ mod tests {
     struct Store {
         pairs: BTreeMap<String, String>,
         refuse: Option<(u16, &'static str)>,
+        /// The token has no rights: lists are empty, and single keys refused.
+        blind: bool,
     }
 
     struct Fake {
@@ -259,7 +294,15 @@ mod tests {
             return (status, Vec::new(), text.into());
         }
         let root = request.path.trim_start_matches("/v1/kv/");
-        let fitting = store.pairs.iter().filter(|(key, _)| key.starts_with(root));
+        let recurse = request.query.contains_key("recurse");
+        if store.blind {
+            return match recurse {
+                true => (404, index, String::new()),
+                false => (403, Vec::new(), "Permission denied".into()),
+            };
+        }
+        let fits = |key: &str| if recurse { key.starts_with(root) } else { key == root };
+        let fitting = store.pairs.iter().filter(|(key, _)| fits(key));
         let pairs: Vec<Value> = fitting
             .map(|(key, value)| {
                 let value = (!value.is_empty()).then(|| STANDARD.encode(value));
@@ -315,6 +358,30 @@ mod tests {
         fake.set(&[]);
         running.until(|state| state.config.http.services.is_empty()).await;
         assert!(fake.server.requests.lock().iter().all(|request| request.headers["x-consul-token"] == "t"));
+    }
+
+    #[tokio::test]
+    async fn lost_rights_are_no_deletion() {
+        let fake = Fake::start().await;
+        fake.set(&[("traefik/", ""), (URL, "http://10.0.0.1")]);
+        let address = format!("127.0.0.1:{}", fake.server.port);
+        let options = Options { endpoints: vec![address], token: "t".into(), ..Options::default() };
+        let mut running = Running::start(build(options).expect("valid options"));
+        running.next().await;
+        // Something below the root is written meanwhile, which gives the empty list a higher index.
+        fake.store.lock().blind = true;
+        fake.set(&[(URL, "http://10.0.0.2")]);
+        let single = || {
+            let requests = fake.server.requests.lock();
+            requests.iter().filter(|request| !request.query.contains_key("recurse")).count()
+        };
+        eventually("a key is asked for twice", || single() >= 2).await;
+        assert!(running.updates.try_recv().is_err(), "the last state stays");
+        fake.store.lock().blind = false;
+        fake.set(&[(URL, "http://10.0.0.3")]);
+        running.until(|state| urls(state, "s") == ["http://10.0.0.3"]).await;
+        fake.set(&[]);
+        running.until(|state| state.config.http.services.is_empty()).await;
     }
 
     #[tokio::test]

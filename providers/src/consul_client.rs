@@ -77,6 +77,17 @@ pub(crate) struct Answer<T> {
     pub(crate) size: usize,
 }
 
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// Everything that was asked about.
+    All,
+    /// Not everything.
+    Fewer,
+    /// The agent has no ACLs.
+    NotChecked,
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
@@ -186,6 +197,36 @@ impl Agent {
     pub(crate) async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, String> {
         let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
         self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
+    }
+
+    /// Asks whether we may read all of these: what a list that leaves out what we must not see does not tell. Consul's
+    /// own dashboard asks this, since 1.7.
+    pub(crate) async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, Failure> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Right {
+            allow: bool,
+        }
+        let path = "/v1/internal/acl/authorize";
+        let question: Vec<_> = names
+            .iter()
+            .map(|name| serde_json::json!({"Resource": resource, "Segment": name, "Access": "read"}))
+            .collect();
+        let body = Bytes::from(serde_json::Value::from(question).to_string());
+        let failure = |message: String| Failure { message, refused: false };
+        let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
+        let request = request(Method::POST, &self.target(path, ""), body).map_err(failure)?;
+        let answer = self.http.ask(request, limits).await;
+        if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED) {
+            return Ok(Rights::NotChecked);
+        }
+        match read::<Vec<Right>>(path, answer)?.value {
+            Some(rights) if rights.len() == names.len() => match rights.iter().all(|right| right.allow) {
+                true => Ok(Rights::All),
+                false => Ok(Rights::Fewer),
+            },
+            _ => Err(failure(format!("{path}: the agent does not answer this"))),
+        }
     }
 
     fn target(&self, path: &str, query: &str) -> String {

@@ -370,6 +370,45 @@ mod tests {
         running.until(|state| rules(state) == ["R"] && state.problems.is_empty()).await;
     }
 
+    #[tokio::test]
+    async fn a_file_that_is_moved_away_serves_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("r.yml"), route("r", "old")).expect("written");
+        let filename = at("r.yml").display().to_string();
+        let mut running = Running::start(Options { filename, ..Options::default() });
+        running.first().await;
+        fs::rename(at("r.yml"), at("elsewhere")).expect("renamed");
+        let state = running.until(|state| !state.problems.is_empty()).await;
+        assert_eq!(rules(&state), ["old"]);
+        let shown = state.problems[0].to_string();
+        assert!(shown.contains("r.yml: cannot read the file") && shown.contains("last good"), "{shown}");
+        fs::write(at("r.yml"), route("r", "new")).expect("written");
+        running.until(|state| rules(state) == ["new"] && state.problems.is_empty()).await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_moved_away_serves_on() {
+        let outer = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| outer.path().join(name);
+        fs::create_dir_all(at("routes/sub")).expect("made");
+        fs::write(at("routes/a.yml"), route("a", "A")).expect("written");
+        fs::write(at("routes/sub/b.yml"), route("b", "B")).expect("written");
+        let mut running = Running::directory(&at("routes"));
+        assert_eq!(rules(&*running.first().await), ["A", "B"]);
+        fs::rename(at("routes"), at("elsewhere")).expect("renamed");
+        let state = running.until(|state| !state.problems.is_empty()).await;
+        assert_eq!(rules(&state), ["A", "B"]);
+        let shown = state.problems[0].to_string();
+        assert!(shown.contains("routes: cannot read the folder"), "{shown}");
+        // What is in it counts again when it is back, and what is not is removed.
+        fs::remove_file(at("elsewhere/a.yml")).expect("removed");
+        fs::rename(at("elsewhere"), at("routes")).expect("renamed");
+        running.until(|state| rules(state) == ["B"] && state.problems.is_empty()).await;
+        fs::remove_dir_all(at("routes/sub")).expect("removed");
+        running.until(|state| rules(state).is_empty() && state.problems.is_empty()).await;
+    }
+
     #[test]
     fn options_exclude_each_other() {
         let both = Options { directory: "a".into(), filename: "b".into(), ..Options::default() };

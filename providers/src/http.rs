@@ -2,7 +2,8 @@
 //!
 //! The endpoint is asked again and again, with what it said last time about the version (`ETag`, `Last-Modified`), so
 //! that nothing is sent when nothing has changed. While it does not answer, or answers nonsense, the last
-//! configuration stays.
+//! configuration stays. An answer is refused as a whole when more is wrong with it than single objects: an error page
+//! would otherwise be a configuration without routes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Uri;
 use http::{Method, Response, StatusCode};
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use tidegate_config::decode::decode_config;
 use tidegate_config::{Origin, Problem, Provided, formats};
@@ -109,10 +111,12 @@ pub fn build(options: Options) -> Result<Http, Error> {
 
 fn headers(options: &Options, authority: &str) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
-    if let Some((name, password)) = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'))
-        && let Some(value) = basic(name, &password.into())
-    {
-        headers.insert(header::AUTHORIZATION, value);
+    if let Some((user, _)) = authority.rsplit_once('@') {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        headers.extend(
+            basic(&decode(name), &decode(password).as_str().into()).map(|it| (header::AUTHORIZATION, it)),
+        );
     }
     for (name, value) in &options.headers {
         let bad =
@@ -153,6 +157,15 @@ struct Known {
     state: Option<Provided>,
 }
 
+/// Why there is no new configuration.
+#[derive(Clone, PartialEq)]
+enum Wrong {
+    /// No answer, or none that has one.
+    Away(Problem),
+    /// The answer cannot be read.
+    Unreadable(Problem),
+}
+
 impl Provider for Http {
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
         self.poll(session).boxed()
@@ -168,11 +181,13 @@ impl Http {
                     complaint = None;
                     session.deliver(state).await?;
                 }
-                Err(problem) => {
-                    if complaint.as_ref() != Some(&problem) {
-                        session.unavailable(problem.clone()).await?;
+                Err(wrong) if complaint.as_ref() == Some(&wrong) => {}
+                Err(wrong) => {
+                    match wrong.clone() {
+                        Wrong::Away(problem) => session.unavailable(problem).await?,
+                        Wrong::Unreadable(problem) => session.unreadable(problem).await?,
                     }
-                    complaint = Some(problem);
+                    complaint = Some(wrong);
                 }
             }
             tokio::select! {
@@ -183,12 +198,11 @@ impl Http {
     }
 
     /// The configuration as it is now.
-    async fn look(&self) -> Result<Provided, Problem> {
-        let mut question =
-            request(Method::GET, &self.target, Bytes::new()).map_err(|error| self.problem(error))?;
+    async fn look(&self) -> Result<Provided, Wrong> {
+        let away = |message: String| Wrong::Away(self.problem(message));
+        let mut question = request(Method::GET, &self.target, Bytes::new()).map_err(away)?;
         *question.headers_mut() = self.known.lock().conditions.clone();
-        let answer =
-            self.client.exchange(question, self.limits).await.map_err(|error| self.problem(error))?;
+        let answer = self.client.exchange(question, self.limits).await.map_err(away)?;
         let mut known = self.known.lock();
         match (answer.status(), &known.state) {
             (StatusCode::NOT_MODIFIED, Some(state)) => return Ok(state.clone()),
@@ -198,9 +212,9 @@ impl Http {
                 return Ok(state);
             }
             (StatusCode::OK, _) => {}
-            (status, _) => return Err(self.problem(format!("expected the status 200, got {status}"))),
+            (status, _) => return Err(away(format!("expected the status 200, got {status}"))),
         }
-        let mut state = decode_config(&formats::yaml::read(&self.shown, answer.body())?);
+        let mut state = self.read(answer.body()).map_err(Wrong::Unreadable)?;
         if let Some(earlier) = &known.state {
             state.keep_last_good(earlier);
         }
@@ -208,6 +222,18 @@ impl Http {
         known.body = answer.into_body();
         known.state = Some(state.clone());
         Ok(state)
+    }
+
+    /// Reads an answer. A problem that is none of a single object makes it useless.
+    fn read(&self, body: &[u8]) -> Result<Provided, Problem> {
+        let state = decode_config(&formats::yaml::read(&self.shown, body)?);
+        match state.problems.iter().find(|problem| problem.object.is_none()) {
+            Some(problem) => {
+                let message = format!("{}: the answer is refused as a whole", problem.message);
+                Err(Problem { message, ..problem.clone() })
+            }
+            None => Ok(state),
+        }
     }
 
     fn problem(&self, message: String) -> Problem {
@@ -303,19 +329,39 @@ mod tests {
         fake.set(200, "", &service("http://10.0.0.1"));
         let mut running = Running::start(build(fake.options()).expect("valid options"));
         running.next().await;
-        for (status, body) in [(500, "no"), (200, "{"), (204, ""), (302, "")] {
+        for (status, body) in [(500, "no"), (204, ""), (302, "")] {
             fake.set(status, "", body);
             let before = fake.server.requests.lock().len();
             eventually("it is asked twice", || fake.server.requests.lock().len() >= before + 2).await;
         }
         fake.server.cut();
         assert!(running.updates.try_recv().is_err());
+        fake.server.mend();
+        for body in [
+            "{",
+            "<html>\n<body>Sorry</body>\n</html>",
+            "oops",
+            "Service Unavailable",
+            "[]",
+            "\"x\"",
+            r#"{"http":"x"}"#,
+            r#"{"http":{"services":"x"}}"#,
+            r#"{"http":{"routers":[]}}"#,
+            r#"{"error":{"code":7}}"#,
+        ] {
+            fake.set(200, "", body);
+            let state = running.until(|state| !state.problems.is_empty()).await;
+            assert_eq!(urls(&state, "s"), ["http://10.0.0.1"], "{body}");
+            let shown = state.problems[0].to_string();
+            assert!(shown.contains("/routes") && shown.contains("provider test serves on"), "{shown}");
+            fake.set(200, "", &service("http://10.0.0.1"));
+            running.until(|state| state.problems.is_empty()).await;
+        }
         fake.set(
             200,
             "",
             &service("http://10.0.0.2").replace("\"servers\"", "\"passHostHeader\": 7, \"servers\""),
         );
-        fake.server.mend();
         let state = running.until(|state| !state.problems.is_empty()).await;
         assert_eq!(urls(&state, "s"), ["http://10.0.0.1"], "the last good version of the object");
         fake.set(200, "", &service("http://10.0.0.3"));
@@ -329,6 +375,24 @@ mod tests {
         let options = Options { max_response_body_size: 10, ..fake.options() };
         let mut running = Running::start(build(options).expect("valid options"));
         assert!(!running.next().await.ready);
+    }
+
+    #[test]
+    fn names_and_passwords_in_the_url_are_decoded() {
+        let sent = |authority: &str| {
+            let headers = headers(&Options::default(), authority).expect("headers");
+            headers.get(header::AUTHORIZATION).cloned()
+        };
+        for (authority, name, password) in [
+            ("us%40er:p%3Ass@host", "us@er", "p:ss"),
+            ("onlyuser@host", "onlyuser", ""),
+            ("name:@host:81", "name", ""),
+        ] {
+            assert_eq!(sent(authority), basic(name, &password.into()), "{authority}");
+            let endpoint = format!("http://{authority}/");
+            assert!(build(Options { endpoint, ..Options::default() }).is_ok());
+        }
+        assert_eq!(sent("host"), None);
     }
 
     #[test]

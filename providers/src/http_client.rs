@@ -102,7 +102,6 @@ impl HttpClient {
     }
 
     /// The same for a question that may be asked twice though it is no `GET`.
-    #[cfg(feature = "etcd")]
     pub(crate) async fn ask(
         &self,
         request: Request<Bytes>,

@@ -6,6 +6,7 @@
 
 pub mod functions;
 mod parse;
+mod sprig;
 pub mod value;
 
 use std::collections::HashMap;
@@ -219,8 +220,8 @@ impl<'t> Run<'t> {
             arguments.push(self.operand(expr, dot)?);
         }
         arguments.extend(piped);
-        let value =
-            functions::call(name, arguments, self.dialect).map_err(|message| format!("{name}: {message}"))?;
+        let value = functions::call(name, &arguments, self.dialect)
+            .map_err(|message| format!("{name}: {message}"))?;
         self.steps += value.weight();
         Ok(value)
     }
@@ -386,6 +387,24 @@ mod tests {
             ("{{ `raw \"x\"` | quote }} {{ \"a\\tb\" }}", "\"raw \\\"x\\\"\" a\tb"),
             ("{{ len (list 1 2 3) }} {{ 'a' }} {{ 1.5 }} {{ nil | default \"d\" }}", "3 97 1.5 d"),
             ("{{ env \"TIDEGATE_TEST_UNSET\" | default \"unset\" }}", "unset"),
+            (
+                "{{ print \"a\" 1 2 }} {{ print 1 \"a\" 2 true }} {{ quote 1 \"a\" }}",
+                "a1 2 1a2 true \"1\" \"a\"",
+            ),
+            ("{{ base \"/a/b.c/\" }} {{ base \"\" }} {{ base \"//\" }}", "b.c . /"),
+            (
+                "{{ dir \"/a//b/../c/d\" }} {{ dir \"a\" }} {{ dir \"/a\" }} {{ dir \"../../x/y\" }}",
+                "/a/c . / ../../x",
+            ),
+            ("{{ ext \"a.d/b\" }}|{{ ext \"x.tar.gz\" }}", "|.gz"),
+            ("{{ initials \"First Try\" }} {{ regexQuoteMeta \"a.b-c\" }}", "FT a\\.b-c"),
+            ("{{ ceil 1.2 }} {{ floor 1.9 }} {{ round 123.5555 3 }} {{ round 2 0 }}", "2 1 123.556 2"),
+            ("{{ $d := dict \"a\" 1 \"b\" 2 }}{{ pick $d \"a\" }} {{ omit $d \"a\" }}", "map[a:1] map[b:2]"),
+            (
+                "{{ any 0 \"\" 1 }} {{ all 1 \"\" }} {{ kindOf (list) }} {{ kindOf \"\" }}",
+                "true false slice string",
+            ),
+            ("{{ (fromJson \"{\\\"a\\\":[1,true]}\").a }}{{ fromJson \"{\" }}", "[1 true]"),
             ("{{ \"host.tld\" | splitList \".\" | first | title }}", "Host"),
         ] {
             assert_eq!(file(template).as_deref(), Ok(expected), "{template}");
@@ -396,6 +415,7 @@ mod tests {
     fn errors_name_the_line() {
         for (template, expected) in [
             ("a\n{{ nosuch 1 }}", "template, line 2: nosuch: no such function"),
+            ("{{ if false }}{{ 1 | nosuch }}{{ end }}", "template, line 1: nosuch: no such function"),
             ("\n\n{{ if true }}", "template, line 3: `{{ if }}` is never closed by `{{ end }}`"),
             ("{{ template \"x\" }}", "template, line 1: `template` is not supported"),
             ("{{ .Name }}", "template, line 1: nothing has no field .Name"),

@@ -603,6 +603,10 @@ mod tests {
         for text in ["Label(`a`)", "Tag(`a`)", "Label(`a`,`b`", "LabelRegex(`a`,`(`)"] {
             assert!(Rules::new("x", text).is_err(), "{text}");
         }
+        let unknown = Rules::new("Host(`{{ nosuch .Name }}`)", "").err().map(|error| error.to_string());
+        assert!(
+            unknown.is_some_and(|text| text.contains("`defaultRule`") && text.contains("nosuch: no such"))
+        );
     }
 
     #[test]

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
 use super::model::{Digests, Entry, Instance, Names};
+use super::news::{News, Watch, tell};
+use super::trust::{Complaints, Topic, Trust};
 use crate::consul_client::{Agent, Failure, Query, backed_off};
 use crate::http_client::escape;
 use crate::pace::Pace;
@@ -54,24 +56,6 @@ const RESYNC: Duration = Duration::from_secs(300);
 /// The first pause after services could not be read.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the watchers tell.
-enum News {
-    /// The services, and the index of the answer.
-    Names(Names, u64),
-    /// The checks in the state of this number.
-    Unwell(usize, Digests),
-    Roots(Roots),
-    Leaf(Leaf),
-    Failed(Failure),
-}
-
-/// The queries that wait at the agent.
-struct Watch {
-    news: mpsc::Receiver<News>,
-    /// They end when this is dropped.
-    _tasks: JoinSet<()>,
-}
-
 /// One service of the catalog.
 #[derive(Default)]
 struct Known {
@@ -87,6 +71,7 @@ struct Known {
 pub(super) struct Run {
     agent: Arc<Agent>,
     deriver: Arc<Deriver>,
+    trust: Arc<Trust>,
     session: Session,
     services: BTreeMap<Arc<str>, Known>,
     /// The checks that do not pass, by number of the state.
@@ -98,8 +83,7 @@ pub(super) struct Run {
     leaf: Option<Leaf>,
     identity: Option<Identity>,
     names_seen: bool,
-    /// The catalog had something in it, Consul's own service included.
-    saw_consul: bool,
+    delivered: bool,
     /// Asked for before all others.
     urgent: BTreeSet<Arc<str>>,
     look_wanted: bool,
@@ -124,16 +108,16 @@ pub(super) struct Run {
     /// not tell when it can be believed again, since nothing changes in it.
     distrusted: u32,
     ask_anew: Option<Instant>,
-    /// What was said last about a failing agent.
-    complaint: Option<String>,
+    complaints: Complaints,
 }
 
 impl Run {
-    pub(super) fn new(agent: Arc<Agent>, deriver: Arc<Deriver>, session: Session) -> Self {
+    pub(super) fn new(agent: Arc<Agent>, deriver: Arc<Deriver>, trust: Arc<Trust>, session: Session) -> Self {
         let now = Instant::now();
         Self {
             agent,
             deriver,
+            trust,
             session,
             services: BTreeMap::new(),
             unwell: [None, None],
@@ -142,7 +126,7 @@ impl Run {
             leaf: None,
             identity: None,
             names_seen: false,
-            saw_consul: false,
+            delivered: false,
             urgent: BTreeSet::new(),
             look_wanted: false,
             look_pace: Pace::new(REST, CREDIT),
@@ -161,7 +145,7 @@ impl Run {
             deliver_pace: Pace::new(REST, CREDIT),
             distrusted: 0,
             ask_anew: None,
-            complaint: None,
+            complaints: Complaints::default(),
         }
     }
 
@@ -169,32 +153,47 @@ impl Run {
         if self.deriver.options.watch { self.watch().await } else { self.poll().await }
     }
 
-    /// A look every `refreshInterval`.
+    /// A look every `refreshInterval`. Once there has been one, failures change nothing.
     async fn poll(mut self) -> Result<(), Error> {
         let interval = Duration::from(self.deriver.options.refresh_interval);
         loop {
-            if self.deriver.options.connect_aware {
-                let [roots, leaf] = self.connect_paths();
-                let roots =
-                    self.agent.ask(&roots, "").await.map_err(|failure| Error::Source(failure.message))?;
-                let leaf =
-                    self.agent.ask(&leaf, "").await.map_err(|failure| Error::Source(failure.message))?;
-                (self.roots, self.leaf) = (roots.value, leaf.value);
-                self.identify();
-            }
-            let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await;
-            let names = names.map_err(|failure| Error::Source(failure.message))?;
-            self.take_names(names.value.unwrap_or_default(), names.index)?;
-            self.urgent = self.services.keys().cloned().collect();
-            while !self.urgent.is_empty() {
-                self.fetch_urgent().await.map_err(|failure| Error::Source(failure.message))?;
-            }
-            self.deliver().await?;
+            let pause = match self.read_all().await {
+                Ok(()) => {
+                    self.failures = 0;
+                    self.over(Topic::Services).await?;
+                    self.deliver().await?;
+                    interval.mul_f64(0.95 + fastrand::f64() * 0.1)
+                }
+                Err(message) if !self.delivered => return Err(Error::Source(message)),
+                Err(message) => {
+                    self.failures += 1;
+                    self.complain(Topic::Services, message).await?;
+                    backed_off(FIRST_PAUSE, self.failures).min(interval)
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(interval.mul_f64(0.95 + fastrand::f64() * 0.1)) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.session.reload_asked() => {}
             }
         }
+    }
+
+    async fn read_all(&mut self) -> Result<(), String> {
+        if self.deriver.options.connect_aware {
+            let [roots, leaf] = self.connect_paths();
+            let roots = self.agent.ask(&roots, "").await.map_err(|failure| failure.message)?;
+            let leaf = self.agent.ask(&leaf, "").await.map_err(|failure| failure.message)?;
+            (self.roots, self.leaf) = (roots.value, leaf.value);
+            self.identify();
+        }
+        let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await;
+        let names = names.map_err(|failure| failure.message)?;
+        self.take_names(names.value.unwrap_or_default(), names.index).await?;
+        self.urgent = self.services.keys().cloned().collect();
+        while !self.urgent.is_empty() {
+            self.fetch_urgent().await.map_err(|failure| failure.message)?;
+        }
+        Ok(())
     }
 
     async fn watch(mut self) -> Result<(), Error> {
@@ -203,7 +202,7 @@ impl Run {
         let unseen = |run: &Self| !run.names_seen || run.unwell.iter().any(Option::is_none);
         while unseen(&self) || (connect && self.identity.is_none()) {
             match watch.news.recv().await {
-                Some(News::Failed(failure)) => return Err(Error::Source(failure.message)),
+                Some(News::Failed(_, failure)) => return Err(Error::Source(failure.message)),
                 Some(news) => self.take(news).await?,
                 None => return Err(Error::Source("the watchers have ended".into())),
             }
@@ -253,21 +252,19 @@ impl Run {
     fn watchers(&self) -> Watch {
         let (news, told) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
+        let (agent, news) = (|| self.agent.clone(), || news.clone());
         let names = Query::new("/v1/catalog/services", self.query(true));
-        tasks.spawn(tell(self.agent.clone(), names, news.clone(), News::Names));
+        tasks.spawn(tell(agent(), names, news(), Topic::Names, News::Names));
         if self.deriver.options.connect_aware {
-            let [roots, leaf] = self.connect_paths();
-            let news = || news.clone();
-            tasks.spawn(tell(self.agent.clone(), Query::new(roots, ""), news(), |roots, _| {
-                News::Roots(roots)
-            }));
-            tasks.spawn(tell(self.agent.clone(), Query::new(leaf, ""), news(), |leaf, _| News::Leaf(leaf)));
+            let [roots, leaf] = self.connect_paths().map(|path| Query::new(path, ""));
+            tasks.spawn(tell(agent(), roots, news(), Topic::Roots, |roots, _| News::Roots(roots)));
+            tasks.spawn(tell(agent(), leaf, news(), Topic::Leaf, |leaf, _| News::Leaf(leaf)));
         }
         let unwell: [fn(Digests, u64) -> News; UNWELL.len()] =
             [|checks, _| News::Unwell(0, checks), |checks, _| News::Unwell(1, checks)];
-        for (state, kind) in UNWELL.iter().zip(unwell) {
+        for (number, (state, kind)) in UNWELL.iter().zip(unwell).enumerate() {
             let query = Query::new(format!("/v1/health/state/{state}"), self.query(false));
-            tasks.spawn(tell(self.agent.clone(), query, news.clone(), kind));
+            tasks.spawn(tell(agent(), query, news(), Topic::Unwell(number), kind));
         }
         Watch { news: told, _tasks: tasks }
     }
@@ -304,45 +301,42 @@ impl Run {
     }
 
     async fn take(&mut self, news: News) -> Result<(), Error> {
-        match news {
-            News::Failed(failure) => return self.complain(failure.message).await,
+        let topic = match news {
+            News::Failed(topic, failure) => return self.complain(topic, failure.message).await,
             News::Names(names, index) => {
-                if let Err(error) = self.take_names(names, index) {
+                if let Err(message) = self.take_names(names, index).await {
                     if !self.names_seen {
-                        return Err(error);
+                        return Err(Error::Source(message));
                     }
                     self.distrusted += 1;
                     self.ask_anew = Some(Instant::now() + backed_off(FIRST_PAUSE, self.distrusted));
-                    return self.complain(error.to_string()).await;
+                    return self.complain(Topic::Doubt, message).await;
                 }
                 self.distrusted = 0;
+                self.over(Topic::Doubt).await?;
+                Topic::Names
             }
-            News::Unwell(state, digests) => self.take_unwell(state, digests),
+            News::Unwell(state, digests) => {
+                self.take_unwell(state, digests);
+                Topic::Unwell(state)
+            }
             News::Roots(roots) => {
                 self.roots = Some(roots);
                 self.identify();
+                Topic::Roots
             }
             News::Leaf(leaf) => {
                 self.leaf = Some(leaf);
                 self.identify();
+                Topic::Leaf
             }
-        }
-        if self.complaint.take().is_some() {
-            tracing::info!(provider = self.session.provider(), "the agent answers again");
-            // Nobody knows what was missed.
-            self.sweep_wanted = true;
-        }
-        Ok(())
+        };
+        self.over(topic).await
     }
 
-    fn take_names(&mut self, names: Names, index: u64) -> Result<(), Error> {
-        if names.is_empty() && self.saw_consul {
-            let message = "the catalog is empty, and even Consul's own service is missing: this is taken for an ACL \
-                           token without rights, and the last known services stay";
-            return Err(Error::Source(message.into()));
-        }
+    async fn take_names(&mut self, names: Names, index: u64) -> Result<(), String> {
+        self.trust.check(&self.agent, &names).await?;
         self.names_seen = true;
-        self.saw_consul |= names.contains_key("consul");
         let wanted: BTreeMap<Arc<str>, Vec<String>> = names
             .into_iter()
             .map(|(name, tags)| (name.into(), tags.unwrap_or_default()))
@@ -423,11 +417,14 @@ impl Run {
             return Ok(false);
         };
         match outcome {
-            Ok(()) => self.failures = 0,
+            Ok(()) => {
+                self.failures = 0;
+                self.over(Topic::Services).await?;
+            }
             Err(failure) => {
                 self.failures += 1;
                 self.retry_after = Instant::now() + backed_off(FIRST_PAUSE, self.failures);
-                self.complain(failure.message).await?;
+                self.complain(Topic::Services, failure.message).await?;
             }
         }
         Ok(true)
@@ -538,20 +535,34 @@ impl Run {
         let begun = Instant::now();
         let parts = self.services.iter().filter_map(|(name, known)| Some((name, known.part.as_ref()?)));
         let state = workload::merge(parts);
-        self.session.deliver(state).await?;
+        let first = !std::mem::replace(&mut self.delivered, true);
+        if first || self.complaints.is_empty() {
+            self.session.deliver(state).await?;
+        } else {
+            self.session.deliver_incomplete(state).await?;
+        }
         self.deliver_pace.spent(begun.elapsed(), LONGEST_REST);
         Ok(())
     }
 
-    /// Says once what is wrong with the agent.
-    async fn complain(&mut self, message: String) -> Result<(), Error> {
-        if self.complaint.as_ref() == Some(&message) {
+    /// Says once what is wrong with the agent, until it is over.
+    async fn complain(&mut self, topic: Topic, message: String) -> Result<(), Error> {
+        if !self.complaints.begin(topic) {
             return Ok(());
         }
-        let shown = format!("Consul at {}: {message}", self.agent.endpoint());
-        self.complaint = Some(message);
-        let problem = Problem { origin: Origin::Internal, object: None, message: shown, excerpt: None };
+        let message = format!("Consul at {}: {message}", self.agent.endpoint());
+        let problem = Problem { origin: Origin::Internal, object: None, message, excerpt: None };
         self.session.unavailable(problem).await
+    }
+
+    /// Notes that something is well, again perhaps.
+    async fn over(&mut self, topic: Topic) -> Result<(), Error> {
+        if !self.complaints.end(topic) {
+            return Ok(());
+        }
+        // Nobody knows what was missed.
+        self.sweep_wanted |= topic != Topic::Services;
+        if self.complaints.is_empty() { self.session.available().await } else { Ok(()) }
     }
 }
 
@@ -568,24 +579,6 @@ fn mark(
         let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
         if services.contains(&**name) || (known.connect && registered()) || (!nodes.is_empty() && on_node()) {
             urgent.insert(name.clone());
-        }
-    }
-}
-
-/// Tells each answer of a query, until nobody listens.
-async fn tell<T: serde::de::DeserializeOwned + Default>(
-    agent: Arc<Agent>,
-    mut query: Query,
-    news: mpsc::Sender<News>,
-    kind: fn(T, u64) -> News,
-) {
-    loop {
-        let told = match query.next::<T>(&agent).await {
-            Ok(answer) => kind(answer.value.unwrap_or_default(), answer.index),
-            Err(failure) => News::Failed(failure),
-        };
-        if news.send(told).await.is_err() {
-            return;
         }
     }
 }

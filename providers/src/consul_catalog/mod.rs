@@ -9,6 +9,8 @@ mod connect;
 mod derive;
 mod follow;
 mod model;
+mod news;
+mod trust;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use crate::consul_client::{Agent, Place};
 use crate::{Describe, Error, Provider, Session};
 use derive::Deriver;
 use follow::Run;
+use trust::Trust;
 
 /// Traefik's default of `defaultRule`.
 pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
@@ -152,7 +155,11 @@ impl Describe for Options {
 }
 
 /// Makes the provider for the first of its namespaces, or without one.
-pub fn build(options: Options) -> Result<ConsulCatalog, Error> {
+pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
+    if options.strict_checks.is_empty() {
+        // No state at all would be no service at all.
+        options.strict_checks = Options::default().strict_checks;
+    }
     let bad = |option: &'static str, message: String| Err(Error::Option { option, message });
     if options.connect_aware && options.service_name.is_empty() {
         return bad("serviceName", "expected our own name in Consul Connect, such as `traefik`".into());
@@ -182,18 +189,23 @@ pub fn build(options: Options) -> Result<ConsulCatalog, Error> {
         partition: &options.partition,
         wait: endpoint.endpoint_wait_time.into(),
     })?;
-    Ok(ConsulCatalog { agent: Arc::new(agent), deriver: Arc::new(Deriver::new(options)?) })
+    Ok(ConsulCatalog {
+        agent: Arc::new(agent),
+        deriver: Arc::new(Deriver::new(options)?),
+        trust: Arc::default(),
+    })
 }
 
 /// The Consul Catalog provider.
 pub struct ConsulCatalog {
     agent: Arc<Agent>,
     deriver: Arc<Deriver>,
+    trust: Arc<Trust>,
 }
 
 impl Provider for ConsulCatalog {
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
-        Run::new(self.agent.clone(), self.deriver.clone(), session).run().boxed()
+        Run::new(self.agent.clone(), self.deriver.clone(), self.trust.clone(), session).run().boxed()
     }
 }
 

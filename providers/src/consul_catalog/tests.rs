@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::trust::Topic;
 use super::*;
 use crate::testing::{Reply, Request, Running, Server, eventually, urls};
 
@@ -22,6 +23,8 @@ struct Catalog {
     /// Answers at once, whatever index is asked for.
     impatient: bool,
     leaderless: bool,
+    /// Whether the token may read services, when it is asked; `None`: the agent cannot be asked.
+    rights: Option<bool>,
     /// Number of our certificate of Connect.
     leaf: u32,
 }
@@ -89,7 +92,12 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
     if let Some((status, text)) = catalog.refuse {
         return (status, Vec::new(), text.into());
     }
-    let body = if let Some(kind) = request.path.strip_prefix("/v1/agent/connect/ca/") {
+    let body = if request.path == "/v1/internal/acl/authorize" {
+        match catalog.rights {
+            Some(allow) => json!([{"Resource": "service", "Segment": "s", "Access": "read", "Allow": allow}]),
+            None => return (404, Vec::new(), String::new()),
+        }
+    } else if let Some(kind) = request.path.strip_prefix("/v1/agent/connect/ca/") {
         match kind {
             "roots" => {
                 json!({"TrustDomain": "td.consul", "Roots": [{"RootCert": "-----BEGIN root", "Active": true}]})
@@ -208,6 +216,89 @@ async fn a_catalog_that_is_suddenly_empty_is_not_believed() {
     agent.set("web", &[web(81, "passing")]);
     let update = running.next().await;
     assert_eq!(urls(&update.state, "web"), ["http://10.0.0.1:81"], "no state without it in between");
+}
+
+#[tokio::test]
+async fn without_watch_an_empty_catalog_is_not_believed_either() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    let mut options = agent.options();
+    options.watch = false;
+    options.refresh_interval = tidegate_core::values::Duration::from_millis(30);
+    let mut running = Running::start(build(options).expect("valid options"));
+    running.next().await;
+    let all = std::mem::take(&mut agent.catalog.lock().services);
+    let before = agent.server.count("/v1/catalog/services");
+    eventually("it is looked again and again", || agent.server.count("/v1/catalog/services") > before + 5)
+        .await;
+    agent.catalog.lock().services = all;
+    agent.set("web", &[web(81, "passing")]);
+    let update = running.next().await;
+    assert_eq!(urls(&update.state, "web"), ["http://10.0.0.1:81"], "no state without it in between");
+}
+
+#[tokio::test]
+async fn a_token_that_never_saw_consul_is_asked_about_when_nothing_is_left() {
+    for watch in [true, false] {
+        let agent = Agent::start().await;
+        agent.catalog.lock().services.clear();
+        agent.set("web", &[web(80, "passing")]);
+        agent.set("app", &[entry("app", "10.0.0.2", 80, "passing", &[])]);
+        let mut options = agent.options();
+        options.watch = watch;
+        options.refresh_interval = tidegate_core::values::Duration::from_millis(30);
+        let mut running = Running::start(build(options).expect("valid options"));
+        running.next().await;
+        // One that is deregistered is gone.
+        agent.catalog.lock().services.remove("app");
+        agent.tell();
+        running.until(|state| !state.config.http.services.contains_key("app")).await;
+        for rights in [None, Some(false)] {
+            let all = std::mem::take(&mut agent.catalog.lock().services);
+            agent.catalog.lock().rights = rights;
+            let before = agent.server.count("/v1/internal/acl/authorize");
+            agent.tell();
+            eventually("it is asked twice", || {
+                agent.server.count("/v1/internal/acl/authorize") >= before + 2
+            })
+            .await;
+            assert!(running.updates.try_recv().is_err(), "the last state stays");
+            agent.catalog.lock().services = all;
+            let port = 81 + u16::from(rights.is_some());
+            agent.set("web", &[web(port, "passing")]);
+            let url = format!("http://10.0.0.1:{port}");
+            assert_eq!(urls(&running.next().await.state, "web"), [url]);
+        }
+        agent.catalog.lock().rights = Some(true);
+        agent.catalog.lock().services.clear();
+        agent.tell();
+        running.until(|state| state.config.http.services.is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_seen_is_known_to_the_next_run() {
+    let agent = Agent::start().await;
+    agent.set("web", &[web(80, "passing")]);
+    let provider: Arc<dyn Provider> = Arc::new(build(agent.options()).expect("valid options"));
+    let (sender, mut updates) = tokio::sync::mpsc::channel(4);
+    let first = crate::start("catalog", provider.clone(), sender.clone());
+    assert!(updates.recv().await.expect("an update").ready);
+    drop(first);
+    agent.catalog.lock().services.clear();
+    let _second = crate::start("catalog", provider, sender);
+    let update = updates.recv().await.expect("an update");
+    let shown = update.state.problems[0].to_string();
+    assert!(!update.ready && shown.contains("without rights"), "{shown}");
+}
+
+#[test]
+fn complaints_are_made_once_until_they_are_over() {
+    let mut complaints = super::trust::Complaints::default();
+    assert!(complaints.begin(Topic::Names) && complaints.begin(Topic::Unwell(0)));
+    assert!(!complaints.begin(Topic::Names) && !complaints.begin(Topic::Unwell(0)));
+    assert!(complaints.end(Topic::Names) && !complaints.end(Topic::Names) && !complaints.is_empty());
+    assert!(complaints.begin(Topic::Names));
 }
 
 #[tokio::test]
@@ -359,6 +450,9 @@ fn options_that_cannot_be_used_are_refused() {
     assert!(refused(|options| options.constraints = "Label(`a`,`b`)".into()).contains("Tag"));
     assert!(refused(|options| (options.stale, options.require_consistent) = (true, true)).contains("stale"));
     assert_eq!(refused(|_| {}), "");
+    let options = Options { strict_checks: Vec::new(), ..Options::default() };
+    let built = build(options).expect("an empty list is the default");
+    assert_eq!(built.deriver.options.strict_checks, ["passing", "warning"]);
 }
 
 #[test]

@@ -41,6 +41,10 @@ pub(super) struct Loader {
     source: Source,
     log_templates: bool,
     files: BTreeMap<PathBuf, Known>,
+    /// The device of the folder when there were files in it.
+    device: Option<u64>,
+    /// A look could not read some place; a second one tells it.
+    lost: bool,
 }
 
 pub(super) struct Loaded {
@@ -60,7 +64,7 @@ struct Known {
     good: Option<Provided>,
     /// Why the present content cannot be used.
     problem: Option<Problem>,
-    /// A look found the file gone; a second one believes it.
+    /// A look found the file gone from a folder that is there; a second one believes it.
     vanished: bool,
     /// The hash of a content that was seen once, and is believed when it is seen again.
     doubted: Option<u64>,
@@ -77,25 +81,43 @@ struct Stamp {
 
 impl Loader {
     pub(super) fn new(source: Source, log_templates: bool) -> Self {
-        Self { source, log_templates, files: BTreeMap::new() }
+        Self { source, log_templates, files: BTreeMap::new(), device: None, lost: false }
     }
 
     /// Reads what has changed. `careful`: nobody said that writing is finished, so a new content must be seen twice.
     pub(super) fn load(&mut self, careful: bool) -> Loaded {
         let mut problems = Vec::new();
         let mut unsettled = false;
-        let paths = self.paths(&mut problems);
+        let Found { paths, lost } = self.find(&mut problems);
         for path in &paths {
             unsettled |= self.read(path, careful);
         }
+        let mut kept = vec![false; lost.len()];
         self.files.retain(|path, known| {
             if paths.binary_search(path).is_ok() {
+                return true;
+            }
+            // Nobody knows whether it has been removed: its place cannot be read.
+            if let Some(place) = lost.iter().position(|(place, _)| path.starts_with(place)) {
+                kept[place] |= known.good.is_some();
                 return true;
             }
             let believed = std::mem::replace(&mut known.vanished, true);
             unsettled |= !believed;
             !believed
         });
+        let told = std::mem::replace(&mut self.lost, !lost.is_empty());
+        for ((_, mut problem), kept) in lost.into_iter().zip(kept) {
+            if kept && !told {
+                // Perhaps it is being replaced at this moment.
+                unsettled = true;
+                continue;
+            }
+            if kept {
+                problem.message += "; the last good content of what was there stays in force";
+            }
+            problems.push(problem);
+        }
         let parts =
             self.files.iter().filter_map(|(path, known)| Some((path.as_path(), known.good.as_ref()?)));
         let mut state = merge(parts);
@@ -104,33 +126,34 @@ impl Loader {
         Loaded { state, unsettled, found: self.source.path().exists() }
     }
 
-    fn paths(&self, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    fn find(&mut self, problems: &mut Vec<Problem>) -> Found {
+        let mut found = Found::default();
         match &self.source {
-            Source::File(path) => {
-                if !self.files.contains_key(path)
-                    && let Err(error) = fs::metadata(path)
-                {
-                    problems.push(problem(path, 0, format!("cannot read the file: {error}")));
-                }
-                if path.exists() { vec![path.clone()] } else { Vec::new() }
-            }
+            Source::File(path) => match fs::metadata(path) {
+                Ok(_) => found.paths.push(path.clone()),
+                Err(error) => found.lose(path, format!("cannot read the file: {error}")),
+            },
             Source::Directory(path) => {
-                let mut paths = Vec::new();
-                if let Err(error) = list(path, 0, &mut paths) {
-                    problems.push(problem(path, 0, format!("cannot read the folder: {error}")));
-                }
-                if paths.len() > MOST_FILES {
+                list(path, 0, &mut found);
+                if found.paths.len() > MOST_FILES {
                     problems.push(problem(
                         path,
                         0,
                         format!("more than {MOST_FILES} files: the others are ignored"),
                     ));
-                    paths.truncate(MOST_FILES);
+                    found.paths.truncate(MOST_FILES);
                 }
-                paths.sort();
-                paths
+                found.paths.sort();
+                let device = fs::metadata(path).ok().map(|data| data.dev());
+                if !found.paths.is_empty() {
+                    self.device = device;
+                } else if device.is_some() && self.device.is_some_and(|before| device != Some(before)) {
+                    // What is left of a mount point.
+                    found.lose(path, "the folder is empty, and on another device than its files were".into());
+                }
             }
         }
+        found
     }
 
     /// Reads a file if it has changed. True when it is to be looked at again soon.
@@ -187,28 +210,47 @@ impl Known {
     }
 }
 
-fn list(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> io::Result<()> {
+/// What there is.
+#[derive(Default)]
+struct Found {
+    paths: Vec<PathBuf>,
+    /// Places that cannot be read: files or folders, and why.
+    lost: Vec<(PathBuf, Problem)>,
+}
+
+impl Found {
+    fn lose(&mut self, path: &Path, message: String) {
+        self.lost.push((path.to_owned(), problem(path, 0, message)));
+    }
+}
+
+fn list(folder: &Path, depth: usize, found: &mut Found) {
+    if let Err(error) = list_entries(folder, depth, found)
+        && (depth == 0 || error.kind() != io::ErrorKind::NotFound)
+    {
+        found.lose(folder, format!("cannot read the folder: {error}"));
+    }
+}
+
+fn list_entries(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         // Kubernetes keeps the versions of a mounted volume in `..*`; `.#name` is a lock of an editor.
-        if name.starts_with("..") || name.starts_with(".#") || paths.len() > MOST_FILES {
+        if name.starts_with("..") || name.starts_with(".#") || found.paths.len() > MOST_FILES {
             continue;
         }
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            if depth < DEEPEST
-                && let Err(error) = list(&entry.path(), depth + 1, paths)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                return Err(error);
+            if depth < DEEPEST {
+                list(&entry.path(), depth + 1, found);
             }
             continue;
         }
         let lower = name.to_ascii_lowercase();
         if [".yml", ".yaml", ".toml"].iter().any(|ending| lower.ends_with(ending)) {
-            paths.push(entry.path());
+            found.paths.push(entry.path());
         }
     }
     Ok(())

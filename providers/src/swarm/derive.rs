@@ -129,8 +129,7 @@ impl Reading<'_> {
     fn own_labels(&self, labels: &mut Labels, owner: &Arc<str>) -> Option<(Option<String>, bool)> {
         let mut of = |section: &str| {
             let network = labels.take(&[section, "network"]);
-            let virtual_address =
-                labels.take(&[section, "lbswarm"]).is_some_and(|(_, text)| text.trim() == "true");
+            let virtual_address = labels.take_bool(&[section, "lbswarm"], false);
             (network, virtual_address)
         };
         let (new, old) = (of("swarm"), of("docker"));

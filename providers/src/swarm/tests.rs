@@ -79,7 +79,12 @@ fn which_network_and_which_address() {
     let (found, problems) = one(&port(&[("traefik.swarm.network", "nosuch")]), |_| {});
     assert_eq!(found, at("10.0.2.7:80"));
     assert!(problems[0].contains("not in the network `nosuch`"), "{problems:?}");
-    assert_eq!(one(&port(&[("traefik.swarm.lbswarm", "true")]), |_| {}).0, at("10.0.1.9:80"));
+    for yes in ["true", "TRUE", "True", "1", "t", "T"] {
+        assert_eq!(one(&port(&[("traefik.swarm.lbswarm", yes)]), |_| {}).0, at("10.0.1.9:80"), "{yes}");
+    }
+    assert_eq!(one(&port(&[("traefik.swarm.lbswarm", "0")]), |_| {}).0, at("10.0.1.1:80"));
+    let (_, problems) = one(&port(&[("traefik.swarm.lbswarm", "yes")]), |_| {});
+    assert!(problems[0].contains("neither true nor false"), "{problems:?}");
     assert_eq!(one(&port(&[]), |options| options.use_bind_port_ip = true).0, at("192.168.0.5:30080"));
     let (found, problems) = one(&port(&[("traefik.docker.lbswarm", "true")]), |_| {});
     assert_eq!(found, at("10.0.1.9:80"));

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Dialect;
 use super::value::Value;
+use super::{Dialect, sprig};
 
 /// Most items that a function makes.
 pub(super) const MOST_ITEMS: i64 = 100_000;
 /// Longest text that a function makes, in bytes.
 const LONGEST: usize = 4 << 20;
 
-type Outcome = Result<Value, String>;
+pub(super) type Outcome = Result<Value, String>;
 
 /// Runs of what is neither letter nor digit become `-`, none at the ends (Traefik's `normalize`).
 pub fn normalize(name: &str) -> String {
@@ -23,18 +23,28 @@ pub fn normalize(name: &str) -> String {
     parts.join("-")
 }
 
+/// True when there is a function of this name.
+pub(super) fn exists(name: &str) -> bool {
+    // Which argument is missing does not matter.
+    matches!(name, "and" | "or") || find(name, &[], Dialect::File).is_some()
+}
+
 /// Calls a function. Arguments stand in the order of writing, the piped one last.
-pub(super) fn call(name: &str, arguments: Vec<Value>, dialect: Dialect) -> Outcome {
-    let args = Args(&arguments);
-    let outcome = text_function(name, args, dialect)
-        .or_else(|| list_function(name, args))
-        .or_else(|| number_function(name, args))
-        .or_else(|| general_function(name, args, dialect));
-    match outcome {
+pub(super) fn call(name: &str, arguments: &[Value], dialect: Dialect) -> Outcome {
+    match find(name, arguments, dialect) {
         Some(Ok(value)) if too_long(&value) => Err(format!("the result is longer than {LONGEST} bytes")),
         Some(outcome) => outcome,
         None => Err("no such function".into()),
     }
+}
+
+fn find(name: &str, arguments: &[Value], dialect: Dialect) -> Option<Outcome> {
+    let args = Args(arguments);
+    text_function(name, args, dialect)
+        .or_else(|| list_function(name, args))
+        .or_else(|| number_function(name, args))
+        .or_else(|| general_function(name, args, dialect))
+        .or_else(|| sprig::call(name, args))
 }
 
 fn too_long(value: &Value) -> bool {
@@ -42,10 +52,10 @@ fn too_long(value: &Value) -> bool {
 }
 
 #[derive(Clone, Copy)]
-struct Args<'a>(&'a [Value]);
+pub(super) struct Args<'a>(pub(super) &'a [Value]);
 
 impl<'a> Args<'a> {
-    fn get(self, index: usize) -> Result<&'a Value, String> {
+    pub(super) fn get(self, index: usize) -> Result<&'a Value, String> {
         self.0.get(index).ok_or_else(|| format!("expected more than {} arguments", self.0.len()))
     }
 
@@ -54,14 +64,14 @@ impl<'a> Args<'a> {
     }
 
     /// An argument as text; numbers and booleans are shown, nothing is empty.
-    fn text(self, index: usize) -> Result<String, String> {
+    pub(super) fn text(self, index: usize) -> Result<String, String> {
         match self.get(index)? {
             value @ (Value::List(_) | Value::Map(_)) => Err(format!("expected text, not {}", value.kind())),
             value => Ok(value.to_string()),
         }
     }
 
-    fn int(self, index: usize) -> Result<i64, String> {
+    pub(super) fn int(self, index: usize) -> Result<i64, String> {
         self.get(index).and_then(int)
     }
 
@@ -73,7 +83,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    fn map(self, index: usize) -> Result<&'a BTreeMap<String, Value>, String> {
+    pub(super) fn map(self, index: usize) -> Result<&'a BTreeMap<String, Value>, String> {
         match self.get(index)? {
             Value::Map(map) => Ok(map),
             other => Err(format!("expected a table, not {}", other.kind())),
@@ -105,8 +115,8 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
         "untitle" => args.text(0).map(|value| untitle(&value).into()),
         "trim" => args.text(0).map(|value| value.trim().into()),
         "nospace" => args.text(0).map(|value| value.split_whitespace().collect::<String>().into()),
-        "quote" => args.text(0).map(|value| format!("{value:?}").into()),
-        "squote" => args.text(0).map(|value| format!("'{value}'").into()),
+        "quote" => text(each(args, |value| format!("{value:?}"))),
+        "squote" => text(each(args, |value| format!("'{value}'"))),
         "b64enc" => args.text(0).map(|value| STANDARD.encode(value).into()),
         "b64dec" => args.text(0).and_then(|value| {
             let bytes = STANDARD.decode(value.trim()).map_err(|error| error.to_string())?;
@@ -290,7 +300,8 @@ fn general_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outc
             let chosen = if args.get(2)?.is_true() { args.get(0) } else { args.get(1) };
             chosen.cloned()
         })(),
-        "toString" | "print" => text(args.0.iter().map(ToString::to_string).collect::<String>()),
+        "toString" => text(args.0.iter().map(ToString::to_string).collect::<String>()),
+        "print" => text(printed(args.0)),
         "println" => text(spaced(args.0) + "\n"),
         "cat" => text(spaced(args.0)),
         "printf" => args.text(0).and_then(|format| text(printf(&format, &args.0[1..], dialect)?)),
@@ -451,6 +462,27 @@ fn expand(value: &str) -> String {
         };
     }
     out + rest
+}
+
+/// Each argument but nothing as text, changed, with spaces between them.
+fn each(args: Args<'_>, change: fn(String) -> String) -> String {
+    let given = args.0.iter().filter(|value| **value != Value::Nil);
+    given.map(|value| change(value.to_string())).collect::<Vec<_>>().join(" ")
+}
+
+/// As Go's `Sprint`: a space between two arguments when neither is text.
+fn printed(values: &[Value]) -> String {
+    let mut out = String::new();
+    let mut after_text = true;
+    for value in values {
+        let is_text = matches!(value, Value::Text(_));
+        if !is_text && !after_text {
+            out.push(' ');
+        }
+        out.push_str(&value.to_string());
+        after_text = is_text;
+    }
+    out
 }
 
 fn spaced(values: &[Value]) -> String {

@@ -1,7 +1,7 @@
 //! From the text of a template to its nodes.
 
-use super::TemplateError;
 use super::value::Value;
+use super::{TemplateError, functions};
 
 /// Deepest nesting of blocks and parentheses.
 const DEEPEST: usize = 64;
@@ -430,6 +430,7 @@ fn operand(tokens: &[Token], depth: usize) -> Result<(Expr, &[Token]), String> {
         return Err("a value is missing".into());
     };
     let mut expr = match first {
+        Token::Word(name) if !functions::exists(name) => return Err(format!("{name}: no such function")),
         Token::Word(name) => Expr::Call(name.clone()),
         Token::Field(name, _) if name.is_empty() => Expr::Dot,
         Token::Field(name, _) => Expr::Field(Box::new(Expr::Dot), name.clone()),
