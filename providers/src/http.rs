@@ -37,6 +37,9 @@ const FORM: Form = Form {
 /// Largest answer when `maxResponseBodySize` does not say, in bytes.
 const LARGEST: usize = 32 << 20;
 
+/// What a configuration consists of.
+const SECTIONS: [&str; 4] = ["http", "tcp", "udp", "tls"];
+
 /// Options of `providers.http`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -224,13 +227,34 @@ impl Http {
         Ok(state)
     }
 
-    /// Reads an answer. A problem that is none of a single object makes it useless.
+    /// Reads an answer. A problem that is none of a single object makes it useless, but for keys that nobody knows
+    /// beside sections that are known.
     fn read(&self, body: &[u8]) -> Result<Provided, Problem> {
-        let state = decode_config(&formats::yaml::read(&self.shown, body)?);
-        match state.problems.iter().find(|problem| problem.object.is_none()) {
+        let mut node = formats::yaml::read(&self.shown, body)?;
+        let state = decode_config(&node);
+        let useless =
+            |state: &Provided| state.problems.iter().find(|problem| problem.object.is_none()).cloned();
+        let mut found = useless(&state);
+        if found.is_some() {
+            let keys: Vec<String> = node
+                .as_table()
+                .into_iter()
+                .flat_map(|table| table.iter())
+                .map(|(key, _)| key.to_owned())
+                .collect();
+            let (sections, strays): (Vec<_>, Vec<_>) =
+                keys.iter().partition(|key| SECTIONS.iter().any(|section| key.eq_ignore_ascii_case(section)));
+            if !sections.is_empty() {
+                for stray in strays {
+                    node.remove(&[stray]);
+                }
+                found = useless(&decode_config(&node));
+            }
+        }
+        match found {
             Some(problem) => {
                 let message = format!("{}: the answer is refused as a whole", problem.message);
-                Err(Problem { message, ..problem.clone() })
+                Err(Problem { message, ..problem })
             }
             None => Ok(state),
         }
@@ -366,6 +390,9 @@ mod tests {
         assert_eq!(urls(&state, "s"), ["http://10.0.0.1"], "the last good version of the object");
         fake.set(200, "", &service("http://10.0.0.3"));
         running.until(|state| urls(state, "s") == ["http://10.0.0.3"] && state.problems.is_empty()).await;
+        fake.set(200, "", &service("http://10.0.0.4").replacen('{', r#"{"version":3,"#, 1));
+        let state = running.until(|state| !state.problems.is_empty()).await;
+        assert_eq!(urls(&state, "s"), ["http://10.0.0.4"], "a key that nobody knows costs nothing");
     }
 
     #[tokio::test]
