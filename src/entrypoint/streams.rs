@@ -37,7 +37,8 @@ pub(super) async fn begin(
 ) -> io::Result<Option<Rest>> {
     let refuses = door.refuses_proxy(peer.ip());
     let decide = |connection: &Connection, bytes: &[u8]| {
-        if refuses && !bytes.is_empty() {
+        // As in Traefik, who may not send a header has to speak first: it must not be carried to the server.
+        if refuses {
             match proxy_protocol::parse(bytes) {
                 Parsed::Absent => {}
                 Parsed::Partial => return None,

@@ -366,8 +366,14 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
             (Some(balancer), None) => self.load_balancer(name, balancer),
             (None, Some(weighted)) => {
                 let child = |child: &WeightedService| {
-                    let service = self.service(&qualify(&child.name, provider_of(name)))?;
-                    Ok((child.name.clone(), child.weight.unwrap_or(1), service))
+                    let (service, weight) =
+                        (qualify(&child.name, provider_of(name)), child.weight.unwrap_or(1));
+                    if weight < 0 {
+                        return Err(BuildError(format!(
+                            "invalid negative weight {weight} for service \"{service}\""
+                        )));
+                    }
+                    Ok((child.name.clone(), weight, self.service(&service)?))
                 };
                 let children = weighted.services.iter().map(child).collect::<Result<_, BuildError>>()?;
                 Ok(self.builder.environment.tcp.weighted(name, children))

@@ -41,8 +41,11 @@ pub(super) fn server_config(
         .map_err(|error| BuildError(format!("versions and cipher suites do not fit: {error}")))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Stapling { chooser: resolver, staples: certificates.staples.clone() }));
-    config.alpn_protocols = options
-        .alpn_protocols
+    let defaults = TlsOptions::default();
+    // As in Traefik an empty list is none.
+    let given = Some(&options.alpn_protocols).filter(|given| !given.is_empty());
+    config.alpn_protocols = given
+        .unwrap_or(&defaults.alpn_protocols)
         .iter()
         // Answering the challenge protocol without a challenge would only mislead a certificate authority.
         .filter(|protocol| *protocol != "acme-tls/1")
@@ -179,6 +182,8 @@ mod tests {
     fn defaults_are_modern() {
         let config = config(&TlsOptions::default()).unwrap();
         assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        let empty = TlsOptions { alpn_protocols: Vec::new(), ..TlsOptions::default() };
+        assert_eq!(super::tests::config(&empty).unwrap().alpn_protocols, config.alpn_protocols);
         assert_eq!(config.max_early_data_size, 0);
         assert!(config.ticketer.enabled());
     }

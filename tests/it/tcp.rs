@@ -339,11 +339,25 @@ fn a_header_of_a_stranger_reaches_no_server() {
             &[("s", &server)],
         ),
     );
-    let mut client = connect(gateway.web());
-    client.write_all(b"PROXY TCP4 10.0.0.1 10.0.0.2 5000 443\r\n").unwrap();
-    assert!(is_closed(&mut client));
+    let header = b"PROXY TCP4 10.0.0.1 10.0.0.2 5000 443\r\n";
+    let refuses = || {
+        let mut client = connect(gateway.web());
+        client.write_all(header).unwrap();
+        assert!(is_closed(&mut client));
+    };
+    refuses();
     assert_eq!(say(&mut connect(gateway.web()), "PRODUCT"), "s:PRODUCT");
     assert_eq!(server.connections(), 1);
+    // Where nothing has to be read to find the router, it is read all the same.
+    let generation = gateway.generation();
+    gateway.write(
+        "routes.yml",
+        &routes(&[("plain", "entryPoints: [web], rule: 'HostSNI(`*`)', service: s")], &[("s", &server)]),
+    );
+    eventually("the other routes are there", || gateway.generation() > generation);
+    refuses();
+    assert_eq!(say(&mut connect(gateway.web()), "PRODUCT"), "s:PRODUCT");
+    assert_eq!(server.connections(), 2);
 }
 
 #[test]
