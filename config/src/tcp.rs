@@ -178,6 +178,7 @@ pub enum TcpMiddleware {
     /// Limits the connections of one peer address.
     InFlightConn {
         /// How many.
+        #[serde(skip_serializing_if = "is_default")]
         amount: i64,
     },
     /// Allows addresses only.
@@ -191,6 +192,7 @@ pub enum TcpMiddleware {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpIpAllowList {
     /// Addresses and ranges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source_range: Vec<String>,
 }
 

@@ -370,7 +370,8 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                         (qualify(&child.name, provider_of(name)), child.weight.unwrap_or(1));
                     if weight < 0 {
                         return Err(BuildError(format!(
-                            "invalid negative weight {weight} for service \"{service}\""
+                            "invalid negative weight {weight} for service \"{}\"",
+                            child.name
                         )));
                     }
                     Ok((child.name.clone(), weight, self.service(&service)?))

@@ -34,7 +34,7 @@ pub struct Rule {
 /// A rule that was read, but perhaps cannot be used.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// The values of all `HostSNI` matchers, in lower case and in the order of the rule.
+    /// The values of all `HostSNI` matchers that are not negated, in lower case and in the order of the rule.
     pub names: Vec<String>,
     /// The rule, or what is wrong with a matcher, in Traefik's words.
     pub rule: Result<Rule, String>,
@@ -110,7 +110,8 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String>
             check(left, names)?;
             check(right, names)
         }
-        Expression::Not(inner) => check(inner, names),
+        // A name that is ruled out is none that is asked for.
+        Expression::Not(inner) => check(inner, &mut Vec::new()),
         Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
         Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
         Expression::Call(call) => {
@@ -257,6 +258,6 @@ mod tests {
             let found = read(rule).unwrap().rule.unwrap_err();
             assert_eq!(found, format!("error while adding rule {rule}: {error}"));
         }
-        assert_eq!(read("HostSNI(`A`) || !HostSNI(`b`)").unwrap().names, ["a", "b"]);
+        assert_eq!(read("HostSNI(`A`) || !HostSNI(`b`)").unwrap().names, ["a"]);
     }
 }

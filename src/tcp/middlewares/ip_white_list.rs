@@ -13,7 +13,9 @@ pub(super) fn build(options: &TcpIpAllowList) -> Result<Arc<dyn Middleware>, Bui
     if options.source_range.is_empty() {
         return Err(BuildError::new("sourceRange is empty, IPWhiteLister not created"));
     }
-    Ok(Arc::new(IpAllowList::new(options)?))
+    let list = IpAllowList::new(options)
+        .map_err(|error| BuildError(error.0.replacen("CIDRs", "CIDR whitelist", 1)))?;
+    Ok(Arc::new(list))
 }
 
 #[cfg(test)]
