@@ -1,4 +1,4 @@
-//! One request on one connection, and again on another when it provably did not arrive.
+//! One request on one connection, and again on another when it did not arrive, or may be sent twice.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl Endpoint {
                 Err(error) => return Err(unsent(error, outgoing, upgrade)),
             };
             let reused = lease.reused();
-            let spare = if reused { spare(&outgoing) } else { None };
+            let spare = spare(&outgoing);
             match self.exchange(lease, outgoing, interim).await {
                 Ok((response, lease)) => return self.answer(response, lease, upgrade, in_flight),
                 Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
@@ -105,15 +105,16 @@ impl Endpoint {
                 }
                 Err(Lost { error: Some(error), unsent: None }) if spare.is_some() && is_stale(&error) => {
                     let Some(spare) = spare else { return Err(self.fail(&error).into()) };
+                    if !reused {
+                        // A server that stops drops connections that it has not looked at yet: another one may answer.
+                        let error = self.lost(error.to_string());
+                        return Err(unsent(error, spare.into_request(), upgrade));
+                    }
                     outgoing = spare.into_request();
                     stale = MAX_STALE;
                 }
                 Err(Lost { error, unsent: Some(request) }) => {
-                    let error = UpstreamError::Lost {
-                        server: self.target.address.clone(),
-                        reason: error.map_or_else(|| "closed".into(), |e| e.to_string()),
-                        sent: false,
-                    };
+                    let error = self.lost(error.map_or_else(|| "closed".into(), |e| e.to_string()));
                     return Err(unsent(error, *request, upgrade));
                 }
                 Err(Lost { error: Some(error), .. }) => return Err(self.fail(&error).into()),
@@ -122,6 +123,11 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// A request that may be sent to another server.
+    fn lost(&self, reason: String) -> UpstreamError {
+        UpstreamError::Lost { server: self.target.address.clone(), reason, sent: false }
     }
 
     /// A connection for one request: a kept one unless `fresh`, or a new one.

@@ -126,8 +126,29 @@ fn a_retry_goes_to_another_server() {
         .replace("service: a}", "service: a, middlewares: [r]}")
         + "  middlewares:\n    r: {retry: {attempts: 2}}\n";
     let gateway = Gateway::serve(&text);
-    assert!((0..6).all(|_| who(gateway.web()) == "good"));
+    let request = "DELETE / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    assert!((0..6).all(|_| raw(gateway.web(), request).unwrap().header("x-backend") == Some("good")));
     assert!(!bad.seen().is_empty(), "it was tried");
+}
+
+#[test]
+fn a_get_that_a_server_hangs_up_on_goes_to_another_and_a_post_does_not() {
+    let stopping = Backend::closing("");
+    let good = Backend::echo("good");
+    let gateway = Gateway::serve(&services(&balancer("a", &[&stopping.url(), &good.url()], "")));
+    assert!((0..6).all(|_| who(gateway.web()) == "good"));
+    let asked = stopping.seen().len();
+    assert!(asked > 0, "it was tried");
+    let post = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
+    eventually("it is its turn", || {
+        let status = raw(gateway.web(), post).unwrap().status;
+        assert!(status == 200 || status == 502);
+        status == 502
+    });
+    assert_eq!(stopping.seen().len(), asked + 1, "what may have been done is not done twice");
+    // Nobody else is there: it is told.
+    let alone = Gateway::serve(&Gateway::one_service(&stopping.url()));
+    assert_eq!(get(alone.web(), "h", "/").status, 502);
 }
 
 #[test]
