@@ -7,7 +7,9 @@ A case is some routers, services and middlewares and the requests to them. All c
 are: status, headers and body that the client gets, what reaches the server, and how the API shows each object. Differences
 that docs/differences.md names are counted as known where `KNOWN` says so.
 """
-import argparse, base64, collections, gzip, hashlib, json, os, re, shutil, signal, socket, ssl, subprocess, sys, tempfile, threading, time, urllib.request
+import base64, collections, gzip, hashlib, json, os, re, shutil, signal, socket, ssl, subprocess, sys, tempfile, threading, time, urllib.request
+
+import comparison
 
 CASES = []
 
@@ -737,20 +739,13 @@ class Shared:
         return context
 
 
-def differences(one, other, path=""):
-    """The smallest places where two observations differ."""
-    if one == other:
-        return []
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [line for key in sorted({*one, *other}) for line in differences(one.get(key), other.get(key), f"{path}.{key}")]
-    if isinstance(one, list) and isinstance(other, list):
-        if path.endswith(("headers", "[1]")) and ".seen" in path or path.endswith(".headers"):
-            return [f"{path} - {pair}" for pair in one if pair not in other] + [f"{path} + {pair}" for pair in other if pair not in one] or [f"{path}: order"]
-        if len(one) == len(other):
-            return [line for at, pair in enumerate(zip(one, other)) for line in differences(*pair, f"{path}[{at}]")]
-    if ".seen." in path and isinstance(one, list) and isinstance(other, list):
+def lists(one, other, path):
+    """Headers differ by what one side has and the other has not; requests that a server has seen first by their number."""
+    if path.endswith(("headers", "[1]")) and ".seen" in path or path.endswith(".headers"):
+        return [f"{path} - {pair}" for pair in one if pair not in other] + [f"{path} + {pair}" for pair in other if pair not in one] or [f"{path}: order"]
+    if ".seen." in path and len(one) != len(other):
         return [f"{path}: {len(one)} requests > {len(other)}"]
-    return [f"{path}: {json.dumps(one)[:200]}", f"{' ' * len(path)}> {json.dumps(other)[:200]}"]
+    return None
 
 
 def broken(theirs, ours):
@@ -760,14 +755,13 @@ def broken(theirs, ours):
     return None
 
 
+def known(name, theirs, ours):
+    """Why a difference is wanted, if it is."""
+    return broken(theirs, ours) or next((reason for pattern, reason in KNOWN.items() if re.search(pattern, name)), None)
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("traefik")
-    parser.add_argument("tidegate")
-    parser.add_argument("-k", default="")
-    parser.add_argument("-v", action="store_true")
-    parser.add_argument("--base", type=int, default=26300)
-    options = parser.parse_args()
+    options = comparison.parser(__doc__, 26300).parse_args()
     wanted = [case for case in CASES if options.k in case.name]
     shared, observed = Shared(), []
     for which, binary in enumerate((options.traefik, options.tidegate)):
@@ -785,18 +779,7 @@ def main():
         finally:
             run.stop()
     shutil.rmtree(shared.folder, ignore_errors=True)
-    counts = collections.Counter()
-    for name in sorted({*observed[0], *observed[1]}, key=lambda name: list({**observed[0], **observed[1]}).index(name)):
-        lines = differences(observed[0].get(name), observed[1].get(name))
-        known = broken(observed[0].get(name), observed[1].get(name)) or next((reason for pattern, reason in KNOWN.items() if re.search(pattern, name)), None)
-        counts["same" if not lines else "known" if known else "different"] += 1
-        if lines and (not known or options.v):
-            print(f"== {name}" + (f" ({known})" if known else ""))
-            print("\n".join("   " + line for line in lines[:14]))
-        elif options.v:
-            print(f"== {name}: same\n   {json.dumps(observed[0][name])[:600]}")
-    print(dict(counts))
-    return counts["different"] > 0
+    return comparison.report(observed, known, options.v, lists)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ Each case is a list of settings in dotted form. It is run as flags, and as one m
 turn (all of them with --all). What differs is printed; what differs on purpose stands in KNOWN with its reason, and in
 docs/differences.md.
 """
-import argparse, collections, difflib, http, json, os, re, shutil, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time
+import collections, difflib, http, json, os, re, shutil, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time
+
+import comparison
 
 ROUTES = """
 http:
@@ -541,13 +543,8 @@ def certificate(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("traefik")
-    parser.add_argument("tidegate")
-    parser.add_argument("-k", default="")
-    parser.add_argument("-v", action="store_true")
+    parser = comparison.parser(__doc__, 24200)
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--base", type=int, default=24200)
     options = parser.parse_args()
     options.traefik, options.tidegate = os.path.abspath(options.traefik), os.path.abspath(options.tidegate)
     folder = tempfile.mkdtemp(prefix="settings")

@@ -7,7 +7,9 @@ A case has an entry point of its own, its routers and what they need, and probes
 the client gets, how its connection ends, what reaches the servers and how that ends, and how the API shows each object. Differences
 that docs/differences.md names are counted as known where `KNOWN` says so.
 """
-import argparse, atexit, collections, hashlib, json, os, re, shutil, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time, urllib.request
+import atexit, hashlib, json, os, re, shutil, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time, urllib.request
+
+import comparison
 
 CASES = []
 T, PASS = {"tls": {}}, {"tls": {"passthrough": True}}
@@ -959,25 +961,13 @@ class Shared:
         return context
 
 
-def differences(one, other, path=""):
-    """The smallest places where two observations differ."""
-    if one == other:
-        return []
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [line for key in sorted({*one, *other}) for line in differences(one.get(key), other.get(key), f"{path}.{key}")]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [line for at, pair in enumerate(zip(one, other)) for line in differences(*pair, f"{path}[{at}]")]
-    return [f"{path}: {json.dumps(one)[:300]}", f"{' ' * len(path)}> {json.dumps(other)[:300]}"]
+def known(name, theirs, ours):
+    """Why a difference is wanted, if it is."""
+    return next((reason for pattern, reason, *fits in KNOWN if re.search(pattern, name) and all(fit(theirs, ours) for fit in fits)), None)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("traefik")
-    parser.add_argument("tidegate")
-    parser.add_argument("-k", default="")
-    parser.add_argument("-v", action="store_true")
-    parser.add_argument("--base", type=int, default=27300)
-    options = parser.parse_args()
+    options = comparison.parser(__doc__, 27300).parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     observed = [{}, {}]
 
@@ -1007,18 +997,7 @@ def main():
     [thread.join() for thread in threads]
     if not all(seen.pop("whole", False) for seen in observed):
         sys.exit("one of them did not come to its end")
-    counts = collections.Counter()
-    for name in dict.fromkeys([*observed[0], *observed[1]]):
-        lines = differences(observed[0].get(name), observed[1].get(name))
-        known = next((reason for pattern, reason, *fits in KNOWN if re.search(pattern, name) and all(fit(observed[0].get(name), observed[1].get(name)) for fit in fits)), None)
-        counts["same" if not lines else "known" if known else "different"] += 1
-        if lines and (not known or options.v):
-            print(f"== {name}" + (f" ({known})" if known else ""))
-            print("\n".join("   " + line for line in lines[:14]))
-        elif options.v:
-            print(f"== {name}: same\n   {json.dumps(observed[0][name])[:600]}")
-    print(dict(counts))
-    return counts["different"] > 0
+    return comparison.report(observed, known, options.v)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ use tidegate_config::service::Failover;
 use tidegate_core::{BoxFuture, BuildError, Handler, Request, Response, UpstreamError, reply};
 
 use super::Service;
-use super::mirror::{Gathered, gather};
+use super::gather::{Gathered, gather};
 
 /// Largest request body that is kept for the fallback, in bytes, when the options set no limit.
 const MAX_BODY: u64 = 64 * 1024 * 1024;

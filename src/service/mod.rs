@@ -5,6 +5,7 @@
 
 mod balance;
 mod failover;
+mod gather;
 mod health;
 mod load_balancer;
 mod mirror;

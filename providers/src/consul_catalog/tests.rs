@@ -136,6 +136,12 @@ fn web(port: u16, status: &str) -> Value {
     entry("web", "10.0.0.1", port, status, &[])
 }
 
+/// Options by which the agent is asked every few milliseconds instead of being listened to.
+fn polled(agent: &Agent) -> Options {
+    let refresh_interval = tidegate_core::values::Duration::from_millis(30);
+    Options { watch: false, refresh_interval, ..agent.options() }
+}
+
 #[tokio::test]
 async fn registrations_health_and_tags_are_followed() {
     let agent = Agent::start().await;
@@ -222,10 +228,7 @@ async fn a_catalog_that_is_suddenly_empty_is_not_believed() {
 async fn without_watch_an_empty_catalog_is_not_believed_either() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
-    let mut options = agent.options();
-    options.watch = false;
-    options.refresh_interval = tidegate_core::values::Duration::from_millis(30);
-    let mut running = Running::start(build(options).expect("valid options"));
+    let mut running = Running::start(build(polled(&agent)).expect("valid options"));
     running.next().await;
     let all = std::mem::take(&mut agent.catalog.lock().services);
     let before = agent.server.count("/v1/catalog/services");
@@ -426,10 +429,7 @@ async fn services_of_connect_get_a_transport_that_is_renewed() {
 async fn without_watch_the_catalog_is_polled() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
-    let mut options = agent.options();
-    options.watch = false;
-    options.refresh_interval = tidegate_core::values::Duration::from_millis(30);
-    let mut running = Running::start(build(options).expect("valid options"));
+    let mut running = Running::start(build(polled(&agent)).expect("valid options"));
     running.next().await;
     agent.set("web", &[web(81, "passing")]);
     running.until(|state| urls(state, "web") == ["http://10.0.0.1:81"]).await;
