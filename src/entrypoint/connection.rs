@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::chosen_options::ChosenOptions;
 use super::clock::{Clock, Due};
 use super::door::Door;
 use super::heads::HeldHead;
@@ -26,7 +27,7 @@ use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
 use super::stream::Watched;
 use super::streams;
-use crate::tls::{DEFAULT_OPTIONS, TlsStore};
+use crate::tls::TlsStore;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -103,13 +104,13 @@ pub(super) async fn begin_http(
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake =
             Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
-        let Some((stream, tls, options)) = handshake.await? else { return Ok(None) };
+        let Some((stream, tls, chosen)) = handshake.await? else { return Ok(None) };
         connection.tls = Some(*tls);
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return Ok(Some(serve_http(door, *stream, connection, options, h2, open)));
+        return Ok(Some(serve_http(door, *stream, connection, Some(chosen), h2, open)));
     }
     let h2 = stream.prefix.starts_with(PREFACE);
-    Ok(Some(serve_http(door, stream, connection, DEFAULT_OPTIONS.into(), h2, open)))
+    Ok(Some(serve_http(door, stream, connection, None, h2, open)))
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
@@ -193,15 +194,14 @@ async fn handshake(
     door: &Door,
     stream: Prefixed<TcpStream>,
     local: IpAddr,
-) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, Arc<str>)>> {
+) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, ChosenOptions)>> {
     let place = door.begin_handshake();
     let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
-    let (tls, options): (_, Arc<str>) = {
+    let (tls, chosen) = {
         let snapshot = door.snapshots.load();
-        let name = server_name.as_deref().unwrap_or("");
-        (snapshot.tls.clone(), snapshot.tls_options_of(door.index, name).into())
+        (snapshot.tls.clone(), ChosenOptions::new(&snapshot, door.index, server_name.as_deref(), local))
     };
     if TlsStore::is_asked_for_proof(&start.client_hello())
         && let Some(name) = &server_name
@@ -212,7 +212,8 @@ async fn handshake(
         return Ok(None);
     }
     tls.demand(server_name.as_deref()).await;
-    let Some(config) = tls.config_of(&options) else {
+    let Some((chosen, config)) = chosen.and_then(|one| tls.config_of(&one.options.name).map(|c| (one, c)))
+    else {
         tracing::debug!(entry_point = %door.name, ?server_name, "TLS options are missing or broken");
         return Ok(None);
     };
@@ -231,7 +232,7 @@ async fn handshake(
             .map(|chain| chain.iter().map(|certificate| certificate.to_vec()).collect())
             .unwrap_or_default(),
     };
-    Ok(Some((Box::new(stream), Box::new(info), options)))
+    Ok(Some((Box::new(stream), Box::new(info), chosen)))
 }
 
 /// The name of a suite as Go and IANA write it.
@@ -248,7 +249,7 @@ fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + Sync + 'stat
     door: Arc<Door>,
     stream: S,
     connection: Connection,
-    tls_options: Arc<str>,
+    tls_options: Option<ChosenOptions>,
     h2: bool,
     open: OpenConnection,
 ) -> Rest {

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Next, Request, Response, reply};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
+use super::chosen_options::ChosenOptions;
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::heads::HeldHead;
@@ -34,8 +35,8 @@ pub(super) struct Link {
     pub(super) connection: Arc<Connection>,
     pub(super) progress: Arc<Progress>,
     pub(super) peer: Peer,
-    /// Name of the TLS options that the handshake was made with.
-    pub(super) tls_options: Arc<str>,
+    /// The TLS options that the handshake was made with.
+    pub(super) tls_options: Option<ChosenOptions>,
     pub(super) started: Instant,
     pub(super) requests: AtomicU64,
     /// Requests come as streams of frames: HTTP/2 or HTTP/3.
@@ -183,7 +184,7 @@ async fn answer(
     let timed = timeouts::begin(link, &mut request, route.and_then(|route| route.timeouts.as_ref()));
     *line = begin_line(door, &mut request, route.map(|route| &**route));
     let Some(route) = route else { return reply::not_found() };
-    if route.tls_options.as_ref().is_some_and(|demanding| *demanding != link.tls_options) {
+    if link.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
         return misdirected();
     }
     if door.target.denies(request.path()) {
@@ -289,22 +290,12 @@ fn misdirected() -> Response {
     reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request")
 }
 
-/// True when the requested host has other TLS options than the handshake was made with (RFC 9110 section 15.5.20).
+/// True when the requested host has other TLS options than the handshake was made with.
 fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
-    if link.connection.tls.is_none() {
-        return false;
-    }
-    let host = request.host();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
+    let (Some(tls), Some(chosen)) = (&link.connection.tls, &link.tls_options) else {
+        return link.connection.tls.is_some();
     };
-    let options = if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        snapshot.tls_options_of(link.door.index, &name.to_ascii_lowercase()) == &*link.tls_options
-    } else {
-        snapshot.tls_options_of(link.door.index, name) == &*link.tls_options
-    };
-    !options
+    chosen.differ_for_host(snapshot, link.door.index, tls, request)
 }
 
 /// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`), and

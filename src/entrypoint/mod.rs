@@ -6,6 +6,7 @@
 
 mod aliases;
 mod body;
+mod chosen_options;
 mod clock;
 mod connection;
 mod door;

@@ -4,6 +4,7 @@
 //! host and path, the few routes that may take a request, and evaluates only those, in order of priority.
 
 mod cover;
+mod coverage;
 mod index;
 mod matcher;
 mod paths;
@@ -12,11 +13,13 @@ mod rule;
 mod tree;
 mod view;
 
+pub use coverage::{Closeness, Coverage, HostSet};
 pub use index::{Entry, Index};
 pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
 pub(crate) use rule::located as go_position;
 pub(crate) use tree::{Tree, known_name};
+pub(crate) use view::without_port;
 
 #[cfg(test)]
 mod testing {

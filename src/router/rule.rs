@@ -59,6 +59,10 @@ impl Rule {
         self.tree.matches(&|matcher| matcher.matches(&view))
     }
 
+    pub(super) fn tree(&self) -> &Tree<Matcher> {
+        &self.tree
+    }
+
     pub(super) fn into_tree(self) -> Tree<Matcher> {
         self.tree
     }

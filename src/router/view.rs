@@ -48,7 +48,7 @@ impl<'a> View<'a> {
 }
 
 /// A host without its port and, for IPv6, without its brackets.
-pub(super) fn without_port(host: &str) -> &str {
+pub(crate) fn without_port(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split_once(']').map_or(host, |(address, _)| address);
     }

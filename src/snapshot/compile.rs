@@ -137,7 +137,7 @@ fn https_names(attached: &[Attached], rules: &Rules, entry_point: usize) -> tcp:
     let here = attached.iter().filter(|router| router.entry_points.contains(&entry_point));
     for router in here.filter(|router| router.router.tls.is_some()) {
         if let Some(Ok(rule)) = rules.get(&router.router.rule) {
-            names.add(&rule.hosts());
+            names.add(rule);
         }
     }
     names

@@ -13,6 +13,7 @@ mod services;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tls_hosts;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -25,7 +26,7 @@ use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
 use crate::tcp;
-use crate::tls::{DEFAULT_OPTIONS, HostOptions, TlsStore};
+use crate::tls::{HostOptions, NamedOptions, TlsStore};
 use crate::udp;
 pub use compile::{Compiled, Environment, compile};
 pub use files::Files;
@@ -62,9 +63,9 @@ pub struct Routes {
 }
 
 impl Snapshot {
-    /// Name of the TLS options that apply to a host at an entry point; see [`HostOptions::of`].
-    pub fn tls_options_of(&self, entry_point: usize, host: &str) -> &str {
-        self.entry_points.get(entry_point).map_or(DEFAULT_OPTIONS, |routes| routes.tls_options.of(host))
+    /// The TLS options that apply to a host at an entry point; see [`HostOptions::of`]. `None`: there is no such entry point.
+    pub fn tls_options_of(&self, entry_point: usize, host: &str) -> Option<&Arc<NamedOptions>> {
+        self.entry_points.get(entry_point).map(|routes| routes.tls_options.of(host))
     }
 }
 
@@ -82,8 +83,8 @@ pub struct Route {
     pub timeouts: Option<Timeouts>,
     /// What is logged, counted and traced.
     pub observability: EntryPointObservability,
-    /// Its TLS options, when they demand a certificate of the client: who came with others is refused (421).
-    pub tls_options: Option<Arc<str>>,
+    /// Its TLS options, when they are not the default: requests on a connection with others are refused (421).
+    pub tls_options: Option<Arc<NamedOptions>>,
     /// True for the gateway's own services, which are not logged unless asked for.
     pub internal: bool,
 }

@@ -11,10 +11,10 @@ use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, R
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
-use super::{Route, Routes, Timeouts};
+use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
-use crate::tls::{DEFAULT_OPTIONS, HostOptions, TlsStore};
+use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
 /// What became of one object.
 #[derive(Clone, Default)]
@@ -61,7 +61,10 @@ impl Router<'_, '_> {
             outcomes.push(outcome);
         }
         self.warn_of_ties(&mut outcomes);
-        let tls_options = self.tls_options(&rules, &mut outcomes);
+        let points = self.builder.environment.settings.entry_points.len();
+        let ranks = &self.builder.environment.settings.providers;
+        let rank = |name: &str| ranks.rank(provider_of(name));
+        let tls_options = tls_hosts::settle(self.attached, &rules, self.tls, (points, &rank), &mut outcomes);
         let children = self.children(&mut outcomes);
         let settings = &self.builder.environment.settings;
         let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
@@ -135,7 +138,7 @@ impl Router<'_, '_> {
         }
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options, &self.attached[place].source));
         // A broken router answers so whoever asks.
-        let tls_options = named.filter(|name| parts.is_some() && self.tls.demands_certificate(name));
+        let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
         label.push(&name);
@@ -147,7 +150,7 @@ impl Router<'_, '_> {
             service,
             timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
-            tls_options: tls_options.map(Arc::from),
+            tls_options: tls_options.map(|name| self.tls.named(&name)),
         })
     }
 
@@ -246,57 +249,6 @@ impl Router<'_, '_> {
         (0..self.attached.len()).filter(|place| !reached[*place]).collect()
     }
 
-    /// Checks the TLS options of all routers, and finds those of each host of each entry point.
-    ///
-    /// Two routers of one host with different options are in conflict. Which client authentication was meant is not
-    /// known then, so neither serves (Traefik's `core.strictTLSOptions`). A router that asks for no host has no say where
-    /// a host is named. For all others its options apply, if the routers without a host agree on them.
-    fn tls_options(&self, rules: &Rules, outcomes: &mut [Outcome]) -> Vec<HostOptions> {
-        let points = self.builder.environment.settings.entry_points.len();
-        let mut named: Vec<HashMap<String, Vec<(usize, String)>>> = vec![HashMap::new(); points];
-        let mut unnamed: Vec<Vec<(usize, String)>> = vec![Vec::new(); points];
-        for (place, router) in self.attached.iter().enumerate() {
-            let (Some(tls), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else {
-                continue;
-            };
-            let options = options_name(&tls.options, &router.source);
-            if !self.tls.has_options(&options) {
-                outcomes[place]
-                    .errors
-                    .push(format!("building router handler: unknown TLS options: {options}"));
-            }
-            let hosts = rule.hosts();
-            for &point in &router.entry_points {
-                for host in &hosts {
-                    named[point].entry(host.clone()).or_default().push((place, options.clone()));
-                }
-                if hosts.is_empty() {
-                    unnamed[point].push((place, options.clone()));
-                }
-            }
-        }
-        let both = named.into_iter().zip(unnamed);
-        both.map(|(named, unnamed)| {
-            let mut names = settle(named, outcomes);
-            if let Some((_, first)) = unnamed.first()
-                && unnamed.iter().all(|(_, options)| options == first)
-            {
-                names.entry("*".to_owned()).or_insert_with(|| Arc::from(first.as_str()));
-            }
-            for (place, options) in &unnamed {
-                let applies = names.get("*").is_some_and(|name| **name == *options);
-                if options != DEFAULT_OPTIONS && !(applies && names.values().all(|name| **name == *options)) {
-                    let text = &self.attached[*place].router.rule;
-                    outcomes[*place].warnings.push(format!(
-                        "no domain found in rule {text}: the server name that a client asks for decides on the TLS options, which may be others than {options}"
-                    ));
-                }
-            }
-            HostOptions::new(names)
-        })
-        .collect()
-    }
-
     /// Warns of routers with the same rule and priority: only the first by name takes requests.
     fn warn_of_ties(&self, outcomes: &mut [Outcome]) {
         let mut first: HashMap<(usize, bool, i64, &str), &str> = HashMap::new();
@@ -315,33 +267,8 @@ impl Router<'_, '_> {
     }
 }
 
-/// The options of each host. Routers that are in conflict do not serve.
-fn settle(
-    named: HashMap<String, Vec<(usize, String)>>,
-    outcomes: &mut [Outcome],
-) -> HashMap<String, Arc<str>> {
-    let mut names = HashMap::new();
-    for (host, users) in named {
-        let Some((_, first)) = users.first() else { continue };
-        if users.iter().all(|(_, options)| options == first) {
-            // Options that are missing or broken close the connections of their hosts.
-            names.insert(host, Arc::from(first.as_str()));
-            continue;
-        }
-        for (place, _) in &users {
-            let conflict = format!(
-                "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
-            );
-            if !outcomes[*place].errors.contains(&conflict) {
-                outcomes[*place].errors.push(conflict);
-            }
-        }
-    }
-    names
-}
-
 /// The qualified name of a router's TLS options.
-fn options_name(written: &str, router: &str) -> String {
+pub(super) fn options_name(written: &str, router: &str) -> String {
     match written {
         "" | DEFAULT_OPTIONS => DEFAULT_OPTIONS.to_owned(),
         other => qualify(other, provider_of(router)),

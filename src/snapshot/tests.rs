@@ -76,6 +76,10 @@ fn errors(compiled: &Compiled, kind: Kind, name: &str) -> Vec<String> {
     compiled.snapshot.report.object(kind, name).unwrap().errors.clone()
 }
 
+fn options_of(compiled: &Compiled, point: usize, host: &str) -> String {
+    compiled.snapshot.tls_options_of(point, host).unwrap().name.to_string()
+}
+
 fn status_of(compiled: &Compiled, kind: Kind, name: &str) -> Status {
     compiled.snapshot.report.object(kind, name).unwrap().status
 }
@@ -225,8 +229,8 @@ fn tls_options_are_by_host_and_conflicts_fail_closed() {
             "services": {{{SERVICE}}}
         }}, "tls": {{"options": {{"strict": {{"minVersion": "VersionTLS13"}}}}}}}}"#
     ));
-    assert_eq!(compiled.snapshot.tls_options_of(0, "own.test"), "strict@file");
-    assert_eq!(compiled.snapshot.tls_options_of(0, "both.test"), "default");
+    assert_eq!(options_of(&compiled, 0, "own.test"), "strict@file");
+    assert_eq!(options_of(&compiled, 0, "both.test"), "default");
     for name in ["one@file", "two@file"] {
         assert!(errors(&compiled, Kind::Router, name)[0].contains("conflicting"), "{name}");
     }
@@ -420,9 +424,7 @@ fn tls_options_are_those_of_the_entry_point() {
             "mutual": {{"clientAuth": {{"clientAuthType": "RequireAnyClientCert"}}}}
         }}}}}}"#
     ));
-    let snapshot = &compiled.snapshot;
-    let at =
-        |point: usize| ["a.test", "b.test", ""].map(|host| snapshot.tls_options_of(point, host).to_owned());
+    let at = |point: usize| ["a.test", "b.test", ""].map(|host| options_of(&compiled, point, host));
     // The settings have them by name.
     assert_eq!(at(0), ["mutual@file", "strict@file", "strict@file"]);
     assert_eq!(at(1), ["default"; 3]);
@@ -445,7 +447,7 @@ fn tls_options_of_routers_without_a_host_apply_where_no_host_is_named() {
                 "services": {{{SERVICE}}}
             }}, "tls": {{"options": {{"strict": {{"minVersion": "VersionTLS13"}}}}}}}}"#
         ));
-        let of = |host: &str| compiled.snapshot.tls_options_of(0, host).to_owned();
+        let of = |host: &str| options_of(&compiled, 0, host);
         let status =
             ["host@file", "one@file", "two@file"].map(|name| status_of(&compiled, Kind::Router, name));
         ([of("a.test"), of("b.test"), of("")], status)
@@ -454,9 +456,11 @@ fn tls_options_of_routers_without_a_host_apply_where_no_host_is_named() {
     let strict = "strict@file".to_owned();
     let (names, status) = options("strict", "strict");
     assert_eq!(names, ["default".to_owned(), strict.clone(), strict]);
-    assert_eq!(status, [Status::Enabled, Status::Warning, Status::Warning]);
+    // The pattern takes nothing of the named host.
+    assert_eq!(status, [Status::Enabled, Status::Warning, Status::Enabled]);
     let (names, status) = options("strict", "default");
-    assert_eq!(names, ["default"; 3]);
+    // The pattern decides for what it matches; the rest is left to the router without a host.
+    assert_eq!(names, ["default", "default", "strict@file"]);
     assert_eq!(status, [Status::Enabled, Status::Warning, Status::Enabled]);
     assert_eq!(options("default", "default").1, [Status::Enabled; 3]);
 }

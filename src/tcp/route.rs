@@ -10,6 +10,7 @@ use super::middlewares::{Middleware, Permit};
 use super::postgres;
 use super::rule::{ACME_PROTOCOL, View};
 use super::service::Service;
+use crate::router::{Closeness, Rule};
 use tidegate_core::Connection;
 
 /// What a connection is given to, once its router is known.
@@ -65,12 +66,18 @@ pub struct HttpsNames {
     /// By what follows the first label.
     below: HashSet<String>,
     any: bool,
+    /// Rules that take more names than they list.
+    wider: Vec<Rule>,
 }
 
 impl HttpsNames {
-    /// Adds a router with these hosts: in lower case, `*.` and a suffix, or `*`. Without hosts it takes any name.
-    pub fn add(&mut self, hosts: &[String]) {
+    /// Adds a router with this rule. One that lists no hosts takes any name.
+    pub fn add(&mut self, rule: &Rule) {
+        let hosts = &rule.hosts();
         self.any |= hosts.is_empty();
+        if !hosts.is_empty() && rule.closeness().0 < Closeness::Wildcard {
+            self.wider.push(rule.clone());
+        }
         for host in hosts {
             match host.strip_prefix("*.") {
                 _ if host == "*" => self.any = true,
@@ -82,6 +89,11 @@ impl HttpsNames {
 
     fn is_empty(&self) -> bool {
         !self.any && self.exact.is_empty() && self.below.is_empty()
+    }
+
+    /// True when a router takes the name without listing it.
+    fn may_take(&self, name: &str) -> bool {
+        self.any || self.wider.iter().any(|rule| rule.coverage(name).is_some())
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -154,7 +166,7 @@ impl Routes {
         }
         let view = View { server_name: &hello.server_name, peer, protocols: &hello.protocols };
         let found = self.tls.find(&view);
-        let found = found.filter(|found| !found.catch_all || !self.https.any);
+        let found = found.filter(|found| !found.catch_all || !self.https.may_take(&hello.server_name));
         let route = found.map(|found| found.value.clone());
         Some(route.map_or(Decision::Http, |route| Decision::Route(route, Some(hello))))
     }
@@ -185,7 +197,11 @@ mod tests {
     fn routes(plain: &[&str], tls: &[&str], https: &[&[&str]]) -> Routes {
         let mut names = HttpsNames::default();
         for hosts in https {
-            names.add(&hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
+            let rule = match hosts {
+                [] => "PathPrefix(`/`)".to_owned(),
+                hosts => hosts.join(" || "),
+            };
+            names.add(&Rule::parse(&rule).unwrap());
         }
         Routes { plain: index(plain), tls: index(tls), https: names, acme_bypass: false }
     }
@@ -206,7 +222,7 @@ mod tests {
         assert_eq!(decided(&routes(&[all], &[], &[]), b""), all);
         assert_eq!(decided(&routes(&["ClientIP(`10.0.0.1`)"], &[], &[]), b""), "more");
         assert_eq!(decided(&routes(&["ClientIP(`10.0.0.1`)"], &[], &[]), b"GET"), "http");
-        for mixed in [routes(&[all], &[all], &[]), routes(&[all], &[], &[&["a.test"]])] {
+        for mixed in [routes(&[all], &[all], &[]), routes(&[all], &[], &[&["Host(`a.test`)"]])] {
             assert_eq!(decided(&mixed, b""), "more");
             assert_eq!(decided(&mixed, b"GET / HTTP/1.1\r\n"), all);
         }
@@ -216,7 +232,7 @@ mod tests {
     fn tls_goes_to_whom_traefik_gives_it() {
         let (all, one) = ("HostSNI(`*`)", "HostSNI(`db.test`)");
         let asks = |name| hello_of(name, &["h2"]);
-        let both = routes(&[], &[all, one], &[&["web.test"], &["*.w.test"]]);
+        let both = routes(&[], &[all, one], &[&["Host(`web.test`)"], &["Host(`*.w.test`)"]]);
         for (name, taken) in
             [("web.test", "http"), ("x.w.test", "http"), ("db.test", one), ("other.test", all), ("", all)]
         {
@@ -226,9 +242,14 @@ mod tests {
         for (name, taken) in [("web.test", "http"), ("db.test", one), ("", "http")] {
             assert_eq!(decided(&anywhere, &asks(name)), taken, "{name}");
         }
-        let specific = routes(&[all], &[one], &[&["db.test"]]);
+        let specific = routes(&[all], &[one], &[&["Host(`db.test`)"]]);
         for (name, taken) in [("db.test", "http"), ("other.test", "http")] {
             assert_eq!(decided(&specific, &asks(name)), taken, "{name}");
+        }
+        let pattern = ["HostRegexp(`^.+\\.dom\\.test$`)", "Host(`dom.test`)"];
+        let mixed = routes(&[], &[all, one], &[&pattern]);
+        for (name, taken) in [("www.dom.test", "http"), ("dom.test", "http"), ("e.test", all), ("", all)] {
+            assert_eq!(decided(&mixed, &asks(name)), taken, "{name}");
         }
         assert_eq!(decided(&both, &hello_of("other.test", &["acme-tls/1"])), "http");
         let bypass = Routes { acme_bypass: true, ..routes(&[], &[all], &[]) };

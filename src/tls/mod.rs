@@ -24,7 +24,7 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
 use certificates::{Certificates, Loaded, Only};
-pub use hosts::HostOptions;
+pub use hosts::{Claim, HostOptions, NamedOptions};
 pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
@@ -42,6 +42,8 @@ type Pairs = HashMap<(String, String), Arc<Loaded>>;
 pub struct TlsStore {
     /// Options by name; `None` for broken ones, whose hosts are refused.
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
+    /// The same as they are compared.
+    named: BTreeMap<String, Arc<NamedOptions>>,
     /// Names of the options without which no client may be served: it has to show a certificate.
     demanding: HashSet<String>,
     /// Generated once, on the first store that needs it.
@@ -106,12 +108,21 @@ impl TlsStore {
         let mut tickets = previous.map(|store| store.tickets.clone()).unwrap_or_default();
         let certificates = Arc::new(certificates);
         let obtained = previous.map(|store| store.obtained.clone()).unwrap_or_default();
-        let options = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
+        let built = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
+        let named = built.iter().map(|(name, built)| {
+            let content = built.as_ref().map(|built| built.content);
+            (name.clone(), Arc::new(NamedOptions::new(name, content)))
+        });
+        let named = named.collect();
+        let options =
+            built.into_iter().map(|(name, built)| (name, built.map(|built| Arc::new(built.config))));
+        let options = options.collect();
         let demanding =
             tls.options.iter().filter(|(_, options)| client_auth::is_demanded(&options.client_auth));
         let demanding = demanding.map(|(name, _)| options_name(name).to_owned()).collect();
         let store = Self {
             options,
+            named,
             demanding,
             generated,
             loaded,
@@ -129,7 +140,10 @@ impl TlsStore {
     /// weaker may stand in for it. For a store that nobody else has yet.
     pub(crate) fn close(store: &mut Arc<Self>, names: &BTreeSet<String>) {
         if let Some(store) = Arc::get_mut(store) {
-            store.options.extend(names.iter().map(|name| (options_name(name).to_owned(), None)));
+            for name in names.iter().map(|name| options_name(name)) {
+                store.options.insert(name.to_owned(), None);
+                store.named.insert(name.to_owned(), Arc::new(NamedOptions::new(name, None)));
+            }
         }
     }
 
@@ -190,6 +204,17 @@ impl TlsStore {
     /// What responders say of certificates.
     pub(crate) fn staples(&self) -> Arc<Staples> {
         self.staples.clone()
+    }
+
+    /// The options of this name as they are compared, whether they are sound or not.
+    pub fn named(&self, name: &str) -> Arc<NamedOptions> {
+        self.named.get(name).cloned().unwrap_or_else(|| Arc::new(NamedOptions::new(name, None)))
+    }
+
+    /// True when a route with options of this name has to check what a connection was opened with: they say something else
+    /// than `default`, or demand a certificate.
+    pub fn is_checked(&self, name: &str) -> bool {
+        !self.named(name).is_same(&self.named(DEFAULT_OPTIONS)) || self.demands_certificate(name)
     }
 
     /// True when options of this name exist and are sound.
@@ -333,7 +358,7 @@ fn build_options(
     file: &mut ReadFile<'_>,
     tickets: &mut BTreeMap<String, Arc<dyn ProducesTickets>>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<String, Option<Arc<ServerConfig>>> {
+) -> BTreeMap<String, Option<options::Built>> {
     let defaults = TlsOptions::default();
     let named = tls.options.iter().map(|(name, options)| (options_name(name), &**options));
     let implied =
@@ -341,7 +366,7 @@ fn build_options(
     let mut built = BTreeMap::new();
     let mut used = BTreeMap::new();
     for (name, options) in named.chain(implied) {
-        let config = options::server_config(options, certificates, obtained, file, |domain| {
+        let made = options::server_config(options, certificates, obtained, file, |domain| {
             let ticketer = match used.get(&domain).or_else(|| tickets.get(&domain)) {
                 Some(known) => Arc::clone(known),
                 None => rustls::crypto::aws_lc_rs::Ticketer::new()
@@ -350,10 +375,8 @@ fn build_options(
             used.insert(domain, ticketer.clone());
             Ok(ticketer)
         });
-        let config = config.map(Arc::new).map_err(|error| {
-            problems.push(problem(Kind::TlsOptions, name, error.0));
-        });
-        built.insert(name.to_owned(), config.ok());
+        let made = made.map_err(|error| problems.push(problem(Kind::TlsOptions, name, error.0)));
+        built.insert(name.to_owned(), made.ok());
     }
     *tickets = used;
     built

@@ -7,6 +7,7 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use sha2::{Digest, Sha256};
 use tidegate_config::tls::TlsOptions;
 use tidegate_core::BuildError;
 
@@ -14,6 +15,13 @@ use super::certificates::{Certificates, Chooser};
 use super::obtained::Obtained;
 use super::ocsp::Stapling;
 use super::{ReadFile, client_auth};
+
+/// What options come to.
+pub(super) struct Built {
+    pub(super) config: ServerConfig,
+    /// A digest of everything they say, whatever the words: equal ones are one and the same to clients.
+    pub(super) content: [u8; 32],
+}
 
 /// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
 /// domain.
@@ -23,7 +31,7 @@ pub(super) fn server_config(
     obtained: &Arc<Obtained>,
     file: &mut ReadFile<'_>,
     ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
-) -> Result<ServerConfig, BuildError> {
+) -> Result<Built, BuildError> {
     let versions = versions(options)?;
     let provider = CryptoProvider {
         cipher_suites: cipher_suites(options, versions.contains(&&TLS13))?,
@@ -51,12 +59,29 @@ pub(super) fn server_config(
         .filter(|protocol| *protocol != "acme-tls/1")
         .map(|protocol| protocol.clone().into_bytes())
         .collect();
+    let content = content(options, &versions, &config, &domain);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     if !options.disable_session_tickets {
         config.ticketer = ticketer(domain)?;
     }
-    Ok(config)
+    Ok(Built { config, content })
+}
+
+/// The digest of what options come to.
+fn content(
+    options: &TlsOptions,
+    versions: &[&'static SupportedProtocolVersion],
+    config: &ServerConfig,
+    domain: &str,
+) -> [u8; 32] {
+    let versions: Vec<_> = versions.iter().map(|version| version.version).collect();
+    let provider = config.crypto_provider();
+    let suites: Vec<_> = provider.cipher_suites.iter().map(SupportedCipherSuite::suite).collect();
+    let groups: Vec<_> = provider.kx_groups.iter().map(|group| group.name()).collect();
+    let flags = (options.sni_strict, options.disable_session_tickets);
+    let said = format!("{:?}", (versions, suites, groups, &config.alpn_protocols, flags, domain));
+    Sha256::digest(said).into()
 }
 
 fn versions(options: &TlsOptions) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
@@ -172,6 +197,7 @@ mod tests {
     fn config(options: &TlsOptions) -> Result<ServerConfig, BuildError> {
         let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
         server_config(options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer)
+            .map(|built| built.config)
     }
 
     fn error(options: &TlsOptions) -> String {

@@ -226,6 +226,59 @@ tls: {{options: {{mutual: {{clientAuth: {{caFiles: ['{ca}']}}}}}}}}
 }
 
 #[test]
+fn options_apply_to_every_name_that_a_rule_covers() {
+    let backend = Backend::echo("a");
+    let mixed = "HostRegexp(`^.+\\.dom\\.test$`) || Host(`dom.test`)";
+    let rules = [
+        ("mixed", mixed, "new"),
+        ("twice", "!(!Host(`two.test`) && !HostRegexp(`^[ab]\\.two\\.test$`))", "new"),
+        ("but", "Host(`*.but.test`) && !Host(`not.but.test`)", "new"),
+        ("not", "Host(`not.but.test`)", ""),
+        ("twin", "Host(`twin.test`)", "twin"),
+        ("plain", "Host(`plain.test`)", ""),
+        ("part", "PathPrefix(`/particular`)", "new"),
+    ];
+    let mut text = "http:\n  routers:\n".to_owned();
+    for (name, rule, options) in rules {
+        let options = if options.is_empty() { String::new() } else { format!("options: {options}") };
+        text.push_str(&format!("    {name}: {{rule: '{rule}', service: a, tls: {{{options}}}}}\n"));
+    }
+    let gateway = Gateway::serve(&format!(
+        "{text}  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls:
+  options:
+    new: {{minVersion: VersionTLS13}}
+    twin: {{minVersion: VersionTLS13, maxVersion: ''}}
+",
+        backend.url()
+    ));
+    let (new, old) = (version(&rustls::version::TLS13), version(&rustls::version::TLS12));
+    let covered = ["dom.test", "www.dom.test", "x.y.dom.test", "two.test", "a.two.test", "x.but.test"];
+    for name in covered {
+        assert!(ask(gateway.web(), &old, name, name).is_err(), "{name} with TLS 1.2");
+        assert_eq!(ask(gateway.web(), &new, name, name).unwrap().status(), 200, "{name}");
+        // On the connection of another name.
+        assert_eq!(ask(gateway.web(), &old, "plain.test", name).unwrap().status(), 421, "{name}");
+        // The options say the same by another name, so the connection is shared.
+        assert_eq!(ask(gateway.web(), &new, "twin.test", name).unwrap().status(), 200, "{name}");
+    }
+    for name in ["plain.test", "not.but.test"] {
+        assert_eq!(ask(gateway.web(), &old, name, name).unwrap().status(), 200, "{name}");
+        assert_eq!(ask(gateway.web(), &new, "dom.test", name).unwrap().status(), 421, "{name}");
+    }
+    // The name alone does not tell: the route refuses, whatever version was spoken.
+    for config in [&old, &new] {
+        let part = |name| ask_for(gateway.web(), config, name, name, "/particular").unwrap().status();
+        assert_eq!([part("plain.test"), part("not.but.test")], [421, 421]);
+    }
+    let part = gateway.api("/api/http/routers/part@file");
+    assert!(part.contains("\"warning\"") && part.contains("answered with 421"), "{part}");
+    let mixed = gateway.api("/api/http/routers/mixed@file");
+    assert!(mixed.contains("\"enabled\""), "{mixed}");
+}
+
+#[test]
 fn entry_points_give_their_tls_to_routers_without() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(

@@ -80,7 +80,7 @@ async fn run(
         peer: door.forwarded.peer(peer.ip(), true),
         connection: Arc::new(connection),
         progress: Arc::new(Progress::default()),
-        tls_options: outcome.options,
+        tls_options: Some(outcome.options),
         started: Instant::now(),
         requests: 0.into(),
         framed: true,

@@ -19,6 +19,7 @@ use rustls::server::Acceptor;
 use tidegate_core::{BuildError, TlsInfo};
 use tokio::runtime::Handle;
 
+use crate::entrypoint::chosen_options::ChosenOptions;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 
 /// The name of HTTP/3 in a handshake (RFC 9114 section 3.1).
@@ -46,8 +47,8 @@ pub(super) struct Sessions {
 pub(super) struct Outcome {
     /// What requests may know of it.
     pub(super) info: TlsInfo,
-    /// Name of the options that it was made with.
-    pub(super) options: Arc<str>,
+    /// The options that it was made with.
+    pub(in crate::entrypoint) options: ChosenOptions,
 }
 
 impl Sessions {
@@ -129,7 +130,7 @@ struct Waiting {
 struct Chosen {
     session: Connection,
     server_name: Option<String>,
-    options: Arc<str>,
+    options: ChosenOptions,
 }
 
 impl Handshake {
@@ -156,7 +157,8 @@ impl Handshake {
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
         let snapshot = self.sessions.snapshots.load();
         let tls = snapshot.tls.clone();
-        if tls.config_of(self.options_of(&snapshot, name.as_deref())).is_none() {
+        let chosen = self.options_of(&snapshot, name.as_deref());
+        if chosen.is_none_or(|chosen| tls.config_of(&chosen.options.name).is_none()) {
             return Err(not_served());
         }
         if tls.is_on_demand(name.as_deref())
@@ -174,17 +176,17 @@ impl Handshake {
         self.begin(name)
     }
 
-    /// Name of the options for a client that asks for this name.
-    fn options_of<'s>(&self, snapshot: &'s Snapshot, name: Option<&str>) -> &'s str {
-        snapshot.tls_options_of(self.sessions.entry_point, name.unwrap_or(""))
+    /// The options for a client that asks for this name.
+    fn options_of(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<ChosenOptions> {
+        ChosenOptions::new(snapshot, self.sessions.entry_point, name, self.sessions.local)
     }
 
     /// Begins the session with what there is for this name.
     fn begin(&mut self, name: Option<String>) -> Result<(), TransportError> {
         let snapshot = self.sessions.snapshots.load();
         let tls = &snapshot.tls;
-        let options: Arc<str> = Arc::from(self.options_of(&snapshot, name.as_deref()));
-        let config = tls.config_of(&options).ok_or_else(not_served)?;
+        let options = self.options_of(&snapshot, name.as_deref()).ok_or_else(not_served)?;
+        let config = tls.config_of(&options.options.name).ok_or_else(not_served)?;
         let config = tls.at_address(config, name.as_deref(), self.sessions.local);
         let config = Arc::new(for_quic(&config));
         let mut parameters = Vec::new();

@@ -3,6 +3,7 @@
 use rustls::pki_types::ServerName;
 
 use super::*;
+use crate::tls::Claim;
 
 #[derive(Debug)]
 struct Anything;
@@ -85,10 +86,13 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
     tls.options.insert("mutual@test".into(), Arc::new(mutual));
     let (store, problems) = TlsStore::build(&tls, &mut |_| unreachable!(), None);
     assert_eq!(problems, []);
-    let hosts =
-        [("m.test".to_owned(), Arc::from("mutual@test")), ("gone.test".to_owned(), Arc::from("no@test"))];
-    let gate =
-        gate_with_hosts(|_| {}, Options { workers: 2, log: None }, store, HostOptions::new(hosts.into()));
+    let claim = |(host, options): (&str, &str)| Claim {
+        rule: Rule::parse(&format!("Host(`{host}`)")).unwrap(),
+        options: store.named(options),
+    };
+    let claims = [("m.test", "mutual@test"), ("gone.test", "no@test")].map(claim);
+    let hosts = HostOptions::new(claims.into(), store.named("default"));
+    let gate = gate_with_hosts(|_| {}, Options { workers: 2, log: None }, store, hosts);
     let ask = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let (stranger, friend) = (client(None), client(Some(&own)));
     assert!(exchange(&gate, &stranger, "a.test", &ask("a.test")).starts_with("HTTP/1.1 200 "));

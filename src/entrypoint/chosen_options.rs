@@ -1,0 +1,69 @@
+//! The TLS options that a connection was opened with, and whether a request may use it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate_core::{Request, TlsInfo};
+
+use crate::router::without_port;
+use crate::snapshot::{Route, Snapshot};
+use crate::tls::NamedOptions;
+
+/// The TLS options that were chosen at a handshake.
+pub(in crate::entrypoint) struct ChosenOptions {
+    pub(in crate::entrypoint) options: Arc<NamedOptions>,
+    /// The latest snapshot in which the server name has these options.
+    generation: AtomicU64,
+}
+
+impl Clone for ChosenOptions {
+    fn clone(&self) -> Self {
+        Self { options: self.options.clone(), generation: self.generation.load(Ordering::Relaxed).into() }
+    }
+}
+
+impl ChosenOptions {
+    /// Chooses options by server name. A client that sends none addresses the gateway by its address, most likely `local`.
+    pub(in crate::entrypoint) fn new(
+        snapshot: &Snapshot,
+        entry_point: usize,
+        server_name: Option<&str>,
+        local: IpAddr,
+    ) -> Option<Self> {
+        let options = match server_name {
+            Some(name) => snapshot.tls_options_of(entry_point, name),
+            None => snapshot.tls_options_of(entry_point, &local.to_canonical().to_string()),
+        };
+        Some(Self { options: options?.clone(), generation: snapshot.generation.into() })
+    }
+
+    /// True when the requested host has other TLS options than the handshake was made with (RFC 9110 section 15.5.20).
+    pub(in crate::entrypoint) fn differ_for_host(
+        &self,
+        snapshot: &Snapshot,
+        entry_point: usize,
+        tls: &TlsInfo,
+        request: &Request,
+    ) -> bool {
+        let host = without_port(request.host());
+        let is_own = tls.server_name.as_deref() == Some(host);
+        if is_own && self.generation.load(Ordering::Relaxed) == snapshot.generation {
+            return false;
+        }
+        let required = match host.bytes().any(|b| b.is_ascii_uppercase()) {
+            true => snapshot.tls_options_of(entry_point, &host.to_ascii_lowercase()),
+            false => snapshot.tls_options_of(entry_point, host),
+        };
+        let differ = !required.is_some_and(|required| required.is_same(&self.options));
+        if is_own && !differ {
+            self.generation.store(snapshot.generation, Ordering::Relaxed);
+        }
+        differ
+    }
+
+    /// True when the route requires other TLS options than the handshake was made with: the server name alone did not tell.
+    pub(in crate::entrypoint) fn differ_for_route(&self, route: &Route) -> bool {
+        route.tls_options.as_ref().is_some_and(|required| !required.is_same(&self.options))
+    }
+}
