@@ -28,6 +28,7 @@ pub use hosts::{Claim, HostOptions, NamedOptions};
 pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
+pub(crate) use options::is_signalling;
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -366,7 +367,7 @@ fn build_options(
     let mut built = BTreeMap::new();
     let mut used = BTreeMap::new();
     for (name, options) in named.chain(implied) {
-        let made = options::server_config(options, certificates, obtained, file, |domain| {
+        let mut made = options::server_config(options, certificates, obtained, file, |domain| {
             let ticketer = match used.get(&domain).or_else(|| tickets.get(&domain)) {
                 Some(known) => Arc::clone(known),
                 None => rustls::crypto::aws_lc_rs::Ticketer::new()
@@ -375,6 +376,10 @@ fn build_options(
             used.insert(domain, ticketer.clone());
             Ok(ticketer)
         });
+        if let Ok(made) = &mut made {
+            let warnings = std::mem::take(&mut made.warnings);
+            problems.extend(warnings.into_iter().map(|warning| problem(Kind::TlsOptions, name, warning)));
+        }
         let made = made.map_err(|error| problems.push(problem(Kind::TlsOptions, name, error.0)));
         built.insert(name.to_owned(), made.ok());
     }

@@ -21,6 +21,8 @@ pub(super) struct Built {
     pub(super) config: ServerConfig,
     /// A digest of everything they say, whatever the words: equal ones are one and the same to clients.
     pub(super) content: [u8; 32],
+    /// What they name and what is left out.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
@@ -33,9 +35,10 @@ pub(super) fn server_config(
     ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
 ) -> Result<Built, BuildError> {
     let versions = versions(options)?;
+    let mut warnings = Vec::new();
     let provider = CryptoProvider {
-        cipher_suites: cipher_suites(options, versions.contains(&&TLS13))?,
-        kx_groups: groups(options)?,
+        cipher_suites: cipher_suites(options, versions.contains(&&TLS13), &mut warnings)?,
+        kx_groups: groups(options, &mut warnings)?,
         ..rustls::crypto::aws_lc_rs::default_provider()
     };
     let (verifier, domain) = client_auth::verifier(&options.client_auth, file)?;
@@ -65,7 +68,7 @@ pub(super) fn server_config(
     if !options.disable_session_tickets {
         config.ticketer = ticketer(domain)?;
     }
-    Ok(Built { config, content })
+    Ok(Built { config, content, warnings })
 }
 
 /// The digest of what options come to.
@@ -111,6 +114,20 @@ fn versions(options: &TlsOptions) -> Result<Vec<&'static SupportedProtocolVersio
         .collect())
 }
 
+/// Values that stand among suites in a ClientHello but are none: they signal something (RFC 7507, RFC 5746).
+const SIGNALLING: [&str; 2] = ["TLS_FALLBACK_SCSV", "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"];
+
+/// True for a value that stands among suites but is not a suite.
+pub(crate) fn is_signalling(name: &str) -> bool {
+    SIGNALLING.contains(&name)
+}
+
+/// True for the name of a suite as IANA writes it for TLS 1.2 and older, whether it is spoken or not.
+fn is_legacy_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    name.starts_with("TLS_") && name.contains("_WITH_") && name.bytes().all(allowed)
+}
+
 /// Go's names of suites that rustls does not have, because they are weak.
 const WEAK_SUITES: [&str; 16] = [
     "TLS_RSA_WITH_RC4_128_SHA",
@@ -131,7 +148,11 @@ const WEAK_SUITES: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 ];
 
-fn cipher_suites(options: &TlsOptions, has_13: bool) -> Result<Vec<SupportedCipherSuite>, BuildError> {
+fn cipher_suites(
+    options: &TlsOptions,
+    has_13: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<SupportedCipherSuite>, BuildError> {
     let is_13 = |suite: &SupportedCipherSuite| suite.version() == &TLS13;
     if options.cipher_suites.is_empty() {
         return Ok(ALL_CIPHER_SUITES.to_vec());
@@ -147,14 +168,24 @@ fn cipher_suites(options: &TlsOptions, has_13: bool) -> Result<Vec<SupportedCiph
         match ALL_CIPHER_SUITES.iter().find(|suite| go_name(suite) == wanted) {
             Some(suite) if is_13(suite) => {}
             Some(suite) => suites.push(*suite),
+            None if is_signalling(name) => {
+                warnings.push(format!(
+                    "cipherSuites: `{name}` is a signalling value, not a suite: it is ignored"
+                ));
+            }
             None if WEAK_SUITES.contains(&name.as_str()) => {
-                tracing::warn!(suite = %name, "cipher suite is weak and not spoken; it is left out");
+                warnings.push(format!("cipherSuites: `{name}` is weak and not spoken: it is left out"));
+            }
+            // Leaving it out never lets in more.
+            None if is_legacy_name(name) => {
+                warnings.push(format!("cipherSuites: `{name}` is unknown or not spoken: it is left out"));
             }
             None => return Err(BuildError(format!("cipherSuites: `{name}` is unknown"))),
         }
     }
     if suites.len() == before && !has_13 {
-        return Err(BuildError::new("cipherSuites: none of them is spoken"));
+        let why = if warnings.is_empty() { String::new() } else { format!(" ({})", warnings.join("; ")) };
+        return Err(BuildError(format!("cipherSuites: none of them is spoken{why}")));
     }
     Ok(suites)
 }
@@ -165,7 +196,10 @@ pub(super) fn go_name(suite: &SupportedCipherSuite) -> String {
     name.strip_prefix("TLS13_").map(|rest| format!("TLS_{rest}")).unwrap_or(name)
 }
 
-fn groups(options: &TlsOptions) -> Result<Vec<&'static dyn SupportedKxGroup>, BuildError> {
+fn groups(
+    options: &TlsOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<&'static dyn SupportedKxGroup>, BuildError> {
     if options.curve_preferences.is_empty() {
         return Ok(rustls::crypto::aws_lc_rs::DEFAULT_KX_GROUPS.to_vec());
     }
@@ -178,7 +212,7 @@ fn groups(options: &TlsOptions) -> Result<Vec<&'static dyn SupportedKxGroup>, Bu
             "X25519MLKEM768" => kx_group::X25519MLKEM768,
             "SecP256r1MLKEM768" => kx_group::SECP256R1MLKEM768,
             "CurveP521" | "secp521r1" | "SecP384r1MLKEM1024" => {
-                tracing::warn!(curve = %name, "curve is not supported; it is left out");
+                warnings.push(format!("curvePreferences: `{name}` is not supported: it is left out"));
                 continue;
             }
             other => return Err(BuildError(format!("curvePreferences: `{other}` is unknown"))),
@@ -243,6 +277,29 @@ mod tests {
         let names: Vec<_> = config.crypto_provider().cipher_suites.iter().map(go_name).collect();
         assert!(names.contains(&"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256".to_owned()), "{names:?}");
         assert_eq!(names.len(), 5);
+    }
+
+    #[test]
+    fn what_is_not_a_suite_that_is_spoken_is_left_out() {
+        let mozilla = ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_FALLBACK_SCSV"];
+        let legacy = ["TLS_DHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"];
+        let mut options = TlsOptions {
+            cipher_suites: mozilla.iter().chain(&legacy).map(|name| (*name).to_owned()).collect(),
+            ..TlsOptions::default()
+        };
+        let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
+        let built =
+            server_config(&options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer);
+        let built = built.map_err(|error| error.0).unwrap();
+        assert_eq!(built.config.crypto_provider().cipher_suites.len(), 4);
+        assert_eq!(built.warnings.len(), 3, "{:?}", built.warnings);
+        assert!(built.warnings[0].contains("`TLS_FALLBACK_SCSV` is a signalling value"));
+        // Nothing is left: what is not named is not spoken.
+        options.cipher_suites.remove(0);
+        let only_13 = config(&options).unwrap();
+        assert_eq!(only_13.crypto_provider().cipher_suites.len(), 3);
+        options.max_version = "VersionTLS12".into();
+        assert!(error(&options).contains("none of them is spoken"));
     }
 
     #[test]

@@ -92,7 +92,8 @@ impl TlsOptions {
             return Ok(provider);
         }
         let mut wanted = Vec::new();
-        for name in &self.cipher_suites {
+        let suites = self.cipher_suites.iter().filter(|name| !crate::tls::is_signalling(name));
+        for name in suites {
             let canonical = go_suite(name);
             let suite = provider
                 .cipher_suites

@@ -279,6 +279,33 @@ tls:
 }
 
 #[test]
+fn options_with_suites_that_are_not_spoken_stay_and_show_their_state() {
+    let backend = Backend::echo("a");
+    let options = "tls:
+  options:
+    mozilla: {maxVersion: VersionTLS12, cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_DHE_RSA_WITH_AES_128_GCM_SHA256, TLS_FALLBACK_SCSV]}
+    sound: {minVersion: VersionTLS13}
+    broken: {minVersion: VersionTLS99}
+";
+    let hosts = [("m.test", "mozilla"), ("s.test", "sound"), ("b.test", "broken")];
+    let gateway = Gateway::serve(&routes(&backend.url(), &hosts, options));
+    let config = Arc::new(client_config(&[], None));
+    let seen = ask(gateway.web(), &config, "m.test", "m.test").unwrap();
+    assert_eq!(seen.suite, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+    assert!(ask(gateway.web(), &config, "b.test", "b.test").is_err());
+    let raw: serde_json::Value = serde_json::from_str(&gateway.api("/api/rawdata")).unwrap();
+    let state = |name: &str| raw["tlsOptions"][name]["status"].clone();
+    assert_eq!(
+        [state("mozilla@file"), state("sound@file"), state("broken@file")],
+        ["warning", "enabled", "disabled"]
+    );
+    let wrong = raw["tlsOptions"]["mozilla@file"]["error"].to_string();
+    assert!(wrong.contains("`TLS_FALLBACK_SCSV` is a signalling value"), "{wrong}");
+    assert!(raw["tlsOptions"]["broken@file"]["error"].to_string().contains("VersionTLS99"), "{raw}");
+    assert_eq!(gateway.problems().iter().filter(|told| told.contains("cipherSuites")).count(), 2);
+}
+
+#[test]
 fn entry_points_give_their_tls_to_routers_without() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(

@@ -2,7 +2,7 @@
 //!
 //! The order of the members is Traefik's, so texts can be compared as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -22,6 +22,40 @@ pub(super) enum Form {
     Raw,
     /// As in lists and alone: with name, provider and type.
     Full,
+}
+
+/// All TLS options with their state, by name; `None` when there are none.
+pub(super) fn tls_options(snapshot: &Snapshot) -> Option<String> {
+    let report = &snapshot.report;
+    let mut told: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for problem in &report.problems {
+        if let Some(object) = problem.object.as_ref().filter(|object| object.kind == Kind::TlsOptions) {
+            told.entry(&object.name).or_default().push(&problem.message);
+        }
+    }
+    let broken = told.keys().copied().filter(|name| !report.config.tls.options.contains_key(*name));
+    let names: BTreeSet<&str> = report.config.tls.options.keys().map(String::as_str).chain(broken).collect();
+    let mut all = Object::new();
+    for &name in &names {
+        let mut object = match report.config.tls.options.get(name) {
+            Some(options) => Object::of(&**options),
+            None => Object::new(),
+        };
+        let problems = told.get(name);
+        object.member(
+            "status",
+            match () {
+                () if !snapshot.tls.has_options(name) => "disabled",
+                () if problems.is_some() => "warning",
+                () => "enabled",
+            },
+        );
+        if let Some(problems) = problems {
+            object.member("error", problems);
+        }
+        all.raw(name, &object.finish());
+    }
+    (!names.is_empty()).then(|| all.finish())
 }
 
 /// A JSON object that is written member by member.

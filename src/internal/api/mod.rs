@@ -190,6 +190,9 @@ impl Question<'_> {
             }
             all.raw(key, &objects.finish());
         }
+        if let Some(options) = json::tls_options(&self.snapshot) {
+            all.raw("tlsOptions", &options);
+        }
         all.finish()
     }
 }
