@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 
 need=()
 command -v dockerd >/dev/null || need+=(docker.io)
+# The images of tests hold its shell; nothing else depends on it.
+[ -x /bin/busybox ] || need+=(busybox-static)
 command -v docker-compose >/dev/null || need+=(docker-compose)
 command -v chromium >/dev/null || need+=(chromium)
 command -v curl >/dev/null || need+=(curl)
