@@ -14,13 +14,14 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 
 use crate::Error;
+use crate::dial::{self, Peer};
 
 /// Silence on a connection before it is probed, and between two probes: a source that vanished is noticed within a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -133,20 +134,24 @@ impl Connector {
         }
     }
 
-    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+    /// Connects. Where the endpoint is a name, the other end comes too.
+    pub(crate) async fn connect(&self) -> Result<(Box<dyn Stream>, Option<Peer>), String> {
         let fail = |error: std::io::Error| format!("cannot connect to {}: {error}", self.endpoint);
         match &self.way {
-            Way::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(fail)?)),
+            Way::Unix(path) => Ok((Box::new(UnixStream::connect(path).await.map_err(fail)?), None)),
             Way::Tcp { host, port, tls } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(fail)?;
+                let dialled = dial::connect(host, *port).await.map_err(fail)?;
+                let peer = Peer::new(host, &dialled);
+                let stream = dialled.stream;
                 let keep_alive =
                     TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE).with_retries(PROBES);
                 // Without it a lost engine is noticed later: no reason to give up.
                 let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
                 match tls {
-                    None => Ok(Box::new(stream)),
+                    None => Ok((Box::new(stream), peer)),
                     Some((connector, name)) => {
-                        Ok(Box::new(connector.connect(name.clone(), stream).await.map_err(fail)?))
+                        let stream = connector.connect(name.clone(), stream).await.map_err(fail)?;
+                        Ok((Box::new(stream), peer))
                     }
                 }
             }

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::Error;
 use crate::connect::Connector;
+use crate::dial::Peer;
 
 /// Time to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -29,7 +30,25 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// Idle connections that are kept.
 const MOST_IDLE: usize = 16;
 
-type Sender = SendRequest<Full<Bytes>>;
+/// A connection.
+struct Sender {
+    requests: SendRequest<Full<Bytes>>,
+    /// Its other end, when the source is a name.
+    peer: Option<Peer>,
+}
+
+impl Sender {
+    /// Waits until it is usable for a request. False when it is closed, or the name of the source has lost its address.
+    async fn is_usable(&mut self) -> bool {
+        if self.requests.ready().await.is_err() {
+            return false;
+        }
+        match &self.peer {
+            Some(peer) => peer.is_current().await,
+            None => true,
+        }
+    }
+}
 
 /// Limits of one exchange.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +181,7 @@ impl HttpClient {
             }
         }
         let body = frames.whole();
-        if sender.ready().await.is_ok() {
+        if sender.requests.ready().await.is_ok() {
             let mut idle = self.idle.lock();
             if idle.len() < MOST_IDLE {
                 idle.push(sender);
@@ -199,7 +218,7 @@ impl HttpClient {
         loop {
             let idle = self.idle.lock().pop();
             let Some(mut sender) = idle else { break };
-            if sender.ready().await.is_err() {
+            if !sender.is_usable().await {
                 continue;
             }
             match self.send_on(&mut sender, request.clone()).await {
@@ -224,19 +243,19 @@ impl HttpClient {
             head.headers.entry(name).or_insert_with(|| value.clone());
         }
         let request = Request::from_parts(head, Full::new(body));
-        sender.send_request(request).await.map_err(|error| format!("{path}: {error}"))
+        sender.requests.send_request(request).await.map_err(|error| format!("{path}: {error}"))
     }
 
     async fn connect(&self) -> Result<Sender, String> {
         let stream = timeout(CONNECT, self.connector.connect());
-        let stream = stream
+        let (stream, peer) = stream
             .await
             .map_err(|_| format!("cannot connect to {} within {CONNECT:?}", self.connector.endpoint()))??;
-        let (sender, connection) =
+        let (requests, connection) =
             http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         // Ends when the sender and the response are dropped.
         tokio::spawn(connection);
-        Ok(sender)
+        Ok(Sender { requests, peer })
     }
 }
 

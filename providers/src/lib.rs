@@ -7,6 +7,7 @@ pub mod consul;
 pub mod consul_catalog;
 mod consul_client;
 pub mod consul_store;
+pub mod dial;
 pub mod docker;
 pub mod etcd;
 pub mod file;

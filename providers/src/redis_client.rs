@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::Error;
 use crate::connect::{Connector, Form, Stream, Tls};
+use crate::dial::Peer;
 
 /// Time to connect, TLS included, and time to answer a command.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -94,6 +95,7 @@ impl Reply {
 /// A connection to one server.
 pub struct Connection {
     stream: Box<dyn Stream>,
+    peer: Option<Peer>,
     buffer: BytesMut,
 }
 
@@ -110,9 +112,9 @@ impl Connection {
         login: Login<'_>,
     ) -> Result<Self, String> {
         let stream = timeout(time, connector.connect()).await;
-        let stream =
+        let (stream, peer) =
             stream.map_err(|_| format!("cannot connect to {} within {time:?}", connector.endpoint()))??;
-        let mut connection = Self { stream, buffer: BytesMut::new() };
+        let mut connection = Self { stream, peer, buffer: BytesMut::new() };
         let password = login.password.expose();
         if !password.is_empty() {
             let answer = match login.username {
@@ -125,6 +127,11 @@ impl Connection {
             connection.command(&["SELECT", &login.db.to_string()]).await?;
         }
         Ok(connection)
+    }
+
+    /// The other end, when the server is a name.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
     }
 
     /// Sends a command and reads its answer. An error that the server answers is one here too.

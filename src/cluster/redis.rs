@@ -76,6 +76,11 @@ impl Redis {
         connection: &mut Option<Connection>,
         begun: Instant,
     ) -> Result<(), String> {
+        if let Some(peer) = connection.as_ref().and_then(Connection::peer)
+            && !peer.is_current().await
+        {
+            *connection = None;
+        }
         let connection = match connection {
             Some(connection) => connection,
             None => connection.insert(self.master.connect().await?),

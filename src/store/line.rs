@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use tidegate_core::store::StoreOptions;
 use tidegate_providers::Connector;
 use tidegate_providers::redis_client::{Connection, Login, Reply};
@@ -18,6 +19,8 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 128;
 /// A connection without anything to do is closed after this time, unless it is to stay.
 const IDLE: Duration = Duration::from_secs(300);
+/// Pause between two look-ups of a server's name while there is a connection to it.
+const CONFIRM: Duration = Duration::from_millis(500);
 
 /// A command that waits for its answer.
 pub(super) struct Job {
@@ -106,7 +109,7 @@ pub(super) struct End {
 }
 
 /// Sends what comes in and reads the answers, until nobody sends any more, the connection is lost (then the error
-/// goes to those who wait), or `may_end` says that an idle one is not needed.
+/// goes to those who wait), the server's name has another address, or `may_end` says that an idle one is not needed.
 pub(super) async fn carry(
     place: &Place,
     mut connection: Connection,
@@ -114,11 +117,18 @@ pub(super) async fn carry(
     may_end: impl Fn() -> bool,
 ) {
     end.open.store(true, Ordering::Relaxed);
+    let peer = connection.peer().cloned();
+    let mut moved = OptionFuture::from(peer.as_ref().map(|peer| Box::pin(peer.lost(CONFIRM))));
     let mut bytes = Vec::new();
     let mut batch = VecDeque::new();
     loop {
         let first = tokio::select! {
             job = end.jobs.recv() => job,
+            // What waits already is answered; others open a connection to where the server is now.
+            Some(()) = &mut moved, if !end.jobs.is_closed() => {
+                end.jobs.close();
+                continue;
+            }
             // Nothing was asked: the server has closed the connection, or talks nonsense.
             _ = connection.read() => return,
             () = tokio::time::sleep(IDLE) => {

@@ -91,11 +91,12 @@ impl Transport {
         let limit = self.options.dial_timeout.0;
         let dialled = connect_tcp(host, port);
         let mut stream = if limit.is_zero() {
-            dialled.await?
+            dialled.await?.stream
         } else {
             tokio::time::timeout(limit, dialled)
                 .await
                 .map_err(|_| late("no connection within dialTimeout"))??
+                .stream
         };
         self.prepare(&stream);
         if let Some(version) = self.proxy {

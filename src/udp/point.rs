@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::session::{BATCH, Session, with_buffer};
+use super::session::{BATCH, Ended, Session, with_buffer};
 use crate::settings::EntryPoint;
 use crate::snapshot::SnapshotHandle;
 
@@ -136,8 +136,19 @@ impl Point {
         tokio::spawn(async move {
             let outcome = session.run(&socket, open.0.timeout).await;
             sessions.lock().remove(&client);
-            if let Err(error) = outcome {
-                tracing::debug!(entry_point = %open.0.name, %client, %error, "UDP session ended early");
+            let point = open.0.clone();
+            drop(open);
+            match outcome {
+                Ok(Ended::Silent) => {}
+                Ok(Ended::Moved(unsent)) => {
+                    tracing::debug!(entry_point = %point.name, %client, "UDP session ended: its server has moved");
+                    for datagram in unsent {
+                        point.deliver(client, &datagram, &sessions, &socket);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(entry_point = %point.name, %client, %error, "UDP session ended early");
+                }
             }
         });
     }

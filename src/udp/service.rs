@@ -1,6 +1,8 @@
 //! Where UDP sessions go: servers that take turns, and services by weight.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_core::BuildError;
 
@@ -20,6 +22,8 @@ pub struct Server {
     address: String,
     pub(super) host: Host,
     pub(super) port: u16,
+    /// How often it has refused datagrams: the next session tries the next address of its name.
+    refusals: AtomicUsize,
 }
 
 impl Service {
@@ -45,12 +49,27 @@ impl Server {
     /// A server at `host:port`.
     pub fn new(address: &str) -> Result<Self, BuildError> {
         let (host, port) = split_address(address)?;
-        Ok(Self { address: address.to_owned(), host, port })
+        Ok(Self { address: address.to_owned(), host, port, refusals: AtomicUsize::new(0) })
     }
 
     /// `host:port`, as written.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The addresses for a new session, of those of its name. IPv4 is first: a server that listens on one family only
+    /// mostly listens on that, and a datagram that is refused is lost.
+    pub(super) fn candidates(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let mut candidates = addresses.to_vec();
+        candidates.sort_by_key(IpAddr::is_ipv6);
+        let turn = self.refusals.load(Ordering::Relaxed) % candidates.len().max(1);
+        candidates.rotate_left(turn);
+        candidates
+    }
+
+    /// Notes that nobody receives datagrams there.
+    pub(super) fn refused(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -1,19 +1,24 @@
 //! One client of a UDP entry point: a socket to its server, and the silence since the last datagram.
+//!
+//! A datagram goes to whoever has the address. So the name of a server is looked up again for as long as datagrams pass,
+//! and a session whose server has lost its address ends. Its client's next datagram begins another.
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use parking_lot::Mutex;
 use socket2::SockRef;
+use tidegate_providers::dial::{self, Answer, LookupError};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
 use super::service::Server;
-use crate::upstream::{Host, resolve};
+use crate::upstream::Host;
 
 /// The largest datagram there is.
 pub(super) const MAX_DATAGRAM: usize = 65_535;
@@ -23,6 +28,10 @@ pub(super) const BATCH: usize = 64;
 const WAITING: usize = 16;
 /// Time for that.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// How long ago, in milliseconds, the name was last known to have the address when a datagram has it looked up.
+const CONFIRM: u64 = 100;
+/// The same when the datagram waits for that.
+const MAX_UNCONFIRMED: u64 = 1000;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
@@ -40,9 +49,20 @@ pub(super) struct Session {
     /// Set when the server's address is known.
     socket: OnceLock<UdpSocket>,
     waiting: Mutex<Vec<Vec<u8>>>,
+    /// When the name had the address, in milliseconds of [`now`]; [`u64::MAX`] where the server is an address.
+    confirmed: AtomicU64,
+    doubted: Notify,
     /// When the last datagram passed, in milliseconds of [`now`].
     last: AtomicU64,
     refused: Notify,
+}
+
+/// Why a session ended.
+pub(super) enum Ended {
+    /// Nothing was sent for too long.
+    Silent,
+    /// The server's name has another address. These datagrams were not sent.
+    Moved(Vec<Vec<u8>>),
 }
 
 impl Session {
@@ -53,10 +73,13 @@ impl Session {
             server,
             socket: OnceLock::new(),
             waiting: Mutex::default(),
+            confirmed: AtomicU64::new(now()),
+            doubted: Notify::new(),
             last: AtomicU64::new(now()),
             refused: Notify::new(),
         };
         if let Host::Address(ip) = session.server.host {
+            session.confirmed.store(u64::MAX, Ordering::Relaxed);
             // An error is met again by whoever runs the session.
             if let Ok(socket) = open(SocketAddr::new(ip, session.server.port)) {
                 let _ = session.socket.set(socket);
@@ -68,36 +91,94 @@ impl Session {
     /// Sends a datagram to the server. What cannot be sent at once is lost, as UDP allows.
     pub(super) fn send(&self, datagram: &[u8]) {
         self.touch();
-        if let Some(socket) = self.socket.get() {
+        if self.unconfirmed() >= CONFIRM {
+            self.doubted.notify_one();
+        }
+        if let Some(socket) = self.usable() {
             return self.hand_on(socket, datagram);
         }
         let mut waiting = self.waiting.lock();
-        match self.socket.get() {
+        match self.usable() {
             Some(socket) => self.hand_on(socket, datagram),
             None if waiting.len() < WAITING => waiting.push(datagram.to_vec()),
             None => {}
         }
     }
 
-    /// Carries replies to the client until there was silence for `timeout`, or the server refuses.
-    pub(super) async fn run(&self, entry: &UdpSocket, timeout: Duration) -> io::Result<()> {
+    /// The socket, unless the server's address is not known, or not for sure.
+    fn usable(&self) -> Option<&UdpSocket> {
+        self.socket.get().filter(|_| self.unconfirmed() < MAX_UNCONFIRMED)
+    }
+
+    /// How long ago the name had the address, in milliseconds.
+    fn unconfirmed(&self) -> u64 {
+        now().saturating_sub(self.confirmed.load(Ordering::Relaxed))
+    }
+
+    /// Carries replies to the client until there was silence for `timeout`, the server refuses, or its name has lost its
+    /// address.
+    pub(super) async fn run(&self, entry: &UdpSocket, timeout: Duration) -> io::Result<Ended> {
         let socket = match self.socket.get() {
             Some(socket) => socket,
             None => self.connect().await?,
         };
+        let peer = socket.peer_addr()?.ip();
+        let mut look_up: Option<BoxFuture<'_, Result<Answer, LookupError>>> = None;
         loop {
             let silence = Duration::from_millis(now().saturating_sub(self.last.load(Ordering::Relaxed)));
             if silence >= timeout {
-                return Ok(());
+                return Ok(Ended::Silent);
             }
             tokio::select! {
                 ready = socket.readable() => {
                     ready?;
                     self.carry_replies(socket, entry)?;
                 }
-                () = self.refused.notified() => return Err(io::ErrorKind::ConnectionRefused.into()),
+                () = self.refused.notified() => {
+                    self.server.refused();
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+                Some(outcome) = OptionFuture::from(look_up.as_mut()) => {
+                    look_up = None;
+                    if self.has_lost(peer, &outcome) {
+                        return Ok(Ended::Moved(std::mem::take(&mut *self.waiting.lock())));
+                    }
+                    if outcome.is_ok() {
+                        self.confirm(socket);
+                    }
+                }
+                () = self.doubted.notified(), if look_up.is_none() => look_up = Some(self.look_up()),
                 () = tokio::time::sleep(timeout - silence) => {}
             }
+        }
+    }
+
+    fn is_named(&self) -> bool {
+        matches!(self.server.host, Host::Name(_))
+    }
+
+    fn look_up(&self) -> BoxFuture<'_, Result<Answer, LookupError>> {
+        match &self.server.host {
+            Host::Name(name) => dial::lookup(name, None).boxed(),
+            Host::Address(_) => std::future::pending().boxed(),
+        }
+    }
+
+    /// True when the name has another address, or none. A failure says nothing: datagrams wait for the next look-up.
+    fn has_lost(&self, peer: IpAddr, outcome: &Result<Answer, LookupError>) -> bool {
+        match outcome {
+            Ok(answer) => !answer.addresses().contains(&peer),
+            Err(LookupError::NotFound { .. }) => true,
+            Err(LookupError::Failed { .. }) => false,
+        }
+    }
+
+    /// Notes that the name has the address, and sends what waited for that.
+    fn confirm(&self, socket: &UdpSocket) {
+        let mut waiting = self.waiting.lock();
+        self.confirmed.store(now(), Ordering::Relaxed);
+        for datagram in waiting.drain(..) {
+            self.hand_on(socket, &datagram);
         }
     }
 
@@ -119,21 +200,26 @@ impl Session {
     }
 
     async fn connect(&self) -> io::Result<&UdpSocket> {
-        let address = match &self.server.host {
-            Host::Address(ip) => SocketAddr::new(*ip, self.server.port),
+        let addresses = match &self.server.host {
+            Host::Address(ip) => vec![*ip],
             Host::Name(name) => {
-                let found = tokio::time::timeout(LOOK_UP, resolve(name)).await;
+                let found = tokio::time::timeout(LOOK_UP, dial::lookup(name, None)).await;
                 let found =
                     found.map_err(|_| io::Error::other(format!("`{name}` is not found in time")))??;
-                let ip = found.first().ok_or_else(|| io::Error::other(format!("`{name}` has no address")))?;
-                SocketAddr::new(*ip, self.server.port)
+                self.server.candidates(found.addresses())
             }
         };
-        let opened = open(address)?;
-        let mut waiting = self.waiting.lock();
+        let mut opened = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
+        for address in addresses {
+            opened = open(SocketAddr::new(address, self.server.port));
+            if opened.is_ok() {
+                break;
+            }
+        }
+        let opened = opened?;
         let socket = self.socket.get_or_init(|| opened);
-        for datagram in waiting.drain(..) {
-            self.hand_on(socket, &datagram);
+        if self.is_named() {
+            self.confirm(socket);
         }
         Ok(socket)
     }

@@ -1,30 +1,25 @@
 //! Opens a connection to a server: name, TCP, TLS.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tidegate_core::{BuildError, UpstreamError};
+use tidegate_providers::dial::{self, Answer, Dialled};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::Transport;
 use super::interim::Tap;
 use super::window::Window;
-use super::{Transport, dns};
 
 /// Time for a TLS handshake (Traefik's fixed `TLSHandshakeTimeout`).
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Head start of one address over the next (RFC 8305 section 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// Addresses of one name that are tried.
-const MAX_ADDRESSES: usize = 8;
 /// Silence before TCP itself asks whether the server is there, and between two such questions.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -125,6 +120,8 @@ pub(super) struct Connected {
     pub(super) stream: Stream,
     /// True when HTTP/2 is spoken on it.
     pub(super) http2: bool,
+    /// The address at its other end and the answer that names it, when the server is a name.
+    pub(super) named: Option<(IpAddr, Answer)>,
 }
 
 /// Connects to a server. `http1` rules HTTP/2 out (for upgrades).
@@ -135,13 +132,15 @@ pub(super) async fn connect(
 ) -> Result<Connected, UpstreamError> {
     let http2 = target.scheme == Scheme::H2c && !http1;
     if let Some(path) = &target.socket {
-        let stream = dial(target, transport, UnixStream::connect(path)).await?;
-        return Ok(Connected { stream: Kind::Unix(stream).into(), http2 });
+        let stream = reach(target, transport, UnixStream::connect(path)).await?;
+        return Ok(Connected { stream: Kind::Unix(stream).into(), http2, named: None });
     }
-    let tcp = dial(target, transport, connect_tcp(&target.host, target.port)).await?;
+    let Dialled { stream: tcp, peer, answer } =
+        reach(target, transport, connect_tcp(&target.host, target.port)).await?;
+    let named = answer.map(|answer| (peer, answer));
     prepare(&tcp);
     if target.scheme != Scheme::Https {
-        return Ok(Connected { stream: Kind::Plain(tcp).into(), http2 });
+        return Ok(Connected { stream: Kind::Plain(tcp).into(), http2, named });
     }
     let connector = transport
         .tls_connector(http1)
@@ -154,11 +153,11 @@ pub(super) async fn connect(
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?
         .map_err(|e| handshake_error(target, &e))?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2 })
+    Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2, named })
 }
 
 /// Waits for a connection, as long as the transport allows.
-async fn dial<T>(
+async fn reach<T>(
     target: &Target,
     transport: &Transport,
     dialled: impl Future<Output = io::Result<T>>,
@@ -171,35 +170,11 @@ async fn dial<T>(
     }
 }
 
-/// Opens a connection to a host. The addresses of a name are tried one after the other.
-pub(crate) async fn connect_tcp(host: &Host, port: u16) -> io::Result<TcpStream> {
+/// Opens a connection to a host.
+pub(crate) async fn connect_tcp(host: &Host, port: u16) -> io::Result<Dialled> {
     match host {
-        Host::Address(ip) => TcpStream::connect(SocketAddr::new(*ip, port)).await,
-        Host::Name(name) => race(&resolve(name).await?, port).await,
-    }
-}
-
-/// The addresses of a name.
-pub(crate) async fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
-    dns::lookup(name).await.map_err(|error| io::Error::new(error.kind(), format!("`{name}`: {error}")))
-}
-
-/// Tries addresses one after the other, each with a head start, and takes the first that answers.
-async fn race(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut waiting = addresses.iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(*ip, port));
-    let mut running = FuturesUnordered::new();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-    loop {
-        let started = waiting.next().map(|address| running.push(TcpStream::connect(address))).is_some();
-        if running.is_empty() {
-            return Err(last);
-        }
-        let limit = if started { NEXT_ADDRESS } else { Duration::from_secs(3600) };
-        match tokio::time::timeout(limit, running.next()).await {
-            Ok(Some(Ok(stream))) => return Ok(stream),
-            Ok(Some(Err(error))) => last = error,
-            Ok(None) | Err(_) => {}
-        }
+        Host::Address(address) => dial::connect_address(*address, port).await,
+        Host::Name(name) => dial::connect_name(name, port).await,
     }
 }
 
@@ -358,14 +333,5 @@ mod tests {
             let error = Target::parse(text).unwrap_err();
             assert!(error.0.contains(&format!("`{text}`")), "{error}");
         }
-    }
-
-    #[tokio::test]
-    async fn the_next_address_is_tried_when_one_refuses() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let stream = race(&["127.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap()], port).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
-        assert!(race(&[], port).await.is_err());
     }
 }

@@ -6,10 +6,10 @@
 mod casing;
 mod client;
 mod connect;
-mod dns;
 mod fields;
 mod identities;
 mod interim;
+mod peers;
 mod pool;
 mod send;
 #[cfg(test)]
@@ -29,7 +29,8 @@ use tidegate_core::{BuildError, Request, Response, UpstreamError};
 
 pub use client::Client;
 use connect::Target;
-pub(crate) use connect::{Host, connect_tcp, resolve};
+pub(crate) use connect::{Host, connect_tcp};
+use peers::Peers;
 use pool::Pool;
 pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
@@ -43,6 +44,8 @@ pub struct Endpoint {
     target: Target,
     transport: Arc<Transport>,
     pools: Box<[Mutex<Pool>]>,
+    /// When the server is a name.
+    peers: Option<Box<Peers>>,
     in_flight: AtomicUsize,
 }
 
@@ -55,6 +58,7 @@ impl Endpoint {
             BuildError::new(format!("server URL `{url}`: the host has characters it may not have"))
         })?;
         let workers = workers.max(1);
+        let named = target.socket.is_none() && matches!(target.host, Host::Name(_));
         Ok(Arc::new(Self {
             url: Arc::from(url),
             address: Arc::from(target.address.as_str()),
@@ -62,6 +66,7 @@ impl Endpoint {
             target,
             transport,
             pools: (0..workers).map(|_| Mutex::default()).collect(),
+            peers: named.then(Box::default),
             in_flight: AtomicUsize::new(0),
         }))
     }
@@ -105,12 +110,16 @@ impl Endpoint {
         self.try_send(request.head, body, None).await.map_err(|failure| failure.error)
     }
 
-    /// Closes connections that have been idle for too long, or are more than are to be kept.
-    pub fn sweep(&self) {
+    /// Closes connections that have been idle for too long, or are more than are to be kept. Those to addresses that the
+    /// server's name has lost follow when it has been looked up.
+    pub fn sweep(self: &Arc<Self>) {
         let (now, limit) = (Instant::now(), self.idle_limit());
         for pool in &self.pools {
             let expired = pool.lock().expired(now, limit);
             drop(expired);
+        }
+        if self.peers.is_some() && self.connections() > 0 {
+            self.refresh();
         }
     }
 

@@ -3,6 +3,7 @@
 //! Idle HTTP/1 connections are a stack: the last one used is the first to be used again, so that the rest can age
 //! and go. HTTP/2 connections are shared while they have room.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,11 +25,15 @@ pub(super) struct Pool {
     pub(super) opening: Opening,
     /// True when the server chose HTTP/1 on its last connection, so that nobody waits for the others.
     pub(super) http1: bool,
+    /// The addresses to which connections are kept; `None` for any.
+    addresses: Option<Arc<[IpAddr]>>,
 }
 
 /// An HTTP/1 connection.
 pub(super) struct Own {
     pub(super) sender: http1::SendRequest<Body>,
+    /// The address at its other end, when the server is a name.
+    pub(super) peer: Option<IpAddr>,
     pub(super) tap: Arc<Tap>,
 }
 
@@ -41,6 +46,7 @@ struct Idle {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) sender: http2::SendRequest<Body>,
+    peer: Option<IpAddr>,
     pub(super) streams: Arc<Streams>,
     expires: Option<Instant>,
 }
@@ -54,8 +60,13 @@ pub(super) struct Streams {
 }
 
 impl Shared {
-    pub(super) fn new(sender: http2::SendRequest<Body>, streams: Arc<Streams>, idle: Duration) -> Self {
-        Self { sender, streams, expires: expiry(idle) }
+    pub(super) fn new(
+        sender: http2::SendRequest<Body>,
+        peer: Option<IpAddr>,
+        streams: Arc<Streams>,
+        idle: Duration,
+    ) -> Self {
+        Self { sender, peer, streams, expires: expiry(idle) }
     }
 }
 
@@ -80,7 +91,12 @@ impl Pool {
     ///
     /// There may be more than are to be kept until [`Self::expired`] takes the surplus out: under load, connections are
     /// idle for a moment only, and to close and open them again would cost more than the requests.
+    ///
+    /// It is dropped when the server's name has lost its address meanwhile.
     pub(super) fn put(&mut self, own: Own, idle: Duration) {
+        if !self.keeps(own.peer) {
+            return;
+        }
         self.idle.push(Idle { own, expires: expiry(idle) });
     }
 
@@ -102,9 +118,30 @@ impl Pool {
         Some(shared.clone())
     }
 
-    /// Adds an HTTP/2 connection.
+    /// Adds an HTTP/2 connection, as [`Self::put`] does.
     pub(super) fn add(&mut self, shared: Shared) {
-        self.shared.push(shared);
+        if self.keeps(shared.peer) {
+            self.shared.push(shared);
+        }
+    }
+
+    fn keeps(&self, peer: Option<IpAddr>) -> bool {
+        match (&self.addresses, peer) {
+            (Some(addresses), Some(peer)) => addresses.contains(&peer),
+            _ => true,
+        }
+    }
+
+    /// Takes out connections to other addresses than these, to be dropped without the lock, and keeps no new ones.
+    pub(super) fn keep_only(&mut self, addresses: &Arc<[IpAddr]>) -> impl Sized + use<> {
+        let mut gone = (Vec::new(), Vec::new());
+        if self.addresses.as_ref() != Some(addresses) {
+            self.addresses = Some(addresses.clone());
+            let is_gone = |peer: Option<IpAddr>| peer.is_some_and(|peer| !addresses.contains(&peer));
+            gone.0.extend(self.idle.extract_if(.., |idle| is_gone(idle.own.peer)));
+            gone.1.extend(self.shared.extract_if(.., |shared| is_gone(shared.peer)));
+        }
+        gone
     }
 
     /// Stops using an HTTP/2 connection for new requests.

@@ -1,5 +1,6 @@
 //! One request on one connection, and again on another when it did not arrive, or may be sent twice.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,6 +138,12 @@ impl Endpoint {
         }
         let worker = crate::worker::index();
         let idle = self.transport.idle_timeout();
+        if let Some(peers) = &self.peers
+            && peers.is_due()
+            && self.pool(worker).lock().len() > 0
+        {
+            Box::pin(self.confirm(peers)).await;
+        }
         let (opening, single) = {
             let mut pool = self.pool(worker).lock();
             if !fresh
@@ -164,7 +171,7 @@ impl Endpoint {
     async fn open_for_upgrade(&self) -> Result<Lease, UpstreamError> {
         let connected = connect(&self.target, &self.transport, true).await?;
         let tap = connected.stream.tap().clone();
-        self.open_http1(WebSocketCase::new(connected.stream), tap, true).await
+        self.open_http1(WebSocketCase::new(connected.stream), None, tap, true).await
     }
 
     /// Opens a connection that others wait for, or waits for theirs.
@@ -190,15 +197,19 @@ impl Endpoint {
     }
 
     async fn open(self: &Arc<Self>, worker: usize) -> Result<Lease, UpstreamError> {
-        let Connected { stream, http2 } = connect(&self.target, &self.transport, false).await?;
+        let Connected { stream, http2, named } = connect(&self.target, &self.transport, false).await?;
+        let peer = named.map(|(peer, answer)| {
+            self.keep_to(&answer);
+            peer
+        });
         if !http2 {
             if self.target.scheme == Scheme::Https {
                 self.pool(worker).lock().http1 = true;
             }
             let tap = stream.tap().clone();
-            return self.open_http1(stream, tap, false).await;
+            return self.open_http1(stream, peer, tap, false).await;
         }
-        let shared = self.open_http2(stream).await?;
+        let shared = self.open_http2(stream, peer).await?;
         shared.streams.open.fetch_add(1, Ordering::Relaxed);
         let mut pool = self.pool(worker).lock();
         pool.http1 = false;
@@ -206,7 +217,13 @@ impl Endpoint {
         Ok(stream_of(shared, false))
     }
 
-    async fn open_http1<S>(&self, stream: S, tap: Arc<Tap>, upgrade: bool) -> Result<Lease, UpstreamError>
+    async fn open_http1<S>(
+        &self,
+        stream: S,
+        peer: Option<IpAddr>,
+        tap: Arc<Tap>,
+        upgrade: bool,
+    ) -> Result<Lease, UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -223,10 +240,10 @@ impl Endpoint {
             // The request that is under way reports the error; an idle connection's end is no event.
             let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
         });
-        Ok(Lease::Own { own: Own { sender, tap }, reused: false })
+        Ok(Lease::Own { own: Own { sender, peer, tap }, reused: false })
     }
 
-    async fn open_http2(&self, stream: Stream) -> Result<Shared, UpstreamError> {
+    async fn open_http2(&self, stream: Stream, peer: Option<IpAddr>) -> Result<Shared, UpstreamError> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -249,7 +266,7 @@ impl Endpoint {
             shared.limit.store(connection.current_max_send_streams(), Ordering::Relaxed);
             ended
         }));
-        Ok(Shared::new(sender, streams, self.transport.idle_timeout()))
+        Ok(Shared::new(sender, peer, streams, self.transport.idle_timeout()))
     }
 
     /// Sends on a connection and waits for the head of the answer.
@@ -263,7 +280,7 @@ impl Endpoint {
         let sent = if limit.is_zero() { None } else { watch_end(&mut outgoing) };
         let answer = async {
             match &mut lease {
-                Lease::Own { own: Own { sender, tap }, .. } => {
+                Lease::Own { own: Own { sender, tap, .. }, .. } => {
                     origin_form(&mut outgoing);
                     if interim.is_some() {
                         tap.arm();

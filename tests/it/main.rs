@@ -36,6 +36,7 @@ mod http3_limits;
 mod instances;
 mod interim;
 mod life;
+mod names;
 mod protocols;
 mod rate_limit_redis;
 mod redis;

@@ -65,6 +65,18 @@ impl Resolvers {
         Err(last)
     }
 
+    /// Sends a message to one after the other until one answers. Gives its address and the bytes of the answer.
+    pub(super) async fn exchange(&self, message: &[u8]) -> Result<(SocketAddr, Vec<u8>), Error> {
+        let mut last = Error::dns("no name server");
+        for server in &self.servers {
+            match exchange(*server, message).await {
+                Ok(answer) => return Ok((*server, answer)),
+                Err(error) => last = Error::dns(format!("update at {server}: {error}")),
+            }
+        }
+        Err(last)
+    }
+
     /// The name at the end of a chain of CNAMEs; the name itself where there is none, or nobody knows.
     pub(super) async fn follow(&self, name: &str) -> String {
         let mut name = name.to_owned();
@@ -178,7 +190,7 @@ pub(super) async fn ask(
 }
 
 /// Sends a message, and again over TCP when the answer does not fit. Gives the bytes of the answer.
-pub(super) async fn exchange(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
+async fn exchange(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let over_udp = tokio::time::timeout(UDP_PATIENCE, udp(server, message)).await;
     let answer = over_udp.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     // TC, RFC 1035 section 4.1.1.

@@ -6,8 +6,9 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tidegate_core::BoxFuture;
+use tidegate_providers::dial;
 
-use super::query::{PORT, Resolvers, address, exchange, header, put_name};
+use super::query::{PORT, Resolvers, address, header, put_name};
 use super::variables::Variables;
 use super::{Patience, Provider, Record};
 use crate::acme::error::Error;
@@ -64,16 +65,16 @@ impl Rfc2136 {
     }
 
     async fn change(&self, record: &Record, add: bool) -> Result<(), Error> {
-        let server = self.address().await?;
-        let zone = Resolvers { servers: vec![server], port: PORT }.zone(&record.name).await?;
+        let servers = self.addresses().await?;
+        let resolvers = Resolvers { servers, port: PORT };
+        let zone = resolvers.zone(&record.name).await?;
         let id = fastrand::u16(..);
         let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
         let mut message = update(id, &zone, record, add.then_some(self.ttl))?;
         if let Some(key) = &self.key {
             key.sign(&mut message, id, now)?;
         }
-        let answer = exchange(server, &message).await;
-        let answer = answer.map_err(|error| Error::dns(format!("update at {server}: {error}")))?;
+        let (server, answer) = resolvers.exchange(&message).await?;
         match answer.get(3).map(|flags| flags & 0x0f) {
             Some(0) => Ok(()),
             Some(code) => Err(Error::dns(format!(
@@ -84,17 +85,20 @@ impl Rfc2136 {
         }
     }
 
-    async fn address(&self) -> Result<SocketAddr, Error> {
+    /// The addresses of the server. They are looked up each time: who has them may change.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         if let Some(address) = address(&self.server) {
-            return Ok(address);
+            return Ok(vec![address]);
         }
-        let with_port =
-            if self.server.contains(':') { self.server.clone() } else { format!("{}:53", self.server) };
         let failed = |error: &dyn std::fmt::Display| {
             Error::dns(format!("RFC2136_NAMESERVER `{}`: {error}", self.server))
         };
-        let mut found = tokio::net::lookup_host(&with_port).await.map_err(|error| failed(&error))?;
-        found.next().ok_or_else(|| failed(&"has no address"))
+        let (host, port) = match self.server.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().map_err(|error| failed(&error))?),
+            None => (self.server.as_str(), PORT),
+        };
+        let found = dial::lookup(host, None).await.map_err(|error| failed(&error))?;
+        Ok(found.addresses().iter().map(|address| SocketAddr::new(*address, port)).collect())
     }
 }
 

@@ -5,6 +5,7 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod http3;
+pub mod name_server;
 pub mod outside;
 pub mod pebble;
 pub mod process;

@@ -216,7 +216,7 @@ impl Redis {
         let mut command = Command::new(program("redis-server"));
         command.args(&self.arguments);
         if !self.arguments.iter().any(|argument| argument == "--sentinel") {
-            command.args(["--save", "", "--bind", "127.0.0.1"]);
+            command.args(["--save", "", "--bind", &self.address.ip().to_string()]);
             if !self.arguments.iter().any(|argument| argument == "--tls-port") {
                 command.args(["--port", &self.address.port().to_string()]);
             }
@@ -238,7 +238,8 @@ impl Redis {
     /// The same, where it may fail: a replica that becomes the master closes its connections.
     pub fn try_command(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(program("redis-cli"));
-        command.args(["-p", &self.address.port().to_string()]).args(arguments);
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["-h", &host, "-p", &port]).args(arguments);
         let output = command.current_dir(self.folder.path()).output().unwrap();
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
