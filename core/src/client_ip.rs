@@ -6,6 +6,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::forwarded::{self, X_FORWARDED_FOR};
 use crate::values::is_default;
 use crate::{BuildError, Request};
 
@@ -91,44 +92,60 @@ impl ClientIp {
         Ok(Self { depth: options.depth, excluded, ipv6_subnet: options.ipv6_subnet })
     }
 
-    /// The client's address as text; empty when `X-Forwarded-For` has too few entries or none that counts.
+    /// The client's address as text, in one spelling. An entry of `X-Forwarded-For` that is not an address stays as it
+    /// is; empty when there are too few entries or none that counts.
     pub fn of(&self, request: &Request) -> String {
-        if self.depth > 0 {
-            let forwarded = forwarded_for(request);
-            let found =
-                forwarded.len().checked_sub(self.depth).and_then(|i| forwarded.get(i)).map(|s| s.to_string());
-            return self.masked(found.unwrap_or_default());
+        match self.find(request) {
+            Client::Address(address) => address.to_string(),
+            Client::Other(entry) => String::from_utf8_lossy(entry).into_owned(),
         }
-        if let Some(excluded) = &self.excluded {
-            let forwarded = forwarded_for(request);
-            let found = forwarded.iter().rev().find(|text| {
-                !text.is_empty() && IpAddr::from_str(text).map_or(true, |address| !excluded.contains(address))
-            });
-            return found.map(|s| s.to_string()).unwrap_or_default();
-        }
-        self.masked(request.context.connection.peer.ip().to_canonical().to_string())
     }
 
-    fn masked(&self, text: String) -> String {
-        match (self.ipv6_subnet, IpAddr::from_str(&text)) {
-            (Some(bits), Ok(IpAddr::V6(address))) => {
-                ipnet::Ipv6Net::new(address, bits).map(|net| net.network().to_string()).unwrap_or(text)
+    /// The client's address, when it is one.
+    pub fn address(&self, request: &Request) -> Option<IpAddr> {
+        match self.find(request) {
+            Client::Address(address) => Some(address),
+            Client::Other(_) => None,
+        }
+    }
+
+    fn find<'a>(&self, request: &'a Request) -> Client<'a> {
+        let read =
+            |entry: &'a [u8]| forwarded::parse_entry(entry).map_or(Client::Other(entry), Client::Address);
+        let mut entries = forwarded::entries(&request.head.headers, &X_FORWARDED_FOR);
+        if self.depth > 0 {
+            return self.masked(entries.nth_back(self.depth - 1).map_or(Client::NONE, read));
+        }
+        if let Some(excluded) = &self.excluded {
+            let counts = |client: &Client<'_>| match client {
+                Client::Address(address) => !excluded.contains(*address),
+                Client::Other(entry) => !entry.is_empty(),
+            };
+            return entries.rev().map(read).find(counts).unwrap_or(Client::NONE);
+        }
+        self.masked(Client::Address(request.context.connection.peer.ip().to_canonical()))
+    }
+
+    fn masked<'a>(&self, client: Client<'a>) -> Client<'a> {
+        match (self.ipv6_subnet, client) {
+            (Some(bits), Client::Address(IpAddr::V6(address))) => {
+                let network = ipnet::Ipv6Net::new(address, bits).map_or(address, |net| net.network());
+                Client::Address(IpAddr::V6(network))
             }
-            _ => text,
+            (_, client) => client,
         }
     }
 }
 
-fn forwarded_for(request: &Request) -> Vec<&str> {
-    request
-        .head
-        .headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect()
+/// Who a request is from.
+enum Client<'a> {
+    Address(IpAddr),
+    /// What stands in place of an address; empty when nothing does.
+    Other(&'a [u8]),
+}
+
+impl Client<'_> {
+    const NONE: Self = Self::Other(b"");
 }
 
 /// A checked [`SourceCriterion`]: what a limit counts by.
@@ -172,13 +189,61 @@ impl Source {
     pub fn of(&self, request: &Request) -> String {
         match self {
             Self::Ip(strategy) => strategy.of(request),
-            Self::Header(name) => request
-                .head
-                .headers
-                .get(name)
-                .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
-                .unwrap_or_default(),
+            Self::Header(name) => {
+                let Some(value) = request.head.headers.get(name) else { return String::new() };
+                if forwarded::is_address_header(name) {
+                    // Whoever comes from another port, or spells the address in another way, is the same.
+                    let entries = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                    return entries.map(forwarded::entry_name).collect::<Vec<_>>().join(", ");
+                }
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            }
             Self::Host => request.host().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Body, Connection, Context};
+    use std::sync::Arc;
+
+    /// What a request counts by that has `value` in the header `name`.
+    fn source(criterion: &SourceCriterion, name: &str, value: &str) -> String {
+        let source = Source::new(Some(criterion), Source::Host).unwrap();
+        let head = http::Request::get("/").header(name, value).body(()).unwrap().into_parts().0;
+        let connection = Connection::plain(([127, 0, 0, 1], 4000).into());
+        source.of(&Request::new(head, Body::empty(), Context::new(Arc::new(connection))))
+    }
+
+    fn by(strategy: IpStrategy) -> SourceCriterion {
+        SourceCriterion { ip_strategy: Some(strategy), ..SourceCriterion::default() }
+    }
+
+    #[test]
+    fn one_client_is_one_source_in_every_form() {
+        let depth = by(IpStrategy { depth: 1, ..IpStrategy::default() });
+        let excluded = by(IpStrategy { excluded_ips: vec!["10.0.0.0/8".into()], ..IpStrategy::default() });
+        let subnet = by(IpStrategy { depth: 1, ipv6_subnet: Some(64), ..IpStrategy::default() });
+        for (criterion, value, expected) in [
+            (&depth, "203.0.113.1:5000", "203.0.113.1"),
+            (&depth, "6.6.6.6, [2001:DB8::1%eth0]:5000", "2001:db8::1"),
+            (&depth, "for=\"203.0.113.1:1\"", "203.0.113.1"),
+            (&depth, "unknown", "unknown"),
+            (&excluded, "203.0.113.1:5000, 10.1.1.1:80, [::ffff:10.1.1.2]:80", "203.0.113.1"),
+            (&subnet, "[2001:db8::1:2:3:4]:5000", "2001:db8::"),
+        ] {
+            assert_eq!(source(criterion, "x-forwarded-for", value), expected, "{criterion:?} {value}");
+        }
+        for (name, value, expected) in [
+            ("x-real-ip", "203.0.113.1:5000", "203.0.113.1"),
+            ("forwarded", "for=203.0.113.1;proto=http, for=\"[::1]:9\"", "203.0.113.1, ::1"),
+            ("x-server", "203.0.113.1:5000", "203.0.113.1:5000"),
+        ] {
+            let criterion =
+                SourceCriterion { request_header_name: name.to_owned(), ..SourceCriterion::default() };
+            assert_eq!(source(&criterion, name, value), expected, "{name}: {value}");
         }
     }
 }

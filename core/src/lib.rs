@@ -9,6 +9,7 @@ pub mod building;
 pub mod client_ip;
 pub mod error;
 pub mod expression;
+pub mod forwarded;
 pub mod message;
 pub mod middleware;
 pub mod record;

@@ -36,6 +36,7 @@ impl Build for GrpcWeb {
 const WEB: &str = "application/grpc-web";
 const WEB_TEXT: &str = "application/grpc-web-text";
 const GRPC: &str = "application/grpc";
+const GRPC_STATUS: &str = "grpc-status";
 
 impl Middleware for GrpcWeb {
     fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
@@ -130,14 +131,16 @@ fn canonical(name: &str) -> String {
 }
 
 /// A gRPC answer as gRPC-Web: its trailers become the last part of the body.
+///
+/// What is not gRPC (an error page, an answer of another middleware) keeps its body. A Trailers-Only answer keeps its
+/// status in the headers and gets no body, as in Envoy: clients look for it there when the body is empty.
 fn to_web(response: Response, web: &'static str, is_text: bool, origin: Option<HeaderValue>) -> Response {
     let (mut head, body) = response.into_parts();
     let headers = &mut head.headers;
-    headers.remove(TRAILER);
-    if let Some(kind) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok())
-        && kind.starts_with(GRPC)
-        && let Ok(kind) = HeaderValue::try_from(kind.replacen(GRPC, web, 1))
-    {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).filter(|kind| is_grpc(kind));
+    let kind = kind.and_then(|kind| HeaderValue::try_from(kind.replacen(GRPC, web, 1)).ok());
+    let is_grpc = kind.is_some();
+    if let Some(kind) = kind {
         headers.insert(CONTENT_TYPE, kind);
     }
     headers.append(VARY, HeaderValue::from_static("Origin"));
@@ -145,20 +148,30 @@ fn to_web(response: Response, web: &'static str, is_text: bool, origin: Option<H
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
-    let names: Vec<String> = headers
-        .keys()
-        .map(|name| canonical(name.as_str()))
-        .chain(["grpc-status".into(), "grpc-message".into()])
-        .collect();
-    if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
+    if let Ok(names) = HeaderValue::try_from(exposed(headers)) {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names);
     }
-    // An answer of a fixed length is no gRPC: there is no room for trailers after it.
-    if headers.contains_key(CONTENT_LENGTH) && !is_text {
+    if !is_grpc {
+        return Response::from_parts(head, body);
+    }
+    headers.remove(TRAILER);
+    if headers.contains_key(GRPC_STATUS) && http_body::Body::is_end_stream(&body) {
         return Response::from_parts(head, body);
     }
     headers.remove(CONTENT_LENGTH);
     Response::from_parts(head, Body::of_frames(Framed::new(body, is_text)))
+}
+
+/// True for `application/grpc` and its forms (`+proto`, `;charset=…`), not for `application/grpc-web`.
+fn is_grpc(kind: &str) -> bool {
+    kind.strip_prefix(GRPC).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';', ' ']))
+}
+
+/// The headers that scripts of other origins may read: all that there are, and where gRPC puts its status.
+fn exposed(headers: &HeaderMap) -> String {
+    let status = [GRPC_STATUS, "grpc-message"].into_iter().filter(|name| !headers.contains_key(*name));
+    let names = headers.keys().map(|name| canonical(name.as_str())).chain(status.map(str::to_owned));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -229,6 +242,60 @@ mod tests {
         expected.push(u8::try_from(TRAILERS.len()).unwrap());
         expected.extend_from_slice(TRAILERS.as_bytes());
         assert_eq!(body, expected);
+    }
+
+    /// What a call gets for an answer with this kind of content, these headers and this body.
+    fn web_answer(web: &str, headers: &'static [(&str, &str)], body: Body) -> Response {
+        let builder = http::Request::post("http://h.test/pkg.Service/Method").header("Content-Type", web);
+        let options = GrpcWeb { allow_origins: vec!["*".into()] };
+        let body = std::sync::Mutex::new(body);
+        testing::response_of(options, with_body(builder, ""), move |_| {
+            let mut response = Response::new(std::mem::take(&mut *body.lock().unwrap()));
+            for (name, value) in headers {
+                response.headers_mut().insert(*name, HeaderValue::from_static(value));
+            }
+            response
+        })
+    }
+
+    const REFUSED: &[(&str, &str)] =
+        &[("content-type", "application/grpc"), ("grpc-status", "5"), ("grpc-message", "not%20here")];
+
+    #[test]
+    fn a_trailers_only_answer_keeps_its_status_in_the_headers_and_has_no_body() {
+        // The end is known with the headers, or comes later.
+        for body in [Body::empty, || Body::of_frames(frames::Unsized(crate::replay::tests::pieces(&[])))] {
+            for web in [WEB, WEB_TEXT] {
+                let response = web_answer(web, REFUSED, body());
+                let headers = response.headers();
+                assert_eq!(headers[CONTENT_TYPE], web);
+                assert_eq!(headers["grpc-status"], "5");
+                assert_eq!(headers["grpc-message"], "not%20here");
+                assert_eq!(
+                    headers[ACCESS_CONTROL_EXPOSE_HEADERS],
+                    "Content-Type, Grpc-Status, Grpc-Message, Vary"
+                );
+                assert_eq!(text(response), "");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_grpc_keeps_its_body() {
+        for web in [WEB, WEB_TEXT] {
+            let page = || Body::of_frames(frames::Unsized(Body::full("no such page")));
+            let response = web_answer(web, &[("content-type", "text/plain")], page());
+            assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
+            assert_eq!(text(response), "no such page");
+        }
+    }
+
+    #[test]
+    fn a_length_from_the_server_goes_with_the_frame_that_is_added() {
+        let kind = &[("content-type", "application/grpc"), ("content-length", "7")];
+        let response = web_answer(WEB, kind, Body::boxed(Answer(0)));
+        assert!(!response.headers().contains_key(CONTENT_LENGTH));
+        assert!(text(response).ends_with("grpc-status: 0\r\n"));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Lets only clients from given address ranges through.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -63,11 +62,7 @@ impl AllowList {
     }
 
     fn allows(&self, request: &Request) -> bool {
-        let text = self.client.of(request);
-        // A proxy before us may have noted the port too.
-        let address =
-            text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
-        address.is_ok_and(|address| self.allowed.contains(address))
+        self.client.address(request).is_some_and(|address| self.allowed.contains(address))
     }
 }
 
@@ -86,6 +81,7 @@ mod tests {
     use super::*;
     use crate::testing::{self, request};
     use http::Request as Head;
+    use std::net::SocketAddr;
     use tidegate_core::{Body, Connection};
 
     fn options(ranges: &[&str], strategy: Option<IpStrategy>) -> IpAllowList {
@@ -113,9 +109,15 @@ mod tests {
             (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "10.1.1.1", 200),
             (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "10.1.1.1:81", 200),
             (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "::ffff:10.1.1.1", 200),
+            (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "[::ffff:10.1.1.1]:81", 200),
+            (&["fe80::/10"], depth.clone(), "127.0.0.1", "[fe80::1%eth0]:81", 200),
+            (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "for=\"10.1.1.1:81\"", 200),
+            (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "10.1.1.1:x", 403),
+            (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "unknown", 403),
             (&["10.0.0.0/8"], depth.clone(), "127.0.0.1", "10.1.1.1, 9.9.9.9", 403),
             (&["10.0.0.0/8"], depth, "10.1.1.1", "", 403),
             (&["10.0.0.0/8"], excluded.clone(), "127.0.0.1", "10.1.1.1, 9.9.9.9", 200),
+            (&["10.0.0.0/8"], excluded.clone(), "127.0.0.1", "10.1.1.1:7, 9.9.9.9:5000", 200),
             (&["10.0.0.0/8"], excluded, "10.1.1.1", "9.9.9.9", 403),
             (&["10.0.0.0/8"], both, "127.0.0.1", "10.1.1.1", 200),
             (&["2001:db8::/32"], None, "2001:db8::1", "", 200),

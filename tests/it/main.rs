@@ -22,6 +22,7 @@ mod docker;
 mod docs;
 mod drain;
 mod etcd;
+mod forwarded;
 mod framing;
 mod framing_answers;
 mod grammar;

@@ -98,19 +98,22 @@ impl Frames for Framed {
         if self.ended {
             return Poll::Ready(None);
         }
-        let trailers = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => return Poll::Ready(Some(Ok(self.frame(data)))),
-                Err(frame) => frame.into_trailers().unwrap_or_default(),
+                Ok(data) => Poll::Ready(Some(Ok(self.frame(data)))),
+                Err(frame) => {
+                    self.ended = true;
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    Poll::Ready(Some(Ok(self.frame(trailer_frame(&trailers)))))
+                }
             },
-            Some(Err(error)) => {
+            // Without trailers there is no status to pass on: an empty frame would be one that says nothing, and hide
+            // the status in the headers of a Trailers-Only answer.
+            end => {
                 self.ended = true;
-                return Poll::Ready(Some(Err(error)));
+                Poll::Ready(end)
             }
-            None => HeaderMap::new(),
-        };
-        self.ended = true;
-        Poll::Ready(Some(Ok(self.frame(trailer_frame(&trailers)))))
+        }
     }
 }
 

@@ -256,9 +256,10 @@ impl Entry<'_> {
         if let Some(client) = self.seen.client {
             return client.to_canonical().to_string();
         }
-        let forwarded = self.seen.forwarded.as_ref().and_then(|value| value.to_str().ok());
-        match forwarded.and_then(|value| value.split(',').next()).map(str::trim) {
-            Some(first) if !first.is_empty() => first.to_owned(),
+        let forwarded =
+            self.seen.forwarded.as_ref().and_then(|value| value.as_bytes().split(|b| *b == b',').next());
+        match forwarded.map(<[u8]>::trim_ascii) {
+            Some(first) if !first.is_empty() => tidegate_core::forwarded::entry_name(first),
             _ => self.seen.connection.peer.ip().to_canonical().to_string(),
         }
     }

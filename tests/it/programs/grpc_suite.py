@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent import futures
+from urllib.parse import unquote
 
 import grpc
 
@@ -258,11 +259,19 @@ class Client:
         assert got[-1][0] == 0x80 and b"grpc-status: 0" in got[-1][1].lower().replace(b":0", b": 0"), got
         answer, got = call("Repeat", b"20")
         assert [message for flag, message in got if flag == 0] == [b"%d" % number for number in range(20)], got
-        answer, got = call("Fail", b"5")
-        status = answer.getheader("Grpc-Status") or dict(
-            line.split(b":", 1) for line in got[-1][1].lower().split(b"\r\n") if line
-        )[b"grpc-status"].decode().strip()
-        assert status == "5", (answer.getheaders(), got)
+        # An error before anything else is one block of headers (Trailers-Only), and stays that: no body.
+        for method, message, status in (("Fail", b"5", "5"), ("Nothing", b"", "12")):
+            answer, got = call(method, message)
+            assert got == [], got
+            assert answer.getheader("Grpc-Status") == status, answer.getheaders()
+            assert answer.getheader("Grpc-Message"), answer.getheaders()
+            exposed = answer.getheader("Access-Control-Expose-Headers").lower().split(", ")
+            assert exposed.count("grpc-status") == exposed.count("grpc-message") == 1, exposed
+        assert unquote(call("Fail", b"5")[0].getheader("Grpc-Message")) == "caf\u00e9 100% \u2713"
+        # After a message it comes as trailers, and then stands in the body.
+        answer, got = call("FailLate", b"")
+        assert [message for flag, message in got if flag == 0] == [b"one", b"two"], got
+        assert answer.getheader("Grpc-Status") is None and b"grpc-status: 15" in got[-1][1], got
 
     def case_grpc_web(self):
         self.web(False)
