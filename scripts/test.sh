@@ -4,6 +4,8 @@
 # test suite.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# What is downloaded for the tests comes before what the machine has.
+export PATH="$PWD/target/tools:$PATH"
 
 need=()
 command -v dockerd >/dev/null || need+=(docker.io)
@@ -37,21 +39,6 @@ finish() {
 }
 trap finish EXIT
 
-# Pebble knows profiles and renewal information from 2.6 on, which is newer than what Debian 12 and 13 have. It is
-# taken from forky, at the mirror that this machine uses, and unpacked without being installed: it needs libc only.
-if ! command -v pebble >/dev/null || ! command -v pebble-challtestsrv >/dev/null; then
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
-  mkdir -p "$work/pebble/lists/partial" "$work/pebble/root"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" >"$work/pebble/sources"
-  chmod -R a+rwX "$work" "$work/pebble"
-  forky=(-o "Dir::Etc::SourceList=$work/pebble/sources" -o Dir::Etc::SourceParts=/dev/null
-    -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$work/pebble/lists")
-  apt-get "${forky[@]}" update -q
-  (cd "$work/pebble" && apt-get "${forky[@]}" download -q pebble/forky)
-  dpkg-deb -x "$work"/pebble/pebble_*.deb "$work/pebble/root"
-  export PATH="$PATH:$work/pebble/root/usr/bin"
-fi
-
 if ! docker info >/dev/null 2>&1; then
   dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" >"$work/log" 2>&1 &
   started=$!
@@ -62,6 +49,7 @@ if ! docker info >/dev/null 2>&1; then
   done
 fi
 
+scripts/tool.sh pebble
 scripts/tool.sh consul
 scripts/tool.sh etcd || { apt-get update -q && scripts/tool.sh etcd; }
 # Without it only the comparison cannot be made.

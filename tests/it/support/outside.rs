@@ -8,12 +8,13 @@ use std::process::{Child, Command, Stdio};
 use super::backend::nobody;
 use super::{Answer, eventually, raw};
 
-/// A program on the PATH, or where `scripts/tool.sh` has put it.
+/// A program where `scripts/tool.sh` has put it, else on the PATH: what was installed for the tests comes before what
+/// the machine happens to have, which may be too old for them.
 pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"));
-    let found = folders.into_iter().map(|folder| folder.join(name)).find(|file| file.is_file());
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+    let mut folders = std::iter::once(tools).chain(std::env::split_paths(&path));
+    let found = folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()));
     found.unwrap_or_else(|| panic!("there is no `{name}`: scripts/test.sh installs it"))
 }
 

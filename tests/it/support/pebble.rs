@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::outside::program;
 use super::{Client, eventually, free_port};
 
 /// How Pebble is to be.
@@ -58,7 +59,7 @@ impl Pebble {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
         std::fs::write(folder.path().join("ca.key"), made.signing_key.serialize_pem()).unwrap();
-        let dns = Command::new("pebble-challtestsrv")
+        let dns = Command::new(program("pebble-challtestsrv"))
             .args([
                 "-defaultIPv4",
                 "127.0.0.1",
@@ -125,7 +126,7 @@ impl Pebble {
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        let mut command = Command::new("pebble");
+        let mut command = Command::new(program("pebble"));
         command
             .arg("-config")
             .arg(&config)
