@@ -1,7 +1,7 @@
 //! TCP and UDP: routers, services, middlewares and transports.
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::values::{Duration, is_default};
+use tidegate_core::values::{Duration, Timeout, is_default};
 
 use crate::Map;
 use crate::service::HealthCheck;
@@ -200,10 +200,10 @@ pub struct TcpIpAllowList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpServersTransport {
-    /// Time between keep-alive probes.
-    pub dial_keep_alive: Duration,
-    /// Time to connect.
-    pub dial_timeout: Duration,
+    /// Time between keep-alive probes; 0 for 15 s, negative for none, as in Go.
+    pub dial_keep_alive: Timeout,
+    /// Time to connect; 0 for any. A negative one is over at once, as in Go.
+    pub dial_timeout: Timeout,
     /// PROXY protocol towards the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
@@ -217,8 +217,8 @@ pub struct TcpServersTransport {
 impl Default for TcpServersTransport {
     fn default() -> Self {
         Self {
-            dial_keep_alive: Duration::from_secs(15),
-            dial_timeout: Duration::from_secs(30),
+            dial_keep_alive: Timeout::from_secs(15),
+            dial_timeout: Timeout::from_secs(30),
             proxy_protocol: None,
             termination_delay: Delay::Limited(Duration::from_millis(100)),
             tls: None,

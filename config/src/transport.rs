@@ -1,7 +1,7 @@
 //! How servers are talked to.
 
 use serde::{Deserialize, Serialize};
-use tidegate_core::values::{Duration, is_default};
+use tidegate_core::values::{Timeout, is_default};
 
 use crate::tls::CertificateFiles;
 
@@ -47,30 +47,30 @@ pub struct ServersTransport {
     pub spiffe: Option<Spiffe>,
 }
 
-/// Timeouts towards servers; zero means none.
+/// Timeouts towards servers; zero and negative ones mean none, with the exceptions that are named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ForwardingTimeouts {
-    /// To connect.
-    pub dial_timeout: Duration,
+    /// To connect. A negative one is over at once, as in Go.
+    pub dial_timeout: Timeout,
     /// From the end of the request to the head of the answer.
-    pub response_header_timeout: Duration,
+    pub response_header_timeout: Timeout,
     /// For an idle connection.
-    pub idle_conn_timeout: Duration,
+    pub idle_conn_timeout: Timeout,
     /// Silence on an HTTP/2 connection before it is pinged.
-    pub read_idle_timeout: Duration,
-    /// For the answer to that ping.
-    pub ping_timeout: Duration,
+    pub read_idle_timeout: Timeout,
+    /// For the answer to that ping; 0 for 15 s, as in Go.
+    pub ping_timeout: Timeout,
 }
 
 impl Default for ForwardingTimeouts {
     fn default() -> Self {
         Self {
-            dial_timeout: Duration::from_secs(30),
-            response_header_timeout: Duration::default(),
-            idle_conn_timeout: Duration::from_secs(90),
-            read_idle_timeout: Duration::default(),
-            ping_timeout: Duration::from_secs(15),
+            dial_timeout: Timeout::from_secs(30),
+            response_header_timeout: Timeout::default(),
+            idle_conn_timeout: Timeout::from_secs(90),
+            read_idle_timeout: Timeout::default(),
+            ping_timeout: Timeout::from_secs(15),
         }
     }
 }

@@ -46,6 +46,8 @@ pub trait Guard: Send {
     fn data(&mut self, _length: usize) {}
     /// Called with the trailers, when there are any.
     fn trailers(&mut self, _trailers: &http::HeaderMap) {}
+    /// Called before the end when the body fails, with the reason.
+    fn failed(&mut self, _error: &BodyError) {}
     /// Called once when the body is over.
     fn end(self: Box<Self>, complete: bool);
 }
@@ -171,6 +173,16 @@ impl Body {
         Ok(whole.freeze())
     }
 
+    /// Ends the body for its guards because of a failure. Nothing happens when it is over already.
+    pub fn fail(&mut self, error: &BodyError) {
+        if !self.ended && !self.guards.is_empty() {
+            for guard in &mut self.guards {
+                guard.failed(error);
+            }
+            self.finish(false);
+        }
+    }
+
     fn of(kind: Kind) -> Self {
         Self { kind, guards: SmallVec::new(), ended: false }
     }
@@ -226,7 +238,7 @@ impl HttpBody for Body {
                     this.finish(true);
                 }
             }
-            Some(Err(_)) => this.finish(false),
+            Some(Err(error)) => this.fail(error),
             None => this.finish(true),
         }
         Poll::Ready(polled)

@@ -131,6 +131,89 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
+/// A limit on time in which, as in Go, zero and negative lengths mean something else than a short time: mostly that there
+/// is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeout {
+    length: Duration,
+    negative: bool,
+}
+
+impl Timeout {
+    /// A whole number of seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self { length: Duration::from_secs(seconds), negative: false }
+    }
+
+    /// A whole number of milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self { length: Duration::from_millis(milliseconds), negative: false }
+    }
+
+    /// The limit; `None` when it is zero or negative.
+    pub fn limit(self) -> Option<time::Duration> {
+        (!self.negative && !self.length.is_zero()).then_some(self.length.0)
+    }
+
+    /// True for a length below zero.
+    pub fn is_negative(self) -> bool {
+        self.negative
+    }
+}
+
+impl From<Duration> for Timeout {
+    fn from(length: Duration) -> Self {
+        Self { length, negative: false }
+    }
+}
+
+impl FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (length, minus) = text.strip_prefix('-').map_or((text, false), |length| (length, true));
+        let length: Duration = length.parse().map_err(|_| {
+            format!("`{text}` is no duration: expected a form like `1m30s` or a number of seconds")
+        })?;
+        Ok(Self { length, negative: minus && !length.is_zero() })
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.negative { "-" } else { "" }, self.length)
+    }
+}
+
+impl Serialize for Timeout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Timeout;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration like `1m30s`, or a number of seconds")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Timeout, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Timeout, E> {
+                Ok(Timeout::from_secs(seconds))
+            }
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Timeout, E> {
+                Ok(Timeout { negative: seconds < 0, ..Timeout::from_secs(seconds.unsigned_abs()) })
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
 /// A value that must not be shown: it prints as `***` everywhere, the API included.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Secret(String);
@@ -202,6 +285,7 @@ mod tests {
         }
         for text in ["", "s", "10x", "-1s", "1m 30s", "abc"] {
             assert!(text.parse::<Duration>().is_err(), "{text}");
+            assert!(text.starts_with('-') || text.parse::<Timeout>().is_err(), "{text}");
         }
     }
 

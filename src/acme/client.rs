@@ -68,7 +68,7 @@ impl Http {
             root_cas: roots,
             server_name,
             forwarding_timeouts: Some(ForwardingTimeouts {
-                response_header_timeout: options.client_response_header_timeout,
+                response_header_timeout: options.client_response_header_timeout.into(),
                 ..ForwardingTimeouts::default()
             }),
             ..ServersTransport::default()

@@ -9,8 +9,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tidegate_core::body::Pace;
 use tidegate_core::{Body, BodyError};
+use tokio::time::{Instant, Sleep};
 
-use super::pace;
+use super::pace::{self, Answering};
 use super::progress::Progress;
 
 /// One open answer, counted until dropped.
@@ -47,16 +48,39 @@ pub(super) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
     h2: bool,
+    /// The request body that is told of the answer (HTTP/2).
+    answering: Option<Answering>,
+    /// When it must be over (HTTP/2).
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl AnswerBody {
     /// The body of an answer whose end closes `open`. `headless`: no body follows the head whatever `body` says.
     pub(super) fn new(body: Body, open: OpenAnswer, h2: bool, headless: bool) -> Self {
-        let mut this = Self { body, open, h2 };
-        if h2 && !this.body.is_end_stream() && !headless {
+        let mut this = Self { body, open, h2, answering: None, deadline: None };
+        if !h2 {
+            this.open.progress.respond();
+        } else if !this.body.is_end_stream() && !headless {
             this.open.set_stalled(true);
         }
         this
+    }
+
+    /// Tells a request body that the answer is under way, until it is over.
+    pub(super) fn telling(mut self, answering: Option<Answering>) -> Self {
+        if let Some(answering) = &answering {
+            answering.set(true);
+        }
+        self.answering = answering;
+        self
+    }
+
+    /// Fails at `deadline` when it is not over by then.
+    pub(super) fn until(mut self, deadline: Option<Instant>) -> Self {
+        if !self.body.is_end_stream() {
+            self.deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        }
+        self
     }
 }
 
@@ -71,6 +95,10 @@ impl HttpBody for AnswerBody {
         let this = self.get_mut();
         if !this.h2 && this.open.progress.poll_unsent(cx).is_pending() {
             return Poll::Pending;
+        }
+        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            this.body.fail(&BodyError::TimedOut);
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         if this.h2 {
@@ -100,12 +128,26 @@ impl HttpBody for AnswerBody {
     }
 }
 
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if let Some(answering) = &self.answering {
+            answering.set(false);
+        }
+        if self.open.progress.is_cut() {
+            self.body.fail(&BodyError::TimedOut);
+        }
+    }
+}
+
 /// The body of a request as the gateway reads it. `pace` is how fast it must come, where the stream below does not watch
-/// for it (HTTP/2).
-pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> Body {
+/// for it (HTTP/2); then the answer has to tell it when it is under way.
+pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> (Body, Option<Answering>) {
     match pace {
-        _ if incoming.is_end_stream() => Body::empty(),
-        None => Body::incoming(incoming),
-        Some(pace) => pace::paced(Body::incoming(incoming), pace),
+        _ if incoming.is_end_stream() => (Body::empty(), None),
+        None => (Body::incoming(incoming), None),
+        Some(pace) => {
+            let answering = Answering::stream();
+            (pace::paced(Body::incoming(incoming), pace, answering.clone()), Some(answering))
+        }
     }
 }

@@ -21,6 +21,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// After this time without a request a connection gives its buffers back.
 const PARK: Duration = Duration::from_secs(2);
 
+/// After this time without progress a connection may have to make room for others, however patient we are.
+pub(super) const STALLED: Duration = Duration::from_secs(10);
+
 /// How long a client may take. `None`: as long as it likes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -32,7 +35,7 @@ pub(super) struct Limits {
     pub(super) rate: u64,
     /// Without a request.
     pub(super) idle: Option<Duration>,
-    /// Without any progress while an answer is written.
+    /// From the end of a request's head to the end of its answer.
     pub(super) write: Option<Duration>,
 }
 
@@ -56,6 +59,8 @@ pub(super) enum Due {
     /// Put the connection aside: it is idle, and its buffers are not needed for now. HTTP/2 connections hear it once
     /// each time they become idle.
     Park,
+    /// Close it when others need its room: nothing moved for a while. Comes once until something moves again.
+    Yield,
     /// Close at once: it owed this.
     Cut(&'static str),
 }
@@ -69,7 +74,10 @@ pub(super) struct Clock {
     rested: Option<u32>,
     waiting: Wait,
     mark: u32,
-    until: Instant,
+    since: Instant,
+    yielded: bool,
+    /// The request whose answer is under way, and when it must be over (HTTP/1; streams of HTTP/2 have their own).
+    answer: Option<(u32, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
     rate: Rate,
 }
@@ -129,6 +137,13 @@ enum Wait {
     Farewell,
 }
 
+impl Wait {
+    /// True when the client keeps us waiting in the middle of something, which holds more than an idle connection.
+    fn is_for_a_stalled_client(self) -> bool {
+        matches!(self, Self::Head | Self::Body | Self::Write)
+    }
+}
+
 impl Clock {
     /// A clock that starts now.
     pub(super) fn new(limits: Limits, h2: bool) -> Self {
@@ -140,7 +155,9 @@ impl Clock {
             rested: None,
             waiting: Wait::Nothing,
             mark: 0,
-            until: Instant::now(),
+            since: Instant::now(),
+            yielded: false,
+            answer: None,
             timer: None,
             rate: Rate::new(pace::window(limits.pace())),
         }
@@ -158,18 +175,30 @@ impl Clock {
             Wait::Request | Wait::Head => self.limits.head,
             Wait::Body if too_slow => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
             Wait::Body => progress.patience().unwrap_or(self.limits.body),
-            Wait::Write => self.limits.write,
+            // Streams that a client's window keeps shut are not looked at one by one.
+            Wait::Write => self.limits.write.filter(|_| self.h2),
             Wait::Farewell => Some(FAREWELL),
         };
-        let Some(limit) = limit else {
-            self.waiting = Wait::Nothing;
-            return Poll::Pending;
-        };
+        let answer = self.answer_deadline(progress);
         if (wait, mark) != (self.waiting, self.mark) {
-            (self.waiting, self.mark) = (wait, mark);
-            self.until = Instant::now() + limit;
+            (self.waiting, self.mark, self.yielded) = (wait, mark, false);
+            if wait != Wait::Nothing {
+                self.since = Instant::now();
+            }
         }
-        ready!(self.poll_timer(cx));
+        let due = limit.map(|limit| self.since + limit);
+        let yields = wait.is_for_a_stalled_client() && !self.yielded;
+        let yields = yields.then(|| self.since + STALLED);
+        let Some(until) = [due, yields, answer].into_iter().flatten().min() else { return Poll::Pending };
+        ready!(self.poll_timer(until, cx));
+        let now = Instant::now();
+        if answer.is_some_and(|answer| now >= answer) {
+            return Poll::Ready(Due::Cut("the end of an answer within writeTimeout"));
+        }
+        if due.is_none_or(|due| now < due) {
+            self.yielded = true;
+            return Poll::Ready(Due::Yield);
+        }
         if wait == Wait::Park {
             self.rested = Some(mark);
         }
@@ -181,6 +210,19 @@ impl Clock {
             Wait::Write => Due::Cut("the client to take more of an answer"),
             Wait::Farewell => Due::Cut("the client to hang up"),
         })
+    }
+
+    /// When the answer that is under way must be over.
+    fn answer_deadline(&mut self, progress: &Progress) -> Option<Instant> {
+        let limit = self.limits.write.filter(|_| !self.h2)?;
+        if !progress.is_answering() || progress.is_upgraded() {
+            self.answer = None;
+            return None;
+        }
+        let heads = progress.heads();
+        let under_way = self.answer.filter(|(which, _)| *which == heads);
+        let (_, deadline) = *self.answer.insert(under_way.unwrap_or_else(|| (heads, Instant::now() + limit)));
+        Some(deadline)
     }
 
     /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with a pace of their own.
@@ -209,6 +251,7 @@ impl Clock {
         match progress.place() {
             // A block's time runs from its beginning, whatever else comes.
             Place::Head if self.h2 => (Wait::Head, progress.heads()),
+            Place::Body if !self.h2 && progress.is_responding() => (Wait::Nothing, 0),
             Place::Body => (Wait::Body, progress.reads()),
             _ if progress.is_stalled() => (Wait::Write, progress.reads()),
             _ if progress.is_answering() => (Wait::Nothing, 0),
@@ -224,8 +267,7 @@ impl Clock {
     }
 
     /// The timer is only moved when it would be late; when it is early it is moved as it fires.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = self.until;
+    fn poll_timer(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if timer.deadline() > until {
             timer.as_mut().reset(until);
@@ -284,8 +326,10 @@ mod tests {
         assert_eq!(due(&mut clock, &progress, 250).await, Due::Cut("more of a request body"));
         at(&progress, Place::Start);
         assert_eq!(due(&mut clock, &progress, 60).await, Due::Leave);
+        progress.begin();
         progress.block_write(true);
-        assert_eq!(due(&mut clock, &progress, 30).await, Due::Cut("the client to take more of an answer"));
+        let late = Due::Cut("the end of an answer within writeTimeout");
+        assert_eq!(due(&mut clock, &progress, 30).await, late);
     }
 
     #[tokio::test]
@@ -350,11 +394,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_write_timeout_a_stalled_client_only_makes_room() {
+        let stalled = async |h2| {
+            let progress = Progress::default();
+            progress.begin();
+            progress.block_write(true);
+            let mut clock = Clock::new(Limits { write: None, ..limits() }, h2);
+            assert_eq!(due(&mut clock, &progress, 10_000).await, Due::Yield);
+            let again = std::future::poll_fn(|cx| clock.poll(&progress, cx));
+            assert!(tokio::time::timeout(Duration::from_millis(200), again).await.is_err());
+        };
+        tokio::join!(stalled(false), stalled(true));
+    }
+
+    #[tokio::test]
     async fn while_we_owe_an_answer_nothing_is_due() {
         let progress = Progress::default();
         at(&progress, Place::Start);
         progress.begin();
-        let mut clock = Clock::new(limits(), false);
+        let mut clock = Clock::new(Limits { write: None, ..limits() }, false);
         let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
         assert!(tokio::time::timeout(Duration::from_millis(100), due).await.is_err());
     }

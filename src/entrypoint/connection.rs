@@ -18,7 +18,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::chosen_options::ChosenOptions;
-use super::clock::{Clock, Due};
+use super::clock::{Clock, Due, STALLED};
 use super::door::Door;
 use super::heads::HeldHead;
 use super::http::{HttpService, Link};
@@ -169,7 +169,11 @@ pub(super) async fn first_bytes<T>(
                 () = unheard(door) => return Ok(None),
             }
         } else {
-            stream.readable().await?;
+            tokio::select! {
+                biased;
+                readable = stream.readable() => readable?,
+                () = stalled(door) => return Ok(None),
+            }
         }
         bytes.reserve(FIRST_READ);
         if stream.read_buf(&mut bytes).await? == 0 {
@@ -182,6 +186,12 @@ pub(super) async fn first_bytes<T>(
 async fn unheard(door: &Door) {
     tokio::time::sleep(SILENCE).await;
     door.seats.leave_for_others().await;
+}
+
+/// The same for one that stopped in the middle of its first words.
+async fn stalled(door: &Door) {
+    tokio::time::sleep(STALLED).await;
+    door.seats.leave_when_full().await;
 }
 
 /// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
@@ -338,6 +348,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     let mut left = false;
     let mut newcomer = None;
     let mut resting: Option<(u32, BoxFuture<'_, ()>)> = None;
+    let mut yielding: Option<(u32, BoxFuture<'_, ()>)> = None;
     std::future::poll_fn(|cx| {
         let drains = !left && draining.as_mut().poll(cx).is_ready();
         if drains && progress.heads() == 0 {
@@ -356,6 +367,13 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 } else if rest.as_mut().poll(cx).is_ready() {
                     resting = None;
                     progress.leave();
+                }
+            }
+            if let Some((moves, wanted)) = &mut yielding {
+                if *moves != progress.moves() {
+                    yielding = None;
+                } else if wanted.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(cut(progress, "a stalled client while others need its room")));
                 }
             }
             if !left && progress.is_leaving() {
@@ -378,10 +396,10 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                     resting = Some((progress.heads(), Box::pin(door.seats.leave_for_others())));
                 }
                 Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),
-                Poll::Ready(Due::Cut(what)) => {
-                    let message = format!("timed out waiting for {what}");
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+                Poll::Ready(Due::Yield) => {
+                    yielding = Some((progress.moves(), Box::pin(door.seats.leave_when_full())));
                 }
+                Poll::Ready(Due::Cut(what)) => return Poll::Ready(Err(cut(progress, what))),
                 Poll::Pending if left || !(progress.is_leaving() || drains && progress.heads() > 0) => {
                     return Poll::Pending;
                 }
@@ -390,6 +408,12 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         }
     })
     .await
+}
+
+/// The end of a connection whose client kept us waiting for something.
+fn cut(progress: &Progress, what: &str) -> io::Error {
+    progress.cut();
+    io::Error::new(io::ErrorKind::TimedOut, format!("timed out waiting for {what}"))
 }
 
 /// A stream that can be waited on without a buffer.

@@ -26,8 +26,6 @@ use crate::worker::Balance;
 
 /// A request head must be complete within this time, whatever `readTimeout` says. Also for TLS handshakes.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// A client must take something of an answer within this time, when `writeTimeout` says nothing.
-const WRITE_TIME: Duration = Duration::from_secs(60);
 /// Most TLS handshakes under way over TCP. Each holds some tens of kilobytes.
 const MAX_HANDSHAKES: usize = 8192;
 /// By how much a head may exceed `maxHeaderBytes`, as in Go, which reads that much ahead.
@@ -131,7 +129,6 @@ impl Door {
             }),
         };
         let limits = limits(options);
-        let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
         Ok(Self {
             index,
             name: name.into(),
@@ -147,10 +144,15 @@ impl Door {
             max_header_bytes: options.http.max_header_bytes.saturating_add(LIST_SLACK),
             max_streams: options.http2.max_concurrent_streams,
             alternative: None,
-            max_requests: options.transport.keep_alive_max_requests,
-            max_time: some(options.transport.keep_alive_max_time.0),
-            accept_grace: options.transport.life_cycle.request_accept_grace_timeout.0,
-            grace: options.transport.life_cycle.grace_time_out.0,
+            max_requests: u64::try_from(options.transport.keep_alive_max_requests).unwrap_or(0),
+            max_time: options.transport.keep_alive_max_time.limit(),
+            accept_grace: options
+                .transport
+                .life_cycle
+                .request_accept_grace_timeout
+                .limit()
+                .unwrap_or_default(),
+            grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
             snapshots: shared.snapshots.clone(),
             log: shared.log.clone(),
             unrouted: "".into(),
@@ -219,14 +221,13 @@ impl Drop for Handshaking {
 
 fn limits(options: &EntryPoint) -> Limits {
     let timeouts = &options.transport.responding_timeouts;
-    let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
-    let read = some(timeouts.read_timeout.0);
+    let read = timeouts.read_timeout.limit();
     Limits {
-        head: Some(read.map_or(HEAD_TIME, |read| read.min(HEAD_TIME))),
+        head: read.map(|read| read.min(HEAD_TIME)),
         body: read,
-        rate: timeouts.min_body_rate,
-        idle: some(timeouts.idle_timeout.0),
-        write: Some(some(timeouts.write_timeout.0).unwrap_or(WRITE_TIME)),
+        rate: timeouts.body_rate(),
+        idle: timeouts.idle(),
+        write: timeouts.write_timeout.limit(),
     }
 }
 

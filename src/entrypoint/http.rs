@@ -1,6 +1,5 @@
 //! One request: brought into its one form, routed, handed through middlewares to its service, answered.
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,16 +57,30 @@ impl HttpService {
     }
 }
 
+/// An answer did not begin within `writeTimeout`: its stream is reset (HTTP/2).
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within writeTimeout")]
+pub(super) struct Unanswered;
+
 impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     type Response = http::Response<AnswerBody>;
-    type Error = Infallible;
+    type Error = Unanswered;
     // In a box of its own, so that an idle connection does not hold the room of a request.
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Unanswered>>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let link = self.0.clone();
         let open = OpenAnswer::new(link.progress.clone());
-        Box::pin(async move { Ok(serve(&link, request, open).await) })
+        let deadline = link.door.limits.write.filter(|_| link.framed).map(|limit| Instant::now() + limit);
+        Box::pin(async move {
+            match deadline {
+                None => Ok(serve(&link, request, open, None).await),
+                Some(deadline) => {
+                    let serving = Box::pin(serve(&link, request, open, Some(deadline)));
+                    tokio::time::timeout_at(deadline.into(), serving).await.map_err(|_| Unanswered)
+                }
+            }
+        })
     }
 }
 
@@ -75,11 +88,12 @@ async fn serve(
     link: &Link,
     request: hyper::Request<Incoming>,
     open: OpenAnswer,
+    deadline: Option<Instant>,
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
     let (mut head, incoming) = request.into_parts();
     let pace = link.framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
-    let body = request_body(incoming, pace);
+    let (body, answering) = request_body(incoming, pace);
     let tunnel = link.framed && head.method == Method::CONNECT && begin_tunnel(link, &mut head);
     let mut response = respond(link, head, body).await;
     if tunnel {
@@ -93,7 +107,8 @@ async fn serve(
     }
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     let (head, body) = response.into_parts();
-    http::Response::from_parts(head, AnswerBody::new(body, open, link.framed, headless))
+    let body = AnswerBody::new(body, open, link.framed, headless).telling(answering);
+    http::Response::from_parts(head, body.until(deadline.map(Into::into)))
 }
 
 /// Makes an upgrade of an extended CONNECT. The connection counts as busy for as long as the tunnel is there.

@@ -1,8 +1,11 @@
 //! How fast a client must send its request body: never silent for too long, and not slower than a lowest rate.
 //!
-//! Only time in which we wait for the client counts, so a slow server never makes a client late.
+//! Only time in which we wait for the client counts, so a slow server never makes a client late. Once the answer is under
+//! way, the request is one side of a conversation rather than an upload, and may pause for as long as it likes.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use tidegate_core::Body;
 use tidegate_core::body::Pace;
 use tokio::time::{Instant, Sleep};
 
+use super::progress::Progress;
 use super::timed_body::{TimedBody, Watch};
 
 /// The time over which a rate is an average: the time without progress that is borne, within these limits.
@@ -38,14 +42,45 @@ pub(super) fn of_request(pace: Pace, headers: &HeaderMap) -> Pace {
     if pace.rate > 0 && is_grpc() { Pace { rate: 0, ..pace } } else { pace }
 }
 
-/// This body with a pace: it fails when it comes too slowly.
-pub(super) fn paced(inner: Body, pace: Pace) -> Body {
-    TimedBody::watched(inner, PaceWatch::new(pace))
+/// Whether the answer to a request is under way: from its head to its end.
+#[derive(Clone, Debug)]
+pub(super) enum Answering {
+    /// A stream of HTTP/2 or HTTP/3.
+    Stream(Arc<AtomicBool>),
+    /// A connection of HTTP/1, which answers one request at a time.
+    Connection(Arc<Progress>),
+}
+
+impl Answering {
+    /// For a stream whose answer is not under way.
+    pub(super) fn stream() -> Self {
+        Self::Stream(Arc::default())
+    }
+
+    /// Notes the head of a stream's answer, or its end.
+    pub(super) fn set(&self, under_way: bool) {
+        if let Self::Stream(flag) = self {
+            flag.store(under_way, Ordering::Relaxed);
+        }
+    }
+
+    fn is_under_way(&self) -> bool {
+        match self {
+            Self::Stream(flag) => flag.load(Ordering::Relaxed),
+            Self::Connection(progress) => progress.is_responding(),
+        }
+    }
+}
+
+/// This body with a pace: it fails when it comes too slowly while its answer is not under way.
+pub(super) fn paced(inner: Body, pace: Pace, answering: Answering) -> Body {
+    TimedBody::watched(inner, PaceWatch::new(pace, answering))
 }
 
 /// Looks at how fast a request body comes.
 struct PaceWatch {
     pace: Pace,
+    answering: Answering,
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when we wait.
     waiting: Option<Instant>,
@@ -62,9 +97,10 @@ struct PaceWatch {
 }
 
 impl PaceWatch {
-    fn new(pace: Pace) -> Self {
+    fn new(pace: Pace, answering: Answering) -> Self {
         Self {
             pace,
+            answering,
             timer: None,
             waiting: None,
             counted: Instant::now(),
@@ -80,7 +116,7 @@ impl PaceWatch {
         if self.pace.rate == 0 || self.waited < self.window {
             return true;
         }
-        let enough = self.bytes >= least(self.pace.rate, self.waited);
+        let enough = self.bytes >= least(self.pace.rate, self.waited) || self.answering.is_under_way();
         (self.waited, self.bytes) = (Duration::ZERO, 0);
         enough
     }
@@ -125,6 +161,13 @@ impl Watch for PaceWatch {
             let now = Instant::now();
             if now < until {
                 timer.as_mut().reset(until);
+                continue;
+            }
+            if self.answering.is_under_way() {
+                // The time begins again, as it counts once the answer is over.
+                (self.waiting, self.counted) = (Some(now), now);
+                (self.waited, self.bytes) = (Duration::ZERO, 0);
+                self.set_until(now, now);
                 continue;
             }
             let since = self.waiting.unwrap_or(now);
@@ -174,7 +217,8 @@ mod tests {
     /// A body whose rate is looked at every 200 ms.
     fn body(pace: Pace, receiver: mpsc::Receiver<usize>) -> Body {
         let inner = Body::of_frames(Sent(receiver));
-        TimedBody::watched(inner, PaceWatch { window: milliseconds(200), ..PaceWatch::new(pace) })
+        let watch = PaceWatch::new(pace, Answering::stream());
+        TimedBody::watched(inner, PaceWatch { window: milliseconds(200), ..watch })
     }
 
     /// Sends so many bytes after each pause, and reads them. The outcome: how much came, and whether it was cut.
@@ -233,6 +277,25 @@ mod tests {
             tokio::time::sleep(milliseconds(20)).await;
         }
         assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_conversation_may_pause_until_its_answer_is_over() {
+        let (sender, receiver) = mpsc::channel(1);
+        let answering = Answering::stream();
+        let pace = Pace { stall: Some(milliseconds(50)), rate: 1000 };
+        let mut body = paced(Body::of_frames(Sent(receiver)), pace, answering.clone());
+        answering.set(true);
+        let mut next = async |limit| {
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            tokio::time::timeout(milliseconds(limit), frame).await
+        };
+        assert!(next(300).await.is_err(), "six times as long as an upload may pause");
+        sender.send(1).await.unwrap();
+        assert!(next(10_000).await.unwrap().unwrap().is_ok());
+        assert!(next(300).await.is_err());
+        answering.set(false);
+        assert!(matches!(next(10_000).await, Ok(Some(Err(BodyError::TimedOut)))));
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(super) struct Progress {
     /// Interim answers that are not written yet (HTTP/1).
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
+    /// The head of an answer is on its way, and its body is not over (HTTP/1).
+    responding: AtomicBool,
+    /// The connection is cut by us, with what is open on it.
+    cut: AtomicBool,
     /// Bytes that were read.
     received: AtomicU64,
     /// Milliseconds without progress that the body under way may take, in place of the door's, and 1 more; 0: the
@@ -218,7 +222,33 @@ impl Progress {
 
     /// Its answer is over.
     pub(super) fn end(&self) {
+        self.responding.store(false, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The head of the answer is there (HTTP/1).
+    pub(super) fn respond(&self) {
+        self.responding.store(true, Ordering::Relaxed);
+    }
+
+    /// True from the head of an answer to its end (HTTP/1).
+    pub(super) fn is_responding(&self) -> bool {
+        self.responding.load(Ordering::Relaxed)
+    }
+
+    /// The connection is about to be cut.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// True when it was we who cut the connection.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Changes with everything that is read or written.
+    pub(super) fn moves(&self) -> u32 {
+        self.reads().wrapping_add(self.writes())
     }
 
     /// True while any answer is not complete.

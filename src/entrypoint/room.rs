@@ -2,7 +2,8 @@
 //!
 //! A process that has no file descriptors left can neither accept nor reach a server. So connections are accepted only
 //! up to a limit that leaves descriptors for servers and for the process itself. Near it, idle connections are closed,
-//! the longest idle first; at it, new connections wait in the kernel's queue until there is room.
+//! the longest idle first, and then those whose clients stall in the middle of something, the longest stalled first; at
+//! it, new connections wait in the kernel's queue until there is room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -78,6 +79,7 @@ impl Room {
             most: if most == 0 { usize::MAX } else { most },
             changed: Notify::new(),
             idle: (0..workers).map(|_| Idle::default()).collect(),
+            stalled: (0..workers).map(|_| Idle::default()).collect(),
             full: AtomicBool::new(false),
         });
         self.seats.lock().push(seats.clone());
@@ -97,10 +99,12 @@ pub(super) struct Seats {
     changed: Notify,
     /// Idle connections of each worker.
     idle: Box<[Idle]>,
+    /// Connections of each worker whose clients neither send what they began to send nor take what they asked for.
+    stalled: Box<[Idle]>,
     full: AtomicBool,
 }
 
-/// Idle connections, the longest idle first.
+/// Connections that may be closed, the longest idle first.
 #[derive(Default)]
 struct Idle {
     count: AtomicUsize,
@@ -181,7 +185,16 @@ impl Seats {
 
     /// For a connection that is idle: waits until it is to be closed so that there is room for others.
     pub(super) async fn leave_for_others(&self) {
-        let Some(idle) = self.idle.get(worker::index()) else { return std::future::pending().await };
+        self.leave(&self.idle).await;
+    }
+
+    /// For a connection whose client stalls: waits until it is to be closed because idle ones alone make too little room.
+    pub(super) async fn leave_when_full(&self) {
+        self.leave(&self.stalled).await;
+    }
+
+    async fn leave(&self, those: &[Idle]) {
+        let Some(idle) = those.get(worker::index()) else { return std::future::pending().await };
         idle.count.fetch_add(1, Ordering::Relaxed);
         let _idle = Counted(&idle.count);
         loop {
@@ -197,18 +210,22 @@ impl Seats {
         is_tight(self.open(), self.most) || self.room.is_tight()
     }
 
-    /// Asks an idle connection to go, of this entry point if there is one.
+    /// Asks an idle connection to go, of this entry point if there is one; else one that stalls.
     pub(super) fn close_idle(&self) {
-        if !self.close_own() && self.room.is_tight() {
-            let others = self.room.seats.lock().clone();
-            others.iter().any(|other| other.close_own());
+        if close_one(&self.idle) {
+            return;
         }
+        let others = if self.room.is_tight() { self.room.seats.lock().clone() } else { Vec::new() };
+        let _ = others.iter().any(|other| close_one(&other.idle))
+            || close_one(&self.stalled)
+            || others.iter().any(|other| close_one(&other.stalled));
     }
+}
 
-    fn close_own(&self) -> bool {
-        let idle = self.idle.iter().find(|idle| idle.count.load(Ordering::Relaxed) > 0);
-        idle.inspect(|idle| idle.goes.notify_one()).is_some()
-    }
+/// Asks one of these connections to go. False: there is none.
+fn close_one(those: &[Idle]) -> bool {
+    let some = those.iter().find(|those| those.count.load(Ordering::Relaxed) > 0);
+    some.inspect(|those| those.goes.notify_one()).is_some()
 }
 
 fn is_tight(open: usize, most: usize) -> bool {

@@ -21,8 +21,6 @@ use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Permit, Route, Routes, Security, postgres};
 use crate::tls::TlsStore;
 
-/// How long a client may take to say what it wants, when `readTimeout` says nothing.
-const FIRST_WORDS: Duration = Duration::from_secs(60);
 /// Read at once while it is not known who takes the connection.
 const FIRST_READ: usize = 2048;
 
@@ -50,8 +48,8 @@ pub(super) async fn begin(
             decision => Some(decision),
         }
     };
-    let limit = door.limits.body.unwrap_or(FIRST_WORDS);
-    let first = Box::pin(within(Some(limit), first_bytes(&door, stream, peer, decide)));
+    let limit = door.limits.body;
+    let first = Box::pin(within(limit, first_bytes(&door, stream, peer, decide)));
     let begun = tokio::select! {
         biased;
         begun = first => begun?,
@@ -76,7 +74,7 @@ struct Streams<'a> {
     door: &'a Door,
     routes: &'a Routes,
     tls: &'a TlsStore,
-    limit: Duration,
+    limit: Option<Duration>,
 }
 
 impl Streams<'_> {
@@ -116,7 +114,7 @@ impl Streams<'_> {
             // It would be taken for what comes encrypted.
             return Err(refused("it spoke before it was answered"));
         }
-        let first = Box::pin(within(Some(self.limit), self.postgres_hello(&mut begun)));
+        let first = Box::pin(within(self.limit, self.postgres_hello(&mut begun)));
         match first.await? {
             Some(Decision::Route(route, hello)) => {
                 self.route(begun, route, hello.as_ref(), true, open).await.map(Some)

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::http::Link;
-use super::pace;
+use super::pace::{self, Answering};
 use super::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
 
@@ -59,7 +59,10 @@ fn paced(link: &Link, request: &Request, mut body: Body, timeouts: &Timeouts) ->
     if !link.framed {
         link.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
     }
-    if body.set_pace(pace) { body } else { pace::paced(body, pace) }
+    if body.set_pace(pace) {
+        return body;
+    }
+    pace::paced(body, pace, Answering::Connection(link.progress.clone()))
 }
 
 impl Timed {

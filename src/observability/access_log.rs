@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use tidegate_core::{Connection, Guard, Record, Request, Response};
+use tidegate_core::{BodyError, Connection, Guard, Record, Request, Response};
 use time::OffsetDateTime;
 
 use crate::settings;
@@ -145,7 +145,8 @@ impl Pending {
     pub fn finish_with(mut self, response: Response) -> Response {
         let Some(open) = self.0.take() else { return response };
         let headers = open.log.keeps_headers().then(|| response.headers().clone());
-        let guard = Ending { open, status: response.status().as_u16(), headers, sent: 0 };
+        let status = response.status().as_u16();
+        let guard = Ending { open, status, headers, sent: 0, failed: Aborted::Client };
         response.map(|body| body.with_guard(Box::new(guard)))
     }
 
@@ -158,7 +159,8 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(open) = self.0.take() {
-            open.write(&Outcome { status: CLIENT_CLOSED, sent: 0, headers: None, complete: false });
+            let aborted = Some(Aborted::Client);
+            open.write(&Outcome { status: CLIENT_CLOSED, sent: 0, headers: None, aborted });
         }
     }
 }
@@ -190,7 +192,29 @@ struct Outcome<'a> {
     status: u16,
     sent: u64,
     headers: Option<&'a HeaderMap>,
-    complete: bool,
+    /// Why it was cut short, when it was.
+    aborted: Option<Aborted>,
+}
+
+/// Who ended a response before it was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aborted {
+    /// The client went away, or took its request back.
+    Client,
+    /// The server's answer broke off.
+    Server,
+    /// A timeout, or the need of others for the connection's room.
+    Timeout,
+}
+
+impl Aborted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Timeout => "timeout",
+        }
+    }
 }
 
 impl Open {
@@ -223,6 +247,8 @@ struct Ending {
     status: u16,
     headers: Option<HeaderMap>,
     sent: u64,
+    /// Why it ends, when it ends too soon. A body that is dropped has lost its client.
+    failed: Aborted,
 }
 
 impl Guard for Ending {
@@ -230,9 +256,17 @@ impl Guard for Ending {
         self.sent += length as u64;
     }
 
+    fn failed(&mut self, error: &BodyError) {
+        self.failed = match error {
+            BodyError::TimedOut => Aborted::Timeout,
+            _ => Aborted::Server,
+        };
+    }
+
     fn end(self: Box<Self>, complete: bool) {
         let headers = self.headers.as_ref();
-        self.open.write(&Outcome { status: self.status, sent: self.sent, headers, complete });
+        let aborted = (!complete).then_some(self.failed);
+        self.open.write(&Outcome { status: self.status, sent: self.sent, headers, aborted });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_config::router::{Observability, RouterTls};
-use tidegate_core::values::{Duration, is_default};
+use tidegate_core::values::{Duration, Timeout, is_default};
 
 /// `entryPoints.<name>`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,12 +56,12 @@ pub struct EntryPointTransport {
     pub life_cycle: LifeCycle,
     /// Timeouts towards clients.
     pub responding_timeouts: RespondingTimeouts,
-    /// Longest life of a connection; 0 for any.
+    /// Longest life of a connection; 0 or less for any.
     #[serde(skip_serializing_if = "is_default")]
-    pub keep_alive_max_time: Duration,
-    /// Most requests of a connection; 0 for any.
+    pub keep_alive_max_time: Timeout,
+    /// Maximum number of requests of a connection; 0 or less for any.
     #[serde(skip_serializing_if = "is_default")]
-    pub keep_alive_max_requests: u64,
+    pub keep_alive_max_requests: i64,
     /// Most open connections; 0 for as many as the process has file descriptors for. Tidegate's own.
     #[serde(skip_serializing_if = "is_default")]
     pub max_connections: usize,
@@ -73,49 +73,58 @@ pub struct EntryPointTransport {
 pub struct LifeCycle {
     /// Time for which connections are still accepted after SIGTERM.
     #[serde(skip_serializing_if = "is_default")]
-    pub request_accept_grace_timeout: Duration,
+    pub request_accept_grace_timeout: Timeout,
     /// Time for open requests to finish after that.
-    pub grace_time_out: Duration,
+    pub grace_time_out: Timeout,
 }
 
 impl Default for LifeCycle {
     fn default() -> Self {
-        Self { request_accept_grace_timeout: Duration::default(), grace_time_out: Duration::from_secs(10) }
+        Self { request_accept_grace_timeout: Timeout::default(), grace_time_out: Timeout::from_secs(10) }
     }
 }
 
 /// The lowest rate of request bodies when none is given, in bytes in a second: 960 bytes a minute.
 const USUAL_RATE: u64 = 16;
 
-/// The API shows what Traefik does not have only where it was set.
-fn is_usual_rate(rate: &u64) -> bool {
-    *rate == USUAL_RATE
-}
-
 /// `transport.respondingTimeouts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RespondingTimeouts {
-    /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 for any.
-    pub read_timeout: Duration,
+    /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 or less for any.
+    pub read_timeout: Timeout,
     /// Fewest bytes of a request body in a second, while we wait for them; 0 for any. Tidegate's own.
-    #[serde(skip_serializing_if = "is_usual_rate")]
-    pub min_body_rate: u64,
-    /// Longest time for writing the answer; 0 for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_body_rate: Option<u64>,
+    /// Longest time from the end of a request's head to the end of its answer; 0 or less for any.
     #[serde(skip_serializing_if = "is_default")]
-    pub write_timeout: Duration,
-    /// Longest time an idle connection is kept; 0 for ever.
-    pub idle_timeout: Duration,
+    pub write_timeout: Timeout,
+    /// Longest time an idle connection is kept; 0 for that of `readTimeout`, negative for ever.
+    pub idle_timeout: Timeout,
 }
 
 impl Default for RespondingTimeouts {
     fn default() -> Self {
         Self {
-            read_timeout: Duration::from_secs(60),
-            min_body_rate: USUAL_RATE,
-            write_timeout: Duration::default(),
-            idle_timeout: Duration::from_secs(180),
+            read_timeout: Timeout::from_secs(60),
+            min_body_rate: None,
+            write_timeout: Timeout::default(),
+            idle_timeout: Timeout::from_secs(180),
         }
+    }
+}
+
+impl RespondingTimeouts {
+    /// How long an idle connection is kept, as Go reads it; `None` for ever.
+    pub fn idle(&self) -> Option<std::time::Duration> {
+        let own = self.idle_timeout;
+        if own == Timeout::default() { self.read_timeout.limit() } else { own.limit() }
+    }
+
+    /// Fewest bytes of a request body in a second; 0 for any. Bodies that may take any time have no usual rate.
+    pub fn body_rate(&self) -> u64 {
+        let usual = if self.read_timeout.limit().is_some() { USUAL_RATE } else { 0 };
+        self.min_body_rate.unwrap_or(usual)
     }
 }
 

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::tcp::{Delay, TcpServersTransport};
 use tidegate_config::transport::ForwardingTimeouts;
-use tidegate_core::values::Duration;
+use tidegate_core::values::Timeout;
 
 pub use acme::*;
 pub use address::{Address, Protocol};
@@ -174,9 +174,9 @@ impl Default for DefaultTransport {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DefaultTcpTransport {
     /// Time between keep-alive probes.
-    pub dial_keep_alive: Duration,
+    pub dial_keep_alive: Timeout,
     /// Time to connect.
-    pub dial_timeout: Duration,
+    pub dial_timeout: Timeout,
     /// How long the other direction may go on after one has ended; absent: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub termination_delay: Option<Delay>,

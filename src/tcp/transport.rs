@@ -21,6 +21,8 @@ use crate::upstream::{Host, TlsOptions, connect_tcp};
 
 /// Time for a TLS handshake with a server.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time between keep-alive probes when `dialKeepAlive` is 0, as in Go.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A checked transport.
 pub struct Transport {
@@ -88,15 +90,16 @@ impl Transport {
         tls: bool,
         client: Option<&Connection>,
     ) -> io::Result<Stream> {
-        let limit = self.options.dial_timeout.0;
         let dialled = connect_tcp(host, port);
-        let mut stream = if limit.is_zero() {
-            dialled.await?.stream
-        } else {
-            tokio::time::timeout(limit, dialled)
-                .await
-                .map_err(|_| late("no connection within dialTimeout"))??
-                .stream
+        let timeout = self.options.dial_timeout;
+        // As in Go, a negative time is over at once.
+        let limit = if timeout.is_negative() { Some(Duration::ZERO) } else { timeout.limit() };
+        let mut stream = match limit {
+            None => dialled.await?.stream,
+            Some(limit) => {
+                let late = |_| late("no connection within dialTimeout");
+                tokio::time::timeout(limit, dialled).await.map_err(late)??.stream
+            }
         };
         self.prepare(&stream);
         if let Some(version) = self.proxy {
@@ -118,8 +121,9 @@ impl Transport {
     fn prepare(&self, stream: &TcpStream) {
         // Neither option decides whether the connection works, so a refusal is of no interest.
         let _ = stream.set_nodelay(true);
-        let period = self.options.dial_keep_alive.0;
-        if !period.is_zero() {
+        let period = self.options.dial_keep_alive;
+        if !period.is_negative() {
+            let period = period.limit().unwrap_or(KEEP_ALIVE);
             let keep_alive = TcpKeepalive::new().with_time(period).with_interval(period);
             let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
         }

@@ -49,8 +49,13 @@ impl Point {
             name: name.into(),
             index,
             timeout: options.udp.timeout.0,
-            accept_grace: options.transport.life_cycle.request_accept_grace_timeout.0,
-            grace: options.transport.life_cycle.grace_time_out.0,
+            accept_grace: options
+                .transport
+                .life_cycle
+                .request_accept_grace_timeout
+                .limit()
+                .unwrap_or_default(),
+            grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
             snapshots,
             closing: CancellationToken::new(),
             most: most_sessions(getrlimit(Resource::Nofile).current),

@@ -185,8 +185,12 @@ fn prepare(tcp: &TcpStream) {
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keep_alive);
 }
 
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    if limit.is_zero() { Some(future.await) } else { tokio::time::timeout(limit, future).await.ok() }
+/// Waits at most `limit`; `None`: as long as it takes.
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        None => Some(future.await),
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+    }
 }
 
 fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {

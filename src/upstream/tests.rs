@@ -12,7 +12,7 @@ use http_body::{Body as _, Frame};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tidegate_config::transport::{ForwardingTimeouts, ServersTransport};
 use tidegate_core::building::ClientTls;
-use tidegate_core::values::Duration;
+use tidegate_core::values::Timeout;
 use tidegate_core::{Body, BodyError, Connection, Context, HttpClient, Request, Response, UpstreamError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -375,7 +375,7 @@ async fn a_silent_server_times_out() {
     })
     .await;
     let timeouts =
-        ForwardingTimeouts { response_header_timeout: Duration::from_millis(30), ..Default::default() };
+        ForwardingTimeouts { response_header_timeout: Timeout::from_millis(30), ..Default::default() };
     let options = ServersTransport { forwarding_timeouts: Some(timeouts), ..Default::default() };
     let endpoint = Endpoint::new(&format!("http://{address}"), transport(&options), 1).unwrap();
     for request in [get("/"), request("POST", "/", Body::full("x"))] {
@@ -394,7 +394,7 @@ async fn idle_connections_are_limited_and_age() {
         }
     })
     .await;
-    let timeouts = ForwardingTimeouts { idle_conn_timeout: Duration::from_millis(1), ..Default::default() };
+    let timeouts = ForwardingTimeouts { idle_conn_timeout: Timeout::from_millis(1), ..Default::default() };
     let options = ServersTransport {
         max_idle_conns_per_host: 2,
         forwarding_timeouts: Some(timeouts),

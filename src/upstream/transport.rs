@@ -14,6 +14,8 @@ use super::tls::{Configs, TlsOptions};
 
 /// Idle connections for each server when nothing is said (`maxIdleConnsPerHost` of Traefik's default transport).
 const DEFAULT_MAX_IDLE: usize = 200;
+/// Time for the answer to a ping when `pingTimeout` is 0, as in Go.
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How servers are talked to: a checked [`ServersTransport`].
 pub struct Transport {
@@ -85,24 +87,26 @@ impl Transport {
         Ok(Arc::new(transport))
     }
 
-    pub(super) fn dial_timeout(&self) -> Duration {
-        self.timeouts.dial_timeout.0
+    /// `None` for any time.
+    pub(super) fn dial_timeout(&self) -> Option<Duration> {
+        let timeout = self.timeouts.dial_timeout;
+        if timeout.is_negative() { Some(Duration::ZERO) } else { timeout.limit() }
     }
 
     /// Zero for none.
     pub(super) fn response_header_timeout(&self) -> Duration {
-        self.timeouts.response_header_timeout.0
+        self.timeouts.response_header_timeout.limit().unwrap_or_default()
     }
 
     /// Zero for none.
     pub(super) fn idle_timeout(&self) -> Duration {
-        self.timeouts.idle_conn_timeout.0
+        self.timeouts.idle_conn_timeout.limit().unwrap_or_default()
     }
 
     /// Silence before a ping, and time for its answer; `None` for no pings.
     pub(super) fn ping(&self) -> Option<(Duration, Duration)> {
-        let silence = self.timeouts.read_idle_timeout.0;
-        (!silence.is_zero()).then_some((silence, self.timeouts.ping_timeout.0))
+        let silence = self.timeouts.read_idle_timeout.limit()?;
+        Some((silence, self.timeouts.ping_timeout.limit().unwrap_or(PING_TIMEOUT)))
     }
 
     pub(super) fn max_idle(&self) -> usize {

@@ -38,6 +38,7 @@ mod instances;
 mod interim;
 mod life;
 mod names;
+mod patience;
 mod protocols;
 mod rate_limit_redis;
 mod redis;

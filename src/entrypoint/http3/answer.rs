@@ -1,17 +1,21 @@
 //! What a client is sent on a request stream: head, body and trailers of the answer.
 
 use std::pin::Pin;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode, response};
 use http_body::Body as _;
 use quinn::{SendStream, VarInt};
-use tidegate_core::{Body, Response};
+use tidegate_core::{Body, BodyError, Response};
+use tokio::time::Instant;
 
 use super::frame::{self, code};
 use super::qpack;
+use crate::entrypoint::clock::STALLED;
+use crate::entrypoint::room::Seats;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -19,9 +23,25 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// The sending side of a request stream. Unless the answer was finished, its end is no orderly one for the client.
 pub(super) struct Answer {
     stream: SendStream,
-    /// The longest time in which the client takes nothing.
-    stall: Option<Duration>,
+    /// When it must be over.
+    deadline: Option<Instant>,
+    place: Place,
     finished: bool,
+}
+
+/// The connection of an answer, as the one of many that it is.
+pub(super) struct Place {
+    pub(super) quic: quinn::Connection,
+    pub(super) seats: Arc<Seats>,
+}
+
+impl Place {
+    /// Closes the connection once the client has stalled for a while and others need its room.
+    async fn yielded(&self) {
+        tokio::time::sleep(STALLED).await;
+        self.seats.leave_when_full().await;
+        self.quic.close(VarInt::from_u32(code::EXCESSIVE_LOAD), b"stalled while others need the room");
+    }
 }
 
 /// The client does not want the answer any more, or takes too long.
@@ -30,8 +50,28 @@ pub(super) struct Unwanted;
 
 impl Answer {
     /// An answer on this stream.
-    pub(super) fn new(stream: SendStream, stall: Option<Duration>) -> Self {
-        Self { stream, stall, finished: false }
+    pub(super) fn new(stream: SendStream, deadline: Option<Instant>, place: Place) -> Self {
+        Self { stream, deadline, place, finished: false }
+    }
+
+    /// Ready when it must be over.
+    pub(super) fn late(&self) -> impl Future<Output = ()> + Send + use<> {
+        let deadline = self.deadline;
+        async move {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ready when the client has the whole of a finished answer, or does not want it any more.
+    pub(super) async fn delivered(&self) -> Result<(), Unwanted> {
+        tokio::select! {
+            () = self.over() => Ok(()),
+            () = self.late() => Err(Unwanted),
+            () = self.place.yielded() => Err(Unwanted),
+        }
     }
 
     /// Ready when the client stops the stream or is gone; or, when the answer is finished, when the client has it.
@@ -91,12 +131,17 @@ impl Answer {
 
     async fn body(&mut self, mut body: Body) -> Result<(), Unwanted> {
         let mut over = std::pin::pin!(self.over());
+        let mut late = std::pin::pin!(self.late());
         loop {
             let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
             let next = tokio::select! {
                 biased;
                 next = next => next,
                 () = &mut over => return Err(Unwanted),
+                () = &mut late => {
+                    body.fail(&BodyError::TimedOut);
+                    return Err(Unwanted);
+                }
             };
             let frame = match next {
                 None => return Ok(()),
@@ -109,7 +154,14 @@ impl Answer {
             };
             match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
-                Ok(data) => self.data(data).await?,
+                Ok(data) => {
+                    if let Err(error) = self.data(data).await {
+                        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                            body.fail(&BodyError::TimedOut);
+                        }
+                        return Err(error);
+                    }
+                }
                 Err(frame) => {
                     if let Some(trailers) = frame.trailers_ref() {
                         let block = qpack::write(None, trailers);
@@ -122,12 +174,13 @@ impl Answer {
 
     async fn write(&mut self, mut pieces: &mut [Bytes]) -> Result<(), Unwanted> {
         while !pieces.is_empty() {
-            let write = self.stream.write_chunks(pieces);
-            let written = match self.stall {
-                None => write.await,
-                Some(limit) => tokio::time::timeout(limit, write).await.map_err(|_| Unwanted)?,
+            let late = self.late();
+            let written = tokio::select! {
+                biased;
+                written = self.stream.write_chunks(pieces) => written.map_err(|_| Unwanted)?,
+                () = late => return Err(Unwanted),
+                () = self.place.yielded() => return Err(Unwanted),
             };
-            let written = written.map_err(|_| Unwanted)?;
             pieces = &mut pieces[written.chunks..];
         }
         Ok(())

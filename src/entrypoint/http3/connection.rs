@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quinn::{Incoming, RecvStream, SendStream, ServerConfig, VarInt};
 use tidegate_core::Connection;
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::time::{MissedTickBehavior, Sleep};
 
 use super::frame::{self, Fault, Frames, code};
 use super::request::{self, Ended};
@@ -32,6 +32,9 @@ const DECODER: u64 = 0x3;
 const FAREWELL: (u32, Duration) = (3, Duration::from_millis(100));
 /// Streams that a client may waste at once, and how many it is forgiven per second.
 const WASTE: (f64, f64) = (200.0, 20.0);
+/// How often the client hears from us while requests are open: it may be waiting for an event, or pausing, for longer than
+/// QUIC keeps a silent connection.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A stream number that is never reached: the first goodbye refuses nothing (RFC 9114 section 5.2).
 const LAST_STREAM: u64 = (1 << 62) - 4;
 
@@ -127,6 +130,8 @@ impl Served {
         let claimed = Arc::new(Claimed::default());
         let mut draining = std::pin::pin!(door.draining.cancelled());
         let mut drains = false;
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if self.requests.is_empty() && matches!(self.farewell, Farewell::Final) {
                 self.quic.close(VarInt::from_u32(code::NO_ERROR), b"");
@@ -147,6 +152,7 @@ impl Served {
                 },
                 Some(ended) = self.requests.join_next() => self.ended(ended.unwrap_or(Ended::Wasted)).await,
                 Some(_) = self.others.join_next() => {}
+                _ = heartbeat.tick(), if !is_idle => self.say(frame::heartbeat()).await,
                 () = &mut draining, if !drains => {
                     drains = true;
                     self.announce().await;

@@ -8,8 +8,9 @@ use http::{Method, StatusCode};
 use http_body::Body as _;
 use quinn::{RecvStream, SendStream};
 use tidegate_core::{Body, reply};
+use tokio::time::Instant;
 
-use super::answer::{Answer, Unwanted};
+use super::answer::{Answer, Place, Unwanted};
 use super::frame::{Event, Fault, Frames, code};
 use super::head::{self, Refusal};
 use super::hints::Hints;
@@ -17,7 +18,7 @@ use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
 use crate::entrypoint::heads::HeldHead;
 use crate::entrypoint::http::{Link, begin_tunnel, respond};
-use crate::entrypoint::pace;
+use crate::entrypoint::pace::{self, Answering};
 use crate::entrypoint::tunnel::answer as tunnel_answer;
 use crate::upstream::ClientSide;
 
@@ -42,7 +43,9 @@ pub(super) async fn serve(
 ) -> Ended {
     let limits = link.door.limits;
     let largest = link.door.max_header_bytes;
-    let mut answer = Answer::new(sending, limits.write);
+    let deadline = limits.write.map(|limit| Instant::now() + limit);
+    let place = Place { quic: quic.clone(), seats: link.door.seats.clone() };
+    let mut answer = Answer::new(sending, deadline, place);
     // Coded text is shorter than the fields, by a third at most, so longer blocks cannot be within the limit.
     let source = Source::new(receiving, Frames::of_request(largest));
     let mut source = source.counted(HeldHead::new(link.door.heads.clone()));
@@ -83,9 +86,10 @@ pub(super) async fn serve(
     let patience = if length.is_none() && usually_lacks_body(&head.method) { PROBE } else { Duration::ZERO };
     let pace = pace::of_request(limits.pace(), &head.headers);
     let spoiled = Spoiled::default();
+    let answering = Answering::stream();
     let body = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
         Ok(body) if body.is_end_stream() => body,
-        Ok(body) => pace::paced(body, pace),
+        Ok(body) => pace::paced(body, pace, answering.clone()),
         Err(fault) => {
             answer.reset(fault.code);
             return Ended::Wasted;
@@ -95,6 +99,7 @@ pub(super) async fn serve(
     let response = {
         let mut responding = std::pin::pin!(respond(&link, head, body));
         let mut over = std::pin::pin!(answer.over());
+        let mut late = std::pin::pin!(answer.late());
         loop {
             tokio::select! {
                 biased;
@@ -106,19 +111,19 @@ pub(super) async fn serve(
                 }
                 // Nobody waits for it any more.
                 () = &mut over => return Ended::Wasted,
+                () = &mut late => return Ended::Wasted,
             }
         }
     };
+    answering.set(true);
     if let Some(code) = spoiled.get() {
         answer.reset(*code);
         return Ended::Wasted;
     }
-    if answer.interim(hints.take()).await.is_err() || answer.send(response, is_head).await.is_err() {
-        return Ended::Wasted;
-    }
+    let sent = answer.interim(hints.take()).await.is_ok() && answer.send(response, is_head).await.is_ok();
+    answering.set(false);
     // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
-    let delivered = tokio::time::timeout(limits.write.unwrap_or(super::DELIVERY), answer.over()).await;
-    if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
+    if sent && answer.delivered().await.is_ok() { Ended::Answered } else { Ended::Wasted }
 }
 
 /// Serves a CONNECT for a WebSocket.

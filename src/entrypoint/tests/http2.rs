@@ -67,7 +67,7 @@ fn many_small_frames_are_no_crime() {
 #[test]
 fn header_blocks_that_never_end_and_idle_connections_are_cut() {
     let gate = gate(|options| {
-        let limit = tidegate_core::values::Duration::from_millis(300);
+        let limit = tidegate_core::values::Timeout::from_millis(300);
         options.transport.responding_timeouts.read_timeout = limit;
         options.transport.responding_timeouts.idle_timeout = limit;
     });
@@ -118,7 +118,7 @@ fn floods_are_cut_and_others_are_served() {
 #[test]
 fn a_client_that_never_opens_its_window_is_cut() {
     let gate = gate(|options| {
-        let limit = tidegate_core::values::Duration::from_millis(300);
+        let limit = tidegate_core::values::Timeout::from_millis(300);
         options.transport.responding_timeouts.write_timeout = limit;
     });
     let mut stream = gate.connect();

@@ -290,10 +290,8 @@ fn a_body_that_breaks_off_breaks_the_connection() {
 #[test]
 fn slow_clients_are_cut() {
     let gate = gate(|options| {
-        options.transport.responding_timeouts.read_timeout =
-            tidegate_core::values::Duration::from_millis(300);
-        options.transport.responding_timeouts.idle_timeout =
-            tidegate_core::values::Duration::from_millis(300);
+        options.transport.responding_timeouts.read_timeout = tidegate_core::values::Timeout::from_millis(300);
+        options.transport.responding_timeouts.idle_timeout = tidegate_core::values::Timeout::from_millis(300);
     });
     for beginning in ["", "GE", "GET / HTTP/1.1\r\nHost: a\r\nX: ", "PRI * HTTP/2.0\r\n", "\x16\x03\x01\x02"]
     {
@@ -308,8 +306,7 @@ fn slow_clients_are_cut() {
 #[test]
 fn an_idle_connection_lives_longer_than_a_head_may_take() {
     let gate = gate(|options| {
-        options.transport.responding_timeouts.read_timeout =
-            tidegate_core::values::Duration::from_millis(200);
+        options.transport.responding_timeouts.read_timeout = tidegate_core::values::Timeout::from_millis(200);
     });
     let mut stream = gate.connect();
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -360,7 +357,7 @@ fn large_heads_are_refused() {
 fn a_slow_reader_fills_no_memory() {
     let gate = gate(|options| {
         options.transport.responding_timeouts.write_timeout =
-            tidegate_core::values::Duration::from_millis(300);
+            tidegate_core::values::Timeout::from_millis(300);
     });
     let mut stream = gate.connect();
     stream.write_all(get("/endless").as_bytes()).unwrap();
@@ -447,7 +444,7 @@ fn shutdown_waits_for_open_requests() {
 #[test]
 fn shutdown_cuts_what_takes_too_long() {
     let mut gate = gate(|options| {
-        options.transport.life_cycle.grace_time_out = tidegate_core::values::Duration::from_millis(100);
+        options.transport.life_cycle.grace_time_out = tidegate_core::values::Timeout::from_millis(100);
     });
     let mut stream = gate.connect();
     stream

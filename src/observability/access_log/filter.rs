@@ -77,6 +77,7 @@ pub(super) enum Text {
     ServiceUrl,
     ServiceAddr,
     EntryPointName,
+    AbortedBy,
     TlsVersion,
     TlsCipher,
     TlsClientSubject,
@@ -108,7 +109,7 @@ const NUMBERS: [(&str, Number); 10] = [
 ];
 const TIMES: [(&str, Time); 3] =
     [("Duration", Time::Duration), ("OriginDuration", Time::OriginDuration), ("Overhead", Time::Overhead)];
-const TEXTS: [(&str, Text); 19] = [
+const TEXTS: [(&str, Text); 20] = [
     ("ClientAddr", Text::ClientAddr),
     ("ClientHost", Text::ClientHost),
     ("ClientUsername", Text::ClientUsername),
@@ -123,6 +124,7 @@ const TEXTS: [(&str, Text); 19] = [
     ("ServiceURL", Text::ServiceUrl),
     ("ServiceAddr", Text::ServiceAddr),
     ("entryPointName", Text::EntryPointName),
+    ("DownstreamAbortedBy", Text::AbortedBy),
     ("TLSVersion", Text::TlsVersion),
     ("TLSCipher", Text::TlsCipher),
     ("TLSClientSubject", Text::TlsClientSubject),
@@ -245,7 +247,7 @@ impl Tree {
             Self::Or(left, right) => left.holds(entry, modes) || right.holds(entry, modes),
             Self::Not(inner) => !inner.holds(entry, modes),
             Self::Rule(place) => entry.seen.facts >> place & 1 == 1,
-            Self::Aborted => !entry.outcome.complete,
+            Self::Aborted => entry.outcome.aborted.is_some(),
             Self::Number(field, operator, number) => compares(entry.number(*field), *operator, *number),
             Self::Time(field, operator, time) => compares(entry.time(*field).as_nanos(), *operator, *time),
             Self::Text(field, text) => *entry.text(field, modes) == **text,

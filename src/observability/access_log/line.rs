@@ -14,7 +14,7 @@ use time::macros::format_description;
 
 use super::filter::{Number, Text, Time};
 use super::modes::{Mode, Modes};
-use super::{Outcome, Seen, nanoseconds};
+use super::{Aborted, Outcome, Seen, nanoseconds};
 
 /// What is written for a header that must not be read.
 const REDACTED: &str = "REDACTED";
@@ -30,7 +30,8 @@ pub(super) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// The common log format; `extended` adds count, router, server and milliseconds.
+    /// The common log format; `extended` adds count, router, server and milliseconds, and who cut
+    /// the answer short when that was so.
     pub(super) fn clf(&self, modes: &Modes, extended: bool) -> String {
         let seen = self.seen;
         let mut line = String::with_capacity(256);
@@ -76,6 +77,9 @@ impl Entry<'_> {
             line.push(' ');
             quoted(modes.keeps("ServiceURL"), self.fields.server_url.as_deref(), &mut line);
             let _ = write!(line, " {}ms", self.duration.as_millis());
+            if let Some(aborted) = self.outcome.aborted.filter(|_| modes.keeps("DownstreamAborted")) {
+                let _ = write!(line, " aborted-by-{}", aborted.name());
+            }
         }
         line.push('\n');
         line
@@ -166,8 +170,9 @@ impl Entry<'_> {
             let ratio = if size == 0 { Value::from(0) } else { self.gzip_ratio().into() };
             out.insert("GzipRatio".into(), ratio);
         }
-        if !self.outcome.complete {
+        if let Some(aborted) = self.outcome.aborted {
             out.insert("DownstreamAborted".into(), true.into());
+            out.insert("DownstreamAbortedBy".into(), aborted.name().into());
         }
     }
 
@@ -216,6 +221,7 @@ impl Entry<'_> {
             Text::ServiceName => fields.service.as_deref().unwrap_or("").into(),
             Text::ServiceUrl => fields.server_url.as_deref().unwrap_or("").into(),
             Text::ServiceAddr => fields.server_addr.as_deref().unwrap_or("").into(),
+            Text::AbortedBy => self.outcome.aborted.map_or("", Aborted::name).into(),
             Text::EntryPointName => (&*seen.connection.entry_point).into(),
             Text::TlsVersion => tls.map_or("", |tls| tls.version).into(),
             Text::TlsCipher => tls.map_or("", |tls| tls.cipher).into(),

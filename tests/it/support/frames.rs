@@ -18,6 +18,8 @@ pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 /// End of the connection.
 pub const GOAWAY: u8 = 7;
+/// More room in a window.
+pub const WINDOW_UPDATE: u8 = 8;
 /// More headers.
 pub const CONTINUATION: u8 = 9;
 /// Flag of DATA and HEADERS.
