@@ -16,6 +16,7 @@ use super::aliases::AliasStrategy;
 use super::clock::Limits;
 use super::forwarded::ForwardedRules;
 use super::heads::HeadBudget;
+use super::http::MAX_HEADER_LINES;
 use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
 use crate::settings::{EntryPoint, Settings};
@@ -239,6 +240,7 @@ fn http1_builder(options: &EntryPoint) -> http1::Builder {
         .half_close(false)
         // Time is kept by the stream: this timer would also close idle connections.
         .header_read_timeout(None)
+        .max_headers(MAX_HEADER_LINES)
         .max_header_size(head)
         .max_buf_size(head.max(MIN_HEADER_BYTES));
     builder

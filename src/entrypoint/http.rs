@@ -28,6 +28,9 @@ use crate::snapshot::{Route, Snapshot};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Most header lines of a request, `Host` included.
+pub(super) const MAX_HEADER_LINES: usize = 1024;
+
 /// A client connection as its requests see it.
 pub(super) struct Link {
     pub(super) door: Arc<Door>,
@@ -246,6 +249,10 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
     if link.framed {
         join_cookies(&mut head.headers);
         head.headers.remove(HTTP2_SETTINGS);
+        // The HTTP/1 library counts by itself.
+        if head.headers.len() > MAX_HEADER_LINES {
+            return Err(Box::new(reply::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)));
+        }
         if is_doubtful_length(&head.headers) {
             return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST)));
         }

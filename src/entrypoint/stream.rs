@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frame_scan::FrameScan;
 use super::heads::HeldHead;
 use super::progress::Progress;
-use super::strict::{Place, Refusal, Scanner, Violation};
+use super::strict::{Place, Scanner, Violation};
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -111,9 +111,9 @@ impl<S, G> Watched<S, G> {
                             None => self.head + fresh.len(),
                         };
                         if self.head > self.largest || !self.held.grow(self.head + scan.kept()) {
-                            scan.refuse_rest(Refusal::TooLarge);
+                            scan.refuse_large();
                             spoil(&mut fresh[scan.sound()..], begins);
-                            self.answer = self.answer.or(Refusal::TooLarge.answer());
+                            self.answer = self.answer.or(scan.refusal().answer());
                         }
                     }
                     Ok(()) => {}

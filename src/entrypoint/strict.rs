@@ -84,6 +84,8 @@ pub enum Refusal {
     Fragment,
     /// A head for which there is no room.
     TooLarge,
+    /// A request line for which there is no room.
+    TargetTooLong,
 }
 
 impl Refusal {
@@ -113,6 +115,7 @@ impl Refusal {
             Self::TooLarge => {
                 answer!("431 Request Header Fields Too Large", "431 Request Header Fields Too Large")
             }
+            Self::TargetTooLong => answer!("414 URI Too Long", "414 URI Too Long"),
             Self::TransferEncoding => answer!("501 Not Implemented", "Unsupported transfer encoding"),
             Self::Fragment => return None,
         })
@@ -186,11 +189,16 @@ impl Scanner {
         self.began
     }
 
-    /// Refuses the head that is being read, and whatever comes after it.
-    pub fn refuse_rest(&mut self, refusal: Refusal) {
+    /// Refuses the head that is being read, and whatever comes after it, for its size.
+    pub fn refuse_large(&mut self) {
         self.refused = Some(Violation::Head);
-        self.refusal = refusal;
+        self.refusal = self.too_large();
         self.partial = Vec::new();
+    }
+
+    /// What part of the head that is being read is too large.
+    fn too_large(&self) -> Refusal {
+        if self.state == State::RequestLine { Refusal::TargetTooLong } else { Refusal::TooLarge }
     }
 
     /// True after a violation.
@@ -239,6 +247,7 @@ impl Scanner {
         let violation = self.violation();
         let Some(end) = memchr::memchr(b'\n', bytes) else {
             if self.partial.len() + bytes.len() > LONGEST_LINE {
+                self.refusal = self.too_large();
                 return Err(violation);
             }
             self.partial.extend_from_slice(bytes);

@@ -52,6 +52,7 @@ mod stream_programs;
 mod suites;
 mod support;
 mod swarm;
+mod targets;
 mod tcp;
 mod tidy;
 mod timeouts;
