@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http::Request;
 
 use crate::support::frames::{self, Frames, Outcome};
-use crate::support::http3::{Http3, runtime};
+use crate::support::http3::{Http3, quic_over, runtime};
 use crate::support::process::Process;
+use crate::support::tls::client_config;
 use crate::support::{Backend, Client, Gateway, eventually, get};
 
 const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")];
@@ -311,11 +312,52 @@ fn stalled_clients_make_room_when_it_is_needed() {
     drop(stalled);
 }
 
+/// One service for plain text; routers may follow.
+fn routes_to(url: &str) -> String {
+    format!(
+        "http:
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}
+  routers:
+    a: {{rule: 'PathPrefix(`/`)', service: a}}
+"
+    )
+}
+
+/// A client that says nothing while it pauses, with its windows full and 15 s until QUIC gives a silent peer up.
+fn paused_http3(address: SocketAddr) {
+    let mut limits = quinn::TransportConfig::default();
+    limits
+        .receive_window(quinn::VarInt::from_u32(100_000))
+        .max_idle_timeout(Some(Duration::from_secs(15).try_into().unwrap()));
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(client_config(&["h3"], None)).unwrap();
+    let mut config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
+    config.transport_config(std::sync::Arc::new(limits));
+    runtime().block_on(async {
+        let client = Http3::over(quic_over(address, "h.test", config).await.unwrap()).await;
+        let mut stream = client.begin(Request::get("https://h.test/large").body(()).unwrap()).await.unwrap();
+        stream.finish().await.unwrap();
+        assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        let mut got = 0;
+        while let Some(piece) = stream.recv_data().await.unwrap() {
+            got += bytes::Buf::remaining(&piece);
+        }
+        assert_eq!(got, 30_000_000);
+    });
+}
+
 #[test]
 #[ignore = "needs 75 s of time"]
 fn a_client_may_pause_in_the_middle_of_an_answer() {
     let backend = server();
-    let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
+    let routes =
+        format!("{}    b: {{rule: 'PathPrefix(`/`)', service: a, tls: {{}}}}\n", routes_to(&backend.url()));
+    let gateway = Gateway::with(&["--entryPoints.web.http3=true"], &routes);
+    let http3 = std::thread::spawn({
+        let address = gateway.web();
+        move || paused_http3(address)
+    });
     let mut http1 = Client::connect(gateway.web());
     http1.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
     http1.head().unwrap();
@@ -324,6 +366,7 @@ fn a_client_may_pause_in_the_middle_of_an_answer() {
     assert_eq!(http2.outcome(1), Outcome::Status(200));
     std::thread::sleep(Duration::from_secs(70));
     assert_eq!(http1.take(30_000_000).unwrap().len(), 30_000_000);
+    http3.join().unwrap();
     let mut got = 0;
     while got < 30_000_000 {
         let (kind, _, _, payload) = http2.read().unwrap();

@@ -96,7 +96,10 @@ fn grpc_calls_of_every_kind_pass_in_plain_text_and_over_tls() {
         identity.certificate(),
         identity.routes()
     );
-    let gateway = Gateway::with(&["--entryPoints.websecure.address=127.0.0.1:0"], &routes);
+    let timeout =
+        |entry_point| format!("--entryPoints.{entry_point}.transport.respondingTimeouts.readTimeout=3s");
+    let (plain, secure) = (timeout("web"), timeout("websecure"));
+    let gateway = Gateway::with(&["--entryPoints.websecure.address=127.0.0.1:0", &plain, &secure], &routes);
     assert_eq!(gateway.problems(), Vec::<String>::new());
     for (entry_point, more) in [("web", None), ("websecure", Some(identity.certificate()))] {
         let address = gateway.address(entry_point).to_string();
@@ -106,7 +109,7 @@ fn grpc_calls_of_every_kind_pass_in_plain_text_and_over_tls() {
         println!("{entry_point}:\n{shown}");
         let failed = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{entry_point}:\n{shown}\n{failed}");
-        assert_eq!(shown.lines().filter(|line| line.starts_with("ok ")).count(), 15, "{shown}");
+        assert_eq!(shown.lines().filter(|line| line.starts_with("ok ")).count(), 16, "{shown}");
     }
 }
 

@@ -300,11 +300,6 @@ pub(super) fn goaway(first_refused: u64) -> Bytes {
     frame.freeze()
 }
 
-/// Says nothing: a frame of a type that is reserved for that (RFC 9114 section 7.2.8).
-pub(super) fn heartbeat() -> Bytes {
-    frame_head(0x21, 0)
-}
-
 /// A number of one, two, four or eight bytes (RFC 9000 section 16). `None`: it is not all here.
 pub(super) fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     let first = *bytes.first()?;

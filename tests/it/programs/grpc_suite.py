@@ -165,6 +165,17 @@ class Client:
             turn.release()
         assert answers == [b"re: %d" % number for number in range(100)], answers[:3]
 
+    def case_a_conversation_may_be_quiet(self):
+        """Both sides are silent for longer than the gateway's `readTimeout`."""
+
+        def messages():
+            for word in (b"one", b"two"):
+                yield word
+                time.sleep(4)
+
+        answers = list(self.channel.stream_stream("/%s/Talk" % SERVICE)(messages(), timeout=60))
+        assert answers == [b"re: one", b"re: two"], answers
+
     def case_all_codes_without_a_message(self):
         for code in grpc.StatusCode:
             if code is grpc.StatusCode.OK:

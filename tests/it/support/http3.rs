@@ -56,8 +56,16 @@ pub async fn quic_with(
     name: &str,
     crypto: QuicClientConfig,
 ) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
+    quic_over(address, name, quinn::ClientConfig::new(Arc::new(crypto))).await
+}
+
+/// The same with limits of its own.
+pub async fn quic_over(
+    address: SocketAddr,
+    name: &str,
+    config: quinn::ClientConfig,
+) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
     let connecting = endpoint.connect_with(config, address, name).unwrap();
     let connection = tokio::time::timeout(Duration::from_secs(60), connecting).await.unwrap()?;
     Ok((endpoint, connection))
