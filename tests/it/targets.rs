@@ -75,8 +75,10 @@ fn over_http3(address: SocketAddr, target: &str, fields: &Fields) -> Option<u16>
     }
 }
 
-const VERSIONS: [(&str, fn(SocketAddr, &str, &Fields) -> Option<u16>); 3] =
-    [("HTTP/1.1", over_http1), ("HTTP/2", over_http2), ("HTTP/3", over_http3)];
+/// Sends a request and returns the status of its answer; `None` when its stream was reset as malformed.
+type Ask = fn(SocketAddr, &str, &Fields) -> Option<u16>;
+
+const VERSIONS: [(&str, Ask); 3] = [("HTTP/1.1", over_http1), ("HTTP/2", over_http2), ("HTTP/3", over_http3)];
 
 struct Site {
     gateway: Gateway,
