@@ -126,6 +126,11 @@ impl Session {
         &self.provider
     }
 
+    /// What was delivered last, by an earlier run too.
+    pub fn delivered(&self) -> Arc<Provided> {
+        self.shared.output.lock().state.clone()
+    }
+
     /// Delivers the whole state. One that equals the last is dropped.
     pub async fn deliver(&self, state: Provided) -> Result<(), Error> {
         self.send(|output| {

@@ -3,6 +3,7 @@
 //! Traefik's rules for labels: `enable`, constraints, the default rule, the names of routers and services that are
 //! not named, the one server of a service, and how what several workloads say is merged.
 
+mod conflict;
 mod labels;
 mod merge;
 
@@ -17,7 +18,7 @@ use crate::Error;
 use crate::template::{Dialect, Template, Value};
 
 pub use labels::Labels;
-pub use merge::merge;
+pub use merge::{Said, merge};
 
 /// The prefixes of our labels; what the first says wins.
 pub const PREFIXES: [&str; 2] = ["tidegate", "traefik"];
@@ -631,13 +632,15 @@ mod tests {
             let rules = Rules::new("Host(`{{ .Name }}`)", "").expect("valid");
             (owner.clone(), build(&workload, Labels::read(&workload), &rules, &At(ip)))
         };
-        let merge = |parts: &[(Arc<str>, Provided)]| merge(parts.iter().map(|(owner, part)| (owner, part)));
+        let merge = |parts: &[(Arc<str>, Provided)]| {
+            merge(parts.iter().map(|(_, part)| Said { part, serves: true }), &Provided::default())
+        };
         let merged = merge(&[at("10.0.0.1", &[]), at("10.0.0.2", &[]), at("10.0.0.2", &[])]);
         assert_eq!(urls(&merged, "s"), ["http://10.0.0.1:80", "http://10.0.0.2:80"]);
         assert_eq!(merged.problems, []);
         let rule = |text: &'static str| [("traefik.http.routers.r.rule", text)];
         let merged = merge(&[at("10.0.0.1", &rule("Host(`a`)")), at("10.0.0.2", &rule("Host(`b`)"))]);
-        assert!(!merged.config.http.routers.contains_key("r"));
+        assert_eq!(merged.config.http.routers.len(), 2);
         let shown = merged.problems[0].to_string();
         assert!(shown.contains("10.0.0.1") && shown.contains("10.0.0.2"), "{shown}");
     }

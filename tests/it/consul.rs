@@ -6,11 +6,11 @@ use crate::support::backend::nobody;
 use crate::support::outside::{Consul, certificates};
 use crate::support::{Backend, Gateway, eventually, get};
 
-fn catalog(consul: &Consul, further: &[&str]) -> Gateway {
+pub fn catalog(consul: &Consul, further: &[&str], routes: &str) -> Gateway {
     let address = format!("--providers.consulCatalog.endpoint.address={}", consul.address);
     let mut flags = vec![address.as_str(), "--providers.consulCatalog.exposedByDefault=false"];
     flags.extend(further);
-    Gateway::with(&flags, "")
+    Gateway::with(&flags, routes)
 }
 
 fn status(gateway: &Gateway, host: &str) -> u16 {
@@ -35,7 +35,7 @@ const TAGS: [&str; 2] = ["traefik.enable=true", "traefik.http.routers.web.rule=H
 #[ignore = "needs consul"]
 fn registrations_health_and_tags_are_live_at_once() {
     let consul = Consul::start("").ready();
-    let gateway = catalog(&consul, &[]);
+    let gateway = catalog(&consul, &[], "");
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     let mut times = Vec::new();
     let mut measure = |what: &str, condition: &mut dyn FnMut() -> bool| {
@@ -73,7 +73,7 @@ fn a_killed_agent_is_missed_by_nobody() {
     consul.register("web", "web1", one.address, &TAGS);
     // An agent remembers the state of such a check only when it was told.
     consul.put("/v1/agent/check/pass/service:web1", "");
-    let gateway = catalog(&consul, &[]);
+    let gateway = catalog(&consul, &[], "");
     assert_eq!(status(&gateway, "web.test"), 200);
     consul.kill();
     for _ in 0..20 {
@@ -144,7 +144,7 @@ fn a_token_that_is_revoked_or_has_no_rights_keeps_the_last_state() {
         format!("--providers.consul.endpoints={}", consul.address),
         format!("--providers.consul.token={SECRET}"),
     ];
-    let gateway = catalog(&consul, &flags.each_ref().map(String::as_str));
+    let gateway = catalog(&consul, &flags.each_ref().map(String::as_str), "");
     assert_eq!((status(&gateway, "web.test"), status(&gateway, "kv.test")), (200, 200));
     let tokens = consul.get("/v1/acl/tokens").unwrap();
     let accessor = |text: &str| {
@@ -269,7 +269,7 @@ fn services_of_connect_are_reached_by_tls_that_both_sides_check() {
     register("other", side);
     register("liar", liar);
     let _proxy = consul.proxy("side", behind.web(), side);
-    let gateway = catalog(&consul, &["--providers.consulCatalog.connectAware=true"]);
+    let gateway = catalog(&consul, &["--providers.consulCatalog.connectAware=true"], "");
     eventually("the service is reached", || from(&gateway, "side.test", "one"));
     assert_eq!(status(&gateway, "other.test"), 500, "its certificate is another service's");
     assert!(status(&gateway, "liar.test") >= 500);

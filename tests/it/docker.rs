@@ -12,11 +12,11 @@ use crate::support::{Gateway, eventually, get, raw};
 const IMAGE: &str = "tidegate:dev";
 
 /// A container that is removed when dropped.
-struct Container(String);
+pub struct Container(pub String);
 
 impl Container {
     /// Starts a demo backend with these labels.
-    fn start(name: &str, labels: &[&str]) -> Self {
+    pub fn start(name: &str, labels: &[&str]) -> Self {
         let name = format!("tidegate-test-{}-{name}", std::process::id());
         let mut command = Command::new("docker");
         command.args(["run", "--detach", "--rm", "--name", &name, "--expose", "80"]);
@@ -28,7 +28,7 @@ impl Container {
         Self(name)
     }
 
-    fn stop(self) {
+    pub fn stop(self) {
         run(Command::new("docker").args(["stop", "--time", "5", &self.0]));
     }
 }
@@ -39,7 +39,7 @@ impl Drop for Container {
     }
 }
 
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -74,27 +74,37 @@ fn two_docker_providers_have_names_and_options_of_their_own() {
     }
 }
 
-/// Requests one after another on several threads until stopped; counts those without a 200.
-struct Load {
+/// Requests one after another on several threads until stopped; keeps what was wrong with any of them.
+pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
+    /// Every request must get a whole 200.
     fn on(address: std::net::SocketAddr, host: &str, threads: usize) -> Self {
+        let host = host.to_owned();
+        Self::with(threads, move || {
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            match raw(address, request) {
+                Ok(answer) if answer.status == 200 && answer.complete => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+    }
+
+    /// Makes requests with `request`, which says what was wrong.
+    pub fn with(threads: usize, request: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let request = Arc::new(request);
         let threads = (0..threads)
             .map(|_| {
-                let (stop, done, host) = (stop.clone(), done.clone(), host.to_owned());
+                let (stop, done, request) = (stop.clone(), done.clone(), request.clone());
                 std::thread::spawn(move || {
                     let mut failures = Vec::new();
                     while !stop.load(Ordering::SeqCst) {
-                        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-                        match raw(address, request) {
-                            Ok(answer) if answer.status == 200 && answer.complete => {}
-                            other => failures.push(format!("{other:?}")),
-                        }
+                        failures.extend(request().err());
                         done.fetch_add(1, Ordering::SeqCst);
                     }
                     failures
@@ -105,13 +115,13 @@ impl Load {
     }
 
     /// Waits until `more` further requests are done.
-    fn pass(&self, more: usize) {
+    pub fn pass(&self, more: usize) {
         let goal = self.done.load(Ordering::SeqCst) + more;
         eventually("the load goes on", || self.done.load(Ordering::SeqCst) >= goal);
     }
 
     /// Stops, and fails when any request did.
-    fn finish(self) -> usize {
+    pub fn finish(self) -> usize {
         self.stop.store(true, Ordering::SeqCst);
         let failures: Vec<String> =
             self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();

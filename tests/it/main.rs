@@ -14,6 +14,7 @@ mod cluster;
 mod cluster_page;
 mod commands;
 mod composites;
+mod conflicts;
 mod conformance;
 mod consul;
 mod dashboard;

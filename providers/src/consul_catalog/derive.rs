@@ -10,7 +10,7 @@ use super::connect::Identity;
 use super::model::Instance;
 use crate::Error;
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, Locate, PREFIXES, Rules, Workload};
+use crate::workload::{self, Carrier, Labels, Locate, PREFIXES, Rules, Said, Workload};
 
 /// The part of the options that says what becomes of services.
 pub(super) struct Deriver {
@@ -57,25 +57,21 @@ impl Deriver {
         name: &str,
         instances: &[Instance],
         identity: Option<&Identity>,
+        earlier: &Provided,
     ) -> Provided {
         let mut parts: Vec<_> = instances
             .iter()
             .filter_map(|instance| {
-                let (owner, part) = self.instance(name, instance, identity)?;
-                Some((normalize(&format!("{}-{name}-{}", instance.node, instance.id)), owner, part))
+                let part = self.instance(name, instance, identity)?;
+                Some((normalize(&format!("{}-{name}-{}", instance.node, instance.id)), part))
             })
             .collect();
         // In Traefik's order, which decides about the order of servers.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
-        workload::merge(parts.iter().map(|(_, owner, part)| (owner, part)))
+        workload::merge(parts.iter().map(|(_, part)| Said { part, serves: true }), earlier)
     }
 
-    fn instance(
-        &self,
-        name: &str,
-        instance: &Instance,
-        identity: Option<&Identity>,
-    ) -> Option<(Arc<str>, Provided)> {
+    fn instance(&self, name: &str, instance: &Instance, identity: Option<&Identity>) -> Option<Provided> {
         let labels = self.labels(&instance.tags);
         let owner: Arc<str> = format!("{name} ({} on {})", instance.id, instance.node).into();
         let canonical = normalize(name);
@@ -101,7 +97,7 @@ impl Deriver {
             return None;
         }
         if enabled.is_none() {
-            return Some((owner.clone(), read.left_out()));
+            return Some(read.left_out());
         }
         let canary = canary.then(|| canary_name(name, &instance.tags));
         if let Some(canary) = &canary {
@@ -111,7 +107,7 @@ impl Deriver {
         if let Some(identity) = identity {
             identity.secure(&mut provided, name, instance, &workload.origin(""));
         }
-        Some((owner, provided))
+        Some(provided)
     }
 
     /// Tags `prefix.key=value` as labels. Unlike keys, prefixes are compared with case.

@@ -283,8 +283,9 @@ impl Run {
             return;
         }
         self.identity = identity;
+        let earlier = self.session.delivered();
         for (name, known) in self.services.iter_mut().filter(|(_, known)| known.connect) {
-            known.part = Some(self.deriver.service(name, &known.instances, self.identity.as_ref()));
+            known.part = Some(self.deriver.service(name, &known.instances, self.identity.as_ref(), &earlier));
             self.changed = true;
         }
     }
@@ -512,6 +513,7 @@ impl Run {
             let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
             checks.value.is_some_and(|checks| checks.count > 0)
         };
+        let earlier = self.session.delivered();
         for (name, mut instances) in read {
             instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             let Some(known) = self.services.get_mut(&name) else { continue };
@@ -522,7 +524,7 @@ impl Run {
             }
             if known.part.is_none() || known.instances != instances {
                 let identity = self.identity.as_ref().filter(|_| known.connect);
-                known.part = Some(self.deriver.service(&name, &instances, identity));
+                known.part = Some(self.deriver.service(&name, &instances, identity, &earlier));
                 known.instances = instances;
                 self.changed = true;
             }
@@ -533,8 +535,9 @@ impl Run {
     async fn deliver(&mut self) -> Result<(), Error> {
         self.changed = false;
         let begun = Instant::now();
-        let parts = self.services.iter().filter_map(|(name, known)| Some((name, known.part.as_ref()?)));
-        let state = workload::merge(parts);
+        let parts = self.services.values().filter_map(|known| known.part.as_ref());
+        let earlier = self.session.delivered();
+        let state = workload::merge(parts.map(|part| workload::Said { part, serves: true }), &earlier);
         let first = !std::mem::replace(&mut self.delivered, true);
         if first || self.complaints.is_empty() {
             self.session.deliver(state).await?;

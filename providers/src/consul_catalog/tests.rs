@@ -478,7 +478,7 @@ mod derivation {
             .iter()
             .map(|entry| Instance::new(serde_json::from_value::<Entry>(entry.clone()).expect("an entry")))
             .collect();
-        deriver.service(name, &instances, None)
+        deriver.service(name, &instances, None, &Provided::default())
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::events::Stopping;
 use super::model::{Container, Summary};
 use super::network::{Place, Surroundings};
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, PREFIXES, Rules, Workload};
+use crate::workload::{self, Carrier, Labels, PREFIXES, Rules, Said, Workload};
 
 /// Inspections at a time.
 const AT_ONCE: usize = 8;
@@ -81,7 +81,13 @@ impl Containers {
     }
 
     /// The configuration.
-    pub(super) fn configuration(&self, options: &Options, rules: &Rules, host_address: &str) -> Provided {
+    pub(super) fn configuration(
+        &self,
+        options: &Options,
+        rules: &Rules,
+        host_address: &str,
+        earlier: &Provided,
+    ) -> Provided {
         let by_name: HashMap<&str, &Container> = self
             .known
             .values()
@@ -98,13 +104,14 @@ impl Containers {
         let mut parts = Vec::new();
         for (_, container) in self.known.values() {
             let reading = Reading { options, rules, surroundings: &surroundings, by_name: &by_name };
-            if let Some((name, owner, part)) = reading.container(container, self.stopping.covers(container)) {
-                parts.push((format!("{name}-{}", container.id), owner, part));
+            if let Some((name, part, serves)) = reading.container(container, self.stopping.covers(container))
+            {
+                parts.push((format!("{name}-{}", container.id), part, serves));
             }
         }
         // In the order of names, so that the same containers always give the same configuration.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
-        workload::merge(parts.iter().map(|(_, owner, part)| (owner, part)))
+        workload::merge(parts.iter().map(|(_, part, serves)| Said { part, serves: *serves }), earlier)
     }
 
     /// Networks of the container that this process runs in, if it does. Its host name is its id, unless it was changed.
@@ -145,8 +152,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Name of the service, name of the container, and what its labels say; `None` when it is not exposed.
-    fn container(&self, container: &Container, stopping: bool) -> Option<(String, Arc<str>, Provided)> {
+    /// Name of the service, what the labels say, and whether it gets requests; `None` when it is not exposed.
+    fn container(&self, container: &Container, stopping: bool) -> Option<(String, Provided, bool)> {
         let owner: Arc<str> = container.name.trim_start_matches('/').into();
         let name = service_name(container);
         let workload = Workload {
@@ -163,7 +170,7 @@ impl Reading<'_> {
         match labels.take_enable(self.options.exposed_by_default) {
             Some(true) => {}
             Some(false) => return None,
-            None => return Some((name.clone(), owner.clone(), labels.left_out())),
+            None => return Some((name.clone(), labels.left_out(), true)),
         }
         let running = container.state.status == "running";
         let allow_non_running = labels.take_bool(&["docker", "allownonrunning"], false);
@@ -190,7 +197,7 @@ impl Reading<'_> {
             labels.problem(workload.origin(""), warning);
         }
         let provided = workload::build(&workload, labels, self.rules, &place);
-        Some((name, owner, provided))
+        Some((name, provided, place.serves))
     }
 }
 

@@ -140,7 +140,9 @@ impl Run<'_> {
 
     async fn deliver(&self) -> Result<(), Error> {
         let docker = self.docker;
-        let state = self.containers.configuration(&docker.options, &docker.rules, &self.host_address);
+        let earlier = self.session.delivered();
+        let state =
+            self.containers.configuration(&docker.options, &docker.rules, &self.host_address, &earlier);
         self.session.deliver(state).await
     }
 }

@@ -8,7 +8,7 @@ use tidegate_config::Provided;
 use super::Options;
 use super::model::{Network, Node, Service, Task};
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, Locate, Rules, Workload};
+use crate::workload::{self, Carrier, Labels, Locate, Rules, Said, Workload};
 
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
@@ -24,7 +24,7 @@ pub(super) struct Swarm {
 
 impl Swarm {
     /// The configuration that the labels of all services make.
-    pub(super) fn configuration(&self, options: &Options, rules: &Rules) -> Provided {
+    pub(super) fn configuration(&self, options: &Options, rules: &Rules, earlier: &Provided) -> Provided {
         let mut tasks: HashMap<&str, Vec<&Task>> = HashMap::new();
         for task in self.tasks.iter().filter(|task| task.status.state == "running") {
             tasks.entry(task.service_id.as_str()).or_default().push(task);
@@ -37,7 +37,7 @@ impl Swarm {
         }
         // In Traefik's order, which decides about the order of servers.
         parts.sort_by(|a: &Part, b| a.0.cmp(&b.0));
-        workload::merge(parts.iter().map(|(_, owner, part)| (owner, part)))
+        workload::merge(parts.iter().map(|(_, part)| Said { part, serves: true }), earlier)
     }
 
     fn network(&self, id: &str) -> Option<&Network> {
@@ -45,8 +45,8 @@ impl Swarm {
     }
 }
 
-/// Where it comes in the order, who says it, and what.
-type Part = (String, Arc<str>, Provided);
+/// Where it comes in the order, and what it says.
+type Part = (String, Provided);
 
 /// The name of a service: that of Compose, or else its own.
 fn service_name(service: &Service) -> String {
@@ -78,7 +78,7 @@ impl Reading<'_> {
         match labels.take_enable(self.options.exposed_by_default) {
             Some(true) => {}
             Some(false) => return,
-            None => return parts.push((self.name.clone(), owner.clone(), labels.left_out())),
+            None => return parts.push((self.name.clone(), labels.left_out())),
         }
         let (network, virtual_address) = match self.own_labels(&mut labels, &owner) {
             Some(found) => found,
@@ -86,7 +86,7 @@ impl Reading<'_> {
                 // Which of the two is meant cannot be known: the service is left out, as in Traefik.
                 let read = Labels::read(&self.workload(&owner));
                 let message = "labels `docker.*` and `swarm.*` exclude each other: keep `swarm.*`";
-                parts.push((self.name.clone(), owner.clone(), read.refused(&self.workload(&owner), message)));
+                parts.push((self.name.clone(), read.refused(&self.workload(&owner), message)));
                 return;
             }
         };
@@ -192,7 +192,7 @@ impl Reading<'_> {
             labels.problem(self.workload(&owner).origin(""), warning);
         }
         let provided = workload::build(&self.workload(&owner), labels, self.rules, place);
-        parts.push((format!("{}-{id}", self.name), owner, provided));
+        parts.push((format!("{}-{id}", self.name), provided));
     }
 }
 

@@ -74,7 +74,8 @@ impl SwarmProvider {
             if swarm != known {
                 known = swarm;
                 busy_until = busy_until.max(Instant::now() + BUSY * 4);
-                session.deliver(known.configuration(&self.options, &self.rules)).await?;
+                let earlier = session.delivered();
+                session.deliver(known.configuration(&self.options, &self.rules, &earlier)).await?;
             }
             let now = Instant::now();
             let settled = known.tasks.iter().all(|task| task.desired_state == task.status.state);

@@ -38,7 +38,7 @@ fn derived(swarm: &Swarm, change: fn(&mut Options)) -> Provided {
     let mut options = Options { network: "front".into(), ..Options::default() };
     change(&mut options);
     let rules = Rules::new(&options.default_rule, &options.constraints).expect("valid options");
-    swarm.configuration(&options, &rules)
+    swarm.configuration(&options, &rules, &Provided::default())
 }
 
 fn port(more: &[(&str, &str)]) -> Value {

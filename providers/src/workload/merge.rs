@@ -1,24 +1,41 @@
-//! Many workloads into one configuration: servers are joined, and whoever contradicts another loses with it.
+//! Many workloads into one configuration: servers are joined, and contradictions are settled.
 
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tidegate_config::middleware::Middleware;
+use tidegate_config::router::Router;
 use tidegate_config::service::{Mirror, Service, WeightedService};
-use tidegate_config::tcp::{TcpService, UdpService};
-use tidegate_config::{Kind, Map, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::tcp::{
+    TcpMiddleware, TcpRouter, TcpServersTransport, TcpService, UdpRouter, UdpService,
+};
+use tidegate_config::tls::{Store, TlsOptions};
+use tidegate_config::transport::ServersTransport;
+use tidegate_config::{ObjectRef, Provided};
 
-/// Merges what workloads say, in the given order; each comes with its name.
+use super::conflict::{Version, broken_objects, settle};
+
+/// What one workload says.
+#[derive(Clone, Copy)]
+pub struct Said<'a> {
+    /// The configuration.
+    pub part: &'a Provided,
+    /// False when it gets no requests: then others may say otherwise.
+    pub serves: bool,
+}
+
+/// Merges what workloads say, in the given order.
 ///
 /// The same object may be said by several: services with equal options join their servers, other objects must be
-/// equal. Otherwise the object is taken from all, and the problem names everyone who said it (Traefik's rule).
-pub fn merge<'a>(parts: impl IntoIterator<Item = (&'a Arc<str>, &'a Provided)>) -> Provided {
+/// equal. Otherwise the version of `earlier`, the last state, serves on; without one the object is broken.
+pub fn merge<'a>(parts: impl IntoIterator<Item = Said<'a>>, earlier: &Provided) -> Provided {
     let parts: Vec<_> = parts.into_iter().collect();
     let mut merger = Merger::default();
-    for (_, part) in &parts {
-        merger.add(part);
+    for said in &parts {
+        merger.add(said.part);
     }
-    merger.finish(&parts)
+    merger.finish(&parts, earlier)
 }
 
 #[derive(Default)]
@@ -27,31 +44,25 @@ struct Merger {
     contradicted: BTreeSet<ObjectRef>,
 }
 
-/// What `into` and `from`, which differ, say of the same object: joined, or a contradiction.
-type Join<T> = fn(into: &mut T, from: T) -> bool;
-
 impl Merger {
     fn add(&mut self, part: &Provided) {
-        let mut out = std::mem::take(&mut self.out.config);
-        let (http, tcp, udp, tls) = (&part.config.http, &part.config.tcp, &part.config.udp, &part.config.tls);
-        self.map(Kind::Router, &mut out.http.routers, &http.routers, never);
-        self.map(Kind::Service, &mut out.http.services, &http.services, join_http);
-        self.map(Kind::Middleware, &mut out.http.middlewares, &http.middlewares, never);
-        self.map(Kind::ServersTransport, &mut out.http.servers_transports, &http.servers_transports, never);
-        self.map(Kind::TcpRouter, &mut out.tcp.routers, &tcp.routers, never);
-        self.map(Kind::TcpService, &mut out.tcp.services, &tcp.services, join_tcp);
-        self.map(Kind::TcpMiddleware, &mut out.tcp.middlewares, &tcp.middlewares, never);
-        self.map(Kind::TcpServersTransport, &mut out.tcp.servers_transports, &tcp.servers_transports, never);
-        self.map(Kind::UdpRouter, &mut out.udp.routers, &udp.routers, never);
-        self.map(Kind::UdpService, &mut out.udp.services, &udp.services, join_udp);
-        self.map(Kind::TlsOptions, &mut out.tls.options, &tls.options, never);
-        self.map(Kind::TlsStore, &mut out.tls.stores, &tls.stores, never);
-        for certificate in &tls.certificates {
-            if !out.tls.certificates.contains(certificate) {
-                out.tls.certificates.push(certificate.clone());
+        self.map::<Router>(part);
+        self.map::<Service>(part);
+        self.map::<Middleware>(part);
+        self.map::<ServersTransport>(part);
+        self.map::<TcpRouter>(part);
+        self.map::<TcpService>(part);
+        self.map::<TcpMiddleware>(part);
+        self.map::<TcpServersTransport>(part);
+        self.map::<UdpRouter>(part);
+        self.map::<UdpService>(part);
+        self.map::<TlsOptions>(part);
+        self.map::<Store>(part);
+        for certificate in &part.config.tls.certificates {
+            if !self.out.config.tls.certificates.contains(certificate) {
+                self.out.config.tls.certificates.push(certificate.clone());
             }
         }
-        self.out.config = out;
         for (object, origin) in &part.origins {
             self.out.origins.entry(object.clone()).or_insert_with(|| origin.clone());
         }
@@ -59,84 +70,40 @@ impl Merger {
         self.out.written.extend(part.written.iter().map(|(object, text)| (object.clone(), text.clone())));
     }
 
-    fn map<T: Clone + PartialEq>(&mut self, kind: Kind, into: &mut Map<T>, from: &Map<T>, join: Join<T>) {
-        for (name, value) in from {
+    fn map<T: Version>(&mut self, part: &Provided) {
+        let into = T::map_mut(&mut self.out.config);
+        for (name, value) in T::map(&part.config) {
             match into.entry(name.clone()) {
                 Entry::Vacant(free) => drop(free.insert(value.clone())),
                 Entry::Occupied(existing) if existing.get() == value => {}
                 Entry::Occupied(mut existing) => {
-                    if !join(Arc::make_mut(existing.get_mut()), T::clone(value)) {
-                        self.contradicted.insert(ObjectRef { kind, name: name.clone() });
+                    if !Arc::make_mut(existing.get_mut()).join(T::clone(value)) {
+                        self.contradicted.insert(ObjectRef { kind: T::KIND, name: name.clone() });
                     }
                 }
             }
         }
     }
 
-    fn finish(mut self, parts: &[(&Arc<str>, &Provided)]) -> Provided {
-        let mut owners = owners(parts, &self.contradicted);
-        for object in self.contradicted {
-            let owners = owners.remove(&object).unwrap_or_default();
-            let origin = self.out.origins.remove(&object).unwrap_or(Origin::Internal);
-            remove(&mut self.out, &object);
-            let message = format!(
-                "defined several times with different options, and removed from all: {}",
-                owners.join(", ")
-            );
-            self.out.problems.push(Problem { origin, object: Some(object), message, excerpt: None });
+    fn finish(mut self, parts: &[Said<'_>], earlier: &Provided) -> Provided {
+        // What is broken at one workload may be sound at another.
+        let broken = broken_objects(&self.out);
+        for said in parts.iter().filter(|_| !broken.is_empty()) {
+            let own = broken_objects(said.part);
+            let sound = said.part.origins.keys().filter(|one| broken.contains(one) && !own.contains(one));
+            self.contradicted.extend(sound.cloned());
         }
+        settle(&mut self.out, &self.contradicted, parts, earlier);
         self.out.problems.sort();
         self.out.problems.dedup();
         self.out
     }
 }
 
-/// Who said each of these objects.
-fn owners<'a>(
-    parts: &[(&'a Arc<str>, &Provided)],
-    objects: &BTreeSet<ObjectRef>,
-) -> BTreeMap<ObjectRef, Vec<&'a str>> {
-    let mut owners: BTreeMap<ObjectRef, Vec<&str>> = BTreeMap::new();
-    if objects.is_empty() {
-        return owners;
-    }
-    for (owner, part) in parts {
-        for object in part.origins.keys().filter(|object| objects.contains(object)) {
-            owners.entry(object.clone()).or_default().push(owner);
-        }
-    }
-    owners
-}
-
-fn remove(out: &mut Provided, object: &ObjectRef) {
-    let name = &object.name;
-    let config = &mut out.config;
-    match object.kind {
-        Kind::Router => drop(config.http.routers.remove(name)),
-        Kind::Service => drop(config.http.services.remove(name)),
-        Kind::Middleware => drop(config.http.middlewares.remove(name)),
-        Kind::ServersTransport => drop(config.http.servers_transports.remove(name)),
-        Kind::TcpRouter => drop(config.tcp.routers.remove(name)),
-        Kind::TcpService => drop(config.tcp.services.remove(name)),
-        Kind::TcpMiddleware => drop(config.tcp.middlewares.remove(name)),
-        Kind::TcpServersTransport => drop(config.tcp.servers_transports.remove(name)),
-        Kind::UdpRouter => drop(config.udp.routers.remove(name)),
-        Kind::UdpService => drop(config.udp.services.remove(name)),
-        Kind::TlsOptions => drop(config.tls.options.remove(name)),
-        Kind::TlsStore => drop(config.tls.stores.remove(name)),
-        Kind::Certificate => {}
-    }
-}
-
-/// Objects of which there are no parts to join.
-fn never<T>(_: &mut T, _: T) -> bool {
-    false
-}
-
 /// Joins the servers of two services whose other options are equal. Servers are told apart by their address.
 macro_rules! joiner {
     ($name:ident, $service:ty, $address:ident) => {
-        fn $name(into: &mut $service, mut from: $service) -> bool {
+        pub(super) fn $name(into: &mut $service, mut from: $service) -> bool {
             let taken = from.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
             let kept = into.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
             let equal = *into == from;
@@ -159,7 +126,7 @@ joiner!(join_udp, UdpService, address);
 
 /// Joins what several workloads say of one service: the servers of a load balancer, and the parts of a composite, so
 /// that each workload can name itself as one of them. What both say must be the same.
-fn join_http(into: &mut Service, mut from: Service) -> bool {
+pub(super) fn join_http(into: &mut Service, mut from: Service) -> bool {
     let mut agreed = true;
     if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {
         agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
@@ -202,6 +169,7 @@ fn fill(into: &mut String, from: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_config::Origin;
     use tidegate_config::decode::decode_config;
     use tidegate_config::formats::labels;
 
@@ -219,10 +187,10 @@ mod tests {
             assert_eq!(problems, []);
             let provided = decode_config(&node);
             assert_eq!(provided.problems, []);
-            (format!("c{number}").into(), provided)
+            provided
         };
-        let parts: Vec<(Arc<str>, Provided)> = workloads.iter().enumerate().map(part).collect();
-        merge(parts.iter().map(|(owner, part)| (owner, part)))
+        let parts: Vec<Provided> = workloads.iter().enumerate().map(part).collect();
+        merge(parts.iter().map(|part| Said { part, serves: true }), &Provided::default())
     }
 
     fn names(children: &[WeightedService]) -> Vec<(&str, Option<i64>)> {
@@ -248,7 +216,12 @@ mod tests {
             let provided = merged(&[&blue, &green, &other]);
             assert!(!provided.config.http.services.contains_key("w"));
             let shown = provided.problems[0].to_string();
-            assert!(shown.contains("c0, c1, c2") && shown.contains("different options"), "{shown}");
+            assert!(
+                shown.contains("c0, label")
+                    && shown.contains("c2, label")
+                    && shown.contains("different options"),
+                "{shown}"
+            );
         }
     }
 
@@ -277,7 +250,94 @@ mod tests {
         ] {
             let provided = merged(&[&[one], &[two]]);
             assert!(!provided.config.http.services.contains_key("m"), "{one:?} {two:?}");
-            assert!(provided.problems[0].to_string().contains("c0, c1"), "{:?}", provided.problems);
+            let shown = provided.problems[0].to_string();
+            assert!(shown.contains("container c0") && shown.contains("container c1"), "{shown}");
         }
+    }
+
+    fn say(container: &str, pairs: &[(&str, &str)]) -> Provided {
+        let origin = |label: &str| Origin::Label { container: container.into(), label: label.into() };
+        let (node, _) = labels::read(pairs.iter().copied(), &["traefik"], origin);
+        decode_config(&node)
+    }
+
+    fn join(parts: &[(&Provided, bool)], earlier: &Provided) -> Provided {
+        merge(parts.iter().map(|(part, serves)| Said { part, serves: *serves }), earlier)
+    }
+
+    const MIDDLEWARES: &str = "traefik.http.routers.adm.middlewares";
+    const RULE: &str = "traefik.http.routers.adm.rule";
+
+    #[test]
+    fn the_last_good_version_serves_until_the_older_workload_is_gone() {
+        let old = say("c0", &[(RULE, "Path(`/admin`)"), (MIDDLEWARES, "pw")]);
+        let new = say("c1", &[(RULE, "Path(`/admin`)"), (MIDDLEWARES, "pw,gz")]);
+        let mut state = join(&[(&old, true)], &Provided::default());
+        for order in [[(&old, true), (&new, true)], [(&new, true), (&old, true)]] {
+            state = join(&order, &state);
+            assert_eq!(state.config.http.routers["adm"].middlewares, ["pw"]);
+            let shown = state.problems[0].to_string();
+            assert!(state.problems[0].object.is_none(), "{shown}");
+            for part in [
+                "c0, label traefik.http.routers.adm.middlewares",
+                "c1, label traefik.http.routers.adm.middlewares",
+                "`middlewares`",
+            ] {
+                assert!(shown.contains(part), "{shown}");
+            }
+        }
+        for parts in [&[(&old, false), (&new, true)][..], &[(&new, true)]] {
+            let next = join(parts, &state);
+            assert_eq!(next.config.http.routers["adm"].middlewares, ["pw", "gz"]);
+            assert_eq!(next.problems, []);
+        }
+    }
+
+    #[test]
+    fn without_a_last_good_version_every_rule_is_refused() {
+        let old = say("c0", &[(RULE, "Path(`/a`)"), (MIDDLEWARES, "pw")]);
+        let new = say("c1", &[(RULE, "Path(`/b`)"), (MIDDLEWARES, "pw")]);
+        let mut state = Provided::default();
+        for _ in 0..2 {
+            state = join(&[(&old, true), (&new, true)], &state);
+            let routers = &state.config.http.routers;
+            let rules: Vec<_> =
+                routers.iter().map(|(name, one)| (name.as_str(), one.rule.as_str())).collect();
+            assert_eq!(rules, [("adm", "Path(`/a`)"), ("adm#2", "Path(`/b`)")]);
+            let broken: BTreeSet<_> =
+                state.problems.iter().filter_map(|one| Some(one.object.as_ref()?.name.as_str())).collect();
+            assert_eq!(broken, BTreeSet::from(["adm", "adm#2"]));
+        }
+        let state = join(&[(&new, true)], &state);
+        assert_eq!((state.config.http.routers.len(), state.problems.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_service_keeps_its_options_and_its_servers() {
+        let part = |name: &str, strategy: &str, url: &str| {
+            let key = |option: &str| format!("traefik.http.services.s.loadbalancer.{option}");
+            say(name, &[(&key("strategy"), strategy), (&key("servers[0].url"), url)])
+        };
+        let (a, b) = (part("c0", "wrr", "http://a"), part("c1", "wrr", "http://b"));
+        let c = part("c2", "p2c", "http://c");
+        let urls = |state: &Provided| -> Vec<String> {
+            let balancer = state.config.http.services["s"].load_balancer.as_ref().unwrap();
+            balancer.servers.iter().map(|server| server.url.clone()).collect()
+        };
+        let state = join(&[(&a, true), (&b, true)], &Provided::default());
+        let state = join(&[(&c, true), (&a, true), (&b, true)], &state);
+        assert_eq!(urls(&state), ["http://a", "http://b", "http://c"], "new replicas take their share");
+        assert_eq!(state.config.http.services["s"].load_balancer.as_ref().unwrap().strategy, "wrr");
+        let elsewhere = say(
+            "c3",
+            &[
+                ("traefik.http.services.s.loadbalancer.serverstransport", "mtls"),
+                ("traefik.http.services.s.loadbalancer.servers[0].url", "http://d"),
+            ],
+        );
+        let state = join(&[(&elsewhere, true), (&c, true), (&b, true)], &state);
+        assert_eq!(urls(&state), ["http://b", "http://c"], "a server that is reached otherwise is left out");
+        let state = join(&[(&c, true), (&b, false)], &state);
+        assert_eq!((urls(&state), state.problems.len()), (vec!["http://c".to_owned()], 0));
     }
 }
