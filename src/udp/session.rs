@@ -31,7 +31,7 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 /// How long ago, in milliseconds, the name was last known to have the address when a datagram has it looked up.
 const CONFIRM: u64 = 100;
 /// The same when the datagram waits for that.
-const MAX_UNCONFIRMED: u64 = 1000;
+const MAX_UNCONFIRMED: u64 = 250;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());

@@ -1,7 +1,10 @@
 //! Keeps the connections of a server to the addresses that its name has now.
 //!
-//! While there are connections, requests have the name looked up in the background. When nobody has asked for a while,
-//! the first request waits for the answer before it uses a connection that was kept.
+//! Who is at the other end of an established connection does not change: packets to a stranger with the same address are
+//! answered with a reset. So a kept connection needs no look-up of its own to be safe, and its name is looked up for
+//! another reason: it may mean another server by now. While there are connections, requests have that done in the
+//! background. When nobody has asked for a while, the first request waits for the answer before it uses a connection
+//! that was kept.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +18,7 @@ use tokio::sync::Notify;
 use super::{Endpoint, Host};
 
 /// How old the last look-up may be when a kept connection is used without waiting for the next.
-const MAX_UNCONFIRMED: u64 = 1000;
+const MAX_UNCONFIRMED: u64 = 250;
 /// Time that requests wait for a look-up. Kept connections are used when it takes longer: who is at their other end
 /// does not change.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -52,6 +52,7 @@ mod sources;
 mod stream_programs;
 mod suites;
 mod support;
+mod swaps;
 mod swarm;
 mod targets;
 mod tcp;

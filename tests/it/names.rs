@@ -188,6 +188,45 @@ fn a_name_server_that_fails_spoils_no_kept_connection() {
 
 #[test]
 #[ignore = "needs root and unshare"]
+fn a_lost_question_is_repeated() {
+    let (_backends, port) = backends();
+    let (names, gateway) = start(&[], &route(&format!("http://api.test:{port}")));
+    names.silence(true);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| text(&gateway, "/"));
+        std::thread::sleep(SOON / 5);
+        names.silence(false);
+        assert_eq!(asked.join().unwrap(), "old");
+    });
+    assert!(begun.elapsed() < 2 * SOON, "{:?}", begun.elapsed());
+}
+
+/// A source of routes that is a name: a kept connection to it follows the name, as one to a server does.
+#[test]
+#[ignore = "needs root and unshare"]
+fn providers_follow_the_name() {
+    let ([old, new], port) = two();
+    let source = |listener, service: &str| {
+        let routes = format!(
+            r#"{{"http": {{"routers": {{"moved": {{"rule": "Path(`/moved`)", "service": "{service}@internal"}}}}}}}}"#
+        );
+        Backend::on(listener, move |_, stream| {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{routes}", routes.len());
+            stream.write_all(answer.as_bytes()).is_ok()
+        })
+    };
+    let _sources = (source(old, "noop"), source(new, "ping"));
+    let endpoint = format!("--providers.http.endpoint=http://api.test:{port}/");
+    let flags = [endpoint.as_str(), "--providers.http.pollInterval=100ms", "--ping=true"];
+    let (names, gateway) = start(&flags, "http: {}\n");
+    eventually("routes of the old source", || text(&gateway, "/moved") == "418");
+    names.set("api.test", &[NEW]);
+    soon("OK", || text(&gateway, "/moved"));
+}
+
+#[test]
+#[ignore = "needs root and unshare"]
 fn all_addresses_are_used_within_one_request() {
     let (_backends, port) = backends();
     let (names, gateway) = start(&[], &route(&format!("http://many.test:{port}")));

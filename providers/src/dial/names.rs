@@ -1,7 +1,8 @@
 //! Resolves the names of servers: `/etc/hosts` first, then the system's name servers.
 //!
 //! TTLs are not honoured. Docker's name server answers with ten minutes, and within that time another container may have
-//! the address: an answer that old sends requests to a stranger. Answers, failures included, are shared for [`MAX_AGE`].
+//! the address: an answer that old sends requests to a stranger. Failures are shared for [`MAX_AGE`], addresses for less:
+//! `docker network disconnect` and `connect` give an address to another container within a twentieth of a second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,6 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverOpts};
 use parking_lot::Mutex;
@@ -18,6 +21,11 @@ use super::order::sorted;
 
 /// How old an answer may be when a connection is opened with it.
 pub const MAX_AGE: Duration = Duration::from_millis(100);
+/// How long addresses that were found are shared by new connections.
+const SHARED: Duration = Duration::from_millis(10);
+/// A look-up without an answer is repeated after this time: the question may be lost, or the name server may be waiting
+/// for another one that does not know the name, while a container with that name starts.
+const REPEAT: Duration = Duration::from_millis(500);
 /// How often the system's files are looked at for changes.
 const CHECK_FILES: Duration = Duration::from_millis(50);
 /// What a resolver is made from.
@@ -106,6 +114,21 @@ struct Question {
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
+impl Question {
+    /// For how long it is shared.
+    fn shared_for(&self) -> Duration {
+        match &*self.outcome.borrow() {
+            Some(Ok(_)) => SHARED,
+            Some(Err(_)) | None => MAX_AGE,
+        }
+    }
+}
+
+/// Waits for the outcome of a look-up; `None` when nobody carries it out any more.
+async fn answered(mut outcome: watch::Receiver<Option<Outcome>>) -> Option<Outcome> {
+    outcome.wait_for(Option::is_some).await.ok()?.clone()
+}
+
 impl Names {
     pub(super) fn new(fixed: Option<TokioResolver>) -> Self {
         Self { fixed, system: Mutex::default(), questions: Mutex::default() }
@@ -115,23 +138,33 @@ impl Names {
         &SYSTEM
     }
 
-    /// Resolves a name. Shares a look-up that began within the last [`MAX_AGE`] and later than `after`.
+    /// Resolves a name. Shares a recent look-up that began later than `after`. One that takes long is repeated beside the
+    /// first; an answer to either counts.
     pub(super) async fn lookup(self: &Arc<Self>, name: &str, after: Option<Instant>) -> Outcome {
-        let mut outcome = self.question(name, after);
-        if let Ok(found) = outcome.wait_for(Option::is_some).await
-            && let Some(found) = found.clone()
-        {
-            return found;
+        let mut asked = Instant::now();
+        let mut running = FuturesUnordered::new();
+        running.push(answered(self.question(name, after)));
+        loop {
+            tokio::select! {
+                Some(outcome) = running.next() => match outcome {
+                    Some(Err(LookupError::Failed { .. })) if !running.is_empty() => {}
+                    Some(outcome) => return outcome,
+                    // The runtime of whoever asked has ended.
+                    None => return self.ask(name, Instant::now()).await,
+                },
+                () = tokio::time::sleep(REPEAT) => {
+                    let before = std::mem::replace(&mut asked, Instant::now());
+                    running.push(answered(self.question(name, Some(before))));
+                }
+            }
         }
-        // The runtime of whoever asked has ended.
-        self.ask(name, Instant::now()).await
     }
 
     /// Joins a look-up or begins one. It goes on when those who wait for it give up.
     fn question(self: &Arc<Self>, name: &str, after: Option<Instant>) -> watch::Receiver<Option<Outcome>> {
         let mut questions = self.questions.lock();
         let asked = Instant::now();
-        let is_recent = |question: &Question| asked.duration_since(question.asked) < MAX_AGE;
+        let is_recent = |question: &Question| asked.duration_since(question.asked) < question.shared_for();
         if let Some(question) = questions.get(name).filter(|question| is_recent(question))
             && after.is_none_or(|after| question.asked > after)
         {

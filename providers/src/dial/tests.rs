@@ -114,6 +114,23 @@ async fn look_ups_of_one_moment_are_one() {
 }
 
 #[tokio::test]
+async fn a_lost_question_is_repeated() {
+    let server = NameServer::start("127.0.0.1:0");
+    let names = names(&server);
+    server.set("api.test", &["127.0.0.1"]);
+    server.silence(true);
+    let begun = Instant::now();
+    let found = async {
+        tokio::time::sleep(MAX_AGE).await;
+        server.silence(false);
+    };
+    let (answer, ()) = tokio::join!(names.lookup("api.test", None), found);
+    answer.unwrap();
+    // The resolver itself would ask again after five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn all_addresses_are_tried() {
     let server = NameServer::start("127.0.0.1:0");
     let (_listening, port) = listeners([[127, 0, 0, 1]]).await;

@@ -23,6 +23,7 @@ struct State {
     names: Mutex<HashMap<String, Vec<IpAddr>>>,
     questions: AtomicUsize,
     fails: AtomicBool,
+    is_silent: AtomicBool,
     stops: AtomicBool,
 }
 
@@ -36,7 +37,9 @@ impl NameServer {
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while !served.stops.load(Ordering::Relaxed) {
-                if let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                if let Ok((length, client)) = socket.recv_from(&mut buffer)
+                    && !served.is_silent.load(Ordering::Relaxed)
+                {
                     let _ = socket.send_to(&served.answer(&buffer[..length]), client);
                 }
             }
@@ -58,6 +61,11 @@ impl NameServer {
     /// Answers with a failure from now on, or does so no longer.
     pub fn fail(&self, fails: bool) {
         self.state.fails.store(fails, Ordering::Relaxed);
+    }
+
+    /// Loses all questions from now on, or does so no longer.
+    pub fn silence(&self, is_silent: bool) {
+        self.state.is_silent.store(is_silent, Ordering::Relaxed);
     }
 
     /// Questions that were asked.

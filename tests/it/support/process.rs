@@ -54,7 +54,9 @@ impl Process {
 
     /// Where an entry point listens.
     pub fn address(&self, entry_point: &str) -> SocketAddr {
-        let (log, wanted) = (self.log(), format!("entry_point={entry_point} "));
+        let wanted = format!("entry_point={entry_point} ");
+        eventually("the entry point listens", || self.log().lines().any(|line| line.contains(&wanted)));
+        let log = self.log();
         let line = log.lines().find(|line| line.contains(&wanted)).unwrap();
         line.split("address=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
     }
