@@ -134,8 +134,15 @@ impl Rules {
 /// Builds what the labels of one workload say.
 ///
 /// What is wrong spoils its object only: a broken router keeps its rule and answers 503, and a broken service is left
-/// out, each with a problem that names the label.
+/// out, each with a problem that names the label. A workload without labels that cannot be reached is left out: it is
+/// exposed by default only, so that is not a mistake.
 pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn Locate) -> Provided {
+    if labels.is_none()
+        && let Err(reason) = place.locate(None)
+    {
+        tracing::debug!("{} is not exposed: {reason}", workload.origin(""));
+        return Provided::default();
+    }
     let mut builder = labels::Builder::new(workload, labels);
     builder.add_servers(place);
     let names = builder.service_names();

@@ -103,9 +103,10 @@ impl Containers {
         };
         let mut parts = Vec::new();
         for (_, container) in self.known.values() {
-            let reading = Reading { options, rules, surroundings: &surroundings, by_name: &by_name };
-            if let Some((name, part, serves)) = reading.container(container, self.stopping.covers(container))
-            {
+            let stopping = &self.stopping;
+            let reading =
+                Reading { options, rules, surroundings: &surroundings, by_name: &by_name, stopping };
+            if let Some((name, part, serves)) = reading.container(container) {
                 parts.push((format!("{name}-{}", container.id), part, serves));
             }
         }
@@ -149,11 +150,12 @@ struct Reading<'a> {
     rules: &'a Rules,
     surroundings: &'a Surroundings,
     by_name: &'a HashMap<&'a str, &'a Container>,
+    stopping: &'a Stopping,
 }
 
 impl Reading<'_> {
     /// Name of the service, what the labels say, and whether it gets requests; `None` when it is not exposed.
-    fn container(&self, container: &Container, stopping: bool) -> Option<(String, Provided, bool)> {
+    fn container(&self, container: &Container) -> Option<(String, Provided, bool)> {
         let owner: Arc<str> = container.name.trim_start_matches('/').into();
         let name = service_name(container);
         let workload = Workload {
@@ -186,12 +188,15 @@ impl Reading<'_> {
         let shared_network = shared.and_then(|shared| {
             PREFIXES.iter().find_map(|prefix| shared.config.labels.get(&format!("{prefix}.docker.network")))
         });
+        // While that one is restarted there is no way to this one.
+        let reachable =
+            shared.is_none_or(|shared| shared.state.status == "running" && !self.stopping.covers(shared));
         let place = Place {
             container,
             shared,
             network: shared_network.or(network.as_ref()).map(String::as_str),
             surroundings: self.surroundings,
-            serves: running && healthy && !stopping,
+            serves: running && healthy && reachable && !self.stopping.covers(container),
         };
         if let Some(warning) = place.warning() {
             labels.problem(workload.origin(""), warning);

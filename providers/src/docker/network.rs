@@ -56,17 +56,21 @@ impl Place<'_> {
             return None;
         }
         let networks = &self.networked().network_settings.networks;
+        let chosen = self.chosen(networks);
+        if chosen.is_empty() {
+            // It has no address at all, and that is the problem.
+            return None;
+        }
         let named = self.named();
         if let Some(named) = named {
             return (!networks.contains_key(named))
-                .then(|| format!("it is not in the network `{named}`: `{}` is used", self.chosen(networks)));
+                .then(|| format!("it is not in the network `{named}`: `{chosen}` is used"));
         }
         let several = networks.values().filter(|network| network.address().is_some()).count() > 1;
         let shared = networks.keys().filter(|name| self.surroundings.own_networks.contains(*name)).count();
         (several && shared != 1).then(|| {
             format!(
-                "it is in several networks and no label says which: `{}` is used (label `traefik.docker.network`)",
-                self.chosen(networks)
+                "it is in several networks and no label says which: `{chosen}` is used (label `traefik.docker.network`)"
             )
         })
     }
@@ -191,6 +195,9 @@ mod tests {
         assert!(found(&place(&joined, &surroundings), None).contains("shares"));
         let shared = Place { shared: Some(&many), ..place(&joined, &surroundings) };
         assert_eq!(found(&shared, None), "1.1.1.1 90");
+        let elsewhere = Surroundings { network: "x".into(), ..Surroundings::default() };
+        let nowhere = container(&[("b", "")], &["80/tcp"], "b");
+        assert_eq!(place(&nowhere, &elsewhere).warning(), None, "no network is used");
         let stopped = Place { serves: false, ..place(&many, &surroundings) };
         assert_eq!(found(&stopped, None), "Ok(None)");
     }

@@ -92,8 +92,10 @@ fn which_network_and_which_address() {
     let mixed = port(&[("traefik.docker.network", "front"), ("traefik.swarm.network", "front")]);
     let (found, problems) = one(&mixed, |_| {});
     assert!(found.is_empty() && problems[0].contains("exclude each other"), "{problems:?}");
-    let (found, problems) = one(&json!({}), |_| {});
+    let (found, problems) = one(&json!({"traefik.enable": "true"}), |_| {});
     assert!(found.is_empty() && problems[0].contains("port is missing"), "{problems:?}");
+    let (found, problems) = one(&json!({}), |_| {});
+    assert!(found.is_empty() && problems.is_empty(), "nobody asked for it: {problems:?}");
 }
 
 #[test]

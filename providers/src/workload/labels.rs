@@ -19,6 +19,8 @@ pub struct Labels {
     problems: Vec<Problem>,
     /// A label that is lost without saying what it is about.
     astray: Option<Problem>,
+    /// There is no label with our prefixes.
+    none: bool,
 }
 
 impl Labels {
@@ -37,12 +39,18 @@ impl Labels {
             (key.as_str(), if value.len() > LONGEST { refusal() } else { Ok(value.as_str()) })
         });
         let Read { node, mut problems, mut astray } = labels::read_all(pairs, &PREFIXES, origin);
-        if ours.count() > MOST {
+        let count = ours.count();
+        if count > MOST {
             let problem = problem("", format!("more than {MOST} labels: the others are ignored"));
             problems.push(problem.clone());
             astray.get_or_insert(problem);
         }
-        Self { node, problems, astray }
+        Self { node, problems, astray, none: count == 0 }
+    }
+
+    /// True when the workload has no label for the gateway: nobody asked for it to be exposed.
+    pub(super) fn is_none(&self) -> bool {
+        self.none
     }
 
     /// Takes a label out of the tree, for those that say something about the workload itself.
