@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tidegate_config::Provided;
+use tidegate_providers::own_keys::OwnKeys;
 use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -125,9 +126,10 @@ impl Gateway {
         readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let context = control.enter();
+        let own_keys = Arc::new(own_keys(&settings));
         let start = |(instance, place): Source| {
             tracing::info!(provider = &*instance.name, source = %place, "provider started");
-            providers::start(instance.name, instance.provider, updates.clone())
+            providers::start_beside(instance.name, instance.provider, updates.clone(), own_keys.clone())
         };
         let providers = sources.into_iter().map(start).collect();
         drop(context);
@@ -237,6 +239,21 @@ fn wait_for_first_states(readiness: &Readiness) {
     while !readiness.is_ready() && Instant::now() < end {
         std::thread::sleep(FIRST_STATES_STEP);
     }
+}
+
+/// Where this gateway writes keys, which its providers must not take for configuration.
+fn own_keys(settings: &Settings) -> OwnKeys {
+    let resolvers = settings.certificates_resolvers.iter();
+    let acme = resolvers.filter_map(|(name, resolver)| {
+        let (_, prefix) = resolver.acme.as_ref()?.consul_place()?;
+        let (place, older) = crate::acme::places(prefix, name);
+        Some([place, older])
+    });
+    let cluster = settings.cluster.iter().flat_map(|cluster| {
+        let consul = cluster.consul.iter().map(|place| crate::cluster::consul_place(place, &cluster.name));
+        consul.chain(cluster.redis.iter().map(|place| place.prefix.clone()))
+    });
+    OwnKeys::new(acme.flatten().chain(cluster))
 }
 
 /// A provider, and where it reads.

@@ -2,6 +2,8 @@
 //!
 //! Blocking queries tell of each change. While no agent answers, the last known configuration stays.
 
+mod watch;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,10 +19,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::connect::Tls;
-use crate::consul_client::{Agent, Answer, Failure, Place, Query};
+use crate::consul_client::{Agent, Answer, Place};
 use crate::http_client::escape;
 use crate::kv::Tree;
+use crate::own_keys::OwnKeys;
 use crate::{Describe, Error, Provider, Session};
+use watch::{News, Root};
 
 /// Options of `providers.consul`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,9 +135,6 @@ struct Pair {
     value: Option<String>,
 }
 
-/// The keys below the root of this number.
-type News = (usize, Result<Answer<Vec<Pair>>, Failure>);
-
 struct Watch {
     news: mpsc::Receiver<News>,
     /// They end when this is dropped.
@@ -144,7 +145,8 @@ impl Consul {
     /// Follows one agent until it fails.
     async fn follow(&self, mut session: Session) -> Result<(), Error> {
         let agent = &self.agents[self.turn.load(Ordering::Relaxed) % self.agents.len()];
-        let mut watch = self.watch(agent);
+        let own = session.own_keys().clone();
+        let mut watch = self.watch(agent, &own);
         let mut known: Vec<Option<Vec<Decoded>>> = self.tree.roots().iter().map(|_| None).collect();
         loop {
             let (root, answer) = tokio::select! {
@@ -153,22 +155,34 @@ impl Consul {
                     None => return Err(Error::Source("the watchers have ended".into())),
                 },
                 () = session.reload_asked() => {
-                    watch = self.watch(agent);
+                    known.fill(None);
+                    watch = self.watch(agent, &own);
                     continue;
                 }
             };
             let pairs = match answer {
-                Ok(answer) => self.believe(agent, root, answer).await,
+                Ok(mut answer) => {
+                    if let Some(pairs) = &mut answer.value {
+                        pairs.retain(|pair| !self.tree.is_own(&pair.key, &own));
+                    }
+                    self.believe(agent, root, answer).await
+                }
                 Err(failure) => Err(failure.message),
             };
             let pairs = pairs.map_err(|message| {
                 self.turn.fetch_add(1, Ordering::Relaxed);
                 Error::Source(format!("Consul at {}: {message}", agent.endpoint()))
             })?;
-            known[root] = Some(pairs.into_iter().map(decoded).collect());
+            let pairs = Some(pairs.into_iter().map(decoded).collect());
+            // What a gateway has written changes nothing.
+            if known[root] == pairs {
+                continue;
+            }
+            known[root] = pairs;
             if known.iter().all(Option::is_some) {
                 let all = known.iter().flatten().flatten();
-                let state = self.tree.read(all.map(|(key, value)| (key.as_str(), Ok(value.as_slice()))));
+                let state =
+                    self.tree.read(all.map(|(key, value)| (key.as_str(), Ok(value.as_slice()))), &own);
                 session.deliver(state).await?;
             }
         }
@@ -212,21 +226,19 @@ impl Consul {
     }
 
     /// One task for each root.
-    fn watch(&self, agent: &Arc<Agent>) -> Watch {
+    fn watch(&self, agent: &Arc<Agent>, own_keys: &Arc<OwnKeys>) -> Watch {
         let (sender, news) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        for (number, root) in self.tree.roots().iter().enumerate() {
-            let (agent, sender) = (agent.clone(), sender.clone());
-            let root: Vec<String> = root.split('/').map(escape).collect();
-            let mut query = Query::new(format!("/v1/kv/{}/", root.join("/")), "recurse");
-            tasks.spawn(async move {
-                loop {
-                    let told = query.next::<Vec<Pair>>(&agent).await;
-                    if sender.send((number, told)).await.is_err() {
-                        return;
-                    }
-                }
-            });
+        for (number, key) in self.tree.roots().iter().enumerate() {
+            let steps: Vec<String> = key.split('/').map(escape).collect();
+            let root = Root {
+                agent: agent.clone(),
+                number,
+                key: key.clone(),
+                path: format!("/v1/kv/{}/", steps.join("/")),
+                news: sender.clone(),
+            };
+            tasks.spawn(root.follow(own_keys.clone()));
         }
         Watch { news, _tasks: tasks }
     }
@@ -243,7 +255,7 @@ fn decoded(pair: Pair) -> Decoded {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, HashMap};
 
     use parking_lot::Mutex;
     use serde_json::{Value, json};
@@ -294,7 +306,8 @@ mod tests {
             return (status, Vec::new(), text.into());
         }
         let root = request.path.trim_start_matches("/v1/kv/");
-        let recurse = request.query.contains_key("recurse");
+        let keys = request.query.contains_key("keys");
+        let recurse = keys || request.query.contains_key("recurse");
         if store.blind {
             return match recurse {
                 true => (404, index, String::new()),
@@ -305,6 +318,9 @@ mod tests {
         let fitting = store.pairs.iter().filter(|(key, _)| fits(key));
         let pairs: Vec<Value> = fitting
             .map(|(key, value)| {
+                if keys {
+                    return json!(key);
+                }
                 let value = (!value.is_empty()).then(|| STANDARD.encode(value));
                 json!({"Key": key, "Value": value, "Flags": 0})
             })
@@ -373,7 +389,10 @@ mod tests {
         fake.set(&[(URL, "http://10.0.0.2")]);
         let single = || {
             let requests = fake.server.requests.lock();
-            requests.iter().filter(|request| !request.query.contains_key("recurse")).count()
+            let is_single = |query: &HashMap<String, String>| {
+                !query.contains_key("recurse") && !query.contains_key("keys")
+            };
+            requests.iter().filter(|request| is_single(&request.query)).count()
         };
         eventually("a key is asked for twice", || single() >= 2).await;
         assert!(running.updates.try_recv().is_err(), "the last state stays");

@@ -271,6 +271,11 @@ fn header_value<'r>(answer: &'r Response<Bytes>, name: &str) -> Option<&'r str> 
     answer.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
+/// The pause after an answer of this size, in bytes.
+pub(crate) fn rest_after(size: usize) -> Duration {
+    GAP + GAP_PER_BYTE * u32::try_from(size).unwrap_or(u32::MAX)
+}
+
 /// A question that is asked again and again, each time answered when there is news.
 pub(crate) struct Query {
     path: String,
@@ -325,7 +330,7 @@ impl Query {
         let news = index != before;
         let backwards = index < before;
         self.index = if backwards { 0 } else { index };
-        let gap = GAP + GAP_PER_BYTE * u32::try_from(size).unwrap_or(u32::MAX);
+        let gap = rest_after(size);
         if backwards || (!news && took < TOO_SOON) {
             self.bad += 1;
             self.pause = backed_off(FIRST_PAUSE, self.bad).max(gap);

@@ -11,6 +11,7 @@ use tidegate_config::decode::decode_config;
 use tidegate_config::formats::keys;
 
 use crate::Error;
+use crate::own_keys::OwnKeys;
 use crate::workload::PREFIXES;
 
 /// A tree of keys.
@@ -42,11 +43,19 @@ impl Tree {
         &self.roots
     }
 
+    /// True for a key that a gateway has written, and which is not configuration.
+    pub(crate) fn is_own(&self, key: &str, own_keys: &OwnKeys) -> bool {
+        let rest = |root: &String| key.strip_prefix(&**root)?.strip_prefix('/');
+        self.roots.iter().find_map(rest).is_some_and(|rest| own_keys.contains(key, rest))
+    }
+
     /// The configuration that these keys make. Instead of a value there may be the reason why it cannot be had.
     pub(crate) fn read<'p>(
         &self,
         pairs: impl IntoIterator<Item = (&'p str, Result<&'p [u8], String>)>,
+        own_keys: &OwnKeys,
     ) -> Provided {
+        let pairs = pairs.into_iter().filter(|(key, _)| !self.is_own(key, own_keys));
         let roots: Vec<&str> = self.roots.iter().map(String::as_str).collect();
         let read = keys::read(pairs, &roots);
         let mut provided = decode_config(&read.node);
@@ -70,7 +79,7 @@ mod tests {
     use super::*;
 
     fn read(tree: &Tree, pairs: &[(&str, &str)]) -> Provided {
-        tree.read(pairs.iter().map(|(key, value)| (*key, Ok(value.as_bytes()))))
+        tree.read(pairs.iter().map(|(key, value)| (*key, Ok(value.as_bytes()))), &OwnKeys::default())
     }
 
     #[test]
@@ -115,7 +124,7 @@ mod tests {
                 let pairs = whole.iter().enumerate().map(|(number, (key, value))| {
                     (*key, if number == lost { Err("lost".into()) } else { Ok(value.as_bytes()) })
                 });
-                let second = tree.unwrap_or(&fresh).read(pairs);
+                let second = tree.unwrap_or(&fresh).read(pairs, &OwnKeys::default());
                 let [problem] = &second.problems[..] else { panic!("{:?}", second.problems) };
                 if tree.is_some() {
                     assert_eq!(second.config, first.config);
@@ -131,6 +140,23 @@ mod tests {
         let mut stray = whole.to_vec();
         stray.push(("traefik/tls/certificates/0/certFil", "a"));
         assert_eq!(read(&tree, &stray).config, first.config);
+    }
+
+    #[test]
+    fn what_gateways_write_is_not_configuration() {
+        let tree = Tree::new("traefik").expect("valid");
+        let own = OwnKeys::new(["traefik/le".to_owned()]);
+        let pairs = [
+            ("tidegate/acme/le/live/account", "{}"),
+            ("tidegate/c:{x}:members", "x"),
+            ("traefik/le/live/leader", "{}"),
+            ("tidegate/acmes/x", "no"),
+            ("traefik/http/services/s/loadBalancer/servers/0/url", "http://10.0.0.1"),
+        ];
+        let read = tree.read(pairs.iter().map(|(key, value)| (*key, Ok(value.as_bytes()))), &own);
+        let shown: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
+        assert!(matches!(&shown[..], [one] if one.contains("tidegate/acmes")), "{shown:?}");
+        assert_eq!(read.config.http.services.len(), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod file;
 pub mod http;
 mod http_client;
 mod kv;
+pub mod own_keys;
 pub mod pace;
 pub mod redis;
 pub mod redis_client;
@@ -32,7 +33,7 @@ use tidegate_config::Provided;
 use tokio::sync::mpsc;
 
 pub use connect::{Connector, Tls};
-pub use supervisor::{Handle, Session, start};
+pub use supervisor::{Handle, Session, start, start_beside};
 
 /// The whole state of one provider.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::own_keys::OwnKeys;
 use crate::{Error, Provider, Update, Updates};
 
 /// The first pause after a failure; each further one is twice as long.
@@ -30,9 +31,19 @@ const MOST_SAID: usize = 8;
 /// The first update comes in any case: the state, or an empty one that says why there is none (`ready: false`).
 /// Must be called inside a tokio runtime.
 pub fn start(name: impl Into<Arc<str>>, provider: Arc<dyn Provider>, updates: Updates) -> Handle {
+    start_beside(name, provider, updates, Arc::default())
+}
+
+/// Like [`start`], with the places where gateways write keys, which are not configuration.
+pub fn start_beside(
+    name: impl Into<Arc<str>>,
+    provider: Arc<dyn Provider>,
+    updates: Updates,
+    own_keys: Arc<OwnKeys>,
+) -> Handle {
     let name = name.into();
     let (reload, reloads) = watch::channel(());
-    let session = Session { provider: name.clone(), updates, shared: Arc::default(), reloads };
+    let session = Session { provider: name.clone(), updates, shared: Arc::default(), reloads, own_keys };
     let task = tokio::spawn(async move {
         tokio::select! {
             () = supervise(provider, session.clone()) => {}
@@ -75,6 +86,7 @@ pub struct Session {
     updates: Updates,
     shared: Arc<Shared>,
     reloads: watch::Receiver<()>,
+    own_keys: Arc<OwnKeys>,
 }
 
 /// What outlives the runs of a provider.
@@ -121,6 +133,11 @@ impl Outage {
 }
 
 impl Session {
+    /// The keys that gateways write.
+    pub(crate) fn own_keys(&self) -> &Arc<OwnKeys> {
+        &self.own_keys
+    }
+
     /// The name of the instance.
     pub fn provider(&self) -> &str {
         &self.provider

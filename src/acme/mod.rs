@@ -51,6 +51,7 @@ use storage::Storage;
 pub use admin::{Admin, Exported};
 pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
 pub use cluster::{Leadership, Member};
+pub(crate) use consul::places;
 pub use shared::Row;
 
 /// Who proves names for a resolver, and where it keeps what it has.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidegate_providers::Error;
 use tidegate_providers::consul_store::{Listing, Operation, Refusal, Store};
+use tidegate_providers::own_keys::{encode, encode_path};
 use tokio::time::Instant;
 
 use super::member::now;
@@ -24,9 +25,14 @@ pub(super) struct Consul {
     ttl: Duration,
 }
 
+/// Where the keys of a cluster are, without a slash at the end.
+pub(crate) fn consul_place(place: &ClusterConsul, name: &str) -> String {
+    format!("{}/{}", encode_path(&place.prefix), encode(name))
+}
+
 impl Consul {
     pub(super) fn new(place: &ClusterConsul, options: &Options) -> Result<Self, Error> {
-        let prefix = format!("{}/{}/", place.prefix.trim_matches('/'), options.name);
+        let prefix = format!("{}/", consul_place(place, &options.name));
         Ok(Self { store: Store::new(&place.place())?, prefix, ttl: options.ttl.0 })
     }
 
@@ -85,7 +91,7 @@ impl Consul {
     async fn show(&self, inner: &Inner, session: &str) -> Result<(), String> {
         let me = inner.me();
         let lock = Operation::Lock {
-            key: format!("{}members/{}", self.prefix, me.id),
+            key: format!("{}members/{}", self.prefix, encode(&me.id)),
             value: me.text().into_bytes(),
             session: session.to_owned(),
         };
@@ -157,7 +163,7 @@ impl Consul {
             let nobody = holder.is_none();
             inner.leading(mine);
             self.note(inner, &listing);
-            let own = format!("{}members/{}", self.prefix, inner.me.id);
+            let own = format!("{}members/{}", self.prefix, encode(&inner.me.id));
             if !listing.entries.iter().any(|entry| entry.key == own)
                 && let Err(error) = self.show(inner, session).await
             {

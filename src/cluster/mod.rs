@@ -20,6 +20,7 @@ use crate::configuration::Readiness;
 use crate::settings::{Cluster as Options, Settings};
 use crate::snapshot::SnapshotHandle;
 
+pub(crate) use consul::consul_place;
 pub use member::{Leader, Member};
 
 /// Longest time that saying goodbye may take.

@@ -39,6 +39,7 @@ mod instances;
 mod interim;
 mod life;
 mod names;
+mod own_keys;
 mod patience;
 mod protocols;
 mod rate_limit_redis;

@@ -139,7 +139,7 @@ impl Etcd {
         let read = pairs.iter().map(|((key, problem), value)| {
             (&**key, problem.as_ref().map_or(Ok(*value), |problem| Err(problem.clone())))
         });
-        session.deliver(self.tree.read(read)).await
+        session.deliver(self.tree.read(read, session.own_keys())).await
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::connect::{Connector, Tls};
 use crate::kv::{Tree, shown};
+use crate::own_keys::OwnKeys;
 use crate::redis_client::{self, Connection, Login, Reply};
 use crate::{Describe, Error, Provider, Session};
 pub use master::Master;
@@ -153,9 +154,10 @@ impl Redis {
         // Notifications are asked for before the first look, so that no change falls between.
         let mut events = Connection::open(server, self.options.login()).await.map_err(failed)?;
         self.subscribe(&mut events).await.map_err(failed)?;
+        let own_keys = session.own_keys().clone();
         loop {
             let begun = Instant::now();
-            let pairs = self.read(&mut keys).await.map_err(failed)?;
+            let pairs = self.read(&mut keys, &own_keys).await.map_err(failed)?;
             let keys_shown: Vec<_> = pairs.iter().map(|(key, _)| shown(key)).collect();
             let read = keys_shown.iter().zip(&pairs).map(|((key, problem), (_, value))| {
                 let value = match problem {
@@ -164,13 +166,13 @@ impl Redis {
                 };
                 (&**key, value)
             });
-            let state = self.tree.read(read);
+            let state = self.tree.read(read, &own_keys);
             session.deliver(state).await?;
             let rest = begun + begun.elapsed() * (REST + 1);
             let resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
             tokio::select! {
-                event = events.read() => {
-                    event.map_err(failed)?;
+                changed = self.change(&mut events, &own_keys) => {
+                    changed.map_err(failed)?;
                     self.drain(&mut events, rest).await.map_err(failed)?;
                 }
                 () = sleep_until(resync) => self.check_role(&mut keys).await.map_err(failed)?,
@@ -217,6 +219,19 @@ impl Redis {
         Ok(())
     }
 
+    /// Waits for a notification of a key that is not our own.
+    async fn change(&self, events: &mut Connection, own_keys: &OwnKeys) -> Result<(), String> {
+        loop {
+            // `pmessage`, the pattern, the channel, what was done.
+            let event = events.read().await?.list();
+            let channel = event.get(2).and_then(Reply::text).unwrap_or_default();
+            let key = channel.split_once("__:").map(|(_, key)| key);
+            if !key.is_some_and(|key| self.tree.is_own(key, own_keys)) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Passes over notifications until there are none for a moment, and `rest` has come.
     async fn drain(&self, events: &mut Connection, rest: Instant) -> Result<(), String> {
         let end = rest.max(Instant::now() + SETTLE * 10);
@@ -250,10 +265,10 @@ impl Redis {
 
     /// All keys below the roots, with their values. A transaction in the midst of it would leave half of what was and half
     /// of what is: when a key goes while the keys are read, they are read again.
-    async fn read(&self, connection: &mut Connection) -> Result<Vec<Pair>, String> {
+    async fn read(&self, connection: &mut Connection, own_keys: &OwnKeys) -> Result<Vec<Pair>, String> {
         let mut looks = 1;
         loop {
-            let (pairs, torn) = self.look(connection).await?;
+            let (pairs, torn) = self.look(connection, own_keys).await?;
             if !torn || looks == LOOKS {
                 return Ok(pairs);
             }
@@ -262,7 +277,11 @@ impl Redis {
     }
 
     /// Reads all keys once; true when one of them has gone meanwhile.
-    async fn look(&self, connection: &mut Connection) -> Result<(Vec<Pair>, bool), String> {
+    async fn look(
+        &self,
+        connection: &mut Connection,
+        own_keys: &OwnKeys,
+    ) -> Result<(Vec<Pair>, bool), String> {
         // A key may be told twice.
         let mut keys = BTreeSet::new();
         for root in self.tree.roots() {
@@ -273,7 +292,10 @@ impl Redis {
                     connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
                 let [next, found] =
                     <[Reply; 2]>::try_from(answer.list()).map_err(|_| "SCAN: unexpected answer")?;
-                keys.extend(found.list().into_iter().filter_map(Reply::bytes));
+                let is_own =
+                    |key: &Vec<u8>| std::str::from_utf8(key).is_ok_and(|key| self.tree.is_own(key, own_keys));
+                let found = found.list().into_iter().filter_map(Reply::bytes);
+                keys.extend(found.filter(|key| !is_own(key)));
                 if keys.len() > MOST_KEYS {
                     return Err(format!("more than {MOST_KEYS} keys"));
                 }

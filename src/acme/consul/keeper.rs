@@ -113,7 +113,10 @@ async fn round(inner: &Inner) -> Result<Duration, String> {
             }
             Ok(RENEW)
         }
-        Some(_) if inner.lease.lock().leads => Ok(RENEW),
+        Some(_) if inner.lease.lock().leads => {
+            inner.migrate().await.map_err(|error| error.message)?;
+            Ok(RENEW)
+        }
         _ => lead(inner, &session).await,
     }
 }
@@ -177,6 +180,7 @@ async fn lead(inner: &Inner, session: &str) -> Result<Duration, String> {
     }
     // What the last one wrote must be known before anything is ordered.
     inner.read_all(true).await?;
+    inner.adopt().await?;
     {
         let mut lease = inner.lease.lock();
         if lease.id() != Some(session) {

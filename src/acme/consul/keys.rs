@@ -9,12 +9,16 @@
 //! <prefix>/<resolver>/live/failures/<name>     orders and failures of a name
 //! <prefix>/<resolver>/live/renew/<name>        what is to be renewed now
 //! ```
+//!
+//! Names are encoded (`own_keys::encode`). Keys of older versions hold them as they are: those are read, and written
+//! again by whoever orders.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tidegate_config::tls::Domain;
 use tidegate_providers::consul_store::Entry;
+use tidegate_providers::own_keys::{encode, encode_path};
 
 use crate::acme::error::Error;
 
@@ -23,11 +27,25 @@ use crate::acme::error::Error;
 pub(super) struct Keys {
     /// Prefix and resolver.
     base: String,
+    /// The same as older versions wrote them, where that differs.
+    old_base: Option<String>,
+}
+
+/// Where the keys of a resolver are, and where older versions had them.
+pub(crate) fn places(prefix: &str, resolver: &str) -> (String, String) {
+    (format!("{}/{}", encode_path(prefix), encode(resolver)), format!("{prefix}/{resolver}"))
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str, resolver: &str) -> Self {
-        Self { base: format!("{prefix}/{resolver}") }
+        let (base, old) = places(prefix, resolver);
+        let old_base = (old != base).then_some(old);
+        Self { base, old_base }
+    }
+
+    /// The keys as older versions wrote them, where prefix or resolver have characters that are encoded now.
+    pub(super) fn older(&self) -> Option<Self> {
+        Some(Self { base: self.old_base.clone()?, old_base: None })
     }
 
     /// Below it are certificates.
@@ -53,7 +71,7 @@ impl Keys {
     }
 
     pub(super) fn proof(&self, token: &str) -> String {
-        format!("{}/live/proofs/{token}", self.base)
+        format!("{}/live/proofs/{}", self.base, encode(token))
     }
 
     /// Below it are all proofs.
@@ -62,11 +80,11 @@ impl Keys {
     }
 
     pub(super) fn failure(&self, name: &str) -> String {
-        format!("{}/live/failures/{name}", self.base)
+        format!("{}/live/failures/{}", self.base, encode(name))
     }
 
     pub(super) fn renew(&self, name: &str) -> String {
-        format!("{}/live/renew/{name}", self.base)
+        format!("{}/live/renew/{}", self.base, encode(name))
     }
 
     /// The key of the certificate with these names.
@@ -76,8 +94,13 @@ impl Keys {
         names.sort();
         let digest = Sha256::digest(names.join(" "));
         let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{}/certificates/{}/{hash}", self.base, domain.main)
+        format!("{}/certificates/{}/{hash}", self.base, encode(&domain.main))
     }
+}
+
+/// What stands at the end of a certificate's key: the same for the same names, whatever version has written it.
+pub(super) fn hash_in(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or_default()
 }
 
 /// What is kept, as JSON.
@@ -107,6 +130,11 @@ mod tests {
             main: main.into(),
             sans: sans.iter().map(|name| (*name).to_owned()).collect(),
         };
+        let wide = keys.certificate(&domain("*.a.test", &[]));
+        assert!(wide.starts_with("t/acme/le/certificates/__2A.a.test/"), "{wide}");
+        assert_eq!(Keys::new("t/acme", "le").older().map(|keys| keys.base), None);
+        let odd = Keys::new("t/acme", "le x");
+        assert_eq!((&*odd.base, odd.older().unwrap().base.as_str()), ("t/acme/le__20x", "t/acme/le x"));
         let one = keys.certificate(&domain("a.test", &[]));
         assert!(one.starts_with("t/acme/le/certificates/a.test/"), "{one}");
         assert_ne!(one, keys.certificate(&domain("a.test", &["b.test"])));

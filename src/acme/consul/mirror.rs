@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tidegate_providers::consul_store::{Entry, Listing};
+use tidegate_providers::own_keys::{decode, encode};
 
-use super::keys::{Keys, read};
+use super::keys::{Keys, hash_in, read};
 use super::proofs::SharedProof;
 use crate::acme::backoff::Record;
 use crate::acme::storage::{Stored, StoredAccount, StoredCertificate};
@@ -39,6 +40,17 @@ pub(super) struct Live {
     pub(super) proofs: Vec<SharedProof>,
     pub(super) failures: BTreeMap<String, Record>,
     pub(super) renew: Vec<String>,
+    /// Keys of failures and renewals as older versions wrote them, with the names.
+    pub(super) old: Vec<OldKey>,
+}
+
+/// A key of an older version.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct OldKey {
+    pub(super) key: String,
+    pub(super) name: String,
+    /// It asks for a renewal; otherwise it is about failures.
+    pub(super) renews: bool,
 }
 
 impl Live {
@@ -58,22 +70,42 @@ impl Live {
                     live.replicas.extend(replica.map(|replica| (session.to_owned(), replica)));
                 }
                 ("proofs", _) => live.proofs.extend(read::<SharedProof>(entry)),
-                ("failures", name) => {
-                    live.failures.extend(read(entry).map(|record| (name.to_owned(), record)));
-                }
-                ("renew", name) => live.renew.push(name.to_owned()),
+                (kind @ ("failures" | "renew"), step) => live.take(kind == "renew", step, entry),
                 _ => {}
             }
         }
         live
+    }
+
+    /// Takes a key that is about one name. An old key is never preferred to a new one, and a renewal that it asks for is
+    /// done when it is written again.
+    fn take(&mut self, renews: bool, step: &str, entry: &Entry) {
+        let name = decode(step).into_owned();
+        let is_old = encode(&name) != step;
+        if is_old {
+            self.old.push(OldKey { key: entry.key.clone(), name: name.clone(), renews });
+        }
+        if renews {
+            if !is_old {
+                self.renew.push(name);
+            }
+        } else if let Some(record) = read(entry) {
+            if is_old {
+                self.failures.entry(name).or_insert(record);
+            } else {
+                self.failures.insert(name, record);
+            }
+        }
     }
 }
 
 /// What is known.
 #[derive(Default)]
 pub(super) struct Mirror {
-    /// By key; `None` before it was read.
+    /// By key, each set of names once; `None` before it was read.
     certificates: Option<BTreeMap<String, (u64, StoredCertificate)>>,
+    /// Further keys with names that are there already, as older versions wrote them.
+    doubles: Vec<String>,
     pub(super) live: Option<Live>,
     /// Counts up with each change of certificates or account.
     pub(super) version: u64,
@@ -108,6 +140,7 @@ impl Mirror {
             let certificate = known.map(|(_, certificate)| certificate).or_else(|| read(entry));
             new.extend(certificate.map(|certificate| (entry.key.clone(), (entry.index, certificate))));
         }
+        self.doubles = doubles(&mut new);
         let changed =
             !before.iter().map(|(key, index)| (key, index)).eq(new.iter().map(|(k, (i, _))| (k, i)));
         self.certificates = Some(new);
@@ -134,10 +167,13 @@ impl Mirror {
         if index >= self.newest.0 {
             self.newest = (index, Some(Instant::now()));
         }
+        if let Some((key, _)) = &new {
+            self.doubles.retain(|known| known != key);
+        }
         if let Some(all) = &mut self.certificates {
-            gone.iter().for_each(|key| {
-                all.remove(key);
-            });
+            let replaced = new.iter().map(|(key, _)| key).chain(gone);
+            let hashes: Vec<&str> = replaced.map(|key| hash_in(key)).collect();
+            all.retain(|key, _| !hashes.contains(&hash_in(key)));
             all.extend(new.map(|(key, certificate)| (key, (index, certificate))));
         }
     }
@@ -169,11 +205,50 @@ impl Mirror {
         (certificates.collect(), self.live.as_ref().and_then(|live| live.account.clone()))
     }
 
+    /// Certificates under keys of older versions, and keys of older versions that are not needed.
+    pub(super) fn old(&self, keys: &Keys) -> (Vec<(String, StoredCertificate)>, Vec<String>) {
+        let all = self.certificates.iter().flatten();
+        let is_old = |key: &str, one: &StoredCertificate| keys.certificate(&one.domain) != key;
+        let old = all.filter(|(key, (_, certificate))| is_old(key, certificate));
+        let old = old.map(|(key, (_, certificate))| (key.clone(), certificate.clone()));
+        (old.collect(), self.doubles.clone())
+    }
+
+    /// The keys under which older versions keep these certificates.
+    pub(super) fn old_keys_of(&self, keys: &[String]) -> Vec<String> {
+        let all = self.certificates.iter().flatten().map(|(key, _)| key).chain(&self.doubles);
+        let is_one =
+            |known: &&String| !keys.contains(known) && keys.iter().any(|key| hash_in(key) == hash_in(known));
+        all.filter(is_one).cloned().collect()
+    }
+
     /// All certificates, for the copy on disk.
     pub(super) fn certificates(&self) -> Option<Vec<StoredCertificate>> {
         let all = self.certificates.as_ref()?;
         Some(all.values().map(|(_, certificate)| certificate.clone()).collect())
     }
+}
+
+/// Takes out all but the newest of several keys with the same names, and gives the others.
+fn doubles(all: &mut BTreeMap<String, (u64, StoredCertificate)>) -> Vec<String> {
+    let mut newest: HashMap<String, (u64, String)> = HashMap::new();
+    let mut out = Vec::new();
+    for (key, (index, _)) in all.iter() {
+        let Some((known, best)) = newest.get_mut(hash_in(key)) else {
+            newest.insert(hash_in(key).to_owned(), (*index, key.clone()));
+            continue;
+        };
+        if index > known {
+            out.push(std::mem::replace(best, key.clone()));
+            *known = *index;
+        } else {
+            out.push(key.clone());
+        }
+    }
+    out.iter().for_each(|key| {
+        all.remove(key);
+    });
+    out
 }
 
 /// The entry of a key in a listing.
@@ -238,6 +313,37 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_of_two_keys_for_the_same_names_counts() {
+        let keys = Keys::new("p", "le");
+        let domain = |name: &str| Domain { main: name.to_owned(), sans: Vec::new() };
+        let new = keys.certificate(&domain("*.a.test"));
+        let old = new.replace("__2A", "*");
+        let entry = |key: &str, name: &str, index| Entry {
+            key: key.to_owned(),
+            value: serde_json::to_vec(&certificate(name)).unwrap(),
+            index,
+            session: None,
+        };
+        let mut mirror = Mirror::default();
+        let entries = vec![entry(&old, "*.a.test", 5)];
+        mirror.set_certificates(&Listing { entries, index: 5 });
+        assert_eq!(mirror.old(&keys).0[0].0, old);
+        assert_eq!(mirror.old_keys_of(std::slice::from_ref(&new)), [old.as_str()]);
+        let entries = vec![entry(&old, "*.a.test", 5), entry(&new, "*.a.test", 7)];
+        assert!(mirror.set_certificates(&Listing { entries, index: 7 }));
+        assert_eq!(mirror.old(&keys), (Vec::new(), vec![old.clone()]));
+        assert_eq!(names(&mut mirror), ["*.a.test"]);
+        // An older version has written it once more.
+        let entries = vec![entry(&old, "*.a.test", 8), entry(&new, "*.a.test", 7)];
+        assert!(mirror.set_certificates(&Listing { entries, index: 8 }));
+        assert_eq!(mirror.old(&keys).1, std::slice::from_ref(&new));
+        mirror.wrote(9, Some((new.clone(), certificate("*.a.test"))), &[]);
+        assert_eq!(mirror.old(&keys), (Vec::new(), Vec::new()), "what was written is not removed");
+        mirror.wrote(10, None, &[new]);
+        assert_eq!(names(&mut mirror), [""; 0]);
+    }
+
+    #[test]
     fn broken_keys_spoil_only_themselves() {
         let keys = Keys::new("p", "le");
         let entry = |path: &str, value: &str, session: Option<&str>| Entry {
@@ -253,12 +359,15 @@ mod tests {
             entry("failures/a.test", r#"{"attempts": [7]}"#, None),
             entry("failures/b.test", "nonsense", None),
             entry("renew/*.c.test", "", None),
+            entry("renew/__2A.d.test", "", None),
             entry("unknown", "", None),
         ];
         let live = Live::read(&keys, &Listing { entries, index: 1 });
         assert_eq!(live.leader.map(|(session, one)| (session, one.node)), Some(("s1".into(), "n1".into())));
         assert_eq!(live.replicas.len(), 1, "one without a session is gone");
         assert_eq!(live.failures.keys().collect::<Vec<_>>(), ["a.test"]);
-        assert_eq!(live.renew, ["*.c.test"]);
+        assert_eq!(live.renew, ["*.d.test"]);
+        let old = OldKey { key: "p/le/live/renew/*.c.test".into(), name: "*.c.test".into(), renews: true };
+        assert_eq!(live.old, [old]);
     }
 }

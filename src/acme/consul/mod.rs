@@ -2,10 +2,11 @@
 //!
 //! Who orders holds a lock in a session that ends when it is not renewed. Every write of it is one transaction with the
 //! condition that the lock is still held, so one that comes late changes nothing. `keeper` has the tasks, `mirror` what
-//! is known, `proofs` what is shown to the authority, `keys` the layout.
+//! is known, `migrate` what older versions wrote, `proofs` what is shown to the authority, `keys` the layout.
 
 mod keeper;
 mod keys;
+mod migrate;
 mod mirror;
 mod proofs;
 
@@ -30,6 +31,7 @@ use super::held::text;
 use super::storage::{Change, Storage, Stored, StoredAccount, StoredCertificate};
 use crate::settings::Acme;
 use keeper::Lease;
+pub(crate) use keys::places;
 use keys::{Keys, read, write};
 use mirror::{Mirror, entry_of};
 use proofs::{Looks, Remote, SharedProver};
@@ -55,6 +57,8 @@ struct Inner {
     cache: Option<FileStorage>,
     mirror: Mutex<Mirror>,
     lease: Mutex<Lease>,
+    /// Keys of older versions that could not be removed.
+    kept: Mutex<BTreeSet<String>>,
     /// What the leader knows to be kept of failures.
     written: Mutex<BTreeMap<String, Record>>,
     /// What this replica lacks.
@@ -97,6 +101,7 @@ impl ConsulStorage {
             cache: (!consul.cache.is_empty()).then(|| FileStorage::new(&consul.cache)),
             mirror: Mutex::default(),
             lease: Mutex::default(),
+            kept: Mutex::default(),
             written: Mutex::default(),
             lacks: Mutex::default(),
             // Records in the DNS are seen by everybody as it is.
@@ -159,7 +164,11 @@ impl ConsulStorage {
     /// Everything that is kept now, from outside a gateway.
     pub(super) async fn read_by_hand(&self) -> Result<Stored, Error> {
         let inner = &self.0;
-        inner.read_all(true).await.map_err(|error| Error::local(format!("{}: {error}", inner.place)))?;
+        let read = async {
+            inner.read_all(true).await?;
+            inner.adopt().await
+        };
+        read.await.map_err(|error: String| Error::local(format!("{}: {error}", inner.place)))?;
         Ok(inner.mirror.lock().stored("by hand"))
     }
 
@@ -175,19 +184,26 @@ impl ConsulStorage {
 
     /// Changes what is kept, from outside a gateway.
     pub(super) async fn change_by_hand(&self, change: Change) -> Result<(), Error> {
-        let keys = &self.0.keys;
+        let (keys, mut old) = (&self.0.keys, Vec::new());
         let operations = match change {
             Change::Account(account) => {
                 let listing = self.0.store.read(&keys.live(), true).await.map_err(Error::local)?;
                 let index = entry_of(&listing, &keys.account()).map_or(0, |entry| entry.index);
                 vec![Operation::Swap { key: keys.account(), value: write(&account)?, index }]
             }
-            Change::Certificate { new, instead_of } => self.0.replacing(&new, &instead_of)?,
+            Change::Certificate { new, instead_of } => {
+                old.extend(instead_of.iter().chain([&new.domain]).map(|domain| keys.certificate(domain)));
+                self.0.replacing(&new, &instead_of)?
+            }
             Change::Remove(domains) => {
-                domains.iter().map(|domain| delete(keys.certificate(domain))).collect()
+                old.extend(domains.iter().map(|domain| keys.certificate(domain)));
+                old.iter().cloned().map(delete).collect()
             }
         };
-        self.0.store.apply(&operations).await.map(|_| ()).map_err(error)
+        self.0.store.apply(&operations).await.map_err(error)?;
+        let old = self.0.mirror.lock().old_keys_of(&old);
+        self.0.forget(&old).await;
+        Ok(())
     }
 }
 
@@ -243,16 +259,20 @@ impl Inner {
             }
             Change::Remove(domains) => {
                 let gone: Vec<String> = domains.iter().map(|domain| self.keys.certificate(domain)).collect();
+                let old = self.mirror.lock().old_keys_of(&gone);
                 let index = self.while_leading(|_| gone.iter().cloned().map(delete).collect()).await?;
                 self.mirror.lock().wrote(index, None, &gone);
+                self.forget(&old).await;
             }
             Change::Certificate { new, instead_of } => {
                 let operations = self.replacing(&new, &instead_of)?;
                 let gone: Vec<String> =
                     instead_of.iter().map(|domain| self.keys.certificate(domain)).collect();
-                let index = self.while_leading(|_| operations).await?;
                 let key = self.keys.certificate(&new.domain);
+                let old = self.mirror.lock().old_keys_of(&[&gone[..], std::slice::from_ref(&key)].concat());
+                let index = self.while_leading(|_| operations).await?;
                 self.mirror.lock().wrote(index, Some((key, new)), &gone);
+                self.forget(&old).await;
             }
         }
         Ok(())
