@@ -100,7 +100,8 @@ impl Streams<'_> {
         let name = hello.map(|hello| hello.server_name.as_str()).filter(|name| !name.is_empty());
         let handshake = async {
             self.tls.demand(name).await;
-            let config = self.tls.at_address(config, name, connection.local.ip());
+            let local = connection.local.ip();
+            let config = self.tls.for_route(config, (options, &route.domains), name, local);
             TlsAcceptor::from(config).accept(stream).await
         };
         let stream = Box::pin(within(Some(self.door.handshake), handshake)).await?;

@@ -61,10 +61,12 @@ impl Router<'_, '_> {
             outcomes.push(outcome);
         }
         self.warn_of_ties(&mut outcomes);
-        let points = self.builder.environment.settings.entry_points.len();
+        let points = self.builder.environment.settings.entry_points.values();
+        let points: Vec<Option<&str>> =
+            points.map(|point| point.http.tls.as_ref().map(|tls| &*tls.options)).collect();
         let ranks = &self.builder.environment.settings.providers;
         let rank = |name: &str| ranks.rank(provider_of(name));
-        let tls_options = tls_hosts::settle(self.attached, &rules, self.tls, (points, &rank), &mut outcomes);
+        let tls_options = tls_hosts::settle(self.attached, &rules, self.tls, (&points, &rank), &mut outcomes);
         let children = self.children(&mut outcomes);
         let settings = &self.builder.environment.settings;
         let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();

@@ -140,6 +140,7 @@ impl Compiler<'_, '_> {
             Some(tls) if tls.passthrough => Security::Passthrough,
             Some(tls) => Security::Terminate(tls_options(&tls.options, name).into()),
         };
+        let domains = router.tls.as_ref().map(|tls| tls.domains.clone()).unwrap_or_default();
         let (middlewares, service) =
             parts.map_or((Vec::new(), None), |(middlewares, service)| (middlewares, Some(service)));
         let rank = self.builder.environment.settings.providers.rank(provider_of(name));
@@ -147,7 +148,7 @@ impl Compiler<'_, '_> {
             rule,
             priority: router.priority,
             tie: (rank, name.to_owned()),
-            value: Arc::new(Route { name: Arc::from(name), middlewares, service, security }),
+            value: Arc::new(Route { name: Arc::from(name), middlewares, service, security, domains }),
         })
     }
 

@@ -13,6 +13,12 @@ use crate::tls::{Claim, HostOptions, NamedOptions, TlsStore};
 /// is reported without an example.
 const MAX_COMPARED: usize = 1_000_000;
 
+/// The TLS options that the settings give to an entry point.
+type OwnOptions<'a> = Option<&'a str>;
+
+/// The order in which providers come first.
+type Rank<'a> = dyn Fn(&str) -> usize + 'a;
+
 /// A TLS router of one entry point.
 struct Claimant<'a> {
     /// Number of the router.
@@ -26,16 +32,17 @@ struct Claimant<'a> {
 
 /// Checks the TLS options of all routers, and finds those of each host of each entry point.
 ///
-/// Two routers of one host with different options are in conflict. Which client authentication was meant is not
+/// `points` has the options that the settings give to each entry point. Two routers of one host with different options are
+/// in conflict. Which client authentication was meant is not
 /// known then, so neither serves (Traefik's `core.strictTLSOptions`).
 pub(super) fn settle(
     attached: &[Attached],
     rules: &Rules,
     tls: &TlsStore,
-    (points, rank): (usize, &dyn Fn(&str) -> usize),
+    (points, rank): (&[OwnOptions<'_>], &Rank<'_>),
     outcomes: &mut [Outcome],
 ) -> Vec<HostOptions> {
-    let mut claimants: Vec<Vec<Claimant<'_>>> = (0..points).map(|_| Vec::new()).collect();
+    let mut claimants: Vec<Vec<Claimant<'_>>> = points.iter().map(|_| Vec::new()).collect();
     for (place, router) in attached.iter().enumerate() {
         let (Some(asked), Some(Ok(rule))) = (&router.router.tls, rules.get(&router.router.rule)) else {
             continue;
@@ -51,15 +58,17 @@ pub(super) fn settle(
         }
     }
     let default = tls.named(crate::tls::DEFAULT_OPTIONS);
-    let each = claimants.into_iter().map(|mut claimants| {
+    let each = claimants.into_iter().zip(points).map(|(mut claimants, own)| {
         // The order in which routes are looked for.
         let priority = |claimant: &Claimant<'_>| attached[claimant.place].router.priority;
         claimants.sort_by_cached_key(|one| (std::cmp::Reverse(priority(one)), rank(one.name), one.name));
         refuse_conflicts(&claimants, outcomes);
         let claim = |one: &Claimant<'_>| Claim { rule: one.rule.clone(), options: one.options.clone() };
-        let all_default = claimants.iter().all(|one| one.options.is_same(&default));
-        let claims = if all_default { Vec::new() } else { claimants.iter().map(claim).collect() };
-        let hosts = HostOptions::new(claims, default.clone());
+        let own = own.map(|name| tls.named_in_settings(name));
+        let unclaimed = own.as_ref().unwrap_or(&default);
+        let all_same = claimants.iter().all(|one| one.options.is_same(unclaimed));
+        let claims = if all_same { Vec::new() } else { claimants.iter().map(claim).collect() };
+        let hosts = HostOptions::with_unclaimed(claims, default.clone(), own);
         if claimants.iter().any(|one| one.is_checked) {
             warn_of_undecided(&claimants, &hosts, outcomes);
         }

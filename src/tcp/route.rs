@@ -11,6 +11,7 @@ use super::postgres;
 use super::rule::{ACME_PROTOCOL, View};
 use super::service::Service;
 use crate::router::{Closeness, Rule};
+use tidegate_config::tls::Domain;
 use tidegate_core::Connection;
 
 /// What a connection is given to, once its router is known.
@@ -23,6 +24,8 @@ pub struct Route {
     pub service: Option<Arc<dyn Service>>,
     /// What becomes of TLS.
     pub security: Security,
+    /// The names of the router's certificates (`tls.domains`).
+    pub domains: Vec<Domain>,
 }
 
 /// What becomes of TLS on the way.
@@ -189,6 +192,7 @@ mod tests {
                 middlewares: Vec::new(),
                 service: None,
                 security: Security::Plain,
+                domains: Vec::new(),
             }),
         };
         Index::new(rules.iter().map(entry).collect())

@@ -56,6 +56,8 @@ pub struct Claim {
 #[derive(Debug, Default)]
 pub struct HostOptions {
     default: Arc<NamedOptions>,
+    /// Those of names that no router asks for, where the entry point has options of its own.
+    unclaimed: Option<Arc<NamedOptions>>,
     /// Hosts that rules ask for by name.
     exact: HashMap<String, Arc<NamedOptions>, foldhash::fast::RandomState>,
     /// Claims on hosts that are not listed, in order of priority.
@@ -73,9 +75,19 @@ pub struct HostOptions {
 impl HostOptions {
     /// Of claims in order of priority, highest first.
     pub fn new(claims: Vec<Claim>, default: Arc<NamedOptions>) -> Self {
-        let mut hosts = Self { default, ..Self::default() };
+        Self::with_unclaimed(claims, default, None)
+    }
+
+    /// The same for an entry point with options of its own, which apply to names that no router asks for.
+    pub fn with_unclaimed(
+        claims: Vec<Claim>,
+        default: Arc<NamedOptions>,
+        unclaimed: Option<Arc<NamedOptions>>,
+    ) -> Self {
+        let unclaimed = unclaimed.filter(|options| !options.is_same(&default));
+        let mut hosts = Self { default, unclaimed, ..Self::default() };
         // The cheap case: nothing has to be looked up.
-        if claims.iter().all(|claim| claim.options.is_same(&hosts.default)) {
+        if claims.iter().all(|claim| claim.options.is_same(hosts.unclaimed())) {
             return hosts;
         }
         let mut named: HashMap<String, Vec<usize>> = HashMap::new();
@@ -136,9 +148,13 @@ impl HostOptions {
             return options;
         }
         if self.wide.is_empty() && self.unnamed.is_empty() {
-            return &self.default;
+            return self.unclaimed();
         }
         self.search(host, bare)
+    }
+
+    fn unclaimed(&self) -> &Arc<NamedOptions> {
+        self.unclaimed.as_ref().unwrap_or(&self.default)
     }
 
     fn search(&self, host: &str, bare: &str) -> &Arc<NamedOptions> {
@@ -168,7 +184,7 @@ impl HostOptions {
             }
             choice.add(&claim.options, coverage.whole && closest < Closeness::Wildcard);
         }
-        choice.settle(&self.default).unwrap_or(&self.default)
+        choice.settle(&self.default).unwrap_or_else(|| self.unclaimed())
     }
 
     /// The hosts that rules ask for by name, with their options.
@@ -276,6 +292,28 @@ mod tests {
         ] {
             assert_eq!(&*hosts(claims).of("a.test").name, expected, "{claims:?}");
         }
+    }
+
+    #[test]
+    fn names_that_nobody_asks_for_have_the_options_of_the_entry_point() {
+        let named = |name: &str, first| Arc::new(NamedOptions::new(name, Some([first; 32])));
+        let (default, strict) = (named("default", 0), named("strict", 1));
+        let claim = |rule: &str, options: &Arc<NamedOptions>| Claim {
+            rule: Rule::parse(rule).unwrap(),
+            options: options.clone(),
+        };
+        let of = |claims: Vec<Claim>, host: &str| {
+            let hosts = HostOptions::with_unclaimed(claims, default.clone(), Some(strict.clone()));
+            hosts.of(host).name.to_string()
+        };
+        assert_eq!(of(vec![], "x.test"), "strict");
+        let hosts = || vec![claim("Host(`a.test`)", &default), claim("Host(`b.test`)", &strict)];
+        assert_eq!(
+            ["a.test", "b.test", "x.test"].map(|host| of(hosts(), host)),
+            ["default", "strict", "strict"]
+        );
+        assert_eq!(of(vec![claim("Host(`a.test`)", &default)], "a.test"), "default");
+        assert_eq!(of(vec![claim("Path(`/`)", &default)], "x.test"), "default", "its router takes it");
     }
 
     #[test]

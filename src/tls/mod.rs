@@ -19,7 +19,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
-use tidegate_config::tls::{Tls, TlsOptions};
+use tidegate_config::tls::{Domain, Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 
@@ -47,6 +47,8 @@ pub struct TlsStore {
     named: BTreeMap<String, Arc<NamedOptions>>,
     /// Names of the options without which no client may be served: it has to show a certificate.
     demanding: HashSet<String>,
+    /// Names of the options that refuse clients whose name fits no certificate.
+    strict: HashSet<String>,
     /// Generated once, on the first store that needs it.
     generated: Option<Arc<CertifiedKey>>,
     /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
@@ -121,10 +123,13 @@ impl TlsStore {
         let demanding =
             tls.options.iter().filter(|(_, options)| client_auth::is_demanded(&options.client_auth));
         let demanding = demanding.map(|(name, _)| options_name(name).to_owned()).collect();
+        let strict = tls.options.iter().filter(|(_, options)| options.sni_strict);
+        let strict = strict.map(|(name, _)| options_name(name).to_owned()).collect();
         let store = Self {
             options,
             named,
             demanding,
+            strict,
             generated,
             loaded,
             tickets,
@@ -241,12 +246,57 @@ impl TlsStore {
         }
         let address = local.to_canonical().to_string();
         let obtained = self.obtained.served();
-        let found = self.certificates.exact(&address).or_else(|| obtained.certificates.exact(&address));
-        let Some(certificate) = found else { return config };
-        let mut config = ServerConfig::clone(&config);
+        match self.certificates.exact(&address).or_else(|| obtained.certificates.exact(&address)) {
+            Some(certificate) => self.with_only(&config, certificate),
+            None => config,
+        }
+    }
+
+    /// The same for a route that the client has come to without a name: before a generated certificate, which no client
+    /// trusts, it is shown that of the first of the route's `domains` for which there is one.
+    pub(crate) fn for_route(
+        &self,
+        config: Arc<ServerConfig>,
+        (options, domains): (&str, &[Domain]),
+        server_name: Option<&str>,
+        local: IpAddr,
+    ) -> Arc<ServerConfig> {
+        let obtained = self.obtained.served();
+        let chosen = self.at_address(config.clone(), server_name, local);
+        let is_settled = server_name.is_some() || !Arc::ptr_eq(&chosen, &config);
+        if is_settled
+            || self.strict.contains(options)
+            || !self.certificates.is_generated
+            || obtained.certificates.default.is_some()
+        {
+            return chosen;
+        }
+        let mut names = domains.iter().flat_map(|domain| std::iter::once(&domain.main).chain(&domain.sans));
+        let found = names.find_map(|name| {
+            let name = name.to_ascii_lowercase();
+            self.certificates.find(&name).or_else(|| obtained.certificates.find(&name)).cloned()
+        });
+        found.map_or(chosen, |certificate| self.with_only(&config, &certificate))
+    }
+
+    fn with_only(&self, config: &ServerConfig, certificate: &Arc<CertifiedKey>) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(config);
         config.cert_resolver =
             Arc::new(Stapling { chooser: Only(certificate.clone()), staples: self.staples.clone() });
         Arc::new(config)
+    }
+
+    /// The options of an entry point by the name that its settings give them: without a provider, those that alone have
+    /// this name.
+    pub(crate) fn named_in_settings(&self, name: &str) -> Arc<NamedOptions> {
+        if name.is_empty() || name.contains('@') || self.named.contains_key(name) {
+            return self.named(if name.is_empty() { DEFAULT_OPTIONS } else { name });
+        }
+        let mut known = self.named.iter().filter(|(known, _)| known.split('@').next() == Some(name));
+        match (known.next(), known.next()) {
+            (Some((_, options)), None) => options.clone(),
+            _ => self.named(name),
+        }
     }
 
     /// What a handshake with the options of this name uses; `None` when they are missing or broken.
@@ -412,7 +462,7 @@ fn problem(kind: Kind, name: &str, message: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_config::tls::{Certificate, ClientAuth};
+    use tidegate_config::tls::{Certificate, CertificateFiles, ClientAuth, Store};
 
     use super::*;
 
@@ -455,6 +505,51 @@ mod tests {
         };
         assert!(is_own(None, "192.0.2.7") && is_own(None, "2001:db8::7") && is_own(None, "::ffff:192.0.2.7"));
         assert!(!is_own(None, "192.0.2.8") && !is_own(Some("a.test"), "192.0.2.7"));
+    }
+
+    #[test]
+    fn who_names_nobody_is_shown_the_certificate_of_the_route() {
+        let names = |main: &str| Domain { main: main.to_owned(), sans: Vec::new() };
+        let mut tls = Tls { certificates: vec![certificate_for(&["*.a.test"])], ..Tls::default() };
+        let strict = TlsOptions { sni_strict: true, ..TlsOptions::default() };
+        tls.options.insert("strict@file".into(), Arc::new(strict));
+        let is_changed = |tls: &Tls, options: &str, domains: &[Domain], name: Option<&str>| {
+            let (store, problems) = TlsStore::build(tls, &mut no_files, None);
+            assert_eq!(problems, []);
+            let config = store.config_of(options).unwrap();
+            let local = "192.0.2.8".parse().unwrap();
+            !Arc::ptr_eq(&store.for_route(config.clone(), (options, domains), name, local), &config)
+        };
+        let domains = [names("none.test"), names("*.a.test")];
+        assert!(is_changed(&tls, "default", &domains, None));
+        assert!(is_changed(&tls, "default", &[names("B.a.test")], None));
+        assert!(!is_changed(&tls, "default", &domains, Some("x.test")));
+        assert!(!is_changed(&tls, "default", &domains[..1], None));
+        assert!(!is_changed(&tls, "strict@file", &domains, None));
+        let own = certificate_for(&["default.test"]);
+        let own = CertificateFiles { cert_file: own.cert_file, key_file: own.key_file };
+        let store = Store { default_certificate: Some(own), ..Store::default() };
+        tls.stores.insert("default".into(), Arc::new(store));
+        assert!(!is_changed(&tls, "default", &domains, None), "a default that somebody has chosen stays");
+    }
+
+    #[test]
+    fn settings_may_name_options_without_their_provider() {
+        let mut tls = Tls::default();
+        for name in ["one@file", "two@file", "two@docker"] {
+            tls.options.insert(name.into(), Arc::new(TlsOptions::default()));
+        }
+        let (store, _) = TlsStore::build(&tls, &mut no_files, None);
+        for (written, named) in [
+            ("", "default"),
+            ("default", "default"),
+            ("one", "one@file"),
+            ("one@file", "one@file"),
+            ("two", "two"),
+            ("x", "x"),
+        ] {
+            assert_eq!(&*store.named_in_settings(written).name, named);
+        }
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(super) fn server_config(
     file: &mut ReadFile<'_>,
     ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
 ) -> Result<Built, BuildError> {
-    let versions = versions(options)?;
     let mut warnings = Vec::new();
+    let versions = versions(options, &mut warnings)?;
     let provider = CryptoProvider {
         cipher_suites: cipher_suites(options, versions.contains(&&TLS13), &mut warnings)?,
         kx_groups: groups(options, &mut warnings)?,
@@ -87,20 +87,32 @@ fn content(
     Sha256::digest(said).into()
 }
 
-fn versions(options: &TlsOptions) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
-    let rank = |option: &str, value: &str| match value {
-        "" => Ok(None),
-        "VersionTLS10" => Ok(Some(0)),
-        "VersionTLS11" => Ok(Some(1)),
-        "VersionTLS12" => Ok(Some(2)),
-        "VersionTLS13" => Ok(Some(3)),
-        other => {
-            Err(BuildError(format!("{option} `{other}` is unknown: expected VersionTLS12 or VersionTLS13")))
-        }
+/// Versions as they are written, compared without case, as in Traefik.
+const VERSIONS: [&str; 4] = ["VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"];
+
+fn versions(
+    options: &TlsOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
+    let rank = |value: &str| VERSIONS.iter().position(|known| known.eq_ignore_ascii_case(value));
+    let unknown = |option: &str, value: &str| {
+        format!("{option} `{value}` is unknown: expected VersionTLS12 or VersionTLS13")
     };
-    // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
-    let min = rank("minVersion", &options.min_version)?.unwrap_or(2).max(2);
-    let max = rank("maxVersion", &options.max_version)?.unwrap_or(3);
+    let min = match (&*options.min_version, rank(&options.min_version)) {
+        ("", _) => 2,
+        (other, None) => return Err(BuildError(unknown("minVersion", other))),
+        // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
+        (_, Some(rank)) => rank.max(2),
+    };
+    let max = match (&*options.max_version, rank(&options.max_version)) {
+        ("", _) => 3,
+        // Without it more is spoken, but nothing weaker.
+        (other, None) => {
+            warnings.push(format!("{}; it is ignored", unknown("maxVersion", other)));
+            3
+        }
+        (_, Some(rank)) => rank,
+    };
     if max < min {
         return Err(BuildError(format!(
             "maxVersion {} is below the oldest version that is spoken (minVersion, and never below VersionTLS12)",
@@ -219,7 +231,9 @@ fn groups(
         });
     }
     if groups.is_empty() {
-        return Err(BuildError::new("curvePreferences: none of them is supported"));
+        // The strongest that is spoken: whoever asks for less would have named less.
+        warnings.push("curvePreferences: none of them is supported: CurveP384 is used instead".to_owned());
+        groups.push(kx_group::SECP384R1);
     }
     Ok(groups)
 }
@@ -259,9 +273,12 @@ mod tests {
         assert!(error(&with(|o| o.min_version = "TLS12".into())).contains("minVersion `TLS12`"));
         assert!(error(&with(|o| o.max_version = "VersionTLS11".into())).contains("maxVersion"));
         assert!(error(&with(|o| o.cipher_suites = vec!["TLS_NONE".into()])).contains("TLS_NONE"));
-        assert!(
-            error(&with(|o| o.curve_preferences = vec!["CurveP521".into()])).contains("curvePreferences")
-        );
+        assert!(error(&with(|o| o.curve_preferences = vec!["X448".into()])).contains("X448"));
+        let strong = config(&with(|o| o.curve_preferences = vec!["CurveP521".into()])).unwrap();
+        let groups: Vec<_> = strong.crypto_provider().kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups, [rustls::NamedGroup::secp384r1]);
+        assert!(config(&with(|o| o.min_version = "versiontls13".into())).is_ok());
+        assert!(config(&with(|o| o.max_version = "VersionTLS99".into())).is_ok());
         let narrow = with(|o| {
             o.max_version = "VersionTLS12".into();
             o.cipher_suites = vec!["TLS_RSA_WITH_AES_128_CBC_SHA".into()];

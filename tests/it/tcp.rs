@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::streams::{Identity, Server, connect, is_closed, say, take};
+use crate::support::tls::client_config;
 use crate::support::{Backend, Gateway, eventually, get};
 
 /// Routers by name and body, services by name and address.
@@ -198,6 +199,36 @@ fn postgres_clients_get_their_tls() {
     let mut smuggler = connect(gateway.web());
     smuggler.write_all(&[&REQUEST[..], b"in plain text"].concat()).unwrap();
     assert!(is_closed(&mut smuggler));
+}
+
+#[test]
+fn clients_without_a_name_are_shown_the_certificate_of_the_router() {
+    let (identity, other) = (Identity::new(&["mqtt.test"]), Identity::new(&["other.test"]));
+    let server = Server::echo("a");
+    let shown = |domains: &str, more: &str, options: &str| {
+        let body = format!(
+            "entryPoints: [web], rule: 'HostSNI(`*`)', service: a, tls: {{{options}domains: {domains}}}"
+        );
+        let mut text = format!("{}{}", routes(&[("any", &body)], &[("a", &server)]), tls(&other));
+        text.push_str(tls(&identity).split_once("certificates:\n").unwrap().1);
+        let gateway = Gateway::serve(&(text + more));
+        assert_eq!(gateway.problems(), [""; 0]);
+        // An address is not sent as a server name.
+        let config = Arc::new(client_config(&[], None));
+        let session = rustls::ClientConnection::new(config, "127.0.0.1".try_into().unwrap()).unwrap();
+        let mut stream = rustls::StreamOwned::new(session, connect(gateway.web()));
+        if stream.write_all(b"x").is_ok() {
+            assert_eq!(take(&mut stream, 3), "a:x");
+        }
+        let shown = stream.conn.peer_certificates().map(|chain| chain[0].clone());
+        shown.is_some_and(|shown| shown == identity.certificate())
+    };
+    assert!(shown("[{main: mqtt.test}]", "", ""));
+    assert!(shown("[{main: none.test, sans: [MQTT.test]}]", "", ""));
+    assert!(!shown("[{main: other.test}]", "", ""), "of another");
+    assert!(!shown("[]", "", ""));
+    let strict = "  options: {strict: {sniStrict: true}}\n";
+    assert!(!shown("[{main: mqtt.test}]", strict, "options: strict, "));
 }
 
 #[test]

@@ -329,6 +329,50 @@ tls:
     assert_eq!(get(gateway.web(), "h.test", "/").status, 404, "nothing in plain text");
 }
 
+#[test]
+fn options_of_an_entry_point_apply_to_names_that_nobody_asks_for() {
+    let backend = Backend::echo("a");
+    let own = certificate(&["known.test"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = pair(folder.path(), "c", &own);
+    for (written, options) in
+        [("strict@file", "strict: {sniStrict: true}"), ("strict", "strict: {sniStrict: true}")]
+    {
+        let flags = [
+            format!("--entryPoints.web.http.tls.options={written}"),
+            "--entryPoints.other.address=127.0.0.1:0".to_owned(),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let gateway = Gateway::with(
+            &flags,
+            &format!(
+                "http:
+  routers:
+    r: {{rule: 'Host(`known.test`)', service: a, entryPoints: [web]}}
+    own: {{rule: 'Host(`own.test`)', service: a, entryPoints: [web, other], tls: {{options: default}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls:
+  certificates: [{{certFile: '{cert}', keyFile: '{key}'}}]
+  options:
+    {options}
+",
+                backend.url()
+            ),
+        );
+        let config = Arc::new(client_config(&[], None));
+        let seen = ask(gateway.web(), &config, "known.test", "known.test").unwrap();
+        assert_eq!((seen.status(), &seen.certificate), (200, own.cert.der()));
+        assert_eq!(ask(gateway.web(), &config, "own.test", "own.test").unwrap().status(), 200, "as it says");
+        for name in ["unknown.test", "a.known.test", "127.0.0.1"] {
+            let seen = ask(gateway.web(), &config, name, name);
+            assert!(seen.is_err(), "{written}: {name} is shown a certificate");
+        }
+        let seen = ask(gateway.address("other"), &config, "unknown.test", "unknown.test").unwrap();
+        assert_eq!(seen.status(), 404, "another entry point has the default options");
+    }
+}
+
 /// A ClientHello in pieces: `records` TLS records, each sent by itself.
 fn hello_in_pieces(address: SocketAddr, name: &'static str, piece: usize) -> Vec<u8> {
     let config = Arc::new(client_config(&[], None));

@@ -97,6 +97,11 @@ impl Identity {
         Self { certificate: der.cert.pem(), key: der.signing_key.serialize_pem(), der }
     }
 
+    /// The certificate as it is sent.
+    pub fn certificate(&self) -> rustls::pki_types::CertificateDer<'static> {
+        self.der.cert.der().clone()
+    }
+
     fn server(&self) -> Arc<rustls::ServerConfig> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.der.signing_key.serialize_der()));
         let config = rustls::ServerConfig::builder_with_provider(provider())
