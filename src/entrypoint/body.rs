@@ -11,6 +11,7 @@ use tidegate_core::body::Pace;
 use tidegate_core::{Body, BodyError};
 use tokio::time::{Instant, Sleep};
 
+use super::linger::{self, Leftover};
 use super::pace::{self, Answering};
 use super::progress::Progress;
 
@@ -50,6 +51,8 @@ pub(super) struct AnswerBody {
     h2: bool,
     /// The request body that is told of the answer (HTTP/2).
     answering: Option<Answering>,
+    /// What the client may still be sending of the request when the answer is over (HTTP/2).
+    leftover: Option<Leftover>,
     /// When it must be over (HTTP/2).
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -57,7 +60,7 @@ pub(super) struct AnswerBody {
 impl AnswerBody {
     /// The body of an answer whose end closes `open`. `headless`: no body follows the head whatever `body` says.
     pub(super) fn new(body: Body, open: OpenAnswer, h2: bool, headless: bool) -> Self {
-        let mut this = Self { body, open, h2, answering: None, deadline: None };
+        let mut this = Self { body, open, h2, answering: None, leftover: None, deadline: None };
         if !h2 {
             this.open.progress.respond();
         } else if !this.body.is_end_stream() && !headless {
@@ -72,6 +75,12 @@ impl AnswerBody {
             answering.set(true);
         }
         self.answering = answering;
+        self
+    }
+
+    /// Discards what is left of the request once the answer is over.
+    pub(super) fn draining(mut self, leftover: Option<Leftover>) -> Self {
+        self.leftover = leftover;
         self
     }
 
@@ -136,18 +145,23 @@ impl Drop for AnswerBody {
         if self.open.progress.is_cut() {
             self.body.fail(&BodyError::TimedOut);
         }
+        if let Some(leftover) = self.leftover.take() {
+            linger::drain_behind(leftover);
+        }
     }
 }
 
 /// The body of a request as the gateway reads it. `pace` is how fast it must come, where the stream below does not watch
-/// for it (HTTP/2); then the answer has to tell it when it is under way.
-pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> (Body, Option<Answering>) {
+/// for it (HTTP/2); then the answer has to tell it when it is under way, and what is left of it can be drained.
+pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> (Body, Option<(Answering, Leftover)>) {
     match pace {
         _ if incoming.is_end_stream() => (Body::empty(), None),
         None => (Body::incoming(incoming), None),
         Some(pace) => {
             let answering = Answering::stream();
-            (pace::paced(Body::incoming(incoming), pace, answering.clone()), Some(answering))
+            let (body, leftover) =
+                pace::paced_with_leftover(Body::incoming(incoming), pace, answering.clone());
+            (body, Some((answering, leftover)))
         }
     }
 }

@@ -22,6 +22,7 @@ use super::clock::{Clock, Due, STALLED};
 use super::door::Door;
 use super::heads::HeldHead;
 use super::http::{HttpService, Link};
+use super::linger::Wire;
 use super::progress::Progress;
 use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
@@ -255,7 +256,7 @@ pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
-fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + Sync + 'static>(
+fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     door: Arc<Door>,
     stream: S,
     connection: Connection,
@@ -290,7 +291,7 @@ fn serve_http<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + Sync + 'stat
 }
 
 /// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
-async fn serve_http1<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + Sync + 'static>(
+async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     door: Arc<Door>,
     progress: Arc<Progress>,
     mut stream: Box<Watched<S, OpenConnection>>,
@@ -414,25 +415,6 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 fn cut(progress: &Progress, what: &str) -> io::Error {
     progress.cut();
     io::Error::new(io::ErrorKind::TimedOut, format!("timed out waiting for {what}"))
-}
-
-/// A stream that can be waited on without a buffer.
-trait Readable {
-    /// Ready when there is something to read, or the end. May be ready without cause.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-impl Readable for Prefixed<TcpStream> {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() { self.inner.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
-    }
-}
-
-impl Readable for TlsStream<Prefixed<TcpStream>> {
-    // What was decrypted has been read: a connection is only waited on after a read that found nothing.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_ref().0.poll_readable(cx)
-    }
 }
 
 /// A stream of which some bytes were read before.

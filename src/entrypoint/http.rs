@@ -9,7 +9,8 @@ use futures_util::FutureExt;
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, HeaderValue, UPGRADE,
 };
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Next, Request, Response, reply};
 
@@ -18,6 +19,7 @@ use super::chosen_options::ChosenOptions;
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::heads::HeldHead;
+use super::linger;
 use super::pace;
 use super::progress::Progress;
 use super::target::refused;
@@ -94,9 +96,12 @@ async fn serve(
     deadline: Option<Instant>,
 ) -> http::Response<AnswerBody> {
     let is_head = request.method() == Method::HEAD;
+    let is_old = request.version() == Version::HTTP_10;
     let (mut head, incoming) = request.into_parts();
     let pace = link.framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
-    let (body, answering) = request_body(incoming, pace);
+    let (body, upload) = request_body(incoming, pace);
+    let (answering, mut leftover) = upload.unzip();
+    let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
     let tunnel = link.framed && head.method == Method::CONNECT && begin_tunnel(link, &mut head);
     let mut response = respond(link, head, body).await;
     if tunnel {
@@ -108,9 +113,23 @@ async fn serve(
     if let Some(alternative) = link.door.alternative.as_ref().filter(|_| link.connection.tls.is_some()) {
         add_first(response.headers_mut(), ALT_SVC, alternative);
     }
+    if let Some(leftover) = &mut leftover
+        && response.status().is_redirection()
+        && !waits
+    {
+        Box::pin(linger::drain_before(leftover)).await;
+    }
+    // Clients that see a success go on sending, and some read nothing more: only a reset gets through to them.
+    let leftover = leftover.filter(|_| !response.status().is_success());
     let headless = is_head || response.status() == StatusCode::NOT_MODIFIED;
-    let (head, body) = response.into_parts();
-    let body = AnswerBody::new(body, open, link.framed, headless).telling(answering);
+    let (mut head, body) = response.into_parts();
+    // The version is ours, whatever the server's was (RFC 9112 section 2.3). To a client of HTTP/1.0, the library promises to keep
+    // the connection unless the answer is of that version, too.
+    let ends_by_close = is_old
+        && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
+            || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
+    head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
+    let body = AnswerBody::new(body, open, link.framed, headless).telling(answering).draining(leftover);
     http::Response::from_parts(head, body.until(deadline.map(Into::into)))
 }
 

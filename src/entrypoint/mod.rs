@@ -15,6 +15,7 @@ pub mod frame_scan;
 mod heads;
 pub mod http;
 mod http3;
+mod linger;
 mod listen;
 mod pace;
 mod progress;

@@ -15,8 +15,10 @@ use http::header::CONTENT_TYPE;
 use http_body::Frame;
 use tidegate_core::Body;
 use tidegate_core::body::Pace;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
+use super::linger::Leftover;
 use super::progress::Progress;
 use super::timed_body::{TimedBody, Watch};
 
@@ -75,6 +77,12 @@ impl Answering {
 /// This body with a pace: it fails when it comes too slowly while its answer is not under way.
 pub(super) fn paced(inner: Body, pace: Pace, answering: Answering) -> Body {
     TimedBody::watched(inner, PaceWatch::new(pace, answering))
+}
+
+/// The same for a body of a framed request: what is left when nobody wants more of it can be drained.
+pub(super) fn paced_with_leftover(inner: Body, pace: Pace, answering: Answering) -> (Body, Leftover) {
+    let (sender, leftover) = oneshot::channel();
+    (TimedBody::with_leftover(inner, PaceWatch::new(pace, answering), sender), leftover)
 }
 
 /// Looks at how fast a request body comes.

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_scan::FrameScan;
 use super::heads::HeldHead;
+use super::linger::{Linger, Wire};
 use super::progress::Progress;
 use super::strict::{Place, Scanner, Violation};
 
@@ -32,6 +33,8 @@ pub(super) struct Watched<S, G> {
     gathered: Gathered,
     /// HTTP/1: interim answers that are being written.
     interim: Gathered,
+    /// Set once everything is written and our side is closed.
+    linger: Option<Linger>,
     _guard: G,
 }
 
@@ -76,6 +79,7 @@ impl<S, G> Watched<S, G> {
             held,
             gathered,
             interim,
+            linger: None,
             _guard: guard,
         }
     }
@@ -84,6 +88,14 @@ impl<S, G> Watched<S, G> {
     pub(super) fn rest(&mut self) {
         self.head = 0;
         self.held.release();
+    }
+
+    /// True when the client has not sent all of its request, or may say something at any time (HTTP/2).
+    fn expects_more(&self) -> bool {
+        match &self.scan {
+            Scan::Requests(scan) => scan.is_refused() || scan.place() != Place::Start,
+            Scan::Frames(_) => true,
+        }
     }
 
     /// The stream itself.
@@ -278,7 +290,7 @@ impl<S: AsyncWrite + Unpin, G> Watched<S, G> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
+impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.gathers() {
@@ -338,9 +350,19 @@ impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
-        let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.note(polled, |()| 0)
+        if this.linger.is_none() {
+            ready!(this.poll_drain(cx))?;
+            let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
+            ready!(this.note(polled, |()| 0))?;
+            if this.progress.is_upgraded() {
+                return Poll::Ready(Ok(()));
+            }
+            // From here on the client owes nothing: the time is kept here.
+            this.progress.read(Place::Opaque, false);
+            this.linger = Some(Linger::new(this.expects_more()));
+        }
+        let Some(linger) = &mut this.linger else { return Poll::Ready(Ok(())) };
+        linger.poll(&mut this.stream, cx).map(Ok)
     }
 }
 
@@ -352,7 +374,20 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::super::heads::HeadBudget;
+    use super::super::linger::Wire;
     use super::*;
+
+    impl Wire for tokio::io::DuplexStream {
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_raw(&mut self, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(self).poll_read(cx, room)
+        }
+        fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(self).poll_shutdown(cx)
+        }
+    }
 
     fn held() -> HeldHead {
         HeldHead::new(HeadBudget::new(0))
@@ -455,6 +490,18 @@ mod tests {
             if self.flushes < 2 { Poll::Pending } else { Poll::Ready(Ok(())) }
         }
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Wire for HoldsBack {
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_raw(&mut self, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
     }

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Begun, Rest, begin_http, first_bytes, is_known, within};
 use super::door::Door;
+use super::linger::{self, Wire};
 use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
 use crate::tcp::hello::{Hello, MAX_HELLO};
@@ -161,16 +162,20 @@ fn for_client(config: Arc<ServerConfig>, hello: Option<&Hello>) -> Arc<ServerCon
 }
 
 /// Carries a connection to its route's service and back. `held` for as long as it lasts.
-fn carry<C: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+fn carry<C: AsyncRead + AsyncWrite + Wire + Unpin + Send + 'static>(
     route: Arc<Route>,
-    client: C,
+    mut client: C,
     connection: Connection,
     starttls: bool,
     held: (Vec<Permit>, OpenConnection),
 ) -> Rest {
     Box::pin(async move {
-        let _held = held;
-        tcp::forward(&route, client, &connection, starttls).await
+        let (permits, _open) = held;
+        let taken = tcp::connect(&route, &connection, starttls).await?;
+        let ended = tcp::forward(&route, &mut client, taken, &connection).await;
+        drop(permits);
+        linger::close(client).await;
+        ended
     })
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_core::body::Pace;
 use tidegate_core::{Body, BodyError, Frames, Polled};
+use tokio::sync::oneshot;
 
 /// Decides when a body is late.
 pub(super) trait Watch: Send + Unpin + 'static {
@@ -23,16 +24,34 @@ pub(super) trait Watch: Send + Unpin + 'static {
 }
 
 /// A body that fails when its watch finds it late.
-pub(super) struct TimedBody<W> {
+pub(super) struct TimedBody<W: Watch> {
     /// Let go when its time is up: nothing more of it is wanted.
     inner: Option<Body>,
     watch: W,
+    /// Who gets the rest when it is dropped before its end.
+    leftover: Option<oneshot::Sender<Body>>,
 }
 
 impl<W: Watch> TimedBody<W> {
     /// This body under a watch.
     pub(super) fn watched(inner: Body, watch: W) -> Body {
-        Body::of_frames(Self { inner: Some(inner), watch })
+        Body::of_frames(Self { inner: Some(inner), watch, leftover: None })
+    }
+
+    /// The same; when it is dropped before its end, the rest goes to `leftover`.
+    pub(super) fn with_leftover(inner: Body, watch: W, leftover: oneshot::Sender<Body>) -> Body {
+        Body::of_frames(Self { inner: Some(inner), watch, leftover: Some(leftover) })
+    }
+}
+
+impl<W: Watch> Drop for TimedBody<W> {
+    fn drop(&mut self) {
+        if let (Some(inner), Some(leftover)) = (self.inner.take(), self.leftover.take())
+            && !inner.is_end_stream()
+        {
+            // When nobody takes it, it is dropped.
+            let _ = leftover.send(inner);
+        }
     }
 }
 

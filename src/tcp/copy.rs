@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const BUFFER: usize = 64 * 1024;
 /// Reads in a row before others get their turn.
 const TURNS: usize = 8;
+/// Time to read what a side has sent before it closed, once it takes nothing more and no other limit applies.
+const MAX_LAST_WORDS: Duration = Duration::from_secs(5);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
@@ -33,24 +35,28 @@ pub(super) struct Carried {
 
 /// Carries bytes both ways. When one side has finished, the other may go on for `delay`; `None`: for as long as it
 /// likes.
+///
+/// A side that closes with bytes unread is reset: writes to it fail, while its last bytes are still to be read. So a failed write
+/// ends its own direction only.
 pub(super) async fn both_ways<C, S>(
     client: &mut C,
     server: &mut S,
     delay: Option<Duration>,
-) -> io::Result<Carried>
+) -> (Carried, io::Result<()>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut deadline = pin!(None);
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         let sent = up.poll(cx, client, server)?;
         let received = down.poll(cx, server, client)?;
         if sent.is_ready() && received.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        if let Some(delay) = delay
+        let failed = up.failure.is_some() || down.failure.is_some();
+        if let Some(delay) = delay.or(failed.then_some(MAX_LAST_WORDS))
             && (sent.is_ready() || received.is_ready())
         {
             if deadline.is_none() {
@@ -63,8 +69,9 @@ where
         }
         Poll::Pending
     })
-    .await
-    .map(|()| Carried { sent: up.carried, received: down.carried })
+    .await;
+    let failure = up.failure.or(down.failure).map_or(Ok(()), Err);
+    (Carried { sent: up.carried, received: down.carried }, ended.and(failure))
 }
 
 /// One direction.
@@ -76,6 +83,8 @@ struct Direction {
     carried: u64,
     needs_flush: bool,
     state: State,
+    /// Why the other side takes no more.
+    failure: Option<io::Error>,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -84,36 +93,41 @@ enum State {
     Open,
     /// Everything was read; the other side is to be told.
     Ended,
-    Told,
+    /// The other side has been told, or takes no more.
+    Over,
 }
 
 impl Direction {
-    /// Ready when everything has been carried and the other side knows that no more will come.
+    /// Ready when everything has been carried and the other side knows that no more will come, or takes no more. Fails when
+    /// nothing more can be read.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..TURNS {
-            ready!(self.poll_empty(cx, to))?;
+            if let Err(error) = ready!(self.poll_empty(cx, to)) {
+                self.refused(error);
+            }
             match self.state {
                 State::Open => {}
                 State::Ended => {
                     match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
                         // A side that has hung up already needs no telling.
-                        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
-                            return Poll::Ready(Err(error));
-                        }
-                        _ => self.state = State::Told,
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => self.refused(error),
+                        _ => self.state = State::Over,
                     }
                     return Poll::Ready(Ok(()));
                 }
-                State::Told => return Poll::Ready(Ok(())),
+                State::Over => return Poll::Ready(Ok(())),
             }
             let read = SCRATCH.with_borrow_mut(|scratch| self.poll_carry(cx, from, to, scratch))?;
             if read.is_pending() {
                 if self.needs_flush {
-                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    if let Err(error) = ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                        self.refused(error);
+                        return Poll::Ready(Ok(()));
+                    }
                     self.needs_flush = false;
                 }
                 return Poll::Pending;
@@ -122,6 +136,13 @@ impl Direction {
         // There may be more, but others wait too.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Ends this direction: the other side takes no more.
+    fn refused(&mut self, error: io::Error) {
+        (self.waiting, self.at) = (Vec::new(), 0);
+        self.state = State::Over;
+        self.failure = Some(error);
     }
 
     /// Reads once and hands on what the other side takes at once. The rest waits.
@@ -150,9 +171,12 @@ impl Direction {
         self.carried += rest.len() as u64;
         self.needs_flush = true;
         while !rest.is_empty() {
-            match Pin::new(&mut *to).poll_write(cx, rest)? {
-                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(written) => rest = &rest[written..],
+            match Pin::new(&mut *to).poll_write(cx, rest) {
+                Poll::Ready(Ok(written @ 1..)) => rest = &rest[written..],
+                Poll::Ready(refused) => {
+                    self.refused(refused.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+                    break;
+                }
                 Poll::Pending => {
                     self.waiting.extend_from_slice(rest);
                     break;
@@ -197,9 +221,9 @@ mod tests {
         let (client, mut inner_client) = duplex(size);
         let (server, mut inner_server) = duplex(size);
         let copying = async {
-            let carried = both_ways(&mut inner_client, &mut inner_server, delay).await;
+            let (carried, ended) = both_ways(&mut inner_client, &mut inner_server, delay).await;
             drop((inner_client, inner_server));
-            carried
+            ended.map(|()| carried)
         };
         tokio::join!(copying, talk(client, server))
     }

@@ -18,23 +18,35 @@ const TRIES: usize = 3;
 /// Time for a PostgreSQL server to agree to TLS.
 const AGREEMENT: Duration = Duration::from_secs(10);
 
-/// Connects to a server and carries bytes both ways until both sides have finished. `starttls`: the server must agree
-/// to PostgreSQL's TLS first, as the client was told already.
-pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
-    route: &Route,
-    mut client: C,
-    connection: &Connection,
-    starttls: bool,
-) -> io::Result<()> {
-    let (server, mut stream) = Box::pin(connect(route, connection)).await?;
+/// A server that takes a client's connection.
+pub struct Taken {
+    server: Arc<Server>,
+    stream: Stream,
+}
+
+/// Connects to a server of a route. `starttls`: the server must agree to PostgreSQL's TLS first, as the client was told
+/// already.
+pub async fn connect(route: &Route, connection: &Connection, starttls: bool) -> io::Result<Taken> {
+    let (server, mut stream) = Box::pin(choose(route, connection)).await?;
     if starttls {
         tokio::time::timeout(AGREEMENT, postgres::ask(&mut stream)).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, "the server does not agree to TLS in time")
         })??;
     }
+    Ok(Taken { server, stream })
+}
+
+/// Carries bytes both ways until both sides have finished.
+pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
+    route: &Route,
+    client: &mut C,
+    taken: Taken,
+    connection: &Connection,
+) -> io::Result<()> {
+    let Taken { server, mut stream } = taken;
     tracing::debug!(router = %route.name, server = server.address(), peer = %connection.peer, "TCP connection begins");
     let delay = server.transport().termination_delay();
-    let carried = Box::pin(copy::both_ways(&mut client, &mut stream, delay)).await?;
+    let (carried, ended) = Box::pin(copy::both_ways(client, &mut stream, delay)).await;
     tracing::debug!(
         router = %route.name,
         server = server.address(),
@@ -43,11 +55,11 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
         received = carried.received,
         "TCP connection ends"
     );
-    Ok(())
+    ended
 }
 
 /// Connects to the server whose turn it is, or to the next when it cannot be reached.
-async fn connect(route: &Route, connection: &Connection) -> io::Result<(Arc<Server>, Stream)> {
+async fn choose(route: &Route, connection: &Connection) -> io::Result<(Arc<Server>, Stream)> {
     let Some(service) = &route.service else {
         return Err(io::Error::other(format!("router {} is broken", route.name)));
     };

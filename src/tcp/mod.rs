@@ -19,7 +19,7 @@ mod service;
 mod transport;
 mod turns;
 
-pub use forward::forward;
+pub use forward::{connect, forward};
 pub use index::{Entry, Index};
 pub use middlewares::{Middleware, Permit};
 pub use registry::Registry;

@@ -1,6 +1,7 @@
 //! Opens a connection to a server: name, TCP, TLS.
 
 use std::io;
+use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -212,6 +213,9 @@ pub(super) struct Stream {
     tap: Arc<Tap>,
     /// What there is of an interim answer that is not whole yet.
     kept: Vec<u8>,
+    /// The server has closed the connection under a write. What it sent before may still be unread.
+    failed: bool,
+    on_failure: OnFailure,
 }
 
 impl Stream {
@@ -229,7 +233,14 @@ enum Kind {
 
 impl From<Kind> for Stream {
     fn from(kind: Kind) -> Self {
-        Self { kind, window: Window::default(), tap: Arc::default(), kept: Vec::new() }
+        Self {
+            kind,
+            window: Window::default(),
+            tap: Arc::default(),
+            kept: Vec::new(),
+            failed: false,
+            on_failure: OnFailure::Hold,
+        }
     }
 }
 
@@ -239,7 +250,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { kind, window, tap, kept } = self.get_mut();
+        let Self { kind, window, tap, kept, .. } = self.get_mut();
         let start = buffer.filled().len();
         let limit = window.limit() as u64;
         let polled = match kind {
@@ -253,25 +264,93 @@ impl AsyncRead for Stream {
                 tap.look(kept, &buffer.filled()[start..]);
             }
         }
-        polled
+        match polled {
+            // A server that closes with bytes of the request unread cannot send FIN: the reset is the end of its answer.
+            Poll::Ready(Err(error))
+                if error.kind() == ConnectionReset && tap.is_sending() && !matches!(kind, Kind::Tls(_)) =>
+            {
+                Poll::Ready(Ok(()))
+            }
+            polled => polled,
+        }
+    }
+}
+
+/// What becomes of writes to a server that has closed the connection.
+///
+/// A server that answers and closes before the request is complete resets the connection, and its answer may be here
+/// already: reading has to go on, and ends with the answer or with the same failure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnFailure {
+    /// They stay pending, so that no more is taken of the request.
+    Hold,
+    /// They seem to succeed: HTTP/2 reads nothing while it has to write.
+    Discard,
+    /// They fail at once: both directions of a tunnel end independently.
+    Report,
+}
+
+impl Stream {
+    /// The result of a write after `on_failure`. `length`: what a discarded write has taken.
+    fn written<T>(
+        &mut self,
+        cx: &Context<'_>,
+        polled: Poll<io::Result<T>>,
+        length: T,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled
+            && self.on_failure != OnFailure::Report
+            && matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted)
+        {
+            self.failed = true;
+            // The last read may have found nothing.
+            cx.waker().wake_by_ref();
+        }
+        if self.failed { self.after_failure(length) } else { polled }
+    }
+
+    fn after_failure<T>(&self, length: T) -> Poll<io::Result<T>> {
+        if self.on_failure == OnFailure::Discard { Poll::Ready(Ok(length)) } else { Poll::Pending }
+    }
+
+    /// This stream for a tunnel.
+    pub(super) fn for_tunnel(mut self) -> Self {
+        self.on_failure = OnFailure::Report;
+        self
+    }
+
+    /// This stream for HTTP/2.
+    pub(super) fn for_http2(mut self) -> Self {
+        self.on_failure = OnFailure::Discard;
+        self
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        if this.failed {
+            return this.after_failure(data.len());
+        }
+        let polled = match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             Kind::Unix(stream) => Pin::new(stream).poll_write(cx, data),
             Kind::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-        }
+        };
+        this.written(cx, polled, data.len())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        if this.failed {
+            return this.after_failure(());
+        }
+        let polled = match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        this.written(cx, polled, ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -287,11 +366,17 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if this.failed {
+            return this.after_failure(length);
+        }
+        let polled = match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Kind::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        };
+        this.written(cx, polled, length)
     }
 
     fn is_write_vectored(&self) -> bool {

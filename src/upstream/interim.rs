@@ -3,13 +3,15 @@
 //! The HTTP library passes over them. So the bytes that come while an answer is waited for are looked at before the
 //! library gets them, as they are; once the answer itself begins, nothing is looked at any more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http_body::Body as _;
 use parking_lot::Mutex;
-use tidegate_core::Interim;
+use tidegate_core::{Body, Guard, Interim};
 
 use super::fields;
 
@@ -29,6 +31,19 @@ pub(super) struct Tap {
     has_seen: AtomicBool,
     seen: Mutex<Vec<(StatusCode, HeaderMap)>>,
     waker: AtomicWaker,
+    /// The body of the request is not all sent.
+    sending: AtomicBool,
+}
+
+/// Ends the sending of a request body.
+struct Sending(Arc<Tap>);
+
+impl Guard for Sending {
+    fn end(self: Box<Self>, complete: bool) {
+        if complete {
+            self.0.sending.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Tap {
@@ -38,6 +53,21 @@ impl Tap {
             self.seen.lock().clear();
         }
         self.armed.store(true, Ordering::Release);
+    }
+
+    /// Notes when the body of a request that goes out has been sent.
+    pub(super) fn sends(self: &Arc<Self>, request: Request<Body>) -> Request<Body> {
+        if request.body().is_end_stream() {
+            return request;
+        }
+        self.sending.store(true, Ordering::Relaxed);
+        let guard = Box::new(Sending(self.clone()));
+        request.map(|body| body.with_guard(guard))
+    }
+
+    /// True while there is more of a request body to be sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
     }
 
     /// True while what is read is to be looked at.

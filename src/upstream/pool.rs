@@ -35,6 +35,8 @@ pub(super) struct Own {
     /// The address at its other end, when the server is a name.
     pub(super) peer: Option<IpAddr>,
     pub(super) tap: Arc<Tap>,
+    /// Ends the connection, whatever is under way on it.
+    pub(super) task: tokio::task::AbortHandle,
 }
 
 struct Idle {

@@ -35,6 +35,8 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Streams that a server is taken to allow until it says.
 const ASSUMED_STREAMS: usize = 100;
+/// Time to send the rest of a request that has been answered already (Go's HTTP library: 50 ms).
+const MAX_BEHIND_ANSWER: Duration = Duration::from_secs(5);
 /// Bytes of a request body that one HTTP/2 stream may hold.
 const STREAM_BUFFER: usize = 128 * 1024;
 
@@ -171,7 +173,7 @@ impl Endpoint {
     async fn open_for_upgrade(&self) -> Result<Lease, UpstreamError> {
         let connected = connect(&self.target, &self.transport, true).await?;
         let tap = connected.stream.tap().clone();
-        self.open_http1(WebSocketCase::new(connected.stream), None, tap, true).await
+        self.open_http1(WebSocketCase::new(connected.stream.for_tunnel()), None, tap, true).await
     }
 
     /// Opens a connection that others wait for, or waits for theirs.
@@ -236,11 +238,12 @@ impl Endpoint {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.not_connected(&e))?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             // The request that is under way reports the error; an idle connection's end is no event.
             let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
         });
-        Ok(Lease::Own { own: Own { sender, peer, tap }, reused: false })
+        let own = Own { sender, peer, tap, task: task.abort_handle() };
+        Ok(Lease::Own { own, reused: false })
     }
 
     async fn open_http2(&self, stream: Stream, peer: Option<IpAddr>) -> Result<Shared, UpstreamError> {
@@ -257,7 +260,7 @@ impl Endpoint {
             builder.keep_alive_interval(silence).keep_alive_timeout(answer).keep_alive_while_idle(true);
         }
         let (sender, mut connection) =
-            builder.handshake(TokioIo::new(stream)).await.map_err(|e| self.not_connected(&e))?;
+            builder.handshake(TokioIo::new(stream.for_http2())).await.map_err(|e| self.not_connected(&e))?;
         let streams =
             Arc::new(Streams { open: AtomicUsize::new(0), limit: AtomicUsize::new(ASSUMED_STREAMS) });
         let shared = streams.clone();
@@ -285,7 +288,7 @@ impl Endpoint {
                     if interim.is_some() {
                         tap.arm();
                     }
-                    let mut answer = std::pin::pin!(sender.try_send_request(outgoing));
+                    let mut answer = std::pin::pin!(sender.try_send_request(tap.sends(outgoing)));
                     let relaying = std::future::poll_fn(|cx| {
                         let polled = answer.as_mut().poll(cx);
                         if let Some(client) = interim {
@@ -575,8 +578,11 @@ impl Guard for Finish {
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // The request is still being sent, or the connection's task has not been back yet.
             runtime.spawn(async move {
-                if own.sender.ready().await.is_ok() {
-                    endpoint.keep(worker, own);
+                match tokio::time::timeout(MAX_BEHIND_ANSWER, own.sender.ready()).await {
+                    Ok(Ok(())) => endpoint.keep(worker, own),
+                    Ok(Err(_)) => {}
+                    // The server has answered and does not take the rest: nothing else would end this.
+                    Err(_) => own.task.abort(),
                 }
             });
         }

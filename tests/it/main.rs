@@ -63,3 +63,4 @@ mod tls;
 mod tls_resumption;
 mod tunnels;
 mod udp;
+mod uploads;

@@ -18,6 +18,7 @@ use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
 use crate::entrypoint::heads::HeldHead;
 use crate::entrypoint::http::{Link, begin_tunnel, respond};
+use crate::entrypoint::linger;
 use crate::entrypoint::pace::{self, Answering};
 use crate::entrypoint::tunnel::answer as tunnel_answer;
 use crate::upstream::ClientSide;
@@ -87,9 +88,12 @@ pub(super) async fn serve(
     let pace = pace::of_request(limits.pace(), &head.headers);
     let spoiled = Spoiled::default();
     let answering = Answering::stream();
-    let body = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
-        Ok(body) if body.is_end_stream() => body,
-        Ok(body) => pace::paced(body, pace, answering.clone()),
+    let (body, leftover) = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
+        Ok(body) if body.is_end_stream() => (body, None),
+        Ok(body) => {
+            let (body, leftover) = pace::paced_with_leftover(body, pace, answering.clone());
+            (body, Some(leftover))
+        }
         Err(fault) => {
             answer.reset(fault.code);
             return Ended::Wasted;
@@ -122,8 +126,18 @@ pub(super) async fn serve(
     }
     let sent = answer.interim(hints.take()).await.is_ok() && answer.send(response, is_head).await.is_ok();
     answering.set(false);
+    if !sent {
+        return Ended::Wasted;
+    }
+    // Whatever the client still sends is read, so that it gets to the answer; then it is asked to stop.
+    let drained = async {
+        if let Some(leftover) = leftover {
+            linger::drain(leftover).await;
+        }
+    };
     // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
-    if sent && answer.delivered().await.is_ok() { Ended::Answered } else { Ended::Wasted }
+    let (delivered, ()) = tokio::join!(answer.delivered(), drained);
+    if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
 }
 
 /// Serves a CONNECT for a WebSocket.

@@ -64,6 +64,18 @@ impl Frames {
         frames
     }
 
+    /// The server's side of a connection whose preface has been read: sends settings.
+    pub fn accepted(stream: TcpStream) -> Self {
+        let mut frames = Self { stream };
+        assert!(frames.send(SETTINGS, 0, 0, &[]));
+        frames
+    }
+
+    /// A second handle of the connection, to send while the first one reads.
+    pub fn sender(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap() }
+    }
+
     /// Sends bytes; false when the connection is gone.
     pub fn bytes(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
