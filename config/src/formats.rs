@@ -7,6 +7,7 @@ pub mod flags;
 mod json;
 pub mod keys;
 pub mod labels;
+mod switches;
 pub mod toml;
 pub mod yaml;
 
@@ -142,7 +143,7 @@ mod tests {
             prop_assert_eq!(&decode::<Config>(&labels).expect("decodes"), &config);
 
             let flags: Vec<String> = leaves.iter().map(|(key, value)| format!("--{key}={value}")).collect();
-            let (flags, problems) = flags::read(flags.iter().map(String::as_str));
+            let flags::Read { node: flags, problems, .. } = flags::read(flags.iter().map(String::as_str), &|_| false);
             prop_assert_eq!(problems, []);
             prop_assert_eq!(&decode::<Config>(&flags).expect("decodes"), &config);
 
@@ -153,7 +154,8 @@ mod tests {
                     (format!("TIDEGATE_{key}"), value.as_str())
                 })
                 .collect();
-            let env = env::read(variables.iter().map(|(name, value)| (name.as_str(), *value)), |_, _| true);
+            let variables = variables.iter().map(|(name, value)| (name.as_str(), *value));
+            let env = env::read(variables, |_, _| true, &|_| false);
             prop_assert_eq!(env.problems, []);
             prop_assert_eq!(&decode::<Config>(&env.node).expect("decodes"), &config);
         }
@@ -169,7 +171,7 @@ mod tests {
             let _ = read("f.yml", text.as_bytes()).map(|node| decode_config(&node));
             let _ = read("f.toml", text.as_bytes()).map(|node| decode_config(&node));
             let _ = labels::read([(text.as_str(), "v")], &["a", ""], |_| Origin::Internal);
-            let _ = flags::read([text.as_str()]);
+            let _ = flags::read([text.as_str()], &|_| true);
         }
     }
 

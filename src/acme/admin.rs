@@ -341,7 +341,9 @@ mod tests {
     fn admin(path: &Path) -> Admin {
         let mut settings = Settings::default();
         let acme = Acme { storage: path.display().to_string(), ..Acme::default() };
-        settings.certificates_resolvers.insert("le".into(), CertificatesResolver { acme: Some(acme) });
+        settings
+            .certificates_resolvers
+            .insert("le".into(), CertificatesResolver { acme: Some(acme), ..Default::default() });
         Admin::new(&settings, None).unwrap()
     }
 

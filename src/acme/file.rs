@@ -57,7 +57,13 @@ impl FileStorage {
             }
             Err(error) => return Err(Error::local(format!("cannot read {shown}: {error}"))),
         };
-        let mode = file.metadata().map_err(|error| Error::local(format!("{shown}: {error}")))?.mode() & 0o777;
+        let metadata = file.metadata().map_err(|error| Error::local(format!("{shown}: {error}")))?;
+        if metadata.is_dir() {
+            return Err(Error::local(format!(
+                "{shown} is a directory: expected a file (Docker makes a directory where the file of a mount is missing)"
+            )));
+        }
+        let mode = metadata.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(Error::local(format!(
                 "permissions {mode:o} for {shown} are too open, please use 600"

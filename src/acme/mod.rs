@@ -106,11 +106,18 @@ impl Acme {
         let shared = self.shared.get_or_init(|| Shared::new(obtained.clone()));
         let mut storages: HashMap<&str, FileStorage> = HashMap::new();
         let resolvers = &settings.certificates_resolvers;
+        let out = |name: &String, why: String| {
+            shared.tell(&Arc::from(name.as_str()), vec![Row::of_resolver(name, why)])
+        };
+        for (name, one) in resolvers.iter().filter(|(_, one)| one.acme.is_none()) {
+            out(name, one.out.clone());
+        }
         for (name, options) in resolvers.iter().filter_map(|(name, one)| Some((name, one.acme.as_ref()?))) {
             let prover: Arc<dyn Prover> = match self.prover(options, &obtained) {
                 Ok(prover) => prover,
                 Err(error) => {
                     tracing::error!(resolver = %name, "the certificate resolver cannot work: {error}");
+                    out(name, error.to_string());
                     continue;
                 }
             };
@@ -126,6 +133,7 @@ impl Acme {
                 Ok(kept) => kept,
                 Err(error) => {
                     tracing::error!(resolver = %name, "the certificate resolver cannot work: {error}");
+                    out(name, error.to_string());
                     continue;
                 }
             };
@@ -134,6 +142,7 @@ impl Acme {
                 Ok(on_demand) => Arc::new(on_demand),
                 Err(error) => {
                     tracing::error!(resolver = %name, "onDemand: {error}");
+                    out(name, format!("onDemand: {error}"));
                     continue;
                 }
             };

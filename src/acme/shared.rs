@@ -24,7 +24,7 @@ pub(super) struct Offer {
 /// What is told of one certificate, or of one that is missing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Its names.
+    /// Its names; none when it is about the resolver as a whole.
     pub names: Vec<String>,
     /// Name of the resolver.
     pub resolver: String,
@@ -36,6 +36,21 @@ pub struct Row {
     pub next: Option<OffsetDateTime>,
     /// Why the last attempt failed; empty when it did not.
     pub error: String,
+}
+
+impl Row {
+    /// What keeps a whole resolver from working.
+    pub(super) fn of_resolver(resolver: &str, error: String) -> Self {
+        let resolver = resolver.to_owned();
+        Self { names: Vec::new(), resolver, issuer: String::new(), not_after: None, next: None, error }
+    }
+
+    /// What is wrong, for people; `None` when nothing is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let Self { names, resolver, error, .. } = self;
+        let about = if names.is_empty() { String::new() } else { format!("{}: ", names.join(", ")) };
+        (!error.is_empty()).then(|| format!("certificate resolver {resolver}: {about}{error}"))
+    }
 }
 
 /// What all resolvers have.
@@ -93,7 +108,7 @@ impl Shared {
         self.state.lock().rows.insert(resolver.clone(), rows);
     }
 
-    /// What is told of all resolvers.
+    /// What is reported of all resolvers.
     pub(crate) fn rows(&self) -> Vec<Row> {
         self.state.lock().rows.values().flatten().cloned().collect()
     }

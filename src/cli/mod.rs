@@ -7,7 +7,7 @@ mod healthcheck;
 mod run;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -21,7 +21,7 @@ use crate::settings::{self, Settings};
 ///
 /// Without a command it serves, by the settings in a file, the environment and flags. Every setting is a flag:
 /// `--entryPoints.web.address=:80`, `--providers.docker`, `--api.insecure=true`. They are those of Traefik v3; docs/settings.md
-/// lists them.
+/// lists them. `--strict` refuses to start with settings that cannot be honoured.
 #[derive(Parser)]
 #[command(
     name = "tidegate",
@@ -89,7 +89,11 @@ enum DemoPart {
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Compose files have `command: traefik --entryPoints…`, which goes with an image whose entry point is a shell.
+    if arguments.first().is_some_and(|first| is_program(first)) {
+        arguments.remove(0);
+    }
     // Settings are flags that no parser knows in advance: without a command, all of them are settings.
     let is_command = arguments.first().is_some_and(|first| {
         !first.starts_with('-') || ["-h", "--help", "-V", "--version"].contains(&first.as_str())
@@ -97,7 +101,7 @@ pub fn main() -> ExitCode {
     if !is_command {
         return serve(&arguments);
     }
-    match Cli::parse().command {
+    match Cli::parse_from(std::iter::once("tidegate".to_owned()).chain(arguments)).command {
         Command::Version => tell(&format!("Version:      {}", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
         Command::Healthcheck(flags) => healthcheck(&flags.settings),
         Command::Check(flags) => check(&flags.settings),
@@ -115,6 +119,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// True for a name of the program, with or without a folder.
+fn is_program(argument: &str) -> bool {
+    let name = Path::new(argument).file_name().and_then(|name| name.to_str());
+    matches!(name, Some("traefik" | "tidegate"))
+}
+
 fn serve(flags: &[String]) -> ExitCode {
     let loaded = match load(flags) {
         Ok(loaded) => loaded,
@@ -124,9 +134,6 @@ fn serve(flags: &[String]) -> ExitCode {
         Ok(log) => log,
         Err(error) => return refuse([(error.to_string(), None)]),
     };
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
     match run::run(loaded.settings, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -159,8 +166,8 @@ fn check(flags: &[String]) -> ExitCode {
             for line in &found.seen {
                 text.push_str(&format!("\n{line}"));
             }
-            let problems: Vec<&Problem> = loaded.warnings.iter().chain(&found.problems).collect();
-            for problem in &problems {
+            let problems = &found.problems;
+            for problem in problems {
                 text.push_str(&format!("\n\n{}", shown(problem)));
             }
             let total =

@@ -32,7 +32,8 @@ pub fn provided(settings: &Settings) -> Provided {
             redirect(settings, name, point, redirection, &mut http);
         }
     }
-    Provided { config: Config { http, ..Config::default() }, ..Provided::default() }
+    let problems = settings.problems.clone();
+    Provided { config: Config { http, ..Config::default() }, problems, ..Provided::default() }
 }
 
 fn router(entry_point: &str, rule: &str, service: &str, priority: i64) -> Router {

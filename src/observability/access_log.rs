@@ -23,7 +23,7 @@ use crate::settings;
 use filter::Filter;
 use modes::{Filters, Modes};
 use writer::Writer;
-pub(super) use writer::open as open_file;
+pub(crate) use writer::open as open_file;
 
 /// The status of a request whose client went away before there was a response.
 const CLIENT_CLOSED: u16 = 499;

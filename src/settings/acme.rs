@@ -18,9 +18,20 @@ pub struct CertificatesResolver {
     /// Certificates by ACME (RFC 8555).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acme: Option<Acme>,
+    /// Why it obtains nothing; empty when it works.
+    #[serde(skip)]
+    pub out: String,
 }
 
 impl CertificatesResolver {
+    /// Keeps the name and nothing else: it obtains no certificates.
+    pub(super) fn take_out(&mut self, why: String) {
+        self.acme = None;
+        if self.out.is_empty() {
+            self.out = why;
+        }
+    }
+
     /// The entry point where proofs are shown over HTTP.
     pub fn http_entry_point(&self) -> Option<&str> {
         self.acme.as_ref()?.http_challenge.as_ref().map(|http| http.entry_point.as_str())
@@ -277,6 +288,59 @@ impl Default for OnDemand {
     fn default() -> Self {
         Self { ask: String::new(), limit: 20 }
     }
+}
+
+/// What keeps a resolver from working: options below `acme`, and what is wrong with them.
+pub(super) fn mistakes(acme: &Acme, settings: &super::Settings) -> Vec<(Vec<&'static str>, String)> {
+    let mut wrong: Vec<(Vec<&'static str>, String)> = Vec::new();
+    if let Some((option, message)) = acme.wrong_storage() {
+        wrong.push((vec![option], message));
+    }
+    if !acme.email.is_empty() && !acme.email.contains('@') {
+        wrong.push((vec!["email"], format!("`{}` is no e-mail address", acme.email)));
+    }
+    if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
+        let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);
+        wrong.push((vec!["caServer"], message));
+    }
+    if acme.certificates_duration == 0 {
+        wrong.push((vec!["certificatesDuration"], "expected a number of hours above 0".to_owned()));
+    }
+    if acme.eab.as_ref().is_some_and(|eab| eab.kid.is_empty() || eab.hmac_encoded.is_empty()) {
+        wrong.push((vec!["eab"], "`kid` and `hmacEncoded` go together".to_owned()));
+    }
+    wrong.extend(wrong_challenge(acme, settings));
+    if let Some(demand) = &acme.on_demand {
+        if url::Url::parse(&demand.ask).map_or(true, |ask| !ask.has_host()) {
+            let message = format!("`{}` is no URL: somebody must say which names are allowed", demand.ask);
+            wrong.push((vec!["onDemand", "ask"], message));
+        }
+        if demand.limit == 0 {
+            wrong.push((vec!["onDemand", "limit"], "expected a number of names above 0".to_owned()));
+        }
+    }
+    wrong
+}
+
+fn wrong_challenge(acme: &Acme, settings: &super::Settings) -> Option<(Vec<&'static str>, String)> {
+    if let Some(dns) = &acme.dns_challenge {
+        return crate::acme::check_dns(dns).err().map(|message| (vec!["dnsChallenge"], message));
+    }
+    if let Some(http) = &acme.http_challenge {
+        let name = http.entry_point.as_str();
+        if settings.entry_points.contains_key(name) {
+            return None;
+        }
+        let message = match name {
+            "" => "is required: the entry point that is reached at port 80".to_owned(),
+            other => format!("there is no entry point `{other}`"),
+        };
+        return Some((vec!["httpChallenge", "entryPoint"], message));
+    }
+    acme.tls_challenge.is_none().then(|| {
+        let message = "no way to prove names: expected `httpChallenge`, `tlsChallenge` or `dnsChallenge`";
+        (Vec::new(), message.to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -62,6 +62,47 @@ impl FromStr for Address {
     }
 }
 
+/// Names of ports that are known everywhere, as in Go's net package.
+const SERVICES: [(&str, u16); 15] = [
+    ("domain", 53),
+    ("ftp", 21),
+    ("ftps", 990),
+    ("gopher", 70),
+    ("http", 80),
+    ("https", 443),
+    ("imap2", 143),
+    ("imap3", 220),
+    ("imaps", 993),
+    ("pop3", 110),
+    ("pop3s", 995),
+    ("smtp", 25),
+    ("submissions", 465),
+    ("ssh", 22),
+    ("telnet", 23),
+];
+
+/// An address whose port is a name (`:http`) with the number of that port; `None` when it is a number, or unknown.
+pub(super) fn with_number(address: &str) -> Option<String> {
+    let (place, protocol) = address.split_once('/').map_or((address, None), |(place, p)| (place, Some(p)));
+    let (host, name) = place.rsplit_once(':')?;
+    if name.is_empty() || name.parse::<u16>().is_ok() {
+        return None;
+    }
+    let wanted = protocol.unwrap_or("tcp").to_ascii_lowercase();
+    let system = std::fs::read_to_string("/etc/services").unwrap_or_default();
+    let of_system = system.lines().find_map(|line| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let (first, port) = (words.next()?, words.next()?);
+        let (port, protocol) = port.split_once('/')?;
+        let is_it = protocol == wanted && (first == name || words.any(|alias| alias == name));
+        is_it.then(|| port.parse().ok()).flatten()
+    });
+    let known = || SERVICES.iter().find(|(known, _)| *known == name).map(|(_, port)| *port);
+    let port: u16 = of_system.or_else(known)?;
+    let protocol = protocol.map(|protocol| format!("/{protocol}")).unwrap_or_default();
+    Some(format!("{host}:{port}{protocol}"))
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -87,6 +128,19 @@ mod tests {
         }
         for text in ["", "80", "foo", ":x", ":70000", "::1:80", ":80/sctp", "[::1:80", "a b:80"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_may_have_names() {
+        for (text, expected) in [
+            (":http", Some(":80")),
+            ("127.0.0.1:https/tcp", Some("127.0.0.1:443/tcp")),
+            (":80", None),
+            (":nobody-knows", None),
+            ("", None),
+        ] {
+            assert_eq!(with_number(text).as_deref(), expected, "{text}");
         }
     }
 

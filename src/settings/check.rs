@@ -5,7 +5,7 @@ use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
 
 use super::{
-    Acme, Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, LETS_ENCRYPT, Settings, is_named,
+    Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, Ping, Settings, acme, address, is_named,
 };
 use crate::observability::access_log;
 
@@ -14,7 +14,7 @@ use crate::observability::access_log;
 pub(super) struct Findings {
     /// Reasons not to start.
     pub(super) problems: Vec<Problem>,
-    /// What is odd, but does no harm.
+    /// What is not honoured.
     pub(super) warnings: Vec<Problem>,
 }
 
@@ -39,21 +39,24 @@ struct Check<'n> {
 }
 
 impl Check<'_> {
-    fn core(&mut self, settings: &Settings) {
+    fn core(&mut self, settings: &mut Settings) {
         let syntax = settings.core.default_rule_syntax.as_str();
-        if !matches!(syntax, "" | "v3") {
-            let message = format!("`{syntax}` is not supported: rules have the syntax `v3`");
-            self.problem(&["core", "defaultRuleSyntax"], &message);
+        let at = ["core", "defaultRuleSyntax"];
+        match syntax {
+            "" | "v3" => {}
+            "v2" => self.warn(&at, V2),
+            _ => self.problem(&at, &format!("`{syntax}` is unknown: expected `v3`")),
         }
-        if settings.servers_transport.max_idle_conns_per_host < -1 {
-            self.problem(
-                &["serversTransport", "maxIdleConnsPerHost"],
-                "expected a number of connections, or -1 for none",
-            );
+        let idle = &mut settings.servers_transport.max_idle_conns_per_host;
+        if *idle < -1 {
+            let message =
+                format!("`{idle}` is taken for -1, which keeps none: expected a number of connections");
+            self.warn(&["serversTransport", "maxIdleConnsPerHost"], &message);
+            *idle = -1;
         }
     }
 
-    fn api(&mut self, settings: &Settings) {
+    fn api(&mut self, settings: &mut Settings) {
         if let Some(api) = &settings.api {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.:~-".contains(&byte);
             if !api.base_path.starts_with('/') || !api.base_path.bytes().all(fits) {
@@ -69,16 +72,17 @@ impl Check<'_> {
                 self.warn(&["api", "basePath"], message);
             }
         }
-        let Some(ping) = &settings.ping else { return };
+        let Some(ping) = &mut settings.ping else { return };
         if !ping.manual_routing && !settings.entry_points.contains_key(&ping.entry_point) {
             let message =
                 format!("there is no entry point `{}`, so nothing answers `/ping`", ping.entry_point);
             self.warn(&["ping", "entryPoint"], &message);
         }
         if !(100..=999).contains(&ping.terminating_status_code) {
-            let message =
-                format!("`{}` is no status: expected a number like 503", ping.terminating_status_code);
-            self.problem(&["ping", "terminatingStatusCode"], &message);
+            let code = ping.terminating_status_code;
+            let message = format!("`{code}` is no status, so 503 is used: expected a number like 503");
+            self.warn(&["ping", "terminatingStatusCode"], &message);
+            ping.terminating_status_code = Ping::default().terminating_status_code;
         }
     }
 
@@ -86,6 +90,10 @@ impl Check<'_> {
         let levels = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "PANIC"];
         self.one_of(&["log", "level"], &mut settings.log.level, &levels, "ERROR");
         self.one_of(&["log", "format"], &mut settings.log.format, &["common", "json"], "common");
+        if let Some(message) = unusable(&settings.log.file_path) {
+            self.warn(&["log", "filePath"], &format!("{message}: the log goes to standard output"));
+            settings.log.file_path.clear();
+        }
         let Some(log) = &mut settings.access_log else { return };
         self.one_of(&["accessLog", "format"], &mut log.format, &["common", "genericCLF", "json"], "common");
         let fields = ["accessLog", "fields"];
@@ -111,18 +119,28 @@ impl Check<'_> {
         if let Err(message) = access_log::check_expression(&log.filters.expression) {
             self.problem(&["accessLog", "filters", "expression"], &message);
         }
-        for (index, code) in log.filters.status_codes.iter().enumerate() {
-            let (first, last) = code.split_once('-').unwrap_or((code, code));
-            let number = |text: &str| text.trim().parse::<u16>().ok();
-            if !matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last) {
-                let message =
-                    format!("`{code}` (number {}) is no status: expected `404` or `400-499`", index + 1);
-                self.problem(&["accessLog", "filters", "statusCodes"], &message);
-            }
+        let wrong = log.filters.status_codes.iter().position(|code| !is_status_range(code));
+        if let Some(index) = wrong {
+            let code = &log.filters.status_codes[index];
+            let message = format!(
+                "`{code}` (number {}) is no status, so the filter is not used: expected `404` or `400-499`",
+                index + 1
+            );
+            self.warn(&["accessLog", "filters", "statusCodes"], &message);
+            log.filters.status_codes.clear();
+        }
+        let path = settings.access_log.as_ref().map_or("", |log| &log.file_path);
+        if let Some(message) = unusable(path) {
+            self.warn(&["accessLog", "filePath"], &format!("{message}: there is no access log"));
+            settings.access_log = None;
         }
     }
 
-    fn entry_points(&mut self, settings: &Settings) {
+    fn entry_points(&mut self, settings: &mut Settings) {
+        for (name, point) in &mut settings.entry_points {
+            self.entry_point_values(name, point);
+        }
+        self.redirections(settings);
         let mut addresses: Vec<(&str, Address)> = Vec::new();
         for (name, point) in &settings.entry_points {
             match point.address.parse::<Address>() {
@@ -178,9 +196,6 @@ impl Check<'_> {
                 format!("there is no `{required}` in `http.middlewares`: expected one of them, or `*`");
             self.problem(&["entryPoints", name, "http", "requiredMiddlewares"], &message);
         }
-        if point.http.max_header_bytes == 0 {
-            self.problem(&["entryPoints", name, "http", "maxHeaderBytes"], "expected at least 1");
-        }
         if let Some(resolver) =
             point.http.tls.as_ref().map(|tls| &tls.cert_resolver).filter(|name| !name.is_empty())
             && !settings.certificates_resolvers.contains_key(resolver)
@@ -188,25 +203,62 @@ impl Check<'_> {
             let message = format!(
                 "there is no certificate resolver `{resolver}`: expected one of `certificatesResolvers`"
             );
-            self.problem(&["entryPoints", name, "http", "tls", "certResolver"], &message);
-        }
-        let Some(redirect) = point.http.redirections.as_ref().and_then(|all| all.entry_point.as_ref()) else {
-            return;
-        };
-        let to = redirect.to.as_str();
-        let port = to.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
-        if !port && !settings.entry_points.contains_key(to) {
-            let message = match to {
-                "" => "is required: the name of an entry point, or `:port`".to_owned(),
-                _ => format!("there is no entry point `{to}`: expected the name of one, or `:port`"),
-            };
-            self.problem(&["entryPoints", name, "http", "redirections", "entryPoint", "to"], &message);
+            self.warn(&["entryPoints", name, "http", "tls", "certResolver"], &message);
         }
     }
 
-    fn providers(&mut self, settings: &Settings) {
+    /// Values that Traefik takes for others.
+    fn entry_point_values(&mut self, name: &str, point: &mut EntryPoint) {
+        let usual = EntryPoint::default();
+        if point.http.max_header_bytes == 0 {
+            point.http.max_header_bytes = usual.http.max_header_bytes;
+        }
+        let http2 = &mut point.http2;
+        if http2.max_concurrent_streams == 0 {
+            http2.max_concurrent_streams = usual.http2.max_concurrent_streams;
+        }
+        let (size, only) = (http2.max_encoder_header_table_size, usual.http2.max_encoder_header_table_size);
+        if size != only {
+            let message = format!("`{size}` has no effect: only {only} is supported");
+            self.warn(&["entryPoints", name, "http2", "maxEncoderHeaderTableSize"], &message);
+            http2.max_encoder_header_table_size = only;
+        }
+        if let Some(address) = address::with_number(&point.address) {
+            point.address = address;
+        }
+    }
+
+    /// Redirections to nowhere are left out, as in Traefik.
+    fn redirections(&mut self, settings: &mut Settings) {
+        let names: Vec<String> = settings.entry_points.keys().cloned().collect();
+        for (name, point) in &mut settings.entry_points {
+            let Some(redirect) = point.http.redirections.as_ref().and_then(|all| all.entry_point.as_ref())
+            else {
+                continue;
+            };
+            let to = redirect.to.as_str();
+            let port = to.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+            if port || names.iter().any(|name| name == to) {
+                continue;
+            }
+            let why = match to {
+                "" => "it does not say where to".to_owned(),
+                _ => format!("there is no entry point `{to}`"),
+            };
+            let message =
+                format!("nothing is redirected: {why}: expected the name of an entry point, or `:port`");
+            self.warn(&["entryPoints", name, "http", "redirections", "entryPoint", "to"], &message);
+            point.http.redirections = None;
+        }
+    }
+
+    fn providers(&mut self, settings: &mut Settings) {
         for (path, message) in settings.providers.check() {
             self.problem(&[&["providers"], &path[..]].concat(), &message);
+        }
+        for (path, message) in settings.providers.take_out_unusable() {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            self.warn(&path, &format!("the provider is not started: {message}"));
         }
     }
 
@@ -215,8 +267,26 @@ impl Check<'_> {
         for (name, resolver) in &mut resolvers {
             let at = ["certificatesResolvers", name];
             match &mut resolver.acme {
-                None => self.warn(&at, "obtains nothing: expected `acme`"),
-                Some(acme) => self.acme(settings, name, acme),
+                None if resolver.out.is_empty() => {
+                    let message = "obtains nothing: expected `acme`";
+                    self.warn(&at, message);
+                    resolver.take_out(message.to_owned());
+                }
+                None => {}
+                Some(acme) => {
+                    let types = ["EC256", "EC384", "RSA2048", "RSA4096", "RSA8192"];
+                    let key_type = [&at[..], &["acme", "keyType"]].concat();
+                    self.one_of(&key_type, &mut acme.key_type, &types, "RSA4096");
+                    let wrong = acme::mistakes(acme, settings);
+                    for (option, message) in &wrong {
+                        let path = [&at[..], &["acme"], option].concat();
+                        self.warn(&path, &format!("{message}: the resolver obtains nothing"));
+                    }
+                    if let Some((option, message)) = wrong.first() {
+                        let path = [&["acme"], &option[..]].concat().join(".");
+                        resolver.take_out(format!("{path}: {message}"));
+                    }
+                }
             }
         }
         let demanding = |resolver: &&CertificatesResolver| {
@@ -226,55 +296,6 @@ impl Check<'_> {
             self.problem(&["certificatesResolvers"], "several have `onDemand`: at most one can");
         }
         settings.certificates_resolvers = resolvers;
-    }
-
-    fn acme(&mut self, settings: &Settings, name: &str, acme: &mut Acme) {
-        let at = |rest: &[&'static str]| [&["certificatesResolvers", name, "acme"], rest].concat();
-        if let Some((option, message)) = acme.wrong_storage() {
-            self.problem(&at(&[option]), &message);
-        }
-        if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
-            let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);
-            self.problem(&at(&["caServer"]), &message);
-        }
-        let types = ["EC256", "EC384", "RSA2048", "RSA4096", "RSA8192"];
-        self.one_of(&at(&["keyType"]), &mut acme.key_type, &types, "RSA4096");
-        if acme.certificates_duration == 0 {
-            self.problem(&at(&["certificatesDuration"]), "expected a number of hours above 0");
-        }
-        if let Some(eab) = &acme.eab
-            && (eab.kid.is_empty() || eab.hmac_encoded.is_empty())
-        {
-            self.problem(&at(&["eab"]), "`kid` and `hmacEncoded` go together");
-        }
-        if acme.dns_challenge.is_none() && acme.http_challenge.is_none() && acme.tls_challenge.is_none() {
-            let message = "no way to prove names: expected `httpChallenge`, `tlsChallenge` or `dnsChallenge`";
-            self.problem(&at(&[]), message);
-        }
-        if let Some(http) = &acme.http_challenge
-            && !settings.entry_points.contains_key(&http.entry_point)
-        {
-            let message = match http.entry_point.as_str() {
-                "" => "is required: the entry point that is reached at port 80".to_owned(),
-                other => format!("there is no entry point `{other}`"),
-            };
-            self.problem(&at(&["httpChallenge", "entryPoint"]), &message);
-        }
-        if let Some(dns) = &acme.dns_challenge
-            && let Err(message) = crate::acme::check_dns(dns)
-        {
-            self.problem(&at(&["dnsChallenge"]), &message);
-        }
-        if let Some(demand) = &acme.on_demand {
-            if url::Url::parse(&demand.ask).map_or(true, |ask| !ask.has_host()) {
-                let message =
-                    format!("`{}` is no URL: somebody must say which names are allowed", demand.ask);
-                self.problem(&at(&["onDemand", "ask"]), &message);
-            }
-            if demand.limit == 0 {
-                self.problem(&at(&["onDemand", "limit"]), "expected a number of names above 0");
-            }
-        }
     }
 
     /// A text that has a few meanings, without case; any other is taken for `default`, as in Traefik.
@@ -308,4 +329,29 @@ impl Check<'_> {
         let origin = nearest.map_or(Origin::Internal, |node| node.origin.clone());
         Problem { origin, object: None, message: format!("{}: {message}", path.join(".")), excerpt: None }
     }
+}
+
+/// What is reported while rules of the second syntax are asked for.
+const V2: &str = "`v2` is not supported: rules are read as `v3`, and a router whose rule means something else in `v2` \
+                  answers 503";
+
+/// True for `404` and `400-499`.
+fn is_status_range(code: &str) -> bool {
+    let (first, last) = code.split_once('-').unwrap_or((code, code));
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
+}
+
+/// Why a log cannot be written to this file; `None` when it can, or none is named.
+fn unusable(path: &str) -> Option<String> {
+    if path.is_empty() {
+        return None;
+    }
+    let was_there = std::fs::exists(path).unwrap_or(true);
+    let opened = access_log::open_file(path.as_ref());
+    if opened.is_ok() && !was_there {
+        // It was only tried.
+        let _ = std::fs::remove_file(path);
+    }
+    opened.err().map(|error| format!("`{path}` cannot be opened: {error}"))
 }

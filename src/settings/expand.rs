@@ -9,37 +9,70 @@ use tidegate_config::tree::{Node, Value};
 /// Largest file that is read as a value, in bytes.
 const LARGEST: u64 = 1 << 20;
 
+/// What was odd about values.
+#[derive(Default)]
+pub(super) struct Expanded {
+    /// Values that stay as they are written.
+    pub(super) warnings: Vec<Problem>,
+    /// Values that must not stay as they are written.
+    pub(super) problems: Vec<Problem>,
+}
+
 /// Expands all values of a tree. `variable` looks up environment variables.
 ///
-/// `${NAME:-text}` is the text when the variable is not set; `$${` is a plain `${`. A variable that is not set and a
-/// file that cannot be read are problems. One line break at the end of a file is left out.
-pub(super) fn expand(
+/// `${NAME:-text}` is the text when the variable is not set; `$${` is a plain `${`. A variable that is not set stays as
+/// it is written, as in Traefik, with a warning: only below `cluster`, which Traefik does not have and which has a
+/// secret, it is a problem. So is a file that cannot be read. One line break at the end of a file is left out.
+pub(super) fn expand(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) -> Expanded {
+    let mut expanded = Expanded::default();
+    walk(node, variable, &mut expanded, false);
+    expanded
+}
+
+fn walk(
     node: &mut Node,
     variable: &dyn Fn(&str) -> Option<String>,
-    problems: &mut Vec<Problem>,
+    expanded: &mut Expanded,
+    in_cluster: bool,
 ) {
     match &mut node.value {
         Value::Null => {}
-        Value::Leaf(text) => match value(text, variable) {
-            Ok(Some(expanded)) => *text = expanded,
-            Ok(None) => {}
-            Err(message) => {
-                problems.push(Problem { origin: node.origin.clone(), object: None, message, excerpt: None })
+        Value::Leaf(text) => {
+            let outcome = value(text, variable);
+            let problem =
+                |message| Problem { origin: node.origin.clone(), object: None, message, excerpt: None };
+            match outcome {
+                Ok(Some(expanded)) => *text = expanded,
+                Ok(None) => {}
+                Err(Unusable::Variable(message)) if !in_cluster => {
+                    expanded.warnings.push(problem(format!("{message}: the value stays as it is written")));
+                }
+                Err(Unusable::Variable(message) | Unusable::File(message)) => {
+                    expanded.problems.push(problem(message));
+                }
             }
-        },
-        Value::List(list) => list.iter_mut().for_each(|node| expand(node, variable, problems)),
-        Value::Table(table) => table.iter_mut().for_each(|(_, node)| expand(node, variable, problems)),
+        }
+        Value::List(list) => list.iter_mut().for_each(|node| walk(node, variable, expanded, in_cluster)),
+        Value::Table(table) => table.iter_mut().for_each(|(key, node)| {
+            walk(node, variable, expanded, in_cluster || key.eq_ignore_ascii_case("cluster"));
+        }),
     }
 }
 
+/// Why a value cannot be expanded.
+enum Unusable {
+    Variable(String),
+    File(String),
+}
+
 /// The expanded text; `None` when there is nothing to expand.
-fn value(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+fn value(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Unusable> {
     let expanded = match text.contains("${") {
-        true => Some(variables(text, variable)?),
+        true => Some(variables(text, variable).map_err(Unusable::Variable)?),
         false => None,
     };
     match expanded.as_deref().unwrap_or(text).strip_prefix("file:") {
-        Some(path) => contents(path).map(Some),
+        Some(path) => contents(path).map(Some).map_err(Unusable::File),
         None => Ok(expanded),
     }
 }
@@ -97,11 +130,10 @@ mod tests {
 
     fn expanded(text: &str) -> Result<String, String> {
         let mut node = Node::leaf(Origin::Internal, text);
-        let mut problems = Vec::new();
         let variable = |name: &str| (name == "HOST").then(|| "h.test".to_owned());
-        expand(&mut node, &variable, &mut problems);
-        match problems.pop() {
-            Some(problem) => Err(problem.message),
+        let Expanded { mut warnings, mut problems } = expand(&mut node, &variable);
+        match problems.pop().or_else(|| warnings.pop()) {
+            Some(problem) => Err(problem.message.replace(": the value stays as it is written", "")),
             None => Ok(node.as_leaf().unwrap_or_default().to_owned()),
         }
     }

@@ -1,12 +1,13 @@
 //! Reads the settings: flags over environment over file, key by key.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tidegate_config::decode::{DecodeError, decode};
 use tidegate_config::formats::{self, env, excerpt, flags};
 use tidegate_config::suggest;
-use tidegate_config::tree::Node;
+use tidegate_config::tree::{Node, Step, Table, Value};
 use tidegate_config::{Origin, Problem};
 
 use super::{Settings, check, expand, traefik};
@@ -19,6 +20,11 @@ const FILE_NAMES: [&str; 6] =
 const DYNAMIC: [&str; 4] = ["http", "tcp", "udp", "tls"];
 /// The option that names the settings file.
 const CONFIG_FILE: &str = "configFile";
+/// The option with which everything that is not honoured is refused. Not in Traefik.
+const STRICT: &str = "strict";
+/// Numbers of which Traefik refuses negative ones; it starts with any others.
+const NEVER_NEGATIVE: [&str; 4] =
+    ["maxConcurrentStreams", "maxDecoderHeaderTableSize", "maxEncoderHeaderTableSize", "advertisedPort"];
 
 /// Most keys that are found wrong at once.
 const MOST_PROBLEMS: usize = 100;
@@ -26,20 +32,21 @@ const MOST_PROBLEMS: usize = 100;
 /// Settings that were read.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The settings, complete and checked.
+    /// The settings, complete and checked. What of them is not honoured is in [`Settings::problems`].
     pub settings: Settings,
     /// The settings file, when there is one.
     pub file: Option<PathBuf>,
-    /// What is odd, but does no harm.
-    pub warnings: Vec<Problem>,
 }
 
 /// Reads the settings from flags (without the name of the program and of a command), environment variables and a
 /// file.
 ///
 /// The file is named by `configFile`, or else is the first `tidegate` or `traefik` with `.toml`, `.yaml` or `.yml` in
-/// `/etc/tidegate`, `/etc/traefik`, `$XDG_CONFIG_HOME`, `$HOME/.config` and the working folder. Nothing is started
-/// with settings that are not understood: every unknown or unsupported option is a problem with its place.
+/// `/etc/tidegate`, `/etc/traefik`, `$XDG_CONFIG_HOME`, `$HOME/.config` and the working folder.
+///
+/// Settings with which Traefik starts are taken: what cannot be honoured is one of [`Settings::problems`], with its
+/// place. What Traefik refuses, and what would serve something less safely than Traefik does, is an error, and so is
+/// everything with `strict`.
 pub fn load(arguments: &[String], variables: &[(String, String)]) -> Result<Loaded, Vec<Problem>> {
     let variable = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let home = |folder: String| (!folder.is_empty()).then(|| PathBuf::from(folder));
@@ -57,49 +64,77 @@ fn load_with(
     variables: &[(String, String)],
     folders: impl Iterator<Item = PathBuf>,
 ) -> Result<Loaded, Vec<Problem>> {
-    let mut loader = Loader { problems: Vec::new(), warnings: Vec::new(), source: None };
-    let (mut flags, problems) = flags::read(arguments.iter().map(String::as_str));
-    loader.problems.extend(problems);
+    let mut loader = Loader::default();
+    let flags = flags::read(arguments.iter().map(String::as_str), &traefik::is_switch);
+    loader.refused.extend(flags.problems);
+    loader.passed_over.extend(flags.warnings);
+    let mut flags = flags.node;
     let mut env = loader.environment(variables);
     let named = [flags.remove(&[CONFIG_FILE]), env.remove(&[CONFIG_FILE])].into_iter().flatten().next();
     let mut node = loader.file(named, folders)?;
+    // Traefik reads the first source that says anything.
+    loader.env_is_idle = loader.source.is_some() || !flags.is_empty();
     // The origin of the whole is nowhere; each part has its own.
     node.overlay(env);
     node.overlay(flags);
+    loader.strict(node.remove(&[STRICT]));
     let variable = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    expand::expand(&mut node, &variable, &mut loader.problems);
+    let expanded = expand::expand(&mut node, &variable);
+    loader.refused.extend(expanded.problems);
+    loader.passed_over.extend(expanded.warnings);
     loader.settings(node)
 }
 
+#[derive(Default)]
 struct Loader {
-    problems: Vec<Problem>,
-    warnings: Vec<Problem>,
+    /// Reasons not to start.
+    refused: Vec<Problem>,
+    /// What is not honoured.
+    passed_over: Vec<Problem>,
     /// The settings file and its text.
     source: Option<(PathBuf, String)>,
+    /// Traefik would not look at the environment.
+    env_is_idle: bool,
+    /// What is not honoured is a reason not to start.
+    strict: bool,
+    /// Certificate resolvers with a value that cannot be read, and why.
+    broken_resolvers: BTreeMap<String, String>,
 }
 
 impl Loader {
     fn environment(&mut self, variables: &[(String, String)]) -> Node {
-        let passed_over = RefCell::new(Vec::new());
-        let known = || traefik::ROOTS.iter().copied().chain([CONFIG_FILE, "cluster"]);
+        let near = RefCell::new(Vec::new());
         let pairs = variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let read = env::read(pairs, |name, root| {
-            // One that is near is taken, so that it is refused with a hint. Kubernetes and Docker set variables like
-            // TRAEFIK_SERVICE_HOST and TRAEFIK_PORT for purposes of their own.
-            let wanted = suggest::nearest(root, known()).is_some();
-            if !wanted && !matches!(root, "service" | "port") && name != worker::COUNT {
-                passed_over.borrow_mut().push(Problem {
-                    origin: Origin::Environment(name.into()),
-                    object: None,
-                    message: format!("not used: no option begins with `{root}`"),
-                    excerpt: None,
-                });
-            }
-            wanted
-        });
-        self.problems.extend(read.problems);
-        self.warnings.extend(read.warnings);
-        self.warnings.extend(passed_over.into_inner());
+        let read = env::read(
+            pairs,
+            |name, key| {
+                let parts: Vec<&str> = key.split('.').collect();
+                if roots().any(|root| root.eq_ignore_ascii_case(parts[0])) {
+                    return true;
+                }
+                // Kubernetes and Docker set variables like TRAEFIK_SERVICE_HOST and TRAEFIK_PORT, and people those of
+                // their Compose files, for purposes of their own.
+                if !matches!(parts[0], "service" | "port")
+                    && name != worker::COUNT
+                    && let Some(root) = meant(&parts)
+                {
+                    near.borrow_mut().push(Problem {
+                        origin: Origin::Environment(name.into()),
+                        object: None,
+                        message: format!(
+                            "not used: no option begins with `{}`: did you mean `{root}`?",
+                            parts[0]
+                        ),
+                        excerpt: None,
+                    });
+                }
+                false
+            },
+            &traefik::is_switch,
+        );
+        self.passed_over.extend(read.problems);
+        self.passed_over.extend(read.warnings);
+        self.passed_over.extend(near.into_inner());
         read.node
     }
 
@@ -109,15 +144,24 @@ impl Loader {
         named: Option<Node>,
         folders: impl Iterator<Item = PathBuf>,
     ) -> Result<Node, Vec<Problem>> {
+        let named = named.and_then(|node| Some((PathBuf::from(node.as_leaf()?), node.origin)));
         let (path, origin) = match named {
-            Some(node) => (node.as_leaf().map(PathBuf::from), node.origin),
-            None => {
+            Some((path, _)) if path.as_os_str().is_empty() => return Ok(Node::table(Origin::Internal)),
+            Some((path, origin)) if path.exists() => (path, origin),
+            missing => {
                 let mut candidates = folders.flat_map(|folder| FILE_NAMES.map(|name| folder.join(name)));
-                (candidates.find(|path| path.is_file()), Origin::Internal)
+                let found = candidates.find(|path| path.is_file());
+                if let Some((path, origin)) = missing {
+                    let instead = found.as_ref().map_or_else(
+                        || "no file is read".to_owned(),
+                        |found| format!("`{}` is read", found.display()),
+                    );
+                    let message = format!("there is no settings file `{}`: {instead}", path.display());
+                    self.passed_over.push(Problem { origin, object: None, message, excerpt: None });
+                }
+                let Some(path) = found else { return Ok(Node::table(Origin::Internal)) };
+                (path, Origin::Internal)
             }
-        };
-        let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
-            return Ok(Node::table(Origin::Internal));
         };
         let shown = path.display().to_string();
         let bytes = std::fs::read(&path).map_err(|error| {
@@ -129,72 +173,159 @@ impl Loader {
         if node.is_empty() {
             return Ok(Node::table(Origin::Internal));
         }
-        for part in DYNAMIC {
-            if let Some(found) = node.remove(&[part]) {
-                let message = format!(
-                    "`{part}` has no effect as a setting: it belongs into a file that `providers.file` names"
-                );
-                self.warnings.push(Problem { origin: found.origin, object: None, message, excerpt: None });
-            }
-        }
+        self.without_foreign_keys(&mut node);
         Ok(node)
     }
 
-    fn settings(mut self, mut node: Node) -> Result<Loaded, Vec<Problem>> {
-        self.refuse(&mut node);
-        let settings = self.decode(&node).map(|mut settings| {
-            settings.complete();
-            let findings = check::check(&mut settings, &node);
-            self.problems.extend(findings.problems);
-            self.warnings.extend(findings.warnings);
-            settings
-        });
-        let problems = std::mem::take(&mut self.problems);
-        match settings {
-            Some(settings) if problems.is_empty() => {
-                let warnings = std::mem::take(&mut self.warnings);
-                Ok(Loaded {
-                    settings,
-                    warnings: self.shown(warnings),
-                    file: self.source.map(|(path, _)| path),
-                })
+    /// Takes out keys at the top of the file that are not options: Traefik passes over them.
+    fn without_foreign_keys(&mut self, node: &mut Node) {
+        let keys: Vec<String> =
+            node.as_table().into_iter().flat_map(Table::iter).map(|(key, _)| key.to_owned()).collect();
+        for key in keys {
+            if roots().any(|root| root.eq_ignore_ascii_case(&key)) || traefik::is_removed(&key) {
+                continue;
             }
-            _ => Err(self.shown(problems)),
+            let message = match DYNAMIC.iter().any(|part| part.eq_ignore_ascii_case(&key)) {
+                true => format!(
+                    "`{key}` has no effect as a setting: it belongs into a file that `providers.file` names"
+                ),
+                false => match suggest::nearest(&key, roots()) {
+                    Some(near) => format!("`{key}` has no effect: unknown key: did you mean `{near}`?"),
+                    None => format!("`{key}` has no effect: unknown key"),
+                },
+            };
+            if let Some(found) = node.remove(&[&key]) {
+                self.passed_over.push(Problem { origin: found.origin, object: None, message, excerpt: None });
+            }
         }
     }
 
-    /// Takes out what is refused by name.
-    fn refuse(&mut self, node: &mut Node) {
-        let (refused, idle) = traefik::refusals(node);
-        let places = refused.iter().map(|refusal| &refusal.path);
+    fn strict(&mut self, given: Option<Node>) {
+        let Some(node) = given else { return };
+        match decode::<bool>(&node) {
+            Ok(strict) => self.strict = strict,
+            Err(_) if node.as_leaf() == Some("") => self.strict = true,
+            Err(error) => {
+                let message = format!("{STRICT}: {}", error.message());
+                self.refused.push(Problem { origin: node.origin, object: None, message, excerpt: None });
+            }
+        }
+    }
+
+    fn settings(mut self, mut node: Node) -> Result<Loaded, Vec<Problem>> {
+        self.unsupported(&mut node);
+        let settings = self.decode(&mut node).map(|mut settings| {
+            for (name, why) in std::mem::take(&mut self.broken_resolvers) {
+                settings.certificates_resolvers.entry(name).or_default().take_out(why);
+            }
+            settings.complete();
+            let findings = check::check(&mut settings, &node);
+            self.refused.extend(findings.problems);
+            self.passed_over.extend(findings.warnings);
+            settings
+        });
+        let mut refused = std::mem::take(&mut self.refused);
+        let passed_over = std::mem::take(&mut self.passed_over);
+        match settings {
+            Some(mut settings) if refused.is_empty() && (passed_over.is_empty() || !self.strict) => {
+                settings.problems = self.shown(passed_over);
+                Ok(Loaded { settings, file: self.source.map(|(path, _)| path) })
+            }
+            _ => {
+                if self.strict {
+                    refused.extend(passed_over);
+                }
+                Err(self.shown(refused))
+            }
+        }
+    }
+
+    /// Takes out what is known by name and not honoured, or refused.
+    fn unsupported(&mut self, node: &mut Node) {
+        let (found, idle) = traefik::unsupported(node);
+        let places = found.iter().map(|found| &found.path);
         let mut origins = Vec::new();
         for path in places.chain(&idle) {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
             origins.push(node.get(&path).map_or(Origin::Internal, |node| node.origin.clone()));
         }
-        for path in refused.iter().map(|refusal| &refusal.path).chain(&idle) {
-            node.remove(&path.iter().map(String::as_str).collect::<Vec<_>>());
+        for found in &found {
+            if let [root, name, ..] = found.path.as_slice()
+                && root.eq_ignore_ascii_case("certificatesResolvers")
+                && node.get(&[root, name, "acme"]).is_none()
+            {
+                self.broken_resolvers.insert(name.clone(), found.message.clone());
+            }
         }
-        for (refusal, origin) in refused.into_iter().zip(origins) {
-            self.problems.push(Problem { origin, object: None, message: refusal.message, excerpt: None });
+        for path in found.iter().map(|found| &found.path).chain(&idle) {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            node.remove(&path);
+        }
+        for (found, origin) in found.into_iter().zip(origins) {
+            let problem = Problem { origin, object: None, message: found.message, excerpt: None };
+            if found.refused { self.refused.push(problem) } else { self.passed_over.push(problem) }
         }
     }
 
-    /// Decodes all that can be decoded, so that every unknown key is told at once.
-    fn decode(&mut self, node: &Node) -> Option<Settings> {
+    /// Decodes all that can be decoded, so that every unknown key is told at once. What cannot is taken out.
+    fn decode(&mut self, node: &mut Node) -> Option<Settings> {
         let mut rest = node.clone();
         for _ in 0..MOST_PROBLEMS {
             match decode::<Settings>(&rest) {
                 Ok(settings) => return Some(settings),
                 Err(error) => {
-                    self.problems.push(problem(&error));
-                    if !error.remove_from(&mut rest) {
+                    let problem = problem(&error);
+                    let refuse = self.refuses(&error, &rest);
+                    let removed = error.remove_from(&mut rest);
+                    if !refuse && removed {
+                        let keys: Vec<&str> = error.steps().iter().map_while(key_of).collect();
+                        prune(&mut rest, &keys);
+                        // Nothing is said of the rest of what is gone.
+                        if matches!(problem.origin, Origin::Environment(_)) {
+                            error.remove_from(node);
+                            prune(node, &keys);
+                        }
+                        self.passed_over.push(problem);
+                    } else {
+                        self.refused.push(problem);
+                    }
+                    if !removed {
                         return None;
                     }
                 }
             }
         }
+        let message = format!("more than {MOST_PROBLEMS} settings cannot be read");
+        self.refused.push(Problem { origin: Origin::Internal, object: None, message, excerpt: None });
         None
+    }
+
+    /// True when Traefik would not start either.
+    fn refuses(&mut self, error: &DecodeError, node: &Node) -> bool {
+        if matches!(error.origin(), Origin::Environment(_)) && (error.is_unknown_key() || self.env_is_idle) {
+            return false;
+        }
+        if error.is_unknown_key() {
+            return true;
+        }
+        let keys: Vec<&str> = error.steps().iter().map_while(key_of).collect();
+        if let [resolvers, name, ..] = keys.as_slice()
+            && resolvers.eq_ignore_ascii_case("certificatesResolvers")
+        {
+            let why = format!("{}: {}", error.path(), error.message());
+            self.broken_resolvers.insert((*name).to_owned(), why);
+            return false;
+        }
+        let Some(value) = node.get(&keys) else { return true };
+        let last = keys.last().copied().unwrap_or_default();
+        let never_negative = NEVER_NEGATIVE.iter().any(|key| key.eq_ignore_ascii_case(last));
+        match (&value.value, value.as_leaf()) {
+            // It is a number or a time, but not one that makes sense here.
+            (_, Some(text)) if is_number(text) => never_negative && text.starts_with('-'),
+            // A list where a text is wanted is a text for Traefik, if an odd one.
+            (Value::List(_), _) => !error.message().starts_with("a list is given: expected a string"),
+            _ => true,
+        }
     }
 
     /// Adds excerpts of the settings file.
@@ -203,6 +334,43 @@ impl Loader {
             excerpt::fill(&mut problems, &path.display().to_string(), text);
         }
         problems
+    }
+}
+
+/// The first parts of all options.
+fn roots() -> impl Iterator<Item = &'static str> {
+    traefik::ROOTS.iter().copied().chain([CONFIG_FILE, STRICT, "cluster"])
+}
+
+/// The option that a variable was meant to begin with: its first parts are one (`ACCESS_LOG`), or nearly are.
+fn meant(parts: &[&str]) -> Option<&'static str> {
+    let joined = |count: usize| roots().find(|root| root.eq_ignore_ascii_case(&parts[..count].concat()));
+    let near = suggest::nearest(parts[0], roots());
+    (2..=parts.len()).find_map(joined).or_else(|| roots().find(|root| Some(*root) == near))
+}
+
+fn key_of(step: &Step) -> Option<&str> {
+    match step {
+        Step::Key(key) => Some(key),
+        Step::Index(_) => None,
+    }
+}
+
+/// A whole number or a time, with a sign or without.
+fn is_number(text: &str) -> bool {
+    let bare = text.trim().trim_start_matches('-');
+    bare.parse::<i64>().is_ok() || bare.parse::<tidegate_core::values::Duration>().is_ok()
+}
+
+/// Takes out tables of environment variables that are empty after what was at `keys` is gone: a variable that is not
+/// understood switches nothing on.
+fn prune(node: &mut Node, keys: &[&str]) {
+    for depth in (1..keys.len()).rev() {
+        let from_environment = |node: &Node| matches!(node.origin, Origin::Environment(_)) && node.is_empty();
+        if !node.get(&keys[..depth]).is_some_and(from_environment) {
+            return;
+        }
+        node.remove(&keys[..depth]);
     }
 }
 
@@ -259,7 +427,7 @@ mod tests {
             loaded.settings.entry_points["http"],
             EntryPoint { address: ":80".into(), ..EntryPoint::default() }
         );
-        assert_eq!((loaded.file, loaded.warnings), (None, vec![]));
+        assert_eq!((loaded.file, loaded.settings.problems), (None, vec![]));
         assert_eq!(loaded.settings.log.level, "ERROR");
     }
 
@@ -288,7 +456,7 @@ mod tests {
              file: {filename: \"/etc/dyn/dynamic.yml\", watch: true}\n",
         );
         let loaded = loaded(&[&format!("--configFile={path}")]);
-        assert_eq!(loaded.warnings, []);
+        assert_eq!(loaded.settings.problems, []);
         assert_eq!(loaded.settings.default_entry_points(), ["web", "websecure"]);
         assert_eq!(
             loaded.settings.providers.file.map(|file| file.filename).as_deref(),
@@ -346,11 +514,8 @@ mod tests {
         assert!(settings.api.as_ref().is_some_and(|api| !api.dashboard), "the file's options stay");
         assert_eq!(loaded.file, Some(PathBuf::from(&path)));
         assert_eq!(
-            loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            [
-                "environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` gives the same option",
-                "environment variable TRAEFIK_BOGUS: not used: no option begins with `bogus`",
-            ]
+            loaded.settings.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` gives the same option"]
         );
     }
 
@@ -378,11 +543,13 @@ mod tests {
             file("t.yml", "entryPoints:\n  web:\n    adress: \":80\"\n    address: \":80\"\nlogs: {}\n");
         let option = format!("--configFile={path}");
         let variables = [("TRAEFIK_ENTRYPOINT_WEB_ADDRESS", ":80")];
-        let problems = try_load(&[&option, "--log.leve=x", "--bogus"], &variables, &[]).expect_err("refused");
+        let problems = try_load(&[&option, "--log.leve=x", "--bogus", "--strict"], &variables, &[])
+            .expect_err("refused");
         let mut expected = vec![
             format!("{path}:3: entryPoints.web.adress: unknown key: did you mean `address`?"),
-            format!("{path}:5: logs: unknown key: did you mean `log`?"),
-            "environment variable TRAEFIK_ENTRYPOINT_WEB_ADDRESS: entrypoint: unknown key: did you mean `entryPoints`?"
+            format!("{path}:5: `logs` has no effect: unknown key: did you mean `log`?"),
+            "environment variable TRAEFIK_ENTRYPOINT_WEB_ADDRESS: not used: no option begins with `entrypoint`: did you \
+             mean `entryPoints`?"
                 .into(),
             "flag --log.leve: log.leve: unknown key: did you mean `level`?".into(),
         ];
@@ -405,16 +572,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_named_must_be_there_and_readable() {
-        assert!(
-            refused(&["--configFile=/no/such/file.yml"])[0].contains("`/no/such/file.yml` cannot be read")
-        );
+    fn a_file_that_is_named_is_read_or_reported() {
+        let option = "--configFile=/no/such/file.yml";
+        let told = loaded(&[option]).settings.problems[0].to_string();
+        assert_eq!(told, "flag --configFile: there is no settings file `/no/such/file.yml`: no file is read");
+        assert_eq!(refused(&[option, "--strict"]).len(), 1);
         let (_folder, path) = file("t.yml", "log: {level: [}\n");
         assert!(refused(&[&format!("--configFile={path}")])[0].contains("t.yml:1: invalid YAML"));
     }
 
     #[test]
-    fn traefik_options_without_support_are_refused_by_name() {
+    fn traefik_options_without_support_are_reported_by_name() {
         for (argument, name) in [
             ("--certificatesResolvers.le.tailscale=true", "certificatesResolvers.le.tailscale"),
             ("--metrics.prometheus=true", "metrics"),
@@ -427,10 +595,12 @@ mod tests {
             ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
             let expected =
-                format!("{name} is a Traefik option that Tidegate does not support yet: remove it");
-            let problems = refused(&["--entryPoints.web.address=:80", argument]);
+                format!("{name} is a Traefik option that Tidegate does not support yet: it has no effect");
+            let problems = refused(&["--entryPoints.web.address=:80", argument, "--strict"]);
             assert_eq!(problems.len(), 1, "{problems:?}");
             assert!(problems[0].ends_with(&expected), "{problems:?}");
+            let starts = try_load(&["--entryPoints.web.address=:80", argument], &[], &[]);
+            assert_eq!(starts.is_ok(), !name.contains("tls.spiffe"), "{argument}");
         }
         // Saying no to them is fine, and saying something about them is not: it switches them on in Traefik.
         loaded(&[
@@ -439,7 +609,7 @@ mod tests {
             "--metrics.prometheus=false",
             "--tracing=false",
         ]);
-        assert_eq!(refused(&["--providers.nomad.watch=false"]).len(), 1);
+        assert_eq!(loaded(&["--providers.nomad.watch=false"]).settings.problems.len(), 1);
     }
 
     #[test]
@@ -473,10 +643,6 @@ mod tests {
                 "expected one kind of provider, and not several",
             ),
             (&["east.dockr.endpoint=x"], "`dockr` is no kind of provider: did you mean `docker`?"),
-            (
-                &["east.nomad=true"],
-                "providers.instances.east.nomad is a Traefik option that Tidegate does not",
-            ),
             (&["east.docker.swarmMode=true"], "use the provider `swarm` instead"),
             (
                 &["east.docker.endpint=x"],
@@ -509,8 +675,10 @@ mod tests {
     fn parts_of_the_dynamic_configuration_are_passed_over_with_a_warning() {
         let (_folder, path) = file("t.yml", "http: {routers: {}}\nlog: {}\n");
         let loaded = loaded(&[&format!("--configFile={path}")]);
-        assert_eq!(loaded.warnings.len(), 1);
-        assert!(loaded.warnings[0].to_string().contains("t.yml:1: `http` has no effect as a setting"));
+        assert_eq!(loaded.settings.problems.len(), 1);
+        assert!(
+            loaded.settings.problems[0].to_string().contains("t.yml:1: `http` has no effect as a setting")
+        );
     }
 
     #[test]
@@ -521,10 +689,7 @@ mod tests {
         assert_eq!(loaded.settings.log.level, "DEBUG");
         assert_eq!(loaded.settings.entry_points["web"].address, ":81");
         let problems = try_load(&arguments, &[], &[]).expect_err("refused");
-        assert!(
-            problems[0]
-                .starts_with("flag --entryPoints.web.address: the environment variable `PORT` is not set")
-        );
+        assert!(problems[0].contains("`:${PORT}` is no address"), "{problems:?}");
     }
 
     #[test]
@@ -536,31 +701,178 @@ mod tests {
             ),
             ("--entryPoints.web.udp.timeout=0s", "udp.timeout: expected a time longer than zero"),
             ("--entryPoints.a.asDefault=true", "entryPoints.a.address: `` is no address"),
-            ("--entryPoints.web.http.redirections.entryPoint.to=zz", "there is no entry point `zz`"),
-            ("--entryPoints.web.http.redirections.entryPoint.scheme=https", "entryPoint.to: is required"),
             ("--entryPoints.web.forwardedHeaders.trustedIPs=10.0.0.0/99", "forwardedHeaders.trustedIPs: "),
+            ("--entryPoints.web.proxyProtocol=true", "proxyProtocol: nobody is trusted"),
             ("--entryPoints.web.http.aliasHeadersStrategy=x", "expected `keep`, `delete` or `reject`"),
             ("--entryPoints.web.http.requiredMiddlewares=auth", "there is no `auth` in `http.middlewares`"),
+            ("--entryPoints.web.http2.maxConcurrentStreams=-1", "`-1` is no whole number"),
             (
                 "--entryPoints.other.address=0.0.0.0:80",
                 "entry points `other` and `web` have the same address",
             ),
-            ("--entryPoints.web.http.tls.certResolver=le", "no certificate resolver `le`"),
-            ("--certificatesResolvers.le.acme.email=a@b.c", "no way to prove names"),
-            ("--certificatesResolvers.le.acme.httpChallenge=true", "httpChallenge.entryPoint: is required"),
-            ("--certificatesResolvers.le.acme.httpChallenge.entryPoint=zz", "there is no entry point `zz`"),
-            ("--certificatesResolvers.le.acme.dnsChallenge.provider=zz", "provider `zz` is not supported"),
             ("--api.basePath=x", "`x` is no path"),
             ("--api.basePath=/a b", "`/a b` is no path"),
-            ("--core.defaultRuleSyntax=v2", "rules have the syntax `v3`"),
-            ("--accessLog.filters.statusCodes=200,5xx", "`5xx` (number 2) is no status"),
-            ("--ping.terminatingStatusCode=99", "`99` is no status"),
+            ("--core.defaultRuleSyntax=v4", "`v4` is unknown: expected `v3`"),
             ("--providers.precedence=docker,dockr", "provider \"dockr\" is not a valid provider name"),
             ("--log.noColor=maybe", "log.noColor: `maybe` is neither `true` nor `false`"),
+            ("--cluster.name=${NOT_SET}", "the environment variable `NOT_SET` is not set"),
         ] {
             let problems = refused(&["--entryPoints.web.address=:80", argument]);
-            assert!(problems.len() == 1 && problems[0].contains(expected), "{argument}: {problems:?}");
+            assert!(!problems.is_empty() && problems[0].contains(expected), "{argument}: {problems:?}");
         }
+    }
+
+    /// Traefik 3.7.15 starts with each of them.
+    #[test]
+    fn what_traefik_starts_with_is_taken_and_reported() {
+        let le = "--certificatesResolvers.le.acme";
+        for (arguments, expected) in [
+            (vec!["--api.debug=true"], "api.debug is a Traefik option"),
+            (vec!["--entryPoints.web.http.redirections.entryPoint.to=zz"], "there is no entry point `zz`"),
+            (vec!["--entryPoints.web.http.redirections.entryPoint.scheme=http"], "it does not say where to"),
+            (vec!["--entryPoints.web.http.tls.certResolver=le"], "no certificate resolver `le`"),
+            (vec!["--entryPoints.web.transport.respondingTimeouts.readTimeout=-1s"], "`-1s`"),
+            (vec!["--core.defaultRuleSyntax=v2"], "rules are read as `v3`"),
+            (vec!["--accessLog.filters.statusCodes=200,5xx"], "`5xx` (number 2) is no status"),
+            (vec!["--ping.terminatingStatusCode=99"], "`99` is no status"),
+            (vec!["--log.filePath=/proc/none/x"], "the log goes to standard output"),
+            (vec!["--accesslog.filePath=/proc/none/x"], "there is no access log"),
+            (vec!["--providers.http=true"], "providers.http: the provider is not started"),
+            (vec!["--providers.docker.defaultRule={{"], "providers.docker: the provider is not started"),
+            (vec!["--experimental.plugins.p.moduleName=m"], "experimental is a Traefik option"),
+            (vec!["--experimental.localPlugins.p.moduleName=m"], "experimental is a Traefik option"),
+            (vec!["--hostResolver.cnameFlattening=true"], "hostResolver is a Traefik option"),
+        ] {
+            let arguments = [&["--entryPoints.web.address=:80"], arguments.as_slice()].concat();
+            let problems = loaded(&arguments).settings.problems;
+            assert!(
+                problems.len() == 1 && problems[0].to_string().contains(expected),
+                "{arguments:?}: {problems:?}"
+            );
+            assert_eq!(refused(&[&arguments[..], &["--strict"]].concat()).len(), 1, "{arguments:?}");
+        }
+        for (options, expected) in [
+            (vec![".email=a@b.c"], "no way to prove names"),
+            (vec![".tlsChallenge=false", ".email=a@b.c"], "no way to prove names"),
+            (vec![".httpChallenge=true"], "httpChallenge.entryPoint: is required"),
+            (vec![".httpChallenge.entryPoint=zz"], "there is no entry point `zz`"),
+            (vec![".dnsChallenge.provider=zz"], "provider `zz` is not supported"),
+            (vec![".dnsChallenge.provider=cloudflare"], "CF_DNS_API_TOKEN"),
+            (vec![".email=[EMAIL]", ".tlsChallenge=true"], "`[EMAIL]` is no e-mail address"),
+        ] {
+            let options: Vec<String> = options.into_iter().map(|option| format!("{le}{option}")).collect();
+            let settings = loaded(&options.iter().map(String::as_str).collect::<Vec<_>>()).settings;
+            let problems = &settings.problems;
+            assert!(
+                problems.len() == 1 && problems[0].to_string().contains(expected),
+                "{options:?}: {problems:?}"
+            );
+            let resolver = &settings.certificates_resolvers["le"];
+            assert!(resolver.acme.is_none() && resolver.out.contains(expected), "{resolver:?}");
+        }
+        let named = [".dnsChallenge.provider=manual", ".dnsChallenge.resolvers=ns.example.com"];
+        let named = named.map(|option| format!("{le}{option}"));
+        assert_eq!(loaded(&named.each_ref().map(String::as_str)).settings.problems, []);
+    }
+
+    #[test]
+    fn a_block_that_is_switched_off_is_off_in_every_form() {
+        let is_off = |loaded: Loaded| {
+            let settings = loaded.settings;
+            let http3 = settings.entry_points["web"].http3.is_some();
+            settings.problems.is_empty()
+                && !http3
+                && settings.access_log.is_none()
+                && settings.providers.docker.is_none()
+        };
+        let options = [
+            ("entryPoints.web.address", ":80"),
+            ("entryPoints.web.http3.advertisedPort", "443"),
+            ("entryPoints.web.http3", "false"),
+            ("accesslog", "false"),
+            ("accesslog.format", "json"),
+            ("providers.docker", "false"),
+            ("providers.docker.exposedbydefault", "false"),
+        ];
+        let flags = options.map(|(key, value)| format!("--{key}={value}"));
+        assert!(is_off(loaded(&flags.each_ref().map(String::as_str))));
+        let variables =
+            options.map(|(key, value)| (format!("TRAEFIK_{}", key.to_uppercase().replace('.', "_")), value));
+        let variables: Vec<(&str, &str)> =
+            variables.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        assert!(is_off(try_load(&[], &variables, &[]).expect("loaded")));
+        for (name, text) in [
+            (
+                "t.yml",
+                "entryPoints: {web: {address: ':80', http3: false}}\naccessLog: false\nproviders: {docker: false}\n",
+            ),
+            (
+                "t.toml",
+                "accessLog = false\n[entryPoints.web]\naddress = ':80'\nhttp3 = false\n[providers]\ndocker = false\n",
+            ),
+        ] {
+            let (_folder, path) = file(name, text);
+            assert!(is_off(loaded(&[&format!("--configFile={path}")])), "{name}");
+        }
+    }
+
+    #[test]
+    fn stray_variables_keep_nothing_from_starting_and_switch_nothing_on() {
+        let variables = [
+            ("TRAEFIK_ACCESS_LOG", "true"),
+            ("TRAEFIK_API_PASSWORD", "x"),
+            ("TRAEFIK_PING_TOKEN", "x"),
+            ("TRAEFIK_VERSION", "3"),
+            ("TRAEFIK_DOMAIN", "a.test"),
+        ];
+        let settings =
+            try_load(&["--entryPoints.web.address=:80"], &variables, &[]).expect("loaded").settings;
+        assert!(settings.api.is_none() && settings.ping.is_none() && settings.access_log.is_none());
+        let told: Vec<String> = settings.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(
+            told[0].contains("TRAEFIK_ACCESS_LOG: not used") && told[0].contains("did you mean `accessLog`?")
+        );
+        assert!(
+            told[1].contains("TRAEFIK_API_PASSWORD") && told[2].contains("TRAEFIK_PING_TOKEN"),
+            "{told:?}"
+        );
+        let wrong = [("TRAEFIK_LOG_NOCOLOR", "maybe")];
+        let ignored = try_load(&["--entryPoints.web.address=:80"], &wrong, &[]).expect("loaded");
+        assert_eq!(ignored.settings.problems.len(), 1);
+        assert!(try_load(&[], &wrong, &[]).is_err(), "Traefik reads it, too, and refuses it");
+    }
+
+    #[test]
+    fn keys_of_a_file_that_are_no_options_are_reported() {
+        for (name, text) in [
+            (
+                "t.yml",
+                "x-common: &c {a: b}\nserverTransport: {x: 1}\nlog: {}\ncertificatesResolvers: {le: {acme: {email: [EMAIL], tlsChallenge: {}}}}\n",
+            ),
+            (
+                "t.toml",
+                "[x-common]\na = 'b'\n[serverTransport]\nx = 1\n[certificatesResolvers.le.acme]\nemail = ['EMAIL']\ntlsChallenge = {}\n",
+            ),
+        ] {
+            let (_folder, path) = file(name, text);
+            let settings = loaded(&[&format!("--configFile={path}")]).settings;
+            let told: Vec<String> = settings.problems.iter().map(ToString::to_string).collect();
+            for expected in [
+                "`x-common` has no effect: unknown key",
+                "did you mean `serversTransport`?",
+                "certificatesResolvers.le.acme.email: a list is given",
+            ] {
+                assert!(told.len() == 3 && told.iter().any(|told| told.contains(expected)), "{told:?}");
+            }
+            assert!(settings.certificates_resolvers["le"].acme.is_none());
+        }
+        let (_folder, path) = file("t.yml", "providers: {docker: {network: '${NOT_SET}'}}\n");
+        let told = loaded(&[&format!("--configFile={path}")]).settings.problems[0].to_string();
+        assert!(
+            told.ends_with("the environment variable `NOT_SET` is not set: the value stays as it is written"),
+            "{told}"
+        );
     }
 
     #[test]
@@ -594,6 +906,6 @@ mod tests {
         ]);
         assert_eq!(loaded.settings.log.level, "ERROR");
         assert_eq!(loaded.settings.access_log.map(|log| log.format).as_deref(), Some("common"));
-        assert_eq!(loaded.warnings.len(), 4, "{:?}", loaded.warnings);
+        assert_eq!(loaded.settings.problems.len(), 4, "{:?}", loaded.settings.problems);
     }
 }

@@ -17,6 +17,7 @@ mod traefik;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidegate_config::Problem;
 use tidegate_config::tcp::{Delay, TcpServersTransport};
 use tidegate_config::transport::ForwardingTimeouts;
 use tidegate_core::values::Timeout;
@@ -69,6 +70,9 @@ pub struct Settings {
     /// The access log; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
+    /// What was given and is not honoured. It is reported as long as the gateway runs.
+    #[serde(skip)]
+    pub problems: Vec<Problem>,
 }
 
 impl Settings {
@@ -136,7 +140,7 @@ impl Default for Global {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Core {
-    /// Only `v3`.
+    /// How rules without a `ruleSyntax` are read: empty or `v3`, or `v2`.
     pub default_rule_syntax: String,
     /// Always true in effect: options in conflict fail closed.
     #[serde(rename = "strictTLSOptions")]

@@ -130,6 +130,41 @@ impl Providers {
         single.chain(named).collect()
     }
 
+    /// Switches off those whose options cannot be used, as Traefik does. Gives the path of each, and why.
+    pub(super) fn take_out_unusable(&mut self) -> Vec<(Vec<String>, String)> {
+        let mut out = Vec::new();
+        for chosen in self.chosen() {
+            if let Err(error) = chosen.options.clone().instances(chosen.name) {
+                out.push((chosen.name.map(str::to_owned), chosen.options.kind(), error.to_string()));
+            }
+        }
+        let taken = out.into_iter().map(|(name, kind, why)| match name {
+            Some(name) => {
+                self.instances.remove(&name);
+                (vec!["providers".to_owned(), "instances".to_owned(), name, kind.to_owned()], why)
+            }
+            None => {
+                self.switch_off(kind);
+                (vec!["providers".to_owned(), kind.to_owned()], why)
+            }
+        });
+        taken.collect()
+    }
+
+    fn switch_off(&mut self, kind: &str) {
+        match kind {
+            "file" => self.file = None,
+            "docker" => self.docker = None,
+            "swarm" => self.swarm = None,
+            "redis" => self.redis = None,
+            "etcd" => self.etcd = None,
+            "http" => self.http = None,
+            "rest" => self.rest = None,
+            "consul" => self.consul = None,
+            _ => self.consul_catalog = None,
+        }
+    }
+
     /// The REST providers, by the names that configurations are sent to.
     pub(crate) fn rest(&self) -> impl Iterator<Item = (&str, &rest::Options)> {
         let named = self.instances.iter().filter_map(|(name, options)| match options {

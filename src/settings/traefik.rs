@@ -1,6 +1,7 @@
 //! Traefik options that are not supported (yet), and options that Traefik v3 itself has removed.
 //!
-//! Each is refused by name, so that nobody runs with an option that has no effect.
+//! Each is reported by name, so that nobody runs with an option that silently has no effect. Traefik refuses those that
+//! it has removed, and so does Tidegate.
 
 use tidegate_config::suggest;
 use tidegate_config::tree::{Node, Value};
@@ -30,7 +31,58 @@ pub(super) const ROOTS: &[&str] = &[
     "ocsp",
 ];
 
-/// Options that are refused wherever they stand (`*` is any name).
+/// Blocks that Traefik switches off when they are given any other value than `true`, whatever stands below them
+/// (`label:"allowEmpty"` in its source).
+const SWITCHES: &[&str] = &[
+    "accessLog",
+    "accessLog.otlp",
+    "accessLog.otlp.grpc",
+    "accessLog.otlp.http",
+    "api",
+    "certificatesResolvers.*.acme.dnsChallenge",
+    "certificatesResolvers.*.acme.httpChallenge",
+    "certificatesResolvers.*.acme.tlsChallenge",
+    "certificatesResolvers.*.tailscale",
+    "entryPoints.*.http.tls",
+    "entryPoints.*.http3",
+    "entryPoints.*.proxyProtocol",
+    "hostResolver",
+    "log",
+    "log.otlp",
+    "log.otlp.grpc",
+    "log.otlp.http",
+    "metrics.datadog",
+    "metrics.influxDB2",
+    "metrics.otlp",
+    "metrics.otlp.grpc",
+    "metrics.otlp.http",
+    "metrics.prometheus",
+    "metrics.statsD",
+    "ocsp",
+    "ping",
+    "providers.consul",
+    "providers.consulCatalog",
+    "providers.docker",
+    "providers.ecs",
+    "providers.etcd",
+    "providers.http",
+    "providers.knative",
+    "providers.kubernetesCRD",
+    "providers.kubernetesGateway",
+    "providers.kubernetesIngress",
+    "providers.kubernetesIngressNGINX",
+    "providers.nomad",
+    "providers.redis",
+    "providers.rest",
+    "providers.swarm",
+    "providers.zooKeeper",
+    "tracing",
+    "tracing.otlp",
+    "tracing.otlp.grpc",
+    "tracing.otlp.http",
+];
+
+/// Options that are reported wherever they stand (`*` is any name).
 const UNSUPPORTED: &[&str] = &[
     "accessLog.dualOutput",
     "accessLog.otlp",
@@ -59,6 +111,9 @@ const UNSUPPORTED: &[&str] = &[
     "tcpServersTransport.tls.spiffe",
     "tracing",
 ];
+
+/// Those among them that are refused: without them servers would be talked to with less certainty who they are.
+const GUARDS: &[&str] = &["serversTransport.spiffe", "tcpServersTransport.tls.spiffe"];
 
 /// Those among them that are no more than a group: to write one does not switch anything on.
 const GROUPS: &[&str] = &["experimental", "hostResolver", "metrics"];
@@ -162,23 +217,41 @@ const REMOVED: &[(&str, &str)] = &[
     ("tracing.spanNameLimit", "span names have a fixed length now: remove it"),
 ];
 
-/// An option that is refused.
-pub(super) struct Refusal {
+/// An option that is not honoured.
+pub(super) struct Unsupported {
     /// Its path with the names as they are written.
     pub(super) path: Vec<String>,
     /// Why.
     pub(super) message: String,
+    /// It keeps the gateway from starting.
+    pub(super) refused: bool,
 }
 
-/// The options in the tree that are refused. One that only says `false` asks for nothing, and is not among them;
+/// True when `false` at this key switches a block off, whatever stands below it.
+pub(super) fn is_switch(steps: &[&str]) -> bool {
+    SWITCHES.iter().any(|switch| {
+        let parts = switch.split('.');
+        parts.clone().count() == steps.len()
+            && parts.zip(steps).all(|(part, step)| part == "*" || part.eq_ignore_ascii_case(step))
+    })
+}
+
+/// True for the first part of an option that Traefik v3 has removed.
+pub(super) fn is_removed(root: &str) -> bool {
+    REMOVED
+        .iter()
+        .any(|(path, _)| path.split('.').next().is_some_and(|first| first.eq_ignore_ascii_case(root)))
+}
+
+/// The options in the tree that are not honoured. One that only says `false` asks for nothing, and is not among them;
 /// it is to be taken out all the same, and stands in the second list.
-pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
-    let mut refused: Vec<Refusal> = Vec::new();
+pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
+    let mut refused: Vec<Unsupported> = Vec::new();
     let mut idle = Vec::new();
     for (pattern, hint) in REMOVED {
         for (path, _) in forms(pattern).flat_map(|pattern| find(node, &pattern)) {
             let message = format!("{} was removed in Traefik v3: {hint}", path.join("."));
-            refused.push(Refusal { path, message });
+            refused.push(Unsupported { path, message, refused: true });
         }
     }
     for pattern in UNSUPPORTED {
@@ -191,7 +264,8 @@ pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
             } else if asks_for_nothing(found, GROUPS.contains(pattern)) {
                 idle.push(path);
             } else {
-                refused.push(Refusal { message: unsupported(&spelled(&form, &path)), path });
+                let message = not_supported(&spelled(&form, &path));
+                refused.push(Unsupported { message, path, refused: GUARDS.contains(pattern) });
             }
         }
     }
@@ -200,7 +274,8 @@ pub(super) fn refusals(node: &Node) -> (Vec<Refusal>, Vec<Vec<String>>) {
             // Without the part that is refused it is nothing.
             idle.push(path);
         } else if let Err(message) = one_kind(found) {
-            refused.push(Refusal { message: format!("{}: {message}", path.join(".")), path });
+            let message = format!("{}: {message}", path.join("."));
+            refused.push(Unsupported { message, path, refused: true });
         }
     }
     (refused, idle)
@@ -230,11 +305,11 @@ pub(super) fn unsupported_of_provider(path: &str) -> Option<String> {
         _ => path.to_owned(),
     };
     let known = OF_PROVIDERS.iter().find(|known| known.eq_ignore_ascii_case(&single))?;
-    Some(unsupported(known))
+    Some(not_supported(known))
 }
 
-fn unsupported(path: &str) -> String {
-    format!("{path} is a Traefik option that Tidegate does not support yet: remove it")
+fn not_supported(path: &str) -> String {
+    format!("{path} is a Traefik option that Tidegate does not support yet: it has no effect")
 }
 
 /// The pattern with the names in it.

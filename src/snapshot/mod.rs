@@ -11,6 +11,7 @@ pub mod report;
 mod routes;
 mod services;
 mod streams;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod tls_hosts;

@@ -11,6 +11,7 @@ use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, R
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
+use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
@@ -50,10 +51,11 @@ type Entries = Vec<Entry<Route>>;
 impl Router<'_, '_> {
     /// Makes the routes.
     pub(super) fn route(mut self) -> Routed {
+        let default_syntax = &self.builder.environment.settings.core.default_rule_syntax;
         let mut rules = Rules::with_capacity_and_hasher(self.attached.len(), Default::default());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.attached.len());
         for router in self.attached.iter_mut() {
-            let mut outcome = check(router, self.previous_rules, &mut rules);
+            let mut outcome = check(router, default_syntax, self.previous_rules, &mut rules);
             if router.router.rule.is_empty() && (self.broken)(&router.source).is_some() {
                 // The rule itself may be what could not be read: why is told already.
                 outcome.errors.pop();
@@ -278,7 +280,12 @@ pub(super) fn options_name(written: &str, router: &str) -> String {
 }
 
 /// Parses the rule and settles the priority.
-fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> Outcome {
+fn check(
+    router: &mut Attached,
+    default_syntax: &str,
+    previous: Option<&Rules>,
+    rules: &mut Rules,
+) -> Outcome {
     let mut outcome = Outcome::default();
     let options = &mut router.router;
     let text = options.rule.clone();
@@ -300,9 +307,7 @@ fn check(router: &mut Attached, previous: Option<&Rules>, rules: &mut Rules) -> 
             options.priority
         ));
     }
-    if !matches!(options.rule_syntax.as_str(), "" | "v3" | "default") {
-        outcome.errors.push(format!("ruleSyntax `{}` is not supported: only `v3` is", options.rule_syntax));
-    }
+    outcome.errors.extend(syntax_error(default_syntax, &options.rule_syntax, &options.rule));
     if let Err(error) = parsed {
         outcome.errors.push(error.clone());
     }

@@ -17,6 +17,7 @@ use super::build::Builder;
 use super::ledger::{self, Broken, Ledger, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
+use super::syntax::syntax_error;
 use crate::tcp::{Entry, HttpsNames, Index, Middleware, Route, Routes, Security, Service, Transport, rule};
 use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
@@ -211,8 +212,9 @@ impl Compiler<'_, '_> {
                 router.priority
             ));
         }
-        if !matches!(router.rule_syntax.as_str(), "" | "v3" | "default") {
-            return one(format!("ruleSyntax `{}` is not supported: only `v3` is", router.rule_syntax));
+        let default_syntax = &self.builder.environment.settings.core.default_rule_syntax;
+        if let Some(message) = syntax_error(default_syntax, &router.rule_syntax, &router.rule) {
+            return one(message);
         }
         Ok(read)
     }

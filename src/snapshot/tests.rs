@@ -340,8 +340,10 @@ fn tcp_routers_are_checked_in_traefiks_words() {
             &["entryPoint \"no\" doesn't exist", "no valid entryPoint for this router"],
         ),
         (
-            r#""rule": "HostSNI(`*`)", "service": "s", "ruleSyntax": "v2""#,
-            &["ruleSyntax `v2` is not supported: only `v3` is"],
+            r#""rule": "HostSNIRegexp(`^a$`)", "service": "s", "tls": {}, "ruleSyntax": "v2""#,
+            &[
+                "ruleSyntax `v2`: the rule could mean something else in `v3`, the only syntax that is supported: write it in `v3`",
+            ],
         ),
     ] {
         let compiled = world.compile(&format!(

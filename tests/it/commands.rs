@@ -52,7 +52,7 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
             "--providers.providersThrottleDuration=soon",
             ["flag --providers.providersThrottleDuration", "soon"],
         ),
-        // Options of Traefik that are not there are refused by name.
+        // Options of Traefik that are not there are named, and refused with `--strict`.
         ("--metrics.prometheus=true", ["metrics.prometheus", "does not support"]),
         ("--tracing.otlp=true", ["tracing", "does not support"]),
         (
@@ -65,16 +65,16 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
         ("--pilot.token=x", ["pilot", "removed in Traefik v3"]),
     ] {
         for command in [&[][..], &["check"], &["healthcheck"]] {
-            let (code, out, err) = tidegate(folder.path(), &[command, &[flag]].concat(), &[]);
+            let (code, out, err) = tidegate(folder.path(), &[command, &[flag, "--strict"]].concat(), &[]);
             assert_eq!((code, out.as_str()), (1, ""), "{command:?} {flag}: {err}");
             assert!(told.iter().all(|part| err.contains(part)), "{command:?} {flag}: {err}");
         }
     }
-    let (code, _, err) = tidegate(folder.path(), &[], &[("TRAEFIK_ENTRYPOINTS_WEB_ADRESS", ":80")]);
+    let (code, out, _) = tidegate(folder.path(), &["check"], &[("TRAEFIK_ENTRYPOINTS_WEB_ADRESS", ":80")]);
     assert_eq!(code, 1);
     assert!(
-        err.contains("environment variable TRAEFIK_ENTRYPOINTS_WEB_ADRESS") && err.contains("address"),
-        "{err}"
+        out.contains("environment variable TRAEFIK_ENTRYPOINTS_WEB_ADRESS") && out.contains("`address`"),
+        "{out}"
     );
     std::fs::write(folder.path().join("traefik.yml"), "entryPoints:\n  web:\n    adress: ':80'\n").unwrap();
     let (code, _, err) = tidegate(folder.path(), &[], &[]);
@@ -86,9 +86,14 @@ fn settings_that_are_not_understood_are_refused_with_their_place() {
     let (code, _, err) = tidegate(folder.path(), &[], &[]);
     assert_eq!(code, 1, "our own name goes first");
     assert!(err.contains("tidegate.toml:3: "), "{err}");
-    let (code, _, err) = tidegate(folder.path(), &["--configFile=gone.yml"], &[]);
+    let (code, out, _) = alone(&["check", "--configFile=gone.yml"]);
     assert_eq!(code, 1);
-    assert!(err.contains("gone.yml"), "{err}");
+    assert!(out.contains("there is no settings file `gone.yml`"), "{out}");
+    // As Compose files write it, for an image whose entry point is a shell.
+    for program in ["traefik", "tidegate", "/usr/local/bin/traefik"] {
+        assert_eq!(alone(&[program, "version"]), alone(&["version"]), "{program}");
+        assert_eq!(alone(&[program, "--bogus"]), alone(&["--bogus"]), "{program}");
+    }
 }
 
 #[test]
@@ -158,10 +163,10 @@ fn check_is_content_with_what_is_sound() {
 #[test]
 fn check_counts_what_settings_warn_of() {
     let folder = tempfile::tempdir().unwrap();
-    let variables = [("TRAEFIK_BOGUS", "1")];
+    let variables = [("TRAEFIK_ACCESS_LOG", "1"), ("TRAEFIK_BOGUS", "1")];
     let (code, out, _) = tidegate(folder.path(), &["check"], &variables);
     assert_eq!(code, 1, "{out}");
-    assert!(out.contains("TRAEFIK_BOGUS") && out.ends_with("1 problem\n"), "{out}");
+    assert!(out.contains("TRAEFIK_ACCESS_LOG") && out.ends_with("1 problem\n"), "{out}");
     let (code, out, _) = tidegate(folder.path(), &["check"], &[("TIDEGATE_WORKERS", "2")]);
     assert_eq!(code, 0, "{out}");
 }

@@ -20,7 +20,7 @@ fn rules_of_syntax_v2_are_refused_and_the_v3_form_is_shown() {
     headers: {{rule: 'Headers(`x`, `y`)', service: a}}
     named: {{rule: 'HostRegexp(`{{sub:[a-z]+}}.test`)', service: a}}
     path: {{rule: 'Path(`/{{id:[0-9]+}}`)', service: a}}
-    syntax: {{rule: 'Path(`/v2`)', ruleSyntax: v2, service: a}}
+    syntax: {{rule: 'Path(`/v2`) && HostRegexp(`.*`)', ruleSyntax: v2, service: a}}
     same: {{rule: 'Path(`/v3`)', ruleSyntax: v3, service: a}}
   services:
     a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
@@ -33,7 +33,7 @@ fn rules_of_syntax_v2_are_refused_and_the_v3_form_is_shown() {
         ("headers", "in v3 it is Header(`name`, `value`)"),
         ("named", "like HostRegexp(`"),
         ("path", "like PathRegexp(`"),
-        ("syntax", "ruleSyntax `v2` is not supported: only `v3` is"),
+        ("syntax", "ruleSyntax `v2`: the rule could mean something else in `v3`"),
     ] {
         let router = shown(&gateway, &format!("{router}@file"));
         assert_eq!(router["status"], "disabled");

@@ -47,7 +47,8 @@ impl DecodeError {
         node.remove_steps(&self.steps)
     }
 
-    pub(crate) fn steps(&self) -> &[Step] {
+    /// The offending key, step by step.
+    pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 

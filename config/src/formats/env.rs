@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::switches::{Given, settle};
 use crate::origin::{Origin, Problem};
 use crate::tree::Node;
 
@@ -22,18 +23,19 @@ pub struct Read {
 /// Reads the variables with one of the [`PREFIXES`]. Parts of a key stand between underscores; names of objects
 /// come out in lower case, since variables have none.
 ///
-/// `wanted` is asked about each variable and the first part of its key, so that those that are none of ours can be
-/// passed over.
+/// `wanted` is asked about each variable and its key (parts between dots), so that those that are none of ours can be
+/// passed over. `is_switch` says which keys switch a block off when they do not say `true`, whatever stands below them.
 pub fn read<'a>(
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
     wanted: impl Fn(&str, &str) -> bool,
+    is_switch: &dyn Fn(&[&str]) -> bool,
 ) -> Read {
     let mut read = Read { node: Node::table(Origin::Internal), warnings: Vec::new(), problems: Vec::new() };
     // By key, so that the outcome does not depend on the order of the environment.
     let mut by_key: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
     for (name, value) in variables {
         let Some((rank, key)) = key(name) else { continue };
-        if !wanted(name, key.split('.').next().unwrap_or_default()) {
+        if !wanted(name, &key) {
             continue;
         }
         match by_key.get(&key).copied() {
@@ -49,13 +51,19 @@ pub fn read<'a>(
             None => drop(by_key.insert(key, (rank, name, value))),
         }
     }
-    for (key, (_, name, value)) in by_key {
-        let origin = Origin::Environment(name.into());
-        let outcome = super::labels::steps(&key)
-            .map_err(|_| "expected parts between single underscores".to_owned())
-            .and_then(|steps| read.node.set(&steps, &origin, value).map_err(|conflict| conflict.to_string()));
-        if let Err(message) = outcome {
-            read.problems.push(problem(name, message));
+    let mut given = Vec::new();
+    for (key, (_, name, value)) in &by_key {
+        match super::labels::steps(key) {
+            Ok(steps) => given.push(Given { steps, value, origin: Origin::Environment((*name).into()) }),
+            Err(_) => read.problems.push(problem(name, "expected parts between single underscores".into())),
+        }
+    }
+    let (given, ignored) = settle(given, is_switch);
+    read.warnings.extend(ignored);
+    for Given { steps, value, origin } in given {
+        if let Err(conflict) = read.node.set(&steps, &origin, value) {
+            let message = conflict.to_string();
+            read.problems.push(Problem { origin, object: None, message, excerpt: None });
         }
     }
     read
@@ -88,7 +96,8 @@ mod tests {
                 ("TRAEFIK_SERVICE_HOST", "10.0.0.1"),
                 ("HOME", "/root"),
             ],
-            |_, root| root != "service",
+            |_, key| !key.starts_with("service"),
+            &|_| false,
         );
         assert_eq!(
             read.node.flatten(),
@@ -109,7 +118,7 @@ mod tests {
     fn our_prefix_wins_with_a_warning() {
         let variables = [("TRAEFIK_LOG_LEVEL", "INFO"), ("TIDEGATE_LOG_LEVEL", "DEBUG")];
         for order in [variables, [variables[1], variables[0]]] {
-            let read = read(order, |_, _| true);
+            let read = read(order, |_, _| true, &|_| false);
             assert_eq!(read.node.get(&["log", "level"]).and_then(Node::as_leaf), Some("DEBUG"));
             assert_eq!(
                 read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_odd_name_is_a_problem() {
-        let read = read([("TRAEFIK_LOG__LEVEL", "INFO")], |_, _| true);
+        let read = read([("TRAEFIK_LOG__LEVEL", "INFO")], |_, _| true, &|_| false);
         assert_eq!(read.problems.len(), 1);
         assert!(read.node.is_empty());
     }

@@ -1,18 +1,32 @@
 //! Command-line flags: `--entryPoints.web.address=:80`, `--api` for `--api=true`, `--log.level DEBUG`.
 
+use super::switches::{Given, settle};
 use crate::origin::{Origin, Problem};
 use crate::tree::{Node, Value};
+
+/// What was read, and what was odd about it.
+#[derive(Debug)]
+pub struct Read {
+    /// The settings.
+    pub node: Node,
+    /// Flags whose value has no effect, each with the reason.
+    pub warnings: Vec<Problem>,
+    /// Flags that cannot be read.
+    pub problems: Vec<Problem>,
+}
 
 /// Reads flags. One dash does as well as two, as in Traefik. A flag without `=` takes the next argument that is no
 /// flag as its value, or else says `true`. A flag that is given more than once adds to a list; where no list is
 /// wanted, the last one counts.
-pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Node, Vec<Problem>) {
-    let mut node = Node::table(Origin::Internal);
-    let mut problems = Vec::new();
+///
+/// `is_switch` says which keys switch a block off when they do not say `true`, whatever stands below them.
+pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>, is_switch: &dyn Fn(&[&str]) -> bool) -> Read {
+    let mut read = Read { node: Node::table(Origin::Internal), warnings: Vec::new(), problems: Vec::new() };
+    let mut given = Vec::new();
     let mut arguments = arguments.into_iter().peekable();
     while let Some(argument) = arguments.next() {
         let Some(name) = flag(argument) else {
-            problems.push(problem(argument, "expected a flag like `--log.level=DEBUG`".into()));
+            read.problems.push(problem(argument, "expected a flag like `--log.level=DEBUG`".into()));
             continue;
         };
         let (name, value) = match name.split_once('=') {
@@ -20,12 +34,21 @@ pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Node, Vec<Prob
             None => (name, arguments.next_if(|next| !next.starts_with('-')).unwrap_or("true")),
         };
         let origin = Origin::Flag(format!("--{name}").into());
-        let outcome = super::labels::steps(name).and_then(|steps| add(&mut node, &steps, &origin, value));
-        if let Err(message) = outcome {
-            problems.push(Problem { origin, object: None, message, excerpt: None });
+        match super::labels::steps(name) {
+            Ok(steps) => given.push(Given { steps, value, origin }),
+            Err(message) => {
+                read.problems.push(Problem { origin, object: None, message, excerpt: None });
+            }
         }
     }
-    (node, problems)
+    let (given, ignored) = settle(given, is_switch);
+    read.warnings = ignored;
+    for Given { steps, value, origin } in given {
+        if let Err(message) = add(&mut read.node, &steps, &origin, value) {
+            read.problems.push(Problem { origin, object: None, message, excerpt: None });
+        }
+    }
+    read
 }
 
 /// The name behind one or two dashes.
@@ -61,9 +84,35 @@ mod tests {
     use super::*;
     use crate::decode::decode;
 
+    fn given(arguments: &[&str]) -> Read {
+        read(arguments.iter().copied(), &|steps| steps == ["log"])
+    }
+
+    #[test]
+    fn a_switch_that_is_off_takes_its_options_with_it() {
+        for arguments in [
+            ["--log=false", "--log.level=INFO", "--api.debug"],
+            ["--LOG.level=INFO", "--api.debug", "--log=no"],
+            ["--log.level.x=INFO", "--api.debug", "--log=0"],
+        ] {
+            let Read { node, warnings, problems } = given(&arguments);
+            assert!(problems.is_empty() && warnings.is_empty(), "{problems:?} {warnings:?}");
+            assert!(node.get(&["log"]).is_some_and(|log| log.as_leaf().is_some()), "{node:?}");
+            assert!(node.get(&["api", "debug"]).is_some());
+        }
+        let on = given(&["--log=false", "--log.level=INFO", "--log=true"]);
+        assert_eq!(on.node.flatten(), [("log.level".into(), "INFO".into())]);
+        let other = given(&["--tls=false", "--tls.options=x"]);
+        assert_eq!(other.node.flatten(), [("tls.options".into(), "x".into())]);
+        assert_eq!(
+            other.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["flag --tls: `false` has no effect: options of `tls` are given too"]
+        );
+    }
+
     #[test]
     fn flags_become_keys() {
-        let (node, problems) = read([
+        let Read { node, problems, .. } = given(&[
             "--entryPoints.web.address=:80",
             "--api",
             "-log.level",
@@ -87,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_repeated_flag_adds_to_a_list_and_overrides_a_value() {
-        let (node, problems) = read(["--ips=a,b", "--level=INFO", "--ips=c", "--LEVEL=DEBUG"]);
+        let Read { node, problems, .. } = given(&["--ips=a,b", "--level=INFO", "--ips=c", "--LEVEL=DEBUG"]);
         assert_eq!(problems, []);
         let list: Vec<String> = decode(node.get(&["ips"]).expect("there")).expect("a list");
         assert_eq!(list, ["a", "b", "c"]);
@@ -98,8 +147,7 @@ mod tests {
     #[test]
     fn what_is_no_flag_is_refused() {
         for argument in ["check", "--", "-", "--=x", "---a", "--a..b=c", "--a[x]=c"] {
-            let (_, problems) = read([argument]);
-            assert_eq!(problems.len(), 1, "{argument}");
+            assert_eq!(given(&[argument]).problems.len(), 1, "{argument}");
         }
     }
 }

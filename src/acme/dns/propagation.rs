@@ -33,7 +33,14 @@ pub(super) async fn wait(
 async fn look(record: &Record, resolvers: &Resolvers, options: &Propagation) -> Result<(), Error> {
     if options.require_all_rns {
         for server in &resolvers.servers {
-            sees(*server, &server.to_string(), record, true).await?;
+            let mut seen = Err(Error::dns("a name server has no address"));
+            for address in server.addresses().await? {
+                seen = sees(address, &address.to_string(), record, true).await;
+                if seen.is_ok() {
+                    break;
+                }
+            }
+            seen?;
         }
     }
     if options.disable_ans_checks {
@@ -128,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn the_zones_own_servers_are_asked_until_they_show_the_record() {
         let (address, asked) = zone(3).await;
-        let resolvers = Resolvers { servers: vec![address], port: address.port() };
+        let resolvers = Resolvers { servers: vec![address.into()], port: address.port() };
         let name = resolvers.follow("_acme-challenge.other.test").await;
         assert_eq!(name, "here.z.test", "the CNAME is followed");
         assert_eq!(resolvers.zone(&name).await.unwrap(), "z.test");

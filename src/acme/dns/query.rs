@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{RData, RecordType};
+use tidegate_providers::dial;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -21,9 +22,53 @@ const SYSTEM: &str = "/etc/resolv.conf";
 
 /// Name servers that resolve for others.
 pub(super) struct Resolvers {
-    pub(super) servers: Vec<SocketAddr>,
+    pub(super) servers: Vec<NameServer>,
     /// Where the name servers of zones listen.
     pub(super) port: u16,
+}
+
+/// A name server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NameServer {
+    /// At this address.
+    At(SocketAddr),
+    /// At the addresses that this host has when it is asked.
+    Named(String, u16),
+}
+
+impl NameServer {
+    /// `host[:port]`: an address, or a name that the system resolves.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if let Some(address) = address(text) {
+            return Some(Self::At(address));
+        }
+        let (host, port) =
+            text.rsplit_once(':').map_or((text, Some(PORT)), |(host, port)| (host, port.parse().ok()));
+        let is_name = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        let host = host.trim_end_matches('.');
+        host.split('.').all(is_name).then_some(Self::Named(host.to_owned(), port?))
+    }
+
+    /// Where it is now.
+    pub(super) async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
+        match self {
+            Self::At(address) => Ok(vec![*address]),
+            Self::Named(host, port) => {
+                let found = dial::lookup(host, None).await;
+                let found = found.map_err(|error| Error::dns(format!("name server {host}: {error}")))?;
+                Ok(found.addresses().iter().map(|address| SocketAddr::new(*address, *port)).collect())
+            }
+        }
+    }
+}
+
+impl From<SocketAddr> for NameServer {
+    fn from(address: SocketAddr) -> Self {
+        Self::At(address)
+    }
 }
 
 /// The port of name servers (RFC 1035 section 4.2).
@@ -35,17 +80,18 @@ impl Resolvers {
         let mut servers = Vec::new();
         for text in given {
             servers.push(
-                address(text)
-                    .ok_or_else(|| format!("resolvers: `{text}` is no address: expected `ip[:port]`"))?,
+                NameServer::parse(text.trim()).ok_or_else(|| {
+                    format!("resolvers: `{text}` is no name server: expected `host[:port]`")
+                })?,
             );
         }
         if servers.is_empty() {
             let system = std::fs::read_to_string(SYSTEM).unwrap_or_default();
             let named = system.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-            servers = named.filter_map(|server| address(server.trim())).collect();
+            servers = named.filter_map(|server| Some(address(server.trim())?.into())).collect();
         }
         if servers.is_empty() {
-            servers.push(([127, 0, 0, 1], PORT).into());
+            servers.push(SocketAddr::from(([127, 0, 0, 1], PORT)).into());
         }
         Ok(Self { servers, port: PORT })
     }
@@ -54,12 +100,21 @@ impl Resolvers {
     pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, Error> {
         let mut last = Error::dns(format!("{name}: no name server"));
         for server in &self.servers {
-            match ask(*server, name, kind, true).await {
-                Ok(answer) => match answer.metadata.response_code {
-                    ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
-                    code => last = Error::dns(format!("{server} answers {code} to {kind} of {name}")),
-                },
-                Err(error) => last = error,
+            let addresses = match server.addresses().await {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for server in addresses {
+                match ask(server, name, kind, true).await {
+                    Ok(answer) => match answer.metadata.response_code {
+                        ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
+                        code => last = Error::dns(format!("{server} answers {code} to {kind} of {name}")),
+                    },
+                    Err(error) => last = error,
+                }
             }
         }
         Err(last)
@@ -69,9 +124,18 @@ impl Resolvers {
     pub(super) async fn exchange(&self, message: &[u8]) -> Result<(SocketAddr, Vec<u8>), Error> {
         let mut last = Error::dns("no name server");
         for server in &self.servers {
-            match exchange(*server, message).await {
-                Ok(answer) => return Ok((*server, answer)),
-                Err(error) => last = Error::dns(format!("update at {server}: {error}")),
+            let addresses = match server.addresses().await {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for server in addresses {
+                match exchange(server, message).await {
+                    Ok(answer) => return Ok((server, answer)),
+                    Err(error) => last = Error::dns(format!("update at {server}: {error}")),
+                }
             }
         }
         Err(last)
@@ -269,6 +333,10 @@ mod tests {
         ] {
             assert_eq!(address(text), expected.map(|text| text.parse().unwrap()), "{text}");
         }
+        let named = Resolvers::new(&["ns.example.com".to_owned(), "ns2.test.:5353".to_owned()]).unwrap();
+        let expected = [("ns.example.com", 53), ("ns2.test", 5353)];
+        assert_eq!(named.servers, expected.map(|(host, port)| NameServer::Named(host.to_owned(), port)));
+        assert!(Resolvers::new(&["a:b:c".to_owned()]).is_err());
         assert!(Resolvers::new(&["x y".to_owned()]).err().unwrap().contains("x y"));
     }
 

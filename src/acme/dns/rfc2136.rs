@@ -1,14 +1,11 @@
 //! `rfc2136`: dynamic updates (RFC 2136) at a name server of one's own, signed with a shared key (RFC 8945).
 
-use std::net::SocketAddr;
-
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tidegate_core::BoxFuture;
-use tidegate_providers::dial;
 
-use super::query::{PORT, Resolvers, address, header, put_name};
+use super::query::{NameServer, PORT, Resolvers, header, put_name};
 use super::variables::Variables;
 use super::{Patience, Provider, Record};
 use crate::acme::error::Error;
@@ -25,7 +22,7 @@ const UPDATE: u16 = 5 << 11;
 const FUDGE: u16 = 300;
 
 pub(super) struct Rfc2136 {
-    server: String,
+    server: NameServer,
     key: Option<Key>,
     ttl: u32,
     patience: Patience,
@@ -43,6 +40,9 @@ impl Rfc2136 {
     /// `RFC2136_TTL`, `RFC2136_PROPAGATION_TIMEOUT`, `RFC2136_POLLING_INTERVAL`.
     pub(super) fn new(variables: &Variables<'_>) -> Result<Self, Error> {
         let server = variables.required(&["RFC2136_NAMESERVER"])?;
+        let server = NameServer::parse(&server).ok_or_else(|| {
+            Error::local(format!("invalid RFC2136_NAMESERVER `{server}`: expected `host[:port]`"))
+        })?;
         let mut algorithm = variables.first(&["RFC2136_TSIG_ALGORITHM"]);
         let mut name = variables.first(&["RFC2136_TSIG_KEY"]);
         let mut secret = variables.first(&["RFC2136_TSIG_SECRET"]);
@@ -65,8 +65,7 @@ impl Rfc2136 {
     }
 
     async fn change(&self, record: &Record, add: bool) -> Result<(), Error> {
-        let servers = self.addresses().await?;
-        let resolvers = Resolvers { servers, port: PORT };
+        let resolvers = Resolvers { servers: vec![self.server.clone()], port: PORT };
         let zone = resolvers.zone(&record.name).await?;
         let id = fastrand::u16(..);
         let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
@@ -83,22 +82,6 @@ impl Rfc2136 {
             ))),
             None => Err(Error::dns(format!("update at {server}: the answer is too short"))),
         }
-    }
-
-    /// The addresses of the server. They are looked up each time: who has them may change.
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
-        if let Some(address) = address(&self.server) {
-            return Ok(vec![address]);
-        }
-        let failed = |error: &dyn std::fmt::Display| {
-            Error::dns(format!("RFC2136_NAMESERVER `{}`: {error}", self.server))
-        };
-        let (host, port) = match self.server.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().map_err(|error| failed(&error))?),
-            None => (self.server.as_str(), PORT),
-        };
-        let found = dial::lookup(host, None).await.map_err(|error| failed(&error))?;
-        Ok(found.addresses().iter().map(|address| SocketAddr::new(*address, port)).collect())
     }
 }
 

@@ -20,7 +20,7 @@ use super::on_demand::{Demand, OnDemand};
 use super::order::{self, Issued, Request};
 use super::protocol::Server;
 use super::renewal::{self, Suggestion};
-use super::shared::Shared;
+use super::shared::{Row, Shared};
 use super::storage::{Change, Storage, StoredAccount};
 use super::wanted::{Wanted, names_of, refuse, wanted};
 use crate::settings::Acme;
@@ -76,6 +76,10 @@ pub(super) struct Resolver {
     unsaved: (Vec<Change>, Option<tokio::time::Instant>),
     /// Why the storage cannot be used; it is not used before it was read.
     unusable: Option<String>,
+    /// Why it could not be read the last time.
+    unread: Option<String>,
+    /// What is wrong with what it holds.
+    flaws: Vec<String>,
     told: HashSet<String>,
 }
 
@@ -145,6 +149,8 @@ impl Resolver {
             in_flight: HashSet::new(),
             unsaved: (Vec::new(), None),
             unusable: Some("not read yet".to_owned()),
+            unread: None,
+            flaws: Vec::new(),
             told: HashSet::new(),
         }
     }
@@ -191,18 +197,23 @@ impl Resolver {
             Ok(stored) => stored,
             Err(error) => {
                 let message = error.message;
-                if self.unusable.as_ref() != Some(&message) {
+                if self.unread.as_ref() != Some(&message) {
                     tracing::error!(
                         resolver = %self.parts.name,
                         "The ACME resolver is skipped from the resolvers list because: {message}"
                     );
                 }
                 if self.unusable.is_some() {
-                    self.unusable = Some(message);
+                    let row = Row::of_resolver(&self.parts.name, message.clone());
+                    self.parts.shared.tell(&self.parts.name, vec![row]);
+                    self.unusable = Some(message.clone());
                 }
+                self.unread = Some(message);
                 return;
             }
         };
+        self.unread = None;
+        self.flaws.clear();
         if self.unusable.take().is_some() {
             self.ledger = self.parts.storage.ledger(&self.parts.name).await;
         }
@@ -224,6 +235,7 @@ impl Resolver {
                 Ok(read) => held.push(read),
                 Err(error) => {
                     tracing::error!(resolver = %self.parts.name, %names, %error, "a stored certificate cannot be used");
+                    self.flaws.push(format!("the stored certificate of {names} cannot be used: {error}"));
                 }
             }
         }
@@ -234,7 +246,7 @@ impl Resolver {
     async fn look_at_storage(&mut self) {
         self.follow_leader().await;
         let Parts { storage, name, .. } = &self.parts;
-        let changed = self.unusable.is_some() || storage.is_changed(name).await;
+        let changed = self.unusable.is_some() || self.unread.is_some() || storage.is_changed(name).await;
         for main in storage.take_renewals(name).await {
             tracing::info!(resolver = %self.parts.name, name = %main, "renewal was asked for");
             // Somebody has looked at it: what has failed before is no reason to wait.

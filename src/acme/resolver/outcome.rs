@@ -264,6 +264,9 @@ impl Resolver {
                 names,
             });
         }
+        let unsaved = self.unsaved.1.is_some().then(|| "what was obtained cannot be stored".to_owned());
+        let whole = self.unread.iter().chain(&self.flaws).chain(&unsaved);
+        rows.extend(whole.map(|error| Row::of_resolver(&self.parts.name, error.clone())));
         self.parts.shared.tell(&self.parts.name, rows);
     }
 }

@@ -102,7 +102,7 @@ impl Question<'_> {
             "cluster" => {
                 body(&cluster::cluster(&self.api.around.cluster.view(), &self.api.around.acme.leadership()))
             }
-            "problems" => body(&overview::problems(&self.snapshot)),
+            "problems" => body(&overview::problems(&self.snapshot, &self.api.around.acme.rows())),
             "rawdata" => body(&self.raw_data()),
             "entrypoints" => {
                 let all = settings.entry_points.keys().map(String::as_str).collect();

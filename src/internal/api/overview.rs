@@ -1,13 +1,15 @@
 //! The parts of the API that are not lists of configured objects: version, overview, entry points.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use tidegate_config::Kind;
+use tidegate_config::{Kind, Origin};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::json::Object;
 use super::{certificates, names};
+use crate::acme::Row;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::Status;
@@ -61,7 +63,7 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
 /// `/api/problems`, which Traefik does not have: everything that is wrong now, with the place where it was written.
 ///
 /// Excerpts of the source are left out: they can hold passwords.
-pub(super) fn problems(snapshot: &Snapshot) -> String {
+pub(super) fn problems(snapshot: &Snapshot, resolvers: &[Row]) -> String {
     let mut texts = Vec::new();
     for problem in &snapshot.report.problems {
         let mut object = Object::new();
@@ -71,6 +73,14 @@ pub(super) fn problems(snapshot: &Snapshot) -> String {
         }
         object.member("message", &problem.message);
         object.member("origin", &problem.origin.to_string());
+        texts.push(object.finish());
+    }
+    // What a resolver lacks can be the same for many names.
+    let of_resolvers: BTreeSet<String> = resolvers.iter().filter_map(Row::problem).collect();
+    for message in of_resolvers {
+        let mut object = Object::new();
+        object.member("message", &message);
+        object.member("origin", &Origin::Internal.to_string());
         texts.push(object.finish());
     }
     format!("[{}]", texts.join(","))

@@ -139,7 +139,7 @@ impl Target {
 }
 
 /// Opens a log file for appending, readable by the owner and the group only, and makes its directory.
-pub(in crate::observability) fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let made = directory.map_or(Ok(()), std::fs::create_dir_all);

@@ -1,0 +1,59 @@
+//! Rules in the second syntax: taken where they mean the same in the third.
+
+use tidegate_core::expression::{self, Argument, Call, Expression};
+
+/// Matchers that mean the same in both, given one value without `{…}`.
+const SAME: [&str; 7] = ["ALPN", "ClientIP", "Host", "HostSNI", "Method", "Path", "PathPrefix"];
+
+/// What is wrong with the syntax of a rule. `default` is that of rules that name none.
+pub(super) fn syntax_error(default: &str, own: &str, rule: &str) -> Option<String> {
+    let syntax = if own.is_empty() { default } else { own };
+    match syntax {
+        // Traefik calls so what its own routers have.
+        "" | "v3" | "default" => None,
+        // What cannot be parsed is reported as such.
+        "v2" if expression::parse(rule).map_or(true, |parsed| means_the_same(&parsed)) => None,
+        "v2" => Some(
+            "ruleSyntax `v2`: the rule could mean something else in `v3`, the only syntax that is supported: write it in \
+             `v3`"
+                .to_owned(),
+        ),
+        _ => Some(format!("ruleSyntax `{syntax}` is not supported: only `v3` is")),
+    }
+}
+
+fn means_the_same(rule: &Expression) -> bool {
+    match rule {
+        Expression::And(left, right) | Expression::Or(left, right) => {
+            means_the_same(left) && means_the_same(right)
+        }
+        Expression::Not(inner) => means_the_same(inner),
+        Expression::Call(Call { name, arguments, .. }) => {
+            let is_plain =
+                |argument: &Argument| matches!(argument, Argument::Text(text) if !text.contains(['{', '}']));
+            SAME.iter().any(|same| same.eq_ignore_ascii_case(name))
+                && arguments.len() == 1
+                && arguments.iter().all(is_plain)
+        }
+        Expression::Compare { .. } | Expression::Field(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_the_second_syntax_are_taken_where_they_mean_the_same() {
+        for rule in ["Host(`a.test`) && (PathPrefix(`/x`) || !Method(`GET`))", "HostSNI(`*`)", "Hst("] {
+            assert_eq!(syntax_error("v2", "", rule), None, "{rule}");
+            assert_eq!(syntax_error("", "v2", rule), None, "{rule}");
+        }
+        for rule in ["PathPrefix(`/{id:[0-9]+}`)", "HostRegexp(`a.test`)", "Query(`a=b`)", "Host(`a`, `b`)"] {
+            assert!(syntax_error("v2", "", rule).is_some_and(|error| error.contains("`v2`")), "{rule}");
+            assert_eq!(syntax_error("v2", "v3", rule), None, "{rule}");
+            assert_eq!(syntax_error("v2", "default", rule), None, "{rule}");
+        }
+        assert!(syntax_error("", "v4", "Host(`a`)").is_some());
+    }
+}
