@@ -11,12 +11,18 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::access_log::open_file;
 use crate::settings;
+
+/// What the targets of our own crates begin with.
+const OWN_CRATES: &str = "tidegate";
 
 /// The running log; keep it to have the file opened again.
 #[derive(Clone)]
@@ -25,9 +31,10 @@ pub struct ProcessLog {
 }
 
 impl ProcessLog {
-    /// Starts logging as `log` says. Fails when the level is unknown, the file cannot be opened, or logging runs already.
+    /// Starts logging as `log` says. Fails when the level or the filter is invalid, the file cannot be opened, or logging
+    /// runs already.
     pub fn start(settings: &settings::Log) -> io::Result<Self> {
-        let level = level(&settings.level)?;
+        let targets = targets(&settings.level, &settings.filter)?;
         let json = settings.format.eq_ignore_ascii_case("json");
         let file = match settings.file_path.as_str() {
             "" => None,
@@ -35,10 +42,12 @@ impl ProcessLog {
         };
         let colour = !json && !settings.no_color && file.is_none() && io::stdout().is_terminal();
         let shared = file.as_ref().map(|(_, file)| file.clone());
-        tracing_subscriber::fmt()
-            .with_max_level(level)
+        let lines = tracing_subscriber::fmt::layer()
             .event_format(Format { json, colour })
-            .with_writer(move || Out(shared.clone()))
+            .with_writer(move || Out(shared.clone()));
+        tracing_subscriber::registry()
+            .with(targets)
+            .with(lines)
             .try_init()
             .map_err(|error| io::Error::other(format!("log: {error}")))?;
         Ok(Self { file })
@@ -51,6 +60,26 @@ impl ProcessLog {
         }
         Ok(())
     }
+}
+
+/// What is logged: our own crates at `level`, all others at INFO at most, and what `filter` names (`h2=debug,rustls=trace`)
+/// at the level that it gives.
+pub(crate) fn targets(level: &str, filter: &str) -> io::Result<Targets> {
+    let level = self::level(level)?;
+    let mut targets =
+        Targets::new().with_target(OWN_CRATES, level).with_default(level.min(LevelFilter::INFO));
+    for directive in filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+        let invalid = || {
+            let message = format!("invalid filter `{directive}`: expected `target=LEVEL`, like `h2=DEBUG`");
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        };
+        let (target, level) = directive.split_once('=').ok_or_else(invalid)?;
+        if target.is_empty() || level.is_empty() {
+            return Err(invalid());
+        }
+        targets = targets.with_target(target.trim(), self::level(level.trim()).map_err(|_| invalid())?);
+    }
+    Ok(targets)
 }
 
 fn level(name: &str) -> io::Result<LevelFilter> {
@@ -118,7 +147,7 @@ where
             false => write!(out, "{time} {short} ")?,
         }
         if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
-            write!(out, "{file}:{line} > ")?;
+            write!(out, "{}:{line} > ", source(file))?;
         }
         out.write_str(&one_line(&fields.message))?;
         for (name, value) in &fields.others {
@@ -130,6 +159,15 @@ where
         }
         writeln!(out)
     }
+}
+
+/// The path of a source file without the folders of the machine that it was built on.
+fn source(path: &str) -> &str {
+    if !path.starts_with('/') {
+        return path;
+    }
+    let within = path.rfind("/src/").unwrap_or(path.len());
+    path[..within].rfind('/').map_or(path, |slash| &path[slash + 1..])
 }
 
 /// A text whose control characters cannot begin another line or move a terminal's cursor.
@@ -230,6 +268,36 @@ mod tests {
             (&"warn".into(), &"hello".into(), &"r".into())
         );
         assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn other_crates_are_quiet_unless_they_are_named() {
+        let shown = |filter: &str, target: &str, level: Level| {
+            targets("DEBUG", filter).unwrap().would_enable(target, &level)
+        };
+        for own in ["tidegate::acme", "tidegate_providers::docker"] {
+            assert!(shown("", own, Level::DEBUG) && !shown("", own, Level::TRACE));
+        }
+        assert!(shown("", "h2::codec", Level::INFO) && !shown("", "h2::codec", Level::DEBUG));
+        assert!(shown("rustls=trace, h2=debug", "h2::codec", Level::DEBUG));
+        assert!(!targets("ERROR", "").unwrap().would_enable("h2", &Level::WARN));
+        for filter in ["h2", "h2=", "=debug", "h2=loud"] {
+            assert!(targets("INFO", filter).unwrap_err().to_string().contains("expected `target=LEVEL`"));
+        }
+    }
+
+    #[test]
+    fn no_path_of_the_build_machine_is_shown() {
+        for (path, shown) in [
+            ("src/cli/run.rs", "src/cli/run.rs"),
+            (
+                "/home/x/.cargo/registry/src/index.crates.io-1/h2-0.4.20/src/codec/mod.rs",
+                "h2-0.4.20/src/codec/mod.rs",
+            ),
+            ("/somewhere/build.rs", "build.rs"),
+        ] {
+            assert_eq!(source(path), shown);
+        }
     }
 
     #[test]

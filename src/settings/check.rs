@@ -7,7 +7,7 @@ use tidegate_core::client_ip::IpRanges;
 use super::{
     Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, Ping, Settings, acme, address, is_named,
 };
-use crate::observability::access_log;
+use crate::observability::{access_log, log};
 
 /// What was found.
 #[derive(Default)]
@@ -21,6 +21,7 @@ pub(super) struct Findings {
 /// Checks settings that are complete. `node` is what they were read from: it knows where each value was written.
 pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     let mut check = Check { node, findings: Findings::default() };
+    check.addresses(settings);
     check.core(settings);
     check.api(settings);
     check.logs(settings);
@@ -39,6 +40,18 @@ struct Check<'n> {
 }
 
 impl Check<'_> {
+    /// Entry points without an address are not opened: nobody can want the random port that Traefik gives them.
+    fn addresses(&mut self, settings: &mut Settings) {
+        let without = |(_, point): &(&String, &EntryPoint)| point.address.is_empty();
+        let names: Vec<String> =
+            settings.entry_points.iter().filter(without).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let message = "is missing, so the entry point is not opened: expected `[host]:port`, like `:80`";
+            self.warn(&["entryPoints", &name, "address"], message);
+            settings.entry_points.remove(&name);
+        }
+    }
+
     fn core(&mut self, settings: &mut Settings) {
         let syntax = settings.core.default_rule_syntax.as_str();
         let at = ["core", "defaultRuleSyntax"];
@@ -90,6 +103,9 @@ impl Check<'_> {
         let levels = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "PANIC"];
         self.one_of(&["log", "level"], &mut settings.log.level, &levels, "ERROR");
         self.one_of(&["log", "format"], &mut settings.log.format, &["common", "json"], "common");
+        if let Err(error) = log::targets("ERROR", &settings.log.filter) {
+            self.problem(&["log", "filter"], &error.to_string());
+        }
         if let Some(message) = unusable(&settings.log.file_path) {
             self.warn(&["log", "filePath"], &format!("{message}: the log goes to standard output"));
             settings.log.file_path.clear();

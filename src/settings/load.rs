@@ -318,6 +318,10 @@ impl Loader {
         }
         let Some(value) = node.get(&keys) else { return true };
         let last = keys.last().copied().unwrap_or_default();
+        if last.eq_ignore_ascii_case("domains") && value.as_leaf().is_some() {
+            // Traefik takes it for a list without names.
+            return false;
+        }
         let never_negative = NEVER_NEGATIVE.iter().any(|key| key.eq_ignore_ascii_case(last));
         match (&value.value, value.as_leaf()) {
             // It is a number or a time, but not one that makes sense here.
@@ -700,7 +704,7 @@ mod tests {
                 "flag --entryPoints.a.address: entryPoints.a.address: `foo` is no address: the port is missing",
             ),
             ("--entryPoints.web.udp.timeout=0s", "udp.timeout: expected a time longer than zero"),
-            ("--entryPoints.a.asDefault=true", "entryPoints.a.address: `` is no address"),
+            ("--log.filter=h2", "log.filter: invalid filter `h2`"),
             ("--entryPoints.web.forwardedHeaders.trustedIPs=10.0.0.0/99", "forwardedHeaders.trustedIPs: "),
             ("--entryPoints.web.proxyProtocol=true", "proxyProtocol: nobody is trusted"),
             ("--entryPoints.web.http.aliasHeadersStrategy=x", "expected `keep`, `delete` or `reject`"),
@@ -728,6 +732,8 @@ mod tests {
         let le = "--certificatesResolvers.le.acme";
         for (arguments, expected) in [
             (vec!["--api.debug=true"], "api.debug is a Traefik option"),
+            (vec!["--entryPoints.a.asDefault=true"], "entryPoints.a.address: is missing"),
+            (vec!["--entryPoints.web.http.tls.domains=x"], "entryPoints.web.http.tls.domains: `x` is given"),
             (vec!["--entryPoints.web.http.redirections.entryPoint.to=zz"], "there is no entry point `zz`"),
             (vec!["--entryPoints.web.http.redirections.entryPoint.scheme=http"], "it does not say where to"),
             (vec!["--entryPoints.web.http.tls.certResolver=le"], "no certificate resolver `le`"),

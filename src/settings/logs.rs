@@ -17,11 +17,21 @@ pub struct Log {
     pub file_path: String,
     /// Without colours.
     pub no_color: bool,
+    /// Levels of single targets: `h2=DEBUG,rustls=TRACE`. Other crates than ours are logged at INFO at most unless they are
+    /// named here. Not in Traefik.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub filter: String,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "ERROR".into(), format: "common".into(), file_path: String::new(), no_color: false }
+        Self {
+            level: "ERROR".into(),
+            format: "common".into(),
+            file_path: String::new(),
+            no_color: false,
+            filter: String::new(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::frames::{Frames, Outcome};
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with};
 
 /// The real program, with a folder of its own.
@@ -302,4 +303,23 @@ fn a_replaced_certificate_is_shown_without_a_change_of_routes() {
     put("cert.pem", &chain);
     eventually("the new certificate is shown", || shows(gateway.web(), &new));
     assert_eq!(gateway.problems(), [""; 0]);
+}
+
+#[test]
+fn at_debug_the_log_has_no_frames_of_libraries_unless_they_are_asked_for() {
+    let backend = Backend::echo("a");
+    for (filter, frames) in [("", false), ("h2=DEBUG", true)] {
+        let filter = format!("--log.filter={filter}");
+        let flags = ["--log.level=DEBUG", filter.as_str()];
+        let program = Program::start(&flags, &Gateway::one_service(&backend.url()));
+        let mut client = Frames::connect(program.address("web"));
+        let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")];
+        assert!(client.request(1, &fields));
+        assert_eq!(client.outcome(1), Outcome::Status(200));
+        if frames {
+            eventually("frames are logged", || program.log().contains("\"frame\":"));
+        }
+        let log = program.log();
+        assert_eq!(log.contains("\"frame\":"), frames, "{log}");
+    }
 }

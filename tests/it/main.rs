@@ -48,6 +48,7 @@ mod reference;
 mod reload;
 mod router_options;
 mod services;
+mod settings;
 mod sockets;
 mod sources;
 mod stream_programs;
