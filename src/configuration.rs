@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_config::merge::merge;
-use tidegate_config::{Problem, Provided};
+use tidegate_config::{Origin, Problem, Provided};
 use tidegate_providers::Update;
 use tidegate_providers::pace::Pace;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::opening::Opening;
 use crate::snapshot::{Compiled, Environment, Snapshot, SnapshotHandle, compile};
 
 /// How often files that a configuration names are looked at.
@@ -23,6 +24,8 @@ const FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a snapshot, as a multiple of what compiling it took, and how much of it may be owed.
 const PAUSE_FACTOR: u32 = 3;
 const CREDIT: Duration = Duration::from_secs(2);
+/// Under what the problems of the start stand among the states: no provider can be called so.
+const START: &str = "@start";
 /// How many updates may wait.
 pub(crate) const QUEUE: usize = 256;
 
@@ -107,6 +110,43 @@ fn merged(states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Provided {
     merge(states.iter().map(|(name, state)| (&**name, &**state)))
 }
 
+/// The first states of all providers, for which clients wait.
+pub(crate) struct FirstStates {
+    /// Opens when they are there, or have been waited for long enough.
+    pub(crate) opening: Arc<Opening>,
+    /// How long that is.
+    pub(crate) limit: Duration,
+    /// When it is over; `None`: never.
+    pub(crate) until: Option<Instant>,
+    /// The providers that had not delivered by then, and still have not.
+    pub(crate) late: BTreeSet<Arc<str>>,
+}
+
+impl FirstStates {
+    /// Resolves when they have been waited for long enough, and were not there.
+    async fn overdue(&self) {
+        match self.until {
+            Some(until) if !self.opening.is_open() => tokio::time::sleep_until(until).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// What is wrong as long as states are missing.
+    fn problems(&self) -> Provided {
+        let problem = |provider: &Arc<str>| Problem {
+            origin: Origin::Internal,
+            object: None,
+            message: format!(
+                "provider `{provider}` had delivered nothing {:?} after the start (providers.startTimeout): \
+                 requests are answered without what it configures",
+                self.limit
+            ),
+            excerpt: None,
+        };
+        Provided { problems: self.late.iter().map(problem).collect(), ..Provided::default() }
+    }
+}
+
 /// What the loop works on.
 pub(crate) struct Loop {
     pub(crate) compiler: Arc<Compiler>,
@@ -117,6 +157,7 @@ pub(crate) struct Loop {
     /// Longest pause between two snapshots.
     pub(crate) throttle: Duration,
     pub(crate) states: BTreeMap<Arc<str>, Arc<Provided>>,
+    pub(crate) first: FirstStates,
 }
 
 impl Loop {
@@ -131,6 +172,10 @@ impl Loop {
                     Some(update) => self.take(update, &mut delivered),
                     None => return,
                 },
+                () = self.first.overdue() => {
+                    self.open_incomplete();
+                    true
+                }
                 () = tokio::time::sleep(FILE_INTERVAL) => {
                     retire(&mut retired);
                     self.files_changed().await
@@ -165,7 +210,19 @@ impl Loop {
             let http = &self.compiler.snapshot().report.config.http;
             let (routers, services) = (http.routers.len(), http.services.len());
             tracing::info!(routers, services, "ready: every provider has delivered");
+            self.first.opening.open();
         }
+    }
+
+    /// Serves clients although states are missing, and says so for as long as they are.
+    fn open_incomplete(&mut self) {
+        self.first.late = self.readiness.waiting_for().into_iter().collect();
+        self.first.opening.open();
+        self.note_late();
+    }
+
+    fn note_late(&mut self) {
+        self.states.insert(Arc::from(START), Arc::new(self.first.problems()));
     }
 
     /// Notes an update. True when it changes anything.
@@ -176,10 +233,14 @@ impl Loop {
         if !same {
             self.states.insert(provider.clone(), state);
         }
+        let in_time = !ready || !self.first.late.remove(&provider);
+        if !in_time {
+            self.note_late();
+        }
         if ready {
             delivered.insert(provider);
         }
-        !same
+        !same || !in_time
     }
 
     async fn files_changed(&self) -> bool {

@@ -5,20 +5,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use tidegate_config::Provided;
 use tidegate_providers::own_keys::OwnKeys;
 use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::acme::{Acme, Leadership};
 use crate::cluster::Cluster;
-use crate::configuration::{Compiler, Loop, QUEUE, Readiness};
+use crate::configuration::{Compiler, FirstStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
+use crate::opening::Opening;
 use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
@@ -29,10 +30,6 @@ use crate::{tcp, worker};
 
 /// Threads of the control plane: providers, health checks, compiling.
 const CONTROL_THREADS: usize = 2;
-
-/// How long entry points wait for the first state of every provider.
-const FIRST_STATES: Duration = Duration::from_secs(1);
-const FIRST_STATES_STEP: Duration = Duration::from_millis(2);
 
 /// Why the gateway could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +76,9 @@ pub struct Gateway {
 
 impl Gateway {
     /// Binds all entry points and begins to serve. Blocks for a moment, so not on a worker.
+    ///
+    /// Clients are accepted at once. They are answered when every provider has delivered, or after
+    /// `providers.startTimeout`.
     pub fn start(settings: Settings, options: Options) -> Result<Self, StartError> {
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
@@ -122,7 +122,9 @@ impl Gateway {
             generation: generation_sender,
             throttle: settings.providers.providers_throttle_duration.into(),
             states,
+            first: first_states(&settings, sources.is_empty()),
         };
+        let opening = configuration.first.opening.clone();
         readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let context = control.enter();
@@ -133,12 +135,11 @@ impl Gateway {
         };
         let providers = sources.into_iter().map(start).collect();
         drop(context);
-        wait_for_first_states(&readiness);
         if let Some(ocsp) = &settings.ocsp {
             let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
             control.spawn(stapler.run(snapshots.clone(), generation.clone()));
         }
-        let entry_options = entrypoint::Options { workers, log: access_log.clone() };
+        let entry_options = entrypoint::Options { workers, log: access_log.clone(), opening };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &readiness, control.handle());
         around.acme.start(&settings, &snapshots, &generation, control.handle());
@@ -231,13 +232,15 @@ impl Gateway {
     }
 }
 
-/// Waits until every provider has delivered, but not for long: a restart answers no 404 for routes that are about to
-/// come, and a source that is away does not keep the others from being served.
-fn wait_for_first_states(readiness: &Readiness) {
-    let end = Instant::now() + FIRST_STATES;
-    // Whatever has come by then is served; the rest follows.
-    while !readiness.is_ready() && Instant::now() < end {
-        std::thread::sleep(FIRST_STATES_STEP);
+/// What clients wait for: the first state of every provider, for as long as the settings say.
+fn first_states(settings: &Settings, none: bool) -> FirstStates {
+    let limit = settings.providers.start_timeout.0;
+    let waits = !none && !limit.is_zero();
+    FirstStates {
+        opening: Arc::new(if waits { Opening::closed() } else { Opening::default() }),
+        limit,
+        until: Instant::now().checked_add(limit),
+        late: BTreeSet::new(),
     }
 }
 

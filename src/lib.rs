@@ -12,6 +12,7 @@ pub mod entrypoint;
 pub mod gateway;
 pub mod internal;
 pub mod observability;
+pub mod opening;
 pub mod router;
 pub mod service;
 pub mod settings;

@@ -21,6 +21,7 @@ use super::chosen_options::ChosenOptions;
 use super::clock::{Clock, Due, STALLED};
 use super::door::Door;
 use super::heads::HeldHead;
+use super::hold::{Held, hold};
 use super::http::{HttpService, Link};
 use super::linger::Wire;
 use super::progress::Progress;
@@ -31,15 +32,15 @@ use super::streams;
 use crate::tls::TlsStore;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS connection: a handshake record.
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 /// Read at once while it is not known what is spoken.
 const FIRST_READ: usize = 2048;
 /// How long a connection without a request is kept while the door drains: its first request may be on the way.
 const NEWCOMER: Duration = Duration::from_secs(5);
 /// How long a new connection may say nothing before it counts as idle.
-const SILENCE: Duration = Duration::from_secs(2);
+pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// Most bytes before what is spoken must be known: the longest PROXY header, and a ClientHello.
 const MAX_UNKNOWN: usize = 24 * 1024;
 
@@ -80,7 +81,19 @@ async fn begin(
     peer: SocketAddr,
     open: OpenConnection,
 ) -> io::Result<Option<Rest>> {
-    if let Some((routes, tls)) = door.tcp_routes() {
+    let mut stream = stream;
+    let mut early = false;
+    if !door.opening.is_open() {
+        stream = match Box::pin(hold(&door, stream, peer)).await? {
+            Some(Held::Served(stream)) => stream,
+            Some(Held::Early(stream)) => {
+                early = true;
+                stream
+            }
+            None => return Ok(None),
+        };
+    }
+    if !early && let Some((routes, tls)) = door.tcp_routes() {
         return Box::pin(streams::begin(door, routes, tls, stream, peer, open)).await;
     }
     let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());

@@ -19,6 +19,7 @@ use super::heads::HeadBudget;
 use super::http::MAX_HEADER_LINES;
 use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
+use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::Routes;
@@ -73,6 +74,10 @@ pub(super) struct Door {
     pub(super) accept_grace: Duration,
     pub(super) grace: Duration,
     pub(super) snapshots: SnapshotHandle,
+    /// From when on clients are served.
+    pub(super) opening: Arc<Opening>,
+    /// Something is answered here before that.
+    pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     /// The name of no router.
     pub(super) unrouted: Arc<str>,
@@ -102,6 +107,7 @@ pub(super) struct Handshaking(Arc<AtomicUsize>);
 /// What all doors of a process share.
 pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
+    pub(super) opening: Arc<Opening>,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
@@ -155,6 +161,11 @@ impl Door {
                 .unwrap_or_default(),
             grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
             snapshots: shared.snapshots.clone(),
+            opening: shared.opening.clone(),
+            early: settings
+                .ping
+                .as_ref()
+                .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
             unrouted: "".into(),
             balance: shared.balance.clone(),

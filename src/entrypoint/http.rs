@@ -12,6 +12,7 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tidegate_config::Kind;
 use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Next, Request, Response, reply};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
@@ -19,13 +20,16 @@ use super::chosen_options::ChosenOptions;
 use super::door::Door;
 use super::forwarded::{Appending, Peer};
 use super::heads::HeldHead;
+use super::hold::EARLY;
 use super::linger;
 use super::pace;
 use super::progress::Progress;
 use super::target::refused;
 use super::timeouts;
 use super::tunnel;
+use crate::internal::PROVIDER;
 use crate::observability::access_log::Pending;
+use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -199,7 +203,7 @@ async fn answer(
     if let Err(response) = prepare(link, &mut head) {
         return *response;
     }
-    let snapshot = door.snapshots.load();
+    let mut snapshot = door.snapshots.load();
     let interim = match link.framed {
         true => head.extensions.remove::<InterimTo>().map(|to| to.0),
         false => Some(link.progress.clone() as _),
@@ -212,6 +216,10 @@ async fn answer(
         interim,
     };
     let mut request = Request::new(head, body, context);
+    if !door.opening.is_open() && !is_early(door, &snapshot, &request) {
+        door.opening.opened().await;
+        snapshot = door.snapshots.load();
+    }
     if is_misdirected(link, &snapshot, &request) {
         return misdirected();
     }
@@ -239,6 +247,16 @@ async fn answer(
         // In a box of its own: most requests have no use for its room.
         Some(timed) => Box::pin(timed.answer(next, request)).await,
     }
+}
+
+/// True for a request that is answered before the first configuration is complete: one for the gateway's own `/ping` or
+/// `/ready`, whose routers no other can overrule.
+fn is_early(door: &Door, snapshot: &Snapshot, request: &Request) -> bool {
+    let routes = snapshot.entry_points.get(door.index).filter(|_| door.early);
+    let Some(route) = routes.and_then(|routes| routes.plain.find(request)) else { return false };
+    let object = snapshot.report.object(Kind::Router, &route.name);
+    EARLY.iter().any(|path| route.name[..] == format!("{}@{PROVIDER}", &path[1..]))
+        && object.is_some_and(|object| object.priority == i64::MAX && object.status != Status::Disabled)
 }
 
 /// Begins the request's line in the access log, when it will be written.

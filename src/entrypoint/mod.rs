@@ -1,7 +1,7 @@
 //! The doors: listens, accepts, and turns connections into requests.
 //!
-//! A connection passes these files in order: `listen` accepts it, `connection` finds out what is spoken (PROXY
-//! header, TLS, version of HTTP), `stream` and `strict` read along, `clock` keeps the time, `http` serves each request.
+//! A connection passes these files in order: `listen` accepts it, `hold` keeps it until the first configuration is
+//! complete, `connection` finds out what is spoken (PROXY header, TLS, version of HTTP), `stream` and `strict` read along, `clock` keeps the time, `http` serves each request.
 //! HTTP/3 comes over UDP and has a way of its own to `http`: `http3`.
 
 mod aliases;
@@ -13,6 +13,7 @@ mod door;
 mod forwarded;
 pub mod frame_scan;
 mod heads;
+mod hold;
 pub mod http;
 mod http3;
 mod linger;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use tokio::runtime::Handle;
 
+use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::udp;
@@ -86,6 +88,8 @@ pub struct Options {
     pub workers: usize,
     /// Who is told of requests.
     pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
+    /// From when on clients are served.
+    pub opening: Arc<Opening>,
 }
 
 /// All entry points, listening and served by the workers.
@@ -111,6 +115,7 @@ impl EntryPoints {
         let shared = Shared {
             snapshots,
             log: options.log,
+            opening: options.opening,
             hostname: hostname(),
             balance: workers.balance(),
             room: Room::new(),
@@ -131,7 +136,8 @@ impl EntryPoints {
             };
             if options.is_udp() {
                 let own = udp::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
-                let point = udp::Point::new(index, name, options, shared.snapshots.clone());
+                let point =
+                    udp::Point::new(index, name, options, shared.snapshots.clone(), shared.opening.clone());
                 points.push((Arc::new(point), own[0].local_addr()?));
                 sockets.push(own);
                 continue;

@@ -38,6 +38,8 @@ const PRECEDENCE: [&str; 17] = [
 pub struct Providers {
     /// Changes of one provider within this time after one was applied are applied together.
     pub providers_throttle_duration: Duration,
+    /// How long clients wait at most for the first state of every provider; 0: not at all.
+    pub start_timeout: Duration,
     /// Which provider wins when priorities are equal.
     pub precedence: Vec<String>,
     /// Keys in Consul; absent: off.
@@ -76,6 +78,7 @@ impl Default for Providers {
     fn default() -> Self {
         Self {
             providers_throttle_duration: Duration::from_secs(2),
+            start_timeout: Duration::from_secs(10),
             precedence: PRECEDENCE.map(str::to_owned).to_vec(),
             consul: None,
             consul_catalog: None,

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::session::{BATCH, Ended, Session, with_buffer};
+use crate::opening::Opening;
 use crate::settings::EntryPoint;
 use crate::snapshot::SnapshotHandle;
 
@@ -33,6 +34,7 @@ pub struct Point {
     accept_grace: Duration,
     grace: Duration,
     snapshots: SnapshotHandle,
+    opening: Arc<Opening>,
     /// No more sessions begin.
     closing: CancellationToken,
     most: usize,
@@ -44,7 +46,13 @@ type Sessions = Mutex<HashMap<SocketAddr, Arc<Session>, RandomState>>;
 
 impl Point {
     /// The entry point `name`, which is number `index` of the settings.
-    pub fn new(index: usize, name: &str, options: &EntryPoint, snapshots: SnapshotHandle) -> Self {
+    pub fn new(
+        index: usize,
+        name: &str,
+        options: &EntryPoint,
+        snapshots: SnapshotHandle,
+        opening: Arc<Opening>,
+    ) -> Self {
         Self {
             name: name.into(),
             index,
@@ -57,6 +65,7 @@ impl Point {
                 .unwrap_or_default(),
             grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
             snapshots,
+            opening,
             closing: CancellationToken::new(),
             most: most_sessions(getrlimit(Resource::Nofile).current),
             open: AtomicUsize::new(0),
@@ -70,6 +79,8 @@ impl Point {
     }
 
     /// Receives on one socket for as long as its worker runs. Errors never end it.
+    ///
+    /// Until the first configuration is complete, datagrams wait in the socket's buffer; those that do not fit are lost.
     pub async fn serve(self: Arc<Self>, socket: std::net::UdpSocket) {
         let socket = match UdpSocket::from_std(socket) {
             Ok(socket) => Arc::new(socket),
@@ -78,6 +89,7 @@ impl Point {
                 return;
             }
         };
+        self.opening.opened().await;
         let sessions = Arc::<Sessions>::default();
         loop {
             if let Err(error) = socket.readable().await {

@@ -445,7 +445,10 @@ fn an_engine_that_hangs_or_answers_garbage_leaves_everything_else_serving() {
         let engine = Engine::start(Mode::Garbage(bytes.to_vec()));
         let backend_of_file = Backend::echo("good");
         let endpoint = format!("--providers.docker.endpoint=tcp://{}", engine.address);
-        let gateway = Gateway::unready(&[&endpoint], &Gateway::one_service(&backend_of_file.url()));
+        let gateway = Gateway::unready(
+            &[&endpoint, "--providers.startTimeout=1s"],
+            &Gateway::one_service(&backend_of_file.url()),
+        );
         eventually("the route file serves", || get(gateway.web(), "x.test", "/").status == 200);
         let told = || gateway.problems().iter().any(|problem| problem.contains("provider docker: "));
         eventually("the engine's state is told", told);

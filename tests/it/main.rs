@@ -51,6 +51,7 @@ mod services;
 mod settings;
 mod sockets;
 mod sources;
+mod start;
 mod stream_programs;
 mod suites;
 mod support;

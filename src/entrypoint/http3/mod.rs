@@ -162,7 +162,14 @@ fn server_config(door: &Door, sessions: &Sessions) -> Result<ServerConfig, Build
 }
 
 /// Serves until the door closes. An endpoint that died is made anew: nothing else would notice.
+///
+/// Until the first configuration is complete, what clients send waits in the socket's buffer. They send it again when it
+/// does not fit.
 async fn keep_serving(door: Arc<Door>, socket: UdpSocket, tls: Tls) {
+    tokio::select! {
+        () = door.closing.cancelled() => return,
+        () = door.opening.opened() => {}
+    }
     loop {
         let served = match socket.try_clone() {
             Ok(socket) => tokio::spawn(serve(door.clone(), socket, tls.clone())).await,

@@ -108,7 +108,7 @@ struct Gate {
 }
 
 fn gate(change: impl FnOnce(&mut EntryPoint)) -> Gate {
-    gate_with(change, Options { workers: 2, log: None })
+    gate_with(change, Options { workers: 2, ..Options::default() })
 }
 
 fn gate_with(change: impl FnOnce(&mut EntryPoint), options: Options) -> Gate {

@@ -92,7 +92,7 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
     };
     let claims = [("m.test", "mutual@test"), ("gone.test", "no@test")].map(claim);
     let hosts = HostOptions::new(claims.into(), store.named("default"));
-    let gate = gate_with_hosts(|_| {}, Options { workers: 2, log: None }, store, hosts);
+    let gate = gate_with_hosts(|_| {}, Options { workers: 2, ..Options::default() }, store, hosts);
     let ask = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let (stranger, friend) = (client(None), client(Some(&own)));
     assert!(exchange(&gate, &stranger, "a.test", &ask("a.test")).starts_with("HTTP/1.1 200 "));

@@ -1,0 +1,223 @@
+//! New connections while the first configuration is incomplete: nobody can tell yet which router, certificate or TCP
+//! service they belong to, so they are held.
+//!
+//! What a held client sends stays in the system's buffer for its connection; only its beginning is looked at, to see
+//! whether it asks for `/ping`, which is answered at once, and whether it dawdles or has gone, which ends it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::io::{Interest, Ready};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::connection::{PREFACE, SILENCE, TLS_HANDSHAKE};
+use super::door::Door;
+use super::proxy_protocol::{self, Parsed};
+
+/// How much of what a client has sent is looked at.
+const WINDOW: usize = 2048;
+/// How long a client may say nothing, when `readTimeout` says nothing: that of a TCP router may wait for its server.
+const FIRST_WORDS: Duration = Duration::from_secs(60);
+/// Longest method of HTTP that is recognised.
+const MAX_METHOD: usize = 20;
+/// What is answered without the configuration of any provider.
+pub(super) const EARLY: [&str; 2] = ["/ping", "/ready"];
+
+/// How the wait of a connection has ended.
+pub(super) enum Held {
+    /// Clients are served now.
+    Served(TcpStream),
+    /// It asks over HTTP/1 for what is answered at once.
+    Early(TcpStream),
+}
+
+/// Holds a connection until clients are served. `None`: it is over.
+pub(super) async fn hold(door: &Door, stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Held>> {
+    let expects_header = door.trusts_proxy(peer.ip());
+    let accepted = Instant::now();
+    let mut opened = pin!(door.opening.opened());
+    let mut seen = Seen::Nothing;
+    let mut looks = true;
+    loop {
+        let limit = match seen {
+            Seen::Nothing | Seen::Other => Some(door.limits.body.unwrap_or(FIRST_WORDS)),
+            Seen::Part => door.limits.head,
+            Seen::Whole | Seen::Early => None,
+        };
+        let late = async {
+            match limit {
+                Some(limit) => tokio::time::sleep_until(accepted + limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let silent = matches!(seen, Seen::Nothing);
+        let readiness = tokio::select! {
+            biased;
+            () = &mut opened => break,
+            () = door.parting.cancelled(), if silent => return Ok(None),
+            () = unheard(door, accepted), if silent => return Ok(None),
+            readiness = stream.ready(Interest::READABLE), if looks => readiness?,
+            () = late => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"));
+            }
+        };
+        let Some(now) = look(&stream, expects_header)? else { continue };
+        seen = now;
+        if matches!(seen, Seen::Early) && door.early {
+            return Ok(Some(Held::Early(again(stream)?)));
+        }
+        if has_gone(&seen, readiness) {
+            return Ok(None);
+        }
+        // An end that has come stays ready.
+        looks = !readiness.is_read_closed();
+    }
+    Ok(Some(Held::Served(again(stream)?)))
+}
+
+/// Waits until a connection that says nothing is to make room for others.
+async fn unheard(door: &Door, accepted: Instant) {
+    tokio::time::sleep_until(accepted + SILENCE).await;
+    door.seats.leave_for_others().await;
+}
+
+/// Registers a stream again: what was seen of its readiness has been used up, and its bytes are still there.
+fn again(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
+}
+
+/// True when nobody waits for an answer any more. A client that has only ended its side may be one of a TCP router;
+/// one of HTTP or TLS has given up.
+fn has_gone(seen: &Seen, readiness: Ready) -> bool {
+    readiness.is_write_closed() || readiness.is_read_closed() && !matches!(seen, Seen::Other)
+}
+
+/// Looks at what has come, and waits for more from now on. `None`: look again.
+fn look(stream: &TcpStream, expects_header: bool) -> io::Result<Option<Seen>> {
+    let mut window = [0; WINDOW];
+    let length = match stream.peek(&mut window).now_or_never() {
+        Some(Ok(length)) => length,
+        Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Some(Err(error)) => return Err(error),
+        // The runtime wants others to have their turn.
+        None => return Ok(None),
+    };
+    let used_up =
+        stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+    debug_assert!(used_up.is_err());
+    Ok(Some(see(&window[..length], length == WINDOW, expects_header)))
+}
+
+/// What the beginning of a connection shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Seen {
+    Nothing,
+    /// The beginning of a request or of a TLS handshake, and not all of it.
+    Part,
+    /// A request or the first message of a TLS handshake; or what is too long to tell.
+    Whole,
+    /// A request for what is answered at once.
+    Early,
+    /// Something else.
+    Other,
+}
+
+fn see(mut bytes: &[u8], full: bool, expects_header: bool) -> Seen {
+    if bytes.is_empty() {
+        return Seen::Nothing;
+    }
+    if expects_header {
+        match proxy_protocol::parse(bytes) {
+            Parsed::Absent => {}
+            Parsed::Partial => return Seen::Part,
+            Parsed::Malformed(_) => return Seen::Whole,
+            Parsed::Header { length, .. } => bytes = &bytes[length..],
+        }
+    }
+    let whole = |is_whole: bool| if is_whole || full { Seen::Whole } else { Seen::Part };
+    if bytes.first() == Some(&TLS_HANDSHAKE) {
+        let length =
+            bytes.get(3..5).map(|length| 5 + usize::from(u16::from_be_bytes([length[0], length[1]])));
+        return whole(length.is_some_and(|length| bytes.len() >= length));
+    }
+    if bytes.starts_with(PREFACE) || (!bytes.is_empty() && PREFACE.starts_with(bytes)) {
+        return whole(bytes.len() >= PREFACE.len());
+    }
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    let Some((b' ', target)) = bytes[method..].split_first() else {
+        // All of it may be the beginning of a method.
+        let is_method = (1..=MAX_METHOD).contains(&method) && method == bytes.len();
+        return if is_method { Seen::Part } else { Seen::Other };
+    };
+    if method == 0 || method > MAX_METHOD || !target.first().is_none_or(|first| b"/h*".contains(first)) {
+        return Seen::Other;
+    }
+    let Some(end) = target.iter().position(|byte| matches!(byte, b' ' | b'\r' | b'\n')) else {
+        return whole(false);
+    };
+    if is_early(&target[..end]) {
+        return Seen::Early;
+    }
+    whole(target.windows(4).any(|four| four == b"\r\n\r\n") || target.windows(2).any(|two| two == b"\n\n"))
+}
+
+/// True for a target whose path begins like one that is answered at once. The router decides.
+fn is_early(target: &[u8]) -> bool {
+    let path = match target.strip_prefix(b"http://") {
+        None => target,
+        Some(rest) => &rest[rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())..],
+    };
+    EARLY.iter().any(|early| path.starts_with(early.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beginnings() {
+        for (bytes, seen) in [
+            (&b""[..], Seen::Nothing),
+            (b"GE", Seen::Part),
+            (b"GET", Seen::Part),
+            (b"GET /pi", Seen::Part),
+            (b"GET /ping", Seen::Part),
+            (b"GET /ping HT", Seen::Early),
+            (b"HEAD http://h/ready?x HTTP/1.1\r\n", Seen::Early),
+            (b"GET /x?/ping HTTP/1.1\r\nHost: h\r\n", Seen::Part),
+            (b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n", Seen::Whole),
+            (b"PRI * HT", Seen::Part),
+            (PREFACE, Seen::Whole),
+            (b"\x16\x03\x01\x00\x02a", Seen::Part),
+            (b"\x16\x03\x01\x00\x02ab", Seen::Whole),
+            (b"\x16\x03", Seen::Part),
+            (b"EHLO mail\r\n", Seen::Other),
+            (b"PING\r\n", Seen::Other),
+            (b"\0\0", Seen::Other),
+            (b"GET \0", Seen::Other),
+        ] {
+            assert_eq!(see(bytes, false, false), seen, "{}", bytes.escape_ascii());
+        }
+        assert_eq!(see(b"GET /long", true, false), Seen::Whole);
+    }
+
+    #[test]
+    fn beginnings_after_a_proxy_header() {
+        let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+        for (rest, seen) in
+            [(&b""[..], Seen::Other), (b"GET /ping HTTP/1.1\r\n", Seen::Early), (b"\x16", Seen::Part)]
+        {
+            assert_eq!(see(&[header, rest].concat(), false, true), seen, "{}", rest.escape_ascii());
+        }
+        assert_eq!(see(b"PROXY TCP4 192", false, true), Seen::Part);
+        assert_eq!(
+            see(header, false, false),
+            Seen::Other,
+            "who is not trusted speaks HTTP, or something else"
+        );
+    }
+}
