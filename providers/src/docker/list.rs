@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tidegate_config::Provided;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::Options;
 use super::client::Client;
@@ -78,6 +81,21 @@ impl Containers {
             .filter(|container| container.state.status == "running");
         self.stopping.keep_running(running);
         Ok(())
+    }
+
+    /// True while containers that are going to be exposed were created so recently (`within`) that they are probably about
+    /// to be started.
+    pub(super) fn are_starting(&self, options: &Options, rules: &Rules, within: Duration) -> bool {
+        let now = OffsetDateTime::now_utc();
+        let is_young = |container: &Container| {
+            OffsetDateTime::parse(&container.created, &Rfc3339)
+                .is_ok_and(|created| (now - created).unsigned_abs() < within)
+        };
+        self.known.values().any(|(_, container)| {
+            container.state.status == "created"
+                && is_young(container)
+                && is_exposed(container, options, rules)
+        })
     }
 
     /// The configuration.
@@ -204,6 +222,15 @@ impl Reading<'_> {
         let provided = workload::build(&workload, labels, self.rules, &place);
         Some((name, provided, place.serves))
     }
+}
+
+/// True when a container has to be reached from outside.
+fn is_exposed(container: &Container, options: &Options, rules: &Rules) -> bool {
+    let name = service_name(container);
+    let owner: Arc<str> = container.name.trim_start_matches('/').into();
+    let labels = &container.config.labels;
+    let workload = Workload { name: &name, title: &name, owner: &owner, labels, carrier: Carrier::Container };
+    rules.admit(labels) && Labels::read(&workload).take_enable(options.exposed_by_default) == Some(true)
 }
 
 /// The name of a container's service: that of Compose, or else the container's.

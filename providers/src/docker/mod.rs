@@ -37,6 +37,9 @@ pub(crate) const FORM: Form = Form {
 };
 /// A full look at the list, in case an event was lost.
 const RESYNC: Duration = Duration::from_secs(15);
+/// How long containers that were just created are waited for before the first state counts as complete: Compose starts a
+/// gateway and what it serves at the same time.
+const STARTING: Duration = Duration::from_secs(5);
 
 options::options! {
     /// Options of `providers.docker`.
@@ -59,9 +62,15 @@ pub struct Docker {
 
 impl Provider for Docker {
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
-        Run { docker: self, session, containers: Containers::default(), host_address: String::new() }
-            .run()
-            .boxed()
+        Run {
+            docker: self,
+            session,
+            containers: Containers::default(),
+            host_address: String::new(),
+            settled: false,
+        }
+        .run()
+        .boxed()
     }
 }
 
@@ -72,6 +81,8 @@ struct Run<'d> {
     containers: Containers,
     /// Where containers in host mode are.
     host_address: String,
+    /// The first complete state was delivered.
+    settled: bool,
 }
 
 impl Run<'_> {
@@ -85,6 +96,8 @@ impl Run<'_> {
             false => None,
         };
         self.refresh().await?;
+        let settle = tokio::time::sleep(STARTING);
+        tokio::pin!(settle);
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -102,6 +115,10 @@ impl Run<'_> {
                         self.note(&event).await?;
                     }
                     self.refresh().await?;
+                }
+                () = &mut settle, if !self.settled => {
+                    self.settled = true;
+                    self.deliver().await?;
                 }
                 _ = resync.tick(), if events.is_some() => self.refresh().await?,
                 () = self.session.reload_asked() => {
@@ -138,12 +155,18 @@ impl Run<'_> {
         self.deliver().await
     }
 
-    async fn deliver(&self) -> Result<(), Error> {
+    async fn deliver(&mut self) -> Result<(), Error> {
         let docker = self.docker;
         let earlier = self.session.delivered();
+        // Without events nobody would say that they have been started.
+        self.settled |=
+            !docker.options.watch || !self.containers.are_starting(&docker.options, &docker.rules, STARTING);
         let state =
             self.containers.configuration(&docker.options, &docker.rules, &self.host_address, &earlier);
-        self.session.deliver(state).await
+        match self.settled {
+            true => self.session.deliver(state).await,
+            false => self.session.deliver_incomplete(state).await,
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Container {
     pub(super) id: String,
     pub(super) name: String,
     #[serde(deserialize_with = "or_default")]
+    pub(super) created: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) state: State,
     #[serde(deserialize_with = "or_default")]
     pub(super) config: Config,

@@ -229,6 +229,38 @@ async fn an_engine_that_is_not_there_is_a_problem_and_not_ready() {
 }
 
 #[tokio::test]
+async fn containers_that_are_about_to_start_are_waited_for() {
+    let (engine, port) = Engine::start().await;
+    let created = |name: &str, when: time::OffsetDateTime| {
+        let mut container = container(name, "", &json!({}));
+        container["State"]["Status"] = json!("created");
+        container["Created"] =
+            json!(when.format(&time::format_description::well_known::Rfc3339).expect("a time"));
+        container
+    };
+    let now = time::OffsetDateTime::now_utc();
+    let old = created("old", now - time::Duration::hours(1));
+    let mut hidden = created("hidden", now);
+    hidden["Config"]["Labels"] = json!({"traefik.enable": "false"});
+    engine.set(&[container("a", "10.0.0.1", &json!({})), created("b", now), old.clone(), hidden.clone()]);
+    let mut running = Running::at(port);
+    let first = running.next().await;
+    assert!(!first.ready);
+    assert_eq!(urls(&first.state, "a"), ["http://10.0.0.1:80"]);
+    let both = [container("a", "10.0.0.1", &json!({})), container("b", "10.0.0.2", &json!({})), old, hidden];
+    engine.set(&both);
+    engine.emit("start", "b");
+    let update = running.next().await;
+    assert!(update.ready);
+    assert_eq!(urls(&update.state, "b"), ["http://10.0.0.2:80"]);
+    // One that is never started is not waited for for ever.
+    engine.set(&[created("b", time::OffsetDateTime::now_utc())]);
+    let mut other = Running::at(port);
+    assert!(!other.next().await.ready);
+    assert!(other.next().await.ready);
+}
+
+#[tokio::test]
 async fn containers_are_chosen() {
     let (engine, port) = Engine::start().await;
     let mut unhealthy = container("sick", "10.0.0.3", &json!({}));

@@ -68,10 +68,12 @@ impl SwarmProvider {
             false => None,
         };
         let mut known = Swarm::default();
+        let mut first = true;
         let mut busy_until = Instant::now();
         loop {
             let swarm = self.look().await.map_err(Error::Source)?;
-            if swarm != known {
+            // A swarm without services is a state, too.
+            if std::mem::take(&mut first) || swarm != known {
                 known = swarm;
                 busy_until = busy_until.max(Instant::now() + BUSY * 4);
                 let earlier = session.delivered();

@@ -114,6 +114,20 @@ fn services_without_tasks_exposure_and_constraints() {
 }
 
 #[tokio::test]
+async fn a_swarm_without_services_is_delivered() {
+    let server = Server::start(|request| {
+        let body = if request.path.ends_with("_ping") { json!("OK") } else { json!([]) };
+        std::future::ready((200, Vec::new(), body.to_string())).boxed()
+    })
+    .await;
+    let options =
+        Options { endpoint: format!("tcp://127.0.0.1:{}", server.port), watch: false, ..Options::default() };
+    let update = Running::start(build(options).expect("valid options")).next().await;
+    assert!(update.ready);
+    assert_eq!(update.state.config, tidegate_config::Config::default());
+}
+
+#[tokio::test]
 async fn a_manager_is_followed() {
     let known =
         Arc::new(Mutex::new((vec![service("a", &port(&[]))], vec![task("t", "a", "10.0.1.1", "running")])));
