@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::opening::Opening;
+use crate::saved::{States, Store};
 use crate::snapshot::{Compiled, Environment, Snapshot, SnapshotHandle, compile};
 
 /// How often files that a configuration names are looked at.
@@ -120,13 +121,17 @@ pub(crate) struct FirstStates {
     pub(crate) until: Option<Instant>,
     /// The providers that had not delivered by then, and still have not.
     pub(crate) late: BTreeSet<Arc<str>>,
+    /// What is wrong with their last states on disk.
+    pub(crate) unreadable: Vec<Problem>,
+    /// They have been waited for long enough.
+    pub(crate) expired: bool,
 }
 
 impl FirstStates {
     /// Resolves when they have been waited for long enough, and were not there.
     async fn overdue(&self) {
         match self.until {
-            Some(until) if !self.opening.is_open() => tokio::time::sleep_until(until).await,
+            Some(until) if !self.expired && !self.opening.is_open() => tokio::time::sleep_until(until).await,
             _ => std::future::pending().await,
         }
     }
@@ -143,7 +148,61 @@ impl FirstStates {
             ),
             excerpt: None,
         };
-        Provided { problems: self.late.iter().map(problem).collect(), ..Provided::default() }
+        let problems = self.late.iter().map(problem).chain(self.unreadable.iter().cloned()).collect();
+        Provided { problems, ..Provided::default() }
+    }
+}
+
+/// The last states of providers on disk.
+pub(crate) struct LastStates {
+    /// Where they are.
+    pub(crate) store: Store,
+    /// The providers whose states are kept.
+    pub(crate) kept: BTreeSet<Arc<str>>,
+    /// Who saves them.
+    pub(crate) newest: watch::Sender<States>,
+    /// What is served of providers that have delivered nothing since the start.
+    pub(crate) restored: States,
+}
+
+impl LastStates {
+    /// Reads what is there of a provider that is late.
+    async fn load(&self, provider: &Arc<str>) -> Result<Option<Provided>, Problem> {
+        if !self.kept.contains(provider) {
+            return Ok(None);
+        }
+        let (store, name) = (self.store.clone(), provider.clone());
+        let loaded = tokio::task::spawn_blocking(move || store.load(&name)).await;
+        loaded.unwrap_or(Ok(None)).map_err(|error| {
+            let message =
+                format!("providers.lastState: cannot read the last state of provider `{provider}`: {error}");
+            Problem { origin: Origin::Internal, object: None, message, excerpt: None }
+        })
+    }
+
+    /// The state that is served instead of one that only says what is wrong with its source.
+    fn instead_of(&self, provider: &str, state: &Provided) -> Option<Arc<Provided>> {
+        let mut kept = Provided::clone(self.restored.get(provider)?);
+        kept.problems.extend(state.problems.iter().filter(|problem| problem.object.is_none()).cloned());
+        Some(Arc::new(kept))
+    }
+
+    /// Has the states of these providers saved.
+    fn save(&self, states: &States, delivered: &BTreeSet<Arc<str>>) {
+        let kept = |provider: &Arc<str>| self.kept.contains(provider) && delivered.contains(provider);
+        let now: States = states
+            .iter()
+            .filter(|(provider, _)| kept(provider))
+            .map(|(provider, state)| (provider.clone(), state.clone()))
+            .collect();
+        self.newest.send_if_modified(|newest| {
+            let same = newest.len() == now.len()
+                && newest.iter().zip(&now).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1));
+            if !same {
+                *newest = now;
+            }
+            !same
+        });
     }
 }
 
@@ -158,6 +217,8 @@ pub(crate) struct Loop {
     pub(crate) throttle: Duration,
     pub(crate) states: BTreeMap<Arc<str>, Arc<Provided>>,
     pub(crate) first: FirstStates,
+    /// The last states on disk; `None`: none are kept.
+    pub(crate) last: Option<LastStates>,
 }
 
 impl Loop {
@@ -173,7 +234,7 @@ impl Loop {
                     None => return,
                 },
                 () = self.first.overdue() => {
-                    self.open_incomplete();
+                    self.go_without(&mut delivered).await;
                     true
                 }
                 () = tokio::time::sleep(FILE_INTERVAL) => {
@@ -196,7 +257,16 @@ impl Loop {
                 pace.spent(begun.elapsed(), self.throttle);
                 retire(&mut retired);
             }
+            if self.first.expired && !self.first.opening.is_open() {
+                for what in self.first.opening.held_by() {
+                    tracing::warn!("serving clients without the {what}: providers.startTimeout is over");
+                }
+                self.first.opening.open_anyway();
+            }
             self.delivered(&delivered);
+            if let Some(last) = &self.last {
+                last.save(&self.states, &self.own(&delivered));
+            }
         }
     }
 
@@ -214,11 +284,38 @@ impl Loop {
         }
     }
 
-    /// Serves clients although states are missing, and says so for as long as they are.
-    fn open_incomplete(&mut self) {
-        self.first.late = self.readiness.waiting_for().into_iter().collect();
-        self.first.opening.open();
+    /// Goes on without the states that are missing, or with those that are known from before, and says so for as long as
+    /// they are missing.
+    async fn go_without(&mut self, delivered: &mut BTreeSet<Arc<str>>) {
+        self.first.expired = true;
+        let mut late = self.readiness.waiting_for();
+        late.retain(|provider| !delivered.contains(provider));
+        for provider in late {
+            let loaded = match &self.last {
+                Some(last) => last.load(&provider).await,
+                None => Ok(None),
+            };
+            match (loaded, &mut self.last) {
+                (Ok(Some(state)), Some(last)) => {
+                    let state = Arc::new(state);
+                    last.restored.insert(provider.clone(), state.clone());
+                    self.states.insert(provider.clone(), state);
+                    delivered.insert(provider);
+                    continue;
+                }
+                (Err(problem), _) => self.first.unreadable.push(problem),
+                _ => {}
+            }
+            self.first.late.insert(provider);
+        }
         self.note_late();
+    }
+
+    /// The providers whose states come from themselves.
+    fn own(&self, delivered: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        let restored =
+            |provider: &Arc<str>| self.last.as_ref().is_some_and(|last| last.restored.contains_key(provider));
+        delivered.iter().filter(|provider| !restored(provider)).cloned().collect()
     }
 
     fn note_late(&mut self) {
@@ -227,7 +324,14 @@ impl Loop {
 
     /// Notes an update. True when it changes anything.
     fn take(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
-        let Update { provider, state, ready } = update;
+        let Update { provider, mut state, ready } = update;
+        if let Some(last) = &mut self.last {
+            if ready {
+                last.restored.remove(&provider);
+            } else if let Some(kept) = last.instead_of(&provider, &state) {
+                state = kept;
+            }
+        }
         let known = self.states.get(&provider);
         let same = known.is_some_and(|known| Arc::ptr_eq(known, &state) || *known == state);
         if !same {

@@ -15,11 +15,12 @@ use tokio::time::Instant;
 
 use crate::acme::{Acme, Leadership};
 use crate::cluster::Cluster;
-use crate::configuration::{Compiler, FirstStates, Loop, QUEUE, Readiness};
+use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
 use crate::internal::{self, Surroundings};
 use crate::observability::access_log::AccessLog;
 use crate::opening::Opening;
+use crate::saved::{self, States, Store};
 use crate::service::Registry;
 use crate::settings::Settings;
 use crate::snapshot::report::Report;
@@ -56,6 +57,8 @@ pub enum StartError {
 pub struct Options {
     /// Number of workers; 0 for as many as there are cores.
     pub workers: usize,
+    /// Sockets that a supervisor has opened for entry points.
+    pub passed: entrypoint::Passed,
 }
 
 /// A running gateway. Dropping it stops it at once; [`Gateway::shutdown`] stops it in order.
@@ -122,9 +125,14 @@ impl Gateway {
             generation: generation_sender,
             throttle: settings.providers.providers_throttle_duration.into(),
             states,
-            first: first_states(&settings, sources.is_empty()),
+            first: first_states(&settings),
+            last: last_states(&settings, &sources, &control, &updates),
         };
         let opening = configuration.first.opening.clone();
+        let starting = opening.hold("the start");
+        if sources.is_empty() {
+            opening.open();
+        }
         readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
         let context = control.enter();
@@ -139,10 +147,16 @@ impl Gateway {
             let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
             control.spawn(stapler.run(snapshots.clone(), generation.clone()));
         }
-        let entry_options = entrypoint::Options { workers, log: access_log.clone(), opening };
+        let entry_options = entrypoint::Options {
+            workers,
+            log: access_log.clone(),
+            opening: opening.clone(),
+            passed: options.passed,
+        };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &readiness, control.handle());
-        around.acme.start(&settings, &snapshots, &generation, control.handle());
+        around.acme.start(&settings, &snapshots, &generation, &opening, control.handle());
+        drop(starting);
         Ok(Self {
             addresses: entry_points.addresses(),
             entry_points: Some(entry_points),
@@ -233,14 +247,16 @@ impl Gateway {
 }
 
 /// What clients wait for: the first state of every provider, for as long as the settings say.
-fn first_states(settings: &Settings, none: bool) -> FirstStates {
+fn first_states(settings: &Settings) -> FirstStates {
     let limit = settings.providers.start_timeout.0;
-    let waits = !none && !limit.is_zero();
+    let waits = !limit.is_zero();
     FirstStates {
         opening: Arc::new(if waits { Opening::closed() } else { Opening::default() }),
         limit,
         until: Instant::now().checked_add(limit),
         late: BTreeSet::new(),
+        unreadable: Vec::new(),
+        expired: false,
     }
 }
 
@@ -257,6 +273,26 @@ fn own_keys(settings: &Settings) -> OwnKeys {
         consul.chain(cluster.redis.iter().map(|place| place.prefix.clone()))
     });
     OwnKeys::new(acme.flatten().chain(cluster))
+}
+
+/// Where states of providers are kept on disk, and of which.
+fn last_states(
+    settings: &Settings,
+    sources: &[Source],
+    control: &Runtime,
+    updates: &Updates,
+) -> Option<LastStates> {
+    let options = settings.providers.last_state.as_ref()?;
+    let kept = sources.iter().filter(|(instance, _)| options.keeps(&instance.name, instance.kind));
+    let store = Store::new(options);
+    let (newest, changes) = watch::channel(States::new());
+    control.spawn(saved::keep(store.clone(), changes, updates.clone()));
+    Some(LastStates {
+        kept: kept.map(|(instance, _)| instance.name.clone()).collect(),
+        store,
+        newest,
+        restored: States::new(),
+    })
 }
 
 /// A provider, and where it reads.
@@ -367,7 +403,7 @@ mod tests {
         settings.entry_points.insert("web".into(), point.clone());
         settings.entry_points.insert("traefik".into(), point);
         settings.ping = Some(Ping::default());
-        let gateway = Gateway::start(settings, Options { workers: 1 }).unwrap();
+        let gateway = Gateway::start(settings, Options { workers: 1, ..Options::default() }).unwrap();
         let (web, own) = (gateway.addresses()["web"], gateway.addresses()["traefik"]);
         assert!(get(own, "/ping").ends_with("OK"));
         assert!(get(own, "/ready").ends_with("OK"), "no provider is waited for");

@@ -1,7 +1,10 @@
 //! The moment from which on clients are served: when the first configuration is complete.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Whether clients are served yet. It opens once and stays open.
@@ -9,19 +12,28 @@ use tokio::sync::Notify;
 pub struct Opening {
     open: AtomicBool,
     changed: Notify,
+    holds: Mutex<Holds>,
+}
+
+#[derive(Debug, Default)]
+struct Holds {
+    /// What is still to be done, and how many do it.
+    by: BTreeMap<Arc<str>, usize>,
+    /// Nothing else is waited for.
+    wanted: bool,
 }
 
 impl Default for Opening {
     /// Open from the beginning: there is nothing to wait for.
     fn default() -> Self {
-        Self { open: AtomicBool::new(true), changed: Notify::new() }
+        Self { open: AtomicBool::new(true), ..Self::closed() }
     }
 }
 
 impl Opening {
     /// Not open yet.
     pub fn closed() -> Self {
-        Self { open: AtomicBool::new(false), changed: Notify::new() }
+        Self { open: AtomicBool::new(false), changed: Notify::new(), holds: Mutex::default() }
     }
 
     /// True once clients are served.
@@ -30,10 +42,33 @@ impl Opening {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Lets everyone in who waits, and all who come.
+    /// Keeps it closed until the hold is dropped; `what` says why.
+    pub fn hold(self: &Arc<Self>, what: impl Into<Arc<str>>) -> Hold {
+        let what = what.into();
+        *self.holds.lock().by.entry(what.clone()).or_default() += 1;
+        Hold { opening: self.clone(), what }
+    }
+
+    /// What holds it.
+    pub fn held_by(&self) -> Vec<Arc<str>> {
+        self.holds.lock().by.keys().cloned().collect()
+    }
+
+    /// Lets everyone in who waits, and all who come: now, or when the last hold is dropped.
     pub fn open(&self) {
-        self.open.store(true, Ordering::Release);
-        self.changed.notify_waiters();
+        let mut holds = self.holds.lock();
+        holds.wanted = true;
+        if holds.by.is_empty() {
+            drop(holds);
+            self.open_anyway();
+        }
+    }
+
+    /// Lets everyone in whatever holds it.
+    pub fn open_anyway(&self) {
+        if !self.open.swap(true, Ordering::Release) {
+            self.changed.notify_waiters();
+        }
     }
 
     /// Waits until clients are served.
@@ -43,5 +78,51 @@ impl Opening {
         if !self.is_open() {
             changed.await;
         }
+    }
+}
+
+/// Keeps clients waiting until it is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    opening: Arc<Opening>,
+    what: Arc<str>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = self.opening.holds.lock();
+        if let Some(count) = holds.by.get_mut(&self.what) {
+            *count -= 1;
+            if *count == 0 {
+                holds.by.remove(&self.what);
+            }
+        }
+        if holds.wanted && holds.by.is_empty() {
+            drop(holds);
+            self.opening.open_anyway();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_opens_when_nothing_holds_it_any_more() {
+        let opening = Arc::new(Opening::closed());
+        let (one, other) = (opening.hold("a"), opening.hold("a"));
+        let third = opening.hold("b");
+        opening.open();
+        drop((one, third));
+        assert_eq!((opening.is_open(), opening.held_by()), (false, vec!["a".into()]));
+        drop(other);
+        assert!(opening.is_open());
+        let unwanted = Arc::new(Opening::closed());
+        drop(unwanted.hold("a"));
+        assert!(!unwanted.is_open());
+        let _held = unwanted.hold("a");
+        unwanted.open_anyway();
+        assert!(unwanted.is_open());
     }
 }

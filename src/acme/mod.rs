@@ -34,6 +34,7 @@ use tidegate_config::router::Router;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::opening::Opening;
 use crate::settings::{Acme as Options, DnsChallenge, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::tls::Elsewhere;
@@ -100,6 +101,7 @@ impl Acme {
         settings: &Settings,
         snapshots: &SnapshotHandle,
         generation: &watch::Receiver<u64>,
+        opening: &Arc<Opening>,
         control: &Handle,
     ) {
         let obtained = snapshots.load().tls.obtained().clone();
@@ -159,6 +161,7 @@ impl Acme {
                 generation: generation.clone(),
                 demands,
                 on_demand,
+                hold: Some(opening.hold(format!("certificates of the resolver `{name}`"))),
             };
             control.spawn(Resolver::new(parts).run());
         }

@@ -4,6 +4,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::entrypoint::Passed;
 use crate::gateway::{Gateway, Options};
 use crate::observability::log::ProcessLog;
 use crate::settings::Settings;
@@ -13,7 +14,8 @@ pub(super) fn run(settings: Settings, log: &ProcessLog) -> Result<(), Box<dyn st
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut waiting = signals.block_on(async { Signals::new() })?;
     crate::entrypoint::raise_descriptor_limit();
-    let gateway = Gateway::start(settings, Options::default())?;
+    let gateway =
+        Gateway::start(settings, Options { passed: Passed::from_environment(), ..Options::default() })?;
     signals.block_on(async {
         waiting.stopping(&gateway, log).await;
         tracing::info!("stopping: open requests may finish");

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use tidegate_core::BuildError;
 use tidegate_core::client_ip::IpRanges;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::aliases::AliasStrategy;
 use super::clock::Limits;
@@ -76,6 +77,8 @@ pub(super) struct Door {
     pub(super) snapshots: SnapshotHandle,
     /// From when on clients are served.
     pub(super) opening: Arc<Opening>,
+    /// The loops that accept connections.
+    pub(super) accepting: TaskTracker,
     /// Something is answered here before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
@@ -162,6 +165,7 @@ impl Door {
             grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
             snapshots: shared.snapshots.clone(),
             opening: shared.opening.clone(),
+            accepting: TaskTracker::new(),
             early: settings
                 .ping
                 .as_ref()

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
 use super::door::Door;
+use crate::handover;
 use crate::worker;
 
 /// Bytes that the system takes from us for a client before it has sent what it took earlier.
@@ -67,9 +68,39 @@ pub(super) fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result
     Ok(listeners)
 }
 
+/// Who has a port.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Port {
+    /// This process alone.
+    Own,
+    /// Other processes may have sockets of their own on it.
+    Shared,
+    /// The socket itself is held by the supervisor that passed it on, too.
+    Passed,
+}
+
+/// A socket to accept connections from.
+pub(super) struct Listener {
+    pub(super) socket: std::net::TcpListener,
+    pub(super) port: Port,
+}
+
+/// Makes listeners for `count` workers of sockets that were passed on.
+pub(super) fn adopt(passed: &[std::net::TcpListener], count: usize) -> io::Result<Vec<Listener>> {
+    for listener in passed {
+        set_options(&SockRef::from(listener))?;
+    }
+    let listener = |number: usize| {
+        let socket = passed[number % passed.len()].try_clone()?;
+        Ok(Listener { socket, port: Port::Passed })
+    };
+    (0..count.max(passed.len())).map(listener).collect()
+}
+
 /// Accepts connections until the door closes. Errors never end it.
-pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener) {
-    let listener = match TcpListener::from_std(listener) {
+pub(super) async fn accept_loop(door: Arc<Door>, listener: Listener) {
+    let port = listener.port;
+    let listener = match TcpListener::from_std(listener.socket) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(entry_point = %door.name, %error, "cannot listen");
@@ -106,11 +137,38 @@ pub(super) async fn accept_loop(door: Arc<Door>, listener: std::net::TcpListener
     }
     // Who is connected already must not be reset by closing the socket. The system is asked itself: what the runtime
     // knows of the socket may be out of date.
+    match port {
+        Port::Own => {}
+        Port::Shared => leave(&door, &listener).await,
+        // Who waits is served by whoever takes the socket next.
+        Port::Passed => return,
+    }
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let nonblocking = stream.set_nonblocking(true);
         if let Ok(stream) = nonblocking.and_then(|()| TcpStream::from_std(stream)) {
             dispatch(&door, stream, peer);
+        }
+    }
+}
+
+/// Leaves a port to the processes that share it: new clients are theirs, and who has begun to connect is served.
+async fn leave(door: &Arc<Door>, listener: &TcpListener) {
+    if let Err(error) = handover::ignore_attempts(listener) {
+        tracing::debug!(entry_point = %door.name, %error, "clients may be reset when the port is closed");
+        return;
+    }
+    let complete = tokio::time::sleep(handover::HANDSHAKES);
+    tokio::pin!(complete);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut complete => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => dispatch(door, stream, peer),
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(_) => return,
+            },
         }
     }
 }
@@ -155,15 +213,19 @@ fn open(address: SocketAddr, group: bool) -> io::Result<std::net::TcpListener> {
     if group {
         socket.set_reuse_port(true)?;
     }
-    // Connections inherit it. Without it the system takes megabytes for a client that does not read.
-    socket.set_tcp_notsent_lowat(MAX_NOT_SENT)?;
-    // Accepted sockets inherit these.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
-    socket.set_nonblocking(true)?;
+    set_options(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Sets what connections inherit, and that accepting never blocks.
+fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    // Without it the system takes megabytes for a client that does not read.
+    socket.set_tcp_notsent_lowat(MAX_NOT_SENT)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
+    socket.set_nonblocking(true)
 }
 
 fn is_without_ipv6(error: &io::Error, address: SocketAddr) -> bool {

@@ -19,6 +19,8 @@ mod http3;
 mod linger;
 mod listen;
 mod pace;
+mod passed;
+mod ports;
 mod progress;
 pub mod proxy_protocol;
 mod room;
@@ -48,6 +50,8 @@ use crate::worker::{self, Workers};
 use door::{Door, Shared};
 use heads::HeadBudget;
 use http3::Http3;
+pub use passed::Passed;
+use ports::{Binder, BoundDoor, BoundPoint};
 use room::Room;
 pub use room::raise_descriptor_limit;
 use tidegate_core::BuildError;
@@ -90,6 +94,8 @@ pub struct Options {
     pub log: Option<Arc<crate::observability::access_log::AccessLog>>,
     /// From when on clients are served.
     pub opening: Arc<Opening>,
+    /// Sockets that a supervisor has opened for entry points.
+    pub passed: Passed,
 }
 
 /// All entry points, listening and served by the workers.
@@ -121,68 +127,66 @@ impl EntryPoints {
             room: Room::new(),
             heads: HeadBudget::new(largest_head.unwrap_or(0)),
         };
-        let mut doors = Vec::new();
-        let mut bound = Vec::new();
-        let mut http3 = None;
-        let mut points = Vec::new();
-        let mut sockets = Vec::new();
+        let passed = settle(options.passed, settings);
+        let mut binder = Binder { settings, shared: &shared, passed, workers: workers.len() };
+        let (mut doors, mut points) = (Vec::new(), Vec::new());
         for (index, (name, options)) in settings.entry_points.iter().enumerate() {
-            let invalid = |message| StartError::Option { entry_point: name.clone(), message };
-            let address = listen::parse_address(&options.address).map_err(invalid)?;
-            let failed = |error| StartError::Bind {
-                entry_point: name.clone(),
-                address: options.address.clone(),
-                error,
-            };
             if options.is_udp() {
-                let own = udp::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
-                let point =
-                    udp::Point::new(index, name, options, shared.snapshots.clone(), shared.opening.clone());
-                points.push((Arc::new(point), own[0].local_addr()?));
-                sockets.push(own);
-                continue;
+                points.push(binder.point(index, name, options)?);
+            } else {
+                doors.push(binder.door(index, name, options)?);
             }
-            let mut door =
-                Door::new(index, name, settings, options, &shared).map_err(|error| invalid(error.0))?;
-            let listeners = listen::bind(address, workers.len(), options.reuse_port).map_err(failed)?;
-            let address = listeners[0].local_addr()?;
-            let socket = match &options.http3 {
-                None => None,
-                Some(wanted) => {
-                    let port =
-                        if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
-                    door.alternative = http3::alternative(port);
-                    Some(http3::bind(address, options.reuse_port).map_err(failed)?)
-                }
+        }
+        binder.passed.warn_of_rest();
+        let mut http3 = None;
+        let mut running =
+            Self { doors: Vec::new(), points: Vec::new(), workers, http3: None, terminating: Arc::default() };
+        for bound in doors {
+            let serves = settings.entry_points.get(&*bound.door.name).map(serves).unwrap_or_default();
+            running.serve_door(bound, &serves, &mut http3)?;
+        }
+        running.http3 = http3;
+        for bound in points {
+            running.serve_point(bound);
+        }
+        Ok(running)
+    }
+
+    fn serve_door(
+        &mut self,
+        bound: BoundDoor,
+        serves: &str,
+        http3: &mut Option<Http3>,
+    ) -> Result<(), StartError> {
+        let BoundDoor { door, address, listeners, http3: port } = bound;
+        if let Some(port) = port {
+            let threads = match http3.take() {
+                Some(threads) => threads,
+                None => Http3::start(self.workers.len(), self.workers.len())?,
             };
-            doors.push((Arc::new(door), address));
-            bound.push((listeners, socket));
+            let failed = |error: BuildError| StartError::Option {
+                entry_point: door.name.to_string(),
+                message: format!("http3: {error}"),
+            };
+            http3.insert(threads).serve(door.clone(), port).map_err(failed)?;
         }
-        for ((door, address), (listeners, socket)) in doors.iter().zip(bound) {
-            if let Some(socket) = socket {
-                let threads = match http3.take() {
-                    Some(threads) => threads,
-                    None => Http3::start(workers.len(), workers.len())?,
-                };
-                let failed = |error: BuildError| StartError::Option {
-                    entry_point: door.name.to_string(),
-                    message: format!("http3: {error}"),
-                };
-                http3.insert(threads).serve(door.clone(), socket).map_err(failed)?;
-            }
-            let serves = settings.entry_points.get(&*door.name).map(serves).unwrap_or_default();
-            tracing::info!(entry_point = %door.name, %address, serves, "listening");
-            for (worker, listener) in listeners.into_iter().enumerate() {
-                spawn_vital(workers.handle(worker), listen::accept_loop(door.clone(), listener));
-            }
+        tracing::info!(entry_point = %door.name, %address, serves, "listening");
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let accepting = door.accepting.track_future(listen::accept_loop(door.clone(), listener));
+            spawn_vital(self.workers.handle(number % self.workers.len()), accepting);
         }
-        for ((point, address), sockets) in points.iter().zip(sockets) {
-            tracing::info!(entry_point = %point.name, %address, serves = "UDP", "listening");
-            for (worker, socket) in sockets.into_iter().enumerate() {
-                spawn_vital(workers.handle(worker), point.clone().serve(socket));
-            }
+        door.accepting.close();
+        self.doors.push((door, address));
+        Ok(())
+    }
+
+    fn serve_point(&mut self, bound: BoundPoint) {
+        let BoundPoint { point, address, sockets } = bound;
+        tracing::info!(entry_point = %point.name, %address, serves = "UDP", "listening");
+        for (number, socket) in sockets.into_iter().enumerate() {
+            spawn_vital(self.workers.handle(number % self.workers.len()), point.clone().serve(socket));
         }
-        Ok(Self { doors, points, workers, http3, terminating: Arc::default() })
+        self.points.push((point, address));
     }
 
     /// Where each entry point listens, by name.
@@ -248,6 +252,8 @@ async fn stop(door: &Door) {
     door.closing.cancel();
     door.draining.cancel();
     let emptied = async {
+        // Who waits to be accepted is served, too.
+        door.accepting.wait().await;
         if tokio::time::timeout(LINGER.min(door.grace / 2), door.seats.emptied()).await.is_err() {
             door.parting.cancel();
             door.seats.emptied().await;
@@ -257,6 +263,15 @@ async fn stop(door: &Door) {
         let connections = door.connections();
         tracing::warn!(entry_point = %door.name, connections, "connections are cut after graceTimeOut");
     }
+}
+
+/// Tells which entry point each socket of a supervisor belongs to.
+fn settle(mut passed: Passed, settings: &Settings) -> Passed {
+    let listening = |(name, options): (&String, &EntryPoint)| {
+        Some((name.clone(), listen::parse_address(&options.address).ok()?.port(), options.is_udp()))
+    };
+    passed.settle(&settings.entry_points.iter().filter_map(listening).collect::<Vec<_>>());
+    passed
 }
 
 /// The name of this machine, for `X-Forwarded-Server`.

@@ -29,7 +29,7 @@ pub use cluster::*;
 pub use entry_point::*;
 pub use load::{Loaded, load};
 pub use logs::*;
-pub use providers::Providers;
+pub use providers::{LastState, Providers};
 
 /// The entry point that carries what belongs to the gateway itself: the API and `/ping`.
 pub const INTERNAL_ENTRY_POINT: &str = "traefik";

@@ -40,6 +40,9 @@ pub struct Providers {
     pub providers_throttle_duration: Duration,
     /// How long clients wait at most for the first state of every provider; 0: not at all.
     pub start_timeout: Duration,
+    /// Where the last state of providers is kept for a start without them; absent: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_state: Option<LastState>,
     /// Which provider wins when priorities are equal.
     pub precedence: Vec<String>,
     /// Keys in Consul; absent: off.
@@ -74,11 +77,38 @@ pub struct Providers {
     pub instances: BTreeMap<String, providers::Options>,
 }
 
+/// Kinds of providers that say what somebody has written. What others discover are the addresses of the moment, which may
+/// belong to somebody else at the next start.
+const LASTING: [&str; 5] = ["file", "http", "consul", "etcd", "redis"];
+
+/// `providers.lastState`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct LastState {
+    /// The folder.
+    pub directory: String,
+    /// Names of the providers whose states are kept, as they stand behind `@`; empty: those of the kinds that are in
+    /// [`LASTING`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+}
+
+impl LastState {
+    /// True when the states of a provider of this name and kind are kept.
+    pub(crate) fn keeps(&self, name: &str, kind: &str) -> bool {
+        match self.only.as_slice() {
+            [] => LASTING.contains(&kind),
+            only => only.iter().any(|one| one.eq_ignore_ascii_case(name)),
+        }
+    }
+}
+
 impl Default for Providers {
     fn default() -> Self {
         Self {
             providers_throttle_duration: Duration::from_secs(2),
             start_timeout: Duration::from_secs(10),
+            last_state: None,
             precedence: PRECEDENCE.map(str::to_owned).to_vec(),
             consul: None,
             consul_catalog: None,
@@ -212,6 +242,24 @@ impl Providers {
             let mut known = Self::reserved().chain(namespaces).chain(self.instances.keys().cloned());
             if !known.any(|known| known.eq_ignore_ascii_case(name)) {
                 wrong.push((vec!["precedence"], format!("provider \"{name}\" is not a valid provider name")));
+            }
+        }
+        if let Some(last) = &self.last_state {
+            if last.directory.is_empty() {
+                wrong.push((
+                    vec!["lastState"],
+                    "`directory` is missing: expected the path of a folder".into(),
+                ));
+            }
+            let instances = self.chosen();
+            let names: Vec<_> =
+                instances.iter().flat_map(|chosen| chosen.options.names(chosen.name)).collect();
+            for name in &last.only {
+                if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                    let known = names.join("`, `");
+                    let message = format!("no provider is called `{name}`: expected some of `{known}`");
+                    wrong.push((vec!["lastState", "only"], message));
+                }
             }
         }
         let (open, closed): (Vec<_>, Vec<_>) = self.rest().partition(|(_, options)| options.insecure);

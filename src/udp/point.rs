@@ -37,6 +37,10 @@ pub struct Point {
     opening: Arc<Opening>,
     /// No more sessions begin.
     closing: CancellationToken,
+    /// Other processes may have sockets of their own on its port.
+    pub(crate) is_shared: bool,
+    /// A supervisor has its socket, too.
+    pub(crate) is_passed: bool,
     most: usize,
     open: AtomicUsize,
     changed: Notify,
@@ -67,6 +71,8 @@ impl Point {
             snapshots,
             opening,
             closing: CancellationToken::new(),
+            is_shared: false,
+            is_passed: false,
             most: most_sessions(getrlimit(Resource::Nofile).current),
             open: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -89,10 +95,18 @@ impl Point {
                 return;
             }
         };
-        self.opening.opened().await;
+        tokio::select! {
+            () = self.opening.opened() => {}
+            () = self.closing.cancelled() => return,
+        }
         let sessions = Arc::<Sessions>::default();
         loop {
-            if let Err(error) = socket.readable().await {
+            let readable = tokio::select! {
+                readable = socket.readable() => readable,
+                // What comes now is for others.
+                () = self.closing.cancelled(), if self.is_passed || self.is_shared => return,
+            };
+            if let Err(error) = readable {
                 tracing::error!(entry_point = %self.name, %error, "cannot receive datagrams");
                 return;
             }
@@ -151,7 +165,11 @@ impl Point {
         let open = OpenSession::count(self.clone());
         let (sessions, socket) = (sessions.clone(), socket.clone());
         tokio::spawn(async move {
-            let outcome = session.run(&socket, open.0.timeout).await;
+            let outcome = tokio::select! {
+                outcome = session.run(&socket, open.0.timeout) => outcome,
+                // As long as it has the socket, the system gives it datagrams that nobody reads.
+                () = open.0.closing.cancelled(), if open.0.is_shared => Ok(Ended::Silent),
+            };
             sessions.lock().remove(&client);
             let point = open.0.clone();
             drop(open);

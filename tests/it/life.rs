@@ -237,7 +237,7 @@ fn ready_waits_for_the_first_state_of_every_provider() {
         format!("--providers.file.directory={}", routes.display()),
     ];
     let settings = tidegate::settings::load(&flags, &[]).unwrap().settings;
-    let options = tidegate::gateway::Options { workers: 1 };
+    let options = tidegate::gateway::Options { workers: 1, ..Default::default() };
     let gateway = tidegate::gateway::Gateway::start(settings, options).unwrap();
     let own = gateway.addresses()["traefik"];
     let ready = || get(own, "h", "/ready");

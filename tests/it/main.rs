@@ -28,6 +28,7 @@ mod framing;
 mod framing_answers;
 mod grammar;
 mod grpc_health;
+mod handover;
 mod hostile;
 mod hostile_faults;
 mod hostile_http2;

@@ -202,6 +202,99 @@ fn a_provider_that_never_answers_is_waited_for_as_long_as_the_option_says() {
     eventually("the problem is over", || !told());
 }
 
+/// A source for `providers.http` on this listener, which answers at once.
+fn quick_source(listener: TcpListener, config: String) -> Backend {
+    Backend::on(listener, move |_, stream| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            config.len()
+        );
+        stream.write_all(format!("{head}{config}").as_bytes()).is_ok()
+    })
+}
+
+#[test]
+fn a_provider_that_is_away_starts_from_its_last_state() {
+    let backend = Backend::echo("a");
+    let (_listener, tcp) = greeter();
+    let folder = tempfile::tempdir().unwrap();
+    let directory = format!("--providers.lastState.directory={}", folder.path().join("states").display());
+    let config = routes(&backend, tcp, mirror());
+    let source = quick_source(TcpListener::bind("127.0.0.1:0").unwrap(), config.clone());
+    {
+        let endpoint = format!("--providers.http.endpoint={}", source.url());
+        let gateway = Gateway::with(&[&directory, &endpoint], "http: {}");
+        assert_eq!(get(gateway.web(), "h", "/").status, 200);
+        let saved = folder.path().join("states/http.json");
+        eventually("the state is saved", || saved.exists());
+        gateway.shutdown();
+    }
+    let away = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = away.local_addr().unwrap();
+    drop(away);
+    let endpoint = format!("--providers.http.endpoint=http://{address}");
+    let flags =
+        [&*directory, &endpoint, "--providers.startTimeout=300ms", "--providers.http.pollInterval=100ms"];
+    let gateway = Gateway::unready(&flags, "http: {}");
+    // From the first connection on.
+    assert_eq!(get(gateway.web(), "h", "/").status, 200);
+    assert_eq!(get(gateway.address("traefik"), "h", "/ready").status, 200);
+    let told = || {
+        let problems = gateway.problems();
+        problems.iter().any(|problem| problem.contains("serving its last known state of 20"))
+    };
+    eventually("it is a problem", told);
+    let _source =
+        quick_source(TcpListener::bind(address).unwrap(), config.replace("PathPrefix(`/`)", "Path(`/new`)"));
+    eventually("the source is back", || get(gateway.web(), "h", "/").status == 404);
+    assert_eq!(get(gateway.web(), "h", "/new").status, 200);
+    eventually("the problem is over", || !told());
+    let saved = folder.path().join("states/http.json");
+    eventually("it is saved", || std::fs::read_to_string(&saved).unwrap().contains("/new"));
+    gateway.shutdown();
+    // What others could have written is not served.
+    std::fs::set_permissions(&saved, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let endpoint = "--providers.http.endpoint=http://127.0.0.1:1";
+    let flags = [&*directory, endpoint, "--providers.startTimeout=300ms"];
+    let gateway = Gateway::unready(&flags, "http: {}");
+    assert_eq!(get(gateway.web(), "h", "/new").status, 404);
+    eventually("it is a problem", || gateway.problems().iter().any(|problem| problem.contains("mode 666")));
+}
+
+#[test]
+fn handshakes_wait_for_certificates_that_are_stored() {
+    use base64::Engine as _;
+    let encode = |text: String| base64::prelude::BASE64_STANDARD.encode(text);
+    // So many that reading them takes its time.
+    let names: Vec<String> = (0..200).map(|number| format!("h{number}.test")).collect();
+    let all: Vec<tls::Own> = names.iter().map(|name| tls::certificate(&[name])).collect();
+    let stored = |(name, own): (&String, &tls::Own)| {
+        serde_json::json!({
+            "domain": {"main": name},
+            "certificate": encode(own.cert.pem()),
+            "key": encode(own.signing_key.serialize_pem()),
+            "Store": "default",
+        })
+    };
+    let stored: Vec<_> = names.iter().zip(&all).map(stored).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("acme.json");
+    std::fs::write(&path, serde_json::json!({"le": {"Certificates": stored}}).to_string()).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let flags = [
+        &*format!("--certificatesResolvers.le.acme.storage={}", path.display()),
+        "--certificatesResolvers.le.acme.caServer=http://127.0.0.1:1/dir",
+        "--certificatesResolvers.le.acme.tlsChallenge=true",
+        "--providers.startTimeout=50s",
+    ];
+    let routes =
+        "http: {routers: {r: {rule: 'Host(`h199.test`)', service: noop@internal, tls: {certResolver: le}}}}";
+    let gateway = Gateway::unready(&flags, routes);
+    let config = Arc::new(tls::client_config(&["http/1.1"], None));
+    let seen = tls::ask(gateway.web(), &config, "h199.test", "h199.test").unwrap();
+    assert_eq!(&seen.certificate, all[199].cert.der());
+}
+
 #[test]
 fn held_connections_are_limited_and_those_that_go_away_are_released() {
     let backend = Backend::echo("a");

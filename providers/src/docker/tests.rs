@@ -250,7 +250,12 @@ async fn containers_that_are_about_to_start_are_waited_for() {
     let both = [container("a", "10.0.0.1", &json!({})), container("b", "10.0.0.2", &json!({})), old, hidden];
     engine.set(&both);
     engine.emit("start", "b");
-    let update = running.next().await;
+    let update = loop {
+        let update = running.next().await;
+        if !urls(&update.state, "b").is_empty() {
+            break update;
+        }
+    };
     assert!(update.ready);
     assert_eq!(urls(&update.state, "b"), ["http://10.0.0.2:80"]);
     // One that is never started is not waited for for ever.

@@ -23,6 +23,7 @@ use super::renewal::{self, Suggestion};
 use super::shared::{Row, Shared};
 use super::storage::{Change, Storage, StoredAccount};
 use super::wanted::{Wanted, names_of, refuse, wanted};
+use crate::opening::Hold;
 use crate::settings::Acme;
 use crate::snapshot::SnapshotHandle;
 
@@ -50,6 +51,8 @@ pub(super) struct Parts {
     pub(super) demands: mpsc::Receiver<Demand>,
     /// Who allows them; it is also what keeps the queue open.
     pub(super) on_demand: Arc<OnDemand>,
+    /// Keeps clients waiting until what is stored is served.
+    pub(super) hold: Option<Hold>,
 }
 
 /// A resolver.
@@ -162,6 +165,7 @@ impl Resolver {
         self.follow_leader().await;
         loop {
             let wake = self.plan().await;
+            self.parts.hold = None;
             let told = async {
                 let heard = match &mut news {
                     Some(news) => news.changed().await.is_ok(),

@@ -24,8 +24,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::http::HeaderValue;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
-use socket2::{Domain, Protocol, Socket, Type};
+use futures_util::FutureExt;
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tidegate_core::BuildError;
 use tokio::runtime::Runtime;
 
@@ -101,6 +104,13 @@ impl Drop for Http3 {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Takes a socket that was passed on.
+pub(super) fn adopt(socket: UdpSocket) -> UdpSocket {
+    let buffers = SockRef::from(&socket);
+    let _ = (buffers.set_recv_buffer_size(SOCKET_BUFFER), buffers.set_send_buffer_size(SOCKET_BUFFER));
+    socket
 }
 
 /// Binds the port that HTTP/1 and HTTP/2 have over TCP. `share`: other processes may have it too.
@@ -200,26 +210,35 @@ async fn serve(door: Arc<Door>, socket: UdpSocket, tls: Tls) -> io::Result<()> {
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return Ok(()) };
-        if handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
-            // It cannot fail for a client that was not asked before.
-            let _ = incoming.retry();
-        } else {
-            if !door.seats.has_room() {
-                door.seats.close_idle();
-                incoming.refuse();
-                continue;
-            }
-            let Some(handshaking) = Handshaking::begin(&handshakes, MAX_HANDSHAKES) else {
-                incoming.ignore();
-                continue;
-            };
-            let open = door.count_elsewhere();
-            let config = incoming.local_ip().map(|local| tls.at(local));
-            tokio::spawn(connection::serve(door.clone(), (incoming, config), local, handshaking, open));
-        }
+        admit(&door, incoming, local, &tls, &handshakes);
+    }
+    // Those that have come before are served.
+    while let Some(Some(incoming)) = endpoint.accept().now_or_never() {
+        admit(&door, incoming, local, &tls, &handshakes);
     }
     endpoint.set_server_config(None);
     door.seats.emptied().await;
     let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
     Ok(())
+}
+
+/// Serves a connection that begins, if there is room for it.
+fn admit(door: &Arc<Door>, incoming: Incoming, local: SocketAddr, tls: &Tls, handshakes: &Arc<AtomicUsize>) {
+    if handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
+        // It cannot fail for a client that was not asked before.
+        let _ = incoming.retry();
+        return;
+    }
+    if !door.seats.has_room() {
+        door.seats.close_idle();
+        incoming.refuse();
+        return;
+    }
+    let Some(handshaking) = Handshaking::begin(handshakes, MAX_HANDSHAKES) else {
+        incoming.ignore();
+        return;
+    };
+    let open = door.count_elsewhere();
+    let config = incoming.local_ip().map(|local| tls.at(local));
+    tokio::spawn(connection::serve(door.clone(), (incoming, config), local, handshaking, open));
 }

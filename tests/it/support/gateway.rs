@@ -40,7 +40,7 @@ impl Gateway {
         ];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let loaded = settings::load(&all, &[]).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let inner = Inner::start(loaded.settings, Options { workers: 2 }).unwrap();
+        let inner = Inner::start(loaded.settings, Options { workers: 2, ..Options::default() }).unwrap();
         Self { inner, folder }
     }
 

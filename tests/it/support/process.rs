@@ -19,6 +19,11 @@ impl Process {
 
     /// The same by a line of shell, in which `"$0" "$@"` is the gateway.
     pub fn start_by(shell: &str, flags: &[&str], routes: &str) -> Self {
+        Self::start_with(shell, Stdio::null(), flags, routes)
+    }
+
+    /// The same with this standard input.
+    pub fn start_with(shell: &str, stdin: Stdio, flags: &[&str], routes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("routes.yml");
         std::fs::write(&file, routes).unwrap();
@@ -32,7 +37,7 @@ impl Process {
             "--log.level=DEBUG",
         ]);
         command.arg(format!("--providers.file.filename={}", file.display())).args(flags);
-        command.env("GATEWAY_WORKERS", "2").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.env("GATEWAY_WORKERS", "2").stdin(stdin).stdout(log.try_clone().unwrap()).stderr(log);
         let process = Self { child: command.spawn().unwrap(), folder };
         eventually("the gateway has its routes and listens", || {
             let log = process.log();

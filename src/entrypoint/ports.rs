@@ -1,0 +1,96 @@
+//! What entry points listen on: ports that they open, share with other processes (`reusePort`), or get from a supervisor.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use super::door::{Door, Shared};
+use super::listen::{self, Listener};
+use super::passed::Passed;
+use super::{StartError, http3};
+use crate::settings::{EntryPoint, Settings};
+use crate::udp;
+
+/// An entry point for HTTP and TCP with its ports.
+pub(super) struct BoundDoor {
+    pub(super) door: Arc<Door>,
+    pub(super) address: SocketAddr,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) http3: Option<UdpSocket>,
+}
+
+/// An entry point for UDP with its sockets.
+pub(super) struct BoundPoint {
+    pub(super) point: Arc<udp::Point>,
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+/// Opens the ports of entry points, or takes those that were passed on.
+pub(super) struct Binder<'b> {
+    pub(super) settings: &'b Settings,
+    pub(super) shared: &'b Shared,
+    pub(super) passed: Passed,
+    pub(super) workers: usize,
+}
+
+impl Binder<'_> {
+    /// An entry point for HTTP and TCP.
+    pub(super) fn door(
+        &mut self,
+        index: usize,
+        name: &str,
+        options: &EntryPoint,
+    ) -> Result<BoundDoor, StartError> {
+        let invalid = |message| StartError::Option { entry_point: name.into(), message };
+        let failed =
+            |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
+        let mut door =
+            Door::new(index, name, self.settings, options, self.shared).map_err(|error| invalid(error.0))?;
+        let passed = self.passed.tcp(name).map_err(failed)?;
+        let listeners = if passed.is_empty() {
+            let address = listen::parse_address(&options.address).map_err(invalid)?;
+            let listeners = listen::bind(address, self.workers, options.reuse_port).map_err(failed)?;
+            let port = if options.reuse_port { listen::Port::Shared } else { listen::Port::Own };
+            listeners.into_iter().map(|socket| Listener { socket, port }).collect()
+        } else {
+            listen::adopt(&passed, self.workers).map_err(failed)?
+        };
+        let address = listeners[0].socket.local_addr().map_err(failed)?;
+        let http3 = match &options.http3 {
+            None => None,
+            Some(wanted) => {
+                let port = if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
+                door.alternative = http3::alternative(port);
+                Some(match self.passed.udp(name).map_err(failed)?.into_iter().next() {
+                    Some(socket) => http3::adopt(socket),
+                    None => http3::bind(address, options.reuse_port).map_err(failed)?,
+                })
+            }
+        };
+        Ok(BoundDoor { door: Arc::new(door), address, listeners, http3 })
+    }
+
+    /// An entry point for UDP.
+    pub(super) fn point(
+        &mut self,
+        index: usize,
+        name: &str,
+        options: &EntryPoint,
+    ) -> Result<BoundPoint, StartError> {
+        let failed =
+            |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
+        let (snapshots, opening) = (self.shared.snapshots.clone(), self.shared.opening.clone());
+        let mut point = udp::Point::new(index, name, options, snapshots, opening);
+        let mut sockets = self.passed.udp(name).map_err(failed)?;
+        if sockets.is_empty() {
+            let invalid = |message| StartError::Option { entry_point: name.into(), message };
+            let address = listen::parse_address(&options.address).map_err(invalid)?;
+            sockets = udp::bind(address, self.workers, options.reuse_port).map_err(failed)?;
+            point.is_shared = options.reuse_port;
+        } else {
+            point.is_passed = true;
+        }
+        let address = sockets[0].local_addr().map_err(failed)?;
+        Ok(BoundPoint { point: Arc::new(point), address, sockets })
+    }
+}
