@@ -138,10 +138,12 @@ impl Buffer {
             if attempt > MAX_RETRIES || !self.wants_another(&response, attempt) {
                 return response;
             }
+            let status = response.status().as_u16();
+            drop(response);
             attempt += 1;
             tracing::debug!(router = %context.router, attempt, "buffering: sending the request again");
             if let Some(record) = &context.record {
-                record.note(|fields| fields.retries += 1);
+                record.note_retry(status);
             }
         }
     }

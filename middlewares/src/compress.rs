@@ -293,7 +293,7 @@ impl Guard for OriginSize {
     }
 
     fn end(self: Box<Self>, _: bool) {
-        self.record.note(|fields| fields.origin_size = Some(self.bytes));
+        self.record.note_size(self.bytes);
     }
 }
 

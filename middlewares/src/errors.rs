@@ -60,6 +60,7 @@ impl Build for Errors {
             status: StatusRanges::parse(&self.status)?,
             rewrites,
             service: context.service(&self.service)?,
+            service_name: Arc::from(context.qualify(&self.service)),
             query: self.query.clone(),
             headers: headers.transpose()?,
         }))
@@ -70,6 +71,8 @@ struct Pages {
     status: StatusRanges,
     rewrites: Vec<(StatusRanges, StatusCode)>,
     service: Arc<dyn Handler>,
+    /// Its name in the access log.
+    service_name: Arc<str>,
     query: String,
     headers: Option<Vec<HeaderName>>,
 }
@@ -89,13 +92,23 @@ impl Middleware for Pages {
             if status == StatusCode::SWITCHING_PROTOCOLS || !self.status.contains(status) {
                 return response;
             }
+            let size = http_body::Body::size_hint(response.body()).exact();
             drop(response);
+            let record = original.context.record.clone();
             let shown =
                 self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to);
-            let Some(request) = self.page_request(original, status, shown) else {
+            let Some(mut request) = self.page_request(original, status, shown) else {
                 return reply::error(shown, reply::text_of(shown));
             };
+            let record = record.map(|record| record.note_error_page(status.as_u16(), size));
+            if let Some(record) = &record {
+                record.note_service(&self.service_name);
+            }
+            request.context.record.clone_from(&record);
             let mut page = self.service.call(request).await;
+            if let Some(record) = &record {
+                record.note(|fields| _ = fields.origin_status.get_or_insert(page.status().as_u16()));
+            }
             *page.status_mut() = shown;
             page
         })

@@ -112,10 +112,11 @@ impl Retrier {
                 return response;
             }
             let Some(again) = replay.next() else { return response };
+            let status = response.status().as_u16();
             drop(response);
             tracing::debug!(router = %context.router, attempt = attempt + 1, "sending the request again");
             if let Some(record) = &context.record {
-                record.note(|fields| fields.retries += 1);
+                record.note_retry(status);
             }
             let wait = self.wait_before(attempt + 1);
             if !wait.is_zero() {

@@ -180,7 +180,7 @@ pub(super) struct Appending<H> {
 impl<H: std::ops::Deref<Target = dyn Handler> + Send + Sync + 'static> Handler for Appending<H> {
     fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
         if let (Some(record), Some(name)) = (&request.context.record, &self.name) {
-            record.note(|fields| fields.service = Some(name.clone()));
+            record.note_service(name);
         }
         let wanted = request.head.extensions.get::<tidegate_core::OmitForwardedFor>().is_none();
         if let Some(address) = self.address.as_ref().filter(|_| wanted) {

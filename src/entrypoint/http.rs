@@ -239,7 +239,7 @@ async fn answer(
     let service = Appending {
         service: route.service.clone(),
         address: door.forwarded.appended(&link.peer),
-        name: line.is_some().then(|| route.service_name.clone()),
+        name: (line.is_some() && !route.service_name.is_empty()).then(|| route.service_name.clone()),
     };
     let next = Next::new(&route.middlewares, &service);
     match timed {

@@ -230,7 +230,9 @@ impl Open {
         if !self.log.filters.keep(outcome.status, fields.retries, duration) {
             return;
         }
-        let entry = line::Entry { seen: &self.seen, fields: &fields, outcome, duration, count };
+        let page = fields.error_page.as_ref().map(|page| page.fields());
+        let entry =
+            line::Entry { seen: &self.seen, fields: &fields, page: page.as_ref(), outcome, duration, count };
         if self.log.expression.as_ref().is_some_and(|filter| !filter.keeps(&entry, &self.log.modes)) {
             return;
         }

@@ -62,6 +62,9 @@ impl FailoverService {
             return response;
         }
         drop(response);
+        if let Some(record) = &context.record {
+            record.note_failed(status.as_u16());
+        }
         self.fallback.call(Request::new(spare, body.body(), context)).await
     }
 }

@@ -71,7 +71,7 @@ impl LoadBalancer {
 
     async fn serve(&self, mut request: Request) -> Response {
         if let Some(record) = &request.context.record {
-            record.note(|fields| fields.service = Some(self.name.clone()));
+            record.note_service(&self.name);
         }
         let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
         let original = self.prefixes.then(|| request.head.uri.clone());
@@ -85,6 +85,12 @@ impl LoadBalancer {
                 .or_else(|| self.choose(&request.context, &failed));
             let Some(index) = chosen else { break };
             let renew = wanted.is_none_or(|found| found.old || found.index != index);
+            if !failed.is_empty()
+                && let Some(record) = &request.context.record
+            {
+                record.note_failed(last.status().as_u16());
+                record.note_service(&self.name);
+            }
             match self.send(index, request, original.as_ref()).await {
                 Ok(response) => return self.finish(response, index, renew),
                 Err((error, Some(unsent))) if error.is_unsent() => {
@@ -128,13 +134,10 @@ impl LoadBalancer {
             }
         }
         let record = context.record.clone();
-        if let Some(record) = &record {
-            record.note(|fields| {
-                fields.server_url = Some(endpoint.url().clone());
-                fields.server_addr = Some(endpoint.address().clone());
-            });
-        }
         let started = (self.timed || record.is_some()).then(Instant::now);
+        if let Some(record) = &record {
+            record.note_server(endpoint.url(), endpoint.address(), started);
+        }
         // A client of HTTP/1.0 knows none (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
         match endpoint.try_send(head, body, interim).await {
@@ -158,6 +161,9 @@ impl LoadBalancer {
             }
             Err(failure) => {
                 self.note_failure(server, &failure.error);
+                if let Some(record) = &record {
+                    record.note(|fields| fields.origin_duration = started.map(|started| started.elapsed()));
+                }
                 let unsent = failure.unsent.map(|unsent| {
                     let (mut head, body) = *unsent;
                     if let Some(original) = original {

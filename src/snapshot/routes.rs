@@ -335,12 +335,21 @@ impl Handler for Layer {
         };
         request.context.router = route.name.clone();
         if let Some(record) = &request.context.record {
-            record.note(|fields| {
-                fields.router = Some(route.name.clone());
-                fields.service = Some(route.service_name.clone());
-            });
+            record.note(|fields| fields.router = Some(route.name.clone()));
         }
-        Next::new(&route.middlewares, &*route.service).run(request)
+        Next::new(&route.middlewares, &**route).run(request)
+    }
+}
+
+/// The end of the chain of a router below others: its service is noted only when it is reached.
+impl Handler for Route {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        if let Some(record) = &request.context.record
+            && !self.service_name.is_empty()
+        {
+            record.note_service(&self.service_name);
+        }
+        self.service.call(request)
     }
 }
 

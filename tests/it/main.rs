@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod access_log;
 mod acme;
 mod acme_consul;
 mod acme_dns;

@@ -44,6 +44,8 @@ pub(super) enum Number {
     DownstreamContentSize,
     OriginStatus,
     OriginContentSize,
+    ErrorPageStatus,
+    ErrorPageContentSize,
     RequestContentSize,
     RequestCount,
     RetryAttempts,
@@ -57,6 +59,7 @@ pub(super) enum Number {
 pub(super) enum Time {
     Duration,
     OriginDuration,
+    ErrorPageDuration,
     Overhead,
 }
 
@@ -76,6 +79,10 @@ pub(super) enum Text {
     ServiceName,
     ServiceUrl,
     ServiceAddr,
+    ErrorPageServiceName,
+    ErrorPageServiceUrl,
+    ErrorPageServiceAddr,
+    FailedAttempts,
     EntryPointName,
     AbortedBy,
     TlsVersion,
@@ -95,11 +102,13 @@ enum Known {
     Aborted,
 }
 
-const NUMBERS: [(&str, Number); 10] = [
+const NUMBERS: [(&str, Number); 12] = [
     ("DownstreamStatus", Number::DownstreamStatus),
     ("DownstreamContentSize", Number::DownstreamContentSize),
     ("OriginStatus", Number::OriginStatus),
     ("OriginContentSize", Number::OriginContentSize),
+    ("ErrorPageStatus", Number::ErrorPageStatus),
+    ("ErrorPageContentSize", Number::ErrorPageContentSize),
     ("RequestContentSize", Number::RequestContentSize),
     ("RequestCount", Number::RequestCount),
     ("RetryAttempts", Number::RetryAttempts),
@@ -107,9 +116,13 @@ const NUMBERS: [(&str, Number); 10] = [
     ("ClientPort", Number::ClientPort),
     ("RequestPort", Number::RequestPort),
 ];
-const TIMES: [(&str, Time); 3] =
-    [("Duration", Time::Duration), ("OriginDuration", Time::OriginDuration), ("Overhead", Time::Overhead)];
-const TEXTS: [(&str, Text); 20] = [
+const TIMES: [(&str, Time); 4] = [
+    ("Duration", Time::Duration),
+    ("OriginDuration", Time::OriginDuration),
+    ("ErrorPageDuration", Time::ErrorPageDuration),
+    ("Overhead", Time::Overhead),
+];
+const TEXTS: [(&str, Text); 24] = [
     ("ClientAddr", Text::ClientAddr),
     ("ClientHost", Text::ClientHost),
     ("ClientUsername", Text::ClientUsername),
@@ -123,6 +136,10 @@ const TEXTS: [(&str, Text); 20] = [
     ("ServiceName", Text::ServiceName),
     ("ServiceURL", Text::ServiceUrl),
     ("ServiceAddr", Text::ServiceAddr),
+    ("ErrorPageServiceName", Text::ErrorPageServiceName),
+    ("ErrorPageServiceURL", Text::ErrorPageServiceUrl),
+    ("ErrorPageServiceAddr", Text::ErrorPageServiceAddr),
+    ("FailedAttempts", Text::FailedAttempts),
     ("entryPointName", Text::EntryPointName),
     ("DownstreamAbortedBy", Text::AbortedBy),
     ("TLSVersion", Text::TlsVersion),

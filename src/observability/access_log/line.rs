@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Version};
 use serde_json::Value;
-use tidegate_core::record::Fields;
+use tidegate_core::record::{Failed, Fields};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
@@ -23,6 +24,8 @@ const REDACTED: &str = "REDACTED";
 pub(super) struct Entry<'a> {
     pub(super) seen: &'a Seen,
     pub(super) fields: &'a Fields,
+    /// What was filled in while a page for an error was fetched.
+    pub(super) page: Option<&'a Fields>,
     pub(super) outcome: &'a Outcome<'a>,
     pub(super) duration: Duration,
     /// Number of the request since the start, internal ones left out.
@@ -162,10 +165,10 @@ impl Entry<'_> {
                 out.insert(name.into(), (**value).into());
             }
         }
-        let (sent, size) = (self.outcome.sent, self.origin_size());
+        let (sent, size) = (self.outcome.sent, self.sent_by_server());
         out.insert("OriginStatus".into(), self.origin_status().into());
         out.insert("OriginDuration".into(), nanoseconds(self.time(Time::OriginDuration)).into());
-        out.insert("OriginContentSize".into(), size.into());
+        out.insert("OriginContentSize".into(), self.origin_size().into());
         if sent > 0 && size != sent {
             let ratio = if size == 0 { Value::from(0) } else { self.gzip_ratio().into() };
             out.insert("GzipRatio".into(), ratio);
@@ -173,6 +176,31 @@ impl Entry<'_> {
         if let Some(aborted) = self.outcome.aborted {
             out.insert("DownstreamAborted".into(), true.into());
             out.insert("DownstreamAbortedBy".into(), aborted.name().into());
+        }
+        if let Some(page) = self.page {
+            self.page_fields(page, out);
+        }
+        if !fields.failed.is_empty() {
+            out.insert("FailedAttempts".into(), fields.failed.iter().map(failed_attempt).collect());
+        }
+    }
+
+    fn page_fields(&self, page: &Fields, out: &mut BTreeMap<Cow<'_, str>, Value>) {
+        let texts = [
+            ("ErrorPageServiceName", &page.service),
+            ("ErrorPageServiceURL", &page.server_url),
+            ("ErrorPageServiceAddr", &page.server_addr),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                out.insert(name.into(), (**value).into());
+            }
+        }
+        out.insert("ErrorPageStatus".into(), self.page_status().into());
+        out.insert("ErrorPageContentSize".into(), self.page_size().into());
+        out.insert("ErrorPageDuration".into(), nanoseconds(self.time(Time::ErrorPageDuration)).into());
+        if !page.failed.is_empty() {
+            out.insert("ErrorPageFailedAttempts".into(), page.failed.iter().map(failed_attempt).collect());
         }
     }
 
@@ -183,6 +211,8 @@ impl Entry<'_> {
             Number::DownstreamContentSize => self.outcome.sent,
             Number::OriginStatus => self.origin_status().into(),
             Number::OriginContentSize => self.origin_size(),
+            Number::ErrorPageStatus => self.page_status().into(),
+            Number::ErrorPageContentSize => self.page_size(),
             Number::RequestContentSize => self.seen.received.load(std::sync::atomic::Ordering::Relaxed),
             Number::RequestCount => self.count,
             Number::RetryAttempts => self.fields.retries.into(),
@@ -195,11 +225,17 @@ impl Entry<'_> {
 
     /// A field that is a length of time.
     pub(super) fn time(&self, field: Time) -> Duration {
-        let origin = self.fields.origin_duration.unwrap_or_default();
+        // Who is still waiting for an answer has waited until now.
+        let took = |fields: &Fields| {
+            let asked = || fields.asked.map(|asked| asked.elapsed());
+            fields.origin_duration.or_else(asked).unwrap_or_default()
+        };
+        let (origin, page) = (took(self.fields), self.page.map(took).unwrap_or_default());
         match field {
             Time::Duration => self.duration,
             Time::OriginDuration => origin,
-            Time::Overhead => self.duration.saturating_sub(origin),
+            Time::ErrorPageDuration => page,
+            Time::Overhead => self.duration.saturating_sub(origin).saturating_sub(page),
         }
     }
 
@@ -222,6 +258,10 @@ impl Entry<'_> {
             Text::ServiceUrl => fields.server_url.as_deref().unwrap_or("").into(),
             Text::ServiceAddr => fields.server_addr.as_deref().unwrap_or("").into(),
             Text::AbortedBy => self.outcome.aborted.map_or("", Aborted::name).into(),
+            Text::ErrorPageServiceName => self.page_text(|page| &page.service),
+            Text::ErrorPageServiceUrl => self.page_text(|page| &page.server_url),
+            Text::ErrorPageServiceAddr => self.page_text(|page| &page.server_addr),
+            Text::FailedAttempts => attempts_text(&fields.failed),
             Text::EntryPointName => (&*seen.connection.entry_point).into(),
             Text::TlsVersion => tls.map_or("", |tls| tls.version).into(),
             Text::TlsCipher => tls.map_or("", |tls| tls.cipher).into(),
@@ -243,17 +283,35 @@ impl Entry<'_> {
 
     /// Our own answer stands for that of a server which gave none.
     fn origin_status(&self) -> u16 {
-        let asked = self.fields.server_url.is_some();
+        let asked = self.fields.server_url.is_some() && self.page.is_none();
         self.fields.origin_status.unwrap_or(if asked { self.outcome.status } else { 0 })
     }
 
     fn origin_size(&self) -> u64 {
-        let asked = self.fields.server_url.is_some();
+        let asked = self.fields.server_url.is_some() && self.page.is_none();
         self.fields.origin_size.unwrap_or(if asked { self.outcome.sent } else { 0 })
     }
 
+    fn page_text(&self, field: fn(&Fields) -> &Option<Arc<str>>) -> Cow<'_, str> {
+        self.page.and_then(|page| field(page).as_deref()).unwrap_or("").into()
+    }
+
+    fn page_status(&self) -> u16 {
+        // Without a status the client did not wait for the page.
+        self.page.map_or(0, |page| page.origin_status.unwrap_or(self.outcome.status))
+    }
+
+    fn page_size(&self) -> u64 {
+        self.page.map_or(0, |page| page.origin_size.unwrap_or(self.outcome.sent))
+    }
+
+    /// Length of the body that was meant for the client.
+    fn sent_by_server(&self) -> u64 {
+        if self.page.is_some() { self.page_size() } else { self.origin_size() }
+    }
+
     fn gzip_ratio(&self) -> f64 {
-        let (sent, size) = (self.outcome.sent, self.origin_size());
+        let (sent, size) = (self.outcome.sent, self.sent_by_server());
         if sent > 0 && size != sent { size as f64 / sent as f64 } else { 0.0 }
     }
 
@@ -282,6 +340,32 @@ impl Entry<'_> {
         let value = self.seen.headers.as_ref()?.get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()))
     }
+}
+
+fn failed_attempt(failed: &Failed) -> Value {
+    let mut out = serde_json::Map::new();
+    let texts = [
+        ("ServiceName", &failed.service),
+        ("ServiceURL", &failed.server_url),
+        ("ServiceAddr", &failed.server_addr),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            out.insert(name.to_owned(), (**value).into());
+        }
+    }
+    out.insert("OriginStatus".to_owned(), failed.status.into());
+    out.insert("OriginDuration".to_owned(), nanoseconds(failed.duration.unwrap_or_default()).into());
+    out.into()
+}
+
+/// Attempts as filters see them: `name@provider http://server 503, …`.
+fn attempts_text(attempts: &[Failed]) -> Cow<'static, str> {
+    let one = |failed: &Failed| {
+        let text = |value: &Option<Arc<str>>| value.as_deref().unwrap_or("-").to_owned();
+        format!("{} {} {}", text(&failed.service), text(&failed.server_url), failed.status)
+    };
+    attempts.iter().map(one).collect::<Vec<_>>().join(", ").into()
 }
 
 fn push_headers(prefix: &str, headers: &HeaderMap, modes: &Modes, out: &mut BTreeMap<Cow<'_, str>, Value>) {

@@ -19,12 +19,13 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// A running program with a folder of its own. It is killed when dropped.
-struct Running {
+pub struct Running {
     child: Child,
 }
 
 impl Running {
-    fn start(command: &mut Command, folder: &Path) -> Self {
+    /// Starts it in a folder, where its output goes into `log`.
+    pub fn start(command: &mut Command, folder: &Path) -> Self {
         let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
         command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         Self { child: command.spawn().unwrap() }
