@@ -88,7 +88,7 @@ pub struct LastState {
     /// The folder.
     pub directory: String,
     /// Names of the providers whose states are kept, as they stand behind `@`; empty: those of the kinds that are in
-    /// [`LASTING`].
+    /// `LASTING`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
 }

@@ -95,7 +95,7 @@ impl From<LookupError> for std::io::Error {
 
 type Outcome = Result<Answer, LookupError>;
 
-/// Resolves a name by the system's name servers; see [`Names::lookup`].
+/// Resolves a name by the system's name servers; see `Names::lookup`.
 pub async fn lookup(name: &str, after: Option<Instant>) -> Outcome {
     SYSTEM.lookup(name, after).await
 }
