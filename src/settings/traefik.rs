@@ -264,8 +264,9 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
             } else if asks_for_nothing(found, GROUPS.contains(pattern)) {
                 idle.push(path);
             } else {
-                let message = not_supported(&spelled(&form, &path));
-                refused.push(Unsupported { message, path, refused: GUARDS.contains(pattern) });
+                let (option, guards) = (spelled(&form, &path), GUARDS.contains(pattern));
+                let message = if guards { unguarded(&option) } else { not_supported(&option) };
+                refused.push(Unsupported { message, path, refused: guards });
             }
         }
     }
@@ -310,6 +311,13 @@ pub(super) fn unsupported_of_provider(path: &str) -> Option<String> {
 
 fn not_supported(path: &str) -> String {
     format!("{path} is a Traefik option that Tidegate does not support yet: it has no effect")
+}
+
+fn unguarded(path: &str) -> String {
+    format!(
+        "{path} is a Traefik option that Tidegate does not support yet: without it any certificate that the system trusts \
+         would do, so remove it to start"
+    )
 }
 
 /// The pattern with the names in it.
