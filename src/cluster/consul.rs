@@ -77,25 +77,27 @@ impl Consul {
             Ok(id) => session.insert(id).clone(),
             Err(error) => return error,
         };
-        if let Err(error) = self.show(inner, &id).await {
-            return error;
-        }
+        // The first snapshot may come while this is written, so what was written is kept.
+        let shown = match self.show(inner, &id).await {
+            Ok(shown) => shown,
+            Err(error) => return error,
+        };
         inner.alive_until(begun + self.ttl);
         tokio::select! {
-            error = self.beat(inner, news, &id) => error,
+            error = self.beat(inner, news, &id, shown) => error,
             error = self.watch(inner, &id) => error,
         }
     }
 
-    /// Writes what this member is.
-    async fn show(&self, inner: &Inner, session: &str) -> Result<(), String> {
+    /// Writes what this member is, and returns what was written.
+    async fn show(&self, inner: &Inner, session: &str) -> Result<Member, String> {
         let me = inner.me();
         let lock = Operation::Lock {
             key: format!("{}members/{}", self.prefix, encode(&me.id)),
             value: me.text().into_bytes(),
             session: session.to_owned(),
         };
-        self.store.apply(&[lock]).await.map(drop).map_err(|refusal| match refusal {
+        self.store.apply(&[lock]).await.map_err(|refusal| match refusal {
             Refusal::Condition(_) => format!(
                 "another gateway calls itself `{}`: set `cluster.id`. If it was this one before it crashed, its place \
                  is free within {:?}",
@@ -103,12 +105,12 @@ impl Consul {
                 self.ttl * 2
             ),
             Refusal::Store(message) => message,
-        })
+        })?;
+        Ok(me)
     }
 
     /// Prolongs the session, and tells of each new snapshot.
-    async fn beat(&self, inner: &Inner, mut news: News, session: &str) -> String {
-        let mut shown = inner.me();
+    async fn beat(&self, inner: &Inner, mut news: News, session: &str, mut shown: Member) -> String {
         let mut failed = false;
         loop {
             let begun = Instant::now();
@@ -130,12 +132,11 @@ impl Consul {
             while Instant::now() < next {
                 news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1)))
                     .await;
-                let me = inner.me();
-                if me == shown {
+                if inner.me() == shown {
                     continue;
                 }
                 match self.show(inner, session).await {
-                    Ok(()) => shown = me,
+                    Ok(written) => shown = written,
                     Err(error) => {
                         self.failed(inner, &error);
                         failed = true;
