@@ -117,7 +117,7 @@ pub(crate) struct FirstStates {
     pub(crate) opening: Arc<Opening>,
     /// How long that is.
     pub(crate) limit: Duration,
-    /// When it is over; `None`: never.
+    /// When the wait ends; `None`: never.
     pub(crate) until: Option<Instant>,
     /// The providers that had not delivered by then, and still have not.
     pub(crate) late: BTreeSet<Arc<str>>,

@@ -173,7 +173,7 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// Ends the body for its guards because of a failure. Nothing happens when it is over already.
+    /// Ends the body for its guards because of a failure. Does nothing when the body has already ended.
     pub fn fail(&mut self, error: &BodyError) {
         if !self.ended && !self.guards.is_empty() {
             for guard in &mut self.guards {

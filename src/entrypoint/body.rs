@@ -49,7 +49,7 @@ pub(super) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
     h2: bool,
-    /// The request body that is told of the answer (HTTP/2).
+    /// The request body, which learns when the answer begins (HTTP/2).
     answering: Option<Answering>,
     /// What the client may still be sending of the request when the answer is over (HTTP/2).
     leftover: Option<Leftover>,

@@ -107,7 +107,7 @@ impl Frames for Framed {
                     Poll::Ready(Some(Ok(self.frame(trailer_frame(&trailers)))))
                 }
             },
-            // Without trailers there is no status to pass on: an empty frame would be one that says nothing, and hide
+            // Without trailers there is no status to pass on: an empty frame would say nothing, and hide
             // the status in the headers of a Trailers-Only answer.
             end => {
                 self.ended = true;

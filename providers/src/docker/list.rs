@@ -206,7 +206,7 @@ impl Reading<'_> {
         let shared_network = shared.and_then(|shared| {
             PREFIXES.iter().find_map(|prefix| shared.config.labels.get(&format!("{prefix}.docker.network")))
         });
-        // While that one is restarted there is no way to this one.
+        // This container cannot be reached while that one restarts.
         let reachable =
             shared.is_none_or(|shared| shared.state.status == "running" && !self.stopping.covers(shared));
         let place = Place {

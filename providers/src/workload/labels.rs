@@ -19,7 +19,7 @@ pub struct Labels {
     problems: Vec<Problem>,
     /// A label that is lost without saying what it is about.
     astray: Option<Problem>,
-    /// There is no label with our prefixes.
+    /// No label has one of our prefixes.
     none: bool,
 }
 
