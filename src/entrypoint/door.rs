@@ -41,7 +41,7 @@ const MIN_HEADER_BYTES: usize = 8192;
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// HTTP/2: how much of all request bodies together. The library disconnects clients that send many small frames by a
 /// budget of half this window, so it must not be small.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+pub(super) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// HTTP/2: how much of an answer waits in our buffers.
 const SEND_BUFFER: usize = 64 * 1024;
 /// HTTP/2: the header table for what we send, in bytes (RFC 9113 section 6.5.2).

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Prefixed;
+use super::door::CONNECTION_WINDOW;
 
 /// Maximum time to read on behind an answer.
 const MAX_TIME: Duration = Duration::from_secs(5);
@@ -26,6 +27,9 @@ const MAX_TIME: Duration = Duration::from_secs(5);
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are discarded behind one answer.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// The same behind the last frame of an HTTP/2 connection: what the client's window still allows, and as much in heads and
+/// control frames as is on the way.
+const MAX_FRAMED_BYTES: usize = CONNECTION_WINDOW as usize + 256 * 1024;
 /// Bytes that are discarded at once.
 const PIECE: usize = 16 * 1024;
 /// Pieces that are discarded before others on the thread get their turn.
@@ -81,9 +85,9 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new() -> Self {
+    fn new(bytes: usize) -> Self {
         let now = Instant::now();
-        Self { end: now + MAX_TIME, until: now + MAX_SILENCE, bytes: MAX_BYTES }
+        Self { end: now + MAX_TIME, until: now + MAX_SILENCE, bytes }
     }
 
     /// Counts what came. False when that was enough.
@@ -106,7 +110,16 @@ pub(super) struct Linger {
 impl Linger {
     /// Begins to wait for the client. `expects`: it has not sent all of its request.
     pub(super) fn new(expects: bool) -> Self {
-        let allowance = Allowance::new();
+        Self::within(MAX_BYTES, expects)
+    }
+
+    /// The same for a client that speaks HTTP/2, which may send at any time.
+    pub(super) fn framed() -> Self {
+        Self::within(MAX_FRAMED_BYTES, true)
+    }
+
+    fn within(bytes: usize, expects: bool) -> Self {
+        let allowance = Allowance::new(bytes);
         let timer = Box::pin(tokio::time::sleep_until(allowance.until));
         Self { allowance, timer, expects }
     }
@@ -181,7 +194,7 @@ pub(super) async fn drain_before(leftover: &mut Leftover) {
 }
 
 async fn discard(mut body: Body) {
-    let mut allowance = Allowance::new();
+    let mut allowance = Allowance::new(MAX_BYTES);
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let Ok(Some(Ok(frame))) = tokio::time::timeout_at(allowance.until, next).await else { return };

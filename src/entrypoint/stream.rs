@@ -35,6 +35,8 @@ pub(super) struct Watched<S, G> {
     interim: Gathered,
     /// Set once everything is written and our side is closed.
     linger: Option<Linger>,
+    /// The client passed a measure of the scan: what it still sends is of no interest.
+    cut: bool,
     _guard: G,
 }
 
@@ -80,6 +82,7 @@ impl<S, G> Watched<S, G> {
             gathered,
             interim,
             linger: None,
+            cut: false,
             _guard: guard,
         }
     }
@@ -88,14 +91,6 @@ impl<S, G> Watched<S, G> {
     pub(super) fn rest(&mut self) {
         self.head = 0;
         self.held.release();
-    }
-
-    /// True when the client has not sent all of its request, or may say something at any time (HTTP/2).
-    fn expects_more(&self) -> bool {
-        match &self.scan {
-            Scan::Requests(scan) => scan.is_refused() || scan.place() != Place::Start,
-            Scan::Frames(_) => true,
-        }
     }
 
     /// The stream itself.
@@ -141,7 +136,10 @@ impl<S, G> Watched<S, G> {
             }
             Scan::Frames(scan) => {
                 let blocks = scan.blocks();
-                scan.feed(&buffer.filled()[start..], std::time::Instant::now()).map_err(io::Error::other)?;
+                if let Err(reason) = scan.feed(&buffer.filled()[start..], std::time::Instant::now()) {
+                    self.cut = true;
+                    return Err(io::Error::other(reason));
+                }
                 let place = match (scan.in_header_block(), scan.in_frame()) {
                     (true, _) => Place::Head,
                     (false, true) => Place::Body,
@@ -354,12 +352,16 @@ impl<S: AsyncWrite + Wire + Unpin, G: Unpin> AsyncWrite for Watched<S, G> {
             ready!(this.poll_drain(cx))?;
             let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.note(polled, |()| 0))?;
-            if this.progress.is_upgraded() {
+            if this.progress.is_upgraded() || this.cut {
                 return Poll::Ready(Ok(()));
             }
-            // From here on the client owes nothing: the time is kept here.
+            // From here on the client owes nothing: the time is kept here. An HTTP/1 client is waited for when it has not
+            // sent all of its request.
             this.progress.read(Place::Opaque, false);
-            this.linger = Some(Linger::new(this.expects_more()));
+            this.linger = Some(match &this.scan {
+                Scan::Frames(_) => Linger::framed(),
+                Scan::Requests(scan) => Linger::new(scan.is_refused() || scan.place() != Place::Start),
+            });
         }
         let Some(linger) = &mut this.linger else { return Poll::Ready(Ok(())) };
         linger.poll(&mut this.stream, cx).map(Ok)

@@ -553,10 +553,16 @@ mod derivation {
         ];
         let state = derived(Options::default(), "v6", &[entry("p", "::1", 8003, "passing", tags)]);
         assert_eq!(urls(&state, "s"), ["https://[::1]:99"]);
-        let mut nowhere = entry("p", "", 1, "passing", &[]);
-        nowhere["Node"]["Address"] = "".into();
-        let state = derived(Options::default(), "a", &[nowhere]);
+        let nowhere = |tags: &[&str]| {
+            let mut nowhere = entry("p", "", 1, "passing", tags);
+            nowhere["Node"]["Address"] = "".into();
+            derived(Options::default(), "a", &[nowhere])
+        };
+        let state = nowhere(&["traefik.enable=true"]);
         assert!(state.problems[0].to_string().contains("address is missing"), "{:?}", state.problems);
+        let state = nowhere(&[]);
+        assert!(state.problems.is_empty(), "nobody asked for it: {:?}", state.problems);
+        assert!(state.config.http.routers.is_empty(), "{:?}", state.config.http.routers);
         let one = entry("b", "10.0.0.1", 1, "passing", &[]);
         let two = entry("a", "10.0.0.2", 1, "passing", &[]);
         let state = derived(Options::default(), "a", &[one, two]);
