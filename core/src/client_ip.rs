@@ -52,7 +52,9 @@ impl IpRanges {
             .map(|text| {
                 let text = text.as_ref().trim();
                 IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from)).map_err(|_| {
-                    BuildError(format!("parsing CIDR trusted IPs <nil>: invalid CIDR address: {text}"))
+                    BuildError(format!(
+                        "invalid address or network `{text}`: expected one like `192.0.2.1` or `10.0.0.0/8`"
+                    ))
                 })
             })
             .collect::<Result<_, _>>()

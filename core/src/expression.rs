@@ -105,12 +105,30 @@ pub enum Comparison {
 
 /// Why a text is no expression, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} (at byte {})", span.start)]
+#[error("{message}")]
 pub struct SyntaxError {
     /// What was expected or found.
     pub message: String,
     /// Bytes of the offending part.
     pub span: Range<usize>,
+}
+
+impl SyntaxError {
+    /// The message with its place in `text`: `column 5: expected …`.
+    pub fn located(&self, text: &str) -> String {
+        let end = text.trim_end().len();
+        format!("{}: {}", place(text, self.span.start.min(end)), self.message)
+    }
+}
+
+/// The place of a byte of a text for messages: the column, and the line when there are several.
+pub fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+    match text.trim_end().contains('\n') {
+        true => format!("line {}, column {column}", before.matches('\n').count() + 1),
+        false => format!("column {column}"),
+    }
 }
 
 /// The longest text that [`parse`] takes, in bytes.
@@ -204,6 +222,18 @@ mod tests {
             ("A(0x10)", "`0x10` is no number", 2..6),
         ] {
             assert_eq!(parse(text).unwrap_err(), SyntaxError { message: message.into(), span }, "{text}");
+        }
+    }
+
+    #[test]
+    fn places_are_columns_and_lines() {
+        for (text, shown) in [
+            ("Host(`a`) && ", "column 13: expected a call like Host(`…`), found the end"),
+            ("Host(`é`))", "column 10: this `)` closes nothing"),
+            ("A() &&\n  B() C()", "line 2, column 7: expected `&&`, `||` or the end, found `C`"),
+            ("Host(`a", "column 6: this string is never closed: a backtick is missing"),
+        ] {
+            assert_eq!(parse(text).unwrap_err().located(text), shown);
         }
     }
 

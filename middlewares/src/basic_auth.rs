@@ -58,7 +58,11 @@ impl Build for BasicAuth {
         for entry in auth::user_entries(&self.users, &self.users_file, context)? {
             let split = entry.text.split_once(':').filter(|(_, hash)| !hash.contains(':'));
             let (name, hash) = split.ok_or_else(|| {
-                BuildError(format!("error parsing BasicUser: {}{}", name_only(&entry.text), entry.place))
+                BuildError(format!(
+                    "invalid user{}{}: expected `name:hash`",
+                    auth::shown_name(&entry.text),
+                    entry.place
+                ))
             })?;
             let hash = Hash::parse(hash);
             if hash == Hash::Unknown {
@@ -85,11 +89,6 @@ impl Build for BasicAuth {
             remembered: Cache::new(REMEMBERED),
         }))
     }
-}
-
-/// What of a broken entry can be shown: never a hash or a password.
-fn name_only(entry: &str) -> &str {
-    entry.split(':').next().filter(|name| name.len() < entry.len()).unwrap_or("no colon in it")
 }
 
 fn random_key() -> Result<hmac::Key, BuildError> {
@@ -394,11 +393,8 @@ mod tests {
         assert_eq!(build(&[], "/users"), None);
         assert_eq!(build(&[], "/none").as_deref(), Some("no users found in /none"));
         assert_eq!(build(&[], "").as_deref(), Some("no users found in "));
-        assert_eq!(build(&["a:b:c"], "").as_deref(), Some("error parsing BasicUser: a"));
-        assert_eq!(
-            build(&[], "/broken").as_deref(),
-            Some("error parsing BasicUser: no colon in it (/broken:2)")
-        );
+        assert_eq!(build(&["a:b:c"], "").as_deref(), Some("invalid user `a`: expected `name:hash`"));
+        assert_eq!(build(&[], "/broken").as_deref(), Some("invalid user (/broken:2): expected `name:hash`"));
         assert!(build(&["hunter2"], "").is_some_and(|text| !text.contains("hunter2")));
     }
 

@@ -296,6 +296,6 @@ mod tests {
         assert!(!refuse("IsNetworkError( && ").is_empty());
         assert!(refuse("Attempts()").contains("must be compared"));
         assert!(refuse("IsNetworkError() > 1").contains("cannot be compared"));
-        assert!(refuse("Nope()").contains("unsupported function: Nope"));
+        assert!(refuse("Nope()").contains("unknown function `Nope`"));
     }
 }

@@ -316,7 +316,7 @@ mod tests {
             let options = CircuitBreaker { expression: expression.into(), ..CircuitBreaker::default() };
             build_in(&World::default(), options).err().unwrap().0
         };
-        assert!(refuse("Nope() > 1").starts_with("unsupported function: Nope"));
+        assert!(refuse("Nope() > 1").starts_with("unknown function `Nope`"));
         assert!(refuse("NetworkErrorRatio()").contains("must be compared"));
         assert!(refuse("ResponseCodeRatio(500) > 1").contains("takes 4 numbers"));
         assert!(!refuse("").is_empty());

@@ -102,9 +102,7 @@ fn encoding(name: &str) -> Result<Encoding, BuildError> {
 fn media_types(texts: &[String], which: &str) -> Result<Vec<String>, BuildError> {
     let one = |text: &String| {
         media_type(text).ok_or_else(|| {
-            BuildError(format!(
-                "parsing {which} media type: mime: no media type in `{text}`: expected a form like `text/css`"
-            ))
+            BuildError(format!("{which}: invalid media type `{text}`: expected a form like `text/css`"))
         })
     };
     texts.iter().map(one).collect()

@@ -30,7 +30,8 @@ pub(crate) enum Gives {
 impl<V> Condition<V> {
     /// Parses `text`; `function` looks up a call, with its arguments.
     pub(crate) fn parse(text: &str, function: &Lookup<V>) -> Result<Self, BuildError> {
-        let expression = expression::parse(text).map_err(|error| BuildError(format!("`{text}`: {error}")))?;
+        let expression = expression::parse(text)
+            .map_err(|error| BuildError(format!("invalid expression `{text}` at {}", error.located(text))))?;
         Self::of(&expression, function)
     }
 
@@ -100,8 +101,8 @@ pub(crate) fn numbers<const N: usize>(call: &Call) -> Result<[f64; N], BuildErro
 /// The error for a function that does not exist.
 pub(crate) fn unknown(call: &Call, known: &[&str]) -> BuildError {
     let hint = match expression::nearest(&call.name, known.iter().copied()) {
-        Some(name) => format!("; did you mean {name}?"),
-        None => format!("; there are {}", known.join(", ")),
+        Some(name) => format!(": did you mean `{name}`?"),
+        None => format!(": expected one of {}", known.join(", ")),
     };
-    BuildError(format!("unsupported function: {}{hint}", call.name))
+    BuildError(format!("unknown function `{}`{hint}", call.name))
 }

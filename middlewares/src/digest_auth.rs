@@ -58,8 +58,8 @@ impl Build for DigestAuth {
         for entry in auth::user_entries(&self.users, &self.users_file, context)? {
             let parts: Vec<&str> = entry.text.split(':').collect();
             let [name, its_realm, hash] = parts[..] else {
-                let shown = if parts.len() > 1 { parts[0] } else { "no colon in it" };
-                return Err(BuildError(format!("error parsing DigestUser: {shown}{}", entry.place)));
+                let (name, place) = (auth::shown_name(&entry.text), &entry.place);
+                return Err(BuildError(format!("invalid user{name}{place}: expected `name:realm:hash`")));
             };
             if its_realm == realm {
                 users.insert(name.to_owned(), hash.to_owned());
@@ -410,7 +410,7 @@ mod tests {
     fn a_broken_user_is_an_error() {
         let options = DigestAuth { users: vec!["a:b".into()], ..DigestAuth::default() };
         let error = testing::build_in(&testing::World::default(), options).err();
-        assert_eq!(error, Some(BuildError::new("error parsing DigestUser: a")));
+        assert_eq!(error, Some(BuildError::new("invalid user `a`: expected `name:realm:hash`")));
     }
 
     proptest! {

@@ -55,8 +55,7 @@ impl AllowList {
         strategy: Option<&IpStrategy>,
         reject: StatusCode,
     ) -> Result<Self, BuildError> {
-        let allowed = IpRanges::parse(ranges)
-            .map_err(|error| BuildError(format!("cannot parse CIDRs [{}]: {error}", ranges.join(" "))))?;
+        let allowed = IpRanges::parse(ranges).map_err(|error| BuildError(format!("sourceRange: {error}")))?;
         let client = strategy.map(ClientIp::new).transpose()?.unwrap_or_default();
         Ok(Self { allowed, client, reject })
     }
@@ -148,7 +147,7 @@ mod tests {
         assert_eq!(error(code), "invalid HTTP status code 999");
         assert_eq!(
             error(options(&["1.2.3.4", "300.0.0.0/8"], None)),
-            "cannot parse CIDRs [1.2.3.4 300.0.0.0/8]: parsing CIDR trusted IPs <nil>: invalid CIDR address: 300.0.0.0/8"
+            "sourceRange: invalid address or network `300.0.0.0/8`: expected one like `192.0.2.1` or `10.0.0.0/8`"
         );
         let subnet = Some(IpStrategy { ipv6_subnet: Some(129), ..IpStrategy::default() });
         assert_eq!(

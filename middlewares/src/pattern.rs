@@ -11,15 +11,19 @@ pub fn compile(expression: &str) -> Result<Regex, BuildError> {
     RegexBuilder::new(&translate(expression)).build().map_err(|error| {
         let text = error.to_string();
         let reason = text.rsplit("error: ").next().unwrap_or(&text).trim();
-        // The words of Go, where it has any for the same mistake.
-        let reason = match reason {
-            "unclosed group" => "missing closing )",
-            "unopened group" => "unexpected )",
-            "unclosed character class" => "missing closing ]",
-            other => other,
-        };
-        BuildError(format!("error parsing regexp: {reason}: `{expression}`"))
+        BuildError(format!("invalid regular expression `{expression}`: {}", plain_reason(reason)))
     })
+}
+
+/// What is wrong with an expression, in words that need no knowledge of its parser.
+fn plain_reason(reason: &str) -> &str {
+    match reason {
+        "unclosed group" => "a closing `)` is missing",
+        "unopened group" => "a `)` closes nothing",
+        "unclosed character class" => "a closing `]` is missing",
+        "repetition operator missing expression" => "there is nothing to repeat before `*`, `+`, `?` or `{`",
+        other => other,
+    }
 }
 
 /// A replacement in which `$1`, `${1}` and `${name}` stand for groups and `$$` for a dollar sign.
@@ -290,7 +294,12 @@ mod tests {
             assert!(regex.is_match(yes.as_bytes()), "{expression} {yes}");
             assert!(!regex.is_match(no.as_bytes()), "{expression} {no}");
         }
-        assert!(compile("(").unwrap_err().0.starts_with("error parsing regexp: "));
+        assert!(
+            compile("(")
+                .unwrap_err()
+                .0
+                .starts_with("invalid regular expression `(`: a closing `)` is missing")
+        );
     }
 
     proptest! {

@@ -25,9 +25,8 @@ pub struct ReplacePathRegex {
 
 impl Build for ReplacePathRegex {
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let regex = pattern::compile(self.regex.trim()).map_err(|error| {
-            BuildError(format!("error compiling regular expression {}: {error}", self.regex))
-        })?;
+        let regex =
+            pattern::compile(self.regex.trim()).map_err(|error| BuildError(format!("regex: {error}")))?;
         let template = Template::new(self.replacement.trim(), &regex);
         Ok(Arc::new(Replace { regex, template }))
     }

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regex::Regex;
+use tidegate_config::router::Router;
 use tidegate_config::{Kind, Origin, Problem, Provided};
-use tidegate_core::expression::{self, Argument, Call, Expression};
+use tidegate_core::expression::{self, Argument, Call, Expression, nearest};
 
 use crate::Error;
 use crate::template::{Dialect, Template, Value};
@@ -157,6 +158,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
         }
         let parents: BTreeSet<String> =
             routers.values().flat_map(|router| router.parent_refs.clone()).collect();
+        hint_misspelt_routers(&routers, &mut provided);
         // Once for all: it has all labels as its data.
         let default_rule = std::cell::OnceCell::new();
         for (name, router) in &mut routers {
@@ -185,12 +187,37 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
     provided
 }
 
+/// Reports options of a router without a rule whose name is almost that of a router with one: it takes the default
+/// rule, and the options are missing where they were meant. A warning, as it may be on purpose.
+fn hint_misspelt_routers(routers: &BTreeMap<String, Arc<Router>>, provided: &mut Provided) {
+    fn is_bare(router: &Router) -> bool {
+        *router == Router { rule: router.rule.clone(), ..Router::default() }
+    }
+    let digits = |name: &str| name.replace(|c: char| c.is_ascii_digit(), "");
+    let (ruled, ruleless): (Vec<_>, Vec<_>) = routers.iter().partition(|(_, router)| !router.rule.is_empty());
+    for (name, router) in ruleless {
+        // `web1` and `web2` are two routers, unless the options of one are missing at the other.
+        let similar = ruled.iter().filter(|(other, ruled)| is_bare(ruled) || digits(other) != digits(name));
+        let near = nearest(name, similar.map(|(other, _)| other.as_str()));
+        let (Some(near), false) = (near, is_bare(router)) else { continue };
+        let message = format!(
+            "router `{name}` has no rule and takes the default one, beside router `{near}` with a rule: did you mean `{near}`?"
+        );
+        let origin = provided.origins.get(&object(Kind::Router, name)).cloned().unwrap_or(Origin::Internal);
+        provided.problems.push(Problem { origin, object: None, message, excerpt: None });
+    }
+}
+
 /// Links TCP and UDP routers to the only service, and drops TCP routers without a rule.
 fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origin: &Origin) {
     let mut tcp = std::mem::take(&mut provided.config.tcp.routers);
+    let ruled = tcp.iter().filter(|(_, router)| !router.rule.is_empty()).map(|(name, _)| name.clone());
+    let ruled: Vec<String> = ruled.collect();
     for (name, router) in &mut tcp {
         if router.rule.is_empty() {
-            provided.break_object(Kind::TcpRouter, name, origin, "a TCP router needs a rule".into());
+            let near = nearest(name, ruled.iter().map(String::as_str));
+            let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
+            provided.break_object(Kind::TcpRouter, name, origin, format!("a TCP router needs a rule{hint}"));
         } else if router.service.is_empty() {
             match only(&names.tcp) {
                 Ok(service) => Arc::make_mut(router).service = service,
@@ -298,7 +325,9 @@ enum Constraint {
 
 impl Constraint {
     fn parse(text: &str, on: On) -> Result<Self, String> {
-        expression::parse(text).map_err(|error| error.to_string()).and_then(|tree| Self::from_tree(&tree, on))
+        expression::parse(text)
+            .map_err(|error| format!("at {}", error.located(text)))
+            .and_then(|tree| Self::from_tree(&tree, on))
     }
 
     fn from_tree(tree: &Expression, on: On) -> Result<Self, String> {
@@ -355,7 +384,12 @@ impl Constraint {
 }
 
 fn regex(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|error| format!("`{text}` is no regular expression: {error}"))
+    Regex::new(text).map_err(|error| {
+        // The error draws the pattern and points at the place: its last line says what is wrong.
+        let whole = error.to_string();
+        let reason = whole.lines().last().unwrap_or("").trim_start_matches("error: ");
+        format!("invalid regular expression `{text}`: {reason}")
+    })
 }
 
 #[cfg(test)]
@@ -433,6 +467,42 @@ mod tests {
         let shown: Vec<String> = provided.problems.iter().map(ToString::to_string).collect();
         assert_eq!(shown.len(), 2, "{shown:?}");
         assert!(shown.iter().any(|line| line.contains("label traefik.http.routers.r.priority")), "{shown:?}");
+    }
+
+    #[test]
+    fn a_misspelt_router_is_reported_with_the_name_that_was_meant() {
+        for (labels, hint) in [
+            (&["shop.rule", "shpo.middlewares"][..], Some("shop")),
+            (&["shop.rule", "shop.entrypoints", "shopp.tls"], Some("shop")),
+            (&["web1.rule", "web2.tls"], Some("web1")),
+            (&["web1.rule", "web1.entrypoints", "web2.entrypoints"], None),
+            (&["shop.rule", "admin.middlewares"], None),
+            (&["shpo.middlewares"], None),
+            (&["shop.rule", "shpo.rule", "shpo.tls"], None),
+        ] {
+            let pairs: Vec<(String, &str)> = labels
+                .iter()
+                .map(|label| {
+                    let value = if label.ends_with("rule") { "Host(`x`)" } else { "true" };
+                    (format!("traefik.http.routers.{label}"), value)
+                })
+                .collect();
+            let pairs: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+            let problems = built(&pairs).problems;
+            let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let expected = hint.map(|near| format!("did you mean `{near}`?"));
+            assert_eq!(found.len(), usize::from(hint.is_some()), "{labels:?}: {found:?}");
+            if let Some(expected) = expected {
+                assert!(found[0].contains(&expected), "{found:?}");
+                assert!(found[0].contains(labels.last().expect("labels")), "its label: {found:?}");
+                assert_eq!(problems[0].object, None, "nothing is broken by it");
+            }
+        }
+        let streams = built(&[
+            ("traefik.tcp.routers.mail.rule", "HostSNI(`*`)"),
+            ("traefik.tcp.routers.mial.tls", "true"),
+        ]);
+        assert!(streams.problems[0].message.ends_with("did you mean `mail`?"), "{:?}", streams.problems);
     }
 
     #[test]

@@ -84,11 +84,7 @@ pub(super) fn canonical(name: &str) -> String {
     if name.is_ascii() {
         return name;
     }
-    let (star, rest) = name.strip_prefix("*.").map_or(("", name.as_str()), |rest| ("*.", rest));
-    match url::Host::parse(rest) {
-        Ok(url::Host::Domain(ascii)) => format!("{star}{ascii}"),
-        _ => name,
-    }
+    crate::router::ascii_form(&name).unwrap_or(name)
 }
 
 /// Why no certificate can be had for a name; `dns` when names are proven by DNS records.

@@ -1,7 +1,8 @@
 //! `dashboard@internal`: a page that shows what the API says.
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
 
 use crate::service::Service;
@@ -9,6 +10,20 @@ use crate::settings::Api as Options;
 
 /// Nothing but our own files, and no page may frame ours.
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+/// What a path of a URL may not have as it is. Prefixes are not escaped (`stripPrefix`), those of proxies may be.
+const PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 const PAGE: &str = include_str!("dashboard/index.html");
 
 /// The files beside the page: name, media type, content.
@@ -20,7 +35,7 @@ const FILES: [(&str, &str, &str); 3] = [
 
 /// The service. It expects paths without `/dashboard`.
 pub(super) struct Dashboard {
-    page: String,
+    title: String,
     base: String,
 }
 
@@ -29,8 +44,7 @@ impl Dashboard {
     pub(super) fn new(options: &Options) -> Self {
         let base = options.base_path.trim_end_matches('/').to_owned();
         let title = if options.dashboard_name.is_empty() { "Tidegate" } else { &options.dashboard_name };
-        let page = PAGE.replace("{title}", &escape(title)).replace("{base}", &escape(&base));
-        Self { page, base }
+        Self { title: escape(title), base }
     }
 
     /// What `api@internal` serves beside the API: the redirect of its root, and the dashboard itself.
@@ -39,16 +53,21 @@ impl Dashboard {
             return None;
         }
         if path == "/" || path.is_empty() {
-            let prefix = request.head.headers.get("x-forwarded-prefix").and_then(|value| value.to_str().ok());
-            let prefix = prefix.unwrap_or("").trim_end_matches('/');
+            let prefix = stripped_prefix(&request.head.headers);
             return Some(found(&format!("{prefix}{}/dashboard/", self.base)));
         }
-        path.strip_prefix("/dashboard/").map(|path| self.file(path))
+        let file = path.strip_prefix("/dashboard/")?;
+        Some(self.file(file, &stripped_prefix(&request.head.headers)))
     }
 
-    fn file(&self, path: &str) -> Response {
+    /// A file, or the page with the API below this prefix.
+    fn file(&self, path: &str, prefix: &str) -> Response {
         let mut response = match path.trim_start_matches('/') {
-            "" => of("text/html; charset=utf-8", self.page.clone()),
+            "" => {
+                let base = escape(&format!("{prefix}{}", self.base));
+                let page = PAGE.replace("{base}", &base).replace("{title}", &self.title);
+                of("text/html; charset=utf-8", page)
+            }
             name => match FILES.iter().find(|(file, ..)| *file == name) {
                 Some((_, media, content)) => of(media, *content),
                 None => reply::not_found(),
@@ -62,7 +81,11 @@ impl Dashboard {
 impl Handler for Dashboard {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         let response = match request.head.method {
-            Method::GET | Method::HEAD => self.file(request.path()),
+            Method::GET | Method::HEAD => {
+                // What was stripped is the place of the page; the API is beside it.
+                let prefix = stripped_prefix(&request.head.headers);
+                self.file(request.path(), prefix.strip_suffix("/dashboard").unwrap_or(""))
+            }
             _ => reply::empty(StatusCode::METHOD_NOT_ALLOWED),
         };
         Box::pin(std::future::ready(response))
@@ -73,6 +96,19 @@ impl Service for Dashboard {
     fn is_up(&self) -> bool {
         true
     }
+}
+
+/// The path that middlewares and trusted proxies took away before the request came here, escaped and without a slash at
+/// its end. Empty when it is none that a browser would take for a path of the same host.
+fn stripped_prefix(headers: &HeaderMap) -> String {
+    let mut all = String::new();
+    for value in headers.get_all("x-forwarded-prefix") {
+        for part in value.as_bytes().split(|byte| *byte == b',') {
+            all += &percent_encode(part.trim_ascii(), PATH).to_string();
+            all.truncate(all.trim_end_matches('/').len());
+        }
+    }
+    if all.starts_with('/') && !all.starts_with("//") { all } else { String::new() }
 }
 
 fn of(media: &'static str, content: impl Into<bytes::Bytes>) -> Response {

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
-use tidegate_core::expression::{Argument, Call};
+use tidegate_core::expression::Call;
 
 use super::pattern;
-use super::tree::known_name;
+use super::tree::{known_name, texts};
 use super::view::{View, unescaped, without_port};
 
 /// The matchers by name; a rule may also write them in lower, upper or title case.
@@ -52,29 +52,17 @@ pub(super) enum Matcher {
     Nothing,
 }
 
-/// Why a call is no matcher. The stages are those of Traefik's messages.
-pub(super) enum Refused {
-    /// There is no such function, or it does not take such arguments at all.
-    Parsing(String),
-    /// The arguments are missing, empty or wrong.
-    Adding(String),
-}
-
-impl From<String> for Refused {
-    fn from(reason: String) -> Self {
-        Self::Parsing(reason)
-    }
-}
-
 impl Matcher {
     /// Checks a call.
-    pub(super) fn new(call: &Call) -> Result<Self, Refused> {
+    pub(super) fn new(call: &Call) -> Result<Self, String> {
         let name = known_name(&call.name, &NAMES, hint)?;
-        let arguments = texts(call)?;
-        check_presence(name, &arguments).map_err(Refused::Adding)?;
-        check_count(name, &arguments)
-            .and_then(|()| build(name, &arguments))
-            .map_err(|reason| Refused::Adding(format!("error while adding rule {name}: {reason}")))
+        let allowed = match name {
+            "Header" | "HeaderRegexp" => 2..=2,
+            "Query" | "QueryRegexp" => 1..=2,
+            _ => 1..=1,
+        };
+        let arguments = texts(name, call, allowed)?;
+        build(name, &arguments).map_err(|reason| format!("{name}: {reason}"))
     }
 
     /// True when the request fits.
@@ -122,76 +110,33 @@ fn hint(written: &str) -> Option<&'static str> {
     })
 }
 
-fn texts(call: &Call) -> Result<Vec<&str>, String> {
-    let text = |argument| match argument {
-        &Argument::Number(number) => {
-            Err(format!("{} takes strings: write `{number}` instead of {number}", call.name))
-        }
-        Argument::Text(text) => Ok(text.as_str()),
-    };
-    call.arguments.iter().map(text).collect()
-}
-
-fn check_presence(name: &str, arguments: &[&str]) -> Result<(), String> {
-    if arguments.is_empty() {
-        return Err(format!("error while checking rule {name}: no args for matcher {name}"));
-    }
-    if arguments.iter().any(|argument| argument.is_empty()) {
-        let all = arguments.join(" ");
-        return Err(format!("error while checking rule {name}: empty args for matcher {name}, [{all}]"));
-    }
-    Ok(())
-}
-
-fn check_count(name: &str, arguments: &[&str]) -> Result<(), String> {
-    let (allowed, shown): (&[usize], _) = match name {
-        "Header" | "HeaderRegexp" => (&[2], "2"),
-        "Query" | "QueryRegexp" => (&[1, 2], "1 2"),
-        _ => (&[1], "1"),
-    };
-    let given = arguments.len();
-    if allowed.contains(&given) {
-        return Ok(());
-    }
-    let mut message = format!("unexpected number of parameters; got {given}, expected one of [{shown}]");
-    if allowed == [1] {
-        let alternatives: Vec<String> = arguments.iter().map(|a| format!("{name}(`{a}`)")).collect();
-        message
-            .push_str(&format!("; several values are v2 syntax, in v3 it is {}", alternatives.join(" || ")));
-    }
-    Err(message)
-}
-
 fn build(name: &str, arguments: &[&str]) -> Result<Matcher, String> {
     let first = arguments.first().copied().unwrap_or("");
     let second = arguments.get(1).copied();
-    let compile = |text: &str| pattern::compile(text).map_err(|e| format!("compiling {name} matcher: {e}"));
     if matches!(name, "HostRegexp" | "PathPrefix" | "Path" | "Host") {
         refuse_v2_pattern(name, first)?;
     }
     Ok(match name {
         "Host" => host(first)?,
-        "HostRegexp" => Matcher::HostRegexp(Box::new(compile(first)?)),
+        "HostRegexp" if !first.is_ascii() => {
+            return Err(format!("`{first}` is not ASCII: clients ask for the form `xn--…`"));
+        }
+        "HostRegexp" => Matcher::HostRegexp(Box::new(pattern::compile(first)?)),
         "Path" => Matcher::Path(rooted(first)?.into()),
         "PathPrefix" => Matcher::PathPrefix(rooted(first)?.into()),
-        // Traefik names the wrong matcher here; kept, so that messages stay the same.
-        "PathRegexp" => {
-            let compiled =
-                pattern::compile(first).map_err(|e| format!("compiling PathPrefix matcher: {e}"))?;
-            Matcher::PathRegexp(Box::new(compiled))
-        }
+        "PathRegexp" => Matcher::PathRegexp(Box::new(pattern::compile(first)?)),
         "Method" => Matcher::Method(first.to_uppercase().into()),
         "Header" if is_host(first) => Matcher::Nothing,
         "Header" => Matcher::Header(Box::new((header_name(first)?, second.unwrap_or("").into()))),
         "HeaderRegexp" => {
-            let compiled = compile(second.unwrap_or(""))?;
+            let compiled = pattern::compile(second.unwrap_or(""))?;
             match is_host(first) {
                 true => Matcher::Nothing,
                 false => Matcher::HeaderRegexp(Box::new((header_name(first)?, compiled))),
             }
         }
         "QueryRegexp" if second.is_some() => {
-            Matcher::QueryRegexp(Box::new((first.into(), compile(second.unwrap_or(""))?)))
+            Matcher::QueryRegexp(Box::new((first.into(), pattern::compile(second.unwrap_or(""))?)))
         }
         // With one argument both ask for a parameter without value.
         "Query" | "QueryRegexp" => Matcher::Query(Box::new((first.into(), second.unwrap_or("").into()))),
@@ -206,9 +151,7 @@ fn is_host(name: &str) -> bool {
 
 fn host(written: &str) -> Result<Matcher, String> {
     if !written.is_ascii() {
-        return Err(format!(
-            "invalid value {written:?} for Host matcher, non-ASCII characters are not allowed"
-        ));
+        return Err(not_ascii(written));
     }
     let host = written.to_ascii_lowercase();
     let host = host.strip_suffix('.').unwrap_or(&host);
@@ -221,24 +164,38 @@ fn host(written: &str) -> Result<Matcher, String> {
     })
 }
 
+/// The message about a name that is not ASCII, with the form to write.
+pub(crate) fn not_ascii(written: &str) -> String {
+    match ascii_form(written) {
+        Some(ascii) => format!("`{written}` is not ASCII: write `{ascii}`"),
+        None => format!("`{written}` is not a host name"),
+    }
+}
+
+/// The form of an international name that clients ask for (RFC 5891): `xn--bcher-kva.example`.
+pub(crate) fn ascii_form(name: &str) -> Option<String> {
+    let (star, rest) = name.strip_prefix("*.").map_or(("", name), |rest| ("*.", rest));
+    match url::Host::parse(rest.trim_end_matches('.')) {
+        Ok(url::Host::Domain(ascii)) => Some(format!("{star}{ascii}")),
+        _ => None,
+    }
+}
+
 fn rooted(path: &str) -> Result<&str, String> {
     match path.starts_with('/') {
         true => Ok(path),
-        false => Err(format!("path {path:?} does not start with a '/'")),
+        false => Err(format!("`{path}` does not begin with `/`")),
     }
 }
 
 fn header_name(written: &str) -> Result<HeaderName, String> {
-    HeaderName::from_str(written).map_err(|_| format!("{written:?} is no header name"))
+    HeaderName::from_str(written).map_err(|_| format!("invalid header name `{written}`"))
 }
 
 fn range(written: &str) -> Result<IpNet, String> {
     let parsed = IpAddr::from_str(written).map(IpNet::from).or_else(|_| IpNet::from_str(written));
     let range = parsed.map_err(|_| {
-        format!(
-            "initializing IP checker for ClientIP matcher: parsing CIDR trusted IPs <nil>: \
-             invalid CIDR address: {written}"
-        )
+        format!("invalid address or network `{written}`: expected one like `192.0.2.1` or `10.0.0.0/8`")
     })?;
     // `::ffff:10.0.0.0/104` is `10.0.0.0/8`: clients are compared in the IPv4 form.
     Ok(match range {
@@ -265,7 +222,7 @@ fn refuse_v2_pattern(name: &str, text: &str) -> Result<(), String> {
         _ => ("PathRegexp", "^/products/[0-9]+"),
     };
     Err(format!(
-        "{text:?} is v2 syntax: in v3 patterns have no name and no braces, and stand in {v3}, \
+        "`{text}` is v2 syntax: in v3 patterns have no name and no braces, and stand in {v3}, \
          like {v3}(`{example}`)"
     ))
 }

@@ -15,10 +15,10 @@ mod view;
 
 pub use coverage::{Closeness, Coverage, HostSet};
 pub use index::{Entry, Index};
+pub(crate) use matcher::{ascii_form, not_ascii};
 pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
-pub(crate) use rule::located as go_position;
-pub(crate) use tree::{Tree, known_name};
+pub(crate) use tree::{Misplaced, Tree, invalid as invalid_rule, known_name, texts};
 pub(crate) use view::without_port;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ const SIZE_LIMIT: usize = 1 << 20;
 /// The largest cache of one lazy DFA, in bytes.
 const DFA_LIMIT: usize = 1 << 18;
 
-/// Compiles a pattern. The error is worded as Go does where Go has the same one.
+/// Compiles a pattern.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(&translate(pattern))
         .size_limit(SIZE_LIMIT)
@@ -24,14 +24,16 @@ fn describe(pattern: &str, error: &regex::Error) -> String {
     let whole = error.to_string();
     let reason = whole.lines().last().unwrap_or("").trim_start_matches("error: ");
     let reason = match (error, reason) {
-        (regex::Error::CompiledTooBig(_), _) => "expression is too large",
-        (_, "unclosed group") => "missing closing )",
-        (_, "unopened group") => "unexpected )",
-        (_, "unclosed character class") => "missing closing ]",
-        (_, "repetition operator missing expression") => "missing argument to repetition operator",
+        (regex::Error::CompiledTooBig(_), _) => "it is too large",
+        (_, "unclosed group") => "a closing `)` is missing",
+        (_, "unopened group") => "a `)` closes nothing",
+        (_, "unclosed character class") => "a closing `]` is missing",
+        (_, "repetition operator missing expression") => {
+            "there is nothing to repeat before `*`, `+`, `?` or `{`"
+        }
         (_, other) => other,
     };
-    format!("error parsing regexp: {reason}: `{pattern}`")
+    format!("invalid regular expression `{pattern}`: {reason}")
 }
 
 /// Rewrites what means something else, or nothing, to the `regex` crate.
@@ -223,8 +225,8 @@ mod tests {
 
     #[test]
     fn errors_are_go_errors() {
-        assert_eq!(compile("(").unwrap_err(), "error parsing regexp: missing closing ): `(`");
-        assert_eq!(compile("[").unwrap_err(), "error parsing regexp: missing closing ]: `[`");
+        assert_eq!(compile("(").unwrap_err(), "invalid regular expression `(`: a closing `)` is missing");
+        assert_eq!(compile("[").unwrap_err(), "invalid regular expression `[`: a closing `]` is missing");
         assert!(compile("((a{1000}){1000}){1000}").unwrap_err().contains("too large"));
     }
 

@@ -1,14 +1,11 @@
 //! A rule: matchers joined by `&&`, `||` and `!`.
 
 use tidegate_core::Request;
-use tidegate_core::expression::{self, Call, SyntaxError};
+use tidegate_core::expression::{self, Call};
 
-use super::matcher::{Matcher, Refused};
-use super::tree::Tree;
+use super::matcher::Matcher;
+use super::tree::{self, Tree};
 use super::view::View;
-
-/// Most characters of a rule in a message.
-const LONGEST_SHOWN: usize = 2000;
 
 /// A checked rule (Traefik's v3 rule language).
 #[derive(Clone, Debug)]
@@ -20,24 +17,15 @@ pub struct Rule {
 impl Rule {
     /// Parses and checks a rule. The error says what was expected and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let shown = shortened(text);
-        let failed = |reason: String| format!("error while parsing rule {shown}: {reason}");
-        let expression = expression::parse(text)
-            .map_err(|e| failed(format!("parsing rule {shown}: {}", located(text, &e))))?;
-        let tree = Tree::new(&expression, &Matcher::new).map_err(|refused| {
-            failed(match refused {
-                Refused::Parsing(reason) => format!("parsing rule {shown}: {reason}"),
-                Refused::Adding(reason) => format!("adding rule {shown}: {reason}"),
-            })
-        })?;
+        let expression =
+            expression::parse(text).map_err(|error| tree::invalid(text.trim(), &error.located(text)))?;
+        let tree = Tree::new(&expression, &Matcher::new).map_err(|misplaced| misplaced.message(text))?;
         Ok(Self { text: text.into(), tree })
     }
 
     /// The rule that is this one call: how other expressions ask what rules ask.
     pub(crate) fn of_call(call: &Call) -> Result<Self, String> {
-        let matcher = Matcher::new(call).map_err(|refused| match refused {
-            Refused::Parsing(reason) | Refused::Adding(reason) => reason,
-        })?;
+        let matcher = Matcher::new(call)?;
         Ok(Self { text: call.to_string().into(), tree: Tree::Matcher(matcher) })
     }
 
@@ -81,34 +69,6 @@ fn collect_hosts(tree: &Tree<Matcher>, negated: bool, hosts: &mut Vec<String>) {
         Tree::Matcher(Matcher::AnyHost) => hosts.push("*".to_owned()),
         Tree::Matcher(_) => {}
     }
-}
-
-/// A rule as messages show it: whole, unless nobody would read it all.
-fn shortened(text: &str) -> std::borrow::Cow<'_, str> {
-    match text.char_indices().nth(LONGEST_SHOWN) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()).into(),
-        None => text.into(),
-    }
-}
-
-/// A syntax error with line and column, as Go writes them. Where Go has the same error, so does this.
-pub(crate) fn located(text: &str, error: &SyntaxError) -> String {
-    let at_end = error.message.ends_with("found the end") || error.message == "empty expression";
-    let never_closed = error.message.starts_with("the call of") && error.message.ends_with("is never closed");
-    let end = text.trim_end().len();
-    let (at, message) = match () {
-        () if never_closed && !text.trim_end().ends_with(['(', ',']) => {
-            (end, "missing ',' before newline in argument list")
-        }
-        () if at_end && error.message.contains("expected a call") || error.message == "empty expression" => {
-            (end, "expected operand, found 'EOF'")
-        }
-        () => (error.span.start, error.message.as_str()),
-    };
-    let before = text.get(..at).unwrap_or("");
-    let line = before.matches('\n').count() + 1;
-    let column = before.rfind('\n').map_or(before.len(), |newline| before.len() - newline - 1) + 1;
-    format!("{line}:{column}: {message}")
 }
 
 #[cfg(test)]
@@ -159,39 +119,48 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_those_of_traefik() {
-        for (rule, stage, reason) in [
-            ("Nope(`/x`)", "parsing", "unsupported function: Nope"),
-            ("Path(`/y`", "parsing", "1:10: missing ',' before newline in argument list"),
-            ("Host(`a`) &&", "parsing", "1:13: expected operand, found 'EOF'"),
-            ("", "parsing", "1:1: expected operand, found 'EOF'"),
-            ("Host(`a`) > 1", "parsing", "> is not supported"),
-            ("Host()", "adding", "error while checking rule Host: no args for matcher Host"),
+    fn errors_say_what_was_expected_and_where() {
+        for (rule, place, reason) in [
+            ("Nope(`/x`)", "column 1", "unknown matcher Nope"),
+            ("Path(`/y`", "column 1", "the call of Path is never closed"),
+            ("Host(`a`) &&", "column 13", "expected a call like Host(`…`), found the end"),
             (
-                "Header(`a`,``)",
-                "adding",
-                "error while checking rule Header: empty args for matcher Header, [a ]",
+                "Host(`a`) > 1",
+                "column 1",
+                "`>` cannot stand in a rule: matchers are combined by `&&`, `||` and `!`",
+            ),
+            ("Host(`a`) && Host()", "column 14", "Host is called without a value: expected Host(`…`)"),
+            ("Header(`a`,``)", "column 1", "value 2 of Header is empty"),
+            ("Host(``)", "column 1", "the value of Host is empty"),
+            ("Path(`noslash`)", "column 1", "Path: `noslash` does not begin with `/`"),
+            ("Header(`a`)", "column 1", "Header takes 2 values, one is given"),
+            ("Query(`a`,`b`,`c`)", "column 1", "Query takes 1 or 2 values, 3 are given"),
+            (
+                "PathRegexp(`(`)",
+                "column 1",
+                "PathRegexp: invalid regular expression `(`: a closing `)` is missing",
             ),
             (
-                "Path(`noslash`)",
-                "adding",
-                "error while adding rule Path: path \"noslash\" does not start with a '/'",
+                "ClientIP(`10.0.0`)",
+                "column 1",
+                "ClientIP: invalid address or network `10.0.0`: expected one like `192.0.2.1` or `10.0.0.0/8`",
             ),
             (
-                "Header(`a`)",
-                "adding",
-                "error while adding rule Header: unexpected number of parameters; got 1, expected one of [2]",
+                "Host(`a`) ||\n  Host(`*.BÜCHER.example.`)",
+                "line 2, column 3",
+                "Host: `*.BÜCHER.example.` is not ASCII: write `*.xn--bcher-kva.example`",
             ),
             (
-                "HostRegexp(`(`)",
-                "adding",
-                "error while adding rule HostRegexp: compiling HostRegexp matcher: \
-                 error parsing regexp: missing closing ): `(`",
+                "HostRegexp(`^bü.*$`)",
+                "column 1",
+                "HostRegexp: `^bü.*$` is not ASCII: clients ask for the form `xn--…`",
             ),
+            ("Host(`a b\u{e9}`)", "column 1", "Host: `a bé` is not a host name"),
         ] {
-            let expected = format!("error while parsing rule {rule}: {stage} rule {rule}: {reason}");
+            let expected = format!("invalid rule {rule:?} at {place}: {reason}");
             assert_eq!(Rule::parse(rule).unwrap_err(), expected);
         }
+        assert_eq!(Rule::parse(" ").unwrap_err(), "the rule is empty: expected a matcher like Host(`…`)");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) fn transport(builder: &Builder<'_>, name: &str) -> Result<Arc<Transpo
             of_settings = default_transport(builder);
             &of_settings
         }
-        None => return Err(BuildError(format!("servers transport not found {name}"))),
+        None => return Err(BuildError(format!("the servers transport {name:?} does not exist"))),
     };
     Transport::build(options, &mut |path| builder.file(path))
 }
@@ -107,10 +107,7 @@ fn load_balancer(
         "" => DEFAULT_TRANSPORT.to_owned(),
         transport => qualify(transport, provider_of(name)),
     };
-    let transport = builder.transport_named(&wanted).map_err(|error| {
-        let url = options.servers.first().map_or("", |server| server.url.as_str());
-        BuildError(format!("error building proxy for server URL {url}: getting RoundTripper: {error}"))
-    })?;
+    let transport = builder.transport_named(&wanted)?;
     builder.environment.registry.load_balancer(name, options, transport)
 }
 

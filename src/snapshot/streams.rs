@@ -229,7 +229,7 @@ impl Compiler<'_, '_> {
     ) -> Result<(), Vec<String>> {
         let Some(tls) = router.tls.as_ref().filter(|tls| !tls.passthrough) else { return Ok(()) };
         for name in read.names.iter().filter(|name| !name.is_ascii()) {
-            errors.push(format!("invalid domain name value {name:?}, non-ASCII characters are not allowed"));
+            errors.push(format!("HostSNI: {}", crate::router::not_ascii(name)));
         }
         let options = tls_options(&tls.options, router_name);
         match self.tls.has_options(&options) {

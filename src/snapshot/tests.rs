@@ -106,7 +106,7 @@ fn a_broken_router_keeps_its_rule_and_answers_503() {
     assert_eq!(world.status(snapshot, "d.test", "/"), Some(StatusCode::BAD_GATEWAY), "the catch-all");
     assert_eq!(errors(&compiled, Kind::Router, "nomw@file"), ["middleware \"gone@file\" does not exist"]);
     assert_eq!(errors(&compiled, Kind::Router, "nosvc@file"), ["the service \"gone@file\" does not exist"]);
-    assert!(errors(&compiled, Kind::Router, "norule@file")[0].starts_with("error while parsing rule"));
+    assert!(errors(&compiled, Kind::Router, "norule@file")[0].starts_with("invalid rule"));
     assert_eq!(status_of(&compiled, Kind::Router, "all@file"), Status::Enabled);
     assert_eq!(status_of(&compiled, Kind::Router, "none@file"), Status::Disabled);
     assert_eq!(snapshot.report.problems.len(), 5);
@@ -306,7 +306,7 @@ fn tcp_routers_are_checked_in_traefiks_words() {
         (r#""service": "s""#, &["router has no rule"]),
         (
             r#""rule": "Nope(`x`)", "service": "s""#,
-            &["invalid rule: \"Nope(`x`)\" , unsupported function: Nope"],
+            &["invalid rule \"Nope(`x`)\" at column 1: unknown matcher Nope"],
         ),
         (
             r#""rule": "HostSNI(`a`)", "service": "s""#,
@@ -314,9 +314,7 @@ fn tcp_routers_are_checked_in_traefiks_words() {
         ),
         (
             r#""rule": "HostSNI(`x y`)", "service": "s", "tls": {}"#,
-            &[
-                "error while adding rule HostSNI(`x y`): invalid value for HostSNI matcher, \"x y\" is not a valid hostname",
-            ],
+            &["invalid rule \"HostSNI(`x y`)\" at column 1: HostSNI: `x y` is not a host name"],
         ),
         (
             r#""rule": "HostSNI(`a`)", "service": "s", "tls": {"options": "x"}"#,

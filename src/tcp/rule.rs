@@ -6,7 +6,7 @@ use regex::Regex;
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::expression::{self, Argument, Call, Expression};
 
-use crate::router::{Tree, go_position, go_regex, known_name};
+use crate::router::{Misplaced, Tree, go_regex, invalid_rule, known_name, not_ascii, texts};
 
 /// The matchers by name; a rule may also write them in lower, upper or title case.
 const NAMES: [&str; 4] = ["HostSNI", "HostSNIRegexp", "ClientIP", "ALPN"];
@@ -36,7 +36,7 @@ pub struct Rule {
 pub struct Read {
     /// The values of all `HostSNI` matchers that are not negated, in lower case and in the order of the rule.
     pub names: Vec<String>,
-    /// The rule, or what is wrong with a matcher, in Traefik's words.
+    /// The rule, or what is wrong with a matcher.
     pub rule: Result<Rule, String>,
 }
 
@@ -53,14 +53,13 @@ pub(super) enum Matcher {
     Protocol(Box<str>),
 }
 
-/// Reads a rule. The error is Traefik's for a rule that is no expression.
+/// Reads a rule. The error is about a rule that is no expression of known matchers.
 pub fn read(text: &str) -> Result<Read, String> {
-    let invalid = |reason: String| format!("invalid rule: {text:?} , {reason}");
-    let expression = expression::parse(text).map_err(|error| invalid(go_position(text, &error)))?;
+    let expression =
+        expression::parse(text).map_err(|error| invalid_rule(text.trim(), &error.located(text)))?;
     let mut names = Vec::new();
-    check(&expression, &mut names).map_err(invalid)?;
-    let tree = Tree::new(&expression, &matcher)
-        .map_err(|reason: String| format!("error while adding rule {text}: {reason}"));
+    check(&expression, &mut names).map_err(|misplaced| misplaced.message(text))?;
+    let tree = Tree::new(&expression, &matcher).map_err(|misplaced| misplaced.message(text));
     let rule = tree.map(|tree| Rule { catch_all: matches!(tree, Tree::Matcher(Matcher::Anything)), tree });
     Ok(Read { names, rule })
 }
@@ -104,7 +103,7 @@ impl Matcher {
 }
 
 /// Checks that there are only calls of known matchers with strings, and collects the server names.
-fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String> {
+fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), Misplaced> {
     match expression {
         Expression::And(left, right) | Expression::Or(left, right) => {
             check(left, names)?;
@@ -112,14 +111,14 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String>
         }
         // A name that is ruled out is none that is asked for.
         Expression::Not(inner) => check(inner, &mut Vec::new()),
-        Expression::Compare { operator, .. } => Err(format!("{operator} is not supported")),
-        Expression::Field(field) => Err(format!("`{}` must be called", field.name)),
         Expression::Call(call) => {
-            let name = known_name(&call.name, &NAMES, |_| None)?;
+            let wrong = |reason| Misplaced::new(call, reason);
+            let name = known_name(&call.name, &NAMES, |_| None).map_err(wrong)?;
             for argument in &call.arguments {
                 match argument {
                     Argument::Number(number) => {
-                        return Err(format!("{name} takes strings: write `{number}` instead of {number}"));
+                        let reason = format!("{name} takes strings: write `{number}` instead of {number}");
+                        return Err(wrong(reason));
                     }
                     Argument::Text(text) if name == "HostSNI" => names.push(text.to_lowercase()),
                     Argument::Text(_) => {}
@@ -127,44 +126,25 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), String>
             }
             Ok(())
         }
+        other => Misplaced::foreign(other).map_or(Ok(()), Err),
     }
 }
 
 fn matcher(call: &Call) -> Result<Matcher, String> {
     let name = known_name(&call.name, &NAMES, |_| None)?;
-    let texts: Vec<&str> = call
-        .arguments
-        .iter()
-        .filter_map(|argument| match argument {
-            Argument::Text(text) => Some(text.as_str()),
-            Argument::Number(_) => None,
-        })
-        .collect();
-    if texts.is_empty() {
-        return Err(format!("no args for matcher {name}"));
-    }
-    if texts.iter().any(|text| text.is_empty()) {
-        return Err(format!("empty args for matcher {name}, [{}]", texts.join(" ")));
-    }
-    let [text] = texts[..] else {
-        return Err(format!("unexpected number of parameters; got {}, expected 1", texts.len()));
-    };
+    let texts = texts(name, call, 1..=1)?;
+    let text = texts.first().copied().unwrap_or("");
     match name {
         "HostSNI" => host_sni(text),
         "HostSNIRegexp" if !text.is_ascii() => {
-            Err(format!("invalid value for HostSNIRegexp matcher, {text:?} is not a valid hostname"))
+            Err(format!("`{text}` is not ASCII: clients ask for the form `xn--…`"))
         }
-        "HostSNIRegexp" => go_regex(text)
-            .map(|pattern| Matcher::NamePattern(Box::new(pattern)))
-            .map_err(|error| format!("compiling HostSNIRegexp matcher: {error}")),
-        "ClientIP" => IpRanges::parse(&[text])
-            .map(Matcher::ClientIp)
-            .map_err(|error| format!("initializing IP checker for ClientIP matcher: {error}")),
-        _ if text == ACME_PROTOCOL => {
-            Err(format!("invalid protocol value for ALPN matcher, {text:?} is not allowed"))
-        }
+        "HostSNIRegexp" => go_regex(text).map(|pattern| Matcher::NamePattern(Box::new(pattern))),
+        "ClientIP" => IpRanges::parse(&[text]).map(Matcher::ClientIp).map_err(|error| error.to_string()),
+        _ if text == ACME_PROTOCOL => Err(format!("`{text}` is the gateway's own, for certificates")),
         _ => Ok(Matcher::Protocol(text.into())),
     }
+    .map_err(|reason| format!("{name}: {reason}"))
 }
 
 fn host_sni(text: &str) -> Result<Matcher, String> {
@@ -174,7 +154,10 @@ fn host_sni(text: &str) -> Result<Matcher, String> {
     let bare = text.strip_prefix("*.").unwrap_or(text);
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-:".contains(&byte);
     if bare.is_empty() || !bare.bytes().all(fits) {
-        return Err(format!("invalid value for HostSNI matcher, {text:?} is not a valid hostname"));
+        return Err(match text.is_ascii() {
+            true => format!("`{text}` is not a host name"),
+            false => not_ascii(text),
+        });
     }
     let name = text.to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(&name);
@@ -229,34 +212,37 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_those_of_traefik() {
+    fn errors_say_what_was_expected_and_where() {
         for (rule, error) in [
-            ("Nope(`x`)", "invalid rule: \"Nope(`x`)\" , unsupported function: Nope"),
-            (
-                "HostSNI(`a`",
-                "invalid rule: \"HostSNI(`a`\" , 1:12: missing ',' before newline in argument list",
-            ),
+            ("Nope(`x`)", "column 1: unknown matcher Nope"),
+            ("HostSNI(`a`", "column 1: the call of HostSNI is never closed"),
+            ("HostSNI(`a`) && HostSNI(5)", "column 17: HostSNI takes strings: write `5` instead of 5"),
         ] {
-            assert_eq!(read(rule).unwrap_err(), error);
+            assert_eq!(read(rule).unwrap_err(), format!("invalid rule {rule:?} at {error}"));
         }
         for (rule, error) in [
-            ("HostSNI()", "no args for matcher HostSNI"),
-            ("HostSNI(``)", "empty args for matcher HostSNI, []"),
-            ("HostSNI(`a`,`b`)", "unexpected number of parameters; got 2, expected 1"),
-            ("HostSNI(`a b`)", "invalid value for HostSNI matcher, \"a b\" is not a valid hostname"),
-            ("HostSNI(`*a`)", "invalid value for HostSNI matcher, \"*a\" is not a valid hostname"),
-            ("ALPN(`acme-tls/1`)", "invalid protocol value for ALPN matcher, \"acme-tls/1\" is not allowed"),
+            ("HostSNI()", "HostSNI is called without a value: expected HostSNI(`…`)"),
+            ("HostSNI(``)", "the value of HostSNI is empty"),
             (
-                "HostSNIRegexp(`(`)",
-                "compiling HostSNIRegexp matcher: error parsing regexp: missing closing ): `(`",
+                "HostSNI(`a`,`b`)",
+                "HostSNI takes one value, 2 are given: several are v2 syntax, in v3 it is HostSNI(`a`) || HostSNI(`b`)",
             ),
+            ("HostSNI(`a b`)", "HostSNI: `a b` is not a host name"),
+            ("HostSNI(`*a`)", "HostSNI: `*a` is not a host name"),
+            (
+                "HostSNI(`bücher.example`)",
+                "HostSNI: `bücher.example` is not ASCII: write `xn--bcher-kva.example`",
+            ),
+            ("HostSNIRegexp(`bü`)", "HostSNIRegexp: `bü` is not ASCII: clients ask for the form `xn--…`"),
+            ("ALPN(`acme-tls/1`)", "ALPN: `acme-tls/1` is the gateway's own, for certificates"),
+            ("HostSNIRegexp(`(`)", "HostSNIRegexp: invalid regular expression `(`: a closing `)` is missing"),
             (
                 "ClientIP(`x`)",
-                "initializing IP checker for ClientIP matcher: parsing CIDR trusted IPs <nil>: invalid CIDR address: x",
+                "ClientIP: invalid address or network `x`: expected one like `192.0.2.1` or `10.0.0.0/8`",
             ),
         ] {
             let found = read(rule).unwrap().rule.unwrap_err();
-            assert_eq!(found, format!("error while adding rule {rule}: {error}"));
+            assert_eq!(found, format!("invalid rule {rule:?} at column 1: {error}"));
         }
         assert_eq!(read("HostSNI(`A`) || !HostSNI(`b`)").unwrap().names, ["a"]);
     }

@@ -74,7 +74,15 @@ impl Target {
                 return Self::socket(path, scheme).map_err(|why| bad(&why));
             }
         }
-        let url = url::Url::parse(text).map_err(|e| bad(&e.to_string()))?;
+        let url = url::Url::parse(text).map_err(|error| match error {
+            url::ParseError::RelativeUrlWithoutBase => {
+                bad("expected a scheme and a host, like `http://10.0.0.1:8080`")
+            }
+            url::ParseError::IdnaError | url::ParseError::InvalidDomainCharacter => {
+                bad("the host has characters that no host name has")
+            }
+            other => bad(&other.to_string()),
+        })?;
         let (scheme, default_port) = match url.scheme() {
             "http" => (Scheme::Http, 80),
             "https" => (Scheme::Https, 443),

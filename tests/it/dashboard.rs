@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::support::{Gateway, get};
+use super::support::{Gateway, get, get_with};
 
 /// A router that is broken, and whose rule would be markup if the page took it for that.
 const ROUTES: &str = "
@@ -46,6 +46,53 @@ fn the_page_and_everything_it_names_is_served() {
         assert!(!answer.body.is_empty(), "{asset}");
     }
     assert_eq!(get(address, "h", "/dashboard/../Cargo.toml").status, 404);
+}
+
+#[test]
+fn behind_stripped_prefixes_the_page_asks_its_own_api() {
+    let routes = "
+http:
+  routers:
+    ops: {rule: 'PathPrefix(`/ops`)', service: api@internal, middlewares: [ops]}
+    deep: {rule: 'PathPrefix(`/a/b c`)', service: api@internal, middlewares: [a, b]}
+    any: {rule: 'PathPrefix(`/any`)', service: api@internal, middlewares: [any]}
+    page: {rule: 'PathPrefix(`/tools/dashboard`)', service: dashboard@internal, middlewares: [page]}
+    api: {rule: 'PathPrefix(`/tools/api`)', service: api@internal, middlewares: [tools]}
+  middlewares:
+    ops: {stripPrefix: {prefixes: [/ops]}}
+    a: {stripPrefix: {prefixes: [/a/]}}
+    b: {stripPrefix: {prefixes: ['/b c']}}
+    any: {stripPrefixRegex: {regex: ['^/any/[0-9]+']}}
+    page: {stripPrefix: {prefixes: [/tools/dashboard]}}
+    tools: {stripPrefix: {prefixes: [/tools]}}
+";
+    let gateway = Gateway::with(&["--entryPoints.web.forwardedHeaders.insecure=true"], routes);
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let web = gateway.web();
+    let api_of = |path: &str, headers: &str| {
+        let page = get_with(web, "h", path, headers);
+        assert_eq!(page.status, 200, "{path}");
+        page.text().split("data-api=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    };
+    for (page, headers, api) in [
+        ("/ops/dashboard/", "", "/ops/api"),
+        ("/a/b%20c/dashboard/", "", "/a/b%20c/api"),
+        ("/any/42/dashboard/", "", "/any/42/api"),
+        ("/tools/dashboard/", "", "/tools/api"),
+    ] {
+        assert_eq!(api_of(page, headers), api);
+        let overview = get(web, "h", &format!("{api}/overview"));
+        assert!(overview.status == 200 && overview.text().contains("\"routers\""), "{api}");
+    }
+    let outer = |value: &str| api_of("/ops/dashboard/", &format!("X-Forwarded-Prefix: {value}\r\n"));
+    assert_eq!(outer("/outer/"), "/outer/ops/api");
+    assert_eq!(outer("/one, /two"), "/one/two/ops/api");
+    assert_eq!(outer("/\"><script>"), "/%22%3E%3Cscript%3E/ops/api");
+    for other_host in ["//evil.example", "https://evil.example", "evil"] {
+        assert_eq!(outer(other_host), "/api", "{other_host}");
+    }
+    assert_eq!(get(web, "h", "/ops/").header("location"), Some("/ops/dashboard/"));
+    assert_eq!(get(web, "h", "/a/b%20c/").header("location"), Some("/a/b%20c/dashboard/"));
 }
 
 #[test]

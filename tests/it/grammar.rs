@@ -53,7 +53,8 @@ fn a_mistake_in_a_condition_is_told_with_its_place_and_nothing_opens() {
     let problems = gateway.problems();
     let told = problems.iter().find(|problem| problem.contains("middleware auth@file")).unwrap();
     assert!(
-        told.contains("routes.yml:5") && told.contains("when: error while parsing rule PathPrefx(`/x`)"),
+        told.contains("routes.yml:5")
+            && told.contains("when: invalid rule \"PathPrefx(`/x`)\" at column 1: unknown matcher PathPrefx"),
         "{told}"
     );
     assert!(told.contains("did you mean PathPrefix?"), "{told}");
@@ -183,7 +184,9 @@ fn a_mistake_in_the_expression_stops_the_start_with_its_place() {
     let problems = tidegate::settings::load(&["--accesslog=true".to_owned(), flag], &[]).err().unwrap();
     let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(
-        told.contains("1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"),
+        told.contains(
+            "column 1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"
+        ),
         "{told}"
     );
     assert!(told.contains("accesslog.filters.expression"), "{told}");

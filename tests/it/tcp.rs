@@ -240,7 +240,7 @@ fn broken_routers_close_their_connections() {
     for (more, error) in [
         ("service: gone", "the service \"gone@file\" does not exist"),
         ("service: s, middlewares: [none]", "middleware \"none@file\" does not exist"),
-        ("service: s, middlewares: [bad]", "cannot parse CIDRs [nowhere]"),
+        ("service: s, middlewares: [bad]", "sourceRange: invalid address or network `nowhere`"),
     ] {
         let routers = [("broken", &*body(more)), ("weaker", weaker)];
         let gateway = Gateway::serve(&format!("{}{middlewares}", routes(&routers, &[("s", &server)])));

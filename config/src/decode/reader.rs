@@ -53,17 +53,17 @@ impl<'de> Reader<'de> {
     }
 
     /// The table where a struct is wanted. A leaf that says yes is an empty one.
-    fn fields(self, wanted: &dyn de::Expected) -> Result<Option<&'de Table>> {
+    fn fields(self) -> Result<Option<&'de Table>> {
         match self {
             Self::Table(table) => Ok(Some(table)),
             Self::Null => Ok(None),
             Self::Leaf(text) if says_yes(text) => Ok(None),
             Self::Leaf(text) if text.eq_ignore_ascii_case("false") => Err(DecodeError::switched_off()),
             Self::Leaf(text) => Err(DecodeError::custom(format_args!(
-                "`{text}` is given: expected options, or `true` for all defaults ({wanted})"
+                "`{text}` is given: expected options, or `true` for all defaults"
             ))),
             Self::List(_) | Self::Repeated(_) => {
-                Err(DecodeError::custom(format_args!("a list is given: expected options ({wanted})")))
+                Err(DecodeError::custom(format_args!("a list is given: expected options")))
             }
         }
     }
@@ -190,7 +190,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let table = self.fields(&visitor)?;
+        let table = self.fields()?;
         visitor.visit_map(Entries::new(table, None))
     }
 
@@ -200,7 +200,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        let table = self.fields(&visitor)?;
+        let table = self.fields()?;
         visitor.visit_map(Entries::new(table, Some(fields)))
     }
 
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(sample("inner: false\nsome: false"), Sample { some: Some(false), ..Sample::default() });
         assert_eq!(
             error("inner: 5"),
-            "f.yml:1: inner: `5` is given: expected options, or `true` for all defaults (struct Inner)"
+            "f.yml:1: inner: `5` is given: expected options, or `true` for all defaults"
         );
     }
 

@@ -35,6 +35,11 @@ pub(crate) fn user_entries(
     Ok(entries)
 }
 
+/// The name of an entry for a message. Without a colon the whole may be a password, and nothing of it is shown.
+pub(crate) fn shown_name(entry: &str) -> String {
+    entry.split_once(':').map_or_else(String::new, |(name, _)| format!(" `{name}`"))
+}
+
 /// How the service learns who the client is.
 #[derive(Debug)]
 pub(crate) struct Identity {

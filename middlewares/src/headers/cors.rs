@@ -66,7 +66,7 @@ impl Cors {
                 .iter()
                 .map(|expression| pattern::compile(expression))
                 .collect::<Result<_, _>>()
-                .map_err(|error| BuildError(format!("error occurred during origin parsing: {error}")))?,
+                .map_err(|error| BuildError(format!("accessControlAllowOriginListRegex: {error}")))?,
             expose: (!exposed.is_empty() && !means_nothing)
                 .then(|| list("accessControlExposeHeaders", exposed))
                 .transpose()?,

@@ -10,7 +10,7 @@ use tidegate_core::expression::{self, Call, Comparison, Expression, Field, Test,
 
 use super::line::Entry;
 use super::modes::Modes;
-use crate::router::{Rule, go_position, go_regex};
+use crate::router::{Rule, go_regex};
 
 /// Most calls in one expression: each has a bit.
 const MOST_CALLS: usize = 64;
@@ -153,14 +153,11 @@ const ABORTED: &str = "DownstreamAborted";
 impl Filter {
     /// Compiles an expression. The error says what was expected, and where.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let expression = expression::parse_fields(text).map_err(|error| go_position(text, &error))?;
+        let expression = expression::parse_fields(text).map_err(|error| error.located(text))?;
         let mut filter = Self { tree: Tree::Aborted, rules: Vec::new(), headers: false };
-        filter.tree = filter.compile(&expression).map_err(|(at, message)| {
-            let before = text.get(..at).unwrap_or("");
-            let line = before.matches('\n').count() + 1;
-            let column = before.rfind('\n').map_or(before.len(), |newline| before.len() - newline - 1) + 1;
-            format!("{line}:{column}: {message}")
-        })?;
+        filter.tree = filter
+            .compile(&expression)
+            .map_err(|(at, message)| format!("{}: {message}", expression::place(text, at)))?;
         Ok(filter)
     }
 
@@ -334,22 +331,22 @@ mod tests {
         for (text, expected) in [
             (
                 "DownstreamStats >= 500",
-                "1:1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?",
+                "column 1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?",
             ),
             ("DownstreamAborted ||\n xyz", "2:2: xyz is no field"),
             ("DownstreamStatus", "must be compared, like DownstreamStatus >= 500"),
-            ("DownstreamStatus == `500`", "1:1: DownstreamStatus is compared with a number"),
-            ("Duration > 1", "1:1: Duration is compared with a length of time, like Duration > 1s"),
+            ("DownstreamStatus == `500`", "column 1: DownstreamStatus is compared with a number"),
+            ("Duration > 1", "column 1: Duration is compared with a length of time, like Duration > 1s"),
             ("RouterName", "RouterName is a text and must be compared"),
             ("RouterName > `a`", "it is compared by ==, !=, =~ or !~"),
-            ("RouterName =~ `(`", "RouterName: error parsing regexp: missing closing )"),
+            ("RouterName =~ `(`", "RouterName: invalid regular expression `(`: a closing `)`"),
             ("DownstreamAborted == 1", "is true or false"),
-            ("PathPrefx(`/`)", "1:1: unsupported function: PathPrefx; did you mean PathPrefix?"),
+            ("PathPrefx(`/`)", "column 1: unknown matcher PathPrefx: did you mean PathPrefix?"),
             ("Path(`x`)", "does not start with a '/'"),
             ("Host(`a`) > 1", "Host is true or false and cannot be compared"),
             ("Duration(`1s`)", "Duration is a field: it stands without parentheses"),
             ("request_ == `a`", "expected the name of a header after `request_`"),
-            ("Duration > 1s &&", "1:17: expected"),
+            ("Duration > 1s &&", "column 17: expected"),
         ] {
             let error = Filter::parse(text).err().unwrap_or_else(|| panic!("{text}"));
             assert!(error.contains(expected), "{text}: {error}");

@@ -17,9 +17,8 @@ impl IpAllowList {
         if options.source_range.is_empty() {
             return Err(BuildError::new("sourceRange is empty, IPAllowLister not created"));
         }
-        let allowed = IpRanges::parse(&options.source_range).map_err(|error| {
-            BuildError(format!("cannot parse CIDRs [{}]: {error}", options.source_range.join(" ")))
-        })?;
+        let allowed = IpRanges::parse(&options.source_range)
+            .map_err(|error| BuildError(format!("sourceRange: {error}")))?;
         Ok(Self { allowed })
     }
 }
@@ -55,6 +54,12 @@ mod tests {
     #[test]
     fn options_are_checked() {
         assert_eq!(list(&[]).err().unwrap().0, "sourceRange is empty, IPAllowLister not created");
-        assert!(list(&["nowhere"]).err().unwrap().0.starts_with("cannot parse CIDRs [nowhere]: "));
+        assert!(
+            list(&["nowhere"])
+                .err()
+                .unwrap()
+                .0
+                .starts_with("sourceRange: invalid address or network `nowhere`: ")
+        );
     }
 }
