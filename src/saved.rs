@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidegate_config::tls::Certificate;
-use tidegate_config::{Config, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::{Config, ObjectOrigin, ObjectRef, Origin, Problem, Provided};
 use tidegate_providers::{Update, Updates};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -54,7 +54,7 @@ struct Saved {
     version: u32,
     saved_at: String,
     config: Config,
-    origins: Vec<(ObjectRef, Origin)>,
+    origins: Vec<(ObjectRef, ObjectOrigin)>,
     problems: Vec<Problem>,
     written: Vec<(ObjectRef, String)>,
     torn: Vec<(ObjectRef, Certificate)>,
@@ -62,7 +62,7 @@ struct Saved {
 
 impl Saved {
     fn new(state: &Provided, saved_at: String) -> Self {
-        let pairs = |(object, origin): (&ObjectRef, &Origin)| (object.clone(), origin.clone());
+        let pairs = |(object, origin): (&ObjectRef, &ObjectOrigin)| (object.clone(), origin.clone());
         Self {
             version: VERSION,
             saved_at,

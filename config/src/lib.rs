@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod formats;
+pub mod locate;
 pub mod merge;
 pub mod middleware;
 pub mod origin;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{DecodeError, decode_config};
+pub use locate::ObjectOrigin;
 pub use middleware::Middleware;
 pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
 

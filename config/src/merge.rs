@@ -1,5 +1,6 @@
 //! Joins what all providers say into one configuration.
 
+use crate::locate::ObjectOrigin;
 use crate::origin::{Kind, ObjectRef, Origin, Origins, Problem};
 use crate::{Map, Provided};
 
@@ -80,7 +81,7 @@ fn drop_contested(all: &mut Provided, states: &[(&str, &Provided)]) {
         let providers: Vec<&str> = given.iter().map(|(provider, _)| *provider).collect();
         for (_, state) in given {
             all.problems.push(Problem {
-                origin: state.origins.get(&object).cloned().unwrap_or(Origin::Internal),
+                origin: state.origins.get(&object).map_or(Origin::Internal, ObjectOrigin::whole),
                 object: Some(object.clone()),
                 message: format!(
                     "given by more than one provider ({}): none of them is used; give it in one place",

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::locate::ObjectOrigin;
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -101,6 +103,11 @@ impl Kind {
         })
     }
 
+    /// True for objects whose key says what they are.
+    pub(crate) fn has_one_key(self) -> bool {
+        matches!(self, Self::Middleware | Self::TcpMiddleware)
+    }
+
     /// True for routers of HTTP, TCP and UDP.
     pub fn is_router(self) -> bool {
         matches!(self, Self::Router | Self::TcpRouter | Self::UdpRouter)
@@ -138,7 +145,7 @@ pub struct ObjectRef {
 }
 
 /// Where each object came from.
-pub type Origins = BTreeMap<ObjectRef, Origin>;
+pub type Origins = BTreeMap<ObjectRef, ObjectOrigin>;
 
 /// Something wrong in a configuration, told to the person who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

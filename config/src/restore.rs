@@ -12,7 +12,7 @@ impl Provided {
     pub fn add_problems(&mut self, problems: Vec<Problem>) {
         for problem in problems {
             if let Some(object) = &problem.object {
-                self.origins.entry(object.clone()).or_insert_with(|| problem.origin.clone());
+                self.origins.entry(object.clone()).or_insert_with(|| problem.origin.clone().into());
                 if object.kind == Kind::Certificate {
                     self.take_certificate(object);
                 } else if let Some(text) = take_out(&mut self.config, object) {

@@ -17,6 +17,52 @@ impl BuildError {
     }
 }
 
+/// Maximum number of errors of one object that are reported.
+const MAX_ERRORS: usize = 20;
+
+/// Collects everything that is wrong with an object, so that one correction does not uncover the next mistake.
+#[derive(Debug, Default)]
+pub struct BuildErrors {
+    messages: Vec<String>,
+    more: usize,
+}
+
+impl BuildErrors {
+    /// What was made; an error is kept.
+    pub fn check<T>(&mut self, made: Result<T, BuildError>) -> Option<T> {
+        made.map_err(|error| self.add(error.0)).ok()
+    }
+
+    /// Adds an error, unless it is known.
+    pub fn add(&mut self, message: String) {
+        match () {
+            () if self.messages.contains(&message) => {}
+            () if self.messages.len() < MAX_ERRORS => self.messages.push(message),
+            () => self.more += 1,
+        }
+    }
+
+    /// The errors so far, one by one.
+    pub fn messages(&self) -> &[String] {
+        &self.messages
+    }
+
+    /// What was made of checked parts, when there is no error.
+    pub fn made<T>(self, made: Option<T>) -> Result<T, BuildError> {
+        self.finish()?;
+        made.ok_or_else(|| BuildError::new("a part is missing"))
+    }
+
+    /// All errors in one, when there is any.
+    pub fn finish(self) -> Result<(), BuildError> {
+        let Self { mut messages, more } = self;
+        if more > 0 {
+            messages.push(format!("and {more} more"));
+        }
+        if messages.is_empty() { Ok(()) } else { Err(BuildError(messages.join("; "))) }
+    }
+}
+
 /// Options that can be turned into a middleware.
 pub trait Build {
     /// True when each router must have an instance of its own (Traefik's rule for limits and breakers); false when

@@ -18,7 +18,7 @@ pub mod store;
 pub mod values;
 
 pub use body::{Body, BodyError, Frames, Guard, Polled};
-pub use building::{Build, BuildContext, BuildError, HttpClient, Resolver};
+pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
 pub use message::{
     AskedTarget, Attempts, Connection, Context, Held, Interim, OmitForwardedFor, Request, Response, TlsInfo,

@@ -8,7 +8,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Admission, Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+    Admission, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request,
+    Response,
 };
 
 /// Tidegate's own. The members are asked in order, each with the request as it came, until one lets it through. When
@@ -44,7 +45,9 @@ impl Build for AnyOf {
                 ))),
             }
         };
-        let members: Vec<_> = self.middlewares.iter().map(member).collect::<Result<_, _>>()?;
+        let mut errors = BuildErrors::default();
+        let members: Vec<_> = self.middlewares.iter().filter_map(|name| errors.check(member(name))).collect();
+        errors.finish()?;
         Ok(Arc::new(Any(members.into())))
     }
 }

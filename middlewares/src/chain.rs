@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
 /// Traefik's `chain`.
@@ -22,9 +22,13 @@ impl Build for Chain {
     const PER_ROUTER: bool = true;
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let middlewares =
-            self.middlewares.iter().map(|name| context.middleware(name)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Arc::new(List(middlewares)))
+        // The last that is wrong comes first, as in Traefik.
+        let mut errors = BuildErrors::default();
+        let members = self.middlewares.iter().rev().map(|name| errors.check(context.middleware(name)));
+        let mut members: Vec<_> = members.flatten().collect();
+        errors.finish()?;
+        members.reverse();
+        Ok(Arc::new(List(members)))
     }
 }
 

@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(rules(&state), ["A", "B"]);
         let origin = state.origins.values().next().expect("an origin");
         assert!(
-            matches!(origin, Origin::File { path, line: 3, .. } if path.ends_with("a.yml")),
+            matches!(&origin.origin, Origin::File { path, line: 3, .. } if path.ends_with("a.yml")),
             "{origin:?}"
         );
         fs::write(at("sub/c.yaml"), route("c", "C")).expect("written");

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tidegate_config::service::{
     Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions,
 };
-use tidegate_core::{BuildError, HttpClient};
+use tidegate_core::{BuildError, BuildErrors, HttpClient};
 use tokio::runtime::Handle;
 
 use super::Service;
@@ -65,8 +65,9 @@ impl Registry {
         options: &LoadBalancerOptions,
         transport: Arc<Transport>,
     ) -> Result<Arc<dyn Service>, BuildError> {
-        let kind = Kind::parse(&options.strategy)?;
-        check_passive(options)?;
+        let mut errors = BuildErrors::default();
+        let kind = errors.check(Kind::parse(&options.strategy));
+        errors.check(check_passive(options));
         let mut servers = Vec::new();
         let mut members = Vec::new();
         let has_served = self.balances.lock().get(name).is_some_and(|balance| balance.strong_count() > 0);
@@ -75,15 +76,17 @@ impl Registry {
             if weight <= 0 {
                 continue;
             }
-            let found = self.server(name, &server.url, &transport, has_served)?;
+            let found = self.server(name, &server.url, &transport, has_served);
+            let Some(found) = errors.check(found) else { continue };
             members.push(Member::new(&server.url, weight));
             servers.push((found, server.preserve_path));
         }
         for (server, _) in &servers {
-            server.check(options.health_check.as_ref(), &transport, &self.control)?;
+            errors.check(server.check(options.health_check.as_ref(), &transport, &self.control));
         }
-        let sticky =
-            sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()))?;
+        let sticky = sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()));
+        let (kind, sticky) = (kind.unwrap_or(Kind::Wrr), errors.check(sticky).flatten());
+        errors.finish()?;
         let ramp = options.slow_start.0;
         let balance = self.balance(name, kind, members, |index| servers[index].0.share(ramp));
         Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
 use tidegate_core::store::{SharedStore, StoreOptions};
-use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
+use tidegate_core::{BuildContext, BuildError, BuildErrors, Handler, HttpClient, Middleware, Resolver};
 
 use super::conditional::Conditional;
 use super::files::Content;
@@ -361,10 +361,28 @@ impl<'a> Builder<'a> {
             let object = ObjectRef { kind, name: name.to_owned() };
             let mut state = self.state.borrow_mut();
             let reasons = state.failures.entry(object).or_default();
-            if !reasons.contains(&error.0) {
+            // What [`Self::all`] has noted one by one is not repeated as a whole.
+            let known = |message: &str| reasons.iter().any(|reason| reason == message);
+            if !known(&error.0) && !error.0.split("; ").all(known) {
                 reasons.push(error.0.clone());
             }
         }
+    }
+
+    /// Everything that an object asks for; what cannot be made is noted one by one.
+    pub(super) fn all<T>(
+        &self,
+        kind: Kind,
+        name: &str,
+        made: impl IntoIterator<Item = Result<T, BuildError>>,
+    ) -> Result<Vec<T>, BuildError> {
+        let mut errors = BuildErrors::default();
+        let made: Vec<T> = made.into_iter().filter_map(|made| errors.check(made)).collect();
+        for message in errors.messages() {
+            let error: Outcome<dyn Service> = Err(BuildError(message.clone()));
+            self.note(kind, name, &error);
+        }
+        errors.finish().map(|()| made)
     }
 }
 

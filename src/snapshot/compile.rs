@@ -105,7 +105,7 @@ pub fn compile(
     let (instances, failures) = builder.finish();
     config.tcp.routers = streams.routers;
     let certificates = certificates(&origins, &broken_certificates);
-    let of_tls = tls.problems.iter().map(|problem| located(problem, &origins, &certificates));
+    let of_tls = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
     let all_problems = problems.into_iter().chain(of_tls).collect();
     let report = report::assemble(report::Findings {
         config,
@@ -173,17 +173,20 @@ fn certificates(origins: &Origins, broken: &BTreeSet<ObjectRef>) -> Vec<ObjectRe
     all
 }
 
-/// A problem of the TLS store with the place where its object was written.
-fn located(problem: &Problem, origins: &Origins, certificates: &[ObjectRef]) -> Problem {
+/// A problem of the TLS store with the place that contains it.
+fn located(problem: &Problem, config: &Config, origins: &Origins, certificates: &[ObjectRef]) -> Problem {
     let mut problem = problem.clone();
     let Some(object) = &mut problem.object else { return problem };
+    let mut options = report::options_of(config, object);
     if object.kind == Kind::Certificate
-        && let Some(known) = object.name.parse().ok().and_then(|place: usize| certificates.get(place))
+        && let Ok(place) = object.name.parse::<usize>()
+        && let Some(known) = certificates.get(place)
     {
+        options = serde_json::to_value(config.tls.certificates.get(place)).unwrap_or_default();
         *object = known.clone();
     }
     if let Some(origin) = origins.get(object) {
-        problem.origin = origin.clone();
+        problem.origin = origin.locate(&problem.message, &options, false);
     }
     problem
 }

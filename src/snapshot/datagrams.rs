@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidegate_config::tcp::{UdpLoadBalancer, UdpRouter};
 use tidegate_config::{Kind, ObjectRef};
-use tidegate_core::BuildError;
+use tidegate_core::{BuildError, BuildErrors};
 
 use super::attach::{provider_of, qualify};
 use super::build::Builder;
@@ -130,10 +130,13 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
             (None, Some(weighted)) => {
                 let mut children = Vec::new();
                 let mut members = Vec::new();
+                let mut errors = BuildErrors::default();
                 for child in &weighted.services {
-                    children.push(self.service(&qualify(&child.name, provider_of(name)))?);
+                    let service = self.service(&qualify(&child.name, provider_of(name)));
+                    children.extend(errors.check(service));
                     members.push((child.name.clone(), child.weight.unwrap_or(1)));
                 }
+                self.ledger.finish(Kind::UdpService, name, errors)?;
                 Ok(Arc::new(Service::Weighted(children, self.turns(name, members))))
             }
             (balancer, _) => Err(not_one_type("UDP service", name, balancer.is_some())),

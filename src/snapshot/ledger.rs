@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tidegate_config::{Kind, ObjectRef};
-use tidegate_core::BuildError;
+use tidegate_core::{BuildError, BuildErrors};
 
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
@@ -55,10 +55,20 @@ impl<'a, S: Clone> Ledger<'a, S> {
     pub(super) fn note<T>(&mut self, kind: Kind, name: &str, made: &Result<T, BuildError>) {
         if let Err(error) = made {
             let errors = &mut self.outcomes.entry(reference(kind, name)).or_default().errors;
-            if !errors.contains(&error.0) {
+            // What [`Self::finish`] has noted one by one is not repeated as a whole.
+            let known = |message: &str| errors.iter().any(|error| error == message);
+            if !known(&error.0) && !error.0.split("; ").all(known) {
                 errors.push(error.0.clone());
             }
         }
+    }
+
+    /// Notes everything that is wrong with an object, one by one.
+    pub(super) fn finish(&mut self, kind: Kind, name: &str, errors: BuildErrors) -> Result<(), BuildError> {
+        for message in errors.messages() {
+            self.note::<()>(kind, name, &Err(BuildError(message.clone())));
+        }
+        errors.finish()
     }
 
     /// Notes what is wrong with an object that serves all the same.

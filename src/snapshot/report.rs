@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
+use serde::Serialize;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use tidegate_config::{Config, Kind, ObjectRef, Origin, Origins, Problem};
+use tidegate_config::{Config, Kind, ObjectOrigin, ObjectRef, Origin, Origins, Problem};
 
 use super::attach::{Attached, provider_of, qualify};
 use super::routes::Outcome;
@@ -142,12 +144,14 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let priority = router.router.priority;
         let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
+        let options = || json(&router.router);
+        let place = Place { origin: origins.get(&source), options: &options };
         let resolver = router.router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
         let wrong_names = crate::acme::wrong_names(settings, &router.router);
         for message in no_resolver(settings, resolver).into_iter().chain(wrong_names) {
-            report.tell(&mut told, &source, message, origins.get(&source));
+            report.tell(&mut told, &source, message, place);
         }
-        report.add(&mut told, object, source.clone(), known, outcome, origins.get(&source));
+        report.add(&mut told, object, source.clone(), known, outcome, place);
         routers.push((router.name, Arc::new(router.router)));
     }
     // Built as a whole: much less work than one insertion after the other.
@@ -162,27 +166,23 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             let errors = failures.get(&object).cloned().unwrap_or_default();
             let mut used_by = users.remove(name).unwrap_or_default();
             used_by.sort();
-            let origin = origins.get(&object);
             let known = ObjectReport { used_by, ..ObjectReport::default() };
-            report.add(
-                &mut told,
-                object.clone(),
-                object,
-                known,
-                Outcome { errors, warnings: Vec::new() },
-                origin,
-            );
+            let outcome = Outcome { errors, warnings: Vec::new() };
+            let options = || options_of(&config, &object);
+            let place = Place { origin: origins.get(&object), options: &options };
+            report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
         }
     }
     for Finding { object, known, outcome } in streams {
-        let origin = origins.get(&object);
+        let options = || options_of(&config, &object);
+        let place = Place { origin: origins.get(&object), options: &options };
         let router = config.tcp.routers.get(&object.name).filter(|_| object.kind == Kind::TcpRouter);
         if let Some(tls) = router.and_then(|router| router.tls.as_ref()).filter(|tls| !tls.passthrough)
             && let Some(message) = no_resolver(settings, &tls.cert_resolver)
         {
-            report.tell(&mut told, &object, message, origin);
+            report.tell(&mut told, &object, message, place);
         }
-        report.add(&mut told, object.clone(), object, known, outcome, origin);
+        report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
     }
     for (object, errors) in
         broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>()
@@ -196,10 +196,27 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         used_by.sort();
         let known = ObjectReport { used_by, ..ObjectReport::default() };
         let outcome = Outcome { errors: errors.clone(), warnings: Vec::new() };
-        report.add(&mut told, object.clone(), object.clone(), known, outcome, origins.get(object));
+        let options = || options_of(&config, object);
+        let place = Place { origin: origins.get(object), options: &options };
+        report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
     }
     report.config = config;
     report
+}
+
+/// Where an object was written, to find the option that a message is about.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    origin: Option<&'a ObjectOrigin>,
+    /// The object as JSON, asked only when there is a message.
+    options: &'a dyn Fn() -> Json,
+}
+
+impl Place<'_> {
+    fn of(self, message: &str, kind: Kind) -> Origin {
+        self.origin
+            .map_or(Origin::Internal, |origin| origin.locate(message, &(self.options)(), kind.is_router()))
+    }
 }
 
 impl Report {
@@ -214,7 +231,7 @@ impl Report {
         written: ObjectRef,
         mut known: ObjectReport,
         outcome: Outcome,
-        origin: Option<&Origin>,
+        place: Place<'_>,
     ) {
         known.status = match (&outcome.errors[..], &outcome.warnings[..]) {
             ([], []) => Status::Enabled,
@@ -223,18 +240,43 @@ impl Report {
         };
         known.errors = [outcome.warnings, outcome.errors].concat();
         for message in &known.errors {
-            self.tell(told, &written, message.clone(), origin);
+            self.tell(told, &written, message.clone(), place);
         }
         self.objects.insert(object, known);
     }
 
     /// Adds a problem, unless it is told.
-    fn tell(&mut self, told: &mut Told, object: &ObjectRef, message: String, origin: Option<&Origin>) {
+    fn tell(&mut self, told: &mut Told, object: &ObjectRef, message: String, place: Place<'_>) {
         if told.add(object, &message) {
-            let origin = origin.cloned().unwrap_or(Origin::Internal);
+            let origin = place.of(&message, object.kind);
             self.problems.push(Problem { origin, object: Some(object.clone()), message, excerpt: None });
         }
     }
+}
+
+/// An object as JSON; nothing when it is not in the configuration.
+pub(super) fn options_of(config: &Config, object: &ObjectRef) -> Json {
+    let name = object.name.as_str();
+    match object.kind {
+        Kind::Router => config.http.routers.get(name).map(json),
+        Kind::Service => config.http.services.get(name).map(json),
+        Kind::Middleware => config.http.middlewares.get(name).map(json),
+        Kind::ServersTransport => config.http.servers_transports.get(name).map(json),
+        Kind::TcpRouter => config.tcp.routers.get(name).map(json),
+        Kind::TcpService => config.tcp.services.get(name).map(json),
+        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(json),
+        Kind::TcpServersTransport => config.tcp.servers_transports.get(name).map(json),
+        Kind::UdpRouter => config.udp.routers.get(name).map(json),
+        Kind::UdpService => config.udp.services.get(name).map(json),
+        Kind::TlsOptions => config.tls.options.get(name).map(json),
+        Kind::TlsStore => config.tls.stores.get(name).map(json),
+        Kind::Certificate => None,
+    }
+    .unwrap_or_default()
+}
+
+fn json(options: impl Serialize) -> Json {
+    serde_json::to_value(options).unwrap_or_default()
 }
 
 /// What has been told of which object.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
-use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, Response, reply};
+use tidegate_core::{BoxFuture, Handler, Middleware, Next, Request, Response, reply};
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
@@ -133,13 +133,20 @@ impl Router<'_, '_> {
         let provider = provider_of(&name);
         let service_name =
             if router.service.is_empty() { String::new() } else { qualify(&router.service, provider) };
-        let mut parts = None;
-        if outcomes[place].errors.is_empty() {
-            match self.build_parts(place, &service_name, layer) {
-                Ok(built) => parts = Some(built),
-                Err(errors) => outcomes[place].errors.extend(errors),
+        let errors = &mut outcomes[place].errors;
+        let was_sound = errors.is_empty();
+        let parts = match self.build_parts(place, &service_name, layer) {
+            Ok(built) => was_sound.then_some(built),
+            Err(more) => {
+                // A mistake in the rule comes last, as in Traefik.
+                let rule = rules.get(&router.rule).and_then(|rule| rule.as_ref().err());
+                let rule = rule.and_then(|error| errors.iter().position(|one| one == error));
+                let rule = rule.map(|at| errors.remove(at));
+                errors.extend(more);
+                errors.extend(rule);
+                None
             }
-        }
+        };
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options, &self.attached[place].source));
         // A broken router answers so whoever asks.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
@@ -166,28 +173,42 @@ impl Router<'_, '_> {
         layer: Option<Arc<dyn Handler>>,
     ) -> Result<(Vec<Arc<dyn Middleware>>, Arc<dyn Handler>), Vec<String>> {
         let Attached { name, source, router, .. } = &self.attached[place];
-        if let Some(reasons) = (self.broken)(source) {
-            return Err(reasons);
-        }
-        let one = |error: BuildError| vec![error.0];
+        let broken = (self.broken)(source);
+        let is_broken = broken.is_some();
+        let mut errors = broken.unwrap_or_default();
+        let mut add = |error: String| {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        };
         let service = match layer {
             Some(_) if !service_name.is_empty() => {
-                return Err(vec![
-                    "router has both a service and is referenced as a parent by other routers".into(),
-                ]);
+                add("router has both a service and is referenced as a parent by other routers".into());
+                None
             }
-            Some(layer) => layer,
+            Some(layer) => Some(layer),
+            // What could not be read may have named it.
+            None if service_name.is_empty() && is_broken => None,
             None if service_name.is_empty() => {
-                return Err(vec![
-                    "router has no service and no child routers".into(),
-                    "router must have either a service or child routers".into(),
-                ]);
+                add("router has no service and no child routers".into());
+                add("router must have either a service or child routers".into());
+                None
             }
-            None => self.builder.service_named(service_name).map_err(one)?,
+            None => {
+                let service = self.builder.service_named(service_name).map_err(|error| add(error.0)).ok();
+                service.map(|service| service as Arc<dyn Handler>)
+            }
         };
-        let middlewares =
-            router.middlewares.iter().map(|middleware| self.builder.middleware_for(middleware, name));
-        Ok((middlewares.collect::<Result<_, _>>().map_err(one)?, service))
+        let mut middlewares = Vec::with_capacity(router.middlewares.len());
+        // The last that is wrong comes first, as in Traefik.
+        for middleware in router.middlewares.iter().rev() {
+            match self.builder.middleware_for(middleware, name) {
+                Ok(made) => middlewares.push(made),
+                Err(error) => add(error.0),
+            }
+        }
+        middlewares.reverse();
+        service.filter(|_| errors.is_empty()).map(|service| (middlewares, service)).ok_or(errors)
     }
 
     /// Which routers stand below which, by name.

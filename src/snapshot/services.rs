@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tidegate_config::Kind;
 use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
 use tidegate_config::transport::ServersTransport;
-use tidegate_core::{BoxFuture, BuildError, Handler, Middleware, Next, Request, Response};
+use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Middleware, Next, Request, Response};
 
 use super::attach::{provider_of, qualify};
 use super::build::Builder;
@@ -22,17 +23,20 @@ pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service
     let Some(options) = builder.config.http.services.get(name).filter(|_| internal.is_none()) else {
         return internal.cloned().ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")));
     };
-    let service = build_kind(builder, name, options)?;
     if options.middlewares.is_empty() {
-        return Ok(service);
+        return build_kind(builder, name, options);
     }
+    let mut errors = BuildErrors::default();
+    let service = errors.check(build_kind(builder, name, options));
     let owner = format!("service {name}");
     let provider = provider_of(name);
     let middlewares = options
         .middlewares
         .iter()
         .map(|middleware| builder.middleware_for(&qualify(middleware, provider), &owner));
-    Ok(Arc::new(Wrapped { middlewares: middlewares.collect::<Result<_, _>>()?, service }))
+    let middlewares = errors.check(builder.all(Kind::Service, name, middlewares));
+    let wrapped = |(middlewares, service)| Arc::new(Wrapped { middlewares, service }) as Arc<dyn Service>;
+    errors.made(middlewares.zip(service).map(wrapped))
 }
 
 /// Builds the transport of this qualified name.
@@ -81,21 +85,30 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         return load_balancer(builder, name, options);
     }
     if let Some(options) = &options.weighted {
-        return registry.weighted(name, options.sticky.as_ref(), children(&child, &options.services)?);
+        let children = builder.all(Kind::Service, name, children(&child, &options.services))?;
+        return registry.weighted(name, options.sticky.as_ref(), children);
     }
     if let Some(options) = &options.highest_random_weight {
-        return registry.highest_random_weight(name, children(&child, &options.services)?);
+        let children = builder.all(Kind::Service, name, children(&child, &options.services))?;
+        return registry.highest_random_weight(name, children);
     }
     if let Some(options) = &options.mirroring {
-        let mirrors = options.mirrors.iter().map(|mirror| Ok((mirror.percent, child(&mirror.name)?)));
-        let main = child(&options.service)?;
-        return registry.mirroring(options, main, mirrors.collect::<Result<_, BuildError>>()?);
+        let names = options.mirrors.iter().map(|mirror| &mirror.name);
+        let all = [&options.service].into_iter().chain(names).map(|name| child(name));
+        let mut all = builder.all(Kind::Service, name, all)?.into_iter();
+        let main = all.next().ok_or_else(|| not_one_type("service", name, false))?;
+        let percents = options.mirrors.iter().map(|mirror| mirror.percent);
+        return registry.mirroring(options, main, percents.zip(all).collect());
     }
     let Some(options) = &options.failover else {
         return Err(not_one_type("service", name, false));
     };
-    let main = child(&options.service)?;
-    registry.failover(options, main, child(&options.fallback)?)
+    let both = [&options.service, &options.fallback].map(|name| child(name));
+    let mut both = builder.all(Kind::Service, name, both)?.into_iter();
+    match (both.next(), both.next()) {
+        (Some(main), Some(fallback)) => registry.failover(options, main, fallback),
+        _ => Err(not_one_type("service", name, false)),
+    }
 }
 
 fn load_balancer(
@@ -114,15 +127,17 @@ fn load_balancer(
 /// Builds the child of a name as written.
 type Child<'a> = dyn Fn(&str) -> Result<Arc<dyn Service>, BuildError> + 'a;
 /// Name as written, weight, service.
-type Children = Vec<(String, i64, Arc<dyn Service>)>;
+type Member = (String, i64, Arc<dyn Service>);
 
-fn children(child: &Child<'_>, options: &[WeightedService]) -> Result<Children, BuildError> {
-    let build = |options: &WeightedService| {
+fn children<'a>(
+    child: &'a Child<'_>,
+    options: &'a [WeightedService],
+) -> impl Iterator<Item = Result<Member, BuildError>> + 'a {
+    options.iter().map(move |options| {
         let service = child(&options.name)
             .map_err(|error| BuildError(format!("building HTTP service \"{}\": {error}", options.name)))?;
         Ok((options.name.clone(), options.weight.unwrap_or(1), service))
-    };
-    options.iter().map(build).collect()
+    })
 }
 
 /// A service behind its own middlewares.

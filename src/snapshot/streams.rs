@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tidegate_config::service::WeightedService;
 use tidegate_config::tcp::{Delay, TcpLoadBalancer, TcpRouter, TcpServersTransport, TcpTransportTls};
 use tidegate_config::{Kind, Map, ObjectRef};
-use tidegate_core::BuildError;
 use tidegate_core::values::Duration;
+use tidegate_core::{BuildError, BuildErrors};
 
 use super::attach::{MAX_PRIORITY, default_entry_points, provider_of, qualify};
 use super::build::Builder;
@@ -153,7 +153,7 @@ impl Compiler<'_, '_> {
         })
     }
 
-    /// Middlewares and service of a router; `None`, and what is wrong, when it cannot serve.
+    /// Middlewares and service of a router; `None`, and everything that is wrong, when it cannot serve.
     #[expect(clippy::type_complexity, reason = "the two parts of a route, named right where they are made")]
     fn parts(
         &mut self,
@@ -162,94 +162,73 @@ impl Compiler<'_, '_> {
         read: &Result<rule::Read, String>,
         outcome: &mut Outcome,
     ) -> Option<(Vec<Arc<dyn Middleware>>, Arc<dyn Service>)> {
-        let checked = self.check(name, router, read).and_then(|read| {
-            self.check_tls(name, router, read, &mut outcome.errors)?;
-            Ok(read)
-        });
-        let read = match checked {
-            Ok(read) => read,
-            Err(errors) => {
-                outcome.errors.extend(errors);
-                return None;
-            }
-        };
-        let service = self.service(&qualify(&router.service, provider_of(name)));
-        let parts = service.and_then(|service| Ok((self.middlewares(name, router)?, service)));
-        let parts = parts.map_err(|error| outcome.errors.push(error.0)).ok();
-        if let Err(error) = &read.rule {
+        let mut errors = BuildErrors::default();
+        let reasons = self.ledger.broken(Kind::TcpRouter, name).map(<[String]>::to_vec);
+        let is_broken = reasons.is_some();
+        reasons.into_iter().flatten().for_each(|reason| errors.add(reason));
+        if router.service.is_empty() && !is_broken {
+            errors.add("the service is missing on the router".into());
+        }
+        if router.rule.is_empty() && !is_broken {
+            errors.add("router has no rule".into());
+        }
+        self.check(name, router, read, &mut errors);
+        let service = (!router.service.is_empty())
+            .then(|| errors.check(self.service(&qualify(&router.service, provider_of(name)))))
+            .flatten();
+        let mut middlewares = Vec::with_capacity(router.middlewares.len());
+        // The last that is wrong comes first, as in Traefik.
+        for middleware in router.middlewares.iter().rev() {
+            middlewares.extend(errors.check(self.middleware(name, middleware)));
+        }
+        middlewares.reverse();
+        let is_sound = errors.messages().is_empty();
+        // Neither of these keeps the router from being built.
+        let names = read.as_ref().map(|read| &read.names[..]).unwrap_or_default();
+        if router.tls.as_ref().is_some_and(|tls| !tls.passthrough) {
+            let wrong = names.iter().filter(|name| !name.is_ascii());
+            let refused = wrong.map(|name| format!("HostSNI: {}", crate::router::not_ascii(name)));
+            outcome.errors.extend(refused);
+        }
+        outcome.errors.extend_from_slice(errors.messages());
+        if let Ok(rule::Read { rule: Err(error), .. }) = read {
             outcome.errors.push(error.clone());
         }
-        parts
+        service.filter(|_| is_sound).map(|service| (middlewares, service))
     }
 
     /// Checks what a router says itself. The order and the words are Traefik's.
-    fn check<'r>(
+    fn check(
         &self,
         name: &str,
         router: &TcpRouter,
-        read: &'r Result<rule::Read, String>,
-    ) -> Result<&'r rule::Read, Vec<String>> {
-        let one = |error: String| Err(vec![error]);
-        if let Some(reasons) = self.ledger.broken(Kind::TcpRouter, name) {
-            return Err(reasons.to_vec());
-        }
-        if router.service.is_empty() {
-            return one("the service is missing on the router".into());
-        }
-        if router.rule.is_empty() {
-            return one("router has no rule".into());
-        }
-        let read = read.as_ref().map_err(|error| vec![error.clone()])?;
-        if router.tls.is_none() && read.names.first().is_some_and(|first| first != "*") {
-            return one(format!(
-                "invalid rule: {:?} , has HostSNI matcher, but no TLS on router",
-                router.rule
-            ));
+        read: &Result<rule::Read, String>,
+        errors: &mut BuildErrors,
+    ) {
+        match read {
+            _ if router.rule.is_empty() => {}
+            Err(error) => errors.add(error.clone()),
+            Ok(read) if router.tls.is_none() && read.names.first().is_some_and(|first| first != "*") => {
+                let rule = &router.rule;
+                errors.add(format!("invalid rule: {rule:?} , has HostSNI matcher, but no TLS on router"));
+            }
+            Ok(_) => {}
         }
         if router.priority > MAX_PRIORITY && provider_of(name) != "internal" {
-            return one(format!(
+            errors.add(format!(
                 "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",
                 router.priority
             ));
         }
         let default_syntax = &self.builder.environment.settings.core.default_rule_syntax;
         if let Some(message) = syntax_error(default_syntax, &router.rule_syntax, &router.rule) {
-            return one(message);
+            errors.add(message);
         }
-        Ok(read)
-    }
-
-    /// Checks the names and the TLS options of a router that ends TLS. Wrong names do not keep the rest from being told.
-    fn check_tls(
-        &self,
-        router_name: &str,
-        router: &TcpRouter,
-        read: &rule::Read,
-        errors: &mut Vec<String>,
-    ) -> Result<(), Vec<String>> {
-        let Some(tls) = router.tls.as_ref().filter(|tls| !tls.passthrough) else { return Ok(()) };
-        for name in read.names.iter().filter(|name| !name.is_ascii()) {
-            errors.push(format!("HostSNI: {}", crate::router::not_ascii(name)));
+        let ends_tls = router.tls.as_ref().filter(|tls| !tls.passthrough);
+        let options = ends_tls.map(|tls| tls_options(&tls.options, name));
+        if let Some(options) = options.filter(|options| !self.tls.has_options(options)) {
+            errors.add(format!("unknown TLS options: {options}"));
         }
-        let options = tls_options(&tls.options, router_name);
-        match self.tls.has_options(&options) {
-            true => Ok(()),
-            false => Err(vec![format!("unknown TLS options: {options}")]),
-        }
-    }
-
-    /// The middlewares of a router, in order. As in Traefik the last one that is wrong is told.
-    fn middlewares(
-        &mut self,
-        router: &str,
-        options: &TcpRouter,
-    ) -> Result<Vec<Arc<dyn Middleware>>, BuildError> {
-        let mut made = Vec::new();
-        for name in options.middlewares.iter().rev() {
-            made.push(self.middleware(router, name)?);
-        }
-        made.reverse();
-        Ok(made)
     }
 
     fn middleware(&mut self, router: &str, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
@@ -368,7 +347,7 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
         match (&options.load_balancer, &options.weighted) {
             (Some(balancer), None) => self.load_balancer(name, balancer),
             (None, Some(weighted)) => {
-                let child = |child: &WeightedService| {
+                let mut child = |child: &WeightedService| {
                     let (service, weight) =
                         (qualify(&child.name, provider_of(name)), child.weight.unwrap_or(1));
                     if weight < 0 {
@@ -379,7 +358,9 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                     }
                     Ok((child.name.clone(), weight, self.service(&service)?))
                 };
-                let children = weighted.services.iter().map(child).collect::<Result<_, BuildError>>()?;
+                let mut errors = BuildErrors::default();
+                let children = weighted.services.iter().filter_map(|one| errors.check(child(one))).collect();
+                self.ledger.finish(Kind::TcpService, name, errors)?;
                 Ok(self.builder.environment.tcp.weighted(name, children))
             }
             (balancer, _) => Err(not_one_type("service", name, balancer.is_some())),

@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use sha2::{Digest, Sha256};
 use tidegate_config::tls::TlsOptions;
-use tidegate_core::BuildError;
+use tidegate_core::{BuildError, BuildErrors};
 
 use super::certificates::{Certificates, Chooser};
 use super::obtained::Obtained;
@@ -35,13 +35,16 @@ pub(super) fn server_config(
     ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
 ) -> Result<Built, BuildError> {
     let mut warnings = Vec::new();
-    let versions = versions(options, &mut warnings)?;
-    let provider = CryptoProvider {
-        cipher_suites: cipher_suites(options, versions.contains(&&TLS13), &mut warnings)?,
-        kx_groups: groups(options, &mut warnings)?,
-        ..rustls::crypto::aws_lc_rs::default_provider()
-    };
-    let (verifier, domain) = client_auth::verifier(&options.client_auth, file)?;
+    let mut errors = BuildErrors::default();
+    let versions = errors.check(versions(options, &mut warnings));
+    let has_13 = versions.as_ref().is_none_or(|versions| versions.contains(&&TLS13));
+    let suites = errors.check(cipher_suites(options, has_13, &mut warnings));
+    let groups = errors.check(groups(options, &mut warnings));
+    let verifier = errors.check(client_auth::verifier(&options.client_auth, file));
+    let parts = errors.made(versions.zip(suites).zip(groups).zip(verifier))?;
+    let (((versions, cipher_suites), kx_groups), (verifier, domain)) = parts;
+    let provider =
+        CryptoProvider { cipher_suites, kx_groups, ..rustls::crypto::aws_lc_rs::default_provider() };
     let resolver = Chooser {
         certificates: certificates.clone(),
         obtained: obtained.clone(),

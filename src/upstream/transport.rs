@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use tidegate_config::transport::{ForwardingTimeouts, ServersTransport};
-use tidegate_core::BuildError;
+use tidegate_core::{BuildError, BuildErrors};
 use tokio_rustls::TlsConnector;
 
 use super::connect::Host;
@@ -41,10 +41,12 @@ impl Transport {
         let mut read = |text: &str| {
             if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
         };
-        let roots = options.root_cas.iter().map(|ca| read(ca)).collect::<Result<Vec<_>, _>>()?;
+        let mut errors = BuildErrors::default();
+        let roots = options.root_cas.iter().filter_map(|ca| errors.check(read(ca))).collect();
         let mut identities = Vec::new();
         for files in &options.certificates {
-            identities.push((read(&files.cert_file)?, read(&files.key_file)?));
+            let (chain, key) = (read(&files.cert_file), read(&files.key_file));
+            identities.extend(errors.check(chain).zip(errors.check(key)));
         }
         let tls = TlsOptions {
             roots,
@@ -56,7 +58,8 @@ impl Transport {
             peer_cert_uri: options.peer_cert_uri.clone(),
             http2: !options.disable_http2,
         };
-        Self::with_tls(options, tls)
+        let transport = errors.check(Self::with_tls(options, tls));
+        errors.made(transport)
     }
 
     /// What distinguishes this transport from others: its options and the content of its files.
@@ -65,10 +68,12 @@ impl Transport {
     }
 
     pub(super) fn with_tls(options: &ServersTransport, tls: TlsOptions) -> Result<Arc<Self>, BuildError> {
-        tls.check()?;
+        let mut errors = BuildErrors::default();
+        errors.check(tls.check());
         if !options.server_name.is_empty() {
-            parse_name(&options.server_name).map_err(BuildError::new)?;
+            errors.check(parse_name(&options.server_name).map_err(BuildError::new));
         }
+        errors.finish()?;
         let transport = Self {
             timeouts: options.forwarding_timeouts.clone().unwrap_or_default(),
             max_idle: match options.max_idle_conns_per_host {

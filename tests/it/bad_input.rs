@@ -146,7 +146,7 @@ fn each_mistake_in_a_route_file_is_told_with_its_line_and_spoils_nothing_else() 
         (
             "bad.yml",
             "tls:\n  options:\n    o:\n      minVersion: VersionTLS09\n",
-            &["bad.yml:3", "TLS options o@file", "VersionTLS09"],
+            &["bad.yml:4", "TLS options o@file", "VersionTLS09"],
         ),
     ];
     for (name, text, parts) in cases {
@@ -196,7 +196,7 @@ fn case_72_heavy_rules() {
         ),
     ] {
         beside.put("regex.yml", route(&rule));
-        beside.told(&["regex.yml:3", "router other@file", part][..]);
+        beside.told(&["regex.yml:4", "router other@file", part][..]);
     }
 }
 

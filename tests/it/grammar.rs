@@ -53,7 +53,7 @@ fn a_mistake_in_a_condition_is_told_with_its_place_and_nothing_opens() {
     let problems = gateway.problems();
     let told = problems.iter().find(|problem| problem.contains("middleware auth@file")).unwrap();
     assert!(
-        told.contains("routes.yml:5")
+        told.contains("routes.yml:7")
             && told.contains("when: invalid rule \"PathPrefx(`/x`)\" at column 1: unknown matcher PathPrefx"),
         "{told}"
     );

@@ -43,6 +43,7 @@ mod life;
 mod names;
 mod own_keys;
 mod patience;
+mod places;
 mod protocols;
 mod rate_limit_redis;
 mod redis;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{DecodeError, decode};
+use crate::locate::{ObjectOrigin, Paths};
 use crate::origin::{Kind, ObjectRef, Origin, Problem};
 use crate::router::Router;
 use crate::tcp::{TcpRouter, UdpRouter};
@@ -31,6 +32,7 @@ pub fn decode_config(node: &Node) -> Provided {
 #[derive(Default)]
 struct ConfigDecoder {
     out: Provided,
+    paths: Paths,
 }
 
 impl ConfigDecoder {
@@ -142,7 +144,7 @@ impl ConfigDecoder {
         };
         for (index, node) in list.into_iter().enumerate() {
             let object = ObjectRef { kind: Kind::Certificate, name: index.to_string() };
-            self.out.origins.insert(object.clone(), node.origin.clone());
+            self.out.origins.insert(object.clone(), ObjectOrigin::of(node, &mut self.paths));
             let path = format!("tls.certificates[{index}]");
             match decode(node) {
                 Ok(certificate) => self.out.config.tls.certificates.push(certificate),
@@ -164,7 +166,7 @@ impl ConfigDecoder {
                 Ok(value) => drop(objects.insert(name.to_owned(), Arc::new(value))),
                 Err(error) => {
                     self.out.written.insert(object.clone(), written(kind, node));
-                    self.broken(object, &format!("{section}.{name}"), &error);
+                    self.all_errors::<T>(&object, &format!("{section}.{name}"), node, error);
                 }
             }
         }
@@ -210,9 +212,34 @@ impl ConfigDecoder {
         None
     }
 
+    /// Everything that is wrong with an object that is left out: the offending keys are dropped one by one, as long as
+    /// nothing is wrong only because they are gone.
+    fn all_errors<T: DeserializeOwned>(
+        &mut self,
+        object: &ObjectRef,
+        path: &str,
+        node: &Node,
+        mut error: DecodeError,
+    ) {
+        let mut rest = node.clone();
+        for _ in 0..MOST_TRIES {
+            self.broken(object.clone(), path, &error);
+            // Without its only key an object has no kind.
+            if error.steps().len() < 2 && object.kind.has_one_key() || !error.remove_from(&mut rest) {
+                return;
+            }
+            match decode::<T>(&rest) {
+                Err(next) if !next.is_missing_key() => error = next,
+                _ => return,
+            }
+        }
+        let message = format!("{path}: more than {MOST_TRIES} keys are wrong");
+        self.problem(&node.origin, Some(object.clone()), message);
+    }
+
     fn object(&mut self, kind: Kind, name: &str, node: &Node) -> ObjectRef {
         let object = ObjectRef { kind, name: name.to_owned() };
-        self.out.origins.insert(object.clone(), node.origin.clone());
+        self.out.origins.insert(object.clone(), ObjectOrigin::of(node, &mut self.paths));
         object
     }
 
@@ -310,7 +337,7 @@ mod tests {
         let router = &provided.config.http.routers["r"];
         assert_eq!((router.rule.as_str(), router.tls.is_some()), ("Host(`a`)", true));
         let origin = &provided.origins[&ObjectRef { kind: Kind::Router, name: "r".into() }];
-        assert_eq!(*origin, Origin::File { path: "f.yml".into(), line: 3, column: 5 });
+        assert_eq!(origin.origin, Origin::File { path: "f.yml".into(), line: 3, column: 5 });
         let balancer = provided.config.http.services["s"].load_balancer.as_ref().expect("a balancer");
         assert_eq!(balancer.servers[0].url, "http://127.0.0.1");
     }

@@ -18,6 +18,7 @@ pub struct DecodeError {
     message: String,
     switched_off: bool,
     unknown_key: bool,
+    missing_key: bool,
 }
 
 impl DecodeError {
@@ -39,6 +40,11 @@ impl DecodeError {
     /// True when the key itself is not known, whatever its value.
     pub fn is_unknown_key(&self) -> bool {
         self.unknown_key
+    }
+
+    /// True when a key is wanted that is not there.
+    pub(crate) fn is_missing_key(&self) -> bool {
+        self.missing_key
     }
 
     /// Takes the offending key out of the node that was decoded. False when there is no such key, so that nothing
@@ -88,6 +94,7 @@ impl DecodeError {
             message,
             switched_off: false,
             unknown_key: false,
+            missing_key: false,
         }
     }
 }
@@ -120,7 +127,7 @@ impl de::Error for DecodeError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::new(format!("`{field}` is required"))
+        Self { missing_key: true, ..Self::new(format!("`{field}` is required")) }
     }
 
     fn duplicate_field(field: &'static str) -> Self {

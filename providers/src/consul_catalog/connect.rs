@@ -89,7 +89,7 @@ impl Identity {
             };
             http.servers_transports.insert(transport.clone(), Arc::new(options));
             let object = ObjectRef { kind: Kind::ServersTransport, name: transport.clone() };
-            provided.origins.insert(object, origin.clone());
+            provided.origins.insert(object, origin.clone().into());
         }
         let tcp = &mut provided.config.tcp;
         for service in tcp.services.values_mut() {
@@ -108,7 +108,7 @@ impl Identity {
             let options = TcpServersTransport { tls: Some(tls), ..TcpServersTransport::default() };
             tcp.servers_transports.insert(transport.clone(), Arc::new(options));
             let object = ObjectRef { kind: Kind::TcpServersTransport, name: transport };
-            provided.origins.insert(object, origin.clone());
+            provided.origins.insert(object, origin.clone().into());
         }
     }
 }

@@ -65,7 +65,7 @@ fn add(out: &mut Provided, part: &Provided) {
         let Some(origin) = part.origins.get(&object) else { continue };
         let message =
             format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
-        out.problems.push(Problem { origin: origin.clone(), object: None, message, excerpt: None });
+        out.problems.push(Problem { origin: origin.whole(), object: None, message, excerpt: None });
     }
     for (object, text) in &part.written {
         if !out.origins.contains_key(object) {

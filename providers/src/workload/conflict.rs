@@ -13,7 +13,7 @@ use tidegate_config::tcp::{
 };
 use tidegate_config::tls::{Store, TlsOptions};
 use tidegate_config::transport::ServersTransport;
-use tidegate_config::{Config, Kind, Map, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::{Config, Kind, Map, ObjectOrigin, ObjectRef, Origin, Problem, Provided};
 
 use super::merge::{Said, join_http, join_tcp, join_udp};
 
@@ -110,7 +110,7 @@ struct Statement<'a> {
 }
 
 /// One version of an object, and where it was said.
-type Candidate<'a, T> = (&'a Arc<T>, &'a Origin);
+type Candidate<'a, T> = (&'a Arc<T>, &'a ObjectOrigin);
 
 /// Settles what workloads say differently, or what is broken at some of them only.
 pub(super) fn settle(
@@ -240,7 +240,7 @@ fn refuse<'a, T: Version + 'a>(
             object.name = format!("{}#{number}", object.name);
             let message = "another version of a router that is defined with different options".to_owned();
             let problem =
-                Problem { origin: origin.clone(), object: Some(object.clone()), message, excerpt: None };
+                Problem { origin: origin.whole(), object: Some(object.clone()), message, excerpt: None };
             out.problems.push(problem);
             out.origins.insert(object.clone(), origin.clone());
         }
@@ -254,19 +254,20 @@ fn difference<T: Version>(
     broken: &[&Statement<'_>],
     object: &ObjectRef,
 ) -> (Origin, String) {
-    let bad = broken.iter().find_map(|one| one.said.part.origins.get(object)).unwrap_or(&Origin::Internal);
+    let bad = broken.iter().find_map(|one| one.said.part.origins.get(object));
+    let bad = bad.map_or(Origin::Internal, ObjectOrigin::whole);
     let Some((first, rest)) = good.split_first() else {
-        return (bad.clone(), "defined several times, and every version is broken".into());
+        return (bad, "defined several times, and every version is broken".into());
     };
     let differs = |other: &&Candidate<'_, T>| combined(T::clone(first.0), other.0).is_none();
     let Some((value, origin)) = rest.iter().find(differs) else {
-        let message = format!("defined several times, by {} and by {bad}, which is broken", first.1);
-        return (bad.clone(), message);
+        let message = format!("defined several times, by {} and by {bad}, which is broken", first.1.whole());
+        return (bad, message);
     };
     let json = |value: &T| serde_json::to_value(value).unwrap_or_default();
-    let (one, other) = (json(first.0), json(value));
-    let option = differing(&one, &other);
-    let (one, other) = (option_of(first.1, &option, &one), option_of(origin, &option, &other));
+    let option = differing(&json(first.0), &json(value));
+    let place = |origin: &ObjectOrigin| origin.option(&option).cloned().ok_or_else(|| origin.whole());
+    let (one, other) = (place(first.1), place(origin));
     let shown = |place: &Result<Origin, Origin>| match place {
         Ok(place) => place.to_string(),
         Err(workload) => format!("{workload}, which does not set it"),
@@ -290,21 +291,4 @@ fn differing(one: &Value, other: &Value) -> String {
         }
     }
     String::new()
-}
-
-/// The place of an option of an object whose first label stands here; `Err` with the workload when it is not set.
-fn option_of(origin: &Origin, option: &str, value: &Value) -> Result<Origin, Origin> {
-    let is_set = option.split('.').try_fold(value, |value, key| value.get(key)).is_some();
-    let label = |first: &Arc<str>| -> Arc<str> {
-        let object: Vec<&str> = first.split('.').take(4).collect();
-        if object.len() < 4 || !is_set { "".into() } else { format!("{}.{option}", object.join(".")).into() }
-    };
-    let place = match origin {
-        Origin::Label { container, label: first } => {
-            Origin::Label { container: container.clone(), label: label(first) }
-        }
-        Origin::Tag { service, tag } => Origin::Tag { service: service.clone(), tag: label(tag) },
-        other => other.clone(),
-    };
-    if is_set { Ok(place) } else { Err(place) }
 }

@@ -205,7 +205,7 @@ impl<'a> Builder<'a> {
         let mut provided = decode_config(&self.labels.node);
         for problem in &self.broken {
             if let Some(object) = &problem.object {
-                provided.origins.insert(object.clone(), problem.origin.clone());
+                provided.origins.insert(object.clone(), problem.origin.clone().into());
             }
         }
         provided.problems.extend(self.broken);
@@ -246,26 +246,30 @@ impl<'a> Builder<'a> {
                 return Ok(());
             }
         }
-        let fail = |message: String| (origin.clone(), message);
         let server = self.labels.node.remove(&[family.section, "services", name, "loadBalancer", "server"]);
-        let mut server = Server::read(server, family.section).map_err(fail)?;
+        let mut server = Server::read(server, family.section)?;
+        let port = server.port.as_ref().map(|(_, port)| port.as_str());
         let located = match server.url.take() {
-            Some(url) if server.port.is_some() || server.scheme.is_some() => {
-                return Err(fail(format!("`server.url` ({url}) excludes `server.port` and `server.scheme`")));
+            Some((origin, url)) if port.is_some() || server.scheme.is_some() => {
+                let message = format!("`server.url` ({url}) excludes `server.port` and `server.scheme`");
+                return Err((origin, message));
             }
             Some(url) => Some(url),
-            None => place.locate(server.port.as_deref()).map_err(fail)?.map(|(host, port)| {
+            // What is missing is at no label.
+            None => place.locate(port).map_err(|message| (self.origin(), message))?.map(|(host, port)| {
                 let address = join(&host, &port);
-                match family.section {
-                    "http" => format!("{}://{address}", server.scheme.as_deref().unwrap_or("http")),
+                let scheme = server.scheme.as_ref();
+                let url = match family.section {
+                    "http" => format!("{}://{address}", scheme.map_or("http", |(_, scheme)| scheme)),
                     _ => address,
-                }
+                };
+                (scheme.or(server.port.as_ref()).map_or(&origin, |(origin, _)| origin).clone(), url)
             }),
         };
         let leaf = if family.section == "http" { "url" } else { "address" };
         let mut leaves = Vec::new();
-        if let Some(located) = located {
-            leaves.push((path(&["loadBalancer", "servers", "0", leaf]), origin.clone(), located));
+        if let Some((origin, located)) = located {
+            leaves.push((path(&["loadBalancer", "servers", "0", leaf]), origin, located));
             for (key, origin, value) in server.rest {
                 let mut steps = path(&["loadBalancer", "servers", "0"]);
                 steps.push(key);
@@ -292,23 +296,23 @@ impl<'a> Builder<'a> {
 /// The `server` part of a service: the slice of the model, written as one struct.
 #[derive(Default)]
 struct Server {
-    port: Option<String>,
-    scheme: Option<String>,
-    url: Option<String>,
+    port: Option<(Origin, String)>,
+    scheme: Option<(Origin, String)>,
+    url: Option<(Origin, String)>,
     /// What goes into the server as it is: weight, preservePath, tls, and unknown keys, which the decoder reports.
     rest: Vec<(String, Origin, String)>,
 }
 
 impl Server {
-    fn read(node: Option<Node>, section: &str) -> Result<Self, String> {
+    fn read(node: Option<Node>, section: &str) -> Result<Self, (Origin, String)> {
         let mut server = Self::default();
         let Some(node) = node else { return Ok(server) };
         let Value::Table(table) = &node.value else {
-            return Err("`server` needs an option, such as `server.port`".into());
+            return Err((node.origin, "`server` needs an option, such as `server.port`".into()));
         };
         for (key, node) in table.iter() {
             let Some(value) = node.as_leaf() else {
-                return Err(format!("`server.{key}`: expected a single value"));
+                return Err((node.origin.clone(), format!("`server.{key}`: expected a single value")));
             };
             let slot = match key.to_ascii_lowercase().as_str() {
                 "port" => &mut server.port,
@@ -320,15 +324,15 @@ impl Server {
                 }
             };
             if !value.is_empty() {
-                *slot = Some(value.to_owned());
+                *slot = Some((node.origin.clone(), value.to_owned()));
             }
         }
-        if let Some(port) = &server.port
-            && port.parse::<u16>().is_err()
-        {
-            return Err(format!("`server.port`: `{port}` is no port"));
+        match &server.port {
+            Some((origin, port)) if port.parse::<u16>().is_err() => {
+                Err((origin.clone(), format!("`server.port`: invalid port `{port}`: expected 0 to 65535")))
+            }
+            _ => Ok(server),
         }
-        Ok(server)
     }
 }
 

@@ -1,0 +1,306 @@
+//! Problems name the label, key or line that contains the mistake, and all problems of an object are reported.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::consul::catalog;
+use crate::docker::run;
+use crate::support::outside::Consul;
+use crate::support::{Backend, Gateway, eventually, get};
+
+/// Origin and message of every problem of an object.
+fn problems(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
+    let all: Vec<Value> = serde_json::from_str(&gateway.api("/api/problems")).unwrap();
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    let named = all.iter().filter(|one| text(one, "name").split('@').next() == Some(name));
+    named.map(|one| (text(one, "origin"), text(one, "message"))).collect()
+}
+
+/// Waits until there is a problem at this place whose message has this in it.
+fn told(gateway: &Gateway, name: &str, place: &str, part: &str) {
+    let shown = || problems(gateway, name);
+    let is = |(origin, message): &(String, String)| origin.ends_with(place) && message.contains(part);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !shown().iter().any(is) {
+        assert!(std::time::Instant::now() < end, "{part:?} is not at {place:?}: {:?}", shown());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn lines_of_files() {
+    let gateway = Gateway::serve(
+        "http:
+  routers:
+    r:
+      entryPoints: [web]
+      rule: Host(`a`
+      middlewares:
+        - first
+        - missing
+      service: nobody
+      tls:
+        options: strict
+    e:
+      rule: Host(`e`)
+      service: sound
+      entryPoints:
+        - web
+        - sound
+  middlewares:
+    first:
+      stripPrefix: {prefixes: [/a]}
+    list:
+      ipAllowList:
+        rejectStatusCode: 403
+        sourceRange:
+          - 10.0.0.0/8
+          - 10.0.0.x
+    bad:
+      headers:
+        accessControlMaxAge: soon
+        frameDeny: maybe
+  services:
+    sound:
+      loadBalancer:
+        servers:
+          - url: http://127.0.0.1:1
+          - url: nowhere
+    both:
+      weighted:
+        services:
+          - name: sound
+          - name: gone
+          - name: lost
+tls:
+  certificates:
+    - certFile: /nowhere/cert.pem
+      keyFile: /nowhere/key.pem
+",
+    );
+    for (name, line, part) in [
+        ("r", 5, "invalid rule"),
+        ("r", 8, "middleware \"missing@file\" does not exist"),
+        ("r", 9, "the service \"nobody@file\" does not exist"),
+        ("r", 11, "unknown TLS options"),
+        ("e", 17, "entryPoint \"sound\" doesn't exist"),
+        ("list", 26, "10.0.0.x"),
+        ("bad", 29, "accessControlMaxAge"),
+        ("bad", 30, "frameDeny"),
+        ("sound", 36, "nowhere"),
+        ("both", 41, "gone"),
+        ("both", 42, "lost"),
+        ("0", 45, "/nowhere/cert.pem"),
+    ] {
+        told(&gateway, name, &format!("routes.yml:{line}"), part);
+    }
+}
+
+#[test]
+fn every_problem_of_an_object_is_reported() {
+    let gateway = Gateway::with(
+        &["--entryPoints.dg.address=127.0.0.1:0/udp", "--entryPoints.raw.address=127.0.0.1:0"],
+        "http:
+  routers:
+    many: {rule: 'Host(`many`)', service: nobody, middlewares: [m1, m2]}
+    points: {rule: 'Host(`points`)', entryPoints: [gone], service: nobody}
+    chained: {rule: 'Host(`chained`)', service: both, middlewares: [list]}
+    typo: {rule: 'Host(`typo`)', service: nobody, middlewares: [m1], prioritty: 1}
+  middlewares:
+    list: {chain: {middlewares: [q1, q2]}}
+  services:
+    both: {failover: {service: s1, fallback: s2}}
+    copied: {mirroring: {service: s1, mirrors: [{name: s2}, {name: s3}]}}
+    urls: {loadBalancer: {servers: [{url: one}, {url: two}], strategy: best}}
+  serversTransports:
+    files: {rootCAs: [/nowhere/a.pem, /nowhere/b.pem]}
+tcp:
+  routers:
+    stream: {entryPoints: [raw], rule: 'HostSNI(`*`)', service: nobody, middlewares: [m1, m2]}
+  services:
+    shared: {weighted: {services: [{name: s1}, {name: s2}]}}
+udp:
+  services:
+    packets: {weighted: {services: [{name: s1}, {name: s2}]}}
+tls:
+  options:
+    strict: {minVersion: VersionTLS9, curvePreferences: [none]}
+",
+    );
+    eventually("the routes are there", || get(gateway.web(), "many", "/").status == 503);
+    let missing = |kind: &str, names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| format!("{kind} \"{name}@file\" does not exist")).collect()
+    };
+    // As in Traefik the service comes first, and the last middleware before the others.
+    for (path, expected) in [
+        (
+            "http/routers/many@file",
+            [missing("the service", &["nobody"]), missing("middleware", &["m2", "m1"])].concat(),
+        ),
+        (
+            "tcp/routers/stream@file",
+            [missing("the service", &["nobody"]), missing("middleware", &["m2", "m1"])].concat(),
+        ),
+        ("http/services/both@file", missing("the service", &["s1", "s2"])),
+        ("http/services/copied@file", missing("the service", &["s1", "s2", "s3"])),
+        ("tcp/services/shared@file", missing("the service", &["s1", "s2"])),
+        ("udp/services/packets@file", missing("the UDP service", &["s1", "s2"])),
+    ] {
+        let shown: Value = serde_json::from_str(&gateway.api(&format!("/api/{path}"))).unwrap();
+        assert_eq!(shown["error"], Value::from(expected), "{path}");
+    }
+    for (name, parts) in [
+        (
+            "points",
+            &["entryPoint \"gone\" doesn't exist", "no valid entryPoint", "the service \"nobody@file\""][..],
+        ),
+        ("chained", &["the service \"s1@file\"", "the service \"s2@file\"", "\"q1@file\"", "\"q2@file\""]),
+        ("typo", &["prioritty", "the service \"nobody@file\"", "middleware \"m1@file\""]),
+        ("list", &["\"q1@file\"", "\"q2@file\""]),
+        ("urls", &["one", "two", "best"]),
+        ("files", &["/nowhere/a.pem", "/nowhere/b.pem"]),
+        ("strict", &["VersionTLS9", "none"]),
+    ] {
+        let shown = problems(&gateway, name);
+        for part in parts {
+            assert!(shown.iter().any(|(_, message)| message.contains(part)), "{name}, {part}: {shown:?}");
+        }
+    }
+}
+
+/// The labels of a router with a mistake in each of its options, and of a middleware and a service.
+const MISTAKES: [(&str, &str); 7] = [
+    ("http.routers.r.entrypoints", "web,gone"),
+    ("http.routers.r.rule", "Host(`a`"),
+    ("http.routers.r.middlewares", "list,missing"),
+    ("http.routers.r.service", "nobody"),
+    ("http.middlewares.list.ipallowlist.rejectstatuscode", "403"),
+    ("http.middlewares.list.ipallowlist.sourcerange", "10.0.0.0/8,10.0.0.x"),
+    ("http.services.s.loadbalancer.server.port", "0x50"),
+];
+
+/// What is said about the mistakes, and in which of them.
+const TOLD: [(&str, &str, usize); 6] = [
+    ("r", "entryPoint \"gone\" doesn't exist", 0),
+    ("r", "invalid rule", 1),
+    ("r", "middleware \"missing@", 2),
+    ("r", "the service \"nobody@", 3),
+    ("list", "10.0.0.x", 5),
+    ("s", "0x50", 6),
+];
+
+#[test]
+#[ignore = "needs consul"]
+fn tags_and_keys() {
+    let consul = Consul::start("").ready();
+    let backend = Backend::echo("a");
+    let tags: Vec<String> = MISTAKES.iter().map(|(key, value)| format!("traefik.{key}={value}")).collect();
+    let tags: Vec<&str> =
+        ["traefik.enable=true"].into_iter().chain(tags.iter().map(String::as_str)).collect();
+    consul.register("web", "web1", backend.address, &tags);
+    let gateway = catalog(&consul, &[], "");
+    for (name, part, place) in TOLD {
+        told(&gateway, name, &format!("tag traefik.{}", MISTAKES[place].0), part);
+    }
+    for (key, value) in MISTAKES.iter().filter(|(key, _)| !key.contains(".server.")) {
+        consul.put(&format!("/v1/kv/traefik/{}", key.replace('.', "/")), value);
+    }
+    let endpoint = format!("--providers.consul.endpoints={}", consul.address);
+    let gateway = Gateway::with(&[&endpoint], "");
+    for (name, part, place) in TOLD.into_iter().filter(|(name, ..)| *name != "s") {
+        told(&gateway, name, &format!("key traefik/{}", MISTAKES[place].0.replace('.', "/")), part);
+    }
+}
+
+/// A container of an image without any port, removed when dropped.
+struct Bare(String);
+
+impl Bare {
+    /// Starts one of a static busybox that waits.
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let image = format!("tidegate-test-bare-{}", std::process::id());
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy("/bin/busybox", folder.path().join("busybox")).unwrap();
+        let text = "FROM scratch\nCOPY busybox /busybox\nENTRYPOINT [\"/busybox\", \"sleep\", \"600\"]\n";
+        std::fs::write(folder.path().join("Dockerfile"), text).unwrap();
+        run(Command::new("docker").args(["build", "--quiet", "--tag", &image]).arg(folder.path()));
+        let name = format!("tidegate-test-{}-{name}", std::process::id());
+        let mut command = Command::new("docker");
+        command.args(["run", "--detach", "--init=false", "--name", &name]).args(arguments).arg(&image);
+        run(&mut command);
+        Self(name)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rm", "--force", &self.0]).output();
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and a static busybox"]
+fn labels_of_containers() {
+    let gateway = Gateway::with(
+        &["--providers.docker=true", "--providers.docker.constraints=Label(`test`, `places`)"],
+        "",
+    );
+    let labels: Vec<String> =
+        MISTAKES.iter().map(|(key, value)| format!("--label=traefik.{key}={value}")).collect();
+    let labels: Vec<&str> =
+        ["--label=test=places"].into_iter().chain(labels.iter().map(String::as_str)).collect();
+    let _container = Bare::start("places", &labels);
+    for (name, part, place) in TOLD {
+        told(&gateway, name, &format!("places, label traefik.{}", MISTAKES[place].0), part);
+    }
+    // A port that nobody names is missing at no label.
+    let lacking = ["--label=test=places", "--label=traefik.http.routers.lacking.rule=Host(`x`)"];
+    let lacking = Bare::start("lacking", &lacking);
+    told(&gateway, &lacking.0, "lacking", "port is missing");
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and a static busybox"]
+fn what_nobody_asked_for_is_not_a_mistake() {
+    let gateway = Gateway::with(&["--providers.docker=true"], "");
+    let quiet = Bare::start("quiet", &[]);
+    let asked = Bare::start("asked", &["--label=traefik.enable=true"]);
+    eventually("the container that asked is reported", || {
+        gateway.problems().iter().any(|one| one.contains(&asked.0) && one.contains("port is missing"))
+    });
+    let mentioned = |name: &str| {
+        gateway.problems().iter().any(|one| one.contains(name))
+            || gateway.api("/api/http/routers").contains(name)
+    };
+    assert!(!mentioned(&quiet.0), "{:?}", gateway.problems());
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and a static busybox"]
+fn a_shared_network_may_be_restarted_without_noise() {
+    let flags = [
+        "--providers.docker=true",
+        "--providers.docker.network=bridge",
+        "--providers.docker.constraints=Label(`test`, `shared`)",
+    ];
+    let gateway = Gateway::with(&flags, "");
+    let owner = Bare::start("owner", &["--stop-timeout=1"]);
+    let network = format!("--network=container:{}", owner.0);
+    let labels = ["--label=test=shared", "--label=traefik.http.services.guest.loadbalancer.server.port=80"];
+    let guest = Bare::start("guest", &[&network, labels[0], labels[1]]);
+    let served = || gateway.api("/api/http/services/guest@docker").contains("http://1");
+    eventually("the guest has a server", served);
+    let restart = {
+        let name = owner.0.clone();
+        std::thread::spawn(move || run(Command::new("docker").args(["restart", &name])))
+    };
+    let mut gone = false;
+    while !restart.is_finished() || !served() {
+        gone |= !served();
+        let shown = gateway.problems();
+        assert!(!shown.iter().any(|one| one.contains(&guest.0)), "{shown:?}");
+    }
+    restart.join().unwrap();
+    assert!(gone, "no request goes to a network that is being restarted");
+}
