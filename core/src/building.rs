@@ -5,15 +5,34 @@ use std::sync::Arc;
 use crate::store::{SharedStore, StoreOptions};
 use crate::{BoxFuture, Handler, Middleware, Request, Response, UpstreamError};
 
-/// Why something could not be built. The text is for the person who wrote the configuration.
+/// Why something could not be built: everything that is wrong with it. The texts are for the person who wrote the
+/// configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BuildError(pub String);
+#[error("{}", .messages.join("; "))]
+pub struct BuildError {
+    messages: Vec<String>,
+}
 
 impl BuildError {
     /// An error with this text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { messages: vec![text.into()] }
+    }
+
+    /// An error with these texts, one for each mistake.
+    pub fn of(messages: impl Into<Vec<String>>) -> Self {
+        Self { messages: messages.into() }
+    }
+
+    /// What is wrong, one by one.
+    pub fn messages(&self) -> &[String] {
+        &self.messages
+    }
+
+    /// The same with other texts, such as the option that they are about.
+    #[must_use]
+    pub fn map(self, text: impl Fn(String) -> String) -> Self {
+        Self { messages: self.messages.into_iter().map(text).collect() }
     }
 }
 
@@ -28,9 +47,26 @@ pub struct BuildErrors {
 }
 
 impl BuildErrors {
-    /// What was made; an error is kept.
+    /// What was made; errors are kept.
     pub fn check<T>(&mut self, made: Result<T, BuildError>) -> Option<T> {
-        made.map_err(|error| self.add(error.0)).ok()
+        made.map_err(|error| error.messages.into_iter().for_each(|message| self.add(message))).ok()
+    }
+
+    /// What was made, in order; or everything that is wrong.
+    pub fn collect<T>(made: impl IntoIterator<Item = Result<T, BuildError>>) -> Result<Vec<T>, BuildError> {
+        let mut errors = Self::default();
+        let made = made.into_iter().filter_map(|made| errors.check(made)).collect();
+        errors.finish().map(|()| made)
+    }
+
+    /// Both; or everything that is wrong with either.
+    pub fn both<A, B>(
+        one: Result<A, BuildError>,
+        other: Result<B, BuildError>,
+    ) -> Result<(A, B), BuildError> {
+        let mut errors = Self::default();
+        let both = errors.check(one).zip(errors.check(other));
+        errors.made(both)
     }
 
     /// Adds an error, unless it is known.
@@ -59,7 +95,7 @@ impl BuildErrors {
         if more > 0 {
             messages.push(format!("and {more} more"));
         }
-        if messages.is_empty() { Ok(()) } else { Err(BuildError(messages.join("; "))) }
+        if messages.is_empty() { Ok(()) } else { Err(BuildError { messages }) }
     }
 }
 

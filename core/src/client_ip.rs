@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::forwarded::{self, X_FORWARDED_FOR};
 use crate::values::is_default;
-use crate::{BuildError, Request};
+use crate::{BuildError, BuildErrors, Request};
 
 /// How to find the client's address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,18 +47,14 @@ pub struct IpRanges(Vec<IpNet>);
 impl IpRanges {
     /// Reads ranges in CIDR notation or as single addresses.
     pub fn parse<S: AsRef<str>>(ranges: &[S]) -> Result<Self, BuildError> {
-        ranges
-            .iter()
-            .map(|text| {
-                let text = text.as_ref().trim();
-                IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from)).map_err(|_| {
-                    BuildError(format!(
-                        "invalid address or network `{text}`: expected one like `192.0.2.1` or `10.0.0.0/8`"
-                    ))
-                })
+        let range = |text: &str| {
+            IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from)).map_err(|_| {
+                BuildError::new(format!(
+                    "invalid address or network `{text}`: expected one like `192.0.2.1` or `10.0.0.0/8`"
+                ))
             })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        };
+        BuildErrors::collect(ranges.iter().map(|text| range(text.as_ref().trim()))).map(Self)
     }
 
     /// True when the address lies in one of the ranges. An IPv4 address mapped into IPv6 counts as IPv4.
@@ -85,7 +81,7 @@ impl ClientIp {
     /// Checks the options.
     pub fn new(options: &IpStrategy) -> Result<Self, BuildError> {
         if let Some(bits) = options.ipv6_subnet.filter(|bits| !(1..=128).contains(bits)) {
-            return Err(BuildError(format!(
+            return Err(BuildError::new(format!(
                 "invalid IPv6 subnet {bits} value, should be greater to 0 and lower or equal to 128"
             )));
         }
@@ -174,15 +170,15 @@ impl Source {
                 (Some(_), true) => "iPStrategy and RequestHost",
                 (Some(_), false) => "iPStrategy and RequestHeaderName",
             };
-            return Err(BuildError(format!("{pair} are mutually exclusive")));
+            return Err(BuildError::new(format!("{pair} are mutually exclusive")));
         }
         if let Some(strategy) = &options.ip_strategy {
             return ClientIp::new(strategy).map(Self::Ip);
         }
         if !options.request_header_name.is_empty() {
-            return http::HeaderName::from_str(&options.request_header_name)
-                .map(Self::Header)
-                .map_err(|_| BuildError(format!("`{}` is no header name", options.request_header_name)));
+            return http::HeaderName::from_str(&options.request_header_name).map(Self::Header).map_err(
+                |_| BuildError::new(format!("`{}` is no header name", options.request_header_name)),
+            );
         }
         Ok(if options.request_host { Self::Host } else { default })
     }

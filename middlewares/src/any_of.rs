@@ -34,20 +34,18 @@ impl Build for AnyOf {
             let member = context.middleware(name)?;
             match member.admission() {
                 Admission::Head => Ok(member),
-                Admission::Body => Err(BuildError(format!(
+                Admission::Body => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" reads the request body (forwardBody), which the others could not see any more",
                     context.qualify(name)
                 ))),
-                Admission::None => Err(BuildError(format!(
+                Admission::None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, \
                      ipAllowList, anyOf, or a chain of those",
                     context.qualify(name)
                 ))),
             }
         };
-        let mut errors = BuildErrors::default();
-        let members: Vec<_> = self.middlewares.iter().filter_map(|name| errors.check(member(name))).collect();
-        errors.finish()?;
+        let members = BuildErrors::collect(self.middlewares.iter().map(|name| member(name)))?;
         Ok(Arc::new(Any(members.into())))
     }
 }
@@ -298,7 +296,7 @@ mod tests {
             (&[], "`middlewares` is empty"),
         ] {
             let error = any(names).err().unwrap();
-            assert!(error.0.contains(expected), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 }

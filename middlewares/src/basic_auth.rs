@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
 };
 use tokio::sync::Semaphore;
 
@@ -55,15 +55,14 @@ pub struct BasicAuth {
 impl Build for BasicAuth {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let mut users = HashMap::default();
+        let mut errors = BuildErrors::default();
         for entry in auth::user_entries(&self.users, &self.users_file, context)? {
             let split = entry.text.split_once(':').filter(|(_, hash)| !hash.contains(':'));
-            let (name, hash) = split.ok_or_else(|| {
-                BuildError(format!(
-                    "invalid user{}{}: expected `name:hash`",
-                    auth::shown_name(&entry.text),
-                    entry.place
-                ))
-            })?;
+            let Some((name, hash)) = split else {
+                let (name, place) = (auth::shown_name(&entry.text), &entry.place);
+                errors.add(format!("invalid user{name}{place}: expected `name:hash`"));
+                continue;
+            };
             let hash = Hash::parse(hash);
             if hash == Hash::Unknown {
                 tracing::warn!(
@@ -74,8 +73,10 @@ impl Build for BasicAuth {
             }
             users.insert(name.to_owned(), Arc::new(hash));
         }
+        let identity = errors.check(Identity::new(&self.header_field, self.remove_header));
+        let identity = errors.made(identity)?;
         let Some(dummy) = users.values().max_by_key(|hash| hash.work()).cloned() else {
-            return Err(BuildError(format!("no users found in {}", self.users_file)));
+            return Err(BuildError::new(format!("no users found in {}", self.users_file)));
         };
         let realm = if self.realm.is_empty() { DEFAULT_REALM } else { &self.realm };
         let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{realm}\"").as_bytes())
@@ -84,7 +85,7 @@ impl Build for BasicAuth {
             users,
             dummy,
             challenge,
-            identity: Identity::new(&self.header_field, self.remove_header)?,
+            identity,
             key: random_key()?,
             remembered: Cache::new(REMEMBERED),
         }))
@@ -388,7 +389,7 @@ mod tests {
         world.files.insert("/none".into(), b"# nobody\n".to_vec());
         let build = |users: &[&str], file: &str| {
             let options = BasicAuth { users_file: file.into(), ..options(users) };
-            testing::build_in(&world, options).err().map(|error| error.0)
+            testing::build_in(&world, options).err().map(|error| error.to_string())
         };
         assert_eq!(build(&[], "/users"), None);
         assert_eq!(build(&[], "/none").as_deref(), Some("no users found in /none"));

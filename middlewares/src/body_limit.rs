@@ -27,7 +27,7 @@ impl Build for BodyLimit {
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         match u64::try_from(self.max_request_body_bytes) {
             Ok(limit) if limit > 0 => Ok(Arc::new(Limit(limit))),
-            _ => Err(BuildError(format!(
+            _ => Err(BuildError::new(format!(
                 "bodyLimit: maxRequestBodyBytes is {}: expected a number of bytes above 0",
                 self.max_request_body_bytes
             ))),
@@ -161,7 +161,7 @@ mod tests {
             let error = testing::build_in(&World::default(), BodyLimit { max_request_body_bytes: limit })
                 .err()
                 .unwrap();
-            assert!(error.0.contains("expected a number of bytes above 0"), "{error}");
+            assert!(error.to_string().contains("expected a number of bytes above 0"), "{error}");
         }
     }
 }

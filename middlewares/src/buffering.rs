@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
     reply,
 };
 
@@ -46,28 +46,25 @@ const MAX_RETRIES: u32 = 10;
 impl Build for Buffering {
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let limits = |name: &str, max: i64, memory: i64| {
-            let negative = || BuildError(format!("{name} cannot be negative"));
+            let negative = || BuildError::new(format!("{name} cannot be negative"));
             let memory = u64::try_from(memory).map_err(|_| negative())?;
             let max =
-                u64::try_from(max).map_err(|_| BuildError(format!("max bytes should be >= 0 got {max}")))?;
+                u64::try_from(max).map_err(|_| BuildError::new(format!("max bytes should be >= 0 got {max}")))?;
             Ok::<_, BuildError>(Limits {
                 max: if max == 0 { u64::MAX } else { max },
                 memory: if memory == 0 { DEFAULT_MEMORY } else { memory },
             })
         };
         let retry = match self.retry_expression.as_str() {
-            "" => None,
-            text => Some(Condition::parse(text, &function)?),
+            "" => Ok(None),
+            text => Condition::parse(text, &function).map(Some),
         };
-        Ok(Arc::new(Buffer {
-            request: limits("memRequestBodyBytes", self.max_request_body_bytes, self.mem_request_body_bytes)?,
-            response: limits(
-                "memResponseBodyBytes",
-                self.max_response_body_bytes,
-                self.mem_response_body_bytes,
-            )?,
-            retry,
-        }))
+        let limits = BuildErrors::both(
+            limits("memRequestBodyBytes", self.max_request_body_bytes, self.mem_request_body_bytes),
+            limits("memResponseBodyBytes", self.max_response_body_bytes, self.mem_response_body_bytes),
+        );
+        let ((request, response), retry) = BuildErrors::both(limits, retry)?;
+        Ok(Arc::new(Buffer { request, response, retry }))
     }
 }
 
@@ -291,7 +288,7 @@ mod tests {
     fn wrong_options_are_refused() {
         let refuse = |expression: &str| {
             let options = Buffering { retry_expression: expression.into(), ..Buffering::default() };
-            build_in(&World::default(), options).err().unwrap().0
+            build_in(&World::default(), options).err().unwrap().to_string()
         };
         assert!(!refuse("IsNetworkError( && ").is_empty());
         assert!(refuse("Attempts()").contains("must be compared"));

@@ -23,10 +23,8 @@ impl Build for Chain {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         // The last that is wrong comes first, as in Traefik.
-        let mut errors = BuildErrors::default();
-        let members = self.middlewares.iter().rev().map(|name| errors.check(context.middleware(name)));
-        let mut members: Vec<_> = members.flatten().collect();
-        errors.finish()?;
+        let names = self.middlewares.iter().rev();
+        let mut members = BuildErrors::collect(names.map(|name| context.middleware(name)))?;
         members.reverse();
         Ok(Arc::new(List(members)))
     }
@@ -99,6 +97,6 @@ mod tests {
     fn a_missing_member_is_an_error() {
         let options = Chain { middlewares: vec!["nope".into()] };
         let error = testing::build_in(&world(), options).err().unwrap();
-        assert!(error.0.contains("nope@file"), "{error}");
+        assert!(error.to_string().contains("nope@file"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use http_body::Body as _;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, Guard, Middleware, Next, Record, Request, Response,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Record, Request, Response,
 };
 
 use crate::{begun, sniff};
@@ -61,7 +61,12 @@ impl Build for Compress {
                 "excludedContentTypes and includedContentTypes options are mutually exclusive",
             ));
         }
-        let encodings = self.encodings.iter().map(|name| encoding(name)).collect::<Result<Vec<_>, _>>()?;
+        let encodings = BuildErrors::collect(self.encodings.iter().map(|name| encoding(name)));
+        let types = BuildErrors::both(
+            media_types(&self.excluded_content_types, "excluded"),
+            media_types(&self.included_content_types, "included"),
+        );
+        let (encodings, (mut excluded, included)) = BuildErrors::both(encodings, types)?;
         if encodings.is_empty() {
             return Err(BuildError::new("at least one encoding must be specified"));
         }
@@ -69,17 +74,16 @@ impl Build for Compress {
             None
         } else {
             let unsupported =
-                || BuildError(format!("unsupported default encoding: {}", self.default_encoding));
+                || BuildError::new(format!("unsupported default encoding: {}", self.default_encoding));
             let default =
                 Encoding::from_name(&self.default_encoding).filter(|default| encodings.contains(default));
             Some(default.ok_or_else(unsupported)?)
         };
-        let mut excluded = media_types(&self.excluded_content_types, "excluded")?;
         excluded.push("application/grpc".into());
         Ok(Arc::new(Compressor {
             has_lists: !self.included_content_types.is_empty() || !self.excluded_content_types.is_empty(),
             excluded,
-            included: media_types(&self.included_content_types, "included")?,
+            included,
             min_size: u64::try_from(self.min_response_body_bytes)
                 .ok()
                 .filter(|size| *size > 0)
@@ -96,16 +100,16 @@ fn all_when_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Strin
 }
 
 fn encoding(name: &str) -> Result<Encoding, BuildError> {
-    Encoding::from_name(name).ok_or_else(|| BuildError(format!("unsupported encoding: {name}")))
+    Encoding::from_name(name).ok_or_else(|| BuildError::new(format!("unsupported encoding: {name}")))
 }
 
 fn media_types(texts: &[String], which: &str) -> Result<Vec<String>, BuildError> {
     let one = |text: &String| {
         media_type(text).ok_or_else(|| {
-            BuildError(format!("{which}: invalid media type `{text}`: expected a form like `text/css`"))
+            BuildError::new(format!("{which}: invalid media type `{text}`: expected a form like `text/css`"))
         })
     };
-    texts.iter().map(one).collect()
+    BuildErrors::collect(texts.iter().map(one))
 }
 
 /// The media type without parameters, in lower case.
@@ -441,7 +445,7 @@ mod tests {
 
     #[test]
     fn wrong_options_are_refused() {
-        let refuse = |options: Compress| build_in(&World::default(), options).err().unwrap().0;
+        let refuse = |options: Compress| build_in(&World::default(), options).err().unwrap().to_string();
         assert_eq!(
             refuse(Compress { encodings: vec!["x".into()], ..Compress::default() }),
             "unsupported encoding: x"

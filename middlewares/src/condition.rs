@@ -30,8 +30,9 @@ pub(crate) enum Gives {
 impl<V> Condition<V> {
     /// Parses `text`; `function` looks up a call, with its arguments.
     pub(crate) fn parse(text: &str, function: &Lookup<V>) -> Result<Self, BuildError> {
-        let expression = expression::parse(text)
-            .map_err(|error| BuildError(format!("invalid expression `{text}` at {}", error.located(text))))?;
+        let expression = expression::parse(text).map_err(|error| {
+            BuildError::new(format!("invalid expression `{text}` at {}", error.located(text)))
+        })?;
         Self::of(&expression, function)
     }
 
@@ -44,17 +45,22 @@ impl<V> Condition<V> {
             Expression::Call(call) => match function(call)? {
                 (value, Gives::Truth) => Self::Holds(value),
                 _ => {
-                    return Err(BuildError(format!(
+                    return Err(BuildError::new(format!(
                         "{} gives a number and must be compared with one",
                         call.name
                     )));
                 }
             },
-            Expression::Field(field) => return Err(BuildError(format!("`{}` must be called", field.name))),
+            Expression::Field(field) => {
+                return Err(BuildError::new(format!("`{}` must be called", field.name)));
+            }
             Expression::Compare { call, operator, value: number } => match function(call)? {
                 (value, Gives::Number) => Self::Compare(value, *operator, *number),
                 _ => {
-                    return Err(BuildError(format!("{} is true or false and cannot be compared", call.name)));
+                    return Err(BuildError::new(format!(
+                        "{} is true or false and cannot be compared",
+                        call.name
+                    )));
                 }
             },
         })
@@ -94,7 +100,7 @@ pub(crate) fn numbers<const N: usize>(call: &Call) -> Result<[f64; N], BuildErro
         .collect();
     match <[f64; N]>::try_from(numbers) {
         Ok(numbers) if call.arguments.len() == N => Ok(numbers),
-        _ => Err(BuildError(format!("{} takes {N} numbers", call.name))),
+        _ => Err(BuildError::new(format!("{} takes {N} numbers", call.name))),
     }
 }
 
@@ -104,5 +110,5 @@ pub(crate) fn unknown(call: &Call, known: &[&str]) -> BuildError {
         Some(name) => format!(": did you mean `{name}`?"),
         None => format!(": expected one of {}", known.join(", ")),
     };
-    BuildError(format!("unknown function `{}`{hint}", call.name))
+    BuildError::new(format!("unknown function `{}`{hint}", call.name))
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
 use crate::auth::{self, DEFAULT_REALM, Identity};
@@ -55,16 +55,20 @@ impl Build for DigestAuth {
             return Err(BuildError::new("realm: control characters are not allowed"));
         }
         let mut users = HashMap::default();
+        let mut errors = BuildErrors::default();
         for entry in auth::user_entries(&self.users, &self.users_file, context)? {
             let parts: Vec<&str> = entry.text.split(':').collect();
             let [name, its_realm, hash] = parts[..] else {
                 let (name, place) = (auth::shown_name(&entry.text), &entry.place);
-                return Err(BuildError(format!("invalid user{name}{place}: expected `name:realm:hash`")));
+                errors.add(format!("invalid user{name}{place}: expected `name:realm:hash`"));
+                continue;
             };
             if its_realm == realm {
                 users.insert(name.to_owned(), hash.to_owned());
             }
         }
+        let identity = errors.check(Identity::new(&self.header_field, self.remove_header));
+        let identity = errors.made(identity)?;
         let mut random = [0; 44];
         rand::fill(&mut random).map_err(|_| BuildError::new("the system gives no random numbers"))?;
         Ok(Arc::new(Digest {
@@ -74,7 +78,7 @@ impl Build for DigestAuth {
             key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
             begin: Instant::now(),
             counts: Cache::new(NONCES),
-            identity: Identity::new(&self.header_field, self.remove_header)?,
+            identity,
         }))
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, Context, Handler, Middleware, Next, Request, Response,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next, Request, Response,
     reply,
 };
 
@@ -42,27 +42,29 @@ fn is_none_or_empty(headers: &Option<Vec<String>>) -> bool {
 
 impl Build for Errors {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let headers = self.error_request_headers.as_ref().map(|names| {
-            names
-                .iter()
-                .map(|name| name.parse().map_err(|_| BuildError(format!("`{name}` is no header name"))))
-                .collect::<Result<Vec<HeaderName>, _>>()
+        let name = |name: &String| {
+            let wrong = |_| BuildError::new(format!("errorRequestHeaders: `{name}` is no header name"));
+            name.parse::<HeaderName>().map_err(wrong)
+        };
+        let headers = self.error_request_headers.as_ref();
+        let headers = headers.map(|names| BuildErrors::collect(names.iter().map(name))).transpose();
+        let rewrites = self.status_rewrites.iter().map(|(from, to)| {
+            let wrong = |_| BuildError::new(format!("statusRewrites: `{to}` is no status code"));
+            BuildErrors::both(StatusRanges::parse(&[from]), StatusCode::from_u16(*to).map_err(wrong))
         });
-        let mut rewrites = Vec::new();
-        for (from, to) in &self.status_rewrites {
-            let to = StatusCode::from_u16(*to)
-                .map_err(|_| BuildError(format!("statusRewrites: `{to}` is no status code")))?;
-            rewrites.push((StatusRanges::parse(&[from])?, to));
-        }
+        let rewrites = BuildErrors::collect(rewrites);
+        let status = BuildErrors::both(StatusRanges::parse(&self.status), rewrites);
+        let rest = BuildErrors::both(context.service(&self.service), headers);
+        let ((status, mut rewrites), (service, headers)) = BuildErrors::both(status, rest)?;
         // Single codes before ranges, so that the more exact entry wins.
         rewrites.sort_by_key(|(from, _)| from.width());
         Ok(Arc::new(Pages {
-            status: StatusRanges::parse(&self.status)?,
+            status,
             rewrites,
-            service: context.service(&self.service)?,
+            service,
             service_name: Arc::from(context.qualify(&self.service)),
             query: self.query.clone(),
-            headers: headers.transpose()?,
+            headers,
         }))
     }
 }
@@ -284,6 +286,6 @@ mod tests {
     fn a_missing_service_is_an_error_at_build() {
         let error =
             build_in(&World::default(), Errors { service: "x".into(), ..Errors::default() }).err().unwrap();
-        assert!(error.0.contains("x@file"));
+        assert!(error.to_string().contains("x@file"));
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, HttpClient, Middleware, Next,
+    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, HttpClient, Middleware, Next,
     Request, Response, reply,
 };
 
@@ -97,49 +97,51 @@ const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 
 impl Build for ForwardAuth {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let address: Uri = self
+        let address = self
             .address
-            .parse()
+            .parse::<Uri>()
             .ok()
             .filter(|uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
             .ok_or_else(|| {
-                BuildError(format!("address `{}` is no absolute http or https URL", self.address))
-            })?;
+                BuildError::new(format!("address `{}` is no absolute http or https URL", self.address))
+            });
         let regex = match self.auth_response_headers_regex.as_str() {
-            "" => None,
-            text => Some(
-                pattern::compile(text)
-                    .map_err(|error| BuildError(format!("authResponseHeadersRegex: {error}")))?,
-            ),
+            "" => Ok(None),
+            text => pattern::compile(text)
+                .map(Some)
+                .map_err(|error| BuildError::new(format!("authResponseHeadersRegex: {error}"))),
         };
         let signin = match self.auth_signin_url.as_str() {
-            "" => None,
-            text => Some(
-                HeaderValue::from_str(text)
-                    .map_err(|_| BuildError(format!("authSigninURL `{text}` cannot stand in a header")))?,
-            ),
+            "" => Ok(None),
+            text => HeaderValue::from_str(text)
+                .map(Some)
+                .map_err(|_| BuildError::new(format!("authSigninURL `{text}` cannot stand in a header"))),
         };
-        if let Some(tls) = &self.tls {
-            check_tls(tls, context)?;
-        }
+        let tls = self.tls.as_ref().map_or(Ok(()), |tls| check_tls(tls, context));
+        let asked = names("authRequestHeaders", &self.auth_request_headers);
+        let given = names("authResponseHeaders", &self.auth_response_headers);
+        let user = Some(&self.header_field).filter(|name| !name.is_empty());
+        let urls = BuildErrors::both(address, signin);
+        let headers = BuildErrors::both(BuildErrors::both(asked, given), names("headerField", user));
+        let rest = BuildErrors::both(BuildErrors::both(headers, regex), tls);
+        let ((address, signin), ((((asked, given), mut user), regex), ())) = BuildErrors::both(urls, rest)?;
         if self.max_response_body_size.is_none() {
             tracing::debug!(middleware = context.name, "maxResponseBodySize is not given: 1 MiB");
         }
         Ok(Arc::new(Asking {
             client: context.client(),
             tls: self.tls.clone().unwrap_or_default(),
-            location_base: url::Url::parse(&self.address).map_err(|e| BuildError(format!("address: {e}")))?,
+            location_base: url::Url::parse(&self.address).map_err(|e| BuildError::new(format!("address: {e}")))?,
             forwarding: Forwarding::new(
                 address,
                 self.trust_forward_header,
-                &names(&self.auth_request_headers)?,
+                &asked,
             ),
-            response_headers: names(&self.auth_response_headers)?,
+            response_headers: given,
             response_headers_regex: regex,
             response_limit: limit(self.max_response_body_size, DEFAULT_RESPONSE_LIMIT, u64::MAX),
             cookies: self.add_auth_cookies_to_response.clone(),
-            user_header: names(std::slice::from_ref(&self.header_field).iter().filter(|h| !h.is_empty()))?
-                .pop(),
+            user_header: user.pop(),
             body_limit: self.forward_body.then(|| limit(self.max_body_size, LARGEST_BODY, LARGEST_BODY)),
             preserve_location: self.preserve_location_header,
             preserve_method: self.preserve_request_method,
@@ -150,7 +152,7 @@ impl Build for ForwardAuth {
 
 /// Finds mistakes now that would fail every request later, and has the files watched.
 fn check_tls(tls: &ClientTls, context: &BuildContext<'_>) -> Result<(), BuildError> {
-    let wrong = |text: &str| BuildError(format!("unable to create client TLS configuration: {text}"));
+    let wrong = |text: &str| BuildError::new(format!("unable to create client TLS configuration: {text}"));
     if tls.cert.is_empty() != tls.key.is_empty() {
         return Err(wrong("both TLS cert and key must be defined"));
     }
@@ -170,9 +172,12 @@ fn check_tls(tls: &ClientTls, context: &BuildContext<'_>) -> Result<(), BuildErr
     Ok(())
 }
 
-fn names<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<HeaderName>, BuildError> {
-    let one = |text: &String| text.parse().map_err(|_| BuildError(format!("`{text}` is no header name")));
-    texts.into_iter().map(one).collect()
+fn names<'a>(
+    option: &str,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Result<Vec<HeaderName>, BuildError> {
+    let wrong = |text: &String| BuildError::new(format!("{option}: `{text}` is no header name"));
+    BuildErrors::collect(texts.into_iter().map(|text| text.parse().map_err(|_| wrong(text))))
 }
 
 fn limit(given: Option<i64>, absent: u64, unlimited: u64) -> u64 {
@@ -570,7 +575,7 @@ mod tests {
 
     #[test]
     fn wrong_options_are_refused() {
-        let refuse = |options: ForwardAuth| build_in(&World::default(), options).err().unwrap().0;
+        let refuse = |options: ForwardAuth| build_in(&World::default(), options).err().unwrap().to_string();
         assert!(refuse(ForwardAuth { address: "/x".into(), ..options() }).contains("`/x`"));
         assert!(
             refuse(ForwardAuth { auth_response_headers_regex: "(".into(), ..options() }).contains("Regex")

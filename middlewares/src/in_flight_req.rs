@@ -31,7 +31,7 @@ impl Build for InFlightReq {
 
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let source = Source::new(self.source_criterion.as_ref(), Source::Host)
-            .map_err(|error| BuildError(format!("error creating requests limiter: {error}")))?;
+            .map_err(|error| error.map(|text| format!("error creating requests limiter: {text}")))?;
         Ok(Arc::new(Limiter { amount: self.amount, source, counts: Arc::default() }))
     }
 }

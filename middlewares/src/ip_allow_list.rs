@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, IpRanges, IpStrategy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
 };
 
 /// Traefik's `ipAllowList`.
@@ -31,14 +31,15 @@ impl Build for IpAllowList {
             return Err(BuildError::new("sourceRange is empty, IPAllowLister not created"));
         }
         let reject = match self.reject_status_code {
-            0 => StatusCode::FORBIDDEN,
+            0 => Ok(StatusCode::FORBIDDEN),
             code => StatusCode::from_u16(code)
                 .ok()
                 .filter(|status| !reply::text_of(*status).is_empty())
-                .ok_or_else(|| BuildError(format!("invalid HTTP status code {code}")))?,
+                .ok_or_else(|| BuildError::new(format!("invalid HTTP status code {code}"))),
         };
-        AllowList::new(&self.source_range, self.ip_strategy.as_ref(), reject)
-            .map(|list| Arc::new(list) as Arc<dyn Middleware>)
+        let status = *reject.as_ref().unwrap_or(&StatusCode::FORBIDDEN);
+        let list = AllowList::new(&self.source_range, self.ip_strategy.as_ref(), status);
+        BuildErrors::both(list, reject).map(|(list, _)| Arc::new(list) as Arc<dyn Middleware>)
     }
 }
 
@@ -55,7 +56,7 @@ impl AllowList {
         strategy: Option<&IpStrategy>,
         reject: StatusCode,
     ) -> Result<Self, BuildError> {
-        let allowed = IpRanges::parse(ranges).map_err(|error| BuildError(format!("sourceRange: {error}")))?;
+        let allowed = IpRanges::parse(ranges).map_err(|error| error.map(|text| format!("sourceRange: {text}")))?;
         let client = strategy.map(ClientIp::new).transpose()?.unwrap_or_default();
         Ok(Self { allowed, client, reject })
     }
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn wrong_options_are_named() {
-        let error = |options| testing::build_in(&testing::World::default(), options).err().unwrap().0;
+        let error = |options| testing::build_in(&testing::World::default(), options).err().unwrap().to_string();
         assert_eq!(error(IpAllowList::default()), "sourceRange is empty, IPAllowLister not created");
         let code = IpAllowList { reject_status_code: 999, ..options(&["1.2.3.4"], None) };
         assert_eq!(error(code), "invalid HTTP status code 999");

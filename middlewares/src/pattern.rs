@@ -11,7 +11,7 @@ pub fn compile(expression: &str) -> Result<Regex, BuildError> {
     RegexBuilder::new(&translate(expression)).build().map_err(|error| {
         let text = error.to_string();
         let reason = text.rsplit("error: ").next().unwrap_or(&text).trim();
-        BuildError(format!("invalid regular expression `{expression}`: {}", plain_reason(reason)))
+        BuildError::new(format!("invalid regular expression `{expression}`: {}", plain_reason(reason)))
     })
 }
 
@@ -297,7 +297,7 @@ mod tests {
         assert!(
             compile("(")
                 .unwrap_err()
-                .0
+                .to_string()
                 .starts_with("invalid regular expression `(`: a closing `)` is missing")
         );
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply};
 
 use buckets::{Buckets, Ticket};
 pub use shared::Redis;
@@ -51,16 +51,17 @@ impl Build for RateLimit {
     const PER_ROUTER: bool = true;
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        if self.average < 0 || self.burst < 0 {
-            return Err(BuildError::new("average and burst cannot be negative"));
-        }
         let source = Source::new(self.source_criterion.as_ref(), Source::Ip(ClientIp::default()))
-            .map_err(|error| BuildError(format!("getting source extractor: {error}")))?;
+            .map_err(|error| error.map(|text| format!("getting source extractor: {text}")));
         let limit = match &self.redis {
-            _ if self.average == 0 => Limit::None,
-            None => Limit::Local(Local::new(self)?),
-            Some(redis) => Limit::Shared(Box::new(Shared::new(self, redis, context)?)),
+            _ if self.average < 0 || self.burst < 0 => {
+                Err(BuildError::new("average and burst cannot be negative"))
+            }
+            _ if self.average == 0 => Ok(Limit::None),
+            None => Local::new(self).map(Limit::Local),
+            Some(redis) => Shared::new(self, redis, context).map(|shared| Limit::Shared(Box::new(shared))),
         };
+        let (limit, source) = BuildErrors::both(limit, source)?;
         Ok(Arc::new(Limiter { source, limit }))
     }
 }

@@ -7,7 +7,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    Attempts, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, UpstreamError,
+    Attempts, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, UpstreamError,
 };
 
 use crate::replay::Replay;
@@ -64,15 +64,16 @@ impl Build for Retry {
         }
         let attempts =
             u32::try_from(self.attempts).ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
-                BuildError(format!("incorrect (or empty) value for attempt ({})", self.attempts))
-            })?;
+                BuildError::new(format!("incorrect (or empty) value for attempt ({})", self.attempts))
+            });
+        let (attempts, status) = BuildErrors::both(attempts, StatusRanges::parse(&self.status))?;
         let limit = self.max_request_body_bytes.unwrap_or(2 * 1024 * 1024);
         Ok(Arc::new(Retrier {
             attempts,
             timeout: (!self.timeout.is_zero()).then_some(self.timeout.0),
             interval: self.initial_interval.0,
             limit: u64::try_from(limit).unwrap_or(u64::MAX),
-            status: StatusRanges::parse(&self.status)?,
+            status,
             on_network_error: !self.disable_retry_on_network_error,
             any_method: self.retry_non_idempotent_method,
         }))
@@ -307,7 +308,7 @@ mod tests {
 
     #[test]
     fn senseless_options_are_refused() {
-        let refuse = |options: Retry| build_in(&World::default(), options).err().unwrap().0;
+        let refuse = |options: Retry| build_in(&World::default(), options).err().unwrap().to_string();
         assert_eq!(refuse(options(0)), "incorrect (or empty) value for attempt (0)");
         let nothing = Retry { disable_retry_on_network_error: true, ..options(2) };
         assert_eq!(refuse(nothing), "retry middleware requires at least HTTP status codes or retry on TCP");

@@ -1,6 +1,6 @@
 //! Ranges of status codes as people write them: `404`, `500-599`.
 
-use tidegate_core::BuildError;
+use tidegate_core::{BuildError, BuildErrors};
 
 /// Checked ranges of status codes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub(crate) struct StatusRanges(Vec<(u16, u16)>);
 impl StatusRanges {
     /// Reads single codes (`404`) and ranges with both ends included (`500-599`).
     pub(crate) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, BuildError> {
-        texts.iter().map(|text| range(text.as_ref())).collect::<Result<_, _>>().map(Self)
+        BuildErrors::collect(texts.iter().map(|text| range(text.as_ref()))).map(Self)
     }
 
     /// True when the code lies in one of the ranges.
@@ -25,7 +25,9 @@ impl StatusRanges {
 
 fn range(text: &str) -> Result<(u16, u16), BuildError> {
     let bad = || {
-        BuildError(format!("`{text}` is no status code or range: expected a form like `404` or `500-599`"))
+        BuildError::new(format!(
+            "`{text}` is no status code or range: expected a form like `404` or `500-599`"
+        ))
     };
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     let low = low.trim().parse().map_err(|_| bad())?;

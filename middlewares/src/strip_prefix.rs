@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply};
 
 use crate::path;
 
@@ -28,16 +28,12 @@ impl Build for StripPrefix {
         if self.force_slash.is_some() {
             tracing::warn!(middleware = context.name, "`forceSlash` is deprecated, remove it");
         }
-        let prefixes = self
-            .prefixes
-            .iter()
-            .map(|prefix| {
-                let prefix = prefix.trim();
-                let value = HeaderValue::from_bytes(prefix.as_bytes());
-                value.map_err(|_| BuildError(format!("prefixes: control characters in `{prefix}`")))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Strip(prefixes)))
+        let prefixes = self.prefixes.iter().map(|prefix| {
+            let prefix = prefix.trim();
+            let value = HeaderValue::from_bytes(prefix.as_bytes());
+            value.map_err(|_| BuildError::new(format!("prefixes: control characters in `{prefix}`")))
+        });
+        Ok(Arc::new(Strip(BuildErrors::collect(prefixes)?)))
     }
 }
 

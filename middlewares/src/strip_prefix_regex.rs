@@ -91,6 +91,6 @@ mod tests {
     #[test]
     fn a_broken_expression_is_named() {
         let error = testing::build_in(&testing::World::default(), options(&["("])).err().unwrap();
-        assert!(error.0.contains("`(`"), "{error}");
+        assert!(error.to_string().contains("`(`"), "{error}");
     }
 }

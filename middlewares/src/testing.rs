@@ -47,13 +47,16 @@ pub(crate) struct World {
 
 impl Resolver for World {
     fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
-        self.services.get(name).cloned().ok_or_else(|| BuildError(format!("service {name} not found")))
+        self.services.get(name).cloned().ok_or_else(|| BuildError::new(format!("service {name} not found")))
     }
     fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
-        self.middlewares.get(name).cloned().ok_or_else(|| BuildError(format!("middleware {name} not found")))
+        self.middlewares
+            .get(name)
+            .cloned()
+            .ok_or_else(|| BuildError::new(format!("middleware {name} not found")))
     }
     fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
-        self.files.get(path).cloned().ok_or_else(|| BuildError(format!("{path}: no such file")))
+        self.files.get(path).cloned().ok_or_else(|| BuildError::new(format!("{path}: no such file")))
     }
     fn client(&self) -> Arc<dyn HttpClient> {
         self.client.clone().expect("this test gave no client")

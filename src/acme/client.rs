@@ -84,9 +84,10 @@ impl Http {
     fn new(options: &ServersTransport, timeout: Duration) -> Result<Self, Error> {
         let mut read = |path: &str| {
             std::fs::read(path)
-                .map_err(|error| tidegate_core::BuildError(format!("caCertificates: `{path}`: {error}")))
+                .map_err(|error| tidegate_core::BuildError::new(format!("caCertificates: `{path}`: {error}")))
         };
-        let transport = Transport::build(options, &mut read).map_err(|error| Error::local(error.0))?;
+        let transport =
+            Transport::build(options, &mut read).map_err(|error| Error::local(error.to_string()))?;
         let timeout = if timeout.is_zero() { Duration::from_secs(120) } else { timeout };
         Ok(Self { transport, timeout, endpoints: Mutex::default() })
     }
@@ -137,7 +138,8 @@ impl Http {
         if let Some(known) = endpoints.get(origin) {
             return Ok(known.clone());
         }
-        let made = Endpoint::new(origin, self.transport.clone(), 1).map_err(|error| Error::local(error.0))?;
+        let made = Endpoint::new(origin, self.transport.clone(), 1)
+            .map_err(|error| Error::local(error.to_string()))?;
         if endpoints.len() >= MAX_ENDPOINTS {
             endpoints.clear();
         }

@@ -37,7 +37,7 @@ impl Held {
     pub(super) fn read(stored: StoredCertificate, hours: u32, now: OffsetDateTime) -> Result<Self, Error> {
         let (chain, key) = (text(&stored.certificate, "certificate")?, text(&stored.key, "key")?);
         let facts = Facts::read(&chain)?;
-        let usable = Usable::load(&chain, &key).map_err(|error| Error::local(error.0))?;
+        let usable = Usable::load(&chain, &key).map_err(|error| Error::local(error.to_string()))?;
         let renewal = Renewal::by_lifetime(&facts, hours, now);
         Ok(Self {
             stored,

@@ -129,13 +129,13 @@ impl Door {
     ) -> Result<Self, BuildError> {
         let append = !settings.global.not_append_x_forwarded_for;
         let forwarded = ForwardedRules::new(&options.forwarded_headers, append, shared.hostname.clone())
-            .map_err(|error| BuildError(format!("forwardedHeaders.{error}")))?;
+            .map_err(|error| BuildError::new(format!("forwardedHeaders.{error}")))?;
         let proxy = match &options.proxy_protocol {
             None => None,
             Some(proxy) => Some(Trust {
                 all: proxy.insecure,
                 ranges: IpRanges::parse(&proxy.trusted_ips)
-                    .map_err(|error| BuildError(format!("proxyProtocol.trustedIPs: {error}")))?,
+                    .map_err(|error| BuildError::new(format!("proxyProtocol.trustedIPs: {error}")))?,
             }),
         };
         let limits = limits(options);
@@ -143,7 +143,7 @@ impl Door {
             index,
             name: name.into(),
             target: TargetRules::new(&options.http),
-            aliases: AliasStrategy::new(&options.http).map_err(BuildError)?,
+            aliases: AliasStrategy::new(&options.http).map_err(BuildError::new)?,
             forwarded,
             proxy,
             handshake: limits.head.unwrap_or(HEAD_TIME),
@@ -266,7 +266,7 @@ fn http2_builder(options: &EntryPoint) -> Result<http2::Builder<TokioExecutor>, 
         return Err(BuildError::new("http2.maxConcurrentStreams is 0: expected a positive number"));
     }
     if options.http2.max_encoder_header_table_size != DEFAULT_TABLE {
-        return Err(BuildError(format!(
+        return Err(BuildError::new(format!(
             "http2.maxEncoderHeaderTableSize {} is not supported: only {DEFAULT_TABLE} is",
             options.http2.max_encoder_header_table_size
         )));

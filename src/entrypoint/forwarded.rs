@@ -66,12 +66,14 @@ impl ForwardedRules {
         server: Option<HeaderValue>,
     ) -> Result<Self, BuildError> {
         let kept = options.connection.iter().map(|name| {
-            name.trim().parse().map_err(|_| BuildError(format!("connection: `{name}` is no header name")))
+            name.trim()
+                .parse()
+                .map_err(|_| BuildError::new(format!("connection: `{name}` is no header name")))
         });
         Ok(Self {
             trust_all: options.insecure,
             trusted: IpRanges::parse(&options.trusted_ips)
-                .map_err(|error| BuildError(format!("trustedIPs: {error}")))?,
+                .map_err(|error| BuildError::new(format!("trustedIPs: {error}")))?,
             kept: kept.collect::<Result<_, _>>()?,
             append: append && !options.not_append_x_forwarded_for,
             server,

@@ -44,8 +44,8 @@ impl Binder<'_> {
         let invalid = |message| StartError::Option { entry_point: name.into(), message };
         let failed =
             |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
-        let mut door =
-            Door::new(index, name, self.settings, options, self.shared).map_err(|error| invalid(error.0))?;
+        let mut door = Door::new(index, name, self.settings, options, self.shared)
+            .map_err(|error| invalid(error.to_string()))?;
         let passed = self.passed.tcp(name).map_err(failed)?;
         let listeners = if passed.is_empty() {
             let address = listen::parse_address(&options.address).map_err(invalid)?;

@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(range("503").unwrap(), 503..=503);
         assert_eq!(range("500-599").unwrap(), 500..=599);
         for bad in ["", "x", "599-500", "5-7", "500-"] {
-            assert!(range(bad).unwrap_err().0.contains(&format!("`{bad}`")));
+            assert!(range(bad).unwrap_err().to_string().contains(&format!("`{bad}`")));
         }
     }
 }

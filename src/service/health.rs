@@ -159,7 +159,7 @@ impl Check {
             }
             let location = location.to_str().map_err(|_| "unreadable Location")?;
             url = url.join(location).map_err(|e| format!("Location `{location}`: {e}"))?;
-            let next = self.endpoint(&url).map_err(|e| e.0)?;
+            let next = self.endpoint(&url).map_err(|e| e.to_string())?;
             response = self.send(&next, &url).await?;
         }
         if self.options.mode == "grpc" { grpc_verdict(response).await } else { self.verdict(response).await }

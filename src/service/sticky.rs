@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn bad_options_are_refused() {
         let bad = StickyCookie { same_site: "some".into(), ..Default::default() };
-        assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().0.contains("`some`"));
+        assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().to_string().contains("`some`"));
     }
 
     #[test]

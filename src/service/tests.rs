@@ -428,7 +428,7 @@ async fn bad_options_are_named() {
     let build = |change: fn(&mut LoadBalancer)| {
         let mut options = options(&["http://127.0.0.1:1"]);
         change(&mut options);
-        registry.load_balancer("s@file", &options, transport()).err().unwrap().0
+        registry.load_balancer("s@file", &options, transport()).err().unwrap().to_string()
     };
     assert!(build(|o| o.strategy = "best".into()).contains("\"best\""));
     assert!(build(|o| o.servers[0].url = "ftp://x".into()).contains("`ftp://x`"));

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
 use tidegate_core::store::{SharedStore, StoreOptions};
-use tidegate_core::{BuildContext, BuildError, BuildErrors, Handler, HttpClient, Middleware, Resolver};
+use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
 
 use super::conditional::Conditional;
 use super::files::Content;
@@ -113,7 +113,7 @@ impl<'a> Builder<'a> {
         let content = self.environment.files.content(path);
         self.state.borrow_mut().now.files.insert(path.to_owned());
         self.ask(Dependency::File(path.to_owned(), content.clone()));
-        content.map(|bytes| bytes.to_vec()).map_err(BuildError)
+        content.map(|bytes| bytes.to_vec()).map_err(BuildError::new)
     }
 
     /// The middleware of this qualified name, for this router.
@@ -220,14 +220,14 @@ impl<'a> Builder<'a> {
     fn build_middleware(&self, name: &str) -> Outcome<dyn Middleware> {
         self.refuse_broken(Kind::Middleware, name)?;
         let Some(options) = self.config.http.middlewares.get(name) else {
-            return Err(BuildError(format!("middleware \"{name}\" does not exist")));
+            return Err(BuildError::new(format!("middleware \"{name}\" does not exist")));
         };
         if options.options.is_per_router() {
             self.need_router();
         }
         let condition = match options.when.as_str() {
             "" => None,
-            text => Some(Rule::parse(text).map_err(|error| BuildError(format!("when: {error}")))?),
+            text => Some(Rule::parse(text).map_err(|error| BuildError::new(format!("when: {error}")))?),
         };
         let built = options.options.build(&BuildContext::new(name, self))?;
         Ok(fresh(match condition {
@@ -314,7 +314,7 @@ impl<'a> Builder<'a> {
         let mut state = self.state.borrow_mut();
         if let Some(start) = state.path.iter().position(|outer| *outer == label) {
             let loop_path = [&state.path[start..], &[label]].concat().join("->");
-            return Err(BuildError(format!(
+            return Err(BuildError::new(format!(
                 "could not instantiate {kind} {name}: recursion detected in {loop_path}"
             )));
         }
@@ -351,7 +351,7 @@ impl<'a> Builder<'a> {
 
     fn refuse_broken(&self, kind: Kind, name: &str) -> Result<(), BuildError> {
         match self.broken.get(&ObjectRef { kind, name: name.to_owned() }) {
-            Some(reasons) => Err(BuildError(reasons.join("; "))),
+            Some(reasons) => Err(BuildError::of(&reasons[..])),
             None => Ok(()),
         }
     }
@@ -361,28 +361,12 @@ impl<'a> Builder<'a> {
             let object = ObjectRef { kind, name: name.to_owned() };
             let mut state = self.state.borrow_mut();
             let reasons = state.failures.entry(object).or_default();
-            // What [`Self::all`] has noted one by one is not repeated as a whole.
-            let known = |message: &str| reasons.iter().any(|reason| reason == message);
-            if !known(&error.0) && !error.0.split("; ").all(known) {
-                reasons.push(error.0.clone());
+            for message in error.messages() {
+                if !reasons.contains(message) {
+                    reasons.push(message.clone());
+                }
             }
         }
-    }
-
-    /// Everything that an object asks for; what cannot be made is noted one by one.
-    pub(super) fn all<T>(
-        &self,
-        kind: Kind,
-        name: &str,
-        made: impl IntoIterator<Item = Result<T, BuildError>>,
-    ) -> Result<Vec<T>, BuildError> {
-        let mut errors = BuildErrors::default();
-        let made: Vec<T> = made.into_iter().filter_map(|made| errors.check(made)).collect();
-        for message in errors.messages() {
-            let error: Outcome<dyn Service> = Err(BuildError(message.clone()));
-            self.note(kind, name, &error);
-        }
-        errors.finish().map(|()| made)
     }
 }
 

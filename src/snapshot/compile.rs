@@ -243,7 +243,7 @@ fn tls_store(
     let mut read = |path: &str| {
         let content = environment.files.content(path);
         files.push((path.to_owned(), content.clone()));
-        content.map(|bytes| bytes.to_vec()).map_err(tidegate_core::BuildError)
+        content.map(|bytes| bytes.to_vec()).map_err(tidegate_core::BuildError::new)
     };
     let (mut store, problems) = TlsStore::build(config, &mut read, previous.map(|memory| &memory.store));
     TlsStore::close(&mut store, &closed);

@@ -39,7 +39,7 @@ pub(super) fn compile(builder: &Builder<'_>, broken: &Broken) -> Datagrams {
         }
         if !places.is_empty() {
             let service = compiler.service_of(name, router);
-            let service = service.map_err(|error| outcome.errors.push(error.0)).ok();
+            let service = service.map_err(|error| outcome.errors.push(error.to_string())).ok();
             let route = Arc::new(Route { name: Arc::from(name.as_str()), service });
             for place in &places {
                 match &routes[*place] {
@@ -99,7 +99,7 @@ impl Compiler<'_, '_> {
         for server in &options.servers {
             match Server::new(&server.address) {
                 Ok(server) => servers.push(Arc::new(server)),
-                Err(error) => self.ledger.warn(Kind::UdpService, name, [error.0]),
+                Err(error) => self.ledger.warn(Kind::UdpService, name, error.messages().to_vec()),
             }
         }
         let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
@@ -124,7 +124,7 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
     fn build_service(&mut self, name: &str) -> Built {
         let options = self.builder.config.udp.services.get(name);
         let options =
-            options.ok_or_else(|| BuildError(format!("the UDP service \"{name}\" does not exist")))?;
+            options.ok_or_else(|| BuildError::new(format!("the UDP service \"{name}\" does not exist")))?;
         match (&options.load_balancer, &options.weighted) {
             (Some(balancer), None) => Ok(self.load_balancer(name, balancer)),
             (None, Some(weighted)) => {
@@ -136,7 +136,7 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                     children.extend(errors.check(service));
                     members.push((child.name.clone(), child.weight.unwrap_or(1)));
                 }
-                self.ledger.finish(Kind::UdpService, name, errors)?;
+                errors.finish()?;
                 Ok(Arc::new(Service::Weighted(children, self.turns(name, members))))
             }
             (balancer, _) => Err(not_one_type("UDP service", name, balancer.is_some())),

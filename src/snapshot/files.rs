@@ -54,7 +54,7 @@ impl Files {
 
     /// The content of a file, as options that are built ask for it.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, BuildError> {
-        self.content(path).map(|bytes| bytes.to_vec()).map_err(BuildError)
+        self.content(path).map(|bytes| bytes.to_vec()).map_err(BuildError::new)
     }
 
     /// Forgets all files but these.

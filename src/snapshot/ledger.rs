@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tidegate_config::{Kind, ObjectRef};
-use tidegate_core::{BuildError, BuildErrors};
+use tidegate_core::BuildError;
 
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
@@ -48,27 +48,19 @@ impl<'a, S: Clone> Ledger<'a, S> {
 
     /// An error when the options of an object could not be read.
     pub(super) fn refuse_broken(&self, kind: Kind, name: &str) -> Result<(), BuildError> {
-        self.broken(kind, name).map_or(Ok(()), |reasons| Err(BuildError(reasons.join("; "))))
+        self.broken(kind, name).map_or(Ok(()), |reasons| Err(BuildError::of(reasons)))
     }
 
     /// Notes why an object could not be made, if so.
     pub(super) fn note<T>(&mut self, kind: Kind, name: &str, made: &Result<T, BuildError>) {
         if let Err(error) = made {
             let errors = &mut self.outcomes.entry(reference(kind, name)).or_default().errors;
-            // What [`Self::finish`] has noted one by one is not repeated as a whole.
-            let known = |message: &str| errors.iter().any(|error| error == message);
-            if !known(&error.0) && !error.0.split("; ").all(known) {
-                errors.push(error.0.clone());
+            for message in error.messages() {
+                if !errors.contains(message) {
+                    errors.push(message.clone());
+                }
             }
         }
-    }
-
-    /// Notes everything that is wrong with an object, one by one.
-    pub(super) fn finish(&mut self, kind: Kind, name: &str, errors: BuildErrors) -> Result<(), BuildError> {
-        for message in errors.messages() {
-            self.note::<()>(kind, name, &Err(BuildError(message.clone())));
-        }
-        errors.finish()
     }
 
     /// Notes what is wrong with an object that serves all the same.
@@ -116,7 +108,7 @@ pub(super) trait Services<'a> {
         if ledger.path.iter().any(|outer| outer == name) {
             let path = [&ledger.path[..], &[name.to_owned()]].concat().join("->");
             let protocol = Self::PROTOCOL;
-            return Err(BuildError(format!(
+            return Err(BuildError::new(format!(
                 "could not instantiate {protocol} service {name}: recursion detected in {path}"
             )));
         }
@@ -166,7 +158,7 @@ pub(super) fn not_one_type(what: &str, name: &str, several: bool) -> BuildError 
             "cannot create service: multi-types service not supported, consider declaring two different pieces of service instead",
         );
     }
-    BuildError(format!("the {what} \"{name}\" does not have any type defined"))
+    BuildError::new(format!("the {what} \"{name}\" does not have any type defined"))
 }
 
 fn reference(kind: Kind, name: &str) -> ObjectRef {

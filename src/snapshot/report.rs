@@ -299,7 +299,7 @@ impl Told {
             self.0.insert(object.clone(), vec![message.to_owned()]);
             return true;
         };
-        if messages.iter().any(|known| known == message) || messages.join("; ") == message {
+        if messages.iter().any(|known| known == message) {
             return false;
         }
         messages.push(message.to_owned());

@@ -195,7 +195,8 @@ impl Router<'_, '_> {
                 None
             }
             None => {
-                let service = self.builder.service_named(service_name).map_err(|error| add(error.0)).ok();
+                let service =
+                    self.builder.service_named(service_name).map_err(|error| add(error.to_string())).ok();
                 service.map(|service| service as Arc<dyn Handler>)
             }
         };
@@ -204,7 +205,7 @@ impl Router<'_, '_> {
         for middleware in router.middlewares.iter().rev() {
             match self.builder.middleware_for(middleware, name) {
                 Ok(made) => middlewares.push(made),
-                Err(error) => add(error.0),
+                Err(error) => add(error.to_string()),
             }
         }
         middlewares.reverse();

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_config::Kind;
 use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
 use tidegate_config::transport::ServersTransport;
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Middleware, Next, Request, Response};
@@ -21,7 +20,9 @@ const DEFAULT_TRANSPORT: &str = "default@internal";
 pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service>, BuildError> {
     let internal = builder.environment.internal.get(name);
     let Some(options) = builder.config.http.services.get(name).filter(|_| internal.is_none()) else {
-        return internal.cloned().ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")));
+        return internal
+            .cloned()
+            .ok_or_else(|| BuildError::new(format!("the service \"{name}\" does not exist")));
     };
     if options.middlewares.is_empty() {
         return build_kind(builder, name, options);
@@ -34,7 +35,7 @@ pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service
         .middlewares
         .iter()
         .map(|middleware| builder.middleware_for(&qualify(middleware, provider), &owner));
-    let middlewares = errors.check(builder.all(Kind::Service, name, middlewares));
+    let middlewares = errors.check(BuildErrors::collect(middlewares));
     let wrapped = |(middlewares, service)| Arc::new(Wrapped { middlewares, service }) as Arc<dyn Service>;
     errors.made(middlewares.zip(service).map(wrapped))
 }
@@ -48,7 +49,7 @@ pub(super) fn transport(builder: &Builder<'_>, name: &str) -> Result<Arc<Transpo
             of_settings = default_transport(builder);
             &of_settings
         }
-        None => return Err(BuildError(format!("the servers transport {name:?} does not exist"))),
+        None => return Err(BuildError::new(format!("the servers transport {name:?} does not exist"))),
     };
     Transport::build(options, &mut |path| builder.file(path))
 }
@@ -85,17 +86,17 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         return load_balancer(builder, name, options);
     }
     if let Some(options) = &options.weighted {
-        let children = builder.all(Kind::Service, name, children(&child, &options.services))?;
+        let children = BuildErrors::collect(children(&child, &options.services))?;
         return registry.weighted(name, options.sticky.as_ref(), children);
     }
     if let Some(options) = &options.highest_random_weight {
-        let children = builder.all(Kind::Service, name, children(&child, &options.services))?;
+        let children = BuildErrors::collect(children(&child, &options.services))?;
         return registry.highest_random_weight(name, children);
     }
     if let Some(options) = &options.mirroring {
         let names = options.mirrors.iter().map(|mirror| &mirror.name);
         let all = [&options.service].into_iter().chain(names).map(|name| child(name));
-        let mut all = builder.all(Kind::Service, name, all)?.into_iter();
+        let mut all = BuildErrors::collect(all)?.into_iter();
         let main = all.next().ok_or_else(|| not_one_type("service", name, false))?;
         let percents = options.mirrors.iter().map(|mirror| mirror.percent);
         return registry.mirroring(options, main, percents.zip(all).collect());
@@ -104,7 +105,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         return Err(not_one_type("service", name, false));
     };
     let both = [&options.service, &options.fallback].map(|name| child(name));
-    let mut both = builder.all(Kind::Service, name, both)?.into_iter();
+    let mut both = BuildErrors::collect(both)?.into_iter();
     match (both.next(), both.next()) {
         (Some(main), Some(fallback)) => registry.failover(options, main, fallback),
         _ => Err(not_one_type("service", name, false)),
@@ -134,8 +135,9 @@ fn children<'a>(
     options: &'a [WeightedService],
 ) -> impl Iterator<Item = Result<Member, BuildError>> + 'a {
     options.iter().map(move |options| {
-        let service = child(&options.name)
-            .map_err(|error| BuildError(format!("building HTTP service \"{}\": {error}", options.name)))?;
+        let service = child(&options.name).map_err(|error| {
+            BuildError::new(format!("building HTTP service \"{}\": {error}", options.name))
+        })?;
         Ok((options.name.clone(), options.weight.unwrap_or(1), service))
     })
 }

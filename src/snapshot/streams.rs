@@ -234,7 +234,7 @@ impl Compiler<'_, '_> {
     fn middleware(&mut self, router: &str, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
         self.ledger.refuse_broken(Kind::TcpMiddleware, name)?;
         let Some(options) = self.builder.config.tcp.middlewares.get(name) else {
-            return Err(BuildError(format!("middleware \"{name}\" does not exist")));
+            return Err(BuildError::new(format!("middleware \"{name}\" does not exist")));
         };
         let made = self.builder.environment.tcp.middleware(router, name, options);
         self.ledger.note(Kind::TcpMiddleware, name, &made);
@@ -287,7 +287,7 @@ impl Compiler<'_, '_> {
         let made = self.ledger.refuse_broken(Kind::TcpServersTransport, name).and_then(|()| {
             let options = self.builder.config.tcp.servers_transports.get(name);
             let options = options
-                .ok_or_else(|| BuildError(format!("no transport configuration found for \"{name}\"")))?;
+                .ok_or_else(|| BuildError::new(format!("no transport configuration found for \"{name}\"")))?;
             let made = Transport::build(options, &mut |path| self.builder.file(path));
             self.ledger.note(Kind::TcpServersTransport, name, &made);
             made
@@ -343,7 +343,8 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
 
     fn build_service(&mut self, name: &str) -> Result<Arc<dyn Service>, BuildError> {
         let options = self.builder.config.tcp.services.get(name);
-        let options = options.ok_or_else(|| BuildError(format!("the service \"{name}\" does not exist")))?;
+        let options =
+            options.ok_or_else(|| BuildError::new(format!("the service \"{name}\" does not exist")))?;
         match (&options.load_balancer, &options.weighted) {
             (Some(balancer), None) => self.load_balancer(name, balancer),
             (None, Some(weighted)) => {
@@ -351,16 +352,14 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                     let (service, weight) =
                         (qualify(&child.name, provider_of(name)), child.weight.unwrap_or(1));
                     if weight < 0 {
-                        return Err(BuildError(format!(
+                        return Err(BuildError::new(format!(
                             "invalid negative weight {weight} for service \"{}\"",
                             child.name
                         )));
                     }
                     Ok((child.name.clone(), weight, self.service(&service)?))
                 };
-                let mut errors = BuildErrors::default();
-                let children = weighted.services.iter().filter_map(|one| errors.check(child(one))).collect();
-                self.ledger.finish(Kind::TcpService, name, errors)?;
+                let children = BuildErrors::collect(weighted.services.iter().map(|one| child(one)))?;
                 Ok(self.builder.environment.tcp.weighted(name, children))
             }
             (balancer, _) => Err(not_one_type("service", name, balancer.is_some())),

@@ -38,7 +38,7 @@ impl Stores {
             return Ok(store);
         }
         let store = RedisStore::new(options, self.control.clone())
-            .map_err(|error| BuildError(format!("redis: {error}")))?;
+            .map_err(|error| BuildError::new(format!("redis: {error}")))?;
         let store = Arc::new(store);
         known.push(Arc::downgrade(&store));
         Ok(store)

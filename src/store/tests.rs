@@ -300,6 +300,6 @@ async fn endpoints_that_cannot_be_used_are_refused() {
     let stores = Stores::new(Handle::current());
     for endpoint in ["http://h:1", "h:x", ""] {
         let error = stores.get(&options(&[endpoint])).err().expect("refused");
-        assert!(error.0.contains("endpoints"), "{error}");
+        assert!(error.to_string().contains("endpoints"), "{error}");
     }
 }

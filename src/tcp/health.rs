@@ -15,7 +15,7 @@ const MAX_PAYLOAD: usize = 65_535;
 
 /// Checks the options.
 pub(super) fn check_options(options: &TcpHealthCheck) -> Result<(), BuildError> {
-    let bad = |why: String| Err(BuildError(format!("healthCheck: {why}")));
+    let bad = |why: String| Err(BuildError::new(format!("healthCheck: {why}")));
     if options.interval.is_zero() || options.timeout.is_zero() {
         return bad("interval and timeout must be longer than zero".into());
     }

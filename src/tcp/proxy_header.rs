@@ -31,7 +31,7 @@ impl Version {
         match number {
             1 => Ok(Self::V1),
             2 => Ok(Self::V2),
-            other => Err(BuildError(format!("unknown proxyProtocol version: {other}"))),
+            other => Err(BuildError::new(format!("unknown proxyProtocol version: {other}"))),
         }
     }
 
@@ -121,6 +121,6 @@ mod tests {
             let header = version.header(None);
             assert_eq!(parse(&header), Parsed::Header { length: header.len(), addresses: None });
         }
-        assert_eq!(Version::new(3).unwrap_err().0, "unknown proxyProtocol version: 3");
+        assert_eq!(Version::new(3).unwrap_err().to_string(), "unknown proxyProtocol version: 3");
     }
 }

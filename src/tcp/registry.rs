@@ -56,7 +56,7 @@ impl Registry {
         for server in &options.servers {
             match self.server(name, &server.address, server.tls, transport) {
                 Ok(found) => servers.push(found),
-                Err(error) => wrong.push(error.0),
+                Err(error) => wrong.extend_from_slice(error.messages()),
             }
         }
         for server in &servers {

@@ -98,7 +98,7 @@ impl Drop for Server {
 
 /// Takes `host:port` apart.
 pub(crate) fn split(address: &str) -> Result<(Host, u16), BuildError> {
-    let bad = |why: &str| BuildError(format!("server address `{address}`: {why}; expected host:port"));
+    let bad = |why: &str| BuildError::new(format!("server address `{address}`: {why}; expected host:port"));
     let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("missing port"))?;
     let port = port.parse().map_err(|_| bad("the port is no number up to 65535"))?;
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -129,7 +129,7 @@ mod tests {
             assert_eq!(split(text), Ok((host, port)), "{text}");
         }
         for text in ["", "db", "db:x", "db:70000", "::1:80"] {
-            assert!(split(text).unwrap_err().0.contains(&format!("`{text}`")), "{text}");
+            assert!(split(text).unwrap_err().to_string().contains(&format!("`{text}`")), "{text}");
         }
     }
 }

@@ -61,7 +61,7 @@ impl Transport {
         };
         tls.check()?;
         if !given.server_name.is_empty() {
-            parse_name(&given.server_name).map_err(BuildError)?;
+            parse_name(&given.server_name).map_err(BuildError::new)?;
         }
         let proxy = options.proxy_protocol.as_ref().map(|proxy| Version::new(proxy.version)).transpose()?;
         let transport = Self { options: options.clone(), tls, proxy, config: OnceLock::new() };
@@ -108,7 +108,7 @@ impl Transport {
         if !tls {
             return Ok(Stream::Plain(stream));
         }
-        let config = self.config().map_err(|error| io::Error::other(error.0))?;
+        let config = self.config().map_err(|error| io::Error::other(error.to_string()))?;
         let name = self.server_name(host).map_err(io::Error::other)?;
         let handshake = TlsConnector::from(config).connect(name, stream);
         let stream = tokio::time::timeout(TLS_HANDSHAKE, handshake)

@@ -51,10 +51,10 @@ pub(super) struct Chooser {
 pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loaded, BuildError> {
     let chain = parse_chain(&pem_or_file(cert, file)?)?;
     let private = PrivateKeyDer::from_pem_slice(&pem_or_file(key, file)?)
-        .map_err(|error| BuildError(format!("keyFile has no private key in PEM: {error}")))?;
+        .map_err(|error| BuildError::new(format!("keyFile has no private key in PEM: {error}")))?;
     let (names, validity) = read(&chain[0])?;
     let key = CertifiedKey::from_der(chain, private, &super::crypto())
-        .map_err(|error| BuildError(format!("certificate and key cannot be used together: {error}")))?;
+        .map_err(|error| BuildError::new(format!("certificate and key cannot be used together: {error}")))?;
     Ok(Loaded { key: Arc::new(key), names, validity })
 }
 
@@ -62,7 +62,7 @@ pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loa
 pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| BuildError(format!("certificate is no valid PEM: {error}")))?;
+        .map_err(|error| BuildError::new(format!("certificate is no valid PEM: {error}")))?;
     if chain.is_empty() {
         return Err(BuildError::new("there is no certificate: expected PEM with `BEGIN CERTIFICATE`"));
     }
@@ -156,7 +156,7 @@ impl ResolvesServerCert for Only {
 /// The DNS names and addresses of a certificate with its common name, in lower case, and the time in which it is valid.
 fn read(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, Validity), BuildError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|error| BuildError(format!("certificate cannot be read: {error}")))?;
+        .map_err(|error| BuildError::new(format!("certificate cannot be read: {error}")))?;
     let mut names: Vec<String> = parsed
         .subject()
         .iter_common_name()
@@ -183,7 +183,7 @@ mod tests {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         load(&made.cert.pem(), &made.signing_key.serialize_pem(), &mut |_| unreachable!())
-            .map_err(|e| e.0)
+            .map_err(|e| e.to_string())
             .unwrap()
     }
 
@@ -204,6 +204,6 @@ mod tests {
     #[test]
     fn errors_say_what_was_expected() {
         let error = load("-----BEGIN NOTHING-----", "-----BEGIN", &mut |_| unreachable!()).err().unwrap();
-        assert!(error.0.contains("certificate"), "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn verifier(
         "RequireAnyClientCert" => Ok((Arc::new(Unverified { mandatory: true }), kind.to_owned())),
         "VerifyClientCertIfGiven" => verified(options, file, true),
         "RequireAndVerifyClientCert" => verified(options, file, false),
-        other => Err(BuildError(format!(
+        other => Err(BuildError::new(format!(
             "clientAuth.clientAuthType `{other}` is unknown: expected NoClientCert, RequestClientCert, \
              RequireAnyClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert"
         ))),
@@ -59,17 +59,18 @@ fn verified(
     // The certificates, not the names of their files: what was in a file before must not count after.
     let mut domain = Sha256::new();
     for path in &options.ca_files {
-        let broken = |error: BuildError| BuildError(format!("clientAuth.caFiles: {}: {error}", label(path)));
+        let broken =
+            |error: BuildError| BuildError::new(format!("clientAuth.caFiles: {}: {error}", label(path)));
         for certificate in parse_chain(&pem_or_file(path, file)?).map_err(broken)? {
             domain.update(Sha256::digest(&certificate));
             roots.add(certificate).map_err(|error| {
-                BuildError(format!("clientAuth.caFiles: authority cannot be used: {error}"))
+                BuildError::new(format!("clientAuth.caFiles: authority cannot be used: {error}"))
             })?;
         }
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), super::crypto());
     let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    let verifier = builder.build().map_err(|error| BuildError(format!("clientAuth: {error}")))?;
+    let verifier = builder.build().map_err(|error| BuildError::new(format!("clientAuth: {error}")))?;
     Ok((verifier, format!("{optional} {:x?}", domain.finalize())))
 }
 
@@ -135,7 +136,7 @@ mod tests {
             ca_files: ca.iter().map(|s| (*s).to_owned()).collect(),
             client_auth_type: kind.to_owned(),
         };
-        verifier(&options, &mut |path| Err(BuildError(format!("{path}: no such file"))))
+        verifier(&options, &mut |path| Err(BuildError::new(format!("{path}: no such file"))))
     }
 
     #[test]
@@ -148,7 +149,7 @@ mod tests {
         assert!(of("RequireAnyClientCert", &[]).unwrap().client_auth_mandatory());
         assert!(of("RequireAndVerifyClientCert", &[]).is_err());
         assert!(of("", &["gone.pem"]).is_err());
-        assert!(of("Sometimes", &[]).err().unwrap().0.contains("Sometimes"));
+        assert!(of("Sometimes", &[]).err().unwrap().to_string().contains("Sometimes"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ const COMMON_NAME: &str = "TIDEGATE DEFAULT CERT";
 
 /// Makes a new self-signed certificate.
 pub(super) fn generate() -> Result<Arc<CertifiedKey>, BuildError> {
-    make().map_err(|error| BuildError(format!("cannot make a default certificate: {error}")))
+    make().map_err(|error| BuildError::new(format!("cannot make a default certificate: {error}")))
 }
 
 fn make() -> Result<Arc<CertifiedKey>, Box<dyn std::error::Error>> {

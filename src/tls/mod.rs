@@ -89,7 +89,7 @@ impl TlsStore {
             if let Err((kind, error)) =
                 apply_store(name, store, &mut certificates, file, (previous, &mut loaded))
             {
-                problems.push(problem(kind, name, error.0));
+                problems.push(problem(kind, name, error.to_string()));
             }
         }
         let with_issuers = with_issuers(loaded.values());
@@ -102,7 +102,7 @@ impl TlsStore {
             if generated.is_none() {
                 match default_certificate::generate() {
                     Ok(made) => generated = Some(made),
-                    Err(error) => problems.push(problem(Kind::TlsStore, DEFAULT_OPTIONS, error.0)),
+                    Err(error) => problems.push(problem(Kind::TlsStore, DEFAULT_OPTIONS, error.to_string())),
                 }
             }
             certificates.default.clone_from(&generated);
@@ -351,7 +351,8 @@ fn load_certificates(
                 problems.extend(sound.untimely().map(|error| wrong(&error)));
                 Some(Arc::new(sound))
             }
-            Err(BuildError(mut error)) => {
+            Err(error) => {
+                let mut error = error.to_string();
                 if last.is_some() {
                     error.push_str("; the last sound version stays in use");
                 }
@@ -383,7 +384,7 @@ fn apply_store(
             Err(error) if last.is_some() => {
                 (last, Some(format!("{error}; the last sound version stays in use")))
             }
-            Err(error) => (None, Some(error.0)),
+            Err(error) => (None, Some(error.to_string())),
         };
         let untimely = sound.as_ref().and_then(|sound| sound.untimely());
         if let Some(sound) = sound {
@@ -391,7 +392,7 @@ fn apply_store(
             loaded.insert(pair, sound);
         }
         if let Some(error) = error.or(untimely) {
-            return Err((Kind::TlsStore, BuildError(format!("defaultCertificate: {error}"))));
+            return Err((Kind::TlsStore, BuildError::new(format!("defaultCertificate: {error}"))));
         }
     }
     if let Some(generated) = &store.default_generated_cert
@@ -421,7 +422,7 @@ fn build_options(
             let ticketer = match used.get(&domain).or_else(|| tickets.get(&domain)) {
                 Some(known) => Arc::clone(known),
                 None => rustls::crypto::aws_lc_rs::Ticketer::new()
-                    .map_err(|error| BuildError(format!("no keys for session tickets: {error}")))?,
+                    .map_err(|error| BuildError::new(format!("no keys for session tickets: {error}")))?,
             };
             used.insert(domain, ticketer.clone());
             Ok(ticketer)
@@ -430,7 +431,8 @@ fn build_options(
             let warnings = std::mem::take(&mut made.warnings);
             problems.extend(warnings.into_iter().map(|warning| problem(Kind::TlsOptions, name, warning)));
         }
-        let made = made.map_err(|error| problems.push(problem(Kind::TlsOptions, name, error.0)));
+        let wrong = made.as_ref().err().into_iter().flat_map(BuildError::messages);
+        problems.extend(wrong.map(|message| problem(Kind::TlsOptions, name, message.clone())));
         built.insert(name.to_owned(), made.ok());
     }
     *tickets = used;
@@ -467,7 +469,7 @@ mod tests {
     use super::*;
 
     fn no_files(path: &str) -> Result<Vec<u8>, BuildError> {
-        Err(BuildError(format!("{path}: no such file")))
+        Err(BuildError::new(format!("{path}: no such file")))
     }
 
     fn certificate_for(names: &[&str]) -> Certificate {

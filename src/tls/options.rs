@@ -52,7 +52,7 @@ pub(super) fn server_config(
     };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&versions)
-        .map_err(|error| BuildError(format!("versions and cipher suites do not fit: {error}")))?
+        .map_err(|error| BuildError::new(format!("versions and cipher suites do not fit: {error}")))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Stapling { chooser: resolver, staples: certificates.staples.clone() }));
     let defaults = TlsOptions::default();
@@ -103,7 +103,7 @@ fn versions(
     };
     let min = match (&*options.min_version, rank(&options.min_version)) {
         ("", _) => 2,
-        (other, None) => return Err(BuildError(unknown("minVersion", other))),
+        (other, None) => return Err(BuildError::new(unknown("minVersion", other))),
         // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
         (_, Some(rank)) => rank.max(2),
     };
@@ -117,7 +117,7 @@ fn versions(
         (_, Some(rank)) => rank,
     };
     if max < min {
-        return Err(BuildError(format!(
+        return Err(BuildError::new(format!(
             "maxVersion {} is below the oldest version that is spoken (minVersion, and never below VersionTLS12)",
             options.max_version
         )));
@@ -195,12 +195,12 @@ fn cipher_suites(
             None if is_legacy_name(name) => {
                 warnings.push(format!("cipherSuites: `{name}` is unknown or not spoken: it is left out"));
             }
-            None => return Err(BuildError(format!("cipherSuites: `{name}` is unknown"))),
+            None => return Err(BuildError::new(format!("cipherSuites: `{name}` is unknown"))),
         }
     }
     if suites.len() == before && !has_13 {
         let why = if warnings.is_empty() { String::new() } else { format!(" ({})", warnings.join("; ")) };
-        return Err(BuildError(format!("cipherSuites: none of them is spoken{why}")));
+        return Err(BuildError::new(format!("cipherSuites: none of them is spoken{why}")));
     }
     Ok(suites)
 }
@@ -230,7 +230,7 @@ fn groups(
                 warnings.push(format!("curvePreferences: `{name}` is not supported: it is left out"));
                 continue;
             }
-            other => return Err(BuildError(format!("curvePreferences: `{other}` is unknown"))),
+            other => return Err(BuildError::new(format!("curvePreferences: `{other}` is unknown"))),
         });
     }
     if groups.is_empty() {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn error(options: &TlsOptions) -> String {
-        config(options).map(drop).unwrap_err().0
+        config(options).map(drop).unwrap_err().to_string()
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
         let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
         let built =
             server_config(&options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer);
-        let built = built.map_err(|error| error.0).unwrap();
+        let built = built.map_err(|error| error.to_string()).unwrap();
         assert_eq!(built.config.crypto_provider().cipher_suites.len(), 4);
         assert_eq!(built.warnings.len(), 3, "{:?}", built.warnings);
         assert!(built.warnings[0].contains("`TLS_FALLBACK_SCSV` is a signalling value"));

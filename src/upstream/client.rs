@@ -46,9 +46,9 @@ impl Client {
         let transport = tokio::task::spawn_blocking(move || transport(&options))
             .await
             .map_err(|e| UpstreamError::Internal(e.to_string()))?
-            .map_err(|e| UpstreamError::Internal(e.0))?;
-        let endpoint =
-            Endpoint::new(&key.0, transport, self.workers).map_err(|e| UpstreamError::Internal(e.0))?;
+            .map_err(|e| UpstreamError::Internal(e.to_string()))?;
+        let endpoint = Endpoint::new(&key.0, transport, self.workers)
+            .map_err(|e| UpstreamError::Internal(e.to_string()))?;
         let mut endpoints = self.endpoints.lock();
         if endpoints.len() >= MAX_ENDPOINTS {
             endpoints.retain(|_, endpoint| endpoint.in_flight() > 0 || endpoint.connections() > 0);

@@ -350,7 +350,7 @@ mod tests {
             (TlsOptions { identities: vec![(roots().remove(0), b"junk".to_vec())], ..good }, "private key"),
         ] {
             let error = bad.build().map(|_| ()).unwrap_err();
-            assert!(error.0.contains(part), "{error}");
+            assert!(error.to_string().contains(part), "{error}");
         }
     }
 

@@ -163,9 +163,9 @@ mod tests {
     #[test]
     fn options_are_checked() {
         let spiffe = ServersTransport { spiffe: Some(Default::default()), ..Default::default() };
-        assert!(Transport::build(&spiffe, &mut none).err().unwrap().0.contains("spiffe"));
+        assert!(Transport::build(&spiffe, &mut none).err().unwrap().to_string().contains("spiffe"));
         let missing = ServersTransport { root_cas: vec!["ca.pem".into()], ..Default::default() };
-        assert!(Transport::build(&missing, &mut none).err().unwrap().0.contains("ca.pem"));
+        assert!(Transport::build(&missing, &mut none).err().unwrap().to_string().contains("ca.pem"));
         let name = ServersTransport { server_name: "a b".into(), ..Default::default() };
         assert!(Transport::build(&name, &mut none).is_err());
         let versions = ServersTransport { min_version: "VersionTLS12".into(), ..Default::default() };

@@ -109,6 +109,11 @@ fn every_problem_of_an_object_is_reported() {
     typo: {rule: 'Host(`typo`)', service: nobody, middlewares: [m1], prioritty: 1}
   middlewares:
     list: {chain: {middlewares: [q1, q2]}}
+    ranges: {ipAllowList: {sourceRange: [one.x, two.y], rejectStatusCode: 999}}
+    pages: {errors: {status: [abc], service: nobody, errorRequestHeaders: ['a b']}}
+    people: {basicAuth: {users: ['ann:b:c', 'bob:d:e'], headerField: 'x y'}}
+    asked: {forwardAuth: {address: nowhere, authResponseHeadersRegex: '(', authRequestHeaders: ['v w']}}
+    edited: {headers: {customRequestHeaders: {'r s': x}, customResponseHeaders: {'t u': x}}}
   services:
     both: {failover: {service: s1, fallback: s2}}
     copied: {mirroring: {service: s1, mirrors: [{name: s2}, {name: s3}]}}
@@ -155,9 +160,20 @@ tls:
             "points",
             &["entryPoint \"gone\" doesn't exist", "no valid entryPoint", "the service \"nobody@file\""][..],
         ),
-        ("chained", &["the service \"s1@file\"", "the service \"s2@file\"", "\"q1@file\"", "\"q2@file\""]),
+        (
+            "chained",
+            &[
+                "\"s1@file\" does not exist; the service \"s2@file\"",
+                "\"q2@file\" does not exist; middleware \"q1@file\"",
+            ],
+        ),
         ("typo", &["prioritty", "the service \"nobody@file\"", "middleware \"m1@file\""]),
         ("list", &["\"q1@file\"", "\"q2@file\""]),
+        ("ranges", &["one.x", "two.y", "999"]),
+        ("pages", &["abc", "nobody@file", "a b"]),
+        ("people", &["`ann`", "`bob`", "x y"]),
+        ("asked", &["nowhere", "authResponseHeadersRegex", "v w"]),
+        ("edited", &["r s", "t u"]),
         ("urls", &["one", "two", "best"]),
         ("files", &["/nowhere/a.pem", "/nowhere/b.pem"]),
         ("strict", &["VersionTLS9", "none"]),
@@ -166,6 +182,7 @@ tls:
         for part in parts {
             assert!(shown.iter().any(|(_, message)| message.contains(part)), "{name}, {part}: {shown:?}");
         }
+        assert!(shown.len() >= parts.len(), "{name}: one by one: {shown:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use regex::bytes::Regex;
-use tidegate_core::{BuildError, Request, Response, reply};
+use tidegate_core::{BuildError, BuildErrors, Request, Response, reply};
 
 use super::{Headers, header_value};
 use crate::pattern;
@@ -52,24 +52,30 @@ impl Cors {
         };
         let exposed = &options.access_control_expose_headers;
         let means_nothing = credentials && exposed.iter().any(|name| name == "*");
+        let origins = options.access_control_allow_origin_list.iter();
+        let origins = origins.map(|origin| header_value("accessControlAllowOriginList", origin));
+        let patterns = options.access_control_allow_origin_list_regex.iter();
+        let patterns = patterns.map(|expression| {
+            let pattern = pattern::compile(expression);
+            pattern.map_err(|error| BuildError::new(format!("accessControlAllowOriginListRegex: {error}")))
+        });
+        let expose = (!exposed.is_empty() && !means_nothing)
+            .then(|| list("accessControlExposeHeaders", exposed))
+            .transpose();
+        let asked = BuildErrors::both(
+            asked("accessControlAllowHeaders", &options.access_control_allow_headers),
+            asked("accessControlAllowMethods", &options.access_control_allow_methods),
+        );
+        let origins = BuildErrors::both(BuildErrors::collect(origins), BuildErrors::collect(patterns));
+        let (((allow_headers, allow_methods), (origins, origin_patterns)), expose) =
+            BuildErrors::both(BuildErrors::both(asked, origins), expose)?;
         Ok(Some(Self {
             credentials,
-            allow_headers: asked("accessControlAllowHeaders", &options.access_control_allow_headers)?,
-            allow_methods: asked("accessControlAllowMethods", &options.access_control_allow_methods)?,
-            origins: options
-                .access_control_allow_origin_list
-                .iter()
-                .map(|origin| header_value("accessControlAllowOriginList", origin))
-                .collect::<Result<_, _>>()?,
-            origin_patterns: options
-                .access_control_allow_origin_list_regex
-                .iter()
-                .map(|expression| pattern::compile(expression))
-                .collect::<Result<_, _>>()
-                .map_err(|error| BuildError(format!("accessControlAllowOriginListRegex: {error}")))?,
-            expose: (!exposed.is_empty() && !means_nothing)
-                .then(|| list("accessControlExposeHeaders", exposed))
-                .transpose()?,
+            allow_headers,
+            allow_methods,
+            origins,
+            origin_patterns,
+            expose,
             max_age: options.access_control_max_age.map(HeaderValue::from),
             vary: options.add_vary_header,
         }))

@@ -11,7 +11,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, OmitForwardedFor, Request, Response,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, OmitForwardedFor, Request, Response,
 };
 
 use cors::Cors;
@@ -150,10 +150,10 @@ impl Build for Headers {
                 "this option has no effect, as in Traefik: remove it"
             );
         }
-        let secure = Secure::new(self)?;
-        let cors = Cors::new(self, context.name)?;
-        let request = edits(&self.custom_request_headers)?;
-        let response = edits(&self.custom_response_headers)?;
+        let lists =
+            BuildErrors::both(edits(&self.custom_request_headers), edits(&self.custom_response_headers));
+        let own = BuildErrors::both(Secure::new(self), Cors::new(self, context.name));
+        let ((secure, cors), (request, response)) = BuildErrors::both(own, lists)?;
         let nothing = secure.is_none() && cors.is_none() && request.is_empty() && response.is_empty();
         if nothing && ignored.is_empty() {
             return Err(BuildError::new("headers configuration not valid"));
@@ -169,23 +169,20 @@ impl Build for Headers {
 type Edits = Vec<(HeaderName, Option<HeaderValue>)>;
 
 fn edits(headers: &BTreeMap<String, String>) -> Result<Edits, BuildError> {
-    headers
-        .iter()
-        .map(|(name, value)| {
-            let value = if value.is_empty() { None } else { Some(header_value(name, value)?) };
-            Ok((header_name(name)?, value))
-        })
-        .collect()
+    BuildErrors::collect(headers.iter().map(|(name, value)| {
+        let value = if value.is_empty() { None } else { Some(header_value(name, value)?) };
+        Ok((header_name(name)?, value))
+    }))
 }
 
 fn header_name(name: &str) -> Result<HeaderName, BuildError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| BuildError(format!("`{name}` is no header name")))
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| BuildError::new(format!("`{name}` is no header name")))
 }
 
 /// A value for the header or option called `name`.
 fn header_value(name: &str, value: &str) -> Result<HeaderValue, BuildError> {
     HeaderValue::from_bytes(value.as_bytes())
-        .map_err(|_| BuildError(format!("{name}: control characters are not allowed in `{value}`")))
+        .map_err(|_| BuildError::new(format!("{name}: control characters are not allowed in `{value}`")))
 }
 
 fn edit(headers: &mut HeaderMap, edits: &Edits) {
@@ -327,7 +324,7 @@ mod tests {
             (r#"{"customRequestHeaders": {"a b": "1"}}"#, Some("`a b` is no header name")),
         ] {
             let error = testing::build_in(&testing::World::default(), options(json)).err();
-            assert_eq!(error.map(|e| e.0).as_deref(), expected, "{json}");
+            assert_eq!(error.map(|e| e.to_string()).as_deref(), expected, "{json}");
         }
     }
 

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tidegate_core::{BuildError, Request, Response, reply};
+use tidegate_core::{BuildError, BuildErrors, Request, Response, reply};
 
 use super::{Headers, header_name, header_value};
 
@@ -30,29 +30,26 @@ pub(super) struct Secure {
 impl Secure {
     /// `None` when no security option is set.
     pub(super) fn new(options: &Headers) -> Result<Option<Self>, BuildError> {
+        let hosts = options.hosts_proxy_headers.iter().map(|name| header_name(name));
+        let ssl =
+            options.ssl_proxy_headers.iter().map(|(name, value)| Ok((header_name(name)?, value.clone())));
+        let mut errors = BuildErrors::default();
         let mut secure = Self {
             allowed_hosts: if options.is_development { Vec::new() } else { options.allowed_hosts.clone() },
-            hosts_proxy_headers: options
-                .hosts_proxy_headers
-                .iter()
-                .map(|name| header_name(name))
-                .collect::<Result<_, _>>()?,
-            ssl_proxy_headers: options
-                .ssl_proxy_headers
-                .iter()
-                .map(|(name, value)| Ok((header_name(name)?, value.clone())))
-                .collect::<Result<_, BuildError>>()?,
+            hosts_proxy_headers: errors.check(BuildErrors::collect(hosts)).unwrap_or_default(),
+            ssl_proxy_headers: errors.check(BuildErrors::collect(ssl)).unwrap_or_default(),
             always: Vec::new(),
             https: Vec::new(),
             with_nonce: Vec::new(),
         };
-        secure.add_transport_security(options)?;
-        secure.add_fixed(options)?;
-        secure.add_policy(header::CONTENT_SECURITY_POLICY, &options.content_security_policy)?;
-        secure.add_policy(
+        errors.check(secure.add_transport_security(options));
+        errors.check(secure.add_fixed(options));
+        errors.check(secure.add_policy(header::CONTENT_SECURITY_POLICY, &options.content_security_policy));
+        errors.check(secure.add_policy(
             header::CONTENT_SECURITY_POLICY_REPORT_ONLY,
             &options.content_security_policy_report_only,
-        )?;
+        ));
+        errors.finish()?;
         let is_set = options.is_development
             || options.sts_seconds.is_some()
             || options.sts_include_subdomains

@@ -133,7 +133,7 @@ impl Redis {
 
 fn connections(option: &str, number: i64) -> Result<usize, BuildError> {
     if !(0..=MOST_CONNECTIONS).contains(&number) {
-        return Err(BuildError(format!("redis.{option}: expected a number from 0 to {MOST_CONNECTIONS}")));
+        return Err(BuildError::new(format!("redis.{option}: expected a number from 0 to {MOST_CONNECTIONS}")));
     }
     Ok(usize::try_from(number).unwrap_or(0))
 }
@@ -147,10 +147,10 @@ fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, 
         if text.is_empty() || text.contains("-----BEGIN") {
             return Ok(text.to_owned());
         }
-        let bytes = context.file(text).map_err(|error| BuildError(format!("redis.tls.{option}: {error}")))?;
+        let bytes = context.file(text).map_err(|error| BuildError::new(format!("redis.tls.{option}: {error}")))?;
         let content = String::from_utf8_lossy(&bytes).into_owned();
         if !content.contains("-----BEGIN") {
-            return Err(BuildError(format!("redis.tls.{option}: `{text}` is no PEM file")));
+            return Err(BuildError::new(format!("redis.tls.{option}: `{text}` is no PEM file")));
         }
         Ok(content)
     };
@@ -195,7 +195,7 @@ impl Shared {
             "allow" => OnFailure::Allow,
             "local" => OnFailure::Local(Local::new(options)?),
             other => {
-                return Err(BuildError(format!(
+                return Err(BuildError::new(format!(
                     "redis.onFailure: `{other}` is unknown: expected `deny`, `allow` or `local`"
                 )));
             }
@@ -351,7 +351,7 @@ mod tests {
             ),
         ] {
             let error = build_in(&world(vec![]).0, shared(redis)).err().unwrap();
-            assert!(error.0.starts_with("redis.") && error.0.contains(word), "{error}");
+            assert!(error.to_string().starts_with("redis.") && error.to_string().contains(word), "{error}");
         }
     }
 

@@ -58,7 +58,7 @@ impl Sessions {
         entry_point: usize,
         local: IpAddr,
     ) -> Result<Self, BuildError> {
-        let failed = |error: &dyn std::fmt::Display| BuildError(format!("no keys for QUIC: {error}"));
+        let failed = |error: &dyn std::fmt::Display| BuildError::new(format!("no keys for QUIC: {error}"));
         let config = rustls::ServerConfig::builder_with_provider(crate::tls::crypto())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| failed(&error))?

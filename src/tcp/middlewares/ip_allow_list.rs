@@ -18,7 +18,7 @@ impl IpAllowList {
             return Err(BuildError::new("sourceRange is empty, IPAllowLister not created"));
         }
         let allowed = IpRanges::parse(&options.source_range)
-            .map_err(|error| BuildError(format!("sourceRange: {error}")))?;
+            .map_err(|error| error.map(|text| format!("sourceRange: {text}")))?;
         Ok(Self { allowed })
     }
 }
@@ -53,12 +53,12 @@ mod tests {
 
     #[test]
     fn options_are_checked() {
-        assert_eq!(list(&[]).err().unwrap().0, "sourceRange is empty, IPAllowLister not created");
+        assert_eq!(list(&[]).err().unwrap().to_string(), "sourceRange is empty, IPAllowLister not created");
         assert!(
             list(&["nowhere"])
                 .err()
                 .unwrap()
-                .0
+                .to_string()
                 .starts_with("sourceRange: invalid address or network `nowhere`: ")
         );
     }

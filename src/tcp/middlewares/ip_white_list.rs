@@ -13,9 +13,7 @@ pub(super) fn build(options: &TcpIpAllowList) -> Result<Arc<dyn Middleware>, Bui
     if options.source_range.is_empty() {
         return Err(BuildError::new("sourceRange is empty, IPWhiteLister not created"));
     }
-    let list = IpAllowList::new(options)
-        .map_err(|error| BuildError(error.0.replacen("CIDRs", "CIDR whitelist", 1)))?;
-    Ok(Arc::new(list))
+    Ok(Arc::new(IpAllowList::new(options)?))
 }
 
 #[cfg(test)]
@@ -28,6 +26,6 @@ mod tests {
         let connection = tidegate_core::Connection::plain("10.0.0.1:1".parse().unwrap());
         assert!(build(&options).unwrap().admit(&connection).is_ok());
         let error = build(&TcpIpAllowList::default()).err().unwrap();
-        assert_eq!(error.0, "sourceRange is empty, IPWhiteLister not created");
+        assert_eq!(error.to_string(), "sourceRange is empty, IPWhiteLister not created");
     }
 }
