@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_config::Problem;
 use tidegate_config::tcp::{Delay, TcpServersTransport};
-use tidegate_config::transport::ForwardingTimeouts;
+use tidegate_config::transport::{ForwardingTimeouts, Spiffe};
 use tidegate_core::values::Timeout;
 
 pub use acme::*;
@@ -160,6 +160,9 @@ pub struct DefaultTransport {
     pub max_idle_conns_per_host: i64,
     /// Timeouts.
     pub forwarding_timeouts: ForwardingTimeouts,
+    /// SPIFFE identities. They are not supported: with them the transport fails closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<Spiffe>,
 }
 
 impl Default for DefaultTransport {
@@ -169,6 +172,7 @@ impl Default for DefaultTransport {
             root_cas: Vec::new(),
             max_idle_conns_per_host: 200,
             forwarding_timeouts: ForwardingTimeouts::default(),
+            spiffe: None,
         }
     }
 }
@@ -210,4 +214,7 @@ pub struct DefaultTcpTls {
     /// Certificates to trust: paths or PEM.
     #[serde(rename = "rootCAs")]
     pub root_cas: Vec<String>,
+    /// SPIFFE identities. They are not supported: with them the transport fails closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<Spiffe>,
 }

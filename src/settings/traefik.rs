@@ -112,7 +112,8 @@ const UNSUPPORTED: &[&str] = &[
     "tracing",
 ];
 
-/// Those among them that are refused: without them servers would be talked to with less certainty who they are.
+/// Those among them that stay in force: without them servers would be talked to with less certainty who they are, so
+/// services without a transport of their own do not serve.
 const GUARDS: &[&str] = &["serversTransport.spiffe", "tcpServersTransport.tls.spiffe"];
 
 /// Those among them that are no more than a group: to write one does not switch anything on.
@@ -225,6 +226,8 @@ pub(super) struct Unsupported {
     pub(super) message: String,
     /// It keeps the gateway from starting.
     pub(super) refused: bool,
+    /// It stays in the settings, and what depends on it fails closed.
+    pub(super) kept: bool,
 }
 
 /// True when `false` at this key switches a block off, whatever stands below it.
@@ -251,7 +254,7 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
     for (pattern, hint) in REMOVED {
         for (path, _) in forms(pattern).flat_map(|pattern| find(node, &pattern)) {
             let message = format!("{} was removed in Traefik v3: {hint}", path.join("."));
-            refused.push(Unsupported { path, message, refused: true });
+            refused.push(Unsupported { path, message, refused: true, kept: false });
         }
     }
     for pattern in UNSUPPORTED {
@@ -266,7 +269,7 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
             } else {
                 let (option, guards) = (spelled(&form, &path), GUARDS.contains(pattern));
                 let message = if guards { unguarded(&option) } else { not_supported(&option) };
-                refused.push(Unsupported { message, path, refused: guards });
+                refused.push(Unsupported { message, path, refused: false, kept: guards });
             }
         }
     }
@@ -276,7 +279,7 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
             idle.push(path);
         } else if let Err(message) = one_kind(found) {
             let message = format!("{}: {message}", path.join("."));
-            refused.push(Unsupported { message, path, refused: true });
+            refused.push(Unsupported { message, path, refused: true, kept: false });
         }
     }
     (refused, idle)
@@ -316,7 +319,7 @@ fn not_supported(path: &str) -> String {
 fn unguarded(path: &str) -> String {
     format!(
         "{path} is a Traefik option that Tidegate does not support yet: without it any certificate that the system trusts \
-         would do, so remove it to start"
+         would do, so services without a transport of their own answer 503 until it is removed"
     )
 }
 

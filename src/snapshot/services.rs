@@ -70,6 +70,7 @@ fn default_transport(builder: &Builder<'_>) -> ServersTransport {
         root_cas: settings.root_cas.clone(),
         max_idle_conns_per_host: settings.max_idle_conns_per_host,
         forwarding_timeouts: Some(settings.forwarding_timeouts.clone()),
+        spiffe: settings.spiffe.clone(),
         ..ServersTransport::default()
     }
 }

@@ -268,6 +268,7 @@ impl Compiler<'_, '_> {
         let tls = settings.tls.as_ref().map(|tls| TcpTransportTls {
             insecure_skip_verify: tls.insecure_skip_verify,
             root_cas: tls.root_cas.clone(),
+            spiffe: tls.spiffe.clone(),
             ..TcpTransportTls::default()
         });
         let transport = TcpServersTransport {

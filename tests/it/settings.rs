@@ -31,6 +31,30 @@ fn routers_with_a_plugin_answer_503_and_the_rest_is_served() {
     }
 }
 
+/// Without the identities that the settings ask for, servers would be verified by less.
+#[test]
+fn services_whose_transport_needs_spiffe_are_not_served_and_others_are() {
+    let backend = Backend::echo("a");
+    let routes = format!(
+        "http:
+  routers:
+    own: {{rule: 'Path(`/own`)', service: own}}
+    default: {{rule: 'Path(`/default`)', service: default}}
+  services:
+    own: {{loadBalancer: {{serversTransport: own, servers: [{{url: '{0}'}}]}}}}
+    default: {{loadBalancer: {{servers: [{{url: '{0}'}}]}}}}
+  serversTransports:
+    own: {{serverName: own}}
+",
+        backend.url()
+    );
+    let gateway = Gateway::with(&["--serversTransport.spiffe.trustDomain=example.org"], &routes);
+    assert_eq!(get(gateway.web(), "h", "/own").status, 200);
+    assert_eq!(get(gateway.web(), "h", "/default").status, 503);
+    let problems = gateway.api("/api/problems");
+    assert!(problems.contains("serversTransport.spiffe is a Traefik option"), "{problems}");
+}
+
 #[test]
 fn a_storage_that_cannot_be_used_is_listed_until_it_can() {
     let folder = tempfile::tempdir().unwrap();
