@@ -49,18 +49,24 @@ pub(super) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
     h2: bool,
-    /// The request body, which learns when the answer begins (HTTP/2).
+    /// What few answers need, in a box of its own: this body is moved several times.
+    framed: Option<Box<Framed>>,
+}
+
+/// What an answer over HTTP/2 has to do with its request.
+struct Framed {
+    /// The request body, which learns when the answer begins.
     answering: Option<Answering>,
-    /// What the client may still be sending of the request when the answer is over (HTTP/2).
+    /// What the client may still be sending of the request when the answer is over.
     leftover: Option<Leftover>,
-    /// When it must be over (HTTP/2).
+    /// When it must be over.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl AnswerBody {
     /// The body of an answer whose end closes `open`. `headless`: no body follows the head whatever `body` says.
     pub(super) fn new(body: Body, open: OpenAnswer, h2: bool, headless: bool) -> Self {
-        let mut this = Self { body, open, h2, answering: None, leftover: None, deadline: None };
+        let mut this = Self { body, open, h2, framed: None };
         if !h2 {
             this.open.progress.respond();
         } else if !this.body.is_end_stream() && !headless {
@@ -69,27 +75,23 @@ impl AnswerBody {
         this
     }
 
-    /// Tells a request body that the answer is under way, until it is over.
-    pub(super) fn telling(mut self, answering: Option<Answering>) -> Self {
+    /// Tells a request body that the answer is under way, until it is over, and discards what is left of the request then.
+    /// Fails at `deadline` when it is not over by then.
+    pub(super) fn bind(
+        &mut self,
+        answering: Option<Answering>,
+        leftover: Option<Leftover>,
+        deadline: Option<Instant>,
+    ) {
+        let deadline = deadline.filter(|_| !self.body.is_end_stream());
+        if answering.is_none() && leftover.is_none() && deadline.is_none() {
+            return;
+        }
         if let Some(answering) = &answering {
             answering.set(true);
         }
-        self.answering = answering;
-        self
-    }
-
-    /// Discards what is left of the request once the answer is over.
-    pub(super) fn draining(mut self, leftover: Option<Leftover>) -> Self {
-        self.leftover = leftover;
-        self
-    }
-
-    /// Fails at `deadline` when it is not over by then.
-    pub(super) fn until(mut self, deadline: Option<Instant>) -> Self {
-        if !self.body.is_end_stream() {
-            self.deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        }
-        self
+        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        self.framed = Some(Box::new(Framed { answering, leftover, deadline }));
     }
 }
 
@@ -105,7 +107,8 @@ impl HttpBody for AnswerBody {
         if !this.h2 && this.open.progress.poll_unsent(cx).is_pending() {
             return Poll::Pending;
         }
-        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+        let deadline = this.framed.as_mut().and_then(|framed| framed.deadline.as_mut());
+        if deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             this.body.fail(&BodyError::TimedOut);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
@@ -139,13 +142,14 @@ impl HttpBody for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        if let Some(answering) = &self.answering {
+        let framed = self.framed.take();
+        if let Some(answering) = framed.as_ref().and_then(|framed| framed.answering.as_ref()) {
             answering.set(false);
         }
         if self.open.progress.is_cut() {
             self.body.fail(&BodyError::TimedOut);
         }
-        if let Some(leftover) = self.leftover.take() {
+        if let Some(leftover) = framed.and_then(|framed| framed.leftover) {
             linger::drain_behind(leftover);
         }
     }

@@ -189,7 +189,7 @@ impl Clock {
         let due = limit.map(|limit| self.since + limit);
         let yields = wait.is_for_a_stalled_client() && !self.yielded;
         let yields = yields.then(|| self.since + STALLED);
-        let Some(until) = [due, yields, answer].into_iter().flatten().min() else { return Poll::Pending };
+        let Some(until) = earlier(earlier(due, yields), answer) else { return Poll::Pending };
         ready!(self.poll_timer(until, cx));
         let now = Instant::now();
         if answer.is_some_and(|answer| now >= answer) {
@@ -279,6 +279,13 @@ impl Clock {
             }
             timer.as_mut().reset(until);
         }
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

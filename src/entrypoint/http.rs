@@ -1,8 +1,10 @@
 //! One request: brought into its one form, routed, handed through middlewares to its service, answered.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::FutureExt;
@@ -82,13 +84,15 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
         let open = OpenAnswer::new(link.progress.clone());
         let deadline = link.door.limits.write.filter(|_| link.framed).map(|limit| Instant::now() + limit);
         Box::pin(async move {
-            match deadline {
-                None => Ok(serve(&link, request, open, None).await),
-                Some(deadline) => {
-                    let serving = Box::pin(serve(&link, request, open, Some(deadline)));
-                    tokio::time::timeout_at(deadline.into(), serving).await.map_err(|_| Unanswered)
-                }
-            }
+            let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
+            let mut serving = pin!(serve(&link, request, open, deadline));
+            // One place that polls, so that it is compiled into this future.
+            std::future::poll_fn(|cx| match (serving.as_mut().poll(cx), &mut timer) {
+                (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
+                (Poll::Pending, Some(timer)) => timer.as_mut().poll(cx).map(|()| Err(Unanswered)),
+                (Poll::Pending, None) => Poll::Pending,
+            })
+            .await
         })
     }
 }
@@ -133,8 +137,9 @@ async fn serve(
         && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
             || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
     head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
-    let body = AnswerBody::new(body, open, link.framed, headless).telling(answering).draining(leftover);
-    http::Response::from_parts(head, body.until(deadline.map(Into::into)))
+    let mut body = AnswerBody::new(body, open, link.framed, headless);
+    body.bind(answering, leftover, deadline.map(Into::into));
+    http::Response::from_parts(head, body)
 }
 
 /// Makes an upgrade of an extended CONNECT. The connection counts as busy for as long as the tunnel is there.

@@ -53,7 +53,7 @@ pub(crate) enum Host {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) scheme: Scheme,
-    /// The socket in the file system, of a server that is no host.
+    /// The socket in the file system, of a server that is not a host.
     pub(super) socket: Option<Box<Path>>,
     pub(super) host: Host,
     pub(super) port: u16,
@@ -300,21 +300,30 @@ enum OnFailure {
 
 impl Stream {
     /// The result of a write after `on_failure`. `length`: what a discarded write has taken.
+    #[inline]
     fn written<T>(
         &mut self,
         cx: &Context<'_>,
         polled: Poll<io::Result<T>>,
-        length: T,
+        length: impl FnOnce() -> T,
     ) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &polled
-            && self.on_failure != OnFailure::Report
-            && matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted)
-        {
-            self.failed = true;
-            // The last read may have found nothing.
-            cx.waker().wake_by_ref();
+        match polled {
+            Poll::Ready(Err(error)) => self.not_written(cx, error, length()),
+            polled => polled,
         }
-        if self.failed { self.after_failure(length) } else { polled }
+    }
+
+    #[cold]
+    fn not_written<T>(&mut self, cx: &Context<'_>, error: io::Error, length: T) -> Poll<io::Result<T>> {
+        if self.on_failure == OnFailure::Report
+            || !matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted)
+        {
+            return Poll::Ready(Err(error));
+        }
+        self.failed = true;
+        // The last read may have found nothing.
+        cx.waker().wake_by_ref();
+        self.after_failure(length)
     }
 
     fn after_failure<T>(&self, length: T) -> Poll<io::Result<T>> {
@@ -345,7 +354,7 @@ impl AsyncWrite for Stream {
             Kind::Unix(stream) => Pin::new(stream).poll_write(cx, data),
             Kind::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         };
-        this.written(cx, polled, data.len())
+        this.written(cx, polled, || data.len())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -358,7 +367,7 @@ impl AsyncWrite for Stream {
             Kind::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        this.written(cx, polled, ())
+        this.written(cx, polled, || ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -375,9 +384,9 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let length = slices.iter().map(|slice| slice.len()).sum();
+        let length = || slices.iter().map(|slice| slice.len()).sum();
         if this.failed {
-            return this.after_failure(length);
+            return this.after_failure(length());
         }
         let polled = match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
