@@ -45,7 +45,7 @@ impl Build for AnyOf {
                 ))),
             }
         };
-        let members = BuildErrors::collect(self.middlewares.iter().map(|name| member(name)))?;
+        let members = BuildErrors::collect(self.middlewares.iter().map(member))?;
         Ok(Arc::new(Any(members.into())))
     }
 }

@@ -139,6 +139,7 @@ impl Door {
             }),
         };
         let limits = limits(options);
+        let (accept_grace, grace) = options.transport.life_cycle.graces();
         Ok(Self {
             index,
             name: name.into(),
@@ -156,13 +157,8 @@ impl Door {
             alternative: None,
             max_requests: u64::try_from(options.transport.keep_alive_max_requests).unwrap_or(0),
             max_time: options.transport.keep_alive_max_time.limit(),
-            accept_grace: options
-                .transport
-                .life_cycle
-                .request_accept_grace_timeout
-                .limit()
-                .unwrap_or_default(),
-            grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
+            accept_grace,
+            grace,
             snapshots: shared.snapshots.clone(),
             opening: shared.opening.clone(),
             accepting: TaskTracker::new(),

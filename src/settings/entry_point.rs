@@ -78,6 +78,14 @@ pub struct LifeCycle {
     pub grace_time_out: Timeout,
 }
 
+impl LifeCycle {
+    /// For how long connections are accepted after the stop signal, and for how long requests may go on then.
+    pub fn graces(&self) -> (std::time::Duration, std::time::Duration) {
+        let limit = |timeout: Timeout| timeout.limit().unwrap_or_default();
+        (limit(self.request_accept_grace_timeout), limit(self.grace_time_out))
+    }
+}
+
 impl Default for LifeCycle {
     fn default() -> Self {
         Self { request_accept_grace_timeout: Timeout::default(), grace_time_out: Timeout::from_secs(10) }

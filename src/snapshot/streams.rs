@@ -360,7 +360,7 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                     }
                     Ok((child.name.clone(), weight, self.service(&service)?))
                 };
-                let children = BuildErrors::collect(weighted.services.iter().map(|one| child(one)))?;
+                let children = BuildErrors::collect(weighted.services.iter().map(&mut child))?;
                 Ok(self.builder.environment.tcp.weighted(name, children))
             }
             (balancer, _) => Err(not_one_type("service", name, balancer.is_some())),

@@ -57,17 +57,13 @@ impl Point {
         snapshots: SnapshotHandle,
         opening: Arc<Opening>,
     ) -> Self {
+        let (accept_grace, grace) = options.transport.life_cycle.graces();
         Self {
             name: name.into(),
             index,
             timeout: options.udp.timeout.0,
-            accept_grace: options
-                .transport
-                .life_cycle
-                .request_accept_grace_timeout
-                .limit()
-                .unwrap_or_default(),
-            grace: options.transport.life_cycle.grace_time_out.limit().unwrap_or_default(),
+            accept_grace,
+            grace,
             snapshots,
             opening,
             closing: CancellationToken::new(),

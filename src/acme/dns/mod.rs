@@ -79,7 +79,7 @@ pub(super) fn prover(options: &DnsChallenge) -> Result<Arc<dyn Prover>, Error> {
             )));
         }
     };
-    let resolvers = Resolvers::new(&options.resolvers).map_err(Error::local)?;
+    let resolvers = Resolvers::new(&options.resolvers)?;
     let follow = !variables.is_true("LEGO_DISABLE_CNAME_SUPPORT");
     Ok(Arc::new(Dns { provider, resolvers, options: options.clone(), follow }))
 }

@@ -76,14 +76,13 @@ pub(super) const PORT: u16 = 53;
 
 impl Resolvers {
     /// These (`host[:port]`, addresses or names), or those of the system when there are none.
-    pub(super) fn new(given: &[String]) -> Result<Self, String> {
+    pub(super) fn new(given: &[String]) -> Result<Self, Error> {
         let mut servers = Vec::new();
         for text in given {
-            servers.push(
-                NameServer::parse(text.trim()).ok_or_else(|| {
-                    format!("resolvers: `{text}` is no name server: expected `host[:port]`")
-                })?,
-            );
+            let server = NameServer::parse(text.trim());
+            servers.push(server.ok_or_else(|| {
+                Error::local(format!("resolvers: `{text}` is not a name server: expected `host[:port]`"))
+            })?);
         }
         if servers.is_empty() {
             let system = std::fs::read_to_string(SYSTEM).unwrap_or_default();
@@ -98,31 +97,33 @@ impl Resolvers {
 
     /// Asks one after the other until one answers.
     pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, Error> {
-        let mut last = Error::dns(format!("{name}: no name server"));
-        for server in &self.servers {
-            let addresses = match server.addresses().await {
-                Ok(addresses) => addresses,
-                Err(error) => {
-                    last = error;
-                    continue;
-                }
-            };
-            for server in addresses {
-                match ask(server, name, kind, true).await {
-                    Ok(answer) => match answer.metadata.response_code {
-                        ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
-                        code => last = Error::dns(format!("{server} answers {code} to {kind} of {name}")),
-                    },
-                    Err(error) => last = error,
-                }
+        let one = |server| async move {
+            let answer = ask(server, name, kind, true).await?;
+            match answer.metadata.response_code {
+                ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
+                code => Err(Error::dns(format!("{server} answers {code} to {kind} of {name}"))),
             }
-        }
-        Err(last)
+        };
+        self.first(one).await
     }
 
     /// Sends a message to one after the other until one answers. Gives its address and the bytes of the answer.
     pub(super) async fn exchange(&self, message: &[u8]) -> Result<(SocketAddr, Vec<u8>), Error> {
-        let mut last = Error::dns("no name server");
+        let one = |server| async move {
+            let answer = exchange(server, message).await;
+            answer
+                .map(|answer| (server, answer))
+                .map_err(|error| Error::dns(format!("update at {server}: {error}")))
+        };
+        self.first(one).await
+    }
+
+    /// The first answer of all addresses of all servers, or the last error.
+    async fn first<T, F>(&self, one: impl Fn(SocketAddr) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut last = Error::dns("there is no name server");
         for server in &self.servers {
             let addresses = match server.addresses().await {
                 Ok(addresses) => addresses,
@@ -131,10 +132,10 @@ impl Resolvers {
                     continue;
                 }
             };
-            for server in addresses {
-                match exchange(server, message).await {
-                    Ok(answer) => return Ok((server, answer)),
-                    Err(error) => last = Error::dns(format!("update at {server}: {error}")),
+            for address in addresses {
+                match one(address).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => last = error,
                 }
             }
         }
@@ -337,7 +338,7 @@ mod tests {
         let expected = [("ns.example.com", 53), ("ns2.test", 5353)];
         assert_eq!(named.servers, expected.map(|(host, port)| NameServer::Named(host.to_owned(), port)));
         assert!(Resolvers::new(&["a:b:c".to_owned()]).is_err());
-        assert!(Resolvers::new(&["x y".to_owned()]).err().unwrap().contains("x y"));
+        assert!(Resolvers::new(&["x y".to_owned()]).err().unwrap().to_string().contains("x y"));
     }
 
     #[test]

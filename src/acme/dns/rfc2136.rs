@@ -116,7 +116,7 @@ impl Key {
         };
         let secret = BASE64_STANDARD
             .decode(secret.trim())
-            .map_err(|error| Error::local(format!("RFC2136_TSIG_SECRET is no base64: {error}")))?;
+            .map_err(|error| Error::local(format!("RFC2136_TSIG_SECRET is not base64: {error}")))?;
         Ok(Self {
             name: name.trim_end_matches('.').to_lowercase(),
             algorithm,

@@ -47,7 +47,7 @@ impl<'a> Variables<'a> {
         let Some(text) = self.first(names) else { return Ok(default) };
         text.trim()
             .parse()
-            .map_err(|_| Error::local(format!("{}: `{text}` is no number", names.join(" or "))))
+            .map_err(|_| Error::local(format!("{}: `{text}` is not a number", names.join(" or "))))
     }
 
     /// True for `true` and `1`.
