@@ -177,7 +177,7 @@ impl Source {
         }
         if !options.request_header_name.is_empty() {
             return http::HeaderName::from_str(&options.request_header_name).map(Self::Header).map_err(
-                |_| BuildError::new(format!("`{}` is no header name", options.request_header_name)),
+                |_| BuildError::new(format!("`{}` is not a header name", options.request_header_name)),
             );
         }
         Ok(if options.request_host { Self::Host } else { default })

@@ -219,7 +219,7 @@ mod tests {
             ("`a`", "expected a call like Host(`…`), found a string alone", 0..3),
             (r#"A("\q")"#, "unknown escape `\\q`", 3..5),
             (r#"A("\xff")"#, "this string is not UTF-8", 2..8),
-            ("A(0x10)", "`0x10` is no number", 2..6),
+            ("A(0x10)", "`0x10` is not a number", 2..6),
         ] {
             assert_eq!(parse(text).unwrap_err(), SyntaxError { message: message.into(), span }, "{text}");
         }
@@ -251,7 +251,7 @@ mod tests {
         for (text, message, span) in [
             ("A == ", "expected a string, a number or a duration, found the end", 5..5),
             ("A =~ 5", "expected a pattern in quotes, found the number 5", 5..6),
-            ("A > 1sec", "`1sec` is no number and no duration", 4..8),
+            ("A > 1sec", "`1sec` is neither a number nor a duration", 4..8),
             ("F() == `a`", "expected a number, found a string", 7..10),
             ("!A > 1", "only a call or a field can stand left of `>`", 0..4),
             ("A > B", "expected a string, a number or a duration, found `B`", 4..5),

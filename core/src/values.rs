@@ -38,7 +38,8 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is no duration: expected a form like `1m30s` or a number of seconds");
+        let bad =
+            || format!("`{text}` is not a duration: expected a form like `1m30s` or a number of seconds");
         let text_trimmed = text.trim();
         if let Ok(seconds) = text_trimmed.parse::<u64>() {
             return Ok(Self::from_secs(seconds));
@@ -174,7 +175,7 @@ impl FromStr for Timeout {
         let text = text.trim();
         let (length, minus) = text.strip_prefix('-').map_or((text, false), |length| (length, true));
         let length: Duration = length.parse().map_err(|_| {
-            format!("`{text}` is no duration: expected a form like `1m30s` or a number of seconds")
+            format!("`{text}` is not a duration: expected a form like `1m30s` or a number of seconds")
         })?;
         Ok(Self { length, negative: minus && !length.is_zero() })
     }

@@ -57,7 +57,7 @@ impl Build for CircuitBreaker {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let status = StatusCode::from_u16(self.response_code)
-            .map_err(|_| BuildError::new(format!("responseCode: `{}` is no status code", self.response_code)));
+            .map_err(|_| BuildError::new(format!("responseCode: `{}` is not a status code", self.response_code)));
         let (condition, status) =
             BuildErrors::both(Condition::parse(&self.expression, &function), status)?;
         let or = |given: Duration, default| if given.is_zero() { default } else { StdDuration::from(given) };

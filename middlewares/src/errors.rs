@@ -43,13 +43,13 @@ fn is_none_or_empty(headers: &Option<Vec<String>>) -> bool {
 impl Build for Errors {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let name = |name: &String| {
-            let wrong = |_| BuildError::new(format!("errorRequestHeaders: `{name}` is no header name"));
+            let wrong = |_| BuildError::new(format!("errorRequestHeaders: `{name}` is not a header name"));
             name.parse::<HeaderName>().map_err(wrong)
         };
         let headers = self.error_request_headers.as_ref();
         let headers = headers.map(|names| BuildErrors::collect(names.iter().map(name))).transpose();
         let rewrites = self.status_rewrites.iter().map(|(from, to)| {
-            let wrong = |_| BuildError::new(format!("statusRewrites: `{to}` is no status code"));
+            let wrong = |_| BuildError::new(format!("statusRewrites: `{to}` is not a status code"));
             BuildErrors::both(StatusRanges::parse(&[from]), StatusCode::from_u16(*to).map_err(wrong))
         });
         let rewrites = BuildErrors::collect(rewrites);
@@ -155,7 +155,7 @@ impl Pages {
         headers
     }
 
-    /// The request for the page. `None` when its target is no valid one.
+    /// The request for the page. `None` when its target is not a valid one.
     fn page_request(&self, original: Original, status: StatusCode, shown: StatusCode) -> Option<Request> {
         let mut target = String::from("/");
         if !self.query.is_empty() {

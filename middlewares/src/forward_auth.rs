@@ -103,7 +103,7 @@ impl Build for ForwardAuth {
             .ok()
             .filter(|uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
             .ok_or_else(|| {
-                BuildError::new(format!("address `{}` is no absolute http or https URL", self.address))
+                BuildError::new(format!("address `{}` is not an absolute http or https URL", self.address))
             });
         let regex = match self.auth_response_headers_regex.as_str() {
             "" => Ok(None),
@@ -176,7 +176,7 @@ fn names<'a>(
     option: &str,
     texts: impl IntoIterator<Item = &'a String>,
 ) -> Result<Vec<HeaderName>, BuildError> {
-    let wrong = |text: &String| BuildError::new(format!("{option}: `{text}` is no header name"));
+    let wrong = |text: &String| BuildError::new(format!("{option}: `{text}` is not a header name"));
     BuildErrors::collect(texts.into_iter().map(|text| text.parse().map_err(|_| wrong(text))))
 }
 

@@ -26,7 +26,7 @@ impl StatusRanges {
 fn range(text: &str) -> Result<(u16, u16), BuildError> {
     let bad = || {
         BuildError::new(format!(
-            "`{text}` is no status code or range: expected a form like `404` or `500-599`"
+            "`{text}` is not a status code or range: expected a form like `404` or `500-599`"
         ))
     };
     let (low, high) = text.split_once('-').unwrap_or((text, text));

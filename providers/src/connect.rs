@@ -111,7 +111,7 @@ impl Connector {
             .ok_or_else(|| bad(&format!("expected a host and a port, like `{}`", form.example)))?;
         let tls = if secure {
             let name =
-                ServerName::try_from(host.clone()).map_err(|_| bad("the host is no name or address"))?;
+                ServerName::try_from(host.clone()).map_err(|_| bad("the host is not a name or address"))?;
             Some((TlsConnector::from(Arc::new(client_config(tls)?)), name))
         } else {
             None

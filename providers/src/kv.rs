@@ -67,7 +67,7 @@ impl Tree {
     }
 }
 
-/// A key as it can be shown, and why it cannot be read when it is no text.
+/// A key as it can be shown, and why it cannot be read when it is not text.
 pub(crate) fn shown(key: &[u8]) -> (Cow<'_, str>, Option<String>) {
     let text = String::from_utf8_lossy(key);
     let problem = matches!(text, Cow::Owned(_)).then(|| "the key is not UTF-8 text".to_owned());

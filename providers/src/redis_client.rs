@@ -195,7 +195,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, String> {
     };
     let (kind, line) = (bytes[0], String::from_utf8_lossy(&bytes[1.min(end)..end]).into_owned());
     let after = end + 2;
-    let number = || line.parse::<i64>().map_err(|_| format!("`{line}` is no number"));
+    let number = || line.parse::<i64>().map_err(|_| format!("`{line}` is not a number"));
     match kind {
         b'+' => Ok(Some((Reply::Text(line), after))),
         b'-' => Ok(Some((Reply::Error(line), after))),

@@ -53,7 +53,7 @@ pub(super) async fn open(
         Some(account) => {
             let der = BASE64_STANDARD
                 .decode(&account.private_key)
-                .map_err(|error| Error::local(format!("the stored account's key is no base64: {error}")))?;
+                .map_err(|error| Error::local(format!("the stored account's key is not base64: {error}")))?;
             AccountKey::read(&der)?
         }
         None => {

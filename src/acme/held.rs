@@ -84,6 +84,6 @@ impl Held {
 /// What base64 of the storage holds.
 pub(super) fn text(base64: &str, what: &str) -> Result<String, Error> {
     let bytes = BASE64_STANDARD.decode(base64.trim());
-    let bytes = bytes.map_err(|error| Error::local(format!("{what} is no base64: {error}")))?;
+    let bytes = bytes.map_err(|error| Error::local(format!("{what} is not base64: {error}")))?;
     String::from_utf8(bytes).map_err(|_| Error::local(format!("{what} is no PEM")))
 }

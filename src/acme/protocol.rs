@@ -260,7 +260,7 @@ fn signed(
 pub(super) fn binding(key: &AccountKey, url: &str, kid: &str, hmac: &str) -> Result<Value, Error> {
     let secret = BASE64_URL_SAFE_NO_PAD
         .decode(hmac.trim_end_matches('='))
-        .map_err(|error| Error::local(format!("eab.hmacEncoded is no base64url: {error}")))?;
+        .map_err(|error| Error::local(format!("eab.hmacEncoded is not base64url: {error}")))?;
     let header = format!(r#"{{"alg":"HS256","kid":{},"url":{}}}"#, json!(kid), json!(url));
     let protected = BASE64_URL_SAFE_NO_PAD.encode(header);
     let payload = BASE64_URL_SAFE_NO_PAD.encode(key.jwk());

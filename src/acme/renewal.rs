@@ -114,7 +114,7 @@ pub(super) async fn suggestion(server: &Server, id: &str) -> Result<Option<Sugge
 fn parse(window: &Window, asked: Duration) -> Result<Suggestion, Error> {
     let time = |text: &str| {
         OffsetDateTime::parse(text, &Rfc3339)
-            .map_err(|error| Error::network(format!("renewal information: `{text}` is no time: {error}")))
+            .map_err(|error| Error::network(format!("renewal information: `{text}` is not a time: {error}")))
     };
     let (start, end) = (time(&window.start)?, time(&window.end)?);
     if end <= start {

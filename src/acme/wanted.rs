@@ -114,7 +114,7 @@ pub(super) fn refuse(name: &str, dns: bool) -> Option<String> {
     };
     let is_domain = base.len() <= 253 && base.split('.').all(is_label);
     (!is_domain).then(|| {
-        format!("{name:?} is no domain: expected labels of letters, digits and `-`, with dots between")
+        format!("{name:?} is not a domain: expected labels of letters, digits and `-`, with dots between")
     })
 }
 
@@ -184,7 +184,7 @@ mod tests {
         assert!(refuse("*.a.test", false).unwrap().ends_with("ACME needs a DNSChallenge"));
         assert!(refuse("*.*.a.test", true).unwrap().ends_with("does not allow '*.*' wildcard domain"));
         for name in ["a b.test", "-a.test", "a..test", "x/y", &"a".repeat(64)] {
-            assert!(refuse(name, true).is_some_and(|text| text.contains("is no domain")), "{name}");
+            assert!(refuse(name, true).is_some_and(|text| text.contains("is not a domain")), "{name}");
         }
         assert_eq!(canonical("BÜCHER.test."), "xn--bcher-kva.test");
         assert_eq!(canonical("*.BÜCHER.test"), "*.xn--bcher-kva.test");

@@ -64,7 +64,7 @@ impl Member {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// A member as it was kept. `None` for what is no member.
+    /// A member as it was kept. `None` for what is not a member.
     pub(super) fn read(text: &[u8]) -> Option<Self> {
         if text.len() > LONGEST {
             return None;

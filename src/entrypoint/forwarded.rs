@@ -68,7 +68,7 @@ impl ForwardedRules {
         let kept = options.connection.iter().map(|name| {
             name.trim()
                 .parse()
-                .map_err(|_| BuildError::new(format!("connection: `{name}` is no header name")))
+                .map_err(|_| BuildError::new(format!("connection: `{name}` is not a header name")))
         });
         Ok(Self {
             trust_all: options.insecure,

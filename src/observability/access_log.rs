@@ -449,7 +449,7 @@ mod tests {
         let error =
             AccessLog::open(&settings::AccessLog { filters: wrong, ..Default::default() }).err().unwrap();
         assert!(
-            error.to_string().starts_with("accessLog.filters.expression: column 1: Staus is no field"),
+            error.to_string().starts_with("accessLog.filters.expression: column 1: Staus is not a field"),
             "{error}"
         );
     }

@@ -99,7 +99,7 @@ impl Matcher {
     }
 }
 
-/// What is said of a name that is no matcher's here.
+/// What is said of a name that is not a matcher's here.
 fn hint(written: &str) -> Option<&'static str> {
     Some(match written {
         "Headers" => "that is v2 syntax, in v3 it is Header(`name`, `value`)",

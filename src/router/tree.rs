@@ -71,7 +71,7 @@ fn shown(rule: &str) -> String {
 }
 
 impl<M> Tree<M> {
-    /// Makes a tree of an expression; `matcher` of each call. What is no call is refused.
+    /// Makes a tree of an expression; `matcher` of each call. What is not a call is refused.
     pub(crate) fn new(
         expression: &Expression,
         matcher: &impl Fn(&Call) -> Result<M, String>,

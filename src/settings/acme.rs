@@ -297,7 +297,7 @@ pub(super) fn mistakes(acme: &Acme, settings: &super::Settings) -> Vec<(Vec<&'st
         wrong.push((vec![option], message));
     }
     if !acme.email.is_empty() && !acme.email.contains('@') {
-        wrong.push((vec!["email"], format!("`{}` is no e-mail address", acme.email)));
+        wrong.push((vec!["email"], format!("`{}` is not an e-mail address", acme.email)));
     }
     if !acme.ca_server.starts_with("https://") && !acme.ca_server.starts_with("http://") {
         let message = format!("`{}` is no URL: expected one like `{LETS_ENCRYPT}`", acme.ca_server);

@@ -41,7 +41,8 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| format!("`{text}` is no address: {why}; expected `[host]:port`, like `:80`");
+        let bad =
+            |why: &str| format!("`{text}` is not an address: {why}; expected `[host]:port`, like `:80`");
         let (address, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
             Some((address, protocol)) if protocol.eq_ignore_ascii_case("tcp") => (address, Protocol::Tcp),
@@ -49,14 +50,14 @@ impl FromStr for Address {
             Some((_, protocol)) => return Err(bad(&format!("`{protocol}` is neither `tcp` nor `udp`"))),
         };
         let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("the port is missing"))?;
-        let port = port.parse().map_err(|_| bad(&format!("`{port}` is no port")))?;
+        let port = port.parse().map_err(|_| bad(&format!("`{port}` is not a port")))?;
         let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(host) => host,
             None if host.contains(':') => return Err(bad("an IPv6 address stands in brackets")),
             None => host,
         };
         if host.contains(['[', ']', ' ']) {
-            return Err(bad(&format!("`{host}` is no host")));
+            return Err(bad(&format!("`{host}` is not a host")));
         }
         Ok(Self { host: host.to_owned(), port, protocol })
     }

@@ -74,7 +74,7 @@ impl Check<'_> {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.:~-".contains(&byte);
             if !api.base_path.starts_with('/') || !api.base_path.bytes().all(fits) {
                 let message = format!(
-                    "`{}` is no path: expected one that begins with `/` and has only letters, digits and `/_.:~-`",
+                    "`{}` is not a path: expected one that begins with `/` and has only letters, digits and `/_.:~-`",
                     api.base_path
                 );
                 self.problem(&["api", "basePath"], &message);
@@ -93,7 +93,7 @@ impl Check<'_> {
         }
         if !(100..=999).contains(&ping.terminating_status_code) {
             let code = ping.terminating_status_code;
-            let message = format!("`{code}` is no status, so 503 is used: expected a number like 503");
+            let message = format!("`{code}` is not a status, so 503 is used: expected a number like 503");
             self.warn(&["ping", "terminatingStatusCode"], &message);
             ping.terminating_status_code = Ping::default().terminating_status_code;
         }
@@ -139,7 +139,7 @@ impl Check<'_> {
         if let Some(index) = wrong {
             let code = &log.filters.status_codes[index];
             let message = format!(
-                "`{code}` (number {}) is no status, so the filter is not used: expected `404` or `400-499`",
+                "`{code}` (number {}) is not a status, so the filter is not used: expected `404` or `400-499`",
                 index + 1
             );
             self.warn(&["accessLog", "filters", "statusCodes"], &message);

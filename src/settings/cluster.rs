@@ -20,7 +20,7 @@ pub struct Cluster {
     pub id: String,
     /// Where this gateway is, for people: it is shown and not used.
     pub address: String,
-    /// A gateway that is not heard of for this time is no member any more.
+    /// A gateway that is not heard of for this time is not a member any more.
     pub ttl: Duration,
     /// Members find each other in Consul.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -655,7 +655,7 @@ mod tests {
                 &["east.docker=true", "east.file.filename=x"][..],
                 "expected one kind of provider, and not several",
             ),
-            (&["east.dockr.endpoint=x"], "`dockr` is no kind of provider: did you mean `docker`?"),
+            (&["east.dockr.endpoint=x"], "`dockr` is not a kind of provider: did you mean `docker`?"),
             (&["east.docker.swarmMode=true"], "use the provider `swarm` instead"),
             (
                 &["east.docker.endpint=x"],
@@ -702,7 +702,7 @@ mod tests {
         assert_eq!(loaded.settings.log.level, "DEBUG");
         assert_eq!(loaded.settings.entry_points["web"].address, ":81");
         let problems = try_load(&arguments, &[], &[]).expect_err("refused");
-        assert!(problems[0].contains("`:${PORT}` is no address"), "{problems:?}");
+        assert!(problems[0].contains("`:${PORT}` is not an address"), "{problems:?}");
     }
 
     #[test]
@@ -710,7 +710,7 @@ mod tests {
         for (argument, expected) in [
             (
                 "--entryPoints.a.address=foo",
-                "flag --entryPoints.a.address: entryPoints.a.address: `foo` is no address: the port is missing",
+                "flag --entryPoints.a.address: entryPoints.a.address: `foo` is not an address: the port is missing",
             ),
             ("--entryPoints.web.udp.timeout=0s", "udp.timeout: expected a time longer than zero"),
             ("--log.filter=h2", "log.filter: invalid filter `h2`"),
@@ -718,13 +718,13 @@ mod tests {
             ("--entryPoints.web.proxyProtocol=true", "proxyProtocol: nobody is trusted"),
             ("--entryPoints.web.http.aliasHeadersStrategy=x", "expected `keep`, `delete` or `reject`"),
             ("--entryPoints.web.http.requiredMiddlewares=auth", "there is no `auth` in `http.middlewares`"),
-            ("--entryPoints.web.http2.maxConcurrentStreams=-1", "`-1` is no whole number"),
+            ("--entryPoints.web.http2.maxConcurrentStreams=-1", "`-1` is not a whole number"),
             (
                 "--entryPoints.other.address=0.0.0.0:80",
                 "entry points `other` and `web` have the same address",
             ),
-            ("--api.basePath=x", "`x` is no path"),
-            ("--api.basePath=/a b", "`/a b` is no path"),
+            ("--api.basePath=x", "`x` is not a path"),
+            ("--api.basePath=/a b", "`/a b` is not a path"),
             ("--core.defaultRuleSyntax=v4", "`v4` is unknown: expected `v3`"),
             ("--providers.precedence=docker,dockr", "provider \"dockr\" is not a valid provider name"),
             ("--log.noColor=maybe", "log.noColor: `maybe` is neither `true` nor `false`"),
@@ -747,8 +747,8 @@ mod tests {
             (vec!["--entryPoints.web.http.redirections.entryPoint.scheme=http"], "it does not say where to"),
             (vec!["--entryPoints.web.http.tls.certResolver=le"], "no certificate resolver `le`"),
             (vec!["--core.defaultRuleSyntax=v2"], "rules are read as `v3`"),
-            (vec!["--accessLog.filters.statusCodes=200,5xx"], "`5xx` (number 2) is no status"),
-            (vec!["--ping.terminatingStatusCode=99"], "`99` is no status"),
+            (vec!["--accessLog.filters.statusCodes=200,5xx"], "`5xx` (number 2) is not a status"),
+            (vec!["--ping.terminatingStatusCode=99"], "`99` is not a status"),
             (vec!["--log.filePath=/proc/none/x"], "the log goes to standard output"),
             (vec!["--accesslog.filePath=/proc/none/x"], "there is no access log"),
             (vec!["--providers.http=true"], "providers.http: the provider is not started"),
@@ -772,7 +772,7 @@ mod tests {
             (vec![".httpChallenge.entryPoint=zz"], "there is no entry point `zz`"),
             (vec![".dnsChallenge.provider=zz"], "provider `zz` is not supported"),
             (vec![".dnsChallenge.provider=cloudflare"], "CF_DNS_API_TOKEN"),
-            (vec![".email=[EMAIL]", ".tlsChallenge=true"], "`[EMAIL]` is no e-mail address"),
+            (vec![".email=[EMAIL]", ".tlsChallenge=true"], "`[EMAIL]` is not an e-mail address"),
         ] {
             let options: Vec<String> = options.into_iter().map(|option| format!("{le}{option}")).collect();
             let settings = loaded(&options.iter().map(String::as_str).collect::<Vec<_>>()).settings;

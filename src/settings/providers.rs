@@ -280,7 +280,7 @@ impl Providers {
 fn check_name(name: &str) -> Result<(), String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if name.is_empty() || !name.bytes().all(fits) {
-        return Err(format!("`{name}` is no name of a provider: expected letters, digits, `-` and `_`"));
+        return Err(format!("`{name}` is not the name of a provider: expected letters, digits, `-` and `_`"));
     }
     // `consul-east` could be the one of a Consul namespace.
     let lower = name.to_lowercase();
@@ -337,8 +337,8 @@ mod tests {
             ("ConsulCatalog", "is the name of a kind"),
             ("internal", "is the name of a kind"),
             ("consul-east", "names that begin with `consul-`"),
-            ("a@b", "`a@b` is no name"),
-            ("", "`` is no name"),
+            ("a@b", "`a@b` is not the name"),
+            ("", "`` is not the name"),
         ] {
             assert!(check_name(name).is_err_and(|message| message.contains(says)), "{name}");
         }

@@ -294,7 +294,7 @@ fn one_kind(instance: &Node) -> Result<(), String> {
     };
     match given.as_slice() {
         [kind] if KINDS.iter().any(|known| known.eq_ignore_ascii_case(kind)) => Ok(()),
-        [kind] => Err(format!("`{kind}` is no kind of provider: {}", suggest::alternatives(kind, KINDS))),
+        [kind] => Err(format!("`{kind}` is not a kind of provider: {}", suggest::alternatives(kind, KINDS))),
         [] => Err(format!("expected one kind of provider: {}", suggest::expected(KINDS))),
         several => Err(format!("expected one kind of provider, and not several: `{}`", several.join("`, `"))),
     }

@@ -74,7 +74,7 @@ impl<'a, S: Clone> Ledger<'a, S> {
         self.services.iter().filter_map(usable).collect()
     }
 
-    /// What became of an object that is no router.
+    /// What became of an object that is not a router.
     pub(super) fn finding(&mut self, kind: Kind, name: &str) -> Finding {
         let object = reference(kind, name);
         let mut used_by = self.users.remove(&object).unwrap_or_default();

@@ -53,7 +53,7 @@ pub(super) enum Matcher {
     Protocol(Box<str>),
 }
 
-/// Reads a rule. The error is about a rule that is no expression of known matchers.
+/// Reads a rule. The error is about a rule that is not an expression of known matchers.
 pub fn read(text: &str) -> Result<Read, String> {
     let expression =
         expression::parse(text).map_err(|error| invalid_rule(text.trim(), &error.located(text)))?;

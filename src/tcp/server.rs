@@ -100,7 +100,7 @@ impl Drop for Server {
 pub(crate) fn split(address: &str) -> Result<(Host, u16), BuildError> {
     let bad = |why: &str| BuildError::new(format!("server address `{address}`: {why}; expected host:port"));
     let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("missing port"))?;
-    let port = port.parse().map_err(|_| bad("the port is no number up to 65535"))?;
+    let port = port.parse().map_err(|_| bad("the port is not a number up to 65535"))?;
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     if bare.is_none() && host.contains(':') {
         return Err(bad("too many colons: an IPv6 address stands in brackets"));

@@ -145,7 +145,7 @@ impl Transport {
 }
 
 fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no server name"))
+    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is not a server name"))
 }
 
 fn late(what: &str) -> io::Error {

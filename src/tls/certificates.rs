@@ -62,7 +62,7 @@ pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loa
 pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| BuildError::new(format!("certificate is no valid PEM: {error}")))?;
+        .map_err(|error| BuildError::new(format!("certificate is not valid PEM: {error}")))?;
     if chain.is_empty() {
         return Err(BuildError::new("there is no certificate: expected PEM with `BEGIN CERTIFICATE`"));
     }

@@ -248,7 +248,7 @@ fn wildcards_without_dns_are_refused_and_the_rest_is_obtained() {
     let gateway = Gateway::with(&flags, &routes(&rules, &backend.url()));
     let problems = gateway.problems().join("\n");
     assert!(problems.contains("routes.yml") && problems.contains("ACME needs a DNSChallenge"), "{problems}");
-    assert!(problems.contains("\"no domain\" is no domain"), "{problems}");
+    assert!(problems.contains("\"no domain\" is not a domain"), "{problems}");
     let roots = pebble.roots();
     eventually("the certificate", || {
         get_over_tls(pebble.secure(), "plain.test", &roots).is_ok_and(|s| s == 200)

@@ -73,7 +73,7 @@ fn each_mistake_in_a_route_file_is_told_with_its_line_and_spoils_nothing_else() 
         (
             "bad.yml",
             "http:\n  routers:\n    x:\n      rule: Host(`x`)\n      priority: high\n",
-            &["bad.yml:5", "router x@file", "`high` is no whole number"],
+            &["bad.yml:5", "router x@file", "`high` is not a whole number"],
         ),
         (
             "bad.yml",
@@ -426,7 +426,7 @@ fn ten_thousand_labels_and_a_value_of_a_megabyte() {
     let beside = engine.gateway();
     beside.told(&["container wrong, label traefik.http.routers.r100.nonsense", "unknown key"]);
     beside.told(&["container key, label ", "is longer than"]);
-    beside.told(&["container odd, label traefik.http.routers.o.priority", "`high` is no whole number"]);
+    beside.told(&["container odd, label traefik.http.routers.o.priority", "`high` is not a whole number"]);
     assert_eq!(beside.answer("sound.test", "/").0, 200);
 }
 

@@ -142,7 +142,7 @@ fn decode_labels(page: &str, body: &str) -> Config {
                 quoted.unwrap_or_else(|| panic!("{page}: expected `- '…'`: {line}")).replace("''", "'");
             let (key, value) =
                 label.split_once('=').unwrap_or_else(|| panic!("{page}: expected key=value: {line}"));
-            // A container is one server. What Docker knows of it (`server.port`) is no option of the service.
+            // A container is one server. What Docker knows of it (`server.port`) is not an option of the service.
             (key.replace(".loadbalancer.server.", ".loadbalancer.servers[0]."), value.replace("$$", "$"))
         })
         .filter(|(key, _)| !key.ends_with("servers[0].port") && !key.ends_with("servers[0].scheme"))

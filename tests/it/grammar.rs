@@ -185,7 +185,7 @@ fn a_mistake_in_the_expression_stops_the_start_with_its_place() {
     let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(
         told.contains(
-            "column 1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?"
+            "column 1: DownstreamStats is not a field of the access log; did you mean DownstreamStatus?"
         ),
         "{told}"
     );

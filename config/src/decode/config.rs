@@ -135,7 +135,7 @@ impl ConfigDecoder {
             Value::Table(table) if table.has_indexes() => {
                 let (items, strays) = table.items();
                 for (key, node) in strays {
-                    let message = format!("tls.certificates.{key}: `{key}` is no number in a list");
+                    let message = format!("tls.certificates.{key}: `{key}` is not a number in a list");
                     self.problem(&node.origin, None, message);
                 }
                 items.into_iter().map(|(_, node)| node).collect()
@@ -357,7 +357,7 @@ mod tests {
             shown,
             [
                 "f.yml:5: router r: http.routers.r.entrypoint: unknown key: did you mean `entryPoints`?",
-                "f.yml:6: router r: http.routers.r.priority: `high` is no whole number",
+                "f.yml:6: router r: http.routers.r.priority: `high` is not a whole number",
                 "f.yml:9: router r: http.routers.r.tls.certresolvr: unknown key: did you mean `certResolver`?",
             ]
         );

@@ -49,7 +49,7 @@ impl<'de> Reader<'de> {
 
     fn number<T: std::str::FromStr>(self, wanted: &'static str) -> Result<T> {
         let text = self.text(&wanted)?;
-        text.trim().parse().map_err(|_| DecodeError::custom(format_args!("`{text}` is no {wanted}")))
+        text.trim().parse().map_err(|_| DecodeError::custom(format_args!("`{text}` is not a {wanted}")))
     }
 
     /// The table where a struct is wanted. A leaf that says yes is an empty one.
@@ -166,7 +166,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
                     }))),
                     // In keys and labels a number was meant.
                     Some((key, node)) if !list.is_empty() || !matches!(node.origin, Origin::File { .. }) => {
-                        Err(DecodeError::custom(format_args!("`{key}` is no number in a list"))
+                        Err(DecodeError::custom(format_args!("`{key}` is not a number in a list"))
                             .at(&node.origin)
                             .under(Step::Key((*key).to_owned())))
                     }
@@ -497,13 +497,13 @@ mod tests {
     #[test]
     fn errors_name_key_line_and_expectation() {
         for (text, expected) in [
-            ("count: 70000", "f.yml:1: count: `70000` is no whole number from 0 to 65535"),
+            ("count: 70000", "f.yml:1: count: `70000` is not a whole number from 0 to 65535"),
             ("on: yes", "f.yml:1: on: `yes` is neither `true` nor `false`"),
             (
                 "on: true\nwait: soon",
-                "f.yml:2: wait: `soon` is no duration: expected a form like `1m30s` or a number of seconds",
+                "f.yml:2: wait: `soon` is not a duration: expected a form like `1m30s` or a number of seconds",
             ),
-            ("numbers: [1, x]", "f.yml:1: numbers[1]: `x` is no whole number of 32 bits"),
+            ("numbers: [1, x]", "f.yml:1: numbers[1]: `x` is not a whole number of 32 bits"),
             ("inner:\n  nam: x", "f.yml:2: inner.nam: unknown key: did you mean `name`?"),
             ("inner:\n  zzz: x", "f.yml:2: inner.zzz: unknown key: expected `name`"),
             ("count: [1]", "f.yml:1: count: a list is given: expected whole number from 0 to 65535"),

@@ -22,7 +22,7 @@ pub fn fill(problems: &mut [Problem], file: &str, source: &str) {
     }
 }
 
-/// Renders the lines around an origin with the place marked. `None` when the origin is no line of this text.
+/// Renders the lines around an origin with the place marked. `None` when the origin is not a line of this text.
 pub fn render(source: &str, origin: &Origin, message: &str) -> Option<String> {
     let Origin::File { path, line, column } = origin else { return None };
     let line = usize::try_from(*line).ok().filter(|line| *line > 0)? - 1;

@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(
             shown,
             "key traefik/http/services/s/loadBalancer/servers/a/url: service s: \
-             http.services.s.loadBalancer.servers.a: `a` is no number in a list"
+             http.services.s.loadBalancer.servers.a: `a` is not a number in a list"
         );
     }
 

@@ -135,12 +135,14 @@ impl<'a> Lexer<'a> {
             Ok(number) if number.is_finite() && written.bytes().any(|b| b.is_ascii_digit()) => {
                 Ok(self.take(length, Token::Number(number)))
             }
-            _ if !self.fields => Err(self.error(self.at, length, format!("`{written}` is no number"))),
+            _ if !self.fields => Err(self.error(self.at, length, format!("`{written}` is not a number"))),
             _ => match written.parse() {
                 Ok(duration) => Ok(self.take(length, Token::Duration(duration))),
-                Err(_) => {
-                    Err(self.error(self.at, length, format!("`{written}` is no number and no duration")))
-                }
+                Err(_) => Err(self.error(
+                    self.at,
+                    length,
+                    format!("`{written}` is neither a number nor a duration"),
+                )),
             },
         }
     }

@@ -53,7 +53,7 @@ impl Identity {
         let header = (!header_field.is_empty())
             .then(|| HeaderName::from_bytes(header_field.as_bytes()))
             .transpose()
-            .map_err(|_| BuildError::new(format!("headerField: `{header_field}` is no header name")))?;
+            .map_err(|_| BuildError::new(format!("headerField: `{header_field}` is not a header name")))?;
         Ok(Self { header, remove_authorization: remove_header })
     }
 

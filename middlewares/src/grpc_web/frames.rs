@@ -49,7 +49,7 @@ impl Decoded {
             let (part, others) = groups.split_at(end);
             STANDARD
                 .decode_vec(part, &mut decoded)
-                .map_err(|error| BodyError::Other(format!("gRPC-Web text is no base64: {error}")))?;
+                .map_err(|error| BodyError::Other(format!("gRPC-Web text is not base64: {error}")))?;
             groups = others;
         }
         self.rest.drain(..whole);

@@ -176,7 +176,7 @@ fn edits(headers: &BTreeMap<String, String>) -> Result<Edits, BuildError> {
 }
 
 fn header_name(name: &str) -> Result<HeaderName, BuildError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| BuildError::new(format!("`{name}` is no header name")))
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| BuildError::new(format!("`{name}` is not a header name")))
 }
 
 /// A value for the header or option called `name`.
@@ -321,7 +321,7 @@ mod tests {
             ("{}", Some("headers configuration not valid")),
             (r#"{"frameDeny": false}"#, Some("headers configuration not valid")),
             (r#"{"sslRedirect": true}"#, None),
-            (r#"{"customRequestHeaders": {"a b": "1"}}"#, Some("`a b` is no header name")),
+            (r#"{"customRequestHeaders": {"a b": "1"}}"#, Some("`a b` is not a header name")),
         ] {
             let error = testing::build_in(&testing::World::default(), options(json)).err();
             assert_eq!(error.map(|e| e.to_string()).as_deref(), expected, "{json}");

@@ -82,7 +82,7 @@ impl Client {
     /// One container; `None` when it is gone.
     pub(super) async fn inspect(&self, id: &str) -> Result<Option<Container>, String> {
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
-            return Err(format!("`{id}` is no name of a container"));
+            return Err(format!("`{id}` is not the name of a container"));
         }
         self.json(&format!("/containers/{id}/json")).await
     }

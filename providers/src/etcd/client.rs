@@ -278,7 +278,7 @@ fn range(root: &str) -> (Vec<u8>, Vec<u8>) {
 fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T, String> {
     match response.status() {
         StatusCode::NOT_FOUND => Err(format!(
-            "{path}: 404: this is no etcd 3.4 or newer, or its JSON gateway is off (`enable-grpc-gateway`)"
+            "{path}: 404: this is not etcd 3.4 or newer, or its JSON gateway is off (`enable-grpc-gateway`)"
         )),
         status if !status.is_success() => {
             let text = String::from_utf8_lossy(response.body());

@@ -259,7 +259,7 @@ fn list_entries(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     // A pipe would block for ever.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("this is no regular file"));
+        return Err(io::Error::other("this is not a regular file"));
     }
     let mut bytes = Vec::new();
     let limit = u64::try_from(LARGEST).unwrap_or(u64::MAX);

@@ -249,7 +249,7 @@ fn number_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         let mut total = args.int(0)?;
         for position in 1..args.0.len() {
             let next = args.int(position)?;
-            total = step(total, next).ok_or("the result is no whole number that fits")?;
+            total = step(total, next).ok_or("the result is not a whole number that fits")?;
         }
         Ok(Value::Int(total))
     };

@@ -202,7 +202,7 @@ fn number(rest: &str) -> Result<(Token, usize), String> {
         Some(value) => value.ok().map(Value::Int),
         None => text.parse().map(Value::Int).or_else(|_| text.parse().map(Value::Float)).ok(),
     };
-    value.map(|value| (Token::Literal(value), length)).ok_or_else(|| format!("`{text}` is no number"))
+    value.map(|value| (Token::Literal(value), length)).ok_or_else(|| format!("`{text}` is not a number"))
 }
 
 /// A string or character in quotes, with Go's escapes.
@@ -243,7 +243,7 @@ fn quoted(rest: &str, quote: char) -> Result<(Token, usize), String> {
                         u32::from_str_radix(&digits, 16)
                             .ok()
                             .and_then(char::from_u32)
-                            .ok_or_else(|| format!("`\\{escape}{digits}` is no character"))?
+                            .ok_or_else(|| format!("`\\{escape}{digits}` is not a character"))?
                     }
                     other => return Err(format!("unknown escape `\\{other}`")),
                 });

@@ -18,7 +18,7 @@ pub(super) enum Refusal {
     Block,
     /// The fields pass the limit.
     TooLarge,
-    /// It is no request.
+    /// It is not a request.
     Malformed(&'static str),
 }
 
@@ -76,7 +76,8 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal
 }
 
 fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
-    let name = HeaderName::from_lowercase(name).map_err(|_| Refusal::Malformed("a name that is no name"))?;
+    let name =
+        HeaderName::from_lowercase(name).map_err(|_| Refusal::Malformed("a name that is not a name"))?;
     if OF_CONNECTIONS.contains(&name.as_str()) {
         return Err(Refusal::Malformed("a header that speaks of one connection"));
     }

@@ -15,7 +15,7 @@ const FIELD_COST: usize = 32;
 /// Why a block cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// It is no block, or names entries that do not exist.
+    /// It is not a block, or names entries that do not exist.
     Block,
     /// All fields together pass the limit.
     TooLarge,

@@ -223,7 +223,7 @@ pub(super) fn report(quic: &quinn::Connection, source: &mut Source, fault: Fault
     }
 }
 
-/// What a block that is no request means for its stream.
+/// What a block that is not a request means for its stream.
 pub(super) fn fault_of(refusal: Refusal) -> Fault {
     match refusal {
         Refusal::Block => {

@@ -281,7 +281,7 @@ fn compares<T: PartialOrd>(value: T, operator: Comparison, with: T) -> bool {
     }
 }
 
-/// What a name stands for; `None` when it is no field.
+/// What a name stands for; `None` when it is not a field.
 fn known(name: &str) -> Result<Option<Known>, String> {
     fn in_list<T: Clone>(list: &[(&str, T)], name: &str) -> Option<T> {
         list.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, field)| field.clone())
@@ -309,14 +309,14 @@ fn known(name: &str) -> Result<Option<Known>, String> {
     Ok(None)
 }
 
-/// The error for a name that is no field.
+/// The error for a name that is not a field.
 fn unknown(name: &str) -> String {
     let numbers = NUMBERS.iter().map(|(name, _)| *name);
     let names = numbers.chain(TIMES.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
     match expression::nearest(name, names.chain([ABORTED])) {
-        Some(field) => format!("{name} is no field of the access log; did you mean {field}?"),
+        Some(field) => format!("{name} is not a field of the access log; did you mean {field}?"),
         None => format!(
-            "{name} is no field of the access log: expected one of its JSON form, like DownstreamStatus, Duration or \
+            "{name} is not a field of the access log: expected one of its JSON form, like DownstreamStatus, Duration or \
              request_User-Agent"
         ),
     }
@@ -331,9 +331,9 @@ mod tests {
         for (text, expected) in [
             (
                 "DownstreamStats >= 500",
-                "column 1: DownstreamStats is no field of the access log; did you mean DownstreamStatus?",
+                "column 1: DownstreamStats is not a field of the access log; did you mean DownstreamStatus?",
             ),
-            ("DownstreamAborted ||\n xyz", "line 2, column 2: xyz is no field"),
+            ("DownstreamAborted ||\n xyz", "line 2, column 2: xyz is not a field"),
             ("DownstreamStatus", "must be compared, like DownstreamStatus >= 500"),
             ("DownstreamStatus == `500`", "column 1: DownstreamStatus is compared with a number"),
             ("Duration > 1", "column 1: Duration is compared with a length of time, like Duration > 1s"),

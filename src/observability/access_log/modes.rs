@@ -37,7 +37,7 @@ impl Modes {
         for (name, text) in &settings.headers.names {
             let place = format!("fields.headers.names.{name}");
             let key = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| format!("{place}: `{name}` is no header name"))?;
+                .map_err(|_| format!("{place}: `{name}` is not a header name"))?;
             headers.insert(key, mode(text, true, &place)?);
         }
         let query =
@@ -111,7 +111,7 @@ fn statuses(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.trim().parse(), last.trim().parse()) {
         (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
-        _ => Err(format!("filters.statusCodes: `{text}` is no status and no range like 400-499")),
+        _ => Err(format!("filters.statusCodes: `{text}` is neither a status nor a range like 400-499")),
     }
 }
 

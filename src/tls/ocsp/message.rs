@@ -216,7 +216,7 @@ fn basic_response(response: &[u8]) -> Result<&[u8], String> {
 fn read_time(text: &[u8]) -> Result<OffsetDateTime, String> {
     let format = time::macros::format_description!("[year][month][day][hour][minute][second]Z");
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
-    let time = time::PrimitiveDateTime::parse(text, format).map_err(|_| format!("`{text}` is no time"))?;
+    let time = time::PrimitiveDateTime::parse(text, format).map_err(|_| format!("`{text}` is not a time"))?;
     Ok(time.assume_utc())
 }
 
