@@ -3,7 +3,7 @@ CARGO ?= cargo
 # All of them by name: cargo fmt does not see the modules that the registry of middlewares declares.
 RUST_FILES = --edition 2024 $$(git ls-files '*.rs')
 
-.PHONY: run build test check lint image fuzz fmt
+.PHONY: run build test check lint image fuzz swaps fmt
 
 run:
 	$(CARGO) run --release --quiet -- demo
@@ -28,6 +28,10 @@ lint:
 # The container image, from a static binary.
 image:
 	scripts/image.sh
+
+# Fifty swaps of addresses under load (tests/it/swaps.rs); `test` has ten. Needs a running Docker Engine.
+swaps: image
+	TIDEGATE_SWAPS=50 $(CARGO) test --test it -- --include-ignored --nocapture swaps::
 
 # Each fuzz target for FUZZ_SECONDS (default 600).
 fuzz:

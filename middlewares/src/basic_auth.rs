@@ -15,7 +15,8 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    reply,
 };
 use tokio::sync::Semaphore;
 

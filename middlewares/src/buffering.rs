@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
-    reply,
+    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request,
+    Response, reply,
 };
 
 use crate::condition::{self, Condition, Gives};
@@ -48,8 +48,8 @@ impl Build for Buffering {
         let limits = |name: &str, max: i64, memory: i64| {
             let negative = || BuildError::new(format!("{name} cannot be negative"));
             let memory = u64::try_from(memory).map_err(|_| negative())?;
-            let max =
-                u64::try_from(max).map_err(|_| BuildError::new(format!("max bytes should be >= 0 got {max}")))?;
+            let max = u64::try_from(max)
+                .map_err(|_| BuildError::new(format!("max bytes should be >= 0 got {max}")))?;
             Ok::<_, BuildError>(Limits {
                 max: if max == 0 { u64::MAX } else { max },
                 memory: if memory == 0 { DEFAULT_MEMORY } else { memory },

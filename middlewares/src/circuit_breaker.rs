@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Request, Response,
+    reply,
 };
 
 use crate::condition::{self, Condition, Gives};
@@ -56,10 +57,10 @@ impl Build for CircuitBreaker {
     const PER_ROUTER: bool = true;
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let status = StatusCode::from_u16(self.response_code)
-            .map_err(|_| BuildError::new(format!("responseCode: `{}` is not a status code", self.response_code)));
-        let (condition, status) =
-            BuildErrors::both(Condition::parse(&self.expression, &function), status)?;
+        let status = StatusCode::from_u16(self.response_code).map_err(|_| {
+            BuildError::new(format!("responseCode: `{}` is not a status code", self.response_code))
+        });
+        let (condition, status) = BuildErrors::both(Condition::parse(&self.expression, &function), status)?;
         let or = |given: Duration, default| if given.is_zero() { default } else { StdDuration::from(given) };
         let times = Times {
             check: or(self.check_period, StdDuration::from_millis(100)),

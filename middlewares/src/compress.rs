@@ -14,7 +14,8 @@ use http_body::Body as _;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Record, Request, Response,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Record, Request,
+    Response,
 };
 
 use crate::{begun, sniff};

@@ -8,8 +8,8 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next, Request, Response,
-    reply,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next,
+    Request, Response, reply,
 };
 
 use crate::status_ranges::StatusRanges;

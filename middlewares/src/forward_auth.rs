@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, HttpClient, Middleware, Next,
-    Request, Response, reply,
+    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, HttpClient,
+    Middleware, Next, Request, Response, reply,
 };
 
 use crate::{auth, pattern};
@@ -131,12 +131,9 @@ impl Build for ForwardAuth {
         Ok(Arc::new(Asking {
             client: context.client(),
             tls: self.tls.clone().unwrap_or_default(),
-            location_base: url::Url::parse(&self.address).map_err(|e| BuildError::new(format!("address: {e}")))?,
-            forwarding: Forwarding::new(
-                address,
-                self.trust_forward_header,
-                &asked,
-            ),
+            location_base: url::Url::parse(&self.address)
+                .map_err(|e| BuildError::new(format!("address: {e}")))?,
+            forwarding: Forwarding::new(address, self.trust_forward_header, &asked),
             response_headers: given,
             response_headers_regex: regex,
             response_limit: limit(self.max_response_body_size, DEFAULT_RESPONSE_LIMIT, u64::MAX),

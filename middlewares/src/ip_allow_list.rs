@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, IpRanges, IpStrategy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    reply,
 };
 
 /// Traefik's `ipAllowList`.
@@ -56,7 +57,8 @@ impl AllowList {
         strategy: Option<&IpStrategy>,
         reject: StatusCode,
     ) -> Result<Self, BuildError> {
-        let allowed = IpRanges::parse(ranges).map_err(|error| error.map(|text| format!("sourceRange: {text}")))?;
+        let allowed =
+            IpRanges::parse(ranges).map_err(|error| error.map(|text| format!("sourceRange: {text}")))?;
         let client = strategy.map(ClientIp::new).transpose()?.unwrap_or_default();
         Ok(Self { allowed, client, reject })
     }
@@ -142,7 +144,8 @@ mod tests {
 
     #[test]
     fn wrong_options_are_named() {
-        let error = |options| testing::build_in(&testing::World::default(), options).err().unwrap().to_string();
+        let error =
+            |options| testing::build_in(&testing::World::default(), options).err().unwrap().to_string();
         assert_eq!(error(IpAllowList::default()), "sourceRange is empty, IPAllowLister not created");
         let code = IpAllowList { reject_status_code: 999, ..options(&["1.2.3.4"], None) };
         assert_eq!(error(code), "invalid HTTP status code 999");

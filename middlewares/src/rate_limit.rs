@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
+};
 
 use buckets::{Buckets, Ticket};
 pub use shared::Redis;

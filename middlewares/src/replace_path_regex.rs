@@ -25,8 +25,8 @@ pub struct ReplacePathRegex {
 
 impl Build for ReplacePathRegex {
     fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let regex =
-            pattern::compile(self.regex.trim()).map_err(|error| BuildError::new(format!("regex: {error}")))?;
+        let regex = pattern::compile(self.regex.trim())
+            .map_err(|error| BuildError::new(format!("regex: {error}")))?;
         let template = Template::new(self.replacement.trim(), &regex);
         Ok(Arc::new(Replace { regex, template }))
     }

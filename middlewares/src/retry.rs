@@ -7,7 +7,8 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    Attempts, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, UpstreamError,
+    Attempts, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    UpstreamError,
 };
 
 use crate::replay::Replay;
@@ -62,10 +63,9 @@ impl Build for Retry {
                 "retry middleware requires at least HTTP status codes or retry on TCP",
             ));
         }
-        let attempts =
-            u32::try_from(self.attempts).ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
-                BuildError::new(format!("incorrect (or empty) value for attempt ({})", self.attempts))
-            });
+        let attempts = u32::try_from(self.attempts).ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
+            BuildError::new(format!("incorrect (or empty) value for attempt ({})", self.attempts))
+        });
         let (attempts, status) = BuildErrors::both(attempts, StatusRanges::parse(&self.status))?;
         let limit = self.max_request_body_bytes.unwrap_or(2 * 1024 * 1024);
         Ok(Arc::new(Retrier {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
+};
 
 use crate::path;
 

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use crate::support::{eventually, get};
 
 const IMAGE: &str = "tidegate:dev";
-/// How often the containers swap their addresses.
-const SWAPS: usize = 50;
+/// How often the containers swap their addresses, unless [`ROUNDS`] says otherwise (`make swaps`: 50).
+const SWAPS: usize = 10;
+const ROUNDS: &str = "TIDEGATE_SWAPS";
 /// The time within which requests must succeed again once `api` is back, and the longest that it may take in a few rounds
 /// on a machine that is busy with other tests.
 const RECOVERY: Duration = Duration::from_secs(1);
@@ -161,8 +162,8 @@ fn ask(address: SocketAddr, question: &str) -> std::io::Result<String> {
 enum Outcome {
     /// `api` was reached.
     Right,
-    /// Nobody was.
-    Failed,
+    /// Nobody was. What came instead.
+    Failed(String),
     /// Somebody else was, or the request was let in.
     Wrong(String),
 }
@@ -176,7 +177,7 @@ fn http(path: &str, gateway: SocketAddr) -> Outcome {
     match (path, answer.status, text.as_str()) {
         ("/direct" | "/fresh", 200, "api") | ("/guarded", 401, _) | ("/limited", 200, _) => Outcome::Right,
         ("/failing", _, "api") => Outcome::Right,
-        (_, 500..=504, text) if text != "stranger" => Outcome::Failed,
+        (_, 500..=504, text) if text != "stranger" => Outcome::Failed(answer.status.to_string()),
         (_, status, text) => Outcome::Wrong(format!("{path}: {status} {text}")),
     }
 }
@@ -185,7 +186,7 @@ fn tcp(_: &str, gateway: SocketAddr) -> Outcome {
     match ask(SocketAddr::new(gateway.ip(), 8001), "who?") {
         Ok(text) if text == "api" => Outcome::Right,
         Ok(text) if !text.is_empty() => Outcome::Wrong(format!("TCP: {text}")),
-        Ok(_) | Err(_) => Outcome::Failed,
+        other => Outcome::Failed(format!("{other:?}")),
     }
 }
 
@@ -195,6 +196,8 @@ struct Client {
     right: Arc<AtomicUsize>,
     all: Arc<AtomicUsize>,
     wrong: Arc<Mutex<Vec<String>>>,
+    /// What came last where `api` was not reached.
+    failure: Arc<Mutex<String>>,
     thread: JoinHandle<()>,
 }
 
@@ -202,25 +205,35 @@ impl Client {
     fn start(what: &'static str, request: Request, gateway: SocketAddr, stop: &Arc<AtomicBool>) -> Self {
         let (right, all) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let wrong = Arc::<Mutex<Vec<String>>>::default();
-        let noted = (stop.clone(), right.clone(), all.clone(), wrong.clone());
+        let failure = Arc::<Mutex<String>>::default();
+        let noted = (stop.clone(), right.clone(), all.clone(), wrong.clone(), failure.clone());
         let thread = std::thread::spawn(move || {
-            let (stop, right, all, wrong) = noted;
+            let (stop, right, all, wrong, failure) = noted;
             while !stop.load(Ordering::SeqCst) {
                 match request(what, gateway) {
                     Outcome::Right => _ = right.fetch_add(1, Ordering::SeqCst),
-                    Outcome::Failed => {}
+                    Outcome::Failed(what) => *failure.lock().unwrap() = what,
                     Outcome::Wrong(what) => wrong.lock().unwrap().push(what),
                 }
                 all.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(PAUSE);
             }
         });
-        Self { what, right, all, wrong, thread }
+        Self { what, right, all, wrong, failure, thread }
     }
 
     fn right(&self) -> usize {
         self.right.load(Ordering::SeqCst)
     }
+}
+
+/// How far each client has come, for whoever looks for what went wrong.
+fn progress(clients: &[Client]) -> String {
+    let one = |client: &Client| {
+        let (all, right) = (client.all.load(Ordering::SeqCst), client.right());
+        format!("{}: {right} of {all}, last failure: {}", client.what, client.failure.lock().unwrap())
+    };
+    clients.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn clients(gateway: SocketAddr, stop: &Arc<AtomicBool>) -> Vec<Client> {
@@ -316,13 +329,22 @@ fn no_request_reaches_a_stranger_that_gets_an_address() {
     let clients = clients(setting.web(), &stop);
     let mut recoveries = Vec::new();
     let begun = Instant::now();
-    for round in 0..SWAPS {
+    let rounds = std::env::var(ROUNDS).map_or(SWAPS, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
         setting.swap(round);
         let back = Instant::now();
         let before: Vec<usize> = clients.iter().map(Client::right).collect();
         let mut slowest = (Duration::ZERO, "");
         for (client, before) in clients.iter().zip(before) {
-            eventually(client.what, || client.right() > before);
+            while client.right() == before {
+                assert!(
+                    back.elapsed() < 12 * MAX_RECOVERY,
+                    "round {round}: {} does not reach `api`: {}",
+                    client.what,
+                    progress(&clients)
+                );
+                std::thread::sleep(PAUSE);
+            }
             slowest = slowest.max((back.elapsed(), client.what));
         }
         recoveries.push(slowest);
@@ -344,8 +366,8 @@ fn no_request_reaches_a_stranger_that_gets_an_address() {
         assert!(wrong.is_empty(), "{}: {} wrong of {all}: {:?}", client.what, wrong.len(), wrong.first());
     }
     recoveries.sort_unstable();
-    let (median, slowest) = (recoveries[SWAPS / 2], recoveries[SWAPS - 1]);
-    eprintln!("{SWAPS} swaps in {:?}; recovery: median {median:?}, slowest {slowest:?}", begun.elapsed());
+    let (median, slowest) = (recoveries[rounds / 2], recoveries[rounds - 1]);
+    eprintln!("{rounds} swaps in {:?}; recovery: median {median:?}, slowest {slowest:?}", begun.elapsed());
     let late = recoveries.iter().filter(|(after, _)| *after > RECOVERY).count();
-    assert!(late <= SWAPS / 10 && slowest.0 < MAX_RECOVERY, "{late} late recoveries: {recoveries:?}");
+    assert!(late <= rounds / 10 && slowest.0 < MAX_RECOVERY, "{late} late recoveries: {recoveries:?}");
 }

@@ -11,7 +11,8 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, OmitForwardedFor, Request, Response,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, OmitForwardedFor, Request,
+    Response,
 };
 
 use cors::Cors;
@@ -176,7 +177,8 @@ fn edits(headers: &BTreeMap<String, String>) -> Result<Edits, BuildError> {
 }
 
 fn header_name(name: &str) -> Result<HeaderName, BuildError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| BuildError::new(format!("`{name}` is not a header name")))
+    HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| BuildError::new(format!("`{name}` is not a header name")))
 }
 
 /// A value for the header or option called `name`.

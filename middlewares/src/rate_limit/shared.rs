@@ -133,7 +133,9 @@ impl Redis {
 
 fn connections(option: &str, number: i64) -> Result<usize, BuildError> {
     if !(0..=MOST_CONNECTIONS).contains(&number) {
-        return Err(BuildError::new(format!("redis.{option}: expected a number from 0 to {MOST_CONNECTIONS}")));
+        return Err(BuildError::new(format!(
+            "redis.{option}: expected a number from 0 to {MOST_CONNECTIONS}"
+        )));
     }
     Ok(usize::try_from(number).unwrap_or(0))
 }
@@ -147,7 +149,8 @@ fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, 
         if text.is_empty() || text.contains("-----BEGIN") {
             return Ok(text.to_owned());
         }
-        let bytes = context.file(text).map_err(|error| BuildError::new(format!("redis.tls.{option}: {error}")))?;
+        let bytes =
+            context.file(text).map_err(|error| BuildError::new(format!("redis.tls.{option}: {error}")))?;
         let content = String::from_utf8_lossy(&bytes).into_owned();
         if !content.contains("-----BEGIN") {
             return Err(BuildError::new(format!("redis.tls.{option}: `{text}` is no PEM file")));
