@@ -87,16 +87,21 @@ fn text(gateway: &Process, path: &str) -> String {
     if answer.status == 200 { answer.text() } else { answer.status.to_string() }
 }
 
+/// Asks on one connection, again and again.
+fn asking(gateway: &Process) -> impl FnMut() -> String + use<> {
+    let mut client = Client::connect(gateway.web());
+    move || {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        client.read().unwrap().text()
+    }
+}
+
 #[test]
 #[ignore = "needs root and unshare"]
 fn kept_connections_follow_the_name() {
     let ([old, _new], port) = backends();
     let (names, gateway) = start(&[], &route(&format!("http://api.test:{port}")));
-    let mut client = Client::connect(gateway.web());
-    let mut ask = || {
-        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        client.read().unwrap().text()
-    };
+    let mut ask = asking(&gateway);
     for _ in 0..50 {
         assert_eq!(ask(), "old");
     }
@@ -167,11 +172,7 @@ fn a_name_server_that_fails_spoils_no_kept_connection() {
     let ([old, _new], port) = backends();
     let (names, gateway) = start(&[], &route(&format!("http://api.test:{port}")));
     // One connection, so that one worker serves it: another one would have to look the name up first.
-    let mut client = Client::connect(gateway.web());
-    let mut ask = || {
-        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        client.read().unwrap().text()
-    };
+    let mut ask = asking(&gateway);
     assert_eq!(ask(), "old");
     names.fail(true);
     let end = Instant::now() + 2 * SOON;

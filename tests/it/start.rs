@@ -35,6 +35,13 @@ fn source(config: String) -> (Sender<()>, Backend) {
     (release, source)
 }
 
+/// A gateway that waits for its HTTP provider longer than the provider itself has patience.
+fn waiting(source: &Backend, flags: &[&str]) -> Gateway {
+    let endpoint = format!("--providers.http.endpoint={}", source.url());
+    let common = ["--providers.startTimeout=50s", "--providers.http.pollTimeout=40s", &endpoint];
+    Gateway::unready(&[flags, &common].concat(), "http: {}")
+}
+
 /// Routes for HTTP, HTTPS, TCP and UDP.
 fn routes(http: &Backend, tcp: SocketAddr, udp: SocketAddr) -> String {
     format!(
@@ -93,12 +100,8 @@ fn every_kind_of_client_waits_for_a_slow_provider_and_ping_does_not() {
         "--entryPoints.web.http3=true",
         // Its routes would win over ours.
         "--api.dashboard=false",
-        // A start that takes longer than the provider's own patience.
-        "--providers.startTimeout=50s",
-        "--providers.http.pollTimeout=40s",
-        &format!("--providers.http.endpoint={}", source.url()),
     ];
-    let gateway = Gateway::unready(&flags, "http: {}");
+    let gateway = waiting(&source, &flags);
     let (web, own) = (gateway.web(), gateway.address("traefik"));
     eventually("the source is asked", || !source.seen().is_empty());
     eventually("the routes of the file are there", || get(own, "h", "/ready").text() == "waiting for http");
@@ -155,14 +158,11 @@ fn ping_is_answered_at_once_on_an_entry_point_that_it_shares() {
     let (release, source) = source(routes(&backend, tcp, mirror()));
     let flags = [
         "--ping.entryPoint=web",
-        "--providers.startTimeout=50s",
         "--entryPoints.web.proxyProtocol.insecure=true",
         "--entryPoints.tcp.address=127.0.0.1:0",
         "--entryPoints.dns.address=127.0.0.1:0/udp",
-        &format!("--providers.http.endpoint={}", source.url()),
-        "--providers.http.pollTimeout=40s",
     ];
-    let gateway = Gateway::unready(&flags, "http: {}");
+    let gateway = waiting(&source, &flags);
     let mut held = Client::connect(gateway.web());
     held.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     for proxy in ["", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"] {
@@ -302,13 +302,10 @@ fn held_connections_are_limited_and_those_that_go_away_are_released() {
     let (release, source) = source(routes(&backend, tcp, mirror()));
     let flags = [
         "--ping.entryPoint=web",
-        "--providers.startTimeout=50s",
         "--entryPoints.web.transport.maxConnections=4",
         "--entryPoints.web.transport.respondingTimeouts.readTimeout=2s",
-        &format!("--providers.http.endpoint={}", source.url()),
-        "--providers.http.pollTimeout=40s",
     ];
-    let gateway = Gateway::unready(&flags, "http: {}");
+    let gateway = waiting(&source, &flags);
     for beginning in ["GET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HT", "", "\u{16}\u{3}\u{1}"] {
         let gone: Vec<_> = (0..4)
             .map(|_| {
