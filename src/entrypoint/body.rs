@@ -75,8 +75,8 @@ impl AnswerBody {
         this
     }
 
-    /// Tells a request body that the answer is under way, until it is over, and discards what is left of the request then.
-    /// Fails at `deadline` when it is not over by then.
+    /// Ties the answer to its request: `answering` is set until the answer is over, what is left of the request is
+    /// discarded then, and the answer fails at `deadline`.
     pub(super) fn bind(
         &mut self,
         answering: Option<Answering>,
