@@ -49,7 +49,8 @@ pub(super) fn parse_address(address: &str) -> Result<SocketAddr, String> {
 pub(super) fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result<Vec<std::net::TcpListener>> {
     let mut address = address;
     if !share {
-        // Sockets of one group may be joined by anybody of the same user, so the first look is without a group.
+        // Sockets of one group may be joined by anybody of the same user, so the first look is without a group. It does not
+        // listen: a client that connects meanwhile would be reset.
         match open(address, false) {
             Ok(_) => {}
             Err(error) if is_without_ipv6(&error, address) => {
@@ -59,11 +60,16 @@ pub(super) fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result
             Err(error) => return Err(error),
         }
     }
-    let first = open(address, true)?;
+    let listen = |address| {
+        let socket = open(address, true)?;
+        socket.listen(BACKLOG)?;
+        Ok::<std::net::TcpListener, io::Error>(socket.into())
+    };
+    let first = listen(address)?;
     let address = first.local_addr()?;
     let mut listeners = vec![first];
     for _ in 1..count {
-        listeners.push(open(address, true)?);
+        listeners.push(listen(address)?);
     }
     Ok(listeners)
 }
@@ -204,7 +210,8 @@ fn dispatch(door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) {
     });
 }
 
-fn open(address: SocketAddr, group: bool) -> io::Result<std::net::TcpListener> {
+/// A socket that is bound and does not listen yet.
+fn open(address: SocketAddr, group: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
@@ -215,8 +222,7 @@ fn open(address: SocketAddr, group: bool) -> io::Result<std::net::TcpListener> {
     }
     set_options(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Sets what connections inherit, and that accepting never blocks.
