@@ -12,6 +12,7 @@ use super::heads::HeldHead;
 use super::linger::{Linger, Wire};
 use super::progress::Progress;
 use super::strict::{Place, Scanner, Violation};
+use super::target::escape_of;
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -30,6 +31,8 @@ pub(super) struct Watched<S, G> {
     /// Most of them.
     largest: usize,
     held: HeldHead,
+    /// HTTP/1: what was read and looked at, but had no room at the reader once a target had been escaped.
+    left: Vec<u8>,
     gathered: Gathered,
     /// HTTP/1: interim answers that are being written.
     interim: Gathered,
@@ -79,6 +82,7 @@ impl<S, G> Watched<S, G> {
             head: 0,
             largest,
             held,
+            left: Vec::new(),
             gathered,
             interim,
             linger: None,
@@ -133,6 +137,9 @@ impl<S, G> Watched<S, G> {
                     }
                 }
                 self.progress.read(scan.place(), scan.heads() != heads);
+                if !scan.unescaped().is_empty() {
+                    self.left = escape(buffer, start, scan.unescaped());
+                }
             }
             Scan::Frames(scan) => {
                 let blocks = scan.blocks();
@@ -160,6 +167,27 @@ impl<S, G> Watched<S, G> {
     }
 }
 
+/// Escapes the bytes at these places, counted from `start`, and returns what has no room any more.
+fn escape(buffer: &mut ReadBuf<'_>, start: usize, places: &[usize]) -> Vec<u8> {
+    let mut whole = Vec::with_capacity(buffer.filled().len() - start + 2 * places.len());
+    let mut from = 0;
+    let fresh = &buffer.filled()[start..];
+    for &at in places {
+        whole.extend_from_slice(&fresh[from..at]);
+        from = at;
+        // Elsewhere it was spoiled.
+        if let b'"' | b'<' | b'>' | b'`' = fresh[at] {
+            whole.extend_from_slice(&escape_of(fresh[at]));
+            from += 1;
+        }
+    }
+    whole.extend_from_slice(&fresh[from..]);
+    buffer.set_filled(start);
+    let left = whole.split_off(whole.len().min(buffer.remaining()));
+    buffer.put_slice(&whole);
+    left
+}
+
 /// Makes the library refuse a head from here on, whatever was read of it before: it looks at what it has when it sees an
 /// empty line, and a NUL is refused wherever in a head it stands. `begins`: nothing was spoiled before.
 fn spoil(bytes: &mut [u8], begins: bool) {
@@ -176,6 +204,12 @@ impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Watched<S, G> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.left.is_empty() {
+            let length = this.left.len().min(buffer.remaining());
+            buffer.put_slice(&this.left[..length]);
+            this.left.drain(..length);
+            return Poll::Ready(Ok(()));
+        }
         let start = buffer.filled().len();
         let polled = if buffer.remaining() <= MAX_READ {
             Pin::new(&mut this.stream).poll_read(cx, buffer)

@@ -6,7 +6,7 @@
 //! each body by the strict rules of RFC 9112, and turns what breaks them into bytes that no parser accepts, which the
 //! library answers with 400 and a close. It knows where heads and bodies begin, so the stream keeps its time by it.
 
-use super::target::is_host;
+use super::target::{is_host, must_be_escaped};
 
 /// Longest line of a chunked body's framing, in bytes.
 const LONGEST_CHUNK_LINE: usize = 4096;
@@ -61,6 +61,9 @@ pub struct Scanner {
     sound: usize,
     /// Where in the last scan the head began that is not complete yet; `None`: before it.
     began: Option<usize>,
+    /// Where in the last scan bytes of a target stand that the library cannot hold unescaped.
+    unescaped: Vec<usize>,
+    part: Part,
     refusal: Refusal,
 }
 
@@ -122,6 +125,15 @@ impl Refusal {
     }
 }
 
+/// Which part of a request line is being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Method,
+    Path,
+    Query,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -153,6 +165,7 @@ impl Scanner {
     pub fn scan(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         self.sound = 0;
         self.began = None;
+        self.unescaped.clear();
         if let Some(violation) = self.refused {
             return Err(violation);
         }
@@ -182,6 +195,12 @@ impl Scanner {
     /// What to answer to the violation that was found.
     pub fn refusal(&self) -> Refusal {
         self.refusal
+    }
+
+    /// Where in the last scan characters stand in targets that the library refuses there: `<`, `>`, a `` ` `` in a path, and
+    /// a `"` in a query. They are no danger to framing, and real clients send them.
+    pub fn unescaped(&self) -> &[usize] {
+        &self.unescaped
     }
 
     /// While a head is being read: where in the last scan it began; `None`: before it.
@@ -245,7 +264,17 @@ impl Scanner {
     /// Takes one line, or keeps its beginning until the rest comes.
     fn line<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Violation> {
         let violation = self.violation();
-        let Some(end) = memchr::memchr(b'\n', bytes) else {
+        let end = memchr::memchr(b'\n', bytes);
+        if self.state == State::RequestLine {
+            let line = end.map_or(bytes, |end| &bytes[..end]);
+            // Without an early end, so that many bytes are looked at together.
+            let has_some =
+                line.iter().fold(false, |some, byte| some | matches!(byte, b'"' | b'<' | b'>' | b'`'));
+            if has_some || end.is_none() || !self.partial.is_empty() {
+                self.note_unescaped(line);
+            }
+        }
+        let Some(end) = end else {
             if self.partial.len() + bytes.len() > LONGEST_LINE {
                 self.refusal = self.too_large();
                 return Err(violation);
@@ -262,6 +291,24 @@ impl Scanner {
             self.take_line(&whole)?;
         }
         Ok(rest)
+    }
+
+    /// Looks at what came of a request line; it begins where the last scan is [`sound`](Self::sound).
+    fn note_unescaped(&mut self, line: &[u8]) {
+        if self.partial.is_empty() {
+            self.part = Part::Method;
+        }
+        for (at, byte) in line.iter().enumerate() {
+            match (byte, self.part) {
+                (b' ', Part::Method) => self.part = Part::Path,
+                (b'?', Part::Path) => self.part = Part::Query,
+                (_, Part::Method) => {}
+                (&byte, part) if must_be_escaped(byte, part == Part::Query) => {
+                    self.unescaped.push(self.sound + at);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn take_line(&mut self, line: &[u8]) -> Result<(), Violation> {

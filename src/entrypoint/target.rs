@@ -9,6 +9,21 @@ use tidegate_core::{AskedTarget, Response, reply};
 
 use crate::settings::{EncodedCharacters, EntryPointHttp};
 
+/// The longest target that [`Uri`] can hold, in bytes.
+pub(super) const MAX_TARGET: usize = 65_534;
+
+/// True for a character that real clients send unescaped in a path or a query, and that [`Uri`] cannot hold there. It is
+/// no danger to framing.
+pub(super) fn must_be_escaped(byte: u8, in_query: bool) -> bool {
+    matches!((byte, in_query), (b'<' | b'>', _) | (b'`', false) | (b'"', true))
+}
+
+/// The escape of a character (RFC 3986 section 2.1).
+pub(super) fn escape_of(byte: u8) -> [u8; 3] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
+}
+
 /// How an entry point reads targets.
 #[derive(Clone, Debug)]
 pub(super) struct TargetRules {

@@ -5,6 +5,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
 use hyper::ext::Protocol;
 
+use super::super::target::{MAX_TARGET, escape_of, must_be_escaped};
 use super::qpack::{self, Broken};
 
 /// Fields that speak of one connection, which HTTP/3 has no use for (RFC 9114 section 4.2).
@@ -18,6 +19,8 @@ pub(super) enum Refusal {
     Block,
     /// The fields pass the limit.
     TooLarge,
+    /// The target is longer than we can hold.
+    TargetTooLong,
     /// It is not a request.
     Malformed(&'static str),
 }
@@ -107,7 +110,7 @@ impl Pseudo {
             b"method" => put(&mut self.method, Method::from_bytes(value).ok()),
             b"scheme" => put(&mut self.scheme, Scheme::try_from(value).ok()),
             b"authority" => put(&mut self.authority, Authority::try_from(value).ok()),
-            b"path" => put(&mut self.path, path(value)),
+            b"path" => put(&mut self.path, Some(path(value)?)),
             b"protocol" => put(&mut self.protocol, Some(value.into())),
             _ => Err(Refusal::Malformed("an unknown pseudo-header")),
         }
@@ -141,19 +144,40 @@ impl Pseudo {
     }
 }
 
+const INVALID_PSEUDO: Refusal =
+    Refusal::Malformed("a pseudo-header that is twice there, or has no valid value");
+
 /// Sets what may be set once.
 fn put<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), Refusal> {
     if place.is_some() || value.is_none() {
-        return Err(Refusal::Malformed("a pseudo-header that is twice there, or has no valid value"));
+        return Err(INVALID_PSEUDO);
     }
     *place = value;
     Ok(())
 }
 
 /// A path, or the `*` of OPTIONS. A fragment is no part of a target.
-fn path(value: &[u8]) -> Option<PathAndQuery> {
+fn path(value: &[u8]) -> Result<PathAndQuery, Refusal> {
     let fine = (value.first() == Some(&b'/') || value == b"*") && !value.contains(&b'#');
-    PathAndQuery::try_from(value).ok().filter(|_| fine)
+    if !fine {
+        return Err(INVALID_PSEUDO);
+    }
+    let path = PathAndQuery::try_from(value).or_else(|_| PathAndQuery::try_from(escaped(value)));
+    path.map_err(|_| if value.len() > MAX_TARGET { Refusal::TargetTooLong } else { INVALID_PSEUDO })
+}
+
+/// Escapes the characters that [`PathAndQuery`] refuses and real clients send.
+fn escaped(target: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(target.len() + 16);
+    let mut in_query = false;
+    for &byte in target {
+        in_query |= byte == b'?';
+        match must_be_escaped(byte, in_query) {
+            true => escaped.extend_from_slice(&escape_of(byte)),
+            false => escaped.push(byte),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]

@@ -71,12 +71,15 @@ pub(super) async fn serve(
     let (head, length) =
         match head.and_then(|head| head::content_length(&head.headers).map(|length| (head, length))) {
             Ok(head) => head,
-            Err(Refusal::TooLarge) => {
-                let too_large = reply::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-                let _ = answer.send(too_large, false).await;
+            Err(refusal) => {
+                let status = match refusal {
+                    Refusal::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
+                    other => return refuse(&quic, &mut source, &mut answer, fault_of(other)),
+                };
+                let _ = answer.send(reply::empty(status), false).await;
                 return Ended::Wasted;
             }
-            Err(refusal) => return refuse(&quic, &mut source, &mut answer, fault_of(refusal)),
         };
     let mut head = head;
     if head.method == Method::CONNECT && begin_tunnel(&link, &mut head) {

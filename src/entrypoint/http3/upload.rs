@@ -229,7 +229,7 @@ pub(super) fn fault_of(refusal: Refusal) -> Fault {
         Refusal::Block => {
             Fault::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read")
         }
-        Refusal::TooLarge => Fault::stream(code::EXCESSIVE_LOAD, "too many fields"),
+        Refusal::TooLarge | Refusal::TargetTooLong => Fault::stream(code::EXCESSIVE_LOAD, "too many fields"),
         Refusal::Malformed(what) => Fault::stream(code::MESSAGE_ERROR, what),
     }
 }
