@@ -1,6 +1,7 @@
 //! Containers that are recreated and swap their addresses, on a real Docker Engine and with its name server, whose
 //! answers live for ten minutes: nothing may reach the stranger that gets the address of `api`.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::support::outside::engine;
 use crate::support::{eventually, get};
 
 const IMAGE: &str = "tidegate:dev";
@@ -231,9 +233,11 @@ impl Client {
 fn progress(clients: &[Client]) -> String {
     let one = |client: &Client| {
         let (all, right) = (client.all.load(Ordering::SeqCst), client.right());
-        format!("{}: {right} of {all}, last failure: {}", client.what, client.failure.lock().unwrap())
+        let (failure, wrong) = (client.failure.lock().unwrap(), client.wrong.lock().unwrap());
+        let (count, last) = (wrong.len(), wrong.last());
+        format!("{}: {right} of {all}, last failure: {failure}, {count} wrong, {last:?}", client.what)
     };
-    clients.iter().map(one).collect::<Vec<_>>().join("; ")
+    clients.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 fn clients(gateway: SocketAddr, stop: &Arc<AtomicBool>) -> Vec<Client> {
@@ -249,10 +253,12 @@ struct Setting {
     gateway: Container,
     network: Network,
     _folder: tempfile::TempDir,
+    _engine: File,
 }
 
 impl Setting {
     fn start() -> Self {
+        let engine = engine(false);
         let network = Network::create();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.yml"), ROUTES).unwrap();
@@ -273,7 +279,7 @@ impl Setting {
         for container in [&api, &stranger, &gateway] {
             container.start();
         }
-        let setting = Self { api, stranger, gateway, network, _folder: folder };
+        let setting = Self { api, stranger, gateway, network, _folder: folder, _engine: engine };
         eventually("the gateway reaches `api`", || {
             TcpStream::connect(setting.web()).is_ok() && get(setting.web(), "h", "/direct").text() == "api"
         });
@@ -282,6 +288,17 @@ impl Setting {
 
     fn web(&self) -> SocketAddr {
         SocketAddr::new(self.gateway.address, 8000)
+    }
+
+    /// What the engine's name server says of `api`, and the end of the gateway's log, for whoever looks for what went
+    /// wrong.
+    fn report(&self) -> String {
+        let name = &self.gateway.name;
+        let resolved = docker(&["exec", name, "/usr/bin/getent", "ahosts", "api"]);
+        let log = Command::new("docker").args(["logs", "--tail", "20", name]).output().unwrap();
+        let log = [log.stdout, log.stderr].concat();
+        let address = self.api.address;
+        format!("`api` has {address}; resolved: {resolved:?}\n{}", String::from_utf8_lossy(&log))
     }
 
     /// Replaces `api` and the stranger by containers that have each other's address. In every other round `api` is away
@@ -339,9 +356,10 @@ fn no_request_reaches_a_stranger_that_gets_an_address() {
             while client.right() == before {
                 assert!(
                     back.elapsed() < 12 * MAX_RECOVERY,
-                    "round {round}: {} does not reach `api`: {}",
+                    "round {round}: {} does not reach `api`:\n{}\n{}",
                     client.what,
-                    progress(&clients)
+                    progress(&clients),
+                    setting.report()
                 );
                 std::thread::sleep(PAUSE);
             }

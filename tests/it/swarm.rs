@@ -1,24 +1,28 @@
 //! Services of a real swarm of one node, with our own image (`scripts/image.sh`).
 
+use std::fs::File;
 use std::process::Command;
 use std::time::Instant;
 
 use crate::support::backend::nobody;
+use crate::support::outside::engine;
 use crate::support::{Gateway, eventually, get};
 
 /// A swarm of this node alone; one that was there before is used, and left as it is.
 struct Swarm {
     ours: bool,
+    _engine: File,
 }
 
 impl Swarm {
     fn join() -> Self {
+        let engine = engine(true);
         let active = run(&["info", "--format", "{{.Swarm.LocalNodeState}}"]).trim() == "active";
         if !active {
             let listen = nobody().to_string();
             run(&["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", &listen]);
         }
-        Self { ours: !active }
+        Self { ours: !active, _engine: engine }
     }
 }
 

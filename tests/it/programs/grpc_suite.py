@@ -76,20 +76,28 @@ class Suite(grpc.GenericRpcHandler):
 
     def wait(self, message, context):
         left = context.time_remaining()
-        gone = threading.Event()
-        context.add_callback(gone.set)
+        gone = self.until_gone(context)
         context.send_initial_metadata([("x-left", "%f" % (left if left is not None else -1))])
         self.begun.release()
         gone.wait(30)
-        self.ended.release()
         return b""
 
     def endless(self, message, context):
-        gone = threading.Event()
-        context.add_callback(gone.set)
+        gone = self.until_gone(context)
         yield b"first"
         gone.wait(30)
-        self.ended.release()
+
+    def until_gone(self, context):
+        """Is set, and notes it, when the call ends. A generator is not resumed after that, so it cannot note it itself."""
+        gone = threading.Event()
+
+        def end():
+            gone.set()
+            self.ended.release()
+
+        if not context.add_callback(end):
+            end()
+        return gone
 
     def has_begun(self, message, context):
         """Says whether a call that waits has come."""

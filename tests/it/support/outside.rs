@@ -18,6 +18,15 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no `{name}`: scripts/test.sh installs it"))
 }
 
+/// Keeps others from changing the engine's mode while a test uses its name server, whose records of all networks are lost
+/// when the engine leaves a swarm (Docker 20.10). `alone` changes it. It holds in every process, until it is dropped.
+pub fn engine(alone: bool) -> File {
+    let path = std::env::temp_dir().join("tidegate-test-engine.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    if alone { file.lock() } else { file.lock_shared() }.unwrap();
+    file
+}
+
 /// A running program with a folder of its own. It is killed when dropped.
 pub struct Running {
     child: Child,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -279,6 +279,20 @@ pub fn get_over_tls(address: SocketAddr, name: &str, roots: &Arc<RootCertStore>)
     let _ = stream.read_to_end(&mut answer);
     let text = String::from_utf8_lossy(&answer).into_owned();
     text.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other(text))
+}
+
+/// Repeats a handshake that is to wait for its certificate until it succeeds. One that fails has waited for as long as
+/// the gateway lets it: on a busy machine an order may take longer.
+pub fn at_first_handshake(mut handshake: impl FnMut() -> bool) {
+    for _ in 0..5 {
+        let begun = Instant::now();
+        if handshake() {
+            return;
+        }
+        let waited = begun.elapsed();
+        assert!(waited >= Duration::from_secs(8), "a handshake failed after {waited:?} already");
+    }
+    panic!("no certificate in five handshakes");
 }
 
 /// Routers `r0`, `r1` … with the resolver `le`, one for each rule, to one service.
