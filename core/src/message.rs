@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -132,12 +133,15 @@ pub struct Connection {
     pub entry_point: Arc<str>,
     /// What the handshake settled; `None` on a plain-text connection.
     pub tls: Option<TlsInfo>,
+    /// What is appended to `X-Forwarded-For` on the way to a server: the peer's address, unless the settings say
+    /// otherwise.
+    pub forwarded_for: Option<HeaderValue>,
 }
 
 impl Connection {
     /// A plain-text connection, for tests.
     pub fn plain(peer: SocketAddr) -> Self {
-        Self { peer, local: peer, entry_point: Arc::from("web"), tls: None }
+        Self { peer, local: peer, entry_point: Arc::from("web"), tls: None, forwarded_for: None }
     }
 }
 

@@ -1,7 +1,8 @@
 //! How middlewares compose: the whole mechanism.
 //!
 //! A middleware that only touches the request ends with `next.run(request)` and returns the inner future
-//! untouched: one virtual call and no allocation. One that must see the response boxes an `async move` block.
+//! untouched: one virtual call and no allocation. One that must see the response boxes an `async move` block. One that
+//! outlives the request, such as a refresh in the background, clones `next`, which keeps alive what stands behind it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,13 @@ pub trait Handler: Send + Sync + 'static {
 /// One layer around a handler.
 pub trait Middleware: Send + Sync + 'static {
     /// Handles one request, usually by passing it on to `next`.
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response>;
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response>;
+
+    /// The chain in front of `next` that this middleware stands for, when it consists of others: they are then compiled
+    /// into the chain instead of it.
+    fn expand(&self, _next: &Next) -> Option<Next> {
+        None
+    }
 
     /// Whether it decides who may pass, and does nothing else: `anyOf` takes only those.
     fn admission(&self) -> Admission {
@@ -51,39 +58,51 @@ pub enum Admission {
 
 /// What comes after a middleware: the middlewares behind it and, at the end, the service.
 ///
-/// It is `Copy`, so a middleware may run it more than once (`retry`).
-#[derive(Clone, Copy)]
-pub struct Next<'a> {
-    rest: &'a [Arc<dyn Middleware>],
-    end: End<'a>,
+/// It is compiled once, when a configuration is. A clone is cheap and owns everything behind it: it can be kept, moved
+/// into a task, and run more than once, also after the client has left.
+#[derive(Clone)]
+pub struct Next(Arc<Stage>);
+
+enum Stage {
+    Middleware(Arc<dyn Middleware>, Next),
+    Service(Arc<dyn Handler>),
 }
 
-#[derive(Clone, Copy)]
-enum End<'a> {
-    Service(&'a dyn Handler),
-    Outer(&'a Next<'a>),
-}
-
-impl<'a> Next<'a> {
-    /// A chain of `middlewares`, first to last, that ends in `service`.
-    pub fn new(middlewares: &'a [Arc<dyn Middleware>], service: &'a dyn Handler) -> Self {
-        Self { rest: middlewares, end: End::Service(service) }
+impl Next {
+    /// The end of a chain.
+    pub fn service(service: Arc<dyn Handler>) -> Self {
+        Self(Arc::new(Stage::Service(service)))
     }
 
-    /// A chain of `middlewares`, first to last, that goes on with `outer`: how a list of middlewares
-    /// under one name (`chain`) is itself one middleware.
-    pub fn nested(middlewares: &'a [Arc<dyn Middleware>], outer: &'a Next<'a>) -> Self {
-        Self { rest: middlewares, end: End::Outer(outer) }
+    /// A chain of `middlewares`, first to last, in front of `end`.
+    pub fn new<M>(middlewares: M, end: Self) -> Self
+    where
+        M: IntoIterator<Item = Arc<dyn Middleware>>,
+        M::IntoIter: DoubleEndedIterator,
+    {
+        middlewares.into_iter().rev().fold(end, |next, middleware| match middleware.expand(&next) {
+            Some(expanded) => expanded,
+            None => Self(Arc::new(Stage::Middleware(middleware, next))),
+        })
+    }
+
+    /// The middlewares, first to last.
+    pub fn middlewares(&self) -> impl Iterator<Item = &Arc<dyn Middleware>> {
+        let mut at = self;
+        std::iter::from_fn(move || match &*at.0 {
+            Stage::Middleware(middleware, next) => {
+                at = next;
+                Some(middleware)
+            }
+            Stage::Service(_) => None,
+        })
     }
 
     /// Passes the request on.
-    pub fn run(self, request: Request) -> BoxFuture<'a, Response> {
-        match self.rest.split_first() {
-            Some((first, rest)) => first.handle(request, Next { rest, end: self.end }),
-            None => match self.end {
-                End::Service(service) => service.call(request),
-                End::Outer(outer) => outer.run(request),
-            },
+    pub fn run(&self, request: Request) -> BoxFuture<'_, Response> {
+        match &*self.0 {
+            Stage::Middleware(middleware, next) => middleware.handle(request, next),
+            Stage::Service(service) => service.call(request),
         }
     }
 }

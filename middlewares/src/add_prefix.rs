@@ -47,7 +47,7 @@ impl Add {
 }
 
 impl Middleware for Add {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         match self.target(request.path()).map(|target| request.set_path(&target)) {
             Some(Ok(())) => next.run(request),
             _ => crate::answer(reply::empty(StatusCode::BAD_REQUEST)),

@@ -53,7 +53,7 @@ impl Build for AnyOf {
 struct Any(Arc<[Arc<dyn Middleware>]>);
 
 impl Middleware for Any {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(self.ask(request, next))
     }
 
@@ -67,7 +67,7 @@ impl Middleware for Any {
 }
 
 impl Any {
-    async fn ask(&self, request: Request, next: Next<'_>) -> Response {
+    async fn ask(&self, request: Request, next: &Next) -> Response {
         let Request { head, body, context } = request;
         let gate = Arc::new(Gate {
             members: self.0.clone(),
@@ -75,12 +75,12 @@ impl Any {
             body: Mutex::new(body),
             passed: AtomicBool::new(false),
         });
-        let inner: [Arc<dyn Middleware>; 1] = [gate.clone()];
+        let behind = Next::new([gate.clone() as Arc<dyn Middleware>], next.clone());
         let mut refusals = Refusals::default();
         for (place, member) in self.0.iter().enumerate() {
             *gate.asked.lock() = place;
             let asking = Request::new(head.clone(), Body::empty(), context.clone());
-            let response = member.handle(asking, Next::nested(&inner, &next)).await;
+            let response = Next::new([member.clone()], behind.clone()).run(asking).await;
             if gate.passed.load(Ordering::Relaxed) {
                 return response;
             }
@@ -101,7 +101,7 @@ struct Gate {
 }
 
 impl Middleware for Gate {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         self.passed.store(true, Ordering::Relaxed);
         request.body = std::mem::take(&mut *self.body.lock());
         let asked = *self.asked.lock();

@@ -112,7 +112,7 @@ struct Basic {
 }
 
 impl Middleware for Basic {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(credentials) = Credentials::of(&request.head.headers) else {
             // As in Traefik, where the JSON of the access log tells nobody from somebody who was not asked.
             auth::note_user(&request, "");
@@ -147,7 +147,7 @@ impl Middleware for Basic {
 }
 
 impl Basic {
-    fn accept<'a>(&'a self, mut request: Request, user: &str, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn accept<'a>(&'a self, mut request: Request, user: &str, next: &'a Next) -> BoxFuture<'a, Response> {
         if self.identity.tell(&mut request, user) { next.run(request) } else { self.refuse() }
     }
 

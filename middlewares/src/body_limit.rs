@@ -38,7 +38,7 @@ impl Build for BodyLimit {
 struct Limit(u64);
 
 impl Middleware for Limit {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let known = request.body.size_hint();
         if known.lower() > self.0 {
             return crate::answer(reply::status_text(StatusCode::PAYLOAD_TOO_LARGE));
@@ -112,6 +112,7 @@ mod tests {
     use tidegate_core::Handler;
 
     /// A service that reads the whole body, as a server would.
+    #[derive(Clone)]
     struct Reader;
 
     impl Handler for Reader {

@@ -100,13 +100,13 @@ struct Buffer {
 }
 
 impl Middleware for Buffer {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(self.send(request, next))
     }
 }
 
 impl Buffer {
-    async fn send(&self, request: Request, next: Next<'_>) -> Response {
+    async fn send(&self, request: Request, next: &Next) -> Response {
         let Request { mut head, body, mut context } = request;
         // What has no length and no encoding has no body at all: it stays without a length.
         let had_body = !body.is_end_stream() || head.headers.contains_key(TRANSFER_ENCODING);
@@ -203,6 +203,7 @@ mod tests {
     use tidegate_core::{Body, Handler, UpstreamError};
 
     /// Answers with what it read and how long it was said to be.
+    #[derive(Clone)]
     struct Echo;
 
     impl Handler for Echo {

@@ -32,13 +32,20 @@ impl Build for Chain {
 
 struct List(Vec<Arc<dyn Middleware>>);
 
+impl List {
+    fn before(&self, next: &Next) -> Next {
+        Next::new(self.0.iter().cloned(), next.clone())
+    }
+}
+
 impl Middleware for List {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
-        match self.0.as_slice() {
-            [] => next.run(request),
-            [only] => only.handle(request, next),
-            list => Box::pin(async move { Next::nested(list, &next).run(request).await }),
-        }
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
+        let next = self.before(next);
+        Box::pin(async move { next.run(request).await })
+    }
+
+    fn expand(&self, next: &Next) -> Option<Next> {
+        Some(self.before(next))
     }
 
     /// A list of those that decide who may pass decides that too: who passes all of them.

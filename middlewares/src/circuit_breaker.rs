@@ -104,7 +104,7 @@ struct Breaking {
 }
 
 impl Middleware for Breaking {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let started = Instant::now();
         if !self.breaker.admits(started) {
             return crate::answer(reply::status_text(self.status));

@@ -135,7 +135,7 @@ struct Compressor {
 const ONE_PIECE: u64 = 16 * 1024;
 
 impl Middleware for Compressor {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(choice) = self.choice(&request) else { return next.run(request) };
         Box::pin(async move {
             let record = request.context.record.clone();

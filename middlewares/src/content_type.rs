@@ -33,7 +33,7 @@ struct Detect {
 }
 
 impl Middleware for Detect {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if !self.enabled || request.head.method == Method::HEAD {
             return next.run(request);
         }

@@ -98,7 +98,7 @@ struct Digest {
 }
 
 impl Middleware for Digest {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let header = request
             .head
             .headers

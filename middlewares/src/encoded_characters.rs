@@ -59,7 +59,7 @@ impl Build for EncodedCharacters {
 }
 
 impl Middleware for EncodedCharacters {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if self.allows(request.path()) {
             next.run(request)
         } else {

@@ -80,7 +80,7 @@ struct Pages {
 }
 
 impl Middleware for Pages {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let original = Original {
             headers: self.headers_of(&request.head.headers),
             uri: request.head.uri.clone(),

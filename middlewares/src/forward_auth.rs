@@ -205,7 +205,7 @@ struct Answer {
 }
 
 impl Middleware for Asking {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(async move {
             match self.decide(request).await {
                 Ok((request, cookies)) => self.with_cookies(next.run(request).await, cookies),

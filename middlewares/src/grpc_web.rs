@@ -39,7 +39,7 @@ const GRPC: &str = "application/grpc";
 const GRPC_STATUS: &str = "grpc-status";
 
 impl Middleware for GrpcWeb {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let headers = &request.head.headers;
         if is_preflight(&request.head) {
             return crate::answer(self.preflight(headers));

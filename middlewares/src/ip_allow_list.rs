@@ -69,7 +69,7 @@ impl AllowList {
 }
 
 impl Middleware for AllowList {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if self.allows(&request) { next.run(request) } else { crate::answer(reply::status_text(self.reject)) }
     }
 

@@ -176,7 +176,7 @@ struct Selection {
 }
 
 impl Middleware for Pass {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let connection = request.context.connection.clone();
         let certificates = connection.tls.as_ref().map_or(&[][..], |tls| &tls.client_certificates);
         if !certificates.is_empty() {

@@ -135,7 +135,7 @@ fn max_delay(rate: f64) -> StdDuration {
 }
 
 impl Middleware for Limiter {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let limit = match &self.limit {
             Limit::None => return next.run(request),
             Limit::Local(limit) => limit,
@@ -160,7 +160,7 @@ impl Middleware for Limiter {
     }
 }
 
-async fn after(delay: StdDuration, request: Request, next: Next<'_>) -> Response {
+async fn after(delay: StdDuration, request: Request, next: &Next) -> Response {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }

@@ -39,7 +39,7 @@ struct Redirect {
 }
 
 impl Middleware for Redirect {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let scheme = if request.context.is_tls() { "https" } else { "http" };
         let old = format!("{scheme}://{}{}", request.host(), request.asked_target());
         match self.template.replace_all(&self.regex, &old) {

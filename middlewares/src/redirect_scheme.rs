@@ -44,7 +44,7 @@ struct Redirect {
 }
 
 impl Middleware for Redirect {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let (host, port) = split_port(request.host());
         let scheme = client_scheme(&request);
         let old_port = port.filter(|port| !is_default_port(scheme, port));

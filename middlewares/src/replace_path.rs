@@ -37,7 +37,7 @@ struct Replace {
 }
 
 impl Middleware for Replace {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let internal_error = http::StatusCode::INTERNAL_SERVER_ERROR;
         let target = match &self.target {
             Ok(target) => target,

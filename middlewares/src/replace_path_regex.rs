@@ -38,7 +38,7 @@ struct Replace {
 }
 
 impl Middleware for Replace {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(raw) = self.template.replace_all(&self.regex, request.path()) else {
             return next.run(request);
         };

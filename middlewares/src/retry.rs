@@ -91,13 +91,13 @@ struct Retrier {
 }
 
 impl Middleware for Retrier {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if self.attempts == 1 { next.run(request) } else { Box::pin(self.send(request, next)) }
     }
 }
 
 impl Retrier {
-    async fn send(&self, request: Request, next: Next<'_>) -> Response {
+    async fn send(&self, request: Request, next: &Next) -> Response {
         let started = Instant::now();
         let Request { head, body, mut context } = request;
         context.attempts.get_or_insert_with(|| Arc::new(Attempts::default()));
@@ -194,6 +194,7 @@ mod tests {
     fn run(options: Retry, request: Request, failures: Vec<Response>) -> (Response, usize) {
         let failures = Arc::new(Mutex::new((failures.into_iter(), 0)));
         let inner = failures.clone();
+        #[derive(Clone)]
         struct Reading<F>(F);
         impl<F: Fn() -> Option<Response> + Send + Sync + 'static> tidegate_core::Handler for Reading<F> {
             fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {

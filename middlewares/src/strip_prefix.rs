@@ -42,7 +42,7 @@ impl Build for StripPrefix {
 struct Strip(Vec<HeaderValue>);
 
 impl Middleware for Strip {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let found = self.0.iter().find_map(|prefix| {
             path::strip_decoded_prefix(request.path(), prefix.as_bytes()).map(|rest| (prefix, rest))
         });
@@ -58,7 +58,7 @@ pub(crate) fn continue_at<'a>(
     stripped: &str,
     prefix: HeaderValue,
     mut request: Request,
-    next: Next<'a>,
+    next: &'a Next,
 ) -> BoxFuture<'a, Response> {
     if !path::is_clean(stripped) || request.set_path(stripped).is_err() {
         return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request"));

@@ -31,7 +31,7 @@ impl Build for StripPrefixRegex {
 struct Strip(Vec<Regex>);
 
 impl Middleware for Strip {
-    fn handle<'a>(&'a self, request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Ok(decoded) = path::unescape(request.path()) else {
             return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request"));
         };

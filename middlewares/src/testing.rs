@@ -78,6 +78,7 @@ pub(crate) fn build(options: impl Build) -> Arc<dyn Middleware> {
 }
 
 /// A service made of a function.
+#[derive(Clone)]
 pub(crate) struct Service<F>(pub(crate) F);
 
 impl<F> Handler for Service<F>
@@ -94,9 +95,10 @@ where
 pub(crate) async fn run(
     middleware: &Arc<dyn Middleware>,
     request: Request,
-    service: &dyn Handler,
+    service: &(impl Handler + Clone),
 ) -> Response {
-    Next::new(std::slice::from_ref(middleware), service).run(request).await
+    let end = Next::service(Arc::new(service.clone()));
+    Next::new([middleware.clone()], end).run(request).await
 }
 
 /// What the service behind the middleware receives. Panics when it receives nothing.
@@ -117,7 +119,8 @@ pub(crate) fn response_of<F>(options: impl Build, request: Request, service: F) 
 where
     F: Fn(Request) -> Response + Send + Sync + 'static,
 {
-    block_on(run(&build(options), request, &Service(service)))
+    let service = Arc::new(service);
+    block_on(run(&build(options), request, &Service(move |request| service(request))))
 }
 
 /// Runs a future on a runtime of its own.

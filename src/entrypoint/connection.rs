@@ -147,8 +147,13 @@ pub(super) async fn first_bytes<T>(
     peer: SocketAddr,
     mut decide: impl FnMut(&Connection, &[u8]) -> Option<T>,
 ) -> io::Result<Option<Box<(Begun, T)>>> {
-    let mut connection =
-        Connection { peer, local: stream.local_addr()?, entry_point: door.name.clone(), tls: None };
+    let mut connection = Connection {
+        peer,
+        local: stream.local_addr()?,
+        entry_point: door.name.clone(),
+        tls: None,
+        forwarded_for: None,
+    };
     let mut bytes = Vec::new();
     let mut expects_header = door.trusts_proxy(peer.ip());
     loop {
@@ -272,7 +277,7 @@ pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
 fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     door: Arc<Door>,
     stream: S,
-    connection: Connection,
+    mut connection: Connection,
     tls_options: Option<ChosenOptions>,
     h2: bool,
     open: OpenConnection,
@@ -281,6 +286,7 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     let held = HeldHead::new(door.heads.clone());
     let stream = Box::new(Watched::new(stream, h2, progress.clone(), held, door.largest_head, open));
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
+    connection.forwarded_for = door.forwarded.appended(&peer);
     let link = Arc::new(Link {
         door: door.clone(),
         connection: Arc::new(connection),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, request};
 use tidegate_core::client_ip::IpRanges;
-use tidegate_core::{BoxFuture, BuildError, Handler, Request, Response};
+use tidegate_core::{BuildError, OmitForwardedFor, Request};
 
 use crate::settings::ForwardedHeaders;
 
@@ -128,7 +128,7 @@ impl ForwardedRules {
         }
     }
 
-    /// The address to append to `X-Forwarded-For`, when that is to be done.
+    /// What is to be appended to `X-Forwarded-For`; see [`append_for`].
     pub(super) fn appended(&self, peer: &Peer) -> Option<HeaderValue> {
         self.append.then(|| peer.address.clone())
     }
@@ -170,25 +170,11 @@ impl ForwardedRules {
     }
 }
 
-/// A service that is told the peer in `X-Forwarded-For`. Middlewares before it see the header as it came, as
-/// Traefik's `ipStrategy.depth` counts.
-pub(super) struct Appending<H> {
-    pub(super) service: H,
-    pub(super) address: Option<HeaderValue>,
-    /// The service's name for the access log: only what was reached is in it.
-    pub(super) name: Option<std::sync::Arc<str>>,
-}
-
-impl<H: std::ops::Deref<Target = dyn Handler> + Send + Sync + 'static> Handler for Appending<H> {
-    fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
-        if let (Some(record), Some(name)) = (&request.context.record, &self.name) {
-            record.note_service(name);
-        }
-        let wanted = request.head.extensions.get::<tidegate_core::OmitForwardedFor>().is_none();
-        if let Some(address) = self.address.as_ref().filter(|_| wanted) {
-            append(&mut request.head.headers, address);
-        }
-        self.service.call(request)
+/// Appends the client's address to `X-Forwarded-For`, unless that is not to be done.
+pub(crate) fn append_for(request: &mut Request) {
+    let Some(address) = &request.context.connection.forwarded_for else { return };
+    if request.head.extensions.get::<OmitForwardedFor>().is_none() {
+        append(&mut request.head.headers, address);
     }
 }
 

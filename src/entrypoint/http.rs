@@ -15,12 +15,12 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tidegate_config::Kind;
-use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Next, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Request, Response, reply};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::chosen_options::ChosenOptions;
 use super::door::Door;
-use super::forwarded::{Appending, Peer};
+use super::forwarded::Peer;
 use super::heads::HeldHead;
 use super::hold::EARLY;
 use super::linger;
@@ -241,16 +241,10 @@ async fn answer(
         return reply::empty(StatusCode::BAD_REQUEST);
     }
     request.context.router = route.name.clone();
-    let service = Appending {
-        service: route.service.clone(),
-        address: door.forwarded.appended(&link.peer),
-        name: (line.is_some() && !route.service_name.is_empty()).then(|| route.service_name.clone()),
-    };
-    let next = Next::new(&route.middlewares, &service);
     match timed {
-        None => next.run(request).await,
+        None => route.chain.run(request).await,
         // In a box of its own: most requests have no use for its room.
-        Some(timed) => Box::pin(timed.answer(next, request)).await,
+        Some(timed) => Box::pin(timed.answer(&route.chain, request)).await,
     }
 }
 

@@ -10,7 +10,7 @@ mod chosen_options;
 mod clock;
 mod connection;
 mod door;
-mod forwarded;
+pub(crate) mod forwarded;
 pub mod frame_scan;
 mod heads;
 mod hold;

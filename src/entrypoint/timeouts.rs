@@ -67,7 +67,7 @@ fn paced(link: &Link, request: &Request, mut body: Body, timeouts: &Timeouts) ->
 
 impl Timed {
     /// The answer, or one of ours when it takes too long.
-    pub(super) async fn answer(self, next: Next<'_>, request: Request) -> Response {
+    pub(super) async fn answer(self, next: &Next, request: Request) -> Response {
         let late = async {
             match self.timeouts.response {
                 None => std::future::pending().await,

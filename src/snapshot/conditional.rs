@@ -24,7 +24,7 @@ impl Conditional {
 }
 
 impl Middleware for Conditional {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if self.condition.matches(&request) {
             return self.middleware.handle(request, next);
         }

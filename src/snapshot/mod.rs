@@ -8,7 +8,7 @@ mod datagrams;
 mod files;
 mod ledger;
 pub mod report;
-mod routes;
+pub(crate) mod routes;
 mod services;
 mod streams;
 mod syntax;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tidegate_core::{Handler, Middleware};
+use tidegate_core::Next;
 
 use crate::router::Index;
 use crate::service::Service;
@@ -76,10 +76,9 @@ pub struct Route {
     pub name: Arc<str>,
     /// Name of its service.
     pub service_name: Arc<str>,
-    /// Middlewares, first to last: the entry point's, the router's, the service's.
-    pub middlewares: Vec<Arc<dyn Middleware>>,
-    /// The service. A broken router has one that answers 503.
-    pub service: Arc<dyn Handler>,
+    /// The middlewares, first to last (the entry point's, the router's), and the service behind them. A broken router has
+    /// a service that answers 503.
+    pub chain: Next,
     /// How long its requests may take, when it says so.
     pub timeouts: Option<Timeouts>,
     /// What is logged, counted and traced.

@@ -13,6 +13,7 @@ use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
+use crate::entrypoint::forwarded::append_for;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tls::{DEFAULT_OPTIONS, TlsStore};
@@ -151,14 +152,15 @@ impl Router<'_, '_> {
         // A broken router answers so whoever asks.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
+        let service_name = Arc::<str>::from(service_name);
+        let end = end(service, service_name.clone(), above.is_empty());
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
         label.push(&name);
         Arc::new(Route {
             name: Arc::from(label.join(" -> ")),
             internal: service_name.ends_with("@internal"),
-            service_name: Arc::from(service_name),
-            middlewares,
-            service,
+            service_name,
+            chain: Next::new(middlewares, end),
             timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
             tls_options: tls_options.map(|name| self.tls.named(&name)),
@@ -359,17 +361,34 @@ impl Handler for Layer {
         if let Some(record) = &request.context.record {
             record.note(|fields| fields.router = Some(route.name.clone()));
         }
-        Next::new(&route.middlewares, &**route).run(request)
+        route.chain.run(request)
     }
 }
 
-/// The end of the chain of a router below others: its service is noted only when it is reached.
-impl Handler for Route {
-    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+/// The end of a router's chain. `name` is that of the service, and empty where there are routers below instead; `is_first`:
+/// no router stands above.
+pub(crate) fn end(service: Arc<dyn Handler>, name: Arc<str>, is_first: bool) -> Next {
+    Next::service(Arc::new(End { service, name, is_first }))
+}
+
+/// The end of a router's chain. The service is noted only when it is reached, and middlewares see `X-Forwarded-For` as it
+/// came (Traefik's `ipStrategy.depth` counts so).
+struct End {
+    service: Arc<dyn Handler>,
+    name: Arc<str>,
+    /// `X-Forwarded-For` is not appended to yet.
+    is_first: bool,
+}
+
+impl Handler for End {
+    fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
         if let Some(record) = &request.context.record
-            && !self.service_name.is_empty()
+            && !self.name.is_empty()
         {
-            record.note_service(&self.service_name);
+            record.note_service(&self.name);
+        }
+        if self.is_first {
+            append_for(&mut request);
         }
         self.service.call(request)
     }

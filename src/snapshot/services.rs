@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
 use tidegate_config::transport::ServersTransport;
-use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Middleware, Next, Request, Response};
+use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
 use super::attach::{provider_of, qualify};
 use super::build::Builder;
@@ -36,7 +36,10 @@ pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service
         .iter()
         .map(|middleware| builder.middleware_for(&qualify(middleware, provider), &owner));
     let middlewares = errors.check(BuildErrors::collect(middlewares));
-    let wrapped = |(middlewares, service)| Arc::new(Wrapped { middlewares, service }) as Arc<dyn Service>;
+    let wrapped = |(middlewares, service): (Vec<_>, Arc<dyn Service>)| {
+        let chain = Next::new(middlewares, Next::service(service.clone()));
+        Arc::new(Wrapped { chain, service }) as Arc<dyn Service>
+    };
     errors.made(middlewares.zip(service).map(wrapped))
 }
 
@@ -145,14 +148,13 @@ fn children<'a>(
 
 /// A service behind its own middlewares.
 struct Wrapped {
-    middlewares: Vec<Arc<dyn Middleware>>,
+    chain: Next,
     service: Arc<dyn Service>,
 }
 
 impl Handler for Wrapped {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        let service: &dyn Handler = &*self.service;
-        Next::new(&self.middlewares, service).run(request)
+        self.chain.run(request)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use tidegate_config::merge::merge;
 use tidegate_config::{Kind, Provided};
-use tidegate_core::{Body, Connection, Context, Next, Request, Response};
+use tidegate_core::{Body, Connection, Context, Request, Response};
 use tokio::runtime::Runtime;
 
 use super::report::Status;
@@ -62,7 +62,7 @@ impl World {
         let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let request = Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))));
         let route = snapshot.entry_points[0].plain.find(&request)?.clone();
-        Some(self.runtime.block_on(Next::new(&route.middlewares, &*route.service).run(request)))
+        Some(self.runtime.block_on(route.chain.run(request)))
     }
 
     fn status(&self, snapshot: &Snapshot, host: &str, path: &str) -> Option<StatusCode> {
@@ -156,21 +156,21 @@ fn what_has_not_changed_is_taken_over() {
         let (head, ()) = http::Request::builder().uri(path).body(()).unwrap().into_parts();
         let peer: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let request = Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))));
-        compiled.snapshot.entry_points[0].plain.find(&request).unwrap().clone()
+        let route = compiled.snapshot.entry_points[0].plain.find(&request).unwrap();
+        route.chain.middlewares().cloned().collect::<Vec<_>>()
     };
     let first = world.compile(&config("/a", "/x"));
     let second = world.compile_after(&config("/b", "/x"), Some(&first));
     let (before, after) = (find(&first, "/a"), find(&second, "/b"));
-    assert!(Arc::ptr_eq(&before.middlewares[0], &after.middlewares[0]));
-    assert!(Arc::ptr_eq(&before.middlewares[1], &after.middlewares[1]), "the limit's state survives");
-    assert!(Arc::ptr_eq(&before.service, &after.service));
+    assert!(Arc::ptr_eq(&before[0], &after[0]));
+    assert!(Arc::ptr_eq(&before[1], &after[1]), "the limit's state survives");
     let other = find(&second, "/q");
-    assert!(Arc::ptr_eq(&other.middlewares[0], &after.middlewares[0]), "shared by all routers");
-    assert!(!Arc::ptr_eq(&other.middlewares[1], &after.middlewares[1]), "one for each router");
+    assert!(Arc::ptr_eq(&other[0], &after[0]), "shared by all routers");
+    assert!(!Arc::ptr_eq(&other[1], &after[1]), "one for each router");
     let third = world.compile_after(&config("/b", "/y"), Some(&second));
     let changed = find(&third, "/b");
-    assert!(!Arc::ptr_eq(&changed.middlewares[0], &after.middlewares[0]));
-    assert!(Arc::ptr_eq(&changed.middlewares[1], &after.middlewares[1]));
+    assert!(!Arc::ptr_eq(&changed[0], &after[0]));
+    assert!(Arc::ptr_eq(&changed[1], &after[1]));
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn edit_request(request: &mut Request, edits: &Edits) {
 struct RequestOnly(Edits);
 
 impl Middleware for RequestOnly {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         edit_request(&mut request, &self.0);
         next.run(request)
     }
@@ -236,7 +236,7 @@ struct All {
 }
 
 impl Middleware for All {
-    fn handle<'a>(&'a self, mut request: Request, next: Next<'a>) -> BoxFuture<'a, Response> {
+    fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
             return crate::answer(answer);
         }

@@ -77,10 +77,17 @@ async fn run(
     drop(handshaking);
     let peer = quic.remote_address();
     let local = SocketAddr::new(quic.local_ip().unwrap_or(local.ip()), local.port());
-    let connection = Connection { peer, local, entry_point: door.name.clone(), tls: Some(outcome.info) };
+    let forwarded = door.forwarded.peer(peer.ip(), true);
+    let connection = Connection {
+        peer,
+        local,
+        entry_point: door.name.clone(),
+        tls: Some(outcome.info),
+        forwarded_for: door.forwarded.appended(&forwarded),
+    };
     let link = Link {
         door: door.clone(),
-        peer: door.forwarded.peer(peer.ip(), true),
+        peer: forwarded,
         connection: Arc::new(connection),
         progress: Arc::new(Progress::default()),
         tls_options: Some(outcome.options),

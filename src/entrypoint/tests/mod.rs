@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::{EntryPoint, EntryPointObservability};
+use crate::snapshot::routes::end;
 use crate::snapshot::{Route, Routes, Snapshot};
 use crate::tls::{HostOptions, TlsStore};
 
@@ -132,8 +133,7 @@ fn gate_with_hosts(
         let route = Route {
             name: "r@test".into(),
             service_name: "s@test".into(),
-            middlewares: Vec::new(),
-            service: service.clone(),
+            chain: end(service.clone(), "s@test".into(), true),
             timeouts: None,
             observability: EntryPointObservability::default(),
             tls_options: None,

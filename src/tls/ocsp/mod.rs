@@ -179,7 +179,8 @@ impl Known {
 /// Requests that the gateway makes itself come from nobody.
 fn context() -> Context {
     let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-    let connection = Connection { peer: nowhere, local: nowhere, entry_point: "".into(), tls: None };
+    let connection =
+        Connection { peer: nowhere, local: nowhere, entry_point: "".into(), tls: None, forwarded_for: None };
     Context::new(Arc::new(connection))
 }
 
