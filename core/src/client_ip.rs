@@ -25,7 +25,7 @@ pub struct IpStrategy {
     pub ipv6_subnet: Option<u8>,
 }
 
-/// What makes two requests come from the same source: exactly one of the three.
+/// What makes two requests come from the same source: exactly one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SourceCriterion {
@@ -38,6 +38,9 @@ pub struct SourceCriterion {
     /// The requested host.
     #[serde(skip_serializing_if = "is_default")]
     pub request_host: bool,
+    /// Tidegate's own: who the client is, as a middleware before has established; the client's address where none has.
+    #[serde(skip_serializing_if = "is_default")]
+    pub identity: bool,
 }
 
 /// A set of address ranges.
@@ -155,6 +158,8 @@ pub enum Source {
     Header(http::HeaderName),
     /// The requested host.
     Host,
+    /// Who the client is; its address when that is not known.
+    Identity,
 }
 
 impl Source {
@@ -171,6 +176,10 @@ impl Source {
                 (Some(_), false) => "iPStrategy and RequestHeaderName",
             };
             return Err(BuildError::new(format!("{pair} are mutually exclusive")));
+        }
+        if options.identity {
+            let error = || BuildError::new("identity is mutually exclusive with the other criteria");
+            return if given == 0 { Ok(Self::Identity) } else { Err(error()) };
         }
         if let Some(strategy) = &options.ip_strategy {
             return ClientIp::new(strategy).map(Self::Ip);
@@ -197,6 +206,11 @@ impl Source {
                 String::from_utf8_lossy(value.as_bytes()).into_owned()
             }
             Self::Host => request.host().to_owned(),
+            Self::Identity => match &request.context.identity {
+                // No address begins so.
+                Some(identity) => format!("identity {}", identity.subject),
+                None => ClientIp::default().of(request),
+            },
         }
     }
 }
@@ -204,7 +218,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Body, Connection, Context};
+    use crate::{AuthMethod, Body, Connection, Context, Identity};
     use std::sync::Arc;
 
     /// What a request counts by that has `value` in the header `name`.
@@ -213,6 +227,26 @@ mod tests {
         let head = http::Request::get("/").header(name, value).body(()).unwrap().into_parts().0;
         let connection = Connection::plain(([127, 0, 0, 1], 4000).into());
         source.of(&Request::new(head, Body::empty(), Context::new(Arc::new(connection))))
+    }
+
+    #[test]
+    fn a_client_that_is_known_counts_by_its_name_and_others_by_their_address() {
+        let criterion = SourceCriterion { identity: true, ..SourceCriterion::default() };
+        let by_identity = Source::new(Some(&criterion), Source::Host).unwrap();
+        let request = |port, subject: Option<&str>| {
+            let connection = Connection::plain(([127, 0, 0, 1], port).into());
+            let mut context = Context::new(Arc::new(connection));
+            context.identity =
+                subject.map(|subject| Arc::new(Identity::new(subject, AuthMethod::Basic, "m@file".into())));
+            Request::new(http::Request::new(()).into_parts().0, Body::empty(), context)
+        };
+        let of = |port, subject| by_identity.of(&request(port, subject));
+        assert_eq!(of(1, Some("ann")), of(2, Some("ann")));
+        assert_ne!(of(1, Some("ann")), of(1, Some("bob")));
+        assert_eq!(of(1, None), "127.0.0.1");
+        assert_ne!(of(1, Some("127.0.0.1")), of(1, None), "nobody takes an address for a name");
+        let both = SourceCriterion { request_host: true, ..criterion };
+        assert!(Source::new(Some(&both), Source::Host).is_err());
     }
 
     fn by(strategy: IpStrategy) -> SourceCriterion {

@@ -10,6 +10,7 @@ pub mod client_ip;
 pub mod error;
 pub mod expression;
 pub mod forwarded;
+pub mod identity;
 pub mod message;
 pub mod middleware;
 pub mod record;
@@ -20,8 +21,7 @@ pub mod values;
 pub use body::{Body, BodyError, Frames, Guard, Polled};
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
-pub use message::{
-    AskedTarget, Attempts, Connection, Context, Held, Interim, OmitForwardedFor, Request, Response, TlsInfo,
-};
+pub use identity::{AuthMethod, Identity};
+pub use message::{Attempts, Connection, Context, Held, Interim, OriginalTarget, Request, Response, TlsInfo};
 pub use middleware::{Admission, BoxFuture, Handler, Middleware, Next};
 pub use record::Record;

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::{Body, Record};
+use crate::{Body, Identity, Record};
 
 /// The answer to a request. A response that stands for a failure carries its [`crate::UpstreamError`] as an
 /// extension.
@@ -37,11 +37,12 @@ impl Request {
         self.head.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("")
     }
 
-    /// The target for a redirect: as [`AskedTarget`] has it, unless a middleware has changed it since.
-    pub fn asked_target(&self) -> &str {
+    /// The target for a redirect: as the client sent it ([`Context::original_target`]), unless a middleware has changed
+    /// it since.
+    pub fn original_target(&self) -> &str {
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
-        match self.head.extensions.get::<AskedTarget>() {
-            Some(asked) if &*asked.served == target => &asked.asked,
+        match &self.context.original_target {
+            Some(original) if &*original.served == target => &original.received,
             _ => target,
         }
     }
@@ -75,6 +76,12 @@ pub struct Context {
     pub attempts: Option<Arc<Attempts>>,
     /// Takes interim answers for the client, when it can be sent any.
     pub interim: Option<Arc<dyn Interim>>,
+    /// The target as the client sent it, when its query was changed before routing.
+    pub original_target: Option<Arc<OriginalTarget>>,
+    /// Who the client is, once a middleware has authenticated it.
+    pub identity: Option<Arc<Identity>>,
+    /// `X-Forwarded-For` was deleted on purpose (`headers` with an empty value): nothing is appended to it.
+    pub omit_forwarded_for: bool,
 }
 
 /// Takes interim answers of a server (1xx, RFC 9110 section 15.2) on their way to the client, before the answer itself.
@@ -86,7 +93,16 @@ pub trait Interim: Send + Sync {
 impl Context {
     /// A context as it is before routing.
     pub fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, record: None, router: Arc::from(""), attempts: None, interim: None }
+        Self {
+            connection,
+            record: None,
+            router: Arc::from(""),
+            attempts: None,
+            interim: None,
+            original_target: None,
+            identity: None,
+            omit_forwarded_for: false,
+        }
     }
 
     /// True when the client came over TLS.
@@ -95,20 +111,14 @@ impl Context {
     }
 }
 
-/// Stands among the extensions of a request whose query had `;`, which were taken for `&` (Go's
-/// `AllowQuerySemicolons`): redirects keep them.
+/// A target whose query had `;`, which were taken for `&` (Go's `AllowQuerySemicolons`): redirects keep them.
 #[derive(Clone, Debug)]
-pub struct AskedTarget {
+pub struct OriginalTarget {
     /// The target as it is served.
     pub served: Box<str>,
-    /// The same with the query as it came.
-    pub asked: Box<str>,
+    /// The same with the query as it was received.
+    pub received: Box<str>,
 }
-
-/// Stands among the extensions of a request whose `X-Forwarded-For` was deleted on purpose (`headers` with an empty
-/// value): none is to be added on the way to the server.
-#[derive(Clone, Copy, Debug)]
-pub struct OmitForwardedFor;
 
 /// What a request holds on to until its connection is free again. It stands among the extensions of a request that asks
 /// for another protocol; when the server agrees, it must be kept for as long as the changed connection lasts.

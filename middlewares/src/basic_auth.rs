@@ -15,13 +15,13 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
-    reply,
+    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next,
+    Request, Response, reply,
 };
 use tokio::sync::Semaphore;
 
 use crate::auth::password::Hash;
-use crate::auth::{self, DEFAULT_REALM, Identity};
+use crate::auth::{self, DEFAULT_REALM, Establishing};
 
 /// How long credentials that were right are taken without hashing them again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
@@ -74,8 +74,10 @@ impl Build for BasicAuth {
             }
             users.insert(name.to_owned(), Arc::new(hash));
         }
-        let identity = errors.check(Identity::new(&self.header_field, self.remove_header));
-        let identity = errors.made(identity)?;
+        let establishing =
+            Establishing::new(context.name, AuthMethod::Basic, &self.header_field, self.remove_header);
+        let establishing = errors.check(establishing);
+        let establishing = errors.made(establishing)?;
         let Some(dummy) = users.values().max_by_key(|hash| hash.work()).cloned() else {
             return Err(BuildError::new(format!("no users found in {}", self.users_file)));
         };
@@ -86,7 +88,7 @@ impl Build for BasicAuth {
             users,
             dummy,
             challenge,
-            identity,
+            establishing,
             key: random_key()?,
             remembered: Cache::new(REMEMBERED),
         }))
@@ -105,7 +107,7 @@ struct Basic {
     /// whether a user exists.
     dummy: Arc<Hash>,
     challenge: HeaderValue,
-    identity: Identity,
+    establishing: Establishing,
     key: hmac::Key,
     /// Credentials that were right, by their MAC, and until when they need no new check.
     remembered: Cache<[u8; 32], Instant>,
@@ -142,13 +144,13 @@ impl Middleware for Basic {
     }
 
     fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.identity.is_in(header)
+        self.establishing.is_in(header)
     }
 }
 
 impl Basic {
     fn accept<'a>(&'a self, mut request: Request, user: &str, next: &'a Next) -> BoxFuture<'a, Response> {
-        if self.identity.tell(&mut request, user) { next.run(request) } else { self.refuse() }
+        if self.establishing.establish(&mut request, user) { next.run(request) } else { self.refuse() }
     }
 
     fn refuse<'a>(&self) -> BoxFuture<'a, Response> {
@@ -370,7 +372,7 @@ mod tests {
             users,
             dummy: Arc::new(Hash::Unknown),
             challenge: HeaderValue::from_static(""),
-            identity: Identity::new("", false).unwrap(),
+            establishing: Establishing::new("m@file", AuthMethod::Basic, "", false).unwrap(),
             key: random_key().unwrap(),
             remembered: Cache::new(8),
         };

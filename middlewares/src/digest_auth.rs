@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next,
+    Request, Response,
 };
 
-use crate::auth::{self, DEFAULT_REALM, Identity};
+use crate::auth::{self, DEFAULT_REALM, Establishing};
 use crate::path;
 
 /// How long a client may go on with one nonce. Then it gets a new one, without asking its user again.
@@ -67,8 +68,10 @@ impl Build for DigestAuth {
                 users.insert(name.to_owned(), hash.to_owned());
             }
         }
-        let identity = errors.check(Identity::new(&self.header_field, self.remove_header));
-        let identity = errors.made(identity)?;
+        let establishing =
+            Establishing::new(context.name, AuthMethod::Digest, &self.header_field, self.remove_header);
+        let establishing = errors.check(establishing);
+        let establishing = errors.made(establishing)?;
         let mut random = [0; 44];
         rand::fill(&mut random).map_err(|_| BuildError::new("the system gives no random numbers"))?;
         Ok(Arc::new(Digest {
@@ -78,7 +81,7 @@ impl Build for DigestAuth {
             key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
             begin: Instant::now(),
             counts: Cache::new(NONCES),
-            identity,
+            establishing,
         }))
     }
 }
@@ -94,7 +97,7 @@ struct Digest {
     begin: Instant,
     /// The highest count that came with each nonce in use.
     counts: Cache<[u8; 16], Arc<AtomicU64>>,
-    identity: Identity,
+    establishing: Establishing,
 }
 
 impl Middleware for Digest {
@@ -109,7 +112,7 @@ impl Middleware for Digest {
             auth::note_user(&request, &answer.username);
         }
         match self.check(&answer, &request) {
-            Ok(()) if self.identity.tell(&mut request, &answer.username) => next.run(request),
+            Ok(()) if self.establishing.establish(&mut request, &answer.username) => next.run(request),
             Ok(()) => self.refuse(Refusal::Wrong),
             Err(refusal) => self.refuse(refusal),
         }
@@ -120,7 +123,7 @@ impl Middleware for Digest {
     }
 
     fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.identity.is_in(header)
+        self.establishing.is_in(header)
     }
 }
 

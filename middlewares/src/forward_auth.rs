@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, HttpClient,
-    Middleware, Next, Request, Response, reply,
+    Admission, AuthMethod, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors,
+    HttpClient, Identity, Middleware, Next, Request, Response, reply,
 };
 
 use crate::{auth, pattern};
@@ -129,6 +129,7 @@ impl Build for ForwardAuth {
             tracing::debug!(middleware = context.name, "maxResponseBodySize is not given: 1 MiB");
         }
         Ok(Arc::new(Asking {
+            name: context.name.into(),
             client: context.client(),
             tls: self.tls.clone().unwrap_or_default(),
             location_base: url::Url::parse(&self.address)
@@ -182,6 +183,7 @@ fn limit(given: Option<i64>, absent: u64, unlimited: u64) -> u64 {
 }
 
 struct Asking {
+    name: Arc<str>,
     client: Arc<dyn HttpClient>,
     tls: ClientTls,
     forwarding: Forwarding,
@@ -239,10 +241,10 @@ impl Asking {
                 return Err(Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR)));
             }
         };
-        if let (Some(name), Some(record)) = (&self.user_header, &request.context.record)
-            && let Some(user) = answer.headers.get(name)
-        {
-            record.note(|fields| fields.user = Some(String::from_utf8_lossy(user.as_bytes()).into_owned()));
+        let user = self.user_header.as_ref().and_then(|name| answer.headers.get(name));
+        let user = user.map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned());
+        if let Some(user) = &user {
+            auth::note_user(&request, user);
         }
         if answer.status == StatusCode::UNAUTHORIZED
             && let Some(signin) = &self.signin
@@ -255,6 +257,10 @@ impl Asking {
             return Err(Box::new(self.refusal(answer, &method)));
         }
         self.take_headers(&mut request.head.headers, &answer.headers);
+        if let Some(user) = user.filter(|user| !user.is_empty()) {
+            let identity = Identity::new(user, AuthMethod::Forward, self.name.clone());
+            request.context.identity = Some(Arc::new(identity));
+        }
         let cookies = answer.headers.get_all(SET_COOKIE).iter().cloned().collect();
         Ok((request, cookies))
     }

@@ -41,7 +41,7 @@ struct Redirect {
 impl Middleware for Redirect {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let scheme = if request.context.is_tls() { "https" } else { "http" };
-        let old = format!("{scheme}://{}{}", request.host(), request.asked_target());
+        let old = format!("{scheme}://{}{}", request.host(), request.original_target());
         match self.template.replace_all(&self.regex, &old) {
             Some(new) if new != old => {
                 crate::answer(location::redirect(&new, &request.head.method, self.permanent))

@@ -52,7 +52,7 @@ impl Middleware for Redirect {
         if scheme == self.scheme && old_port == new_port {
             return next.run(request);
         }
-        let target = request.asked_target();
+        let target = request.original_target();
         let url = format!("{}://{host}{}{target}", self.scheme, self.port);
         crate::answer(location::redirect(&url, &request.head.method, self.permanent))
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, request};
 use tidegate_core::client_ip::IpRanges;
-use tidegate_core::{BuildError, OmitForwardedFor, Request};
+use tidegate_core::{BuildError, Request};
 
 use crate::settings::ForwardedHeaders;
 
@@ -172,9 +172,9 @@ impl ForwardedRules {
 
 /// Appends the client's address to `X-Forwarded-For`, unless that is not to be done.
 pub(crate) fn append_for(request: &mut Request) {
-    let Some(address) = &request.context.connection.forwarded_for else { return };
-    if request.head.extensions.get::<OmitForwardedFor>().is_none() {
-        append(&mut request.head.headers, address);
+    let Request { head, context, .. } = request;
+    if let Some(address) = context.connection.forwarded_for.as_ref().filter(|_| !context.omit_forwarded_for) {
+        append(&mut head.headers, address);
     }
 }
 

@@ -15,7 +15,9 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tidegate_config::Kind;
-use tidegate_core::{Body, BoxFuture, Connection, Context, Held, Interim, Request, Response, reply};
+use tidegate_core::{
+    Body, BoxFuture, Connection, Context, Held, Interim, OriginalTarget, Request, Response, reply,
+};
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::chosen_options::ChosenOptions;
@@ -52,10 +54,6 @@ pub(super) struct Link {
     /// Requests come as streams of frames: HTTP/2 or HTTP/3.
     pub(super) framed: bool,
 }
-
-/// Stands among the extensions of a request whose interim answers go another way than HTTP/1's.
-#[derive(Clone)]
-pub(super) struct InterimTo(pub(super) Arc<dyn Interim>);
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
@@ -111,7 +109,9 @@ async fn serve(
     let (answering, mut leftover) = upload.unzip();
     let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
     let tunnel = link.framed && head.method == Method::CONNECT && begin_tunnel(link, &mut head);
-    let mut response = respond(link, head, body).await;
+    // Over HTTP/2 there is no way to send them.
+    let interim = (!link.framed).then(|| link.progress.clone() as Arc<dyn Interim>);
+    let mut response = respond(link, head, body, interim).await;
     if tunnel {
         response = tunnel::answer(response);
     }
@@ -153,11 +153,16 @@ pub(super) fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool
     begun
 }
 
-/// The answer to a request, whatever it came by.
-pub(super) async fn respond(link: &Link, head: http::request::Parts, body: Body) -> Response {
+/// The answer to a request, whatever it came by. `interim` takes interim answers for the client.
+pub(super) async fn respond(
+    link: &Link,
+    head: http::request::Parts,
+    body: Body,
+    interim: Option<Arc<dyn Interim>>,
+) -> Response {
     let wants_upgrade = head.headers.contains_key(UPGRADE);
     let mut line = None;
-    let answer = AssertUnwindSafe(answer(link, head, body, &mut line)).catch_unwind().await;
+    let answer = AssertUnwindSafe(answer(link, (head, body), interim, &mut line)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -195,8 +200,8 @@ fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
 
 async fn answer(
     link: &Link,
-    mut head: http::request::Parts,
-    body: Body,
+    (mut head, body): (http::request::Parts, Body),
+    interim: Option<Arc<dyn Interim>>,
     line: &mut Option<Pending>,
 ) -> Response {
     let door = &*link.door;
@@ -205,20 +210,20 @@ async fn answer(
         Some(None) => return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         held => held,
     };
-    if let Err(response) = prepare(link, &mut head) {
-        return *response;
-    }
-    let mut snapshot = door.snapshots.load();
-    let interim = match link.framed {
-        true => head.extensions.remove::<InterimTo>().map(|to| to.0),
-        false => Some(link.progress.clone() as _),
+    let original_target = match prepare(link, &mut head) {
+        Ok(original) => original.map(Arc::new),
+        Err(response) => return *response,
     };
+    let mut snapshot = door.snapshots.load();
     let context = Context {
         connection: link.connection.clone(),
         record: None,
         router: door.unrouted.clone(),
         attempts: None,
         interim,
+        original_target,
+        identity: None,
+        omit_forwarded_for: false,
     };
     let mut request = Request::new(head, body, context);
     if !door.opening.is_open() && !is_early(door, &snapshot, &request) {
@@ -272,8 +277,8 @@ fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Opti
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
-fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
-    link.door.target.apply(head)?;
+fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<Option<OriginalTarget>, Box<Response>> {
+    let original = link.door.target.apply(head)?;
     if head
         .headers
         .get(EXPECT)
@@ -296,7 +301,7 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<(), Box<Respo
         refuse_h2c(&mut head.headers);
     }
     link.door.forwarded.apply(head, &link.peer);
-    Ok(())
+    Ok(original)
 }
 
 /// Counts what a head holds. `None`: there is no room for it.

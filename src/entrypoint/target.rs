@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use tidegate_core::{AskedTarget, Response, reply};
+use tidegate_core::{OriginalTarget, Response, reply};
 
 use crate::settings::{EncodedCharacters, EntryPointHttp};
 
@@ -62,9 +62,12 @@ impl TargetRules {
         }
     }
 
-    /// Brings target and host of a request into their one form: target in origin form, host in `Host`. The error is
-    /// the answer to a request that cannot be served.
-    pub(super) fn apply(&self, head: &mut http::request::Parts) -> Result<(), Box<Response>> {
+    /// Brings target and host of a request into their one form: target in origin form, host in `Host`. Returns the target
+    /// as it was received when redirects need it. The error is the answer to a request that cannot be served.
+    pub(super) fn apply(
+        &self,
+        head: &mut http::request::Parts,
+    ) -> Result<Option<OriginalTarget>, Box<Response>> {
         if head.method == Method::CONNECT {
             return Err(refused(StatusCode::NOT_IMPLEMENTED));
         }
@@ -89,19 +92,22 @@ impl TargetRules {
         let new_query = query.map(|query| self.query(query));
         let unchanged = matches!(new_path, Cow::Borrowed(_)) && !matches!(new_query, Some(Cow::Owned(_)));
         if unchanged && origin_form {
-            return Ok(());
+            return Ok(None);
         }
         let target = match &new_query {
             Some(query) => format!("{new_path}?{query}"),
             None => new_path.to_string(),
         };
-        if let (Some(query), Some(Cow::Owned(_)), false) = (query, &new_query, self.encode_semicolons) {
-            let asked = format!("{new_path}?{query}").into();
-            head.extensions.insert(AskedTarget { served: target.as_str().into(), asked });
-        }
+        let original = match (query, &new_query) {
+            (Some(query), Some(Cow::Owned(_))) if !self.encode_semicolons => {
+                let received = format!("{new_path}?{query}").into();
+                Some(OriginalTarget { served: target.as_str().into(), received })
+            }
+            _ => None,
+        };
         let target = PathAndQuery::try_from(target).map_err(|_| bad_request("400 Bad Request"))?;
         head.uri = Uri::from(target);
-        Ok(())
+        Ok(original)
     }
 
     /// True when a path in its one form has an escape that this entry point denies.
@@ -376,7 +382,7 @@ mod tests {
     fn special_methods_and_targets() {
         let rules = rules(|_| {});
         let status = |method: &str, target: &str| {
-            rules.apply(&mut head(method, target, "a.test")).map_err(|r| r.status().as_u16())
+            rules.apply(&mut head(method, target, "a.test")).map(drop).map_err(|r| r.status().as_u16())
         };
         assert_eq!(status("CONNECT", "a.test:443"), Err(501));
         assert_eq!(status("OPTIONS", "*"), Err(200));

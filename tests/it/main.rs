@@ -37,6 +37,7 @@ mod hostile_middlewares;
 mod hostile_slow;
 mod http3;
 mod http3_limits;
+mod identity;
 mod instances;
 mod interim;
 mod life;

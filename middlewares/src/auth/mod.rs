@@ -2,9 +2,11 @@
 
 pub(crate) mod password;
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use tidegate_core::{BuildContext, BuildError, Request, Response, reply};
+use tidegate_core::{AuthMethod, BuildContext, BuildError, Identity, Request, Response, reply};
 
 /// The realm when none is configured.
 pub(crate) const DEFAULT_REALM: &str = "traefik";
@@ -40,21 +42,29 @@ pub(crate) fn shown_name(entry: &str) -> String {
     entry.split_once(':').map_or_else(String::new, |(name, _)| format!(" `{name}`"))
 }
 
-/// How the service learns who the client is.
+/// Establishes who the client is: for what stands behind the middleware, and for the service.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct Establishing {
+    method: AuthMethod,
+    /// Name of the middleware.
+    by: Arc<str>,
     header: Option<HeaderName>,
     remove_authorization: bool,
 }
 
-impl Identity {
+impl Establishing {
     /// Checks the options `headerField` and `removeHeader`.
-    pub(crate) fn new(header_field: &str, remove_header: bool) -> Result<Self, BuildError> {
+    pub(crate) fn new(
+        middleware: &str,
+        method: AuthMethod,
+        header_field: &str,
+        remove_header: bool,
+    ) -> Result<Self, BuildError> {
         let header = (!header_field.is_empty())
             .then(|| HeaderName::from_bytes(header_field.as_bytes()))
             .transpose()
             .map_err(|_| BuildError::new(format!("headerField: `{header_field}` is not a header name")))?;
-        Ok(Self { header, remove_authorization: remove_header })
+        Ok(Self { method, by: middleware.into(), header, remove_authorization: remove_header })
     }
 
     /// True for the header that carries the user's name, and for every other that a service might take for it.
@@ -63,7 +73,7 @@ impl Identity {
     }
 
     /// Puts the user into the request. False when the name cannot stand in a header.
-    pub(crate) fn tell(&self, request: &mut Request, user: &str) -> bool {
+    pub(crate) fn establish(&self, request: &mut Request, user: &str) -> bool {
         let headers = &mut request.head.headers;
         if let Some(name) = &self.header {
             let Ok(value) = HeaderValue::from_bytes(user.as_bytes()) else { return false };
@@ -72,6 +82,7 @@ impl Identity {
         if self.remove_authorization {
             headers.remove(AUTHORIZATION);
         }
+        request.context.identity = Some(Arc::new(Identity::new(user, self.method, self.by.clone())));
         true
     }
 }

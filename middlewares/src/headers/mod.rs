@@ -11,8 +11,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, OmitForwardedFor, Request,
-    Response,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
 use cors::Cors;
@@ -211,7 +210,7 @@ fn edit_request(request: &mut Request, edits: &Edits) {
             None => {
                 request.head.headers.remove(name);
                 if name == "x-forwarded-for" {
-                    request.head.extensions.insert(OmitForwardedFor);
+                    request.context.omit_forwarded_for = true;
                 }
             }
         }
@@ -306,7 +305,7 @@ mod tests {
         assert_eq!(seen.host(), "over.test");
         assert!(!seen.head.headers.contains_key("x-del"));
         assert!(!seen.head.headers.contains_key("x-forwarded-for"));
-        assert!(seen.head.extensions.get::<OmitForwardedFor>().is_some());
+        assert!(seen.context.omit_forwarded_for);
     }
 
     #[test]

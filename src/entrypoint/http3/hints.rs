@@ -1,14 +1,11 @@
 //! Interim answers (103 Early Hints) of one request, on their way from the server to the client.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tidegate_core::Interim;
-
-use crate::entrypoint::http::InterimTo;
 
 /// Most of them that wait for a client that takes none.
 const MOST: usize = 16;
@@ -32,13 +29,6 @@ impl Interim for Hints {
 }
 
 impl Hints {
-    /// Has those of a request told to the returned list.
-    pub(super) fn of(head: &mut http::request::Parts) -> Arc<Self> {
-        let hints = Arc::new(Self::default());
-        head.extensions.insert(InterimTo(hints.clone()));
-        hints
-    }
-
     /// Takes what is to be sent; empty when there is nothing.
     pub(super) fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
         std::mem::take(&mut self.waiting.lock())

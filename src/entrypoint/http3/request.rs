@@ -102,9 +102,9 @@ pub(super) async fn serve(
             return Ended::Wasted;
         }
     };
-    let hints = Hints::of(&mut head);
+    let hints = Arc::new(Hints::default());
     let response = {
-        let mut responding = std::pin::pin!(respond(&link, head, body));
+        let mut responding = std::pin::pin!(respond(&link, head, body, Some(hints.clone())));
         let mut over = std::pin::pin!(answer.over());
         let mut late = std::pin::pin!(answer.late());
         loop {
@@ -154,7 +154,7 @@ async fn tunnelled(
     head.extensions.insert(side);
     let response = tokio::select! {
         biased;
-        response = respond(link, head, Body::empty()) => response,
+        response = respond(link, head, Body::empty(), None) => response,
         () = answer.over() => return Ended::Wasted,
     };
     let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
