@@ -15,7 +15,7 @@ pub struct Identity {
     pub labels: BTreeMap<String, String>,
     /// How the client has proved who it is.
     pub method: AuthMethod,
-    /// `name@provider` of the middleware that has established it.
+    /// `name@provider` of the middleware that has established it, or of the TLS options.
     pub by: Arc<str>,
 }
 
@@ -35,6 +35,8 @@ pub enum AuthMethod {
     Digest,
     /// Another server says so (`forwardAuth`).
     Forward,
+    /// A certificate that a trusted authority has signed (TLS options with `clientAuth`).
+    Certificate,
 }
 
 impl fmt::Display for AuthMethod {
@@ -43,6 +45,7 @@ impl fmt::Display for AuthMethod {
             Self::Basic => "basic",
             Self::Digest => "digest",
             Self::Forward => "forward",
+            Self::Certificate => "certificate",
         })
     }
 }

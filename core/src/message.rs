@@ -78,7 +78,7 @@ pub struct Context {
     pub interim: Option<Arc<dyn Interim>>,
     /// The target as the client sent it, when its query was changed before routing.
     pub original_target: Option<Arc<OriginalTarget>>,
-    /// Who the client is, once a middleware has authenticated it.
+    /// Who the client is: by its certificate, or as the last middleware that authenticates has found.
     pub identity: Option<Arc<Identity>>,
     /// `X-Forwarded-For` was deleted on purpose (`headers` with an empty value): nothing is appended to it.
     pub omit_forwarded_for: bool,
@@ -94,13 +94,13 @@ impl Context {
     /// A context as it is before routing.
     pub fn new(connection: Arc<Connection>) -> Self {
         Self {
+            identity: connection.identity.clone(),
             connection,
             record: None,
             router: Arc::from(""),
             attempts: None,
             interim: None,
             original_target: None,
-            identity: None,
             omit_forwarded_for: false,
         }
     }
@@ -146,12 +146,21 @@ pub struct Connection {
     /// What is appended to `X-Forwarded-For` on the way to a server: the peer's address, unless the settings say
     /// otherwise.
     pub forwarded_for: Option<HeaderValue>,
+    /// Who the client is by its certificate, when that was verified.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Connection {
     /// A plain-text connection, for tests.
     pub fn plain(peer: SocketAddr) -> Self {
-        Self { peer, local: peer, entry_point: Arc::from("web"), tls: None, forwarded_for: None }
+        Self {
+            peer,
+            local: peer,
+            entry_point: Arc::from("web"),
+            tls: None,
+            forwarded_for: None,
+            identity: None,
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidegate_core::{Request, TlsInfo};
+use tidegate_core::{AuthMethod, Identity, Request, TlsInfo};
 
 use crate::router::without_port;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::NamedOptions;
+use crate::tls::subject::subject;
 
 /// The TLS options that were chosen at a handshake.
 pub(in crate::entrypoint) struct ChosenOptions {
@@ -36,6 +37,13 @@ impl ChosenOptions {
             None => snapshot.tls_options_of(entry_point, &local.to_canonical().to_string()),
         };
         Some(Self { options: options?.clone(), generation: snapshot.generation.into() })
+    }
+
+    /// Who the client is by its certificate, when these options have had that verified.
+    pub(in crate::entrypoint) fn identity(&self, tls: &TlsInfo) -> Option<Arc<Identity>> {
+        let certificate = tls.client_certificates.first().filter(|_| self.options.verifies_clients)?;
+        let subject = subject(certificate)?;
+        Some(Arc::new(Identity::new(subject, AuthMethod::Certificate, self.options.name.clone())))
     }
 
     /// True when the requested host has other TLS options than the handshake was made with (RFC 9110 section 15.5.20).

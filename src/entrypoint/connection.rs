@@ -153,6 +153,7 @@ pub(super) async fn first_bytes<T>(
         entry_point: door.name.clone(),
         tls: None,
         forwarded_for: None,
+        identity: None,
     };
     let mut bytes = Vec::new();
     let mut expects_header = door.trusts_proxy(peer.ip());
@@ -287,6 +288,8 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     let stream = Box::new(Watched::new(stream, h2, progress.clone(), held, door.largest_head, open));
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     connection.forwarded_for = door.forwarded.appended(&peer);
+    let tls = tls_options.as_ref().zip(connection.tls.as_ref());
+    connection.identity = tls.and_then(|(options, info)| options.identity(info));
     let link = Arc::new(Link {
         door: door.clone(),
         connection: Arc::new(connection),

@@ -222,7 +222,7 @@ async fn answer(
         attempts: None,
         interim,
         original_target,
-        identity: None,
+        identity: link.connection.identity.clone(),
         omit_forwarded_for: false,
     };
     let mut request = Request::new(head, body, context);

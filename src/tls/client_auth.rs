@@ -19,6 +19,11 @@ pub(super) fn is_demanded(options: &ClientAuth) -> bool {
     matches!(kind(options), "RequireAnyClientCert" | "RequireAndVerifyClientCert")
 }
 
+/// True when the certificates of clients are checked against authorities.
+pub(super) fn is_verified(options: &ClientAuth) -> bool {
+    matches!(kind(options), "VerifyClientCertIfGiven" | "RequireAndVerifyClientCert")
+}
+
 fn kind(options: &ClientAuth) -> &str {
     match options.client_auth_type.as_str() {
         "" if options.ca_files.is_empty() => "NoClientCert",

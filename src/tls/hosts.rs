@@ -20,12 +20,14 @@ pub struct NamedOptions {
     pub name: Arc<str>,
     /// What they come to, as a digest; `None` for options that are missing or broken.
     content: Option<[u8; 32]>,
+    /// A certificate that a client shows has been checked against authorities.
+    pub verifies_clients: bool,
 }
 
 impl NamedOptions {
     /// Options of this name and content.
     pub fn new(name: &str, content: Option<[u8; 32]>) -> Self {
-        Self { name: name.into(), content }
+        Self { name: name.into(), content, verifies_clients: false }
     }
 
     /// True when a connection that was opened with one may be used for what requires the other. Options of one name are the

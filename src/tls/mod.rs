@@ -10,6 +10,7 @@ mod hosts;
 mod obtained;
 mod ocsp;
 mod options;
+pub(crate) mod subject;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -113,8 +114,9 @@ impl TlsStore {
         let obtained = previous.map(|store| store.obtained.clone()).unwrap_or_default();
         let built = build_options(tls, (&certificates, &obtained), file, &mut tickets, &mut problems);
         let named = built.iter().map(|(name, built)| {
-            let content = built.as_ref().map(|built| built.content);
-            (name.clone(), Arc::new(NamedOptions::new(name, content)))
+            let mut named = NamedOptions::new(name, built.as_ref().map(|built| built.content));
+            named.verifies_clients = built.as_ref().is_some_and(|built| built.verifies_clients);
+            (name.clone(), Arc::new(named))
         });
         let named = named.collect();
         let options =

@@ -21,6 +21,8 @@ pub(super) struct Built {
     pub(super) config: ServerConfig,
     /// A digest of everything they say, whatever the words: equal ones are one and the same to clients.
     pub(super) content: [u8; 32],
+    /// Certificates of clients are checked against authorities.
+    pub(super) verifies_clients: bool,
     /// What they name and what is left out.
     pub(super) warnings: Vec<String>,
 }
@@ -71,7 +73,8 @@ pub(super) fn server_config(
     if !options.disable_session_tickets {
         config.ticketer = ticketer(domain)?;
     }
-    Ok(Built { config, content, warnings })
+    let verifies_clients = client_auth::is_verified(&options.client_auth);
+    Ok(Built { config, content, verifies_clients, warnings })
 }
 
 /// The digest of what options come to.

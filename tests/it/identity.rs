@@ -1,7 +1,9 @@
 //! Who a client is, from the middleware that has found out to those behind it.
 
 use std::io::Write;
+use std::sync::Arc;
 
+use crate::support::tls::{Own, ask, client_config};
 use crate::support::{Backend, Gateway, get_with};
 
 /// A server that lets everybody in and says that they are who they say in `X-Name`.
@@ -54,4 +56,51 @@ http:
     assert_eq!([status("/forward", ""), status("/forward", "")], [200, 429], "nobody: the address counts");
     // Before a client is known, its address counts.
     assert_eq!([status("/nobody", ann), status("/nobody", bob)], [200, 429]);
+}
+
+/// A certificate that signs itself, for somebody of this name.
+fn somebody(name: &str) -> Own {
+    let mut parameters = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    Own { cert: parameters.self_signed(&signing_key).unwrap(), signing_key }
+}
+
+#[test]
+fn a_certificate_says_who_the_client_is_only_when_it_was_verified() {
+    let backend = Backend::echo("a");
+    let (ann, bob) = (somebody("ann"), somebody("bob"));
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("ca.pem");
+    std::fs::write(&authorities, ann.cert.pem() + &bob.cert.pem()).unwrap();
+    let router = |name: &str| {
+        format!(
+            "    {name}: {{rule: 'Host(`{name}.test`)', service: a, middlewares: [limit], tls: {{options: {name}}}}}\n"
+        )
+    };
+    let gateway = Gateway::serve(&format!(
+        "http:\n  routers:\n{}{}  middlewares:
+    limit: {{rateLimit: {{average: 1, period: 1h, burst: 1, sourceCriterion: {{identity: true}}}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls:
+  options:
+    verified: {{clientAuth: {{clientAuthType: VerifyClientCertIfGiven, caFiles: ['{}']}}}}
+    shown: {{clientAuth: {{clientAuthType: RequestClientCert}}}}
+",
+        router("verified"),
+        router("shown"),
+        backend.url(),
+        authorities.display()
+    ));
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let status = |host: &str, who: Option<&Own>| {
+        let config = Arc::new(client_config(&[], who));
+        ask(gateway.web(), &config, host, host).unwrap().status()
+    };
+    for who in [Some(&ann), Some(&bob), None] {
+        assert_eq!([status("verified.test", who), status("verified.test", who)], [200, 429]);
+    }
+    assert_eq!([status("shown.test", Some(&ann)), status("shown.test", Some(&bob))], [200, 429]);
 }

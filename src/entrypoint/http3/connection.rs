@@ -82,8 +82,9 @@ async fn run(
         peer,
         local,
         entry_point: door.name.clone(),
-        tls: Some(outcome.info),
         forwarded_for: door.forwarded.appended(&forwarded),
+        identity: outcome.options.identity(&outcome.info),
+        tls: Some(outcome.info),
     };
     let link = Link {
         door: door.clone(),

@@ -179,8 +179,14 @@ impl Known {
 /// Requests that the gateway makes itself come from nobody.
 fn context() -> Context {
     let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-    let connection =
-        Connection { peer: nowhere, local: nowhere, entry_point: "".into(), tls: None, forwarded_for: None };
+    let connection = Connection {
+        peer: nowhere,
+        local: nowhere,
+        entry_point: "".into(),
+        tls: None,
+        forwarded_for: None,
+        identity: None,
+    };
     Context::new(Arc::new(connection))
 }
 
