@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::opening::Opening;
 use crate::saved::{States, Store};
-use crate::snapshot::{Compiled, Environment, Snapshot, SnapshotHandle, compile};
+use crate::snapshot::{Compiled, Effects, Environment, Snapshot, SnapshotHandle, compile};
 
 /// How often files that a configuration names are looked at.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,12 +69,12 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// A compiler, and the first snapshot: that of `states`.
-    pub fn new(environment: Environment, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Self {
-        let compiled = compile(merged(states), 0, None, &environment);
+    /// A compiler that has compiled the first snapshot, that of `states`, and the effects of that snapshot.
+    pub fn new(environment: Environment, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> (Self, Effects) {
+        let (compiled, effects) = compile(merged(states), 0, None, &environment);
         let compiler = Self { environment, current: Mutex::new(compiled), logged: Mutex::default() };
         compiler.log(&compiler.snapshot());
-        compiler
+        (compiler, effects)
     }
 
     /// The newest snapshot.
@@ -82,17 +82,17 @@ impl Compiler {
         self.current.lock().snapshot.clone()
     }
 
-    /// Compiles and keeps the next snapshot. Blocks.
-    fn next(&self, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Arc<Snapshot> {
+    /// Compiles and keeps the next snapshot. Its effects are to be applied when it serves. Blocks.
+    fn next(&self, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> (Arc<Snapshot>, Effects) {
         let mut current = self.current.lock();
         let generation = current.snapshot.generation + 1;
-        let compiled = compile(merged(states), generation, Some(&current), &self.environment);
+        let (compiled, effects) = compile(merged(states), generation, Some(&current), &self.environment);
         self.environment.files.keep(&|path| compiled.names_file(path));
         let snapshot = compiled.snapshot.clone();
         *current = compiled;
         drop(current);
         self.log(&snapshot);
-        snapshot
+        (snapshot, effects)
     }
 
     /// Logs each problem once, and again when it comes back after it was gone.
@@ -352,10 +352,10 @@ impl Loop {
         tokio::task::spawn_blocking(move || compiler.environment.files.changed()).await.unwrap_or(false)
     }
 
-    /// Compiles and swaps. Gives back the snapshot that was replaced.
+    /// Compiles, swaps, and applies the effects. Gives back the snapshot that was replaced.
     async fn apply(&self) -> Option<Arc<Snapshot>> {
         let (compiler, states) = (self.compiler.clone(), self.states.clone());
-        let next = match tokio::task::spawn_blocking(move || compiler.next(&states)).await {
+        let (next, effects) = match tokio::task::spawn_blocking(move || compiler.next(&states)).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::error!("the configuration could not be compiled, the last one stays: {error}");
@@ -365,6 +365,7 @@ impl Loop {
         let generation = next.generation;
         let old = self.snapshots.load();
         self.snapshots.store(next);
+        effects.apply();
         self.generation.send_replace(generation);
         tracing::debug!(generation, "configuration applied");
         Some(old)

@@ -111,15 +111,16 @@ impl Gateway {
         let client = environment.client.clone();
         let states =
             BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
-        let compiler = Arc::new(Compiler::new(environment, &states));
+        let (compiler, effects) = Compiler::new(environment, &states);
         let snapshots = SnapshotHandle::new(compiler.snapshot());
+        effects.apply();
         // Set once, right here: nobody asks before.
         let _ = slot.set(snapshots.downgrade());
         let access_log =
             settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
-            compiler,
+            compiler: Arc::new(compiler),
             snapshots: snapshots.clone(),
             readiness: readiness.clone(),
             generation: generation_sender,
@@ -315,7 +316,8 @@ pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
     Ok(sources)
 }
 
-/// Compiles these states as a gateway with these settings would, without serving them.
+/// Compiles these states as a gateway with these settings would, without serving them. No server is contacted: the
+/// effects are dropped.
 pub(crate) fn compile_once(
     settings: &Arc<Settings>,
     mut states: BTreeMap<Arc<str>, Arc<Provided>>,
@@ -333,7 +335,8 @@ pub(crate) fn compile_once(
     };
     let environment = environment(&around, 1, control);
     states.insert(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)));
-    Compiler::new(environment, &states).snapshot().report.clone()
+    let (compiler, _) = Compiler::new(environment, &states);
+    compiler.snapshot().report.clone()
 }
 
 /// What compiling needs from outside the configuration.

@@ -278,7 +278,7 @@ mod tests {
             files: Files::default(),
             stores: Stores::new(runtime.handle().clone()),
         };
-        let compiled = compile(Provided::default(), 7, None, &environment);
+        let (compiled, _) = compile(Provided::default(), 7, None, &environment);
         Inner::new(&settings, SnapshotHandle::new(compiled.snapshot), Arc::default())
     }
 

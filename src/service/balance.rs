@@ -70,16 +70,16 @@ pub(super) trait Load {
 pub(super) struct Balance {
     kind: Kind,
     members: Vec<Member>,
-    turns: Mutex<Turns>,
+    /// `None` before the first choice: the shares that they start with are those of the first request.
+    turns: Mutex<Option<Turns>>,
     /// Choices so far, of the strategy that counts them.
     choices: AtomicU32,
 }
 
 impl Balance {
-    /// Begins with these members; `share` as in [`Load::share`].
-    pub(super) fn new(kind: Kind, members: Vec<Member>, share: impl Fn(usize) -> f64) -> Self {
-        let turns = Mutex::new(Turns::new(&members, share));
-        Self { kind, members, turns, choices: AtomicU32::new(0) }
+    /// Creates the balance of these members.
+    pub(super) fn new(kind: Kind, members: Vec<Member>) -> Self {
+        Self { kind, members, turns: Mutex::default(), choices: AtomicU32::new(0) }
     }
 
     pub(super) fn is_for(&self, kind: Kind, members: &[Member]) -> bool {
@@ -98,7 +98,13 @@ impl Balance {
     }
 
     fn in_turn(&self, load: &impl Load) -> Option<usize> {
-        self.turns.lock().next(&self.members, load, |index| load.allowed(index))
+        self.next_turn(load, |index| load.allowed(index))
+    }
+
+    fn next_turn(&self, load: &impl Load, allowed: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut turns = self.turns.lock();
+        let turns = turns.get_or_insert_with(|| Turns::new(&self.members, |index| load.share(index)));
+        turns.next(&self.members, load, allowed)
     }
 
     /// The member with the lowest score by weight; those that are equally good take turns.
@@ -114,7 +120,7 @@ impl Balance {
         if best.is_infinite() {
             return None;
         }
-        self.turns.lock().next(&self.members, load, |index| scores[index] <= best)
+        self.next_turn(load, |index| scores[index] <= best)
     }
 
     fn less_busy(&self, load: &impl Load) -> Option<usize> {
@@ -293,11 +299,7 @@ mod tests {
 
     fn balance(kind: Kind, weights: &[i64]) -> Balance {
         let name = |index: usize| ["a", "b", "c"][index];
-        Balance::new(
-            kind,
-            weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect(),
-            |_| 1.0,
-        )
+        Balance::new(kind, weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect())
     }
 
     fn order(balance: &Balance, load: &All, count: usize) -> Vec<usize> {
@@ -380,7 +382,7 @@ mod tests {
     #[test]
     fn a_member_that_starts_slowly_gets_its_share_by_every_strategy() {
         let slow = All { shares: vec![0.25, 1.0], ..FREE };
-        let fast = Balance::new(Kind::Wrr, vec![Member::new("a", 1), Member::new("b", 1)], |i| slow.share(i));
+        let fast = Balance::new(Kind::Wrr, vec![Member::new("a", 1), Member::new("b", 1)]);
         let got = order(&fast, &slow, 20);
         assert_eq!(got.iter().filter(|index| **index == 0).count(), 4, "one to four: {got:?}");
         assert!(got[..3].iter().all(|index| *index == 1), "its first turn comes late, too: {got:?}");

@@ -1,9 +1,11 @@
 //! Services: which server a request goes to.
 //!
 //! A [`Service`] answers requests: a load balancer over servers, or a composite of other services. What must outlive
-//! a change of configuration (connections, health, the balance) is owned by the [`Registry`].
+//! a change of configuration (connections, health, the balance) is owned by the [`Registry`];
+//! services are built in a [`Draft`].
 
 mod balance;
+mod draft;
 mod failover;
 mod gather;
 mod health;
@@ -20,6 +22,7 @@ use std::collections::BTreeMap;
 
 use tidegate_core::Handler;
 
+pub use draft::{Draft, Effects};
 pub use registry::Registry;
 pub(crate) use sticky::cookie_name;
 

@@ -6,13 +6,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidegate_config::service::{PassiveHealthCheck, ServerHealthCheck};
-use tidegate_core::BuildError;
+use tidegate_config::service::PassiveHealthCheck;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::health::Check;
-use crate::upstream::{Endpoint, Transport};
+use crate::upstream::Endpoint;
 
 /// How long a server that refused a connection is avoided the first time; doubled each time that it refuses again.
 const AVOID: Duration = Duration::from_millis(500);
@@ -24,6 +23,9 @@ const TIMES: usize = 100;
 const FRESH: Duration = Duration::from_secs(10);
 /// The share that a server starts slowly with (Envoy's `min_weight_percent`).
 const LEAST_SHARE: f64 = 0.1;
+
+/// [`Server::warm_from`] of a newcomer that has not been put into service: its share is the smallest.
+const NOT_STARTED: u64 = u64::MAX;
 
 const UNCHECKED: u8 = 0;
 const UNPROVEN: u8 = 1;
@@ -80,20 +82,21 @@ struct Times {
 }
 
 impl Server {
-    /// A server that nothing is known of. `newcomer`: its service has served without it so far.
-    pub(super) fn new(endpoint: Arc<Endpoint>, newcomer: bool) -> Self {
+    /// Creates a server of unknown state. `newcomer`: its service has served without it so far. `has_check`: it will
+    /// have a health check, so it is unproven.
+    pub(super) fn new(endpoint: Arc<Endpoint>, newcomer: bool, has_check: bool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             endpoint,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            state: AtomicU8::new(UNCHECKED),
+            state: AtomicU8::new(if has_check { UNPROVEN } else { UNCHECKED }),
             out_until: AtomicU64::new(0),
             avoid_until: AtomicU64::new(0),
             refusals: AtomicU32::new(0),
             failures: Mutex::default(),
             times: Mutex::default(),
             newcomer,
-            warm_from: AtomicU64::new(if newcomer { now() } else { 0 }),
+            warm_from: AtomicU64::new(if newcomer { NOT_STARTED } else { 0 }),
             checker: Mutex::default(),
         }
     }
@@ -107,14 +110,14 @@ impl Server {
         self.id
     }
 
-    /// Starts to check the server actively, or stops to. A check that is the same as before goes on.
-    pub(super) fn check(
-        self: &Arc<Self>,
-        options: Option<&ServerHealthCheck>,
-        transport: &Arc<Transport>,
-        control: &Handle,
-    ) -> Result<(), BuildError> {
-        let wanted = options.map(|options| Check::build(options, &self.endpoint, transport)).transpose()?;
+    /// Puts a new server into service: a newcomer's slow start begins.
+    pub(super) fn start(&self) {
+        // A failure may have set a later time already.
+        let _ = self.warm_from.compare_exchange(NOT_STARTED, now(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Starts, replaces or stops the health check. A check that is the same as before goes on.
+    pub(super) fn set_check(self: &Arc<Self>, wanted: Option<Check>, control: &Handle) {
         let mut checker = self.checker.lock();
         match (wanted, checker.as_ref()) {
             (Some(wanted), Some((running, _))) if wanted.is_same(running) => {}
@@ -135,7 +138,6 @@ impl Server {
             }
             (None, None) => {}
         }
-        Ok(())
     }
 
     /// Notes what an active check found. Gives true when that is news.
@@ -298,10 +300,15 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::Transport;
 
     fn server() -> Server {
+        new_server(false)
+    }
+
+    fn new_server(newcomer: bool) -> Server {
         let transport = Transport::build(&Default::default(), &mut |_| unreachable!()).unwrap();
-        Server::new(Endpoint::new("http://127.0.0.1:1", transport, 1).unwrap(), false)
+        Server::new(Endpoint::new("http://127.0.0.1:1", transport, 1).unwrap(), newcomer, false)
     }
 
     #[test]
@@ -376,6 +383,15 @@ mod tests {
         assert!(!server.is_taken_out() && server.failures.lock().at.len() == 2);
         server.failed(&options, || true);
         assert!(server.is_taken_out());
+    }
+
+    #[test]
+    fn the_slow_start_of_a_newcomer_begins_when_it_is_put_into_service() {
+        let (server, hour) = (new_server(true), Duration::from_secs(3600));
+        assert_eq!((server.share(hour), server.share(Duration::ZERO)), (LEAST_SHARE, 1.0));
+        server.start();
+        assert!(server.warm_from.load(Ordering::Relaxed) <= now());
+        assert_eq!(server.share(hour), LEAST_SHARE);
     }
 
     #[test]

@@ -12,11 +12,11 @@ use tidegate_config::service::{
 };
 use tidegate_core::values::Duration;
 use tidegate_core::{
-    Attempts, Body, BodyError, Connection, Context, Record, Request, Response, UpstreamError,
+    Attempts, Body, BodyError, BuildError, Connection, Context, Record, Request, Response, UpstreamError,
 };
 use tokio::net::TcpListener;
 
-use super::{Registry, Service};
+use super::{Draft, Registry, Service};
 use crate::upstream::Transport;
 
 /// A server that answers with its name, the target and the `Host`, with a status that can be set.
@@ -94,7 +94,18 @@ fn options(urls: &[&str]) -> LoadBalancer {
 }
 
 fn build(registry: &Arc<Registry>, options: &LoadBalancer) -> Arc<dyn Service> {
-    registry.load_balancer("s@file", options, transport()).unwrap()
+    serve(registry, |draft| draft.load_balancer("s@file", options, transport()))
+}
+
+/// Builds a service and puts it into service.
+fn serve(
+    registry: &Arc<Registry>,
+    build: impl FnOnce(&Draft) -> Result<Arc<dyn Service>, BuildError>,
+) -> Arc<dyn Service> {
+    let draft = registry.draft();
+    let service = build(&draft).unwrap();
+    draft.finish().apply();
+    service
 }
 
 fn request(path: &str) -> Request {
@@ -286,6 +297,44 @@ async fn active_checks_follow_a_server_and_survive_a_reload() {
 }
 
 #[tokio::test]
+async fn a_draft_that_is_dropped_leaves_servers_as_they_are() {
+    let a = Backend::start("a").await;
+    a.status.store(503, Ordering::SeqCst);
+    let mut options = options(&[&a.url()]);
+    options.health_check = Some(check());
+    let registry = registry();
+    let service = build(&registry, &options);
+    until(|| !service.is_up()).await;
+    options.health_check = None;
+    let draft = registry.draft();
+    let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
+    drop(draft.finish());
+    assert!(!drafted.is_up() && !service.is_up(), "they share the server, and its check goes on");
+    a.status.store(200, Ordering::SeqCst);
+    until(|| service.is_up()).await;
+}
+
+#[tokio::test]
+async fn a_drafted_server_is_unproven_and_not_contacted() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let mut options = options(&[&a.url()]);
+    options.health_check = Some(check());
+    let registry = registry();
+    let _service = build(&registry, &options);
+    // The third check begins when the first has been taken note of.
+    until(|| a.count() > 3).await;
+    options.servers.push(Server { url: b.url(), ..Default::default() });
+    let draft = registry.draft();
+    let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
+    for _ in 0..4 {
+        assert_eq!(who(&drafted, request("/")).await, "a");
+    }
+    assert_eq!(b.count(), 0);
+    draft.finish().apply();
+    until(|| b.count() > 0).await;
+}
+
+#[tokio::test]
 async fn a_check_has_a_name() {
     for (given, seen) in [(None, "Go-http-client/1.1"), (Some("prober/2"), "prober/2")] {
         let backend = Backend::start("a").await;
@@ -356,13 +405,13 @@ async fn weighted_children_that_are_down_are_passed_over() {
     let child = |url: &str, name: &str| (name.to_owned(), 1, build(&registry, &options(&[url])));
     let empty = ("empty".to_owned(), 9, build(&registry, &options(&[])));
     let children = || vec![child(&a.url(), "a"), child(&b.url(), "b"), empty.clone()];
-    let plain = registry.weighted("w@file", None, children()).unwrap();
+    let plain = serve(&registry, |draft| draft.weighted("w@file", None, children()));
     for _ in 0..4 {
         who(&plain, request("/")).await;
     }
     assert_eq!((a.count(), b.count()), (2, 2));
     let sticky = Sticky { cookie: Some(StickyCookie { name: "ws".into(), ..Default::default() }) };
-    let sticky = registry.weighted("w@file", Some(&sticky), children()).unwrap();
+    let sticky = serve(&registry, |draft| draft.weighted("w@file", Some(&sticky), children()));
     let response = sticky.call(request("/")).await;
     let cookie = response.headers()["set-cookie"].to_str().unwrap().to_owned();
     // Seen on Traefik 3.7.15 for a child written as `a`.
@@ -372,9 +421,9 @@ async fn weighted_children_that_are_down_are_passed_over() {
         "ws=3e23e8160039594a; Path=/"
     };
     assert_eq!(cookie, name);
-    let hashed = registry.highest_random_weight("h@file", children()).unwrap();
+    let hashed = serve(&registry, |draft| draft.highest_random_weight("h@file", children()));
     assert_eq!(who(&hashed, request("/")).await, who(&hashed, request("/")).await);
-    assert!(!registry.weighted("x@file", None, vec![empty]).unwrap().is_up());
+    assert!(!serve(&registry, |draft| draft.weighted("x@file", None, vec![empty])).is_up());
 }
 
 #[tokio::test]
@@ -383,13 +432,13 @@ async fn failover_follows_state_and_status() {
     let registry = registry();
     let lb = |url: &str| build(&registry, &options(&[url]));
     let empty = build(&registry, &options(&[]));
-    let down = registry.failover(&Failover::default(), empty.clone(), lb(&b.url())).unwrap();
+    let down = serve(&registry, |draft| draft.failover(&Failover::default(), empty.clone(), lb(&b.url())));
     assert_eq!(who(&down, request("/")).await, "b");
     for (health_check, expected) in
         [(None, "no available server\n"), (Some(HealthCheck {}), "Service Unavailable")]
     {
         let options = Failover { health_check, ..Default::default() };
-        let both = registry.failover(&options, empty.clone(), empty.clone()).unwrap();
+        let both = serve(&registry, |draft| draft.failover(&options, empty.clone(), empty.clone()));
         let response = both.call(request("/")).await;
         assert_eq!(response.status(), 503);
         assert_eq!(text(response).await, expected);
@@ -397,7 +446,7 @@ async fn failover_follows_state_and_status() {
 
     let errors = FailoverErrors { status: vec!["500-599".into()], max_request_body_bytes: 4 };
     let options = Failover { errors: Some(errors), ..Default::default() };
-    let service = registry.failover(&options, lb(&a.url()), lb(&b.url())).unwrap();
+    let service = serve(&registry, |draft| draft.failover(&options, lb(&a.url()), lb(&b.url())));
     assert_eq!(who(&service, post("data")).await, "a");
     a.status.store(502, Ordering::SeqCst);
     assert_eq!(text(service.call(post("data")).await).await, "b / h.test data");
@@ -410,7 +459,7 @@ async fn mirrors_get_their_share_of_copies() {
     let registry = registry();
     let lb = |url: &str| build(&registry, &options(&[url]));
     let options = Mirroring { max_body_size: 4, ..Default::default() };
-    let service = registry.mirroring(&options, lb(&a.url()), vec![(50, lb(&b.url()))]).unwrap();
+    let service = serve(&registry, |draft| draft.mirroring(&options, lb(&a.url()), vec![(50, lb(&b.url()))]));
     for _ in 0..6 {
         assert_eq!(text(service.call(post("data")).await).await, "a / h.test data");
     }
@@ -419,7 +468,7 @@ async fn mirrors_get_their_share_of_copies() {
         assert_eq!(text(service.call(post("larger")).await).await, "a / h.test larger");
     }
     assert_eq!((a.count(), b.count()), (8, 3));
-    assert!(registry.mirroring(&options, lb(&a.url()), vec![(101, lb(&b.url()))]).is_err());
+    assert!(registry.draft().mirroring(&options, lb(&a.url()), vec![(101, lb(&b.url()))]).is_err());
 }
 
 #[tokio::test]
@@ -428,7 +477,7 @@ async fn bad_options_are_named() {
     let build = |change: fn(&mut LoadBalancer)| {
         let mut options = options(&["http://127.0.0.1:1"]);
         change(&mut options);
-        registry.load_balancer("s@file", &options, transport()).err().unwrap().to_string()
+        registry.draft().load_balancer("s@file", &options, transport()).err().unwrap().to_string()
     };
     assert!(build(|o| o.strategy = "best".into()).contains("\"best\""));
     assert!(build(|o| o.servers[0].url = "ftp://x".into()).contains("`ftp://x`"));

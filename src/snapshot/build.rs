@@ -15,8 +15,9 @@ use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, R
 use super::conditional::Conditional;
 use super::files::Content;
 use crate::router::Rule;
-use crate::service::Service;
-use crate::snapshot::Environment;
+use crate::service::{self, Service};
+use crate::snapshot::{Effects, Environment};
+use crate::tcp;
 use crate::upstream::Transport;
 
 /// Something built, and what it was built from.
@@ -73,6 +74,10 @@ impl Instances {
 pub(super) struct Builder<'a> {
     pub(super) config: &'a Config,
     pub(super) environment: &'a Environment,
+    /// Services with servers that are still to be put into service.
+    pub(super) http: service::Draft,
+    /// The same for TCP and UDP.
+    pub(super) tcp: tcp::Draft,
     previous: Option<(&'a Config, &'a Instances)>,
     broken: &'a BTreeMap<ObjectRef, Vec<String>>,
     state: RefCell<State>,
@@ -99,13 +104,15 @@ impl<'a> Builder<'a> {
         previous: Option<(&'a Config, &'a Instances)>,
         broken: &'a BTreeMap<ObjectRef, Vec<String>>,
     ) -> Self {
-        Self { config, environment, previous, broken, state: RefCell::default() }
+        let (http, tcp) = (environment.registry.draft(), environment.tcp.draft());
+        Self { config, environment, http, tcp, previous, broken, state: RefCell::default() }
     }
 
-    /// What was built, and what went wrong with which object.
-    pub(super) fn finish(self) -> (Instances, BTreeMap<ObjectRef, Vec<String>>) {
+    /// What was built, what went wrong with which object, and what is to be done when it serves.
+    pub(super) fn finish(self) -> (Instances, BTreeMap<ObjectRef, Vec<String>>, Effects) {
         let state = self.state.into_inner();
-        (state.now, state.failures)
+        let effects = Effects { http: self.http.finish(), tcp: self.tcp.finish() };
+        (state.now, state.failures, effects)
     }
 
     /// The content of a file, which is watched from now on.
@@ -134,6 +141,7 @@ impl<'a> Builder<'a> {
             let _ = self.service_named(name);
         }
         self.state.borrow_mut().now.services.retain(|name, _| asked_for.contains(name));
+        self.http.retain(|name| asked_for.contains(name));
         let used: BTreeSet<String> =
             self.state.borrow().now.middlewares.keys().map(|(name, _)| name.clone()).collect();
         for name in self.config.http.middlewares.keys().filter(|name| !used.contains(*name)) {

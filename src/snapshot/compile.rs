@@ -1,4 +1,5 @@
-//! From a merged configuration to a snapshot: total, and without any effect on what serves now.
+//! From a merged configuration to a snapshot: total, and without any effect on what serves now. What is to be done once
+//! the snapshot serves is returned beside it.
 //!
 //! Whatever is wrong is left out, told in the report, and spoils nothing else. What has not changed since the previous
 //! snapshot is taken over from it: rules, middlewares, services, transports and certificates.
@@ -16,6 +17,7 @@ use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
 use super::build::{Builder, Instances};
 use super::datagrams;
+use super::effects::Effects;
 use super::files::{Content, Files};
 use super::report;
 use super::routes::{Routed, Router, Rules};
@@ -70,12 +72,15 @@ impl Compiled {
 }
 
 /// Compiles a merged configuration (names qualified).
+///
+/// Nothing that serves now is changed, started or stopped: that is left to the effects, which the caller applies after it
+/// has swapped the snapshot in, or drops.
 pub fn compile(
     merged: Provided,
     generation: u64,
     previous: Option<&Compiled>,
     environment: &Environment,
-) -> Compiled {
+) -> (Compiled, Effects) {
     let Provided { mut config, origins, problems, written, .. } = merged;
     qualify_references(&mut config);
     let broken_certificates = broken_certificates(&problems);
@@ -102,7 +107,7 @@ pub fn compile(
     {
         (routes.tcp, routes.udp) = (tcp, udp);
     }
-    let (instances, failures) = builder.finish();
+    let (instances, failures, effects) = builder.finish();
     config.tcp.routers = streams.routers;
     let certificates = certificates(&origins, &broken_certificates);
     let of_tls = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
@@ -128,7 +133,7 @@ pub fn compile(
         tcp_services: streams.services,
         report: Arc::new(report),
     };
-    Compiled { snapshot: Arc::new(snapshot), instances, rules, tls }
+    (Compiled { snapshot: Arc::new(snapshot), instances, rules, tls }, effects)
 }
 
 /// The server names for which an entry point has HTTPS routers.

@@ -108,7 +108,7 @@ impl Compiler<'_, '_> {
     }
 
     fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<crate::tcp::Turns> {
-        self.builder.environment.tcp.turns(&format!("UDP {name}"), members)
+        self.builder.tcp.turns(&format!("UDP {name}"), members)
     }
 }
 

@@ -14,6 +14,10 @@ use tidegate_core::BuildError;
 /// Largest file that is read, in bytes.
 const MAX_SIZE: u64 = 16 << 20;
 
+/// Name of a file that panics when it is read, for tests of what a panic leaves behind.
+#[cfg(test)]
+pub(super) const PANICKING: &str = "panicking";
+
 /// The content of one file, or why it could not be read.
 pub(super) type Content = Result<Arc<[u8]>, String>;
 
@@ -39,6 +43,8 @@ struct Stamp {
 impl Files {
     /// The content of a file. It is read again only when its size, time or inode has changed.
     pub(super) fn content(&self, path: &str) -> Content {
+        #[cfg(test)]
+        assert_ne!(path, PANICKING, "as the test wants it");
         let stamp = stamp(path);
         let mut known = self.known.lock();
         if let Some(file) = known.get(path)

@@ -5,6 +5,7 @@ mod build;
 mod compile;
 mod conditional;
 mod datagrams;
+mod effects;
 mod files;
 mod ledger;
 pub mod report;
@@ -30,6 +31,7 @@ use crate::tcp;
 use crate::tls::{HostOptions, NamedOptions, TlsStore};
 use crate::udp;
 pub use compile::{Compiled, Environment, compile};
+pub use effects::Effects;
 pub use files::Files;
 use report::Report;
 

@@ -84,18 +84,18 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
     if kinds != 1 {
         return Err(not_one_type("service", name, kinds > 1));
     }
-    let registry = &builder.environment.registry;
+    let draft = &builder.http;
     let child = |child: &str| builder.service_named(&qualify(child, provider));
     if let Some(options) = &options.load_balancer {
         return load_balancer(builder, name, options);
     }
     if let Some(options) = &options.weighted {
         let children = BuildErrors::collect(children(&child, &options.services))?;
-        return registry.weighted(name, options.sticky.as_ref(), children);
+        return draft.weighted(name, options.sticky.as_ref(), children);
     }
     if let Some(options) = &options.highest_random_weight {
         let children = BuildErrors::collect(children(&child, &options.services))?;
-        return registry.highest_random_weight(name, children);
+        return draft.highest_random_weight(name, children);
     }
     if let Some(options) = &options.mirroring {
         let names = options.mirrors.iter().map(|mirror| &mirror.name);
@@ -103,7 +103,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         let mut all = BuildErrors::collect(all)?.into_iter();
         let main = all.next().ok_or_else(|| not_one_type("service", name, false))?;
         let percents = options.mirrors.iter().map(|mirror| mirror.percent);
-        return registry.mirroring(options, main, percents.zip(all).collect());
+        return draft.mirroring(options, main, percents.zip(all).collect());
     }
     let Some(options) = &options.failover else {
         return Err(not_one_type("service", name, false));
@@ -111,7 +111,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
     let both = [&options.service, &options.fallback].map(|name| child(name));
     let mut both = BuildErrors::collect(both)?.into_iter();
     match (both.next(), both.next()) {
-        (Some(main), Some(fallback)) => registry.failover(options, main, fallback),
+        (Some(main), Some(fallback)) => draft.failover(options, main, fallback),
         _ => Err(not_one_type("service", name, false)),
     }
 }
@@ -126,7 +126,7 @@ fn load_balancer(
         transport => qualify(transport, provider_of(name)),
     };
     let transport = builder.transport_named(&wanted)?;
-    builder.environment.registry.load_balancer(name, options, transport)
+    builder.http.load_balancer(name, options, transport)
 }
 
 /// Builds the child of a name as written.

@@ -60,6 +60,7 @@ pub(super) fn compile(
     }
     let services = compiler.ledger.built();
     compiler.build_unused();
+    builder.tcp.retain(|name| services.contains_key(name));
     findings.extend(compiler.findings());
     // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
     let mut resolvers =
@@ -79,7 +80,6 @@ pub(super) fn compile(
         }))
     });
     let routes = routes.collect();
-    builder.environment.tcp.sweep();
     Streams { routes, services, routers, findings }
 }
 
@@ -236,7 +236,7 @@ impl Compiler<'_, '_> {
         let Some(options) = self.builder.config.tcp.middlewares.get(name) else {
             return Err(BuildError::new(format!("middleware \"{name}\" does not exist")));
         };
-        let made = self.builder.environment.tcp.middleware(router, name, options);
+        let made = self.builder.tcp.middleware(router, name, options);
         self.ledger.note(Kind::TcpMiddleware, name, &made);
         made
     }
@@ -250,7 +250,7 @@ impl Compiler<'_, '_> {
             "" => self.default_transport(options)?,
             transport => self.transport(&qualify(transport, provider_of(name)))?,
         };
-        let (service, wrong) = self.builder.environment.tcp.load_balancer(name, options, &transport)?;
+        let (service, wrong) = self.builder.tcp.load_balancer(name, options, &transport)?;
         self.ledger.warn(Kind::TcpService, name, wrong);
         Ok(service)
     }
@@ -361,7 +361,7 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                     Ok((child.name.clone(), weight, self.service(&service)?))
                 };
                 let children = BuildErrors::collect(weighted.services.iter().map(&mut child))?;
-                Ok(self.builder.environment.tcp.weighted(name, children))
+                Ok(self.builder.tcp.weighted(name, children))
             }
             (balancer, _) => Err(not_one_type("service", name, balancer.is_some())),
         }

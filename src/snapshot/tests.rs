@@ -1,5 +1,7 @@
 //! Tests of compiling: what becomes of whole configurations.
 
+mod effects;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use tidegate_core::{Body, Connection, Context, Request, Response};
 use tokio::runtime::Runtime;
 
 use super::report::Status;
-use super::{Compiled, Environment, Files, Snapshot, compile};
+use super::{Compiled, Effects, Environment, Files, Snapshot, compile};
 use crate::service::Registry;
 use crate::settings::{EntryPoint, Settings};
 
@@ -47,12 +49,21 @@ impl World {
     }
 
     fn compile_after(&self, config: &str, previous: Option<&Compiled>) -> Compiled {
-        let state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
-        self.compile_state(&state, previous)
+        let (compiled, effects) = self.draft(config, previous);
+        effects.apply();
+        compiled
     }
 
     fn compile_state(&self, state: &Provided, previous: Option<&Compiled>) -> Compiled {
-        compile(merge([("file", state)]), 0, previous, &self.environment)
+        let (compiled, effects) = compile(merge([("file", state)]), 0, previous, &self.environment);
+        effects.apply();
+        compiled
+    }
+
+    /// Compiles, and leaves it to the caller to apply the effects.
+    fn draft(&self, config: &str, previous: Option<&Compiled>) -> (Compiled, Effects) {
+        let state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
+        compile(merge([("file", &state)]), 0, previous, &self.environment)
     }
 
     /// What the first entry point answers to a plain-text request.

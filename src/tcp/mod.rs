@@ -1,9 +1,11 @@
 //! TCP: which router takes a connection, and carrying its bytes to a server.
 //!
 //! [`Routes::decide`] looks at the first bytes of a connection and says who takes it: a TCP route or HTTP. [`forward`]
-//! then carries it. What outlives a change of the configuration (health, turns, counts) belongs to [`Registry`].
+//! then carries it. What outlives a change of the configuration (health, turns, counts) belongs to [`Registry`];
+//! services are built in a [`Draft`].
 
 mod copy;
+mod draft;
 mod forward;
 mod health;
 pub mod hello;
@@ -19,6 +21,7 @@ mod service;
 mod transport;
 mod turns;
 
+pub use draft::{Draft, Effects};
 pub use forward::{connect, forward};
 pub use index::{Entry, Index};
 pub use middlewares::{Middleware, Permit};

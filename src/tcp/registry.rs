@@ -4,15 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tidegate_config::tcp::{TcpLoadBalancer, TcpMiddleware};
-use tidegate_core::BuildError;
+use tidegate_config::tcp::TcpMiddleware;
 use tokio::runtime::Handle;
 
-use super::health;
-use super::middlewares::{self, Middleware};
+use super::draft::{Draft, Effects};
+use super::middlewares::Middleware;
 use super::server::Server;
-use super::service::{LoadBalancer, Service, Weighted};
-use super::transport::Transport;
 use super::turns::Turns;
 
 /// It holds nothing alive by itself: what no snapshot uses any more goes away with the last one that did.
@@ -24,9 +21,9 @@ pub struct Registry {
 }
 
 /// Service, address, TLS.
-type ServerKey = (String, String, bool);
+pub(super) type ServerKey = (String, String, bool);
 /// Router and middleware.
-type MiddlewareKey = (String, String);
+pub(super) type MiddlewareKey = (String, String);
 /// A middleware and the options that it was made with.
 type KnownMiddleware = (TcpMiddleware, Weak<dyn Middleware>);
 
@@ -41,95 +38,54 @@ impl Registry {
         })
     }
 
-    /// A service with servers, and what is wrong with the servers that are left out.
-    pub fn load_balancer(
+    /// Begins a draft of services. The registry stays as it is until the draft's effects are applied.
+    pub fn draft(self: &Arc<Self>) -> Draft {
+        Draft::new(self.clone())
+    }
+
+    /// The live server of a service at this address.
+    pub(super) fn server(&self, key: &ServerKey) -> Option<Arc<Server>> {
+        self.servers.lock().get(key).and_then(Weak::upgrade)
+    }
+
+    /// The live turns of a service.
+    pub(super) fn turns(&self, service: &str) -> Option<Arc<Turns>> {
+        self.turns.lock().get(service).and_then(Weak::upgrade)
+    }
+
+    /// The live middleware of a router that was built with these options.
+    pub(super) fn middleware(
         &self,
-        name: &str,
-        options: &TcpLoadBalancer,
-        transport: &Arc<Transport>,
-    ) -> Result<(Arc<dyn Service>, Vec<String>), BuildError> {
-        if let Some(check) = &options.health_check {
-            health::check_options(check)?;
-        }
-        let mut servers = Vec::new();
-        let mut wrong = Vec::new();
-        for server in &options.servers {
-            match self.server(name, &server.address, server.tls, transport) {
-                Ok(found) => servers.push(found),
-                Err(error) => wrong.extend_from_slice(error.messages()),
+        key: &MiddlewareKey,
+        options: &TcpMiddleware,
+    ) -> Option<Arc<dyn Middleware>> {
+        let known = self.middlewares.lock();
+        known.get(key).filter(|(before, _)| before == options).and_then(|(_, found)| found.upgrade())
+    }
+
+    /// Makes the changes of a draft, and drops the entries of what is no longer used.
+    pub(super) fn enter(&self, effects: Effects) {
+        let Effects { registry: _, services, turns, middlewares } = effects;
+        for service in services.into_values() {
+            for (key, server) in service.created {
+                self.servers.lock().insert(key, Arc::downgrade(&server));
+            }
+            for server in service.servers {
+                server.set_check(service.check.as_ref(), &self.control);
             }
         }
-        for server in &servers {
-            server.check(options.health_check.as_ref(), &self.control);
+        for (service, turns) in turns {
+            self.turns.lock().insert(service, Arc::downgrade(&turns));
         }
-        let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
-        let turns = self.turns(name, members);
-        Ok((Arc::new(LoadBalancer { servers, turns }), wrong))
-    }
-
-    /// A service that shares its connections among `children` (name as written, weight, service).
-    pub fn weighted(&self, name: &str, children: Vec<(String, i64, Arc<dyn Service>)>) -> Arc<dyn Service> {
-        let members = children.iter().map(|(child, weight, _)| (child.clone(), *weight)).collect();
-        let turns = self.turns(name, members);
-        Arc::new(Weighted { children: children.into_iter().map(|(_, _, child)| child).collect(), turns })
-    }
-
-    /// The middleware of a router, the same as before when its options are.
-    pub fn middleware(
-        &self,
-        router: &str,
-        name: &str,
-        options: &TcpMiddleware,
-    ) -> Result<Arc<dyn Middleware>, BuildError> {
-        let key = (router.to_owned(), name.to_owned());
-        let mut known = self.middlewares.lock();
-        if let Some((before, found)) = known.get(&key)
-            && before == options
-            && let Some(found) = found.upgrade()
-        {
-            return Ok(found);
+        for (key, (options, middleware)) in middlewares {
+            self.middlewares.lock().insert(key, (options, Arc::downgrade(&middleware)));
         }
-        let made = middlewares::build(options)?;
-        known.insert(key, (options.clone(), Arc::downgrade(&made)));
-        Ok(made)
+        self.sweep();
     }
 
-    /// Forgets what is no longer used.
-    pub fn sweep(&self) {
+    fn sweep(&self) {
         self.servers.lock().retain(|_, server| server.strong_count() > 0);
         self.turns.lock().retain(|_, turns| turns.strong_count() > 0);
         self.middlewares.lock().retain(|_, (_, middleware)| middleware.strong_count() > 0);
-    }
-
-    fn server(
-        &self,
-        service: &str,
-        address: &str,
-        tls: bool,
-        transport: &Arc<Transport>,
-    ) -> Result<Arc<Server>, BuildError> {
-        let key = (service.to_owned(), address.to_owned(), tls);
-        let mut servers = self.servers.lock();
-        if let Some(found) = servers.get(&key).and_then(Weak::upgrade)
-            && found.transport().is_same(transport)
-        {
-            return Ok(found);
-        }
-        let server = Arc::new(Server::new(address, tls, transport.clone())?);
-        servers.insert(key, Arc::downgrade(&server));
-        Ok(server)
-    }
-
-    /// The turns of a service, the same as before when its members are.
-    pub(crate) fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<Turns> {
-        let mut all = self.turns.lock();
-        if let Some(found) = all.get(name).and_then(Weak::upgrade)
-            && found.is_for(&members)
-        {
-            return found;
-        }
-        let turns = Arc::new(Turns::new(members));
-        all.insert(name.to_owned(), Arc::downgrade(&turns));
-        turns
     }
 }

@@ -71,8 +71,8 @@ impl Server {
         self.up.swap(up, Ordering::Relaxed) != up
     }
 
-    /// Begins to check, or ceases to when there is no check any more. Equal checks go on as they are.
-    pub(super) fn check(self: &Arc<Self>, options: Option<&TcpHealthCheck>, control: &Handle) {
+    /// Starts, replaces or stops the health check. A check that is the same as before goes on.
+    pub(super) fn set_check(self: &Arc<Self>, options: Option<&TcpHealthCheck>, control: &Handle) {
         let mut checker = self.checker.lock();
         if checker.as_ref().map(|(known, _)| known) == options {
             return;

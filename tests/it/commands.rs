@@ -161,6 +161,28 @@ fn check_is_content_with_what_is_sound() {
 }
 
 #[test]
+fn check_contacts_no_server() {
+    let server = Backend::echo("a");
+    let address = server.url().replace("http://", "");
+    let numbers = 0..200;
+    let list = |line: &dyn Fn(usize) -> String| numbers.clone().map(line).collect::<String>();
+    let routes = format!(
+        "http:\n  routers:\n{}  services:\n{}tcp:\n  routers:\n{}  services:\n{}",
+        list(&|n| format!("    r{n}: {{rule: 'Host(`h{n}.test`)', service: s{n}}}\n")),
+        list(&|n| format!(
+            "    s{n}: {{loadBalancer: {{servers: [{{url: 'http://{address}'}}], healthCheck: {{path: /}}}}}}\n"
+        )),
+        list(&|n| format!("    r{n}: {{rule: 'HostSNI(`h{n}.test`)', tls: {{}}, service: s{n}}}\n")),
+        list(&|n| format!(
+            "    s{n}: {{loadBalancer: {{servers: [{{address: '{address}'}}], healthCheck: {{interval: 1s}}}}}}\n"
+        )),
+    );
+    let (code, out) = check(&[("a.yml", &routes)]);
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
 fn check_counts_what_settings_warn_of() {
     let folder = tempfile::tempdir().unwrap();
     let variables = [("TRAEFIK_ACCESS_LOG", "1"), ("TRAEFIK_BOGUS", "1")];

@@ -1,0 +1,246 @@
+//! Building services beside those that serve: a draft reads what the registry has, and collects what is to change there.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tidegate_config::service::{
+    Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions,
+};
+use tidegate_core::{BuildError, BuildErrors};
+
+use super::Service;
+use super::balance::{Balance, Kind, Member};
+use super::failover::FailoverService;
+use super::health::Check;
+use super::load_balancer::LoadBalancer;
+use super::mirror::MirrorService;
+use super::registry::{Registry, ServerKey};
+use super::server::Server;
+use super::sticky::Sticky;
+use super::weighted::{Child, WeightedService};
+use crate::upstream::{Endpoint, Transport};
+
+/// Services that are being built. Those of the [`Registry`] are left as they are: new servers and balances are plain
+/// values until the [`Effects`] are applied.
+pub struct Draft {
+    registry: Arc<Registry>,
+    effects: RefCell<Effects>,
+}
+
+/// What putting drafted services into service changes: new servers and balances are entered in the registry, health
+/// checks are started, replaced and stopped. Dropping it changes nothing.
+#[must_use = "the services have no health checks, and lose their state with the next configuration"]
+pub struct Effects {
+    registry: Arc<Registry>,
+    services: HashMap<String, ServiceEffects>,
+}
+
+/// The effects of one service.
+#[derive(Default)]
+pub(super) struct ServiceEffects {
+    /// Servers that are new.
+    pub(super) servers: Vec<(ServerKey, Arc<Server>)>,
+    /// The balance, if it is new.
+    pub(super) balance: Option<Arc<Balance>>,
+    /// The health check of each server.
+    pub(super) checks: Vec<(Arc<Server>, Option<Check>)>,
+}
+
+/// What the new servers of a service have in common.
+struct ServerContext<'a> {
+    service: &'a str,
+    transport: &'a Arc<Transport>,
+    newcomer: bool,
+    has_check: bool,
+}
+
+impl Effects {
+    /// Makes the changes. To be called when the services serve.
+    pub fn apply(self) {
+        for (name, effects) in self.services {
+            self.registry.enter(name, effects);
+        }
+    }
+}
+
+impl Draft {
+    /// An empty draft.
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        let effects = Effects { registry: registry.clone(), services: HashMap::new() };
+        Self { registry, effects: RefCell::new(effects) }
+    }
+
+    /// Drops the effects of services that are not wanted after all.
+    pub fn retain(&self, is_wanted: impl Fn(&str) -> bool) {
+        self.effects.borrow_mut().services.retain(|name, _| is_wanted(name));
+    }
+
+    /// Ends the draft.
+    pub fn finish(self) -> Effects {
+        self.effects.into_inner()
+    }
+
+    /// A service with servers. Servers that were there before are reused with their connections and health.
+    pub fn load_balancer(
+        &self,
+        name: &str,
+        options: &LoadBalancerOptions,
+        transport: Arc<Transport>,
+    ) -> Result<Arc<dyn Service>, BuildError> {
+        let mut errors = BuildErrors::default();
+        let kind = errors.check(Kind::parse(&options.strategy));
+        errors.check(check_passive(options));
+        let mut effects = ServiceEffects::default();
+        let mut servers = Vec::new();
+        let mut members = Vec::new();
+        let context = ServerContext {
+            service: name,
+            transport: &transport,
+            newcomer: self.registry.balance(name).is_some(),
+            has_check: options.health_check.is_some(),
+        };
+        for server in &options.servers {
+            let weight = server.weight.unwrap_or(1);
+            if weight <= 0 {
+                continue;
+            }
+            let found = self.server(&server.url, &context, &mut effects);
+            let Some(found) = errors.check(found) else { continue };
+            members.push(Member::new(&server.url, weight));
+            servers.push((found, server.preserve_path));
+        }
+        for (server, _) in &servers {
+            let check = options.health_check.as_ref();
+            let check = check.map(|options| Check::build(options, server.endpoint(), &transport)).transpose();
+            if let Some(check) = errors.check(check) {
+                effects.checks.push((server.clone(), check));
+            }
+        }
+        let sticky = sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()));
+        let (kind, sticky) = (kind.unwrap_or(Kind::Wrr), errors.check(sticky).flatten());
+        errors.finish()?;
+        let balance = self.balance(name, kind, members, &mut effects);
+        self.effects.borrow_mut().services.insert(name.to_owned(), effects);
+        Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
+    }
+
+    /// A service that shares its requests among `children` (name as written, weight, service).
+    pub fn weighted(
+        &self,
+        name: &str,
+        sticky_options: Option<&StickyOptions>,
+        children: Vec<(String, i64, Arc<dyn Service>)>,
+    ) -> Result<Arc<dyn Service>, BuildError> {
+        self.composite(name, Kind::Wrr, sticky_options, children)
+    }
+
+    /// A service that gives each client one of `children` (name as written, weight, service), by a hash of its address.
+    pub fn highest_random_weight(
+        &self,
+        name: &str,
+        children: Vec<(String, i64, Arc<dyn Service>)>,
+    ) -> Result<Arc<dyn Service>, BuildError> {
+        self.composite(name, Kind::Hrw, None, children)
+    }
+
+    /// A service that answers from `main` and sends copies to `mirrors` (percent, service).
+    pub fn mirroring(
+        &self,
+        options: &Mirroring,
+        main: Arc<dyn Service>,
+        mirrors: Vec<(u8, Arc<dyn Service>)>,
+    ) -> Result<Arc<dyn Service>, BuildError> {
+        Ok(Arc::new(MirrorService::build(options, main, mirrors)?))
+    }
+
+    /// A service that answers from `main`, and from `fallback` while `main` is down or fails.
+    pub fn failover(
+        &self,
+        options: &Failover,
+        main: Arc<dyn Service>,
+        fallback: Arc<dyn Service>,
+    ) -> Result<Arc<dyn Service>, BuildError> {
+        Ok(Arc::new(FailoverService::build(options, main, fallback)?))
+    }
+
+    fn composite(
+        &self,
+        name: &str,
+        kind: Kind,
+        sticky_options: Option<&StickyOptions>,
+        children: Vec<(String, i64, Arc<dyn Service>)>,
+    ) -> Result<Arc<dyn Service>, BuildError> {
+        let used: Vec<_> = children.into_iter().filter(|(_, weight, _)| *weight > 0).collect();
+        let sticky = sticky(name, sticky_options, used.iter().map(|(name, _, _)| name.as_str()))?;
+        let members = used.iter().map(|(name, weight, _)| Member::new(name, *weight)).collect();
+        let mut effects = ServiceEffects::default();
+        let balance = self.balance(name, kind, members, &mut effects);
+        self.effects.borrow_mut().services.insert(name.to_owned(), effects);
+        let children = used.into_iter().map(|(_, _, service)| Child(service)).collect();
+        Ok(Arc::new(WeightedService::new(children, balance, sticky)))
+    }
+
+    /// The server of a service at this URL: the live one, or a new one.
+    fn server(
+        &self,
+        url: &str,
+        context: &ServerContext<'_>,
+        effects: &mut ServiceEffects,
+    ) -> Result<Arc<Server>, BuildError> {
+        let ServerContext { service, transport, newcomer, has_check } = *context;
+        let key = (service.to_owned(), url.to_owned(), *transport.fingerprint());
+        let created = effects.servers.iter().find(|(known, _)| *known == key);
+        if let Some(found) = created.map(|(_, server)| server.clone()).or_else(|| self.registry.server(&key))
+        {
+            return Ok(found);
+        }
+        let endpoint = Endpoint::new(url, transport.clone(), self.registry.workers)?;
+        let server = Arc::new(Server::new(endpoint, newcomer, has_check));
+        effects.servers.push((key, server.clone()));
+        Ok(server)
+    }
+
+    /// The balance of a service: the live one if its members are the same, or a new one.
+    fn balance(
+        &self,
+        name: &str,
+        kind: Kind,
+        members: Vec<Member>,
+        effects: &mut ServiceEffects,
+    ) -> Arc<Balance> {
+        if let Some(found) = self.registry.balance(name).filter(|found| found.is_for(kind, &members)) {
+            return found;
+        }
+        let balance = Arc::new(Balance::new(kind, members));
+        effects.balance = Some(balance.clone());
+        balance
+    }
+}
+
+fn check_passive(options: &LoadBalancerOptions) -> Result<(), BuildError> {
+    let Some(passive) = &options.passive_health_check else { return Ok(()) };
+    let bad = |why: &str| Err(BuildError::new(format!("passiveHealthCheck: {why}")));
+    if passive.ejection_time.is_some_and(|time| time.is_zero()) {
+        return bad("ejectionTime must be longer than zero");
+    }
+    if passive.max_ejected_percent.is_some_and(|percent| percent > 100) {
+        return bad("maxEjectedPercent must be at most 100");
+    }
+    let base = passive.ejection_time.unwrap_or(passive.failure_window);
+    if passive.max_ejection_time.is_some_and(|most| most < base) {
+        return bad("maxEjectionTime must not be shorter than ejectionTime");
+    }
+    Ok(())
+}
+
+fn sticky<'a>(
+    service: &str,
+    options: Option<&StickyOptions>,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<Option<Sticky>, BuildError> {
+    match options.and_then(|sticky| sticky.cookie.as_ref()) {
+        Some(cookie) => Sticky::build(service, cookie, names).map(Some),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,21 @@
+//! What a new snapshot changes outside itself.
+
+use crate::{service, tcp};
+
+/// What is to be done once a snapshot serves: servers, balances and middlewares are entered in the registries, unused
+/// ones are dropped from them, and health checks are started, replaced and stopped.
+///
+/// Dropping it changes nothing, and leaves everything that serves now as it is.
+#[must_use = "without its effects, a snapshot has no health checks and shares no state with the next one"]
+pub struct Effects {
+    pub(super) http: service::Effects,
+    pub(super) tcp: tcp::Effects,
+}
+
+impl Effects {
+    /// Makes the changes. To be called after the snapshot was swapped in.
+    pub fn apply(self) {
+        self.http.apply();
+        self.tcp.apply();
+    }
+}
