@@ -13,6 +13,7 @@ use tidegate_config::merge::merge;
 use tidegate_config::{Origin, Problem, Provided};
 use tidegate_providers::Update;
 use tidegate_providers::pace::Pace;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -71,7 +72,7 @@ pub struct Compiler {
 impl Compiler {
     /// A compiler that has compiled the first snapshot, that of `states`, and the effects of that snapshot.
     pub fn new(environment: Environment, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> (Self, Effects) {
-        let (compiled, effects) = compile(merged(states), 0, None, &environment);
+        let (compiled, effects) = compile(OffsetDateTime::now_utc(), merged(states), 0, None, &environment);
         let compiler = Self { environment, current: Mutex::new(compiled), logged: Mutex::default() };
         compiler.log(&compiler.snapshot());
         (compiler, effects)
@@ -86,7 +87,8 @@ impl Compiler {
     fn next(&self, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> (Arc<Snapshot>, Effects) {
         let mut current = self.current.lock();
         let generation = current.snapshot.generation + 1;
-        let (compiled, effects) = compile(merged(states), generation, Some(&current), &self.environment);
+        let (now, previous) = (OffsetDateTime::now_utc(), Some(&*current));
+        let (compiled, effects) = compile(now, merged(states), generation, previous, &self.environment);
         self.environment.files.keep(&|path| compiled.names_file(path));
         let snapshot = compiled.snapshot.clone();
         *current = compiled;

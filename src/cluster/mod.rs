@@ -278,7 +278,8 @@ mod tests {
             files: Files::default(),
             stores: Stores::new(runtime.handle().clone()),
         };
-        let (compiled, _) = compile(Provided::default(), 7, None, &environment);
+        let (compiled, _) =
+            compile(time::OffsetDateTime::now_utc(), Provided::default(), 7, None, &environment);
         Inner::new(&settings, SnapshotHandle::new(compiled.snapshot), Arc::default())
     }
 

@@ -12,6 +12,7 @@ use tidegate_config::tcp::TcpLoadBalancer;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::HttpClient;
+use time::OffsetDateTime;
 
 use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
@@ -74,8 +75,9 @@ impl Compiled {
 /// Compiles a merged configuration (names qualified).
 ///
 /// Nothing that serves now is changed, started or stopped: that is left to the effects, which the caller applies after it
-/// has swapped the snapshot in, or drops.
+/// has swapped the snapshot in, or drops. `now` decides which certificates are valid.
 pub fn compile(
+    now: OffsetDateTime,
     merged: Provided,
     generation: u64,
     previous: Option<&Compiled>,
@@ -86,7 +88,7 @@ pub fn compile(
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
     let closed = broken.keys().filter(|one| one.kind == Kind::TlsOptions).map(|one| one.name.clone());
-    let tls = tls_store(&config.tls, closed.collect(), previous.map(|compiled| &compiled.tls), environment);
+    let tls = tls_store(now, &config.tls, closed.collect(), previous, environment);
     let mut attached = attach(&environment.settings, &config.http.routers);
     let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
     let builder = Builder::new(&config, environment, before, &broken);
@@ -124,12 +126,11 @@ pub fn compile(
         written,
         settings: &environment.settings,
     });
-    let services = instances.services();
     let snapshot = Snapshot {
         generation,
         entry_points,
         tls: tls.store.clone(),
-        services,
+        services: instances.services(),
         tcp_services: streams.services,
         report: Arc::new(report),
     };
@@ -225,11 +226,13 @@ fn qualify_references(config: &mut Config) {
 }
 
 fn tls_store(
+    now: OffsetDateTime,
     config: &Tls,
     closed: BTreeSet<String>,
-    previous: Option<&TlsMemory>,
+    previous: Option<&Compiled>,
     environment: &Environment,
 ) -> TlsMemory {
+    let previous = previous.map(|compiled| &compiled.tls);
     if let Some(memory) = previous
         && memory.config == *config
         && memory.closed == closed
@@ -250,7 +253,8 @@ fn tls_store(
         files.push((path.to_owned(), content.clone()));
         content.map(|bytes| bytes.to_vec()).map_err(tidegate_core::BuildError::new)
     };
-    let (mut store, problems) = TlsStore::build(config, &mut read, previous.map(|memory| &memory.store));
+    let (mut store, problems) =
+        TlsStore::build_at(now, config, &mut read, previous.map(|memory| &memory.store));
     TlsStore::close(&mut store, &closed);
     TlsMemory { config: config.clone(), files, closed, store, problems }
 }

@@ -10,6 +10,7 @@ use http::StatusCode;
 use tidegate_config::merge::merge;
 use tidegate_config::{Kind, Provided};
 use tidegate_core::{Body, Connection, Context, Request, Response};
+use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 
 use super::report::Status;
@@ -55,7 +56,7 @@ impl World {
     }
 
     fn compile_state(&self, state: &Provided, previous: Option<&Compiled>) -> Compiled {
-        let (compiled, effects) = compile(merge([("file", state)]), 0, previous, &self.environment);
+        let (compiled, effects) = self.draft_state(state, previous);
         effects.apply();
         compiled
     }
@@ -63,7 +64,11 @@ impl World {
     /// Compiles, and leaves it to the caller to apply the effects.
     fn draft(&self, config: &str, previous: Option<&Compiled>) -> (Compiled, Effects) {
         let state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
-        compile(merge([("file", &state)]), 0, previous, &self.environment)
+        self.draft_state(&state, previous)
+    }
+
+    fn draft_state(&self, state: &Provided, previous: Option<&Compiled>) -> (Compiled, Effects) {
+        compile(OffsetDateTime::now_utc(), merge([("file", state)]), 0, previous, &self.environment)
     }
 
     /// What the first entry point answers to a plain-text request.

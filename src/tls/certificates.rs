@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_core::BuildError;
+use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{ASN1Time, Validity};
 
@@ -71,12 +72,13 @@ pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Bu
 
 impl Loaded {
     /// What is wrong with the time in which it is valid: clients refuse it, so it is served for want of a better one only.
-    pub(super) fn untimely(&self) -> Option<String> {
-        if self.validity.is_valid() {
+    pub(super) fn untimely(&self, now: OffsetDateTime) -> Option<String> {
+        let now = ASN1Time::new(now);
+        if self.validity.is_valid_at(now) {
             return None;
         }
         let (from, to) = (self.validity.not_before, self.validity.not_after);
-        Some(if to < ASN1Time::now() {
+        Some(if to < now {
             format!("the certificate expired on {to}: clients refuse it")
         } else {
             format!("the certificate is not valid before {from}: clients refuse it")
@@ -199,6 +201,18 @@ mod tests {
         assert!(is("x.a.test", &narrow) && is("x.a.test.", &narrow) && is("b.test", &narrow));
         assert!(is("y.a.test", &wide));
         assert!(certificates.find("z.y.a.test").is_none() && certificates.find("a.test").is_none());
+    }
+
+    #[test]
+    fn validity_is_judged_by_the_time_that_is_given() {
+        let loaded = load_for(&["a.test"]);
+        let at = |time: ASN1Time, days: i64| {
+            OffsetDateTime::from_unix_timestamp(time.timestamp() + days * 86_400).unwrap()
+        };
+        let (from, to) = (loaded.validity.not_before, loaded.validity.not_after);
+        assert_eq!(loaded.untimely(at(from, 1)), None);
+        assert!(loaded.untimely(at(from, -1)).unwrap().contains("not valid before"));
+        assert!(loaded.untimely(at(to, 1)).unwrap().contains("expired"));
     }
 
     #[test]

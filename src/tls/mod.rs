@@ -23,6 +23,7 @@ use rustls::sign::CertifiedKey;
 use tidegate_config::tls::{Domain, Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
+use time::OffsetDateTime;
 
 use certificates::{Certificates, Loaded, Only};
 pub use hosts::{Claim, HostOptions, NamedOptions};
@@ -70,8 +71,10 @@ pub struct TlsStore {
 impl TlsStore {
     /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their
     /// place in the list. `file` reads a file
-    /// (and has it watched). `previous` lends its generated default certificate and its ticket keys.
-    pub fn build(
+    /// (and has it watched). `previous` lends its generated default certificate and its ticket keys. Certificates that are not
+    /// valid at `now` are named in the problems, too.
+    pub fn build_at(
+        now: OffsetDateTime,
         tls: &Tls,
         file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
         previous: Option<&Arc<TlsStore>>,
@@ -81,14 +84,14 @@ impl TlsStore {
         let mut certificates = Certificates::default();
         let mut loaded = HashMap::new();
         let mut leaves = Vec::new();
-        load_certificates(tls, file, previous, &mut problems, |pair, sound| {
+        load_certificates(now, tls, file, previous, &mut problems, |pair, sound| {
             certificates.add(&sound);
             leaves.extend(sound.key.cert.first().cloned());
             loaded.insert(pair, sound);
         });
         for (name, store) in &tls.stores {
             if let Err((kind, error)) =
-                apply_store(name, store, &mut certificates, file, (previous, &mut loaded))
+                apply_store(now, name, store, &mut certificates, file, (previous, &mut loaded))
             {
                 problems.push(problem(kind, name, error.to_string()));
             }
@@ -101,7 +104,7 @@ impl TlsStore {
         leaves.retain(|leaf| seen.insert(leaf.clone()));
         if certificates.default.is_none() {
             if generated.is_none() {
-                match default_certificate::generate() {
+                match default_certificate::generate(now) {
                     Ok(made) => generated = Some(made),
                     Err(error) => problems.push(problem(Kind::TlsStore, DEFAULT_OPTIONS, error.to_string())),
                 }
@@ -142,6 +145,16 @@ impl TlsStore {
             obtained,
         };
         (Arc::new(store), problems)
+    }
+
+    /// The same as of now.
+    #[cfg(test)]
+    pub(crate) fn build(
+        tls: &Tls,
+        file: &mut ReadFile<'_>,
+        previous: Option<&Arc<TlsStore>>,
+    ) -> (Arc<TlsStore>, Vec<Problem>) {
+        Self::build_at(OffsetDateTime::now_utc(), tls, file, previous)
     }
 
     /// Closes the connections of hosts with options of these names: not all that they say could be read, and nothing
@@ -327,6 +340,7 @@ pub(crate) fn pem_or_file(value: &str, file: &mut ReadFile<'_>) -> Result<Vec<u8
 /// Loads the certificates of a configuration and hands each to `take`: the last sound version of one that is broken
 /// now, if there was one.
 fn load_certificates(
+    now: OffsetDateTime,
     tls: &Tls,
     file: &mut ReadFile<'_>,
     previous: Option<&Arc<TlsStore>>,
@@ -350,7 +364,7 @@ fn load_certificates(
         let last = previous.and_then(|store| store.loaded.get(&pair)).cloned();
         let sound = match certificates::load(&pair.0, &pair.1, file) {
             Ok(sound) => {
-                problems.extend(sound.untimely().map(|error| wrong(&error)));
+                problems.extend(sound.untimely(now).map(|error| wrong(&error)));
                 Some(Arc::new(sound))
             }
             Err(error) => {
@@ -369,6 +383,7 @@ fn load_certificates(
 }
 
 fn apply_store(
+    now: OffsetDateTime,
     name: &str,
     store: &tidegate_config::tls::Store,
     certificates: &mut Certificates,
@@ -388,7 +403,7 @@ fn apply_store(
             }
             Err(error) => (None, Some(error.to_string())),
         };
-        let untimely = sound.as_ref().and_then(|sound| sound.untimely());
+        let untimely = sound.as_ref().and_then(|sound| sound.untimely(now));
         if let Some(sound) = sound {
             certificates.default = Some(sound.key.clone());
             loaded.insert(pair, sound);
