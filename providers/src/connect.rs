@@ -2,6 +2,7 @@
 //!
 //! Every provider reaches its source through here, so that there is one place for keep-alive, timeouts and TLS.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,30 @@ pub(crate) struct Form {
     /// An example, for errors.
     pub(crate) example: &'static str,
 }
+
+/// Failure to connect to a source.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The connection or its TLS handshake failed.
+    #[error("cannot connect to {endpoint}: {source}")]
+    Failed {
+        /// The endpoint as it is configured.
+        endpoint: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The connection, TLS included, was not established in time.
+    #[error("cannot connect to {endpoint} within {limit:?}")]
+    TimedOut {
+        /// The endpoint as it is configured.
+        endpoint: String,
+        /// The time limit.
+        limit: Duration,
+    },
+}
+
+/// A stream to a source, and the other end of it where the endpoint is a name.
+pub(crate) type Connected = (Box<dyn Stream>, Option<Peer>);
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -134,9 +160,15 @@ impl Connector {
         }
     }
 
-    /// Connects. Where the endpoint is a name, the other end comes too.
-    pub(crate) async fn connect(&self) -> Result<(Box<dyn Stream>, Option<Peer>), String> {
-        let fail = |error: std::io::Error| format!("cannot connect to {}: {error}", self.endpoint);
+    /// Connects, TLS included, within a time limit.
+    pub(crate) async fn connect_within(&self, limit: Duration) -> Result<Connected, ConnectError> {
+        timeout(limit, self.connect())
+            .await
+            .map_err(|_| ConnectError::TimedOut { endpoint: self.endpoint.clone(), limit })?
+    }
+
+    async fn connect(&self) -> Result<Connected, ConnectError> {
+        let fail = |source| ConnectError::Failed { endpoint: self.endpoint.clone(), source };
         match &self.way {
             Way::Unix(path) => Ok((Box::new(UnixStream::connect(path).await.map_err(fail)?), None)),
             Way::Tcp { host, port, tls } => {
@@ -282,7 +314,7 @@ impl ServerCertVerifier for AnyServer {
 mod tests {
     use super::*;
 
-    fn connector(endpoint: &str) -> Result<String, String> {
+    fn host(endpoint: &str) -> Option<String> {
         const FORM: Form = Form {
             option: "endpoint",
             plain: &["tcp", "http"],
@@ -291,24 +323,22 @@ mod tests {
             ports: (2375, 2376),
             example: "tcp://127.0.0.1:2375",
         };
-        Connector::new(&FORM, endpoint, None)
-            .map(|connector| connector.host())
-            .map_err(|error| error.to_string())
+        Connector::new(&FORM, endpoint, None).ok().map(|connector| connector.host())
     }
 
     #[test]
     fn endpoints() {
-        for (endpoint, host) in [
+        for (endpoint, expected) in [
             ("unix:///var/run/docker.sock", "localhost"),
             ("/var/run/docker.sock", "localhost"),
             ("tcp://127.0.0.1:2375", "127.0.0.1:2375"),
             ("tcp://proxy", "proxy:2375"),
             ("http://[::1]:9/", "[::1]:9"),
         ] {
-            assert_eq!(connector(endpoint).as_deref(), Ok(host), "{endpoint}");
+            assert_eq!(host(endpoint).as_deref(), Some(expected), "{endpoint}");
         }
         for endpoint in ["ssh://host", "tcp://", "tcp://a:b", "unix://", "http://a/b"] {
-            assert!(connector(endpoint).is_err(), "{endpoint}");
+            assert_eq!(host(endpoint), None, "{endpoint}");
         }
     }
 }

@@ -171,7 +171,7 @@ impl Consul {
             };
             let pairs = pairs.map_err(|message| {
                 self.turn.fetch_add(1, Ordering::Relaxed);
-                Error::Source(format!("Consul at {}: {message}", agent.endpoint()))
+                Error::source(format!("Consul at {}: {message}", agent.endpoint()))
             })?;
             let pairs = Some(pairs.into_iter().map(decoded).collect());
             // What a gateway has written changes nothing.

@@ -171,7 +171,7 @@ impl Agent {
     ) -> Result<Answer<T>, Failure> {
         let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let target = self.target(path, query);
-        read(path, self.http.get(&target, limits).await)
+        read(path, self.http.get(&target, limits).await.map_err(|error| error.to_string()))
     }
 
     /// Asks, and waits until the index is another one, or the time that a query blocks is over.
@@ -190,13 +190,15 @@ impl Agent {
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // A connection that is lost meanwhile may mean another agent, which would not know the index.
-        read(path, self.http.get_alone(&target, limits).await)
+        read(path, self.http.get_alone(&target, limits).await.map_err(|error| error.to_string()))
     }
 
     /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
     pub(crate) async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, String> {
         let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
-        self.http.exchange(request(Method::PUT, &self.target(path, query), body)?, limits).await
+        let request =
+            request(Method::PUT, &self.target(path, query), body).map_err(|error| error.to_string())?;
+        self.http.exchange(request, limits).await.map_err(|error| error.to_string())
     }
 
     /// Asks whether we may read all of these: what a list that leaves out what we must not see does not tell. Consul's
@@ -215,8 +217,9 @@ impl Agent {
         let body = Bytes::from(serde_json::Value::from(question).to_string());
         let failure = |message: String| Failure { message, refused: false };
         let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
-        let request = request(Method::POST, &self.target(path, ""), body).map_err(failure)?;
-        let answer = self.http.ask(request, limits).await;
+        let request = request(Method::POST, &self.target(path, ""), body)
+            .map_err(|error| failure(error.to_string()))?;
+        let answer = self.http.ask(request, limits).await.map_err(|error| error.to_string());
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED) {
             return Ok(Rights::NotChecked);
         }

@@ -153,7 +153,7 @@ impl Run {
             (loader, loaded)
         });
         let (loader, loaded) =
-            work.await.map_err(|error| Error::Source(format!("cannot read files: {error}")))?;
+            work.await.map_err(|error| Error::source(format!("cannot read files: {error}")))?;
         self.loader = Some(loader);
         let Loaded { state, unsettled, found } = loaded;
         if found {

@@ -22,7 +22,7 @@ use tidegate_config::{Origin, Problem, Provided, formats};
 use tidegate_core::values::{self, Secret};
 
 use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, Limits, basic, request};
+use crate::http_client::{HttpClient, HttpError, Limits, basic, request};
 use crate::{Describe, Error, Provider, Session};
 
 /// How an endpoint is written.
@@ -202,7 +202,7 @@ impl Http {
 
     /// The configuration as it is now.
     async fn look(&self) -> Result<Provided, Wrong> {
-        let away = |message: String| Wrong::Away(self.problem(message));
+        let away = |error: HttpError| Wrong::Away(self.problem(error.to_string()));
         let mut question = request(Method::GET, &self.target, Bytes::new()).map_err(away)?;
         *question.headers_mut() = self.known.lock().conditions.clone();
         let answer = self.client.exchange(question, self.limits).await.map_err(away)?;
@@ -215,7 +215,9 @@ impl Http {
                 return Ok(state);
             }
             (StatusCode::OK, _) => {}
-            (status, _) => return Err(away(format!("expected the status 200, got {status}"))),
+            (status, _) => {
+                return Err(Wrong::Away(self.problem(format!("expected the status 200, got {status}"))));
+            }
         }
         let mut state = self.read(answer.body()).map_err(Wrong::Unreadable)?;
         if let Some(earlier) = &known.state {

@@ -20,7 +20,7 @@ use tidegate_core::values::Secret;
 use tokio::time::timeout;
 
 use crate::Error;
-use crate::connect::Connector;
+use crate::connect::{ConnectError, Connector};
 use crate::dial::Peer;
 
 /// Time to connect, TLS included.
@@ -29,6 +29,79 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(10);
 /// Idle connections that are kept.
 const MOST_IDLE: usize = 16;
+
+/// Failure of an exchange over HTTP.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The HTTP handshake on a new connection failed.
+    #[error("{0}")]
+    Handshake(#[source] hyper::Error),
+    /// The request cannot be written.
+    #[error("{path}: {source}")]
+    Request {
+        /// The path of the request.
+        path: String,
+        /// The cause.
+        source: http::Error,
+    },
+    /// The request could not be sent, or its answer is not HTTP.
+    #[error("{path}: {source}")]
+    Exchange {
+        /// The path of the request.
+        path: String,
+        /// The cause.
+        source: hyper::Error,
+    },
+    /// No answer began in time.
+    #[error("{path}: no answer within {limit:?}")]
+    NoAnswer {
+        /// The path of the request.
+        path: String,
+        /// The time limit.
+        limit: Duration,
+    },
+    /// The answer was not complete in time.
+    #[error("{path}: no whole answer within {limit:?}")]
+    Incomplete {
+        /// The path of the request.
+        path: String,
+        /// The time limit.
+        limit: Duration,
+    },
+    /// Nothing more of an answer arrived for too long.
+    #[error("{path}: the answer stopped for {limit:?}")]
+    Stalled {
+        /// The path of the request.
+        path: String,
+        /// The time limit.
+        limit: Duration,
+    },
+    /// The body of the answer broke off, or is too large.
+    #[error("{path}: {source}")]
+    Body {
+        /// The path of the request.
+        path: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Failure of a stream of JSON values.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    /// A value is not the expected JSON.
+    #[error("unexpected event: {0}")]
+    Value(#[source] serde_json::Error),
+    /// A value exceeds the maximum length.
+    #[error("an event is too long")]
+    TooLong,
+    /// The body broke off.
+    #[error("{0}")]
+    Body(#[source] hyper::Error),
+}
 
 /// A connection.
 struct Sender {
@@ -94,13 +167,13 @@ impl HttpClient {
     }
 
     /// Asks for a path and reads the whole answer, whatever its status.
-    pub(crate) async fn get(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, String> {
+    pub(crate) async fn get(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, HttpError> {
         self.exchange(request(Method::GET, path, Bytes::new())?, limits).await
     }
 
     /// The same on a connection of its own, so that a lost one is an error in any case: for questions whose answer
     /// takes long.
-    pub(crate) async fn get_alone(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, String> {
+    pub(crate) async fn get_alone(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, HttpError> {
         let request = request(Method::GET, path, Bytes::new())?;
         let send = async {
             let mut sender = self.connect().await?;
@@ -115,7 +188,7 @@ impl HttpClient {
         &self,
         request: Request<Bytes>,
         limits: Limits,
-    ) -> Result<Response<Bytes>, String> {
+    ) -> Result<Response<Bytes>, HttpError> {
         let repeatable = request.method() == Method::GET;
         self.send_whole(request, repeatable, limits).await
     }
@@ -125,7 +198,7 @@ impl HttpClient {
         &self,
         request: Request<Bytes>,
         limits: Limits,
-    ) -> Result<Response<Bytes>, String> {
+    ) -> Result<Response<Bytes>, HttpError> {
         self.send_whole(request, true, limits).await
     }
 
@@ -134,7 +207,7 @@ impl HttpClient {
         request: Request<Bytes>,
         repeatable: bool,
         limits: Limits,
-    ) -> Result<Response<Bytes>, String> {
+    ) -> Result<Response<Bytes>, HttpError> {
         let path = request.uri().path().to_owned();
         self.whole(&path, self.send(request, repeatable), limits).await
     }
@@ -143,18 +216,18 @@ impl HttpClient {
     async fn whole(
         &self,
         path: &str,
-        send: impl Future<Output = Result<(Sender, Response<Incoming>), String>>,
+        send: impl Future<Output = Result<(Sender, Response<Incoming>), HttpError>>,
         limits: Limits,
-    ) -> Result<Response<Bytes>, String> {
+    ) -> Result<Response<Bytes>, HttpError> {
         let work = async {
             let sent = timeout(limits.head, send).await;
             let (sender, response) =
-                sent.map_err(|_| format!("{path}: no answer within {:?}", limits.head))??;
+                sent.map_err(|_| HttpError::NoAnswer { path: path.to_owned(), limit: limits.head })??;
             self.read(path, sender, response, limits.size).await
         };
         let outcome = timeout(limits.time, work).await;
-        let outcome =
-            outcome.unwrap_or_else(|_| Err(format!("{path}: no whole answer within {:?}", limits.time)));
+        let outcome = outcome
+            .unwrap_or_else(|_| Err(HttpError::Incomplete { path: path.to_owned(), limit: limits.time }));
         if outcome.is_err() {
             // Where one connection is dead, the others are likely to be: each would cost as much time again.
             self.close_idle();
@@ -168,15 +241,15 @@ impl HttpClient {
         mut sender: Sender,
         response: Response<Incoming>,
         most: usize,
-    ) -> Result<Response<Bytes>, String> {
+    ) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = response.into_parts();
         let mut body = Limited::new(body, most);
         let mut frames = Collected::default();
         loop {
             let frame = timeout(SILENCE, body.frame()).await;
-            match frame.map_err(|_| format!("{path}: the answer stopped for {SILENCE:?}"))? {
+            match frame.map_err(|_| HttpError::Stalled { path: path.to_owned(), limit: SILENCE })? {
                 Some(Ok(frame)) => frames.push(frame.into_data().unwrap_or_default()),
-                Some(Err(error)) => return Err(format!("{path}: {error}")),
+                Some(Err(source)) => return Err(HttpError::Body { path: path.to_owned(), source }),
                 None => break,
             }
         }
@@ -191,7 +264,7 @@ impl HttpClient {
     }
 
     /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.
-    pub(crate) async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, String> {
+    pub(crate) async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, HttpError> {
         self.open_by(request(Method::GET, path, Bytes::new())?, time).await
     }
 
@@ -200,13 +273,13 @@ impl HttpClient {
         &self,
         request: Request<Bytes>,
         time: Duration,
-    ) -> Result<Response<Incoming>, String> {
+    ) -> Result<Response<Incoming>, HttpError> {
         let path = request.uri().path().to_owned();
         let work = async {
             let mut sender = self.connect().await?;
             self.send_on(&mut sender, request).await
         };
-        timeout(time, work).await.map_err(|_| format!("{path}: no answer within {time:?}"))?
+        timeout(time, work).await.map_err(|_| HttpError::NoAnswer { path, limit: time })?
     }
 
     /// Sends on an idle connection, or else on a new one. One that turns out to be closed is no reason to fail.
@@ -214,7 +287,7 @@ impl HttpClient {
         &self,
         request: Request<Bytes>,
         repeatable: bool,
-    ) -> Result<(Sender, Response<Incoming>), String> {
+    ) -> Result<(Sender, Response<Incoming>), HttpError> {
         loop {
             let idle = self.idle.lock().pop();
             let Some(mut sender) = idle else { break };
@@ -236,23 +309,20 @@ impl HttpClient {
         &self,
         sender: &mut Sender,
         request: Request<Bytes>,
-    ) -> Result<Response<Incoming>, String> {
+    ) -> Result<Response<Incoming>, HttpError> {
         let path = request.uri().path().to_owned();
         let (mut head, body) = request.into_parts();
         for (name, value) in &self.headers {
             head.headers.entry(name).or_insert_with(|| value.clone());
         }
         let request = Request::from_parts(head, Full::new(body));
-        sender.requests.send_request(request).await.map_err(|error| format!("{path}: {error}"))
+        sender.requests.send_request(request).await.map_err(|source| HttpError::Exchange { path, source })
     }
 
-    async fn connect(&self) -> Result<Sender, String> {
-        let stream = timeout(CONNECT, self.connector.connect());
-        let (stream, peer) = stream
-            .await
-            .map_err(|_| format!("cannot connect to {} within {CONNECT:?}", self.connector.endpoint()))??;
+    async fn connect(&self) -> Result<Sender, HttpError> {
+        let (stream, peer) = self.connector.connect_within(CONNECT).await?;
         let (requests, connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(HttpError::Handshake)?;
         // Ends when the sender and the response are dropped.
         tokio::spawn(connection);
         Ok(Sender { requests, peer })
@@ -295,7 +365,7 @@ impl<T: DeserializeOwned> JsonStream<T> {
     }
 
     /// The next value. An error ends the stream, as does `None`.
-    pub(crate) async fn next(&mut self) -> Result<Option<T>, String> {
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, StreamError> {
         let mut searched = 0;
         loop {
             if let Some(end) = line_end(&self.buffer, searched) {
@@ -304,9 +374,7 @@ impl<T: DeserializeOwned> JsonStream<T> {
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                return serde_json::from_slice(&line)
-                    .map(Some)
-                    .map_err(|error| format!("unexpected event: {error}"));
+                return serde_json::from_slice(&line).map(Some).map_err(StreamError::Value);
             }
             searched = self.buffer.len();
             // Some engines end an event without a line break.
@@ -317,11 +385,11 @@ impl<T: DeserializeOwned> JsonStream<T> {
                 return Ok(Some(event));
             }
             if self.buffer.len() > self.longest {
-                return Err("an event is too long".into());
+                return Err(StreamError::TooLong);
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(error.to_string()),
+                Some(Err(error)) => return Err(StreamError::Body(error)),
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         self.buffer.extend_from_slice(data);
@@ -338,8 +406,9 @@ fn line_end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 /// A request for a path.
-pub(crate) fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Bytes>, String> {
-    Request::builder().method(method).uri(path).body(body).map_err(|error| format!("{path}: {error}"))
+pub(crate) fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Bytes>, HttpError> {
+    let request = Request::builder().method(method).uri(path).body(body);
+    request.map_err(|source| HttpError::Request { path: path.to_owned(), source })
 }
 
 /// The value of `Authorization` for basic authentication; `None` when it cannot be written.

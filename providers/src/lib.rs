@@ -32,7 +32,7 @@ use futures_util::future::BoxFuture;
 use tidegate_config::Provided;
 use tokio::sync::mpsc;
 
-pub use connect::{Connector, Tls};
+pub use connect::{ConnectError, Connector, Tls};
 pub use supervisor::{Handle, Session, start, start_beside};
 
 /// The whole state of one provider.
@@ -68,12 +68,19 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// The source is not there, or does not answer as it should.
-    #[error("{0}")]
-    Source(String),
+    /// The source cannot be reached, or its answer cannot be used.
+    #[error(transparent)]
+    Source(Box<dyn std::error::Error + Send + Sync>),
     /// Nobody listens to updates any more: the gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
+}
+
+impl Error {
+    /// Wraps the error of the client of a source.
+    fn source(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Source(error.into())
+    }
 }
 
 /// One instance of a provider.

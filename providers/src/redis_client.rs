@@ -111,9 +111,7 @@ impl Connection {
         connector: &Connector,
         login: Login<'_>,
     ) -> Result<Self, String> {
-        let stream = timeout(time, connector.connect()).await;
-        let (stream, peer) =
-            stream.map_err(|_| format!("cannot connect to {} within {time:?}", connector.endpoint()))??;
+        let (stream, peer) = connector.connect_within(time).await.map_err(|error| error.to_string())?;
         let mut connection = Self { stream, peer, buffer: BytesMut::new() };
         let password = login.password.expose();
         if !password.is_empty() {

@@ -164,7 +164,7 @@ impl Run {
                     self.deliver().await?;
                     interval.mul_f64(0.95 + fastrand::f64() * 0.1)
                 }
-                Err(message) if !self.delivered => return Err(Error::Source(message)),
+                Err(message) if !self.delivered => return Err(Error::source(message)),
                 Err(message) => {
                     self.failures += 1;
                     self.complain(Topic::Services, message).await?;
@@ -202,14 +202,14 @@ impl Run {
         let unseen = |run: &Self| !run.names_seen || run.unwell.iter().any(Option::is_none);
         while unseen(&self) || (connect && self.identity.is_none()) {
             match watch.news.recv().await {
-                Some(News::Failed(_, failure)) => return Err(Error::Source(failure.message)),
+                Some(News::Failed(_, failure)) => return Err(Error::source(failure.message)),
                 Some(news) => self.take(news).await?,
                 None => return Err(Error::Source("the watchers have ended".into())),
             }
         }
         self.urgent = self.services.keys().cloned().collect();
         while !self.urgent.is_empty() {
-            self.fetch_urgent().await.map_err(|failure| Error::Source(failure.message))?;
+            self.fetch_urgent().await.map_err(|failure| Error::source(failure.message))?;
         }
         self.sweep_wanted = false;
         self.deliver().await?;
@@ -307,7 +307,7 @@ impl Run {
             News::Names(names, index) => {
                 if let Err(message) = self.take_names(names, index).await {
                     if !self.names_seen {
-                        return Err(Error::Source(message));
+                        return Err(Error::source(message));
                     }
                     self.distrusted += 1;
                     self.ask_anew = Some(Instant::now() + backed_off(FIRST_PAUSE, self.distrusted));

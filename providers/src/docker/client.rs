@@ -14,7 +14,7 @@ use super::model::{Container, Event, Summary};
 use super::options::Engine;
 use crate::Error;
 use crate::connect::Connector;
-use crate::http_client::{HttpClient, JsonStream, Limits, basic};
+use crate::http_client::{HttpClient, HttpError, JsonStream, Limits, StreamError, basic};
 
 /// Time to answer when `httpClientTimeout` is not set.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -24,6 +24,54 @@ const LARGEST: usize = 64 << 20;
 const LONGEST_EVENT: usize = 1 << 20;
 /// The newest version of the API whose answers were looked at.
 const NEWEST: (u32, u32) = (1, 51);
+
+/// Failure of a question to an engine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// The engine cannot be reached, or breaks off.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The stream of events broke off.
+    #[error(transparent)]
+    Events(#[from] StreamError),
+    /// The engine closed the stream of events.
+    #[error("the engine ended the stream of events")]
+    EventsEnded,
+    /// The engine does not have this part of the API.
+    #[error("the engine does not know `{path}`")]
+    UnknownPath {
+        /// The path that was asked for.
+        path: &'static str,
+    },
+    /// A container id that cannot be part of a path.
+    #[error("invalid container id `{id}`: expected letters, digits, `-`, `_` and `.`")]
+    ContainerId {
+        /// The id as the engine listed it.
+        id: String,
+    },
+    /// The engine refuses to stream events.
+    #[error("the engine refuses `/events`: {status}")]
+    EventsRefused {
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// The engine answers with an error.
+    #[error("{path}: {status}")]
+    Status {
+        /// The path that was asked for.
+        path: String,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// The engine answers with other JSON than expected.
+    #[error("{path}: unexpected answer: {source}")]
+    UnexpectedAnswer {
+        /// The path that was asked for.
+        path: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+}
 
 /// A client of one engine.
 pub(crate) struct Client {
@@ -53,7 +101,7 @@ impl Client {
     }
 
     /// Agrees on a version of the API. `DOCKER_API_VERSION` fixes it, as in Docker's own client.
-    pub(crate) async fn negotiate(&self) -> Result<(), String> {
+    pub(crate) async fn negotiate(&self) -> Result<(), EngineError> {
         self.http.close_idle();
         if let Ok(fixed) = std::env::var("DOCKER_API_VERSION")
             && parse_version(&fixed).is_some()
@@ -73,46 +121,46 @@ impl Client {
     }
 
     /// All containers, stopped ones too.
-    pub(super) async fn list(&self) -> Result<Vec<Summary>, String> {
+    pub(super) async fn list(&self) -> Result<Vec<Summary>, EngineError> {
         let containers = self.json::<Vec<serde_json::Value>>("/containers/json?all=true").await?;
-        let containers = containers.ok_or("the engine does not know `/containers/json`")?;
+        let containers = containers.ok_or(EngineError::UnknownPath { path: "/containers/json" })?;
         Ok(containers.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
     }
 
     /// One container; `None` when it is gone.
-    pub(super) async fn inspect(&self, id: &str) -> Result<Option<Container>, String> {
+    pub(super) async fn inspect(&self, id: &str) -> Result<Option<Container>, EngineError> {
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
-            return Err(format!("`{id}` is not the name of a container"));
+            return Err(EngineError::ContainerId { id: id.to_owned() });
         }
         self.json(&format!("/containers/{id}/json")).await
     }
 
     /// The stream of events of containers and networks.
-    pub(super) async fn events(&self) -> Result<Events, String> {
+    pub(super) async fn events(&self) -> Result<Events, EngineError> {
         // {"type":["container","network"]}
         self.events_of("%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D").await
     }
 
     /// The stream of events that an escaped filter lets through.
-    pub(crate) async fn events_of(&self, filter: &str) -> Result<Events, String> {
+    pub(crate) async fn events_of(&self, filter: &str) -> Result<Events, EngineError> {
         let path = format!("{}/events?filters={filter}", self.version.lock().clone());
         let response = self.http.open(&path, self.limits.time).await?;
         if !response.status().is_success() {
-            return Err(format!("the engine refuses `/events`: {}", response.status()));
+            return Err(EngineError::EventsRefused { status: response.status() });
         }
         Ok(JsonStream::new(response.into_body(), LONGEST_EVENT))
     }
 
     /// Any answer of the engine; `None` when it knows nothing of the kind.
-    pub(crate) async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, String> {
+    pub(crate) async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
         let versioned = format!("{}{path}", self.version.lock().clone());
         let response = self.http.get(&versioned, self.limits).await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => serde_json::from_slice(response.body())
                 .map(Some)
-                .map_err(|error| format!("{path}: unexpected answer: {error}")),
-            status => Err(format!("{path}: {status}")),
+                .map_err(|source| EngineError::UnexpectedAnswer { path: path.to_owned(), source }),
+            status => Err(EngineError::Status { path: path.to_owned(), status }),
         }
     }
 }

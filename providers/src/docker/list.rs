@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Options;
-use super::client::Client;
+use super::client::{Client, EngineError};
 use super::events::Stopping;
 use super::model::{Container, Summary};
 use super::network::{Place, Surroundings};
@@ -47,7 +47,7 @@ impl Containers {
     }
 
     /// Lists the containers, and inspects those that are new or have changed. Nothing changes when it fails.
-    pub(super) async fn refresh(&mut self, client: &Client) -> Result<(), String> {
+    pub(super) async fn refresh(&mut self, client: &Client) -> Result<(), EngineError> {
         let mut listed = client.list().await?;
         let mut fresh = BTreeMap::new();
         listed.retain(|summary| match self.known.get(&summary.id) {
@@ -62,13 +62,13 @@ impl Containers {
                 let container = match client.inspect(&summary.id).await {
                     Ok(container) => container,
                     // One that cannot be read spoils nothing but itself; a lost engine does.
-                    Err(error) if error.contains("unexpected answer") => {
+                    Err(error @ EngineError::UnexpectedAnswer { .. }) => {
                         tracing::warn!("container {}: {error}", display_name(&summary));
                         None
                     }
                     Err(error) => return Err(error),
                 };
-                Ok::<_, String>(container.map(|container| (summary.id.clone(), (summary, container))))
+                Ok(container.map(|container| (summary.id.clone(), (summary, container))))
             },
         );
         let inspected: Vec<_> = inspections.buffer_unordered(AT_ONCE).try_collect().await?;

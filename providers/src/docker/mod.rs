@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use crate::connect::Form;
 use crate::workload::Rules;
 use crate::{Error, Provider, Session};
-use client::{Client, Events};
+use client::{Client, EngineError, Events};
 use events::Meaning;
 use list::Containers;
 
@@ -88,11 +88,11 @@ struct Run<'d> {
 impl Run<'_> {
     async fn run(mut self) -> Result<(), Error> {
         let client = &*self.docker.client;
-        client.negotiate().await.map_err(Error::Source)?;
+        client.negotiate().await.map_err(Error::source)?;
         self.host_address = host_address().await;
         // Events are asked for before the first list, so that no change falls between.
         let mut events = match self.docker.options.watch {
-            true => Some(client.events().await.map_err(Error::Source)?),
+            true => Some(client.events().await.map_err(Error::source)?),
             false => None,
         };
         self.refresh().await?;
@@ -103,15 +103,12 @@ impl Run<'_> {
         loop {
             tokio::select! {
                 event = next(&mut events) => {
-                    let event = event.map_err(Error::Source)?;
-                    let Some(event) = event else {
-                        return Err(Error::Source("the engine ended the stream of events".into()));
-                    };
+                    let event = event.map_err(Error::source)?;
                     if !self.note(&event).await? {
                         continue;
                     }
                     // Those that have come meanwhile are dealt with by the same look.
-                    while let Some(Ok(Some(event))) = next(&mut events).now_or_never() {
+                    while let Some(Ok(event)) = next(&mut events).now_or_never() {
                         self.note(&event).await?;
                     }
                     self.refresh().await?;
@@ -151,7 +148,7 @@ impl Run<'_> {
     }
 
     async fn refresh(&mut self) -> Result<(), Error> {
-        self.containers.refresh(&self.docker.client).await.map_err(Error::Source)?;
+        self.containers.refresh(&self.docker.client).await.map_err(Error::source)?;
         self.deliver().await
     }
 
@@ -170,9 +167,10 @@ impl Run<'_> {
     }
 }
 
-async fn next(events: &mut Option<Events>) -> Result<Option<model::Event>, String> {
+/// Waits for an event, forever where none are asked for.
+async fn next(events: &mut Option<Events>) -> Result<model::Event, EngineError> {
     match events {
-        Some(events) => events.next().await,
+        Some(events) => events.next().await?.ok_or(EngineError::EventsEnded),
         None => std::future::pending().await,
     }
 }

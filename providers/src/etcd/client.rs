@@ -123,7 +123,12 @@ pub(super) struct Watch(JsonStream<Told>);
 impl Watch {
     /// The next changes; none when it only says that it is there.
     pub(super) async fn next(&mut self) -> Result<Vec<Event>, String> {
-        let told = self.0.next().await?.ok_or("the server has ended the stream of changes")?;
+        let told = self
+            .0
+            .next()
+            .await
+            .map_err(|error| error.to_string())?
+            .ok_or("the server has ended the stream of changes")?;
         if let Some(error) = told.error {
             return Err(format!("the watch has failed: {error}"));
         }
@@ -212,12 +217,13 @@ impl Client {
             .to_string()
         });
         let body = questions.collect::<Vec<_>>().join("\n");
-        let mut request = request(Method::POST, "/v3/watch", body.into())?;
+        let mut request =
+            request(Method::POST, "/v3/watch", body.into()).map_err(|error| error.to_string())?;
         if let Some(token) = self.token.lock().clone() {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
         // The head of the answer comes with the first thing that is told: that there is a watch.
-        let response = self.http.open_by(request, ANSWER).await?;
+        let response = self.http.open_by(request, ANSWER).await.map_err(|error| error.to_string())?;
         if !response.status().is_success() {
             return Err(format!("/v3/watch: {}", response.status()));
         }
@@ -261,11 +267,12 @@ impl Client {
     }
 
     async fn post(&self, path: &str, question: &Value) -> Result<Response<Bytes>, String> {
-        let mut request = request(Method::POST, path, question.to_string().into())?;
+        let mut request =
+            request(Method::POST, path, question.to_string().into()).map_err(|error| error.to_string())?;
         if let Some(token) = self.token.lock().clone() {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
-        self.http.ask(request, LIMITS).await
+        self.http.ask(request, LIMITS).await.map_err(|error| error.to_string())
     }
 }
 

@@ -86,7 +86,7 @@ impl Keys {
 impl Etcd {
     /// Follows one server until it fails.
     async fn follow(&self, server: &Client, mut session: Session) -> Result<(), Error> {
-        let failed = |message: String| Error::Source(format!("etcd at {}: {message}", server.endpoint()));
+        let failed = |message: String| Error::source(format!("etcd at {}: {message}", server.endpoint()));
         let roots = self.tree.roots();
         let (mut keys, mut watch) = self.begin(server).await.map_err(failed)?;
         self.deliver(&session, &keys).await?;

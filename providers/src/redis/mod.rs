@@ -143,7 +143,7 @@ impl Provider for Redis {
 impl Redis {
     /// Follows one server until it fails.
     async fn follow(&self, endpoint: &Connector, mut session: Session) -> Result<(), Error> {
-        let failed = |message: String| Error::Source(format!("Redis at {}: {message}", endpoint.endpoint()));
+        let failed = |message: String| Error::source(format!("Redis at {}: {message}", endpoint.endpoint()));
         let found = match &self.options.sentinel {
             Some(sentinel) => Some(sentinel.find(endpoint, &self.options).await.map_err(failed)?),
             None => None,

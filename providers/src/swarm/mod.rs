@@ -15,7 +15,7 @@ use tidegate_core::values;
 use tokio::time::{Instant, sleep_until};
 
 use crate::docker;
-use crate::docker::client::{Client, Events};
+use crate::docker::client::{Client, EngineError, Events};
 use crate::workload::Rules;
 use crate::{Error, Provider, Session};
 use derive::Swarm;
@@ -27,6 +27,23 @@ const STAYS_BUSY: Duration = Duration::from_secs(15);
 const EVENTS: &str = "%7B%22type%22%3A%5B%22service%22%2C%22container%22%2C%22network%22%2C%22node%22%5D%2C%22ev\
     ent%22%3A%5B%22create%22%2C%22update%22%2C%22remove%22%2C%22start%22%2C%22die%22%2C%22heal\
     th_status%22%5D%7D";
+
+/// Failure of a question to a manager.
+#[derive(Debug, thiserror::Error)]
+enum ManagerError {
+    /// The engine does not answer, or with an error.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine does not have this part of the API, as those that manage no swarm.
+    #[error("the engine does not know `{path}`: is it a manager of a swarm?")]
+    UnknownPath {
+        /// The path that was asked for.
+        path: &'static str,
+    },
+    /// The manager closed the stream of events.
+    #[error("the manager ended the stream of events")]
+    EventsEnded,
+}
 
 docker::options::options! {
     /// Options of `providers.swarm`.
@@ -62,16 +79,16 @@ impl Provider for SwarmProvider {
 impl SwarmProvider {
     /// Follows a manager until it is lost.
     async fn follow(&self, mut session: Session) -> Result<(), Error> {
-        self.client.negotiate().await.map_err(Error::Source)?;
+        self.client.negotiate().await.map_err(Error::source)?;
         let mut events = match self.options.watch {
-            true => Some(self.client.events_of(EVENTS).await.map_err(Error::Source)?),
+            true => Some(self.client.events_of(EVENTS).await.map_err(Error::source)?),
             false => None,
         };
         let mut known = Swarm::default();
         let mut first = true;
         let mut busy_until = Instant::now();
         loop {
-            let swarm = self.look().await.map_err(Error::Source)?;
+            let swarm = self.look().await.map_err(Error::source)?;
             // A swarm without services is a state, too.
             if std::mem::take(&mut first) || swarm != known {
                 known = swarm;
@@ -89,12 +106,12 @@ impl SwarmProvider {
             let soon = if now < busy_until { BUSY } else { interval };
             tokio::select! {
                 event = next(&mut events) => {
-                    event?;
+                    event.map_err(Error::source)?;
                     busy_until = Instant::now() + STAYS_BUSY;
                     // Those that come with it are dealt with by the same look.
                     let settle = Instant::now() + BUSY / 10;
                     while let Ok(event) = tokio::time::timeout_at(settle, next(&mut events)).await {
-                        event?;
+                        event.map_err(Error::source)?;
                     }
                 }
                 () = sleep_until(now + soon.min(interval)), if events.is_some() => {}
@@ -103,10 +120,9 @@ impl SwarmProvider {
         }
     }
 
-    async fn look(&self) -> Result<Swarm, String> {
-        let missing = |what: &str| format!("the engine does not know `{what}`: is it a manager of a swarm?");
-        let list = async |path: &str| -> Result<Vec<serde_json::Value>, String> {
-            self.client.json(path).await?.ok_or_else(|| missing(path))
+    async fn look(&self) -> Result<Swarm, ManagerError> {
+        let list = async |path: &'static str| -> Result<Vec<serde_json::Value>, ManagerError> {
+            self.client.json(path).await?.ok_or(ManagerError::UnknownPath { path })
         };
         Ok(Swarm {
             services: read(list("/services").await?),
@@ -124,12 +140,12 @@ fn read<T: serde::de::DeserializeOwned>(values: Vec<serde_json::Value>) -> Vec<T
     values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
 }
 
-/// Waits for an event, for ever when there are none.
-async fn next(events: &mut Option<Events>) -> Result<(), Error> {
+/// Waits for an event, forever where none are asked for.
+async fn next(events: &mut Option<Events>) -> Result<(), ManagerError> {
     match events {
-        Some(events) => match events.next().await.map_err(Error::Source)? {
+        Some(events) => match events.next().await.map_err(EngineError::Events)? {
             Some(_) => Ok(()),
-            None => Err(Error::Source("the manager ended the stream of events".into())),
+            None => Err(ManagerError::EventsEnded),
         },
         None => std::future::pending().await,
     }
