@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::connect::Tls;
-use crate::consul_client::{Agent, Answer, Place};
+use crate::consul_client::{Agent, AgentError, Answer, Place};
 use crate::http_client::escape;
 use crate::kv::Tree;
 use crate::own_keys::OwnKeys;
@@ -135,6 +135,40 @@ struct Pair {
     value: Option<String>,
 }
 
+/// Failure to read the keys below a root.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    /// The agent does not answer, or with an error.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The agent lists no keys any more, which is not believed.
+    #[error("all keys below `{root}` are gone, but {why}: this is taken for an ACL token without rights")]
+    Distrusted {
+        /// The root.
+        root: String,
+        /// What speaks against it.
+        #[source]
+        why: Doubt,
+    },
+}
+
+/// Why an empty list of keys is not believed.
+#[derive(Debug, thiserror::Error)]
+enum Doubt {
+    /// The index is that of the last list, so nothing was deleted.
+    #[error("none was deleted")]
+    NoneDeleted,
+    /// One of the keys still exists.
+    #[error("`{key}` is there")]
+    Exists {
+        /// The key.
+        key: String,
+    },
+    /// The token has no right to read one of the keys.
+    #[error(transparent)]
+    Refused(AgentError),
+}
+
 struct Watch {
     news: mpsc::Receiver<News>,
     /// They end when this is dropped.
@@ -167,11 +201,11 @@ impl Consul {
                     }
                     self.believe(agent, root, answer).await
                 }
-                Err(failure) => Err(failure.message),
+                Err(error) => Err(error.into()),
             };
-            let pairs = pairs.map_err(|message| {
+            let pairs = pairs.map_err(|error| {
                 self.turn.fetch_add(1, Ordering::Relaxed);
-                Error::source(format!("Consul at {}: {message}", agent.endpoint()))
+                Error::at("Consul", agent.endpoint(), error)
             })?;
             let pairs = Some(pairs.into_iter().map(decoded).collect());
             // What a gateway has written changes nothing.
@@ -196,28 +230,23 @@ impl Consul {
         agent: &Agent,
         root: usize,
         answer: Answer<Vec<Pair>>,
-    ) -> Result<Vec<Pair>, String> {
+    ) -> Result<Vec<Pair>, ReadError> {
         let pairs = answer.value.unwrap_or_default();
         let filled = self.filled[root].lock().clone();
         if pairs.is_empty()
             && let Some(filled) = filled
         {
-            let refused = |why: &str| {
-                let root = &self.tree.roots()[root];
-                format!(
-                    "all keys below `{root}` are gone, but {why}: this is taken for an ACL token without rights"
-                )
-            };
+            let refused = |why| Err(ReadError::Distrusted { root: self.tree.roots()[root].clone(), why });
             if answer.index <= filled.index {
-                return Err(refused("none was deleted"));
+                return refused(Doubt::NoneDeleted);
             }
             let path: Vec<String> = filled.key.split('/').map(escape).collect();
             let path = format!("/v1/kv/{}", path.join("/"));
             match agent.ask::<Vec<Pair>>(&path, "").await {
                 Ok(answer) if answer.value.is_none() => {}
-                Ok(_) => return Err(refused(&format!("`{}` is there", filled.key))),
-                Err(failure) if failure.refused => return Err(refused(&failure.message)),
-                Err(failure) => return Err(failure.message),
+                Ok(_) => return refused(Doubt::Exists { key: filled.key }),
+                Err(error) if error.is_refusal() => return refused(Doubt::Refused(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         *self.filled[root].lock() =

@@ -12,7 +12,7 @@ use tidegate_core::values::Secret;
 
 use crate::Error;
 use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, Limits, basic, escape, request};
+use crate::http_client::{HttpClient, HttpError, Limits, basic, escape, request};
 
 /// Time until an answer begins, on top of what a query blocks, and until it is whole.
 const BEGIN: Duration = Duration::from_secs(10);
@@ -88,12 +88,52 @@ pub(crate) enum Rights {
     NotChecked,
 }
 
-/// Why there is no answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) message: String,
-    /// The agent is there and said no.
-    pub(crate) refused: bool,
+/// Failure of a question to an agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The agent cannot be reached, or breaks off.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The agent answers with an error.
+    #[error("{path}: {status}: {text}")]
+    Status {
+        /// The path that was asked for.
+        path: String,
+        /// Its answer.
+        status: StatusCode,
+        /// The beginning of the body.
+        text: String,
+    },
+    /// The agent is connected to no leader, so its answer may be out of date.
+    #[error("{path}: the agent knows no leader, so that what it says may be out of date")]
+    NoLeader {
+        /// The path that was asked for.
+        path: String,
+    },
+    /// The agent answers with other JSON than expected.
+    #[error("{path}: unexpected answer: {source}")]
+    UnexpectedAnswer {
+        /// The path that was asked for.
+        path: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// The agent is too old for this question.
+    #[error("{path}: the agent does not answer this")]
+    Unsupported {
+        /// The path that was asked for.
+        path: String,
+    },
+}
+
+impl AgentError {
+    /// True when the agent was reached, and its answer is of no use.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Status { .. } | Self::NoLeader { .. } | Self::UnexpectedAnswer { .. } => true,
+            Self::Http(_) | Self::Unsupported { .. } => false,
+        }
+    }
 }
 
 impl Agent {
@@ -168,10 +208,10 @@ impl Agent {
         &self,
         path: &str,
         query: &str,
-    ) -> Result<Answer<T>, Failure> {
+    ) -> Result<Answer<T>, AgentError> {
         let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let target = self.target(path, query);
-        read(path, self.http.get(&target, limits).await.map_err(|error| error.to_string()))
+        read(path, self.http.get(&target, limits).await)
     }
 
     /// Asks, and waits until the index is another one, or the time that a query blocks is over.
@@ -180,7 +220,7 @@ impl Agent {
         path: &str,
         query: &str,
         index: u64,
-    ) -> Result<Answer<T>, Failure> {
+    ) -> Result<Answer<T>, AgentError> {
         if index == 0 {
             return self.ask(path, query).await;
         }
@@ -190,20 +230,24 @@ impl Agent {
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // A connection that is lost meanwhile may mean another agent, which would not know the index.
-        read(path, self.http.get_alone(&target, limits).await.map_err(|error| error.to_string()))
+        read(path, self.http.get_alone(&target, limits).await)
     }
 
     /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
-    pub(crate) async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, String> {
+    pub(crate) async fn put(
+        &self,
+        path: &str,
+        query: &str,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, AgentError> {
         let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
-        let request =
-            request(Method::PUT, &self.target(path, query), body).map_err(|error| error.to_string())?;
-        self.http.exchange(request, limits).await.map_err(|error| error.to_string())
+        let request = request(Method::PUT, &self.target(path, query), body)?;
+        Ok(self.http.exchange(request, limits).await?)
     }
 
     /// Asks whether we may read all of these: what a list that leaves out what we must not see does not tell. Consul's
     /// own dashboard asks this, since 1.7.
-    pub(crate) async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, Failure> {
+    pub(crate) async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, AgentError> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Right {
@@ -215,11 +259,9 @@ impl Agent {
             .map(|name| serde_json::json!({"Resource": resource, "Segment": name, "Access": "read"}))
             .collect();
         let body = Bytes::from(serde_json::Value::from(question).to_string());
-        let failure = |message: String| Failure { message, refused: false };
         let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
-        let request = request(Method::POST, &self.target(path, ""), body)
-            .map_err(|error| failure(error.to_string()))?;
-        let answer = self.http.ask(request, limits).await.map_err(|error| error.to_string());
+        let request = request(Method::POST, &self.target(path, ""), body)?;
+        let answer = self.http.ask(request, limits).await;
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED) {
             return Ok(Rights::NotChecked);
         }
@@ -228,7 +270,7 @@ impl Agent {
                 true => Ok(Rights::All),
                 false => Ok(Rights::Fewer),
             },
-            _ => Err(failure(format!("{path}: the agent does not answer this"))),
+            _ => Err(AgentError::Unsupported { path: path.to_owned() }),
         }
     }
 
@@ -242,31 +284,27 @@ impl Agent {
 /// Reads an answer of the agent.
 fn read<T: DeserializeOwned>(
     path: &str,
-    answer: Result<Response<Bytes>, String>,
-) -> Result<Answer<T>, Failure> {
-    let answer = answer.map_err(|message| Failure { message, refused: false })?;
+    answer: Result<Response<Bytes>, HttpError>,
+) -> Result<Answer<T>, AgentError> {
+    let answer = answer?;
     let index = header_value(&answer, "x-consul-index").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let failure = |message: String, refused| Failure { message: format!("{path}: {message}"), refused };
     let size = answer.body().len();
     match answer.status() {
         StatusCode::NOT_FOUND => return Ok(Answer { value: None, index, size }),
         status if !status.is_success() => {
             let text = String::from_utf8_lossy(answer.body());
             let text: String = text.trim().chars().take(LONGEST_QUOTE).collect();
-            return Err(failure(format!("{status}: {text}"), true));
+            return Err(AgentError::Status { path: path.to_owned(), status, text });
         }
         _ => {}
     }
     // What the agent answers by itself, such as certificates, has nothing to do with a leader.
     let of_servers = !path.starts_with("/v1/agent/");
     if of_servers && header_value(&answer, "x-consul-knownleader") == Some("false") {
-        return Err(failure(
-            "the agent knows no leader, so that what it says may be out of date".into(),
-            true,
-        ));
+        return Err(AgentError::NoLeader { path: path.to_owned() });
     }
     let value = serde_json::from_slice(answer.body())
-        .map_err(|error| failure(format!("unexpected answer: {error}"), true))?;
+        .map_err(|source| AgentError::UnexpectedAnswer { path: path.to_owned(), source })?;
     Ok(Answer { value: Some(value), index, size })
 }
 
@@ -306,7 +344,7 @@ impl Query {
     }
 
     /// The next answer that may be news. A failure makes the next call wait: with jitter, and longer each time.
-    pub(crate) async fn next<T: DeserializeOwned>(&mut self, agent: &Agent) -> Result<Answer<T>, Failure> {
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self, agent: &Agent) -> Result<Answer<T>, AgentError> {
         loop {
             if !self.pause.is_zero() {
                 tokio::time::sleep(std::mem::take(&mut self.pause)).await;
@@ -318,9 +356,9 @@ impl Query {
                         return Ok(answer);
                     }
                 }
-                Err(failure) => {
-                    self.failed(&failure);
-                    return Err(failure);
+                Err(error) => {
+                    self.failed(&error);
+                    return Err(error);
                 }
             }
         }
@@ -347,11 +385,11 @@ impl Query {
         news
     }
 
-    fn failed(&mut self, failure: &Failure) {
+    fn failed(&mut self, error: &AgentError) {
         // The agent may have been started anew with a lower index, and would not answer before the next change.
         self.index = 0;
         self.bad += 1;
-        let first = if failure.refused { FIRST_PAUSE_WHEN_REFUSED } else { FIRST_PAUSE };
+        let first = if error.is_refusal() { FIRST_PAUSE_WHEN_REFUSED } else { FIRST_PAUSE };
         self.pause = backed_off(first, self.bad);
     }
 }

@@ -15,7 +15,7 @@ use tidegate_core::values::Secret;
 
 use crate::Error;
 use crate::connect::Tls;
-use crate::consul_client::{Agent, Place, Query};
+use crate::consul_client::{Agent, AgentError, Place, Query};
 use crate::http_client::escape;
 
 /// How long a query for news blocks: a connection that was lost without a word is noticed soon after.
@@ -108,20 +108,41 @@ pub enum Operation {
 }
 
 /// Why a transaction was not done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// One of its conditions does not hold; nothing has changed.
+    /// One of its conditions does not hold; nothing has changed. Consul's reasons.
+    #[error("{0}")]
     Condition(String),
     /// It is not known whether it was done.
-    Store(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Condition(message) | Self::Store(message) => f.write_str(message),
-        }
-    }
+/// Failure of an operation on the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The agent cannot be reached, or a question was refused.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The agent answers an operation with an error.
+    #[error("{path}: {status}: {text}")]
+    Status {
+        /// The path of the operation.
+        path: &'static str,
+        /// Its answer.
+        status: StatusCode,
+        /// The beginning of the body.
+        text: String,
+    },
+    /// The agent answers a transaction with other JSON than expected.
+    #[error("unexpected answer: {0}")]
+    UnexpectedAnswer(#[source] serde_json::Error),
+    /// The agent answers the creation of a session without its id.
+    #[error("/v1/session/create: unexpected answer: {text}")]
+    NoSessionId {
+        /// The beginning of the body.
+        text: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -171,10 +192,9 @@ impl Store {
     }
 
     /// Reads all keys below a prefix. `consistent`: asks a leader that makes sure that it still is one.
-    pub async fn read(&self, prefix: &str, consistent: bool) -> Result<Listing, String> {
+    pub async fn read(&self, prefix: &str, consistent: bool) -> Result<Listing, StoreError> {
         let query = if consistent { "recurse&consistent" } else { "recurse" };
-        let answer = self.agent.ask::<Vec<Kept>>(&path(prefix), query).await;
-        let answer = answer.map_err(|failure| failure.message)?;
+        let answer = self.agent.ask::<Vec<Kept>>(&path(prefix), query).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();
         Ok(Listing { entries, index: answer.index })
     }
@@ -188,24 +208,28 @@ impl Store {
     pub async fn apply(&self, operations: &[Operation]) -> Result<u64, Refusal> {
         let body: Vec<Value> = operations.iter().map(Operation::json).collect();
         let body = Bytes::from(Value::Array(body).to_string());
-        let answer = self.agent.put("/v1/txn", "", body).await.map_err(Refusal::Store)?;
+        let answer = self.agent.put("/v1/txn", "", body).await.map_err(StoreError::Agent)?;
         let text = String::from_utf8_lossy(answer.body()).into_owned();
         match answer.status() {
             StatusCode::OK => {
-                let value: Value = serde_json::from_str(&text)
-                    .map_err(|error| Refusal::Store(format!("unexpected answer: {error}")))?;
+                let value: Value = serde_json::from_str(&text).map_err(StoreError::UnexpectedAnswer)?;
                 let results = value["Results"].as_array().cloned().unwrap_or_default();
                 let indexes = results.iter().filter_map(|one| one["KV"]["ModifyIndex"].as_u64());
                 Ok(indexes.max().unwrap_or(0))
             }
             StatusCode::CONFLICT => Err(Refusal::Condition(reasons(&text))),
-            status => Err(Refusal::Store(format!("/v1/txn: {status}: {}", quote(&text)))),
+            status => Err(StoreError::Status { path: "/v1/txn", status, text: quote(&text) }.into()),
         }
     }
 
     /// Begins a session, whose locks go away with it. It ends when it is not renewed for `ttl` (at least 10 s, and at
     /// most twice that later); nobody can take its locks for `delay` then.
-    pub async fn begin_session(&self, name: &str, ttl: Duration, delay: Duration) -> Result<String, String> {
+    pub async fn begin_session(
+        &self,
+        name: &str,
+        ttl: Duration,
+        delay: Duration,
+    ) -> Result<String, StoreError> {
         let body = json!({
             "Name": name,
             "TTL": format!("{}s", ttl.as_secs()),
@@ -217,31 +241,33 @@ impl Store {
         });
         let answer = self.agent.put("/v1/session/create", "", Bytes::from(body.to_string())).await?;
         let text = String::from_utf8_lossy(answer.body()).into_owned();
-        if answer.status() != StatusCode::OK {
-            return Err(format!("/v1/session/create: {}: {}", answer.status(), quote(&text)));
+        let status = answer.status();
+        if status != StatusCode::OK {
+            return Err(StoreError::Status { path: "/v1/session/create", status, text: quote(&text) });
         }
         let id = serde_json::from_str::<Value>(&text)
             .ok()
             .and_then(|value| Some(value["ID"].as_str()?.to_owned()));
-        id.ok_or_else(|| format!("/v1/session/create: unexpected answer: {}", quote(&text)))
+        id.ok_or_else(|| StoreError::NoSessionId { text: quote(&text) })
     }
 
     /// Prolongs a session. False when it has ended.
-    pub async fn renew_session(&self, id: &str) -> Result<bool, String> {
+    pub async fn renew_session(&self, id: &str) -> Result<bool, StoreError> {
         let answer = self.agent.put(&format!("/v1/session/renew/{}", escape(id)), "", Bytes::new()).await?;
         match answer.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
             status => {
-                let text = String::from_utf8_lossy(answer.body());
-                Err(format!("/v1/session/renew: {status}: {}", quote(&text)))
+                let text = quote(&String::from_utf8_lossy(answer.body()));
+                Err(StoreError::Status { path: "/v1/session/renew", status, text })
             }
         }
     }
 
     /// Ends a session.
-    pub async fn end_session(&self, id: &str) -> Result<(), String> {
-        self.agent.put(&format!("/v1/session/destroy/{}", escape(id)), "", Bytes::new()).await.map(|_| ())
+    pub async fn end_session(&self, id: &str) -> Result<(), StoreError> {
+        self.agent.put(&format!("/v1/session/destroy/{}", escape(id)), "", Bytes::new()).await?;
+        Ok(())
     }
 }
 
@@ -251,8 +277,8 @@ pub struct Follow(Query);
 impl Follow {
     /// The keys as they are now at the first call, and after they have changed at each later one. After a failure the
     /// next call waits a while.
-    pub async fn next(&mut self, store: &Store) -> Result<Listing, String> {
-        let answer = self.0.next::<Vec<Kept>>(&store.agent).await.map_err(|failure| failure.message)?;
+    pub async fn next(&mut self, store: &Store) -> Result<Listing, StoreError> {
+        let answer = self.0.next::<Vec<Kept>>(&store.agent).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();
         Ok(Listing { entries, index: answer.index })
     }

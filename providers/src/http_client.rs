@@ -32,7 +32,7 @@ const MOST_IDLE: usize = 16;
 
 /// Failure of an exchange over HTTP.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HttpError {
+pub enum HttpError {
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -81,6 +81,25 @@ impl Error {
     fn source(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Source(error.into())
     }
+
+    /// Wraps the error of the client of one of several servers: `product` is what runs there, for messages.
+    fn at(
+        product: &'static str,
+        endpoint: &str,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        let (endpoint, source) = (endpoint.to_owned(), error.into());
+        Self::source(ServerError { product, endpoint, source })
+    }
+}
+
+/// Failure of one of the servers of a provider.
+#[derive(Debug, thiserror::Error)]
+#[error("{product} at {endpoint}: {source}")]
+struct ServerError {
+    product: &'static str,
+    endpoint: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// One instance of a provider.

@@ -75,7 +75,7 @@ impl Consul {
         let name = format!("tidegate {}", inner.me.id);
         let id = match self.store.begin_session(&name, self.ttl, Duration::ZERO).await {
             Ok(id) => session.insert(id).clone(),
-            Err(error) => return error,
+            Err(error) => return error.to_string(),
         };
         // The first snapshot may come while this is written, so what was written is kept.
         let shown = match self.show(inner, &id).await {
@@ -104,7 +104,7 @@ impl Consul {
                 me.id,
                 self.ttl * 2
             ),
-            Refusal::Store(message) => message,
+            Refusal::Store(error) => error.to_string(),
         })?;
         Ok(me)
     }
@@ -124,7 +124,7 @@ impl Consul {
                 Ok(false) => return "the session has ended".into(),
                 // The session may live on: it is asked for again, and the list says what is wrong.
                 Err(error) => {
-                    self.failed(inner, &error);
+                    self.failed(inner, &error.to_string());
                     failed = true;
                 }
             }
@@ -155,7 +155,7 @@ impl Consul {
             let listing = match follow.next(&self.store).await {
                 Ok(listing) => listing,
                 Err(error) => {
-                    self.failed(inner, &error);
+                    self.failed(inner, &error.to_string());
                     continue;
                 }
             };
@@ -177,7 +177,7 @@ impl Consul {
                 let lock = Operation::Lock { key: leader.clone(), value, session: session.to_owned() };
                 // When another was faster, the next list says so.
                 if let Err(Refusal::Store(error)) = self.store.apply(&[lock]).await {
-                    self.failed(inner, &error);
+                    self.failed(inner, &error.to_string());
                 }
             }
         }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Pair;
-use crate::consul_client::{Agent, Answer, Failure, Query, rest_after};
+use crate::consul_client::{Agent, AgentError, Answer, Query, rest_after};
 use crate::own_keys::{OwnKeys, SECTIONS};
 
 /// How often a root whose sections are followed is looked at for keys in none of them.
@@ -21,7 +21,7 @@ const ALL: &str = "recurse";
 const NAMES: &str = "keys&separator=/";
 
 /// The keys below the root of this number.
-pub(super) type News = (usize, Result<Answer<Vec<Pair>>, Failure>);
+pub(super) type News = (usize, Result<Answer<Vec<Pair>>, AgentError>);
 
 /// A root to be followed.
 pub(super) struct Root {
@@ -80,8 +80,8 @@ impl Root {
                     () = sleep(LOOK) => match self.has_strays(own_keys).await {
                         Ok(found) if found || has_strays => break,
                         Ok(_) => {}
-                        Err(failure) => {
-                            self.tell(Err(failure)).await;
+                        Err(error) => {
+                            self.tell(Err(error)).await;
                             return;
                         }
                     }
@@ -96,7 +96,7 @@ impl Root {
     }
 
     /// True when there are keys in none of the sections, written in lower case, and not our own.
-    async fn has_strays(&self, own_keys: &OwnKeys) -> Result<bool, Failure> {
+    async fn has_strays(&self, own_keys: &OwnKeys) -> Result<bool, AgentError> {
         let names = self.agent.ask::<Vec<String>>(&self.path, NAMES).await?.value.unwrap_or_default();
         let is_stray = |name: &String| self.is_stray(name, own_keys) && !own_keys.leads_to(name);
         Ok(names.iter().any(is_stray))
@@ -109,24 +109,24 @@ impl Root {
     }
 
     /// Passes a failure of a follower on. False when there is nothing more to be followed.
-    async fn is_well(&self, told: Option<Result<(), Failure>>) -> bool {
+    async fn is_well(&self, told: Option<Result<(), AgentError>>) -> bool {
         match told {
             Some(Ok(())) => true,
-            Some(Err(failure)) => {
-                self.tell(Err(failure)).await;
+            Some(Err(error)) => {
+                self.tell(Err(error)).await;
                 false
             }
             None => false,
         }
     }
 
-    async fn tell(&self, answer: Result<Answer<Vec<Pair>>, Failure>) -> bool {
+    async fn tell(&self, answer: Result<Answer<Vec<Pair>>, AgentError>) -> bool {
         self.news.send((self.number, answer)).await.is_ok()
     }
 }
 
 /// Tells when something below a path has changed, and first that it is followed.
-async fn watch(agent: Arc<Agent>, path: String, wake: mpsc::Sender<Result<(), Failure>>) {
+async fn watch(agent: Arc<Agent>, path: String, wake: mpsc::Sender<Result<(), AgentError>>) {
     let mut query = Query::new(path, NAMES);
     let mut known: Option<bool> = None;
     loop {
@@ -139,7 +139,7 @@ async fn watch(agent: Arc<Agent>, path: String, wake: mpsc::Sender<Result<(), Fa
                 }
                 Ok(())
             }
-            Err(failure) => Err(failure),
+            Err(error) => Err(error),
         };
         if wake.send(told).await.is_err() {
             return;

@@ -9,6 +9,7 @@
 //! the query on checks in a state that none is in when any other check has changed, and then with nothing new.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
 use super::model::{Digests, Entry, Instance, Names};
 use super::news::{News, Watch, tell};
-use super::trust::{Complaints, Topic, Trust};
-use crate::consul_client::{Agent, Failure, Query, backed_off};
+use super::trust::{Complaints, Distrusted, Topic, Trust};
+use crate::consul_client::{Agent, AgentError, Query, backed_off};
 use crate::http_client::escape;
 use crate::pace::Pace;
 use crate::{Error, Session, workload};
@@ -55,6 +56,17 @@ const REST_AFTER_EARLY: u32 = 19;
 const RESYNC: Duration = Duration::from_secs(300);
 /// The first pause after services could not be read.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Failure to read a whole catalog.
+#[derive(Debug, thiserror::Error)]
+enum CatalogError {
+    /// The agent does not answer, or with an error.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The agent lists no services, which is not believed.
+    #[error(transparent)]
+    Distrusted(#[from] Distrusted),
+}
 
 /// One service of the catalog.
 #[derive(Default)]
@@ -164,10 +176,10 @@ impl Run {
                     self.deliver().await?;
                     interval.mul_f64(0.95 + fastrand::f64() * 0.1)
                 }
-                Err(message) if !self.delivered => return Err(Error::source(message)),
-                Err(message) => {
+                Err(error) if !self.delivered => return Err(Error::source(error)),
+                Err(error) => {
                     self.failures += 1;
-                    self.complain(Topic::Services, message).await?;
+                    self.complain(Topic::Services, &error).await?;
                     backed_off(FIRST_PAUSE, self.failures).min(interval)
                 }
             };
@@ -178,20 +190,19 @@ impl Run {
         }
     }
 
-    async fn read_all(&mut self) -> Result<(), String> {
+    async fn read_all(&mut self) -> Result<(), CatalogError> {
         if self.deriver.options.connect_aware {
             let [roots, leaf] = self.connect_paths();
-            let roots = self.agent.ask(&roots, "").await.map_err(|failure| failure.message)?;
-            let leaf = self.agent.ask(&leaf, "").await.map_err(|failure| failure.message)?;
+            let roots = self.agent.ask(&roots, "").await?;
+            let leaf = self.agent.ask(&leaf, "").await?;
             (self.roots, self.leaf) = (roots.value, leaf.value);
             self.identify();
         }
-        let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await;
-        let names = names.map_err(|failure| failure.message)?;
+        let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await?;
         self.take_names(names.value.unwrap_or_default(), names.index).await?;
         self.urgent = self.services.keys().cloned().collect();
         while !self.urgent.is_empty() {
-            self.fetch_urgent().await.map_err(|failure| failure.message)?;
+            self.fetch_urgent().await?;
         }
         Ok(())
     }
@@ -202,14 +213,14 @@ impl Run {
         let unseen = |run: &Self| !run.names_seen || run.unwell.iter().any(Option::is_none);
         while unseen(&self) || (connect && self.identity.is_none()) {
             match watch.news.recv().await {
-                Some(News::Failed(_, failure)) => return Err(Error::source(failure.message)),
+                Some(News::Failed(_, error)) => return Err(Error::source(error)),
                 Some(news) => self.take(news).await?,
                 None => return Err(Error::Source("the watchers have ended".into())),
             }
         }
         self.urgent = self.services.keys().cloned().collect();
         while !self.urgent.is_empty() {
-            self.fetch_urgent().await.map_err(|failure| Error::source(failure.message))?;
+            self.fetch_urgent().await.map_err(Error::source)?;
         }
         self.sweep_wanted = false;
         self.deliver().await?;
@@ -303,15 +314,15 @@ impl Run {
 
     async fn take(&mut self, news: News) -> Result<(), Error> {
         let topic = match news {
-            News::Failed(topic, failure) => return self.complain(topic, failure.message).await,
+            News::Failed(topic, error) => return self.complain(topic, &error).await,
             News::Names(names, index) => {
-                if let Err(message) = self.take_names(names, index).await {
+                if let Err(error) = self.take_names(names, index).await {
                     if !self.names_seen {
-                        return Err(Error::source(message));
+                        return Err(Error::source(error));
                     }
                     self.distrusted += 1;
                     self.ask_anew = Some(Instant::now() + backed_off(FIRST_PAUSE, self.distrusted));
-                    return self.complain(Topic::Doubt, message).await;
+                    return self.complain(Topic::Doubt, &error).await;
                 }
                 self.distrusted = 0;
                 self.over(Topic::Doubt).await?;
@@ -335,7 +346,7 @@ impl Run {
         self.over(topic).await
     }
 
-    async fn take_names(&mut self, names: Names, index: u64) -> Result<(), String> {
+    async fn take_names(&mut self, names: Names, index: u64) -> Result<(), Distrusted> {
         self.trust.check(&self.agent, &names).await?;
         self.names_seen = true;
         let wanted: BTreeMap<Arc<str>, Vec<String>> = names
@@ -384,7 +395,7 @@ impl Run {
     }
 
     /// Looks at which checks there are: services that have others than before have other instances.
-    async fn look(&mut self) -> Result<(), Failure> {
+    async fn look(&mut self) -> Result<(), AgentError> {
         let begun = Instant::now();
         let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
         let registered = checks.value.unwrap_or_default();
@@ -422,10 +433,10 @@ impl Run {
                 self.failures = 0;
                 self.over(Topic::Services).await?;
             }
-            Err(failure) => {
+            Err(error) => {
                 self.failures += 1;
                 self.retry_after = Instant::now() + backed_off(FIRST_PAUSE, self.failures);
-                self.complain(Topic::Services, failure.message).await?;
+                self.complain(Topic::Services, &error).await?;
             }
         }
         Ok(true)
@@ -465,7 +476,7 @@ impl Run {
         !self.sweep.is_empty()
     }
 
-    async fn fetch_urgent(&mut self) -> Result<(), Failure> {
+    async fn fetch_urgent(&mut self) -> Result<(), AgentError> {
         let names: Vec<Arc<str>> = self.urgent.iter().take(CHUNK).cloned().collect();
         self.fetch(&names, false).await?;
         for name in &names {
@@ -474,7 +485,7 @@ impl Run {
         Ok(())
     }
 
-    async fn fetch_sweep(&mut self) -> Result<(), Failure> {
+    async fn fetch_sweep(&mut self) -> Result<(), AgentError> {
         let names: Vec<Arc<str>> = self.sweep.iter().take(SWEEP_CHUNK).cloned().collect();
         self.fetch(&names, true).await?;
         self.sweep.drain(..names.len());
@@ -485,7 +496,7 @@ impl Run {
     }
 
     /// Asks for these services, and derives those that have changed. Nothing changes when one cannot be read.
-    async fn fetch(&mut self, names: &[Arc<str>], cached: bool) -> Result<(), Failure> {
+    async fn fetch(&mut self, names: &[Arc<str>], cached: bool) -> Result<(), AgentError> {
         let query = self.query(cached);
         let known = names.iter().filter_map(|name| Some((name.clone(), self.services.get(name)?.connect)));
         let known: Vec<(Arc<str>, bool)> = known.collect();
@@ -549,11 +560,11 @@ impl Run {
     }
 
     /// Says once what is wrong with the agent, until it is over.
-    async fn complain(&mut self, topic: Topic, message: String) -> Result<(), Error> {
+    async fn complain(&mut self, topic: Topic, error: &(impl Display + Sync)) -> Result<(), Error> {
         if !self.complaints.begin(topic) {
             return Ok(());
         }
-        let message = format!("Consul at {}: {message}", self.agent.endpoint());
+        let message = format!("Consul at {}: {error}", self.agent.endpoint());
         let problem = Problem { origin: Origin::Internal, object: None, message, excerpt: None };
         self.session.unavailable(problem).await
     }

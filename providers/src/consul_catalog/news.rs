@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::connect::{Leaf, Roots};
 use super::model::{Digests, Names};
 use super::trust::Topic;
-use crate::consul_client::{Agent, Failure, Query};
+use crate::consul_client::{Agent, AgentError, Query};
 
 /// What the watchers tell.
 pub(super) enum News {
@@ -18,7 +18,7 @@ pub(super) enum News {
     Unwell(usize, Digests),
     Roots(Roots),
     Leaf(Leaf),
-    Failed(Topic, Failure),
+    Failed(Topic, AgentError),
 }
 
 /// The queries that wait at the agent.
@@ -39,7 +39,7 @@ pub(super) async fn tell<T: serde::de::DeserializeOwned + Default>(
     loop {
         let told = match query.next::<T>(&agent).await {
             Ok(answer) => kind(answer.value.unwrap_or_default(), answer.index),
-            Err(failure) => News::Failed(topic, failure),
+            Err(error) => News::Failed(topic, error),
         };
         if news.send(told).await.is_err() {
             return;

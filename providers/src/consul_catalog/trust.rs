@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use parking_lot::Mutex;
 
 use super::model::Names;
-use crate::consul_client::{Agent, Rights};
+use crate::consul_client::{Agent, AgentError, Rights};
 
 /// Names of services that are remembered, as many as can be asked about at once.
 const MOST_NAMES: usize = 64;
@@ -24,10 +24,31 @@ struct Seen {
     names: Vec<String>,
 }
 
+/// An empty list of services that is not believed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the catalog is empty, and {0}: this is taken for an ACL token without rights, and the last known services stay"
+)]
+pub(super) struct Distrusted(#[source] Doubt);
+
+/// Why an empty list is not believed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Doubt {
+    /// Consul's own service was in an earlier list.
+    #[error("even Consul's own service is missing")]
+    ConsulMissing,
+    /// The token has no right to read the services of the last list.
+    #[error("the ACL token may not read the services that were in it")]
+    RightsLost,
+    /// The agent does not tell the rights of the token.
+    #[error("it is unknown whether it may still be read ({0})")]
+    RightsUnknown(#[source] AgentError),
+}
+
 impl Trust {
-    /// Says why a list of services is not believed. One that is empty after one that was not is believed when the agent
+    /// Fails when a list of services is not believed. One that is empty after one that was not is believed when the agent
     /// says that we may still see those that were in it.
-    pub(super) async fn check(&self, agent: &Agent, names: &Names) -> Result<(), String> {
+    pub(super) async fn check(&self, agent: &Agent, names: &Names) -> Result<(), Distrusted> {
         if !names.is_empty() {
             let mut seen = self.0.lock();
             seen.consul |= names.contains_key("consul");
@@ -40,20 +61,17 @@ impl Trust {
         };
         let why = match known.as_slice() {
             [] => return Ok(()),
-            _ if consul => "even Consul's own service is missing".to_owned(),
+            _ if consul => Doubt::ConsulMissing,
             known => match agent.rights("service", known).await {
                 Ok(Rights::All | Rights::NotChecked) => {
                     self.0.lock().names.clear();
                     return Ok(());
                 }
-                Ok(Rights::Fewer) => "the ACL token must not read the services that were in it".to_owned(),
-                Err(failure) => format!("whether we may still read it cannot be told ({})", failure.message),
+                Ok(Rights::Fewer) => Doubt::RightsLost,
+                Err(error) => Doubt::RightsUnknown(error),
             },
         };
-        Err(format!(
-            "the catalog is empty, and {why}: this is taken for an ACL token without rights, and the last known \
-             services stay"
-        ))
+        Err(Distrusted(why))
     }
 }
 

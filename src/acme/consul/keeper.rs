@@ -129,7 +129,7 @@ async fn session(inner: &Inner) -> Result<String, String> {
         if renewed.elapsed() < RENEW {
             return Ok(id);
         }
-        if inner.store.renew_session(&id).await? {
+        if inner.store.renew_session(&id).await.map_err(|error| error.to_string())? {
             let mut lease = inner.lease.lock();
             if let Some((_, renewed)) = lease.session.as_mut().filter(|(own, _)| *own == id) {
                 *renewed = asked;
@@ -143,7 +143,8 @@ async fn session(inner: &Inner) -> Result<String, String> {
         }
         inner.tell();
     }
-    let id = inner.store.begin_session(&format!("tidegate {}", inner.node), TTL, LOCK_DELAY).await?;
+    let id = inner.store.begin_session(&format!("tidegate {}", inner.node), TTL, LOCK_DELAY).await;
+    let id = id.map_err(|error| error.to_string())?;
     let mut lease = inner.lease.lock();
     if inner.stopping.load(Ordering::Relaxed) {
         return Err("the gateway is stopping".to_owned());
@@ -176,7 +177,7 @@ async fn lead(inner: &Inner, session: &str) -> Result<Duration, String> {
         Ok(_) => {}
         // Somebody was faster, or the last one has only just gone.
         Err(Refusal::Condition(_)) => return Ok(AGAIN),
-        Err(Refusal::Store(message)) => return Err(message),
+        Err(Refusal::Store(error)) => return Err(error.to_string()),
     }
     // What the last one wrote must be known before anything is ordered.
     inner.read_all(true).await?;
@@ -223,7 +224,7 @@ async fn follow_certificates(inner: Arc<Inner>) {
                 }
                 keep_copy(&inner, &listing, &mut kept).await;
             }
-            Err(message) => inner.failed("certificates", &message),
+            Err(error) => inner.failed("certificates", &error.to_string()),
         }
     }
 }
@@ -283,7 +284,7 @@ async fn follow_live(inner: Arc<Inner>) {
                 inner.tell();
                 inner.stir.notify_one();
             }
-            Err(message) => inner.failed("live", &message),
+            Err(error) => inner.failed("live", &error.to_string()),
         }
     }
 }

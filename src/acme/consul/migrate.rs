@@ -60,8 +60,8 @@ impl Inner {
                 return Ok(());
             }
         }
-        let certificates = self.store.read(&older.certificates(), true).await?;
-        let live = self.store.read(&older.live(), true).await?;
+        let certificates = self.read(&older.certificates()).await.map_err(|error| error.message)?;
+        let live = self.read(&older.live()).await.map_err(|error| error.message)?;
         let account = entry_of(&live, &older.account()).and_then(read::<StoredAccount>);
         let certificates = certificates.entries.iter().filter_map(read::<StoredCertificate>);
         let certificates = certificates.map(|one| (self.keys.certificate(&one.domain), one)).collect();

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_core::BoxFuture;
-use tidegate_providers::consul_store::{MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store};
+use tidegate_providers::consul_store::{
+    Listing, MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -187,7 +189,7 @@ impl ConsulStorage {
         let (keys, mut old) = (&self.0.keys, Vec::new());
         let operations = match change {
             Change::Account(account) => {
-                let listing = self.0.store.read(&keys.live(), true).await.map_err(Error::local)?;
+                let listing = self.0.read(&keys.live()).await?;
                 let index = entry_of(&listing, &keys.account()).map_or(0, |entry| entry.index);
                 vec![Operation::Swap { key: keys.account(), value: write(&account)?, index }]
             }
@@ -208,10 +210,16 @@ impl ConsulStorage {
 }
 
 impl Inner {
+    /// Reads the keys below a prefix, as the leader of Consul knows them.
+    async fn read(&self, prefix: &str) -> Result<Listing, Error> {
+        self.store.read(prefix, true).await.map_err(|error| Error::local(error.to_string()))
+    }
+
     /// Reads everything.
     async fn read_all(&self, consistent: bool) -> Result<(), String> {
-        let certificates = self.store.read(&self.keys.certificates(), consistent).await?;
-        let live = self.store.read(&self.keys.live(), consistent).await?;
+        let certificates = self.store.read(&self.keys.certificates(), consistent).await;
+        let certificates = certificates.map_err(|error| error.to_string())?;
+        let live = self.store.read(&self.keys.live(), consistent).await.map_err(|error| error.to_string())?;
         {
             let mut mirror = self.mirror.lock();
             // Whether all are gone, or the store has lost what it knew, is for whoever follows it to find out.
@@ -287,7 +295,7 @@ impl Inner {
             }
             Change::Certificate { new, .. } => {
                 let key = self.keys.certificate(&new.domain);
-                let listing = self.store.read(&key, true).await.map_err(Error::local)?;
+                let listing = self.read(&key).await?;
                 let known = entry_of(&listing, &key);
                 let theirs = known.and_then(read::<StoredCertificate>).as_ref().and_then(end_of);
                 if theirs.is_some() && theirs >= end_of(&new) {
@@ -500,7 +508,7 @@ fn error(refusal: Refusal) -> Error {
         Refusal::Condition(message) => {
             Error::local(format!("another gateway orders now, or has changed it: {message}"))
         }
-        Refusal::Store(message) => Error::local(format!("Consul: {message}")),
+        Refusal::Store(error) => Error::local(format!("Consul: {error}")),
     }
 }
 
