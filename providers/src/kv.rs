@@ -8,11 +8,17 @@ use std::borrow::Cow;
 use parking_lot::Mutex;
 use tidegate_config::Provided;
 use tidegate_config::decode::decode_config;
+use tidegate_config::formats::entries::EntryError;
 use tidegate_config::formats::keys;
 
 use crate::Error;
 use crate::own_keys::OwnKeys;
 use crate::workload::PREFIXES;
+
+/// A key that is not UTF-8.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the key is not UTF-8 text")]
+pub(crate) struct KeyNotText;
 
 /// A tree of keys.
 pub(crate) struct Tree {
@@ -52,7 +58,7 @@ impl Tree {
     /// The configuration that these keys make. Instead of a value there may be the reason why it cannot be had.
     pub(crate) fn read<'p>(
         &self,
-        pairs: impl IntoIterator<Item = (&'p str, Result<&'p [u8], String>)>,
+        pairs: impl IntoIterator<Item = (&'p str, Result<&'p [u8], EntryError>)>,
         own_keys: &OwnKeys,
     ) -> Provided {
         let pairs = pairs.into_iter().filter(|(key, _)| !self.is_own(key, own_keys));
@@ -68,10 +74,10 @@ impl Tree {
 }
 
 /// A key as it can be shown, and why it cannot be read when it is not text.
-pub(crate) fn shown(key: &[u8]) -> (Cow<'_, str>, Option<String>) {
+pub(crate) fn shown(key: &[u8]) -> (Cow<'_, str>, Option<KeyNotText>) {
     let text = String::from_utf8_lossy(key);
-    let problem = matches!(text, Cow::Owned(_)).then(|| "the key is not UTF-8 text".to_owned());
-    (text, problem)
+    let error = matches!(text, Cow::Owned(_)).then_some(KeyNotText);
+    (text, error)
 }
 
 #[cfg(test)]
@@ -122,7 +128,14 @@ mod tests {
             for tree in [Some(&tree), None] {
                 let fresh = Tree::new("traefik").expect("valid");
                 let pairs = whole.iter().enumerate().map(|(number, (key, value))| {
-                    (*key, if number == lost { Err("lost".into()) } else { Ok(value.as_bytes()) })
+                    (
+                        *key,
+                        if number == lost {
+                            Err(EntryError::Unavailable("lost".into()))
+                        } else {
+                            Ok(value.as_bytes())
+                        },
+                    )
                 });
                 let second = tree.unwrap_or(&fresh).read(pairs, &OwnKeys::default());
                 let [problem] = &second.problems[..] else { panic!("{:?}", second.problems) };

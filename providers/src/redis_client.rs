@@ -2,6 +2,7 @@
 //!
 //! Everything is limited: time to connect and to answer, size, depth and length of an answer.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::Error;
-use crate::connect::{Connector, Form, Stream, Tls};
+use crate::connect::{ConnectError, Connector, Form, Stream, Tls};
 use crate::dial::Peer;
 
 /// Time to connect, TLS included, and time to answer a command.
@@ -33,6 +34,70 @@ pub fn connector(option: &'static str, endpoint: &str, tls: Option<&Tls>) -> Res
         example: "127.0.0.1:6379",
     };
     Connector::new(&form, endpoint, tls)
+}
+
+/// Failure of a connection to a server, or of a command.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server refuses the login.
+    #[error("{endpoint}: the login is refused: {source}")]
+    Login {
+        /// The endpoint as it is configured.
+        endpoint: String,
+        /// The cause.
+        source: Box<RedisError>,
+    },
+    /// The server answers a command with an error.
+    #[error("{command}: {error}")]
+    Refused {
+        /// Name of the command.
+        command: String,
+        /// The error: its code, and why.
+        error: String,
+    },
+    /// The server did not answer a command in time.
+    #[error("{command}: no answer within {limit:?}")]
+    TimedOut {
+        /// Name of the command.
+        command: String,
+        /// The time limit.
+        limit: Duration,
+    },
+    /// The server closed the connection.
+    #[error("the server has closed the connection")]
+    Closed,
+    /// The connection broke off.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// An answer exceeds the maximum size.
+    #[error("an answer is larger than {} MiB", LARGEST >> 20)]
+    AnswerTooLarge,
+    /// An answer is not RESP2, or exceeds a limit.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+/// Why an answer cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A line exceeds the maximum length.
+    #[error("a line of the answer is too long")]
+    LineTooLong,
+    /// A length or an integer is not a number.
+    #[error("invalid number `{0}` in the answer")]
+    Number(String),
+    /// A value exceeds the maximum size.
+    #[error("a value is larger than {} MiB", LARGEST >> 20)]
+    ValueTooLarge,
+    /// A list has too many elements, or is nested too deeply.
+    #[error("a list in the answer is too long or too deep")]
+    ListTooLarge,
+    /// An answer begins with none of the types of RESP2.
+    #[error("unexpected answer: it begins with byte {0}")]
+    UnknownType(u8),
 }
 
 /// Who we are.
@@ -101,7 +166,7 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, logs in and chooses the database.
-    pub async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, String> {
+    pub async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, RedisError> {
         Self::open_within(CONNECT, connector, login).await
     }
 
@@ -110,8 +175,8 @@ impl Connection {
         time: Duration,
         connector: &Connector,
         login: Login<'_>,
-    ) -> Result<Self, String> {
-        let (stream, peer) = connector.connect_within(time).await.map_err(|error| error.to_string())?;
+    ) -> Result<Self, RedisError> {
+        let (stream, peer) = connector.connect_within(time).await?;
         let mut connection = Self { stream, peer, buffer: BytesMut::new() };
         let password = login.password.expose();
         if !password.is_empty() {
@@ -119,7 +184,10 @@ impl Connection {
                 "" => connection.command(&["AUTH", password]).await,
                 name => connection.command(&["AUTH", name, password]).await,
             };
-            answer.map_err(|error| format!("{}: the login is refused: {error}", connector.endpoint()))?;
+            answer.map_err(|error| RedisError::Login {
+                endpoint: connector.endpoint().to_owned(),
+                source: Box::new(error),
+            })?;
         }
         if login.db != 0 {
             connection.command(&["SELECT", &login.db.to_string()]).await?;
@@ -133,40 +201,44 @@ impl Connection {
     }
 
     /// Sends a command and reads its answer. An error that the server answers is one here too.
-    pub async fn command<T: AsRef<[u8]>>(&mut self, parts: &[T]) -> Result<Reply, String> {
+    pub async fn command<T: AsRef<[u8]>>(&mut self, parts: &[T]) -> Result<Reply, RedisError> {
         let mut request = Vec::new();
         encode(&mut request, parts);
-        let name = parts.first().map(|name| String::from_utf8_lossy(name.as_ref())).unwrap_or_default();
+        let name = || match parts.first() {
+            Some(name) => String::from_utf8_lossy(name.as_ref()).into_owned(),
+            None => String::new(),
+        };
         let work = async {
             self.write(&request).await?;
             self.read().await
         };
-        match timeout(ANSWER, work).await.map_err(|_| format!("{name}: no answer within {ANSWER:?}"))? {
-            Ok(Reply::Error(error)) => Err(format!("{name}: {error}")),
+        let outcome = timeout(ANSWER, work).await;
+        match outcome.map_err(|_| RedisError::TimedOut { command: name(), limit: ANSWER })? {
+            Ok(Reply::Error(error)) => Err(RedisError::Refused { command: name(), error }),
             outcome => outcome,
         }
     }
 
     /// Sends commands that [`encode`] has written, without waiting for answers.
-    pub async fn write(&mut self, commands: &[u8]) -> Result<(), String> {
-        self.stream.write_all(commands).await.map_err(|error| error.to_string())?;
-        self.stream.flush().await.map_err(|error| error.to_string())
+    pub async fn write(&mut self, commands: &[u8]) -> Result<(), RedisError> {
+        self.stream.write_all(commands).await?;
+        Ok(self.stream.flush().await?)
     }
 
     /// Reads the next answer or message, however long it takes. Nothing is lost when this is given up half way.
-    pub async fn read(&mut self) -> Result<Reply, String> {
+    pub async fn read(&mut self) -> Result<Reply, RedisError> {
         loop {
             if let Some((reply, length)) = parse(&self.buffer, 0)? {
                 self.buffer.advance(length);
                 return Ok(reply);
             }
             if self.buffer.len() > LARGEST {
-                return Err(format!("an answer is larger than {} MiB", LARGEST >> 20));
+                return Err(RedisError::AnswerTooLarge);
             }
             match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err("the server has closed the connection".into()),
+                Ok(0) => return Err(RedisError::Closed),
                 Ok(_) => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -183,17 +255,17 @@ pub fn encode<T: AsRef<[u8]>>(out: &mut Vec<u8>, parts: &[T]) {
 }
 
 /// The reply at the front of these bytes, with its length; `None` while it is not whole.
-fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, String> {
+fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolError> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() > 64 << 10 && bytes.first() != Some(&b'$') {
-            Err("a line of the answer is too long".into())
+            Err(ProtocolError::LineTooLong)
         } else {
             Ok(None)
         };
     };
     let (kind, line) = (bytes[0], String::from_utf8_lossy(&bytes[1.min(end)..end]).into_owned());
     let after = end + 2;
-    let number = || line.parse::<i64>().map_err(|_| format!("`{line}` is not a number"));
+    let number = || line.parse::<i64>().map_err(|_| ProtocolError::Number(line.clone()));
     match kind {
         b'+' => Ok(Some((Reply::Text(line), after))),
         b'-' => Ok(Some((Reply::Error(line), after))),
@@ -201,7 +273,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, String> {
         b'$' => {
             let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
             if length > LARGEST {
-                return Err(format!("a value is larger than {} MiB", LARGEST >> 20));
+                return Err(ProtocolError::ValueTooLarge);
             }
             let whole = bytes.get(after..after + length + 2);
             Ok(whole.map(|whole| (Reply::Bytes(whole[..length].to_vec()), after + length + 2)))
@@ -209,7 +281,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, String> {
         b'*' => {
             let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
             if length > MOST || depth >= DEEPEST {
-                return Err("a list in the answer is too long or too deep".into());
+                return Err(ProtocolError::ListTooLarge);
             }
             let (mut list, mut at) = (Vec::new(), after);
             for _ in 0..length {
@@ -219,7 +291,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, String> {
             }
             Ok(Some((Reply::List(list), at)))
         }
-        other => Err(format!("unexpected answer: it begins with byte {other}")),
+        other => Err(ProtocolError::UnknownType(other)),
     }
 }
 

@@ -83,7 +83,7 @@ impl Redis {
         }
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(self.master.connect().await?),
+            None => connection.insert(self.master.connect().await.map_err(|error| error.to_string())?),
         };
         let (joined, leader, members) = self.ask(inner, connection, false).await?;
         inner.leading(joined && leader.as_ref().is_some_and(|(nonce, _)| *nonce == inner.me.nonce));
@@ -116,7 +116,8 @@ impl Redis {
             leaves,
         ];
         let answer = timeout(ANSWER, connection.command(&command)).await;
-        heard(answer.map_err(|_| format!("no answer within {ANSWER:?}"))??)
+        let answer = answer.map_err(|_| format!("no answer within {ANSWER:?}"))?;
+        heard(answer.map_err(|error| error.to_string())?)
     }
 }
 

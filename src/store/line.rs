@@ -55,7 +55,8 @@ impl Place {
             Login { username: options.username.expose(), password: &options.password, db: options.db };
         let work = Connection::open_within(options.dial_timeout, &self.connector, login);
         let most = options.dial_timeout + options.read_timeout;
-        timeout(most, work).await.map_err(|_| format!("no login within {most:?}"))?
+        let opened = timeout(most, work).await.map_err(|_| format!("no login within {most:?}"))?;
+        opened.map_err(|error| error.to_string())
     }
 }
 
@@ -171,13 +172,15 @@ async fn exchange(
 ) -> Result<(), String> {
     let most = place.options.write_timeout;
     let written = timeout(most, connection.write(bytes)).await;
-    written.map_err(|_| format!("nothing could be sent within {most:?}"))??;
+    let written = written.map_err(|_| format!("nothing could be sent within {most:?}"))?;
+    written.map_err(|error| error.to_string())?;
     while let Some(commands) = batch.front().map(|job| job.commands) {
         let most = place.options.read_timeout;
         let mut reply = Reply::Nil;
         for _ in 0..commands {
             let read = timeout(most, connection.read()).await;
-            reply = read.map_err(|_| format!("no answer within {most:?}"))??;
+            let read = read.map_err(|_| format!("no answer within {most:?}"))?;
+            reply = read.map_err(|error| error.to_string())?;
         }
         if let Some(Job { answer, waiting, .. }) = batch.pop_front() {
             // Counted no more before the answer is seen.

@@ -133,7 +133,8 @@ async fn revive(node: Weak<Node>, place: Arc<Place>) {
             let mut connection = place.open().await?;
             let most = place.options.read_timeout;
             let answer = tokio::time::timeout(most, connection.command(&["PING"])).await;
-            answer.map_err(|_| format!("no answer within {most:?}"))??;
+            let answer = answer.map_err(|_| format!("no answer within {most:?}"))?;
+            answer.map_err(|error| error.to_string())?;
             Ok::<_, String>(connection)
         };
         let outcome = outcome.await;

@@ -6,8 +6,58 @@
 use crate::origin::{Kind, ObjectRef, Origin, Problem};
 use crate::tree::{Node, Value};
 
+/// Longest key that is read, in bytes.
+pub(super) const LONGEST_KEY: usize = 4096;
+/// Most steps in a key.
+pub(super) const DEEPEST_KEY: usize = 32;
+
 /// Steps of the object that an entry is about: `http`, `routers` and its name.
 const OBJECT: usize = 3;
+
+/// Why an entry cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// The key exceeds the maximum length.
+    #[error("the key is longer than {LONGEST_KEY} bytes")]
+    KeyTooLong,
+    /// The key of a store has too many steps.
+    #[error("the key has more than {DEEPEST_KEY} parts")]
+    KeyTooDeep,
+    /// A label or flag has too many steps.
+    #[error("`{key}` has more than {DEEPEST_KEY} parts")]
+    LabelTooDeep {
+        /// The key without its prefix.
+        key: String,
+    },
+    /// A step is empty.
+    #[error("`{key}` has an empty part: expected names between {separator}")]
+    EmptyStep {
+        /// The key without its prefix or root.
+        key: String,
+        /// What separates steps, in the plural.
+        separator: &'static str,
+    },
+    /// Brackets hold no number.
+    #[error("`{step}` in `{key}`: expected an index like `[0]`")]
+    Index {
+        /// The step with the brackets.
+        step: String,
+        /// The key without its prefix.
+        key: String,
+    },
+    /// The value exceeds the maximum length.
+    #[error("the value is longer than {limit} bytes")]
+    ValueTooLong {
+        /// The maximum length.
+        limit: usize,
+    },
+    /// The value is not UTF-8.
+    #[error("the value is not UTF-8 text")]
+    ValueNotText,
+    /// The source has no value for the key.
+    #[error(transparent)]
+    Unavailable(Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// One entry as it was written.
 pub(super) struct Entry<'a> {
@@ -16,11 +66,11 @@ pub(super) struct Entry<'a> {
     /// The whole key.
     pub(super) key: &'a str,
     /// Its steps below the prefix, or why they cannot be told.
-    pub(super) steps: Result<Vec<&'a str>, String>,
+    pub(super) steps: Result<Vec<&'a str>, EntryError>,
     /// The first of its steps as far as they can be told.
     pub(super) begins: Vec<&'a str>,
     /// What it says, or why that cannot be told.
-    pub(super) value: Result<&'a str, String>,
+    pub(super) value: Result<&'a str, EntryError>,
 }
 
 /// What entries say together.
@@ -64,8 +114,8 @@ pub(super) fn assemble<'a>(
         let Entry { rank, key, steps, begins, value } = entry;
         let (steps, value) = match steps.and_then(|steps| Ok((steps, value?))) {
             Ok(read) => read,
-            Err(message) => {
-                lost.push(Lost { key, begins, message });
+            Err(error) => {
+                lost.push(Lost { key, begins, message: error.to_string() });
                 continue;
             }
         };

@@ -2,7 +2,7 @@
 
 use super::switches::{Given, settle};
 use crate::origin::{Origin, Problem};
-use crate::tree::{Node, Value};
+use crate::tree::{Conflict, Node, Value};
 
 /// What was read, and what was odd about it.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>, is_switch: &dyn Fn
         let origin = Origin::Flag(format!("--{name}").into());
         match super::labels::steps(name) {
             Ok(steps) => given.push(Given { steps, value, origin }),
-            Err(message) => {
+            Err(error) => {
+                let message = error.to_string();
                 read.problems.push(Problem { origin, object: None, message, excerpt: None });
             }
         }
@@ -44,7 +45,8 @@ pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>, is_switch: &dyn Fn
     let (given, ignored) = settle(given, is_switch);
     read.warnings = ignored;
     for Given { steps, value, origin } in given {
-        if let Err(message) = add(&mut read.node, &steps, &origin, value) {
+        if let Err(conflict) = add(&mut read.node, &steps, &origin, value) {
+            let message = conflict.to_string();
             read.problems.push(Problem { origin, object: None, message, excerpt: None });
         }
     }
@@ -57,17 +59,17 @@ fn flag(argument: &str) -> Option<&str> {
     (!name.is_empty() && !name.starts_with(['-', '='])).then_some(name)
 }
 
-fn add(node: &mut Node, steps: &[&str], origin: &Origin, value: &str) -> Result<(), String> {
+fn add(node: &mut Node, steps: &[&str], origin: &Origin, value: &str) -> Result<(), Conflict> {
     let before = match node.get(steps).map(|existing| &existing.value) {
         Some(Value::Leaf(text)) => vec![Node::leaf(origin.clone(), text)],
         Some(Value::List(list)) => list.clone(),
         _ => Vec::new(),
     };
     if before.is_empty() {
-        return node.set(steps, origin, value).map_err(|conflict| conflict.to_string());
+        return node.set(steps, origin, value);
     }
     node.remove(steps);
-    node.set(steps, origin, value).map_err(|conflict| conflict.to_string())?;
+    node.set(steps, origin, value)?;
     let added = Node::leaf(origin.clone(), value);
     if let Some(existing) = node.get_mut(steps) {
         existing.value = Value::List(before.into_iter().chain([added]).collect());

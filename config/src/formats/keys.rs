@@ -1,13 +1,10 @@
 //! Keys of stores: `traefik/http/routers/r/rule` = value.
 
-use super::entries::{Entry, Read, assemble};
+use super::entries::{DEEPEST_KEY, Entry, EntryError, LONGEST_KEY, Read, assemble};
 use crate::origin::Origin;
 
-/// Longest key and longest value that are read, in bytes.
-const LONGEST_KEY: usize = 4096;
+/// Longest value that is read, in bytes.
 const LONGEST_VALUE: usize = 1 << 20;
-/// Most steps in a key.
-const DEEPEST_KEY: usize = 32;
 
 /// Reads the keys below one of the roots (`traefik`, without the slash); the root is taken off, and other keys are
 /// passed over. Where two roots say the same, the first one counts. A key that ends with a slash is a folder. Instead
@@ -16,7 +13,7 @@ const DEEPEST_KEY: usize = 32;
 /// A key that cannot be read, or contradicts another, is a problem of the object that it names; the others are read
 /// all the same.
 pub fn read<'a>(
-    pairs: impl IntoIterator<Item = (&'a str, Result<&'a [u8], String>)>,
+    pairs: impl IntoIterator<Item = (&'a str, Result<&'a [u8], EntryError>)>,
     roots: &[&str],
 ) -> Read {
     let entries = pairs.into_iter().filter_map(|(key, value)| {
@@ -30,11 +27,11 @@ pub fn read<'a>(
     assemble(entries, |key| Origin::Key(key.into()))
 }
 
-fn text(value: &[u8]) -> Result<&str, String> {
+fn text(value: &[u8]) -> Result<&str, EntryError> {
     if value.len() > LONGEST_VALUE {
-        return Err(format!("the value is longer than {LONGEST_VALUE} bytes"));
+        return Err(EntryError::ValueTooLong { limit: LONGEST_VALUE });
     }
-    std::str::from_utf8(value).map_err(|_| "the value is not UTF-8 text".to_owned())
+    std::str::from_utf8(value).map_err(|_| EntryError::ValueNotText)
 }
 
 fn below<'a>(key: &'a str, roots: &[&str]) -> Option<(usize, &'a str)> {
@@ -44,16 +41,16 @@ fn below<'a>(key: &'a str, roots: &[&str]) -> Option<(usize, &'a str)> {
     })
 }
 
-fn steps(key: &str) -> Result<Vec<&str>, String> {
+fn steps(key: &str) -> Result<Vec<&str>, EntryError> {
     if key.len() > LONGEST_KEY {
-        return Err(format!("the key is longer than {LONGEST_KEY} bytes"));
+        return Err(EntryError::KeyTooLong);
     }
     let steps: Vec<&str> = key.split('/').collect();
     if steps.len() > DEEPEST_KEY {
-        return Err(format!("the key has more than {DEEPEST_KEY} parts"));
+        return Err(EntryError::KeyTooDeep);
     }
     if steps.iter().any(|step| step.is_empty()) {
-        return Err(format!("`{key}` has an empty part: expected names between slashes"));
+        return Err(EntryError::EmptyStep { key: key.to_owned(), separator: "slashes" });
     }
     Ok(steps)
 }

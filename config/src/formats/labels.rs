@@ -1,13 +1,8 @@
 //! Labels of containers, tags of services and keys of stores: `traefik.http.routers.r.rule` = value.
 
-use super::entries::{Entry, Read, assemble};
+use super::entries::{DEEPEST_KEY, Entry, EntryError, LONGEST_KEY, Read, assemble};
 use crate::origin::{Origin, Problem};
 use crate::tree::Node;
-
-/// Longest key that is read, in bytes.
-const LONGEST_KEY: usize = 4096;
-/// Most steps in a key.
-const DEEPEST_KEY: usize = 32;
 
 /// Reads labels that begin with one of the prefixes (`traefik`, without the dot), ignoring case; the prefix is
 /// taken off. Other labels are passed over. Labels are read in the order of their keys, and where two prefixes say
@@ -27,7 +22,7 @@ pub fn read<'a>(
 /// Like [`read`]. Instead of a value there may be the reason why it cannot be had; and a label that is lost without
 /// saying what it is about is told.
 pub fn read_all<'a>(
-    labels: impl IntoIterator<Item = (&'a str, Result<&'a str, String>)>,
+    labels: impl IntoIterator<Item = (&'a str, Result<&'a str, EntryError>)>,
     prefixes: &[&str],
     origin: impl Fn(&str) -> Origin,
 ) -> Read {
@@ -48,28 +43,28 @@ fn rest<'a>(key: &'a str, prefixes: &[&str]) -> Option<(usize, &'a str)> {
 }
 
 /// The steps of a key: `a.b[0].c` has `a`, `b`, `0` and `c`.
-pub(crate) fn steps(key: &str) -> Result<Vec<&str>, String> {
+pub(crate) fn steps(key: &str) -> Result<Vec<&str>, EntryError> {
     if key.len() > LONGEST_KEY {
-        return Err(format!("the key is longer than {LONGEST_KEY} bytes"));
+        return Err(EntryError::KeyTooLong);
     }
     let mut steps = Vec::new();
     for part in key.split('.') {
         let (name, mut indexes) = part.find('[').map_or((part, ""), |at| part.split_at(at));
         if name.is_empty() {
-            return Err(format!("`{key}` has an empty part: expected names between dots"));
+            return Err(EntryError::EmptyStep { key: key.to_owned(), separator: "dots" });
         }
         steps.push(name);
         while !indexes.is_empty() {
             let index = indexes.strip_prefix('[').and_then(|rest| rest.split_once(']'));
             let Some((number, rest)) = index.filter(|(number, _)| number.parse::<u32>().is_ok()) else {
-                return Err(format!("`{part}` in `{key}`: expected an index like `[0]`"));
+                return Err(EntryError::Index { step: part.to_owned(), key: key.to_owned() });
             };
             steps.push(number);
             indexes = rest;
         }
     }
     if steps.len() > DEEPEST_KEY {
-        return Err(format!("`{key}` has more than {DEEPEST_KEY} parts"));
+        return Err(EntryError::LabelTooDeep { key: key.to_owned() });
     }
     Ok(steps)
 }

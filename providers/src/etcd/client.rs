@@ -16,7 +16,7 @@ use tidegate_core::values::Secret;
 
 use crate::Error;
 use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, JsonStream, Limits, request};
+use crate::http_client::{HttpClient, HttpError, JsonStream, Limits, StreamError, request};
 
 /// How an endpoint is written.
 const FORM: Form = Form {
@@ -35,6 +35,80 @@ const LARGEST: usize = 64 << 20;
 const PAGE: usize = 1000;
 /// Longest text of an answer that is quoted in an error, in characters.
 const LONGEST_QUOTE: usize = 200;
+
+/// Failure of a question to a server, or of following its changes.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EtcdError {
+    /// The server cannot be reached, or breaks off.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The stream of changes broke off.
+    #[error(transparent)]
+    Changes(#[from] StreamError),
+    /// The server closed the stream of changes.
+    #[error("the server has ended the stream of changes")]
+    WatchEnded,
+    /// The server refuses to stream changes.
+    #[error("/v3/watch: {status}")]
+    WatchRefused {
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// The server reports an error on the stream of changes.
+    #[error("the watch has failed: {error}")]
+    WatchFailed {
+        /// The error as the gateway writes it.
+        error: Value,
+    },
+    /// The server cancelled the watch.
+    #[error("the watch was canceled: {reason}")]
+    WatchCanceled {
+        /// The reason that it gives.
+        reason: String,
+    },
+    /// The revision to follow from is no longer kept.
+    #[error("changes were compacted before they were seen: everything is read again")]
+    Compacted,
+    /// The keys differ from those of the server, though the watch reported nothing.
+    #[error("the watch has missed changes: everything is read again")]
+    MissedChanges,
+    /// There are more keys below the roots than are read.
+    #[error("more than {limit} keys")]
+    TooManyKeys {
+        /// The maximum number of keys.
+        limit: usize,
+    },
+    /// The login failed.
+    #[error("the login is refused: {0}")]
+    Login(#[source] Box<EtcdError>),
+    /// The token of the login cannot be sent in a header.
+    #[error("the login returned an invalid token")]
+    Token,
+    /// The server has no JSON gateway at this path.
+    #[error("{path}: 404: this is not etcd 3.4 or newer, or its JSON gateway is off (`enable-grpc-gateway`)")]
+    NoGateway {
+        /// The path that was asked for.
+        path: String,
+    },
+    /// The server answers with an error.
+    #[error("{path}: {status}: {text}")]
+    Status {
+        /// The path that was asked for.
+        path: String,
+        /// Its answer.
+        status: StatusCode,
+        /// Its message, or the beginning of the body.
+        text: String,
+    },
+    /// The server answers with other JSON than expected.
+    #[error("{path}: unexpected answer: {source}")]
+    UnexpectedAnswer {
+        /// The path that was asked for.
+        path: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+}
 
 /// A client of one server.
 pub(super) struct Client {
@@ -122,22 +196,17 @@ pub(super) struct Watch(JsonStream<Told>);
 
 impl Watch {
     /// The next changes; none when it only says that it is there.
-    pub(super) async fn next(&mut self) -> Result<Vec<Event>, String> {
-        let told = self
-            .0
-            .next()
-            .await
-            .map_err(|error| error.to_string())?
-            .ok_or("the server has ended the stream of changes")?;
+    pub(super) async fn next(&mut self) -> Result<Vec<Event>, EtcdError> {
+        let told = self.0.next().await?.ok_or(EtcdError::WatchEnded)?;
         if let Some(error) = told.error {
-            return Err(format!("the watch has failed: {error}"));
+            return Err(EtcdError::WatchFailed { error });
         }
         let WatchAnswer { canceled, cancel_reason, compact_revision, events } = told.result;
         if compact_revision > 0 {
-            return Err("changes were compacted before they were seen: everything is read again".into());
+            return Err(EtcdError::Compacted);
         }
         if canceled {
-            return Err(format!("the watch was canceled: {cancel_reason}"));
+            return Err(EtcdError::WatchCanceled { reason: cancel_reason });
         }
         Ok(events)
     }
@@ -170,7 +239,7 @@ impl Client {
     }
 
     /// All keys below the roots, at one revision, and that revision.
-    pub(super) async fn read(&self, roots: &[String], most: usize) -> Result<(Vec<Pair>, u64), String> {
+    pub(super) async fn read(&self, roots: &[String], most: usize) -> Result<(Vec<Pair>, u64), EtcdError> {
         let (mut pairs, mut revision) = (Vec::new(), 0);
         for root in roots {
             let (mut from, end) = range(root);
@@ -183,7 +252,7 @@ impl Client {
                 let last = answer.kvs.last().map(|pair| pair.key.clone());
                 pairs.extend(answer.kvs);
                 if pairs.len() > most {
-                    return Err(format!("more than {most} keys"));
+                    return Err(EtcdError::TooManyKeys { limit: most });
                 }
                 match last {
                     Some(last) if answer.more => from = [&last[..], &[0]].concat(),
@@ -195,7 +264,7 @@ impl Client {
     }
 
     /// How many keys there are below the roots now, and the newest of them.
-    pub(super) async fn extent(&self, roots: &[String]) -> Result<Extent, String> {
+    pub(super) async fn extent(&self, roots: &[String]) -> Result<Extent, EtcdError> {
         let mut extent = Extent::default();
         for root in roots {
             let (from, end) = range(root);
@@ -209,7 +278,7 @@ impl Client {
     }
 
     /// The changes below the roots from a revision on.
-    pub(super) async fn watch(&self, roots: &[String], revision: u64) -> Result<Watch, String> {
+    pub(super) async fn watch(&self, roots: &[String], revision: u64) -> Result<Watch, EtcdError> {
         let questions = roots.iter().zip(1..).map(|(root, id)| {
             let (from, end) = range(root);
             json!({"create_request": {"key": STANDARD.encode(from), "range_end": STANDARD.encode(end),
@@ -217,21 +286,20 @@ impl Client {
             .to_string()
         });
         let body = questions.collect::<Vec<_>>().join("\n");
-        let mut request =
-            request(Method::POST, "/v3/watch", body.into()).map_err(|error| error.to_string())?;
+        let mut request = request(Method::POST, "/v3/watch", body.into())?;
         if let Some(token) = self.token.lock().clone() {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
         // The head of the answer comes with the first thing that is told: that there is a watch.
-        let response = self.http.open_by(request, ANSWER).await.map_err(|error| error.to_string())?;
+        let response = self.http.open_by(request, ANSWER).await?;
         if !response.status().is_success() {
-            return Err(format!("/v3/watch: {}", response.status()));
+            return Err(EtcdError::WatchRefused { status: response.status() });
         }
         Ok(Watch(JsonStream::new(response.into_body(), LARGEST)))
     }
 
     /// Asks, with a login before it where one is needed.
-    async fn ask<T: DeserializeOwned>(&self, path: &str, question: &Value) -> Result<T, String> {
+    async fn ask<T: DeserializeOwned>(&self, path: &str, question: &Value) -> Result<T, EtcdError> {
         if !self.username.is_empty() && self.token.lock().is_none() {
             self.log_in().await?;
         }
@@ -244,7 +312,7 @@ impl Client {
         read(path, &response)
     }
 
-    async fn log_in(&self) -> Result<(), String> {
+    async fn log_in(&self) -> Result<(), EtcdError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Answer {
@@ -258,21 +326,19 @@ impl Client {
         if String::from_utf8_lossy(response.body()).contains("authentication is not enabled") {
             return Ok(());
         }
-        let answer: Answer =
-            read(path, &response).map_err(|error| format!("the login is refused: {error}"))?;
-        let mut token = HeaderValue::from_str(&answer.token).map_err(|_| "the login brought an odd token")?;
+        let answer: Answer = read(path, &response).map_err(|error| EtcdError::Login(Box::new(error)))?;
+        let mut token = HeaderValue::from_str(&answer.token).map_err(|_| EtcdError::Token)?;
         token.set_sensitive(true);
         *self.token.lock() = Some(token);
         Ok(())
     }
 
-    async fn post(&self, path: &str, question: &Value) -> Result<Response<Bytes>, String> {
-        let mut request =
-            request(Method::POST, path, question.to_string().into()).map_err(|error| error.to_string())?;
+    async fn post(&self, path: &str, question: &Value) -> Result<Response<Bytes>, EtcdError> {
+        let mut request = request(Method::POST, path, question.to_string().into())?;
         if let Some(token) = self.token.lock().clone() {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
-        self.http.ask(request, LIMITS).await.map_err(|error| error.to_string())
+        Ok(self.http.ask(request, LIMITS).await?)
     }
 }
 
@@ -282,19 +348,18 @@ fn range(root: &str) -> (Vec<u8>, Vec<u8>) {
     (format!("{root}/").into_bytes(), format!("{root}0").into_bytes())
 }
 
-fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T, String> {
+fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T, EtcdError> {
     match response.status() {
-        StatusCode::NOT_FOUND => Err(format!(
-            "{path}: 404: this is not etcd 3.4 or newer, or its JSON gateway is off (`enable-grpc-gateway`)"
-        )),
+        StatusCode::NOT_FOUND => Err(EtcdError::NoGateway { path: path.to_owned() }),
         status if !status.is_success() => {
             let text = String::from_utf8_lossy(response.body());
             let said = serde_json::from_str::<Value>(&text).ok();
             let said = said.as_ref().and_then(|value| value.get("message")?.as_str()).unwrap_or(text.trim());
-            Err(format!("{path}: {status}: {}", said.chars().take(LONGEST_QUOTE).collect::<String>()))
+            let text = said.chars().take(LONGEST_QUOTE).collect();
+            Err(EtcdError::Status { path: path.to_owned(), status, text })
         }
         _ => serde_json::from_slice(response.body())
-            .map_err(|error| format!("{path}: unexpected answer: {error}")),
+            .map_err(|source| EtcdError::UnexpectedAnswer { path: path.to_owned(), source }),
     }
 }
 

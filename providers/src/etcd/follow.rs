@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tidegate_config::formats::entries::EntryError;
 use tokio::time::{Instant, sleep_until};
 
 use super::Options;
-use super::client::{Client, Event, Extent, Pair, Watch};
+use super::client::{Client, EtcdError, Event, Extent, Pair, Watch};
 use crate::kv::{Tree, shown};
 use crate::{Error, Provider, Session};
 
@@ -86,7 +87,7 @@ impl Keys {
 impl Etcd {
     /// Follows one server until it fails.
     async fn follow(&self, server: &Client, mut session: Session) -> Result<(), Error> {
-        let failed = |message: String| Error::source(format!("etcd at {}: {message}", server.endpoint()));
+        let failed = |error: EtcdError| Error::at("etcd", server.endpoint(), error);
         let roots = self.tree.roots();
         let (mut keys, mut watch) = self.begin(server).await.map_err(failed)?;
         self.deliver(&session, &keys).await?;
@@ -112,7 +113,7 @@ impl Etcd {
                     let missed = ours != theirs;
                     // Changes may be on their way, but then ours do not stay the same.
                     if missed && doubt == Some(ours) {
-                        return Err(failed("the watch has missed changes: everything is read again".into()));
+                        return Err(failed(EtcdError::MissedChanges));
                     }
                     doubt = missed.then_some(ours);
                     let pause = if missed { CHECK_AGAIN } else { CHECK };
@@ -127,7 +128,7 @@ impl Etcd {
     }
 
     /// All keys, and a watch from right after them.
-    async fn begin(&self, server: &Client) -> Result<(Keys, Watch), String> {
+    async fn begin(&self, server: &Client) -> Result<(Keys, Watch), EtcdError> {
         let roots = self.tree.roots();
         let (pairs, revision) = server.read(roots, MOST_KEYS).await?;
         let watch = server.watch(roots, revision + 1).await?;
@@ -136,21 +137,21 @@ impl Etcd {
 
     async fn deliver(&self, session: &Session, keys: &Keys) -> Result<(), Error> {
         let pairs: Vec<_> = keys.0.iter().map(|(key, (_, value))| (shown(key), value.as_slice())).collect();
-        let read = pairs.iter().map(|((key, problem), value)| {
-            (&**key, problem.as_ref().map_or(Ok(*value), |problem| Err(problem.clone())))
+        let read = pairs.iter().map(|((key, error), value)| {
+            (&**key, error.map_or(Ok(*value), |error| Err(EntryError::Unavailable(error.into()))))
         });
         session.deliver(self.tree.read(read, session.own_keys())).await
     }
 }
 
 /// Takes changes until this time.
-async fn drain(watch: &mut Watch, keys: &mut Keys, end: Instant) -> Result<(), String> {
+async fn drain(watch: &mut Watch, keys: &mut Keys, end: Instant) -> Result<(), EtcdError> {
     loop {
         tokio::select! {
             events = watch.next() => {
                 keys.apply(events?);
                 if keys.0.len() > MOST_KEYS {
-                    return Err(format!("more than {MOST_KEYS} keys"));
+                    return Err(EtcdError::TooManyKeys { limit: MOST_KEYS });
                 }
             }
             () = sleep_until(end) => return Ok(()),

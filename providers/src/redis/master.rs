@@ -2,10 +2,21 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Options, check};
+use super::{Options, SentinelError, check};
 use crate::Error;
 use crate::connect::Connector;
-use crate::redis_client::Connection;
+use crate::redis_client::{Connection, RedisError};
+
+/// Failure to connect to the master.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    /// The sentinels do not name it.
+    #[error(transparent)]
+    Sentinel(#[from] SentinelError),
+    /// It cannot be reached, or refuses the login.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
 
 /// A way to the master: one of several servers, or the one that sentinels name.
 pub struct Master {
@@ -31,14 +42,14 @@ impl Master {
     }
 
     /// Connects and logs in. After a failure another endpoint is next.
-    pub async fn connect(&self) -> Result<Connection, String> {
+    pub async fn connect(&self) -> Result<Connection, MasterError> {
         let endpoint = &self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()];
         let outcome = async {
             let found = match &self.options.sentinel {
                 Some(sentinel) => Some(sentinel.find(endpoint, &self.options).await?),
                 None => None,
             };
-            Connection::open(found.as_ref().unwrap_or(endpoint), self.options.login()).await
+            Ok(Connection::open(found.as_ref().unwrap_or(endpoint), self.options.login()).await?)
         };
         let outcome = outcome.await;
         if outcome.is_err() {

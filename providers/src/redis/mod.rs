@@ -13,16 +13,17 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tidegate_config::formats::entries::EntryError;
 use tidegate_core::values::Secret;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::connect::{Connector, Tls};
-use crate::kv::{Tree, shown};
+use crate::kv::{KeyNotText, Tree, shown};
 use crate::own_keys::OwnKeys;
-use crate::redis_client::{self, Connection, Login, Reply};
+use crate::redis_client::{self, Connection, Login, RedisError, Reply};
 use crate::{Describe, Error, Provider, Session};
-pub use master::Master;
-pub use sentinel::Sentinel;
+pub use master::{Master, MasterError};
+pub use sentinel::{Sentinel, SentinelError};
 
 /// The option that holds endpoints.
 const ENDPOINTS: &str = "endpoints";
@@ -117,6 +118,46 @@ fn check(options: &Options) -> Result<Vec<Connector>, Error> {
     Ok(endpoints)
 }
 
+/// Failure to read the keys of a server, or to follow them.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    /// The server does not answer, or with an error.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// The sentinels name no server.
+    #[error(transparent)]
+    Sentinel(#[from] SentinelError),
+    /// The server has become a replica.
+    #[error("the server is no longer the master, but `{role}`")]
+    NotMaster {
+        /// Its role now.
+        role: String,
+    },
+    /// The answer to `SCAN` is not a cursor and a list.
+    #[error("SCAN: unexpected answer")]
+    UnexpectedScan,
+    /// There are more keys below the roots than are read.
+    #[error("more than {MOST_KEYS} keys")]
+    TooManyKeys,
+}
+
+/// Why a key has no value.
+#[derive(Clone, Debug, thiserror::Error)]
+enum ValueError {
+    /// The key is not UTF-8.
+    #[error(transparent)]
+    Key(#[from] KeyNotText),
+    /// There is no string, for whatever reason.
+    #[error("it has no value")]
+    Missing,
+    /// The key holds a value of another type.
+    #[error("expected a string, not a {kind}")]
+    NotAString {
+        /// The type.
+        kind: String,
+    },
+}
+
 /// The Redis provider.
 pub struct Redis {
     endpoints: Vec<Connector>,
@@ -143,28 +184,31 @@ impl Provider for Redis {
 impl Redis {
     /// Follows one server until it fails.
     async fn follow(&self, endpoint: &Connector, mut session: Session) -> Result<(), Error> {
-        let failed = |message: String| Error::source(format!("Redis at {}: {message}", endpoint.endpoint()));
+        let failed = |error: ReadError| Error::at("Redis", endpoint.endpoint(), error);
         let found = match &self.options.sentinel {
-            Some(sentinel) => Some(sentinel.find(endpoint, &self.options).await.map_err(failed)?),
+            Some(sentinel) => {
+                Some(sentinel.find(endpoint, &self.options).await.map_err(|error| failed(error.into()))?)
+            }
             None => None,
         };
         let server = found.as_ref().unwrap_or(endpoint);
-        let mut keys = Connection::open(server, self.options.login()).await.map_err(failed)?;
+        let open = async || Connection::open(server, self.options.login()).await.map_err(ReadError::Redis);
+        let mut keys = open().await.map_err(failed)?;
         self.switch_notifications_on(&mut keys).await;
         // Notifications are asked for before the first look, so that no change falls between.
-        let mut events = Connection::open(server, self.options.login()).await.map_err(failed)?;
-        self.subscribe(&mut events).await.map_err(failed)?;
+        let mut events = open().await.map_err(failed)?;
+        self.subscribe(&mut events).await.map_err(|error| failed(error.into()))?;
         let own_keys = session.own_keys().clone();
         loop {
             let begun = Instant::now();
             let pairs = self.read(&mut keys, &own_keys).await.map_err(failed)?;
             let keys_shown: Vec<_> = pairs.iter().map(|(key, _)| shown(key)).collect();
-            let read = keys_shown.iter().zip(&pairs).map(|((key, problem), (_, value))| {
-                let value = match problem {
-                    Some(problem) => Err(problem.clone()),
-                    None => value.as_deref().map_err(Clone::clone),
+            let read = keys_shown.iter().zip(&pairs).map(|((key, error), (_, value))| {
+                let value = match *error {
+                    Some(error) => Err(error.into()),
+                    None => value.as_deref().map_err(ValueError::clone),
                 };
-                (&**key, value)
+                (&**key, value.map_err(|error| EntryError::Unavailable(error.into())))
             });
             let state = self.tree.read(read, &own_keys);
             session.deliver(state).await?;
@@ -172,8 +216,8 @@ impl Redis {
             let resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
             tokio::select! {
                 changed = self.change(&mut events, &own_keys) => {
-                    changed.map_err(failed)?;
-                    self.drain(&mut events, rest).await.map_err(failed)?;
+                    changed.map_err(|error| failed(error.into()))?;
+                    self.drain(&mut events, rest).await.map_err(|error| failed(error.into()))?;
                 }
                 () = sleep_until(resync) => self.check_role(&mut keys).await.map_err(failed)?,
                 () = session.reload_asked() => {}
@@ -192,7 +236,7 @@ impl Redis {
             let flags = format!("{flags}KA");
             connection.command(&["CONFIG", "SET", "notify-keyspace-events", &flags]).await.map(drop)
         };
-        let outcome: Result<(), String> = outcome.await;
+        let outcome: Result<(), RedisError> = outcome.await;
         if let Err(error) = outcome
             && !self.deaf.swap(true, Ordering::Relaxed)
         {
@@ -203,7 +247,7 @@ impl Redis {
         }
     }
 
-    async fn subscribe(&self, connection: &mut Connection) -> Result<(), String> {
+    async fn subscribe(&self, connection: &mut Connection) -> Result<(), RedisError> {
         let patterns: Vec<String> = self
             .tree
             .roots()
@@ -220,7 +264,7 @@ impl Redis {
     }
 
     /// Waits for a notification of a key that is not our own.
-    async fn change(&self, events: &mut Connection, own_keys: &OwnKeys) -> Result<(), String> {
+    async fn change(&self, events: &mut Connection, own_keys: &OwnKeys) -> Result<(), RedisError> {
         loop {
             // `pmessage`, the pattern, the channel, what was done.
             let event = events.read().await?.list();
@@ -233,7 +277,7 @@ impl Redis {
     }
 
     /// Passes over notifications until there are none for a moment, and `rest` has come.
-    async fn drain(&self, events: &mut Connection, rest: Instant) -> Result<(), String> {
+    async fn drain(&self, events: &mut Connection, rest: Instant) -> Result<(), RedisError> {
         let end = rest.max(Instant::now() + SETTLE * 10);
         loop {
             let quiet = tokio::select! {
@@ -250,8 +294,8 @@ impl Redis {
         }
     }
 
-    /// A server that is the master no more is left, for the one that is.
-    async fn check_role(&self, connection: &mut Connection) -> Result<(), String> {
+    /// Fails when the server is no longer the master, so that the one that is gets asked.
+    async fn check_role(&self, connection: &mut Connection) -> Result<(), ReadError> {
         let Some(sentinel) = &self.options.sentinel else { return Ok(()) };
         if sentinel.has_strategy() {
             return Ok(());
@@ -259,13 +303,13 @@ impl Redis {
         let role = connection.command(&["ROLE"]).await?.list().first().and_then(Reply::text);
         match role.as_deref() {
             Some("master") => Ok(()),
-            other => Err(format!("the server is the master no more, but `{}`", other.unwrap_or("unknown"))),
+            other => Err(ReadError::NotMaster { role: other.unwrap_or("unknown").to_owned() }),
         }
     }
 
     /// All keys below the roots, with their values. A transaction in the midst of it would leave half of what was and half
     /// of what is: when a key goes while the keys are read, they are read again.
-    async fn read(&self, connection: &mut Connection, own_keys: &OwnKeys) -> Result<Vec<Pair>, String> {
+    async fn read(&self, connection: &mut Connection, own_keys: &OwnKeys) -> Result<Vec<Pair>, ReadError> {
         let mut looks = 1;
         loop {
             let (pairs, torn) = self.look(connection, own_keys).await?;
@@ -281,7 +325,7 @@ impl Redis {
         &self,
         connection: &mut Connection,
         own_keys: &OwnKeys,
-    ) -> Result<(Vec<Pair>, bool), String> {
+    ) -> Result<(Vec<Pair>, bool), ReadError> {
         // A key may be told twice.
         let mut keys = BTreeSet::new();
         for root in self.tree.roots() {
@@ -291,15 +335,15 @@ impl Redis {
                 let answer =
                     connection.command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
                 let [next, found] =
-                    <[Reply; 2]>::try_from(answer.list()).map_err(|_| "SCAN: unexpected answer")?;
+                    <[Reply; 2]>::try_from(answer.list()).map_err(|_| ReadError::UnexpectedScan)?;
                 let is_own =
                     |key: &Vec<u8>| std::str::from_utf8(key).is_ok_and(|key| self.tree.is_own(key, own_keys));
                 let found = found.list().into_iter().filter_map(Reply::bytes);
                 keys.extend(found.filter(|key| !is_own(key)));
                 if keys.len() > MOST_KEYS {
-                    return Err(format!("more than {MOST_KEYS} keys"));
+                    return Err(ReadError::TooManyKeys);
                 }
-                cursor = next.text().ok_or("SCAN: unexpected answer")?;
+                cursor = next.text().ok_or(ReadError::UnexpectedScan)?;
                 if cursor == "0" {
                     break;
                 }
@@ -318,7 +362,7 @@ impl Redis {
                 }
                 asked += 1;
                 match self.without_value(connection, key, asked).await? {
-                    Some(problem) => pairs.push((key.clone(), Err(problem))),
+                    Some(error) => pairs.push((key.clone(), Err(error))),
                     None => torn = true,
                 }
             }
@@ -333,20 +377,23 @@ impl Redis {
         connection: &mut Connection,
         key: &[u8],
         asked: usize,
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Option<ValueError>, RedisError> {
         if asked > MOST_TYPES {
-            return Ok(Some("it has no value".into()));
+            return Ok(Some(ValueError::Missing));
         }
         let kind = connection.command(&[b"TYPE", key]).await?.text();
         Ok(match kind.as_deref() {
             Some("none" | "string") => None,
-            kind => Some(format!("expected a string, not a {}", kind.unwrap_or("key of another type"))),
+            kind => {
+                let kind = kind.unwrap_or("key of another type").to_owned();
+                Some(ValueError::NotAString { kind })
+            }
         })
     }
 }
 
 /// A key and its value, or why that cannot be had.
-type Pair = (Vec<u8>, Result<Vec<u8>, String>);
+type Pair = (Vec<u8>, Result<Vec<u8>, ValueError>);
 
 /// A text in which no character is special in a pattern of Redis.
 fn literal(text: &str) -> String {

@@ -9,10 +9,38 @@ use tokio::time::{Instant, timeout};
 use super::{ENDPOINTS, Options};
 use crate::Error;
 use crate::connect::Connector;
-use crate::redis_client::{self, Connection, Login, Reply};
+use crate::redis_client::{self, Connection, Login, RedisError, Reply};
 
 /// Longest time that a server may take to show how near it is.
 const NEAR: Duration = Duration::from_secs(2);
+
+/// Failure to find the server to read.
+#[derive(Debug, thiserror::Error)]
+pub enum SentinelError {
+    /// The sentinel does not answer, or with an error.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// The sentinel does not watch a master of this name.
+    #[error("{endpoint} knows no master `{name}`")]
+    UnknownMaster {
+        /// The endpoint of the sentinel.
+        endpoint: String,
+        /// The name of the master.
+        name: String,
+    },
+    /// The address of a server cannot be used.
+    #[error(transparent)]
+    Address(#[from] Error),
+    /// Only replicas are wanted, and none of them is up.
+    #[error("the master `{name}` has no replica that can be read")]
+    NoReplica {
+        /// The name of the master.
+        name: String,
+    },
+    /// None of the candidates answered in time.
+    #[error("none of the servers answers")]
+    NoAnswer,
+}
 
 /// Options of `providers.redis.sentinel`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,7 +91,11 @@ impl Sentinel {
     }
 
     /// The server to read, as one of the sentinels knows it.
-    pub(super) async fn find(&self, sentinel: &Connector, options: &Options) -> Result<Connector, String> {
+    pub(super) async fn find(
+        &self,
+        sentinel: &Connector,
+        options: &Options,
+    ) -> Result<Connector, SentinelError> {
         let login = Login { username: &self.username, password: &self.password, db: 0 };
         let mut connection = Connection::open(sentinel, login).await?;
         let name = self.master_name.as_str();
@@ -72,14 +104,16 @@ impl Sentinel {
             [host, port] => host.text().zip(port.text()),
             _ => None,
         };
-        let master = master.ok_or_else(|| format!("{} knows no master `{name}`", sentinel.endpoint()))?;
+        let master = master.ok_or_else(|| SentinelError::UnknownMaster {
+            endpoint: sentinel.endpoint().to_owned(),
+            name: name.to_owned(),
+        })?;
         let reach = |(host, port): &(String, String)| {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             redis_client::connector(ENDPOINTS, &format!("{host}:{port}"), options.tls.as_ref())
-                .map_err(|error| error.to_string())
         };
         if !self.has_strategy() {
-            return reach(&master);
+            return Ok(reach(&master)?);
         }
         let replicas = connection.command(&["SENTINEL", "replicas", name]).await?.list();
         let mut candidates = self.usable(replicas.into_iter().map(properties).collect());
@@ -87,12 +121,12 @@ impl Sentinel {
             candidates.push(master);
         }
         if candidates.is_empty() {
-            return Err(format!("the master `{name}` has no replica that can be read"));
+            return Err(SentinelError::NoReplica { name: name.to_owned() });
         }
         if self.latency_strategy {
             return self.nearest(&candidates, &reach, options).await;
         }
-        reach(&candidates[fastrand::usize(..candidates.len())])
+        Ok(reach(&candidates[fastrand::usize(..candidates.len())])?)
     }
 
     /// The addresses of replicas that are up; of those that are cut off only when that is wanted and there is no other.
@@ -116,9 +150,9 @@ impl Sentinel {
     async fn nearest(
         &self,
         candidates: &[(String, String)],
-        reach: &impl Fn(&(String, String)) -> Result<Connector, String>,
+        reach: &impl Fn(&(String, String)) -> Result<Connector, Error>,
         options: &Options,
-    ) -> Result<Connector, String> {
+    ) -> Result<Connector, SentinelError> {
         let mut best: Option<(Duration, Connector)> = None;
         for candidate in candidates {
             let connector = reach(candidate)?;
@@ -135,7 +169,7 @@ impl Sentinel {
                 best = Some((took, connector));
             }
         }
-        best.map(|(_, connector)| connector).ok_or_else(|| "none of the servers answers".to_owned())
+        best.map(|(_, connector)| connector).ok_or(SentinelError::NoAnswer)
     }
 }
 

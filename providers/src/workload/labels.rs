@@ -1,7 +1,7 @@
 //! Reading the labels of one workload, and giving its services their server.
 
 use tidegate_config::decode::decode_config;
-use tidegate_config::formats::entries::Read;
+use tidegate_config::formats::entries::{EntryError, Read};
 use tidegate_config::formats::labels;
 use tidegate_config::tree::{Node, Value};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem, Provided};
@@ -35,8 +35,11 @@ impl Labels {
         };
         let ours = workload.labels.iter().filter(|(key, _)| is_ours(key));
         let pairs = ours.clone().take(MOST).map(|(key, value)| {
-            let refusal = || Err(format!("the value is longer than {LONGEST} bytes"));
-            (key.as_str(), if value.len() > LONGEST { refusal() } else { Ok(value.as_str()) })
+            let value = match value.len() > LONGEST {
+                true => Err(EntryError::ValueTooLong { limit: LONGEST }),
+                false => Ok(value.as_str()),
+            };
+            (key.as_str(), value)
         });
         let Read { node, mut problems, mut astray } = labels::read_all(pairs, &PREFIXES, origin);
         let count = ours.count();
