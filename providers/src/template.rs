@@ -4,6 +4,7 @@
 //! comments, trim markers, and the functions of Go and of sprig that [`functions`] lists. Everything else is an
 //! error that names the line. Evaluation is limited in steps and in output, so no template can hang the gateway.
 
+mod function_error;
 pub mod functions;
 mod parse;
 mod sprig;
@@ -11,6 +12,8 @@ pub mod value;
 
 use std::collections::HashMap;
 
+pub use function_error::FunctionError;
+pub use parse::SyntaxError;
 use parse::{Expr, Node, Pipeline};
 pub use value::Value;
 
@@ -35,13 +38,91 @@ pub enum Dialect {
 }
 
 /// Why a template cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("template, line {line}: {message}")]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("template, line {line}: {kind}")]
 pub struct TemplateError {
     /// Line in the template, from 1.
     pub line: u32,
     /// What is wrong.
-    pub message: String,
+    #[source]
+    pub kind: TemplateErrorKind,
+}
+
+impl TemplateError {
+    fn new(line: u32, kind: impl Into<TemplateErrorKind>) -> Self {
+        Self { line, kind: kind.into() }
+    }
+}
+
+/// What is wrong with a template.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TemplateErrorKind {
+    /// It cannot be parsed.
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
+    /// It cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+}
+
+/// Why an evaluation fails.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EvaluationError {
+    /// A function fails.
+    #[error("{name}: {source}")]
+    Function {
+        /// Name of the function.
+        name: String,
+        /// The cause.
+        source: FunctionError,
+    },
+    /// A value is to be called.
+    #[error("expected a function before the arguments")]
+    NotAFunction,
+    /// `and` or `or` stands alone.
+    #[error("expected at least one argument")]
+    NoArgument,
+    /// A pipeline is empty.
+    #[error("a command is missing")]
+    EmptyCommand,
+    /// No variable of this name is declared.
+    #[error("undefined variable ${0}")]
+    UndefinedVariable(String),
+    /// The value is not a table.
+    #[error("{kind} has no field .{name}")]
+    NoField {
+        /// The type of the value.
+        kind: &'static str,
+        /// Name of the field.
+        name: String,
+    },
+    /// The value cannot be ranged over.
+    #[error("range cannot go over {kind}")]
+    NotARange {
+        /// The type of the value.
+        kind: &'static str,
+    },
+    /// A range exceeds the maximum length.
+    #[error("range over {count}: at most {}", functions::MOST_ITEMS)]
+    RangeTooLong {
+        /// The length that is asked for.
+        count: i64,
+    },
+    /// The evaluation exceeds the maximum number of steps.
+    #[error("the template does too much")]
+    TooManySteps,
+    /// The output exceeds the maximum size.
+    #[error("the output is larger than {limit} bytes")]
+    OutputTooLarge {
+        /// The maximum size.
+        limit: usize,
+    },
+    /// The value would end a text of the rule.
+    #[error("the value {value:?} has a backtick, which would end the rule's text")]
+    Backtick {
+        /// The value.
+        value: String,
+    },
 }
 
 impl Template {
@@ -63,7 +144,7 @@ impl Template {
             steps: 0,
             line: 1,
         };
-        run.nodes(&self.nodes, data).map_err(|message| TemplateError { line: run.line, message })?;
+        run.nodes(&self.nodes, data).map_err(|error| TemplateError::new(run.line, error))?;
         Ok(run.output)
     }
 }
@@ -90,7 +171,7 @@ struct Run<'t> {
 }
 
 impl<'t> Run<'t> {
-    fn nodes(&mut self, nodes: &'t [Node], dot: &Value) -> Result<Flow, String> {
+    fn nodes(&mut self, nodes: &'t [Node], dot: &Value) -> Result<Flow, EvaluationError> {
         for node in nodes {
             let flow = self.node(node, dot)?;
             if flow != Flow::On {
@@ -100,14 +181,14 @@ impl<'t> Run<'t> {
         Ok(Flow::On)
     }
 
-    fn scoped(&mut self, nodes: &'t [Node], dot: &Value) -> Result<Flow, String> {
+    fn scoped(&mut self, nodes: &'t [Node], dot: &Value) -> Result<Flow, EvaluationError> {
         self.scopes.push(HashMap::new());
         let flow = self.nodes(nodes, dot);
         self.scopes.pop();
         flow
     }
 
-    fn node(&mut self, node: &'t Node, dot: &Value) -> Result<Flow, String> {
+    fn node(&mut self, node: &'t Node, dot: &Value) -> Result<Flow, EvaluationError> {
         self.step()?;
         match node {
             Node::Text(text) => self.write_text(text)?,
@@ -148,18 +229,18 @@ impl<'t> Run<'t> {
         body: &'t [Node],
         otherwise: &'t [Node],
         dot: &Value,
-    ) -> Result<Flow, String> {
+    ) -> Result<Flow, EvaluationError> {
         let items = match self.pipeline(over, dot)? {
             Value::Nil => Vec::new(),
             Value::List(list) => (0i64..).map(Value::Int).zip(list).collect(),
             Value::Map(map) => map.into_iter().map(|(key, value)| (Value::Text(key), value)).collect(),
             Value::Int(count) => {
                 if count > functions::MOST_ITEMS {
-                    return Err(format!("range over {count}: at most {}", functions::MOST_ITEMS));
+                    return Err(EvaluationError::RangeTooLong { count });
                 }
                 (0..count).map(|index| (Value::Int(index), Value::Int(index))).collect()
             }
-            other => return Err(format!("range cannot go over {}", other.kind())),
+            other => return Err(EvaluationError::NotARange { kind: other.kind() }),
         };
         if items.is_empty() {
             return self.scoped(otherwise, dot);
@@ -183,7 +264,7 @@ impl<'t> Run<'t> {
         Ok(Flow::On)
     }
 
-    fn pipeline(&mut self, pipeline: &'t Pipeline, dot: &Value) -> Result<Value, String> {
+    fn pipeline(&mut self, pipeline: &'t Pipeline, dot: &Value) -> Result<Value, EvaluationError> {
         let mut value: Option<Value> = None;
         for command in &pipeline.commands {
             value = Some(self.command(command, value, dot)?);
@@ -195,20 +276,25 @@ impl<'t> Run<'t> {
             }
         } else if let Some(name) = &pipeline.assigns {
             let slot = self.scopes.iter_mut().rev().find_map(|scope| scope.get_mut(name.as_str()));
-            *slot.ok_or_else(|| format!("undefined variable ${name}"))? = value.clone();
+            *slot.ok_or_else(|| EvaluationError::UndefinedVariable(name.clone()))? = value.clone();
         }
         Ok(value)
     }
 
     /// A function with its arguments, or a single operand. `piped` is the value before the `|`: the last argument.
-    fn command(&mut self, command: &'t [Expr], piped: Option<Value>, dot: &Value) -> Result<Value, String> {
+    fn command(
+        &mut self,
+        command: &'t [Expr],
+        piped: Option<Value>,
+        dot: &Value,
+    ) -> Result<Value, EvaluationError> {
         self.step()?;
         let Some((first, rest)) = command.split_first() else {
-            return Err("a command is missing".into());
+            return Err(EvaluationError::EmptyCommand);
         };
         let Expr::Call(name) = first else {
             if !rest.is_empty() || piped.is_some() {
-                return Err("expected a function before the arguments".into());
+                return Err(EvaluationError::NotAFunction);
             }
             return self.operand(first, dot);
         };
@@ -221,7 +307,7 @@ impl<'t> Run<'t> {
         }
         arguments.extend(piped);
         let value = functions::call(name, &arguments, self.dialect)
-            .map_err(|message| format!("{name}: {message}"))?;
+            .map_err(|source| EvaluationError::Function { name: name.clone(), source })?;
         self.steps += value.weight();
         Ok(value)
     }
@@ -233,7 +319,7 @@ impl<'t> Run<'t> {
         rest: &'t [Expr],
         piped: Option<Value>,
         dot: &Value,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, EvaluationError> {
         let mut last = None;
         for expr in rest {
             let value = self.operand(expr, dot)?;
@@ -242,10 +328,10 @@ impl<'t> Run<'t> {
             }
             last = Some(value);
         }
-        piped.or(last).ok_or_else(|| "expected at least one argument".into())
+        piped.or(last).ok_or(EvaluationError::NoArgument)
     }
 
-    fn operand(&mut self, expr: &'t Expr, dot: &Value) -> Result<Value, String> {
+    fn operand(&mut self, expr: &'t Expr, dot: &Value) -> Result<Value, EvaluationError> {
         self.step()?;
         Ok(match expr {
             Expr::Dot => dot.clone(),
@@ -256,13 +342,15 @@ impl<'t> Run<'t> {
                 .rev()
                 .find_map(|scope| scope.get(name.as_str()))
                 .cloned()
-                .ok_or_else(|| format!("undefined variable ${name}"))?,
+                .ok_or_else(|| EvaluationError::UndefinedVariable(name.clone()))?,
             Expr::Literal(value) => value.clone(),
             Expr::Field(base, name) => {
                 let base = self.operand(base, dot)?;
                 match base {
                     Value::Map(mut map) => map.remove(name).unwrap_or(Value::Nil),
-                    other => return Err(format!("{} has no field .{name}", other.kind())),
+                    other => {
+                        return Err(EvaluationError::NoField { kind: other.kind(), name: name.clone() });
+                    }
                 }
             }
             Expr::Nested(pipeline) => self.pipeline(pipeline, dot)?,
@@ -270,14 +358,14 @@ impl<'t> Run<'t> {
         })
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    fn step(&mut self) -> Result<(), EvaluationError> {
         self.steps += 1;
-        if self.steps > MOST_STEPS { Err("the template does too much".into()) } else { Ok(()) }
+        if self.steps > MOST_STEPS { Err(EvaluationError::TooManySteps) } else { Ok(()) }
     }
 
-    fn write_text(&mut self, text: &str) -> Result<(), String> {
+    fn write_text(&mut self, text: &str) -> Result<(), EvaluationError> {
         if self.output.len() + text.len() > self.limit {
-            return Err(format!("the output is larger than {} bytes", self.limit));
+            return Err(EvaluationError::OutputTooLarge { limit: self.limit });
         }
         self.output.push_str(text);
         if self.dialect == Dialect::Rule {
@@ -299,11 +387,9 @@ impl<'t> Run<'t> {
         }
     }
 
-    fn write_value(&mut self, text: &str) -> Result<(), String> {
+    fn write_value(&mut self, text: &str) -> Result<(), EvaluationError> {
         match self.quote {
-            Some('`') if text.contains('`') => {
-                Err(format!("the value {text:?} has a backtick, which would end the rule's text"))
-            }
+            Some('`') if text.contains('`') => Err(EvaluationError::Backtick { value: text.to_owned() }),
             Some('"') => {
                 let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
                 self.write_text(&text)
@@ -331,14 +417,14 @@ mod tests {
         ]))
     }
 
-    fn rule(text: &str) -> Result<String, String> {
-        let template = Template::parse(text, Dialect::Rule).map_err(|error| error.to_string())?;
-        template.render(&data(), 1024).map_err(|error| error.to_string())
+    fn rule(text: &str) -> Result<String, TemplateError> {
+        let template = Template::parse(text, Dialect::Rule)?;
+        template.render(&data(), 1024)
     }
 
-    fn file(text: &str) -> Result<String, String> {
-        let template = Template::parse(text, Dialect::File).map_err(|error| error.to_string())?;
-        template.render(&Value::Nil, 4096).map_err(|error| error.to_string())
+    fn file(text: &str) -> Result<String, TemplateError> {
+        let template = Template::parse(text, Dialect::File)?;
+        template.render(&Value::Nil, 4096)
     }
 
     #[test]
@@ -361,9 +447,10 @@ mod tests {
 
     #[test]
     fn a_value_cannot_leave_its_quotes() {
-        let error = rule("Host(`{{ index .Labels \"evil\" }}`)").expect_err("refused");
+        let error = rule("Host(`{{ index .Labels \"evil\" }}`)").expect_err("refused").to_string();
         assert!(error.contains("backtick"), "{error}");
-        let error = rule("{{ printf \"Host(`%s`)\" (index .Labels \"evil\") }}").expect_err("refused");
+        let error =
+            rule("{{ printf \"Host(`%s`)\" (index .Labels \"evil\") }}").expect_err("refused").to_string();
         assert!(error.contains("backtick"), "{error}");
         let escaped = rule("Host(\"{{ index .Labels \"quoted\" }}\")");
         assert_eq!(escaped.as_deref(), Ok("Host(\"x\\\") || Host(\\\"y\")"));
@@ -424,7 +511,7 @@ mod tests {
             ("{{ end }}", "template, line 1: "),
             ("{{", "template, line 1: "),
         ] {
-            let error = file(template).expect_err(template);
+            let error = file(template).expect_err(template).to_string();
             assert!(error.starts_with(expected), "{template}: {error}");
         }
     }

@@ -280,7 +280,7 @@ fn parse(path: &Path, bytes: &[u8], log_templates: bool) -> Result<Provided, Pro
         })?;
         rendered = Template::parse(text, Dialect::File)
             .and_then(|template| template.render(&Value::Nil, LARGEST))
-            .map_err(|error| problem(path, error.line, format!("template: {}", error.message)))?;
+            .map_err(|error| problem(path, error.line, format!("template: {}", error.kind)))?;
         if log_templates {
             tracing::debug!("{shown} after its template:\n{rendered}");
         }

@@ -6,15 +6,20 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::function_error::FunctionError;
 use super::value::Value;
 use super::{Dialect, sprig};
 
 /// Most items that a function makes.
 pub(super) const MOST_ITEMS: i64 = 100_000;
 /// Longest text that a function makes, in bytes.
-const LONGEST: usize = 4 << 20;
+pub(super) const LONGEST: usize = 4 << 20;
+/// Longest list whose duplicates are removed.
+pub(super) const MAX_UNIQUE: usize = 5000;
+/// Maximum number of spaces that `indent` adds to a line.
+pub(super) const MAX_INDENT: usize = 1000;
 
-pub(super) type Outcome = Result<Value, String>;
+pub(super) type Outcome = Result<Value, FunctionError>;
 
 /// Runs of what is neither letter nor digit become `-`, none at the ends (Traefik's `normalize`).
 pub fn normalize(name: &str) -> String {
@@ -32,9 +37,9 @@ pub(super) fn exists(name: &str) -> bool {
 /// Calls a function. Arguments stand in the order of writing, the piped one last.
 pub(super) fn call(name: &str, arguments: &[Value], dialect: Dialect) -> Outcome {
     match find(name, arguments, dialect) {
-        Some(Ok(value)) if too_long(&value) => Err(format!("the result is longer than {LONGEST} bytes")),
+        Some(Ok(value)) if too_long(&value) => Err(FunctionError::ResultTooLong),
         Some(outcome) => outcome,
-        None => Err("no such function".into()),
+        None => Err(FunctionError::Unknown),
     }
 }
 
@@ -55,54 +60,58 @@ fn too_long(value: &Value) -> bool {
 pub(super) struct Args<'a>(pub(super) &'a [Value]);
 
 impl<'a> Args<'a> {
-    pub(super) fn get(self, index: usize) -> Result<&'a Value, String> {
-        self.0.get(index).ok_or_else(|| format!("expected more than {} arguments", self.0.len()))
+    pub(super) fn get(self, index: usize) -> Result<&'a Value, FunctionError> {
+        self.0.get(index).ok_or(FunctionError::TooFewArguments { given: self.0.len() })
     }
 
-    fn last(self) -> Result<&'a Value, String> {
-        self.0.last().ok_or_else(|| "expected an argument".into())
+    fn last(self) -> Result<&'a Value, FunctionError> {
+        self.0.last().ok_or(FunctionError::NoArgument)
     }
 
     /// An argument as text; numbers and booleans are shown, nothing is empty.
-    pub(super) fn text(self, index: usize) -> Result<String, String> {
+    pub(super) fn text(self, index: usize) -> Result<String, FunctionError> {
         match self.get(index)? {
-            value @ (Value::List(_) | Value::Map(_)) => Err(format!("expected text, not {}", value.kind())),
+            value @ (Value::List(_) | Value::Map(_)) => Err(unexpected("text", value)),
             value => Ok(value.to_string()),
         }
     }
 
-    pub(super) fn int(self, index: usize) -> Result<i64, String> {
+    pub(super) fn int(self, index: usize) -> Result<i64, FunctionError> {
         self.get(index).and_then(int)
     }
 
-    fn list(self, index: usize) -> Result<&'a [Value], String> {
+    fn list(self, index: usize) -> Result<&'a [Value], FunctionError> {
         match self.get(index)? {
             Value::List(list) => Ok(list),
             Value::Nil => Ok(&[]),
-            other => Err(format!("expected a list, not {}", other.kind())),
+            other => Err(unexpected("a list", other)),
         }
     }
 
-    pub(super) fn map(self, index: usize) -> Result<&'a BTreeMap<String, Value>, String> {
+    pub(super) fn map(self, index: usize) -> Result<&'a BTreeMap<String, Value>, FunctionError> {
         match self.get(index)? {
             Value::Map(map) => Ok(map),
-            other => Err(format!("expected a table, not {}", other.kind())),
+            other => Err(unexpected("a table", other)),
         }
     }
+}
+
+fn unexpected(expected: &'static str, actual: &Value) -> FunctionError {
+    FunctionError::Type { expected, actual: actual.kind() }
 }
 
 fn text(value: impl Into<String>) -> Outcome {
     Ok(Value::Text(value.into()))
 }
 
-fn int(value: &Value) -> Result<i64, String> {
+fn int(value: &Value) -> Result<i64, FunctionError> {
     Ok(match value {
         Value::Int(value) => *value,
         #[expect(clippy::cast_possible_truncation, reason = "saturates, as wanted")]
         Value::Float(value) => *value as i64,
         Value::Bool(value) => i64::from(*value),
         Value::Text(text) => text.trim().parse().unwrap_or(0),
-        other => return Err(format!("expected a number, not {}", other.kind())),
+        other => return Err(unexpected("a number", other)),
     })
 }
 
@@ -119,8 +128,8 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
         "squote" => text(each(args, |value| format!("'{value}'"))),
         "b64enc" => args.text(0).map(|value| STANDARD.encode(value).into()),
         "b64dec" => args.text(0).and_then(|value| {
-            let bytes = STANDARD.decode(value.trim()).map_err(|error| error.to_string())?;
-            String::from_utf8(bytes).map(Value::Text).map_err(|error| error.to_string())
+            let bytes = STANDARD.decode(value.trim())?;
+            Ok(Value::Text(String::from_utf8(bytes)?))
         }),
         "trimAll" => two(args, |cut, value| Ok(value.trim_matches(|c| cut.contains(c)).into())),
         "trimSuffix" => two(args, |suffix, value| Ok(value.strip_suffix(suffix).unwrap_or(value).into())),
@@ -158,7 +167,7 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
         })(),
         "repeat" => (|| {
             let (count, value) = (args.int(0)?, args.text(1)?);
-            let count = usize::try_from(count).map_err(|_| "the count is negative".to_owned())?;
+            let count = usize::try_from(count).map_err(|_| FunctionError::NegativeCount)?;
             within(count.saturating_mul(value.len()))?;
             text(value.repeat(count))
         })(),
@@ -166,8 +175,8 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
         "substr" => (|| text(substring(args.int(0)?, args.int(1)?, &args.text(2)?)))(),
         "indent" | "nindent" => (|| {
             let (count, value) = (args.int(0)?, args.text(1)?);
-            let count =
-                usize::try_from(count).ok().filter(|count| *count <= 1000).ok_or("expected 0 to 1000")?;
+            let count = usize::try_from(count).ok().filter(|count| *count <= MAX_INDENT);
+            let count = count.ok_or(FunctionError::Indent)?;
             within(value.len() + count.saturating_mul(1 + value.matches('\n').count()))?;
             let spaces = " ".repeat(count);
             let start = if name == "nindent" { "\n" } else { "" };
@@ -236,7 +245,7 @@ fn list_function(name: &str, args: Args<'_>) -> Option<Outcome> {
                 Value::Text(text) => text.len(),
                 Value::List(list) => list.len(),
                 Value::Map(map) => map.len(),
-                other => return Err(format!("{} has no length", other.kind())),
+                other => return Err(FunctionError::NoLength { kind: other.kind() }),
             };
             Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
         }),
@@ -249,15 +258,15 @@ fn number_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         let mut total = args.int(0)?;
         for position in 1..args.0.len() {
             let next = args.int(position)?;
-            total = step(total, next).ok_or("the result is not a whole number that fits")?;
+            total = step(total, next).ok_or(FunctionError::Overflow)?;
         }
         Ok(Value::Int(total))
     };
     Some(match name {
         "add" => fold(i64::checked_add),
-        "add1" => args
-            .int(0)
-            .and_then(|value| value.checked_add(1).map(Value::Int).ok_or_else(|| "too large".into())),
+        "add1" => {
+            args.int(0).and_then(|value| value.checked_add(1).map(Value::Int).ok_or(FunctionError::TooLarge))
+        }
         "sub" => fold(i64::checked_sub),
         "mul" => fold(i64::checked_mul),
         "div" => fold(i64::checked_div),
@@ -268,8 +277,8 @@ fn number_function(name: &str, args: Args<'_>) -> Option<Outcome> {
         "float64" => args.text(0).map(|value| Value::Float(value.trim().parse().unwrap_or(0.0))),
         "not" => args.get(0).map(|value| Value::Bool(!value.is_true())),
         "eq" => args.get(0).and_then(|first| {
-            let others =
-                args.0.get(1..).filter(|others| !others.is_empty()).ok_or("expected two arguments")?;
+            let others = args.0.get(1..).filter(|others| !others.is_empty());
+            let others = others.ok_or(FunctionError::NotTwoArguments)?;
             Ok(Value::Bool(
                 others.iter().any(|other| order(first, other) == Some(Ordering::Equal) || first == other),
             ))
@@ -305,10 +314,10 @@ fn general_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outc
         "println" => text(spaced(args.0) + "\n"),
         "cat" => text(spaced(args.0)),
         "printf" => args.text(0).and_then(|format| text(printf(&format, &args.0[1..], dialect)?)),
-        "fail" => args.text(0).and_then(Err),
+        "fail" => args.text(0).and_then(|message| Err(FunctionError::Failed(message))),
         "required" => (|| {
             let value = args.last()?;
-            if value.is_true() { Ok(value.clone()) } else { Err(args.text(0)?) }
+            if value.is_true() { Ok(value.clone()) } else { Err(FunctionError::Failed(args.text(0)?)) }
         })(),
         "toJson" => args.get(0).map(|value| json(value).to_string().into()),
         _ => return None,
@@ -331,8 +340,8 @@ fn two(args: Args<'_>, function: impl Fn(&str, &str) -> Outcome) -> Outcome {
     function(&args.text(0)?, &args.text(1)?)
 }
 
-fn within(length: usize) -> Result<(), String> {
-    if length > LONGEST { Err(format!("the result is longer than {LONGEST} bytes")) } else { Ok(()) }
+fn within(length: usize) -> Result<(), FunctionError> {
+    if length > LONGEST { Err(FunctionError::ResultTooLong) } else { Ok(()) }
 }
 
 fn cut(value: &str, separator: &str) -> Value {
@@ -375,8 +384,8 @@ fn substring(start: i64, end: i64, value: &str) -> String {
     value.chars().skip(start).take(end.saturating_sub(start)).collect()
 }
 
-fn regex(pattern: &str) -> Result<regex::Regex, String> {
-    regex::RegexBuilder::new(pattern).size_limit(1 << 20).build().map_err(|error| error.to_string())
+fn regex(pattern: &str) -> Result<regex::Regex, FunctionError> {
+    Ok(regex::RegexBuilder::new(pattern).size_limit(1 << 20).build()?)
 }
 
 fn range(start: i64, end: i64, step: i64) -> Outcome {
@@ -385,7 +394,7 @@ fn range(start: i64, end: i64, step: i64) -> Outcome {
     }
     let count = end.checked_sub(start).and_then(|length| length.checked_div(step)).unwrap_or(i64::MAX);
     if count > MOST_ITEMS {
-        return Err(format!("more than {MOST_ITEMS} items"));
+        return Err(FunctionError::TooManyItems);
     }
     let mut list = Vec::new();
     let mut value = start;
@@ -397,8 +406,8 @@ fn range(start: i64, end: i64, step: i64) -> Outcome {
 }
 
 fn unique(list: &[Value]) -> Outcome {
-    if list.len() > 5000 {
-        return Err("more than 5000 items".into());
+    if list.len() > MAX_UNIQUE {
+        return Err(FunctionError::TooManyToCompare);
     }
     let mut out: Vec<Value> = Vec::new();
     for value in list {
@@ -415,11 +424,10 @@ fn index(value: &Value, key: &Value) -> Outcome {
         Value::List(list) => {
             let position = int(key)?;
             let item = usize::try_from(position).ok().and_then(|position| list.get(position));
-            item.cloned()
-                .ok_or_else(|| format!("{position} is out of range: the list has {} items", list.len()))
+            item.cloned().ok_or(FunctionError::OutOfRange { position, length: list.len() })
         }
         Value::Nil => Ok(Value::Nil),
-        other => Err(format!("{} cannot be indexed", other.kind())),
+        other => Err(FunctionError::NotIndexable { kind: other.kind() }),
     }
 }
 
@@ -437,7 +445,7 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 
 fn compare(args: Args<'_>, holds: fn(Ordering) -> bool) -> Outcome {
     let (a, b) = (args.get(0)?, args.get(1)?);
-    let order = order(a, b).ok_or_else(|| format!("{} and {} cannot be compared", a.kind(), b.kind()))?;
+    let order = order(a, b).ok_or(FunctionError::NotComparable { left: a.kind(), right: b.kind() })?;
     Ok(Value::Bool(holds(order)))
 }
 
@@ -489,29 +497,29 @@ fn spaced(values: &[Value]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn printf(format: &str, values: &[Value], dialect: Dialect) -> Result<String, String> {
+fn printf(format: &str, values: &[Value], dialect: Dialect) -> Result<String, FunctionError> {
     let mut out = String::new();
     let mut values = values.iter();
     let mut rest = format;
     while let Some((before, after)) = rest.split_once('%') {
         out.push_str(before);
         let flags = after.find(|c: char| !matches!(c, '0'..='9' | '-' | '.' | '+')).unwrap_or(after.len());
-        let verb = after[flags..].chars().next().ok_or("the format ends in `%`")?;
+        let verb = after[flags..].chars().next().ok_or(FunctionError::UnfinishedFormat)?;
         rest = &after[flags + verb.len_utf8()..];
         if verb == '%' {
             out.push('%');
             continue;
         }
-        let value = values.next().ok_or_else(|| format!("no value for `%{verb}`"))?;
+        let value = values.next().ok_or(FunctionError::NoValue { verb })?;
         let shown = match verb {
             's' | 'v' | 'd' | 't' => value.to_string(),
             'q' => format!("{:?}", value.to_string()),
             'x' => format!("{:x}", int(value)?),
             'f' => format!("{:.6}", value.to_string().parse::<f64>().unwrap_or(0.0)),
-            other => return Err(format!("`%{other}` is not supported")),
+            verb => return Err(FunctionError::UnsupportedVerb { verb }),
         };
         if dialect == Dialect::Rule && shown.contains('`') && format.contains('`') {
-            return Err(format!("the value {shown:?} has a backtick, which would end the rule's text"));
+            return Err(FunctionError::Backtick { value: shown });
         }
         out.push_str(&padded(&shown, &after[..flags]));
     }

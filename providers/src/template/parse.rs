@@ -6,6 +6,94 @@ use super::{TemplateError, functions};
 /// Deepest nesting of blocks and parentheses.
 const DEEPEST: usize = 64;
 
+/// Why a text is not a template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SyntaxError {
+    /// An action has no end.
+    #[error("`{{{{` is never closed by `}}}}`")]
+    UnclosedAction,
+    /// A comment has no end.
+    #[error("a comment is never closed by `*/`")]
+    UnclosedComment,
+    /// A comment is not all that its action holds.
+    #[error("expected `}}}}` after the comment")]
+    AfterComment,
+    /// A text in quotes has no end.
+    #[error("a text in {quote} is never closed")]
+    UnclosedText {
+        /// The quote that begins it.
+        quote: char,
+    },
+    /// Single quotes do not hold one character.
+    #[error("expected one character between single quotes")]
+    NotOneCharacter,
+    /// A backslash stands before a letter that has no meaning there.
+    #[error("unknown escape `\\{letter}`")]
+    UnknownEscape {
+        /// The letter.
+        letter: char,
+    },
+    /// The digits of an escape stand for no character.
+    #[error("invalid character `\\{letter}{digits}`")]
+    InvalidEscape {
+        /// The letter before the digits.
+        letter: char,
+        /// The digits.
+        digits: String,
+    },
+    /// A number cannot be read.
+    #[error("invalid number `{0}`")]
+    Number(String),
+    /// A character that begins nothing.
+    #[error("unexpected character {0:?}")]
+    UnexpectedCharacter(char),
+    /// A symbol stands where none may be.
+    #[error("unexpected `{0}`")]
+    UnexpectedSymbol(&'static str),
+    /// A pipeline, or a part of it, is empty.
+    #[error("a value or function is missing")]
+    EmptyCommand,
+    /// A value is missing.
+    #[error("a value is missing")]
+    MissingValue,
+    /// There is no function of this name.
+    #[error("{0}: no such function")]
+    UnknownFunction(String),
+    /// A parenthesis has no end.
+    #[error("`(` is never closed by `)`")]
+    UnclosedParenthesis,
+    /// Parentheses are nested too deeply.
+    #[error("parentheses are nested deeper than {DEEPEST}")]
+    ParenthesesTooDeep,
+    /// Blocks are nested too deeply.
+    #[error("blocks are nested deeper than {DEEPEST}")]
+    BlocksTooDeep,
+    /// A block has no end.
+    #[error("`{{{{ {keyword} }}}}` is never closed by `{{{{ end }}}}`")]
+    UnclosedBlock {
+        /// What begins it.
+        keyword: String,
+    },
+    /// There is no block to end.
+    #[error("`{{{{ {keyword} }}}}` closes nothing")]
+    NoBlock {
+        /// `end` or `else`.
+        keyword: String,
+    },
+    /// A block has two parts for all other cases.
+    #[error("a second `else`")]
+    SecondElse,
+    /// Something else than a condition follows `else`.
+    #[error("expected `else` or `else if`")]
+    AfterElse,
+    /// An action of Go that is not supported.
+    #[error("`{keyword}` is not supported")]
+    Unsupported {
+        /// The action.
+        keyword: String,
+    },
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     Text(String),
@@ -61,9 +149,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let (nodes, end) = parser.block(0)?;
     match end {
         None => Ok(nodes),
-        Some((line, word)) => {
-            Err(TemplateError { line, message: format!("`{{{{ {word} }}}}` closes nothing") })
-        }
+        Some((line, keyword)) => Err(TemplateError::new(line, SyntaxError::NoBlock { keyword })),
     }
 }
 
@@ -107,8 +193,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
             return Ok(pieces);
         }
         let inside = &after[if trims { 3 } else { 2 }..];
-        let fail = |message: &str| TemplateError { line, message: message.into() };
-        let (tokens, used, trim_after) = action(inside).map_err(|message| fail(&message))?;
+        let (tokens, used, trim_after) = action(inside).map_err(|error| TemplateError::new(line, error))?;
         if let Some(tokens) = tokens {
             pieces.push(Piece::Action { line, tokens });
         }
@@ -123,10 +208,10 @@ fn newlines(text: &str) -> u32 {
 }
 
 /// The tokens of an action (`None` for a comment), the bytes it takes with its `}}`, and whether it trims behind.
-fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), String> {
+fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), SyntaxError> {
     let start = text.len() - text.trim_start().len();
     if text[start..].starts_with("/*") {
-        let end = text.find("*/").ok_or("a comment is never closed by `*/`")? + 2;
+        let end = text.find("*/").ok_or(SyntaxError::UnclosedComment)? + 2;
         let spaces = text[end..].len() - text[end..].trim_start().len();
         let rest = &text[end + spaces..];
         return if rest.starts_with("}}") {
@@ -134,7 +219,7 @@ fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), String> {
         } else if spaces > 0 && rest.starts_with("-}}") {
             Ok((None, end + spaces + 3, true))
         } else {
-            Err("expected `}}` behind the comment".into())
+            Err(SyntaxError::AfterComment)
         };
     }
     let mut tokens = Vec::new();
@@ -151,7 +236,7 @@ fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), String> {
             return Ok((Some(tokens), at + 3, true));
         }
         if rest.is_empty() {
-            return Err("`{{` is never closed by `}}`".into());
+            return Err(SyntaxError::UnclosedAction);
         }
         let (token, used) = token(rest, spaces > 0 || tokens.is_empty())?;
         tokens.push(token);
@@ -159,7 +244,7 @@ fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), String> {
     }
 }
 
-fn token(rest: &str, spaced: bool) -> Result<(Token, usize), String> {
+fn token(rest: &str, spaced: bool) -> Result<(Token, usize), SyntaxError> {
     const SYMBOLS: [&str; 6] = [":=", "=", "|", "(", ")", ","];
     if let Some(symbol) = SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
         return Ok((Token::Symbol(symbol), symbol.len()));
@@ -187,11 +272,11 @@ fn token(rest: &str, spaced: bool) -> Result<(Token, usize), String> {
             };
             Ok((token, length))
         }
-        c => Err(format!("unexpected character {c:?}")),
+        c => Err(SyntaxError::UnexpectedCharacter(c)),
     }
 }
 
-fn number(rest: &str) -> Result<(Token, usize), String> {
+fn number(rest: &str) -> Result<(Token, usize), SyntaxError> {
     let sign = usize::from(rest.starts_with(['-', '+']));
     let length = rest[sign..]
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_')
@@ -202,14 +287,14 @@ fn number(rest: &str) -> Result<(Token, usize), String> {
         Some(value) => value.ok().map(Value::Int),
         None => text.parse().map(Value::Int).or_else(|_| text.parse().map(Value::Float)).ok(),
     };
-    value.map(|value| (Token::Literal(value), length)).ok_or_else(|| format!("`{text}` is not a number"))
+    value.map(|value| (Token::Literal(value), length)).ok_or(SyntaxError::Number(text))
 }
 
 /// A string or character in quotes, with Go's escapes.
-fn quoted(rest: &str, quote: char) -> Result<(Token, usize), String> {
-    let unclosed = || format!("a text in {quote} is never closed");
+fn quoted(rest: &str, quote: char) -> Result<(Token, usize), SyntaxError> {
+    let unclosed = SyntaxError::UnclosedText { quote };
     if quote == '`' {
-        let end = rest[1..].find('`').ok_or_else(unclosed)?;
+        let end = rest[1..].find('`').ok_or(unclosed)?;
         return Ok((Token::Literal(Value::Text(rest[1..=end].to_owned())), end + 2));
     }
     let mut text = String::new();
@@ -223,14 +308,14 @@ fn quoted(rest: &str, quote: char) -> Result<(Token, usize), String> {
                     let mut all = text.chars();
                     match (all.next(), all.next()) {
                         (Some(only), None) => Value::Int(i64::from(u32::from(only))),
-                        _ => return Err("expected one character between single quotes".into()),
+                        _ => return Err(SyntaxError::NotOneCharacter),
                     }
                 };
                 return Ok((Token::Literal(value), at + 2));
             }
-            '\n' => return Err(unclosed()),
+            '\n' => return Err(unclosed),
             '\\' => {
-                let escape = chars.next().ok_or_else(unclosed)?.1;
+                let Some((_, escape)) = chars.next() else { return Err(unclosed) };
                 text.push(match escape {
                     'n' => '\n',
                     't' => '\t',
@@ -243,15 +328,15 @@ fn quoted(rest: &str, quote: char) -> Result<(Token, usize), String> {
                         u32::from_str_radix(&digits, 16)
                             .ok()
                             .and_then(char::from_u32)
-                            .ok_or_else(|| format!("`\\{escape}{digits}` is not a character"))?
+                            .ok_or(SyntaxError::InvalidEscape { letter: escape, digits })?
                     }
-                    other => return Err(format!("unknown escape `\\{other}`")),
+                    letter => return Err(SyntaxError::UnknownEscape { letter }),
                 });
             }
             c => text.push(c),
         }
     }
-    Err(unclosed())
+    Err(unclosed)
 }
 
 struct Parser {
@@ -274,9 +359,9 @@ impl Parser {
                 }
                 Piece::Action { line, tokens } => (*line, std::mem::take(tokens)),
             };
-            let fail = |message: String| TemplateError { line, message };
+            let fail = |error: SyntaxError| TemplateError::new(line, error);
             if depth > DEEPEST {
-                return Err(fail(format!("blocks are nested deeper than {DEEPEST}")));
+                return Err(fail(SyntaxError::BlocksTooDeep));
             }
             let keyword = match tokens.first() {
                 Some(Token::Word(word)) => word.as_str(),
@@ -297,7 +382,9 @@ impl Parser {
                 }
                 "break" => nodes.push(Node::Break),
                 "continue" => nodes.push(Node::Continue),
-                "define" | "template" | "block" => return Err(fail(format!("`{keyword}` is not supported"))),
+                "define" | "template" | "block" => {
+                    return Err(fail(SyntaxError::Unsupported { keyword: keyword.to_owned() }));
+                }
                 _ => nodes.push(Node::Action { line, pipeline: whole_pipeline(&tokens).map_err(fail)? }),
             }
             self.at += 1;
@@ -312,9 +399,8 @@ impl Parser {
         head: &[Token],
         depth: usize,
     ) -> Result<Node, TemplateError> {
-        let fail = |message: String| TemplateError { line, message };
         let (names, head) = if keyword == "range" { range_names(head) } else { ((None, None), head) };
-        let pipeline = whole_pipeline(head).map_err(fail)?;
+        let pipeline = whole_pipeline(head).map_err(|error| TemplateError::new(line, error))?;
         let (body, ended) = self.block(depth + 1)?;
         let otherwise = self.otherwise(line, keyword, ended, depth)?;
         Ok(match keyword {
@@ -331,10 +417,8 @@ impl Parser {
         ended: Ended,
         depth: usize,
     ) -> Result<Vec<Node>, TemplateError> {
-        let unclosed = || TemplateError {
-            line,
-            message: format!("`{{{{ {keyword} }}}}` is never closed by `{{{{ end }}}}`"),
-        };
+        let unclosed =
+            || TemplateError::new(line, SyntaxError::UnclosedBlock { keyword: keyword.to_owned() });
         let (else_line, word) = ended.ok_or_else(unclosed)?;
         let tokens = match self.pieces.get_mut(self.at) {
             Some(Piece::Action { tokens, .. }) => std::mem::take(tokens),
@@ -352,14 +436,14 @@ impl Parser {
                         self.at += 1;
                         Ok(nodes)
                     }
-                    Some((line, _)) => Err(TemplateError { line, message: "a second `else`".into() }),
+                    Some((line, _)) => Err(TemplateError::new(line, SyntaxError::SecondElse)),
                     None => Err(unclosed()),
                 }
             }
             Some(Token::Word(next)) if next == "if" || next == "with" => {
                 Ok(vec![self.opened(else_line, &next.clone(), &tokens[2..], depth + 1)?])
             }
-            Some(_) => Err(TemplateError { line: else_line, message: "expected `else` or `else if`".into() }),
+            Some(_) => Err(TemplateError::new(else_line, SyntaxError::AfterElse)),
         }
     }
 }
@@ -375,14 +459,14 @@ fn range_names(tokens: &[Token]) -> ((Option<String>, Option<String>), &[Token])
     }
 }
 
-fn whole_pipeline(tokens: &[Token]) -> Result<Pipeline, String> {
+fn whole_pipeline(tokens: &[Token]) -> Result<Pipeline, SyntaxError> {
     let (pipeline, rest) = pipeline(tokens, 0)?;
-    if rest.is_empty() { Ok(pipeline) } else { Err("unexpected `)`".into()) }
+    if rest.is_empty() { Ok(pipeline) } else { Err(SyntaxError::UnexpectedSymbol(")")) }
 }
 
-fn pipeline(tokens: &[Token], depth: usize) -> Result<(Pipeline, &[Token]), String> {
+fn pipeline(tokens: &[Token], depth: usize) -> Result<(Pipeline, &[Token]), SyntaxError> {
     if depth > DEEPEST {
-        return Err(format!("parentheses are nested deeper than {DEEPEST}"));
+        return Err(SyntaxError::ParenthesesTooDeep);
     }
     let mut pipeline = Pipeline::default();
     let mut rest = tokens;
@@ -417,20 +501,22 @@ fn pipeline(tokens: &[Token], depth: usize) -> Result<(Pipeline, &[Token]), Stri
     }
 }
 
-fn finish(pipeline: &mut Pipeline, command: &mut Vec<Expr>) -> Result<(), String> {
+fn finish(pipeline: &mut Pipeline, command: &mut Vec<Expr>) -> Result<(), SyntaxError> {
     if command.is_empty() {
-        return Err("a value or function is missing".into());
+        return Err(SyntaxError::EmptyCommand);
     }
     pipeline.commands.push(std::mem::take(command));
     Ok(())
 }
 
-fn operand(tokens: &[Token], depth: usize) -> Result<(Expr, &[Token]), String> {
+fn operand(tokens: &[Token], depth: usize) -> Result<(Expr, &[Token]), SyntaxError> {
     let Some((first, mut rest)) = tokens.split_first() else {
-        return Err("a value is missing".into());
+        return Err(SyntaxError::MissingValue);
     };
     let mut expr = match first {
-        Token::Word(name) if !functions::exists(name) => return Err(format!("{name}: no such function")),
+        Token::Word(name) if !functions::exists(name) => {
+            return Err(SyntaxError::UnknownFunction(name.clone()));
+        }
         Token::Word(name) => Expr::Call(name.clone()),
         Token::Field(name, _) if name.is_empty() => Expr::Dot,
         Token::Field(name, _) => Expr::Field(Box::new(Expr::Dot), name.clone()),
@@ -440,18 +526,18 @@ fn operand(tokens: &[Token], depth: usize) -> Result<(Expr, &[Token]), String> {
         Token::Symbol("(") => {
             let (inner, behind) = pipeline(rest, depth + 1)?;
             let Some((Token::Symbol(")"), behind)) = behind.split_first() else {
-                return Err("`(` is never closed by `)`".into());
+                return Err(SyntaxError::UnclosedParenthesis);
             };
             rest = behind;
             Expr::Nested(Box::new(inner))
         }
-        Token::Symbol(symbol) => return Err(format!("unexpected `{symbol}`")),
+        Token::Symbol(symbol) => return Err(SyntaxError::UnexpectedSymbol(symbol)),
     };
     let mut chain = 0;
     while let [Token::Field(name, false), behind @ ..] = rest {
         chain += 1;
         if name.is_empty() || chain > DEEPEST {
-            return Err("unexpected `.`".into());
+            return Err(SyntaxError::UnexpectedSymbol("."));
         }
         expr = Expr::Field(Box::new(expr), name.clone());
         rest = behind;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::function_error::FunctionError;
 use super::functions::{Args, Outcome};
 use super::value::Value;
 
@@ -85,7 +86,7 @@ fn directory(path: &str) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "as Go's float64 has it")]
-fn number(args: Args<'_>, index: usize) -> Result<f64, String> {
+fn number(args: Args<'_>, index: usize) -> Result<f64, FunctionError> {
     match args.get(index)? {
         Value::Int(value) => Ok(*value as f64),
         Value::Float(value) => Ok(*value),
