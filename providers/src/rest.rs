@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tidegate_config::decode::decode_config;
-use tidegate_config::{Provided, formats};
+use tidegate_config::{Problem, Provided, formats};
 use tidegate_core::values::is_default;
 
 use crate::{Describe, Error, Provider, Session};
@@ -46,16 +46,25 @@ impl Provider for Rest {
     }
 }
 
+/// Why a configuration that was sent is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// It is not JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Parts of it cannot be used.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Problems(Vec<Problem>),
+}
+
 /// Reads a whole configuration from JSON. It is taken as a whole or not at all.
-pub fn read(body: &Bytes) -> Result<Provided, String> {
+pub fn read(body: &Bytes) -> Result<Provided, RestError> {
     // Everything that follows would read YAML too.
-    serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| error.to_string())?;
-    let node = formats::yaml::read("the request", body).map_err(|problem| problem.to_string())?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(body)?;
+    let node =
+        formats::yaml::read("the request", body).map_err(|problem| RestError::Problems(vec![problem]))?;
     let provided = decode_config(&node);
-    match provided.problems.as_slice() {
-        [] => Ok(provided),
-        problems => Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
-    }
+    if provided.problems.is_empty() { Ok(provided) } else { Err(RestError::Problems(provided.problems)) }
 }
 
 #[cfg(test)]
@@ -75,7 +84,7 @@ mod tests {
             (r#"{"http": {"routers": {"r": {"rul": "x"}}}}"#, "did you mean `rule`"),
             (r#"{"http": {"services": {"s": {"loadBalancer": {"passHostHeader": 7}}}}}"#, "service s"),
         ] {
-            let error = read(&Bytes::from_static(bad.as_bytes())).expect_err(bad);
+            let error = read(&Bytes::from_static(bad.as_bytes())).expect_err(bad).to_string();
             assert!(error.contains(says), "{bad}: {error}");
         }
     }

@@ -16,7 +16,7 @@ use tidegate_config::{Kind, Origin, Problem, Provided};
 use tidegate_core::expression::{self, Argument, Call, Expression, nearest};
 
 use crate::Error;
-use crate::template::{Dialect, Template, Value};
+use crate::template::{Dialect, Template, TemplateError, Value};
 
 pub use labels::Labels;
 pub use merge::{Said, merge};
@@ -69,11 +69,113 @@ impl Workload<'_> {
     }
 }
 
+/// Why a workload cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LocateError {
+    /// The container has an address in none of its networks.
+    #[error("unable to find the IP address: it has none in any network")]
+    NoAddress,
+    /// The network mode names a container that does not exist.
+    #[error("the container whose network it shares cannot be found")]
+    SharedNetworkMissing,
+    /// Neither the container nor its labels name a port.
+    #[error("port is missing: the container exposes none, and no label `server.port` names one")]
+    NoPort,
+    /// The labels of a service of a swarm name no port.
+    #[error("port is missing: services of a swarm need the label `server.port`")]
+    NoServicePort,
+    /// A task has an address in no network of the swarm.
+    #[error("it has no address in any network of the swarm")]
+    NotInSwarm,
+    /// The catalog has no address for an instance.
+    #[error("address is missing: neither the service nor its node has one")]
+    NoInstanceAddress,
+}
+
+/// Why a router gets no default rule.
+#[derive(Debug, thiserror::Error)]
+enum DefaultRuleError {
+    /// The template fails for this workload.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The template makes an empty text for this workload.
+    #[error("the default rule is empty")]
+    Empty,
+}
+
+/// Why a router that names no service gets none.
+#[derive(Debug, thiserror::Error)]
+enum NoServiceError {
+    /// The workload has no service.
+    #[error("the router names no service, and there is none")]
+    None,
+    /// The workload has several services.
+    #[error("the router names no service, and there are several: {}", names.join(", "))]
+    Several {
+        /// Their names.
+        names: Vec<String>,
+    },
+}
+
+/// Why constraints cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum ConstraintError {
+    /// They are not an expression.
+    #[error("at {}", error.located(text))]
+    Syntax {
+        /// The constraints.
+        text: String,
+        /// What is wrong, and where.
+        #[source]
+        error: expression::SyntaxError,
+    },
+    /// Functions of constraints are true or false, and not compared.
+    #[error("`{function}` cannot be compared here")]
+    Compare {
+        /// Name of the function.
+        function: String,
+    },
+    /// A name stands without arguments.
+    #[error("`{name}` must be called")]
+    NotCalled {
+        /// The name.
+        name: String,
+    },
+    /// A function on labels has other arguments.
+    #[error("`{function}` takes two texts: a label and its value")]
+    LabelArguments {
+        /// Name of the function.
+        function: String,
+    },
+    /// A function on tags has other arguments.
+    #[error("`{function}` takes one text: a tag")]
+    TagArguments {
+        /// Name of the function.
+        function: String,
+    },
+    /// There is no function of this name.
+    #[error("unknown function `{function}`: expected {expected}")]
+    UnknownFunction {
+        /// Name of the function.
+        function: String,
+        /// The functions that there are.
+        expected: &'static str,
+    },
+    /// A pattern is not a regular expression.
+    #[error("invalid regular expression `{pattern}`: {}", last_line(source))]
+    Regex {
+        /// The pattern.
+        pattern: String,
+        /// The cause.
+        source: regex::Error,
+    },
+}
+
 /// Where a workload can be reached.
 pub trait Locate {
     /// Host and port, for a service whose label names `port`, or none. `Ok(None)`: nowhere at present, so that its
     /// services stay without a server.
-    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String>;
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError>;
 }
 
 /// Options of label providers that say what becomes of workloads.
@@ -101,7 +203,7 @@ impl Rules {
             "" => None,
             text => Some(
                 Constraint::parse(text, on)
-                    .map_err(|message| Error::Option { option: "constraints", message })?,
+                    .map_err(|error| Error::Option { option: "constraints", message: error.to_string() })?,
             ),
         };
         Ok(Self { default_rule, constraints })
@@ -120,15 +222,15 @@ impl Rules {
     }
 
     /// The rule of a router that has none.
-    fn default_rule(&self, workload: &Workload<'_>) -> Result<String, String> {
+    fn default_rule(&self, workload: &Workload<'_>) -> Result<String, DefaultRuleError> {
         let labels = workload.labels.iter().map(|(key, value)| (key.clone(), Value::Text(value.clone())));
         let data = Value::Map(BTreeMap::from([
             ("Name".to_owned(), workload.title.into()),
             ("ContainerName".to_owned(), (&**workload.owner).into()),
             ("Labels".to_owned(), Value::Map(labels.collect())),
         ]));
-        let rule = self.default_rule.render(&data, LONGEST_RULE).map_err(|error| error.to_string())?;
-        if rule.is_empty() { Err("the default rule is empty".into()) } else { Ok(rule) }
+        let rule = self.default_rule.render(&data, LONGEST_RULE)?;
+        if rule.is_empty() { Err(DefaultRuleError::Empty) } else { Ok(rule) }
     }
 }
 
@@ -163,9 +265,9 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
         let default_rule = std::cell::OnceCell::new();
         for (name, router) in &mut routers {
             if router.rule.is_empty() {
-                match default_rule.get_or_init(|| rules.default_rule(workload)).clone() {
-                    Ok(rule) => Arc::make_mut(router).rule = rule,
-                    Err(message) => provided.break_object(Kind::Router, name, &origin, message),
+                match default_rule.get_or_init(|| rules.default_rule(workload)) {
+                    Ok(rule) => Arc::make_mut(router).rule.clone_from(rule),
+                    Err(error) => provided.break_object(Kind::Router, name, &origin, error.to_string()),
                 }
             }
             // A child may lead on, and what has children must have no service.
@@ -173,7 +275,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
             if router.service.is_empty() && !is_layer {
                 match only(&names.http) {
                     Ok(service) => Arc::make_mut(router).service = service,
-                    Err(message) => provided.break_object(Kind::Router, name, &origin, message),
+                    Err(error) => provided.break_object(Kind::Router, name, &origin, error.to_string()),
                 }
             }
         }
@@ -222,7 +324,7 @@ fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origi
         } else if router.service.is_empty() {
             match only(&names.tcp) {
                 Ok(service) => Arc::make_mut(router).service = service,
-                Err(message) => provided.break_object(Kind::TcpRouter, name, origin, message),
+                Err(error) => provided.break_object(Kind::TcpRouter, name, origin, error.to_string()),
             }
         }
     }
@@ -233,18 +335,18 @@ fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origi
         if router.service.is_empty() {
             match only(&names.udp) {
                 Ok(service) => Arc::make_mut(router).service = service,
-                Err(message) => provided.break_object(Kind::UdpRouter, name, origin, message),
+                Err(error) => provided.break_object(Kind::UdpRouter, name, origin, error.to_string()),
             }
         }
     }
     provided.config.udp.routers = udp;
 }
 
-fn only(names: &[String]) -> Result<String, String> {
+fn only(names: &[String]) -> Result<String, NoServiceError> {
     match names {
         [name] => Ok(name.clone()),
-        [] => Err("the router names no service, and there is none".into()),
-        many => Err(format!("the router names no service, and there are several: {}", many.join(", "))),
+        [] => Err(NoServiceError::None),
+        many => Err(NoServiceError::Several { names: many.to_vec() }),
     }
 }
 
@@ -324,15 +426,15 @@ enum Constraint {
 }
 
 impl Constraint {
-    fn parse(text: &str, on: On) -> Result<Self, String> {
+    fn parse(text: &str, on: On) -> Result<Self, ConstraintError> {
         expression::parse(text)
-            .map_err(|error| format!("at {}", error.located(text)))
+            .map_err(|error| ConstraintError::Syntax { text: text.to_owned(), error })
             .and_then(|tree| Self::from_tree(&tree, on))
     }
 
-    fn from_tree(tree: &Expression, on: On) -> Result<Self, String> {
+    fn from_tree(tree: &Expression, on: On) -> Result<Self, ConstraintError> {
         let both = |a: &Expression, b: &Expression| {
-            Ok::<_, String>((Box::new(Self::from_tree(a, on)?), Box::new(Self::from_tree(b, on)?)))
+            Ok::<_, ConstraintError>((Box::new(Self::from_tree(a, on)?), Box::new(Self::from_tree(b, on)?)))
         };
         Ok(match tree {
             Expression::And(a, b) => both(a, b).map(|(a, b)| Self::And(a, b))?,
@@ -341,32 +443,40 @@ impl Constraint {
             Expression::Call(call) if on == On::Labels => Self::on_labels(call)?,
             Expression::Call(call) => Self::on_tags(call)?,
             Expression::Compare { call, .. } => {
-                return Err(format!("`{}` cannot be compared here", call.name));
+                return Err(ConstraintError::Compare { function: call.name.clone() });
             }
-            Expression::Field(field) => return Err(format!("`{}` must be called", field.name)),
+            Expression::Field(field) => {
+                return Err(ConstraintError::NotCalled { name: field.name.clone() });
+            }
         })
     }
 
-    fn on_labels(call: &Call) -> Result<Self, String> {
+    fn on_labels(call: &Call) -> Result<Self, ConstraintError> {
         let [Argument::Text(key), Argument::Text(value)] = call.arguments.as_slice() else {
-            return Err(format!("`{}` takes two texts: a label and its value", call.name));
+            return Err(ConstraintError::LabelArguments { function: call.name.clone() });
         };
         match call.name.to_ascii_lowercase().as_str() {
             "label" => Ok(Self::Label(key.clone(), value.clone())),
             "labelregex" => Ok(Self::LabelRegex(key.clone(), regex(value)?)),
-            _ => Err(format!("unknown function `{}`: expected `Label` or `LabelRegex`", call.name)),
+            _ => Err(ConstraintError::UnknownFunction {
+                function: call.name.clone(),
+                expected: "`Label` or `LabelRegex`",
+            }),
         }
     }
 
-    fn on_tags(call: &Call) -> Result<Self, String> {
-        let of = |make: fn(&str) -> Result<Self, String>| match call.arguments.as_slice() {
+    fn on_tags(call: &Call) -> Result<Self, ConstraintError> {
+        let of = |make: fn(&str) -> Result<Self, ConstraintError>| match call.arguments.as_slice() {
             [Argument::Text(tag)] => make(tag),
-            _ => Err(format!("`{}` takes one text: a tag", call.name)),
+            _ => Err(ConstraintError::TagArguments { function: call.name.clone() }),
         };
         match call.name.to_ascii_lowercase().as_str() {
             "tag" => of(|tag| Ok(Self::Tag(tag.to_owned()))),
             "tagregex" => of(|tag| Ok(Self::TagRegex(regex(tag)?))),
-            _ => Err(format!("unknown function `{}`: expected `Tag` or `TagRegex`", call.name)),
+            _ => Err(ConstraintError::UnknownFunction {
+                function: call.name.clone(),
+                expected: "`Tag` or `TagRegex`",
+            }),
         }
     }
 
@@ -383,13 +493,14 @@ impl Constraint {
     }
 }
 
-fn regex(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|error| {
-        // The error draws the pattern and points at the place: its last line says what is wrong.
-        let whole = error.to_string();
-        let reason = whole.lines().last().unwrap_or("").trim_start_matches("error: ");
-        format!("invalid regular expression `{text}`: {reason}")
-    })
+fn regex(text: &str) -> Result<Regex, ConstraintError> {
+    Regex::new(text).map_err(|source| ConstraintError::Regex { pattern: text.to_owned(), source })
+}
+
+/// What is wrong with a pattern. The error draws the pattern and points at the place; only its last line says why.
+fn last_line(error: &regex::Error) -> String {
+    let whole = error.to_string();
+    whole.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -399,7 +510,7 @@ mod tests {
     struct Place;
 
     impl Locate for Place {
-        fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+        fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
             Ok(Some(("10.0.0.1".into(), port.unwrap_or("80").into())))
         }
     }
@@ -692,7 +803,7 @@ mod tests {
         let at = |ip: &'static str, pairs: &[(&str, &str)]| {
             struct At(&'static str);
             impl Locate for At {
-                fn locate(&self, _: Option<&str>) -> Result<Option<(String, String)>, String> {
+                fn locate(&self, _: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
                     Ok(Some((self.0.into(), "80".into())))
                 }
             }

@@ -46,9 +46,9 @@ impl Rest {
         let read = tokio::task::spawn_blocking(move || rest::read(&body)).await;
         let state = match read {
             Ok(Ok(state)) => state,
-            Ok(Err(message)) => {
-                tracing::error!(provider = &*provider, "a configuration that was sent is refused: {message}");
-                return reply::error(StatusCode::BAD_REQUEST, &message);
+            Ok(Err(error)) => {
+                tracing::error!(provider = &*provider, "a configuration that was sent is refused: {error}");
+                return reply::error(StatusCode::BAD_REQUEST, &error.to_string());
             }
             Err(_) => return reply::status_text(StatusCode::INTERNAL_SERVER_ERROR),
         };

@@ -10,7 +10,7 @@ use super::connect::Identity;
 use super::model::Instance;
 use crate::Error;
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, Locate, PREFIXES, Rules, Said, Workload};
+use crate::workload::{self, Carrier, Labels, Locate, LocateError, PREFIXES, Rules, Said, Workload};
 
 /// The part of the options that says what becomes of services.
 pub(super) struct Deriver {
@@ -128,9 +128,9 @@ impl Deriver {
 struct At<'i>(&'i Instance);
 
 impl Locate for At<'_> {
-    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
         if self.0.address.is_empty() {
-            return Err("address is missing: neither the service nor its node has one".into());
+            return Err(LocateError::NoInstanceAddress);
         }
         let port = port.map_or_else(|| self.0.port.to_string(), str::to_owned);
         Ok(Some((self.0.address.clone(), port)))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::model::{Container, Network};
-use crate::workload::Locate;
+use crate::workload::{Locate, LocateError};
 
 /// What the choice depends on, besides the container.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) struct Place<'a> {
 }
 
 impl Locate for Place<'_> {
-    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
         if !self.serves {
             return Ok(None);
         }
@@ -43,8 +43,7 @@ impl Locate for Place<'_> {
             return Ok(Some(bound));
         }
         let address = self.address()?;
-        let port = inner_port
-            .ok_or("port is missing: the container exposes none, and no label `server.port` names one")?;
+        let port = inner_port.ok_or(LocateError::NoPort)?;
         Ok(Some((address, port)))
     }
 }
@@ -98,7 +97,7 @@ impl Place<'_> {
         named.or_else(shared).or_else(|| usable().next()).unwrap_or("")
     }
 
-    fn address(&self) -> Result<String, String> {
+    fn address(&self) -> Result<String, LocateError> {
         let container = self.networked();
         let networks = &container.network_settings.networks;
         let named = self.named().and_then(|name| networks.get(name)).and_then(Network::address);
@@ -110,12 +109,10 @@ impl Place<'_> {
             return Ok(self.surroundings.host_address.clone());
         }
         if mode.starts_with("container:") {
-            return Err("the container whose network it shares cannot be found".into());
+            return Err(LocateError::SharedNetworkMissing);
         }
         let network = networks.get(self.chosen(networks)).and_then(Network::address);
-        network
-            .map(str::to_owned)
-            .ok_or_else(|| "unable to find the IP address: it has none in any network".into())
+        network.map(str::to_owned).ok_or(LocateError::NoAddress)
     }
 
     fn lowest_port(&self) -> Option<String> {
@@ -160,7 +157,8 @@ mod tests {
     fn found(place: &Place<'_>, port: Option<&str>) -> String {
         match place.locate(port) {
             Ok(Some((host, port))) => format!("{host} {port}"),
-            other => format!("{other:?}"),
+            Ok(None) => "nowhere".to_owned(),
+            Err(error) => error.to_string(),
         }
     }
 
@@ -199,7 +197,7 @@ mod tests {
         let nowhere = container(&[("b", "")], &["80/tcp"], "b");
         assert_eq!(place(&nowhere, &elsewhere).warning(), None, "no network is used");
         let stopped = Place { serves: false, ..place(&many, &surroundings) };
-        assert_eq!(found(&stopped, None), "Ok(None)");
+        assert_eq!(found(&stopped, None), "nowhere");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tidegate_config::Provided;
 use super::Options;
 use super::model::{Network, Node, Service, Task};
 use crate::template::functions::normalize;
-use crate::workload::{self, Carrier, Labels, Locate, Rules, Said, Workload};
+use crate::workload::{self, Carrier, Labels, Locate, LocateError, Rules, Said, Workload};
 
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
@@ -238,15 +238,15 @@ impl Place<'_> {
 }
 
 impl Locate for Place<'_> {
-    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, String> {
+    fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
         if !self.serves {
             return Ok(None);
         }
-        let port = port.ok_or("port is missing: services of a swarm need the label `server.port`")?;
+        let port = port.ok_or(LocateError::NoServicePort)?;
         if let Some((_, host, outer)) = self.published.iter().find(|(inner, ..)| inner == port) {
             return Ok(Some((host.clone(), outer.clone())));
         }
-        let chosen = self.chosen().ok_or("it has no address in any network of the swarm")?;
+        let chosen = self.chosen().ok_or(LocateError::NotInSwarm)?;
         Ok(Some((chosen.host.clone(), port.to_owned())))
     }
 }

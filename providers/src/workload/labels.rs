@@ -3,14 +3,46 @@
 use tidegate_config::decode::decode_config;
 use tidegate_config::formats::entries::{EntryError, Read};
 use tidegate_config::formats::labels;
-use tidegate_config::tree::{Node, Value};
+use tidegate_config::tree::{Conflict, Node, Value};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem, Provided};
 
-use super::{Locate, PREFIXES, Workload};
+use super::{Locate, LocateError, PREFIXES, Workload};
 
 /// Most labels of a workload that are read, and the longest of them in bytes.
 const MOST: usize = 5_000;
 const LONGEST: usize = 256 << 10;
+
+/// Why a service gets no server.
+#[derive(Debug, thiserror::Error)]
+enum ServerError {
+    /// The URL already has a scheme and a port.
+    #[error("`server.url` ({url}) excludes `server.port` and `server.scheme`")]
+    UrlExcludes {
+        /// The URL.
+        url: String,
+    },
+    /// The workload cannot be reached.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// `server` is given without an option.
+    #[error("`server` needs an option, such as `server.port`")]
+    NoOption,
+    /// An option of `server` is a list or has options of its own.
+    #[error("`server.{option}`: expected a single value")]
+    NotSingle {
+        /// The option.
+        option: String,
+    },
+    /// The port is not a number, or too large.
+    #[error("`server.port`: invalid port `{port}`: expected 0 to 65535")]
+    Port {
+        /// The port as it is written.
+        port: String,
+    },
+    /// The labels of the service contradict one another.
+    #[error("{0}")]
+    Conflict(Conflict),
+}
 
 /// The labels that are meant for the gateway.
 #[derive(Clone, Debug)]
@@ -173,12 +205,12 @@ impl<'a> Builder<'a> {
             }
             let names = if names.is_empty() { vec![self.workload.name.to_owned()] } else { names };
             for name in names {
-                if let Err((origin, message)) = self.add_server(family, &name, place) {
+                if let Err((origin, error)) = self.add_server(family, &name, place) {
                     let _ = self.labels.node.remove(&[family.section, "services", &name]);
                     self.broken.push(Problem {
                         origin,
                         object: Some(ObjectRef { kind: family.kind, name }),
-                        message,
+                        message: error.to_string(),
                         excerpt: None,
                     });
                 }
@@ -236,7 +268,12 @@ impl<'a> Builder<'a> {
         services.map(|table| table.iter().map(|(name, _)| name.to_owned()).collect()).unwrap_or_default()
     }
 
-    fn add_server(&mut self, family: Family, name: &str, place: &dyn Locate) -> Result<(), (Origin, String)> {
+    fn add_server(
+        &mut self,
+        family: Family,
+        name: &str,
+        place: &dyn Locate,
+    ) -> Result<(), (Origin, ServerError)> {
         let path = |rest: &[&'static str]| -> Vec<String> {
             [family.section, "services", name].iter().chain(rest).map(|step| (*step).to_owned()).collect()
         };
@@ -254,12 +291,11 @@ impl<'a> Builder<'a> {
         let port = server.port.as_ref().map(|(_, port)| port.as_str());
         let located = match server.url.take() {
             Some((origin, url)) if port.is_some() || server.scheme.is_some() => {
-                let message = format!("`server.url` ({url}) excludes `server.port` and `server.scheme`");
-                return Err((origin, message));
+                return Err((origin, ServerError::UrlExcludes { url }));
             }
             Some(url) => Some(url),
             // What is missing is at no label.
-            None => place.locate(port).map_err(|message| (self.origin(), message))?.map(|(host, port)| {
+            None => place.locate(port).map_err(|error| (self.origin(), error.into()))?.map(|(host, port)| {
                 let address = join(&host, &port);
                 let scheme = server.scheme.as_ref();
                 let url = match family.section {
@@ -286,7 +322,7 @@ impl<'a> Builder<'a> {
             self.labels
                 .node
                 .set(&steps, &origin, &value)
-                .map_err(|conflict| (origin, conflict.to_string()))?;
+                .map_err(|conflict| (origin, ServerError::Conflict(conflict)))?;
         }
         Ok(())
     }
@@ -307,15 +343,15 @@ struct Server {
 }
 
 impl Server {
-    fn read(node: Option<Node>, section: &str) -> Result<Self, (Origin, String)> {
+    fn read(node: Option<Node>, section: &str) -> Result<Self, (Origin, ServerError)> {
         let mut server = Self::default();
         let Some(node) = node else { return Ok(server) };
         let Value::Table(table) = &node.value else {
-            return Err((node.origin, "`server` needs an option, such as `server.port`".into()));
+            return Err((node.origin, ServerError::NoOption));
         };
         for (key, node) in table.iter() {
             let Some(value) = node.as_leaf() else {
-                return Err((node.origin.clone(), format!("`server.{key}`: expected a single value")));
+                return Err((node.origin.clone(), ServerError::NotSingle { option: key.to_owned() }));
             };
             let slot = match key.to_ascii_lowercase().as_str() {
                 "port" => &mut server.port,
@@ -332,7 +368,7 @@ impl Server {
         }
         match &server.port {
             Some((origin, port)) if port.parse::<u16>().is_err() => {
-                Err((origin.clone(), format!("`server.port`: invalid port `{port}`: expected 0 to 65535")))
+                Err((origin.clone(), ServerError::Port { port: port.clone() }))
             }
             _ => Ok(server),
         }
