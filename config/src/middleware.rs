@@ -121,12 +121,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Given<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::decode;
+    use crate::decode::{DecodeError, decode};
     use crate::formats::yaml;
 
-    fn read(text: &str) -> Result<Middleware, String> {
+    fn read(text: &str) -> Result<Middleware, DecodeError> {
         let node = yaml::read("f.yml", text.as_bytes()).expect("valid YAML");
-        decode(&node).map_err(|error| error.to_string())
+        decode(&node)
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
             ("when: Method(`GET`)", "invalid middleware type or middleware does not exist: expected"),
             ("{}", "invalid middleware type or middleware does not exist: expected"),
         ] {
-            let error = read(text).expect_err(text);
+            let error = read(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

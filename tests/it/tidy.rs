@@ -65,6 +65,59 @@ fn nothing_is_left_unfinished() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Folders whose functions return error types. Grows until it is the whole tree.
+const TYPED_ERRORS: [&str; 2] = ["config/src", "providers/src"];
+
+#[test]
+fn errors_are_types_and_not_texts() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        if !TYPED_ERRORS.iter().any(|folder| path.starts_with(root().join(folder))) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for line in string_errors(&text) {
+            wrong.push(format!("{}:{line}: `Result<_, String>`: expected an error type", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The lines on which a `Result` with the error type `String` begins.
+fn string_errors(text: &str) -> Vec<usize> {
+    let begins = text.match_indices("Result<").map(|(at, begin)| (at, at + begin.len()));
+    let is_string = |from: usize| {
+        let (mut depth, mut last, mut before) = (1, None, ' ');
+        for (at, c) in text[from..].char_indices() {
+            match c {
+                '<' | '(' | '[' | '{' => depth += 1,
+                '>' if matches!(before, '-' | '=') => {}
+                '>' | ')' | ']' | '}' => depth -= 1,
+                ',' if depth == 1 && text[from..][at + 1..].trim_start().starts_with('>') => {}
+                ',' if depth == 1 => last = Some(at + 1),
+                _ => {}
+            }
+            if depth == 0 {
+                let error = last.map(|last| text[from..][last..at].trim().trim_end_matches(','));
+                return error == Some("String");
+            }
+            before = c;
+        }
+        false
+    };
+    begins.filter(|(_, from)| is_string(*from)).map(|(at, _)| text[..at].matches('\n').count() + 1).collect()
+}
+
+#[test]
+fn string_errors_are_found_in_any_layout() {
+    let text = "fn a() -> Result<(), String> {}\n\
+                fn b() -> Result<\n    Vec<(u8, String)>,\n    String,\n> {}\n\
+                fn c() -> Result<String, Error> {}\n\
+                fn d() -> Result<fn(&str) -> Result<u8, String>, Error> {}\n\
+                fn e() -> io::Result<String> {}\n";
+    assert_eq!(string_errors(text), [1, 2, 7]);
+}
+
 #[test]
 fn the_model_keeps_its_field_names() {
     let mut wrong = Vec::new();
