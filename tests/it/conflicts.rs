@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::consul::catalog;
 use crate::docker::{Container, Load, run};
-use crate::support::outside::Consul;
+use crate::support::outside::{Consul, compose as compose_command};
 use crate::support::{Backend, Gateway, eventually, get, get_with, raw};
 
 /// Everything of the host, for whoever gets past a router that is more specific.
@@ -177,17 +177,12 @@ fn a_rolling_update_by_compose_fails_no_request() {
     let write = |labels: &[String]| {
         let labels: String = labels.iter().map(|label| format!("      - '{label}'\n")).collect();
         let text = format!(
-            "version: '3.7'\nservices:\n  app:\n    image: tidegate:dev\n    command: demo backend --address=:80\n    labels:\n{labels}"
+            "services:\n  app:\n    image: tidegate:dev\n    command: demo backend --address=:80\n    labels:\n{labels}"
         );
         std::fs::write(&file, text).unwrap();
     };
     let compose = |arguments: &[&str]| {
-        run(Command::new("docker-compose")
-            .args(["--project-name", &project, "--file"])
-            .arg(&file)
-            .args(arguments)
-            // One slot is for the service: its replicas are replaced one after another.
-            .env("COMPOSE_PARALLEL_LIMIT", "2"))
+        run(compose_command().args(["--project-name", &project, "--file"]).arg(&file).args(arguments))
     };
     struct Down<F: Fn()>(F);
     impl<F: Fn()> Drop for Down<F> {
@@ -197,10 +192,9 @@ fn a_rolling_update_by_compose_fails_no_request() {
     }
     write(&labels(host, "pw", &[]));
     let _down = Down(|| drop(compose(&["down", "--timeout", "5"])));
-    let up = ["up", "-d", "--timeout", "5", "--scale", "app=3"];
-    compose(&up);
+    compose(&["up", "-d", "--scale", "app=3"]);
     let names = || {
-        let answers = (0..9).map(|_| get(web, host, "/").text());
+        let answers = (0..12).map(|_| get(web, host, "/").text());
         let names: std::collections::BTreeSet<String> = answers
             .filter_map(|text| text.lines().find(|line| line.starts_with("Name:")).map(str::to_owned))
             .collect();
@@ -209,7 +203,13 @@ fn a_rolling_update_by_compose_fails_no_request() {
     eventually("three replicas answer", || check(web, host).is_ok() && names() == 3);
     let load = Load::with(3, move || check(web, host));
     write(&labels(host, "pw,mark", &[MARK, "traefik.http.services.app.loadbalancer.strategy=p2c"]));
-    compose(&up);
+    // One after another, as docs/providers/docker.md says: Compose v2 would stop all of them before it starts a new one.
+    for old in compose(&["ps", "--quiet"]).split_ascii_whitespace() {
+        compose(&["up", "-d", "--no-recreate", "--scale", "app=4"]);
+        eventually("the new replica answers", || names() == 4);
+        run(Command::new("docker").args(["stop", "--time", "5", old]));
+        run(Command::new("docker").args(["rm", old]));
+    }
     eventually("the new version serves", || version(web, host).as_deref() == Some("2"));
     eventually("no conflict is left", || conflicts(&gateway).is_empty());
     load.pass(30);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crate::support::outside::compose as compose_command;
 use crate::support::pebble::{Options, Pebble, get_over_tls};
 use crate::support::{Gateway, eventually, get, raw};
 
@@ -244,7 +245,7 @@ fn the_compose_file_comes_up_scales_and_stops() {
     let port = crate::support::backend::nobody().port();
     let api = crate::support::backend::nobody().port();
     let compose = |arguments: &[&str]| {
-        run(Command::new("docker-compose")
+        run(compose_command()
             .args([
                 "--project-name",
                 &project,

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use tidegate_config::{Config, Origin, Provided, formats};
+
+use crate::support::outside::compose;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -165,9 +166,9 @@ const COMPOSE: [&str; 3] =
 #[ignore = "needs Docker Compose"]
 fn the_compose_files_are_read_by_compose() {
     for file in COMPOSE {
-        let output =
-            Command::new("docker-compose").arg("-f").arg(root().join(file)).arg("config").output().unwrap();
-        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = compose().arg("-f").arg(root().join(file)).arg("config").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{file}: {said}");
     }
 }
 

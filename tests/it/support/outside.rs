@@ -18,6 +18,21 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no `{name}`: scripts/test.sh installs it"))
 }
 
+/// Compose: v2 where `scripts/tool.sh` has put it or the docker command has it as its plugin, else v1.
+pub fn compose() -> Command {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/docker-compose");
+    if own.is_file() {
+        return Command::new(own);
+    }
+    let plugin = Command::new("docker").args(["compose", "version"]).output();
+    if plugin.is_ok_and(|output| output.status.success()) {
+        let mut command = Command::new("docker");
+        command.arg("compose");
+        return command;
+    }
+    Command::new(program("docker-compose"))
+}
+
 /// Keeps others from changing the engine's mode while a test uses its name server, whose records of all networks are lost
 /// when the engine leaves a swarm (Docker 20.10). `alone` changes it. It holds in every process, until it is dropped.
 pub fn engine(alone: bool) -> File {
