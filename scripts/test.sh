@@ -66,7 +66,8 @@ if ! scripts/suites.sh; then
   echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2
   left_out+=(--skip suites::)
 fi
-scripts/image.sh tidegate:dev
+# Tests need no optimised image, and it is built much sooner without.
+PROFILE=demo scripts/image.sh tidegate:dev
 cargo build --workspace --bins
 # The ignored tests are those that need an outside program; here they all run.
 RUST_TEST_THREADS=4 cargo test --workspace --no-fail-fast -- --include-ignored "${left_out[@]}"
