@@ -3,7 +3,7 @@ CARGO ?= cargo
 # All of them by name: cargo fmt does not see the modules that the registry of middlewares declares.
 RUST_FILES = --edition 2024 $$(git ls-files '*.rs')
 
-.PHONY: run build test check lint image fuzz swaps fmt
+.PHONY: run build test check lint image deb fuzz swaps fmt
 
 # In a profile of its own, which is built much sooner than release.
 run:
@@ -29,6 +29,10 @@ lint:
 # The container image, from a static binary. PROFILE=demo builds it sooner, for trying things out.
 image:
 	scripts/image.sh
+
+# The Debian package, in target/debian.
+deb:
+	scripts/deb.sh
 
 # Fifty swaps of addresses under load (tests/it/swaps.rs); `test` has ten. Needs a running Docker Engine.
 swaps: image

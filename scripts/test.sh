@@ -21,6 +21,8 @@ command -v haproxy >/dev/null || need+=(haproxy)
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || need+=(nginx libnginx-mod-stream)
 [ -x /usr/sbin/dnsmasq ] || need+=(dnsmasq-base)
 command -v dig >/dev/null || need+=(bind9-dnsutils)
+# Its programs check the units; the service manager itself does not run.
+[ -x /usr/bin/systemd-socket-activate ] || need+=(systemd)
 python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
   apt-get update -q
@@ -54,6 +56,7 @@ if ! docker compose version >/dev/null 2>&1 && ! scripts/tool.sh docker-compose;
 fi
 scripts/tool.sh pebble
 scripts/tool.sh consul
+scripts/tool.sh cargo-deb
 scripts/tool.sh etcd || { apt-get update -q && scripts/tool.sh etcd; }
 # Without it only the comparison cannot be made.
 left_out=()

