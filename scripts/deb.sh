@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/target/tools:$PATH"
 scripts/tool.sh cargo-deb
-cargo deb --locked "$@"
+# Without debug information, which is most of the binary.
+cargo deb --locked --strip "$@"
