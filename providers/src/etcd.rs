@@ -1,23 +1,18 @@
-//! Configuration in the keys of etcd (Traefik's `providers.etcd`), behind the cargo feature `etcd`.
+//! Configuration in the keys of etcd (Traefik's `providers.etcd`).
 //!
 //! etcd is spoken to through its own JSON gateway, so that no gRPC is needed. One stream tells of each change from the
 //! revision on that was read; a cheap question now and then makes sure that the stream is not dead. While no server
 //! answers, the last known configuration stays.
 
-#[cfg(feature = "etcd")]
 mod client;
-#[cfg(feature = "etcd")]
 mod follow;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::Secret;
 
 use crate::Describe;
-#[cfg(not(feature = "etcd"))]
-use crate::Error;
 use crate::connect::Tls;
 
-#[cfg(feature = "etcd")]
 pub use follow::{Etcd, build};
 
 /// Options of `providers.etcd`.
@@ -54,34 +49,5 @@ impl Default for Options {
 impl Describe for Options {
     fn place(&self) -> String {
         self.endpoints.join(",")
-    }
-}
-
-/// Says that this build cannot do it.
-#[cfg(not(feature = "etcd"))]
-pub fn build(_: Options) -> Result<Absent, Error> {
-    let message = "this build has no etcd provider: build Tidegate with the cargo feature `etcd`".into();
-    Err(Error::Option { option: "etcd", message })
-}
-
-/// The provider of a build without it: there is none.
-#[cfg(not(feature = "etcd"))]
-pub enum Absent {}
-
-#[cfg(not(feature = "etcd"))]
-impl crate::Provider for Absent {
-    fn run(&self, _: crate::Session) -> futures_util::future::BoxFuture<'_, Result<(), Error>> {
-        match *self {}
-    }
-}
-
-#[cfg(all(test, not(feature = "etcd")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_build_without_it_names_the_feature() {
-        let refused = build(Options::default()).err().map(|error| error.to_string());
-        assert!(refused.is_some_and(|message| message.contains("cargo feature `etcd`")));
     }
 }
