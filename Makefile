@@ -1,7 +1,5 @@
 # make run: the demo. make test: everything, with the outside programs it needs installed first.
 CARGO ?= cargo
-# All of them by name: cargo fmt does not see the modules that the registry of middlewares declares.
-RUST_FILES = --edition 2024 $$(git ls-files '*.rs')
 
 .PHONY: run build test check lint image deb fuzz swaps fmt
 
@@ -21,7 +19,8 @@ check:
 	$(CARGO) test --workspace
 
 lint:
-	rustfmt --check $(RUST_FILES)
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	scripts/supply-chain.sh
@@ -43,4 +42,5 @@ fuzz:
 	scripts/fuzz.sh
 
 fmt:
-	rustfmt $(RUST_FILES)
+	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml

@@ -1,19 +1,46 @@
-//! Every middleware of Tidegate: one file each, one line each in the list below.
+//! Every middleware of Tidegate: one file each, which is declared here, and one line each in the list below.
 //!
 //! A middleware's file has five parts in this order: the sentence that says what it is for, its options, `build`,
 //! `handle`, its tests.
 
 #[macro_use]
 mod registry;
+pub mod add_prefix;
+pub mod any_of;
 mod auth;
+pub mod basic_auth;
 mod begun;
+pub mod body_limit;
+pub mod buffering;
+pub mod chain;
+pub mod circuit_breaker;
+pub mod compress;
 mod condition;
+pub mod content_type;
+pub mod digest_auth;
+pub mod encoded_characters;
+pub mod errors;
+pub mod forward_auth;
+pub mod grpc_web;
+pub mod headers;
+pub mod in_flight_req;
+pub mod ip_allow_list;
+pub mod ip_white_list;
 mod location;
+pub mod pass_tls_client_cert;
 mod path;
 pub mod pattern;
+pub mod rate_limit;
+pub mod redirect_regex;
+pub mod redirect_scheme;
+pub mod replace_path;
+pub mod replace_path_regex;
 mod replay;
+pub mod retry;
 mod sniff;
 mod status_ranges;
+pub mod strip_prefix;
+pub mod strip_prefix_regex;
 #[cfg(test)]
 mod testing;
 

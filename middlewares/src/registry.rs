@@ -1,9 +1,7 @@
-//! Turns the list of middlewares into modules, the `Options` enum and what can be asked of it.
+//! Turns the list of middlewares into the `Options` enum and what can be asked of it.
 
 macro_rules! registry {
     ($($key:ident: $module:ident::$options:ident,)*) => {
-        $(pub mod $module;)*
-
         /// The options of one middleware: exactly one kind.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(non_camel_case_types, missing_docs, reason = "the variants are the keys that people write")]
