@@ -192,6 +192,31 @@ fn names_become_page_names() {
     assert_eq!(kebab("ipAllowList"), "ip-allow-list");
 }
 
+/// A path that is followed by a name stands for a function or type of that file.
+#[test]
+fn the_symbols_of_the_architecture_exist() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let pieces: Vec<&str> = text.split('`').collect();
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    for at in (1..pieces.len()).step_by(2) {
+        let [path, " ", symbol] = pieces[at..(at + 3).min(pieces.len())] else { continue };
+        found += 1;
+        let source = fs::read_to_string(root().join(path)).unwrap_or_default();
+        let declares = |kind: &str| {
+            let declared = format!("{kind} {symbol}");
+            source.match_indices(&declared).any(|(at, _)| {
+                let next = source[at + declared.len()..].chars().next();
+                next.is_some_and(|next| !next.is_alphanumeric() && next != '_')
+            })
+        };
+        if !["fn", "struct", "enum", "trait", "type"].iter().any(|kind| declares(kind)) {
+            wrong.push(format!("{path}: {symbol}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(found >= 20, "only {found} symbols are named");
+}
+
 #[test]
 fn the_paths_in_the_documents_exist() {
     let mut wrong = Vec::new();
