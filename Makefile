@@ -1,7 +1,7 @@
 # make run: the demo. make test: everything, with the outside programs it needs installed first.
 CARGO ?= cargo
 
-.PHONY: run build test check lint image deb fuzz swaps fmt
+.PHONY: run build test check lint image deb fuzz swaps fmt hooks
 
 # In a profile of its own, which is built much sooner than release.
 run:
@@ -44,3 +44,7 @@ fuzz:
 fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
+
+# Has git check the messages of commits (scripts/hooks/commit-msg).
+hooks:
+	git config core.hooksPath scripts/hooks

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -190,6 +191,57 @@ fn kebab(kind: &str) -> String {
 fn names_become_page_names() {
     assert_eq!(kebab("passTLSClientCert"), "pass-tls-client-cert");
     assert_eq!(kebab("ipAllowList"), "ip-allow-list");
+}
+
+/// Longest line of a document, in characters. Tables and code are as long as they have to be.
+const MAX_COLUMNS: usize = 120;
+
+#[test]
+fn documents_are_wrapped() {
+    let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(root()).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let mut wrong = Vec::new();
+    for path in listed.lines() {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        let mut in_code = false;
+        for (number, line) in text.lines().enumerate() {
+            let is_fence = line.trim_start().starts_with("```");
+            in_code ^= is_fence;
+            let is_free =
+                in_code || is_fence || line.trim_start().starts_with('|') || line.starts_with("    ");
+            if !is_free && line.chars().count() > MAX_COLUMNS {
+                wrong.push(format!("{path}:{}", number + 1));
+            }
+        }
+    }
+    assert!(listed.lines().count() > 50, "{listed}");
+    assert!(wrong.is_empty(), "longer than {MAX_COLUMNS} columns:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn commit_messages_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("message");
+    let longest = format!("Add {}", "x".repeat(68));
+    for (message, is_right) in [
+        ("Add per-router timeouts\n\nThe problem.\n", true),
+        ("Add it\n# a comment of git\n\nThe problem.\n", true),
+        (&format!("{longest}\n\nThe problem.\n"), true),
+        (&format!("{longest}x\n\nThe problem.\n"), false),
+        ("fixup! Add it\n", true),
+        ("Add it\n", false),
+        ("Add it\nThe problem.\n", false),
+        ("Add it.\n\nThe problem.\n", false),
+        ("Added it\n\nThe problem.\n", false),
+        ("add it\n\nThe problem.\n", false),
+        ("", false),
+    ] {
+        fs::write(&path, message).unwrap();
+        let output = Command::new(root().join("scripts/hooks/commit-msg")).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), is_right, "{message:?}: {said}");
+        assert_eq!(said.is_empty(), is_right, "{message:?}: {said}");
+    }
 }
 
 /// A path that is followed by a name stands for a function or type of that file.
