@@ -193,6 +193,67 @@ fn names_become_page_names() {
     assert_eq!(kebab("ipAllowList"), "ip-allow-list");
 }
 
+/// The functions of a file in this folder.
+fn functions_of(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let name = |rest: &str| rest.split('(').next().unwrap_or_default().to_owned();
+    text.split("\nfn ").skip(1).map(name).collect()
+}
+
+/// Tests that documents name as `file::test`, and the cases of the table in docs/security.md.
+#[test]
+fn the_tests_that_documents_cite_exist() {
+    let folder = root().join("tests/it");
+    let mut wrong = Vec::new();
+    let pages = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    for page in pages.filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        for cited in text.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = cited.split_once("::") else { continue };
+            let file = folder.join(format!("{file}.rs"));
+            if file.exists() && !functions_of(&file).iter().any(|function| function == test) {
+                wrong.push(format!("{}: {cited}", page.display()));
+            }
+        }
+    }
+    let files =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let all: Vec<String> = files.flat_map(|file| functions_of(&file)).collect();
+    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let (before, table) = text.split_once("| case | attack |").unwrap();
+    let named: Vec<u32> =
+        before.rsplit("## ").next().unwrap().split(['(', ')', ',']).filter_map(number).collect();
+    let mut cases = 0;
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let cell = row.split('|').nth(1).unwrap();
+        for case in cell.split(',').flat_map(|part| numbers(part)) {
+            cases += 1;
+            let prefix = format!("case_{case:02}_");
+            let has_test =
+                all.iter().any(|name| name.starts_with(&prefix) || name.contains(&format!("_{case}_")));
+            if !has_test && !named.contains(&case) {
+                wrong.push(format!("docs/security.md: no test for case {case}"));
+            }
+        }
+    }
+    assert!(cases > 60, "only {cases} cases");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.trim().parse().ok()
+}
+
+/// `7`, or `16 – 19`.
+fn numbers(text: &str) -> Vec<u32> {
+    match text.split_once('–') {
+        Some((first, last)) => {
+            number(first).zip(number(last)).map_or_else(Vec::new, |(a, b)| (a..=b).collect())
+        }
+        None => number(text).into_iter().collect(),
+    }
+}
+
 /// Longest line of a document, in characters. Tables and code are as long as they have to be.
 const MAX_COLUMNS: usize = 120;
 

@@ -459,7 +459,13 @@ fn mistakes_in_certificates_are_told_with_their_place_and_the_rest_serves() {
         more.push_str(&format!("    - {{certFile: '{cert}', keyFile: '{key}'}}\n"));
     }
     more.push_str("  options:\n    lost: {clientAuth: {caFiles: [/no/such/ca.pem]}}\n");
-    let hosts = [("good.test", ""), ("other.test", ""), ("old.test", ""), ("lost.test", "lost")];
+    let hosts = [
+        ("good.test", ""),
+        ("other.test", ""),
+        ("old.test", ""),
+        ("lost.test", "lost"),
+        ("none.test", "none"),
+    ];
     let gateway = Gateway::serve(&routes(&backend.url(), &hosts, &more));
     let problems = gateway.problems();
     for (cert, _, told) in &cases {
@@ -480,6 +486,10 @@ fn mistakes_in_certificates_are_told_with_their_place_and_the_rest_serves() {
     }
     assert!(ask(gateway.web(), &config, "lost.test", "lost.test").is_err(), "fails closed");
     assert_eq!(ask(gateway.web(), &config, "good.test", "lost.test").unwrap().status(), 421);
+    // Options that do not exist.
+    assert!(problems.iter().any(|problem| problem.contains("none@file")), "{problems:#?}");
+    assert!(ask(gateway.web(), &config, "none.test", "none.test").is_err(), "fails closed, too");
+    assert_eq!(ask(gateway.web(), &config, "good.test", "none.test").unwrap().status(), 421);
 }
 
 #[test]
