@@ -162,7 +162,7 @@ fn renewals_fail_no_request() {
         .collect();
     let mut seen = std::collections::HashSet::new();
     let end = Instant::now() + Duration::from_secs(90);
-    while seen.len() < 3 && Instant::now() < end {
+    while (seen.len() < 3 || count.load(Ordering::Relaxed) < 100) && Instant::now() < end {
         seen.insert(served(pebble.secure(), "short.test", &roots).unwrap());
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -170,7 +170,7 @@ fn renewals_fail_no_request() {
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert!(seen.len() >= 3, "{} certificates in a minute and a half", seen.len());
     assert_eq!(failed.load(Ordering::Relaxed), 0);
-    assert!(count.load(Ordering::Relaxed) > 100);
+    assert!(count.load(Ordering::Relaxed) >= 100);
     assert_eq!(stored(&pebble.storage()), ["short.test"], "the old ones are gone");
 }
 

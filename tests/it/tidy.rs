@@ -226,7 +226,7 @@ fn the_tests_that_documents_cite_exist() {
     let mut cases = 0;
     for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
         let cell = row.split('|').nth(1).unwrap();
-        for case in cell.split(',').flat_map(|part| numbers(part)) {
+        for case in cell.split(',').flat_map(numbers) {
             cases += 1;
             let prefix = format!("case_{case:02}_");
             let has_test =
