@@ -124,7 +124,7 @@ impl ClientIp {
             };
             return entries.rev().map(read).find(counts).unwrap_or(Client::NONE);
         }
-        self.masked(Client::Address(request.context.connection.peer.ip().to_canonical()))
+        self.masked(Client::Address(request.context.exchange.connection.peer.ip().to_canonical()))
     }
 
     fn masked<'a>(&self, client: Client<'a>) -> Client<'a> {

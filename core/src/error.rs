@@ -13,7 +13,7 @@ pub enum Fault {
     Gateway,
 }
 
-/// A failure between this gateway and a server. A response that stands for one carries it as an extension.
+/// A failure between this gateway and a server. A response that stands for one carries it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// No connection could be made: refused, unreachable, name not found.

@@ -8,12 +8,13 @@ pub mod body;
 pub mod building;
 pub mod client_ip;
 pub mod error;
+pub mod exchange;
 pub mod expression;
 pub mod forwarded;
 pub mod identity;
 pub mod message;
 pub mod middleware;
-pub mod record;
+pub mod reason;
 pub mod reply;
 pub mod store;
 pub mod values;
@@ -21,7 +22,10 @@ pub mod values;
 pub use body::{Body, BodyError, Frames, Guard, Polled};
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
+pub use exchange::{Attempt, Exchange, RouteInfo, ServerInfo};
 pub use identity::{AuthMethod, Identity};
-pub use message::{Attempts, Connection, Context, Held, Interim, OriginalTarget, Request, Response, TlsInfo};
+pub use message::{
+    ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,
+};
 pub use middleware::{Admission, BoxFuture, Handler, Middleware, Next};
-pub use record::Record;
+pub use reason::{Origin, Reason};

@@ -16,7 +16,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The end of a chain: turns a request into a response, and cannot fail.
 ///
-/// A failure to reach a server is a response that carries its [`crate::UpstreamError`] as an extension.
+/// A failure to reach a server is a response that carries it ([`Response::failure`]).
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
@@ -64,7 +64,12 @@ pub enum Admission {
 pub struct Next(Arc<Stage>);
 
 enum Stage {
-    Middleware(Arc<dyn Middleware>, Next),
+    Middleware {
+        middleware: Arc<dyn Middleware>,
+        next: Next,
+        /// How many middlewares of the route are left, this one included; 0 in a chain that is not a route's.
+        left: u16,
+    },
     Service(Arc<dyn Handler>),
 }
 
@@ -82,15 +87,52 @@ impl Next {
     {
         middlewares.into_iter().rev().fold(end, |next, middleware| match middleware.expand(&next) {
             Some(expanded) => expanded,
-            None => Self(Arc::new(Stage::Middleware(middleware, next))),
+            None => Self(Arc::new(Stage::Middleware { middleware, next, left: 0 })),
         })
+    }
+
+    /// The chain of a route, and the names of its middlewares ([`crate::RouteInfo::middlewares`]): requests note how
+    /// far they get in it. Where a middleware consists of others, each of those has its name.
+    pub fn route<M>(middlewares: M, end: Self) -> (Self, Box<[Arc<str>]>)
+    where
+        M: IntoIterator<Item = (Arc<str>, Arc<dyn Middleware>)>,
+        M::IntoIter: DoubleEndedIterator,
+    {
+        let mut names = Vec::new();
+        let mut next = end;
+        for (name, middleware) in middlewares.into_iter().rev() {
+            let own = match middleware.expand(&next) {
+                Some(expanded) => expanded.before(&next),
+                None => vec![middleware],
+            };
+            for middleware in own.into_iter().rev() {
+                names.push(name.clone());
+                let left = u16::try_from(names.len()).unwrap_or(0);
+                next = Self(Arc::new(Stage::Middleware { middleware, next, left }));
+            }
+        }
+        names.reverse();
+        (next, names.into())
+    }
+
+    /// The middlewares in front of `end`, first to last.
+    fn before(&self, end: &Self) -> Vec<Arc<dyn Middleware>> {
+        let mut at = self;
+        let mut found = Vec::new();
+        while !Arc::ptr_eq(&at.0, &end.0)
+            && let Stage::Middleware { middleware, next, .. } = &*at.0
+        {
+            found.push(middleware.clone());
+            at = next;
+        }
+        found
     }
 
     /// The middlewares, first to last.
     pub fn middlewares(&self) -> impl Iterator<Item = &Arc<dyn Middleware>> {
         let mut at = self;
         std::iter::from_fn(move || match &*at.0 {
-            Stage::Middleware(middleware, next) => {
+            Stage::Middleware { middleware, next, .. } => {
                 at = next;
                 Some(middleware)
             }
@@ -101,7 +143,12 @@ impl Next {
     /// Passes the request on.
     pub fn run(&self, request: Request) -> BoxFuture<'_, Response> {
         match &*self.0 {
-            Stage::Middleware(middleware, next) => middleware.handle(request, next),
+            Stage::Middleware { middleware, next, left } => {
+                if *left != 0 {
+                    request.context.exchange.pass_on(*left);
+                }
+                middleware.handle(request, next)
+            }
             Stage::Service(service) => service.call(request),
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+};
 
 use crate::path::{self, UrlPath};
 
@@ -50,7 +52,7 @@ impl Middleware for Add {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         match self.target(request.path()).map(|target| request.set_path(&target)) {
             Some(Ok(())) => next.run(request),
-            _ => crate::answer(reply::empty(StatusCode::BAD_REQUEST)),
+            _ => crate::answer(reply::empty(StatusCode::BAD_REQUEST, Reason::PathRefused)),
         }
     }
 }

@@ -8,8 +8,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Admission, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request,
-    Response,
+    Admission, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason,
+    Request, Response,
 };
 
 /// Tidegate's own. The members are asked in order, each with the request as it came, until one lets it through. When
@@ -144,7 +144,7 @@ impl Refusals {
 
     fn answer(self) -> Response {
         let Some(mut response) = self.way_in.or(self.last) else {
-            return tidegate_core::reply::status_text(StatusCode::FORBIDDEN);
+            return tidegate_core::reply::status_text(StatusCode::FORBIDDEN, Reason::Forbidden);
         };
         if response.status() == StatusCode::UNAUTHORIZED {
             for challenge in self.challenges {

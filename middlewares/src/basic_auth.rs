@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next,
+    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason,
     Request, Response, reply,
 };
 use tokio::sync::Semaphore;
@@ -117,10 +117,10 @@ impl Middleware for Basic {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(credentials) = Credentials::of(&request.head.headers) else {
             // As in Traefik, where the JSON of the access log tells nobody from somebody who was not asked.
-            auth::note_user(&request, "");
+            request.context.exchange.claim("");
             return self.refuse();
         };
-        auth::note_user(&request, &credentials.user);
+        request.context.exchange.claim(&credentials.user);
         if self.dummy.work() < QUICK {
             let right =
                 self.users.get(&credentials.user).is_some_and(|hash| hash.matches(&credentials.password));
@@ -230,7 +230,7 @@ impl Drop for WaitingPlace {
 }
 
 fn too_busy() -> Response {
-    let mut response = reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::AuthenticationUnavailable);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
@@ -269,7 +269,7 @@ mod tests {
     use http::Request as Head;
     use parking_lot::Mutex;
     use proptest::prelude::*;
-    use tidegate_core::{Body, Record};
+    use tidegate_core::Body;
 
     const MD5_TEST: &str = "test:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/";
     const SHA_TEST: &str = "sha:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=";
@@ -327,13 +327,13 @@ mod tests {
         let mut request = with_credentials("test:test");
         request.head.headers.insert("x-user", HeaderValue::from_static("spoofed"));
         request.head.headers.insert("x_user", HeaderValue::from_static("spoofed"));
-        let record = Arc::new(Record::begin());
-        request.context.record = Some(record.clone());
+        let exchange = request.context.exchange.clone();
         let seen = testing::request_after(options, request);
         assert_eq!(seen.head.headers["x-user"], "test");
         assert!(!seen.head.headers.contains_key("x_user"));
         assert!(!seen.head.headers.contains_key("authorization"));
-        assert_eq!(record.fields().user.as_deref(), Some("test"));
+        assert_eq!(exchange.user(), Some("test"));
+        assert_eq!(exchange.identity().unwrap().subject, "test");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use http::StatusCode;
 use http_body::{Body as HttpBody, SizeHint};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled, Request,
-    Response, UpstreamError, reply,
+    Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled, Reason,
+    Request, Response, UpstreamError, reply,
 };
 
 /// Tidegate's own. A body that is announced as too long is refused with 413 before a byte of it is read. One without a
@@ -41,7 +41,7 @@ impl Middleware for Limit {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let known = request.body.size_hint();
         if known.lower() > self.0 {
-            return crate::answer(reply::status_text(StatusCode::PAYLOAD_TOO_LARGE));
+            return crate::answer(reply::status_text(StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge));
         }
         if known.upper().is_some_and(|most| most <= self.0) {
             return next.run(request);
@@ -57,7 +57,7 @@ impl Middleware for Limit {
         Box::pin(async move {
             let response = next.run(request).await;
             // A failure to read the body is answered in many ways; this one has a name.
-            let failed = response.extensions().get::<UpstreamError>().is_some();
+            let failed = response.failure.is_some();
             if passed.load(Ordering::Relaxed) && failed && response.status() != StatusCode::PAYLOAD_TOO_LARGE
             {
                 return reply::upstream_failure(UpstreamError::TooLarge);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Attempts, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request,
+    BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
     Response, reply,
 };
 
@@ -107,7 +107,7 @@ impl Middleware for Buffer {
 
 impl Buffer {
     async fn send(&self, request: Request, next: &Next) -> Response {
-        let Request { mut head, body, mut context } = request;
+        let Request { mut head, body, context } = request;
         // What has no length and no encoding has no body at all: it stays without a length.
         let had_body = !body.is_end_stream() || head.headers.contains_key(TRANSFER_ENCODING);
         if body.size_hint().lower() > self.request.max {
@@ -122,9 +122,6 @@ impl Buffer {
         if had_body {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(spool.len()));
         }
-        if self.retry.is_some() {
-            context.attempts.get_or_insert_with(|| Arc::new(Attempts::default()));
-        }
         let mut attempt = 1;
         loop {
             let response = next.run(Request::new(head.clone(), spool.body(), context.clone())).await;
@@ -138,34 +135,38 @@ impl Buffer {
             let status = response.status().as_u16();
             drop(response);
             attempt += 1;
-            tracing::debug!(router = %context.router, attempt, "buffering: sending the request again");
-            if let Some(record) = &context.record {
-                record.note_retry(status);
-            }
+            tracing::debug!(
+                router = context.exchange.router(),
+                attempt,
+                "buffering: sending the request again"
+            );
+            context.exchange.retry(status);
         }
     }
 
     /// The response with its whole body at hand.
-    async fn buffered(&self, response: Response, method: &Method) -> Response {
+    async fn buffered(&self, mut response: Response, method: &Method) -> Response {
         let status = response.status();
         if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
             return response;
         }
-        let (mut head, body) = response.into_parts();
+        let body = std::mem::take(&mut response.body);
         match Spool::fill(body, self.response.max, self.response.memory).await {
             Ok(spool) => {
-                head.headers.remove(TRANSFER_ENCODING);
-                head.headers.remove(TRAILER);
-                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(spool.len()));
-                Response::from_parts(head, spool.body())
+                let headers = response.headers_mut();
+                headers.remove(TRANSFER_ENCODING);
+                headers.remove(TRAILER);
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(spool.len()));
+                response.body = spool.body();
+                response
             }
             Err(BodyError::TooLarge { limit }) => {
                 tracing::warn!(limit, "buffering: response longer than maxResponseBodyBytes");
-                reply::status_text(StatusCode::INTERNAL_SERVER_ERROR)
+                reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::ResponseTooLarge)
             }
             Err(error) => {
                 tracing::warn!(%error, "buffering: response broke off");
-                reply::status_text(StatusCode::BAD_GATEWAY)
+                reply::status_text(StatusCode::BAD_GATEWAY, Reason::ResponseBroken)
             }
         }
     }
@@ -183,15 +184,16 @@ impl Buffer {
 }
 
 fn refusal(error: &BodyError) -> Response {
-    reply::status_text(match error {
-        BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
+    let (status, reason) = match error {
+        BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge),
+        BodyError::TimedOut => (StatusCode::REQUEST_TIMEOUT, Reason::ClientTimeout),
         BodyError::Io(error) => {
             tracing::error!(%error, "buffering: temporary file failed");
-            StatusCode::INTERNAL_SERVER_ERROR
+            (StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
         }
-        _ => StatusCode::BAD_REQUEST,
-    })
+        _ => (StatusCode::BAD_REQUEST, Reason::ClientGone),
+    };
+    reply::status_text(status, reason)
 }
 
 #[cfg(test)]

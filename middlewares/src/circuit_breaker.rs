@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Request, Response,
-    reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Reason, Request,
+    Response, reply,
 };
 
 use crate::condition::{self, Condition, Gives};
@@ -107,7 +107,7 @@ impl Middleware for Breaking {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let started = Instant::now();
         if !self.breaker.admits(started) {
-            return crate::answer(reply::status_text(self.status));
+            return crate::answer(reply::status_text(self.status, Reason::CircuitOpen));
         }
         Box::pin(async move {
             let response = next.run(request).await;
@@ -304,7 +304,8 @@ mod tests {
         };
         let middleware = testing::build(options);
         let ask = || {
-            let service = Service(|_| reply::bare(StatusCode::INTERNAL_SERVER_ERROR, "broken"));
+            let service =
+                Service(|_| reply::bare(StatusCode::INTERNAL_SERVER_ERROR, "broken", Reason::InternalError));
             block_on(testing::run(&middleware, get("http://h.test/"), &service))
         };
         assert_eq!(text(ask()), "broken");

@@ -14,8 +14,7 @@ use http_body::Body as _;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Record, Request,
-    Response,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
 use crate::{begun, sniff};
@@ -138,13 +137,12 @@ impl Middleware for Compressor {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(choice) = self.choice(&request) else { return next.run(request) };
         Box::pin(async move {
-            let record = request.context.record.clone();
             let mut response = next.run(request).await;
             response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
             match choice {
                 Choice::Encode(encoding) if self.is_wanted(&response) => {
                     match self.looked_at(response).await {
-                        (response, true) => encode(response, encoding, record).await,
+                        (response, true) => encode(response, encoding).await,
                         (response, false) => response,
                     }
                 }
@@ -196,26 +194,25 @@ impl Compressor {
 
     /// Looks at the body where the head does not say enough: at the type when a list asks for types and there is
     /// none, and whether a body of unknown length is empty.
-    async fn looked_at(&self, response: Response) -> (Response, bool) {
-        let (mut head, mut body) = response.into_parts();
-        if self.has_lists && !head.headers.contains_key(CONTENT_TYPE) {
-            let begin;
-            (begin, body) = begun::begin(body).await;
+    async fn looked_at(&self, mut response: Response) -> (Response, bool) {
+        if self.has_lists && !response.headers().contains_key(CONTENT_TYPE) {
+            let (begin, body) = begun::begin(response.body).await;
+            response.body = body;
             let found = HeaderValue::from_static(sniff::content_type(&begin));
             if !self.is_wanted_type(&HeaderMap::from_iter([(CONTENT_TYPE, found)])) {
-                return (Response::from_parts(head, body), false);
+                return (response, false);
             }
         }
-        if body.size_hint().exact().is_none() {
-            match begun::unless_empty(body).await {
-                Some(again) => body = again,
+        if response.body.size_hint().exact().is_none() {
+            match begun::unless_empty(std::mem::take(&mut response.body)).await {
+                Some(again) => response.body = again,
                 None => {
-                    head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-                    return (Response::from_parts(head, Body::empty()), false);
+                    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+                    return (response, false);
                 }
             }
         }
-        (Response::from_parts(head, body), true)
+        (response, true)
     }
 
     fn is_wanted_type(&self, headers: &HeaderMap) -> bool {
@@ -259,45 +256,26 @@ fn forbids_change(headers: &HeaderMap) -> bool {
         .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("no-transform")))
 }
 
-async fn encode(response: Response, encoding: Encoding, record: Option<Arc<Record>>) -> Response {
+async fn encode(mut response: Response, encoding: Encoding) -> Response {
     let length = length(&response);
     let known = length.filter(|length| *length <= ONE_PIECE);
-    let (mut head, mut body) = response.into_parts();
-    if let (Some(record), None) = (record, length) {
-        body = body.with_guard(Box::new(OriginSize { record, bytes: 0 }));
-    }
-    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
-    head.headers.remove(CONTENT_LENGTH);
-    head.headers.remove(ACCEPT_RANGES);
-    let compressed = Compressed::new(body, encoding);
-    let body = match known {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(ACCEPT_RANGES);
+    let compressed = Compressed::new(std::mem::take(&mut response.body), encoding);
+    response.body = match known {
         // What is gathered is bounded by the length that was declared; an encoder adds a little.
         Some(_) => match Body::of_frames(compressed).collect(2 * ONE_PIECE).await {
             Ok(whole) => {
-                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
                 Body::full(whole)
             }
             Err(error) => Body::of_frames(stream::Broken(Some(error))),
         },
         None => Body::of_frames(compressed),
     };
-    Response::from_parts(head, body)
-}
-
-/// Tells the record how long a body was whose length nobody knew.
-struct OriginSize {
-    record: Arc<Record>,
-    bytes: u64,
-}
-
-impl Guard for OriginSize {
-    fn data(&mut self, length: usize) {
-        self.bytes += length as u64;
-    }
-
-    fn end(self: Box<Self>, _: bool) {
-        self.record.note_size(self.bytes);
-    }
+    response
 }
 
 #[cfg(test)]

@@ -54,13 +54,13 @@ fn wants_type(response: &Response) -> bool {
         && !response.body().is_end_stream()
 }
 
-async fn with_type(response: Response) -> Response {
-    let (mut head, body) = response.into_parts();
-    let (begin, body) = begun::begin(body).await;
+async fn with_type(mut response: Response) -> Response {
+    let (begin, body) = begun::begin(response.body).await;
+    response.body = body;
     if !begin.is_empty() {
-        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(sniff::content_type(&begin)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(sniff::content_type(&begin)));
     }
-    Response::from_parts(head, body)
+    response
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl Middleware for Digest {
             .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
         let Some(answer) = header.and_then(Answer::parse) else { return self.refuse(Refusal::Wrong) };
         if !answer.username.is_empty() {
-            auth::note_user(&request, &answer.username);
+            request.context.exchange.claim(&answer.username);
         }
         match self.check(&answer, &request) {
             Ok(()) if self.establishing.establish(&mut request, &answer.username) => next.run(request),

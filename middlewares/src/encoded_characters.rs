@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+};
 
 /// Traefik's `encodedCharacters`: whatever is not allowed is refused with 400.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,7 +65,7 @@ impl Middleware for EncodedCharacters {
         if self.allows(request.path()) {
             next.run(request)
         } else {
-            crate::answer(reply::empty(StatusCode::BAD_REQUEST))
+            crate::answer(reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters))
         }
     }
 }

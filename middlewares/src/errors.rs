@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next,
-    Request, Response, reply,
+    Reason, Request, Response, reply,
 };
 
 use crate::status_ranges::StatusRanges;
@@ -96,21 +96,14 @@ impl Middleware for Pages {
             }
             let size = http_body::Body::size_hint(response.body()).exact();
             drop(response);
-            let record = original.context.record.clone();
+            let exchange = original.context.exchange.clone();
             let shown =
                 self.rewrites.iter().find(|(from, _)| from.contains(status)).map_or(status, |(_, to)| *to);
             let Some(mut request) = self.page_request(original, status, shown) else {
-                return reply::error(shown, reply::text_of(shown));
+                return reply::error(shown, reply::text_of(shown), Reason::ErrorPage);
             };
-            let record = record.map(|record| record.note_error_page(status.as_u16(), size));
-            if let Some(record) = &record {
-                record.note_service(&self.service_name);
-            }
-            request.context.record.clone_from(&record);
+            request.context.exchange = exchange.begin_page(self.service_name.clone(), status.as_u16(), size);
             let mut page = self.service.call(request).await;
-            if let Some(record) = &record {
-                record.note(|fields| _ = fields.origin_status.get_or_insert(page.status().as_u16()));
-            }
             *page.status_mut() = shown;
             page
         })
@@ -211,7 +204,8 @@ mod tests {
         );
         let middleware = build_in(&world, Errors { service: "pages".into(), ..options }).unwrap();
         let service = Service(move |_| {
-            let mut response = reply::bare(StatusCode::from_u16(status).unwrap(), "from the service");
+            let mut response = Response::new(Body::full("from the service"));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response.headers_mut().insert("x-service", "1".parse().unwrap());
             response
         });

@@ -14,7 +14,7 @@ use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
     Admission, AuthMethod, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors,
-    HttpClient, Identity, Middleware, Next, Request, Response, reply,
+    HttpClient, Identity, Middleware, Next, Reason, Request, Response, reply,
 };
 
 use crate::{auth, pattern};
@@ -238,18 +238,18 @@ impl Asking {
             Ok(answer) => answer?,
             Err(_) => {
                 tracing::error!(address = %self.location_base, "forwardAuth: no answer in time");
-                return Err(Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR)));
+                return Err(unavailable());
             }
         };
         let user = self.user_header.as_ref().and_then(|name| answer.headers.get(name));
         let user = user.map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned());
         if let Some(user) = &user {
-            auth::note_user(&request, user);
+            request.context.exchange.claim(user);
         }
         if answer.status == StatusCode::UNAUTHORIZED
             && let Some(signin) = &self.signin
         {
-            let mut redirect = reply::empty(StatusCode::FOUND);
+            let mut redirect = reply::empty(StatusCode::FOUND, Reason::Redirect);
             redirect.headers_mut().insert(LOCATION, signin.clone());
             return Err(Box::new(redirect));
         }
@@ -258,8 +258,7 @@ impl Asking {
         }
         self.take_headers(&mut request.head.headers, &answer.headers);
         if let Some(user) = user.filter(|user| !user.is_empty()) {
-            let identity = Identity::new(user, AuthMethod::Forward, self.name.clone());
-            request.context.identity = Some(Arc::new(identity));
+            request.context.identify(Identity::new(user, AuthMethod::Forward, self.name.clone()));
         }
         let cookies = answer.headers.get_all(SET_COOKIE).iter().cloned().collect();
         Ok((request, cookies))
@@ -270,14 +269,13 @@ impl Asking {
         let mut body = Body::empty();
         if let Some(limit) = self.body_limit {
             if request.body.size_hint().lower() > limit {
-                return Err(Box::new(reply::empty(StatusCode::UNAUTHORIZED)));
+                return Err(too_large());
             }
-            let bytes = std::mem::take(&mut request.body).collect(limit).await.map_err(|error| {
-                Box::new(reply::empty(match error {
-                    BodyError::TooLarge { .. } => StatusCode::UNAUTHORIZED,
-                    _ => StatusCode::INTERNAL_SERVER_ERROR,
-                }))
-            })?;
+            let bytes =
+                std::mem::take(&mut request.body).collect(limit).await.map_err(|error| match error {
+                    BodyError::TooLarge { .. } => too_large(),
+                    _ => unavailable(),
+                })?;
             request.body = Body::full(bytes.clone());
             body = Body::full(bytes);
         }
@@ -287,20 +285,19 @@ impl Asking {
     }
 
     async fn ask(&self, asking: Request) -> Result<Answer, Box<Response>> {
-        let failure = || Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
         let response = self.client.send(asking, &self.tls, TIMEOUT).await.map_err(|error| {
             tracing::error!(address = %self.location_base, %error, "forwardAuth: no answer");
-            failure()
+            unavailable()
         })?;
         let (head, body) = response.into_parts();
         let body = body.collect(self.response_limit).await.map_err(|error| match error {
             BodyError::TooLarge { limit } => {
                 tracing::warn!(address = %self.location_base, limit, "forwardAuth: answer longer than maxResponseBodySize");
-                Box::new(reply::empty(StatusCode::UNAUTHORIZED))
+                too_large()
             }
             error => {
                 tracing::error!(address = %self.location_base, %error, "forwardAuth: answer broke off");
-                failure()
+                unavailable()
             }
         })?;
         Ok(Answer { status: head.status, headers: head.headers, body })
@@ -323,11 +320,10 @@ impl Asking {
                 .ok()
                 .and_then(|location| self.location_base.join(location).ok())
                 .and_then(|url| HeaderValue::from_str(url.as_str()).ok());
-            let Some(absolute) = absolute else { return reply::empty(StatusCode::INTERNAL_SERVER_ERROR) };
+            let Some(absolute) = absolute else { return *unavailable() };
             headers.insert(LOCATION, absolute);
         }
-        let mut response = Response::new(Body::full(answer.body));
-        *response.status_mut() = answer.status;
+        let mut response = reply::bare(answer.status, answer.body, Reason::AuthenticationAnswer);
         *response.headers_mut() = headers;
         response
     }
@@ -389,6 +385,16 @@ fn canonical(name: &str) -> String {
             if upper { c.to_ascii_uppercase() } else { c }
         })
         .collect()
+}
+
+/// The answer when the authentication server gives none that can be used.
+fn unavailable() -> Box<Response> {
+    Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR, Reason::AuthenticationUnavailable))
+}
+
+/// The answer when there is more to read than is allowed. It is Traefik's.
+fn too_large() -> Box<Response> {
+    Box::new(reply::empty(StatusCode::UNAUTHORIZED, Reason::AuthenticationUnavailable))
 }
 
 #[cfg(test)]
@@ -454,7 +460,8 @@ mod tests {
     }
 
     fn answer(status: u16, headers: &[(&'static str, &'static str)], body: &'static str) -> Response {
-        let mut response = reply::bare(StatusCode::from_u16(status).unwrap(), body);
+        let mut response = Response::new(Body::full(body.to_owned()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
         for (name, value) in headers {
             response.headers_mut().append(*name, HeaderValue::from_static(value));
         }
@@ -525,7 +532,7 @@ mod tests {
 
     #[test]
     fn answers_have_a_longest_length() {
-        let long = |_: &Request| Ok(reply::bare(StatusCode::OK, vec![b'x'; (1 << 20) + 1]));
+        let long = |_: &Request| Ok(Response::new(Body::full(vec![b'x'; (1 << 20) + 1])));
         let outcome = run(options(), post(), long);
         assert!(outcome.passed.is_none());
         assert_eq!(outcome.response.status(), 401);
@@ -568,12 +575,12 @@ mod tests {
 
     #[test]
     fn the_user_is_recorded() {
-        let mut request = post();
-        let record = Arc::new(tidegate_core::Record::begin());
-        request.context.record = Some(record.clone());
+        let request = post();
+        let exchange = request.context.exchange.clone();
         let options = ForwardAuth { header_field: "X-User".into(), ..options() };
         run(options, request, |_| Ok(answer(200, &[("x-user", "jane")], "")));
-        assert_eq!(record.fields().user.as_deref(), Some("jane"));
+        assert_eq!(exchange.user(), Some("jane"));
+        assert_eq!(exchange.identity().unwrap().subject, "jane");
     }
 
     #[test]

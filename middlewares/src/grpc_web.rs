@@ -13,7 +13,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply,
+    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
 };
 
 use frames::{Decoded, Framed};
@@ -76,7 +76,7 @@ impl GrpcWeb {
     }
 
     fn preflight(&self, asked: &HeaderMap) -> Response {
-        let mut response = reply::empty(StatusCode::OK);
+        let mut response = reply::empty(StatusCode::OK, Reason::Preflight);
         let headers = response.headers_mut();
         for name in [ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_REQUEST_HEADERS] {
             headers.append(VARY, HeaderValue::from_static(canonical_of(&name)));
@@ -134,9 +134,8 @@ fn canonical(name: &str) -> String {
 ///
 /// What is not gRPC (an error page, an answer of another middleware) keeps its body. A Trailers-Only answer keeps its
 /// status in the headers and gets no body, as in Envoy: clients look for it there when the body is empty.
-fn to_web(response: Response, web: &'static str, is_text: bool, origin: Option<HeaderValue>) -> Response {
-    let (mut head, body) = response.into_parts();
-    let headers = &mut head.headers;
+fn to_web(mut response: Response, web: &'static str, is_text: bool, origin: Option<HeaderValue>) -> Response {
+    let headers = response.headers_mut();
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).filter(|kind| is_grpc(kind));
     let kind = kind.and_then(|kind| HeaderValue::try_from(kind.replacen(GRPC, web, 1)).ok());
     let is_grpc = kind.is_some();
@@ -152,14 +151,16 @@ fn to_web(response: Response, web: &'static str, is_text: bool, origin: Option<H
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names);
     }
     if !is_grpc {
-        return Response::from_parts(head, body);
+        return response;
     }
+    let is_empty = http_body::Body::is_end_stream(&response.body);
+    let headers = response.headers_mut();
     headers.remove(TRAILER);
-    if headers.contains_key(GRPC_STATUS) && http_body::Body::is_end_stream(&body) {
-        return Response::from_parts(head, body);
+    if headers.contains_key(GRPC_STATUS) && is_empty {
+        return response;
     }
     headers.remove(CONTENT_LENGTH);
-    Response::from_parts(head, Body::of_frames(Framed::new(body, is_text)))
+    response.map(|body| Body::of_frames(Framed::new(body, is_text)))
 }
 
 /// True for `application/grpc` and its forms (`+proto`, `;charset=…`), not for `application/grpc-web`.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{Source, SourceCriterion};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Guard, Held, Middleware, Next, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, Guard, Middleware, Next, Reason, Request, Response, reply,
 };
 
 /// Traefik's `inFlightReq`.
@@ -46,12 +46,12 @@ impl Middleware for Limiter {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(permit) = self.counts.acquire(self.source.of(&request), self.amount) else {
             let body = format!("max connections reached: {}", self.amount);
-            return crate::answer(reply::bare(StatusCode::TOO_MANY_REQUESTS, body));
+            return crate::answer(reply::bare(StatusCode::TOO_MANY_REQUESTS, body, Reason::TooManyInFlight));
         };
         let permit = Arc::new(permit);
-        if request.head.headers.contains_key(http::header::UPGRADE) {
+        if let Some(upgrade) = &mut request.context.upgrade {
             // A connection that changes its protocol is under way until it ends, long after its response.
-            request.head.extensions.get_or_insert_default::<Held>().push(permit.clone());
+            upgrade.hold(permit.clone());
         }
         Box::pin(async move { next.run(request).await.map(|body| body.with_guard(Box::new(Hold(permit)))) })
     }
@@ -118,7 +118,8 @@ impl Drop for Permit {
 mod tests {
     use super::*;
     use crate::testing::{self, Service, get, text, with_body};
-    use tidegate_core::Body;
+    use std::io;
+    use tidegate_core::{Body, ByteStream, ClientSide, Upgrade};
 
     fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {
         testing::block_on(testing::run(middleware, request, &Service(|_| Response::new(Body::full("hello")))))
@@ -159,16 +160,25 @@ mod tests {
         assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
     }
 
+    struct NoSide;
+
+    impl ClientSide for NoSide {
+        fn changed(&self) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
+            Box::pin(std::future::ready(Err(io::ErrorKind::NotConnected.into())))
+        }
+    }
+
     #[test]
     fn a_changed_protocol_counts_until_its_connection_ends() {
         let middleware = testing::build(InFlightReq { amount: 1, source_criterion: None });
         let tunnel = Arc::new(Mutex::new(None));
         let kept = tunnel.clone();
         let service = Service(move |mut request: Request| {
-            *kept.lock() = request.head.extensions.remove::<Held>();
-            reply::empty(StatusCode::SWITCHING_PROTOCOLS)
+            *kept.lock() = request.context.upgrade.take();
+            Response::new(Body::empty())
         });
-        let request = with_body(http::Request::get("http://a.test/").header("Upgrade", "websocket"), "");
+        let mut request = get("http://a.test/");
+        request.context.upgrade = Some(Box::new(Upgrade::new(Arc::new(NoSide))));
         drop(testing::block_on(testing::run(&middleware, request, &service)));
         assert_eq!(ask(&middleware, get("http://a.test/")).status(), 429);
         tunnel.lock().take().unwrap();

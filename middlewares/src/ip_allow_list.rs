@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, IpRanges, IpStrategy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
-    reply,
+    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
+    Response, reply,
 };
 
 /// Traefik's `ipAllowList`.
@@ -70,7 +70,11 @@ impl AllowList {
 
 impl Middleware for AllowList {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        if self.allows(&request) { next.run(request) } else { crate::answer(reply::status_text(self.reject)) }
+        if self.allows(&request) {
+            next.run(request)
+        } else {
+            crate::answer(reply::status_text(self.reject, Reason::AddressDenied))
+        }
     }
 
     fn admission(&self) -> Admission {
@@ -84,7 +88,7 @@ mod tests {
     use crate::testing::{self, request};
     use http::Request as Head;
     use std::net::SocketAddr;
-    use tidegate_core::{Body, Connection};
+    use tidegate_core::{Body, Connection, Context};
 
     fn options(ranges: &[&str], strategy: Option<IpStrategy>) -> IpAllowList {
         let source_range = ranges.iter().map(|r| (*r).to_owned()).collect();
@@ -94,7 +98,7 @@ mod tests {
     fn status(options: IpAllowList, peer: &str, forwarded: &str) -> u16 {
         let mut request = request(Head::get("http://h.test/").header("x-forwarded-for", forwarded));
         let peer = SocketAddr::new(peer.parse().unwrap(), 4000);
-        request.context.connection = Arc::new(Connection::plain(peer));
+        request.context = Context::new(Arc::new(Connection::plain(peer)));
         testing::response_of(options, request, |_| Response::new(Body::empty())).status().as_u16()
     }
 

@@ -2,7 +2,7 @@
 
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, StatusCode};
-use tidegate_core::{Response, reply};
+use tidegate_core::{Reason, Response, reply};
 
 use crate::path::{self, UrlPath};
 
@@ -10,14 +10,16 @@ use crate::path::{self, UrlPath};
 /// cannot be one is answered with 502, as Traefik does.
 pub(crate) fn redirect(url: &str, method: &Method, permanent: bool) -> Response {
     let location = normalised(url).and_then(|location| HeaderValue::from_bytes(location.as_bytes()).ok());
-    let Some(location) = location else { return reply::status_text(StatusCode::BAD_GATEWAY) };
+    let Some(location) = location else {
+        return reply::status_text(StatusCode::BAD_GATEWAY, Reason::Redirect);
+    };
     let status = match (method == Method::GET, permanent) {
         (true, false) => StatusCode::FOUND,
         (true, true) => StatusCode::MOVED_PERMANENTLY,
         (false, false) => StatusCode::TEMPORARY_REDIRECT,
         (false, true) => StatusCode::PERMANENT_REDIRECT,
     };
-    let mut response = reply::status_text(status);
+    let mut response = reply::status_text(status, Reason::Redirect);
     response.headers_mut().insert(LOCATION, location);
     response
 }

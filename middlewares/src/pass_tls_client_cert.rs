@@ -177,7 +177,7 @@ struct Selection {
 
 impl Middleware for Pass {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        let connection = request.context.connection.clone();
+        let connection = request.context.connection().clone();
         let certificates = connection.tls.as_ref().map_or(&[][..], |tls| &tls.client_certificates);
         if !certificates.is_empty() {
             let headers = &mut request.head.headers;
@@ -281,7 +281,7 @@ fn query_escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::testing::{self, get};
-    use tidegate_core::{Connection, TlsInfo};
+    use tidegate_core::{Connection, Context, TlsInfo};
 
     /// A certificate with every kind of name, made with OpenSSL.
     const CLIENT: &str = concat!(
@@ -320,7 +320,7 @@ mod tests {
         let mut request = get("https://h.test/");
         let tls = TlsInfo { client_certificates: certificates, ..TlsInfo::default() };
         let plain = Connection::plain(([127, 0, 0, 1], 4000).into());
-        request.context.connection = Arc::new(Connection { tls: Some(tls), ..plain });
+        request.context = Context::new(Arc::new(Connection { tls: Some(tls), ..plain }));
         request.head.headers.insert("x_forwarded_tls_client_cert", HeaderValue::from_static("spoofed"));
         request
     }

@@ -15,7 +15,8 @@ use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request, Response,
+    reply,
 };
 
 use buckets::{Buckets, Ticket};
@@ -145,9 +146,11 @@ impl Middleware for Limiter {
                     match limit.admit(source).await {
                         Ok(Turn::In(delay)) => after(delay, request, next).await,
                         Ok(Turn::Over(wait)) => refusal(wait),
-                        Err(Unknown) => {
-                            reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Could not insert/update bucket")
-                        }
+                        Err(Unknown) => reply::error(
+                            StatusCode::INTERNAL_SERVER_ERROR,
+                            "Could not insert/update bucket",
+                            Reason::LimitUnavailable,
+                        ),
                     }
                 });
             }
@@ -168,7 +171,7 @@ async fn after(delay: StdDuration, request: Request, next: &Next) -> Response {
 }
 
 fn refusal(delay: StdDuration) -> Response {
-    let mut response = reply::status_text(StatusCode::TOO_MANY_REQUESTS);
+    let mut response = reply::status_text(StatusCode::TOO_MANY_REQUESTS, Reason::RateLimited);
     let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
     let headers = response.headers_mut();
     headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));

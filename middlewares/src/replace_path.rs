@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+};
 
 use crate::path::{self, UrlPath};
 
@@ -41,11 +43,11 @@ impl Middleware for Replace {
         let internal_error = http::StatusCode::INTERNAL_SERVER_ERROR;
         let target = match &self.target {
             Ok(target) => target,
-            Err(reason) => return crate::answer(reply::error(internal_error, reason)),
+            Err(reason) => return crate::answer(reply::error(internal_error, reason, Reason::PathRefused)),
         };
         note_replaced(&mut request);
         if let Err(error) = request.set_path(target) {
-            return crate::answer(reply::error(internal_error, &error.to_string()));
+            return crate::answer(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
         }
         next.run(request)
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+};
 
 use crate::path::{self, UrlPath};
 use crate::pattern::{self, Template};
@@ -45,14 +47,18 @@ impl Middleware for Replace {
         let path = match path::unescape(&raw) {
             Ok(path) => path,
             Err(error) => {
-                return crate::answer(reply::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()));
+                return crate::answer(reply::error(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    &error.to_string(),
+                    Reason::PathRefused,
+                ));
             }
         };
         let escaped = UrlPath { path, raw }.escaped();
         let target = path::with_leading_slash(&escaped);
         note_replaced(&mut request);
         if !path::is_clean(&target) || request.set_path(&target).is_err() {
-            return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request"));
+            return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
         }
         next.run(request)
     }

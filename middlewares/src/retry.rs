@@ -7,7 +7,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    Attempts, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
     UpstreamError,
 };
 
@@ -99,8 +99,7 @@ impl Middleware for Retrier {
 impl Retrier {
     async fn send(&self, request: Request, next: &Next) -> Response {
         let started = Instant::now();
-        let Request { head, body, mut context } = request;
-        context.attempts.get_or_insert_with(|| Arc::new(Attempts::default()));
+        let Request { head, body, context } = request;
         let replay = Replay::new(body, self.limit);
         let mut body = replay.next().unwrap_or_default();
         let mut attempt = 1;
@@ -115,10 +114,12 @@ impl Retrier {
             let Some(again) = replay.next() else { return response };
             let status = response.status().as_u16();
             drop(response);
-            tracing::debug!(router = %context.router, attempt = attempt + 1, "sending the request again");
-            if let Some(record) = &context.record {
-                record.note_retry(status);
-            }
+            tracing::debug!(
+                router = context.exchange.router(),
+                attempt = attempt + 1,
+                "sending the request again"
+            );
+            context.exchange.retry(status);
             let wait = self.wait_before(attempt + 1);
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -134,7 +135,7 @@ impl Retrier {
 
     fn wants_another(&self, method: &Method, response: &Response) -> bool {
         if self.on_network_error
-            && let Some(failure) = response.extensions().get::<UpstreamError>()
+            && let Some(failure) = &response.failure
             && self.is_repeatable(method, failure)
         {
             return true;
@@ -176,7 +177,7 @@ mod tests {
     use crate::testing::{self, Service, World, block_on, build_in, get, text, with_body};
     use http::StatusCode;
     use std::sync::Mutex;
-    use tidegate_core::{Body, Record, reply};
+    use tidegate_core::{Body, Reason, ServerInfo, reply};
 
     fn options(attempts: i64) -> Retry {
         Retry { attempts, ..Retry::default() }
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn statuses_are_tried_again_when_asked() {
-        let unavailable = || vec![reply::status_text(StatusCode::SERVICE_UNAVAILABLE)];
+        let unavailable = || vec![reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::NoServer)];
         let asked = Retry { status: vec!["500-504".into()], ..options(2) };
         assert_eq!(run(asked.clone(), get("http://h.test/"), unavailable()).1, 2);
         assert_eq!(run(options(2), get("http://h.test/"), unavailable()).1, 1);
@@ -274,20 +275,21 @@ mod tests {
 
     #[test]
     fn retries_are_recorded_and_share_the_list_of_servers() {
-        let mut request = get("http://h.test/");
-        let record = Arc::new(Record::begin());
-        request.context.record = Some(record.clone());
+        let request = get("http://h.test/");
+        let exchange = request.context.exchange.clone();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let store = seen.clone();
         let service = Service(move |request: Request| {
-            let attempts = request.context.attempts.unwrap();
-            store.lock().unwrap().push(attempts.count());
-            attempts.note(7);
+            let exchange = &request.context.exchange;
+            store.lock().unwrap().push((exchange.attempts().count(), exchange.has_tried(7)));
+            let server = ServerInfo { id: 7, url: "http://a:80".into(), address: "a:80".into() };
+            exchange.attempt(&"s@file".into(), Some(&Arc::new(server)));
             reply::upstream_failure(refused())
         });
         block_on(testing::run(&testing::build(options(3)), request, &service));
-        assert_eq!(*seen.lock().unwrap(), [0, 1, 2]);
-        assert_eq!(record.fields().retries, 2);
+        assert_eq!(*seen.lock().unwrap(), [(0, false), (1, true), (2, true)]);
+        let summary = exchange.summary();
+        assert_eq!((summary.retries, summary.failed.len(), summary.origin_status), (2, 2, None));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request, Response,
+    reply,
 };
 
 use crate::path;
@@ -61,7 +62,7 @@ pub(crate) fn continue_at<'a>(
     next: &'a Next,
 ) -> BoxFuture<'a, Response> {
     if !path::is_clean(stripped) || request.set_path(stripped).is_err() {
-        return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request"));
+        return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
     }
     request.head.headers.append(FORWARDED_PREFIX, prefix);
     next.run(request)

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode};
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, reply};
+use tidegate_core::{
+    BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+};
 
 use crate::strip_prefix::continue_at;
 use crate::{path, pattern};
@@ -33,7 +35,7 @@ struct Strip(Vec<Regex>);
 impl Middleware for Strip {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Ok(decoded) = path::unescape(request.path()) else {
-            return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request"));
+            return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
         };
         let found = self.0.iter().find_map(|expression| {
             let found = expression.find(&decoded)?.as_bytes();
@@ -45,7 +47,7 @@ impl Middleware for Strip {
         match (rest, HeaderValue::from_bytes(prefix)) {
             (Some(rest), Ok(prefix)) => continue_at(&rest, prefix, request, next),
             // A prefix with a line feed in it cannot be told to the service.
-            _ => crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request")),
+            _ => crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Header names that many servers take for another one: `X_Auth_User` and `X.Auth.User` for `X-Auth-User`.
 
 use http::HeaderMap;
-use tidegate_core::{Response, reply};
+use tidegate_core::{Reason, Response, reply};
 
 use crate::settings::EntryPointHttp;
 
@@ -44,7 +44,11 @@ impl AliasStrategy {
             return Ok(());
         }
         if matches!(self, Self::Reject(_)) {
-            return Err(Box::new(reply::error(http::StatusCode::BAD_REQUEST, "Bad Request")));
+            return Err(Box::new(reply::error(
+                http::StatusCode::BAD_REQUEST,
+                "Bad Request",
+                Reason::MalformedRequest,
+            )));
         }
         for name in found {
             headers.remove(name);

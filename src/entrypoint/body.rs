@@ -11,6 +11,7 @@ use tidegate_core::body::Pace;
 use tidegate_core::{Body, BodyError};
 use tokio::time::{Instant, Sleep};
 
+use super::closing::Closing;
 use super::linger::{self, Leftover};
 use super::pace::{self, Answering};
 use super::progress::Progress;
@@ -49,6 +50,7 @@ pub(super) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
     h2: bool,
+    closing: Option<Closing>,
     /// What few answers need, in a box of its own: this body is moved several times.
     framed: Option<Box<Framed>>,
 }
@@ -64,9 +66,15 @@ struct Framed {
 }
 
 impl AnswerBody {
-    /// The body of an answer whose end closes `open`. `headless`: no body follows the head whatever `body` says.
-    pub(super) fn new(body: Body, open: OpenAnswer, h2: bool, headless: bool) -> Self {
-        let mut this = Self { body, open, h2, framed: None };
+    /// The body of an answer whose end closes `open` and `closing`. `headless`: no body follows the head whatever `body`
+    /// says.
+    pub(super) fn new(
+        body: Body,
+        (open, closing): (OpenAnswer, Option<Closing>),
+        h2: bool,
+        headless: bool,
+    ) -> Self {
+        let mut this = Self { body, open, h2, closing, framed: None };
         if !h2 {
             this.open.progress.respond();
         } else if !this.body.is_end_stream() && !headless {
@@ -93,6 +101,14 @@ impl AnswerBody {
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         self.framed = Some(Box::new(Framed { answering, leftover, deadline }));
     }
+
+    fn fail(&mut self, error: &BodyError) {
+        self.body.fail(error);
+        if let Some(closing) = &mut self.closing {
+            closing.fail(error);
+            closing.finish(false);
+        }
+    }
 }
 
 impl HttpBody for AnswerBody {
@@ -109,7 +125,7 @@ impl HttpBody for AnswerBody {
         }
         let deadline = this.framed.as_mut().and_then(|framed| framed.deadline.as_mut());
         if deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            this.body.fail(&BodyError::TimedOut);
+            this.fail(&BodyError::TimedOut);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
@@ -122,11 +138,26 @@ impl HttpBody for AnswerBody {
                 if !this.h2 {
                     this.open.progress.add_unsent(length);
                 }
+                if let Some(closing) = &mut this.closing {
+                    closing.add_sent(length);
+                    if this.body.is_end_stream() {
+                        closing.finish(true);
+                    }
+                }
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "the body of an answer broke off");
+                if let Some(closing) = &mut this.closing {
+                    closing.fail(error);
+                    closing.finish(false);
+                }
             }
-            Poll::Ready(None) | Poll::Pending => {}
+            Poll::Ready(None) => {
+                if let Some(closing) = &mut this.closing {
+                    closing.finish(true);
+                }
+            }
+            Poll::Pending => {}
         }
         polled
     }
@@ -147,7 +178,10 @@ impl Drop for AnswerBody {
             answering.set(false);
         }
         if self.open.progress.is_cut() {
-            self.body.fail(&BodyError::TimedOut);
+            self.fail(&BodyError::TimedOut);
+        }
+        if let Some(closing) = &mut self.closing {
+            closing.finish(self.body.is_end_stream());
         }
         if let Some(leftover) = framed.and_then(|framed| framed.leftover) {
             linger::drain_behind(leftover);

@@ -22,7 +22,7 @@ use super::clock::{Clock, Due, STALLED};
 use super::door::Door;
 use super::heads::HeldHead;
 use super::hold::{Held, hold};
-use super::http::{HttpService, Link};
+use super::http::{HttpService, Link, Protocol};
 use super::linger::Wire;
 use super::progress::Progress;
 use super::proxy_protocol::{self, Parsed};
@@ -150,6 +150,7 @@ pub(super) async fn first_bytes<T>(
     let mut connection = Connection {
         peer,
         local: stream.local_addr()?,
+        accepted: Instant::now(),
         entry_point: door.name.clone(),
         tls: None,
         forwarded_for: None,
@@ -296,9 +297,8 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
         progress: progress.clone(),
         peer,
         tls_options,
-        started: Instant::now(),
         requests: 0.into(),
-        framed: h2,
+        protocol: if h2 { Protocol::Http2 } else { Protocol::Http1 },
     });
     let service = HttpService::new(link);
     if !h2 {

@@ -82,8 +82,6 @@ pub(super) struct Door {
     /// Something is answered here before that.
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
-    /// The name of no router.
-    pub(super) unrouted: Arc<str>,
     pub(super) balance: Balance,
     /// No more connections are accepted.
     pub(super) closing: CancellationToken,
@@ -167,7 +165,6 @@ impl Door {
                 .as_ref()
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
-            unrouted: "".into(),
             balance: shared.balance.clone(),
             closing: CancellationToken::new(),
             draining: CancellationToken::new(),

@@ -173,7 +173,9 @@ impl ForwardedRules {
 /// Appends the client's address to `X-Forwarded-For`, unless that is not to be done.
 pub(crate) fn append_for(request: &mut Request) {
     let Request { head, context, .. } = request;
-    if let Some(address) = context.connection.forwarded_for.as_ref().filter(|_| !context.omit_forwarded_for) {
+    if let Some(address) =
+        context.exchange.connection.forwarded_for.as_ref().filter(|_| !context.omit_forwarded_for)
+    {
         append(&mut head.headers, address);
     }
 }

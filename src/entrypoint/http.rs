@@ -14,13 +14,16 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BoxFuture, Connection, Context, Held, Interim, OriginalTarget, Request, Response, reply,
+    Body, BoxFuture, Connection, Context, Exchange, Guard, Interim, OriginalTarget, Reason, Request,
+    Response, Upgrade, reply,
 };
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::chosen_options::ChosenOptions;
+use super::closing::Closing;
 use super::door::Door;
 use super::forwarded::Peer;
 use super::heads::HeldHead;
@@ -31,8 +34,8 @@ use super::progress::Progress;
 use super::target::refused;
 use super::timeouts;
 use super::tunnel;
+use super::upgrade;
 use crate::internal::PROVIDER;
-use crate::observability::access_log::Pending;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
 
@@ -49,10 +52,36 @@ pub(super) struct Link {
     pub(super) peer: Peer,
     /// The TLS options that the handshake was made with.
     pub(super) tls_options: Option<ChosenOptions>,
-    pub(super) started: Instant,
     pub(super) requests: AtomicU64,
-    /// Requests come as streams of frames: HTTP/2 or HTTP/3.
-    pub(super) framed: bool,
+    pub(super) protocol: Protocol,
+}
+
+/// The protocol of a client connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/3.
+    Http3,
+}
+
+impl Protocol {
+    /// True where requests come as streams of frames: HTTP/2 and HTTP/3.
+    pub(super) fn is_framed(self) -> bool {
+        self != Self::Http1
+    }
+}
+
+/// A request as its protocol hands it over.
+pub(super) struct Arrived {
+    pub(super) head: http::request::Parts,
+    pub(super) body: Body,
+    /// Takes interim answers for the client, where it can be sent any.
+    pub(super) interim: Option<Arc<dyn Interim>>,
+    /// The client's side, when it asks for another protocol.
+    pub(super) upgrade: Option<Box<Upgrade>>,
 }
 
 /// Serves the requests of one connection.
@@ -80,7 +109,8 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let link = self.0.clone();
         let open = OpenAnswer::new(link.progress.clone());
-        let deadline = link.door.limits.write.filter(|_| link.framed).map(|limit| Instant::now() + limit);
+        let deadline =
+            link.door.limits.write.filter(|_| link.protocol.is_framed()).map(|limit| Instant::now() + limit);
         Box::pin(async move {
             let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
             let mut serving = pin!(serve(&link, request, open, deadline));
@@ -104,14 +134,20 @@ async fn serve(
     let is_head = request.method() == Method::HEAD;
     let is_old = request.version() == Version::HTTP_10;
     let (mut head, incoming) = request.into_parts();
-    let pace = link.framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
+    let framed = link.protocol.is_framed();
+    let pace = framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
     let (body, upload) = request_body(incoming, pace);
     let (answering, mut leftover) = upload.unzip();
     let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
-    let tunnel = link.framed && head.method == Method::CONNECT && begin_tunnel(link, &mut head);
+    let mut upgrade = head.extensions.remove::<OnUpgrade>().map(upgrade::of_library);
+    let tunnel = framed && head.method == Method::CONNECT && begin_tunnel(&mut head);
+    if let Some(upgrade) = upgrade.as_mut().filter(|_| tunnel) {
+        // The connection counts as busy for as long as the tunnel is there.
+        upgrade.hold(Arc::new(OpenAnswer::new(link.progress.clone())));
+    }
     // Over HTTP/2 there is no way to send them.
-    let interim = (!link.framed).then(|| link.progress.clone() as Arc<dyn Interim>);
-    let mut response = respond(link, head, body, interim).await;
+    let interim = (!framed).then(|| link.progress.clone() as Arc<dyn Interim>);
+    let (mut response, closing) = respond(link, Arrived { head, body, interim, upgrade }).await;
     if tunnel {
         response = tunnel::answer(response);
     }
@@ -137,47 +173,38 @@ async fn serve(
         && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
             || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
     head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut body = AnswerBody::new(body, open, link.framed, headless);
+    let mut body = AnswerBody::new(body, (open, closing), framed, headless);
     body.bind(answering, leftover, deadline.map(Into::into));
     http::Response::from_parts(head, body)
 }
 
-/// Makes an upgrade of an extended CONNECT. The connection counts as busy for as long as the tunnel is there.
-pub(super) fn begin_tunnel(link: &Link, head: &mut http::request::Parts) -> bool {
+/// Makes an upgrade of an extended CONNECT.
+pub(super) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
     let protocol = head.extensions.remove::<hyper::ext::Protocol>();
-    let begun = protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()));
-    if begun {
-        let open = OpenAnswer::new(link.progress.clone());
-        head.extensions.get_or_insert_default::<Held>().push(Arc::new(open));
-    }
-    begun
+    protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()))
 }
 
-/// The answer to a request, whatever it came by. `interim` takes interim answers for the client.
-pub(super) async fn respond(
-    link: &Link,
-    head: http::request::Parts,
-    body: Body,
-    interim: Option<Arc<dyn Interim>>,
-) -> Response {
-    let wants_upgrade = head.headers.contains_key(UPGRADE);
-    let mut line = None;
-    let answer = AssertUnwindSafe(answer(link, (head, body), interim, &mut line)).catch_unwind().await;
+/// The answer to a request, whatever it came by, and the end of its exchange, which comes with the end of the body.
+pub(super) async fn respond(link: &Link, arrived: Arrived) -> (Response, Option<Closing>) {
+    let wants_upgrade = arrived.head.headers.contains_key(UPGRADE);
+    let framed = link.protocol.is_framed();
+    let mut closing = None;
+    let answer = AssertUnwindSafe(answer(link, arrived, &mut closing)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
-        reply::status_text(StatusCode::INTERNAL_SERVER_ERROR)
+        reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
     });
-    if wants_upgrade && link.framed {
+    if wants_upgrade && framed {
         response = tunnel::settled(response);
     }
-    if let Some(line) = line {
-        response = line.finish_with(response);
+    if let Some(closing) = &mut closing {
+        closing.answer(&response);
     }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !link.framed {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !framed {
         link.progress.upgrade();
-    } else if wants_upgrade && !link.framed {
+    } else if wants_upgrade && !framed {
         // What the client sent behind its request may be of the other protocol.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -186,7 +213,7 @@ pub(super) async fn respond(
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
     }
-    response
+    (response, closing)
 }
 
 /// Adds a header before those of its name that are there.
@@ -198,54 +225,48 @@ fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     }
 }
 
-async fn answer(
-    link: &Link,
-    (mut head, body): (http::request::Parts, Body),
-    interim: Option<Arc<dyn Interim>>,
-    line: &mut Option<Pending>,
-) -> Response {
+async fn answer(link: &Link, arrived: Arrived, closing: &mut Option<Closing>) -> Response {
     let door = &*link.door;
+    let Arrived { mut head, body, interim, upgrade } = arrived;
+    let exchange = Arc::new(Exchange::begin(link.connection.clone(), head.version));
     // Until there is an answer.
     let _held = match link.progress.has_large().then(|| hold_head(door, &head.headers)) {
-        Some(None) => return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        Some(None) => {
+            *closing = Some(Closing::new(exchange, None));
+            return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge);
+        }
         held => held,
     };
     let original_target = match prepare(link, &mut head) {
         Ok(original) => original.map(Arc::new),
-        Err(response) => return *response,
+        Err(response) => {
+            *closing = Some(Closing::new(exchange, None));
+            return *response;
+        }
     };
-    let mut snapshot = door.snapshots.load();
-    let context = Context {
-        connection: link.connection.clone(),
-        record: None,
-        router: door.unrouted.clone(),
-        attempts: None,
-        interim,
-        original_target,
-        identity: link.connection.identity.clone(),
-        omit_forwarded_for: false,
-    };
+    let context = Context { interim, original_target, upgrade, ..Context::of(exchange) };
     let mut request = Request::new(head, body, context);
+    let mut snapshot = door.snapshots.load();
     if !door.opening.is_open() && !is_early(door, &snapshot, &request) {
         door.opening.opened().await;
         snapshot = door.snapshots.load();
     }
     if is_misdirected(link, &snapshot, &request) {
+        *closing = Some(Closing::new(request.context.exchange, None));
         return misdirected();
     }
     let routes = snapshot.entry_points.get(door.index);
     let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
     let route = index.and_then(|index| index.find(&request));
     let timed = timeouts::begin(link, &mut request, route.and_then(|route| route.timeouts.as_ref()));
-    *line = begin_line(door, &mut request, route.map(|route| &**route));
-    let Some(route) = route else { return reply::not_found() };
+    *closing = Some(begin_exchange(door, &mut request, route.map(|route| &**route)));
+    let Some(route) = route else { return reply::not_found(Reason::NoRouter) };
     if link.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
         return misdirected();
     }
     if door.target.denies(request.path()) {
-        return reply::empty(StatusCode::BAD_REQUEST);
+        return reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters);
     }
-    request.context.router = route.name.clone();
     match timed {
         None => route.chain.run(request).await,
         // In a box of its own: most requests have no use for its room.
@@ -258,22 +279,40 @@ async fn answer(
 fn is_early(door: &Door, snapshot: &Snapshot, request: &Request) -> bool {
     let routes = snapshot.entry_points.get(door.index).filter(|_| door.early);
     let Some(route) = routes.and_then(|routes| routes.plain.find(request)) else { return false };
-    let object = snapshot.report.object(Kind::Router, &route.name);
-    EARLY.iter().any(|path| route.name[..] == format!("{}@{PROVIDER}", &path[1..]))
+    let object = snapshot.report.object(Kind::Router, &route.info.router);
+    EARLY.iter().any(|path| route.info.router[..] == format!("{}@{PROVIDER}", &path[1..]))
         && object.is_some_and(|object| object.priority == i64::MAX && object.status != Status::Disabled)
 }
 
-/// Begins the request's line in the access log, when it will be written.
-fn begin_line(door: &Door, request: &mut Request, route: Option<&Route>) -> Option<Pending> {
-    let log = door.log.as_ref()?;
-    if route.is_some_and(|route| !route.observability.access_logs) {
-        return None;
+/// Completes what is known of the exchange when its route is, and begins its line in the access log, when it will be
+/// written.
+fn begin_exchange(door: &Door, request: &mut Request, route: Option<&Route>) -> Closing {
+    let logged = route.is_none_or(|route| route.observability.access_logs);
+    let log = door.log.as_ref().filter(|_| logged);
+    // Nobody else knows of it yet.
+    if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
+        exchange.keep_headers = log.is_some_and(|log| log.keeps_headers());
+        if let Some(route) = route {
+            exchange.set_route(route.info.clone());
+        }
     }
-    let line = log.record_for(request, None);
-    if let (Some(record), Some(route)) = (&request.context.record, route) {
-        record.note(|fields| fields.router = Some(route.name.clone()));
+    let exchange = request.context.exchange.clone();
+    if !request.body.is_end_stream() {
+        let received = Box::new(Received(exchange.clone()));
+        request.body = std::mem::take(&mut request.body).with_guard(received);
     }
-    Some(line)
+    Closing::new(exchange, log.map(|log| Box::new(log.begin(request))))
+}
+
+/// Counts the bytes of a request body.
+struct Received(Arc<Exchange>);
+
+impl Guard for Received {
+    fn data(&mut self, length: usize) {
+        self.0.add_received(length);
+    }
+
+    fn end(self: Box<Self>, _complete: bool) {}
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
@@ -284,18 +323,21 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<Option<Origin
         .get(EXPECT)
         .is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
-        return Err(refused(StatusCode::EXPECTATION_FAILED));
+        return Err(refused(StatusCode::EXPECTATION_FAILED, Reason::ExpectationFailed));
     }
     link.door.aliases.apply(&mut head.headers)?;
-    if link.framed {
+    if link.protocol.is_framed() {
         join_cookies(&mut head.headers);
         head.headers.remove(HTTP2_SETTINGS);
         // The HTTP/1 library counts by itself.
         if head.headers.len() > MAX_HEADER_LINES {
-            return Err(Box::new(reply::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)));
+            return Err(Box::new(reply::empty(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Reason::HeadTooLarge,
+            )));
         }
         if is_doubtful_length(&head.headers) {
-            return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST)));
+            return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST, Reason::MalformedRequest)));
         }
     } else {
         refuse_h2c(&mut head.headers);
@@ -350,7 +392,7 @@ fn refuse_h2c(headers: &mut HeaderMap) {
 
 /// The answer to a request that has to be made on another connection (RFC 9110 section 15.5.20).
 fn misdirected() -> Response {
-    reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request")
+    reply::error(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request", Reason::Misdirected)
 }
 
 /// True when the requested host has other TLS options than the handshake was made with.
@@ -366,12 +408,12 @@ fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
 fn limit_life(link: &Link, response: &mut Response) {
     let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let over = (link.door.max_requests > 0 && served >= link.door.max_requests)
-        || link.door.max_time.is_some_and(|limit| link.started.elapsed() >= limit)
+        || link.door.max_time.is_some_and(|limit| link.connection.accepted.elapsed() >= limit)
         || link.door.draining.is_cancelled();
     if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    if link.framed {
+    if link.protocol.is_framed() {
         link.progress.leave();
     } else {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

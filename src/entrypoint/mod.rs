@@ -8,6 +8,7 @@ mod aliases;
 mod body;
 mod chosen_options;
 mod clock;
+mod closing;
 mod connection;
 mod door;
 pub(crate) mod forwarded;
@@ -31,6 +32,7 @@ mod target;
 mod timed_body;
 mod timeouts;
 mod tunnel;
+pub(crate) mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;

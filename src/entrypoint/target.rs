@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use tidegate_core::{OriginalTarget, Response, reply};
+use tidegate_core::{OriginalTarget, Reason, Response, reply};
 
 use crate::settings::{EncodedCharacters, EntryPointHttp};
 
@@ -69,16 +69,16 @@ impl TargetRules {
         head: &mut http::request::Parts,
     ) -> Result<Option<OriginalTarget>, Box<Response>> {
         if head.method == Method::CONNECT {
-            return Err(refused(StatusCode::NOT_IMPLEMENTED));
+            return Err(refused(StatusCode::NOT_IMPLEMENTED, Reason::MalformedRequest));
         }
         settle_host(head)?;
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         if target == "*" {
             let asks = head.method == Method::OPTIONS;
             return Err(if asks {
-                Box::new(reply::empty(StatusCode::OK))
+                Box::new(reply::empty(StatusCode::OK, Reason::ServerOptions))
             } else {
-                refused(StatusCode::BAD_REQUEST)
+                refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest)
             });
         }
         let origin_form = head.uri.scheme().is_none() && head.uri.authority().is_none();
@@ -86,7 +86,7 @@ impl TargetRules {
         // In HTTP/1 the absolute form may go without a path (`http://h?q`); in HTTP/2 `:path` may not.
         let pathless = target.starts_with('?') && is_framed(head.version);
         if !path.starts_with('/') || pathless {
-            return Err(refused(StatusCode::BAD_REQUEST));
+            return Err(refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest));
         }
         let new_path = self.path(path).ok_or_else(|| bad_request("400 Bad Request"))?;
         let new_query = query.map(|query| self.query(query));
@@ -136,15 +136,15 @@ impl TargetRules {
 
 /// A 400 that says why, after which the connection is closed, as Go's server writes it.
 fn bad_request(text: &'static str) -> Box<Response> {
-    let mut response = reply::bare(StatusCode::BAD_REQUEST, text);
+    let mut response = reply::bare(StatusCode::BAD_REQUEST, text, Reason::MalformedRequest);
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
     closing(response)
 }
 
 /// A status without a body, after which the connection is closed.
-pub(super) fn refused(status: StatusCode) -> Box<Response> {
-    closing(reply::empty(status))
+pub(super) fn refused(status: StatusCode, reason: Reason) -> Box<Response> {
+    closing(reply::empty(status, reason))
 }
 
 fn closing(mut response: Response) -> Box<Response> {
@@ -157,11 +157,11 @@ fn settle_host(head: &mut http::request::Parts) -> Result<(), Box<Response>> {
     let authority = head.uri.authority();
     let scheme = head.uri.scheme();
     if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
-        return Err(refused(StatusCode::BAD_REQUEST));
+        return Err(refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest));
     }
     // Without a scheme it is the authority form, which is for CONNECT alone.
     if authority.is_some() && scheme.is_none() && !is_framed(head.version) {
-        return Err(refused(StatusCode::BAD_REQUEST));
+        return Err(refused(StatusCode::BAD_REQUEST, Reason::MalformedRequest));
     }
     let mut hosts = head.headers.get_all(HOST).iter();
     let (first, more) = (hosts.next(), hosts.next().is_some());

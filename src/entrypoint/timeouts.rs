@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame};
 use tidegate_core::body::Pace;
-use tidegate_core::{Body, Guard, Next, Request, Response, UpstreamError, reply};
+use tidegate_core::{Body, Guard, Next, Reason, Request, Response, UpstreamError, reply};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -33,7 +33,7 @@ pub(super) struct Timed {
 /// Prepares a request for the timeouts of its router. Without any, nothing is done.
 pub(super) fn begin(link: &Link, request: &mut Request, timeouts: Option<&Timeouts>) -> Option<Timed> {
     let Some(timeouts) = timeouts else {
-        if !link.framed {
+        if !link.protocol.is_framed() {
             link.progress.set_patience(None);
         }
         return None;
@@ -56,7 +56,7 @@ fn paced(link: &Link, request: &Request, mut body: Body, timeouts: &Timeouts) ->
         stall: timeouts.request_body.or(general.stall),
         rate: timeouts.min_body_rate.unwrap_or(general.rate),
     };
-    if !link.framed {
+    if !link.protocol.is_framed() {
         link.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
     }
     if body.set_pace(pace) {
@@ -86,7 +86,7 @@ impl Timed {
         let response = tokio::select! {
             biased;
             response = next.run(request) => response,
-            () = late => return reply::status_text(StatusCode::GATEWAY_TIMEOUT),
+            () = late => return reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout),
             () = over => return self.missed(),
         };
         let plain =
@@ -106,7 +106,7 @@ impl Timed {
     /// The answer when the whole request took too long: whoever still has to send is late.
     fn missed(&self) -> Response {
         match self.body.is_set() {
-            true => reply::status_text(StatusCode::GATEWAY_TIMEOUT),
+            true => reply::status_text(StatusCode::GATEWAY_TIMEOUT, Reason::RouterTimeout),
             false => reply::upstream_failure(UpstreamError::ClientTimeout),
         }
     }

@@ -6,7 +6,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Method, StatusCode, request};
-use tidegate_core::{Response, reply};
+use tidegate_core::{Reason, Response, reply};
 
 /// The one protocol that is translated.
 const WEBSOCKET: &str = "websocket";
@@ -46,7 +46,11 @@ pub(super) fn answer(mut response: Response) -> Response {
 
 /// The answer to an extended CONNECT as logs see it: a success that is no change of protocol is none.
 pub(super) fn settled(response: Response) -> Response {
-    if response.status().is_success() { reply::status_text(StatusCode::BAD_GATEWAY) } else { response }
+    if response.status().is_success() {
+        reply::status_text(StatusCode::BAD_GATEWAY, Reason::MalformedResponse)
+    } else {
+        response
+    }
 }
 
 /// An extended CONNECT names a whole target, as every other request does (RFC 8441 section 4).
@@ -80,7 +84,7 @@ mod tests {
     #[test]
     fn only_a_change_of_protocol_is_a_success() {
         let status = |status: u16| {
-            let mut response = http::Response::new(Body::empty());
+            let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
             let response = answer(response);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
-use tidegate_core::{BoxFuture, Handler, Request, Response, reply};
+use tidegate_core::{BoxFuture, Handler, Reason, Request, Response, reply};
 
 use crate::configuration::Readiness;
 use crate::service::Service;
@@ -63,7 +63,7 @@ pub(super) struct Noop;
 
 impl Handler for Noop {
     fn call<'a>(&'a self, _: Request) -> BoxFuture<'a, Response> {
-        Box::pin(std::future::ready(reply::empty(StatusCode::IM_A_TEAPOT)))
+        Box::pin(std::future::ready(reply::empty(StatusCode::IM_A_TEAPOT, Reason::OwnService)))
     }
 }
 
@@ -79,5 +79,5 @@ macro_rules! always_up {
 always_up!(Ping, Ready, Noop);
 
 fn answer<'a>(status: StatusCode, text: impl Into<bytes::Bytes>) -> BoxFuture<'a, Response> {
-    Box::pin(std::future::ready(reply::bare(status, text)))
+    Box::pin(std::future::ready(reply::bare(status, text, Reason::OwnService)))
 }

@@ -3,7 +3,7 @@
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 
 use crate::service::Service;
 use crate::settings::Api as Options;
@@ -70,7 +70,7 @@ impl Dashboard {
             }
             name => match FILES.iter().find(|(file, ..)| *file == name) {
                 Some((_, media, content)) => of(media, *content),
-                None => reply::not_found(),
+                None => reply::not_found(Reason::OwnService),
             },
         };
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -86,7 +86,7 @@ impl Handler for Dashboard {
                 let prefix = stripped_prefix(&request.head.headers);
                 self.file(request.path(), prefix.strip_suffix("/dashboard").unwrap_or(""))
             }
-            _ => reply::empty(StatusCode::METHOD_NOT_ALLOWED),
+            _ => reply::empty(StatusCode::METHOD_NOT_ALLOWED, Reason::OwnService),
         };
         Box::pin(std::future::ready(response))
     }
@@ -112,7 +112,7 @@ fn stripped_prefix(headers: &HeaderMap) -> String {
 }
 
 fn of(media: &'static str, content: impl Into<bytes::Bytes>) -> Response {
-    let mut response = Response::new(Body::full(content));
+    let mut response = Response::new(Body::full(content)).because(Reason::OwnService);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
@@ -120,8 +120,10 @@ fn of(media: &'static str, content: impl Into<bytes::Bytes>) -> Response {
 
 /// A redirect without a body.
 fn found(location: &str) -> Response {
-    let Ok(value) = HeaderValue::from_str(location) else { return reply::empty(StatusCode::BAD_REQUEST) };
-    let mut response = reply::empty(StatusCode::FOUND);
+    let Ok(value) = HeaderValue::from_str(location) else {
+        return reply::empty(StatusCode::BAD_REQUEST, Reason::OwnService);
+    };
+    let mut response = reply::empty(StatusCode::FOUND, Reason::OwnService);
     response.headers_mut().insert(LOCATION, value);
     response
 }

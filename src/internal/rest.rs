@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
-use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 use tidegate_providers::{Update, Updates, rest};
 
 use crate::service::Service;
@@ -29,18 +29,20 @@ impl Rest {
 
     async fn take(&self, request: Request) -> Response {
         let Some(provider) = request.path().strip_prefix(PREFIX).filter(|name| !name.contains('/')) else {
-            return reply::not_found();
+            return reply::not_found(Reason::OwnService);
         };
         if request.head.method != Method::PUT {
-            return reply::empty(StatusCode::METHOD_NOT_ALLOWED);
+            return reply::empty(StatusCode::METHOD_NOT_ALLOWED, Reason::OwnService);
         }
         let Some(provider) = self.providers.iter().find(|name| &***name == provider).cloned() else {
             let message = "Only 'rest' provider can be updated through the REST API";
-            return reply::error(StatusCode::BAD_REQUEST, message);
+            return reply::error(StatusCode::BAD_REQUEST, message, Reason::OwnService);
         };
         let body = match request.body.collect(LARGEST).await {
             Ok(body) => body,
-            Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
+            Err(error) => {
+                return reply::error(StatusCode::BAD_REQUEST, &error.to_string(), Reason::OwnService);
+            }
         };
         // Reading a large one takes a while, in which the worker has others to serve.
         let read = tokio::task::spawn_blocking(move || rest::read(&body)).await;
@@ -48,16 +50,16 @@ impl Rest {
             Ok(Ok(state)) => state,
             Ok(Err(error)) => {
                 tracing::error!(provider = &*provider, "a configuration that was sent is refused: {error}");
-                return reply::error(StatusCode::BAD_REQUEST, &error.to_string());
+                return reply::error(StatusCode::BAD_REQUEST, &error.to_string(), Reason::OwnService);
             }
-            Err(_) => return reply::status_text(StatusCode::INTERNAL_SERVER_ERROR),
+            Err(_) => return reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::OwnService),
         };
         let shown = serde_json::to_string(&state.config).unwrap_or_default();
         let update = Update { provider, state: Arc::new(state), ready: true };
         if self.updates.send(update).await.is_err() {
-            return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
+            return reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::OwnService);
         }
-        let mut response = Response::new(Body::full(shown));
+        let mut response = Response::new(Body::full(shown)).because(Reason::OwnService);
         let json = HeaderValue::from_static("application/json; charset=UTF-8");
         response.headers_mut().insert(CONTENT_TYPE, json);
         response

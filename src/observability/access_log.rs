@@ -1,8 +1,8 @@
 //! The access log: one line for each request, in Traefik's formats.
 //!
-//! The entry point calls [`AccessLog::record_for`] when it has read a request's head and [`Pending::finish_with`] when
-//! it has the response. The line is formatted when the response body ends and handed to one writer thread through a
-//! bounded queue, so that no request ever waits for the disk.
+//! The entry point calls [`AccessLog::begin`] when it knows the route of a request and [`Line::write`] when the exchange
+//! has ended. The line is then formatted and handed to one writer thread through a bounded queue, so that no request ever
+//! waits for the disk.
 
 mod filter;
 mod line;
@@ -10,13 +10,12 @@ mod modes;
 mod writer;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use tidegate_core::{BodyError, Connection, Guard, Record, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use tidegate_core::{Exchange, Request};
 use time::OffsetDateTime;
 
 use crate::settings;
@@ -24,9 +23,6 @@ use filter::Filter;
 use modes::{Filters, Modes};
 use writer::Writer;
 pub(crate) use writer::open as open_file;
-
-/// The status of a request whose client went away before there was a response.
-const CLIENT_CLOSED: u16 = 499;
 
 /// An open access log.
 pub struct AccessLog {
@@ -85,39 +81,26 @@ impl AccessLog {
         }))
     }
 
-    /// Begins the line of a request and hangs a [`Record`] on its context, for the rest of the way to fill in.
+    /// Begins the line of a request: notes what the request was before anybody changes it.
     ///
-    /// `client` is the address that the entry point believes is the client's. Without one, the first value of
-    /// `X-Forwarded-For` counts (which must have been cleared when the peer is not trusted), else the peer.
-    pub fn record_for(self: &Arc<Self>, request: &mut Request, client: Option<IpAddr>) -> Pending {
-        let record = request.context.record.get_or_insert_with(|| Arc::new(Record::begin())).clone();
-        if self.keeps_headers() {
-            record.note(|fields| fields.origin_headers = Some(HeaderMap::new()));
-        }
-        let facts = self.expression.as_ref().map_or(0, |filter| filter.ask(request));
+    /// As the client's address counts the first value of `X-Forwarded-For` (which must have been cleared when the peer is
+    /// not trusted), else the peer.
+    pub fn begin(self: &Arc<Self>, request: &Request) -> Line {
         let head = &request.head;
-        let received = Arc::new(AtomicU64::new(0));
         let seen = Seen {
             at: OffsetDateTime::now_utc(),
             method: head.method.clone(),
             uri: head.uri.clone(),
-            version: head.version,
             host: head.headers.get(http::header::HOST).cloned(),
-            forwarded: client.is_none().then(|| head.headers.get("x-forwarded-for").cloned()).flatten(),
-            client,
-            connection: request.context.connection.clone(),
+            forwarded: head.headers.get("x-forwarded-for").cloned(),
             headers: self.keeps_headers().then(|| head.headers.clone()),
-            received: received.clone(),
-            facts,
+            facts: self.expression.as_ref().map_or(0, |filter| filter.ask(request)),
         };
-        if !http_body::Body::is_end_stream(&request.body) {
-            request.body = std::mem::take(&mut request.body).with_guard(Box::new(Received(received)));
-        }
-        Pending(Some(Box::new(Open { log: self.clone(), record, seen })))
+        Line { log: self.clone(), seen, headers: None }
     }
 
     /// True when headers must be remembered: they may be logged, or decide what is.
-    fn keeps_headers(&self) -> bool {
+    pub fn keeps_headers(&self) -> bool {
         self.modes.keeps_headers() || self.expression.as_ref().is_some_and(Filter::needs_headers)
     }
 
@@ -137,68 +120,29 @@ impl AccessLog {
     }
 }
 
-/// The line of a request that has no response yet. Dropped, it is written with status 499: the client went away.
-pub struct Pending(Option<Box<Open>>);
-
-impl Pending {
-    /// Lets the line be written when the body of the response ends.
-    pub fn finish_with(mut self, response: Response) -> Response {
-        let Some(open) = self.0.take() else { return response };
-        let headers = open.log.keeps_headers().then(|| response.headers().clone());
-        let status = response.status().as_u16();
-        let guard = Ending { open, status, headers, sent: 0, failed: Aborted::Client };
-        response.map(|body| body.with_guard(Box::new(guard)))
-    }
-
-    /// Writes no line: the router has `observability.accessLogs: false`.
-    pub fn discard(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(open) = self.0.take() {
-            let aborted = Some(Aborted::Client);
-            open.write(&Outcome { status: CLIENT_CLOSED, sent: 0, headers: None, aborted });
-        }
-    }
-}
-
-struct Open {
+/// The line of a request whose exchange has not ended.
+pub struct Line {
     log: Arc<AccessLog>,
-    record: Arc<Record>,
     seen: Seen,
+    /// Headers of the response.
+    headers: Option<HeaderMap>,
 }
 
-/// What is known of a request when it comes in. All of it is cheap to take: shared parts, no text is copied.
+/// What a request was when it came in. All of it is cheap to take: shared parts, no text is copied.
 struct Seen {
     at: OffsetDateTime,
     method: Method,
     uri: Uri,
-    version: Version,
     host: Option<HeaderValue>,
     forwarded: Option<HeaderValue>,
-    client: Option<IpAddr>,
-    connection: Arc<Connection>,
     headers: Option<HeaderMap>,
-    received: Arc<AtomicU64>,
     /// The answers of the rules in the filter.
     facts: u64,
 }
 
-/// How a response ended.
-struct Outcome<'a> {
-    status: u16,
-    sent: u64,
-    headers: Option<&'a HeaderMap>,
-    /// Why it was cut short, when it was.
-    aborted: Option<Aborted>,
-}
-
 /// Who ended a response before it was whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aborted {
+pub enum Aborted {
     /// The client went away, or took its request back.
     Client,
     /// The server's answer broke off.
@@ -217,22 +161,33 @@ impl Aborted {
     }
 }
 
-impl Open {
-    fn write(&self, outcome: &Outcome<'_>) {
-        let duration = self.record.started.elapsed();
-        let fields = self.record.fields();
-        let is_internal = |name: &Option<Arc<str>>| name.as_ref().is_some_and(|n| n.ends_with("@internal"));
-        let internal = is_internal(&fields.service) || is_internal(&fields.router);
-        if internal && !self.log.add_internals {
+impl Line {
+    /// Notes the headers of the response, when any are to be logged.
+    pub fn answer(&mut self, headers: &HeaderMap) {
+        self.headers = self.log.keeps_headers().then(|| headers.clone());
+    }
+
+    /// Writes the line. `aborted`: who has cut the response short, when somebody has.
+    pub fn write(&self, exchange: &Exchange, aborted: Option<Aborted>) {
+        let duration = exchange.started.elapsed();
+        let summary = exchange.summary();
+        let internal = |name: &str| name.ends_with("@internal");
+        if (summary.service.is_some_and(internal) || internal(exchange.router())) && !self.log.add_internals {
             return;
         }
         let count = self.log.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        if !self.log.filters.keep(outcome.status, fields.retries, duration) {
+        if !self.log.filters.keep(exchange.status(), summary.retries, duration) {
             return;
         }
-        let page = fields.error_page.as_ref().map(|page| page.fields());
-        let entry =
-            line::Entry { seen: &self.seen, fields: &fields, page: page.as_ref(), outcome, duration, count };
+        let entry = line::Entry {
+            seen: &self.seen,
+            exchange,
+            summary: &summary,
+            headers: self.headers.as_ref(),
+            aborted,
+            duration,
+            count,
+        };
         if self.log.expression.as_ref().is_some_and(|filter| !filter.keeps(&entry, &self.log.modes)) {
             return;
         }
@@ -243,46 +198,6 @@ impl Open {
     }
 }
 
-/// Counts what is sent, and writes the line at the end.
-struct Ending {
-    open: Box<Open>,
-    status: u16,
-    headers: Option<HeaderMap>,
-    sent: u64,
-    /// Why it ends, when it ends too soon. A body that is dropped has lost its client.
-    failed: Aborted,
-}
-
-impl Guard for Ending {
-    fn data(&mut self, length: usize) {
-        self.sent += length as u64;
-    }
-
-    fn failed(&mut self, error: &BodyError) {
-        self.failed = match error {
-            BodyError::TimedOut => Aborted::Timeout,
-            _ => Aborted::Server,
-        };
-    }
-
-    fn end(self: Box<Self>, complete: bool) {
-        let headers = self.headers.as_ref();
-        let aborted = (!complete).then_some(self.failed);
-        self.open.write(&Outcome { status: self.status, sent: self.sent, headers, aborted });
-    }
-}
-
-/// Counts the bytes of a request body.
-struct Received(Arc<AtomicU64>);
-
-impl Guard for Received {
-    fn data(&mut self, length: usize) {
-        self.0.fetch_add(length as u64, Ordering::Relaxed);
-    }
-
-    fn end(self: Box<Self>, _complete: bool) {}
-}
-
 /// A duration in whole nanoseconds.
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -290,7 +205,8 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::{Body, Context};
+    use http::Version;
+    use tidegate_core::{Body, Connection, Context, RouteInfo, ServerInfo};
 
     use super::*;
 
@@ -301,7 +217,13 @@ mod tests {
         }
         let (head, ()) = builder.body(()).unwrap().into_parts();
         let peer = "127.0.0.1:5000".parse().unwrap();
-        Request::new(head, Body::empty(), Context::new(Arc::new(Connection::plain(peer))))
+        let mut exchange = Exchange::begin(Arc::new(Connection::plain(peer)), Version::HTTP_11);
+        exchange.set_route(route("s@file"));
+        Request::new(head, Body::empty(), Context::of(Arc::new(exchange)))
+    }
+
+    fn route(service: &str) -> Arc<RouteInfo> {
+        Arc::new(RouteInfo { router: "r@file".into(), service: service.into(), middlewares: Box::default() })
     }
 
     struct Fixture {
@@ -318,19 +240,16 @@ mod tests {
             Self { log: AccessLog::open(&settings).unwrap(), directory }
         }
 
-        fn answer(&self, mut request: Request, status: u16, body: &'static str) {
-            let pending = self.log.record_for(&mut request, None);
-            request.context.record.unwrap().note(|fields| {
-                fields.router = Some("r@file".into());
-                fields.server_url = Some("http://s:80".into());
-                fields.user = Some("eve\n\" x".into());
-            });
-            let mut response = Response::new(Body::full(body));
-            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
-            let body = pending.finish_with(response).into_body();
-            let mut reading = std::pin::pin!(body.collect(1000));
-            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            assert!(reading.as_mut().poll(&mut context).is_ready());
+        fn answer(&self, request: Request, status: u16, body: &'static str) {
+            let mut line = self.log.begin(&request);
+            let exchange = request.context.exchange;
+            exchange.claim("eve\n\" x");
+            let server = ServerInfo { id: 1, url: "http://s:80".into(), address: "s:80".into() };
+            exchange.attempt(&"s@file".into(), Some(&Arc::new(server)));
+            exchange.answer(status, None);
+            exchange.add_sent(body.len());
+            line.answer(&HeaderMap::new());
+            line.write(&exchange, None);
         }
 
         fn text(&self) -> String {
@@ -395,14 +314,19 @@ mod tests {
     #[test]
     fn broken_off_requests_are_marked() {
         let log = Fixture::open(|settings| settings.format = "json".into());
-        drop(log.log.record_for(&mut request("/a", &[]), None));
-        let pending = log.log.record_for(&mut request("/b", &[]), None);
-        drop(pending.finish_with(Response::new(Body::full("never read"))));
-        log.log.record_for(&mut request("/c", &[]), None).discard();
+        for (path, status, aborted) in [("/a", 499, Aborted::Client), ("/b", 200, Aborted::Server)] {
+            let request = request(path, &[]);
+            let line = log.log.begin(&request);
+            request.context.exchange.answer(status, None);
+            line.write(&request.context.exchange, Some(aborted));
+        }
         let lines: Vec<serde_json::Value> =
             log.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let seen: Vec<_> = lines.iter().map(|l| (&l["DownstreamStatus"], &l["DownstreamAborted"])).collect();
-        assert_eq!(seen, [(&499.into(), &true.into()), (&200.into(), &true.into())]);
+        let seen = lines.iter().map(|line| {
+            assert_eq!(line["DownstreamAborted"], true);
+            (line["DownstreamStatus"].as_u64().unwrap(), line["DownstreamAbortedBy"].as_str().unwrap())
+        });
+        assert_eq!(seen.collect::<Vec<_>>(), [(499, "client"), (200, "server")]);
     }
 
     #[test]
@@ -459,12 +383,11 @@ mod tests {
         let log = Fixture::open(|settings| settings.filters.status_codes = vec!["500-599".into()]);
         log.answer(request("/ok", &[]), 200, "");
         log.answer(request("/bad", &[]), 502, "");
-        let mut ping = request("/ping", &[]);
-        let pending = log.log.record_for(&mut ping, None);
-        ping.context.record.unwrap().note(|fields| fields.service = Some("ping@internal".into()));
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = http::StatusCode::BAD_GATEWAY;
-        drop(pending.finish_with(response));
+        let ping = request("/ping", &[]);
+        ping.context.exchange.enter_route(route("ping@internal"));
+        ping.context.exchange.reach_service();
+        ping.context.exchange.answer(502, None);
+        log.log.begin(&ping).write(&ping.context.exchange, None);
         let text = log.text();
         assert!(text.contains("/bad") && text.lines().count() == 1, "{text}");
     }

@@ -3,4 +3,4 @@
 pub mod access_log;
 pub mod log;
 
-pub use access_log::{AccessLog, Pending};
+pub use access_log::AccessLog;

@@ -27,7 +27,7 @@ impl<'a> View<'a> {
             request,
             dotted_host,
             path: routing_path(request.path()),
-            peer: request.context.connection.peer.ip().to_canonical(),
+            peer: request.context.exchange.connection.peer.ip().to_canonical(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_config::service::Failover;
-use tidegate_core::{BoxFuture, BuildError, Handler, Request, Response, UpstreamError, reply};
+use tidegate_core::{BoxFuture, BuildError, Handler, Reason, Request, Response, UpstreamError, reply};
 
 use super::Service;
 use super::gather::{Gathered, gather};
@@ -49,7 +49,11 @@ impl FailoverService {
         let body = match gather(body, errors.max_body).await {
             Ok(Gathered::Whole(whole)) => whole,
             Ok(Gathered::TooLarge(_)) => {
-                return reply::error(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large");
+                return reply::error(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "Request body too large",
+                    Reason::RequestTooLarge,
+                );
             }
             Err(_) => return reply::upstream_failure(UpstreamError::ClientGone),
         };
@@ -62,9 +66,7 @@ impl FailoverService {
             return response;
         }
         drop(response);
-        if let Some(record) = &context.record {
-            record.note_failed(status.as_u16());
-        }
+        context.exchange.replace(status.as_u16());
         self.fallback.call(Request::new(spare, body.body(), context)).await
     }
 }
@@ -80,7 +82,7 @@ impl Handler for FailoverService {
         if !self.asks_fallback || self.fallback.is_up() {
             return self.fallback.call(request);
         }
-        Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE)))
+        Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::NoServer)))
     }
 }
 

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Uri, Version};
 use smallvec::SmallVec;
 use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck};
-use tidegate_core::{BoxFuture, Context, Handler, Request, Response, UpstreamError, reply};
+use tidegate_core::{Attempt, BoxFuture, Context, Handler, Request, Response, UpstreamError, reply};
 
 use super::Service;
 use super::balance::{Balance, Load};
 use super::server::{Rank, Server};
 use super::sticky::Sticky;
+use crate::upstream::Outgoing;
 
 /// Servers that one request is sent to when it cannot leave for the first.
 const MAX_SERVERS: usize = 3;
@@ -70,9 +71,6 @@ impl LoadBalancer {
     }
 
     async fn serve(&self, mut request: Request) -> Response {
-        if let Some(record) = &request.context.record {
-            record.note_service(&self.name);
-        }
         let sticky = self.sticky.as_ref().and_then(|sticky| sticky.find(&request.head.headers));
         let original = self.prefixes.then(|| request.head.uri.clone());
         let mut failed = SmallVec::<[usize; MAX_SERVERS]>::new();
@@ -85,11 +83,8 @@ impl LoadBalancer {
                 .or_else(|| self.choose(&request.context, &failed));
             let Some(index) = chosen else { break };
             let renew = wanted.is_none_or(|found| found.old || found.index != index);
-            if !failed.is_empty()
-                && let Some(record) = &request.context.record
-            {
-                record.note_failed(last.status().as_u16());
-                record.note_service(&self.name);
+            if !failed.is_empty() {
+                request.context.exchange.replace(last.status().as_u16());
             }
             match self.send(index, request, original.as_ref()).await {
                 Ok(response) => return self.finish(response, index, renew),
@@ -100,6 +95,9 @@ impl LoadBalancer {
                 }
                 Err((error, _)) => return self.finish(reply::upstream_failure(error), index, renew),
             }
+        }
+        if failed.is_empty() {
+            request.context.exchange.attempt(&self.name, None);
         }
         let response = reply::upstream_failure(last);
         match failed.last() {
@@ -117,10 +115,7 @@ impl LoadBalancer {
     ) -> Result<Response, (UpstreamError, Option<Box<Request>>)> {
         let Candidate { server, preserve_path } = &self.servers[index];
         let endpoint = server.endpoint();
-        let Request { mut head, body, context } = request;
-        if let Some(attempts) = &context.attempts {
-            attempts.note(server.id());
-        }
+        let Request { mut head, body, mut context } = request;
         if !self.pass_host {
             head.headers.insert(HOST, endpoint.authority().clone());
         }
@@ -133,19 +128,20 @@ impl LoadBalancer {
                 Err(error) => return Err((UpstreamError::Internal(error.to_string()), None)),
             }
         }
-        let record = context.record.clone();
-        let started = (self.timed || record.is_some()).then(Instant::now);
-        if let Some(record) = &record {
-            record.note_server(endpoint.url(), endpoint.address(), started);
-        }
+        let exchange = context.exchange.clone();
+        let attempt = exchange.attempt(&self.name, Some(server.info()));
         // A client of HTTP/1.0 knows none (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
-        match endpoint.try_send(head, body, interim).await {
+        let upgrade = context.upgrade.take();
+        let outgoing = Outgoing { head, body, upgrade, exchange: Some(exchange.clone()) };
+        match endpoint.try_send(outgoing, interim).await {
             Ok(response) => {
                 server.answered();
-                let took = started.map(|started| started.elapsed()).unwrap_or_default();
-                if self.timed {
-                    server.took(took);
+                if let Some(attempt) = attempt {
+                    note_answer(attempt, &response, exchange.keep_headers);
+                    if self.timed {
+                        server.took(attempt.took().unwrap_or_default());
+                    }
                 }
                 match &self.passive {
                     Some(passive) if response.status().is_server_error() => {
@@ -154,18 +150,16 @@ impl LoadBalancer {
                     Some(_) => server.succeeded(),
                     None => {}
                 }
-                if let Some(record) = &record {
-                    note_answer(record, &response, took);
-                }
                 Ok(response)
             }
             Err(failure) => {
                 self.note_failure(server, &failure.error);
-                if let Some(record) = &record {
-                    record.note(|fields| fields.origin_duration = started.map(|started| started.elapsed()));
+                if let Some(attempt) = attempt {
+                    attempt.end();
                 }
                 let unsent = failure.unsent.map(|unsent| {
-                    let (mut head, body) = *unsent;
+                    let Outgoing { mut head, body, upgrade, .. } = *unsent;
+                    context.upgrade = upgrade;
                     if let Some(original) = original {
                         head.uri = original.clone();
                     }
@@ -210,16 +204,13 @@ impl LoadBalancer {
             .min()
             .filter(|rank| *rank < Rank::Out)?;
         let load = Servers { balancer: self, context, failed, best };
-        self.balance.choose(context.connection.peer.ip(), &load)
+        self.balance.choose(context.exchange.connection.peer.ip(), &load)
     }
 
     fn rank(&self, context: &Context, index: usize) -> Rank {
         let server = &self.servers[index].server;
         let rank = server.rank();
-        match &context.attempts {
-            Some(attempts) if rank < Rank::Tried && attempts.contains(server.id()) => Rank::Tried,
-            _ => rank,
-        }
+        if rank < Rank::Tried && context.exchange.has_tried(server.info().id) { Rank::Tried } else { rank }
     }
 }
 
@@ -277,14 +268,9 @@ fn prefixed(base: &str, original: &Uri) -> Result<Uri, http::uri::InvalidUri> {
     PathAndQuery::try_from(format!("{base}{target}")).map(Uri::from)
 }
 
-fn note_answer(record: &tidegate_core::Record, response: &Response, took: Duration) {
-    let size = http_body::Body::size_hint(response.body()).exact();
-    record.note(|fields| {
-        fields.origin_status = Some(response.status().as_u16());
-        fields.origin_size = size;
-        fields.origin_duration = Some(took);
-        if let Some(headers) = &mut fields.origin_headers {
-            headers.clone_from(response.headers());
-        }
-    });
+fn note_answer(attempt: &Attempt, response: &Response, keep_headers: bool) {
+    attempt.answer(response.status().as_u16(), http_body::Body::size_hint(&response.body).exact());
+    if keep_headers {
+        attempt.keep_headers(response.headers());
+    }
 }

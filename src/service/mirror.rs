@@ -93,16 +93,13 @@ impl MirrorService {
             (body, Whole::default())
         };
         let copy = copy_head(&head, self.copy_body);
-        let mut copy_context = context.clone();
-        copy_context.record = None;
-        copy_context.attempts = None;
-        copy_context.interim = None;
+        let copy_context = context.aside();
         // Dropped with this future when the client goes away; then nothing is copied.
         let response = self.main.call(Request::new(head, body, context)).await;
         let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();
         tokio::spawn(async move {
             for mirror in mirrors {
-                let request = Request::new(copy.clone(), copied.body(), copy_context.clone());
+                let request = Request::new(copy.clone(), copied.body(), copy_context.aside());
                 let _ = tokio::time::timeout(COPY_TIME, ask(&*mirror, request)).await;
             }
             drop(permit);
@@ -120,7 +117,6 @@ async fn ask(mirror: &dyn Service, request: Request) {
 fn copy_head(head: &request::Parts, with_body: bool) -> request::Parts {
     let mut copy = head.clone();
     // An upgrade is for one service only.
-    copy.extensions.clear();
     copy.headers.remove(http::header::UPGRADE);
     if !with_body {
         copy.headers.remove(http::header::CONTENT_LENGTH);

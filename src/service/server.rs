@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tidegate_config::service::PassiveHealthCheck;
+use tidegate_core::ServerInfo;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -50,7 +51,7 @@ pub(super) enum Rank {
 /// One server of a service.
 pub(super) struct Server {
     endpoint: Arc<Endpoint>,
-    id: u64,
+    info: Arc<ServerInfo>,
     state: AtomicU8,
     /// Until when a passive check keeps it out, in milliseconds of [`now`].
     out_until: AtomicU64,
@@ -86,9 +87,14 @@ impl Server {
     /// have a health check, so it is unproven.
     pub(super) fn new(endpoint: Arc<Endpoint>, newcomer: bool, has_check: bool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let info = ServerInfo {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            url: endpoint.url().clone(),
+            address: endpoint.address().clone(),
+        };
         Self {
             endpoint,
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            info: Arc::new(info),
             state: AtomicU8::new(if has_check { UNPROVEN } else { UNCHECKED }),
             out_until: AtomicU64::new(0),
             avoid_until: AtomicU64::new(0),
@@ -105,9 +111,9 @@ impl Server {
         &self.endpoint
     }
 
-    /// What `Attempts` knows it by.
-    pub(super) fn id(&self) -> u64 {
-        self.id
+    /// The server as exchanges know it.
+    pub(super) fn info(&self) -> &Arc<ServerInfo> {
+        &self.info
     }
 
     /// Puts a new server into service: a newcomer's slow start begins.

@@ -11,9 +11,7 @@ use tidegate_config::service::{
     ServerHealthCheck, Sticky, StickyCookie,
 };
 use tidegate_core::values::Duration;
-use tidegate_core::{
-    Attempts, Body, BodyError, BuildError, Connection, Context, Record, Request, Response, UpstreamError,
-};
+use tidegate_core::{Body, BodyError, BuildError, Connection, Context, Request, Response, UpstreamError};
 use tokio::net::TcpListener;
 
 use super::{Draft, Registry, Service};
@@ -177,7 +175,7 @@ async fn without_a_server_the_answer_is_traefiks() {
     assert!(!service.is_up());
     let response = service.call(request("/")).await;
     assert_eq!(response.status(), 503);
-    assert!(matches!(response.extensions().get(), Some(UpstreamError::NoServer)));
+    assert!(matches!(response.failure.as_deref(), Some(UpstreamError::NoServer)));
     assert_eq!(text(response).await, "no available server\n");
 }
 
@@ -199,16 +197,15 @@ async fn a_request_that_cannot_leave_goes_to_another_server() {
 async fn a_second_attempt_goes_elsewhere() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let service = build(&registry(), &options(&[&a.url(), &b.url()]));
-    let attempts = Arc::new(Attempts::default());
+    let context = request("/").context;
     let mut names = Vec::new();
     for _ in 0..2 {
-        let mut request = request("/");
-        request.context.attempts = Some(attempts.clone());
+        let request = Request { context: context.clone(), ..request("/") };
         names.push(who(&service, request).await);
     }
     names.sort();
     assert_eq!(names, ["a", "b"]);
-    assert_eq!(attempts.count(), 2);
+    assert_eq!(context.exchange.attempts().count(), 2);
 }
 
 fn with_cookie(mut request: Request, cookie: &str) -> Request {
@@ -383,19 +380,18 @@ async fn balance_and_connections_survive_a_reload() {
 }
 
 #[tokio::test]
-async fn records_are_filled() {
+async fn exchanges_say_which_server_has_answered() {
     let a = Backend::start("a").await;
     let service = build(&registry(), &options(&[&a.url()]));
-    let record = Arc::new(Record::begin());
-    let mut request = request("/");
-    request.context.record = Some(record.clone());
+    let request = request("/");
+    let exchange = request.context.exchange.clone();
     text(service.call(request).await).await;
-    let fields = record.fields();
-    assert_eq!(fields.service.as_deref(), Some("s@file"));
-    assert_eq!(fields.server_url.as_deref(), Some(a.url().as_str()));
-    assert_eq!(fields.server_addr.as_deref(), Some(a.address.to_string().as_str()));
-    assert_eq!((fields.origin_status, fields.origin_size), (Some(200), Some(11)));
-    assert!(fields.origin_duration.is_some());
+    let summary = exchange.summary();
+    assert_eq!(summary.service, Some("s@file"));
+    assert_eq!(&*summary.server.unwrap().url, a.url().as_str());
+    assert_eq!(&*summary.server.unwrap().address, a.address.to_string().as_str());
+    assert_eq!((summary.origin_status, summary.origin_size), (Some(200), Some(11)));
+    assert!(summary.origin_duration.is_some());
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ impl WeightedService {
     }
 
     fn choose(&self, request: &Request) -> Option<usize> {
-        self.balance.choose(request.context.connection.peer.ip(), &Children(&self.children))
+        self.balance.choose(request.context.exchange.connection.peer.ip(), &Children(&self.children))
     }
 }
 

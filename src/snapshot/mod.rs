@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tidegate_core::Next;
+use tidegate_core::{Next, RouteInfo};
 
 use crate::router::Index;
 use crate::service::Service;
@@ -74,10 +74,8 @@ impl Snapshot {
 
 /// What a request is given to, once its router is known.
 pub struct Route {
-    /// Name of the router as logs and metrics show it.
-    pub name: Arc<str>,
-    /// Name of its service.
-    pub service_name: Arc<str>,
+    /// Router, service and middlewares by name, as logs and metrics show them.
+    pub info: Arc<RouteInfo>,
     /// The middlewares, first to last (the entry point's, the router's), and the service behind them. A broken router has
     /// a service that answers 503.
     pub chain: Next,
@@ -87,8 +85,6 @@ pub struct Route {
     pub observability: EntryPointObservability,
     /// Its TLS options, when they are not the default: requests on a connection with others are refused (421).
     pub tls_options: Option<Arc<NamedOptions>>,
-    /// True for the gateway's own services, which are not logged unless asked for.
-    pub internal: bool,
 }
 
 /// Ten years: longer ones are as good as this, and can be added to any time.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
-use tidegate_core::{BoxFuture, Handler, Middleware, Next, Request, Response, reply};
+use tidegate_core::{BoxFuture, Handler, Middleware, Next, Reason, Request, Response, RouteInfo, reply};
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
 use super::build::Builder;
@@ -48,6 +48,9 @@ pub(super) struct Routed {
 }
 
 type Entries = Vec<Entry<Route>>;
+
+/// A middleware and its name.
+type Named = (Arc<str>, Arc<dyn Middleware>);
 
 impl Router<'_, '_> {
     /// Makes the routes.
@@ -152,28 +155,28 @@ impl Router<'_, '_> {
         // A broken router answers so whoever asks.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
-        let service_name = Arc::<str>::from(service_name);
-        let end = end(service, service_name.clone(), above.is_empty());
+        let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
         label.push(&name);
         Arc::new(Route {
-            name: Arc::from(label.join(" -> ")),
-            internal: service_name.ends_with("@internal"),
-            service_name,
-            chain: Next::new(middlewares, end),
+            info: Arc::new(RouteInfo {
+                router: Arc::from(label.join(" -> ")),
+                service: Arc::from(service_name),
+                middlewares,
+            }),
+            chain,
             timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
             tls_options: tls_options.map(|name| self.tls.named(&name)),
         })
     }
 
-    #[expect(clippy::type_complexity, reason = "the two parts of a route, named right where they are made")]
     fn build_parts(
         &self,
         place: usize,
         service_name: &str,
         layer: Option<Arc<dyn Handler>>,
-    ) -> Result<(Vec<Arc<dyn Middleware>>, Arc<dyn Handler>), Vec<String>> {
+    ) -> Result<(Vec<Named>, Arc<dyn Handler>), Vec<String>> {
         let Attached { name, source, router, .. } = &self.attached[place];
         let broken = (self.broken)(source);
         let is_broken = broken.is_some();
@@ -206,7 +209,7 @@ impl Router<'_, '_> {
         // The last that is wrong comes first, as in Traefik.
         for middleware in router.middlewares.iter().rev() {
             match self.builder.middleware_for(middleware, name) {
-                Ok(made) => middlewares.push(made),
+                Ok(made) => middlewares.push((Arc::from(middleware.as_str()), made)),
                 Err(error) => add(error.to_string()),
             }
         }
@@ -353,40 +356,31 @@ struct Layer {
 }
 
 impl Handler for Layer {
-    fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
+    fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         let Some(route) = self.index.find(&request) else {
-            return Box::pin(std::future::ready(reply::not_found()));
+            return Box::pin(std::future::ready(reply::not_found(Reason::NoRouter)));
         };
-        request.context.router = route.name.clone();
-        if let Some(record) = &request.context.record {
-            record.note(|fields| fields.router = Some(route.name.clone()));
-        }
+        request.context.exchange.enter_route(route.info.clone());
         route.chain.run(request)
     }
 }
 
-/// The end of a router's chain. `name` is that of the service, and empty where there are routers below instead; `is_first`:
-/// no router stands above.
-pub(crate) fn end(service: Arc<dyn Handler>, name: Arc<str>, is_first: bool) -> Next {
-    Next::service(Arc::new(End { service, name, is_first }))
+/// The end of a router's chain. `is_first`: no router stands above.
+pub(crate) fn end(service: Arc<dyn Handler>, is_first: bool) -> Next {
+    Next::service(Arc::new(End { service, is_first }))
 }
 
 /// The end of a router's chain. The service is noted only when it is reached, and middlewares see `X-Forwarded-For` as it
 /// came (Traefik's `ipStrategy.depth` counts so).
 struct End {
     service: Arc<dyn Handler>,
-    name: Arc<str>,
     /// `X-Forwarded-For` is not appended to yet.
     is_first: bool,
 }
 
 impl Handler for End {
     fn call<'a>(&'a self, mut request: Request) -> BoxFuture<'a, Response> {
-        if let Some(record) = &request.context.record
-            && !self.name.is_empty()
-        {
-            record.note_service(&self.name);
-        }
+        request.context.exchange.reach_service();
         if self.is_first {
             append_for(&mut request);
         }
@@ -399,6 +393,9 @@ struct Unavailable;
 
 impl Handler for Unavailable {
     fn call<'a>(&'a self, _: Request) -> BoxFuture<'a, Response> {
-        Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE)))
+        Box::pin(std::future::ready(reply::status_text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Reason::RouterBroken,
+        )))
     }
 }

@@ -8,23 +8,22 @@ use http::header::{
 };
 use http::{Method, Version, request};
 
-use super::upgrade::ClientSide;
-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Removes what concerns the client's connection only. Gives the protocol that the client wants to change to.
+/// Removes what concerns the client's connection only. Gives the protocol that the client wants to change to;
+/// `is_tunnel`: it can, whatever its version.
 ///
 /// `h2c` is no such protocol: its upgrade would smuggle requests past the router (RFC 9113 dropped it).
 /// `Trailer` stays, because it announces what the body will end with.
-pub(super) fn clean_request(head: &mut request::Parts) -> Option<HeaderValue> {
+pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Option<HeaderValue> {
     let headers = &mut head.headers;
     let found = own_fields(headers);
     let mut upgrade = None;
     if found.contains(&CONNECTION) {
         // Over HTTP/2 and HTTP/3 only a tunnel has one.
-        let may = head.version == Version::HTTP_11 || ClientSide::is_in(&head.extensions);
+        let may = head.version == Version::HTTP_11 || is_tunnel;
         if may && lists(headers, &CONNECTION, "upgrade") {
             upgrade = headers.get(UPGRADE).filter(|protocol| !is_h2c(protocol)).cloned();
         }
@@ -177,7 +176,7 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let (mut head, ()) = builder.body(()).unwrap().into_parts();
-        let upgrade = clean_request(&mut head);
+        let upgrade = clean_request(&mut head, false);
         let mut left: Vec<_> =
             head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         left.sort();
@@ -248,7 +247,7 @@ mod tests {
             .body(())
             .unwrap()
             .into_parts();
-        clean_request(&mut head);
+        clean_request(&mut head, false);
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 

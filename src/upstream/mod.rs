@@ -32,9 +32,9 @@ use connect::Target;
 pub(crate) use connect::{Host, connect_tcp};
 use peers::Peers;
 use pool::Pool;
+pub(crate) use send::Outgoing;
 pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
-pub(crate) use upgrade::ClientSide;
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.
 pub struct Endpoint {
@@ -106,8 +106,9 @@ impl Endpoint {
     ///
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
-        let body = request.body;
-        self.try_send(request.head, body, None).await.map_err(|failure| failure.error)
+        let Request { head, body, context } = request;
+        let outgoing = Outgoing { head, body, upgrade: context.upgrade, exchange: None };
+        self.try_send(outgoing, None).await.map_err(|failure| failure.error)
     }
 
     /// Closes connections that have been idle for too long, or are more than are to be kept. Those to addresses that the

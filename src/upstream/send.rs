@@ -13,7 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tidegate_core::{Body, BodyError, Guard, Interim, Response, UpstreamError};
+use tidegate_core::{Body, BodyError, Exchange, Guard, Interim, Response, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
 use super::interim::Tap;
 use super::pool::{Opening, Own, Shared, Streams};
-use super::upgrade::{ClientSide, Upgrade};
+use super::upgrade::Change;
 use super::{Endpoint, InFlight, fields, upgrade};
 
 /// Times that a request is given to another connection after a kept one turned out dead.
@@ -40,10 +40,20 @@ const MAX_BEHIND_ANSWER: Duration = Duration::from_secs(5);
 /// Bytes of a request body that one HTTP/2 stream may hold.
 const STREAM_BUFFER: usize = 128 * 1024;
 
+/// A request that is ready for a server.
+pub(crate) struct Outgoing {
+    pub(crate) head: request::Parts,
+    pub(crate) body: Body,
+    /// The client's side, when it asks for another protocol.
+    pub(crate) upgrade: Option<Box<tidegate_core::Upgrade>>,
+    /// The exchange whose latest attempt this is.
+    pub(crate) exchange: Option<Arc<Exchange>>,
+}
+
 /// A request that failed, with the request when no byte of it was sent and its body is whole.
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
-    pub(crate) unsent: Option<Box<(request::Parts, Body)>>,
+    pub(crate) unsent: Option<Box<Outgoing>>,
 }
 
 /// A connection that one request has for itself, or one stream of a shared one.
@@ -73,35 +83,33 @@ impl Endpoint {
     /// Sends a request; see [`Endpoint::send`]. A request that did not leave comes back with the error.
     pub(crate) async fn try_send(
         self: &Arc<Self>,
-        mut head: request::Parts,
-        body: Body,
+        outgoing: Outgoing,
         interim: Option<&dyn Interim>,
     ) -> Result<Response, Failure> {
+        let Outgoing { mut head, body, upgrade, exchange } = outgoing;
         let in_flight = InFlight::begin(self);
-        let protocol = fields::clean_request(&mut head);
+        let protocol = fields::clean_request(&mut head, upgrade.is_some());
         fields::fill_host(&mut head.headers, &self.authority);
         if body.is_end_stream() {
             fields::without_body(&mut head);
         } else {
             fields::with_body(&mut head, &body);
         }
-        let client = ClientSide::take(&mut head.extensions);
-        let held = head.extensions.remove::<tidegate_core::Held>().unwrap_or_default();
-        let upgrade = protocol.and_then(|protocol| client.map(|client| Upgrade { protocol, client, held }));
-        if upgrade.is_none() && !head.extensions.is_empty() {
+        let change = protocol.zip(upgrade).map(|(protocol, client)| Change { protocol, client });
+        if !head.extensions.is_empty() {
             head.extensions.clear();
         }
         let mut outgoing = Request::from_parts(head, body);
         let mut stale = 0;
         loop {
-            let lease = match self.lease(upgrade.is_some(), stale >= MAX_STALE).await {
+            let lease = match self.lease(change.is_some(), stale >= MAX_STALE).await {
                 Ok(lease) => lease,
-                Err(error) => return Err(unsent(error, outgoing, upgrade)),
+                Err(error) => return Err(unsent(error, outgoing, change, exchange)),
             };
             let reused = lease.reused();
             let spare = spare(&outgoing);
             match self.exchange(lease, outgoing, interim).await {
-                Ok((response, lease)) => return self.answer(response, lease, upgrade, in_flight),
+                Ok((response, lease)) => return self.answer(response, lease, change, (in_flight, exchange)),
                 Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
                     outgoing = *request;
                     stale += 1;
@@ -111,14 +119,14 @@ impl Endpoint {
                     if !reused {
                         // A server that stops drops connections that it has not looked at yet: another one may answer.
                         let error = self.lost(error.to_string());
-                        return Err(unsent(error, spare.into_request(), upgrade));
+                        return Err(unsent(error, spare.into_request(), change, exchange));
                     }
                     outgoing = spare.into_request();
                     stale = MAX_STALE;
                 }
                 Err(Lost { error, unsent: Some(request) }) => {
                     let error = self.lost(error.map_or_else(|| "closed".into(), |e| e.to_string()));
-                    return Err(unsent(error, *request, upgrade));
+                    return Err(unsent(error, *request, change, exchange));
                 }
                 Err(Lost { error: Some(error), .. }) => return Err(self.fail(&error).into()),
                 Err(Lost { error: None, .. }) => {
@@ -322,23 +330,23 @@ impl Endpoint {
         self: &Arc<Self>,
         mut response: http::Response<Incoming>,
         lease: Lease,
-        upgrade: Option<Upgrade>,
-        in_flight: InFlight,
+        change: Option<Change>,
+        (in_flight, exchange): (InFlight, Option<Arc<Exchange>>),
     ) -> Result<Response, Failure> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return upgrade::accept(response, upgrade, in_flight)
+            return upgrade::accept(response, change, in_flight)
                 .map_err(|reason| self.malformed(reason).into());
         }
         if !fields::clean_response(response.headers_mut()) {
             return Err(self.malformed("its transfer coding is not chunked".into()).into());
         }
-        let guard = Finish { in_flight, worker: crate::worker::index(), lease };
-        if upgrade.is_some() {
+        let guard = Finish { in_flight, worker: crate::worker::index(), lease, exchange };
+        if change.is_some() {
             // A refused upgrade leaves a connection whose state nobody should rely on.
             let guard = Box::new(guard.without_reuse());
-            return Ok(response.map(|body| Body::incoming(body).with_guard(guard)));
+            return Ok(response.map(|body| Body::incoming(body).with_guard(guard)).into());
         }
-        Ok(response.map(|body| Body::incoming(body).with_guard(Box::new(guard))))
+        Ok(response.map(|body| Body::incoming(body).with_guard(Box::new(guard))).into())
     }
 
     fn not_connected(&self, error: &hyper::Error) -> UpstreamError {
@@ -387,7 +395,12 @@ impl From<UpstreamError> for Failure {
     }
 }
 
-fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>) -> Failure {
+fn unsent(
+    error: UpstreamError,
+    request: Request<Body>,
+    change: Option<Change>,
+    exchange: Option<Arc<Exchange>>,
+) -> Failure {
     let (mut head, body) = request.into_parts();
     if let Some(authority) = head.uri.authority()
         && !head.headers.contains_key(HOST)
@@ -401,12 +414,11 @@ fn unsent(error: UpstreamError, request: Request<Body>, upgrade: Option<Upgrade>
     {
         head.uri = Uri::from(target.clone());
     }
-    if let Some(upgrade) = upgrade {
+    if change.is_some() {
         head.version = Version::HTTP_11;
-        upgrade.client.put(&mut head.extensions);
-        head.extensions.insert(upgrade.held);
     }
-    Failure { error, unsent: Some(Box::new((head, body))) }
+    let upgrade = change.map(|change| change.client);
+    Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange })) }
 }
 
 fn stream_of(shared: Shared, reused: bool) -> Lease {
@@ -550,6 +562,7 @@ struct Finish {
     in_flight: InFlight,
     worker: usize,
     lease: Lease,
+    exchange: Option<Arc<Exchange>>,
 }
 
 impl Finish {
@@ -565,8 +578,14 @@ impl Finish {
 }
 
 impl Guard for Finish {
+    fn data(&mut self, length: usize) {
+        if let Some(attempt) = self.exchange.as_ref().and_then(|exchange| exchange.last_attempt()) {
+            attempt.add_received(length);
+        }
+    }
+
     fn end(self: Box<Self>, complete: bool) {
-        let Self { in_flight, worker, lease } = *self;
+        let Self { in_flight, worker, lease, .. } = *self;
         let Lease::Own { mut own, .. } = lease else { return };
         if !complete || own.sender.is_closed() {
             return;

@@ -421,10 +421,12 @@ async fn front(endpoint: Arc<Endpoint>) -> SocketAddr {
         let service = hyper::service::service_fn(move |incoming: http::Request<hyper::body::Incoming>| {
             let endpoint = endpoint.clone();
             async move {
-                let (head, body) = incoming.into_parts();
-                let context = Context::new(Arc::new(Connection::plain(([127, 0, 0, 1], 9).into())));
+                let (mut head, body) = incoming.into_parts();
+                let mut context = Context::new(Arc::new(Connection::plain(([127, 0, 0, 1], 9).into())));
+                context.upgrade = head.extensions.remove().map(crate::entrypoint::upgrade::of_library);
                 let answer = endpoint.send(Request::new(head, Body::incoming(body), context)).await;
-                answer.or_else(|error| Ok::<_, BodyError>(tidegate_core::reply::upstream_failure(error)))
+                let (head, body) = answer.unwrap_or_else(tidegate_core::reply::upstream_failure).into_parts();
+                Ok::<_, BodyError>(http::Response::from_parts(head, body))
             }
         });
         async move {

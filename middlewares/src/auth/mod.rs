@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use tidegate_core::{AuthMethod, BuildContext, BuildError, Identity, Request, Response, reply};
+use tidegate_core::{AuthMethod, BuildContext, BuildError, Identity, Reason, Request, Response, reply};
 
 /// The realm when none is configured.
 pub(crate) const DEFAULT_REALM: &str = "traefik";
@@ -82,7 +82,7 @@ impl Establishing {
         if self.remove_authorization {
             headers.remove(AUTHORIZATION);
         }
-        request.context.identity = Some(Arc::new(Identity::new(user, self.method, self.by.clone())));
+        request.context.identify(Identity::new(user, self.method, self.by.clone()));
         true
     }
 }
@@ -105,16 +105,9 @@ pub(crate) fn is_same(a: &HeaderName, b: &HeaderName) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| plain(x) == plain(y))
 }
 
-/// Notes for the log who the client is, or says to be.
-pub(crate) fn note_user(request: &Request, user: &str) {
-    if let Some(record) = &request.context.record {
-        record.note(|fields| fields.user = Some(user.to_owned()));
-    }
-}
-
 /// The answer to a request without valid credentials.
 pub(crate) fn unauthorized(challenge: HeaderValue) -> Response {
-    let mut response = reply::bare(StatusCode::UNAUTHORIZED, "401 Unauthorized\n");
+    let mut response = reply::bare(StatusCode::UNAUTHORIZED, "401 Unauthorized\n", Reason::Unauthenticated);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     response

@@ -67,9 +67,7 @@ impl Forwarding {
         {
             head.headers.insert(HOST, host);
         }
-        let mut context = request.context.clone();
-        context.attempts = None;
-        Request::new(head, body, context)
+        Request::new(head, body, request.context.aside())
     }
 
     fn headers(&self, request: &Request) -> HeaderMap {
@@ -117,7 +115,7 @@ impl Forwarding {
 
 /// What Traefik does when `trustForwardHeader` is given: it appends the client, and adds what is missing.
 fn add_missing(headers: &mut HeaderMap, request: &Request) {
-    let client = request.context.connection.peer.ip().to_canonical().to_string();
+    let client = request.context.exchange.connection.peer.ip().to_canonical().to_string();
     let earlier: Vec<&str> = headers.get_all(FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let chain = if earlier.is_empty() { client } else { format!("{}, {client}", earlier.join(", ")) };
     set(headers, FOR, &chain);
@@ -138,7 +136,7 @@ fn add_missing(headers: &mut HeaderMap, request: &Request) {
 
 /// What Traefik does when it is not given.
 fn set_some(headers: &mut HeaderMap, request: &Request) {
-    set(headers, FOR, &request.context.connection.peer.ip().to_canonical().to_string());
+    set(headers, FOR, &request.context.exchange.connection.peer.ip().to_canonical().to_string());
     set(headers, PROTO, if request.context.is_tls() { "https" } else { "http" });
     set(headers, METHOD, request.head.method.as_str());
     set(headers, HOST_NAME, request.host());

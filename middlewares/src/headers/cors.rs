@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use regex::bytes::Regex;
-use tidegate_core::{BuildError, BuildErrors, Request, Response, reply};
+use tidegate_core::{BuildError, BuildErrors, Reason, Request, Response, reply};
 
 use super::{Headers, header_value};
 use crate::pattern;
@@ -90,7 +90,7 @@ impl Cors {
         let given = |name| headers.get(name).filter(|value| !value.is_empty());
         let method = given(header::ACCESS_CONTROL_REQUEST_METHOD)?;
         given(header::ORIGIN)?;
-        let mut response = reply::empty(StatusCode::OK);
+        let mut response = reply::empty(StatusCode::OK, Reason::Preflight);
         let answer = response.headers_mut();
         let asked_headers = given(header::ACCESS_CONTROL_REQUEST_HEADERS);
         for (name, asked, allowed) in [
@@ -265,7 +265,7 @@ mod tests {
         let vary = |before: &'static str| {
             let options = super::super::tests::options(r#"{"addVaryHeader": true}"#);
             let response = testing::response_of(options, from("https://o.test"), move |_| {
-                let mut response = Response::default();
+                let mut response = Response::new(tidegate_core::Body::empty());
                 if !before.is_empty() {
                     response.headers_mut().insert("vary", before.parse().unwrap());
                 }

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tidegate_core::{BuildError, BuildErrors, Request, Response, reply};
+use tidegate_core::{BuildError, BuildErrors, Reason, Request, Response, reply};
 
 use super::{Headers, header_name, header_value};
 
@@ -69,7 +69,7 @@ impl Secure {
             self.hosts_proxy_headers.iter().find_map(|name| headers.get(name).filter(|v| !v.is_empty()));
         let host = by_proxy.map_or(request.host().as_bytes(), |value| value.as_bytes());
         let allowed = self.allowed_hosts.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(host));
-        (!allowed).then(|| reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Bad Host"))
+        (!allowed).then(|| reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Bad Host", Reason::HostDenied))
     }
 
     /// True when the client came over HTTPS, here or to a proxy before us.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use parking_lot::RwLock;
-use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 
 use super::{Proof, Prover};
 use crate::acme::error::Error;
@@ -57,9 +57,9 @@ impl Tokens {
     fn answer(&self, path: &str) -> Response {
         let shown = path.strip_prefix(PREFIX).and_then(|token| self.0.read().get(token).cloned());
         let Some(shown) = shown else {
-            return reply::empty(StatusCode::NOT_FOUND);
+            return reply::empty(StatusCode::NOT_FOUND, Reason::OwnService);
         };
-        let mut response = Response::new(Body::full(shown));
+        let mut response = Response::new(Body::full(shown)).because(Reason::OwnService);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         *response.status_mut() = StatusCode::OK;
         response

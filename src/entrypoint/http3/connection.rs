@@ -18,7 +18,7 @@ use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
 use crate::entrypoint::door::{Door, Handshaking};
-use crate::entrypoint::http::Link;
+use crate::entrypoint::http::{Link, Protocol};
 use crate::entrypoint::progress::Progress;
 use crate::entrypoint::room::OpenConnection;
 
@@ -81,6 +81,7 @@ async fn run(
     let connection = Connection {
         peer,
         local,
+        accepted: Instant::now(),
         entry_point: door.name.clone(),
         forwarded_for: door.forwarded.appended(&forwarded),
         identity: outcome.options.identity(&outcome.info),
@@ -92,9 +93,8 @@ async fn run(
         connection: Arc::new(connection),
         progress: Arc::new(Progress::default()),
         tls_options: Some(outcome.options),
-        started: Instant::now(),
         requests: 0.into(),
-        framed: true,
+        protocol: Protocol::Http3,
     };
     let served = Served {
         quic,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use quinn::{RecvStream, SendStream};
-use tidegate_core::{Body, reply};
+use tidegate_core::{Body, Reason, Response, reply};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Place, Unwanted};
@@ -16,12 +16,14 @@ use super::head::{self, Refusal};
 use super::hints::Hints;
 use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
+use crate::entrypoint::body::OpenAnswer;
+use crate::entrypoint::closing::Closing;
 use crate::entrypoint::heads::HeldHead;
-use crate::entrypoint::http::{Link, begin_tunnel, respond};
+use crate::entrypoint::http::{Arrived, Link, begin_tunnel, respond};
 use crate::entrypoint::linger;
 use crate::entrypoint::pace::{self, Answering};
 use crate::entrypoint::tunnel::answer as tunnel_answer;
-use crate::upstream::ClientSide;
+use crate::entrypoint::upgrade;
 
 /// How long it is waited whether there is a body, where there usually is none: a server that is promised one may well
 /// refuse it. As long as Go's HTTP library waits.
@@ -72,17 +74,17 @@ pub(super) async fn serve(
         match head.and_then(|head| head::content_length(&head.headers).map(|length| (head, length))) {
             Ok(head) => head,
             Err(refusal) => {
-                let status = match refusal {
-                    Refusal::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
+                let (status, reason) = match refusal {
+                    Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge),
+                    Refusal::TargetTooLong => (StatusCode::URI_TOO_LONG, Reason::TargetTooLong),
                     other => return refuse(&quic, &mut source, &mut answer, fault_of(other)),
                 };
-                let _ = answer.send(reply::empty(status), false).await;
+                let _ = answer.send(reply::empty(status, reason), false).await;
                 return Ended::Wasted;
             }
         };
     let mut head = head;
-    if head.method == Method::CONNECT && begin_tunnel(&link, &mut head) {
+    if head.method == Method::CONNECT && begin_tunnel(&mut head) {
         return tunnelled(&link, &quic, (source, answer), head).await;
     }
     let is_head = head.method == Method::HEAD;
@@ -104,13 +106,14 @@ pub(super) async fn serve(
     };
     let hints = Arc::new(Hints::default());
     let response = {
-        let mut responding = std::pin::pin!(respond(&link, head, body, Some(hints.clone())));
+        let arrived = Arrived { head, body, interim: Some(hints.clone()), upgrade: None };
+        let mut responding = std::pin::pin!(respond(&link, arrived));
         let mut over = std::pin::pin!(answer.over());
         let mut late = std::pin::pin!(answer.late());
         loop {
             tokio::select! {
                 biased;
-                response = &mut responding => break response,
+                (response, closing) = &mut responding => break closed(response, closing),
                 () = std::future::poll_fn(|cx| hints.poll_any(cx)) => {
                     if answer.interim(hints.take()).await.is_err() {
                         return Ended::Wasted;
@@ -148,13 +151,15 @@ async fn tunnelled(
     link: &Link,
     quic: &quinn::Connection,
     (mut source, mut answer): (Source, Answer),
-    mut head: http::request::Parts,
+    head: http::request::Parts,
 ) -> Ended {
-    let (side, give) = ClientSide::pending();
-    head.extensions.insert(side);
+    let (mut upgrade, give) = upgrade::pending();
+    // The connection counts as busy for as long as the tunnel is there.
+    upgrade.hold(Arc::new(OpenAnswer::new(link.progress.clone())));
+    let arrived = Arrived { head, body: Body::empty(), interim: None, upgrade: Some(upgrade) };
     let response = tokio::select! {
         biased;
-        response = respond(link, head, Body::empty(), None) => response,
+        (response, closing) = respond(link, arrived) => closed(response, closing),
         () = answer.over() => return Ended::Wasted,
     };
     let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -169,6 +174,14 @@ async fn tunnelled(
     match tunnel::carry(quic, &mut source, &mut answer, near).await {
         Ok(()) => Ended::Answered,
         Err(Unwanted) => Ended::Wasted,
+    }
+}
+
+/// The response, whose body ends the exchange.
+fn closed(response: Response, closing: Option<Closing>) -> Response {
+    match closing {
+        Some(closing) => response.map(|body| body.with_guard(Box::new(closing))),
+        None => response,
     }
 }
 

@@ -12,7 +12,7 @@ use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use http_body::Frame;
 use tidegate_config::tls::Tls;
-use tidegate_core::{Body, BodyError, BoxFuture, Handler, Request, Response, reply};
+use tidegate_core::{Body, BodyError, BoxFuture, Handler, Reason, Request, Response, RouteInfo, reply};
 use tokio::sync::Notify;
 
 use super::*;
@@ -36,30 +36,34 @@ impl Handler for Backend {
                 "/panic" => panic!("as asked"),
                 "/wait" => {
                     release.notified().await;
-                    reply::bare(StatusCode::OK, "released")
+                    reply::bare(StatusCode::OK, "released", Reason::OwnService)
                 }
                 "/upload" => match std::mem::take(&mut request.body).collect(1 << 30).await {
-                    Ok(bytes) => reply::bare(StatusCode::OK, format!("{} bytes", bytes.len())),
-                    Err(error) => reply::bare(StatusCode::REQUEST_TIMEOUT, error.to_string()),
+                    Ok(bytes) => {
+                        reply::bare(StatusCode::OK, format!("{} bytes", bytes.len()), Reason::OwnService)
+                    }
+                    Err(error) => {
+                        reply::bare(StatusCode::REQUEST_TIMEOUT, error.to_string(), Reason::OwnService)
+                    }
                 },
                 "/break" => Response::new(Body::boxed(Pieces { left: 2, then_fail: true })),
                 "/endless" => Response::new(Body::boxed(Pieces { left: usize::MAX, then_fail: false })),
                 "/upgrade" => {
-                    let upgrade = hyper::upgrade::on(::http::Request::from_parts(request.head, ()));
+                    let upgrade = request.context.upgrade.unwrap();
                     tokio::spawn(async move {
-                        let mut stream = hyper_util::rt::TokioIo::new(upgrade.await.unwrap());
+                        let mut stream = upgrade.side.changed().await.unwrap();
                         let mut byte = [0];
                         while tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await.unwrap_or(0) > 0 {
                             let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &byte).await;
                         }
                     });
-                    let mut response = reply::bare(StatusCode::SWITCHING_PROTOCOLS, "");
+                    let mut response = reply::bare(StatusCode::SWITCHING_PROTOCOLS, "", Reason::OwnService);
                     for (name, value) in [("connection", "upgrade"), ("upgrade", "echo")] {
                         response.headers_mut().insert(name, HeaderValue::from_static(value));
                     }
                     response
                 }
-                _ => reply::bare(StatusCode::OK, shown(&request)),
+                _ => reply::bare(StatusCode::OK, shown(&request), Reason::OwnService),
             }
         })
     }
@@ -131,13 +135,15 @@ fn gate_with_hosts(
     let service = Arc::new(backend);
     let index = |rule: &str| {
         let route = Route {
-            name: "r@test".into(),
-            service_name: "s@test".into(),
-            chain: end(service.clone(), "s@test".into(), true),
+            info: Arc::new(RouteInfo {
+                router: "r@test".into(),
+                service: "s@test".into(),
+                middlewares: Box::default(),
+            }),
+            chain: end(service.clone(), true),
             timeouts: None,
             observability: EntryPointObservability::default(),
             tls_options: None,
-            internal: false,
         };
         let rule = Rule::parse(rule).unwrap();
         Index::new(vec![Entry { rule, priority: 1, tie: (0, String::new()), value: Arc::new(route) }])

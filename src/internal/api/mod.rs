@@ -13,7 +13,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use tidegate_config::Kind;
-use tidegate_core::{Body, BoxFuture, Handler, Request, Response, reply};
+use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 
 use super::{Surroundings, dashboard};
 use crate::service::Service;
@@ -48,22 +48,26 @@ impl Api {
 
     fn answer(&self, request: &Request) -> Response {
         let path = request.path();
-        let Some(path) = path.strip_prefix(self.base.as_str()) else { return reply::not_found() };
+        let Some(path) = path.strip_prefix(self.base.as_str()) else {
+            return reply::not_found(Reason::OwnService);
+        };
         if let Some(response) =
             self.dashboard.as_ref().and_then(|dashboard| dashboard.beside_api(path, request))
         {
             return response;
         }
-        let Some(path) = path.strip_prefix("/api/") else { return reply::not_found() };
+        let Some(path) = path.strip_prefix("/api/") else { return reply::not_found(Reason::OwnService) };
         let Some(snapshots) = self.around.snapshots.get().and_then(WeakSnapshotHandle::upgrade) else {
-            return reply::status_text(StatusCode::SERVICE_UNAVAILABLE);
+            return reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::OwnService);
         };
         let question =
             Question { api: self, snapshot: snapshots.load(), query: request.head.uri.query().unwrap_or("") };
         match question.answer(path) {
-            Some(_) if request.head.method != Method::GET => reply::empty(StatusCode::METHOD_NOT_ALLOWED),
+            Some(_) if request.head.method != Method::GET => {
+                reply::empty(StatusCode::METHOD_NOT_ALLOWED, Reason::OwnService)
+            }
             Some(response) => response,
-            None => reply::not_found(),
+            None => reply::not_found(Reason::OwnService),
         }
     }
 }
@@ -223,7 +227,7 @@ fn one(found: Option<String>, word: &str, name: &str) -> Response {
 }
 
 fn body(json: &str) -> Response {
-    let mut response = Response::new(Body::full(as_go(json)));
+    let mut response = Response::new(Body::full(as_go(json))).because(Reason::OwnService);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -231,5 +235,5 @@ fn body(json: &str) -> Response {
 fn refusal(status: StatusCode, message: &str) -> Response {
     let mut object = Object::new();
     object.member("message", message);
-    reply::error(status, as_go(&object.finish()).trim_end())
+    reply::error(status, as_go(&object.finish()).trim_end(), Reason::OwnService)
 }

@@ -261,7 +261,7 @@ impl Tree {
             Self::Or(left, right) => left.holds(entry, modes) || right.holds(entry, modes),
             Self::Not(inner) => !inner.holds(entry, modes),
             Self::Rule(place) => entry.seen.facts >> place & 1 == 1,
-            Self::Aborted => entry.outcome.aborted.is_some(),
+            Self::Aborted => entry.aborted.is_some(),
             Self::Number(field, operator, number) => compares(entry.number(*field), *operator, *number),
             Self::Time(field, operator, time) => compares(entry.time(*field).as_nanos(), *operator, *time),
             Self::Text(field, text) => *entry.text(field, modes) == **text,

@@ -3,19 +3,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Version};
 use serde_json::Value;
-use tidegate_core::record::{Failed, Fields};
+use tidegate_core::Exchange;
+use tidegate_core::exchange::{Failed, Summary};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use super::filter::{Number, Text, Time};
 use super::modes::{Mode, Modes};
-use super::{Aborted, Outcome, Seen, nanoseconds};
+use super::{Aborted, Seen, nanoseconds};
 use crate::tls::subject::subject;
 
 /// What is written for a header that must not be read.
@@ -24,10 +24,12 @@ const REDACTED: &str = "REDACTED";
 /// Everything that is known of one request at its end.
 pub(super) struct Entry<'a> {
     pub(super) seen: &'a Seen,
-    pub(super) fields: &'a Fields,
-    /// What was filled in while a page for an error was fetched.
-    pub(super) page: Option<&'a Fields>,
-    pub(super) outcome: &'a Outcome<'a>,
+    pub(super) exchange: &'a Exchange,
+    pub(super) summary: &'a Summary<'a>,
+    /// Headers of the response.
+    pub(super) headers: Option<&'a HeaderMap>,
+    /// Who has cut the response short.
+    pub(super) aborted: Option<Aborted>,
     pub(super) duration: Duration,
     /// Number of the request since the start, internal ones left out.
     pub(super) count: u64,
@@ -52,18 +54,18 @@ impl Entry<'_> {
         };
         field("ClientHost", &self.client_host(), &mut line);
         line.push_str(" - ");
-        field("ClientUsername", self.fields.user.as_deref().unwrap_or(""), &mut line);
+        field("ClientUsername", self.summary.user.unwrap_or(""), &mut line);
         let day = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
         let _ = write!(line, " [{}] \"", seen.at.format(&day).unwrap_or_default());
         field("RequestMethod", seen.method.as_str(), &mut line);
         line.push(' ');
         field("RequestPath", self.path(modes), &mut line);
         line.push(' ');
-        field("RequestProtocol", protocol(seen.version), &mut line);
+        field("RequestProtocol", protocol(self.exchange.version), &mut line);
         line.push_str("\" ");
-        number("DownstreamStatus", self.outcome.status.into(), &mut line);
+        number("DownstreamStatus", self.exchange.status().into(), &mut line);
         line.push(' ');
-        number("DownstreamContentSize", self.outcome.sent, &mut line);
+        number("DownstreamContentSize", self.exchange.sent(), &mut line);
         for name in [http::header::REFERER, http::header::USER_AGENT] {
             line.push(' ');
             let value = match modes.of_header(&name) {
@@ -77,11 +79,11 @@ impl Entry<'_> {
             line.push(' ');
             number("RequestCount", self.count, &mut line);
             line.push(' ');
-            quoted(modes.keeps("RouterName"), self.fields.router.as_deref(), &mut line);
+            quoted(modes.keeps("RouterName"), self.router(), &mut line);
             line.push(' ');
-            quoted(modes.keeps("ServiceURL"), self.fields.server_url.as_deref(), &mut line);
+            quoted(modes.keeps("ServiceURL"), self.summary.server.map(|server| &*server.url), &mut line);
             let _ = write!(line, " {}ms", self.duration.as_millis());
-            if let Some(aborted) = self.outcome.aborted.filter(|_| modes.keeps("DownstreamAborted")) {
+            if let Some(aborted) = self.aborted.filter(|_| modes.keeps("DownstreamAborted")) {
                 let _ = write!(line, " aborted-by-{}", aborted.name());
             }
         }
@@ -97,8 +99,8 @@ impl Entry<'_> {
         out.retain(|name, _| modes.keeps(name));
         let headers = [
             ("request_", self.seen.headers.as_ref()),
-            ("origin_", self.fields.origin_headers.as_ref()),
-            ("downstream_", self.outcome.headers),
+            ("origin_", self.summary.origin_headers),
+            ("downstream_", self.headers),
         ];
         for (prefix, headers) in headers {
             if let Some(headers) = headers {
@@ -116,29 +118,29 @@ impl Entry<'_> {
 
     fn request_fields(&self, modes: &Modes, out: &mut BTreeMap<Cow<'_, str>, Value>) {
         let seen = self.seen;
-        let peer = seen.connection.peer;
+        let peer = self.exchange.connection.peer;
         let address = self.address();
         let (host, port) = host_and_port(&address);
         let at: Value = seen.at.format(&Rfc3339).ok().into();
-        let tls = seen.connection.tls.as_ref();
+        let tls = self.exchange.connection.tls.as_ref();
         out.extend::<[(Cow<'_, str>, Value); 18]>([
             ("StartUTC".into(), at.clone()),
             ("StartLocal".into(), at),
             ("ClientAddr".into(), peer.to_string().into()),
             ("ClientHost".into(), self.client_host().into()),
             ("ClientPort".into(), peer.port().to_string().into()),
-            ("ClientUsername".into(), self.fields.user.as_deref().unwrap_or("-").into()),
+            ("ClientUsername".into(), self.summary.user.unwrap_or("-").into()),
             ("RequestAddr".into(), (*address).into()),
             ("RequestHost".into(), host.into()),
             ("RequestPort".into(), port.into()),
             ("RequestMethod".into(), seen.method.as_str().into()),
             ("RequestPath".into(), self.path(modes).into()),
-            ("RequestProtocol".into(), protocol(seen.version).into()),
+            ("RequestProtocol".into(), protocol(self.exchange.version).into()),
             ("RequestScheme".into(), if tls.is_some() { "https" } else { "http" }.into()),
-            ("RequestContentSize".into(), seen.received.load(std::sync::atomic::Ordering::Relaxed).into()),
+            ("RequestContentSize".into(), self.exchange.received().into()),
             ("RequestCount".into(), self.count.into()),
-            ("RetryAttempts".into(), self.fields.retries.into()),
-            ("entryPointName".into(), (*seen.connection.entry_point).into()),
+            ("RetryAttempts".into(), self.summary.retries.into()),
+            ("entryPointName".into(), (*self.exchange.connection.entry_point).into()),
             ("Duration".into(), nanoseconds(self.duration).into()),
         ]);
         if let Some(tls) = tls {
@@ -151,22 +153,22 @@ impl Entry<'_> {
     }
 
     fn response_fields(&self, out: &mut BTreeMap<Cow<'_, str>, Value>) {
-        let fields = self.fields;
-        out.insert("DownstreamStatus".into(), self.outcome.status.into());
-        out.insert("DownstreamContentSize".into(), self.outcome.sent.into());
+        let summary = self.summary;
+        out.insert("DownstreamStatus".into(), self.exchange.status().into());
+        out.insert("DownstreamContentSize".into(), self.exchange.sent().into());
         out.insert("Overhead".into(), nanoseconds(self.time(Time::Overhead)).into());
         let texts = [
-            ("RouterName", &fields.router),
-            ("ServiceName", &fields.service),
-            ("ServiceURL", &fields.server_url),
-            ("ServiceAddr", &fields.server_addr),
+            ("RouterName", self.router()),
+            ("ServiceName", summary.service),
+            ("ServiceURL", summary.server.map(|server| &*server.url)),
+            ("ServiceAddr", summary.server.map(|server| &*server.address)),
         ];
         for (name, value) in texts {
             if let Some(value) = value {
-                out.insert(name.into(), (**value).into());
+                out.insert(name.into(), value.into());
             }
         }
-        let (sent, size) = (self.outcome.sent, self.sent_by_server());
+        let (sent, size) = (self.exchange.sent(), self.sent_by_server());
         out.insert("OriginStatus".into(), self.origin_status().into());
         out.insert("OriginDuration".into(), nanoseconds(self.time(Time::OriginDuration)).into());
         out.insert("OriginContentSize".into(), self.origin_size().into());
@@ -174,27 +176,27 @@ impl Entry<'_> {
             let ratio = if size == 0 { Value::from(0) } else { self.gzip_ratio().into() };
             out.insert("GzipRatio".into(), ratio);
         }
-        if let Some(aborted) = self.outcome.aborted {
+        if let Some(aborted) = self.aborted {
             out.insert("DownstreamAborted".into(), true.into());
             out.insert("DownstreamAbortedBy".into(), aborted.name().into());
         }
-        if let Some(page) = self.page {
+        if let Some(page) = &summary.page {
             self.page_fields(page, out);
         }
-        if !fields.failed.is_empty() {
-            out.insert("FailedAttempts".into(), fields.failed.iter().map(failed_attempt).collect());
+        if !summary.failed.is_empty() {
+            out.insert("FailedAttempts".into(), summary.failed.iter().map(failed_attempt).collect());
         }
     }
 
-    fn page_fields(&self, page: &Fields, out: &mut BTreeMap<Cow<'_, str>, Value>) {
+    fn page_fields(&self, page: &Summary<'_>, out: &mut BTreeMap<Cow<'_, str>, Value>) {
         let texts = [
-            ("ErrorPageServiceName", &page.service),
-            ("ErrorPageServiceURL", &page.server_url),
-            ("ErrorPageServiceAddr", &page.server_addr),
+            ("ErrorPageServiceName", page.service),
+            ("ErrorPageServiceURL", page.server.map(|server| &*server.url)),
+            ("ErrorPageServiceAddr", page.server.map(|server| &*server.address)),
         ];
         for (name, value) in texts {
             if let Some(value) = value {
-                out.insert(name.into(), (**value).into());
+                out.insert(name.into(), value.into());
             }
         }
         out.insert("ErrorPageStatus".into(), self.page_status().into());
@@ -208,17 +210,17 @@ impl Entry<'_> {
     /// A field that is a number; 0 where the log has none.
     pub(super) fn number(&self, field: Number) -> f64 {
         let whole = match field {
-            Number::DownstreamStatus => self.outcome.status.into(),
-            Number::DownstreamContentSize => self.outcome.sent,
+            Number::DownstreamStatus => self.exchange.status().into(),
+            Number::DownstreamContentSize => self.exchange.sent(),
             Number::OriginStatus => self.origin_status().into(),
             Number::OriginContentSize => self.origin_size(),
             Number::ErrorPageStatus => self.page_status().into(),
             Number::ErrorPageContentSize => self.page_size(),
-            Number::RequestContentSize => self.seen.received.load(std::sync::atomic::Ordering::Relaxed),
+            Number::RequestContentSize => self.exchange.received(),
             Number::RequestCount => self.count,
-            Number::RetryAttempts => self.fields.retries.into(),
+            Number::RetryAttempts => self.summary.retries.into(),
             Number::GzipRatio => return self.gzip_ratio(),
-            Number::ClientPort => self.seen.connection.peer.port().into(),
+            Number::ClientPort => self.exchange.connection.peer.port().into(),
             Number::RequestPort => host_and_port(&self.address()).1.parse().unwrap_or(0),
         };
         whole as f64
@@ -227,11 +229,11 @@ impl Entry<'_> {
     /// A field that is a length of time.
     pub(super) fn time(&self, field: Time) -> Duration {
         // Who is still waiting for an answer has waited until now.
-        let took = |fields: &Fields| {
-            let asked = || fields.asked.map(|asked| asked.elapsed());
-            fields.origin_duration.or_else(asked).unwrap_or_default()
+        let took = |summary: &Summary<'_>| {
+            let asked = || summary.asked.map(|asked| asked.elapsed());
+            summary.origin_duration.or_else(asked).unwrap_or_default()
         };
-        let (origin, page) = (took(self.fields), self.page.map(took).unwrap_or_default());
+        let (origin, page) = (took(self.summary), self.summary.page.as_deref().map(took).unwrap_or_default());
         match field {
             Time::Duration => self.duration,
             Time::OriginDuration => origin,
@@ -242,28 +244,28 @@ impl Entry<'_> {
 
     /// A field that is a text; empty where the log has none.
     pub(super) fn text(&self, field: &Text, modes: &Modes) -> Cow<'_, str> {
-        let (seen, fields) = (self.seen, self.fields);
-        let tls = seen.connection.tls.as_ref();
+        let (seen, summary) = (self.seen, self.summary);
+        let tls = self.exchange.connection.tls.as_ref();
         match field {
-            Text::ClientAddr => seen.connection.peer.to_string().into(),
+            Text::ClientAddr => self.exchange.connection.peer.to_string().into(),
             Text::ClientHost => self.client_host().into(),
-            Text::ClientUsername => fields.user.as_deref().unwrap_or("-").into(),
+            Text::ClientUsername => summary.user.unwrap_or("-").into(),
             Text::RequestAddr => self.address(),
             Text::RequestHost => host_and_port(&self.address()).0.to_owned().into(),
             Text::RequestMethod => seen.method.as_str().into(),
             Text::RequestPath => self.path(modes).into(),
-            Text::RequestProtocol => protocol(seen.version).into(),
+            Text::RequestProtocol => protocol(self.exchange.version).into(),
             Text::RequestScheme => if tls.is_some() { "https" } else { "http" }.into(),
-            Text::RouterName => fields.router.as_deref().unwrap_or("").into(),
-            Text::ServiceName => fields.service.as_deref().unwrap_or("").into(),
-            Text::ServiceUrl => fields.server_url.as_deref().unwrap_or("").into(),
-            Text::ServiceAddr => fields.server_addr.as_deref().unwrap_or("").into(),
-            Text::AbortedBy => self.outcome.aborted.map_or("", Aborted::name).into(),
-            Text::ErrorPageServiceName => self.page_text(|page| &page.service),
-            Text::ErrorPageServiceUrl => self.page_text(|page| &page.server_url),
-            Text::ErrorPageServiceAddr => self.page_text(|page| &page.server_addr),
-            Text::FailedAttempts => attempts_text(&fields.failed),
-            Text::EntryPointName => (&*seen.connection.entry_point).into(),
+            Text::RouterName => self.router().unwrap_or("").into(),
+            Text::ServiceName => summary.service.unwrap_or("").into(),
+            Text::ServiceUrl => summary.server.map_or("", |server| &server.url).into(),
+            Text::ServiceAddr => summary.server.map_or("", |server| &server.address).into(),
+            Text::AbortedBy => self.aborted.map_or("", Aborted::name).into(),
+            Text::ErrorPageServiceName => self.page_text(|page| page.service),
+            Text::ErrorPageServiceUrl => self.page_text(|page| page.server.map(|server| &*server.url)),
+            Text::ErrorPageServiceAddr => self.page_text(|page| page.server.map(|server| &*server.address)),
+            Text::FailedAttempts => attempts_text(&summary.failed),
+            Text::EntryPointName => (&*self.exchange.connection.entry_point).into(),
             Text::TlsVersion => tls.map_or("", |tls| tls.version).into(),
             Text::TlsCipher => tls.map_or("", |tls| tls.cipher).into(),
             Text::TlsClientSubject => {
@@ -272,8 +274,8 @@ impl Entry<'_> {
             }
             Text::StartUtc => seen.at.format(&Rfc3339).unwrap_or_default().into(),
             Text::RequestHeader(name) => values(seen.headers.as_ref(), name),
-            Text::OriginHeader(name) => values(fields.origin_headers.as_ref(), name),
-            Text::DownstreamHeader(name) => values(self.outcome.headers, name),
+            Text::OriginHeader(name) => values(summary.origin_headers, name),
+            Text::DownstreamHeader(name) => values(self.headers, name),
         }
     }
 
@@ -284,48 +286,50 @@ impl Entry<'_> {
 
     /// Our own answer stands for that of a server which gave none.
     fn origin_status(&self) -> u16 {
-        let asked = self.fields.server_url.is_some() && self.page.is_none();
-        self.fields.origin_status.unwrap_or(if asked { self.outcome.status } else { 0 })
+        let asked = self.summary.server.is_some() && self.summary.page.is_none();
+        self.summary.origin_status.unwrap_or(if asked { self.exchange.status() } else { 0 })
     }
 
     fn origin_size(&self) -> u64 {
-        let asked = self.fields.server_url.is_some() && self.page.is_none();
-        self.fields.origin_size.unwrap_or(if asked { self.outcome.sent } else { 0 })
+        let asked = self.summary.server.is_some() && self.summary.page.is_none();
+        self.summary.origin_size.unwrap_or(if asked { self.exchange.sent() } else { 0 })
     }
 
-    fn page_text(&self, field: fn(&Fields) -> &Option<Arc<str>>) -> Cow<'_, str> {
-        self.page.and_then(|page| field(page).as_deref()).unwrap_or("").into()
+    fn page_text(&self, field: for<'a> fn(&Summary<'a>) -> Option<&'a str>) -> Cow<'_, str> {
+        self.summary.page.as_deref().and_then(field).unwrap_or("").into()
+    }
+
+    /// The router; `None` when there was none.
+    fn router(&self) -> Option<&str> {
+        self.summary.route.map(|route| &*route.router)
     }
 
     fn page_status(&self) -> u16 {
         // Without a status the client did not wait for the page.
-        self.page.map_or(0, |page| page.origin_status.unwrap_or(self.outcome.status))
+        self.summary.page.as_ref().map_or(0, |page| page.origin_status.unwrap_or(self.exchange.status()))
     }
 
     fn page_size(&self) -> u64 {
-        self.page.map_or(0, |page| page.origin_size.unwrap_or(self.outcome.sent))
+        self.summary.page.as_ref().map_or(0, |page| page.origin_size.unwrap_or(self.exchange.sent()))
     }
 
     /// Length of the body that was meant for the client.
     fn sent_by_server(&self) -> u64 {
-        if self.page.is_some() { self.page_size() } else { self.origin_size() }
+        if self.summary.page.is_some() { self.page_size() } else { self.origin_size() }
     }
 
     fn gzip_ratio(&self) -> f64 {
-        let (sent, size) = (self.outcome.sent, self.sent_by_server());
+        let (sent, size) = (self.exchange.sent(), self.sent_by_server());
         if sent > 0 && size != sent { size as f64 / sent as f64 } else { 0.0 }
     }
 
     /// Who the client is: what the entry point believes, else the first address of `X-Forwarded-For`, else the peer.
     fn client_host(&self) -> String {
-        if let Some(client) = self.seen.client {
-            return client.to_canonical().to_string();
-        }
         let forwarded =
             self.seen.forwarded.as_ref().and_then(|value| value.as_bytes().split(|b| *b == b',').next());
         match forwarded.map(<[u8]>::trim_ascii) {
             Some(first) if !first.is_empty() => tidegate_core::forwarded::entry_name(first),
-            _ => self.seen.connection.peer.ip().to_canonical().to_string(),
+            _ => self.exchange.connection.peer.ip().to_canonical().to_string(),
         }
     }
 
@@ -343,16 +347,16 @@ impl Entry<'_> {
     }
 }
 
-fn failed_attempt(failed: &Failed) -> Value {
+fn failed_attempt(failed: &Failed<'_>) -> Value {
     let mut out = serde_json::Map::new();
     let texts = [
-        ("ServiceName", &failed.service),
-        ("ServiceURL", &failed.server_url),
-        ("ServiceAddr", &failed.server_addr),
+        ("ServiceName", Some(failed.service)),
+        ("ServiceURL", failed.server.map(|server| &*server.url)),
+        ("ServiceAddr", failed.server.map(|server| &*server.address)),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
-            out.insert(name.to_owned(), (**value).into());
+            out.insert(name.to_owned(), value.into());
         }
     }
     out.insert("OriginStatus".to_owned(), failed.status.into());
@@ -361,10 +365,10 @@ fn failed_attempt(failed: &Failed) -> Value {
 }
 
 /// Attempts as filters see them: `name@provider http://server 503, …`.
-fn attempts_text(attempts: &[Failed]) -> Cow<'static, str> {
-    let one = |failed: &Failed| {
-        let text = |value: &Option<Arc<str>>| value.as_deref().unwrap_or("-").to_owned();
-        format!("{} {} {}", text(&failed.service), text(&failed.server_url), failed.status)
+fn attempts_text(attempts: &[Failed<'_>]) -> Cow<'static, str> {
+    let one = |failed: &Failed<'_>| {
+        let server = failed.server.map_or("-", |server| &server.url);
+        format!("{} {server} {}", failed.service, failed.status)
     };
     attempts.iter().map(one).collect::<Vec<_>>().join(", ").into()
 }

@@ -179,14 +179,7 @@ impl Known {
 /// Requests that the gateway makes itself come from nobody.
 fn context() -> Context {
     let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-    let connection = Connection {
-        peer: nowhere,
-        local: nowhere,
-        entry_point: "".into(),
-        tls: None,
-        forwarded_for: None,
-        identity: None,
-    };
+    let connection = Connection { entry_point: "".into(), ..Connection::plain(nowhere) };
     Context::new(Arc::new(connection))
 }
 
@@ -194,7 +187,7 @@ fn context() -> Context {
 mod tests {
     use parking_lot::Mutex;
     use tidegate_config::tls::{Certificate, Tls};
-    use tidegate_core::{BoxFuture, Response, UpstreamError, reply};
+    use tidegate_core::{BoxFuture, Response, UpstreamError};
 
     use super::message::tests::Pair;
     use super::*;
@@ -250,8 +243,7 @@ mod tests {
         stapler.round(&store).await;
         assert_eq!(responder.asked.lock().len(), 1, "not before it is due");
         // It is due, and the responder fails: the answer at hand stays.
-        *responder.answer.lock() =
-            reply::bare(http::StatusCode::OK, "nonsense").into_body().as_bytes().unwrap().to_vec();
+        *responder.answer.lock() = b"nonsense".to_vec();
         stapler.known.values_mut().for_each(|known| known.due = None);
         let next = stapler.round(&store).await;
         assert!(shown().is_some());

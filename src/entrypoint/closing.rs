@@ -1,0 +1,112 @@
+//! The end of an exchange: counts what the client is sent, and lets those read who look at whole exchanges.
+
+use std::sync::Arc;
+
+use tidegate_core::{BodyError, Exchange, Guard, Reason, Response};
+
+use crate::observability::access_log::{Aborted, Line};
+
+/// The status of a request whose client went away before there was a response.
+const CLIENT_CLOSED: u16 = 499;
+
+/// An exchange that has not ended. It ends with the body of its response; dropped before there is a response, because
+/// the client went away.
+pub(super) struct Closing {
+    exchange: Arc<Exchange>,
+    line: Option<Box<Line>>,
+    is_over: bool,
+    /// Why the response breaks off, when it does. A body that is dropped has lost its client.
+    aborted: Aborted,
+}
+
+impl Closing {
+    /// For an exchange whose line in the access log, if it has one, is `line`.
+    pub(super) fn new(exchange: Arc<Exchange>, line: Option<Box<Line>>) -> Self {
+        Self { exchange, line, is_over: false, aborted: Aborted::Client }
+    }
+
+    /// Notes the head of the response that the client gets.
+    pub(super) fn answer(&mut self, response: &Response) {
+        self.exchange.answer(response.status().as_u16(), response.reason);
+        if let Some(line) = &mut self.line {
+            line.answer(response.headers());
+        }
+    }
+
+    /// Counts bytes of the response's body.
+    pub(super) fn add_sent(&self, bytes: usize) {
+        self.exchange.add_sent(bytes);
+    }
+
+    /// Notes why the body breaks off.
+    pub(super) fn fail(&mut self, error: &BodyError) {
+        self.aborted = match error {
+            BodyError::TimedOut => Aborted::Timeout,
+            _ => Aborted::Server,
+        };
+    }
+
+    /// Ends the exchange, unless it has ended. `complete`: the body was read to its end.
+    pub(super) fn finish(&mut self, complete: bool) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        if self.exchange.status() == 0 {
+            self.exchange.answer(CLIENT_CLOSED, Some(Reason::ClientGone));
+        }
+        if let Some(line) = self.line.take() {
+            line.write(&self.exchange, (!complete).then_some(self.aborted));
+        }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.finish(false);
+    }
+}
+
+impl Guard for Closing {
+    fn data(&mut self, length: usize) {
+        self.add_sent(length);
+    }
+
+    fn failed(&mut self, error: &BodyError) {
+        self.fail(error);
+    }
+
+    fn end(mut self: Box<Self>, complete: bool) {
+        self.finish(complete);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+    use tidegate_core::{Body, Connection, Origin};
+
+    use super::*;
+
+    fn exchange() -> Arc<Exchange> {
+        let connection = Connection::plain(([127, 0, 0, 1], 4000).into());
+        Arc::new(Exchange::begin(Arc::new(connection), Version::HTTP_3))
+    }
+
+    #[test]
+    fn a_client_that_does_not_wait_is_noted() {
+        let exchange = exchange();
+        drop(Closing::new(exchange.clone(), None));
+        assert_eq!((exchange.status(), exchange.origin()), (499, Some(Origin::Client)));
+    }
+
+    #[tokio::test]
+    async fn what_the_client_is_sent_is_counted() {
+        let exchange = exchange();
+        let mut closing = Closing::new(exchange.clone(), None);
+        let response = Response::new(Body::full("hello"));
+        closing.answer(&response);
+        let body = response.into_body().with_guard(Box::new(closing));
+        assert_eq!(body.collect(10).await.ok().as_deref(), Some(&b"hello"[..]));
+        assert_eq!((exchange.status(), exchange.sent()), (200, 5));
+    }
+}
