@@ -11,45 +11,35 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-/// Why a body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The peer's HTTP connection failed.
-    #[error("{0}")]
-    Http(#[from] hyper::Error),
-    /// A limit on the size was passed.
-    #[error("body larger than {limit} bytes")]
-    TooLarge {
-        /// The limit, in bytes.
-        limit: u64,
-    },
-    /// The client took its request back, or broke the protocol (HTTP/3).
-    #[error("{0}")]
-    Gone(String),
-    /// No progress within the allowed time.
-    #[error("body made no progress in time")]
-    TimedOut,
-    /// Compression, a temporary file, or another part of ours failed.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
+mod collect;
+mod error;
+mod map;
+mod prefixed;
+mod tee;
+
+pub use collect::{CollectError, Collected, Unfinished};
+pub use error::{BodyError, BodyErrorKind};
+pub use tee::{Tee, Teed};
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was read to its end.
+    Complete,
+    /// It failed.
+    Failed(BodyErrorKind),
+    /// It was dropped before its end: its reader has left, or wants no more.
+    Dropped,
 }
 
 /// Something that must know how a body ends.
-///
-/// `end` is called exactly once: with `true` when the body was read to its end, with `false` when it failed or
-/// was dropped before.
 pub trait Guard: Send {
     /// Called with the length of each data frame, in bytes.
     fn data(&mut self, _length: usize) {}
     /// Called with the trailers, when there are any.
     fn trailers(&mut self, _trailers: &http::HeaderMap) {}
-    /// Called before the end when the body fails, with the reason.
-    fn failed(&mut self, _error: &BodyError) {}
-    /// Called once when the body is over.
-    fn end(self: Box<Self>, complete: bool);
+    /// Called exactly once, when the body is over.
+    fn end(self: Box<Self>, end: End);
 }
 
 /// What reading on in a body gives: a frame, an error, the end, or nothing yet.
@@ -90,8 +80,8 @@ pub struct Pace {
 #[derive(Default)]
 pub struct Body {
     kind: Kind,
+    /// Those that do not know the end yet.
     guards: SmallVec<[Box<dyn Guard>; 1]>,
-    ended: bool,
 }
 
 #[derive(Default)]
@@ -159,39 +149,29 @@ impl Body {
         }
     }
 
-    /// Reads the whole body, at most `limit` bytes of it. Trailers are dropped.
-    pub async fn collect(mut self, limit: u64) -> Result<Bytes, BodyError> {
-        let mut whole = bytes::BytesMut::new();
-        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
-            if let Ok(data) = frame?.into_data() {
-                if (whole.len() + data.len()) as u64 > limit {
-                    return Err(BodyError::TooLarge { limit });
-                }
-                whole.extend_from_slice(&data);
-            }
-        }
-        Ok(whole.freeze())
+    /// Reads the next frame; `None` at the end.
+    pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await
     }
 
     /// Ends the body for its guards because of a failure. Does nothing when the body has already ended.
     pub fn fail(&mut self, error: &BodyError) {
-        if !self.ended && !self.guards.is_empty() {
-            for guard in &mut self.guards {
-                guard.failed(error);
-            }
-            self.finish(false);
-        }
+        self.finish(End::Failed(error.kind()));
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, guards: SmallVec::new(), ended: false }
+        Self { kind, guards: SmallVec::new() }
     }
 
-    fn finish(&mut self, complete: bool) {
-        self.ended = true;
+    fn finish(&mut self, end: End) {
         for guard in self.guards.drain(..) {
-            guard.end(complete);
+            guard.end(end);
         }
+    }
+
+    /// True for a body without content, trailers and guards.
+    fn is_plainly_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty) && self.guards.is_empty()
     }
 
     fn inner_is_end(&self) -> bool {
@@ -234,12 +214,13 @@ impl HttpBody for Body {
                         guard.trailers(trailers);
                     }
                 }
-                if this.inner_is_end() {
-                    this.finish(true);
+                // Nothing comes behind trailers, and not every reader asks.
+                if frame.is_trailers() || this.inner_is_end() {
+                    this.finish(End::Complete);
                 }
             }
             Some(Err(error)) => this.fail(error),
-            None => this.finish(true),
+            None => this.finish(End::Complete),
         }
         Poll::Ready(polled)
     }
@@ -261,9 +242,8 @@ impl HttpBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if !self.ended && !self.guards.is_empty() {
-            let complete = self.inner_is_end();
-            self.finish(complete);
+        if !self.guards.is_empty() {
+            self.finish(if self.inner_is_end() { End::Complete } else { End::Dropped });
         }
     }
 }

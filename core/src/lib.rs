@@ -19,7 +19,9 @@ pub mod reply;
 pub mod store;
 pub mod values;
 
-pub use body::{Body, BodyError, Frames, Guard, Polled};
+pub use body::{
+    Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
+};
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
 pub use error::{Fault, UpstreamError};
 pub use exchange::{Attempt, Exchange, RouteInfo, ServerInfo};

@@ -22,7 +22,7 @@ impl Middleware for Remembers {
         let (next, last) = (next.clone(), self.last.clone());
         let known = last.lock().clone();
         let refresh = async move {
-            let body = next.run(request).await.into_body().collect(1024).await.unwrap();
+            let body = next.run(request).await.into_body().collect(1024).await.unwrap().bytes;
             *last.lock() = Some(body.clone());
             body
         };
@@ -89,7 +89,7 @@ fn request(path: &str) -> Request {
 }
 
 async fn text(response: Response) -> String {
-    String::from_utf8(response.into_body().collect(1024).await.unwrap().to_vec()).unwrap()
+    String::from_utf8(response.into_body().collect(1024).await.unwrap().bytes.to_vec()).unwrap()
 }
 
 #[tokio::test]

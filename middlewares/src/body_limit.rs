@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::replay::tests::pieces;
     use crate::testing::{self, World, block_on, with_body};
-    use tidegate_core::Handler;
+    use tidegate_core::{CollectError, Handler};
 
     /// A service that reads the whole body, as a server would.
     #[derive(Clone)]
@@ -119,8 +119,10 @@ mod tests {
         fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
             Box::pin(async move {
                 match request.body.collect(1 << 20).await {
-                    Ok(body) => Response::new(Body::full(body)),
-                    Err(BodyError::TooLarge { .. }) => reply::upstream_failure(UpstreamError::TooLarge),
+                    Ok(body) => Response::new(Body::full(body.bytes)),
+                    Err(CollectError::Failed(BodyError::TooLarge { .. })) => {
+                        reply::upstream_failure(UpstreamError::TooLarge)
+                    }
                     Err(error) => reply::upstream_failure(UpstreamError::Internal(error.to_string())),
                 }
             })

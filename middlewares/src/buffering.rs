@@ -213,7 +213,7 @@ mod tests {
             Box::pin(async move {
                 let length =
                     request.head.headers.get(CONTENT_LENGTH).map_or("none".into(), |v| format!("{v:?}"));
-                let body = request.body.collect(1 << 24).await.unwrap();
+                let body = request.body.collect(1 << 24).await.unwrap().bytes;
                 Response::new(Body::full(format!("{length} {}", String::from_utf8_lossy(&body))))
             })
         }
@@ -229,7 +229,7 @@ mod tests {
     fn ask(options: &Buffering, request: Request) -> (u16, String) {
         let (status, body) = block_on(async {
             let response = testing::run(&testing::build(options.clone()), request, &Echo).await;
-            (response.status().as_u16(), response.into_body().collect(1 << 24).await.unwrap())
+            (response.status().as_u16(), response.into_body().collect(1 << 24).await.unwrap().bytes)
         });
         (status, String::from_utf8_lossy(&body).into_owned())
     }

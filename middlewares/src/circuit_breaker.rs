@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Guard, Middleware, Next, Reason, Request,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, End, Guard, Middleware, Next, Reason, Request,
     Response, reply,
 };
 
@@ -126,7 +126,7 @@ struct Observer {
 }
 
 impl Guard for Observer {
-    fn end(self: Box<Self>, _: bool) {
+    fn end(self: Box<Self>, _: End) {
         let now = Instant::now();
         self.breaker.observe(self.status, now.duration_since(self.started), now);
     }

@@ -17,7 +17,7 @@ use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
-use crate::{begun, sniff};
+use crate::{peek, sniff};
 use accept::Choice;
 use stream::{Compressed, Encoding};
 
@@ -196,15 +196,15 @@ impl Compressor {
     /// none, and whether a body of unknown length is empty.
     async fn looked_at(&self, mut response: Response) -> (Response, bool) {
         if self.has_lists && !response.headers().contains_key(CONTENT_TYPE) {
-            let (begin, body) = begun::begin(response.body).await;
+            let (beginning, body) = peek::beginning(response.body).await;
             response.body = body;
-            let found = HeaderValue::from_static(sniff::content_type(&begin));
+            let found = HeaderValue::from_static(sniff::content_type(&beginning));
             if !self.is_wanted_type(&HeaderMap::from_iter([(CONTENT_TYPE, found)])) {
                 return (response, false);
             }
         }
         if response.body.size_hint().exact().is_none() {
-            match begun::unless_empty(std::mem::take(&mut response.body)).await {
+            match peek::unless_empty(std::mem::take(&mut response.body)).await {
                 Some(again) => response.body = again,
                 None => {
                     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -268,10 +268,10 @@ async fn encode(mut response: Response, encoding: Encoding) -> Response {
         // What is gathered is bounded by the length that was declared; an encoder adds a little.
         Some(_) => match Body::of_frames(compressed).collect(2 * ONE_PIECE).await {
             Ok(whole) => {
-                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
-                Body::full(whole)
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole.bytes.len()));
+                whole.into()
             }
-            Err(error) => Body::of_frames(stream::Broken(Some(error))),
+            Err(error) => error.into_body(),
         },
         None => Body::of_frames(compressed),
     };
@@ -304,7 +304,7 @@ mod tests {
 
     fn decoded(response: Response) -> Vec<u8> {
         let encoding = Encoding::from_name(response.headers()[CONTENT_ENCODING].to_str().unwrap()).unwrap();
-        let bytes = testing::block_on(response.into_body().collect(1 << 24)).unwrap();
+        let bytes = testing::block_on(response.into_body().collect(1 << 24)).unwrap().bytes;
         stream::tests::decode(encoding, &bytes)
     }
 

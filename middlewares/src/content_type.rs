@@ -8,7 +8,7 @@ use http_body::Body as _;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
 
-use crate::{begun, sniff};
+use crate::{peek, sniff};
 
 /// Traefik's `contentType`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,10 +55,12 @@ fn wants_type(response: &Response) -> bool {
 }
 
 async fn with_type(mut response: Response) -> Response {
-    let (begin, body) = begun::begin(response.body).await;
+    let (beginning, body) = peek::beginning(response.body).await;
     response.body = body;
-    if !begin.is_empty() {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(sniff::content_type(&begin)));
+    if !beginning.is_empty() {
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(sniff::content_type(&beginning)));
     }
     response
 }

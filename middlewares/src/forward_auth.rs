@@ -7,13 +7,12 @@ use std::time::Duration as StdDuration;
 
 use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use http_body::Body as _;
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, Body, BodyError, BoxFuture, Build, BuildContext, BuildError, BuildErrors,
+    Admission, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
     HttpClient, Identity, Middleware, Next, Reason, Request, Response, reply,
 };
 
@@ -268,16 +267,13 @@ impl Asking {
     async fn question(&self, mut request: Request) -> Result<(Request, Request), Box<Response>> {
         let mut body = Body::empty();
         if let Some(limit) = self.body_limit {
-            if request.body.size_hint().lower() > limit {
-                return Err(too_large());
-            }
-            let bytes =
+            let collected =
                 std::mem::take(&mut request.body).collect(limit).await.map_err(|error| match error {
-                    BodyError::TooLarge { .. } => too_large(),
-                    _ => unavailable(),
+                    CollectError::TooLarge { .. } => too_large(),
+                    CollectError::Failed(_) => unavailable(),
                 })?;
-            request.body = Body::full(bytes.clone());
-            body = Body::full(bytes);
+            body = Body::full(collected.bytes.clone());
+            request.body = collected.into();
         }
         let method = if self.preserve_method { request.head.method.clone() } else { Method::GET };
         let asking = self.forwarding.request(&request, method, body);
@@ -291,16 +287,16 @@ impl Asking {
         })?;
         let (head, body) = response.into_parts();
         let body = body.collect(self.response_limit).await.map_err(|error| match error {
-            BodyError::TooLarge { limit } => {
+            CollectError::TooLarge { limit, .. } => {
                 tracing::warn!(address = %self.location_base, limit, "forwardAuth: answer longer than maxResponseBodySize");
                 too_large()
             }
-            error => {
+            CollectError::Failed(error) => {
                 tracing::error!(address = %self.location_base, %error, "forwardAuth: answer broke off");
                 unavailable()
             }
         })?;
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        Ok(Answer { status: head.status, headers: head.headers, body: body.bytes })
     }
 
     /// The answer as the client gets it.

@@ -219,7 +219,7 @@ mod tests {
         testing::response_of(options, with_body(builder, body), |request| {
             let kind = request.head.headers[CONTENT_TYPE].clone();
             assert!(!request.head.headers.contains_key(CONTENT_LENGTH));
-            assert_eq!(request.body.collect(100).now_or_never().unwrap().unwrap(), "abc");
+            assert_eq!(request.body.collect(100).now_or_never().unwrap().unwrap().bytes, "abc");
             let mut response = Response::new(Body::boxed(Answer(0)));
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
@@ -238,7 +238,7 @@ mod tests {
             exposed.contains("Content-Type") && exposed.ends_with("grpc-status, grpc-message"),
             "{exposed}"
         );
-        let body = testing::block_on(response.into_body().collect(1000)).unwrap();
+        let body = testing::block_on(response.into_body().collect(1000)).unwrap().bytes;
         let mut expected = b"\0\0\0\0\x02hi\x80\0\0\0".to_vec();
         expected.push(u8::try_from(TRAILERS.len()).unwrap());
         expected.extend_from_slice(TRAILERS.as_bytes());

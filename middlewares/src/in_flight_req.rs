@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{Source, SourceCriterion};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, Guard, Middleware, Next, Reason, Request, Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, End, Guard, Middleware, Next, Reason, Request, Response,
+    reply,
 };
 
 /// Traefik's `inFlightReq`.
@@ -105,7 +106,7 @@ struct Permit {
 struct Hold(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Permit>);
 
 impl Guard for Hold {
-    fn end(self: Box<Self>, _: bool) {}
+    fn end(self: Box<Self>, _: End) {}
 }
 
 impl Drop for Permit {

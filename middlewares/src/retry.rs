@@ -100,7 +100,7 @@ impl Retrier {
     async fn send(&self, request: Request, next: &Next) -> Response {
         let started = Instant::now();
         let Request { head, body, context } = request;
-        let replay = Replay::new(body, self.limit);
+        let mut replay = Replay::new(body, self.limit);
         let mut body = replay.next().unwrap_or_default();
         let mut attempt = 1;
         loop {
@@ -200,7 +200,11 @@ mod tests {
         impl<F: Fn() -> Option<Response> + Send + Sync + 'static> tidegate_core::Handler for Reading<F> {
             fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
                 Box::pin(async move {
-                    let body = request.body.collect(1 << 20).await.unwrap_or_else(|_| "broken".into());
+                    let body = request
+                        .body
+                        .collect(1 << 20)
+                        .await
+                        .map_or_else(|_| "broken".into(), |body| body.bytes);
                     (self.0)().unwrap_or_else(|| Response::new(Body::full(body)))
                 })
             }

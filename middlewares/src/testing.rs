@@ -130,6 +130,6 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// The whole body of a response as text.
 pub(crate) fn text(response: Response) -> String {
-    let bytes = block_on(response.into_body().collect(1 << 20)).unwrap();
+    let bytes = block_on(response.into_body().collect(1 << 20)).unwrap().bytes;
     String::from_utf8_lossy(&bytes).into_owned()
 }

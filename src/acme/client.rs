@@ -126,7 +126,7 @@ impl Http {
             let (parts, body) = response.into_parts();
             let body = body.collect(LARGEST).await;
             let body = body.map_err(|error| Error::network(format!("{}: {error}", endpoint.address())))?;
-            Ok(Answer { status: parts.status, headers: parts.headers, body })
+            Ok(Answer { status: parts.status, headers: parts.headers, body: body.bytes })
         };
         tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
             Err(Error::network(format!("{} did not answer within {:?}", endpoint.address(), self.timeout)))

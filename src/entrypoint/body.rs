@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tidegate_core::body::Pace;
-use tidegate_core::{Body, BodyError};
+use tidegate_core::{Body, BodyError, End};
 use tokio::time::{Instant, Sleep};
 
 use super::closing::Closing;
@@ -105,8 +105,7 @@ impl AnswerBody {
     fn fail(&mut self, error: &BodyError) {
         self.body.fail(error);
         if let Some(closing) = &mut self.closing {
-            closing.fail(error);
-            closing.finish(false);
+            closing.finish(End::Failed(error.kind()));
         }
     }
 }
@@ -141,20 +140,19 @@ impl HttpBody for AnswerBody {
                 if let Some(closing) = &mut this.closing {
                     closing.add_sent(length);
                     if this.body.is_end_stream() {
-                        closing.finish(true);
+                        closing.finish(End::Complete);
                     }
                 }
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "the body of an answer broke off");
                 if let Some(closing) = &mut this.closing {
-                    closing.fail(error);
-                    closing.finish(false);
+                    closing.finish(End::Failed(error.kind()));
                 }
             }
             Poll::Ready(None) => {
                 if let Some(closing) = &mut this.closing {
-                    closing.finish(true);
+                    closing.finish(End::Complete);
                 }
             }
             Poll::Pending => {}
@@ -181,7 +179,7 @@ impl Drop for AnswerBody {
             self.fail(&BodyError::TimedOut);
         }
         if let Some(closing) = &mut self.closing {
-            closing.finish(self.body.is_end_stream());
+            closing.finish(if self.body.is_end_stream() { End::Complete } else { End::Dropped });
         }
         if let Some(leftover) = framed.and_then(|framed| framed.leftover) {
             linger::drain_behind(leftover);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate_core::{BodyError, Exchange, Guard, Reason, Response};
+use tidegate_core::{End, Exchange, Guard, Reason, Response};
 
 use crate::observability::access_log::{Aborted, Line};
 
@@ -15,14 +15,12 @@ pub(super) struct Closing {
     exchange: Arc<Exchange>,
     line: Option<Box<Line>>,
     is_over: bool,
-    /// Why the response breaks off, when it does. A body that is dropped has lost its client.
-    aborted: Aborted,
 }
 
 impl Closing {
     /// For an exchange whose line in the access log, if it has one, is `line`.
     pub(super) fn new(exchange: Arc<Exchange>, line: Option<Box<Line>>) -> Self {
-        Self { exchange, line, is_over: false, aborted: Aborted::Client }
+        Self { exchange, line, is_over: false }
     }
 
     /// Notes the head of the response that the client gets.
@@ -38,16 +36,8 @@ impl Closing {
         self.exchange.add_sent(bytes);
     }
 
-    /// Notes why the body breaks off.
-    pub(super) fn fail(&mut self, error: &BodyError) {
-        self.aborted = match error {
-            BodyError::TimedOut => Aborted::Timeout,
-            _ => Aborted::Server,
-        };
-    }
-
-    /// Ends the exchange, unless it has ended. `complete`: the body was read to its end.
-    pub(super) fn finish(&mut self, complete: bool) {
+    /// Ends the exchange, unless it has ended, as its response's body has.
+    pub(super) fn finish(&mut self, end: End) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
@@ -55,14 +45,14 @@ impl Closing {
             self.exchange.answer(CLIENT_CLOSED, Some(Reason::ClientGone));
         }
         if let Some(line) = self.line.take() {
-            line.write(&self.exchange, (!complete).then_some(self.aborted));
+            line.write(&self.exchange, Aborted::by(end));
         }
     }
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.finish(false);
+        self.finish(End::Dropped);
     }
 }
 
@@ -71,12 +61,8 @@ impl Guard for Closing {
         self.add_sent(length);
     }
 
-    fn failed(&mut self, error: &BodyError) {
-        self.fail(error);
-    }
-
-    fn end(mut self: Box<Self>, complete: bool) {
-        self.finish(complete);
+    fn end(mut self: Box<Self>, end: End) {
+        self.finish(end);
     }
 }
 
@@ -106,7 +92,7 @@ mod tests {
         let response = Response::new(Body::full("hello"));
         closing.answer(&response);
         let body = response.into_body().with_guard(Box::new(closing));
-        assert_eq!(body.collect(10).await.ok().as_deref(), Some(&b"hello"[..]));
+        assert_eq!(body.collect(10).await.unwrap().bytes.as_ref(), b"hello");
         assert_eq!((exchange.status(), exchange.sent()), (200, 5));
     }
 }

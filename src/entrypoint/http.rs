@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BoxFuture, Connection, Context, Exchange, Guard, Interim, OriginalTarget, Reason, Request,
+    Body, BoxFuture, Connection, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request,
     Response, Upgrade, reply,
 };
 
@@ -312,7 +312,7 @@ impl Guard for Received {
         self.0.add_received(length);
     }
 
-    fn end(self: Box<Self>, _complete: bool) {}
+    fn end(self: Box<Self>, _: End) {}
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame};
 use tidegate_core::body::Pace;
-use tidegate_core::{Body, Guard, Next, Reason, Request, Response, UpstreamError, reply};
+use tidegate_core::{Body, End, Guard, Next, Reason, Request, Response, UpstreamError, reply};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -141,7 +141,7 @@ impl BodyEnd {
 struct Ending(Arc<BodyEnd>);
 
 impl Guard for Ending {
-    fn end(self: Box<Self>, _complete: bool) {
+    fn end(self: Box<Self>, _: End) {
         self.0.set();
     }
 }

@@ -39,7 +39,7 @@ impl Rest {
             return reply::error(StatusCode::BAD_REQUEST, message, Reason::OwnService);
         };
         let body = match request.body.collect(LARGEST).await {
-            Ok(body) => body,
+            Ok(collected) => collected.bytes,
             Err(error) => {
                 return reply::error(StatusCode::BAD_REQUEST, &error.to_string(), Reason::OwnService);
             }

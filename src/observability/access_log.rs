@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use tidegate_core::{Exchange, Request};
+use tidegate_core::{BodyErrorKind, End, Exchange, Request};
 use time::OffsetDateTime;
 
 use crate::settings;
@@ -152,6 +152,17 @@ pub enum Aborted {
 }
 
 impl Aborted {
+    /// Who has cut a response short whose body has ended so.
+    pub fn by(end: End) -> Option<Self> {
+        match end {
+            End::Complete => None,
+            End::Failed(BodyErrorKind::TimedOut) => Some(Self::Timeout),
+            End::Failed(_) => Some(Self::Server),
+            // A body that is dropped has lost its client.
+            End::Dropped => Some(Self::Client),
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Client => "client",

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_config::service::Failover;
-use tidegate_core::{BoxFuture, BuildError, Handler, Reason, Request, Response, UpstreamError, reply};
+use tidegate_core::{
+    BoxFuture, BuildError, CollectError, Handler, Reason, Request, Response, UpstreamError, reply,
+};
 
 use super::Service;
-use super::gather::{Gathered, gather};
 
 /// Largest request body that is kept for the fallback, in bytes, when the options set no limit.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -46,19 +47,19 @@ impl FailoverService {
     /// Asks the first service, and the fallback when the answer has one of the statuses.
     async fn serve(&self, errors: &Errors, request: Request) -> Response {
         let Request { head, body, context } = request;
-        let body = match gather(body, errors.max_body).await {
-            Ok(Gathered::Whole(whole)) => whole,
-            Ok(Gathered::TooLarge(_)) => {
+        let body = match body.collect(errors.max_body).await {
+            Ok(collected) => collected,
+            Err(CollectError::TooLarge { .. }) => {
                 return reply::error(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     "Request body too large",
                     Reason::RequestTooLarge,
                 );
             }
-            Err(_) => return reply::upstream_failure(UpstreamError::ClientGone),
+            Err(CollectError::Failed(_)) => return reply::upstream_failure(UpstreamError::ClientGone),
         };
         let spare = head.clone();
-        let response = self.main.call(Request::new(head, body.body(), context.clone())).await;
+        let response = self.main.call(Request::new(head, body.clone().into(), context.clone())).await;
         let status = response.status();
         // Whoever has changed protocol has answered.
         let stays = status == StatusCode::SWITCHING_PROTOCOLS;
@@ -67,7 +68,7 @@ impl FailoverService {
         }
         drop(response);
         context.exchange.replace(status.as_u16());
-        self.fallback.call(Request::new(spare, body.body(), context)).await
+        self.fallback.call(Request::new(spare, body.into(), context)).await
     }
 }
 

@@ -1,19 +1,16 @@
 //! One service that answers, and others that get copies of its requests.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request;
-use http_body::Body as _;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_config::service::Mirroring;
-use tidegate_core::{BoxFuture, BuildError, Handler, Request, Response};
+use tidegate_core::{BoxFuture, BuildError, Collected, Handler, Request, Response};
 use tokio::sync::Semaphore;
 
 use super::Service;
-use super::gather::{self, Gathered, Whole, gather};
 
 /// Largest body that is copied, in bytes, when the options set no limit.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -79,18 +76,14 @@ impl MirrorService {
         };
         let Request { head, body, context } = request;
         let (body, copied) = if self.copy_body {
-            match gather(body, self.max_body).await {
-                Ok(Gathered::Whole(whole)) => (whole.body(), whole),
-                Ok(Gathered::TooLarge(body)) => {
-                    return self.main.call(Request::new(head, body, context)).await;
-                }
+            match body.collect(self.max_body).await {
+                Ok(collected) => (collected.clone().into(), collected),
                 Err(error) => {
-                    let failed = gather::failing(error);
-                    return self.main.call(Request::new(head, failed, context)).await;
+                    return self.main.call(Request::new(head, error.into_body(), context)).await;
                 }
             }
         } else {
-            (body, Whole::default())
+            (body, Collected::default())
         };
         let copy = copy_head(&head, self.copy_body);
         let copy_context = context.aside();
@@ -99,7 +92,7 @@ impl MirrorService {
         let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();
         tokio::spawn(async move {
             for mirror in mirrors {
-                let request = Request::new(copy.clone(), copied.body(), copy_context.aside());
+                let request = Request::new(copy.clone(), copied.clone().into(), copy_context.aside());
                 let _ = tokio::time::timeout(COPY_TIME, ask(&*mirror, request)).await;
             }
             drop(permit);
@@ -111,7 +104,7 @@ impl MirrorService {
 /// Asks a mirror and reads its answer away, so that its connection can be used again.
 async fn ask(mirror: &dyn Service, request: Request) {
     let mut body = mirror.call(request).await.into_body();
-    while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 fn copy_head(head: &request::Parts, with_body: bool) -> request::Parts {

@@ -7,7 +7,6 @@
 mod balance;
 mod draft;
 mod failover;
-mod gather;
 mod health;
 mod load_balancer;
 mod mirror;

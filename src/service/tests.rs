@@ -47,7 +47,8 @@ impl Backend {
                         called.clone_into(&mut agent.lock());
                         async move {
                             let (head, body) = incoming.into_parts();
-                            let body = Body::incoming(body).collect(1 << 20).await?;
+                            let body =
+                                Body::incoming(body).collect(1 << 20).await.map_err(BodyError::from)?.bytes;
                             let host = head.headers["host"].to_str().unwrap();
                             let body = String::from_utf8_lossy(&body);
                             let text = format!("{name} {} {host} {body}", head.uri);
@@ -121,7 +122,7 @@ fn post(body: &'static str) -> Request {
 }
 
 async fn text(response: Response) -> String {
-    String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().to_vec()).unwrap()
+    String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().bytes.to_vec()).unwrap()
 }
 
 /// First word of the answer: the backend's name.

@@ -11,7 +11,7 @@ use futures_util::task::AtomicWaker;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body::Body as _;
 use parking_lot::Mutex;
-use tidegate_core::{Body, Guard, Interim};
+use tidegate_core::{Body, End, Guard, Interim};
 
 use super::fields;
 
@@ -39,8 +39,8 @@ pub(super) struct Tap {
 struct Sending(Arc<Tap>);
 
 impl Guard for Sending {
-    fn end(self: Box<Self>, complete: bool) {
-        if complete {
+    fn end(self: Box<Self>, end: End) {
+        if end == End::Complete {
             self.0.sending.store(false, Ordering::Relaxed);
         }
     }

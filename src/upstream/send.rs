@@ -13,7 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tidegate_core::{Body, BodyError, Exchange, Guard, Interim, Response, UpstreamError};
+use tidegate_core::{Body, BodyError, End, Exchange, Guard, Interim, Response, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -533,7 +533,7 @@ fn watch_end(request: &mut Request<Body>) -> Option<oneshot::Receiver<()>> {
 struct Ended(oneshot::Sender<()>);
 
 impl Guard for Ended {
-    fn end(self: Box<Self>, _complete: bool) {
+    fn end(self: Box<Self>, _: End) {
         let _ = self.0.send(());
     }
 }
@@ -569,7 +569,7 @@ impl Finish {
     fn without_reuse(self) -> impl Guard {
         struct Only(InFlight, #[expect(dead_code, reason = "kept open until the body ends")] Lease);
         impl Guard for Only {
-            fn end(self: Box<Self>, _complete: bool) {
+            fn end(self: Box<Self>, _: End) {
                 drop(self.0);
             }
         }
@@ -584,10 +584,10 @@ impl Guard for Finish {
         }
     }
 
-    fn end(self: Box<Self>, complete: bool) {
+    fn end(self: Box<Self>, end: End) {
         let Self { in_flight, worker, lease, .. } = *self;
         let Lease::Own { mut own, .. } = lease else { return };
-        if !complete || own.sender.is_closed() {
+        if end != End::Complete || own.sender.is_closed() {
             return;
         }
         let endpoint = in_flight.0.clone();

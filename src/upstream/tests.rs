@@ -69,7 +69,7 @@ fn get(path: &str) -> Request {
 }
 
 async fn text(response: Response) -> String {
-    String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().to_vec()).unwrap()
+    String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().bytes.to_vec()).unwrap()
 }
 
 /// Waits until something is so.

@@ -231,20 +231,12 @@ impl Frames for Compressed {
     }
 }
 
-/// A body that breaks off at once.
-pub(super) struct Broken(pub(super) Option<BodyError>);
-
-impl Frames for Broken {
-    fn poll_next(&mut self, _: &mut Context<'_>) -> Polled {
-        Poll::Ready(self.0.take().map(Err))
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::testing::block_on;
     use async_compression::tokio::write::{BrotliDecoder, GzipDecoder, ZstdDecoder};
+    use tidegate_core::CollectError;
     use tokio::io::AsyncWriteExt;
 
     pub(in crate::compress) fn decode(encoding: Encoding, bytes: &[u8]) -> Vec<u8> {
@@ -328,10 +320,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_broken_body_breaks_the_compressed_one() {
-        let body = Body::of_frames(Compressed::new(
-            Body::of_frames(Broken(Some(BodyError::TimedOut))),
-            Encoding::Gzip,
-        ));
-        assert!(matches!(block_on(body.collect(100)), Err(BodyError::TimedOut)));
+        let body = Body::of_frames(Compressed::new(Body::failed(BodyError::TimedOut), Encoding::Gzip));
+        assert!(matches!(block_on(body.collect(100)), Err(CollectError::Failed(BodyError::TimedOut))));
     }
 }

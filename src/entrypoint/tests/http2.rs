@@ -23,7 +23,7 @@ fn request(path: &str, body: Body) -> ::http::Request<Body> {
 }
 
 async fn text(response: ::http::Response<hyper::body::Incoming>) -> String {
-    let bytes = Body::incoming(response.into_body()).collect(1 << 20).await.unwrap();
+    let bytes = Body::incoming(response.into_body()).collect(1 << 20).await.unwrap().bytes;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

@@ -39,8 +39,8 @@ impl Handler for Backend {
                     reply::bare(StatusCode::OK, "released", Reason::OwnService)
                 }
                 "/upload" => match std::mem::take(&mut request.body).collect(1 << 30).await {
-                    Ok(bytes) => {
-                        reply::bare(StatusCode::OK, format!("{} bytes", bytes.len()), Reason::OwnService)
+                    Ok(body) => {
+                        reply::bare(StatusCode::OK, format!("{} bytes", body.bytes.len()), Reason::OwnService)
                     }
                     Err(error) => {
                         reply::bare(StatusCode::REQUEST_TIMEOUT, error.to_string(), Reason::OwnService)

@@ -146,7 +146,8 @@ impl Stapler {
             if !response.status().is_success() {
                 return Err(format!("the responder answers {}", response.status()));
             }
-            response.into_body().collect(MAX_ANSWER).await.map_err(|error| error.to_string())
+            let answer = response.into_body().collect(MAX_ANSWER).await.map_err(|error| error.to_string())?;
+            Ok(answer.bytes)
         };
         let answer =
             tokio::time::timeout(TIMEOUT, answered).await.map_err(|_| "no answer in time".to_owned())??;

@@ -14,7 +14,7 @@ async fn http2_server(connections: Arc<AtomicUsize>) -> SocketAddr {
 async fn serve_http2(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static) {
     let service = hyper::service::service_fn(|incoming: http::Request<hyper::body::Incoming>| async move {
         let (head, body) = incoming.into_parts();
-        let length = Body::incoming(body).collect(1 << 20).await?.len();
+        let length = Body::incoming(body).collect(1 << 20).await.map_err(BodyError::from)?.bytes.len();
         let text = format!("{} {} {length}", head.method, head.uri);
         Ok::<_, BodyError>(http::Response::new(Body::boxed(WithTrailer(Some(text.into()), true))))
     });

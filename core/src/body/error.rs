@@ -1,0 +1,58 @@
+//! Why bodies break off.
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The peer's HTTP connection failed.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    /// A limit on the size was passed.
+    #[error("body larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The client took its request back, or broke the protocol (HTTP/3).
+    #[error("{0}")]
+    Gone(String),
+    /// No progress within the allowed time.
+    #[error("body made no progress in time")]
+    TimedOut,
+    /// Compression, a temporary file, or another part of ours failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl BodyError {
+    /// Returns which error it is, without what belongs to the particular case.
+    pub fn kind(&self) -> BodyErrorKind {
+        match self {
+            Self::Http(_) => BodyErrorKind::Http,
+            Self::TooLarge { .. } => BodyErrorKind::TooLarge,
+            Self::Gone(_) => BodyErrorKind::Gone,
+            Self::TimedOut => BodyErrorKind::TimedOut,
+            Self::Io(_) => BodyErrorKind::Io,
+            Self::Other(_) => BodyErrorKind::Other,
+        }
+    }
+}
+
+/// Which [`BodyError`] a body failed with: what can be copied and kept after the error has been passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyErrorKind {
+    /// [`BodyError::Http`]
+    Http,
+    /// [`BodyError::TooLarge`]
+    TooLarge,
+    /// [`BodyError::Gone`]
+    Gone,
+    /// [`BodyError::TimedOut`]
+    TimedOut,
+    /// [`BodyError::Io`]
+    Io,
+    /// [`BodyError::Other`]
+    Other,
+}

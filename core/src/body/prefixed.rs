@@ -1,0 +1,105 @@
+//! Bodies of which a part is in memory, and bodies that are known to fail.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use smallvec::SmallVec;
+
+use super::{Body, BodyError, Frames, Pace, Polled};
+
+impl Body {
+    /// Returns a body of `read`, followed by `rest`: gives back what was read of a body to find something out.
+    ///
+    /// The guards of `rest` stay with it. They have seen `read` when it was read, and do not see it again.
+    pub fn prefixed(read: impl IntoIterator<Item = Bytes>, rest: Self) -> Self {
+        let mut read: SmallVec<[Bytes; 2]> = read.into_iter().filter(|piece| !piece.is_empty()).collect();
+        if read.is_empty() {
+            return rest;
+        }
+        if read.len() == 1 && rest.is_plainly_empty() {
+            return Self::full(read.remove(0));
+        }
+        Self::of_frames(Prefixed { read: read.into_iter(), rest })
+    }
+
+    /// Returns a body that fails when it is read.
+    pub fn failed(error: BodyError) -> Self {
+        Self::of_frames(Failed(Some(error)))
+    }
+}
+
+struct Prefixed {
+    read: smallvec::IntoIter<[Bytes; 2]>,
+    rest: Body,
+}
+
+impl Frames for Prefixed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        match self.read.next() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.as_slice().is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.read.as_slice().iter().map(|piece| piece.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
+    }
+
+    fn set_pace(&mut self, pace: Pace) -> bool {
+        self.rest.set_pace(pace)
+    }
+}
+
+struct Failed(Option<BodyError>);
+
+impl Frames for Failed {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Polled {
+        Poll::Ready(self.0.take().map(Err))
+    }
+}
+
+/// Content in memory that has trailers.
+pub(super) struct WithTrailers {
+    content: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl WithTrailers {
+    pub(super) fn new(content: Bytes, trailers: HeaderMap) -> Self {
+        Self { content, trailers: Some(trailers) }
+    }
+}
+
+impl Frames for WithTrailers {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Polled {
+        if self.content.is_empty() {
+            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.content)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.trailers.is_none()
+    }
+
+    /// Not exact: what has a length goes over HTTP/1 without trailers.
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        hint.set_lower(self.content.len() as u64);
+        hint
+    }
+}

@@ -1,0 +1,76 @@
+//! Looks at the beginning of a body, which stays whole all the same.
+
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use tidegate_core::{Body, BodyError, Collected};
+
+use crate::sniff;
+
+/// Reads as much of a body as is needed to guess its type. A body that streams is held back until its first piece
+/// only.
+pub(crate) async fn beginning(mut body: Body) -> (Vec<u8>, Body) {
+    let mut beginning = Vec::new();
+    let mut read = Vec::new();
+    let streams = body.size_hint().exact().is_none();
+    while beginning.len() < sniff::LOOKED_AT && !body.is_end_stream() {
+        let Some(frame) = body.frame().await else { break };
+        let (data, rest) = split(frame, body);
+        body = rest;
+        beginning.extend_from_slice(&data[..data.len().min(sniff::LOOKED_AT)]);
+        read.push(data);
+        if streams && !beginning.is_empty() {
+            break;
+        }
+    }
+    (beginning, Body::prefixed(read, body))
+}
+
+/// Reads the first frame if it is there already. `None`: the body has ended without any.
+pub(crate) async fn unless_empty(mut body: Body) -> Option<Body> {
+    let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+    match first {
+        Poll::Pending => Some(body),
+        Poll::Ready(None) => None,
+        Poll::Ready(Some(frame)) => {
+            let (data, rest) = split(frame, body);
+            Some(Body::prefixed([data], rest))
+        }
+    }
+}
+
+/// Returns the data of a frame, and what comes behind it: other frames are the last of a body.
+fn split(frame: Result<Frame<Bytes>, BodyError>, rest: Body) -> (Bytes, Body) {
+    match frame.map(Frame::into_data) {
+        Ok(Ok(data)) => (data, rest),
+        Ok(Err(frame)) => {
+            let trailers = frame.into_trailers().ok();
+            (Bytes::new(), Collected { bytes: Bytes::new(), trailers }.into())
+        }
+        Err(error) => (Bytes::new(), Body::failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::tests::pieces;
+    use crate::testing::block_on;
+
+    #[test]
+    fn what_was_looked_at_is_still_there() {
+        block_on(async {
+            let (seen, body) = beginning(pieces(&["ab", "cd"])).await;
+            assert_eq!(seen, b"ab", "a stream is held back for its first piece only");
+            assert_eq!(body.collect(10).await.unwrap().bytes, "abcd");
+            let (seen, body) = beginning(Body::full("abc")).await;
+            assert_eq!((seen.as_slice(), body.size_hint().exact()), (&b"abc"[..], Some(3)));
+            assert!(unless_empty(Body::empty()).await.is_none());
+            assert!(unless_empty(pieces(&[])).await.is_none());
+            let body = unless_empty(pieces(&["ab", "cd"])).await.unwrap();
+            assert_eq!(body.collect(10).await.unwrap().bytes, "abcd");
+        });
+    }
+}
