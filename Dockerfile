@@ -10,6 +10,7 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY scripts/static-binary.sh scripts/
+COPY wire wire
 COPY core core
 COPY config config
 COPY middlewares middlewares

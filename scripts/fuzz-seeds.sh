@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-mkdir -p fuzz/corpus/{rule,labels,route_file,preface,stream,template,settings}
+mkdir -p fuzz/corpus/{rule,labels,route_file,preface,http3,stream,template,settings}
 python3 - <<'PYTHON'
 import pathlib, re, hashlib
 
@@ -13,7 +13,7 @@ def seed(target, text):
     data = text if isinstance(text, bytes) else text.encode()
     (root / "fuzz/corpus" / target / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
 
-sources = [path for folder in ("src", "config", "core", "middlewares", "providers", "docs", "tests", "examples")
+sources = [path for folder in ("src", "wire", "config", "core", "middlewares", "providers", "docs", "tests", "examples")
            for path in (root / folder).rglob("*") if path.suffix in (".rs", ".md", ".yml", ".yaml", ".toml")]
 texts = [path.read_text(errors="replace") for path in sources] + [(root / "README.md").read_text()]
 
@@ -69,4 +69,15 @@ prefaces = [text.encode("latin-1") for text in http] + [
 for data in prefaces:
     for size in (1, 7, 255):
         seed("preface", bytes([size]) + data)
+
+h3 = lambda kind, body: bytes([kind, len(body)]) + body
+head = b"\0\0\xd1\xd7\x50\x06a.test\xc1"
+streams = [
+    h3(1, head), h3(1, head) + h3(0, b"abc") + h3(1, b"\0\0\x23x-t\x01y"), h3(0x21, b"x") + h3(1, head + b"\x54\x013") + h3(0, b"abc"),
+    h3(1, b"\0\0\xcf\xd7\x50\x06a.test\xc1\x27\x02:protocol\x09websocket"), h3(1, head + b"\x5f\x1d\x83\xf1\xe3\xc2"),
+    h3(4, b"\x06\x43\xe8\x08\x01") + h3(7, b"\0") + h3(13, b"\x05"),
+]
+for data in streams:
+    for size in (1, 5, 255):
+        seed("http3", bytes([size]) + data)
 PYTHON

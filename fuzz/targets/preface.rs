@@ -6,9 +6,9 @@
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use tidegate::entrypoint::frame_scan::FrameScan;
-use tidegate::entrypoint::proxy_protocol::{self, Parsed};
-use tidegate::entrypoint::strict::Scanner;
+use tidegate_wire::http1::framing::Scanner;
+use tidegate_wire::http2::scan::FrameScan;
+use tidegate_wire::proxy_protocol::{self, Parsed};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&size, bytes)) = input.split_first() else { return };

@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use tidegate::tcp::hello::{self, Hello, Parsed};
 use tidegate::tcp::rule::{self, View};
 use tidegate::tcp::{Entry, Index};
+use tidegate_wire::client_hello::{self, Hello, Parsed};
 
 fuzz_target!(|input: &[u8]| {
     let at = input.iter().position(|byte| *byte == 0).unwrap_or(input.len());
     let (text, rest) = input.split_at(at);
     let bytes = rest.get(1..).unwrap_or_default();
-    let whole = hello::parse(bytes);
+    let whole = client_hello::parse(bytes);
     for end in (0..bytes.len()).step_by(1 + bytes.len() / 64) {
-        let found = hello::parse(&bytes[..end]);
+        let found = client_hello::parse(&bytes[..end]);
         // More bytes never change what was found, and a ClientHello never looked like none.
         assert!(found == Parsed::Partial || found == whole, "{found:?} at {end} of {}", bytes.len());
     }

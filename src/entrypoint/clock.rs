@@ -9,11 +9,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tidegate_core::body::Pace;
+use tidegate_wire::http1::framing::Place;
 use tokio::time::{Instant, Sleep};
 
 use super::pace;
 use super::progress::Progress;
-use super::strict::Place;
 
 /// How long a client may take to hang up after it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -10,13 +10,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tidegate_wire::proxy_protocol::{self, Parsed};
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connection::{PREFACE, SILENCE, TLS_HANDSHAKE};
 use super::door::Door;
-use super::proxy_protocol::{self, Parsed};
 
 /// How much of what a client has sent is looked at.
 const WINDOW: usize = 2048;

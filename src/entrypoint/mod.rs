@@ -1,7 +1,8 @@
 //! The doors: listens, accepts, and turns connections into requests.
 //!
 //! A connection passes these files in order: `listen` accepts it, `hold` keeps it until the first configuration is
-//! complete, `connection` finds out what is spoken (PROXY header, TLS, version of HTTP), `stream` and `strict` read along, `clock` keeps the time, `http` serves each request.
+//! complete, `connection` finds out what is spoken (PROXY header, TLS, version of HTTP), `stream` reads along,
+//! `clock` keeps the time, `http` serves each request.
 //! HTTP/3 comes over UDP and has a way of its own to `http`: `http3`.
 
 mod aliases;
@@ -12,7 +13,6 @@ mod closing;
 mod connection;
 mod door;
 pub(crate) mod forwarded;
-pub mod frame_scan;
 mod heads;
 mod hold;
 pub mod http;
@@ -23,11 +23,9 @@ mod pace;
 mod passed;
 mod ports;
 mod progress;
-pub mod proxy_protocol;
 mod room;
 mod stream;
 mod streams;
-pub mod strict;
 mod target;
 mod timed_body;
 mod timeouts;

@@ -8,8 +8,7 @@ use futures_util::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tidegate_core::Interim;
-
-use super::strict::Place;
+use tidegate_wire::http1::framing::Place;
 
 /// Bytes of an answer that may wait in our buffers for a slow client (HTTP/1).
 const MAX_UNSENT: usize = 16 * 1024;

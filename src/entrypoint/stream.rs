@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tidegate_wire::http1::framing::{Place, Scanner, Violation};
+use tidegate_wire::http2::scan::FrameScan;
+use tidegate_wire::target::escape_of;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frame_scan::FrameScan;
 use super::heads::HeldHead;
 use super::linger::{Linger, Wire};
 use super::progress::Progress;
-use super::strict::{Place, Scanner, Violation};
-use super::target::escape_of;
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tidegate_core::Connection;
+use tidegate_wire::client_hello::{Hello, MAX_HELLO};
+use tidegate_wire::postgres;
+use tidegate_wire::proxy_protocol::{self, Parsed};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -14,12 +17,10 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{Begun, Rest, begin_http, first_bytes, is_known, within};
 use super::door::Door;
 use super::linger::{self, Wire};
-use super::proxy_protocol::{self, Parsed};
 use super::room::OpenConnection;
-use crate::tcp::hello::{Hello, MAX_HELLO};
 
 use crate::tcp::rule::ACME_PROTOCOL;
-use crate::tcp::{self, Decision, Permit, Route, Routes, Security, postgres};
+use crate::tcp::{self, Decision, Permit, Route, Routes, Security};
 use crate::tls::TlsStore;
 
 /// Read at once while it is not known who takes the connection.
@@ -129,7 +130,7 @@ impl Streams<'_> {
     /// Reads the ClientHello after the agreement. `None`: the client hung up.
     async fn postgres_hello(&self, begun: &mut Begun) -> io::Result<Option<Decision>> {
         let Begun { stream, connection } = begun;
-        stream.inner.write_all(&[postgres::YES]).await?;
+        stream.inner.write_all(&[postgres::AGREED]).await?;
         stream.prefix.clear();
         loop {
             if let Some(decision) = self.routes.decide_postgres(connection.peer.ip(), &stream.prefix) {

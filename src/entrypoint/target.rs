@@ -6,23 +6,9 @@ use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tidegate_core::{OriginalTarget, Reason, Response, reply};
+use tidegate_wire::target::is_host;
 
 use crate::settings::{EncodedCharacters, EntryPointHttp};
-
-/// The longest target that [`Uri`] can hold, in bytes.
-pub(super) const MAX_TARGET: usize = 65_534;
-
-/// True for a character that real clients send unescaped in a path or a query, and that [`Uri`] cannot hold there. It is
-/// no danger to framing.
-pub(super) fn must_be_escaped(byte: u8, in_query: bool) -> bool {
-    matches!((byte, in_query), (b'<' | b'>', _) | (b'`', false) | (b'"', true))
-}
-
-/// The escape of a character (RFC 3986 section 2.1).
-pub(super) fn escape_of(byte: u8) -> [u8; 3] {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
-}
 
 /// How an entry point reads targets.
 #[derive(Clone, Debug)]
@@ -205,27 +191,6 @@ fn replace_host(headers: &mut HeaderMap, value: HeaderValue) {
 
 fn malformed_host() -> Box<Response> {
     bad_request("400 Bad Request: malformed Host header")
-}
-
-/// True for a host with an optional port (RFC 3986 section 3.2.2), without user information. Empty is allowed.
-pub(super) fn is_host(host: &[u8]) -> bool {
-    let (name, port) = if host.first() == Some(&b'[') {
-        let Some(end) = memchr::memchr(b']', host) else { return false };
-        let inner = &host[1..end];
-        let fine = !inner.is_empty() && inner.iter().all(|b| b.is_ascii_hexdigit() || b":.%".contains(b));
-        if !fine {
-            return false;
-        }
-        (&host[..0], &host[end + 1..])
-    } else {
-        host.split_at(memchr::memchr(b':', host).unwrap_or(host.len()))
-    };
-    let port_fine = match port.split_first() {
-        None => true,
-        Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
-        Some(_) => false,
-    };
-    port_fine && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b))
 }
 
 /// Decodes escaped unreserved characters, writes all other escapes in upper case (RFC 3986 section 6.2.2), and

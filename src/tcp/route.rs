@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::hello::{self, HANDSHAKE_RECORD, Hello};
 use super::index::Index;
 use super::middlewares::{Middleware, Permit};
-use super::postgres;
 use super::rule::{ACME_PROTOCOL, View};
 use super::service::Service;
 use crate::router::{Closeness, Rule};
 use tidegate_config::tls::Domain;
 use tidegate_core::Connection;
+use tidegate_wire::client_hello::{self, HANDSHAKE_RECORD, Hello, Parsed};
+use tidegate_wire::postgres;
 
 /// What a connection is given to, once its router is known.
 pub struct Route {
@@ -132,11 +132,10 @@ impl Routes {
             return self.decide_tls(peer, bytes);
         }
         if !self.tls.is_empty() {
-            if bytes.starts_with(&postgres::SSL_REQUEST) {
-                return Some(Decision::Postgres);
-            }
-            if postgres::SSL_REQUEST.starts_with(bytes) {
-                return None;
+            match postgres::parse(bytes) {
+                postgres::Parsed::SslRequest => return Some(Decision::Postgres),
+                postgres::Parsed::Partial => return None,
+                postgres::Parsed::Absent => {}
             }
         }
         let found = self.plain.find(&unnamed);
@@ -145,10 +144,10 @@ impl Routes {
 
     /// Decides about the TLS connection that follows a PostgreSQL client's request; `None` when more bytes are needed.
     pub fn decide_postgres(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
-        let hello = match hello::parse(bytes) {
-            hello::Parsed::Partial => return None,
-            hello::Parsed::Malformed(why) => return Some(Decision::Nobody(why)),
-            hello::Parsed::Hello(hello) => hello,
+        let hello = match client_hello::parse(bytes) {
+            Parsed::Partial => return None,
+            Parsed::Malformed(error) => return Some(Decision::Nobody(error.reason())),
+            Parsed::Hello(hello) => hello,
         };
         let view = View { server_name: &hello.server_name, peer, protocols: &hello.protocols };
         let Some(route) = self.tls.find(&view).map(|found| found.value.clone()) else {
@@ -158,10 +157,10 @@ impl Routes {
     }
 
     fn decide_tls(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
-        let hello = match hello::parse(bytes) {
-            hello::Parsed::Partial => return None,
-            hello::Parsed::Malformed(why) => return Some(Decision::Nobody(why)),
-            hello::Parsed::Hello(hello) => hello,
+        let hello = match client_hello::parse(bytes) {
+            Parsed::Partial => return None,
+            Parsed::Malformed(error) => return Some(Decision::Nobody(error.reason())),
+            Parsed::Hello(hello) => hello,
         };
         let is_challenge = hello.protocols.iter().any(|one| one == ACME_PROTOCOL.as_bytes());
         if is_challenge && !self.acme_bypass || self.https.contains(&hello.server_name) {
@@ -177,10 +176,26 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hello::tests::hello_of;
     use super::super::index::Entry;
     use super::super::rule;
     use super::*;
+
+    /// The first bytes of a real client, which sends no name if `name` is empty.
+    fn hello_of(name: &str, protocols: &[&str]) -> Vec<u8> {
+        let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::crypto())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.enable_sni = !name.is_empty();
+        let name = if name.is_empty() { "unnamed.test" } else { name };
+        let name = name.to_owned().try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
 
     fn index(rules: &[&str]) -> Index<Route> {
         let entry = |rule: &&str| Entry {

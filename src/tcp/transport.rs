@@ -11,12 +11,12 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tidegate_config::tcp::TcpServersTransport;
 use tidegate_core::{BuildError, Connection};
+use tidegate_wire::proxy_protocol::Version;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::proxy_header::Version;
 use crate::upstream::{Host, TlsOptions, connect_tcp};
 
 /// Time for a TLS handshake with a server.
@@ -63,7 +63,8 @@ impl Transport {
         if !given.server_name.is_empty() {
             parse_name(&given.server_name).map_err(BuildError::new)?;
         }
-        let proxy = options.proxy_protocol.as_ref().map(|proxy| Version::new(proxy.version)).transpose()?;
+        let proxy = options.proxy_protocol.as_ref().map(|proxy| Version::try_from(proxy.version)).transpose();
+        let proxy = proxy.map_err(|error| BuildError::new(error.to_string()))?;
         let transport = Self { options: options.clone(), tls, proxy, config: OnceLock::new() };
         // The system's roots are only read when a server is first spoken to over TLS.
         if transport.tls.insecure || !transport.tls.roots.is_empty() {
@@ -103,7 +104,7 @@ impl Transport {
         };
         self.prepare(&stream);
         if let Some(version) = self.proxy {
-            stream.write_all(&version.header(client)).await?;
+            stream.write_all(&version.header(client.map(|client| (client.peer, client.local)))).await?;
         }
         if !tls {
             return Ok(Stream::Plain(stream));

@@ -10,10 +10,10 @@ use http::{HeaderMap, HeaderValue, StatusCode, response};
 use http_body::Body as _;
 use quinn::{SendStream, VarInt};
 use tidegate_core::{Body, BodyError, Response};
+use tidegate_wire::http3::frame::{self, code};
+use tidegate_wire::http3::qpack;
 use tokio::time::Instant;
 
-use super::frame::{self, code};
-use super::qpack;
 use crate::entrypoint::clock::STALLED;
 use crate::entrypoint::room::Seats;
 

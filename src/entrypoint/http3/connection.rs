@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::{Incoming, RecvStream, SendStream, ServerConfig, VarInt};
 use tidegate_core::Connection;
+use tidegate_wire::http3::frame::{self, Fault, Frames, code};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, Sleep};
 
-use super::frame::{self, Fault, Frames, code};
 use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};

@@ -2,18 +2,14 @@
 //!
 //! It has threads of its own and a task for each connection and each request, so that nothing that goes wrong here
 //! reaches HTTP/1 and HTTP/2. `mod` listens, `session` chooses the TLS options, `connection` serves a connection and
-//! `request` a request of it; `frame`, `qpack` and `head` read, `upload` and `answer` carry bodies. Behind
+//! `request` a request of it; `tidegate_wire::http3` reads, `upload` and `answer` carry bodies. Behind
 //! [`crate::entrypoint::http::respond`] it is a request like any other.
 
 mod answer;
 mod connection;
-mod frame;
-mod head;
 mod hints;
-mod qpack;
 mod request;
 mod session;
-mod tables;
 mod tunnel;
 mod upload;
 

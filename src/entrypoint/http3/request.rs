@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, request};
 use http_body::Body as _;
+use hyper::ext::Protocol;
 use quinn::{RecvStream, SendStream};
 use tidegate_core::{Body, Reason, Response, reply};
+use tidegate_wire::http3::frame::{Event, Fault, Frames, code};
+use tidegate_wire::http3::head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Place, Unwanted};
-use super::frame::{Event, Fault, Frames, code};
-use super::head::{self, Refusal};
 use super::hints::Hints;
 use super::tunnel;
-use super::upload::{Ending, Source, Spoiled, Upload, fault_of, report};
+use super::upload::{Ending, Source, Spoiled, Upload, report};
 use crate::entrypoint::body::OpenAnswer;
 use crate::entrypoint::closing::Closing;
 use crate::entrypoint::heads::HeldHead;
@@ -36,6 +37,15 @@ pub(super) enum Ended {
     Answered,
     /// Work was thrown away: the client cancelled, was too slow, or broke the protocol.
     Wasted,
+}
+
+/// The head with what a CONNECT is for, where it is something that can be served.
+fn parts(head: RequestHead) -> request::Parts {
+    let RequestHead { mut parts, protocol } = head;
+    if protocol.is_some_and(|protocol| *protocol == *b"websocket") {
+        parts.extensions.insert(Protocol::from_static("websocket"));
+    }
+    parts
 }
 
 /// Serves one request stream of `quic`.
@@ -63,26 +73,27 @@ pub(super) async fn serve(
     // Until there is an answer.
     let _held = source.take_held();
     let head = match first {
-        Ok(Some(Event::Block(block))) => head::request(&block, largest),
-        Ok(Some(Event::TooLong)) => Err(Refusal::TooLarge),
+        Ok(Some(Event::Block(block))) => head::request(&block, largest).map(parts),
+        Ok(Some(Event::TooLong)) => Err(HeadError::TooLarge),
         // The frames begin with a head, or are at fault.
-        Ok(Some(Event::Data(_)) | None) => Err(Refusal::Malformed("no head")),
+        Ok(Some(Event::Data(_)) | None) => Err(HeadError::Malformed("no head")),
         Err(Ending::Gone(_)) => return Ended::Wasted,
         Err(Ending::Fault(fault)) => return refuse(&quic, &mut source, &mut answer, fault),
     };
-    let (head, length) =
-        match head.and_then(|head| head::content_length(&head.headers).map(|length| (head, length))) {
-            Ok(head) => head,
-            Err(refusal) => {
-                let (status, reason) = match refusal {
-                    Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge),
-                    Refusal::TargetTooLong => (StatusCode::URI_TOO_LONG, Reason::TargetTooLong),
-                    other => return refuse(&quic, &mut source, &mut answer, fault_of(other)),
-                };
-                let _ = answer.send(reply::empty(status, reason), false).await;
-                return Ended::Wasted;
-            }
-        };
+    let (head, length) = match head
+        .and_then(|head| head::content_length(&head.headers).map(|length| (head, length)))
+    {
+        Ok(head) => head,
+        Err(refusal) => {
+            let (status, reason) = match refusal {
+                HeadError::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge),
+                HeadError::TargetTooLong => (StatusCode::URI_TOO_LONG, Reason::TargetTooLong),
+                other => return refuse(&quic, &mut source, &mut answer, other.into()),
+            };
+            let _ = answer.send(reply::empty(status, reason), false).await;
+            return Ended::Wasted;
+        }
+    };
     let mut head = head;
     if head.method == Method::CONNECT && begin_tunnel(&mut head) {
         return tunnelled(&link, &quic, (source, answer), head).await;

@@ -1,10 +1,10 @@
 //! A request stream that has become a tunnel (RFC 9220): its data is the bytes of another protocol, both ways.
 
 use bytes::BytesMut;
+use tidegate_wire::http3::frame::{Event, Fault, code};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 
 use super::answer::{Answer, Unwanted};
-use super::frame::{Event, Fault, code};
 use super::upload::{Ending, Source, report};
 
 /// Bytes that are read from the server's side at once, and that may wait between both.

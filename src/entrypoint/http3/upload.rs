@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use quinn::{ReadError, RecvStream, VarInt};
 use tidegate_core::BodyError;
+use tidegate_wire::http3::frame::{Event, Fault, Frames, code};
+use tidegate_wire::http3::head;
 
-use super::frame::{Event, Fault, Frames, code};
-use super::head::{self, Refusal};
 use crate::entrypoint::heads::HeldHead;
 
 /// Most bytes that are taken from the library at once.
@@ -147,7 +147,7 @@ impl Upload {
             }
             Some(Event::Block(block)) => {
                 let trailers = head::trailers(&block, self.largest_trailers);
-                let trailers = trailers.map_err(|refusal| Ending::Fault(fault_of(refusal)))?;
+                let trailers = trailers.map_err(|error| Ending::Fault(error.into()))?;
                 Ok(Some(Frame::trailers(trailers)))
             }
             Some(Event::TooLong) => Err(wrong("trailers are too large")),
@@ -220,17 +220,6 @@ pub(super) fn report(quic: &quinn::Connection, source: &mut Source, fault: Fault
         quic.close(VarInt::from_u32(fault.code), fault.what.as_bytes());
     } else {
         source.stop(fault.code);
-    }
-}
-
-/// What a block that is not a request means for its stream.
-pub(super) fn fault_of(refusal: Refusal) -> Fault {
-    match refusal {
-        Refusal::Block => {
-            Fault::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read")
-        }
-        Refusal::TooLarge | Refusal::TargetTooLong => Fault::stream(code::EXCESSIVE_LOAD, "too many fields"),
-        Refusal::Malformed(what) => Fault::stream(code::MESSAGE_ERROR, what),
     }
 }
 

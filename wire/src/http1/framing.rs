@@ -1,24 +1,25 @@
-//! Refuses HTTP/1 requests whose framing two parsers could read in two ways.
+//! Strict framing of HTTP/1 requests (RFC 9112): refuses what two parsers could read in two ways.
 //!
-//! The HTTP library forgives what request smuggling lives from: a `Content-Length` beside a `Transfer-Encoding`,
-//! bare line feeds, folded headers, chunk extensions that end early. By the time a request reaches us as a value, that
-//! is no longer visible. So this stands between the socket and the library and reads along: it finds each head and
-//! each body by the strict rules of RFC 9112, and turns what breaks them into bytes that no parser accepts, which the
-//! library answers with 400 and a close. It knows where heads and bodies begin, so the stream keeps its time by it.
+//! HTTP libraries forgive what request smuggling lives from: a `Content-Length` beside a `Transfer-Encoding`, bare line
+//! feeds, folded headers, chunk extensions that end early. By the time a request is a value, none of that is visible any
+//! more. A [`Scanner`] reads the same bytes before a library does: it finds each head and each body by the strict rules,
+//! reports the first violation, and knows where heads and bodies begin, so that timeouts can depend on it.
 
-use super::target::{is_host, must_be_escaped};
+use crate::target::{is_host, must_be_escaped};
 
 /// Longest line of a chunked body's framing, in bytes.
 const LONGEST_CHUNK_LINE: usize = 4096;
-/// Longest head, in bytes, that is held for a line that came in pieces. The library's own limit is lower.
+/// Longest line, in bytes, that is kept while it comes in pieces.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// Where a violation stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A breach of the rules, by where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// In a request line or header: the request has not begun.
+    /// In a request line or header: the request has not begun. [`Scanner::refusal`] says what to answer.
+    #[error("malformed request head")]
     Head,
     /// In the framing of a body: the request is under way.
+    #[error("malformed request body")]
     Body,
 }
 
@@ -37,7 +38,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// From its number; [`Place::Opaque`] for unknown ones.
+    /// Returns the place of a number; [`Place::Opaque`] for unknown ones.
     pub fn from_number(number: u8) -> Self {
         match number {
             0 => Self::Start,
@@ -67,7 +68,7 @@ pub struct Scanner {
     refusal: Refusal,
 }
 
-/// What a client is told of a head that breaks the rules, in the words of Go's server.
+/// How a head that breaks the rules is answered, in the words of Go's server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Refusal {
     /// Anything that has no text of its own.
@@ -77,13 +78,13 @@ pub enum Refusal {
     HeaderName,
     /// HTTP/1.1 without `Host`.
     NoHost,
-    /// A `Host` that is none.
+    /// An invalid `Host`.
     Host,
-    /// A version that is not spoken.
+    /// An unsupported version.
     Version,
     /// A transfer encoding other than `chunked`.
     TransferEncoding,
-    /// A target with a fragment: 400 without a word.
+    /// A target with a fragment: a 400 without a text.
     Fragment,
     /// A head for which there is no room.
     TooLarge,
@@ -92,7 +93,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The whole answer; `None`: a bare 400. It has no length: the connection ends with it.
+    /// Returns the whole response; `None` for a bare 400. It has no length: the connection ends with it.
     pub fn answer(self) -> Option<&'static [u8]> {
         macro_rules! answer {
             ($status:literal, $text:literal) => {
@@ -161,7 +162,10 @@ struct Head {
 }
 
 impl Scanner {
-    /// Reads along the next bytes of the connection.
+    /// Reads the next bytes of the connection, which may be cut anywhere.
+    ///
+    /// # Errors
+    /// The first violation, and the same one for all bytes behind it.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         self.sound = 0;
         self.began = None;
@@ -176,7 +180,7 @@ impl Scanner {
         outcome
     }
 
-    /// What the next bytes belong to.
+    /// Returns what the next bytes belong to.
     pub fn place(&self) -> Place {
         match self.state {
             State::RequestLine if self.partial.is_empty() => Place::Start,
@@ -186,29 +190,28 @@ impl Scanner {
         }
     }
 
-    /// How many bytes of the last scan stand before the line that was looked at last: the one that is a violation, if
-    /// there is one.
+    /// Returns how many bytes of the last scan stand before the line that was read last: the violation, if there is one.
     pub fn sound(&self) -> usize {
         self.sound
     }
 
-    /// What to answer to the violation that was found.
+    /// Returns how to answer the violation.
     pub fn refusal(&self) -> Refusal {
         self.refusal
     }
 
-    /// Where in the last scan characters stand in targets that the library refuses there: `<`, `>`, a `` ` `` in a path, and
-    /// a `"` in a query. They are no danger to framing, and real clients send them.
+    /// Returns where in the last scan targets have characters that must be escaped
+    /// ([`must_be_escaped`]).
     pub fn unescaped(&self) -> &[usize] {
         &self.unescaped
     }
 
-    /// While a head is being read: where in the last scan it began; `None`: before it.
+    /// Returns where in the last scan the head began that is being read; `None` if it began before.
     pub fn began(&self) -> Option<usize> {
         self.began
     }
 
-    /// Refuses the head that is being read, and whatever comes after it, for its size.
+    /// Refuses the head that is being read, and everything behind it, for its size.
     pub fn refuse_large(&mut self) {
         self.refused = Some(Violation::Head);
         self.refusal = self.too_large();
@@ -225,7 +228,7 @@ impl Scanner {
         self.refused.is_some()
     }
 
-    /// Bytes of a line that are kept until the rest of it comes.
+    /// Returns how many bytes of a line are kept until the rest of it comes.
     pub fn kept(&self) -> usize {
         self.partial.len()
     }
@@ -235,7 +238,7 @@ impl Scanner {
         Err(Violation::Head)
     }
 
-    /// How many heads have been read to their end.
+    /// Returns how many heads have been read to their end.
     pub fn heads(&self) -> u64 {
         self.heads
     }

@@ -1,27 +1,43 @@
-//! What HTTP/3 streams carry: frames, cut from bytes as they come (RFC 9114 section 7).
+//! The frames of HTTP/3 streams (RFC 9114 section 7), read from bytes as they come, and written.
 //!
 //! Everything that a client can make long is either passed on piece by piece, skipped, or limited.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Error codes (RFC 9114 section 8.1, RFC 9204 section 6).
-pub(super) mod code {
-    pub(in super::super) const NO_ERROR: u32 = 0x100;
-    pub(in super::super) const INTERNAL_ERROR: u32 = 0x102;
-    pub(in super::super) const STREAM_CREATION_ERROR: u32 = 0x103;
-    pub(in super::super) const CLOSED_CRITICAL_STREAM: u32 = 0x104;
-    pub(in super::super) const FRAME_UNEXPECTED: u32 = 0x105;
-    pub(in super::super) const FRAME_ERROR: u32 = 0x106;
-    pub(in super::super) const EXCESSIVE_LOAD: u32 = 0x107;
-    pub(in super::super) const ID_ERROR: u32 = 0x108;
-    pub(in super::super) const SETTINGS_ERROR: u32 = 0x109;
-    pub(in super::super) const MISSING_SETTINGS: u32 = 0x10a;
-    pub(in super::super) const REQUEST_REJECTED: u32 = 0x10b;
-    pub(in super::super) const REQUEST_CANCELLED: u32 = 0x10c;
-    pub(in super::super) const REQUEST_INCOMPLETE: u32 = 0x10d;
-    pub(in super::super) const MESSAGE_ERROR: u32 = 0x10e;
-    pub(in super::super) const QPACK_DECOMPRESSION_FAILED: u32 = 0x200;
-    pub(in super::super) const QPACK_ENCODER_STREAM_ERROR: u32 = 0x201;
+pub mod code {
+    /// The stream or connection is closed without an error.
+    pub const NO_ERROR: u32 = 0x100;
+    /// Something failed on this side.
+    pub const INTERNAL_ERROR: u32 = 0x102;
+    /// A stream was opened that may not be.
+    pub const STREAM_CREATION_ERROR: u32 = 0x103;
+    /// A stream ended that the connection needs.
+    pub const CLOSED_CRITICAL_STREAM: u32 = 0x104;
+    /// A frame stood where it may not.
+    pub const FRAME_UNEXPECTED: u32 = 0x105;
+    /// A frame has a wrong layout or size.
+    pub const FRAME_ERROR: u32 = 0x106;
+    /// The peer causes more work than is reasonable.
+    pub const EXCESSIVE_LOAD: u32 = 0x107;
+    /// A stream or push ID was used wrongly.
+    pub const ID_ERROR: u32 = 0x108;
+    /// The settings contradict the protocol.
+    pub const SETTINGS_ERROR: u32 = 0x109;
+    /// The control stream began without settings.
+    pub const MISSING_SETTINGS: u32 = 0x10a;
+    /// The request was refused before any work was done for it.
+    pub const REQUEST_REJECTED: u32 = 0x10b;
+    /// The request or its response is not wanted any more.
+    pub const REQUEST_CANCELLED: u32 = 0x10c;
+    /// The stream ended within a request.
+    pub const REQUEST_INCOMPLETE: u32 = 0x10d;
+    /// The request is malformed.
+    pub const MESSAGE_ERROR: u32 = 0x10e;
+    /// A header block cannot be read.
+    pub const QPACK_DECOMPRESSION_FAILED: u32 = 0x200;
+    /// The peer's encoder stream cannot be read.
+    pub const QPACK_ENCODER_STREAM_ERROR: u32 = 0x201;
 }
 
 const DATA: u64 = 0x0;
@@ -44,31 +60,32 @@ const SETTINGS_OF_HTTP2: [u64; 4] = [0x2, 0x3, 0x4, 0x5];
 const MAX_SETTINGS: usize = 4096;
 
 /// A breach of the protocol by the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Fault {
     /// The whole connection has to end, not only the stream.
-    pub(super) fatal: bool,
+    pub fatal: bool,
     /// One of [`code`].
-    pub(super) code: u32,
-    /// What was wrong.
-    pub(super) what: &'static str,
+    pub code: u32,
+    /// What is wrong.
+    pub what: &'static str,
 }
 
 impl Fault {
-    /// Ends the connection.
-    pub(super) fn fatal(code: u32, what: &'static str) -> Self {
+    /// A fault that ends the connection.
+    pub const fn fatal(code: u32, what: &'static str) -> Self {
         Self { fatal: true, code, what }
     }
 
-    /// Ends the stream.
-    pub(super) fn stream(code: u32, what: &'static str) -> Self {
+    /// A fault that ends the stream.
+    pub const fn stream(code: u32, what: &'static str) -> Self {
         Self { fatal: false, code, what }
     }
 }
 
-/// What stands next in a stream.
+/// What comes next in a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub enum Event {
     /// A header block: the first is the head of a request, the second its trailers.
     Block(Bytes),
     /// A piece of content, never empty.
@@ -77,8 +94,9 @@ pub(super) enum Event {
     TooLong,
 }
 
-/// Cuts one stream into frames.
-pub(super) struct Frames {
+/// Cuts one stream into frames (RFC 9114 sections 4.1, 6.2.1 and 7).
+#[derive(Debug)]
+pub struct Frames {
     stage: Stage,
     state: State,
     /// Type and length of a frame, as far as they are here.
@@ -89,7 +107,7 @@ pub(super) struct Frames {
 }
 
 /// What has come so far, which says what may come.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// A request stream: nothing.
     Fresh,
@@ -103,6 +121,7 @@ enum Stage {
     Settled { goaway: u64, max_push: Option<u64> },
 }
 
+#[derive(Debug)]
 enum State {
     Start,
     Data(u64),
@@ -111,18 +130,21 @@ enum State {
 }
 
 impl Frames {
-    /// For a request stream. `limit`: longest header block, in bytes.
-    pub(super) fn of_request(limit: usize) -> Self {
+    /// Returns a reader of a request stream. `limit`: longest header block, in bytes.
+    pub fn of_request(limit: usize) -> Self {
         Self { stage: Stage::Fresh, state: State::Start, head: [0; 16], filled: 0, limit }
     }
 
-    /// For the client's control stream.
-    pub(super) fn of_control() -> Self {
+    /// Returns a reader of the client's control stream.
+    pub fn of_control() -> Self {
         Self { stage: Stage::Control, ..Self::of_request(0) }
     }
 
     /// Takes from `input` up to the end of the next event. `None`: more input is needed, and `input` is empty.
-    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Event>, Fault> {
+    ///
+    /// # Errors
+    /// The [`Fault`] of a frame that may not be there, or cannot be read.
+    pub fn next(&mut self, input: &mut Bytes) -> Result<Option<Event>, Fault> {
         while !input.is_empty() {
             match &mut self.state {
                 State::Start => {
@@ -167,7 +189,10 @@ impl Frames {
     }
 
     /// Checks that the stream may end here.
-    pub(super) fn end(&self) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// The [`Fault`] if it ends within a frame, without a head, or is the control stream.
+    pub fn end(&self) -> Result<(), Fault> {
         match self.stage {
             Stage::Control | Stage::Settled { .. } => {
                 Err(Fault::fatal(code::CLOSED_CRITICAL_STREAM, "the control stream ended"))
@@ -267,18 +292,19 @@ impl Frames {
     }
 }
 
-/// The head of a frame with content of this length.
-pub(super) fn data_head(length: usize) -> Bytes {
+/// Returns the head of a DATA frame with content of this length.
+pub fn data_head(length: usize) -> Bytes {
     frame_head(DATA, length)
 }
 
-/// The head of a frame with a header block of this length.
-pub(super) fn block_head(length: usize) -> Bytes {
+/// Returns the head of a HEADERS frame with a block of this length.
+pub fn block_head(length: usize) -> Bytes {
     frame_head(HEADERS, length)
 }
 
-/// What our control stream begins with: its type and our settings. `limit`: the largest field section that is taken.
-pub(super) fn control_opening(limit: usize) -> Bytes {
+/// Returns what a control stream begins with: its type and the settings (RFC 9114 sections 6.2.1 and 7.2.4). `limit`: the
+/// largest field section that is taken, in bytes.
+pub fn control_opening(limit: usize) -> Bytes {
     let mut settings = BytesMut::new();
     put_number(&mut settings, MAX_FIELD_SECTION_SIZE);
     put_number(&mut settings, limit as u64);
@@ -291,8 +317,8 @@ pub(super) fn control_opening(limit: usize) -> Bytes {
     opening.freeze()
 }
 
-/// Says that no stream from `first_refused` on will be served.
-pub(super) fn goaway(first_refused: u64) -> Bytes {
+/// Returns the GOAWAY frame that says that no stream from `first_refused` on will be served (RFC 9114 section 7.2.6).
+pub fn goaway(first_refused: u64) -> Bytes {
     let mut number = BytesMut::new();
     put_number(&mut number, first_refused);
     let mut frame = BytesMut::from(&frame_head(GOAWAY, number.len())[..]);
@@ -300,8 +326,8 @@ pub(super) fn goaway(first_refused: u64) -> Bytes {
     frame.freeze()
 }
 
-/// A number of one, two, four or eight bytes (RFC 9000 section 16). `None`: it is not all here.
-pub(super) fn read_number(bytes: &mut &[u8]) -> Option<u64> {
+/// Takes a number of one, two, four or eight bytes off the front (RFC 9000 section 16). `None`: it is not all here.
+pub fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     let first = *bytes.first()?;
     let length = 1usize << (first >> 6);
     let (number, rest) = bytes.split_at_checked(length)?;

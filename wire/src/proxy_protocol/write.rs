@@ -1,14 +1,10 @@
-//! Writes the header of the PROXY protocol, which tells a server who its client really is.
-//!
-//! Source: HAProxy's `proxy-protocol.txt`, sections 2.1 and 2.2. What is read stands in `src/entrypoint/proxy_protocol.rs`.
+//! Writes the headers of the PROXY protocol.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use tidegate_core::{BuildError, Connection};
+use super::V2_SIGNATURE;
 
-/// First bytes of version 2.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2 and the command PROXY, or LOCAL.
 const PROXY: u8 = 0x21;
 const LOCAL: u8 = 0x20;
@@ -18,26 +14,35 @@ const TCP6: u8 = 0x21;
 
 /// A version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
+pub enum Version {
     /// One line of text.
     V1,
     /// Binary.
     V2,
 }
 
-impl Version {
-    /// The version of this number.
-    pub(super) fn new(number: u8) -> Result<Self, BuildError> {
+/// A number that is not a version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown proxyProtocol version: {0}")]
+pub struct UnknownVersion(pub u8);
+
+impl TryFrom<u8> for Version {
+    type Error = UnknownVersion;
+
+    fn try_from(number: u8) -> Result<Self, UnknownVersion> {
         match number {
             1 => Ok(Self::V1),
             2 => Ok(Self::V2),
-            other => Err(BuildError::new(format!("unknown proxyProtocol version: {other}"))),
+            other => Err(UnknownVersion(other)),
         }
     }
+}
 
-    /// The header for a client's connection; without one, for a connection of our own (a health check).
-    pub(super) fn header(self, client: Option<&Connection>) -> Vec<u8> {
-        let addresses = client.map(|client| same_family(client.peer, client.local));
+impl Version {
+    /// Returns the header for a connection from `addresses.0` to `addresses.1`; without them, for a connection of the
+    /// gateway itself (a health check).
+    pub fn header(self, addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+        let addresses = addresses.map(|(source, destination)| same_family(source, destination));
         match self {
             Self::V1 => v1(addresses),
             Self::V2 => v2(addresses),
@@ -68,7 +73,7 @@ fn v1(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
 }
 
 fn v2(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
-    let mut bytes = SIGNATURE.to_vec();
+    let mut bytes = V2_SIGNATURE.to_vec();
     let Some((from, to)) = addresses else {
         bytes.extend([LOCAL, 0, 0, 0]);
         return bytes;
@@ -91,13 +96,7 @@ fn v2(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entrypoint::proxy_protocol::{Parsed, parse};
-
-    fn connection(peer: &str, local: &str) -> Connection {
-        let mut connection = Connection::plain(peer.parse().unwrap());
-        connection.local = local.parse().unwrap();
-        connection
-    }
+    use crate::proxy_protocol::{Parsed, parse};
 
     #[test]
     fn what_is_written_reads_the_same() {
@@ -107,7 +106,7 @@ mod tests {
             ("192.0.2.1:5", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:5", "[2001:db8::1]:443"),
         ] {
             for version in [Version::V1, Version::V2] {
-                let header = version.header(Some(&connection(peer, local)));
+                let header = version.header(Some((peer.parse().unwrap(), local.parse().unwrap())));
                 let addresses = Some((from.parse().unwrap(), to.parse().unwrap()));
                 assert_eq!(parse(&header), Parsed::Header { length: header.len(), addresses }, "{peer}");
             }
@@ -121,6 +120,6 @@ mod tests {
             let header = version.header(None);
             assert_eq!(parse(&header), Parsed::Header { length: header.len(), addresses: None });
         }
-        assert_eq!(Version::new(3).unwrap_err().to_string(), "unknown proxyProtocol version: 3");
+        assert_eq!(Version::try_from(3).unwrap_err().to_string(), "unknown proxyProtocol version: 3");
     }
 }

@@ -1,7 +1,11 @@
-//! The PROXY protocol, versions 1 and 2: who a client really is, told by the load balancer in front.
+//! The PROXY protocol, versions 1 and 2: a load balancer says who the client of a connection is.
 //!
-//! A pure parser over bytes; whether the peer may send a header at all is decided before it runs. Source: HAProxy's
-//! `proxy-protocol.txt`.
+//! Whether the peer may send a header at all is decided before [`parse`] runs. Source: HAProxy's `proxy-protocol.txt`,
+//! sections 2.1 (version 1) and 2.2 (version 2).
+
+mod write;
+
+pub use write::{UnknownVersion, Version};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -28,8 +32,40 @@ pub enum Parsed {
         /// Source and destination; `None` for health checks of the balancer itself and unknown families.
         addresses: Option<(SocketAddr, SocketAddr)>,
     },
-    /// It begins like a header but is none.
-    Malformed(&'static str),
+    /// It begins like a header but is not one.
+    Malformed(HeaderError),
+}
+
+/// What is wrong with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Version 1: no line end within 107 bytes.
+    #[error("line is too long")]
+    LineTooLong,
+    /// Version 1: a bare line feed, or bytes that are not text.
+    #[error("line does not end in CR LF")]
+    LineEnd,
+    /// Version 1: not as many fields as there must be.
+    #[error("expected two addresses and two ports")]
+    FieldCount,
+    /// Version 1: an address that is not of the family, or a field that has no valid value.
+    #[error("family, address or port is not valid")]
+    Field,
+    /// Version 2: another version.
+    #[error("version is not 2")]
+    Version,
+    /// Version 2: a body of more than 4096 bytes.
+    #[error("header is too long")]
+    TooLong,
+    /// Version 2: neither LOCAL nor PROXY.
+    #[error("command is unknown")]
+    Command,
+    /// Version 2: a family that does not exist.
+    #[error("address family is unknown")]
+    Family,
+    /// Version 2: no room for both addresses.
+    #[error("header is shorter than its addresses")]
+    TooShort,
 }
 
 /// Reads a header at the start of `bytes`.
@@ -52,10 +88,14 @@ fn starts(bytes: &[u8], signature: &[u8]) -> bool {
 fn parse_v1(bytes: &[u8]) -> Parsed {
     let window = &bytes[..bytes.len().min(V1_MAX)];
     let Some(end) = memchr::memchr(b'\n', window) else {
-        return if bytes.len() >= V1_MAX { Parsed::Malformed("line is too long") } else { Parsed::Partial };
+        return if bytes.len() >= V1_MAX {
+            Parsed::Malformed(HeaderError::LineTooLong)
+        } else {
+            Parsed::Partial
+        };
     };
     let Some(line) = window[..end].strip_suffix(b"\r").and_then(|line| std::str::from_utf8(line).ok()) else {
-        return Parsed::Malformed("line does not end in CR LF");
+        return Parsed::Malformed(HeaderError::LineEnd);
     };
     let header = |addresses| Parsed::Header { length: end + 1, addresses };
     let mut fields = line.split(' ').skip(1);
@@ -65,7 +105,7 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
     }
     let fields: Vec<&str> = fields.take(5).collect();
     let [source, destination, source_port, destination_port] = fields[..] else {
-        return Parsed::Malformed("expected two addresses and two ports");
+        return Parsed::Malformed(HeaderError::FieldCount);
     };
     let address = |text: &str| -> Option<IpAddr> {
         match family {
@@ -82,33 +122,33 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
         let from = SocketAddr::new(address(source)?, port(source_port)?);
         Some((from, SocketAddr::new(address(destination)?, port(destination_port)?)))
     };
-    read().map_or(Parsed::Malformed("family, address or port is not valid"), |found| header(Some(found)))
+    read().map_or(Parsed::Malformed(HeaderError::Field), |found| header(Some(found)))
 }
 
 fn parse_v2(bytes: &[u8]) -> Parsed {
     let (version_command, family) = (bytes[12], bytes[13]);
     let length = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
     if version_command >> 4 != 2 {
-        return Parsed::Malformed("version is not 2");
+        return Parsed::Malformed(HeaderError::Version);
     }
     if length > V2_MAX {
-        return Parsed::Malformed("header is too long");
+        return Parsed::Malformed(HeaderError::TooLong);
     }
     let Some(body) = bytes.get(16..16 + length) else { return Parsed::Partial };
     let header = |addresses| Parsed::Header { length: 16 + length, addresses };
     match version_command & 0x0f {
         0 => return header(None),
         1 => {}
-        _ => return Parsed::Malformed("command is unknown"),
+        _ => return Parsed::Malformed(HeaderError::Command),
     }
     let found = match family {
         0x11 => v4(body),
         0x21 => v6(body),
         // Unspecified, UDP and Unix sockets: taken for what they are, the peer stays the client.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return header(None),
-        _ => return Parsed::Malformed("address family is unknown"),
+        _ => return Parsed::Malformed(HeaderError::Family),
     };
-    found.map_or(Parsed::Malformed("header is shorter than its addresses"), |found| header(Some(found)))
+    found.map_or(Parsed::Malformed(HeaderError::TooShort), |found| header(Some(found)))
 }
 
 fn v4(body: &[u8]) -> Option<(SocketAddr, SocketAddr)> {

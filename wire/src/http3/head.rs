@@ -1,74 +1,108 @@
-//! From a header block to the head of a request (RFC 9114 section 4.3).
+//! Heads and trailers of HTTP/3 requests: header blocks, checked by the rules of RFC 9114 sections 4.2 and 4.3.
 
 use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
-use hyper::ext::Protocol;
 
-use super::super::target::{MAX_TARGET, escape_of, must_be_escaped};
-use super::qpack::{self, Broken};
+use super::frame::{Fault, code};
+use super::qpack;
+use crate::target::{MAX_TARGET, escape_of, must_be_escaped};
 
 /// Fields that speak of one connection, which HTTP/3 has no use for (RFC 9114 section 4.2).
 const OF_CONNECTIONS: [&str; 5] =
     ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
-/// Why there is no request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The block cannot be read, and so no later one.
+/// Why a block is not the head or the trailers of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// The block cannot be read.
+    #[error("a header block that cannot be read")]
     Block,
     /// The fields pass the limit.
+    #[error("too many fields")]
     TooLarge,
-    /// The target is longer than we can hold.
+    /// The target is longer than [`MAX_TARGET`].
+    #[error("the target is too long")]
     TargetTooLong,
-    /// It is not a request.
+    /// It breaks the rules.
+    #[error("{0}")]
     Malformed(&'static str),
 }
 
-impl From<Broken> for Refusal {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Block => Self::Block,
-            Broken::TooLarge => Self::TooLarge,
+impl From<qpack::Error> for HeadError {
+    fn from(error: qpack::Error) -> Self {
+        match error {
+            qpack::Error::Malformed => Self::Block,
+            qpack::Error::TooLarge => Self::TooLarge,
         }
     }
 }
 
+/// What a block that is not a request means for its stream.
+impl From<HeadError> for Fault {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Block => {
+                Self::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read")
+            }
+            HeadError::TooLarge | HeadError::TargetTooLong => {
+                Self::stream(code::EXCESSIVE_LOAD, "too many fields")
+            }
+            HeadError::Malformed(what) => Self::stream(code::MESSAGE_ERROR, what),
+        }
+    }
+}
+
+/// The head of a request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// Method, target, version and headers.
+    pub parts: request::Parts,
+    /// What a CONNECT is for (RFC 9220 section 3): `websocket`, for instance.
+    pub protocol: Option<Box<[u8]>>,
+}
+
 /// Reads the head of a request. `limit` is for all its fields together, in bytes.
-pub(super) fn request(block: &[u8], limit: usize) -> Result<request::Parts, Refusal> {
+///
+/// # Errors
+/// [`HeadError`] if it cannot be read, passes the limit, or breaks the rules of RFC 9114 sections 4.2 and 4.3.
+pub fn request(block: &[u8], limit: usize) -> Result<RequestHead, HeadError> {
     let mut pseudo = Pseudo::default();
     let mut headers = HeaderMap::new();
     qpack::read(block, limit, |name, value| match name.strip_prefix(b":") {
         Some(name) if headers.is_empty() => pseudo.set(name, value),
-        Some(_) => Err(Refusal::Malformed("a pseudo-header behind a header")),
+        Some(_) => Err(HeadError::Malformed("a pseudo-header behind a header")),
         None => add(&mut headers, name, value),
     })?;
     if let Some(te) = headers.get(TE)
         && !te.as_bytes().eq_ignore_ascii_case(b"trailers")
     {
-        return Err(Refusal::Malformed("a `te` other than `trailers`"));
+        return Err(HeadError::Malformed("a `te` other than `trailers`"));
     }
-    let (mut head, ()) = http::Request::new(()).into_parts();
+    let (mut parts, ()) = http::Request::new(()).into_parts();
     let protocol = pseudo.protocol.take();
-    (head.method, head.uri) = pseudo.target(&headers, protocol.is_some())?;
-    if protocol.is_some_and(|protocol| *protocol == *b"websocket") {
-        head.extensions.insert(Protocol::from_static("websocket"));
-    }
-    head.version = Version::HTTP_3;
-    head.headers = headers;
-    Ok(head)
+    (parts.method, parts.uri) = pseudo.target(&headers, protocol.is_some())?;
+    parts.version = Version::HTTP_3;
+    parts.headers = headers;
+    Ok(RequestHead { parts, protocol })
 }
 
 /// Reads trailers. `limit` is for all fields together, in bytes.
-pub(super) fn trailers(block: &[u8], limit: usize) -> Result<HeaderMap, Refusal> {
+///
+/// # Errors
+/// [`HeadError`] if they cannot be read, pass the limit, or have pseudo-headers.
+pub fn trailers(block: &[u8], limit: usize) -> Result<HeaderMap, HeadError> {
     let mut headers = HeaderMap::new();
     qpack::read(block, limit, |name, value| add(&mut headers, name, value))?;
     Ok(headers)
 }
 
-/// The length that a request announces for its body, in bytes.
-pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let malformed = Refusal::Malformed("a `content-length` that is no length");
+/// Returns the length that a request announces for its body, in bytes.
+///
+/// # Errors
+/// [`HeadError::Malformed`] if there are several, or one that is not a number.
+pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
+    let malformed = HeadError::Malformed("a `content-length` that is no length");
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let digits = first.as_bytes();
@@ -78,18 +112,18 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal
     first.to_str().ok().and_then(|digits| digits.parse().ok()).map(Some).ok_or(malformed)
 }
 
-fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
     let name =
-        HeaderName::from_lowercase(name).map_err(|_| Refusal::Malformed("a name that is not a name"))?;
+        HeaderName::from_lowercase(name).map_err(|_| HeadError::Malformed("a name that is not a name"))?;
     if OF_CONNECTIONS.contains(&name.as_str()) {
-        return Err(Refusal::Malformed("a header that speaks of one connection"));
+        return Err(HeadError::Malformed("a header that speaks of one connection"));
     }
     let padded = [value.first(), value.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'));
     let value = HeaderValue::from_bytes(value)
         .ok()
         .filter(|_| !padded)
-        .ok_or(Refusal::Malformed("a value that is no value"))?;
-    headers.try_append(name, value).map_err(|_| Refusal::TooLarge)?;
+        .ok_or(HeadError::Malformed("a value that is no value"))?;
+    headers.try_append(name, value).map_err(|_| HeadError::TooLarge)?;
     Ok(())
 }
 
@@ -105,23 +139,23 @@ struct Pseudo {
 }
 
 impl Pseudo {
-    fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+    fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
         match name {
             b"method" => put(&mut self.method, Method::from_bytes(value).ok()),
             b"scheme" => put(&mut self.scheme, Scheme::try_from(value).ok()),
             b"authority" => put(&mut self.authority, Authority::try_from(value).ok()),
             b"path" => put(&mut self.path, Some(path(value)?)),
             b"protocol" => put(&mut self.protocol, Some(value.into())),
-            _ => Err(Refusal::Malformed("an unknown pseudo-header")),
+            _ => Err(HeadError::Malformed("an unknown pseudo-header")),
         }
     }
 
     /// Method and target. `extended`: a CONNECT has a target as others have.
-    fn target(self, headers: &HeaderMap, extended: bool) -> Result<(Method, Uri), Refusal> {
-        let method = self.method.ok_or(Refusal::Malformed("no `:method`"))?;
-        let malformed = Refusal::Malformed("a target that is no target");
+    fn target(self, headers: &HeaderMap, extended: bool) -> Result<(Method, Uri), HeadError> {
+        let method = self.method.ok_or(HeadError::Malformed("no `:method`"))?;
+        let malformed = HeadError::Malformed("a target that is no target");
         if extended && method != Method::CONNECT {
-            return Err(Refusal::Malformed("a `:protocol` of a request other than CONNECT"));
+            return Err(HeadError::Malformed("a `:protocol` of a request other than CONNECT"));
         }
         if method == Method::CONNECT && !extended {
             // It is refused behind, whatever it asks for.
@@ -132,23 +166,23 @@ impl Pseudo {
                 .map(|uri| (method, uri))
                 .map_err(|_| malformed);
         }
-        let scheme = self.scheme.ok_or(Refusal::Malformed("no `:scheme`"))?;
-        let path = self.path.ok_or(Refusal::Malformed("no `:path`"))?;
+        let scheme = self.scheme.ok_or(HeadError::Malformed("no `:scheme`"))?;
+        let path = self.path.ok_or(HeadError::Malformed("no `:path`"))?;
         let authority = match (self.authority, headers.get(HOST)) {
             (Some(authority), _) => authority,
             (None, Some(host)) => Authority::try_from(host.as_bytes()).map_err(|_| malformed)?,
-            (None, None) => return Err(Refusal::Malformed("no `:authority`")),
+            (None, None) => return Err(HeadError::Malformed("no `:authority`")),
         };
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
         uri.map(|uri| (method, uri)).map_err(|_| malformed)
     }
 }
 
-const INVALID_PSEUDO: Refusal =
-    Refusal::Malformed("a pseudo-header that is twice there, or has no valid value");
+const INVALID_PSEUDO: HeadError =
+    HeadError::Malformed("a pseudo-header that is twice there, or has no valid value");
 
 /// Sets what may be set once.
-fn put<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), Refusal> {
+fn put<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), HeadError> {
     if place.is_some() || value.is_none() {
         return Err(INVALID_PSEUDO);
     }
@@ -157,13 +191,13 @@ fn put<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), Refusal> {
 }
 
 /// A path, or the `*` of OPTIONS. A fragment is no part of a target.
-fn path(value: &[u8]) -> Result<PathAndQuery, Refusal> {
+fn path(value: &[u8]) -> Result<PathAndQuery, HeadError> {
     let fine = (value.first() == Some(&b'/') || value == b"*") && !value.contains(&b'#');
     if !fine {
         return Err(INVALID_PSEUDO);
     }
     let path = PathAndQuery::try_from(value).or_else(|_| PathAndQuery::try_from(escaped(value)));
-    path.map_err(|_| if value.len() > MAX_TARGET { Refusal::TargetTooLong } else { INVALID_PSEUDO })
+    path.map_err(|_| if value.len() > MAX_TARGET { HeadError::TargetTooLong } else { INVALID_PSEUDO })
 }
 
 /// Escapes the characters that [`PathAndQuery`] refuses and real clients send.
@@ -206,14 +240,14 @@ mod tests {
 
     const LINE: [&str; 4] = [":method: GET", ":scheme: https", ":authority: a.test", ":path: /p?q"];
 
-    fn with(more: &[&str]) -> Result<request::Parts, Refusal> {
-        request(&block(&[&LINE[..], more].concat()), 1000)
+    fn with(more: &[&str]) -> Result<request::Parts, HeadError> {
+        request(&block(&[&LINE[..], more].concat()), 1000).map(|head| head.parts)
     }
 
-    fn without(index: usize, more: &[&str]) -> Result<request::Parts, Refusal> {
+    fn without(index: usize, more: &[&str]) -> Result<request::Parts, HeadError> {
         let mut line = LINE.to_vec();
         line.remove(index);
-        request(&block(&[&line[..], more].concat()), 1000)
+        request(&block(&[&line[..], more].concat()), 1000).map(|head| head.parts)
     }
 
     #[test]
@@ -240,17 +274,17 @@ mod tests {
             "x: a\nb",
             "x:  a",
         ] {
-            assert!(matches!(with(&[more]), Err(Refusal::Malformed(_))), "{more}");
+            assert!(matches!(with(&[more]), Err(HeadError::Malformed(_))), "{more}");
         }
-        assert!(matches!(with(&["x: y", ":path: /"]), Err(Refusal::Malformed(_))));
+        assert!(matches!(with(&["x: y", ":path: /"]), Err(HeadError::Malformed(_))));
         for missing in 0..4 {
-            assert!(matches!(without(missing, &[]), Err(Refusal::Malformed(_))), "{missing}");
+            assert!(matches!(without(missing, &[]), Err(HeadError::Malformed(_))), "{missing}");
         }
         for path in [":path: p", ":path: /a b", ":path: ", ":path: /a#b", ":path: http://a/"] {
             assert!(
                 matches!(
                     request(&block(&[LINE[0], LINE[1], LINE[2], path]), 1000),
-                    Err(Refusal::Malformed(_))
+                    Err(HeadError::Malformed(_))
                 ),
                 "{path}"
             );
@@ -264,10 +298,9 @@ mod tests {
         };
         let rest = &LINE[1..];
         let head = connect(":protocol: websocket", rest).unwrap();
-        assert_eq!((head.method, head.uri.to_string().as_str()), (Method::CONNECT, "https://a.test/p?q"));
-        assert_eq!(head.extensions.get::<Protocol>().unwrap().as_str(), "websocket");
-        let head = connect(":protocol: connect-udp", rest).unwrap();
-        assert!(head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none());
+        assert_eq!(head.protocol.as_deref(), Some(&b"websocket"[..]));
+        let parts = head.parts;
+        assert_eq!((parts.method, parts.uri.to_string().as_str()), (Method::CONNECT, "https://a.test/p?q"));
         for missing in 0..3 {
             let mut rest = rest.to_vec();
             rest.remove(missing);
@@ -277,12 +310,12 @@ mod tests {
 
     #[test]
     fn limits() {
-        assert_eq!(request(&block(&LINE), 100).unwrap_err(), Refusal::TooLarge);
+        assert_eq!(request(&block(&LINE), 100).unwrap_err(), HeadError::TooLarge);
         let many: Vec<String> = (0..40_000).map(|number| format!("{number}: x")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         // More than a map of headers can hold.
-        assert_eq!(request(&block(&many), usize::MAX).unwrap_err(), Refusal::TooLarge);
-        assert_eq!(trailers(b"\x00\x00\x80", 100).unwrap_err(), Refusal::Block);
+        assert_eq!(request(&block(&many), usize::MAX).unwrap_err(), HeadError::TooLarge);
+        assert_eq!(trailers(b"\x00\x00\x80", 100).unwrap_err(), HeadError::Block);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Watches the frames of an HTTP/2 client: unfinished header blocks and floods of frames that mean work for nothing.
 //!
-//! The HTTP library bounds memory; this bounds time (a header block that never ends) and work (reset, ping, settings,
-//! priority and empty frames without measure: CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
+//! HTTP libraries bound memory; this bounds time (a header block that never ends) and work (reset, ping, settings,
+//! priority and empty frames without end). Frames: RFC 9113 sections 4.1 and 6.10; floods: section 10.5,
+//! CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,20 @@ const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
+
+/// A limit that a client has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flood {
+    /// A header block has too many CONTINUATION frames.
+    #[error("too many CONTINUATION frames")]
+    Continuations,
+    /// Too many streams were reset within an interval.
+    #[error("too many streams reset")]
+    Resets,
+    /// Too many frames within an interval that mean work and carry nothing.
+    #[error("too many control frames")]
+    ControlFrames,
+}
 
 /// A scan over the bytes that an HTTP/2 client sends.
 #[derive(Debug)]
@@ -61,8 +76,11 @@ impl Default for FrameScan {
 }
 
 impl FrameScan {
-    /// Looks at the next bytes. The error says which measure was passed.
-    pub fn feed(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), &'static str> {
+    /// Looks at the next bytes, which came at `now`.
+    ///
+    /// # Errors
+    /// [`Flood`] if a limit was passed: the connection should be closed.
+    pub fn feed(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         while !bytes.is_empty() {
             if self.remaining > 0 {
                 let skip = self.remaining.min(bytes.len());
@@ -87,12 +105,12 @@ impl FrameScan {
         self.in_block
     }
 
-    /// How many header blocks have been read to their end.
+    /// Returns how many header blocks have been read to their end.
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
 
-    /// Bytes that the current header block, or the last one, announces.
+    /// Returns how many bytes the current header block, or the last one, announces.
     pub fn block_bytes(&self) -> usize {
         self.block
     }
@@ -102,7 +120,7 @@ impl FrameScan {
         self.remaining > 0 || self.filled > 0
     }
 
-    fn frame(&mut self, now: Instant) -> Result<(), &'static str> {
+    fn frame(&mut self, now: Instant) -> Result<(), Flood> {
         let length = u32::from_be_bytes([0, self.header[0], self.header[1], self.header[2]]) as usize;
         let (kind, flags) = (self.header[3], self.header[4]);
         self.remaining = length;
@@ -121,7 +139,7 @@ impl FrameScan {
                     self.blocks += 1;
                 }
                 if self.continuations > MAX_CONTINUATIONS {
-                    return Err("too many CONTINUATION frames");
+                    return Err(Flood::Continuations);
                 }
             }
             RST_STREAM => return self.count(now, true),
@@ -132,7 +150,7 @@ impl FrameScan {
         Ok(())
     }
 
-    fn count(&mut self, now: Instant, reset: bool) -> Result<(), &'static str> {
+    fn count(&mut self, now: Instant, reset: bool) -> Result<(), Flood> {
         if self.since.is_none_or(|since| now.duration_since(since) > INTERVAL) {
             self.since = Some(now);
             (self.costly, self.resets) = (0, 0);
@@ -140,9 +158,9 @@ impl FrameScan {
         self.costly += 1;
         self.resets += u32::from(reset);
         if self.resets > MAX_RESETS {
-            return Err("too many streams reset");
+            return Err(Flood::Resets);
         }
-        if self.costly > MAX_COSTLY { Err("too many control frames") } else { Ok(()) }
+        if self.costly > MAX_COSTLY { Err(Flood::ControlFrames) } else { Ok(()) }
     }
 }
 
@@ -186,13 +204,14 @@ mod tests {
             let mut patient = FrameScan { header: scan.header, ..started() };
             patient.costly = scan.costly;
             patient.since = scan.since;
-            assert!(scan.feed(&frame(kind, 0, 0), now).is_err(), "{kind}");
+            let flood = if kind == RST_STREAM { Flood::Resets } else { Flood::ControlFrames };
+            assert_eq!(scan.feed(&frame(kind, 0, 0), now), Err(flood), "{kind}");
             assert!(patient.feed(&frame(kind, 0, 0), now + INTERVAL * 2).is_ok(), "{kind}");
         }
         let mut scan = started();
         scan.feed(&frame(HEADERS, 0, 0), Instant::now()).unwrap();
         let flood = frame(CONTINUATION, 0, 0).repeat(MAX_CONTINUATIONS as usize + 1);
-        assert!(scan.feed(&flood, Instant::now()).is_err());
+        assert_eq!(scan.feed(&flood, Instant::now()), Err(Flood::Continuations));
     }
 
     proptest! {

@@ -1,11 +1,10 @@
-//! Reads what a TLS client asks for before anything is decrypted: the server name and the protocols.
+//! The ClientHello of TLS: the server name and the protocols that a client asks for, before anything is decrypted.
 //!
-//! A pure reader over the first bytes of a connection (RFC 8446 sections 4.1.2 and 5.1, RFC 6066, RFC 7301). It takes
-//! nothing away: the same bytes go on to the handshake, or to the server when the connection is passed through.
+//! Sources: RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3, RFC 7301 section 3.1.
 
 /// First byte of a TLS record that holds a handshake message.
 pub const HANDSHAKE_RECORD: u8 = 0x16;
-/// Most bytes of a ClientHello with its records. The largest in use have about 2 KiB.
+/// Maximum number of bytes of a ClientHello with its records. The largest in use have about 2 KiB.
 pub const MAX_HELLO: usize = 16 * 1024;
 
 /// Length of a record's header.
@@ -33,8 +32,37 @@ pub enum Parsed {
     Partial,
     /// A whole ClientHello.
     Hello(Hello),
-    /// None at all.
-    Malformed(&'static str),
+    /// Not a ClientHello.
+    Malformed(HelloError),
+}
+
+/// Why bytes are not a ClientHello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.reason())]
+pub enum HelloError {
+    /// A record of another kind or version.
+    NoHandshake,
+    /// A record that is empty, or longer than a ClientHello may be.
+    RecordLength,
+    /// A message other than a ClientHello.
+    OtherMessage,
+    /// More than [`MAX_HELLO`] bytes.
+    TooLong,
+    /// A field that ends behind the message.
+    CutShort,
+}
+
+impl HelloError {
+    /// Returns the error as text.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NoHandshake => "not a handshake record",
+            Self::RecordLength => "invalid record length",
+            Self::OtherMessage => "the first message is not a ClientHello",
+            Self::TooLong => "the ClientHello is too long",
+            Self::CutShort => "the ClientHello is cut short",
+        }
+    }
 }
 
 /// Reads a ClientHello at the start of `bytes`.
@@ -48,21 +76,21 @@ pub fn parse(bytes: &[u8]) -> Parsed {
                 Ok(length) if message.len() >= MESSAGE_HEADER + length => {
                     let body = &message[MESSAGE_HEADER..MESSAGE_HEADER + length];
                     let hello = read_body(body);
-                    return hello.map_or(Parsed::Malformed("the ClientHello is cut short"), Parsed::Hello);
+                    return hello.map_or(Parsed::Malformed(HelloError::CutShort), Parsed::Hello);
                 }
                 Ok(_) => {}
             }
         }
         let Some((header, after)) = rest.split_at_checked(RECORD_HEADER) else {
             let starts = rest.first().is_none_or(|kind| *kind == HANDSHAKE_RECORD);
-            return if starts { Parsed::Partial } else { Parsed::Malformed("no handshake record") };
+            return if starts { Parsed::Partial } else { Parsed::Malformed(HelloError::NoHandshake) };
         };
         if header[0] != HANDSHAKE_RECORD || header[1] != 3 {
-            return Parsed::Malformed("no handshake record");
+            return Parsed::Malformed(HelloError::NoHandshake);
         }
         let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
         if length == 0 || length > MAX_HELLO {
-            return Parsed::Malformed("a record has no proper length");
+            return Parsed::Malformed(HelloError::RecordLength);
         }
         let Some((content, after)) = after.split_at_checked(length) else { return Parsed::Partial };
         message.extend_from_slice(content);
@@ -71,13 +99,13 @@ pub fn parse(bytes: &[u8]) -> Parsed {
 }
 
 /// The length that the message says it has; `None` when too little of it is there.
-fn length_of(message: &[u8]) -> Option<Result<usize, &'static str>> {
+fn length_of(message: &[u8]) -> Option<Result<usize, HelloError>> {
     let header = message.first_chunk::<MESSAGE_HEADER>()?;
     if header[0] != CLIENT_HELLO {
-        return Some(Err("the first message is no ClientHello"));
+        return Some(Err(HelloError::OtherMessage));
     }
     let length = usize::from(header[1]) << 16 | usize::from(header[2]) << 8 | usize::from(header[3]);
-    Some(if length > MAX_HELLO { Err("the ClientHello is too long") } else { Ok(length) })
+    Some(if length > MAX_HELLO { Err(HelloError::TooLong) } else { Ok(length) })
 }
 
 fn read_body(body: &[u8]) -> Option<Hello> {
@@ -155,7 +183,7 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
@@ -163,8 +191,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// The first bytes of a real client.
-    pub(crate) fn hello_of(name: &str, protocols: &[&str]) -> Vec<u8> {
-        let provider = crate::tls::crypto();
+    fn hello_of(name: &str, protocols: &[&str]) -> Vec<u8> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = rustls::RootCertStore::empty();
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

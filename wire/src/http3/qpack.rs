@@ -1,6 +1,7 @@
 //! Header blocks of HTTP/3, read and written without a dynamic table (RFC 9204).
 //!
-//! We never allow a dynamic table, so a block stands for itself: no other stream has to be read before it.
+//! A peer that is not allowed a dynamic table sends blocks that stand for themselves: no other stream has to be read
+//! before them.
 
 use std::sync::LazyLock;
 
@@ -13,17 +14,22 @@ use super::tables::{CODE_LENGTHS, FIELDS};
 const FIELD_COST: usize = 32;
 
 /// Why a block cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
     /// It is not a block, or names entries that do not exist.
-    Block,
+    #[error("a header block that cannot be read")]
+    Malformed,
     /// All fields together pass the limit.
+    #[error("the fields of a header block pass the limit")]
     TooLarge,
 }
 
 /// Reads a block and hands each name and value to `field`; names may be anything. `limit` is for all fields together,
-/// in bytes, each with the overhead of [`FIELD_COST`].
-pub(super) fn read<E: From<Broken>>(
+/// in bytes, each with an overhead of 32 (RFC 9114 section 4.2.2).
+///
+/// # Errors
+/// [`Error`] if the block cannot be read or passes the limit, and whatever `field` returns.
+pub fn read<E: From<Error>>(
     block: &[u8],
     limit: usize,
     mut field: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
@@ -32,7 +38,7 @@ pub(super) fn read<E: From<Broken>>(
     let required = rest.number(8)?;
     rest.number(7)?;
     if required != 0 {
-        return Err(Broken::Block.into());
+        return Err(Error::Malformed.into());
     }
     let (mut size, mut name, mut value) = (0, Vec::new(), Vec::new());
     while let Some(&first) = rest.0.first() {
@@ -51,19 +57,19 @@ pub(super) fn read<E: From<Broken>>(
             rest.text(7, &mut value)?;
         } else {
             // Both forms that begin so point into the dynamic table.
-            return Err(Broken::Block.into());
+            return Err(Error::Malformed.into());
         }
         size += name.len() + value.len() + FIELD_COST;
         if size > limit {
-            return Err(Broken::TooLarge.into());
+            return Err(Error::TooLarge.into());
         }
         field(&name, &value)?;
     }
     Ok(())
 }
 
-/// Writes the block of an answer's head, or, without a status, of trailers.
-pub(super) fn write(status: Option<StatusCode>, headers: &HeaderMap) -> Bytes {
+/// Writes the block of a response head or, without a status, of trailers (RFC 9204 section 4.5).
+pub fn write(status: Option<StatusCode>, headers: &HeaderMap) -> Bytes {
     let mut block = BytesMut::with_capacity(64 + headers.len() * 48);
     block.put_slice(&[0, 0]);
     if let Some(status) = status {
@@ -130,13 +136,13 @@ fn put_text(block: &mut BytesMut, flags: u8, bits: u32, text: &[u8]) {
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn byte(&mut self) -> Result<u8, Broken> {
-        let (first, rest) = self.0.split_first().ok_or(Broken::Block)?;
+    fn byte(&mut self) -> Result<u8, Error> {
+        let (first, rest) = self.0.split_first().ok_or(Error::Malformed)?;
         self.0 = rest;
         Ok(*first)
     }
 
-    fn number(&mut self, bits: u32) -> Result<usize, Broken> {
+    fn number(&mut self, bits: u32) -> Result<usize, Error> {
         let full = (1u64 << bits) - 1;
         let mut number = u64::from(self.byte()?) & full;
         if number == full {
@@ -145,28 +151,28 @@ impl Reader<'_> {
                 let byte = self.byte()?;
                 number += u64::from(byte & 0x7f) << (step * 7);
                 if byte & 0x80 == 0 {
-                    return usize::try_from(number).map_err(|_| Broken::Block);
+                    return usize::try_from(number).map_err(|_| Error::Malformed);
                 }
             }
-            return Err(Broken::Block);
+            return Err(Error::Malformed);
         }
-        usize::try_from(number).map_err(|_| Broken::Block)
+        usize::try_from(number).map_err(|_| Error::Malformed)
     }
 
     /// The entry that a field names; `in_static`: it is of the static table.
-    fn entry(&mut self, in_static: bool, bits: u32) -> Result<(&'static str, &'static str), Broken> {
+    fn entry(&mut self, in_static: bool, bits: u32) -> Result<(&'static str, &'static str), Error> {
         let index = self.number(bits)?;
         if !in_static {
-            return Err(Broken::Block);
+            return Err(Error::Malformed);
         }
-        FIELDS.get(index).copied().ok_or(Broken::Block)
+        FIELDS.get(index).copied().ok_or(Error::Malformed)
     }
 
     /// A text whose length has a prefix of `bits`; the bit before says whether it is coded.
-    fn text(&mut self, bits: u32, into: &mut Vec<u8>) -> Result<(), Broken> {
-        let coded = self.0.first().ok_or(Broken::Block)? & (1 << bits) != 0;
+    fn text(&mut self, bits: u32, into: &mut Vec<u8>) -> Result<(), Error> {
+        let coded = self.0.first().ok_or(Error::Malformed)? & (1 << bits) != 0;
         let length = self.number(bits)?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(Broken::Block)?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or(Error::Malformed)?;
         self.0 = rest;
         if coded {
             return decode(text, into);
@@ -198,7 +204,7 @@ static CODES: LazyLock<Codes> = LazyLock::new(|| {
 });
 
 /// Reads coded text (RFC 7541 section 5.2).
-fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Broken> {
+fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
     let codes = &*CODES;
     let (mut code, mut length) = (0u32, 0usize);
     for byte in text {
@@ -206,7 +212,7 @@ fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Broken> {
             code = code << 1 | u32::from(byte >> bit & 1);
             length += 1;
             // Thirty ones mean the end of text, which may not be written.
-            let (first, at, count) = *codes.lengths.get(length).ok_or(Broken::Block)?;
+            let (first, at, count) = *codes.lengths.get(length).ok_or(Error::Malformed)?;
             let place = code.wrapping_sub(first) as usize;
             if code >= first && place < count {
                 into.push(codes.letters[at + place]);
@@ -215,7 +221,7 @@ fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Broken> {
         }
     }
     // The last byte is filled up with ones.
-    if length > 7 || code != (1 << length) - 1 { Err(Broken::Block) } else { Ok(()) }
+    if length > 7 || code != (1 << length) - 1 { Err(Error::Malformed) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -224,12 +230,12 @@ mod tests {
 
     use super::*;
 
-    fn all(block: &[u8]) -> Result<Vec<(String, String)>, Broken> {
+    fn all(block: &[u8]) -> Result<Vec<(String, String)>, Error> {
         let mut fields = Vec::new();
         read(block, 1000, |name, value| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             fields.push((text(name), text(value)));
-            Ok::<(), Broken>(())
+            Ok::<(), Error>(())
         })?;
         Ok(fields)
     }
@@ -291,11 +297,11 @@ mod tests {
             b"\x00\x00\x51\x81\x00",             // padding that is no padding
             b"\x00\x00\x51\x84\xff\xff\xff\xff", // end of text
         ] {
-            assert_eq!(all(block), Err(Broken::Block), "{block:?}");
+            assert_eq!(all(block), Err(Error::Malformed), "{block:?}");
         }
         let mut large = b"\x00\x00".to_vec();
         large.extend(std::iter::repeat_n(0xc1, 28));
-        assert_eq!(all(&large), Err(Broken::TooLarge));
+        assert_eq!(all(&large), Err(Error::TooLarge));
     }
 
     proptest! {

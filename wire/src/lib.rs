@@ -1,0 +1,22 @@
+//! Codecs for the protocols that the gateway reads and writes itself, without I/O.
+//!
+//! Bytes go in, and what they mean comes out. Nothing here opens a socket, waits, or knows a runtime, an HTTP library or
+//! the rest of the gateway, so every reader can be tested and fuzzed with plain bytes, whole and in pieces.
+//!
+//! | module | reads | writes |
+//! |---|---|---|
+//! | [`http1::framing`] | heads and bodies of HTTP/1 requests, strictly | refusals |
+//! | [`http2::scan`] | frame headers of an HTTP/2 client | – |
+//! | [`http3::frame`], [`http3::qpack`], [`http3::head`] | HTTP/3 frames, header blocks, request heads | frames, header blocks |
+//! | [`client_hello`] | server name and protocols of a TLS client | – |
+//! | [`proxy_protocol`] | PROXY headers | PROXY headers |
+//! | [`postgres`] | PostgreSQL's request for TLS | the same |
+//! | [`target`] | hosts and targets | escapes |
+
+pub mod client_hello;
+pub mod http1;
+pub mod http2;
+pub mod http3;
+pub mod postgres;
+pub mod proxy_protocol;
+pub mod target;

@@ -1,0 +1,61 @@
+//! What request targets and hosts may consist of (RFC 3986), in any version of HTTP.
+
+/// The longest target that [`http::Uri`] can hold, in bytes.
+pub const MAX_TARGET: usize = 65_534;
+
+/// True for a character that real clients send unescaped in a path or a query, and that [`http::Uri`] cannot hold there.
+/// It does not endanger framing.
+pub fn must_be_escaped(byte: u8, in_query: bool) -> bool {
+    matches!((byte, in_query), (b'<' | b'>', _) | (b'`', false) | (b'"', true))
+}
+
+/// Returns the escape of a character (RFC 3986 section 2.1).
+pub fn escape_of(byte: u8) -> [u8; 3] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
+}
+
+/// True for a host with an optional port (RFC 3986 section 3.2.2), without user information. Empty is allowed.
+pub fn is_host(host: &[u8]) -> bool {
+    let (name, port) = if host.first() == Some(&b'[') {
+        let Some(end) = memchr::memchr(b']', host) else { return false };
+        let inner = &host[1..end];
+        let fine = !inner.is_empty() && inner.iter().all(|b| b.is_ascii_hexdigit() || b":.%".contains(b));
+        if !fine {
+            return false;
+        }
+        (&host[..0], &host[end + 1..])
+    } else {
+        host.split_at(memchr::memchr(b':', host).unwrap_or(host.len()))
+    };
+    let port_fine = match port.split_first() {
+        None => true,
+        Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        Some(_) => false,
+    };
+    port_fine && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for host in ["", "a.test", "a.test:80", "[::1]", "[::1]:8080", "A-_b.", "a:"] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in ["a b", "a/b", "u@h", "a:x", "a:123456", "[::1", "[::1]x", "a\\b", "a?", "[]"] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!((&escape_of(b'<'), &escape_of(0xff)), (b"%3C", b"%FF"));
+        let escaped =
+            |in_query| (0..=u8::MAX).filter(|&byte| must_be_escaped(byte, in_query)).collect::<Vec<_>>();
+        assert_eq!(escaped(false), b"<>`");
+        assert_eq!(escaped(true), b"\"<>");
+    }
+}
