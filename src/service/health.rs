@@ -1,14 +1,12 @@
 //! Active health checks: asks a server, at once and then at intervals, how it is.
 
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, TE, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, Uri};
-use http_body::Body as _;
 use tidegate_config::service::ServerHealthCheck;
-use tidegate_core::{Body, BuildError, Connection, Context, Request, Response};
+use tidegate_core::{Body, BuildError, Collected, Connection, Context, Request, Response};
 use url::Url;
 
 use super::server::Server;
@@ -17,7 +15,7 @@ use crate::upstream::{Endpoint, Transport};
 /// Redirects that one check follows (Go's client).
 const MAX_REDIRECTS: usize = 10;
 /// Bytes of an answer that are read.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_ANSWER: u64 = 64 * 1024;
 /// `grpc.health.v1.HealthCheckRequest` without a service: an uncompressed message of no bytes.
 const GRPC_REQUEST: &[u8] = &[0, 0, 0, 0, 0];
 /// What a check calls itself, as Traefik's do: firewalls refuse requests without a name, and may know this one.
@@ -209,8 +207,8 @@ async fn grpc_verdict(response: Response) -> Result<(), String> {
         return Err(format!("status {}", response.status().as_u16()));
     }
     let in_head = response.headers().get("grpc-status").cloned();
-    let (message, trailers) = read(response.into_body()).await;
-    let status = in_head.or_else(|| trailers.get("grpc-status").cloned());
+    let Collected { bytes: message, trailers } = read(response.into_body()).await;
+    let status = in_head.or_else(|| trailers?.get("grpc-status").cloned());
     match status.as_ref().map(HeaderValue::as_bytes) {
         Some(b"0") => {}
         Some(b"12") => return Err("the server does not implement the gRPC health protocol".into()),
@@ -223,23 +221,10 @@ async fn grpc_verdict(response: Response) -> Result<(), String> {
     }
 }
 
-/// Reads an answer, at most [`MAX_ANSWER`] bytes, so that the connection can be used again.
-async fn read(mut body: Body) -> (Vec<u8>, HeaderMap) {
-    let (mut content, mut trailers) = (Vec::new(), HeaderMap::new());
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        match frame.into_data() {
-            Ok(data) => content.extend_from_slice(&data),
-            Err(frame) => {
-                if let Ok(found) = frame.into_trailers() {
-                    trailers = found;
-                }
-            }
-        }
-        if content.len() > MAX_ANSWER {
-            break;
-        }
-    }
-    (content, trailers)
+/// Reads an answer of at most [`MAX_ANSWER`] bytes, so that the connection can be used again. One that is longer or
+/// breaks off says nothing.
+async fn read(body: Body) -> Collected {
+    body.collect(MAX_ANSWER).await.unwrap_or_default()
 }
 
 fn headers(options: &ServerHealthCheck, grpc: bool) -> Result<HeaderMap, BuildError> {
