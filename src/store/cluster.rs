@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tidegate_providers::Error;
+
 use super::node::Node;
 
 const SLOTS: u16 = 16_384;
@@ -27,8 +29,8 @@ impl Map {
     pub(super) fn at(
         &mut self,
         address: &str,
-        make: impl FnOnce() -> Result<Arc<Node>, String>,
-    ) -> Result<Arc<Node>, String> {
+        make: impl FnOnce() -> Result<Arc<Node>, Error>,
+    ) -> Result<Arc<Node>, Error> {
         if let Some(node) = self.nodes.iter().find(|node| node.endpoint() == address) {
             return Ok(node.clone());
         }

@@ -13,6 +13,8 @@ use tidegate_providers::redis_client::{Connection, Login, Reply};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::error::NodeError;
+
 /// Commands that may wait for one connection.
 const QUEUE: usize = 1024;
 /// Commands that are sent at once.
@@ -28,7 +30,7 @@ pub(super) struct Job {
     pub(super) command: Bytes,
     /// How many commands it is. The answer to the last one counts.
     pub(super) commands: usize,
-    pub(super) answer: oneshot::Sender<Result<Reply, String>>,
+    pub(super) answer: oneshot::Sender<Result<Reply, NodeError>>,
     waiting: Waiting,
 }
 
@@ -49,14 +51,13 @@ pub(super) struct Place {
 
 impl Place {
     /// Connects and logs in.
-    pub(super) async fn open(&self) -> Result<Connection, String> {
+    pub(super) async fn open(&self) -> Result<Connection, NodeError> {
         let options = &*self.options;
         let login =
             Login { username: options.username.expose(), password: &options.password, db: options.db };
         let work = Connection::open_within(options.dial_timeout, &self.connector, login);
         let most = options.dial_timeout + options.read_timeout;
-        let opened = timeout(most, work).await.map_err(|_| format!("no login within {most:?}"))?;
-        opened.map_err(|error| error.to_string())
+        Ok(timeout(most, work).await.map_err(|_| NodeError::LoginTimedOut(most))??)
     }
 }
 
@@ -91,14 +92,14 @@ impl Line {
         &self,
         command: Bytes,
         commands: usize,
-    ) -> Result<oneshot::Receiver<Result<Reply, String>>, String> {
+    ) -> Result<oneshot::Receiver<Result<Reply, NodeError>>, NodeError> {
         let (answer, answered) = oneshot::channel();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let job = Job { command, commands, answer, waiting: Waiting(self.waiting.clone()) };
         match self.jobs.try_send(job) {
             Ok(()) => Ok(answered),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(format!("{QUEUE} commands wait already")),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err("the connection was closed".into()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(NodeError::QueueFull(QUEUE)),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(NodeError::Closed),
         }
     }
 }
@@ -169,18 +170,14 @@ async fn exchange(
     connection: &mut Connection,
     bytes: &[u8],
     batch: &mut VecDeque<Job>,
-) -> Result<(), String> {
+) -> Result<(), NodeError> {
     let most = place.options.write_timeout;
-    let written = timeout(most, connection.write(bytes)).await;
-    let written = written.map_err(|_| format!("nothing could be sent within {most:?}"))?;
-    written.map_err(|error| error.to_string())?;
+    timeout(most, connection.write(bytes)).await.map_err(|_| NodeError::WriteTimedOut(most))??;
     while let Some(commands) = batch.front().map(|job| job.commands) {
         let most = place.options.read_timeout;
         let mut reply = Reply::Nil;
         for _ in 0..commands {
-            let read = timeout(most, connection.read()).await;
-            let read = read.map_err(|_| format!("no answer within {most:?}"))?;
-            reply = read.map_err(|error| error.to_string())?;
+            reply = timeout(most, connection.read()).await.map_err(|_| NodeError::ReadTimedOut(most))??;
         }
         if let Some(Job { answer, waiting, .. }) = batch.pop_front() {
             // Counted no more before the answer is seen.

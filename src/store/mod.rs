@@ -4,6 +4,7 @@
 //! sent together. A store lives as long as a middleware that uses it, so it survives reloads.
 
 mod cluster;
+mod error;
 mod line;
 mod node;
 mod redis;

@@ -12,6 +12,7 @@ use tidegate_providers::Connector;
 use tidegate_providers::redis_client::Reply;
 use tokio::runtime::Handle;
 
+use super::error::NodeError;
 use super::line::{Line, Place, carry};
 
 /// The first pause between two attempts to reach a server that does not answer, and the longest: with a quarter more, it
@@ -25,7 +26,7 @@ pub(super) struct Node {
     control: Handle,
     lines: Mutex<Vec<Line>>,
     /// Why it does not answer, while it does not.
-    failing: Mutex<Option<String>>,
+    failing: Mutex<Option<NodeError>>,
     itself: Weak<Self>,
 }
 
@@ -47,30 +48,30 @@ impl Node {
     }
 
     /// Why it does not answer, while it does not.
-    pub(super) fn failing(&self) -> Option<String> {
+    pub(super) fn failing(&self) -> Option<NodeError> {
         self.failing.lock().clone()
     }
 
     /// Sends a command (or several, of which the last one's answer counts).
-    pub(super) async fn ask(&self, command: Bytes, commands: usize) -> Result<Reply, String> {
+    pub(super) async fn ask(&self, command: Bytes, commands: usize) -> Result<Reply, NodeError> {
         if let Some(error) = self.failing() {
             return Err(error);
         }
         let answered = self.line().send(command, commands)?;
         match answered.await {
             Ok(answer) => answer,
-            Err(_) => Err(self.failing().unwrap_or_else(|| "the connection was closed".into())),
+            Err(_) => Err(self.failing().unwrap_or(NodeError::Closed)),
         }
     }
 
     /// Notes that it does not answer. From now on commands fail at once, until it does.
-    pub(super) fn fail(&self, error: &str) {
+    pub(super) fn fail(&self, error: &NodeError) {
         {
             let mut failing = self.failing.lock();
             if failing.is_some() {
                 return;
             }
-            *failing = Some(error.to_owned());
+            *failing = Some(error.clone());
         }
         // Their answers may never come.
         self.lines.lock().clear();
@@ -133,9 +134,8 @@ async fn revive(node: Weak<Node>, place: Arc<Place>) {
             let mut connection = place.open().await?;
             let most = place.options.read_timeout;
             let answer = tokio::time::timeout(most, connection.command(&["PING"])).await;
-            let answer = answer.map_err(|_| format!("no answer within {most:?}"))?;
-            answer.map_err(|error| error.to_string())?;
-            Ok::<_, String>(connection)
+            answer.map_err(|_| NodeError::ReadTimedOut(most))??;
+            Ok::<_, NodeError>(connection)
         };
         let outcome = outcome.await;
         let Some(node) = node.upgrade() else { return };

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::cluster::{Map, redirection};
+use super::error::{NodeError, ScriptError};
 use super::node::Node;
 
 const SCRIPT: &str = include_str!("bucket.lua");
@@ -74,12 +75,10 @@ impl RedisStore {
     }
 
     /// The node that a redirection names. One that has moved is remembered.
-    fn follow(&self, error: &str, moved: bool) -> Result<Arc<Node>, String> {
-        let (slot, address) =
-            redirection(error).ok_or_else(|| format!("a redirection is not understood: {error}"))?;
+    fn follow(&self, error: &str, moved: bool) -> Result<Arc<Node>, ScriptError> {
+        let (slot, address) = redirection(error).ok_or_else(|| ScriptError::Redirection(error.to_owned()))?;
         let mut map = self.map.lock();
-        let make = || node(address, &self.options, &self.control).map_err(|error| error.to_string());
-        let node = map.at(address, make)?;
+        let node = map.at(address, || node(address, &self.options, &self.control))?;
         if moved {
             map.set(slot, &node);
         }
@@ -87,25 +86,25 @@ impl RedisStore {
     }
 
     /// Runs the script, wherever the key is.
-    async fn run(&self, key: &str, bucket: &Bucket, end: Instant) -> Result<Turn, String> {
+    async fn run(&self, key: &str, bucket: &Bucket, end: Instant) -> Result<Turn, ScriptError> {
         let known = self.map.lock().node(key);
         let mut node = known.unwrap_or_else(|| self.endpoint());
         let (mut whole, mut asking, mut left) = (false, false, 0);
-        let mut last = String::new();
-        for _ in 0..MOST_STEPS.max(self.endpoints.len() + 2) {
+        let attempts = MOST_STEPS.max(self.endpoints.len() + 2);
+        let mut last = ScriptError::TooManyAttempts(attempts);
+        for _ in 0..attempts {
             let command = command(key, bucket, whole, asking);
             let commands = if asking { 2 } else { 1 };
             asking = false;
             let Ok(answer) = timeout_at(end, node.ask(command, commands)).await else {
-                let error = "no answer within the deadline".to_owned();
-                node.fail(&error);
-                return Err(format!("{}: {error}", node.endpoint()));
+                node.fail(&NodeError::DeadlineExceeded);
+                return Err(unanswered(&node, NodeError::DeadlineExceeded));
             };
             let error = match answer {
                 Ok(Reply::Error(error)) => error,
                 Ok(reply) => return turn(reply),
                 Err(error) => {
-                    last = format!("{}: {error}", node.endpoint());
+                    last = unanswered(&node, error);
                     // A closed connection says little: a new one will show how the server is.
                     if node.failing().is_some() {
                         left += 1;
@@ -122,20 +121,20 @@ impl RedisStore {
                 "MOVED" => node = self.follow(&error, true)?,
                 "ASK" => (node, asking) = (self.follow(&error, false)?, true),
                 "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
-                    last = format!("{}: {error}", node.endpoint());
+                    last = refused(&node, error);
                     left += 1;
                     node = self.leave(&node);
                     if left >= self.endpoints.len() {
                         return Err(last);
                     }
                 }
-                _ => return Err(format!("{}: {error}", node.endpoint())),
+                _ => return Err(refused(&node, error)),
             }
         }
         Err(last)
     }
 
-    fn complain(&self, error: &str) {
+    fn complain(&self, error: &ScriptError) {
         let mut complained = self.complained.lock();
         if complained.is_none_or(|before| before.elapsed() >= COMPLAIN_EVERY) {
             *complained = Some(Instant::now());
@@ -154,7 +153,7 @@ impl SharedStore for RedisStore {
         Box::pin(async move {
             self.run(key, bucket, Instant::now() + deadline).await.map_err(|error| {
                 self.complain(&error);
-                StoreError(error)
+                StoreError(error.to_string())
             })
         })
     }
@@ -184,12 +183,20 @@ fn command(key: &str, bucket: &Bucket, whole: bool, asking: bool) -> Bytes {
     out.into()
 }
 
-fn turn(reply: Reply) -> Result<Turn, String> {
-    let Reply::List(parts) = &reply else { return Err("the script has given an unexpected answer".into()) };
+fn unanswered(node: &Node, source: NodeError) -> ScriptError {
+    ScriptError::Node { endpoint: node.endpoint().to_owned(), source }
+}
+
+fn refused(node: &Node, answer: String) -> ScriptError {
+    ScriptError::Refused { endpoint: node.endpoint().to_owned(), answer }
+}
+
+fn turn(reply: Reply) -> Result<Turn, ScriptError> {
+    let Reply::List(parts) = &reply else { return Err(ScriptError::UnexpectedAnswer) };
     let time = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     match parts.as_slice() {
         [Reply::Integer(1), Reply::Integer(wait)] => Ok(Turn::In(time(*wait))),
         [Reply::Integer(0), Reply::Integer(wait)] => Ok(Turn::Over(time(*wait))),
-        _ => Err("the script has given an unexpected answer".into()),
+        _ => Err(ScriptError::UnexpectedAnswer),
     }
 }
