@@ -4,6 +4,7 @@
 //! has ended. The line is then formatted and handed to one writer thread through a bounded queue, so that no request ever
 //! waits for the disk.
 
+mod error;
 mod filter;
 mod line;
 mod modes;
@@ -19,6 +20,7 @@ use tidegate_core::{BodyErrorKind, End, Exchange, Request};
 use time::OffsetDateTime;
 
 use crate::settings;
+pub use error::ExpressionError;
 use filter::Filter;
 use modes::{Filters, Modes};
 use writer::Writer;
@@ -43,7 +45,7 @@ enum Format {
 }
 
 /// Checks `accessLog.filters.expression`. The error says what was expected, and where.
-pub fn check_expression(text: &str) -> Result<(), String> {
+pub fn check_expression(text: &str) -> Result<(), ExpressionError> {
     if text.is_empty() { Ok(()) } else { Filter::parse(text).map(drop) }
 }
 
@@ -60,8 +62,8 @@ impl AccessLog {
                 return Err(invalid(format!("format: `{other}` is not one of common, genericCLF and json")));
             }
         };
-        let modes = Modes::new(&settings.fields).map_err(invalid)?;
-        let filters = Filters::new(&settings.filters).map_err(invalid)?;
+        let modes = Modes::new(&settings.fields).map_err(|error| invalid(error.to_string()))?;
+        let filters = Filters::new(&settings.filters).map_err(|error| invalid(error.to_string()))?;
         let expression = match settings.filters.expression.as_str() {
             "" => None,
             text => {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use regex::Regex;
 use tidegate_core::expression::Call;
 
+use super::error::{MatcherError, ValueError};
 use super::pattern;
 use super::tree::{known_name, texts};
 use super::view::{View, unescaped, without_port};
@@ -54,7 +55,7 @@ pub(super) enum Matcher {
 
 impl Matcher {
     /// Checks a call.
-    pub(super) fn new(call: &Call) -> Result<Self, String> {
+    pub(super) fn new(call: &Call) -> Result<Self, MatcherError> {
         let name = known_name(&call.name, &NAMES, hint)?;
         let allowed = match name {
             "Header" | "HeaderRegexp" => 2..=2,
@@ -62,7 +63,7 @@ impl Matcher {
             _ => 1..=1,
         };
         let arguments = texts(name, call, allowed)?;
-        build(name, &arguments).map_err(|reason| format!("{name}: {reason}"))
+        build(name, &arguments).map_err(|source| MatcherError::Value { name, source })
     }
 
     /// True when the request fits.
@@ -110,7 +111,7 @@ fn hint(written: &str) -> Option<&'static str> {
     })
 }
 
-fn build(name: &str, arguments: &[&str]) -> Result<Matcher, String> {
+fn build(name: &str, arguments: &[&str]) -> Result<Matcher, ValueError> {
     let first = arguments.first().copied().unwrap_or("");
     let second = arguments.get(1).copied();
     if matches!(name, "HostRegexp" | "PathPrefix" | "Path" | "Host") {
@@ -119,7 +120,7 @@ fn build(name: &str, arguments: &[&str]) -> Result<Matcher, String> {
     Ok(match name {
         "Host" => host(first)?,
         "HostRegexp" if !first.is_ascii() => {
-            return Err(format!("`{first}` is not ASCII: clients ask for the form `xn--…`"));
+            return Err(ValueError::PatternNotAscii(first.to_owned()));
         }
         "HostRegexp" => Matcher::HostRegexp(Box::new(pattern::compile(first)?)),
         "Path" => Matcher::Path(rooted(first)?.into()),
@@ -149,7 +150,7 @@ fn is_host(name: &str) -> bool {
     name.eq_ignore_ascii_case("host")
 }
 
-fn host(written: &str) -> Result<Matcher, String> {
+fn host(written: &str) -> Result<Matcher, ValueError> {
     if !written.is_ascii() {
         return Err(not_ascii(written));
     }
@@ -164,11 +165,12 @@ fn host(written: &str) -> Result<Matcher, String> {
     })
 }
 
-/// The message about a name that is not ASCII, with the form to write.
-pub(crate) fn not_ascii(written: &str) -> String {
-    match ascii_form(written) {
-        Some(ascii) => format!("`{written}` is not ASCII: write `{ascii}`"),
-        None => format!("`{written}` is not a host name"),
+/// The error about a name that is not ASCII, with the form to write.
+pub(crate) fn not_ascii(written: &str) -> ValueError {
+    let written = written.to_owned();
+    match ascii_form(&written) {
+        Some(ascii) => ValueError::NotAscii { written, ascii },
+        None => ValueError::HostName(written),
     }
 }
 
@@ -181,22 +183,20 @@ pub(crate) fn ascii_form(name: &str) -> Option<String> {
     }
 }
 
-fn rooted(path: &str) -> Result<&str, String> {
+fn rooted(path: &str) -> Result<&str, ValueError> {
     match path.starts_with('/') {
         true => Ok(path),
-        false => Err(format!("`{path}` does not begin with `/`")),
+        false => Err(ValueError::RelativePath(path.to_owned())),
     }
 }
 
-fn header_name(written: &str) -> Result<HeaderName, String> {
-    HeaderName::from_str(written).map_err(|_| format!("invalid header name `{written}`"))
+fn header_name(written: &str) -> Result<HeaderName, ValueError> {
+    HeaderName::from_str(written).map_err(|_| ValueError::HeaderName(written.to_owned()))
 }
 
-fn range(written: &str) -> Result<IpNet, String> {
+fn range(written: &str) -> Result<IpNet, ValueError> {
     let parsed = IpAddr::from_str(written).map(IpNet::from).or_else(|_| IpNet::from_str(written));
-    let range = parsed.map_err(|_| {
-        format!("invalid address or network `{written}`: expected one like `192.0.2.1` or `10.0.0.0/8`")
-    })?;
+    let range = parsed.map_err(|_| ValueError::Network(written.to_owned()))?;
     // `::ffff:10.0.0.0/104` is `10.0.0.0/8`: clients are compared in the IPv4 form.
     Ok(match range {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
@@ -208,7 +208,7 @@ fn range(written: &str) -> Result<IpNet, String> {
 }
 
 /// Refuses `{name:pattern}`, which v3 would silently compare letter by letter.
-fn refuse_v2_pattern(name: &str, text: &str) -> Result<(), String> {
+fn refuse_v2_pattern(name: &str, text: &str) -> Result<(), ValueError> {
     let is_v2 = text.split('{').skip(1).any(|after| {
         let named = after.split_once(':').map_or("", |(named, _)| named);
         named.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -217,12 +217,9 @@ fn refuse_v2_pattern(name: &str, text: &str) -> Result<(), String> {
     if !is_v2 {
         return Ok(());
     }
-    let (v3, example) = match name {
+    let (matcher, example) = match name {
         "Host" | "HostRegexp" => ("HostRegexp", "^[a-z]+\\.example\\.com$"),
         _ => ("PathRegexp", "^/products/[0-9]+"),
     };
-    Err(format!(
-        "`{text}` is v2 syntax: in v3 patterns have no name and no braces, and stand in {v3}, \
-         like {v3}(`{example}`)"
-    ))
+    Err(ValueError::NamedPattern { text: text.to_owned(), matcher, example })
 }

@@ -5,6 +5,7 @@
 
 mod cover;
 mod coverage;
+mod error;
 mod index;
 mod matcher;
 mod paths;
@@ -14,11 +15,12 @@ mod tree;
 mod view;
 
 pub use coverage::{Closeness, Coverage, HostSet};
+pub use error::{MatcherError, PatternError, RuleError, RuleFault, ValueError};
 pub use index::{Entry, Index};
 pub(crate) use matcher::{ascii_form, not_ascii};
 pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
-pub(crate) use tree::{Misplaced, Tree, invalid as invalid_rule, known_name, texts};
+pub(crate) use tree::{Misplaced, Tree, known_name, texts};
 pub(crate) use view::without_port;
 
 #[cfg(test)]

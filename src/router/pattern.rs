@@ -5,13 +5,15 @@
 
 use regex::{Regex, RegexBuilder};
 
+use super::error::PatternError;
+
 /// The largest compiled program, in bytes: patterns come from whoever may set labels.
 const SIZE_LIMIT: usize = 1 << 20;
 /// The largest cache of one lazy DFA, in bytes.
 const DFA_LIMIT: usize = 1 << 18;
 
 /// Compiles a pattern.
-pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+pub(crate) fn compile(pattern: &str) -> Result<Regex, PatternError> {
     RegexBuilder::new(&translate(pattern))
         .size_limit(SIZE_LIMIT)
         .dfa_size_limit(DFA_LIMIT)
@@ -20,7 +22,8 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
         .map_err(|error| describe(pattern, &error))
 }
 
-fn describe(pattern: &str, error: &regex::Error) -> String {
+/// Says the common mistakes in simpler words.
+fn describe(pattern: &str, error: &regex::Error) -> PatternError {
     let whole = error.to_string();
     let reason = whole.lines().last().unwrap_or("").trim_start_matches("error: ");
     let reason = match (error, reason) {
@@ -33,7 +36,7 @@ fn describe(pattern: &str, error: &regex::Error) -> String {
         }
         (_, other) => other,
     };
-    format!("invalid regular expression `{pattern}`: {reason}")
+    PatternError { pattern: pattern.to_owned(), reason: reason.to_owned() }
 }
 
 /// Rewrites what means something else, or nothing, to the `regex` crate.
@@ -225,9 +228,15 @@ mod tests {
 
     #[test]
     fn errors_are_go_errors() {
-        assert_eq!(compile("(").unwrap_err(), "invalid regular expression `(`: a closing `)` is missing");
-        assert_eq!(compile("[").unwrap_err(), "invalid regular expression `[`: a closing `]` is missing");
-        assert!(compile("((a{1000}){1000}){1000}").unwrap_err().contains("too large"));
+        assert_eq!(
+            compile("(").unwrap_err().to_string(),
+            "invalid regular expression `(`: a closing `)` is missing"
+        );
+        assert_eq!(
+            compile("[").unwrap_err().to_string(),
+            "invalid regular expression `[`: a closing `]` is missing"
+        );
+        assert!(compile("((a{1000}){1000}){1000}").unwrap_err().to_string().contains("too large"));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use tidegate_core::Request;
 use tidegate_core::expression::{self, Call};
 
+use super::error::{MatcherError, RuleError};
 use super::matcher::Matcher;
-use super::tree::{self, Tree};
+use super::tree::Tree;
 use super::view::View;
 
 /// A checked rule (Traefik's v3 rule language).
@@ -16,15 +17,14 @@ pub struct Rule {
 
 impl Rule {
     /// Parses and checks a rule. The error says what was expected and where.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let expression =
-            expression::parse(text).map_err(|error| tree::invalid(text.trim(), &error.located(text)))?;
-        let tree = Tree::new(&expression, &Matcher::new).map_err(|misplaced| misplaced.message(text))?;
+    pub fn parse(text: &str) -> Result<Self, RuleError> {
+        let expression = expression::parse(text).map_err(|error| RuleError::syntax(text, error))?;
+        let tree = Tree::new(&expression, &Matcher::new).map_err(|misplaced| misplaced.in_rule(text))?;
         Ok(Self { text: text.into(), tree })
     }
 
     /// The rule that is this one call: how other expressions ask what rules ask.
-    pub(crate) fn of_call(call: &Call) -> Result<Self, String> {
+    pub(crate) fn of_call(call: &Call) -> Result<Self, MatcherError> {
         let matcher = Matcher::new(call)?;
         Ok(Self { text: call.to_string().into(), tree: Tree::Matcher(matcher) })
     }
@@ -158,9 +158,12 @@ mod tests {
             ("Host(`a b\u{e9}`)", "column 1", "Host: `a bé` is not a host name"),
         ] {
             let expected = format!("invalid rule {rule:?} at {place}: {reason}");
-            assert_eq!(Rule::parse(rule).unwrap_err(), expected);
+            assert_eq!(Rule::parse(rule).unwrap_err().to_string(), expected);
         }
-        assert_eq!(Rule::parse(" ").unwrap_err(), "the rule is empty: expected a matcher like Host(`…`)");
+        assert_eq!(
+            Rule::parse(" ").unwrap_err().to_string(),
+            "the rule is empty: expected a matcher like Host(`…`)"
+        );
     }
 
     #[test]
@@ -172,7 +175,7 @@ mod tests {
             ("PathPrefix(`/{id:[0-9]+}`)", "like PathRegexp(`"),
             ("PathPrefx(`/`)", "did you mean PathPrefix?"),
         ] {
-            let error = Rule::parse(rule).unwrap_err();
+            let error = Rule::parse(rule).unwrap_err().to_string();
             assert!(error.contains(shown), "{error}");
         }
     }

@@ -1,9 +1,10 @@
 //! The shape of a rule, and how it is made of an expression, whatever is asked about: a request or a connection.
 
-use tidegate_core::expression::{Argument, Call, Expression, nearest, place};
+use std::ops::RangeInclusive;
 
-/// Most characters of a rule in a message.
-const LONGEST_SHOWN: usize = 2000;
+use tidegate_core::expression::{Argument, Call, Comparison, Expression, Field, nearest};
+
+use super::error::{MatcherError, RuleError, RuleFault};
 
 /// A rule's shape. Chains are flat, so that walking it never goes deeper than the rule's parentheses.
 #[derive(Clone, Debug)]
@@ -21,60 +22,37 @@ pub(crate) enum Tree<M> {
 /// What is wrong with a part of a rule, and at which byte of the rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Misplaced {
-    pub(crate) at: usize,
-    pub(crate) reason: String,
+    at: usize,
+    fault: RuleFault,
 }
 
 impl Misplaced {
-    /// A reason that is about a call.
-    pub(crate) fn new(call: &Call, reason: String) -> Self {
-        Self { at: call.span.start, reason }
+    /// A call that is not one of a matcher.
+    pub(crate) fn matcher(call: &Call, error: MatcherError) -> Self {
+        Self { at: call.span.start, fault: error.into() }
     }
 
-    /// A part that no rule has: a comparison or a field.
-    pub(crate) fn foreign(expression: &Expression) -> Option<Self> {
-        match expression {
-            Expression::Compare { call, operator, .. } => Some(Self::new(
-                call,
-                format!("`{operator}` cannot stand in a rule: matchers are combined by `&&`, `||` and `!`"),
-            )),
-            Expression::Field(field) => {
-                let reason = format!("`{}` must be called", field.name);
-                Some(Self { at: field.span.start, reason })
-            }
-            _ => None,
-        }
+    /// A comparison, which no rule has.
+    pub(crate) fn comparison(call: &Call, operator: Comparison) -> Self {
+        Self { at: call.span.start, fault: RuleFault::Comparison(operator) }
     }
 
-    /// The message about the rule.
-    pub(crate) fn message(&self, rule: &str) -> String {
-        invalid(rule, &format!("{}: {}", place(rule, self.at), self.reason))
+    /// A field, which no rule has.
+    pub(crate) fn field(field: &Field) -> Self {
+        Self { at: field.span.start, fault: RuleFault::NotCalled(field.name.clone()) }
     }
-}
 
-/// The message about a rule that is none; `reason` begins with its place.
-pub(crate) fn invalid(rule: &str, reason: &str) -> String {
-    match rule.is_empty() {
-        true => "the rule is empty: expected a matcher like Host(`…`)".to_owned(),
-        false => format!("invalid rule \"{}\" at {reason}", shown(rule)),
+    /// The error about the rule that the part belongs to.
+    pub(crate) fn in_rule(self, rule: &str) -> RuleError {
+        RuleError::at(rule, self.at, self.fault)
     }
-}
-
-/// A rule as messages show it: whole, unless nobody would read it all, and on one line.
-fn shown(rule: &str) -> String {
-    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    let mut shown: String = rule.chars().take(LONGEST_SHOWN).map(one).collect();
-    if rule.chars().nth(LONGEST_SHOWN).is_some() {
-        shown += &format!("… ({} bytes)", rule.len());
-    }
-    shown
 }
 
 impl<M> Tree<M> {
     /// Makes a tree of an expression; `matcher` of each call. What is not a call is refused.
     pub(crate) fn new(
         expression: &Expression,
-        matcher: &impl Fn(&Call) -> Result<M, String>,
+        matcher: &impl Fn(&Call) -> Result<M, MatcherError>,
     ) -> Result<Self, Misplaced> {
         let mut parts = Vec::new();
         match expression {
@@ -91,10 +69,10 @@ impl<M> Tree<M> {
                 inner => Self::Not(Box::new(inner)),
             }),
             Expression::Call(call) => {
-                matcher(call).map(Self::Matcher).map_err(|reason| Misplaced::new(call, reason))
+                matcher(call).map(Self::Matcher).map_err(|error| Misplaced::matcher(call, error))
             }
-            other => Err(Misplaced::foreign(other)
-                .unwrap_or_else(|| Misplaced { at: 0, reason: "this cannot stand in a rule".into() })),
+            Expression::Compare { call, operator, .. } => Err(Misplaced::comparison(call, *operator)),
+            Expression::Field(field) => Err(Misplaced::field(field)),
         }
     }
 
@@ -113,7 +91,7 @@ impl<M> Tree<M> {
 fn flatten<M>(
     expression: &Expression,
     all: bool,
-    matcher: &impl Fn(&Call) -> Result<M, String>,
+    matcher: &impl Fn(&Call) -> Result<M, MatcherError>,
     parts: &mut Vec<Tree<M>>,
 ) -> Result<(), Misplaced> {
     match (expression, all) {
@@ -131,7 +109,7 @@ pub(crate) fn known_name(
     written: &str,
     names: &[&'static str],
     hint: impl FnOnce(&str) -> Option<&'static str>,
-) -> Result<&'static str, String> {
+) -> Result<&'static str, MatcherError> {
     let title = |name: &str| {
         let mut title = name.to_ascii_lowercase();
         title[..1].make_ascii_uppercase();
@@ -146,52 +124,34 @@ pub(crate) fn known_name(
     if let Some(name) = names.iter().find(is) {
         return Ok(name);
     }
-    let near = || nearest(written, names.iter().copied()).map(|near| format!(": did you mean {near}?"));
-    let hint = hint(written).map(|hint| format!(": {hint}")).or_else(near);
-    Err(format!("unknown matcher {written}{}", hint.unwrap_or_default()))
+    let near = || nearest(written, names.iter().copied()).map(|near| format!("did you mean {near}?"));
+    let hint = hint(written).map(str::to_owned).or_else(near);
+    Err(MatcherError::Unknown { name: written.to_owned(), hint })
 }
 
 /// The arguments of a matcher that takes as many as `allowed` says, each of them a text.
 pub(crate) fn texts<'a>(
-    name: &str,
+    name: &'static str,
     call: &'a Call,
-    allowed: std::ops::RangeInclusive<usize>,
-) -> Result<Vec<&'a str>, String> {
+    allowed: RangeInclusive<usize>,
+) -> Result<Vec<&'a str>, MatcherError> {
     let text = |argument| match argument {
-        &Argument::Number(number) => {
-            Err(format!("{name} takes strings: write `{number}` instead of {number}"))
-        }
+        &Argument::Number(number) => Err(MatcherError::Number { name, number }),
         Argument::Text(text) => Ok(text.as_str()),
     };
     let texts = call.arguments.iter().map(text).collect::<Result<Vec<&str>, _>>()?;
     if texts.is_empty() {
-        let form = vec!["`…`"; *allowed.end()].join(", ");
-        return Err(format!("{name} is called without a value: expected {name}({form})"));
+        return Err(MatcherError::NoValue { name, most: *allowed.end() });
     }
-    if let Some(number) = texts.iter().position(|text| text.is_empty()) {
+    if let Some(at) = texts.iter().position(|text| text.is_empty()) {
         return Err(match texts.len() {
-            1 => format!("the value of {name} is empty"),
-            _ => format!("value {} of {name} is empty", number + 1),
+            1 => MatcherError::EmptyValue(name),
+            _ => MatcherError::EmptyValueOf { name, position: at + 1 },
         });
     }
     if allowed.contains(&texts.len()) {
         return Ok(texts);
     }
-    let wanted = match (allowed.start(), allowed.end()) {
-        (1, 1) => "one value".to_owned(),
-        (least, most) if least == most => format!("{most} values"),
-        (least, most) => format!("{least} or {most} values"),
-    };
-    let mut message = format!(
-        "{name} takes {wanted}, {} given",
-        match texts.len() {
-            1 => "one is".to_owned(),
-            many => format!("{many} are"),
-        }
-    );
-    if *allowed.end() == 1 {
-        let alternatives: Vec<String> = texts.iter().map(|text| format!("{name}(`{text}`)")).collect();
-        message += &format!(": several are v2 syntax, in v3 it is {}", alternatives.join(" || "));
-    }
-    Err(message)
+    let values = texts.into_iter().map(str::to_owned).collect();
+    Err(MatcherError::Count { name, allowed, values })
 }

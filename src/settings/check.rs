@@ -132,8 +132,8 @@ impl Check<'_> {
             let path = ["accessLog", "fields", "headers", "names", name];
             self.one_of(&path, mode, &["keep", "drop", "redact"], &default);
         }
-        if let Err(message) = access_log::check_expression(&log.filters.expression) {
-            self.problem(&["accessLog", "filters", "expression"], &message);
+        if let Err(error) = access_log::check_expression(&log.filters.expression) {
+            self.problem(&["accessLog", "filters", "expression"], &error.to_string());
         }
         let wrong = log.filters.status_codes.iter().position(|code| !is_status_range(code));
         if let Some(index) = wrong {

@@ -167,7 +167,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             let mut used_by = users.remove(name).unwrap_or_default();
             used_by.sort();
             let known = ObjectReport { used_by, ..ObjectReport::default() };
-            let outcome = Outcome { errors, warnings: Vec::new() };
+            let outcome = Outcome { errors, ..Outcome::default() };
             let options = || options_of(&config, &object);
             let place = Place { origin: origins.get(&object), options: &options };
             report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
@@ -195,7 +195,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
         let mut used_by = users.unwrap_or_default();
         used_by.sort();
         let known = ObjectReport { used_by, ..ObjectReport::default() };
-        let outcome = Outcome { errors: errors.clone(), warnings: Vec::new() };
+        let outcome = Outcome { errors: errors.clone(), ..Outcome::default() };
         let options = || options_of(&config, object);
         let place = Place { origin: origins.get(object), options: &options };
         report.add(&mut told, object.clone(), object.clone(), known, outcome, place);

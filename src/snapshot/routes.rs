@@ -14,7 +14,7 @@ use super::build::Builder;
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::forwarded::append_for;
-use crate::router::{Entry, Index, Rule};
+use crate::router::{Entry, Index, Rule, RuleError};
 use crate::settings::EntryPointObservability;
 use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
@@ -23,12 +23,14 @@ use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 pub(super) struct Outcome {
     /// Errors: it does not serve.
     pub(super) errors: Vec<String>,
+    /// Position among the errors of the one about the rule.
+    pub(super) rule_error: Option<usize>,
     /// Warnings: it serves.
     pub(super) warnings: Vec<String>,
 }
 
 /// Rules by their text, for the next snapshot to take over.
-pub(super) type Rules = foldhash::HashMap<String, Result<Rule, String>>;
+pub(super) type Rules = foldhash::HashMap<String, Result<Rule, RuleError>>;
 
 /// Makes the routes of one configuration.
 pub(super) struct Router<'a, 'b> {
@@ -62,7 +64,7 @@ impl Router<'_, '_> {
             let mut outcome = check(router, default_syntax, self.previous_rules, &mut rules);
             if router.router.rule.is_empty() && (self.broken)(&router.source).is_some() {
                 // The rule itself may be what could not be read: why is told already.
-                outcome.errors.pop();
+                outcome.rule_error.take().map(|at| outcome.errors.remove(at));
             }
             outcomes.push(outcome);
         }
@@ -137,17 +139,16 @@ impl Router<'_, '_> {
         let provider = provider_of(&name);
         let service_name =
             if router.service.is_empty() { String::new() } else { qualify(&router.service, provider) };
-        let errors = &mut outcomes[place].errors;
+        let Outcome { errors, rule_error, .. } = &mut outcomes[place];
         let was_sound = errors.is_empty();
         let parts = match self.build_parts(place, &service_name, layer) {
             Ok(built) => was_sound.then_some(built),
             Err(more) => {
                 // A mistake in the rule comes last, as in Traefik.
-                let rule = rules.get(&router.rule).and_then(|rule| rule.as_ref().err());
-                let rule = rule.and_then(|error| errors.iter().position(|one| one == error));
-                let rule = rule.map(|at| errors.remove(at));
+                let rule = rule_error.map(|at| errors.remove(at));
                 errors.extend(more);
                 errors.extend(rule);
+                *rule_error = rule_error.map(|_| errors.len() - 1);
                 None
             }
         };
@@ -336,7 +337,8 @@ fn check(
     }
     outcome.errors.extend(syntax_error(default_syntax, &options.rule_syntax, &options.rule));
     if let Err(error) = parsed {
-        outcome.errors.push(error.clone());
+        outcome.rule_error = Some(outcome.errors.len());
+        outcome.errors.push(error.to_string());
     }
     outcome
 }

@@ -18,6 +18,7 @@ use super::ledger::{self, Broken, Ledger, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
 use super::syntax::syntax_error;
+use crate::router::RuleError;
 use crate::tcp::{Entry, HttpsNames, Index, Middleware, Route, Routes, Security, Service, Transport, rule};
 use crate::tls::{DEFAULT_OPTIONS, TlsStore};
 
@@ -159,7 +160,7 @@ impl Compiler<'_, '_> {
         &mut self,
         name: &str,
         router: &TcpRouter,
-        read: &Result<rule::Read, String>,
+        read: &Result<rule::Read, RuleError>,
         outcome: &mut Outcome,
     ) -> Option<(Vec<Arc<dyn Middleware>>, Arc<dyn Service>)> {
         let mut errors = BuildErrors::default();
@@ -192,7 +193,7 @@ impl Compiler<'_, '_> {
         }
         outcome.errors.extend_from_slice(errors.messages());
         if let Ok(rule::Read { rule: Err(error), .. }) = read {
-            outcome.errors.push(error.clone());
+            outcome.errors.push(error.to_string());
         }
         service.filter(|_| is_sound).map(|service| (middlewares, service))
     }
@@ -202,12 +203,12 @@ impl Compiler<'_, '_> {
         &self,
         name: &str,
         router: &TcpRouter,
-        read: &Result<rule::Read, String>,
+        read: &Result<rule::Read, RuleError>,
         errors: &mut BuildErrors,
     ) {
         match read {
             _ if router.rule.is_empty() => {}
-            Err(error) => errors.add(error.clone()),
+            Err(error) => errors.add(error.to_string()),
             Ok(read) if router.tls.is_none() && read.names.first().is_some_and(|first| first != "*") => {
                 let rule = &router.rule;
                 errors.add(format!("invalid rule: {rule:?} , has HostSNI matcher, but no TLS on router"));

@@ -6,7 +6,9 @@ use regex::Regex;
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::expression::{self, Argument, Call, Expression};
 
-use crate::router::{Misplaced, Tree, go_regex, invalid_rule, known_name, not_ascii, texts};
+use crate::router::{
+    MatcherError, Misplaced, RuleError, Tree, ValueError, go_regex, known_name, not_ascii, texts,
+};
 
 /// The matchers by name; a rule may also write them in lower, upper or title case.
 const NAMES: [&str; 4] = ["HostSNI", "HostSNIRegexp", "ClientIP", "ALPN"];
@@ -37,7 +39,7 @@ pub struct Read {
     /// The values of all `HostSNI` matchers that are not negated, in lower case and in the order of the rule.
     pub names: Vec<String>,
     /// The rule, or what is wrong with a matcher.
-    pub rule: Result<Rule, String>,
+    pub rule: Result<Rule, RuleError>,
 }
 
 /// One question about a connection.
@@ -54,12 +56,11 @@ pub(super) enum Matcher {
 }
 
 /// Reads a rule. The error is about a rule that is not an expression of known matchers.
-pub fn read(text: &str) -> Result<Read, String> {
-    let expression =
-        expression::parse(text).map_err(|error| invalid_rule(text.trim(), &error.located(text)))?;
+pub fn read(text: &str) -> Result<Read, RuleError> {
+    let expression = expression::parse(text).map_err(|error| RuleError::syntax(text, error))?;
     let mut names = Vec::new();
-    check(&expression, &mut names).map_err(|misplaced| misplaced.message(text))?;
-    let tree = Tree::new(&expression, &matcher).map_err(|misplaced| misplaced.message(text));
+    check(&expression, &mut names).map_err(|misplaced| misplaced.in_rule(text))?;
+    let tree = Tree::new(&expression, &matcher).map_err(|misplaced| misplaced.in_rule(text));
     let rule = tree.map(|tree| Rule { catch_all: matches!(tree, Tree::Matcher(Matcher::Anything)), tree });
     Ok(Read { names, rule })
 }
@@ -112,42 +113,41 @@ fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), Misplac
         // A name that is ruled out is none that is asked for.
         Expression::Not(inner) => check(inner, &mut Vec::new()),
         Expression::Call(call) => {
-            let wrong = |reason| Misplaced::new(call, reason);
+            let wrong = |error| Misplaced::matcher(call, error);
             let name = known_name(&call.name, &NAMES, |_| None).map_err(wrong)?;
             for argument in &call.arguments {
                 match argument {
-                    Argument::Number(number) => {
-                        let reason = format!("{name} takes strings: write `{number}` instead of {number}");
-                        return Err(wrong(reason));
-                    }
+                    &Argument::Number(number) => return Err(wrong(MatcherError::Number { name, number })),
                     Argument::Text(text) if name == "HostSNI" => names.push(text.to_lowercase()),
                     Argument::Text(_) => {}
                 }
             }
             Ok(())
         }
-        other => Misplaced::foreign(other).map_or(Ok(()), Err),
+        Expression::Compare { call, operator, .. } => Err(Misplaced::comparison(call, *operator)),
+        Expression::Field(field) => Err(Misplaced::field(field)),
     }
 }
 
-fn matcher(call: &Call) -> Result<Matcher, String> {
+fn matcher(call: &Call) -> Result<Matcher, MatcherError> {
     let name = known_name(&call.name, &NAMES, |_| None)?;
     let texts = texts(name, call, 1..=1)?;
     let text = texts.first().copied().unwrap_or("");
-    match name {
-        "HostSNI" => host_sni(text),
-        "HostSNIRegexp" if !text.is_ascii() => {
-            Err(format!("`{text}` is not ASCII: clients ask for the form `xn--…`"))
-        }
-        "HostSNIRegexp" => go_regex(text).map(|pattern| Matcher::NamePattern(Box::new(pattern))),
-        "ClientIP" => IpRanges::parse(&[text]).map(Matcher::ClientIp).map_err(|error| error.to_string()),
-        _ if text == ACME_PROTOCOL => Err(format!("`{text}` is the gateway's own, for certificates")),
-        _ => Ok(Matcher::Protocol(text.into())),
-    }
-    .map_err(|reason| format!("{name}: {reason}"))
+    build(name, text).map_err(|source| MatcherError::Value { name, source })
 }
 
-fn host_sni(text: &str) -> Result<Matcher, String> {
+fn build(name: &str, text: &str) -> Result<Matcher, ValueError> {
+    Ok(match name {
+        "HostSNI" => host_sni(text)?,
+        "HostSNIRegexp" if !text.is_ascii() => return Err(ValueError::PatternNotAscii(text.to_owned())),
+        "HostSNIRegexp" => Matcher::NamePattern(Box::new(go_regex(text)?)),
+        "ClientIP" => Matcher::ClientIp(IpRanges::parse(&[text])?),
+        _ if text == ACME_PROTOCOL => return Err(ValueError::OwnProtocol(text.to_owned())),
+        _ => Matcher::Protocol(text.into()),
+    })
+}
+
+fn host_sni(text: &str) -> Result<Matcher, ValueError> {
     if text == "*" {
         return Ok(Matcher::Anything);
     }
@@ -155,7 +155,7 @@ fn host_sni(text: &str) -> Result<Matcher, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-:".contains(&byte);
     if bare.is_empty() || !bare.bytes().all(fits) {
         return Err(match text.is_ascii() {
-            true => format!("`{text}` is not a host name"),
+            true => ValueError::HostName(text.to_owned()),
             false => not_ascii(text),
         });
     }
@@ -218,7 +218,7 @@ mod tests {
             ("HostSNI(`a`", "column 1: the call of HostSNI is never closed"),
             ("HostSNI(`a`) && HostSNI(5)", "column 17: HostSNI takes strings: write `5` instead of 5"),
         ] {
-            assert_eq!(read(rule).unwrap_err(), format!("invalid rule {rule:?} at {error}"));
+            assert_eq!(read(rule).unwrap_err().to_string(), format!("invalid rule {rule:?} at {error}"));
         }
         for (rule, error) in [
             ("HostSNI()", "HostSNI is called without a value: expected HostSNI(`…`)"),
@@ -241,7 +241,7 @@ mod tests {
                 "ClientIP: invalid address or network `x`: expected one like `192.0.2.1` or `10.0.0.0/8`",
             ),
         ] {
-            let found = read(rule).unwrap().rule.unwrap_err();
+            let found = read(rule).unwrap().rule.unwrap_err().to_string();
             assert_eq!(found, format!("invalid rule {rule:?} at column 1: {error}"));
         }
         assert_eq!(read("HostSNI(`A`) || !HostSNI(`b`)").unwrap().names, ["a"]);

@@ -8,6 +8,7 @@ use regex::Regex;
 use tidegate_core::Request;
 use tidegate_core::expression::{self, Call, Comparison, Expression, Field, Test, Value};
 
+use super::error::{ExpressionError, ExpressionFault as Fault};
 use super::line::Entry;
 use super::modes::Modes;
 use crate::router::{Rule, go_regex};
@@ -152,12 +153,12 @@ const ABORTED: &str = "DownstreamAborted";
 
 impl Filter {
     /// Compiles an expression. The error says what was expected, and where.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let expression = expression::parse_fields(text).map_err(|error| error.located(text))?;
+    pub(super) fn parse(text: &str) -> Result<Self, ExpressionError> {
+        let expression =
+            expression::parse_fields(text).map_err(|error| ExpressionError::syntax(text, error))?;
         let mut filter = Self { tree: Tree::Aborted, rules: Vec::new(), headers: false };
-        filter.tree = filter
-            .compile(&expression)
-            .map_err(|(at, message)| format!("{}: {message}", expression::place(text, at)))?;
+        filter.tree =
+            filter.compile(&expression).map_err(|(at, fault)| ExpressionError::at(text, at, fault))?;
         Ok(filter)
     }
 
@@ -177,7 +178,7 @@ impl Filter {
         self.tree.holds(entry, modes)
     }
 
-    fn compile(&mut self, expression: &Expression) -> Result<Tree, (usize, String)> {
+    fn compile(&mut self, expression: &Expression) -> Result<Tree, (usize, Fault)> {
         Ok(match expression {
             Expression::And(left, right) => {
                 Tree::And(Box::new(self.compile(left)?), Box::new(self.compile(right)?))
@@ -186,69 +187,64 @@ impl Filter {
                 Tree::Or(Box::new(self.compile(left)?), Box::new(self.compile(right)?))
             }
             Expression::Not(inner) => Tree::Not(Box::new(self.compile(inner)?)),
-            Expression::Call(call) => self.rule(call).map_err(|message| (call.span.start, message))?,
+            Expression::Call(call) => self.rule(call).map_err(|fault| (call.span.start, fault))?,
             Expression::Compare { call, .. } => {
-                let message = format!("{} is true or false and cannot be compared", call.name);
-                return Err((call.span.start, message));
+                return Err((call.span.start, Fault::Boolean(call.name.clone())));
             }
-            Expression::Field(field) => self.field(field).map_err(|message| (field.span.start, message))?,
+            Expression::Field(field) => self.field(field).map_err(|fault| (field.span.start, fault))?,
         })
     }
 
-    fn rule(&mut self, call: &Call) -> Result<Tree, String> {
+    fn rule(&mut self, call: &Call) -> Result<Tree, Fault> {
         if matches!(known(&call.name), Ok(Some(_))) {
-            return Err(format!("{} is a field: it stands without parentheses", call.name));
+            return Err(Fault::FieldCalled(call.name.clone()));
         }
         if self.rules.len() == MOST_CALLS {
-            return Err(format!("at most {MOST_CALLS} calls are allowed"));
+            return Err(Fault::TooManyCalls(MOST_CALLS));
         }
         self.rules.push(Rule::of_call(call)?);
         Ok(Tree::Rule(self.rules.len() - 1))
     }
 
-    fn field(&mut self, field: &Field) -> Result<Tree, String> {
-        let name = &field.name;
-        let known = known(name)?.ok_or_else(|| unknown(name))?;
+    fn field(&mut self, field: &Field) -> Result<Tree, Fault> {
+        let name = field.name.clone();
+        let known = known(&name)?.ok_or_else(|| unknown(&name))?;
+        let (kind, example) = match known {
+            Known::Number(_) => ("number", ">= 500"),
+            Known::Time(_) => ("length of time", "> 1s"),
+            Known::Text(_) => ("text", "== `…`"),
+            Known::Aborted => ("", ""),
+        };
         let Some(test) = &field.test else {
-            let hint = match known {
-                Known::Aborted => return Ok(Tree::Aborted),
-                Known::Number(_) => format!("{name} is a number and must be compared, like {name} >= 500"),
-                Known::Time(_) => {
-                    format!("{name} is a length of time and must be compared, like {name} > 1s")
-                }
-                Known::Text(_) => format!("{name} is a text and must be compared, like {name} == `…`"),
+            return match known {
+                Known::Aborted => Ok(Tree::Aborted),
+                _ => Err(Fault::NotCompared { name, kind, example }),
             };
-            return Err(hint);
         };
         match (known, test) {
             (Known::Number(field), Test::Compare(operator, Value::Number(number))) => {
                 Ok(Tree::Number(field, *operator, *number))
             }
-            (Known::Number(_), _) => Err(format!("{name} is compared with a number, like {name} >= 500")),
             (Known::Time(field), Test::Compare(operator, Value::Duration(time))) => {
                 Ok(Tree::Time(field, *operator, time.0.as_nanos()))
             }
-            (Known::Time(_), _) => Err(format!("{name} is compared with a length of time, like {name} > 1s")),
+            (Known::Number(_) | Known::Time(_), _) => Err(Fault::Kind { name, kind, example }),
             (Known::Text(field), test) => self.text(name, field, test),
-            (Known::Aborted, _) => Err(format!("{name} is true or false and cannot be compared")),
+            (Known::Aborted, _) => Err(Fault::Boolean(name)),
         }
     }
 
-    fn text(&mut self, name: &str, field: Text, test: &Test) -> Result<Tree, String> {
+    fn text(&mut self, name: String, field: Text, test: &Test) -> Result<Tree, Fault> {
         self.headers |=
             matches!(field, Text::RequestHeader(_) | Text::OriginHeader(_) | Text::DownstreamHeader(_));
         let (tree, negated) = match test {
             Test::Compare(Comparison::Equal, Value::Text(text)) => (Tree::Text(field, text.clone()), false),
             Test::Compare(Comparison::NotEqual, Value::Text(text)) => (Tree::Text(field, text.clone()), true),
             Test::Matches { pattern, negated } => {
-                let pattern = go_regex(pattern).map_err(|error| format!("{name}: {error}"))?;
+                let pattern = go_regex(pattern).map_err(|source| Fault::Pattern { name, source })?;
                 (Tree::Pattern(field, pattern), *negated)
             }
-            Test::Compare(..) => {
-                return Err(format!(
-                    "{name} is a text: it is compared by ==, !=, =~ or !~ with one in quotes"
-                ));
-            }
+            Test::Compare(..) => return Err(Fault::Text(name)),
         };
         Ok(if negated { Tree::Not(Box::new(tree)) } else { tree })
     }
@@ -282,7 +278,7 @@ fn compares<T: PartialOrd>(value: T, operator: Comparison, with: T) -> bool {
 }
 
 /// What a name stands for; `None` when it is not a field.
-fn known(name: &str) -> Result<Option<Known>, String> {
+fn known(name: &str) -> Result<Option<Known>, Fault> {
     fn in_list<T: Clone>(list: &[(&str, T)], name: &str) -> Option<T> {
         list.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, field)| field.clone())
     }
@@ -298,7 +294,7 @@ fn known(name: &str) -> Result<Option<Known>, String> {
         let begins = name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
         if let Some(header) = name.get(prefix.len()..).filter(|_| begins) {
             let header = HeaderName::from_bytes(header.as_bytes())
-                .map_err(|_| format!("{name}: expected the name of a header after `{prefix}`"))?;
+                .map_err(|_| Fault::HeaderName { name: name.to_owned(), prefix })?;
             return Ok(Some(Known::Text(match prefix {
                 "request_" => Text::RequestHeader(header),
                 "origin_" => Text::OriginHeader(header),
@@ -310,15 +306,13 @@ fn known(name: &str) -> Result<Option<Known>, String> {
 }
 
 /// The error for a name that is not a field.
-fn unknown(name: &str) -> String {
+fn unknown(written: &str) -> Fault {
     let numbers = NUMBERS.iter().map(|(name, _)| *name);
     let names = numbers.chain(TIMES.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
-    match expression::nearest(name, names.chain([ABORTED])) {
-        Some(field) => format!("{name} is not a field of the access log; did you mean {field}?"),
-        None => format!(
-            "{name} is not a field of the access log: expected one of its JSON form, like DownstreamStatus, Duration or \
-             request_User-Agent"
-        ),
+    let name = written.to_owned();
+    match expression::nearest(written, names.chain([ABORTED])) {
+        Some(near) => Fault::SimilarField { name, near },
+        None => Fault::UnknownField(name),
     }
 }
 
@@ -348,11 +342,11 @@ mod tests {
             ("request_ == `a`", "expected the name of a header after `request_`"),
             ("Duration > 1s &&", "column 17: expected"),
         ] {
-            let error = Filter::parse(text).err().unwrap_or_else(|| panic!("{text}"));
+            let error = Filter::parse(text).err().unwrap_or_else(|| panic!("{text}")).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
         let many = vec!["Path(`/`)"; MOST_CALLS + 1].join(" || ");
-        assert!(Filter::parse(&many).err().unwrap().contains("at most 64 calls"));
+        assert!(Filter::parse(&many).err().unwrap().to_string().contains("at most 64 calls"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::error::OptionError;
 use crate::settings::{AccessLogFields, AccessLogFilters};
 
 /// What happens to a field or header.
@@ -28,7 +29,7 @@ pub(super) struct Modes {
 }
 
 impl Modes {
-    pub(super) fn new(settings: &AccessLogFields) -> Result<Self, String> {
+    pub(super) fn new(settings: &AccessLogFields) -> Result<Self, OptionError> {
         let mut fields = HashMap::new();
         for (name, text) in &settings.names {
             fields.insert(name.to_ascii_lowercase(), mode(text, false, &format!("fields.names.{name}"))?);
@@ -36,8 +37,8 @@ impl Modes {
         let mut headers = HashMap::new();
         for (name, text) in &settings.headers.names {
             let place = format!("fields.headers.names.{name}");
-            let key = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| format!("{place}: `{name}` is not a header name"))?;
+            let key =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| OptionError::HeaderName(name.clone()))?;
             headers.insert(key, mode(text, true, &place)?);
         }
         let query =
@@ -71,13 +72,18 @@ impl Modes {
     }
 }
 
-fn mode(text: &str, may_redact: bool, place: &str) -> Result<Mode, String> {
+fn mode(text: &str, may_redact: bool, option: &str) -> Result<Mode, OptionError> {
     match text.to_ascii_lowercase().as_str() {
         "keep" => Ok(Mode::Keep),
         "drop" => Ok(Mode::Drop),
         "redact" if may_redact => Ok(Mode::Redact),
-        _ if may_redact => Err(format!("{place}: `{text}` is not one of keep, drop and redact")),
-        _ => Err(format!("{place}: `{text}` is neither keep nor drop")),
+        _ => {
+            let (option, mode) = (option.to_owned(), text.to_owned());
+            Err(match may_redact {
+                true => OptionError::HeaderMode { option, mode },
+                false => OptionError::FieldMode { option, mode },
+            })
+        }
     }
 }
 
@@ -89,7 +95,7 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    pub(super) fn new(settings: &AccessLogFilters) -> Result<Self, String> {
+    pub(super) fn new(settings: &AccessLogFilters) -> Result<Self, OptionError> {
         let statuses = settings.status_codes.iter().flat_map(|text| text.split(',')).map(statuses);
         Ok(Self {
             statuses: statuses.collect::<Result<_, _>>()?,
@@ -107,11 +113,11 @@ impl Filters {
     }
 }
 
-fn statuses(text: &str) -> Result<RangeInclusive<u16>, String> {
+fn statuses(text: &str) -> Result<RangeInclusive<u16>, OptionError> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.trim().parse(), last.trim().parse()) {
         (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
-        _ => Err(format!("filters.statusCodes: `{text}` is neither a status nor a range like 400-499")),
+        _ => Err(OptionError::Statuses(text.to_owned())),
     }
 }
 
@@ -146,8 +152,8 @@ mod tests {
 
     #[test]
     fn unknown_modes_are_refused() {
-        let error =
-            Modes::new(&AccessLogFields { default_mode: "redact".into(), ..Default::default() }).err();
-        assert_eq!(error.as_deref(), Some("fields.defaultMode: `redact` is neither keep nor drop"));
+        let fields = AccessLogFields { default_mode: "redact".into(), ..Default::default() };
+        let error = Modes::new(&fields).err().unwrap();
+        assert_eq!(error.to_string(), "fields.defaultMode: `redact` is neither keep nor drop");
     }
 }
