@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::client::Answer;
-use super::error::{Error, Kind};
+use super::error::{Error, Kind, ProblemType};
 use super::key::AccountKey;
 use super::protocol::{Repeat, Server, Signer, binding};
 use super::storage::{Registration, StoredAccount};
@@ -108,7 +108,7 @@ async fn register(options: &Acme, server: &Server, key: &AccountKey) -> Result<R
 
 /// True when the error says that the authority does not know the account.
 pub(super) fn is_unknown(error: &Error) -> bool {
-    error.kind == Kind::Refused && error.message.contains("accountDoesNotExist")
+    error.kind == Kind::Refused && error.problem == Some(ProblemType::AccountDoesNotExist)
 }
 
 /// Accounts belong to the host that registered them, as in Traefik.

@@ -1,13 +1,15 @@
 //! What an operator does with certificates from outside the running gateway, through the storage.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use serde_json::json;
+use tidegate_core::BuildError;
 use time::OffsetDateTime;
 
 use super::account;
@@ -15,6 +17,7 @@ use super::backoff::Ledger;
 use super::certificate::Facts;
 use super::client::Http;
 use super::consul::ConsulStorage;
+use super::error::{Error, ProblemType};
 use super::file::FileStorage;
 use super::held::text;
 use super::key::AccountKey;
@@ -35,6 +38,81 @@ pub struct Exported {
     pub key: String,
 }
 
+/// Why an operator's command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The settings have no resolver.
+    #[error("the settings have no `certificatesResolvers`")]
+    NoResolvers,
+    /// There is no resolver of the name that is given.
+    #[error("there is no certificate resolver `{0}`")]
+    UnknownResolver(String),
+    /// The command needs one resolver.
+    #[error("there are several resolvers: say which with --resolver")]
+    SeveralResolvers,
+    /// No certificate is for the name.
+    #[error("there is no certificate for `{0}`")]
+    NoCertificate(String),
+    /// The account was never registered.
+    #[error("resolver `{0}` has no account yet")]
+    NoAccount(String),
+    /// The certificate cannot be revoked without an account.
+    #[error("resolver `{0}` has no account that could revoke it")]
+    NoAccountToRevoke(String),
+    /// The storage cannot be used, or the authority refuses.
+    #[error(transparent)]
+    Acme(#[from] Error),
+    /// The stored certificate is not PEM.
+    #[error(transparent)]
+    Pem(#[from] pem::Error),
+    /// The authority has done its part, the storage has not.
+    #[error("it is revoked, but still stored: {0}")]
+    StillStored(#[source] Error),
+    /// The authority has done its part, the storage has not.
+    #[error("the key is changed, but the new one is not stored: {0}")]
+    KeyNotStored(#[source] Error),
+    /// There is nothing to import.
+    #[error("{} is neither a file nor a folder", .0.display())]
+    NoSource(PathBuf),
+    /// Another `acme.json` has several resolvers, none of them of the same name.
+    #[error("{} has no resolver `{resolver}`, only {}", source_path.display(), names.join(", "))]
+    OtherResolvers {
+        /// The file.
+        source_path: PathBuf,
+        /// The resolver of the settings.
+        resolver: String,
+        /// The resolvers of the file.
+        names: Vec<String>,
+    },
+    /// A file of certbot cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A certificate of certbot cannot be read.
+    #[error("{}: {source}", folder.display())]
+    Certificate {
+        /// Its folder.
+        folder: PathBuf,
+        /// The cause.
+        source: Error,
+    },
+    /// A certificate of certbot does not belong to its key.
+    #[error("{}: {source}", folder.display())]
+    Pair {
+        /// Its folder.
+        folder: PathBuf,
+        /// The cause.
+        source: BuildError,
+    },
+    /// A folder has no certificate of certbot.
+    #[error("{}: there is no `<name>/fullchain.pem`", .0.display())]
+    NoCertificates(PathBuf),
+}
+
 /// The storages of these settings.
 pub struct Admin {
     resolvers: Vec<(String, Acme)>,
@@ -42,20 +120,20 @@ pub struct Admin {
 
 impl Admin {
     /// Looks at the resolvers of these settings, or at the one of this name.
-    pub fn new(settings: &Settings, resolver: Option<&str>) -> Result<Self, String> {
+    pub fn new(settings: &Settings, resolver: Option<&str>) -> Result<Self, AdminError> {
         let all = settings.certificates_resolvers.iter();
         let all = all.filter_map(|(name, one)| Some((name.clone(), one.acme.clone()?)));
         let resolvers: Vec<_> =
             all.filter(|(name, _)| resolver.is_none_or(|wanted| wanted == name)).collect();
         match (resolvers.is_empty(), resolver) {
             (false, _) => Ok(Self { resolvers }),
-            (true, None) => Err("the settings have no `certificatesResolvers`".to_owned()),
-            (true, Some(name)) => Err(format!("there is no certificate resolver `{name}`")),
+            (true, None) => Err(AdminError::NoResolvers),
+            (true, Some(name)) => Err(AdminError::UnknownResolver(name.to_owned())),
         }
     }
 
     /// All certificates, and names that have failed.
-    pub async fn list(&self) -> Result<Vec<Row>, String> {
+    pub async fn list(&self) -> Result<Vec<Row>, AdminError> {
         let mut rows = Vec::new();
         let now = OffsetDateTime::now_utc();
         for (resolver, options) in &self.resolvers {
@@ -100,9 +178,9 @@ impl Admin {
     }
 
     /// Has a certificate renewed by the running gateway, or by the next one that starts.
-    pub async fn renew(&self, name: &str) -> Result<(), String> {
+    pub async fn renew(&self, name: &str) -> Result<(), AdminError> {
         match self.find(name).await {
-            Ok(found) => found.kept.renew(found.resolver, &names_of(&found.certificate.domain)).await,
+            Ok(found) => Ok(found.kept.renew(found.resolver, &names_of(&found.certificate.domain)).await?),
             // There may be none because it has failed: that is a reason to try now.
             Err(error) => {
                 let name = canonical(name);
@@ -111,7 +189,7 @@ impl Admin {
                     // What is in Consul is known once it was read.
                     kept.read(resolver).await?;
                     if kept.ledger(resolver).await.names.contains_key(&name) {
-                        return kept.renew(resolver, &[name]).await;
+                        return Ok(kept.renew(resolver, &[name]).await?);
                     }
                 }
                 Err(error)
@@ -120,13 +198,13 @@ impl Admin {
     }
 
     /// Revokes a certificate at its authority, and takes it out of the storage: a gateway that needs it obtains another.
-    pub async fn revoke(&self, name: &str, reason: u8) -> Result<(), String> {
+    pub async fn revoke(&self, name: &str, reason: u8) -> Result<(), AdminError> {
         let Found { resolver, options, kept, certificate } = self.find(name).await?;
         let stored = kept.read(resolver).await?;
-        let chain = text(&certificate.certificate, "certificate").map_err(|error| error.message)?;
-        let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| error.to_string())?;
+        let chain = text(&certificate.certificate, "certificate")?;
+        let leaf = CertificateDer::from_pem_slice(chain.as_bytes())?;
         if stored.account.as_ref().is_none_or(|account| account.registration.is_none()) {
-            return Err(format!("resolver `{resolver}` has no account that could revoke it"));
+            return Err(AdminError::NoAccountToRevoke(resolver.to_owned()));
         }
         let revoking = async {
             let http = Http::for_authority(options)?;
@@ -139,21 +217,21 @@ impl Admin {
         };
         match revoking.await {
             Ok(_) => {}
-            Err(error) if error.message.starts_with("alreadyRevoked") => {}
-            Err(error) => return Err(error.message),
+            Err(error) if error.problem == Some(ProblemType::AlreadyRevoked) => {}
+            Err(error) => return Err(error.into()),
         }
         let removed = kept.change(resolver, Change::Remove(vec![certificate.domain])).await;
-        removed.map_err(|error| format!("it is revoked, but still stored: {error}"))
+        removed.map_err(AdminError::StillStored)
     }
 
     /// Gives the account of a resolver another key, at its authority and in the storage.
-    pub async fn change_key(&self) -> Result<(), String> {
+    pub async fn change_key(&self) -> Result<(), AdminError> {
         let [(resolver, options)] = &self.resolvers[..] else {
-            return Err("there are several resolvers: say which with --resolver".to_owned());
+            return Err(AdminError::SeveralResolvers);
         };
         let kept = Kept::of(options, resolver)?;
         let stored = kept.read(resolver).await?.account.filter(|account| account.registration.is_some());
-        let stored = stored.ok_or_else(|| format!("resolver `{resolver}` has no account yet"))?;
+        let stored = stored.ok_or_else(|| AdminError::NoAccount(resolver.clone()))?;
         let changing = async {
             let http = Http::for_authority(options)?;
             let server = Arc::new(Server::open(http, &options.ca_server).await?);
@@ -165,25 +243,25 @@ impl Admin {
             account.post_once(&url, &request).await?;
             Ok::<_, super::Error>(BASE64_STANDARD.encode(new.der()))
         };
-        let private_key = changing.await.map_err(|error| error.message)?;
+        let private_key = changing.await?;
         let changed = super::storage::StoredAccount { private_key, ..stored };
         let written = kept.change(resolver, Change::Account(changed)).await;
-        written.map_err(|error| format!("the key is changed, but the new one is not stored: {error}"))
+        written.map_err(AdminError::KeyNotStored)
     }
 
     /// A certificate with its key.
-    pub async fn export(&self, name: &str) -> Result<Exported, String> {
+    pub async fn export(&self, name: &str) -> Result<Exported, AdminError> {
         let certificate = self.find(name).await?.certificate;
-        let chain = text(&certificate.certificate, "certificate").map_err(|error| error.message)?;
-        let key = text(&certificate.key, "key").map_err(|error| error.message)?;
+        let chain = text(&certificate.certificate, "certificate")?;
+        let key = text(&certificate.key, "key")?;
         Ok(Exported { main: certificate.domain.main, chain, key })
     }
 
     /// Takes over certificates from another `acme.json` or from certbot's folder (`/etc/letsencrypt`); gives their
     /// names. The account of an `acme.json` comes along when there is none yet.
-    pub async fn import(&self, source: &Path) -> Result<Vec<String>, String> {
+    pub async fn import(&self, source: &Path) -> Result<Vec<String>, AdminError> {
         let [(resolver, options)] = &self.resolvers[..] else {
-            return Err("there are several resolvers: say which with --resolver".to_owned());
+            return Err(AdminError::SeveralResolvers);
         };
         let kept = Kept::of(options, resolver)?;
         let known = kept.read(resolver).await?;
@@ -205,7 +283,7 @@ impl Admin {
         Ok(names)
     }
 
-    async fn find(&self, name: &str) -> Result<Found<'_>, String> {
+    async fn find(&self, name: &str) -> Result<Found<'_>, AdminError> {
         let name = canonical(name);
         for (resolver, options) in &self.resolvers {
             let kept = Kept::of(options, resolver)?;
@@ -215,7 +293,7 @@ impl Admin {
                 return Ok(Found { resolver, options, kept, certificate });
             }
         }
-        Err(format!("there is no certificate for `{name}`"))
+        Err(AdminError::NoCertificate(name))
     }
 }
 
@@ -234,19 +312,18 @@ enum Kept {
 }
 
 impl Kept {
-    fn of(options: &Acme, resolver: &str) -> Result<Self, String> {
+    fn of(options: &Acme, resolver: &str) -> Result<Self, Error> {
         match options.consul_place() {
             None => Ok(Self::File(FileStorage::new(&options.storage))),
-            Some(_) => ConsulStorage::new(options, resolver, None).map(Self::Consul).map_err(|e| e.message),
+            Some(_) => ConsulStorage::new(options, resolver, None).map(Self::Consul),
         }
     }
 
-    async fn read(&self, resolver: &str) -> Result<Stored, String> {
-        let read = match self {
+    async fn read(&self, resolver: &str) -> Result<Stored, Error> {
+        match self {
             Self::File(file) => file.read().map(|mut whole| whole.remove(resolver).unwrap_or_default()),
             Self::Consul(consul) => consul.read_by_hand().await,
-        };
-        read.map_err(|error| error.message)
+        }
     }
 
     async fn ledger(&self, resolver: &str) -> Ledger {
@@ -256,58 +333,55 @@ impl Kept {
         }
     }
 
-    async fn change(&self, resolver: &str, change: Change) -> Result<(), String> {
-        let changed = match self {
+    async fn change(&self, resolver: &str, change: Change) -> Result<(), Error> {
+        match self {
             Self::File(file) => file.write_change(resolver, change),
             Self::Consul(consul) => consul.change_by_hand(change).await,
-        };
-        changed.map_err(|error| error.message)
+        }
     }
 
-    async fn renew(&self, resolver: &str, names: &[String]) -> Result<(), String> {
-        let asked = match self {
+    async fn renew(&self, resolver: &str, names: &[String]) -> Result<(), Error> {
+        match self {
             Self::File(file) => file.write_state(resolver, |ledger| {
                 ledger.succeed(names);
                 ledger.renew.extend(names.iter().take(1).cloned());
                 ledger.renew.dedup();
             }),
             Self::Consul(consul) => consul.renew_by_hand(names).await,
-        };
-        asked.map_err(|error| error.message)
+        }
     }
 }
 
 type Imported = (Option<super::storage::StoredAccount>, Vec<StoredCertificate>);
 
-fn from_acme_json(source: &Path, resolver: &str) -> Result<Imported, String> {
+fn from_acme_json(source: &Path, resolver: &str) -> Result<Imported, AdminError> {
     if !source.is_file() {
-        return Err(format!("{} is neither a file nor a folder", source.display()));
+        return Err(AdminError::NoSource(source.to_owned()));
     }
-    let mut whole = FileStorage::new(source).read().map_err(|error| error.message)?;
+    let mut whole = FileStorage::new(source).read()?;
     // The one of the same name, or the only one.
     let found = match whole.remove(resolver) {
         Some(found) => found,
         None if whole.len() == 1 => whole.into_values().next().unwrap_or_default(),
         None => {
-            let names: Vec<&str> = whole.keys().map(String::as_str).collect();
-            return Err(format!(
-                "{} has no resolver `{resolver}`, only {}",
-                source.display(),
-                names.join(", ")
-            ));
+            return Err(AdminError::OtherResolvers {
+                source_path: source.to_owned(),
+                resolver: resolver.to_owned(),
+                names: whole.into_keys().collect(),
+            });
         }
     };
     Ok((found.account, found.certificates.unwrap_or_default()))
 }
 
 /// Reads `live/<name>/{fullchain,privkey}.pem`.
-fn from_certbot(folder: &Path) -> Result<Vec<StoredCertificate>, String> {
+fn from_certbot(folder: &Path) -> Result<Vec<StoredCertificate>, AdminError> {
     let live = folder.join("live");
     let live = if live.is_dir() { live } else { folder.to_owned() };
-    let bad = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = |path: &Path, source| AdminError::File { path: path.to_owned(), source };
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = std::fs::read_dir(&live)
-        .map_err(|error| bad(&live, &error))?
+        .map_err(|error| file(&live, error))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.join("fullchain.pem").is_file())
         .collect();
@@ -315,11 +389,13 @@ fn from_certbot(folder: &Path) -> Result<Vec<StoredCertificate>, String> {
     for path in folders {
         let read = |name: &str| {
             let path = path.join(name);
-            std::fs::read_to_string(&path).map_err(|error| bad(&path, &error))
+            std::fs::read_to_string(&path).map_err(|error| file(&path, error))
         };
         let (chain, key) = (read("fullchain.pem")?, read("privkey.pem")?);
-        let facts = Facts::read(&chain).map_err(|error| bad(&path, &error))?;
-        crate::tls::Usable::load(&chain, &key).map_err(|error| bad(&path, &error))?;
+        let facts =
+            Facts::read(&chain).map_err(|source| AdminError::Certificate { folder: path.clone(), source })?;
+        crate::tls::Usable::load(&chain, &key)
+            .map_err(|source| AdminError::Pair { folder: path.clone(), source })?;
         found.push(StoredCertificate {
             domain: domain_of(&facts.names),
             certificate: BASE64_STANDARD.encode(chain),
@@ -328,7 +404,7 @@ fn from_certbot(folder: &Path) -> Result<Vec<StoredCertificate>, String> {
         });
     }
     match found.is_empty() {
-        true => Err(format!("{}: there is no `<name>/fullchain.pem`", live.display())),
+        true => Err(AdminError::NoCertificates(live)),
         false => Ok(found),
     }
 }
@@ -361,7 +437,7 @@ mod tests {
         let rows = admin.list().await.unwrap();
         assert_eq!((rows.len(), &rows[0].names[..]), (1, &["a.test".to_owned(), "b.test".to_owned()][..]));
         assert_eq!(admin.export("B.test").await.unwrap().chain, made.cert.pem());
-        assert!(admin.export("c.test").await.err().unwrap().contains("c.test"));
+        assert!(admin.export("c.test").await.err().unwrap().to_string().contains("c.test"));
         admin.renew("b.test").await.unwrap();
         assert_eq!(FileStorage::new(&path).read_state()["le"].renew, ["a.test"]);
         // From one storage to another.

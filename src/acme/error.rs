@@ -1,19 +1,69 @@
 //! Why a certificate could not be obtained, by what is to be done about it.
 
-use std::fmt;
 use std::time::Duration;
 
-/// Why something failed.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Error {
+use tidegate_providers::consul_store::StoreError;
+
+/// Failure to obtain, store or change a certificate or an account.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
     /// Of what kind.
     pub(super) kind: Kind,
+    /// The type of the authority's answer, when it is one.
+    pub(super) problem: Option<ProblemType>,
     /// What was wrong, for people.
     pub(super) message: String,
     /// The names that are to blame; empty when all are, or none.
     pub(super) names: Vec<String>,
     /// Not before this much time has passed.
     pub(super) retry_after: Option<Duration>,
+}
+
+/// Types of an authority's errors that decide what is done (RFC 8555 section 6.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProblemType {
+    /// The account is not known.
+    AccountDoesNotExist,
+    /// The certificate was revoked before.
+    AlreadyRevoked,
+    /// The nonce was used, or is too old.
+    BadNonce,
+    /// A CAA record forbids the certificate.
+    Caa,
+    /// A name could not be looked up.
+    Dns,
+    /// The order was finalized before, or is not ready for that.
+    OrderNotReady,
+    /// There were too many requests.
+    RateLimited,
+    /// The authority issues nothing for the name.
+    RejectedIdentifier,
+    /// The authority failed.
+    ServerInternal,
+    /// The authority issues nothing for names of this form.
+    UnsupportedIdentifier,
+    /// Any other one.
+    Other,
+}
+
+impl ProblemType {
+    /// The type of this URN: `urn:ietf:params:acme:error:dns`.
+    pub(super) fn of_urn(urn: &str) -> Self {
+        match urn.rsplit(':').next().unwrap_or_default() {
+            "accountDoesNotExist" => Self::AccountDoesNotExist,
+            "alreadyRevoked" => Self::AlreadyRevoked,
+            "badNonce" => Self::BadNonce,
+            "caa" => Self::Caa,
+            "dns" => Self::Dns,
+            "orderNotReady" => Self::OrderNotReady,
+            "rateLimited" => Self::RateLimited,
+            "rejectedIdentifier" => Self::RejectedIdentifier,
+            "serverInternal" => Self::ServerInternal,
+            "unsupportedIdentifier" => Self::UnsupportedIdentifier,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What failed.
@@ -34,7 +84,7 @@ pub(super) enum Kind {
 impl Error {
     /// An error of this kind.
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), names: Vec::new(), retry_after: None }
+        Self { kind, problem: None, message: message.into(), names: Vec::new(), retry_after: None }
     }
 
     pub(super) fn network(message: impl Into<String>) -> Self {
@@ -66,9 +116,9 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::local(error.to_string())
     }
 }
 

@@ -42,17 +42,17 @@ use challenge::Prover;
 use challenge::http::{Http as HttpProver, Shown};
 use challenge::tls_alpn::TlsAlpn;
 use consul::ConsulStorage;
-use error::Error;
 use file::FileStorage;
 use on_demand::OnDemand;
 use resolver::{Parts, Resolver};
 use shared::Shared;
 use storage::Storage;
 
-pub use admin::{Admin, Exported};
+pub use admin::{Admin, AdminError, Exported};
 pub(crate) use challenge::http::{PREFIX as CHALLENGE_PREFIX, Tokens};
 pub use cluster::{Leadership, Member};
 pub(crate) use consul::places;
+pub use error::Error;
 pub use shared::Row;
 
 /// Who proves names for a resolver, and where it keeps what it has.
@@ -218,8 +218,8 @@ pub(crate) fn wrong_names(settings: &Settings, router: &Router) -> Vec<String> {
 }
 
 /// Checks the options of a DNS challenge, as far as that is possible without asking anybody.
-pub(crate) fn check_dns(options: &DnsChallenge) -> Result<(), String> {
-    dns::prover(options).map(|_| ()).map_err(|error| error.message)
+pub(crate) fn check_dns(options: &DnsChallenge) -> Result<(), Error> {
+    dns::prover(options).map(drop)
 }
 
 /// Runs something that takes a while on a thread of its own.

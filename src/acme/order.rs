@@ -14,7 +14,7 @@ use super::account::Account;
 use super::certificate::issuers;
 use super::challenge::{Proof, Prover};
 use super::client::Answer;
-use super::error::{Error, Kind};
+use super::error::{Error, Kind, ProblemType};
 use super::key::CertificateKey;
 use super::protocol::{Identifier, Problem};
 use crate::settings::Acme;
@@ -110,9 +110,17 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
     let mut answer = account.post_once(&directory.new_order, &payload).await;
     // An authority may have forgotten the old certificate, or not find it: some say so, some fail on it.
     let may_be_about_replacing = |error: &Error| {
-        let kind = error.message.split(':').next().unwrap_or_default();
-        let is_about_names = ["rejectedIdentifier", "unsupportedIdentifier", "caa", "dns"].contains(&kind);
-        error.kind == Kind::Refused && !is_about_names || kind == "serverInternal"
+        let is_about_names = matches!(
+            error.problem,
+            Some(
+                ProblemType::RejectedIdentifier
+                    | ProblemType::UnsupportedIdentifier
+                    | ProblemType::Caa
+                    | ProblemType::Dns
+            )
+        );
+        let is_internal = error.problem == Some(ProblemType::ServerInternal);
+        error.kind == Kind::Refused && !is_about_names || is_internal
     };
     if payload.get("replaces").is_some() && answer.as_ref().is_err_and(may_be_about_replacing) {
         // The old certificate was replaced before, or is forgotten: that must not stand in the way of a new one.
@@ -284,7 +292,7 @@ async fn finalize(
     let sent = account.post(url, Some(&json!({ "csr": csr }))).await;
     if let Err(error) = sent
         // A request that was lost on its way back has worked.
-        && !error.message.contains("orderNotReady")
+        && error.problem != Some(ProblemType::OrderNotReady)
     {
         return Err(error);
     }

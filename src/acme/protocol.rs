@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Http, Message};
-use super::error::{Error, Kind};
+use super::error::{Error, Kind, ProblemType};
 use super::key::AccountKey;
 
 /// Times that a request is sent again because its nonce was rejected. A sound authority rejects one now and then;
@@ -111,14 +111,15 @@ pub(super) struct Identifier {
 }
 
 impl Problem {
-    /// The last part of the type: `rateLimited`.
-    pub(super) fn short(&self) -> &str {
-        self.kind.rsplit(':').next().unwrap_or_default()
+    /// Its type.
+    fn problem_type(&self) -> ProblemType {
+        ProblemType::of_urn(&self.kind)
     }
 
-    /// The text, with those of its parts.
-    pub(super) fn text(&self) -> String {
-        let mut text = format!("{}: {}", self.short(), self.detail);
+    /// The text, with those of its parts. The type is shown by its last part: `rateLimited`.
+    fn text(&self) -> String {
+        let short = self.kind.rsplit(':').next().unwrap_or_default();
+        let mut text = format!("{short}: {}", self.detail);
         for part in &self.subproblems {
             let name = part.identifier.as_ref().map_or("", |identifier| identifier.value.as_str());
             text.push_str(&format!("; {name}: {}", part.detail));
@@ -128,13 +129,15 @@ impl Problem {
 
     /// The error that it is.
     pub(super) fn error(&self, retry_after: Option<Duration>) -> Error {
-        let kind = match self.short() {
-            "rateLimited" => Kind::RateLimited,
-            "serverInternal" => Kind::Network,
-            "dns" => Kind::Dns,
+        let problem = self.problem_type();
+        let kind = match problem {
+            ProblemType::RateLimited => Kind::RateLimited,
+            ProblemType::ServerInternal => Kind::Network,
+            ProblemType::Dns => Kind::Dns,
             _ => Kind::Refused,
         };
         let mut error = Error::new(kind, self.text());
+        error.problem = Some(problem);
         error.retry_after = retry_after;
         let blamed = self.subproblems.iter().filter_map(|part| part.identifier.as_ref());
         error.names = blamed.map(|identifier| identifier.value.clone()).collect();
@@ -199,7 +202,7 @@ impl Server {
                 return Ok(answer);
             }
             let problem = problem_of(&answer)?;
-            if problem.short() != "badNonce" {
+            if problem.problem_type() != ProblemType::BadNonce {
                 return Err(refusal(&answer, &problem));
             }
             if attempt >= NONCE_RETRIES_AT_ONCE {
@@ -323,6 +326,7 @@ mod tests {
         )
         .unwrap();
         let error = problem.error(None);
+        assert_eq!(error.problem, Some(ProblemType::RejectedIdentifier));
         assert_eq!((error.kind, &error.names[..]), (Kind::Refused, &["bad.test".to_owned()][..]));
         assert_eq!(error.message, "rejectedIdentifier: no; bad.test: is blocked");
         let limited = Problem { kind: "urn:ietf:params:acme:error:rateLimited".into(), ..Problem::default() };

@@ -1,6 +1,6 @@
 //! `tidegate certs`: looks after the certificates of resolvers, in the storage that the settings name.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::acme::{Admin, Row};
+use crate::acme::{Admin, AdminError, Row};
 use crate::settings::Settings;
 
 /// What is done.
@@ -74,6 +74,25 @@ pub(super) struct Import {
     which: Which,
 }
 
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CertsError {
+    /// The storage or the authority stands in the way.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The threads for it cannot be started.
+    #[error(transparent)]
+    Runtime(io::Error),
+    /// A file cannot be written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
 impl Certs {
     /// The settings that were given.
     pub(super) fn settings(&self) -> &[String] {
@@ -91,7 +110,7 @@ impl Certs {
     }
 
     /// Does it. Gives what is to be told.
-    pub(super) fn run(&self, settings: &Settings) -> Result<String, String> {
+    pub(super) fn run(&self, settings: &Settings) -> Result<String, CertsError> {
         let admin = Admin::new(settings, self.which().resolver.as_deref())?;
         match self {
             Self::List(_) => Ok(table(&runtime()?.block_on(admin.list())?)),
@@ -125,15 +144,15 @@ impl Certs {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, String> {
+fn runtime() -> Result<tokio::runtime::Runtime, CertsError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map_err(|error| error.to_string())
+    runtime.map_err(CertsError::Runtime)
 }
 
 /// Writes a file into a folder, which is made when it is missing. A file that was there gets the mode, too.
-fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<PathBuf, String> {
+fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<PathBuf, CertsError> {
     let path = folder.join(name);
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let failed = |source| CertsError::File { path: path.clone(), source };
     std::fs::create_dir_all(folder).map_err(failed)?;
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&path).map_err(failed)?;

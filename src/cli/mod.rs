@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
         Command::Certs(certs) => match load(certs.settings()) {
             Ok(loaded) => match certs.run(&loaded.settings) {
                 Ok(text) => tell(&text, ExitCode::SUCCESS),
-                Err(error) => refuse([(error, None)]),
+                Err(error) => refuse([(error.to_string(), None)]),
             },
             Err(problems) => refuse_all(&problems),
         },

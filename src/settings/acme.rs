@@ -324,7 +324,7 @@ pub(super) fn mistakes(acme: &Acme, settings: &super::Settings) -> Vec<(Vec<&'st
 
 fn wrong_challenge(acme: &Acme, settings: &super::Settings) -> Option<(Vec<&'static str>, String)> {
     if let Some(dns) = &acme.dns_challenge {
-        return crate::acme::check_dns(dns).err().map(|message| (vec!["dnsChallenge"], message));
+        return crate::acme::check_dns(dns).err().map(|error| (vec!["dnsChallenge"], error.to_string()));
     }
     if let Some(http) = &acme.http_challenge {
         let name = http.entry_point.as_str();

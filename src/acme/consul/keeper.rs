@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::keys::write;
 use super::mirror::{Live, Replica, entry_of};
 use super::{Inner, proofs};
+use crate::acme::error::Error;
 use crate::acme::storage::Stored;
 
 /// How long a session lasts without being renewed: Consul's shortest. Consul may need twice that to notice.
@@ -83,8 +84,8 @@ async fn keep_session(inner: Arc<Inner>) {
     while !inner.stopping.load(Ordering::Relaxed) {
         let pause = match round(&inner).await {
             Ok(pause) => pause,
-            Err(message) => {
-                inner.failed("session", &message);
+            Err(error) => {
+                inner.failed("session", &error);
                 AGAIN
             }
         };
@@ -96,7 +97,7 @@ async fn keep_session(inner: Arc<Inner>) {
 }
 
 /// Does what is due. Gives the time until something is due again.
-async fn round(inner: &Inner) -> Result<Duration, String> {
+async fn round(inner: &Inner) -> Result<Duration, Error> {
     let session = session(inner).await?;
     publish(inner, &session).await?;
     inner.worked("session");
@@ -114,7 +115,7 @@ async fn round(inner: &Inner) -> Result<Duration, String> {
             Ok(RENEW)
         }
         Some(_) if inner.lease.lock().leads => {
-            inner.migrate().await.map_err(|error| error.message)?;
+            inner.migrate().await?;
             Ok(RENEW)
         }
         _ => lead(inner, &session).await,
@@ -122,14 +123,14 @@ async fn round(inner: &Inner) -> Result<Duration, String> {
 }
 
 /// The session: begun or renewed when that is due.
-async fn session(inner: &Inner) -> Result<String, String> {
+async fn session(inner: &Inner) -> Result<String, Error> {
     let known = inner.lease.lock().session.clone();
     let asked = Instant::now();
     if let Some((id, renewed)) = known {
         if renewed.elapsed() < RENEW {
             return Ok(id);
         }
-        if inner.store.renew_session(&id).await.map_err(|error| error.to_string())? {
+        if inner.store.renew_session(&id).await? {
             let mut lease = inner.lease.lock();
             if let Some((_, renewed)) = lease.session.as_mut().filter(|(own, _)| *own == id) {
                 *renewed = asked;
@@ -143,41 +144,40 @@ async fn session(inner: &Inner) -> Result<String, String> {
         }
         inner.tell();
     }
-    let id = inner.store.begin_session(&format!("tidegate {}", inner.node), TTL, LOCK_DELAY).await;
-    let id = id.map_err(|error| error.to_string())?;
+    let id = inner.store.begin_session(&format!("tidegate {}", inner.node), TTL, LOCK_DELAY).await?;
     let mut lease = inner.lease.lock();
     if inner.stopping.load(Ordering::Relaxed) {
-        return Err("the gateway is stopping".to_owned());
+        return Err(Error::local("the gateway is stopping"));
     }
     *lease = Lease { session: Some((id.clone(), asked)), ..Lease::default() };
     Ok(id)
 }
 
 /// Says that this replica is there, and what it lacks.
-async fn publish(inner: &Inner, session: &str) -> Result<(), String> {
+async fn publish(inner: &Inner, session: &str) -> Result<(), Error> {
     let lacks = inner.lacks.lock().clone();
     if inner.lease.lock().published.as_ref() == Some(&lacks) {
         return Ok(());
     }
     let replica = Replica { node: inner.node.clone(), since: inner.since.clone(), lacks: lacks.clone() };
-    let value = write(&replica).map_err(|error| error.message)?;
+    let value = write(&replica)?;
     let key = inner.keys.replica(session);
     let lock = Operation::Lock { key, value, session: session.to_owned() };
-    inner.store.apply(&[lock]).await.map_err(|refusal| refusal.to_string())?;
+    inner.store.apply(&[lock]).await.map_err(|refusal| Error::local(refusal.to_string()))?;
     inner.lease.lock().published = Some(lacks);
     Ok(())
 }
 
 /// Tries to become the one that orders.
-async fn lead(inner: &Inner, session: &str) -> Result<Duration, String> {
+async fn lead(inner: &Inner, session: &str) -> Result<Duration, Error> {
     let replica = Replica { node: inner.node.clone(), since: now(), lacks: Vec::new() };
-    let value = write(&replica).map_err(|error| error.message)?;
+    let value = write(&replica)?;
     let lock = Operation::Lock { key: inner.keys.leader(), value, session: session.to_owned() };
     match inner.store.apply(&[lock]).await {
         Ok(_) => {}
         // Somebody was faster, or the last one has only just gone.
         Err(Refusal::Condition(_)) => return Ok(AGAIN),
-        Err(Refusal::Store(error)) => return Err(error.to_string()),
+        Err(Refusal::Store(error)) => return Err(error.into()),
     }
     // What the last one wrote must be known before anything is ordered.
     inner.read_all(true).await?;
@@ -224,7 +224,7 @@ async fn follow_certificates(inner: Arc<Inner>) {
                 }
                 keep_copy(&inner, &listing, &mut kept).await;
             }
-            Err(error) => inner.failed("certificates", &error.to_string()),
+            Err(error) => inner.failed("certificates", &error),
         }
     }
 }
@@ -237,7 +237,7 @@ async fn all_gone(inner: &Inner) -> bool {
     let Ok(live) = inner.store.read(&inner.keys.live(), true).await else { return false };
     let sees_itself = session.is_some_and(|session| entry_of(&live, &inner.keys.replica(&session)).is_some());
     if !sees_itself {
-        inner.failed("certificates", "the store is empty, or the token has no rights");
+        inner.failed("certificates", &"the store is empty, or the token has no rights");
         return false;
     }
     if entry_of(&live, &inner.keys.account()).is_some() {
@@ -249,7 +249,7 @@ async fn all_gone(inner: &Inner) -> bool {
     }
     tracing::warn!(resolver = %inner.resolver, "Consul has lost what was kept: it is written again");
     if let Err(error) = inner.write_again(certificates, account).await {
-        inner.failed("certificates", &error.message);
+        inner.failed("certificates", &error);
     }
     false
 }
@@ -284,7 +284,7 @@ async fn follow_live(inner: Arc<Inner>) {
                 inner.tell();
                 inner.stir.notify_one();
             }
-            Err(error) => inner.failed("live", &error.to_string()),
+            Err(error) => inner.failed("live", &error),
         }
     }
 }

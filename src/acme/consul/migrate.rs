@@ -51,7 +51,7 @@ impl Inner {
 
     /// Takes over account and certificates from the keys of a prefix or resolver that is encoded now, when there is nothing
     /// yet under the new ones. The old keys stay.
-    pub(super) async fn adopt(&self) -> Result<(), String> {
+    pub(super) async fn adopt(&self) -> Result<(), Error> {
         let Some(older) = self.keys.older() else { return Ok(()) };
         {
             let mirror = self.mirror.lock();
@@ -60,12 +60,12 @@ impl Inner {
                 return Ok(());
             }
         }
-        let certificates = self.read(&older.certificates()).await.map_err(|error| error.message)?;
-        let live = self.read(&older.live()).await.map_err(|error| error.message)?;
+        let certificates = self.read(&older.certificates()).await?;
+        let live = self.read(&older.live()).await?;
         let account = entry_of(&live, &older.account()).and_then(read::<StoredAccount>);
         let certificates = certificates.entries.iter().filter_map(read::<StoredCertificate>);
         let certificates = certificates.map(|one| (self.keys.certificate(&one.domain), one)).collect();
-        self.write_again(certificates, account).await.map_err(|error| error.message)?;
+        self.write_again(certificates, account).await?;
         self.read_all(true).await
     }
 

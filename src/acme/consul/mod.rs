@@ -11,6 +11,7 @@ mod mirror;
 mod proofs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -170,7 +171,7 @@ impl ConsulStorage {
             inner.read_all(true).await?;
             inner.adopt().await
         };
-        read.await.map_err(|error: String| Error::local(format!("{}: {error}", inner.place)))?;
+        read.await.map_err(|error: Error| error.at(&inner.place))?;
         Ok(inner.mirror.lock().stored("by hand"))
     }
 
@@ -212,14 +213,13 @@ impl ConsulStorage {
 impl Inner {
     /// Reads the keys below a prefix, as the leader of Consul knows them.
     async fn read(&self, prefix: &str) -> Result<Listing, Error> {
-        self.store.read(prefix, true).await.map_err(|error| Error::local(error.to_string()))
+        Ok(self.store.read(prefix, true).await?)
     }
 
     /// Reads everything.
-    async fn read_all(&self, consistent: bool) -> Result<(), String> {
-        let certificates = self.store.read(&self.keys.certificates(), consistent).await;
-        let certificates = certificates.map_err(|error| error.to_string())?;
-        let live = self.store.read(&self.keys.live(), consistent).await.map_err(|error| error.to_string())?;
+    async fn read_all(&self, consistent: bool) -> Result<(), Error> {
+        let certificates = self.store.read(&self.keys.certificates(), consistent).await?;
+        let live = self.store.read(&self.keys.live(), consistent).await?;
         {
             let mut mirror = self.mirror.lock();
             // Whether all are gone, or the store has lost what it knew, is for whoever follows it to find out.
@@ -372,16 +372,16 @@ impl Inner {
     }
 
     /// Notes that something does not work; it is told when that is new.
-    fn failed(&self, what: &'static str, message: &str) {
+    fn failed(&self, what: &'static str, error: &dyn Display) {
         let mut troubles = self.troubles.lock();
         if troubles.is_empty() {
             tracing::error!(
                 resolver = %self.resolver,
                 storage = %self.place,
-                "the shared storage is away; what there is keeps being served, nothing is ordered: {message}"
+                "the shared storage is away; what there is keeps being served, nothing is ordered: {error}"
             );
         }
-        troubles.insert(what, message.to_owned());
+        troubles.insert(what, error.to_string());
     }
 
     fn worked(&self, what: &'static str) {
@@ -410,10 +410,10 @@ impl Storage for ConsulStorage {
             let inner = &self.0;
             if !inner.mirror.lock().is_complete() {
                 let read = tokio::time::timeout(FIRST_READING, inner.read_all(false)).await;
-                let read = read.unwrap_or_else(|_| Err(format!("no answer within {FIRST_READING:?}")));
-                if let Err(message) = read {
+                let late = |_| Err(Error::local(format!("no answer within {FIRST_READING:?}")));
+                if let Err(error) = read.unwrap_or_else(late) {
                     inner.mirror.lock().overlooked(resolver);
-                    return inner.cached(format!("{}: {message}", inner.place)).await;
+                    return inner.cached(format!("{}: {error}", inner.place)).await;
                 }
             }
             Ok(inner.mirror.lock().stored(resolver))

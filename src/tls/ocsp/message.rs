@@ -5,6 +5,8 @@ use sha1::{Digest, Sha1};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use super::error::OcspError;
+
 /// How far the clocks of a responder and ours may be apart.
 const SKEW: time::Duration = time::Duration::minutes(5);
 /// The algorithm SHA-1, which names certificates here and protects nothing.
@@ -84,7 +86,7 @@ impl Question {
     }
 
     /// Checks an answer: who gave it, of what and when. The error says what is wrong.
-    pub(super) fn check(&self, response: &[u8], now: OffsetDateTime) -> Result<Staple, String> {
+    pub(super) fn check(&self, response: &[u8], now: OffsetDateTime) -> Result<Staple, OcspError> {
         let basic = basic_response(response)?;
         let mut parts = Der(content(basic, SEQUENCE)?);
         let data = parts.next(SEQUENCE)?;
@@ -105,21 +107,21 @@ impl Question {
             }
             match answer.any()?.tag {
                 0x80 => {}
-                0xa1 => return Err("the certificate is revoked".to_owned()),
-                _ => return Err("the responder does not know the certificate".to_owned()),
+                0xa1 => return Err(OcspError::Revoked),
+                _ => return Err(OcspError::Unknown),
             }
             let this_update = read_time(answer.next(TIME)?.content)?;
-            let next = answer.next(TAGGED_0).map_err(|_| "it says no time of the next update".to_owned())?;
+            let next = answer.next(TAGGED_0).map_err(|_| OcspError::NoNextUpdate)?;
             let next_update = read_time(content(next.content, TIME)?)?;
             if this_update > now + SKEW || next_update < now {
-                return Err(format!("it is for another time: {this_update} to {next_update}"));
+                return Err(OcspError::OtherTime { this_update, next_update });
             }
             return Ok(Staple { response: response.to_vec(), this_update, next_update });
         }
-        Err("it is about another certificate".to_owned())
+        Err(OcspError::OtherCertificate)
     }
 
-    fn is_meant(&self, id: &[u8]) -> Result<bool, String> {
+    fn is_meant(&self, id: &[u8]) -> Result<bool, OcspError> {
         let mut id = Der(id);
         id.next(SEQUENCE)?;
         Ok(id.next(OCTET_STRING)?.content == self.id.name_hash
@@ -135,7 +137,7 @@ impl Question {
         signature: &[u8],
         certificates: &[u8],
         now: OffsetDateTime,
-    ) -> Result<(), String> {
+    ) -> Result<(), OcspError> {
         let issuer_key = public_key(&self.issuer)?;
         if verify(issuer_key, algorithm, data, signature) {
             return Ok(());
@@ -153,7 +155,7 @@ impl Question {
                 return Ok(());
             }
         }
-        Err("it is signed by nobody who may".to_owned())
+        Err(OcspError::Signature)
     }
 }
 
@@ -182,8 +184,8 @@ fn may_sign(certificate: &[u8], now: OffsetDateTime) -> bool {
 }
 
 /// Algorithm and bits of a certificate's key.
-fn public_key(certificate: &[u8]) -> Result<(&[u8], &[u8]), String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+fn public_key(certificate: &[u8]) -> Result<(&[u8], &[u8]), OcspError> {
+    let (_, parsed) = X509Certificate::from_der(certificate)?;
     let mut key = Der(content(parsed.tbs_certificate.subject_pki.raw, SEQUENCE)?);
     Ok((key.next(SEQUENCE)?.content, bits(key.next(BIT_STRING)?)?))
 }
@@ -198,26 +200,28 @@ fn verify((kind, key): (&[u8], &[u8]), algorithm: &[u8], message: &[u8], signatu
         .any(|known| known.verify_signature(key, message, signature).is_ok())
 }
 
-fn basic_response(response: &[u8]) -> Result<&[u8], String> {
+fn basic_response(response: &[u8]) -> Result<&[u8], OcspError> {
     let mut parts = Der(content(response, SEQUENCE)?);
     match parts.next(ENUMERATED)?.content {
         [0] => {}
-        [3] => return Err("the responder says: try later".to_owned()),
-        other => return Err(format!("the responder refuses, status {other:?}")),
+        [3] => return Err(OcspError::TryLater),
+        other => return Err(OcspError::Refused(other.to_vec())),
     }
     let mut typed = Der(content(parts.next(TAGGED_0)?.content, SEQUENCE)?);
     if typed.next(OBJECT_ID)?.content != BASIC {
-        return Err("it is of an unknown kind".to_owned());
+        return Err(OcspError::Kind);
     }
     Ok(typed.next(OCTET_STRING)?.content)
 }
 
 /// A time as answers have it: `YYYYMMDDHHMMSSZ`.
-fn read_time(text: &[u8]) -> Result<OffsetDateTime, String> {
+fn read_time(text: &[u8]) -> Result<OffsetDateTime, OcspError> {
     let format = time::macros::format_description!("[year][month][day][hour][minute][second]Z");
-    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
-    let time = time::PrimitiveDateTime::parse(text, format).map_err(|_| format!("`{text}` is not a time"))?;
-    Ok(time.assume_utc())
+    let text = String::from_utf8_lossy(text);
+    match time::PrimitiveDateTime::parse(&text, format) {
+        Ok(time) => Ok(time.assume_utc()),
+        Err(_) => Err(OcspError::Time(text.into_owned())),
+    }
 }
 
 /// What is left of a list of DER values (X.690).
@@ -230,7 +234,7 @@ struct Value<'a> {
 }
 
 impl<'a> Der<'a> {
-    fn any(&mut self) -> Result<Value<'a>, String> {
+    fn any(&mut self) -> Result<Value<'a>, OcspError> {
         let read = || {
             let (tag, rest) = self.0.split_first()?;
             let (first, rest) = rest.split_first()?;
@@ -247,27 +251,27 @@ impl<'a> Der<'a> {
             let whole = &self.0[..self.0.len() - rest.len()];
             Some((Value { tag: *tag, content, whole }, rest))
         };
-        let (value, rest) = read().ok_or("it is no valid DER")?;
+        let (value, rest) = read().ok_or(OcspError::Der)?;
         self.0 = rest;
         Ok(value)
     }
 
     /// The next value, when it has this tag; otherwise nothing is taken.
-    fn next(&mut self, tag: u8) -> Result<Value<'a>, String> {
+    fn next(&mut self, tag: u8) -> Result<Value<'a>, OcspError> {
         if self.0.first() != Some(&tag) {
-            return Err(format!("it is not built as expected: there is no value with tag {tag:#x}"));
+            return Err(OcspError::MissingValue(tag));
         }
         self.any()
     }
 }
 
 /// The content of the one value of this tag.
-fn content(bytes: &[u8], tag: u8) -> Result<&[u8], String> {
+fn content(bytes: &[u8], tag: u8) -> Result<&[u8], OcspError> {
     Der(bytes).next(tag).map(|value| value.content)
 }
 
-fn bits(value: Value<'_>) -> Result<&[u8], String> {
-    value.content.strip_prefix(&[0]).ok_or_else(|| "a row of bits is not of whole bytes".to_owned())
+fn bits(value: Value<'_>) -> Result<&[u8], OcspError> {
+    value.content.strip_prefix(&[0]).ok_or(OcspError::Bits)
 }
 
 fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -400,7 +404,7 @@ pub(super) mod tests {
             (Vec::new(), "not built"),
         ] {
             let error = check(&answer).unwrap_err();
-            assert!(error.contains(told), "{told}: {error}");
+            assert!(error.to_string().contains(told), "{told}: {error}");
         }
         let mut changed = pair.good();
         let last = changed.len() - 100;

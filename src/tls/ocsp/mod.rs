@@ -4,6 +4,7 @@
 //! handshake never waits for one, and a responder that is away or talks nonsense changes nothing until the answer at
 //! hand has had its time.
 
+mod error;
 mod message;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 
 use super::TlsStore;
 use crate::snapshot::SnapshotHandle;
+use error::OcspError;
 use message::{Question, Staple};
 
 /// How long a responder may take.
@@ -130,34 +132,31 @@ impl Stapler {
         staples.0.store(Arc::new(stapled.collect()));
     }
 
-    async fn ask(&self, question: &Question) -> Result<Staple, String> {
+    async fn ask(&self, question: &Question) -> Result<Staple, OcspError> {
         let url = self.overrides.get(&question.url).unwrap_or(&question.url);
-        let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no URL: {error}"))?;
+        let uri: Uri = url.parse().map_err(|source| OcspError::Url { url: url.clone(), source })?;
         let host = uri.authority().map_or("", |authority| authority.as_str());
-        let host = HeaderValue::from_str(host).map_err(|error| error.to_string())?;
+        let host = HeaderValue::from_str(host)?;
         let mut head = http::Request::new(()).into_parts().0;
         (head.method, head.uri) = (Method::POST, uri);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/ocsp-request"));
         head.headers.insert(HOST, host);
         let request = Request::new(head, Body::full(Bytes::from(question.request())), context());
         let answered = async {
-            let response = self.client.send(request, &ClientTls::default(), TIMEOUT).await;
-            let response = response.map_err(|error| error.to_string())?;
+            let response = self.client.send(request, &ClientTls::default(), TIMEOUT).await?;
             if !response.status().is_success() {
-                return Err(format!("the responder answers {}", response.status()));
+                return Err(OcspError::Http(response.status()));
             }
-            let answer = response.into_body().collect(MAX_ANSWER).await.map_err(|error| error.to_string())?;
-            Ok(answer.bytes)
+            Ok(response.into_body().collect(MAX_ANSWER).await?.bytes)
         };
-        let answer =
-            tokio::time::timeout(TIMEOUT, answered).await.map_err(|_| "no answer in time".to_owned())??;
+        let answer = tokio::time::timeout(TIMEOUT, answered).await.map_err(|_| OcspError::TimedOut)??;
         question.check(&answer, OffsetDateTime::now_utc())
     }
 }
 
 impl Known {
     /// Notes an answer, or its failure, and when to ask again.
-    fn note(&mut self, outcome: Result<Staple, String>, url: &str) {
+    fn note(&mut self, outcome: Result<Staple, OcspError>, url: &str) {
         let wait = match outcome {
             Ok(staple) => {
                 self.failures = 0;
@@ -168,7 +167,7 @@ impl Known {
                 Duration::try_from(left).unwrap_or_default().max(ROUND.1)
             }
             Err(error) => {
-                tracing::warn!(url, error, "no OCSP answer that could be stapled");
+                tracing::warn!(url, %error, "no OCSP answer that could be stapled");
                 self.failures = self.failures.saturating_add(1);
                 ROUND.1.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE)
             }
