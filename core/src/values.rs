@@ -34,12 +34,16 @@ impl From<Duration> for time::Duration {
     }
 }
 
-impl FromStr for Duration {
-    type Err = String;
+/// A text that is not a length of time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a duration: expected a form like `1m30s` or a number of seconds")]
+pub struct DurationError(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            || format!("`{text}` is not a duration: expected a form like `1m30s` or a number of seconds");
+impl FromStr for Duration {
+    type Err = DurationError;
+
+    fn from_str(text: &str) -> Result<Self, DurationError> {
+        let bad = || DurationError(text.to_owned());
         let text_trimmed = text.trim();
         if let Ok(seconds) = text_trimmed.parse::<u64>() {
             return Ok(Self::from_secs(seconds));
@@ -169,14 +173,12 @@ impl From<Duration> for Timeout {
 }
 
 impl FromStr for Timeout {
-    type Err = String;
+    type Err = DurationError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, DurationError> {
         let text = text.trim();
         let (length, minus) = text.strip_prefix('-').map_or((text, false), |length| (length, true));
-        let length: Duration = length.parse().map_err(|_| {
-            format!("`{text}` is not a duration: expected a form like `1m30s` or a number of seconds")
-        })?;
+        let length: Duration = length.parse().map_err(|_| DurationError(text.to_owned()))?;
         Ok(Self { length, negative: minus && !length.is_zero() })
     }
 }

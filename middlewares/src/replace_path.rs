@@ -8,7 +8,7 @@ use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
 };
 
-use crate::path::{self, UrlPath};
+use crate::path::{self, EscapeError, UrlPath};
 
 /// Tells the service what the path was before.
 pub(crate) const REPLACED_PATH: HeaderName = HeaderName::from_static("x-replaced-path");
@@ -28,14 +28,14 @@ impl Build for ReplacePath {
             let escaped = UrlPath { path, raw: self.path.clone() }.escaped();
             path::with_leading_slash(&escaped).into_owned()
         });
-        Ok(Arc::new(Replace { target: target.map_err(|error| error.to_string()) }))
+        Ok(Arc::new(Replace { target }))
     }
 }
 
 struct Replace {
     /// The path, or what is wrong with the one that was configured: Traefik builds such a middleware and answers
     /// every request with the error.
-    target: Result<String, String>,
+    target: Result<String, EscapeError>,
 }
 
 impl Middleware for Replace {
@@ -43,7 +43,9 @@ impl Middleware for Replace {
         let internal_error = http::StatusCode::INTERNAL_SERVER_ERROR;
         let target = match &self.target {
             Ok(target) => target,
-            Err(reason) => return crate::answer(reply::error(internal_error, reason, Reason::PathRefused)),
+            Err(error) => {
+                return crate::answer(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
+            }
         };
         note_replaced(&mut request);
         if let Err(error) = request.set_path(target) {

@@ -146,7 +146,7 @@ fn serve(flags: &[String]) -> ExitCode {
 fn healthcheck(flags: &[String]) -> ExitCode {
     match load(flags).map(|loaded| healthcheck::ask(&loaded.settings)) {
         Ok(Ok(line)) => tell(&line, ExitCode::SUCCESS),
-        Ok(Err(line)) => tell(&line, ExitCode::FAILURE),
+        Ok(Err(error)) => tell(&error.to_string(), ExitCode::FAILURE),
         Err(problems) => refuse_all(&problems),
     }
 }

@@ -10,6 +10,7 @@ use tidegate_providers::consul_store::{Listing, Operation, Refusal, Store};
 use tidegate_providers::own_keys::{encode, encode_path};
 use tokio::time::Instant;
 
+use super::error::MemberError;
 use super::member::now;
 use super::{Inner, Leader, Member, News, pause};
 use crate::settings::{Cluster as Options, ClusterConsul};
@@ -70,12 +71,12 @@ impl Consul {
     }
 
     /// Is a member as long as that works. Gives the reason why it does not any more.
-    async fn member(&self, inner: &Inner, news: News, session: &mut Option<String>) -> String {
+    async fn member(&self, inner: &Inner, news: News, session: &mut Option<String>) -> MemberError {
         let begun = Instant::now();
         let name = format!("tidegate {}", inner.me.id);
         let id = match self.store.begin_session(&name, self.ttl, Duration::ZERO).await {
             Ok(id) => session.insert(id).clone(),
-            Err(error) => return error.to_string(),
+            Err(error) => return error.into(),
         };
         // The first snapshot may come while this is written, so what was written is kept.
         let shown = match self.show(inner, &id).await {
@@ -90,7 +91,7 @@ impl Consul {
     }
 
     /// Writes what this member is, and returns what was written.
-    async fn show(&self, inner: &Inner, session: &str) -> Result<Member, String> {
+    async fn show(&self, inner: &Inner, session: &str) -> Result<Member, MemberError> {
         let me = inner.me();
         let lock = Operation::Lock {
             key: format!("{}members/{}", self.prefix, encode(&me.id)),
@@ -98,19 +99,14 @@ impl Consul {
             session: session.to_owned(),
         };
         self.store.apply(&[lock]).await.map_err(|refusal| match refusal {
-            Refusal::Condition(_) => format!(
-                "another gateway calls itself `{}`: set `cluster.id`. If it was this one before it crashed, its place \
-                 is free within {:?}",
-                me.id,
-                self.ttl * 2
-            ),
-            Refusal::Store(error) => error.to_string(),
+            Refusal::Condition(_) => MemberError::IdTaken { id: me.id.clone(), within: self.ttl * 2 },
+            Refusal::Store(error) => error.into(),
         })?;
         Ok(me)
     }
 
     /// Prolongs the session, and tells of each new snapshot.
-    async fn beat(&self, inner: &Inner, mut news: News, session: &str, mut shown: Member) -> String {
+    async fn beat(&self, inner: &Inner, mut news: News, session: &str, mut shown: Member) -> MemberError {
         let mut failed = false;
         loop {
             let begun = Instant::now();
@@ -121,10 +117,10 @@ impl Consul {
                         inner.works();
                     }
                 }
-                Ok(false) => return "the session has ended".into(),
+                Ok(false) => return MemberError::SessionEnded,
                 // The session may live on: it is asked for again, and the list says what is wrong.
                 Err(error) => {
-                    self.failed(inner, &error.to_string());
+                    self.failed(inner, &error);
                     failed = true;
                 }
             }
@@ -148,14 +144,14 @@ impl Consul {
     }
 
     /// Follows who is there, and leads when nobody does.
-    async fn watch(&self, inner: &Inner, session: &str) -> String {
+    async fn watch(&self, inner: &Inner, session: &str) -> MemberError {
         let mut follow = self.store.follow(&self.prefix);
         let leader = format!("{}leader", self.prefix);
         loop {
             let listing = match follow.next(&self.store).await {
                 Ok(listing) => listing,
                 Err(error) => {
-                    self.failed(inner, &error.to_string());
+                    self.failed(inner, &error);
                     continue;
                 }
             };
@@ -177,13 +173,13 @@ impl Consul {
                 let lock = Operation::Lock { key: leader.clone(), value, session: session.to_owned() };
                 // When another was faster, the next list says so.
                 if let Err(Refusal::Store(error)) = self.store.apply(&[lock]).await {
-                    self.failed(inner, &error.to_string());
+                    self.failed(inner, &error);
                 }
             }
         }
     }
 
-    fn failed(&self, inner: &Inner, error: &str) {
+    fn failed(&self, inner: &Inner, error: &dyn std::error::Error) {
         inner.failed(&format!("Consul at {}: {error}", self.store.endpoint()));
     }
 

@@ -4,6 +4,7 @@
 //! cannot be reached, the members that were seen last are shown, with the reason.
 
 mod consul;
+mod error;
 mod member;
 mod redis;
 

@@ -8,6 +8,7 @@ use tidegate_providers::redis::Master;
 use tidegate_providers::redis_client::{Connection, Reply};
 use tokio::time::{Instant, timeout};
 
+use super::error::MemberError;
 use super::member::now;
 use super::{Inner, Leader, Member, News, pause};
 use crate::settings::{Cluster as Options, ClusterRedis};
@@ -75,7 +76,7 @@ impl Redis {
         inner: &Inner,
         connection: &mut Option<Connection>,
         begun: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), MemberError> {
         if let Some(peer) = connection.as_ref().and_then(Connection::peer)
             && !peer.is_current().await
         {
@@ -83,7 +84,7 @@ impl Redis {
         }
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(self.master.connect().await.map_err(|error| error.to_string())?),
+            None => connection.insert(self.master.connect().await?),
         };
         let (joined, leader, members) = self.ask(inner, connection, false).await?;
         inner.leading(joined && leader.as_ref().is_some_and(|(nonce, _)| *nonce == inner.me.nonce));
@@ -92,14 +93,15 @@ impl Redis {
         if joined {
             return Ok(());
         }
-        Err(format!(
-            "another gateway calls itself `{}`: set `cluster.id`. If it was this one before it crashed, its place is \
-             free within {:?}",
-            inner.me.id, self.ttl
-        ))
+        Err(MemberError::IdTaken { id: inner.me.id.clone(), within: self.ttl })
     }
 
-    async fn ask(&self, inner: &Inner, connection: &mut Connection, leaves: bool) -> Result<Heard, String> {
+    async fn ask(
+        &self,
+        inner: &Inner,
+        connection: &mut Connection,
+        leaves: bool,
+    ) -> Result<Heard, MemberError> {
         let (me, ttl) = (inner.me(), self.ttl.as_millis().to_string());
         let (text, leaves) = (me.text(), if leaves { "1" } else { "0" });
         let command = [
@@ -116,18 +118,17 @@ impl Redis {
             leaves,
         ];
         let answer = timeout(ANSWER, connection.command(&command)).await;
-        let answer = answer.map_err(|_| format!("no answer within {ANSWER:?}"))?;
-        heard(answer.map_err(|error| error.to_string())?)
+        heard(answer.map_err(|_| MemberError::TimedOut(ANSWER))??)
     }
 }
 
 /// Whether this gateway is a member; the nonce of who leads, and who that is; all members.
 type Heard = (bool, Option<(String, Leader)>, Vec<Member>);
 
-fn heard(reply: Reply) -> Result<Heard, String> {
+fn heard(reply: Reply) -> Result<Heard, MemberError> {
     let mut parts = reply.list().into_iter();
     let (Some(Reply::Integer(joined)), Some(leader)) = (parts.next(), parts.next()) else {
-        return Err("the script has given an unexpected answer".into());
+        return Err(MemberError::UnexpectedAnswer);
     };
     let leader = leader.text().unwrap_or_default();
     let mut words = leader.splitn(3, ' ').map(str::to_owned);
@@ -157,8 +158,9 @@ mod tests {
             bytes("odd"),
         ]);
         let leader = Leader { id: "gw-1".into(), since: "2026-01-01T00:00:00Z".into() };
-        assert_eq!(heard(whole), Ok((true, Some(("0a".into(), leader)), vec![member])));
-        assert_eq!(heard(Reply::List(vec![Reply::Integer(0), bytes("")])), Ok((false, None, vec![])));
+        assert_eq!(heard(whole).unwrap(), (true, Some(("0a".into(), leader)), vec![member]));
+        let nobody = Reply::List(vec![Reply::Integer(0), bytes("")]);
+        assert_eq!(heard(nobody).unwrap(), (false, None, vec![]));
         assert!(heard(Reply::Nil).is_err());
     }
 }

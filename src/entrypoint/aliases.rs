@@ -16,9 +16,17 @@ pub(super) enum AliasStrategy {
     Reject(bool),
 }
 
+/// A strategy that there is not.
+#[derive(Debug, thiserror::Error)]
+#[error("http.{option} `{value}` is unknown: expected keep, delete or reject")]
+pub(super) struct UnknownStrategy {
+    option: &'static str,
+    value: String,
+}
+
 impl AliasStrategy {
     /// From the settings of an entry point. The error names the option.
-    pub(super) fn new(http: &EntryPointHttp) -> Result<Self, String> {
+    pub(super) fn new(http: &EntryPointHttp) -> Result<Self, UnknownStrategy> {
         let (option, value, dots) = if http.alias_headers_strategy.is_empty() {
             ("underscoreHeadersStrategy", http.underscore_headers_strategy.as_str(), false)
         } else {
@@ -28,7 +36,7 @@ impl AliasStrategy {
             "" | "keep" => Ok(Self::Keep),
             "delete" => Ok(Self::Delete(dots)),
             "reject" => Ok(Self::Reject(dots)),
-            other => Err(format!("http.{option} `{other}` is unknown: expected keep, delete or reject")),
+            other => Err(UnknownStrategy { option, value: other.to_owned() }),
         }
     }
 
@@ -69,7 +77,7 @@ mod tests {
         headers
     }
 
-    fn strategy(alias: &str, underscore: &str) -> Result<AliasStrategy, String> {
+    fn strategy(alias: &str, underscore: &str) -> Result<AliasStrategy, UnknownStrategy> {
         AliasStrategy::new(&EntryPointHttp {
             alias_headers_strategy: alias.into(),
             underscore_headers_strategy: underscore.into(),
@@ -90,6 +98,6 @@ mod tests {
         assert_eq!(remaining(strategy("delete", "").unwrap()), Ok(1));
         assert_eq!(remaining(strategy("", "delete").unwrap()), Ok(2));
         assert_eq!(remaining(strategy("reject", "keep").unwrap()), Err(400));
-        assert!(strategy("drop", "").unwrap_err().contains("`drop`"));
+        assert!(strategy("drop", "").unwrap_err().to_string().contains("`drop`"));
     }
 }

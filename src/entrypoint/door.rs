@@ -142,7 +142,7 @@ impl Door {
             index,
             name: name.into(),
             target: TargetRules::new(&options.http),
-            aliases: AliasStrategy::new(&options.http).map_err(BuildError::new)?,
+            aliases: AliasStrategy::new(&options.http).map_err(|error| BuildError::new(error.to_string()))?,
             forwarded,
             proxy,
             handshake: limits.head.unwrap_or(HEAD_TIME),

@@ -22,9 +22,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(180);
 /// First and longest pause after an error of ours (no file descriptors left).
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// Why an entry point cannot have an address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AddressError {
+    /// The text is not an address.
+    #[error("address `{0}` is not valid: expected [host]:port[/tcp|/udp]")]
+    Form(String),
+    /// The name of the host has no address.
+    #[error("address `{address}`: host `{host}` is not known")]
+    UnknownHost {
+        /// The address as written.
+        address: String,
+        /// The host in it.
+        host: String,
+    },
+}
+
 /// Where an entry point listens: from `[host]:port[/tcp|/udp]`. The error says what was expected.
-pub(super) fn parse_address(address: &str) -> Result<SocketAddr, String> {
-    let expected = || format!("address `{address}` is not valid: expected [host]:port[/tcp|/udp]");
+pub(super) fn parse_address(address: &str) -> Result<SocketAddr, AddressError> {
+    let expected = || AddressError::Form(address.to_owned());
     let (place, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
     if !matches!(protocol.to_ascii_lowercase().as_str(), "tcp" | "udp") {
         return Err(expected());
@@ -42,7 +58,7 @@ pub(super) fn parse_address(address: &str) -> Result<SocketAddr, String> {
         .to_socket_addrs()
         .ok()
         .and_then(|mut found| found.next())
-        .ok_or_else(|| format!("address `{address}`: host `{bare}` is not known"))
+        .ok_or_else(|| AddressError::UnknownHost { address: address.to_owned(), host: bare.to_owned() })
 }
 
 /// Binds `count` listeners to one address. Unless `share`, an address that another process has is an error.
@@ -271,7 +287,7 @@ mod tests {
             assert_eq!(parse_address(text).map(|a| a.to_string()), Ok(expected.to_owned()), "{text}");
         }
         for text in ["", "80", ":x", ":70000", ":80/sctp"] {
-            assert!(parse_address(text).unwrap_err().contains(&format!("`{text}`")), "{text}");
+            assert!(parse_address(text).unwrap_err().to_string().contains(&format!("`{text}`")), "{text}");
         }
     }
 

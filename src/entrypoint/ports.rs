@@ -1,5 +1,6 @@
 //! What entry points listen on: ports that they open, share with other processes (`reusePort`), or get from a supervisor.
 
+use std::fmt::Display;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
@@ -41,14 +42,15 @@ impl Binder<'_> {
         name: &str,
         options: &EntryPoint,
     ) -> Result<BoundDoor, StartError> {
-        let invalid = |message| StartError::Option { entry_point: name.into(), message };
+        let invalid =
+            |error: &dyn Display| StartError::Option { entry_point: name.into(), message: error.to_string() };
         let failed =
             |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
-        let mut door = Door::new(index, name, self.settings, options, self.shared)
-            .map_err(|error| invalid(error.to_string()))?;
+        let mut door =
+            Door::new(index, name, self.settings, options, self.shared).map_err(|error| invalid(&error))?;
         let passed = self.passed.tcp(name).map_err(failed)?;
         let listeners = if passed.is_empty() {
-            let address = listen::parse_address(&options.address).map_err(invalid)?;
+            let address = listen::parse_address(&options.address).map_err(|error| invalid(&error))?;
             let listeners = listen::bind(address, self.workers, options.reuse_port).map_err(failed)?;
             let port = if options.reuse_port { listen::Port::Shared } else { listen::Port::Own };
             listeners.into_iter().map(|socket| Listener { socket, port }).collect()
@@ -83,8 +85,10 @@ impl Binder<'_> {
         let mut point = udp::Point::new(index, name, options, snapshots, opening);
         let mut sockets = self.passed.udp(name).map_err(failed)?;
         if sockets.is_empty() {
-            let invalid = |message| StartError::Option { entry_point: name.into(), message };
-            let address = listen::parse_address(&options.address).map_err(invalid)?;
+            let address = listen::parse_address(&options.address).map_err(|error| StartError::Option {
+                entry_point: name.into(),
+                message: error.to_string(),
+            })?;
             sockets = udp::bind(address, self.workers, options.reuse_port).map_err(failed)?;
             point.is_shared = options.reuse_port;
         } else {

@@ -9,6 +9,7 @@ use tidegate_config::service::ServerHealthCheck;
 use tidegate_core::{Body, BuildError, Collected, Connection, Context, Request, Response};
 use url::Url;
 
+use super::health_error::{CheckError, SocketHasNoPort};
 use super::server::Server;
 use crate::upstream::{Endpoint, Transport};
 
@@ -52,8 +53,8 @@ impl Check {
         if !grpc && options.path.is_empty() {
             return Err(bad("path is required".into()));
         }
-        let socket =
-            endpoint.is_socket().then(|| socket_url(options, endpoint, grpc)).transpose().map_err(bad)?;
+        let socket = endpoint.is_socket().then(|| socket_url(options, endpoint, grpc)).transpose();
+        let socket = socket.map_err(|error| bad(error.to_string()))?;
         let own = if socket.is_some() { "http://localhost" } else { endpoint.url() };
         let mut url = Url::parse(own).map_err(|e| bad(e.to_string()))?;
         let scheme = match (options.scheme.as_str(), url.scheme()) {
@@ -115,7 +116,7 @@ impl Check {
         loop {
             let found = tokio::time::timeout(timeout, self.ask(&endpoint))
                 .await
-                .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")));
+                .unwrap_or(Err(CheckError::TimedOut(timeout)));
             let Some(server) = server.upgrade() else { return };
             if server.checked(found.is_ok()) {
                 match &found {
@@ -145,7 +146,7 @@ impl Check {
         Endpoint::new(&server, self.transport.clone(), 1)
     }
 
-    async fn ask(&self, endpoint: &Arc<Endpoint>) -> Result<(), String> {
+    async fn ask(&self, endpoint: &Arc<Endpoint>) -> Result<(), CheckError> {
         let mut url = self.url.clone();
         let mut response = self.send(endpoint, &url).await?;
         let mut redirects = 0;
@@ -153,17 +154,19 @@ impl Check {
             let Some(location) = response.headers().get(LOCATION) else { break };
             redirects += 1;
             if redirects > MAX_REDIRECTS {
-                return Err("too many redirects".into());
+                return Err(CheckError::TooManyRedirects);
             }
-            let location = location.to_str().map_err(|_| "unreadable Location")?;
-            url = url.join(location).map_err(|e| format!("Location `{location}`: {e}"))?;
-            let next = self.endpoint(&url).map_err(|e| e.to_string())?;
+            let location = location.to_str().map_err(CheckError::UnreadableLocation)?;
+            url = url
+                .join(location)
+                .map_err(|source| CheckError::Location { location: location.to_owned(), source })?;
+            let next = self.endpoint(&url)?;
             response = self.send(&next, &url).await?;
         }
         if self.options.mode == "grpc" { grpc_verdict(response).await } else { self.verdict(response).await }
     }
 
-    async fn send(&self, endpoint: &Arc<Endpoint>, url: &Url) -> Result<Response, String> {
+    async fn send(&self, endpoint: &Arc<Endpoint>, url: &Url) -> Result<Response, CheckError> {
         let target = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
@@ -171,28 +174,32 @@ impl Check {
         let body = if self.options.mode == "grpc" { Body::full(GRPC_REQUEST) } else { Body::empty() };
         let mut head = http::Request::new(()).into_parts().0;
         head.method = self.method.clone();
-        head.uri = Uri::try_from(target).map_err(|e| e.to_string())?;
+        head.uri = Uri::try_from(target)?;
         head.headers = self.headers.clone();
         let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let context = Context::new(Arc::new(Connection::plain(nobody)));
-        endpoint.send(Request::new(head, body, context)).await.map_err(|e| e.to_string())
+        Ok(endpoint.send(Request::new(head, body, context)).await?)
     }
 
-    async fn verdict(&self, response: Response) -> Result<(), String> {
+    async fn verdict(&self, response: Response) -> Result<(), CheckError> {
         let status = response.status();
         read(response.into_body()).await;
         let good = match self.options.status {
             0 => status.is_success() || status.is_redirection(),
             wanted => status.as_u16() == wanted,
         };
-        if good { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+        if good { Ok(()) } else { Err(CheckError::Status(status.as_u16())) }
     }
 }
 
 /// The URL of the socket that a check asks: that of the server, with HTTP/2 for gRPC.
-fn socket_url(options: &ServerHealthCheck, endpoint: &Endpoint, grpc: bool) -> Result<String, String> {
+fn socket_url(
+    options: &ServerHealthCheck,
+    endpoint: &Endpoint,
+    grpc: bool,
+) -> Result<String, SocketHasNoPort> {
     if options.port != 0 || !options.scheme.is_empty() {
-        return Err("port and scheme are none of a socket's".into());
+        return Err(SocketHasNoPort);
     }
     let url: &str = endpoint.url();
     Ok(match url.strip_prefix("unix://") {
@@ -202,22 +209,25 @@ fn socket_url(options: &ServerHealthCheck, endpoint: &Endpoint, grpc: bool) -> R
 }
 
 /// `SERVING`, in a message that arrives whole and with status 0 (gRPC health checking protocol, v1).
-async fn grpc_verdict(response: Response) -> Result<(), String> {
+async fn grpc_verdict(response: Response) -> Result<(), CheckError> {
     if response.status() != StatusCode::OK {
-        return Err(format!("status {}", response.status().as_u16()));
+        return Err(CheckError::Status(response.status().as_u16()));
     }
     let in_head = response.headers().get("grpc-status").cloned();
     let Collected { bytes: message, trailers } = read(response.into_body()).await;
     let status = in_head.or_else(|| trailers?.get("grpc-status").cloned());
     match status.as_ref().map(HeaderValue::as_bytes) {
         Some(b"0") => {}
-        Some(b"12") => return Err("the server does not implement the gRPC health protocol".into()),
-        other => return Err(format!("grpc-status {:?}", other.map(String::from_utf8_lossy))),
+        Some(b"12") => return Err(CheckError::GrpcUnimplemented),
+        other => {
+            let status = other.map(|status| String::from_utf8_lossy(status).into_owned());
+            return Err(CheckError::GrpcStatus(status));
+        }
     }
     // Field 1, a varint: 1 is SERVING.
     match message.get(5..) {
         Some([0x08, 1, ..]) => Ok(()),
-        _ => Err("the server does not say SERVING".into()),
+        _ => Err(CheckError::NotServing),
     }
 }
 

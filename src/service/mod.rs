@@ -8,6 +8,7 @@ mod balance;
 mod draft;
 mod failover;
 mod health;
+mod health_error;
 mod load_balancer;
 mod mirror;
 mod registry;

@@ -37,27 +37,49 @@ impl Address {
     }
 }
 
-impl FromStr for Address {
-    type Err = String;
+/// Why a text is not an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not an address: {fault}; expected `[host]:port`, like `:80`")]
+pub struct AddressError {
+    text: String,
+    fault: AddressFault,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            |why: &str| format!("`{text}` is not an address: {why}; expected `[host]:port`, like `:80`");
+/// What is wrong with an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum AddressFault {
+    #[error("`{0}` is neither `tcp` nor `udp`")]
+    Protocol(String),
+    #[error("the port is missing")]
+    NoPort,
+    #[error("`{0}` is not a port")]
+    Port(String),
+    #[error("an IPv6 address stands in brackets")]
+    NoBrackets,
+    #[error("`{0}` is not a host")]
+    Host(String),
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let bad = |fault| AddressError { text: text.to_owned(), fault };
         let (address, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
             Some((address, protocol)) if protocol.eq_ignore_ascii_case("tcp") => (address, Protocol::Tcp),
             Some((address, protocol)) if protocol.eq_ignore_ascii_case("udp") => (address, Protocol::Udp),
-            Some((_, protocol)) => return Err(bad(&format!("`{protocol}` is neither `tcp` nor `udp`"))),
+            Some((_, protocol)) => return Err(bad(AddressFault::Protocol(protocol.to_owned()))),
         };
-        let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("the port is missing"))?;
-        let port = port.parse().map_err(|_| bad(&format!("`{port}` is not a port")))?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| bad(AddressFault::NoPort))?;
+        let port = port.parse().map_err(|_| bad(AddressFault::Port(port.to_owned())))?;
         let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(host) => host,
-            None if host.contains(':') => return Err(bad("an IPv6 address stands in brackets")),
+            None if host.contains(':') => return Err(bad(AddressFault::NoBrackets)),
             None => host,
         };
         if host.contains(['[', ']', ' ']) {
-            return Err(bad(&format!("`{host}` is not a host")));
+            return Err(bad(AddressFault::Host(host.to_owned())));
         }
         Ok(Self { host: host.to_owned(), port, protocol })
     }

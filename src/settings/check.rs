@@ -160,7 +160,7 @@ impl Check<'_> {
         let mut addresses: Vec<(&str, Address)> = Vec::new();
         for (name, point) in &settings.entry_points {
             match point.address.parse::<Address>() {
-                Err(message) => self.problem(&["entryPoints", name, "address"], &message),
+                Err(error) => self.problem(&["entryPoints", name, "address"], &error.to_string()),
                 Ok(address) => {
                     if let Some((other, _)) = addresses.iter().find(|(_, other)| other.clashes(&address)) {
                         let message =

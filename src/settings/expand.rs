@@ -1,7 +1,7 @@
 //! Values from elsewhere: `${NAME}` is an environment variable, and `file:/run/secrets/x` the text of a file.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 
 use tidegate_config::Problem;
 use tidegate_config::tree::{Node, Value};
@@ -44,12 +44,10 @@ fn walk(
             match outcome {
                 Ok(Some(expanded)) => *text = expanded,
                 Ok(None) => {}
-                Err(Unusable::Variable(message)) if !in_cluster => {
-                    expanded.warnings.push(problem(format!("{message}: the value stays as it is written")));
+                Err(ExpandError::Variable(error)) if !in_cluster => {
+                    expanded.warnings.push(problem(format!("{error}: the value stays as it is written")));
                 }
-                Err(Unusable::Variable(message) | Unusable::File(message)) => {
-                    expanded.problems.push(problem(message));
-                }
+                Err(error) => expanded.problems.push(problem(error.to_string())),
             }
         }
         Value::List(list) => list.iter_mut().for_each(|node| walk(node, variable, expanded, in_cluster)),
@@ -60,24 +58,40 @@ fn walk(
 }
 
 /// Why a value cannot be expanded.
-enum Unusable {
-    Variable(String),
-    File(String),
+#[derive(Debug, thiserror::Error)]
+enum ExpandError {
+    #[error(transparent)]
+    Variable(#[from] VariableError),
+    #[error("the file `{path}` of this value cannot be read: {source}")]
+    File { path: String, source: io::Error },
+    #[error("the file `{path}` of this value cannot be read: it has more than {LARGEST} bytes")]
+    FileTooLarge { path: String },
+}
+
+/// Why an environment variable cannot be filled in.
+#[derive(Debug, thiserror::Error)]
+enum VariableError {
+    #[error("`{0}` has a `${{` without its `}}`")]
+    Open(String),
+    #[error("`${{{0}}}` names no environment variable; write `$${{` for a plain `${{`")]
+    Name(String),
+    #[error("the environment variable `{0}` is not set")]
+    NotSet(String),
 }
 
 /// The expanded text; `None` when there is nothing to expand.
-fn value(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Unusable> {
+fn value(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, ExpandError> {
     let expanded = match text.contains("${") {
-        true => Some(variables(text, variable).map_err(Unusable::Variable)?),
+        true => Some(variables(text, variable)?),
         false => None,
     };
     match expanded.as_deref().unwrap_or(text).strip_prefix("file:") {
-        Some(path) => contents(path).map(Some).map_err(Unusable::File),
+        Some(path) => contents(path).map(Some),
         None => Ok(expanded),
     }
 }
 
-fn variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+fn variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, VariableError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -89,30 +103,28 @@ fn variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<St
         }
         out.push_str(&rest[..at]);
         let (inside, after) =
-            rest[at + 2..].split_once('}').ok_or_else(|| format!("`{text}` has a `${{` without its `}}`"))?;
+            rest[at + 2..].split_once('}').ok_or_else(|| VariableError::Open(text.to_owned()))?;
         let (name, default) =
             inside.split_once(":-").map_or((inside, None), |(name, text)| (name, Some(text)));
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err(format!(
-                "`${{{inside}}}` names no environment variable; write `$${{` for a plain `${{`"
-            ));
+            return Err(VariableError::Name(inside.to_owned()));
         }
         let value = variable(name).or_else(|| default.map(str::to_owned));
-        out.push_str(&value.ok_or_else(|| format!("the environment variable `{name}` is not set"))?);
+        out.push_str(&value.ok_or_else(|| VariableError::NotSet(name.to_owned()))?);
         rest = after;
     }
     out.push_str(rest);
     Ok(out)
 }
 
-fn contents(path: &str) -> Result<String, String> {
+fn contents(path: &str) -> Result<String, ExpandError> {
     let path = path.strip_prefix("//").unwrap_or(path);
-    let bad = |why: &dyn std::fmt::Display| format!("the file `{path}` of this value cannot be read: {why}");
+    let bad = |source| ExpandError::File { path: path.to_owned(), source };
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| bad(&error))?;
-    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| bad(&error))?;
+    let file = File::open(path).map_err(bad)?;
+    file.take(LARGEST + 1).read_to_string(&mut text).map_err(bad)?;
     if text.len() as u64 > LARGEST {
-        return Err(bad(&format_args!("it has more than {LARGEST} bytes")));
+        return Err(ExpandError::FileTooLarge { path: path.to_owned() });
     }
     let end =
         text.strip_suffix('\n').map_or(text.len(), |rest| rest.strip_suffix('\r').unwrap_or(rest).len());

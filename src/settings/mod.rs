@@ -23,7 +23,7 @@ use tidegate_config::transport::{ForwardingTimeouts, Spiffe};
 use tidegate_core::values::Timeout;
 
 pub use acme::*;
-pub use address::{Address, Protocol};
+pub use address::{Address, AddressError, Protocol};
 pub use api::{Api, Ping};
 pub use cluster::*;
 pub use entry_point::*;

@@ -232,8 +232,8 @@ impl Providers {
     pub(super) fn check(&self) -> Vec<(Vec<&str>, String)> {
         let mut wrong = Vec::new();
         for name in self.instances.keys() {
-            if let Err(message) = check_name(name) {
-                wrong.push((vec!["instances", name], message));
+            if let Err(error) = check_name(name) {
+                wrong.push((vec!["instances", name], error.to_string()));
             }
         }
         for name in &self.precedence {
@@ -277,10 +277,21 @@ impl Providers {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+/// Why a provider cannot have a name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum NameError {
+    #[error("`{0}` is not the name of a provider: expected letters, digits, `-` and `_`")]
+    Characters(String),
+    #[error("`{0}` is the name of a kind of provider: expected another")]
+    Kind(String),
+    #[error("names that begin with `{0}-` belong to the provider `{0}`: expected another")]
+    Prefix(String),
+}
+
+fn check_name(name: &str) -> Result<(), NameError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if name.is_empty() || !name.bytes().all(fits) {
-        return Err(format!("`{name}` is not the name of a provider: expected letters, digits, `-` and `_`"));
+        return Err(NameError::Characters(name.to_owned()));
     }
     // `consul-east` could be the one of a Consul namespace.
     let lower = name.to_lowercase();
@@ -288,12 +299,8 @@ fn check_name(name: &str) -> Result<(), String> {
         lower.strip_prefix(taken.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     });
     match taken {
-        Some(taken) if taken == lower => {
-            Err(format!("`{name}` is the name of a kind of provider: expected another"))
-        }
-        Some(taken) => Err(format!(
-            "names that begin with `{taken}-` belong to the provider `{taken}`: expected another"
-        )),
+        Some(taken) if taken == lower => Err(NameError::Kind(name.to_owned())),
+        Some(taken) => Err(NameError::Prefix(taken)),
         None => Ok(()),
     }
 }
@@ -340,7 +347,7 @@ mod tests {
             ("a@b", "`a@b` is not the name"),
             ("", "`` is not the name"),
         ] {
-            assert!(check_name(name).is_err_and(|message| message.contains(says)), "{name}");
+            assert!(check_name(name).is_err_and(|error| error.to_string().contains(says)), "{name}");
         }
         for name in ["east", "docker2", "Edge_1"] {
             assert_eq!(check_name(name), Ok(()), "{name}");

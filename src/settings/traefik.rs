@@ -277,16 +277,27 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
         if refused.iter().any(|other| other.path.starts_with(&path)) {
             // Without the part that is refused it is nothing.
             idle.push(path);
-        } else if let Err(message) = one_kind(found) {
-            let message = format!("{}: {message}", path.join("."));
+        } else if let Err(error) = one_kind(found) {
+            let message = format!("{}: {error}", path.join("."));
             refused.push(Unsupported { message, path, refused: true, kept: false });
         }
     }
     (refused, idle)
 }
 
+/// Why a provider with a name cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum KindError {
+    #[error("`{kind}` is not a kind of provider: {}", suggest::alternatives(kind, KINDS))]
+    Unknown { kind: String },
+    #[error("expected one kind of provider: {}", suggest::expected(KINDS))]
+    Missing,
+    #[error("expected one kind of provider, and not several: `{}`", .0.join("`, `"))]
+    Several(Vec<String>),
+}
+
 /// A provider with a name is of exactly one kind.
-fn one_kind(instance: &Node) -> Result<(), String> {
+fn one_kind(instance: &Node) -> Result<(), KindError> {
     let given: Vec<&str> = match &instance.value {
         Value::Table(table) => table.iter().map(|(kind, _)| kind).collect(),
         Value::Leaf(kind) => vec![kind],
@@ -294,9 +305,9 @@ fn one_kind(instance: &Node) -> Result<(), String> {
     };
     match given.as_slice() {
         [kind] if KINDS.iter().any(|known| known.eq_ignore_ascii_case(kind)) => Ok(()),
-        [kind] => Err(format!("`{kind}` is not a kind of provider: {}", suggest::alternatives(kind, KINDS))),
-        [] => Err(format!("expected one kind of provider: {}", suggest::expected(KINDS))),
-        several => Err(format!("expected one kind of provider, and not several: `{}`", several.join("`, `"))),
+        [kind] => Err(KindError::Unknown { kind: (*kind).to_owned() }),
+        [] => Err(KindError::Missing),
+        several => Err(KindError::Several(several.iter().map(|kind| (*kind).to_owned()).collect())),
     }
 }
 

@@ -120,7 +120,7 @@ impl<'a> Builder<'a> {
         let content = self.environment.files.content(path);
         self.state.borrow_mut().now.files.insert(path.to_owned());
         self.ask(Dependency::File(path.to_owned(), content.clone()));
-        content.map(|bytes| bytes.to_vec()).map_err(BuildError::new)
+        content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
     }
 
     /// The middleware of this qualified name, for this router.

@@ -11,7 +11,7 @@ use tidegate_config::service::LoadBalancer;
 use tidegate_config::tcp::TcpLoadBalancer;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
-use tidegate_core::HttpClient;
+use tidegate_core::{BuildError, HttpClient};
 use time::OffsetDateTime;
 
 use super::Snapshot;
@@ -251,7 +251,7 @@ fn tls_store(
     let mut read = |path: &str| {
         let content = environment.files.content(path);
         files.push((path.to_owned(), content.clone()));
-        content.map(|bytes| bytes.to_vec()).map_err(tidegate_core::BuildError::new)
+        content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
     };
     let (mut store, problems) =
         TlsStore::build_at(now, config, &mut read, previous.map(|memory| &memory.store));

@@ -19,7 +19,32 @@ const MAX_SIZE: u64 = 16 << 20;
 pub(super) const PANICKING: &str = "panicking";
 
 /// The content of one file, or why it could not be read.
-pub(super) type Content = Result<Arc<[u8]>, String>;
+pub(super) type Content = Result<Arc<[u8]>, FileError>;
+
+/// Why a file cannot be read. The first two texts are Traefik's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FileError {
+    /// There is no such file.
+    #[error("open {0}: no such file or directory")]
+    NotFound(String),
+    /// The file must not be read.
+    #[error("open {0}: permission denied")]
+    PermissionDenied(String),
+    /// Any other failure of the system.
+    #[error("cannot read {path}: {reason}")]
+    Io {
+        /// The path.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The path is a folder, or something that may never end.
+    #[error("cannot read {0}: not a file")]
+    NotAFile(String),
+    /// The file is too large for anything that configurations name.
+    #[error("cannot read {0}: larger than {MAX_SIZE} bytes")]
+    TooLarge(String),
+}
 
 /// The files that the current configuration names.
 #[derive(Default)]
@@ -60,7 +85,7 @@ impl Files {
 
     /// The content of a file, as options that are built ask for it.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, BuildError> {
-        self.content(path).map(|bytes| bytes.to_vec()).map_err(BuildError::new)
+        self.content(path).map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
     }
 
     /// Forgets all files but these.
@@ -88,18 +113,17 @@ fn stamp(path: &str) -> Option<Stamp> {
 }
 
 fn read(path: &str) -> Content {
-    // The first two are Traefik's words.
     let fail = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => format!("open {path}: no such file or directory"),
-        std::io::ErrorKind::PermissionDenied => format!("open {path}: permission denied"),
-        _ => format!("cannot read {path}: {error}"),
+        std::io::ErrorKind::NotFound => FileError::NotFound(path.to_owned()),
+        std::io::ErrorKind::PermissionDenied => FileError::PermissionDenied(path.to_owned()),
+        _ => FileError::Io { path: path.to_owned(), reason: error.to_string() },
     };
     let data = std::fs::metadata(path).map_err(fail)?;
     if !data.is_file() {
-        return Err(format!("cannot read {path}: not a file"));
+        return Err(FileError::NotAFile(path.to_owned()));
     }
     if data.size() > MAX_SIZE {
-        return Err(format!("cannot read {path}: larger than {MAX_SIZE} bytes"));
+        return Err(FileError::TooLarge(path.to_owned()));
     }
     std::fs::read(path).map(Arc::from).map_err(fail)
 }
@@ -113,7 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users").to_str().unwrap().to_owned();
         let files = Files::default();
-        assert!(files.content(&path).unwrap_err().contains("no such file"));
+        assert!(files.content(&path).unwrap_err().to_string().contains("no such file"));
         assert!(!files.changed());
         std::fs::write(&path, "a").unwrap();
         assert!(files.changed());

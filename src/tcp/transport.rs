@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::{Host, TlsOptions, connect_tcp};
+use crate::upstream::{Host, ServerNameError, TlsOptions, connect_tcp, server_name};
 
 /// Time for a TLS handshake with a server.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ impl Transport {
         };
         tls.check()?;
         if !given.server_name.is_empty() {
-            parse_name(&given.server_name).map_err(BuildError::new)?;
+            server_name(&given.server_name).map_err(|error| BuildError::new(error.to_string()))?;
         }
         let proxy = options.proxy_protocol.as_ref().map(|proxy| Version::try_from(proxy.version)).transpose();
         let proxy = proxy.map_err(|error| BuildError::new(error.to_string()))?;
@@ -131,22 +131,18 @@ impl Transport {
     }
 
     /// The name to ask for and to verify.
-    fn server_name(&self, host: &Host) -> Result<ServerName<'static>, String> {
+    fn server_name(&self, host: &Host) -> Result<ServerName<'static>, ServerNameError> {
         let wanted = self.options.tls.as_ref().map_or("", |tls| &tls.server_name);
         match host {
-            _ if !wanted.is_empty() => parse_name(wanted),
+            _ if !wanted.is_empty() => server_name(wanted),
             Host::Address(ip) => Ok(ServerName::IpAddress((*ip).into())),
-            Host::Name(name) => parse_name(name),
+            Host::Name(name) => server_name(name),
         }
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, BuildError> {
         self.config.get_or_init(|| self.tls.without_protocols()).clone()
     }
-}
-
-fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is not a server name"))
 }
 
 fn late(what: &str) -> io::Error {

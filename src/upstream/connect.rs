@@ -65,13 +65,24 @@ pub(super) struct Target {
     pub(super) path: String,
 }
 
+/// Why a path cannot be the one of a server's socket.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum SocketPathError {
+    /// It is not absolute.
+    #[error("expected the path of a socket from the root, as in `unix:///run/app.sock`")]
+    Relative,
+    /// The system does not take it.
+    #[error("the path of a socket has at most {LONGEST_SOCKET} bytes")]
+    TooLong,
+}
+
 impl Target {
     /// Takes a URL apart.
     pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
         let bad = |why: &str| BuildError::new(format!("server URL `{text}`: {why}"));
         for (prefix, scheme) in [("unix://", Scheme::Http), ("unix+h2c://", Scheme::H2c)] {
             if let Some(path) = text.strip_prefix(prefix) {
-                return Self::socket(path, scheme).map_err(|why| bad(&why));
+                return Self::socket(path, scheme).map_err(|error| bad(&error.to_string()));
             }
         }
         let url = url::Url::parse(text).map_err(|error| match error {
@@ -105,12 +116,12 @@ impl Target {
     }
 
     /// A socket in the file system. What is spoken on it names no host but `localhost`.
-    fn socket(path: &str, scheme: Scheme) -> Result<Self, String> {
+    fn socket(path: &str, scheme: Scheme) -> Result<Self, SocketPathError> {
         if !path.starts_with('/') {
-            return Err("expected the path of a socket from the root, as in `unix:///run/app.sock`".into());
+            return Err(SocketPathError::Relative);
         }
         if path.len() > LONGEST_SOCKET || path.contains('\0') {
-            return Err(format!("the path of a socket has at most {LONGEST_SOCKET} bytes"));
+            return Err(SocketPathError::TooLong);
         }
         Ok(Self {
             scheme,
@@ -156,7 +167,7 @@ pub(super) async fn connect(
         .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
     let name = transport
         .server_name(&target.host)
-        .map_err(|reason| UpstreamError::Tls { server: target.address.clone(), reason })?;
+        .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
     let stream = tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, tcp))
         .await
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?

@@ -35,6 +35,7 @@ use pool::Pool;
 pub(crate) use send::Outgoing;
 pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
+pub(crate) use transport::{ServerNameError, server_name};
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.
 pub struct Endpoint {

@@ -335,7 +335,7 @@ impl Endpoint {
     ) -> Result<Response, Failure> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return upgrade::accept(response, change, in_flight)
-                .map_err(|reason| self.malformed(reason).into());
+                .map_err(|error| self.malformed(error.to_string()).into());
         }
         if !fields::clean_response(response.headers_mut()) {
             return Err(self.malformed("its transfer coding is not chunked".into()).into());

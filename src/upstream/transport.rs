@@ -71,7 +71,8 @@ impl Transport {
         let mut errors = BuildErrors::default();
         errors.check(tls.check());
         if !options.server_name.is_empty() {
-            errors.check(parse_name(&options.server_name).map_err(BuildError::new));
+            let name = server_name(&options.server_name);
+            errors.check(name.map_err(|error| BuildError::new(error.to_string())));
         }
         errors.finish()?;
         let transport = Self {
@@ -124,11 +125,11 @@ impl Transport {
     }
 
     /// The name to ask for and to verify.
-    pub(super) fn server_name(&self, host: &Host) -> Result<ServerName<'static>, String> {
+    pub(super) fn server_name(&self, host: &Host) -> Result<ServerName<'static>, ServerNameError> {
         match host {
-            _ if !self.server_name.is_empty() => parse_name(&self.server_name),
+            _ if !self.server_name.is_empty() => server_name(&self.server_name),
             Host::Address(ip) => Ok(ServerName::IpAddress((*ip).into())),
-            Host::Name(name) => parse_name(name),
+            Host::Name(name) => server_name(name),
         }
     }
 
@@ -137,8 +138,14 @@ impl Transport {
     }
 }
 
-fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is not a server name"))
+/// A name that no server can be asked for in a TLS handshake.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("`{0}` is not a server name")]
+pub(crate) struct ServerNameError(String);
+
+/// The name of a server as a TLS handshake has it.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, ServerNameError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| ServerNameError(name.to_owned()))
 }
 
 fn fingerprint(options: &ServersTransport, tls: &TlsOptions) -> [u8; 32] {

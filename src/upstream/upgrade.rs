@@ -18,19 +18,35 @@ pub(super) struct Change {
     pub(super) client: Box<Upgrade>,
 }
 
+/// Why a server's 101 is not passed on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UpgradeError {
+    /// The request did not ask for another protocol.
+    #[error("it changed protocol without being asked")]
+    NotAsked,
+    /// The request asked for another one.
+    #[error("it changed to protocol {chosen:?} when {wanted:?} was asked for")]
+    OtherProtocol {
+        /// What the server says.
+        chosen: Option<HeaderValue>,
+        /// What was asked for.
+        wanted: HeaderValue,
+    },
+}
+
 /// Turns a server's 101 into ours, and starts to carry bytes both ways as soon as both sides have changed protocol:
 /// no byte of the client's is read before that. Fails when the server changed to something that was not asked for.
 pub(super) fn accept(
     mut response: http::Response<Incoming>,
     wanted: Option<Change>,
     in_flight: InFlight,
-) -> Result<Response, String> {
+) -> Result<Response, UpgradeError> {
     let Some(change) = wanted else {
-        return Err("it changed protocol without being asked".into());
+        return Err(UpgradeError::NotAsked);
     };
     let chosen = response.headers().get(UPGRADE);
     if !chosen.is_some_and(|chosen| chosen.as_bytes().eq_ignore_ascii_case(change.protocol.as_bytes())) {
-        return Err(format!("it changed to protocol {chosen:?} when {:?} was asked for", change.protocol));
+        return Err(UpgradeError::OtherProtocol { chosen: chosen.cloned(), wanted: change.protocol });
     }
     let server = hyper::upgrade::on(&mut response);
     tokio::spawn(carry(change.client, server, in_flight));

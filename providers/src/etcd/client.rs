@@ -81,6 +81,12 @@ pub(super) enum EtcdError {
     /// The login failed.
     #[error("the login is refused: {0}")]
     Login(#[source] Box<EtcdError>),
+    /// The server takes requests without a login.
+    #[error("{path}: authentication is not enabled")]
+    AuthDisabled {
+        /// The path that was asked for.
+        path: String,
+    },
     /// The token of the login cannot be sent in a header.
     #[error("the login returned an invalid token")]
     Token,
@@ -321,12 +327,12 @@ impl Client {
         let path = "/v3/auth/authenticate";
         *self.token.lock() = None;
         let question = json!({"name": self.username, "password": self.password.expose()});
-        let response = self.post(path, &question).await?;
-        // As Traefik's client has it: a login where none is needed harms nobody.
-        if String::from_utf8_lossy(response.body()).contains("authentication is not enabled") {
-            return Ok(());
-        }
-        let answer: Answer = read(path, &response).map_err(|error| EtcdError::Login(Box::new(error)))?;
+        let answer: Answer = match read(path, &self.post(path, &question).await?) {
+            Ok(answer) => answer,
+            // As Traefik's client has it: a login where none is needed harms nobody.
+            Err(EtcdError::AuthDisabled { .. }) => return Ok(()),
+            Err(error) => return Err(EtcdError::Login(Box::new(error))),
+        };
         let mut token = HeaderValue::from_str(&answer.token).map_err(|_| EtcdError::Token)?;
         token.set_sensitive(true);
         *self.token.lock() = Some(token);
@@ -355,6 +361,10 @@ fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T
             let text = String::from_utf8_lossy(response.body());
             let said = serde_json::from_str::<Value>(&text).ok();
             let said = said.as_ref().and_then(|value| value.get("message")?.as_str()).unwrap_or(text.trim());
+            // The code of gRPC says no more than that a precondition fails, so that only the text tells this apart.
+            if said.contains("authentication is not enabled") {
+                return Err(EtcdError::AuthDisabled { path: path.to_owned() });
+            }
             let text = said.chars().take(LONGEST_QUOTE).collect();
             Err(EtcdError::Status { path: path.to_owned(), status, text })
         }

@@ -30,6 +30,27 @@ pub(super) struct Page<T> {
     pub(super) next: usize,
 }
 
+/// Why there is no page. The texts are Traefik's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PageError {
+    /// A parameter is not a number above zero.
+    #[error("invalid request: {name}: {number}")]
+    Number {
+        /// The parameter.
+        name: &'static str,
+        /// Its value; 0 for one that is not a number.
+        number: i64,
+    },
+    /// There are fewer pages.
+    #[error("invalid request: page: {page}, per_page: {per_page}")]
+    OutOfRange {
+        /// The page that is asked for.
+        page: usize,
+        /// Its size.
+        per_page: usize,
+    },
+}
+
 impl Query {
     /// Reads the query of a target.
     pub(super) fn parse(query: &str) -> Self {
@@ -72,13 +93,13 @@ impl Query {
     }
 
     /// The page that is asked for, or what is wrong with the question.
-    pub(super) fn page<T>(&self, mut items: Vec<T>) -> Result<Page<T>, String> {
+    pub(super) fn page<T>(&self, mut items: Vec<T>) -> Result<Page<T>, PageError> {
         let page = number(self.page.as_deref(), 1).ok_or_else(|| wrong("page", self.page.as_deref()))?;
         let per_page = number(self.per_page.as_deref(), 100)
             .ok_or_else(|| wrong("per_page", self.per_page.as_deref()))?;
         let start = (page - 1).saturating_mul(per_page);
         if start > 0 && start >= items.len() {
-            return Err(format!("invalid request: page: {page}, per_page: {per_page}"));
+            return Err(PageError::OutOfRange { page, per_page });
         }
         let mut items = items.split_off(start.min(items.len()));
         let next = if items.len() > per_page { page + 1 } else { 1 };
@@ -191,9 +212,8 @@ fn number(text: Option<&str>, default: usize) -> Option<usize> {
     }
 }
 
-fn wrong(name: &str, text: Option<&str>) -> String {
-    let number = text.and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
-    format!("invalid request: {name}: {number}")
+fn wrong(name: &'static str, text: Option<&str>) -> PageError {
+    PageError::Number { name, number: text.and_then(|text| text.parse().ok()).unwrap_or(0) }
 }
 
 trait RevFirst {
@@ -231,9 +251,9 @@ mod tests {
                 "invalid request: page: 18446744073709551615, per_page: 9",
             ),
         ] {
-            assert_eq!(of(query), Err(error.to_owned()), "{query}");
+            assert_eq!(of(query).unwrap_err().to_string(), error, "{query}");
         }
-        let empty: Result<Page<i32>, String> = Query::default().page(Vec::new());
+        let empty: Result<Page<i32>, PageError> = Query::default().page(Vec::new());
         assert_eq!(empty, Ok(Page { items: Vec::new(), next: 1 }));
     }
 }

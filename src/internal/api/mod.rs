@@ -209,7 +209,7 @@ fn names(snapshot: &Snapshot, kind: Kind) -> Vec<&str> {
 
 fn page(query: &Query, names: Vec<String>, write: impl Fn(&str) -> Option<String>) -> Response {
     match query.page(names) {
-        Err(message) => refusal(StatusCode::BAD_REQUEST, &message),
+        Err(error) => refusal(StatusCode::BAD_REQUEST, &error.to_string()),
         Ok(page) => {
             let texts: Vec<String> = page.items.iter().filter_map(|name| write(name)).collect();
             let mut response = body(&format!("[{}]", texts.join(",")));

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use http::header::InvalidHeaderValue;
 use http::uri::InvalidUri;
-use tidegate_core::{BodyError, UpstreamError};
+use tidegate_core::{CollectError, UpstreamError};
 use time::OffsetDateTime;
 use x509_parser::nom;
 use x509_parser::prelude::X509Error;
@@ -27,7 +27,7 @@ pub(super) enum OcspError {
     Upstream(#[from] UpstreamError),
     /// The answer is too large, or broke off.
     #[error(transparent)]
-    Body(#[from] BodyError),
+    Body(#[from] CollectError),
     /// The responder answers with an error of HTTP.
     #[error("the responder answers {0}")]
     Http(StatusCode),
