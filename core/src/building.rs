@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::store::{SharedStore, StoreOptions};
-use crate::{BoxFuture, Handler, Middleware, Request, Response, UpstreamError};
+use crate::{BoxFuture, Clock, Handler, Middleware, Request, Response, UpstreamError};
 
 /// Why something could not be built: everything that is wrong with it. The texts are for the person who wrote the
 /// configuration.
@@ -121,6 +121,8 @@ pub trait Resolver {
     fn client(&self) -> Arc<dyn HttpClient>;
     /// A store that other gateways count in too. Equal options give the same one; nothing is connected yet.
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError>;
+    /// The time.
+    fn clock(&self) -> Clock;
 }
 
 /// The surroundings of one object that is being built.
@@ -169,6 +171,11 @@ impl<'a> BuildContext<'a> {
     /// A store that other gateways count in too.
     pub fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         self.resolver.store(options)
+    }
+
+    /// The clock by which the object decides, so that tests can move it.
+    pub fn clock(&self) -> Clock {
+        self.resolver.clock()
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod building;
 pub mod client_ip;
+pub mod clock;
 pub mod error;
 pub mod exchange;
 pub mod expression;
@@ -23,6 +24,7 @@ pub use body::{
     Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
 };
 pub use building::{Build, BuildContext, BuildError, BuildErrors, HttpClient, Resolver};
+pub use clock::{Clock, ManualClock};
 pub use error::{Fault, UpstreamError};
 pub use exchange::{Attempt, Exchange, RouteInfo, ServerInfo};
 pub use identity::{AuthMethod, Identity};

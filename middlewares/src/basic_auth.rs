@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
@@ -15,8 +15,8 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason,
-    Request, Response, reply,
+    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
+    Reason, Request, Response, reply,
 };
 use tokio::sync::Semaphore;
 
@@ -91,6 +91,7 @@ impl Build for BasicAuth {
             establishing,
             key: random_key()?,
             remembered: Cache::new(REMEMBERED),
+            clock: context.clock(),
         }))
     }
 }
@@ -110,7 +111,8 @@ struct Basic {
     establishing: Establishing,
     key: hmac::Key,
     /// Credentials that were right, by their MAC, and until when they need no new check.
-    remembered: Cache<[u8; 32], Instant>,
+    remembered: Cache<[u8; 32], Duration>,
+    clock: Clock,
 }
 
 impl Middleware for Basic {
@@ -170,19 +172,19 @@ impl Basic {
     }
 
     fn is_remembered(&self, mac: &[u8; 32]) -> bool {
-        self.remembered.get(mac).is_some_and(|until| Instant::now() < until)
+        self.remembered.get(mac).is_some_and(|until| self.clock.uptime() < until)
     }
 
     /// Checks the password on another thread. Of equal credentials that come at once one is checked and the others
     /// wait for it. `None` when too many are waiting.
     async fn check(&self, mac: [u8; 32], credentials: &Credentials) -> Option<bool> {
-        self.remembered.remove_if(&mac, |until| Instant::now() >= *until);
+        self.remembered.remove_if(&mac, |until| self.clock.uptime() >= *until);
         match self.remembered.get_value_or_guard_async(&mac).await {
             Ok(_) => Some(true),
             Err(place) => {
                 let right = self.check_now(credentials).await?;
                 if right {
-                    let _ = place.insert(Instant::now() + REMEMBERED_FOR);
+                    let _ = place.insert(self.clock.uptime() + REMEMBERED_FOR);
                 }
                 Some(right)
             }
@@ -375,6 +377,7 @@ mod tests {
             establishing: Establishing::new("m@file", AuthMethod::Basic, "", false).unwrap(),
             key: random_key().unwrap(),
             remembered: Cache::new(8),
+            clock: Clock::System,
         };
         let mac = |user: &str, password: &str| {
             basic.mac(&Credentials { user: user.to_owned(), password: password.as_bytes().to_vec() })

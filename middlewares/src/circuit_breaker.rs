@@ -4,7 +4,7 @@ mod metrics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration as StdDuration, Instant};
+use std::time::Duration as StdDuration;
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::expression::Call;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, End, Guard, Middleware, Next, Reason, Request,
-    Response, reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, End, Guard, Middleware, Next, Reason,
+    Request, Response, reply,
 };
 
 use crate::condition::{self, Condition, Gives};
@@ -67,8 +67,8 @@ impl Build for CircuitBreaker {
             fallback: or(self.fallback_duration, StdDuration::from_secs(10)),
             recovery: or(self.recovery_duration, StdDuration::from_secs(10)),
         };
-        let breaker = Breaker::new(context.name.into(), condition, times, Instant::now());
-        Ok(Arc::new(Breaking { breaker: Arc::new(breaker), status }))
+        let breaker = Arc::new(Breaker::new(context.name.into(), condition, times));
+        Ok(Arc::new(Breaking { breaker, status, clock: context.clock() }))
     }
 }
 
@@ -101,18 +101,23 @@ fn function(call: &Call) -> Result<(Value, Gives), BuildError> {
 struct Breaking {
     breaker: Arc<Breaker>,
     status: StatusCode,
+    clock: Clock,
 }
 
 impl Middleware for Breaking {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        let started = Instant::now();
+        let started = self.clock.uptime();
         if !self.breaker.admits(started) {
             return crate::answer(reply::status_text(self.status, Reason::CircuitOpen));
         }
         Box::pin(async move {
             let response = next.run(request).await;
-            let observer =
-                Observer { breaker: self.breaker.clone(), started, status: response.status().as_u16() };
+            let observer = Observer {
+                breaker: self.breaker.clone(),
+                clock: self.clock.clone(),
+                started,
+                status: response.status().as_u16(),
+            };
             response.map(|body| body.with_guard(Box::new(observer)))
         })
     }
@@ -121,14 +126,15 @@ impl Middleware for Breaking {
 /// Tells the breaker how a request went once its response is over.
 struct Observer {
     breaker: Arc<Breaker>,
-    started: Instant,
+    clock: Clock,
+    started: StdDuration,
     status: u16,
 }
 
 impl Guard for Observer {
     fn end(self: Box<Self>, _: End) {
-        let now = Instant::now();
-        self.breaker.observe(self.status, now.duration_since(self.started), now);
+        let now = self.clock.uptime();
+        self.breaker.observe(self.status, now.saturating_sub(self.started), now);
     }
 }
 
@@ -138,6 +144,7 @@ struct Times {
     recovery: StdDuration,
 }
 
+/// Times are those of [`Clock::uptime`].
 struct Breaker {
     name: String,
     condition: Condition<Value>,
@@ -150,26 +157,27 @@ struct Breaker {
 struct Inner {
     state: State,
     metrics: Metrics,
-    next_check: Instant,
+    next_check: StdDuration,
 }
 
 enum State {
     /// All requests pass.
     Standby,
     /// None pass.
-    Tripped { until: Instant },
+    Tripped { until: StdDuration },
     /// A growing share passes.
-    Recovering { since: Instant, allowed: u64, denied: u64 },
+    Recovering { since: StdDuration, allowed: u64, denied: u64 },
 }
 
 impl Breaker {
-    fn new(name: String, condition: Condition<Value>, times: Times, now: Instant) -> Self {
-        let inner = Inner { state: State::Standby, metrics: Metrics::new(now), next_check: now };
+    fn new(name: String, condition: Condition<Value>, times: Times) -> Self {
+        let inner =
+            Inner { state: State::Standby, metrics: Metrics::default(), next_check: StdDuration::ZERO };
         Self { name, condition, times, standby: AtomicBool::new(true), inner: Mutex::new(inner) }
     }
 
     /// Whether a request may be sent now.
-    fn admits(&self, now: Instant) -> bool {
+    fn admits(&self, now: StdDuration) -> bool {
         if self.standby.load(Ordering::Relaxed) {
             return true;
         }
@@ -182,7 +190,7 @@ impl Breaker {
             inner.state = State::Recovering { since: now, allowed: 0, denied: 0 };
         }
         let State::Recovering { since, allowed, denied } = &mut inner.state else { return true };
-        let elapsed = now.duration_since(*since);
+        let elapsed = now.saturating_sub(*since);
         if elapsed > self.times.recovery {
             tracing::info!(middleware = %self.name, "circuit breaker: closed again");
             inner.state = State::Standby;
@@ -202,7 +210,7 @@ impl Breaker {
     }
 
     /// Counts a request that was sent, and trips when the condition holds.
-    fn observe(&self, status: u16, latency: StdDuration, now: Instant) {
+    fn observe(&self, status: u16, latency: StdDuration, now: StdDuration) {
         let mut inner = self.inner.lock();
         inner.metrics.record(status, latency, now);
         if now < inner.next_check {
@@ -218,12 +226,12 @@ impl Breaker {
         }
         tracing::warn!(middleware = %self.name, "circuit breaker: tripped");
         inner.state = State::Tripped { until: now + self.times.fallback };
-        inner.metrics = Metrics::new(now);
+        inner.metrics = Metrics::default();
         self.standby.store(false, Ordering::Relaxed);
     }
 }
 
-fn measure(metrics: &Metrics, value: Value, now: Instant) -> f64 {
+fn measure(metrics: &Metrics, value: Value, now: StdDuration) -> f64 {
     let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     match value {
         Value::NetworkErrorRatio => {
@@ -245,16 +253,19 @@ mod tests {
 
     const SECOND: StdDuration = StdDuration::from_secs(1);
 
-    fn breaker(expression: &str, now: Instant) -> Breaker {
+    /// When the tests begin.
+    const START: StdDuration = StdDuration::from_secs(1000);
+
+    fn breaker(expression: &str) -> Breaker {
         let condition = Condition::parse(expression, &function).unwrap();
         let times = Times { check: SECOND / 10, fallback: SECOND * 10, recovery: SECOND * 10 };
-        Breaker::new("m@file".into(), condition, times, now)
+        Breaker::new("m@file".into(), condition, times)
     }
 
     #[test]
     fn it_trips_waits_and_comes_back_slowly() {
-        let start = Instant::now();
-        let breaker = breaker("ResponseCodeRatio(500, 600, 0, 600) > 0.25", start);
+        let start = START;
+        let breaker = breaker("ResponseCodeRatio(500, 600, 0, 600) > 0.25");
         breaker.observe(200, SECOND / 100, start);
         assert!(breaker.admits(start));
         breaker.observe(500, SECOND / 100, start + SECOND / 20);
@@ -273,8 +284,8 @@ mod tests {
 
     #[test]
     fn it_trips_again_while_recovering() {
-        let start = Instant::now();
-        let breaker = breaker("NetworkErrorRatio() > 0.5", start);
+        let start = START;
+        let breaker = breaker("NetworkErrorRatio() > 0.5");
         breaker.observe(502, SECOND, start);
         assert!(!breaker.admits(start));
         assert!(!breaker.admits(start + SECOND * 10), "none at the very beginning");
@@ -286,8 +297,8 @@ mod tests {
 
     #[test]
     fn latency_counts() {
-        let start = Instant::now();
-        let breaker = breaker("LatencyAtQuantileMS(50.0) > 100 && RequestThreshold() >= 3", start);
+        let start = START;
+        let breaker = breaker("LatencyAtQuantileMS(50.0) > 100 && RequestThreshold() >= 3");
         for n in 1..=3u32 {
             assert!(breaker.admits(start));
             breaker.observe(200, SECOND / 5, start + SECOND * n);
@@ -302,7 +313,8 @@ mod tests {
             response_code: 418,
             ..CircuitBreaker::default()
         };
-        let middleware = testing::build(options);
+        let (world, clock) = World::stopped();
+        let middleware = build_in(&world, options).unwrap();
         let ask = || {
             let service =
                 Service(|_| reply::bare(StatusCode::INTERNAL_SERVER_ERROR, "broken", Reason::InternalError));
@@ -311,6 +323,12 @@ mod tests {
         assert_eq!(text(ask()), "broken");
         let answer = ask();
         assert_eq!((answer.status().as_u16(), text(answer).as_str()), (418, "I'm a teapot"));
+        clock.advance(SECOND * 10 - SECOND / 1000);
+        assert_eq!(ask().status(), 418);
+        clock.advance(SECOND / 1000);
+        assert_eq!(ask().status(), 418, "none at the very beginning of the recovery");
+        clock.advance(SECOND * 10 + SECOND / 1000);
+        assert_eq!(text(ask()), "broken", "the recovery is over");
     }
 
     #[test]

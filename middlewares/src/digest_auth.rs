@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next,
+    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
     Request, Response,
 };
 
@@ -79,7 +79,7 @@ impl Build for DigestAuth {
             realm: realm.to_owned(),
             opaque: STANDARD.encode(&random[..12]),
             key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
-            begin: Instant::now(),
+            clock: context.clock(),
             counts: Cache::new(NONCES),
             establishing,
         }))
@@ -93,8 +93,7 @@ struct Digest {
     opaque: String,
     /// Signs nonces, so that those that were only handed out take no memory.
     key: hmac::Key,
-    /// Nonces count their age from here.
-    begin: Instant,
+    clock: Clock,
     /// The highest count that came with each nonce in use.
     counts: Cache<[u8; 16], Arc<AtomicU64>>,
     establishing: Establishing,
@@ -187,10 +186,10 @@ impl Digest {
         crate::answer(auth::unauthorized(challenge))
     }
 
-    /// Milliseconds since `begin`, eight random bytes, and half a MAC of both.
+    /// Milliseconds of uptime, eight random bytes, and half a MAC of both.
     fn new_nonce(&self) -> String {
         let mut nonce = [0; 32];
-        nonce[..8].copy_from_slice(&(self.begin.elapsed().as_millis() as u64).to_be_bytes());
+        nonce[..8].copy_from_slice(&(self.clock.uptime().as_millis() as u64).to_be_bytes());
         // Without randomness two clients could share a nonce; the MAC would still hold.
         let _ = rand::fill(&mut nonce[8..16]);
         let mac = hmac::sign(&self.key, &nonce[..16]);
@@ -204,7 +203,7 @@ impl Digest {
         let mac = hmac::sign(&self.key, &nonce[..16]);
         let ours: bool = mac.as_ref()[..16].ct_eq(&nonce[16..]).into();
         let made = Duration::from_millis(u64::from_be_bytes(nonce[..8].try_into().ok()?));
-        let fresh = self.begin.elapsed().checked_sub(made).is_some_and(|age| age < NONCE_LIFE);
+        let fresh = self.clock.uptime().checked_sub(made).is_some_and(|age| age < NONCE_LIFE);
         if ours && fresh { nonce[..16].try_into().ok() } else { None }
     }
 }
@@ -320,7 +319,11 @@ mod tests {
 
     impl Client {
         fn new(options: DigestAuth) -> Self {
-            let mut client = Self { digest: testing::build(options), nonce: String::new() };
+            Self::of(testing::build(options))
+        }
+
+        fn of(digest: Arc<dyn Middleware>) -> Self {
+            let mut client = Self { digest, nonce: String::new() };
             let challenge = client.send("").1;
             client.nonce = challenge.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
             client
@@ -367,6 +370,20 @@ mod tests {
             let (found, challenge) = client.send(&client.answer("test", SECRET, count, uri));
             assert_eq!((found, challenge.contains("stale=\"true\"")), (status, stale), "{count} {uri}");
         }
+    }
+
+    #[test]
+    fn nonces_grow_stale() {
+        let (world, clock) = testing::World::stopped();
+        let client = Client::of(testing::build_in(&world, options()).unwrap());
+        let stale = |count| {
+            let (status, challenge) = client.send(&client.answer("test", SECRET, count, "/x?q=1"));
+            (status, challenge.contains("stale=\"true\""))
+        };
+        clock.advance(NONCE_LIFE - Duration::from_millis(1));
+        assert_eq!(stale(1), (200, false));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(stale(2), (401, true));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
-use governor::clock::{Clock, DefaultClock};
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
 use governor::{Quota, RateLimiter};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,8 @@ use tidegate_core::client_ip::{ClientIp, Source, SourceCriterion};
 use tidegate_core::store::{Bucket, Turn};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request, Response,
-    reply,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next, Reason, Request,
+    Response, reply,
 };
 
 use buckets::{Buckets, Ticket};
@@ -61,7 +62,7 @@ impl Build for RateLimit {
                 Err(BuildError::new("average and burst cannot be negative"))
             }
             _ if self.average == 0 => Ok(Limit::None),
-            None => Local::new(self).map(Limit::Local),
+            None => Local::new(self, context.clock()).map(Limit::Local),
             Some(redis) => Shared::new(self, redis, context).map(|shared| Limit::Shared(Box::new(shared))),
         };
         let (limit, source) = BuildErrors::both(limit, source)?;
@@ -98,21 +99,31 @@ fn bucket(options: &RateLimit) -> Bucket {
 
 /// Buckets in this process.
 struct Local {
-    limiter: RateLimiter<Ticket, Buckets, DefaultClock>,
-    clock: DefaultClock,
+    limiter: RateLimiter<Ticket, Buckets, Uptime, NoOpMiddleware<StdDuration>>,
     max_delay: StdDuration,
 }
 
+/// The clock as the limiter reads it.
+#[derive(Clone)]
+struct Uptime(Clock);
+
+impl governor::clock::Clock for Uptime {
+    type Instant = StdDuration;
+
+    fn now(&self) -> StdDuration {
+        self.0.uptime()
+    }
+}
+
 impl Local {
-    fn new(options: &RateLimit) -> Result<Self, BuildError> {
+    fn new(options: &RateLimit, clock: Clock) -> Result<Self, BuildError> {
         let Bucket { interval, burst, ahead } = bucket(options);
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(interval)
             .ok_or_else(|| BuildError::new("average and period give no rate"))?
             .allow_burst(burst);
-        let clock = DefaultClock::default();
         let buckets = Buckets::new(interval, burst, ahead);
-        Ok(Self { limiter: RateLimiter::new(quota, buckets, clock.clone()), clock, max_delay: ahead })
+        Ok(Self { limiter: RateLimiter::new(quota, buckets, Uptime(clock)), max_delay: ahead })
     }
 
     /// Whether it is the source's turn, and when.
@@ -120,7 +131,7 @@ impl Local {
         let ticket = Ticket::new(source);
         match self.limiter.check_key(&ticket) {
             Ok(()) => Turn::In(ticket.delay().min(self.max_delay)),
-            Err(refused) => Turn::Over(refused.wait_time_from(self.clock.now())),
+            Err(refused) => Turn::Over(refused.wait_time_from(self.limiter.clock().now())),
         }
     }
 }
@@ -184,11 +195,17 @@ fn refusal(delay: StdDuration) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{self, Service, get, text, with_body};
-    use tidegate_core::Body;
+    use crate::testing::{self, Service, World, build_in, get, text, with_body};
+    use tidegate_core::{Body, ManualClock};
 
     fn limited(average: i64, period: u64, burst: i64) -> RateLimit {
         RateLimit { average, period: Duration::from_secs(period), burst, ..RateLimit::default() }
+    }
+
+    /// Buckets whose time stands still, and the clock that moves it.
+    fn local(options: &RateLimit) -> (Local, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new());
+        (Local::new(options, Clock::Manual(clock.clone())).unwrap(), clock)
     }
 
     fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {
@@ -197,35 +214,46 @@ mod tests {
 
     #[test]
     fn the_burst_passes_and_the_rest_is_told_when_to_come_back() {
-        let middleware = testing::build(limited(1, 10, 2));
+        let (world, clock) = World::stopped();
+        let middleware = build_in(&world, limited(1, 10, 2)).unwrap();
         assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
         assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
         let refused = ask(&middleware, get("http://h.test/"));
         assert_eq!(refused.status(), 429);
         assert_eq!(refused.headers()["retry-after"], "10");
-        let wait = refused.headers()["x-retry-in"].to_str().unwrap().to_owned();
-        assert!(wait.starts_with("9.9") && wait.ends_with('s'), "{wait}");
+        assert_eq!(refused.headers()["x-retry-in"], "10s");
         assert_eq!(text(refused), "Too Many Requests");
+        clock.advance(StdDuration::from_millis(9_400));
+        assert_eq!(ask(&middleware, get("http://h.test/")).headers()["x-retry-in"], "600ms");
+        clock.advance(StdDuration::from_millis(600));
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
     }
 
     #[test]
     fn nobody_waits_longer_than_half_the_time_between_two_tokens() {
-        let limit = Local::new(&limited(2, 1, 1)).unwrap();
+        let (limit, clock) = local(&limited(2, 1, 1));
         assert_eq!(limit.admit("a".into()), Turn::In(StdDuration::ZERO));
-        let Turn::Over(wait) = limit.admit("a".into()) else { panic!("500 ms are more than 250 ms") };
-        assert!(wait > StdDuration::from_millis(250) && wait <= StdDuration::from_millis(500), "{wait:?}");
+        assert_eq!(limit.admit("a".into()), Turn::Over(StdDuration::from_millis(500)));
         assert_eq!(limit.admit("b".into()), Turn::In(StdDuration::ZERO), "another source has its own bucket");
+        clock.advance(StdDuration::from_millis(249));
+        assert_eq!(limit.admit("a".into()), Turn::Over(StdDuration::from_millis(251)));
+        clock.advance(StdDuration::from_millis(1));
+        assert_eq!(limit.admit("a".into()), Turn::In(StdDuration::from_millis(250)));
     }
 
     #[test]
     fn a_request_that_is_a_little_early_waits_for_its_turn() {
-        // Tokens come each 600 ms; waits may last 500 ms. So a second request is let in as soon as 100 ms are over.
-        let middleware = testing::build(limited(100, 60, 1));
+        // Tokens come each 200 ms; waits may last 100 ms.
+        let (world, clock) = World::stopped();
+        let middleware = build_in(&world, limited(5, 1, 1)).unwrap();
         let started = std::time::Instant::now();
         assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
-        while ask(&middleware, get("http://h.test/")).status() != 200 {}
+        clock.advance(StdDuration::from_millis(99));
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 429);
+        clock.advance(StdDuration::from_millis(1));
+        assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
         let waited = started.elapsed();
-        assert!(waited >= StdDuration::from_millis(590), "{waited:?}");
+        assert!(waited >= StdDuration::from_millis(100), "{waited:?}");
     }
 
     #[test]
@@ -269,7 +297,7 @@ mod tests {
             (1, 1, i64::MAX),
             (i64::MAX, u64::MAX / 2, 1),
         ] {
-            let limit = Local::new(&limited(average, period, burst)).unwrap();
+            let (limit, _) = local(&limited(average, period, burst));
             for _ in 0..5 {
                 let _ = limit.admit("a".into());
             }

@@ -43,6 +43,15 @@ pub(crate) struct World {
     pub(crate) store: Option<Arc<dyn SharedStore>>,
     /// What the store was asked for with.
     pub(crate) store_options: Mutex<Option<StoreOptions>>,
+    pub(crate) clock: Clock,
+}
+
+impl World {
+    /// A world whose time stands still, and the clock that moves it.
+    pub(crate) fn stopped() -> (Self, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new());
+        (Self { clock: Clock::Manual(clock.clone()), ..Self::default() }, clock)
+    }
 }
 
 impl Resolver for World {
@@ -64,6 +73,9 @@ impl Resolver for World {
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         *self.store_options.lock().unwrap() = Some(options.clone());
         Ok(self.store.clone().expect("this test gave no store"))
+    }
+    fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 }
 

@@ -278,6 +278,7 @@ mod tests {
             internal: BTreeMap::new(),
             files: Files::default(),
             stores: Stores::new(runtime.handle().clone()),
+            clock: tidegate_core::Clock::System,
         };
         let (compiled, _) =
             compile(time::OffsetDateTime::now_utc(), Provided::default(), 7, None, &environment);

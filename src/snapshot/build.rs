@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
 use tidegate_core::store::{SharedStore, StoreOptions};
-use tidegate_core::{BuildContext, BuildError, Handler, HttpClient, Middleware, Resolver};
+use tidegate_core::{BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver};
 
 use super::conditional::Conditional;
 use super::files::Content;
@@ -398,6 +398,10 @@ impl Resolver for Builder<'_> {
 
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         self.environment.stores.get(options)
+    }
+
+    fn clock(&self) -> Clock {
+        self.environment.clock.clone()
     }
 }
 

@@ -11,7 +11,7 @@ use tidegate_config::service::LoadBalancer;
 use tidegate_config::tcp::TcpLoadBalancer;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
-use tidegate_core::{BuildError, HttpClient};
+use tidegate_core::{BuildError, Clock, HttpClient};
 use time::OffsetDateTime;
 
 use super::Snapshot;
@@ -45,6 +45,8 @@ pub struct Environment {
     pub files: Files,
     /// Stores that limits are shared through.
     pub stores: Stores,
+    /// The time by which middlewares decide.
+    pub clock: Clock,
 }
 
 /// A snapshot, and what the next one takes over from it.

@@ -37,6 +37,7 @@ impl World {
             internal: BTreeMap::new(),
             files: Files::default(),
             stores: crate::store::Stores::new(runtime.handle().clone()),
+            clock: tidegate_core::Clock::System,
         };
         Self { runtime, environment }
     }

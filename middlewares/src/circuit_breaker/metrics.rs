@@ -1,6 +1,6 @@
 //! What a circuit breaker knows of the last requests: statuses of ten seconds and latencies of one minute.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -8,9 +8,9 @@ const SECONDS: usize = 10;
 const SPANS: usize = 6;
 const SPAN: u64 = 10;
 
-/// Sliding windows, made of buckets that are used in turn.
+/// Sliding windows, made of buckets that are used in turn. The present time is that of `Clock::uptime`.
+#[derive(Default)]
 pub(super) struct Metrics {
-    begin: Instant,
     /// Requests by status, one bucket per second.
     codes: [Bucket<Codes>; SECONDS],
     /// Requests by latency, one bucket per ten seconds.
@@ -28,13 +28,9 @@ struct Bucket<T> {
 }
 
 impl Metrics {
-    pub(super) fn new(begin: Instant) -> Self {
-        Self { begin, codes: Default::default(), latencies: Default::default() }
-    }
-
     /// Counts a request that ends now.
-    pub(super) fn record(&mut self, code: u16, latency: Duration, now: Instant) {
-        let second = self.second(now);
+    pub(super) fn record(&mut self, code: u16, latency: Duration, now: Duration) {
+        let second = now.as_secs();
         let bucket = &mut self.codes[second as usize % SECONDS];
         if bucket.number != second {
             *bucket = Bucket { number: second, content: SmallVec::new() };
@@ -57,8 +53,8 @@ impl Metrics {
     }
 
     /// How many requests of the last ten seconds had such a status.
-    pub(super) fn count(&self, now: Instant, wanted: impl Fn(u16) -> bool) -> u64 {
-        let second = self.second(now);
+    pub(super) fn count(&self, now: Duration, wanted: impl Fn(u16) -> bool) -> u64 {
+        let second = now.as_secs();
         self.codes
             .iter()
             .filter(|bucket| second.saturating_sub(bucket.number) < SECONDS as u64)
@@ -70,8 +66,8 @@ impl Metrics {
 
     /// The latency in whole milliseconds that `quantile` percent of the last minute's requests stay within; 0 without
     /// requests.
-    pub(super) fn latency_ms(&self, quantile: f64, now: Instant) -> f64 {
-        let span = self.second(now) / SPAN;
+    pub(super) fn latency_ms(&self, quantile: f64, now: Duration) -> f64 {
+        let span = now.as_secs() / SPAN;
         let recent =
             || self.latencies.iter().filter(move |bucket| span.saturating_sub(bucket.number) < SPANS as u64);
         let total: u64 = recent().flat_map(|bucket| &bucket.content).map(|count| u64::from(*count)).sum();
@@ -88,10 +84,6 @@ impl Metrics {
             }
         }
         0.0
-    }
-
-    fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.begin).as_secs()
     }
 }
 
@@ -140,8 +132,8 @@ mod tests {
 
     #[test]
     fn old_requests_are_forgotten() {
-        let start = Instant::now();
-        let mut metrics = Metrics::new(start);
+        let start = Duration::from_secs(1000);
+        let mut metrics = Metrics::default();
         let at = |seconds| start + Duration::from_secs(seconds);
         metrics.record(200, Duration::from_millis(5), at(0));
         metrics.record(502, Duration::from_millis(5), at(4));
@@ -155,8 +147,8 @@ mod tests {
 
     #[test]
     fn quantiles_are_within_one_percent() {
-        let start = Instant::now();
-        let mut metrics = Metrics::new(start);
+        let start = Duration::from_secs(1000);
+        let mut metrics = Metrics::default();
         for n in 1..=1000 {
             metrics.record(200, Duration::from_millis(n), start);
         }
