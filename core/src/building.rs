@@ -1,5 +1,7 @@
 //! From options to something that runs: what a middleware may ask for while it is built.
 
+use std::any::{Any, TypeId};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::store::{SharedStore, StoreOptions};
@@ -123,19 +125,51 @@ pub trait Resolver {
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError>;
     /// The time.
     fn clock(&self) -> Clock;
+    /// The state with this key, when the object had it in the previous configuration or has asked for it already. It is
+    /// kept for the next configuration.
+    fn state(&self, key: &StateKey) -> Option<State>;
+    /// Keeps new state for the next configuration.
+    fn keep_state(&self, key: StateKey, state: State);
+}
+
+/// State of an object, whatever it is.
+pub type State = Arc<dyn Any + Send + Sync>;
+
+/// Which state of which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StateKey {
+    /// Kind of the object (`rateLimit`).
+    pub kind: String,
+    /// Qualified name of the object.
+    pub object: String,
+    /// Name of the router, for kinds that have an instance for each router; else empty.
+    pub router: String,
+    /// What the object itself calls the state.
+    pub name: String,
+    /// Type of the state.
+    pub type_id: TypeId,
 }
 
 /// The surroundings of one object that is being built.
 pub struct BuildContext<'a> {
     /// Qualified name of the object: `name@provider`.
     pub name: &'a str,
+    kind: &'a str,
+    router: &'a str,
     resolver: &'a dyn Resolver,
 }
 
 impl<'a> BuildContext<'a> {
     /// Surroundings for the object called `name`.
     pub fn new(name: &'a str, resolver: &'a dyn Resolver) -> Self {
-        Self { name, resolver }
+        Self { name, kind: "", router: "", resolver }
+    }
+
+    /// The same for an object of this kind, and for the router whose instance it is (empty when all routers share it).
+    /// State is found again by both.
+    #[must_use]
+    pub fn instance(self, kind: &'a str, router: &'a str) -> Self {
+        Self { kind, router, ..self }
     }
 
     /// The name of the provider that defined the object.
@@ -176,6 +210,43 @@ impl<'a> BuildContext<'a> {
     /// The clock by which the object decides, so that tests can move it.
     pub fn clock(&self) -> Clock {
         self.resolver.clock()
+    }
+
+    /// State of this object that outlives changes of its options: the same one as in the previous configuration, or else
+    /// what `init` makes. A cache keeps its entries when its size changes.
+    ///
+    /// It is found again by kind and qualified name of the object (and its router, for kinds with an instance for each),
+    /// by `key` and by type. It is dropped when neither the current configuration nor a request uses it any more.
+    ///
+    /// Building must not change what it gets: the configuration may be checked only, or thrown away, while requests use
+    /// the state. Whatever follows from the options belongs in the middleware.
+    pub fn state<T: Any + Send + Sync>(&self, key: &str, init: impl FnOnce() -> T) -> Arc<T> {
+        match self.try_state(key, || Ok::<_, Infallible>(init())) {
+            Ok(state) => state,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same where making the state can fail.
+    pub fn try_state<T: Any + Send + Sync, E>(
+        &self,
+        key: &str,
+        init: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let key = StateKey {
+            kind: self.kind.to_owned(),
+            object: self.name.to_owned(),
+            router: self.router.to_owned(),
+            name: key.to_owned(),
+            type_id: TypeId::of::<T>(),
+        };
+        // The key has the type, so it is never another one.
+        if let Some(Ok(known)) = self.resolver.state(&key).map(Arc::downcast) {
+            return Ok(known);
+        }
+        let state = Arc::new(init()?);
+        self.resolver.keep_state(key, state.clone());
+        Ok(state)
     }
 }
 

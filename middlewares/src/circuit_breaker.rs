@@ -67,7 +67,10 @@ impl Build for CircuitBreaker {
             fallback: or(self.fallback_duration, StdDuration::from_secs(10)),
             recovery: or(self.recovery_duration, StdDuration::from_secs(10)),
         };
-        let breaker = Arc::new(Breaker::new(context.name.into(), condition, times));
+        // A service that fails is spared, too, when a duration or the status of the answer changes. What another condition
+        // has decided does not count.
+        let switch = context.state(&format!("switch of {}", self.expression), Switch::default);
+        let breaker = Arc::new(Breaker { name: context.name.into(), condition, times, switch });
         Ok(Arc::new(Breaking { breaker, status, clock: context.clock() }))
     }
 }
@@ -144,24 +147,32 @@ struct Times {
     recovery: StdDuration,
 }
 
-/// Times are those of [`Clock::uptime`].
 struct Breaker {
     name: String,
     condition: Condition<Value>,
     times: Times,
-    /// True while nothing is wrong: spares the lock.
-    standby: AtomicBool,
+    switch: Arc<Switch>,
+}
+
+/// What a breaker knows and has decided. Times are those of [`Clock::uptime`].
+#[derive(Default)]
+struct Switch {
+    /// False while nothing is wrong: spares the lock.
+    is_open: AtomicBool,
     inner: Mutex<Inner>,
 }
 
+#[derive(Default)]
 struct Inner {
     state: State,
     metrics: Metrics,
     next_check: StdDuration,
 }
 
+#[derive(Default)]
 enum State {
     /// All requests pass.
+    #[default]
     Standby,
     /// None pass.
     Tripped { until: StdDuration },
@@ -170,18 +181,12 @@ enum State {
 }
 
 impl Breaker {
-    fn new(name: String, condition: Condition<Value>, times: Times) -> Self {
-        let inner =
-            Inner { state: State::Standby, metrics: Metrics::default(), next_check: StdDuration::ZERO };
-        Self { name, condition, times, standby: AtomicBool::new(true), inner: Mutex::new(inner) }
-    }
-
     /// Whether a request may be sent now.
     fn admits(&self, now: StdDuration) -> bool {
-        if self.standby.load(Ordering::Relaxed) {
+        if !self.switch.is_open.load(Ordering::Relaxed) {
             return true;
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.switch.inner.lock();
         if let State::Tripped { until } = inner.state {
             if now < until {
                 return false;
@@ -194,7 +199,7 @@ impl Breaker {
         if elapsed > self.times.recovery {
             tracing::info!(middleware = %self.name, "circuit breaker: closed again");
             inner.state = State::Standby;
-            self.standby.store(true, Ordering::Relaxed);
+            self.switch.is_open.store(false, Ordering::Relaxed);
             return true;
         }
         // At half of all requests, allowed and denied are in balance; from then on all pass.
@@ -211,7 +216,7 @@ impl Breaker {
 
     /// Counts a request that was sent, and trips when the condition holds.
     fn observe(&self, status: u16, latency: StdDuration, now: StdDuration) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.switch.inner.lock();
         inner.metrics.record(status, latency, now);
         if now < inner.next_check {
             return;
@@ -227,7 +232,7 @@ impl Breaker {
         tracing::warn!(middleware = %self.name, "circuit breaker: tripped");
         inner.state = State::Tripped { until: now + self.times.fallback };
         inner.metrics = Metrics::default();
-        self.standby.store(false, Ordering::Relaxed);
+        self.switch.is_open.store(true, Ordering::Relaxed);
     }
 }
 
@@ -259,7 +264,7 @@ mod tests {
     fn breaker(expression: &str) -> Breaker {
         let condition = Condition::parse(expression, &function).unwrap();
         let times = Times { check: SECOND / 10, fallback: SECOND * 10, recovery: SECOND * 10 };
-        Breaker::new("m@file".into(), condition, times)
+        Breaker { name: "m@file".into(), condition, times, switch: Arc::default() }
     }
 
     #[test]
@@ -329,6 +334,34 @@ mod tests {
         assert_eq!(ask().status(), 418, "none at the very beginning of the recovery");
         clock.advance(SECOND * 10 + SECOND / 1000);
         assert_eq!(text(ask()), "broken", "the recovery is over");
+    }
+
+    #[test]
+    fn it_stays_tripped_when_another_option_changes() {
+        let (world, clock) = World::stopped();
+        let with = |expression: &str, response_code| {
+            let options =
+                CircuitBreaker { expression: expression.into(), response_code, ..CircuitBreaker::default() };
+            build_in(&world, options).unwrap()
+        };
+        let status = |middleware: &Arc<dyn Middleware>| {
+            let service = Service(|_| reply::bare(StatusCode::BAD_GATEWAY, "broken"));
+            block_on(testing::run(middleware, get("http://h.test/"), &service)).status().as_u16()
+        };
+        let errors = "NetworkErrorRatio() > 0.5";
+        let before = with(errors, 503);
+        assert_eq!([status(&before), status(&before)], [502, 503]);
+        let after = with(errors, 418);
+        assert_eq!(status(&after), 418);
+        assert_eq!(
+            status(&with("NetworkErrorRatio() > 0.6", 418)),
+            502,
+            "another condition decides for itself"
+        );
+        clock.advance(SECOND * 10);
+        assert_eq!(status(&after), 418, "none at the very beginning of the recovery");
+        clock.advance(SECOND * 11);
+        assert_eq!(status(&after), 502);
     }
 
     #[test]

@@ -72,15 +72,11 @@ impl Build for DigestAuth {
             Establishing::new(context.name, AuthMethod::Digest, &self.header_field, self.remove_header);
         let establishing = errors.check(establishing);
         let establishing = errors.made(establishing)?;
-        let mut random = [0; 44];
-        rand::fill(&mut random).map_err(|_| BuildError::new("the system gives no random numbers"))?;
         Ok(Arc::new(Digest {
             users,
             realm: realm.to_owned(),
-            opaque: STANDARD.encode(&random[..12]),
-            key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
-            clock: context.clock(),
-            counts: Cache::new(NONCES),
+            // Clients go on with their nonces, and no answer opens twice, when users are added or removed.
+            nonces: context.try_state("nonces", || Nonces::new(context.clock()))?,
             establishing,
         }))
     }
@@ -90,13 +86,18 @@ struct Digest {
     /// By name: MD5 of `name:realm:password`, in hexadecimal.
     users: HashMap<String, String, foldhash::fast::RandomState>,
     realm: String,
+    nonces: Arc<Nonces>,
+    establishing: Establishing,
+}
+
+/// The nonces that were handed out.
+struct Nonces {
     opaque: String,
     /// Signs nonces, so that those that were only handed out take no memory.
     key: hmac::Key,
     clock: Clock,
     /// The highest count that came with each nonce in use.
     counts: Cache<[u8; 16], Arc<AtomicU64>>,
-    establishing: Establishing,
 }
 
 impl Middleware for Digest {
@@ -155,13 +156,39 @@ impl Digest {
         if secret.is_none() || !equal {
             return Err(Refusal::Wrong);
         }
-        self.check_nonce(answer)
+        self.nonces.check(answer)
     }
 
-    fn check_nonce(&self, answer: &Answer) -> Result<(), Refusal> {
+    fn refuse<'a>(&self, refusal: Refusal) -> BoxFuture<'a, Response> {
+        let stale = if refusal == Refusal::Stale { "stale=\"true\", " } else { "" };
+        let challenge = format!(
+            "Digest realm=\"{}\", nonce=\"{}\", opaque=\"{}\", {stale}algorithm=\"MD5\", qop=\"auth\"",
+            self.realm,
+            self.nonces.make(),
+            self.nonces.opaque
+        );
+        let challenge =
+            HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
+        crate::answer(auth::unauthorized(challenge))
+    }
+}
+
+impl Nonces {
+    fn new(clock: Clock) -> Result<Self, BuildError> {
+        let mut random = [0; 44];
+        rand::fill(&mut random).map_err(|_| BuildError::new("the system gives no random numbers"))?;
+        Ok(Self {
+            opaque: STANDARD.encode(&random[..12]),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
+            clock,
+            counts: Cache::new(NONCES),
+        })
+    }
+
+    fn check(&self, answer: &Answer) -> Result<(), Refusal> {
         let count =
             u64::from_str_radix(&answer.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
-        let nonce = self.read_nonce(&answer.nonce).ok_or(Refusal::Stale)?;
+        let nonce = self.read(&answer.nonce).ok_or(Refusal::Stale)?;
         let Ok(highest) =
             self.counts.get_or_insert_with(&nonce, || Ok::<_, std::convert::Infallible>(Arc::default()));
         let highest = highest.fetch_max(count, Ordering::AcqRel);
@@ -173,21 +200,8 @@ impl Digest {
         }
     }
 
-    fn refuse<'a>(&self, refusal: Refusal) -> BoxFuture<'a, Response> {
-        let stale = if refusal == Refusal::Stale { "stale=\"true\", " } else { "" };
-        let challenge = format!(
-            "Digest realm=\"{}\", nonce=\"{}\", opaque=\"{}\", {stale}algorithm=\"MD5\", qop=\"auth\"",
-            self.realm,
-            self.new_nonce(),
-            self.opaque
-        );
-        let challenge =
-            HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
-        crate::answer(auth::unauthorized(challenge))
-    }
-
     /// Milliseconds of uptime, eight random bytes, and half a MAC of both.
-    fn new_nonce(&self) -> String {
+    fn make(&self) -> String {
         let mut nonce = [0; 32];
         nonce[..8].copy_from_slice(&(self.clock.uptime().as_millis() as u64).to_be_bytes());
         // Without randomness two clients could share a nonce; the MAC would still hold.
@@ -198,7 +212,7 @@ impl Digest {
     }
 
     /// Time and random part of a nonce that we made and that is not too old.
-    fn read_nonce(&self, text: &str) -> Option<[u8; 16]> {
+    fn read(&self, text: &str) -> Option<[u8; 16]> {
         let nonce: [u8; 32] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let mac = hmac::sign(&self.key, &nonce[..16]);
         let ours: bool = mac.as_ref()[..16].ct_eq(&nonce[16..]).into();
@@ -384,6 +398,19 @@ mod tests {
         assert_eq!(stale(1), (200, false));
         clock.advance(Duration::from_millis(1));
         assert_eq!(stale(2), (401, true));
+    }
+
+    #[test]
+    fn clients_go_on_with_their_nonces_when_users_change() {
+        let world = testing::World::default();
+        let mut client = Client::of(testing::build_in(&world, options()).unwrap());
+        assert_eq!(client.send(&client.answer("test", SECRET, 1, "/x?q=1")).0, 200);
+        let more = vec![format!("test:traefik:{SECRET}"), "other:traefik:00".into()];
+        client.digest = testing::build_in(&world, DigestAuth { users: more, ..options() }).unwrap();
+        assert_eq!(client.send(&client.answer("test", SECRET, 1, "/x?q=1")).0, 401, "once per count");
+        assert_eq!(client.send(&client.answer("test", SECRET, 2, "/x?q=1")).0, 200);
+        client.digest = testing::build_in(&world, DigestAuth { users: Vec::new(), ..options() }).unwrap();
+        assert_eq!(client.send(&client.answer("test", SECRET, 3, "/x?q=1")).0, 401);
     }
 
     #[test]

@@ -30,10 +30,12 @@ pub struct InFlightReq {
 impl Build for InFlightReq {
     const PER_ROUTER: bool = true;
 
-    fn build(&self, _: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
+    fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let source = Source::new(self.source_criterion.as_ref(), Source::Host)
             .map_err(|error| error.map(|text| format!("error creating requests limiter: {text}")))?;
-        Ok(Arc::new(Limiter { amount: self.amount, source, counts: Arc::default() }))
+        // Requests under way count against a new `amount`, too. Another criterion has other sources.
+        let counts = context.state(&format!("counts by {:?}", self.source_criterion), Counts::default);
+        Ok(Arc::new(Limiter { amount: self.amount, source, counts }))
     }
 }
 
@@ -118,8 +120,9 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{self, Service, get, text, with_body};
+    use crate::testing::{self, Service, World, build_in, get, text, with_body};
     use std::io;
+    use tidegate_core::Body;
     use tidegate_core::{Body, ByteStream, ClientSide, Upgrade};
 
     fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {
@@ -140,6 +143,19 @@ mod tests {
         assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
         drop(second);
         assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
+    }
+
+    #[test]
+    fn requests_under_way_count_against_a_new_amount() {
+        let world = World::default();
+        let limit = |amount| build_in(&world, InFlightReq { amount, source_criterion: None }).unwrap();
+        let (before, first) = (limit(2), get("http://a.test/"));
+        let (_first, second) = (ask(&before, first), ask(&before, get("http://a.test/")));
+        let after = limit(1);
+        assert_eq!(ask(&after, get("http://a.test/")).status(), 429);
+        drop(second);
+        assert_eq!(ask(&after, get("http://a.test/")).status(), 429, "the first is still under way");
+        assert_eq!(ask(&limit(2), get("http://a.test/")).status(), 200);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tidegate_core::{
     Response, reply,
 };
 
-use buckets::{Buckets, Ticket};
+use buckets::{Buckets, Filling, Ticket};
 pub use shared::Redis;
 use shared::{Shared, Unknown};
 
@@ -62,7 +62,7 @@ impl Build for RateLimit {
                 Err(BuildError::new("average and burst cannot be negative"))
             }
             _ if self.average == 0 => Ok(Limit::None),
-            None => Local::new(self, context.clock()).map(Limit::Local),
+            None => Local::new(self, context).map(Limit::Local),
             Some(redis) => Shared::new(self, redis, context).map(|shared| Limit::Shared(Box::new(shared))),
         };
         let (limit, source) = BuildErrors::both(limit, source)?;
@@ -99,7 +99,7 @@ fn bucket(options: &RateLimit) -> Bucket {
 
 /// Buckets in this process.
 struct Local {
-    limiter: RateLimiter<Ticket, Buckets, Uptime, NoOpMiddleware<StdDuration>>,
+    limiter: RateLimiter<Ticket, Filling, Uptime, NoOpMiddleware<StdDuration>>,
     max_delay: StdDuration,
 }
 
@@ -116,14 +116,17 @@ impl governor::clock::Clock for Uptime {
 }
 
 impl Local {
-    fn new(options: &RateLimit, clock: Clock) -> Result<Self, BuildError> {
-        let Bucket { interval, burst, ahead } = bucket(options);
-        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::with_period(interval)
+    fn new(options: &RateLimit, context: &BuildContext<'_>) -> Result<Self, BuildError> {
+        let bucket = bucket(options);
+        let burst = NonZeroU32::new(bucket.burst).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(bucket.interval)
             .ok_or_else(|| BuildError::new("average and period give no rate"))?
             .allow_burst(burst);
-        let buckets = Buckets::new(interval, burst, ahead);
-        Ok(Self { limiter: RateLimiter::new(quota, buckets, Uptime(clock)), max_delay: ahead })
+        // A new limit fills no bucket. Another criterion has other sources.
+        let buckets = context.state(&format!("buckets by {:?}", options.source_criterion), Buckets::default);
+        let clock = context.clock();
+        let filling = Filling::new(buckets, clock.uptime(), &bucket);
+        Ok(Self { limiter: RateLimiter::new(quota, filling, Uptime(clock)), max_delay: bucket.ahead })
     }
 
     /// Whether it is the source's turn, and when.
@@ -204,8 +207,8 @@ mod tests {
 
     /// Buckets whose time stands still, and the clock that moves it.
     fn local(options: &RateLimit) -> (Local, Arc<ManualClock>) {
-        let clock = Arc::new(ManualClock::new());
-        (Local::new(options, Clock::Manual(clock.clone())).unwrap(), clock)
+        let (world, clock) = World::stopped();
+        (Local::new(options, &BuildContext::new("m@file", &world)).unwrap(), clock)
     }
 
     fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {
@@ -270,6 +273,18 @@ mod tests {
         assert_eq!(ask(&middleware, from("a")).status(), 200);
         assert_eq!(ask(&middleware, from("b")).status(), 200);
         assert_eq!(ask(&middleware, from("a")).status(), 429);
+    }
+
+    #[test]
+    fn a_new_burst_does_not_fill_buckets() {
+        let (world, _) = World::stopped();
+        let limit = |burst| build_in(&world, limited(1, 10, burst)).unwrap();
+        let statuses = |middleware: &Arc<dyn Middleware>, times: usize| -> Vec<u16> {
+            (0..times).map(|_| ask(middleware, get("http://h.test/")).status().as_u16()).collect()
+        };
+        assert_eq!(statuses(&limit(2), 3), [200, 200, 429]);
+        assert_eq!(statuses(&limit(3), 2), [200, 429], "one more");
+        assert_eq!(statuses(&limit(1), 1), [429]);
     }
 
     #[test]

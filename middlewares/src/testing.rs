@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use tidegate_core::building::{State, StateKey};
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
 
@@ -44,6 +45,8 @@ pub(crate) struct World {
     /// What the store was asked for with.
     pub(crate) store_options: Mutex<Option<StoreOptions>>,
     pub(crate) clock: Clock,
+    /// State of middlewares, which outlives them.
+    pub(crate) states: Mutex<HashMap<StateKey, State>>,
 }
 
 impl World {
@@ -76,6 +79,12 @@ impl Resolver for World {
     }
     fn clock(&self) -> Clock {
         self.clock.clone()
+    }
+    fn state(&self, key: &StateKey) -> Option<State> {
+        self.states.lock().unwrap().get(key).cloned()
+    }
+    fn keep_state(&self, key: StateKey, state: State) {
+        self.states.lock().unwrap().insert(key, state);
     }
 }
 

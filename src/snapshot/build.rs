@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_config::{Config, Kind, ObjectRef};
+use tidegate_core::building::{State as ObjectState, StateKey};
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::{BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver};
 
@@ -40,6 +41,8 @@ enum Dependency {
     Middleware(String, u64),
     Service(String, u64),
     Transport(String, u64),
+    /// State that was asked for, whatever it was.
+    State(StateKey),
 }
 
 /// Name of a middleware, and of the router it is for (empty when all routers share it).
@@ -52,6 +55,8 @@ pub(super) struct Instances {
     middlewares: HashMap<MiddlewareKey, Outcome<dyn Middleware>>,
     services: HashMap<String, Outcome<dyn Service>>,
     transports: HashMap<String, Outcome<Transport>>,
+    /// State of middlewares that outlives changes of their options.
+    states: HashMap<StateKey, ObjectState>,
     files: BTreeSet<String>,
 }
 
@@ -190,6 +195,9 @@ impl<'a> Builder<'a> {
             }
         };
         self.note(Kind::Middleware, name, &outcome);
+        if outcome.is_err() {
+            self.keep_states_of_broken(&own);
+        }
         let key = if per_router { own } else { shared };
         self.state.borrow_mut().now.middlewares.insert(key.clone(), outcome.clone());
         self.asked_middleware(&key, outcome)
@@ -222,7 +230,27 @@ impl<'a> Builder<'a> {
         if options.options.is_per_router() {
             self.need_router();
         }
-        self.is_current(&built.dependencies).then(|| built.clone())
+        if !self.is_current(&built.dependencies) {
+            return None;
+        }
+        for dependency in &*built.dependencies {
+            if let Dependency::State(key) = dependency {
+                // It is noted, and goes on to the next snapshot.
+                let _ = self.state(key);
+            }
+        }
+        Some(built.clone())
+    }
+
+    /// Keeps the state of a middleware that has a mistake, so that it is still there when that is corrected.
+    fn keep_states_of_broken(&self, (name, router): &MiddlewareKey) {
+        let Some((_, previous)) = self.previous else { return };
+        if !self.config.http.middlewares.contains_key(name) && !self.is_broken(Kind::Middleware, name) {
+            return;
+        }
+        let is_of = |key: &StateKey| key.object == *name && (key.router.is_empty() || key.router == *router);
+        let kept = previous.states.iter().filter(|(key, _)| is_of(key));
+        self.state.borrow_mut().now.states.extend(kept.map(|(key, state)| (key.clone(), state.clone())));
     }
 
     fn build_middleware(&self, name: &str) -> Outcome<dyn Middleware> {
@@ -230,14 +258,18 @@ impl<'a> Builder<'a> {
         let Some(options) = self.config.http.middlewares.get(name) else {
             return Err(BuildError::new(format!("middleware \"{name}\" does not exist")));
         };
-        if options.options.is_per_router() {
+        let kind = options.options.kind();
+        let router = if options.options.is_per_router() {
             self.need_router();
-        }
+            self.state.borrow().router.clone()
+        } else {
+            String::new()
+        };
         let condition = match options.when.as_str() {
             "" => None,
             text => Some(Rule::parse(text).map_err(|error| BuildError::new(format!("when: {error}")))?),
         };
-        let built = options.options.build(&BuildContext::new(name, self))?;
+        let built = options.options.build(&BuildContext::new(name, self).instance(kind, &router))?;
         Ok(fresh(match condition {
             None => built,
             Some(condition) => Arc::new(Conditional::new(condition, built)),
@@ -313,6 +345,8 @@ impl<'a> Builder<'a> {
                 self.transport_named(name).is_ok()
                     && matches!(self.state.borrow().now.transports.get(name), Some(Ok(built)) if built.id == *id)
             }
+            // The same instance has the same state.
+            Dependency::State(_) => true,
         })
     }
 
@@ -402,6 +436,18 @@ impl Resolver for Builder<'_> {
 
     fn clock(&self) -> Clock {
         self.environment.clock.clone()
+    }
+
+    fn state(&self, key: &StateKey) -> Option<ObjectState> {
+        let known = self.state.borrow().now.states.get(key).cloned();
+        let found = known.or_else(|| self.previous?.1.states.get(key).cloned())?;
+        self.keep_state(key.clone(), found.clone());
+        Some(found)
+    }
+
+    fn keep_state(&self, key: StateKey, state: ObjectState) {
+        self.ask(Dependency::State(key.clone()));
+        self.state.borrow_mut().now.states.insert(key, state);
     }
 }
 

@@ -6,7 +6,6 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tidegate_core::store::Bucket;
 
 /// Most sources that are remembered (as in Traefik).
 const MAX_SOURCES: usize = 65_536;
@@ -62,71 +62,94 @@ impl Hash for Ticket {
     }
 }
 
-/// Keeps, per source, the time at which its bucket is full again (GCRA's theoretical arrival time).
-///
-/// Beyond what governor asks of a store, it promises tokens ahead: a request that is early by at most `ahead` is
-/// let in, pays now and is told how long to wait.
+/// Per source the uptime at which its bucket is full again (GCRA's theoretical arrival time).
 #[derive(Debug)]
 pub(super) struct Buckets {
-    shards: Vec<Mutex<Shard>>,
+    shards: [Mutex<Shard>; SHARDS],
     hasher: foldhash::fast::RandomState,
-    interval: Nanos,
-    tolerance: Nanos,
-    ahead: Nanos,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: Default::default() }
+    }
 }
 
 impl Buckets {
-    pub(super) fn new(interval: Duration, burst: NonZeroU32, ahead: Duration) -> Self {
-        let interval = Nanos::from(interval);
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: foldhash::fast::RandomState::default(),
-            interval,
-            tolerance: interval * u64::from(burst.get() - 1),
-            ahead: Nanos::from(ahead),
-        }
-    }
-
     #[cfg(test)]
     fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
     }
 }
 
-impl StateStore for Buckets {
+/// The buckets as one limiter fills them: they outlive it, and the next one may have other options.
+///
+/// Beyond what governor asks of a store, it promises tokens ahead: a request that is early by at most `ahead` is
+/// let in, pays now and is told how long to wait.
+#[derive(Debug)]
+pub(super) struct Filling {
+    buckets: Arc<Buckets>,
+    /// The uptime from which the limiter counts.
+    begin: Nanos,
+    interval: Nanos,
+    tolerance: Nanos,
+    ahead: Nanos,
+}
+
+impl Filling {
+    /// For a limiter that is made at this uptime.
+    pub(super) fn new(buckets: Arc<Buckets>, begin: Duration, bucket: &Bucket) -> Self {
+        let interval = Nanos::from(bucket.interval);
+        Self {
+            buckets,
+            begin: begin.into(),
+            interval,
+            tolerance: interval * u64::from(bucket.burst.saturating_sub(1)),
+            ahead: bucket.ahead.into(),
+        }
+    }
+}
+
+impl StateStore for Filling {
     type Key = Ticket;
 
     fn measure_and_replace<T, F, E>(&self, key: &Ticket, f: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let hash = self.hasher.hash_one(&key.source);
-        let mut shard = self.shards[hash as usize % SHARDS].lock();
+        let hash = self.buckets.hasher.hash_one(&key.source);
+        let mut shard = self.buckets.shards[hash as usize % SHARDS].lock();
         let Some(slot) = shard.find(&key.source) else {
             let (outcome, full_at) = f(None)?;
             // An unknown source is admitted with a full bucket: "full again" is one token from now.
             let now = full_at.saturating_sub(self.interval);
-            shard.insert(&key.source, full_at, now);
+            shard.insert(&key.source, self.begin + full_at, self.begin + now);
             return Ok(outcome);
         };
-        let old = slot.full_at;
+        let mut old = slot.full_at.saturating_sub(self.begin);
         let refusal = match f(Some(old)) {
             Ok((outcome, full_at)) => {
-                slot.full_at = full_at;
+                slot.full_at = self.begin + full_at;
                 return Ok(outcome);
             }
             Err(refusal) => refusal,
         };
-        if self.ahead == Nanos::default() {
-            return Err(refusal);
-        }
-        let Ok((outcome, _)) = f(Some(old.saturating_sub(self.ahead))) else { return Err(refusal) };
         // A new source is always admitted at the present time, which tells what time it is.
         let Ok((_, next)) = f(None) else { return Err(refusal) };
         let now = next.saturating_sub(self.interval);
-        slot.full_at = old + self.interval;
-        key.delay.set(old.saturating_sub(self.tolerance).saturating_sub(now).into());
-        Ok(outcome)
+        let empty = next + self.tolerance + self.ahead;
+        if old > empty {
+            // Under earlier options it was emptier than it can be now.
+            (old, slot.full_at) = (empty, self.begin + empty);
+        }
+        if self.ahead != Nanos::default()
+            && let Ok((outcome, _)) = f(Some(old.saturating_sub(self.ahead)))
+        {
+            slot.full_at = self.begin + old + self.interval;
+            key.delay.set(old.saturating_sub(self.tolerance).saturating_sub(now).into());
+            return Ok(outcome);
+        }
+        f(Some(old)).map(|(outcome, _)| outcome)
     }
 }
 
@@ -187,30 +210,78 @@ fn hashed(source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use governor::clock::FakeRelativeClock;
     use governor::middleware::NoOpMiddleware;
     use governor::{Quota, RateLimiter};
+    use std::num::NonZeroU32;
+    use tidegate_core::{Clock, ManualClock};
 
-    fn limiter(
-        interval: Duration,
-        burst: u32,
-        ahead: Duration,
-    ) -> (RateLimiter<Ticket, Buckets, FakeRelativeClock, NoOpMiddleware<Nanos>>, FakeRelativeClock) {
-        let clock = FakeRelativeClock::default();
-        clock.advance(Duration::from_secs(100));
-        let burst = NonZeroU32::new(burst).unwrap();
-        let quota = Quota::with_period(interval).unwrap().allow_burst(burst);
-        (RateLimiter::new(quota, Buckets::new(interval, burst, ahead), clock.clone()), clock)
+    use super::super::Uptime;
+
+    type Limiter = RateLimiter<Ticket, Filling, Uptime, NoOpMiddleware<Duration>>;
+
+    struct World {
+        buckets: Arc<Buckets>,
+        clock: Arc<ManualClock>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let world = Self { buckets: Arc::default(), clock: Arc::default() };
+            world.clock.advance(Duration::from_secs(100));
+            world
+        }
+
+        fn limiter(&self, interval: Duration, burst: u32, ahead: Duration) -> Limiter {
+            let clock = Clock::Manual(self.clock.clone());
+            let quota = Quota::with_period(interval).unwrap().allow_burst(NonZeroU32::new(burst).unwrap());
+            let bucket = Bucket { interval, burst, ahead };
+            let filling = Filling::new(self.buckets.clone(), clock.uptime(), &bucket);
+            RateLimiter::new(quota, filling, Uptime(clock))
+        }
+    }
+
+    fn limiter(interval: Duration, burst: u32, ahead: Duration) -> (Limiter, World) {
+        let world = World::new();
+        (world.limiter(interval, burst, ahead), world)
+    }
+
+    /// How long to wait for the token, or for the next try.
+    fn admit(limiter: &Limiter) -> Result<Duration, Duration> {
+        use governor::clock::Clock as _;
+        let ticket = Ticket::new("a".into());
+        limiter
+            .check_key(&ticket)
+            .map(|()| ticket.delay())
+            .map_err(|refused| refused.wait_time_from(limiter.clock().now()))
+    }
+
+    #[test]
+    fn buckets_go_on_under_other_options() {
+        let ms = Duration::from_millis;
+        let world = World::new();
+        let first = world.limiter(ms(1000), 3, ms(0));
+        assert_eq!([admit(&first), admit(&first)], [Ok(ms(0)), Ok(ms(0))]);
+        world.clock.advance(ms(500));
+        // 1.5 tokens are left: a larger burst gives two more, a smaller one none.
+        let larger = world.limiter(ms(1000), 5, ms(0));
+        assert_eq!([admit(&larger), admit(&larger), admit(&larger)], [Ok(ms(0)); 3]);
+        assert_eq!(admit(&larger), Err(ms(500)));
+        world.clock.advance(ms(500));
+        let smaller = world.limiter(ms(1000), 1, ms(0));
+        assert_eq!(admit(&smaller), Err(ms(1000)), "as empty as it can be, and no emptier");
+        world.clock.advance(ms(1000));
+        assert_eq!(admit(&smaller), Ok(ms(0)));
+        let faster = world.limiter(ms(10), 1, ms(5));
+        assert_eq!(admit(&faster), Err(ms(15)));
+        world.clock.advance(ms(10));
+        assert_eq!(admit(&faster), Ok(ms(5)));
     }
 
     #[test]
     fn early_requests_are_promised_a_token_once() {
         let ms = Duration::from_millis;
-        let (limiter, clock) = limiter(ms(100), 2, ms(50));
-        let admit = || {
-            let ticket = Ticket::new("a".into());
-            limiter.check_key(&ticket).map(|()| ticket.delay()).map_err(|_| ())
-        };
+        let (limiter, world) = limiter(ms(100), 2, ms(50));
+        let (admit, clock) = (|| admit(&limiter).map_err(|_| ()), &world.clock);
         assert_eq!(admit(), Ok(ms(0)));
         assert_eq!(admit(), Ok(ms(0)));
         assert_eq!(admit(), Err(()), "100 ms are too long to wait");
@@ -229,11 +300,11 @@ mod tests {
 
     #[test]
     fn many_sources_take_no_more_room_than_the_limit() {
-        let (limiter, _) = limiter(Duration::from_secs(1), 1, Duration::ZERO);
+        let (limiter, world) = limiter(Duration::from_secs(1), 1, Duration::ZERO);
         for n in 0..200_000 {
             assert!(limiter.check_key(&Ticket::new(format!("{n}"))).is_ok());
         }
-        let buckets = limiter.into_state_store();
+        let buckets = world.buckets;
         assert_eq!(buckets.len(), MAX_SOURCES);
         let indexed: usize = buckets.shards.iter().map(|shard| shard.lock().index.len()).sum();
         assert_eq!(indexed, MAX_SOURCES);

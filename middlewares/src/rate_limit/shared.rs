@@ -196,7 +196,7 @@ impl Shared {
         let on_failure = match redis.on_failure.as_str() {
             DENY | "" => OnFailure::Deny,
             "allow" => OnFailure::Allow,
-            "local" => OnFailure::Local(Local::new(options, context.clock())?),
+            "local" => OnFailure::Local(Local::new(options, context)?),
             other => {
                 return Err(BuildError::new(format!(
                     "redis.onFailure: `{other}` is unknown: expected `deny`, `allow` or `local`"
