@@ -350,6 +350,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         internal: internal::services(around),
         files: Files::default(),
         stores: Stores::new(control.clone()),
+        control: control.clone(),
         clock: tidegate_core::Clock::System,
     }
 }

@@ -130,6 +130,21 @@ pub trait Resolver {
     fn state(&self, key: &StateKey) -> Option<State>;
     /// Keeps new state for the next configuration.
     fn keep_state(&self, key: StateKey, state: State);
+    /// A task that begins when the configuration serves, unless it was dropped before. `label` is for the log.
+    fn spawn(&self, label: String, future: BoxFuture<'static, ()>) -> Task;
+}
+
+/// A task that ends when this is dropped.
+#[must_use = "the task ends when this is dropped"]
+pub struct Task {
+    _end: Box<dyn Any + Send + Sync>,
+}
+
+impl Task {
+    /// A task that ends when `end` is dropped.
+    pub fn new(end: impl Any + Send + Sync) -> Self {
+        Self { _end: Box::new(end) }
+    }
 }
 
 /// State of an object, whatever it is.
@@ -227,7 +242,16 @@ impl<'a> BuildContext<'a> {
         }
     }
 
-    /// The same where making the state can fail.
+    /// A task that works for this object, such as one that fetches keys. The object holds what is returned: the task ends
+    /// when the object is dropped, that is when it was replaced or removed and no request uses it any more.
+    ///
+    /// It begins once the configuration serves, and never when that is checked only. It must not hold the object, which
+    /// would then never be dropped: what both use is shared between them.
+    pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) -> Task {
+        self.resolver.spawn(format!("{name} of {} {}", self.kind, self.name), Box::pin(future))
+    }
+
+    /// The same as [`Self::state`] where making the state can fail.
     pub fn try_state<T: Any + Send + Sync, E>(
         &self,
         key: &str,

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use tidegate_core::building::{State, StateKey};
+use tidegate_core::building::{State, StateKey, Task};
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
 
@@ -82,6 +82,9 @@ impl Resolver for World {
     }
     fn state(&self, key: &StateKey) -> Option<State> {
         self.states.lock().unwrap().get(key).cloned()
+    }
+    fn spawn(&self, label: String, _: BoxFuture<'static, ()>) -> Task {
+        panic!("the task {label} has no runtime here")
     }
     fn keep_state(&self, key: StateKey, state: State) {
         self.states.lock().unwrap().insert(key, state);

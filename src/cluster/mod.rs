@@ -278,6 +278,7 @@ mod tests {
             internal: BTreeMap::new(),
             files: Files::default(),
             stores: Stores::new(runtime.handle().clone()),
+            control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
         };
         let (compiled, _) =

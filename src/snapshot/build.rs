@@ -5,16 +5,17 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use tidegate_config::{Config, Kind, ObjectRef};
-use tidegate_core::building::{State as ObjectState, StateKey};
+use tidegate_core::building::{State as ObjectState, StateKey, Task};
 use tidegate_core::store::{SharedStore, StoreOptions};
-use tidegate_core::{BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver};
+use tidegate_core::{BoxFuture, BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver};
 
 use super::conditional::Conditional;
 use super::files::Content;
+use super::tasks::{self, Slot, Tasks};
 use crate::router::Rule;
 use crate::service::{self, Service};
 use crate::snapshot::{Effects, Environment};
@@ -43,6 +44,8 @@ enum Dependency {
     Transport(String, u64),
     /// State that was asked for, whatever it was.
     State(StateKey),
+    /// A task that was asked for.
+    Task(Weak<Slot>),
 }
 
 /// Name of a middleware, and of the router it is for (empty when all routers share it).
@@ -99,6 +102,10 @@ struct State {
     /// True for those that need an instance for each router.
     per_router: Vec<bool>,
     router: String,
+    /// Tasks of what is used.
+    tasks: Vec<Weak<Slot>>,
+    /// True while things are built that nobody uses: their tasks do not begin.
+    unused: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -116,7 +123,8 @@ impl<'a> Builder<'a> {
     /// What was built, what went wrong with which object, and what is to be done when it serves.
     pub(super) fn finish(self) -> (Instances, BTreeMap<ObjectRef, Vec<String>>, Effects) {
         let state = self.state.into_inner();
-        let effects = Effects { http: self.http.finish(), tcp: self.tcp.finish() };
+        let tasks = Tasks::new(self.environment.control.clone(), state.tasks);
+        let effects = Effects { http: self.http.finish(), tcp: self.tcp.finish(), tasks };
         (state.now, state.failures, effects)
     }
 
@@ -138,8 +146,9 @@ impl<'a> Builder<'a> {
 
     /// Builds the services, middlewares and transports that nobody has asked for, so that their mistakes are told.
     ///
-    /// The services are let go again: nothing asks how their servers are.
+    /// The services are let go again: nothing asks how their servers are. Tasks of middlewares do not begin.
     pub(super) fn build_unused(&self) {
+        self.state.borrow_mut().unused = true;
         let asked_for: BTreeSet<String> = self.state.borrow().now.services.keys().cloned().collect();
         for name in self.config.http.services.keys().filter(|name| !asked_for.contains(*name)) {
             // The outcome is noted.
@@ -234,9 +243,13 @@ impl<'a> Builder<'a> {
             return None;
         }
         for dependency in &*built.dependencies {
-            if let Dependency::State(key) = dependency {
-                // It is noted, and goes on to the next snapshot.
-                let _ = self.state(key);
+            match dependency {
+                Dependency::State(key) => {
+                    // It is noted, and goes on to the next snapshot.
+                    let _ = self.state(key);
+                }
+                Dependency::Task(slot) => self.note_task(slot.clone()),
+                _ => {}
             }
         }
         Some(built.clone())
@@ -346,7 +359,7 @@ impl<'a> Builder<'a> {
                     && matches!(self.state.borrow().now.transports.get(name), Some(Ok(built)) if built.id == *id)
             }
             // The same instance has the same state.
-            Dependency::State(_) => true,
+            Dependency::State(_) | Dependency::Task(_) => true,
         })
     }
 
@@ -378,6 +391,14 @@ impl<'a> Builder<'a> {
     fn ask(&self, dependency: Dependency) {
         if let Some(asked) = self.state.borrow_mut().asked.last_mut() {
             asked.push(dependency);
+        }
+    }
+
+    fn note_task(&self, slot: Weak<Slot>) {
+        self.ask(Dependency::Task(slot.clone()));
+        let mut state = self.state.borrow_mut();
+        if !state.unused {
+            state.tasks.push(slot);
         }
     }
 
@@ -448,6 +469,12 @@ impl Resolver for Builder<'_> {
     fn keep_state(&self, key: StateKey, state: ObjectState) {
         self.ask(Dependency::State(key.clone()));
         self.state.borrow_mut().now.states.insert(key, state);
+    }
+
+    fn spawn(&self, label: String, future: BoxFuture<'static, ()>) -> Task {
+        let (task, slot) = tasks::prepare(label, future);
+        self.note_task(slot);
+        task
     }
 }
 

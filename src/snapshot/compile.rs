@@ -13,6 +13,7 @@ use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
 use tidegate_core::{BuildError, Clock, HttpClient};
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 
 use super::Snapshot;
 use super::attach::{Attached, attach, provider_of, qualify};
@@ -45,6 +46,8 @@ pub struct Environment {
     pub files: Files,
     /// Stores that limits are shared through.
     pub stores: Stores,
+    /// Where tasks of middlewares run.
+    pub control: Handle,
     /// The time by which middlewares decide.
     pub clock: Clock,
 }

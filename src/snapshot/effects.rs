@@ -1,15 +1,17 @@
 //! What a new snapshot changes outside itself.
 
+use super::tasks::Tasks;
 use crate::{service, tcp};
 
 /// What is to be done once a snapshot serves: servers, balances and middlewares are entered in the registries, unused
-/// ones are dropped from them, and health checks are started, replaced and stopped.
+/// ones are dropped from them; health checks are started, replaced and stopped; tasks of middlewares begin.
 ///
 /// Dropping it changes nothing, and leaves everything that serves now as it is.
 #[must_use = "without its effects, a snapshot has no health checks and shares no state with the next one"]
 pub struct Effects {
     pub(super) http: service::Effects,
     pub(super) tcp: tcp::Effects,
+    pub(super) tasks: Tasks,
 }
 
 impl Effects {
@@ -17,5 +19,6 @@ impl Effects {
     pub fn apply(self) {
         self.http.apply();
         self.tcp.apply();
+        self.tasks.apply();
     }
 }

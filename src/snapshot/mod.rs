@@ -13,6 +13,7 @@ pub(crate) mod routes;
 mod services;
 mod streams;
 mod syntax;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls_hosts;

@@ -38,6 +38,7 @@ impl World {
             internal: BTreeMap::new(),
             files: Files::default(),
             stores: crate::store::Stores::new(runtime.handle().clone()),
+            control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
         };
         Self { runtime, environment }
