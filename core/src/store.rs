@@ -1,8 +1,10 @@
-//! Counting that several gateways share: what a limit asks of a store outside the process.
+//! What several gateways share: limits that they count together, and values that they keep for each other.
 //!
 //! Middlewares see only the trait. The gateway implements it, and gives equal options the same connections.
 
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::BoxFuture;
 use crate::building::ClientTls;
@@ -58,7 +60,15 @@ pub enum Turn {
 #[error("{0}")]
 pub struct StoreError(pub String);
 
-/// Buckets that several gateways share.
+/// Maximum length of the key of a value, in bytes.
+pub const MAX_KEY: usize = 1024;
+/// Maximum length of a value, in bytes.
+pub const MAX_VALUE: usize = 1 << 20;
+
+/// Buckets and values that several gateways share.
+///
+/// No call takes longer than its `deadline`. While the store is away all fail at once; how the store is found out again
+/// is its own matter. Keys begin with `tidegate:` and what they are for.
 pub trait SharedStore: Send + Sync {
     /// Takes one token from the bucket of this key, by the clock of the store. It takes no longer than `deadline`.
     fn take<'a>(
@@ -67,4 +77,33 @@ pub trait SharedStore: Send + Sync {
         bucket: &'a Bucket,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>>;
+
+    /// The value of this key; `None` when there is none, or its time is over. One that is longer than [`MAX_VALUE`] is an
+    /// error: somebody else has written it.
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
+
+    /// Sets the value of this key for as long as `expiry` says. Keys, values and times that are empty, and keys and values
+    /// that are too long, are errors.
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a [u8],
+        expiry: Duration,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The same, if the value is `expected` (`None`: if there is none). False when it is another one: then nothing is
+    /// changed. After an error it is unknown whether it was set.
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<&'a [u8]>,
+        value: &'a [u8],
+        expiry: Duration,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
 }

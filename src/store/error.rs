@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_core::store::{MAX_KEY, MAX_VALUE};
 use tidegate_providers::redis_client::RedisError;
 
 /// Why a server gives no answer. All commands that wait for a connection get the same error.
@@ -37,9 +38,9 @@ impl From<RedisError> for NodeError {
     }
 }
 
-/// Why a script was not run.
+/// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ScriptError {
+pub(super) enum CommandError {
     /// A server gave no answer.
     #[error("{endpoint}: {source}")]
     Node {
@@ -65,7 +66,19 @@ pub(super) enum ScriptError {
     /// The servers sent the command around.
     #[error("no answer after {0} attempts")]
     TooManyAttempts(usize),
-    /// The script returned something else than it should.
-    #[error("the script has given an unexpected answer")]
-    UnexpectedAnswer,
+    /// The answer is not one that the command can have.
+    #[error("unexpected answer to {0}")]
+    UnexpectedAnswer(&'static str),
+    /// A value in the store is longer than any that is written there.
+    #[error("a value is longer than {MAX_VALUE} bytes")]
+    ValueTooLong,
+    /// The caller's key has a length that keys do not have.
+    #[error("a key has {0} bytes: expected 1 to {MAX_KEY}")]
+    KeyLength(usize),
+    /// The caller's value has a length that values do not have.
+    #[error("a value has {0} bytes: expected 1 to {MAX_VALUE}")]
+    ValueLength(usize),
+    /// The caller's value would expire at once.
+    #[error("a value expires at once: expected a longer time")]
+    NoExpiry,
 }

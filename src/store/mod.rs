@@ -1,9 +1,11 @@
-//! Stores that several gateways share: Redis, in which limits are counted for all of them together.
+//! Stores that several gateways share: Redis, in which limits are counted for all of them together, and values are kept
+//! for each other.
 //!
 //! Connections live on the control plane and are shared by all workers: what many requests ask at the same time is
 //! sent together. A store lives as long as a middleware that uses it, so it survives reloads.
 
 mod cluster;
+mod command;
 mod error;
 mod line;
 mod node;

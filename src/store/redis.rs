@@ -1,27 +1,24 @@
-//! Buckets in Redis: one script does all, by the clock of the server, so that every gateway counts alike.
+//! Buckets and values in Redis: wherever a key is, and whichever server is there.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sha1::{Digest, Sha1};
 use tidegate_core::BoxFuture;
 use tidegate_core::building::ClientTls;
 use tidegate_core::store::{Bucket, SharedStore, StoreError, StoreOptions, Turn};
-use tidegate_providers::redis_client::{Reply, connector, encode};
+use tidegate_providers::redis_client::{Reply, connector};
 use tidegate_providers::{Error, Tls};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::cluster::{Map, redirection};
-use super::error::{NodeError, ScriptError};
+use super::command::{self, Question};
+use super::error::{CommandError, NodeError};
 use super::node::Node;
 
-const SCRIPT: &str = include_str!("bucket.lua");
-static DIGEST: LazyLock<String> =
-    LazyLock::new(|| Sha1::digest(SCRIPT.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect());
 /// Most times that one question is asked: anew, elsewhere, with the whole script.
 const MOST_STEPS: usize = 8;
 /// The same trouble is not logged more often.
@@ -75,8 +72,9 @@ impl RedisStore {
     }
 
     /// The node that a redirection names. One that has moved is remembered.
-    fn follow(&self, error: &str, moved: bool) -> Result<Arc<Node>, ScriptError> {
-        let (slot, address) = redirection(error).ok_or_else(|| ScriptError::Redirection(error.to_owned()))?;
+    fn follow(&self, error: &str, moved: bool) -> Result<Arc<Node>, CommandError> {
+        let (slot, address) =
+            redirection(error).ok_or_else(|| CommandError::Redirection(error.to_owned()))?;
         let mut map = self.map.lock();
         let node = map.at(address, || node(address, &self.options, &self.control))?;
         if moved {
@@ -85,15 +83,16 @@ impl RedisStore {
         Ok(node)
     }
 
-    /// Runs the script, wherever the key is.
-    async fn run(&self, key: &str, bucket: &Bucket, end: Instant) -> Result<Turn, ScriptError> {
+    /// Asks the server that has the key.
+    async fn ask(&self, key: &str, question: &Question<'_>, end: Instant) -> Result<Reply, CommandError> {
         let known = self.map.lock().node(key);
         let mut node = known.unwrap_or_else(|| self.endpoint());
         let (mut whole, mut asking, mut left) = (false, false, 0);
         let attempts = MOST_STEPS.max(self.endpoints.len() + 2);
-        let mut last = ScriptError::TooManyAttempts(attempts);
+        let mut last = CommandError::TooManyAttempts(attempts);
         for _ in 0..attempts {
-            let command = command(key, bucket, whole, asking);
+            let was_failing = node.failing().is_some();
+            let command = question.encode(key, whole, asking);
             let commands = if asking { 2 } else { 1 };
             asking = false;
             let Ok(answer) = timeout_at(end, node.ask(command, commands)).await else {
@@ -102,9 +101,13 @@ impl RedisStore {
             };
             let error = match answer {
                 Ok(Reply::Error(error)) => error,
-                Ok(reply) => return turn(reply),
+                Ok(reply) => return Ok(reply),
                 Err(error) => {
                     last = unanswered(&node, error);
+                    // It may have been sent, and done.
+                    if !was_failing && !question.is_repeatable() {
+                        return Err(last);
+                    }
                     // A closed connection says little: a new one will show how the server is.
                     if node.failing().is_some() {
                         left += 1;
@@ -134,11 +137,27 @@ impl RedisStore {
         Err(last)
     }
 
-    fn complain(&self, error: &ScriptError) {
+    /// The same until `deadline`, and what the answer says. Failures are logged, those of the caller are not.
+    async fn answer<T>(
+        &self,
+        key: &str,
+        question: Question<'_>,
+        deadline: Duration,
+        read: impl Fn(Reply) -> Result<T, CommandError>,
+    ) -> Result<T, StoreError> {
+        question.check(key).map_err(|error| StoreError(error.to_string()))?;
+        let answer = self.ask(key, &question, Instant::now() + deadline).await.and_then(read);
+        answer.map_err(|error| {
+            self.complain(question.failure(), &error);
+            StoreError(error.to_string())
+        })
+    }
+
+    fn complain(&self, failure: &str, error: &CommandError) {
         let mut complained = self.complained.lock();
         if complained.is_none_or(|before| before.elapsed() >= COMPLAIN_EVERY) {
             *complained = Some(Instant::now());
-            tracing::error!("limits in Redis cannot be counted: {error}");
+            tracing::error!("{failure}: {error}");
         }
     }
 }
@@ -150,12 +169,37 @@ impl SharedStore for RedisStore {
         bucket: &'a Bucket,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>> {
-        Box::pin(async move {
-            self.run(key, bucket, Instant::now() + deadline).await.map_err(|error| {
-                self.complain(&error);
-                StoreError(error.to_string())
-            })
-        })
+        Box::pin(self.answer(key, Question::Take(bucket), deadline, command::turn))
+    }
+
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(self.answer(key, Question::Get, deadline, command::value))
+    }
+
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a [u8],
+        expiry: Duration,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.answer(key, Question::Set { value, expiry }, deadline, command::done))
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<&'a [u8]>,
+        value: &'a [u8],
+        expiry: Duration,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let question = Question::CompareAndSet { expected, value, expiry };
+        Box::pin(self.answer(key, question, deadline, command::was_set))
     }
 }
 
@@ -170,33 +214,10 @@ fn node(endpoint: &str, options: &Arc<StoreOptions>, control: &Handle) -> Result
     Ok(Node::new(connector, options.clone(), control.clone()))
 }
 
-fn command(key: &str, bucket: &Bucket, whole: bool, asking: bool) -> Bytes {
-    let micros = |time: Duration, times: u32| format!("{}", time.as_nanos() as f64 * f64::from(times) / 1e3);
-    let (interval, ahead) = (micros(bucket.interval, 1), micros(bucket.ahead, 1));
-    let tolerance = micros(bucket.interval, bucket.burst.saturating_sub(1));
-    let (verb, script) = if whole { ("EVAL", SCRIPT) } else { ("EVALSHA", DIGEST.as_str()) };
-    let mut out = Vec::with_capacity(script.len() + key.len() + 160);
-    if asking {
-        encode(&mut out, &["ASKING"]);
-    }
-    encode(&mut out, &[verb, script, "1", key, &interval, &tolerance, &ahead]);
-    out.into()
+fn unanswered(node: &Node, source: NodeError) -> CommandError {
+    CommandError::Node { endpoint: node.endpoint().to_owned(), source }
 }
 
-fn unanswered(node: &Node, source: NodeError) -> ScriptError {
-    ScriptError::Node { endpoint: node.endpoint().to_owned(), source }
-}
-
-fn refused(node: &Node, answer: String) -> ScriptError {
-    ScriptError::Refused { endpoint: node.endpoint().to_owned(), answer }
-}
-
-fn turn(reply: Reply) -> Result<Turn, ScriptError> {
-    let Reply::List(parts) = &reply else { return Err(ScriptError::UnexpectedAnswer) };
-    let time = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
-    match parts.as_slice() {
-        [Reply::Integer(1), Reply::Integer(wait)] => Ok(Turn::In(time(*wait))),
-        [Reply::Integer(0), Reply::Integer(wait)] => Ok(Turn::Over(time(*wait))),
-        _ => Err(ScriptError::UnexpectedAnswer),
-    }
+fn refused(node: &Node, answer: String) -> CommandError {
+    CommandError::Refused { endpoint: node.endpoint().to_owned(), answer }
 }

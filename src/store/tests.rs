@@ -3,12 +3,15 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidegate_core::store::{Bucket, Turn};
+use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, Turn};
 use tidegate_core::values::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+
+/// As an answer: the connection is closed without one.
+const CLOSE: &str = "close";
 
 type Answer = Box<dyn Fn(&[String]) -> Option<String> + Send + Sync>;
 
@@ -61,6 +64,9 @@ async fn serve(mut stream: TcpStream, answer: Arc<Answer>, seen: Arc<Mutex<Vec<V
             buffer.drain(..length);
             let answer = answer(&words);
             seen.lock().push(words);
+            if answer.as_deref() == Some(CLOSE) {
+                return;
+            }
             if let Some(answer) = answer
                 && stream.write_all(answer.as_bytes()).await.is_err()
             {
@@ -293,6 +299,55 @@ async fn redirections_of_a_cluster_are_followed_and_remembered() {
     }
     assert_eq!(importing.asked("ASKING"), 2, "this once only");
     assert_eq!(first.asked("EVALSHA"), 3);
+}
+
+/// A server that closes the first connection on which it is asked something, and sets everything then.
+async fn closing_once() -> Fake {
+    let closed = AtomicUsize::new(0);
+    Fake::start(move |words| match words[0].as_str() {
+        _ if closed.fetch_add(1, Ordering::Relaxed) == 0 => Some(CLOSE.into()),
+        "SET" => Some("+OK\r\n".into()),
+        _ => Some(":1\r\n".into()),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_may_have_been_compared_and_set_is_not_asked_twice() {
+    let fake = closing_once().await;
+    let set = store(&options(&[&fake.address]));
+    assert_eq!(set.set("k", b"v", PATIENCE, PATIENCE).await, Ok(()));
+    assert_eq!(fake.asked("SET"), 2);
+    let fake = closing_once().await;
+    let compared = store(&options(&[&fake.address]));
+    assert!(compared.compare_and_set("k", None, b"v", PATIENCE, PATIENCE).await.is_err());
+    assert_eq!(fake.asked("EVALSHA"), 1);
+    assert_eq!(compared.compare_and_set("k", None, b"v", PATIENCE, PATIENCE).await, Ok(true));
+}
+
+#[tokio::test]
+async fn values_that_do_not_fit_are_refused_here() {
+    let fake = Fake::start(|_| Some("+OK\r\n".into())).await;
+    let store = store(&options(&[&fake.address]));
+    let (long, large) = ("k".repeat(MAX_KEY + 1), vec![b'v'; MAX_VALUE + 1]);
+    for (key, value, expiry, word) in [
+        ("", &b"v"[..], PATIENCE, "a key has 0 bytes"),
+        (&long, b"v", PATIENCE, "a key has 1025 bytes"),
+        ("k", b"", PATIENCE, "a value has 0 bytes"),
+        ("k", &large, PATIENCE, "a value has 1048577 bytes"),
+        ("k", b"v", Duration::ZERO, "expires at once"),
+    ] {
+        let error = store.set(key, value, expiry, PATIENCE).await.unwrap_err();
+        assert!(error.0.contains(word), "{error}");
+        let error = store.compare_and_set(key, Some(b"o"), value, expiry, PATIENCE).await.unwrap_err();
+        assert!(error.0.contains(word), "{error}");
+    }
+    assert!(store.get(&long, PATIENCE).await.is_err());
+    assert!(store.compare_and_set("k", Some(b""), b"v", PATIENCE, PATIENCE).await.is_err());
+    assert!(store.compare_and_set("k", Some(&large), b"v", PATIENCE, PATIENCE).await.is_err());
+    assert_eq!(fake.asked.lock().len(), 0);
+    assert_eq!(store.set("k", b"v", PATIENCE, PATIENCE).await, Ok(()));
+    assert_eq!(fake.asked.lock()[0], ["SET", "k", "v", "PX", "20000"]);
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ mod reload;
 mod router_options;
 mod services;
 mod settings;
+mod shared_store;
 mod sockets;
 mod sources;
 mod start;

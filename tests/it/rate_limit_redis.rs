@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::support::backend::nobody;
-use crate::support::outside::{Redis, certificates};
+use crate::support::outside::{Redis, certificates, cluster};
 use crate::support::{Answer, Backend, Gateway, eventually, get, raw};
 
 /// Routes `/a` and `/b` with one limit; `redis` are members of its option `redis`.
@@ -261,19 +261,7 @@ fn tls_with_certificates_of_both_sides() {
 #[test]
 #[ignore = "needs redis-server"]
 fn a_redis_cluster_is_asked_at_the_node_that_has_the_key() {
-    let nodes: Vec<Redis> = (0..3)
-        .map(|_| {
-            let bus = nobody().port().to_string();
-            Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
-        })
-        .collect();
-    let mut create = vec!["--cluster".to_owned(), "create".to_owned()];
-    create.extend(nodes.iter().map(|node| node.address.to_string()));
-    create.push("--cluster-yes".into());
-    nodes[0].command(&create.iter().map(String::as_str).collect::<Vec<_>>());
-    eventually("every slot has a node", || {
-        nodes.iter().all(|node| node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
-    });
+    let nodes = cluster(3);
     let backend = Backend::echo("one");
     let endpoints = nodes.iter().map(|node| format!("'{}'", node.address)).collect::<Vec<_>>().join(", ");
     let options = format!("endpoints: [{endpoints}], {PATIENT}");

@@ -249,6 +249,10 @@ mod tests {
         asked: Mutex<Vec<(String, Bucket, StdDuration)>>,
     }
 
+    fn nobody<T>() -> Result<T, StoreError> {
+        Err(StoreError("nobody is there".into()))
+    }
+
     impl SharedStore for Dictated {
         fn take<'a>(
             &'a self,
@@ -258,7 +262,36 @@ mod tests {
         ) -> BoxFuture<'a, Result<Turn, StoreError>> {
             self.asked.lock().unwrap().push((key.to_owned(), *bucket, deadline));
             let answer = self.answers.lock().unwrap().pop();
-            Box::pin(async move { answer.unwrap_or(Err(StoreError("nobody is there".into()))) })
+            Box::pin(async move { answer.unwrap_or_else(|| nobody()) })
+        }
+
+        fn get<'a>(
+            &'a self,
+            _: &'a str,
+            _: StdDuration,
+        ) -> BoxFuture<'a, Result<Option<bytes::Bytes>, StoreError>> {
+            Box::pin(async { nobody() })
+        }
+
+        fn set<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a [u8],
+            _: StdDuration,
+            _: StdDuration,
+        ) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async { nobody() })
+        }
+
+        fn compare_and_set<'a>(
+            &'a self,
+            _: &'a str,
+            _: Option<&'a [u8]>,
+            _: &'a [u8],
+            _: StdDuration,
+            _: StdDuration,
+        ) -> BoxFuture<'a, Result<bool, StoreError>> {
+            Box::pin(async { nobody() })
         }
     }
 

@@ -279,6 +279,24 @@ impl Redis {
     }
 }
 
+/// The nodes of a Redis Cluster in which every slot has one.
+pub fn cluster(nodes: usize) -> Vec<Redis> {
+    let nodes: Vec<Redis> = (0..nodes)
+        .map(|_| {
+            let bus = nobody().port().to_string();
+            Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+        })
+        .collect();
+    let mut create = vec!["--cluster".to_owned(), "create".to_owned()];
+    create.extend(nodes.iter().map(|node| node.address.to_string()));
+    create.push("--cluster-yes".into());
+    nodes[0].command(&create.iter().map(String::as_str).collect::<Vec<_>>());
+    eventually("every slot has a node", || {
+        nodes.iter().all(|node| node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+    });
+    nodes
+}
+
 /// An etcd server with a memory on disk.
 pub struct Etcd {
     pub address: SocketAddr,
