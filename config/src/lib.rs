@@ -11,6 +11,7 @@ pub mod middleware;
 pub mod origin;
 pub mod restore;
 pub mod router;
+pub mod runtime;
 pub mod service;
 pub mod suggest;
 pub mod tcp;

@@ -5,12 +5,14 @@ use std::fmt;
 use serde::de::value::MapDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use tidegate_core::reference::{References, Visit, VisitMut};
 use tidegate_middlewares::{KINDS, Kind, Options};
 
+use crate::runtime::RuntimeKind;
 use crate::suggest;
 
 /// The key beside a kind's that says when it applies.
-const WHEN: &str = "when";
+pub(crate) const WHEN: &str = "when";
 
 /// Traefik's `http.middlewares.<name>`, with a condition of ours.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +26,18 @@ pub struct Middleware {
 
 impl Middleware {
     /// The key of its kind (`stripPrefix`).
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &str {
         self.options.kind()
+    }
+}
+
+impl References for Middleware {
+    fn references(&self, visit: &mut Visit<'_>) {
+        self.options.references(visit);
+    }
+
+    fn references_mut(&mut self, visit: &mut VisitMut<'_>) {
+        self.options.references_mut(visit);
     }
 }
 
@@ -66,18 +78,21 @@ impl<'de> Visitor<'de> for Keys {
         let mut when = String::new();
         let mut chosen = None;
         let mut named = None;
+        let mut registered: Option<RuntimeKind> = None;
         while let Some(key) = map.next_key::<String>()? {
             if key.eq_ignore_ascii_case(WHEN) {
                 when = map.next_value::<Option<String>>()?.unwrap_or_default();
                 continue;
             }
+            if let Some(kind) = RuntimeKind::find(&key) {
+                match map.next_value_seed(kind.clone())? {
+                    None => registered = registered.or(Some(kind)),
+                    Some(_) if chosen.is_some() => return Err(several()),
+                    Some(options) => chosen = Some(Options::Runtime(options)),
+                }
+                continue;
+            }
             let kind = KINDS.iter().find(|kind| kind.eq_ignore_ascii_case(&key));
-            let several = || {
-                de::Error::custom(
-                    "cannot create middleware: multi-types middleware not supported, consider declaring two \
-                     different pieces of middleware instead",
-                )
-            };
             if kind.is_none() && chosen.is_some() {
                 return Err(several());
             }
@@ -92,6 +107,9 @@ impl<'de> Visitor<'de> for Keys {
             let nothing = std::iter::empty::<(&str, &str)>();
             chosen = Kind(kind).deserialize(Given(MapDeserializer::<_, A::Error>::new(nothing)))?;
         }
+        if let (None, Some(kind)) = (&chosen, registered) {
+            chosen = Some(Options::Runtime(kind.defaults()?));
+        }
         let options = chosen.ok_or_else(|| {
             de::Error::custom(format_args!(
                 "invalid middleware type or middleware does not exist: {}",
@@ -100,6 +118,13 @@ impl<'de> Visitor<'de> for Keys {
         })?;
         Ok(Middleware { options, when })
     }
+}
+
+fn several<E: de::Error>() -> E {
+    E::custom(
+        "cannot create middleware: multi-types middleware not supported, consider declaring two \
+         different pieces of middleware instead",
+    )
 }
 
 /// A value that is there.
@@ -123,6 +148,7 @@ mod tests {
     use super::*;
     use crate::decode::{DecodeError, decode};
     use crate::formats::yaml;
+    use crate::runtime;
 
     fn read(text: &str) -> Result<Middleware, DecodeError> {
         let node = yaml::read("f.yml", text.as_bytes()).expect("valid YAML");
@@ -168,6 +194,69 @@ mod tests {
         ] {
             let error = read(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+    struct Stamp {
+        max_age: u32,
+        behind: Vec<String>,
+    }
+
+    impl tidegate_core::Build for Stamp {
+        const PER_ROUTER: bool = true;
+
+        tidegate_core::references!(Self { behind, .. }, visit => {
+            for name in behind {
+                visit(tidegate_core::reference::Target::Middleware, name);
+            }
+        });
+
+        fn build(
+            &self,
+            _: &tidegate_core::BuildContext<'_>,
+        ) -> Result<std::sync::Arc<dyn tidegate_core::Middleware>, tidegate_core::BuildError> {
+            Err(tidegate_core::BuildError::new("not in this test"))
+        }
+    }
+
+    #[test]
+    fn registered_kinds_are_read_like_those_that_are_built_in() {
+        assert_eq!(runtime::register::<Stamp>("stampOfTests"), Ok(()));
+        for taken in ["StampOfTests", "addprefix", "when", ""] {
+            assert!(runtime::register::<Stamp>(taken).is_err(), "{taken}");
+        }
+        let text = "stampoftests: {maxage: '5', behind: 'a,b'}\nwhen: Method(`GET`)";
+        let stamp = read(text).unwrap();
+        assert_eq!((stamp.kind(), stamp.when.as_str()), ("stampOfTests", "Method(`GET`)"));
+        assert!(stamp.options.is_per_router());
+        let shown = serde_json::to_value(&stamp).unwrap();
+        assert_eq!(
+            shown,
+            serde_json::json!({"stampOfTests": {"maxAge": 5, "behind": ["a", "b"]}, "when": "Method(`GET`)"})
+        );
+        assert_eq!(serde_json::from_value::<Middleware>(shown).unwrap(), stamp);
+        assert_ne!(read("stampOfTests: {maxAge: 6}").unwrap(), stamp);
+        assert_eq!(read("stampOfTests:").unwrap(), read("stampOfTests: {}").unwrap());
+        let mut qualified = stamp.clone();
+        tidegate_core::reference::qualify(&mut qualified, "file");
+        let shown = serde_json::to_value(&qualified).unwrap();
+        assert_eq!(shown["stampOfTests"]["behind"], serde_json::json!(["a@file", "b@file"]));
+        assert!(!tidegate_core::reference::has_plain(&qualified));
+    }
+
+    #[test]
+    fn mistakes_in_registered_kinds_name_their_options() {
+        runtime::register::<Stamp>("otherStamp").unwrap();
+        for (text, expected) in [
+            ("otherStamp: {maxAge: x}", "f.yml:1: otherStamp: maxAge: `x` is not a whole number from"),
+            ("otherStamp: {maxag: 1}", "f.yml:1: otherStamp: maxag: unknown key: did you mean `maxAge`?"),
+            ("otherStamp: {}\naddPrefix: {}", "multi-types middleware not supported"),
+            ("addPrefix: {}\notherStamp: {}", "multi-types middleware not supported"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use crate::reference::{Visit, VisitMut};
 use crate::store::{SharedStore, StoreOptions};
 use crate::{BoxFuture, Clock, Handler, Middleware, Request, Response, UpstreamError};
 
@@ -106,6 +107,13 @@ pub trait Build {
     /// True when each router must have an instance of its own (Traefik's rule for limits and breakers); false when
     /// all routers that name the middleware share one.
     const PER_ROUTER: bool = false;
+
+    /// Shows the names of the middlewares and services that the options refer to. [`references!`](crate::references) makes
+    /// this and the next method from one list.
+    fn references(&self, _visit: &mut Visit<'_>) {}
+
+    /// The same, to be changed.
+    fn references_mut(&mut self, _visit: &mut VisitMut<'_>) {}
 
     /// Checks the options and prepares what each request needs: expressions are compiled and files read here.
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError>;

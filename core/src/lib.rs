@@ -16,6 +16,7 @@ pub mod identity;
 pub mod message;
 pub mod middleware;
 pub mod reason;
+pub mod reference;
 pub mod reply;
 pub mod store;
 pub mod values;

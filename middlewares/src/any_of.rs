@@ -7,6 +7,7 @@ use http::header::WWW_AUTHENTICATE;
 use http::{HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::Target;
 use tidegate_core::{
     Admission, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason,
     Request, Response,
@@ -24,6 +25,12 @@ pub struct AnyOf {
 }
 
 impl Build for AnyOf {
+    tidegate_core::references!(Self { middlewares }, visit => {
+        for name in middlewares {
+            visit(Target::Middleware, name);
+        }
+    });
+
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         if self.middlewares.is_empty() {
             return Err(BuildError::new(

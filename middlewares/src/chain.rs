@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::Target;
 use tidegate_core::{
     Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
@@ -20,6 +21,12 @@ pub struct Chain {
 impl Build for Chain {
     /// Its members may be limits and breakers, of which each router must have its own.
     const PER_ROUTER: bool = true;
+
+    tidegate_core::references!(Self { middlewares }, visit => {
+        for name in middlewares {
+            visit(Target::Middleware, name);
+        }
+    });
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         // The last that is wrong comes first, as in Traefik.

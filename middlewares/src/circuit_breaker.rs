@@ -345,7 +345,7 @@ mod tests {
             build_in(&world, options).unwrap()
         };
         let status = |middleware: &Arc<dyn Middleware>| {
-            let service = Service(|_| reply::bare(StatusCode::BAD_GATEWAY, "broken"));
+            let service = Service(|_| reply::bare(StatusCode::BAD_GATEWAY, "broken", Reason::ConnectFailed));
             block_on(testing::run(middleware, get("http://h.test/"), &service)).status().as_u16()
         };
         let errors = "NetworkErrorRatio() > 0.5";

@@ -7,6 +7,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, PROX
 use http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::{Reference, Target};
 use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next,
     Reason, Request, Response, reply,
@@ -25,8 +26,8 @@ pub struct Errors {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub status_rewrites: BTreeMap<String, u16>,
     /// The service that has the pages.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub service: Reference,
     /// Path and query of a page. `{status}` stands for the status of the answer, `{originalStatus}` for the one before
     /// rewriting, `{url}` for the escaped URL of the request.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -41,6 +42,8 @@ fn is_none_or_empty(headers: &Option<Vec<String>>) -> bool {
 }
 
 impl Build for Errors {
+    tidegate_core::references!(Self { service, .. }, visit => { visit(Target::Service, service) });
+
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let name = |name: &String| {
             let wrong = |_| BuildError::new(format!("errorRequestHeaders: `{name}` is not a header name"));
@@ -54,7 +57,7 @@ impl Build for Errors {
         });
         let rewrites = BuildErrors::collect(rewrites);
         let status = BuildErrors::both(StatusRanges::parse(&self.status), rewrites);
-        let rest = BuildErrors::both(context.service(&self.service), headers);
+        let rest = BuildErrors::both(context.service(self.service.as_str()), headers);
         let ((status, mut rewrites), (service, headers)) = BuildErrors::both(status, rest)?;
         // Single codes before ranges, so that the more exact entry wins.
         rewrites.sort_by_key(|(from, _)| from.width());
@@ -62,7 +65,7 @@ impl Build for Errors {
             status,
             rewrites,
             service,
-            service_name: Arc::from(context.qualify(&self.service)),
+            service_name: Arc::from(context.qualify(self.service.as_str())),
             query: self.query.clone(),
             headers,
         }))

@@ -122,7 +122,6 @@ mod tests {
     use super::*;
     use crate::testing::{self, Service, World, build_in, get, text, with_body};
     use std::io;
-    use tidegate_core::Body;
     use tidegate_core::{Body, ByteStream, ClientSide, Upgrade};
 
     fn ask(middleware: &Arc<dyn Middleware>, request: Request) -> Response {

@@ -1,4 +1,5 @@
-//! Every middleware of Tidegate: one file each, which is declared here, and one line each in the list below.
+//! Every middleware of Tidegate: one file each, which is declared here, and one line each in the list below. Kinds that
+//! are known only when the program runs come in through [`runtime`].
 //!
 //! A middleware's file has five parts in this order: the sentence that says what it is for, its options, `build`,
 //! `handle`, its tests.
@@ -37,6 +38,7 @@ pub mod replace_path;
 pub mod replace_path_regex;
 mod replay;
 pub mod retry;
+pub mod runtime;
 mod sniff;
 mod status_ranges;
 pub mod strip_prefix;
@@ -74,26 +76,6 @@ registry! {
     retry: retry::Retry,
     stripPrefix: strip_prefix::StripPrefix,
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
-}
-
-impl Options {
-    /// The other middlewares that it names, as they are written.
-    pub fn members(&self) -> &[String] {
-        match self {
-            Self::anyOf(any) => &any.middlewares,
-            Self::chain(chain) => &chain.middlewares,
-            _ => &[],
-        }
-    }
-
-    /// The same, to be changed.
-    pub fn members_mut(&mut self) -> &mut [String] {
-        match self {
-            Self::anyOf(any) => &mut any.middlewares,
-            Self::chain(chain) => &mut chain.middlewares,
-            _ => &mut [],
-        }
-    }
 }
 
 /// A response that is already there, where a future is asked for.

@@ -11,6 +11,7 @@ use tidegate_config::service::LoadBalancer;
 use tidegate_config::tcp::TcpLoadBalancer;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
+use tidegate_core::reference::{self, has_plain};
 use tidegate_core::{BuildError, Clock, HttpClient};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -205,11 +206,8 @@ fn located(problem: &Problem, config: &Config, origins: &Origins, certificates: 
 /// Qualifies the names that Traefik's API shows qualified.
 fn qualify_references(config: &mut Config) {
     for (name, middleware) in &mut config.http.middlewares {
-        if middleware.options.members().is_empty() {
-            continue;
-        }
-        for member in Arc::make_mut(middleware).options.members_mut() {
-            *member = qualify(member, provider_of(name));
+        if has_plain(&**middleware) {
+            reference::qualify(Arc::make_mut(middleware), provider_of(name));
         }
     }
     for (name, service) in &mut config.http.services {

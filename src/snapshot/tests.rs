@@ -1,6 +1,7 @@
 //! Tests of compiling: what becomes of whole configurations.
 
 mod effects;
+mod runtime;
 mod state;
 
 use std::collections::BTreeMap;

@@ -3,13 +3,13 @@
 //! The order of the members is Traefik's, so texts can be compared as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::tcp::TcpService;
 use tidegate_config::{Kind, Middleware, ObjectRef};
+use tidegate_core::reference::{Name as _, References, Target, provider_of};
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
@@ -154,21 +154,21 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
 
 /// A middleware. A chain that is used names its members with their provider.
 fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &ObjectReport) -> Object {
-    if options.options.members().is_empty() || is_used(snapshot, name, report) {
+    let mut has_members = false;
+    options.references(&mut |target, _| has_members |= target == Target::Middleware);
+    if !has_members || is_used(snapshot, name, report) {
         return Object::of(options);
     }
     let mut shown = options.clone();
-    shown.options.members_mut().iter_mut().for_each(|member| as_written(member, name));
+    shown.references_mut(&mut |_, member| member.unqualify(provider_of(name)));
     Object::of(&shown)
 }
 
 /// True when a router, a service or another chain names this middleware.
 fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
-    let in_chain =
-        |middleware: &Arc<Middleware>| middleware.options.members().iter().any(|member| member == name);
     !report.used_by.is_empty()
-        || http.middlewares.values().any(in_chain)
+        || http.middlewares.values().any(|middleware| names(&**middleware, name))
         || http.services.values().any(|service| {
             let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
             service.middlewares.iter().any(|member| {
@@ -178,12 +178,16 @@ fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
         })
 }
 
+/// True when an object refers to this middleware.
+fn names(object: &impl References, middleware: &str) -> bool {
+    let mut found = false;
+    object.references(&mut |target, name| found |= target == Target::Middleware && name.name() == middleware);
+    found
+}
+
 /// Takes off the provider of `owner`. Traefik adds it when an object is built for somebody who uses it.
 fn as_written(reference: &mut String, owner: &str) {
-    let own = owner.rfind('@').and_then(|at| reference.strip_suffix(owner.get(at..)?));
-    if let Some(own) = own.map(str::to_owned) {
-        *reference = own;
-    }
+    reference.unqualify(provider_of(owner));
 }
 
 /// One object of the snapshot; `None` when there is none of this name.

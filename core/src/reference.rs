@@ -1,0 +1,263 @@
+//! Names by which objects of a configuration refer to each other.
+//!
+//! A provider writes the names of its own objects plainly. After the merge of all providers every name is qualified,
+//! `name@provider`, once: nothing behind that sees a plain one.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What a name refers to, within the protocol of the object that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A router.
+    Router,
+    /// A service.
+    Service,
+    /// A middleware.
+    Middleware,
+    /// How servers are talked to.
+    ServersTransport,
+    /// TLS options.
+    TlsOptions,
+}
+
+/// A name that refers to another object. An empty one refers to nothing.
+///
+/// A plain `String` is one that is shown qualified, as Traefik's API shows it; a [`Reference`] is shown as it was written.
+pub trait Name {
+    /// The name as it is now.
+    fn name(&self) -> &str;
+    /// Adds the provider to a name that has none.
+    fn qualify(&mut self, provider: &str);
+    /// Takes this provider off.
+    fn unqualify(&mut self, provider: &str);
+}
+
+impl Name for String {
+    fn name(&self) -> &str {
+        self
+    }
+
+    fn qualify(&mut self, provider: &str) {
+        self.push('@');
+        self.push_str(provider);
+    }
+
+    fn unqualify(&mut self, provider: &str) {
+        if let Some(plain) = self.strip_suffix(provider).and_then(|rest| rest.strip_suffix('@')) {
+            self.truncate(plain.len());
+        }
+    }
+}
+
+/// A name that is shown as it was written after it was qualified, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reference {
+    name: String,
+    /// How many bytes of it were written.
+    written: usize,
+}
+
+impl Reference {
+    /// The name as it was written.
+    pub fn written(&self) -> &str {
+        self.name.get(..self.written).unwrap_or(&self.name)
+    }
+
+    /// The name with its provider, once it is qualified.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// True when it refers to nothing.
+    pub fn is_empty(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
+impl Name for Reference {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn qualify(&mut self, provider: &str) {
+        self.name.qualify(provider);
+    }
+
+    fn unqualify(&mut self, provider: &str) {
+        self.name.unqualify(provider);
+        self.written = self.written.min(self.name.len());
+    }
+}
+
+impl From<String> for Reference {
+    fn from(name: String) -> Self {
+        Self { written: name.len(), name }
+    }
+}
+
+impl From<&str> for Reference {
+    fn from(name: &str) -> Self {
+        name.to_owned().into()
+    }
+}
+
+impl From<&String> for Reference {
+    fn from(name: &String) -> Self {
+        name.clone().into()
+    }
+}
+
+impl PartialEq<str> for Reference {
+    fn eq(&self, other: &str) -> bool {
+        self.name == other
+    }
+}
+
+impl PartialEq<&str> for Reference {
+    fn eq(&self, other: &&str) -> bool {
+        self.name == *other
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.written())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// Is shown each name that an object refers to.
+pub type Visit<'a> = dyn FnMut(Target, &dyn Name) + 'a;
+/// Is given each name that an object refers to, to be changed.
+pub type VisitMut<'a> = dyn FnMut(Target, &mut dyn Name) + 'a;
+
+/// An object that refers to others. [`references!`](crate::references) makes both methods from one list.
+pub trait References {
+    /// Shows the names that it refers to.
+    fn references(&self, _visit: &mut Visit<'_>) {}
+    /// The same, to be changed.
+    fn references_mut(&mut self, _visit: &mut VisitMut<'_>) {}
+}
+
+/// Makes the two methods of [`References`] (and of [`Build`](crate::Build)) from one list of names: a pattern for the
+/// object, and statements that give each name in it to `visit`. The statements stand in both methods, so that they get
+/// names that can be read in one and names that can be changed in the other.
+///
+/// ```
+/// # use tidegate_core::reference::{References, Target};
+/// struct Chain { middlewares: Vec<String> }
+///
+/// impl References for Chain {
+///     tidegate_core::references!(Self { middlewares }, visit => {
+///         for name in middlewares {
+///             visit(Target::Middleware, name);
+///         }
+///     });
+/// }
+/// ```
+#[macro_export]
+macro_rules! references {
+    ($object:pat, $visit:ident => $body:block) => {
+        fn references(&self, $visit: &mut $crate::reference::Visit<'_>) {
+            let $object = self;
+            $body
+        }
+
+        fn references_mut(&mut self, $visit: &mut $crate::reference::VisitMut<'_>) {
+            let $object = self;
+            $body
+        }
+    };
+}
+
+/// The part of a qualified name after its last `@`.
+pub fn provider_of(name: &str) -> &str {
+    name.rsplit_once('@').map_or("", |(_, provider)| provider)
+}
+
+/// Name of the TLS options that belong to no provider.
+const DEFAULT_TLS_OPTIONS: &str = "default";
+
+/// True for a name that means an object of the provider that wrote it, and does not say so.
+pub fn is_plain(target: Target, name: &str) -> bool {
+    let belongs_to_none = name.is_empty() || target == Target::TlsOptions && name == DEFAULT_TLS_OPTIONS;
+    !belongs_to_none && !name.contains('@')
+}
+
+/// Qualifies every plain name that an object of this provider refers to.
+pub fn qualify<T: References + ?Sized>(object: &mut T, provider: &str) {
+    object.references_mut(&mut |target, name| {
+        if is_plain(target, name.name()) {
+            name.qualify(provider);
+        }
+    });
+}
+
+/// True when an object refers to something by a plain name.
+pub fn has_plain<T: References + ?Sized>(object: &T) -> bool {
+    let mut found = false;
+    object.references(&mut |target, name| found |= is_plain(target, name.name()));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Object {
+        middlewares: Vec<String>,
+        service: Reference,
+        options: Reference,
+        transport: Option<String>,
+    }
+
+    impl References for Object {
+        references!(Self { middlewares, service, options, transport }, visit => {
+            for name in middlewares {
+                visit(Target::Middleware, name);
+            }
+            visit(Target::Service, service);
+            visit(Target::TlsOptions, options);
+            if let Some(name) = transport {
+                visit(Target::ServersTransport, name);
+            }
+        });
+    }
+
+    #[test]
+    fn plain_names_are_qualified_once() {
+        let mut object = Object {
+            middlewares: vec!["a".into(), "b@docker".into()],
+            service: "s".into(),
+            options: "default".into(),
+            transport: Some("default".into()),
+        };
+        for _ in 0..2 {
+            qualify(&mut object, "file");
+            assert!(!has_plain(&object));
+            assert_eq!(object.middlewares, ["a@file", "b@docker"]);
+            assert_eq!((object.service.as_str(), object.service.written()), ("s@file", "s"));
+            assert_eq!(object.options, "default", "it belongs to no provider");
+            assert_eq!(object.transport.as_deref(), Some("default@file"));
+        }
+        object.references_mut(&mut |_, name| name.unqualify("file"));
+        assert_eq!(object.middlewares, ["a", "b@docker"]);
+        assert_eq!((object.service.as_str(), object.service.written()), ("s", "s"));
+        qualify(&mut Object::default(), "file");
+        assert!(!has_plain(&Object::default()), "an empty name refers to nothing");
+    }
+}
