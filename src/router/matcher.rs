@@ -14,7 +14,7 @@ use super::tree::{known_name, texts};
 use super::view::{View, unescaped, without_port};
 
 /// The matchers by name; a rule may also write them in lower, upper or title case.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 14] = [
     "Host",
     "HostRegexp",
     "Path",
@@ -26,6 +26,9 @@ const NAMES: [&str; 11] = [
     "Query",
     "QueryRegexp",
     "ClientIP",
+    "User",
+    "Group",
+    "Label",
 ];
 
 /// One question about a request.
@@ -49,6 +52,12 @@ pub(super) enum Matcher {
     Query(Box<(Box<str>, Box<str>)>),
     QueryRegexp(Box<(Box<str>, Regex)>),
     ClientIp(IpNet),
+    /// The client is known by this name.
+    User(Box<str>),
+    /// The client belongs to this group.
+    Group(Box<str>),
+    /// The client has this label, with this value.
+    Label(Box<(String, Box<str>)>),
     /// Nothing matches.
     Nothing,
 }
@@ -58,7 +67,7 @@ impl Matcher {
     pub(super) fn new(call: &Call) -> Result<Self, MatcherError> {
         let name = known_name(&call.name, &NAMES, hint)?;
         let allowed = match name {
-            "Header" | "HeaderRegexp" => 2..=2,
+            "Header" | "HeaderRegexp" | "Label" => 2..=2,
             "Query" | "QueryRegexp" => 1..=2,
             _ => 1..=1,
         };
@@ -95,6 +104,14 @@ impl Matcher {
                 }
             }),
             Self::ClientIp(range) => range.contains(&view.peer),
+            Self::User(name) => view.identity().is_some_and(|identity| identity.subject == **name),
+            Self::Group(name) => {
+                view.identity().is_some_and(|identity| identity.groups.iter().any(|group| **group == **name))
+            }
+            Self::Label(wanted) => view
+                .identity()
+                .and_then(|identity| identity.labels.get(&wanted.0))
+                .is_some_and(|value| **value == *wanted.1),
             Self::Nothing => false,
         }
     }
@@ -141,6 +158,9 @@ fn build(name: &str, arguments: &[&str]) -> Result<Matcher, ValueError> {
         }
         // With one argument both ask for a parameter without value.
         "Query" | "QueryRegexp" => Matcher::Query(Box::new((first.into(), second.unwrap_or("").into()))),
+        "User" => Matcher::User(first.into()),
+        "Group" => Matcher::Group(first.into()),
+        "Label" => Matcher::Label(Box::new((first.to_owned(), second.unwrap_or("").into()))),
         _ => Matcher::ClientIp(range(first)?),
     })
 }

@@ -73,6 +73,10 @@ fn collect_hosts(tree: &Tree<Matcher>, negated: bool, hosts: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tidegate_core::{AuthMethod, Identity};
+
     use super::super::testing::request;
     use super::*;
 
@@ -116,6 +120,35 @@ mod tests {
             let request = request(method, host, target, &[("x-a", "1"), ("x-a", "2")]);
             assert_eq!(parsed.matches(&request), taken, "{rule} on {method} {host} {target}");
         }
+    }
+
+    #[test]
+    fn rules_may_ask_who_the_client_is() {
+        let takes = |rule: &str, identity: Option<Identity>| {
+            let mut request = request("GET", "h", "/", &[]);
+            request.context.identity = identity.map(Arc::new);
+            Rule::parse(rule).unwrap().matches(&request)
+        };
+        let ann = || Identity {
+            groups: vec!["dev".into(), "ops".into()],
+            labels: [("team".into(), "core".into())].into(),
+            ..Identity::new("ann", AuthMethod::Basic, "users@file".into())
+        };
+        for (rule, taken) in [
+            ("User(`ann`)", true),
+            ("User(`Ann`)", false),
+            ("Group(`ops`)", true),
+            ("Group(`op`)", false),
+            ("Label(`team`, `core`)", true),
+            ("Label(`team`, `edge`)", false),
+            ("Label(`tea`, `core`)", false),
+            ("(User(`bob`) || Label(`team`, `core`)) && !Group(`guests`)", true),
+        ] {
+            assert_eq!(takes(rule, Some(ann())), taken, "{rule}");
+            assert!(!takes(rule, None), "{rule} without an identity");
+        }
+        assert!(takes("!User(`ann`)", None), "nobody is not ann");
+        assert!(Rule::parse("Label(`team`)").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use tidegate_core::Request;
+use tidegate_core::{Identity, Request};
 
 /// What is compared with the matchers, worked out once for each request.
 pub(super) struct View<'a> {
@@ -34,6 +34,11 @@ impl<'a> View<'a> {
     /// The host without port and trailing dot.
     pub(super) fn host(&self) -> &str {
         self.dotted_host.strip_suffix('.').unwrap_or(&self.dotted_host)
+    }
+
+    /// Who the client is, when something has authenticated it.
+    pub(super) fn identity(&self) -> Option<&'a Identity> {
+        self.request.context.identity.as_deref()
     }
 
     /// Key and value, still escaped, of each query parameter. `;` separates like `&`, as it does in Traefik.

@@ -58,6 +58,35 @@ http:
     assert_eq!([status("/nobody", ann), status("/nobody", bob)], [200, 429]);
 }
 
+#[test]
+fn a_middleware_may_be_for_some_users_only() {
+    let backend = Backend::echo("a");
+    let gateway = Gateway::with(
+        &[],
+        &format!(
+            r"
+http:
+  routers:
+    r: {{rule: 'PathPrefix(`/`)', service: a, middlewares: [basic, mark]}}
+  middlewares:
+    basic: {{basicAuth: {{users: ['ann:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=', 'bob:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}
+    mark: {{when: 'User(`ann`) && !PathPrefix(`/plain`)', headers: {{customResponseHeaders: {{X-Mark: ann}}}}}}
+  services:
+    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+",
+            backend.url()
+        ),
+    );
+    assert_eq!(gateway.problems(), Vec::<String>::new());
+    let marked = |path: &str, headers: &str| {
+        let answer = get_with(gateway.web(), "h", path, headers);
+        assert_eq!(answer.status, 200);
+        answer.header("x-mark").is_some()
+    };
+    let (ann, bob) = ("Authorization: Basic YW5uOnRlc3Q=\r\n", "Authorization: Basic Ym9iOnRlc3Q=\r\n");
+    assert!(marked("/", ann) && !marked("/", bob) && !marked("/plain", ann));
+}
+
 /// A certificate that signs itself, for somebody of this name.
 fn somebody(name: &str) -> Own {
     let mut parameters = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
