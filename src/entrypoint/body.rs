@@ -15,6 +15,7 @@ use super::closing::Closing;
 use super::linger::{self, Leftover};
 use super::pace::{self, Answering};
 use super::progress::Progress;
+use super::protocol::Protocol;
 
 /// One open answer, counted until dropped.
 pub(super) struct OpenAnswer {
@@ -49,7 +50,7 @@ impl Drop for OpenAnswer {
 pub(super) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
-    h2: bool,
+    protocol: Protocol,
     closing: Option<Closing>,
     /// What few answers need, in a box of its own: this body is moved several times.
     framed: Option<Box<Framed>>,
@@ -71,11 +72,11 @@ impl AnswerBody {
     pub(super) fn new(
         body: Body,
         (open, closing): (OpenAnswer, Option<Closing>),
-        h2: bool,
+        protocol: Protocol,
         headless: bool,
     ) -> Self {
-        let mut this = Self { body, open, h2, closing, framed: None };
-        if !h2 {
+        let mut this = Self { body, open, protocol, closing, framed: None };
+        if !protocol.is_framed() {
             this.open.progress.respond();
         } else if !this.body.is_end_stream() && !headless {
             this.open.set_stalled(true);
@@ -119,7 +120,7 @@ impl HttpBody for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if !this.h2 && this.open.progress.poll_unsent(cx).is_pending() {
+        if !this.protocol.is_framed() && this.open.progress.poll_unsent(cx).is_pending() {
             return Poll::Pending;
         }
         let deadline = this.framed.as_mut().and_then(|framed| framed.deadline.as_mut());
@@ -128,13 +129,13 @@ impl HttpBody for AnswerBody {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if this.h2 {
+        if this.protocol.is_framed() {
             this.open.set_stalled(matches!(polled, Poll::Ready(Some(Ok(_)))));
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                if !this.h2 {
+                if !this.protocol.is_framed() {
                     this.open.progress.add_unsent(length);
                 }
                 if let Some(closing) = &mut this.closing {

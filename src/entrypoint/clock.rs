@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::pace;
 use super::progress::Progress;
+use super::protocol::Protocol;
 
 /// How long a client may take to hang up after it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -68,7 +69,7 @@ pub(super) enum Due {
 /// The clock of one connection.
 pub(super) struct Clock {
     limits: Limits,
-    h2: bool,
+    protocol: Protocol,
     parks: bool,
     /// Requests that had come when the connection was last put aside.
     rested: Option<u32>,
@@ -146,11 +147,11 @@ impl Wait {
 
 impl Clock {
     /// A clock that starts now.
-    pub(super) fn new(limits: Limits, h2: bool) -> Self {
+    pub(super) fn new(limits: Limits, protocol: Protocol) -> Self {
         let parks = limits.idle.is_none_or(|idle| idle > PARK);
         Self {
             limits,
-            h2,
+            protocol,
             parks,
             rested: None,
             waiting: Wait::Nothing,
@@ -176,7 +177,7 @@ impl Clock {
             Wait::Body if too_slow => return Poll::Ready(Due::Cut("a request body at the lowest rate")),
             Wait::Body => progress.patience().unwrap_or(self.limits.body),
             // Streams that a client's window keeps shut are not looked at one by one.
-            Wait::Write => self.limits.write.filter(|_| self.h2),
+            Wait::Write => self.limits.write.filter(|_| self.protocol.is_framed()),
             Wait::Farewell => Some(FAREWELL),
         };
         let answer = self.answer_deadline(progress);
@@ -214,7 +215,7 @@ impl Clock {
 
     /// When the answer that is under way must be over.
     fn answer_deadline(&mut self, progress: &Progress) -> Option<Instant> {
-        let limit = self.limits.write.filter(|_| !self.h2)?;
+        let limit = self.limits.write.filter(|_| !self.protocol.is_framed())?;
         if !progress.is_answering() || progress.is_upgraded() {
             self.answer = None;
             return None;
@@ -227,7 +228,7 @@ impl Clock {
 
     /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with a pace of their own.
     fn is_too_slow(&mut self, wait: Wait, progress: &Progress) -> bool {
-        if self.h2 || self.limits.rate == 0 {
+        if self.protocol.is_framed() || self.limits.rate == 0 {
             return false;
         }
         if progress.patience().is_some() {
@@ -250,8 +251,8 @@ impl Clock {
         }
         match progress.place() {
             // A block's time runs from its beginning, whatever else comes.
-            Place::Head if self.h2 => (Wait::Head, progress.heads()),
-            Place::Body if !self.h2 && progress.is_responding() => (Wait::Nothing, 0),
+            Place::Head if self.protocol.is_framed() => (Wait::Head, progress.heads()),
+            Place::Body if !self.protocol.is_framed() && progress.is_responding() => (Wait::Nothing, 0),
             Place::Body => (Wait::Body, progress.reads()),
             _ if progress.is_stalled() => (Wait::Write, progress.reads()),
             _ if progress.is_answering() => (Wait::Nothing, 0),
@@ -325,7 +326,7 @@ mod tests {
     async fn each_debt_has_its_own_time() {
         let progress = Progress::default();
         at(&progress, Place::Start);
-        let mut clock = Clock::new(limits(), false);
+        let mut clock = Clock::new(limits(), Protocol::Http1);
         assert_eq!(due(&mut clock, &progress, 20).await, Due::Leave);
         at(&progress, Place::Head);
         assert_eq!(due(&mut clock, &progress, 20).await, Due::Cut("the rest of a request head"));
@@ -346,10 +347,10 @@ mod tests {
         progress.block_read(true);
         let short = Duration::from_millis(50);
         let long = Limits { idle: Some(PARK + short), ..limits() };
-        assert_eq!(due(&mut Clock::new(long, false), &progress, 2000).await, Due::Park);
-        assert_eq!(due(&mut Clock::new(limits(), false), &progress, 60).await, Due::Leave);
+        assert_eq!(due(&mut Clock::new(long, Protocol::Http1), &progress, 2000).await, Due::Park);
+        assert_eq!(due(&mut Clock::new(limits(), Protocol::Http1), &progress, 60).await, Due::Leave);
         assert_eq!(long.parked(), Some(short));
-        let mut clock = Clock::new(long, true);
+        let mut clock = Clock::new(long, Protocol::Http2);
         assert_eq!(due(&mut clock, &progress, 2000).await, Due::Park);
         assert_eq!(due(&mut clock, &progress, 50).await, Due::Leave);
         progress.read(Place::Start, true);
@@ -360,7 +361,7 @@ mod tests {
     async fn progress_buys_time_for_bodies_but_not_for_heads() {
         for (place, expected) in [(Place::Body, false), (Place::Head, true)] {
             let progress = Progress::default();
-            let mut clock = Clock::new(limits(), true);
+            let mut clock = Clock::new(limits(), Protocol::Http2);
             let start = Instant::now();
             let mut cut = false;
             while start.elapsed() < Duration::from_millis(400) && !cut {
@@ -384,7 +385,7 @@ mod tests {
             let progress = Progress::default();
             progress.set_patience(patience);
             let mut clock =
-                Clock { rate: Rate::new(Duration::from_millis(100)), ..Clock::new(limits, false) };
+                Clock { rate: Rate::new(Duration::from_millis(100)), ..Clock::new(limits, Protocol::Http1) };
             let mut was_cut = false;
             for _ in 0..30 {
                 at(&progress, Place::Body);
@@ -402,16 +403,16 @@ mod tests {
 
     #[tokio::test]
     async fn without_write_timeout_a_stalled_client_only_makes_room() {
-        let stalled = async |h2| {
+        let stalled = async |protocol| {
             let progress = Progress::default();
             progress.begin();
             progress.block_write(true);
-            let mut clock = Clock::new(Limits { write: None, ..limits() }, h2);
+            let mut clock = Clock::new(Limits { write: None, ..limits() }, protocol);
             assert_eq!(due(&mut clock, &progress, 10_000).await, Due::Yield);
             let again = std::future::poll_fn(|cx| clock.poll(&progress, cx));
             assert!(tokio::time::timeout(Duration::from_millis(200), again).await.is_err());
         };
-        tokio::join!(stalled(false), stalled(true));
+        tokio::join!(stalled(Protocol::Http1), stalled(Protocol::Http2));
     }
 
     #[tokio::test]
@@ -419,7 +420,7 @@ mod tests {
         let progress = Progress::default();
         at(&progress, Place::Start);
         progress.begin();
-        let mut clock = Clock::new(Limits { write: None, ..limits() }, false);
+        let mut clock = Clock::new(Limits { write: None, ..limits() }, Protocol::Http1);
         let due = std::future::poll_fn(|cx| clock.poll(&progress, cx));
         assert!(tokio::time::timeout(Duration::from_millis(100), due).await.is_err());
     }

@@ -23,9 +23,10 @@ use super::clock::{Clock, Due, STALLED};
 use super::door::Door;
 use super::heads::HeldHead;
 use super::hold::{Held, hold};
-use super::http::{HttpService, Link, Protocol};
+use super::http::{HttpService, Link};
 use super::linger::Wire;
 use super::progress::Progress;
+use super::protocol::Protocol;
 use super::room::OpenConnection;
 use super::stream::Watched;
 use super::streams;
@@ -120,11 +121,13 @@ pub(super) async fn begin_http(
             Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
         let Some((stream, tls, chosen)) = handshake.await? else { return Ok(None) };
         connection.tls = Some(*tls);
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return Ok(Some(serve_http(door, *stream, connection, Some(chosen), h2, open)));
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+        return Ok(Some(serve_http(door, *stream, connection, Some(chosen), protocol, open)));
     }
-    let h2 = stream.prefix.starts_with(PREFACE);
-    Ok(Some(serve_http(door, stream, connection, None, h2, open)))
+    let is_http2 = stream.prefix.starts_with(PREFACE);
+    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+    Ok(Some(serve_http(door, stream, connection, None, protocol, open)))
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
@@ -281,12 +284,12 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
     stream: S,
     mut connection: Connection,
     tls_options: Option<ChosenOptions>,
-    h2: bool,
+    protocol: Protocol,
     open: OpenConnection,
 ) -> Rest {
     let progress = Arc::new(Progress::default());
     let held = HeldHead::new(door.heads.clone());
-    let stream = Box::new(Watched::new(stream, h2, progress.clone(), held, door.largest_head, open));
+    let stream = Box::new(Watched::new(stream, protocol, progress.clone(), held, door.largest_head, open));
     let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
     connection.forwarded_for = door.forwarded.appended(&peer);
     let tls = tls_options.as_ref().zip(connection.tls.as_ref());
@@ -298,16 +301,16 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
         peer,
         tls_options,
         requests: 0.into(),
-        protocol: if h2 { Protocol::Http2 } else { Protocol::Http1 },
+        protocol,
     });
     let service = HttpService::new(link);
-    if !h2 {
+    if protocol == Protocol::Http1 {
         return Box::pin(serve_http1(door, progress, stream, service));
     }
     let mut connection = Box::pin(door.http2.serve_connection(TokioIo::new(stream), service));
     Box::pin(async move {
         let leave = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-        drive(&door, &progress, true, connection.as_mut(), leave).await?;
+        drive(&door, &progress, protocol, connection.as_mut(), leave).await?;
         Ok(())
     })
 }
@@ -323,7 +326,7 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 's
         let connection = door.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
         let mut connection = Box::pin(connection);
         let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
-        let End::Parked = drive(&door, &progress, false, connection.as_mut(), leave).await? else {
+        let End::Parked = drive(&door, &progress, Protocol::Http1, connection.as_mut(), leave).await? else {
             return Ok(());
         };
         stream = match Pin::into_inner(connection).into_parts() {
@@ -360,13 +363,13 @@ enum End {
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     door: &Door,
     progress: &Progress,
-    h2: bool,
+    protocol: Protocol,
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
 ) -> io::Result<End> {
-    let mut clock = Clock::new(door.limits, h2);
+    let mut clock = Clock::new(door.limits, protocol);
     // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Door::parting`.
-    let signal = if h2 { &door.draining } else { &door.parting };
+    let signal = if protocol.is_framed() { &door.draining } else { &door.parting };
     let mut draining = pin!(signal.cancelled());
     let mut left = false;
     let mut newcomer = None;
@@ -415,7 +418,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             }
             match clock.poll(progress, cx) {
                 Poll::Ready(Due::Leave) => progress.leave(),
-                Poll::Ready(Due::Park) if h2 => {
+                Poll::Ready(Due::Park) if protocol.is_framed() => {
                     resting = Some((progress.heads(), Box::pin(door.seats.leave_for_others())));
                 }
                 Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),

@@ -31,6 +31,7 @@ use super::hold::EARLY;
 use super::linger;
 use super::pace;
 use super::progress::Progress;
+use super::protocol::Protocol;
 use super::target::refused;
 use super::timeouts;
 use super::tunnel;
@@ -54,24 +55,6 @@ pub(super) struct Link {
     pub(super) tls_options: Option<ChosenOptions>,
     pub(super) requests: AtomicU64,
     pub(super) protocol: Protocol,
-}
-
-/// The protocol of a client connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// HTTP/1.0 and HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// HTTP/3.
-    Http3,
-}
-
-impl Protocol {
-    /// True where requests come as streams of frames: HTTP/2 and HTTP/3.
-    pub(super) fn is_framed(self) -> bool {
-        self != Self::Http1
-    }
 }
 
 /// A request as its protocol hands it over.
@@ -173,7 +156,7 @@ async fn serve(
         && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
             || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
     head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut body = AnswerBody::new(body, (open, closing), framed, headless);
+    let mut body = AnswerBody::new(body, (open, closing), link.protocol, headless);
     body.bind(answering, leftover, deadline.map(Into::into));
     http::Response::from_parts(head, body)
 }
@@ -187,33 +170,69 @@ pub(super) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
 /// The answer to a request, whatever it came by, and the end of its exchange, which comes with the end of the body.
 pub(super) async fn respond(link: &Link, arrived: Arrived) -> (Response, Option<Closing>) {
     let wants_upgrade = arrived.head.headers.contains_key(UPGRADE);
-    let framed = link.protocol.is_framed();
     let mut closing = None;
     let answer = AssertUnwindSafe(answer(link, arrived, &mut closing)).catch_unwind().await;
-    let mut response = answer.unwrap_or_else(|panic| {
+    let response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
     });
-    if wants_upgrade && framed {
-        response = tunnel::settled(response);
-    }
-    if let Some(closing) = &mut closing {
-        closing.answer(&response);
-    }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !framed {
-        link.progress.upgrade();
-    } else if wants_upgrade && !framed {
-        // What the client sent behind its request may be of the other protocol.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    limit_life(link, &mut response);
+    let finish = if link.protocol.is_framed() { finish_framed } else { finish_http1 };
+    let mut response = finish(link, response, wants_upgrade, closing.as_mut());
     if response.status() == StatusCode::NOT_MODIFIED {
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
     }
     (response, closing)
+}
+
+/// What HTTP/1 clients are told of their connection.
+fn finish_http1(
+    link: &Link,
+    mut response: Response,
+    wants_upgrade: bool,
+    closing: Option<&mut Closing>,
+) -> Response {
+    if let Some(closing) = closing {
+        closing.answer(&response);
+    }
+    let is_over = is_over(link);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        link.progress.upgrade();
+    } else if is_over || wants_upgrade {
+        // What the client sent behind its request for another protocol may be of that protocol.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What becomes of the connection of HTTP/2 and HTTP/3 clients, and what a tunnel's answer may be.
+fn finish_framed(
+    link: &Link,
+    mut response: Response,
+    wants_upgrade: bool,
+    closing: Option<&mut Closing>,
+) -> Response {
+    if wants_upgrade {
+        response = tunnel::settled(response);
+    }
+    if let Some(closing) = closing {
+        closing.answer(&response);
+    }
+    if is_over(link) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        link.progress.leave();
+    }
+    response
+}
+
+/// Counts a request. True when its connection has lived or served long enough (Traefik's `keepAliveMaxTime`,
+/// `keepAliveMaxRequests`), and for every connection while the gateway stops.
+fn is_over(link: &Link) -> bool {
+    let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
+    (link.door.max_requests > 0 && served >= link.door.max_requests)
+        || link.door.max_time.is_some_and(|limit| link.connection.accepted.elapsed() >= limit)
+        || link.door.draining.is_cancelled()
 }
 
 /// Adds a header before those of its name that are there.
@@ -401,21 +420,4 @@ fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
         return link.connection.tls.is_some();
     };
     chosen.differ_for_host(snapshot, link.door.index, tls, request)
-}
-
-/// Ends a connection that has lived or served long enough (Traefik's `keepAliveMaxTime`, `keepAliveMaxRequests`), and
-/// every connection while the gateway stops.
-fn limit_life(link: &Link, response: &mut Response) {
-    let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
-    let over = (link.door.max_requests > 0 && served >= link.door.max_requests)
-        || link.door.max_time.is_some_and(|limit| link.connection.accepted.elapsed() >= limit)
-        || link.door.draining.is_cancelled();
-    if !over || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return;
-    }
-    if link.protocol.is_framed() {
-        link.progress.leave();
-    } else {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
 }

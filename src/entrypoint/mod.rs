@@ -23,6 +23,7 @@ mod pace;
 mod passed;
 mod ports;
 mod progress;
+mod protocol;
 mod room;
 mod stream;
 mod streams;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::heads::HeldHead;
 use super::linger::{Linger, Wire};
 use super::progress::Progress;
+use super::protocol::Protocol;
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -61,17 +62,18 @@ enum Scan {
 }
 
 impl<S, G> Watched<S, G> {
-    /// Reads along a stream that is at the start of HTTP/1 or, with `h2`, HTTP/2.
+    /// Reads along a stream that is at the start of HTTP/1 or HTTP/2.
     /// A head of HTTP/1 may have `largest` bytes.
     pub(super) fn new(
         stream: S,
-        h2: bool,
+        protocol: Protocol,
         progress: Arc<Progress>,
         held: HeldHead,
         largest: usize,
         guard: G,
     ) -> Self {
-        let scan = if h2 { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
+        let scan =
+            if protocol.is_framed() { Scan::Frames(Box::default()) } else { Scan::Requests(Box::default()) };
         let gathered = Gathered::default();
         let interim = Gathered::default();
         Self {
@@ -430,10 +432,10 @@ mod tests {
     }
 
     /// What the library would be given of these pieces, by a budget in which nothing large has room.
-    async fn read_along(h2: bool, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
+    async fn read_along(protocol: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
         let held = HeldHead::new(HeadBudget::of(0));
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let mut stream = Watched::new(near, h2, Arc::new(Progress::default()), held, 1 << 20, ());
+        let mut stream = Watched::new(near, protocol, Arc::new(Progress::default()), held, 1 << 20, ());
         let mut got = Vec::new();
         for piece in pieces {
             tokio::io::AsyncWriteExt::write_all(&mut far, piece).await.unwrap();
@@ -454,12 +456,12 @@ mod tests {
         let large =
             [b"GET / HTTP/1.1\r\nHost: h\r\nX: ".to_vec(), vec![b'y'; 16_000], b"\r\nX: ".to_vec()].concat();
         for more in [&[&[b'z'; 900][..]][..], &[&[b'z'; 400], b"z", b"z", b"z", &[b'z'; 100], b"z"]] {
-            let (got, outcome) = read_along(false, &[&[&large[..]], more].concat()).await;
+            let (got, outcome) = read_along(Protocol::Http1, &[&[&large[..]], more].concat()).await;
             assert!(outcome.is_ok());
             assert!(got.windows(2).any(|pair| pair == b"\n\n"), "the library looks at it");
             assert!(got.contains(&0), "and refuses it");
         }
-        assert_eq!(read_along(false, &[&large]).await.0, large, "so much has room");
+        assert_eq!(read_along(Protocol::Http1, &[&large]).await.0, large, "so much has room");
     }
 
     #[tokio::test]
@@ -468,7 +470,8 @@ mod tests {
         let body = [b'b'; 9000];
         let next = [b"GET / HTTP/1.1\r\nHost: h\r\nX: ".to_vec(), vec![b'x'; 15_000]].concat();
         let (first, rest) = next.split_at(5000);
-        let (got, _) = read_along(false, &[head, &[&body[..], first].concat(), rest, &[b'x'; 3000]]).await;
+        let (got, _) =
+            read_along(Protocol::Http1, &[head, &[&body[..], first].concat(), rest, &[b'x'; 3000]]).await;
         let begins = head.len() + body.len();
         assert_eq!(got[..begins], [&head[..], &body].concat());
         assert!(!got[..begins + 5000].contains(&0), "the head alone is counted");
@@ -477,7 +480,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_head_in_pieces_is_refused_at_once() {
-        let (got, _) = read_along(false, &[b"GET / HTTP/1.1\r\nHost: h\r\n", b" folded\r\n"]).await;
+        let (got, _) = read_along(Protocol::Http1, &[b"GET / HTTP/1.1\r\nHost: h\r\n", b" folded\r\n"]).await;
         assert_eq!(got, b"GET / HTTP/1.1\r\nHost: h\r\n\0\n\n\n\n\n\n\n\n");
     }
 
@@ -486,15 +489,15 @@ mod tests {
         let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
         let frame = |kind| [&[0, 0x30, 0, kind, 0, 0, 0, 0, 1][..], &[0; 0x3000]].concat();
         let (headers, continuation) = (frame(1), frame(9));
-        assert!(read_along(true, &[&preface, &headers]).await.1.is_ok());
-        assert!(read_along(true, &[&preface, &headers, &continuation]).await.1.is_err());
+        assert!(read_along(Protocol::Http2, &[&preface, &headers]).await.1.is_ok());
+        assert!(read_along(Protocol::Http2, &[&preface, &headers, &continuation]).await.1.is_err());
     }
 
     #[tokio::test]
     async fn frames_are_written_together_when_a_flush_is_due() {
         let (near, mut far) = tokio::io::duplex(4 * GATHER);
         let progress = Arc::new(Progress::default());
-        let mut stream = Watched::new(near, true, progress.clone(), held(), 1 << 20, ());
+        let mut stream = Watched::new(near, Protocol::Http2, progress.clone(), held(), 1 << 20, ());
         for part in [&b"one "[..], b"two ", b"three"] {
             let length = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, part)).await.unwrap();
             assert_eq!(length, part.len());
@@ -545,7 +548,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_back_below_is_flushed_again() {
         let progress = Arc::new(Progress::default());
-        let mut stream = Watched::new(HoldsBack::default(), true, progress.clone(), held(), 1 << 20, ());
+        let mut stream =
+            Watched::new(HoldsBack::default(), Protocol::Http2, progress.clone(), held(), 1 << 20, ());
         poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"frame")).await.unwrap();
         progress.flush(true);
         assert!(poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).now_or_never().is_none());
@@ -557,7 +561,8 @@ mod tests {
     #[tokio::test]
     async fn more_than_is_gathered_waits_for_the_client() {
         let (near, mut far) = tokio::io::duplex(1024);
-        let mut stream = Watched::new(near, true, Arc::new(Progress::default()), held(), 1 << 20, ());
+        let mut stream =
+            Watched::new(near, Protocol::Http2, Arc::new(Progress::default()), held(), 1 << 20, ());
         let whole = vec![7; GATHER + 10];
         let slices = [io::IoSlice::new(&whole)];
         let length = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();

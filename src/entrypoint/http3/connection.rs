@@ -18,8 +18,9 @@ use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
 use crate::entrypoint::door::{Door, Handshaking};
-use crate::entrypoint::http::{Link, Protocol};
+use crate::entrypoint::http::Link;
 use crate::entrypoint::progress::Progress;
+use crate::entrypoint::protocol::Protocol;
 use crate::entrypoint::room::OpenConnection;
 
 /// Types of streams in one direction (RFC 9114 section 6.2, RFC 9204 section 4.2).
