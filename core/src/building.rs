@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::reference::{Visit, VisitMut};
 use crate::store::{SharedStore, StoreOptions};
-use crate::{BoxFuture, Clock, Handler, Middleware, Request, Response, UpstreamError};
+use crate::{Access, BoxFuture, Clock, Handler, Middleware, Request, Response, UpstreamError};
 
 /// Why something could not be built: everything that is wrong with it. The texts are for the person who wrote the
 /// configuration.
@@ -117,6 +117,11 @@ pub trait Build {
 
     /// Checks the options and prepares what each request needs: expressions are compiled and files read here.
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError>;
+
+    /// How the middleware decides who may pass, for kinds that do that and nothing else.
+    fn access(&self, _context: &BuildContext<'_>) -> Option<Access> {
+        None
+    }
 }
 
 /// What building can reach: other objects of the same configuration, files, an HTTP client, a shared store.
@@ -125,6 +130,8 @@ pub trait Resolver {
     fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError>;
     /// The middleware of this qualified name.
     fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError>;
+    /// How the middleware of this qualified name decides who may pass, when it does that and nothing else.
+    fn access(&self, name: &str) -> Option<Access>;
     /// The content of a file, which is watched from now on: when it changes, the middleware is built again.
     fn file(&self, path: &str) -> Result<Vec<u8>, BuildError>;
     /// A client for requests that the gateway makes itself.
@@ -213,6 +220,12 @@ impl<'a> BuildContext<'a> {
     /// The middleware called `name`, seen from this object's provider.
     pub fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
         self.resolver.middleware(&self.qualify(name))
+    }
+
+    /// How the middleware called `name` decides who may pass, when it does that and nothing else. Only for middlewares
+    /// that could be built.
+    pub fn access(&self, name: &str) -> Option<Access> {
+        self.resolver.access(&self.qualify(name))
     }
 
     /// The content of a file, which is watched from now on.

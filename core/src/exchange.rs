@@ -394,7 +394,7 @@ impl Exchange {
             origin_headers: current.and_then(|attempt| attempt.headers.get()),
             retries: self.retries(),
             failed,
-            page: page.map(|page| Box::new(page.exchange.summary())),
+            page: page.map(|page| Box::new(page.summary())),
         }
     }
 
@@ -474,6 +474,13 @@ impl Attempt {
 }
 
 impl Page {
+    /// What the request for the page has come to. Where no server has answered it, the gateway's answer counts.
+    fn summary(&self) -> Summary<'_> {
+        let summary = self.exchange.summary();
+        let answered = Some(self.exchange.status()).filter(|status| *status != 0);
+        Summary { origin_status: summary.origin_status.or(answered), ..summary }
+    }
+
     fn failed(&self) -> Option<Failed<'_>> {
         match self.replaced.load(Ordering::Relaxed) {
             0 | DROPPED => None,

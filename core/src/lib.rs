@@ -4,6 +4,7 @@
 //! ends in a [`Handler`], which answers with a [`Response`]. Nothing here knows a particular middleware,
 //! provider, file or socket.
 
+pub mod access;
 pub mod body;
 pub mod building;
 pub mod client_ip;
@@ -21,6 +22,7 @@ pub mod reply;
 pub mod store;
 pub mod values;
 
+pub use access::Access;
 pub use body::{
     Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
 };
@@ -32,5 +34,5 @@ pub use identity::{AuthMethod, Identity};
 pub use message::{
     ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,
 };
-pub use middleware::{Admission, BoxFuture, Handler, Middleware, Next};
+pub use middleware::{BoxFuture, Handler, Middleware, Next};
 pub use reason::{Origin, Reason};

@@ -7,8 +7,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::HeaderName;
-
 use crate::{Request, Response};
 
 /// A boxed future that may move between threads.
@@ -32,28 +30,6 @@ pub trait Middleware: Send + Sync + 'static {
     fn expand(&self, _next: &Next) -> Option<Next> {
         None
     }
-
-    /// Whether it decides who may pass, and does nothing else: `anyOf` takes only those.
-    fn admission(&self) -> Admission {
-        Admission::None
-    }
-
-    /// True for a request header in which it tells the service who the client is. Where a request gets past without
-    /// it (`anyOf`, `when`), the header is removed: the client must not say so itself.
-    fn vouches_for(&self, _header: &HeaderName) -> bool {
-        false
-    }
-}
-
-/// What a middleware needs to decide who may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It decides nothing of the kind.
-    None,
-    /// The head of the request.
-    Head,
-    /// The body too, which it reads.
-    Body,
 }
 
 /// What comes after a middleware: the middlewares behind it and, at the end, the service.

@@ -160,6 +160,12 @@ fn a_page_stands_beside_the_answer_that_it_replaces() {
     );
     assert!(summary.failed.is_empty());
 
+    // A page that nobody sends.
+    let exchange_without_page = self::exchange();
+    let page = exchange_without_page.begin_page("pages@file".into(), 404, None);
+    page.answer(503, Some(Reason::NoServer));
+    assert_eq!(exchange_without_page.summary().page.unwrap().origin_status, Some(503));
+
     // A page in place of the page.
     let other = exchange.begin_page("plain@file".into(), 500, None);
     let summary = exchange.summary();

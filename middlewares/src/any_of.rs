@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Target;
 use tidegate_core::{
-    Admission, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason,
-    Request, Response,
+    Access, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
+    Response,
 };
 
 /// Tidegate's own. The members are asked in order, each with the request as it came, until one lets it through. When
@@ -39,13 +39,13 @@ impl Build for AnyOf {
         }
         let member = |name: &String| {
             let member = context.middleware(name)?;
-            match member.admission() {
-                Admission::Head => Ok(member),
-                Admission::Body => Err(BuildError::new(format!(
+            match context.access(name) {
+                Some(access) if !access.reads_body => Ok(Member { middleware: member, access }),
+                Some(_) => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" reads the request body (forwardBody), which the others could not see any more",
                     context.qualify(name)
                 ))),
-                Admission::None => Err(BuildError::new(format!(
+                None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, \
                      ipAllowList, anyOf, or a chain of those",
                     context.qualify(name)
@@ -55,21 +55,22 @@ impl Build for AnyOf {
         let members = BuildErrors::collect(self.middlewares.iter().map(member))?;
         Ok(Arc::new(Any(members.into())))
     }
+
+    fn access(&self, context: &BuildContext<'_>) -> Option<Access> {
+        Some(Access::of_all(self.middlewares.iter().filter_map(|name| context.access(name))))
+    }
 }
 
-struct Any(Arc<[Arc<dyn Middleware>]>);
+struct Any(Arc<[Member]>);
+
+struct Member {
+    middleware: Arc<dyn Middleware>,
+    access: Access,
+}
 
 impl Middleware for Any {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(self.ask(request, next))
-    }
-
-    fn admission(&self) -> Admission {
-        Admission::Head
-    }
-
-    fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.0.iter().any(|member| member.vouches_for(header))
     }
 }
 
@@ -87,7 +88,7 @@ impl Any {
         for (place, member) in self.0.iter().enumerate() {
             *gate.asked.lock() = place;
             let asking = Request::new(head.clone(), Body::empty(), context.clone());
-            let response = Next::new([member.clone()], behind.clone()).run(asking).await;
+            let response = Next::new([member.middleware.clone()], behind.clone()).run(asking).await;
             if gate.passed.load(Ordering::Relaxed) {
                 return response;
             }
@@ -99,7 +100,7 @@ impl Any {
 
 /// What comes behind each member: whoever gets here is let through.
 struct Gate {
-    members: Arc<[Arc<dyn Middleware>]>,
+    members: Arc<[Member]>,
     /// Which member is asked.
     asked: Mutex<usize>,
     /// The body of the request, which no member sees.
@@ -113,7 +114,7 @@ impl Middleware for Gate {
         request.body = std::mem::take(&mut *self.body.lock());
         let asked = *self.asked.lock();
         let vouches = |place: usize, name: &HeaderName| {
-            self.members.get(place).is_some_and(|member| member.vouches_for(name))
+            self.members.get(place).is_some_and(|member| member.access.vouches_for(name))
         };
         let is_claim = |name: &&HeaderName| {
             !vouches(asked, name) && (0..self.members.len()).any(|place| vouches(place, name))
@@ -207,26 +208,16 @@ mod tests {
             forward_body,
             ..ForwardAuth::default()
         };
-        let mut add =
-            |name: &str, built: Arc<dyn Middleware>| world.middlewares.insert(format!("{name}@file"), built);
-        add("home", testing::build(addresses("127.0.0.0/8", 0)));
-        add("office", testing::build(addresses("10.0.0.0/8", 0)));
-        add("hidden", testing::build(addresses("10.0.0.0/8", 404)));
-        add("login", testing::build(login));
-        add("digest", testing::build(digest));
-        add("prefix", testing::build(AddPrefix { prefix: "/x".into() }));
-        let forwards = [("forward", forward(false)), ("reads", forward(true))];
-        let built: Vec<_> = forwards
-            .into_iter()
-            .map(|(name, options)| (name, testing::build_in(&world, options).unwrap()))
-            .collect();
-        for (name, built) in built {
-            world.middlewares.insert(format!("{name}@file"), built);
-        }
+        world.add("home", addresses("127.0.0.0/8", 0));
+        world.add("office", addresses("10.0.0.0/8", 0));
+        world.add("hidden", addresses("10.0.0.0/8", 404));
+        world.add("login", login);
+        world.add("digest", digest);
+        world.add("prefix", AddPrefix { prefix: "/x".into() });
+        world.add("forward", forward(false));
+        world.add("reads", forward(true));
         for (name, members) in [("both", ["office", "login"]), ("odd", ["home", "prefix"])] {
-            let chain = Chain { middlewares: members.map(str::to_owned).into() };
-            let built = testing::build_in(&world, chain).unwrap();
-            world.middlewares.insert(format!("{name}@file"), built);
+            world.add(name, Chain { middlewares: members.map(str::to_owned).into() });
         }
         world
     }

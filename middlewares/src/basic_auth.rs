@@ -9,13 +9,13 @@ use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use http::{HeaderName, StatusCode};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
+    Access, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
     Reason, Request, Response, reply,
 };
 use tokio::sync::Semaphore;
@@ -94,6 +94,10 @@ impl Build for BasicAuth {
             clock: context.clock(),
         }))
     }
+
+    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
+        Some(auth::access(&self.header_field))
+    }
 }
 
 fn random_key() -> Result<hmac::Key, BuildError> {
@@ -139,14 +143,6 @@ impl Middleware for Basic {
                 None => too_busy(),
             }
         })
-    }
-
-    fn admission(&self) -> Admission {
-        Admission::Head
-    }
-
-    fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.establishing.is_in(header)
     }
 }
 

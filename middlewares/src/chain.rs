@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Target;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
 /// Traefik's `chain`.
@@ -35,6 +34,12 @@ impl Build for Chain {
         members.reverse();
         Ok(Arc::new(List(members)))
     }
+
+    /// A list of those that decide who may pass decides that too: who passes all of them.
+    fn access(&self, context: &BuildContext<'_>) -> Option<Access> {
+        let members: Option<Vec<Access>> = self.middlewares.iter().map(|name| context.access(name)).collect();
+        members.filter(|members| !members.is_empty()).map(Access::of_all)
+    }
 }
 
 struct List(Vec<Arc<dyn Middleware>>);
@@ -53,20 +58,6 @@ impl Middleware for List {
 
     fn expand(&self, next: &Next) -> Option<Next> {
         Some(self.before(next))
-    }
-
-    /// A list of those that decide who may pass decides that too: who passes all of them.
-    fn admission(&self) -> Admission {
-        let members = || self.0.iter().map(|member| member.admission());
-        match () {
-            () if self.0.is_empty() || members().any(|member| member == Admission::None) => Admission::None,
-            () if members().any(|member| member == Admission::Body) => Admission::Body,
-            () => Admission::Head,
-        }
-    }
-
-    fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.0.iter().any(|member| member.vouches_for(header))
     }
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderValue};
 use md5::{Digest as _, Md5};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
+    Access, AuthMethod, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, Middleware, Next,
     Request, Response,
 };
 
@@ -80,6 +80,10 @@ impl Build for DigestAuth {
             establishing,
         }))
     }
+
+    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
+        Some(auth::access(&self.header_field))
+    }
 }
 
 struct Digest {
@@ -116,14 +120,6 @@ impl Middleware for Digest {
             Ok(()) => self.refuse(Refusal::Wrong),
             Err(refusal) => self.refuse(refusal),
         }
-    }
-
-    fn admission(&self) -> Admission {
-        Admission::Head
-    }
-
-    fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.establishing.is_in(header)
     }
 }
 

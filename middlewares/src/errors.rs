@@ -105,8 +105,10 @@ impl Middleware for Pages {
             let Some(mut request) = self.page_request(original, status, shown) else {
                 return reply::error(shown, reply::text_of(shown), Reason::ErrorPage);
             };
-            request.context.exchange = exchange.begin_page(self.service_name.clone(), status.as_u16(), size);
+            let exchange = exchange.begin_page(self.service_name.clone(), status.as_u16(), size);
+            request.context.exchange = exchange.clone();
             let mut page = self.service.call(request).await;
+            exchange.answer(page.status().as_u16(), page.reason);
             *page.status_mut() = shown;
             page
         })

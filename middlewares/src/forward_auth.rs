@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
+    Access, AuthMethod, Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, CollectError,
     HttpClient, Identity, Middleware, Next, Reason, Request, Response, reply,
 };
 
@@ -145,6 +145,20 @@ impl Build for ForwardAuth {
             signin,
         }))
     }
+
+    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
+        let names: Vec<HeaderName> =
+            self.auth_response_headers.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut access = Access::by_head()
+            .reading_body(self.forward_body)
+            .vouching(move |header| names.iter().any(|name| auth::is_same(name, header)));
+        if let Ok(regex) = pattern::compile(&self.auth_response_headers_regex)
+            && !self.auth_response_headers_regex.is_empty()
+        {
+            access = access.vouching(move |header| regex.is_match(canonical(header.as_str()).as_bytes()));
+        }
+        Some(access)
+    }
 }
 
 /// Finds mistakes now that would fail every request later, and has the files watched.
@@ -213,18 +227,6 @@ impl Middleware for Asking {
                 Err(refusal) => *refusal,
             }
         })
-    }
-
-    fn admission(&self) -> Admission {
-        if self.body_limit.is_some() { Admission::Body } else { Admission::Head }
-    }
-
-    fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.response_headers.iter().any(|name| auth::is_same(name, header))
-            || self
-                .response_headers_regex
-                .as_ref()
-                .is_some_and(|regex| regex.is_match(canonical(header.as_str()).as_bytes()))
     }
 }
 

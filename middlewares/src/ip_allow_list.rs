@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::{ClientIp, IpRanges, IpStrategy};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    Admission, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
+    Access, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Reason, Request,
     Response, reply,
 };
 
@@ -42,6 +42,10 @@ impl Build for IpAllowList {
         let list = AllowList::new(&self.source_range, self.ip_strategy.as_ref(), status);
         BuildErrors::both(list, reject).map(|(list, _)| Arc::new(list) as Arc<dyn Middleware>)
     }
+
+    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
+        Some(Access::by_head())
+    }
 }
 
 /// The checked form, which the deprecated `ipWhiteList` shares.
@@ -75,10 +79,6 @@ impl Middleware for AllowList {
         } else {
             crate::answer(reply::status_text(self.reject, Reason::AddressDenied))
         }
-    }
-
-    fn admission(&self) -> Admission {
-        Admission::Head
     }
 }
 

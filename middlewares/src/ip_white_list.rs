@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::client_ip::IpStrategy;
-use tidegate_core::{Build, BuildContext, BuildError, Middleware};
+use tidegate_core::{Access, Build, BuildContext, BuildError, Middleware};
 
 use crate::ip_allow_list::AllowList;
 
@@ -29,6 +29,10 @@ impl Build for IpWhiteList {
         }
         AllowList::new(&self.source_range, self.ip_strategy.as_ref(), StatusCode::FORBIDDEN)
             .map(|list| Arc::new(list) as Arc<dyn Middleware>)
+    }
+
+    fn access(&self, _: &BuildContext<'_>) -> Option<Access> {
+        Some(Access::by_head())
     }
 }
 

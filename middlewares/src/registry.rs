@@ -42,6 +42,17 @@ macro_rules! registry {
                 }
             }
 
+            /// How the middleware decides who may pass, for kinds that do that and nothing else.
+            pub fn access(
+                &self,
+                context: &tidegate_core::BuildContext<'_>,
+            ) -> Option<tidegate_core::Access> {
+                match self {
+                    $(Self::$key(options) => tidegate_core::Build::access(options, context),)*
+                    Self::Runtime(options) => tidegate_core::Build::access(options, context),
+                }
+            }
+
             /// Writes the options into a map, under the key of their kind.
             pub fn serialize_into<M: serde::ser::SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
                 match self {

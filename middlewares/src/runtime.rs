@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tidegate_core::reference::{Visit, VisitMut};
-use tidegate_core::{Build, BuildContext, BuildError, Middleware};
+use tidegate_core::{Access, Build, BuildContext, BuildError, Middleware};
 
 /// What the options of such a kind must be able to do. Every type that can do it does.
 pub trait RuntimeOptions: Build + Serialize + Clone + PartialEq + fmt::Debug + Send + Sync + 'static {}
@@ -47,6 +47,10 @@ impl Build for Runtime {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         self.options.build(context)
     }
+
+    fn access(&self, context: &BuildContext<'_>) -> Option<Access> {
+        self.options.access(context)
+    }
 }
 
 impl Clone for Runtime {
@@ -79,6 +83,7 @@ trait Erased: fmt::Debug + Send + Sync {
     fn references(&self, visit: &mut Visit<'_>);
     fn references_mut(&mut self, visit: &mut VisitMut<'_>);
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError>;
+    fn access(&self, context: &BuildContext<'_>) -> Option<Access>;
     fn boxed(&self) -> Box<dyn Erased>;
     fn any(&self) -> &dyn Any;
     fn equals(&self, other: &dyn Erased) -> bool;
@@ -100,6 +105,10 @@ impl<T: RuntimeOptions> Erased for T {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         Build::build(self, context)
+    }
+
+    fn access(&self, context: &BuildContext<'_>) -> Option<Access> {
+        Build::access(self, context)
     }
 
     fn boxed(&self) -> Box<dyn Erased> {

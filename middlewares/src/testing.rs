@@ -39,6 +39,7 @@ pub(crate) fn with_body(builder: http::request::Builder, body: impl Into<bytes::
 pub(crate) struct World {
     pub(crate) services: HashMap<String, Arc<dyn Handler>>,
     pub(crate) middlewares: HashMap<String, Arc<dyn Middleware>>,
+    pub(crate) accesses: HashMap<String, Access>,
     pub(crate) files: HashMap<String, Vec<u8>>,
     pub(crate) client: Option<Arc<dyn HttpClient>>,
     pub(crate) store: Option<Arc<dyn SharedStore>>,
@@ -57,6 +58,17 @@ impl World {
     }
 }
 
+impl World {
+    /// Adds a middleware called `name@file`.
+    pub(crate) fn add(&mut self, name: &str, options: impl Build) {
+        let name = format!("{name}@file");
+        let context = BuildContext::new(&name, self);
+        let (built, access) = (options.build(&context).unwrap(), options.access(&context));
+        self.accesses.extend(access.map(|access| (name.clone(), access)));
+        self.middlewares.insert(name, built);
+    }
+}
+
 impl Resolver for World {
     fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
         self.services.get(name).cloned().ok_or_else(|| BuildError::new(format!("service {name} not found")))
@@ -66,6 +78,9 @@ impl Resolver for World {
             .get(name)
             .cloned()
             .ok_or_else(|| BuildError::new(format!("middleware {name} not found")))
+    }
+    fn access(&self, name: &str) -> Option<Access> {
+        self.accesses.get(name).cloned()
     }
     fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
         self.files.get(path).cloned().ok_or_else(|| BuildError::new(format!("{path}: no such file")))

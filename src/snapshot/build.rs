@@ -11,7 +11,9 @@ use std::sync::{Arc, Weak};
 use tidegate_config::{Config, Kind, ObjectRef};
 use tidegate_core::building::{State as ObjectState, StateKey, Task};
 use tidegate_core::store::{SharedStore, StoreOptions};
-use tidegate_core::{BoxFuture, BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver};
+use tidegate_core::{
+    Access, BoxFuture, BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver,
+};
 
 use super::conditional::Conditional;
 use super::files::Content;
@@ -282,10 +284,11 @@ impl<'a> Builder<'a> {
             "" => None,
             text => Some(Rule::parse(text).map_err(|error| BuildError::new(format!("when: {error}")))?),
         };
-        let built = options.options.build(&BuildContext::new(name, self).instance(kind, &router))?;
+        let context = BuildContext::new(name, self).instance(kind, &router);
+        let built = options.options.build(&context)?;
         Ok(fresh(match condition {
             None => built,
-            Some(condition) => Arc::new(Conditional::new(condition, built)),
+            Some(condition) => Arc::new(Conditional::new(condition, built, options.options.access(&context))),
         }))
     }
 
@@ -441,6 +444,10 @@ impl Resolver for Builder<'_> {
 
     fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
         self.middleware_instance(name).map(|built| built.value)
+    }
+
+    fn access(&self, name: &str) -> Option<Access> {
+        self.config.http.middlewares.get(name)?.options.access(&BuildContext::new(name, self))
     }
 
     fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {

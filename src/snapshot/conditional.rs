@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
-use tidegate_core::{Admission, BoxFuture, Middleware, Next, Request, Response};
+use tidegate_core::{Access, BoxFuture, Middleware, Next, Request, Response};
 
 use crate::router::Rule;
 
@@ -11,15 +11,14 @@ use crate::router::Rule;
 pub(super) struct Conditional {
     condition: Rule,
     middleware: Arc<dyn Middleware>,
-    /// It may tell the service who the client is.
-    vouches: bool,
+    /// How it decides who may pass, when it does.
+    access: Option<Access>,
 }
 
 impl Conditional {
     /// `middleware`, for requests that `condition` takes.
-    pub(super) fn new(condition: Rule, middleware: Arc<dyn Middleware>) -> Self {
-        let vouches = middleware.admission() != Admission::None;
-        Self { condition, middleware, vouches }
+    pub(super) fn new(condition: Rule, middleware: Arc<dyn Middleware>, access: Option<Access>) -> Self {
+        Self { condition, middleware, access }
     }
 }
 
@@ -28,25 +27,16 @@ impl Middleware for Conditional {
         if self.condition.matches(&request) {
             return self.middleware.handle(request, next);
         }
-        if self.vouches {
-            remove_claims(&mut request.head.headers, &*self.middleware);
+        if let Some(access) = &self.access {
+            remove_claims(&mut request.head.headers, access);
         }
         next.run(request)
     }
-
-    fn admission(&self) -> Admission {
-        self.middleware.admission()
-    }
-
-    fn vouches_for(&self, header: &HeaderName) -> bool {
-        self.middleware.vouches_for(header)
-    }
 }
 
-/// Removes the headers by which only `middleware` may say who the client is.
-fn remove_claims(headers: &mut HeaderMap, middleware: &dyn Middleware) {
-    let claims: Vec<HeaderName> =
-        headers.keys().filter(|name| middleware.vouches_for(name)).cloned().collect();
+/// Removes the headers by which only a middleware of this `access` may say who the client is.
+fn remove_claims(headers: &mut HeaderMap, access: &Access) {
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| access.vouches_for(name)).cloned().collect();
     for name in claims {
         headers.remove(name);
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use tidegate_core::{AuthMethod, BuildContext, BuildError, Identity, Reason, Request, Response, reply};
+use tidegate_core::{
+    Access, AuthMethod, BuildContext, BuildError, Identity, Reason, Request, Response, reply,
+};
 
 /// The realm when none is configured.
 pub(crate) const DEFAULT_REALM: &str = "traefik";
@@ -67,11 +69,6 @@ impl Establishing {
         Ok(Self { method, by: middleware.into(), header, remove_authorization: remove_header })
     }
 
-    /// True for the header that carries the user's name, and for every other that a service might take for it.
-    pub(crate) fn is_in(&self, header: &HeaderName) -> bool {
-        self.header.as_ref().is_some_and(|name| is_same(name, header))
-    }
-
     /// Puts the user into the request. False when the name cannot stand in a header.
     pub(crate) fn establish(&self, request: &mut Request, user: &str) -> bool {
         let headers = &mut request.head.headers;
@@ -84,6 +81,15 @@ impl Establishing {
         }
         request.context.identify(Identity::new(user, self.method, self.by.clone()));
         true
+    }
+}
+
+/// A decision by credentials in the head, which tells the service in `header_field`, or any header that it might take
+/// for it, who the client is.
+pub(crate) fn access(header_field: &str) -> Access {
+    match HeaderName::from_bytes(header_field.as_bytes()) {
+        Ok(name) => Access::by_head().vouching(move |header| is_same(&name, header)),
+        Err(_) => Access::by_head(),
     }
 }
 
