@@ -7,6 +7,7 @@ mod casing;
 mod client;
 mod connect;
 mod fields;
+mod finish;
 mod identities;
 mod interim;
 mod peers;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
+use super::finish::Finish;
 use super::interim::Tap;
 use super::pool::{Opening, Own, Shared, Streams};
 use super::upgrade::Change;
@@ -35,8 +36,6 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Streams that a server is taken to allow until it says.
 const ASSUMED_STREAMS: usize = 100;
-/// Time to send the rest of a request that has been answered already (Go's HTTP library: 50 ms).
-const MAX_BEHIND_ANSWER: Duration = Duration::from_secs(5);
 /// Bytes of a request body that one HTTP/2 stream may hold.
 const STREAM_BUFFER: usize = 128 * 1024;
 
@@ -57,7 +56,7 @@ pub(crate) struct Failure {
 }
 
 /// A connection that one request has for itself, or one stream of a shared one.
-enum Lease {
+pub(super) enum Lease {
     Own { own: Own, reused: bool },
     Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
 }
@@ -71,7 +70,7 @@ impl Lease {
 }
 
 /// Counts one stream of a shared connection for as long as it lives.
-struct StreamCount(Arc<Streams>);
+pub(super) struct StreamCount(Arc<Streams>);
 
 impl Drop for StreamCount {
     fn drop(&mut self) {
@@ -340,13 +339,10 @@ impl Endpoint {
         if !fields::clean_response(response.headers_mut()) {
             return Err(self.malformed("its transfer coding is not chunked".into()).into());
         }
-        let guard = Finish { in_flight, worker: crate::worker::index(), lease, exchange };
-        if change.is_some() {
-            // A refused upgrade leaves a connection whose state nobody should rely on.
-            let guard = Box::new(guard.without_reuse());
-            return Ok(response.map(|body| Body::incoming(body).with_guard(guard)).into());
-        }
-        Ok(response.map(|body| Body::incoming(body).with_guard(Box::new(guard))).into())
+        // A refused upgrade leaves a connection whose state nobody should rely on.
+        let reuse = change.is_none();
+        let guard = Box::new(Finish { in_flight, worker: crate::worker::index(), lease, reuse, exchange });
+        Ok(response.map(|body| Body::incoming(body).with_guard(guard)).into())
     }
 
     fn not_connected(&self, error: &hyper::Error) -> UpstreamError {
@@ -554,64 +550,5 @@ async fn within<T>(
     tokio::select! {
         answer = answer => answer,
         () = over => Err(Lost { error: None, unsent: None }),
-    }
-}
-
-/// What happens when an answer has been read: its connection is kept.
-struct Finish {
-    in_flight: InFlight,
-    worker: usize,
-    lease: Lease,
-    exchange: Option<Arc<Exchange>>,
-}
-
-impl Finish {
-    fn without_reuse(self) -> impl Guard {
-        struct Only(InFlight, #[expect(dead_code, reason = "kept open until the body ends")] Lease);
-        impl Guard for Only {
-            fn end(self: Box<Self>, _: End) {
-                drop(self.0);
-            }
-        }
-        Only(self.in_flight, self.lease)
-    }
-}
-
-impl Guard for Finish {
-    fn data(&mut self, length: usize) {
-        if let Some(attempt) = self.exchange.as_ref().and_then(|exchange| exchange.last_attempt()) {
-            attempt.add_received(length);
-        }
-    }
-
-    fn end(self: Box<Self>, end: End) {
-        let Self { in_flight, worker, lease, .. } = *self;
-        let Lease::Own { mut own, .. } = lease else { return };
-        if end != End::Complete || own.sender.is_closed() {
-            return;
-        }
-        let endpoint = in_flight.0.clone();
-        drop(in_flight);
-        if own.sender.is_ready() {
-            endpoint.keep(worker, own);
-        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // The request is still being sent, or the connection's task has not been back yet.
-            runtime.spawn(async move {
-                match tokio::time::timeout(MAX_BEHIND_ANSWER, own.sender.ready()).await {
-                    Ok(Ok(())) => endpoint.keep(worker, own),
-                    Ok(Err(_)) => {}
-                    // The server has answered and does not take the rest: nothing else would end this.
-                    Err(_) => own.task.abort(),
-                }
-            });
-        }
-    }
-}
-
-impl Endpoint {
-    fn keep(&self, worker: usize, own: Own) {
-        if self.idle_limit() > 0 {
-            self.pool(worker).lock().put(own, self.transport.idle_timeout());
-        }
     }
 }

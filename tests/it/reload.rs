@@ -203,11 +203,15 @@ fn an_open_breaker_stays_open_through_a_reload() {
     eventually("the breaker opens", || get(gateway.web(), "h", "/").status == 503);
     gateway.write("routes.yml", &behind(breaker, &backend.url(), true));
     eventually("the change is live", || gateway.api("/api/http/routers").contains("other@file"));
+    // So it does when an option changes that says nothing of when it opens.
+    let other_status = breaker.replace("1h", "1h, responseCode: 529");
+    gateway.write("routes.yml", &behind(&other_status, &backend.url(), true));
+    eventually("the change is live", || get(gateway.web(), "h", "/").status == 529);
     let seen = backend.seen().len();
-    assert_eq!(get(gateway.web(), "h", "/").status, 503);
+    assert_eq!(get(gateway.web(), "h", "/").status, 529);
     assert_eq!(backend.seen().len(), seen, "an open breaker asks nobody");
-    // Other options are another breaker.
-    gateway.write("routes.yml", &behind(&breaker.replace("1h", "2h"), &backend.url(), true));
+    // Another expression is another breaker.
+    gateway.write("routes.yml", &behind(&breaker.replace("> 0.5", "> 0.6"), &backend.url(), true));
     eventually("the server is asked again", || {
         get(gateway.web(), "h", "/");
         backend.seen().len() > seen
