@@ -2,8 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
+use tidegate_core::word::{Vocabulary, Word};
 
 use crate::tls::Domain;
+
+/// The language of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleSyntax {
+    /// `v3`.
+    V3,
+    /// `v2`, which is taken where it means the same as `v3`.
+    V2,
+    /// `default`: `v3`, as Traefik has it at its own routers.
+    Default,
+}
+
+impl Vocabulary for RuleSyntax {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("v3", Self::V3), ("v2", Self::V2), ("default", Self::Default)];
+}
 
 /// Traefik's `http.routers.<name>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +45,9 @@ pub struct Router {
     /// Routers that this one is a child of.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parent_refs: Vec<String>,
-    /// `v3`, or empty for the default.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub rule_syntax: String,
+    /// The language of the rule; empty for that of the settings.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub rule_syntax: Word<RuleSyntax>,
     /// Higher goes first; 0 means the length of the rule in bytes.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i64,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
+use tidegate_core::word::{Vocabulary, Word};
 
 use crate::tcp::Delay;
 
@@ -41,9 +42,9 @@ pub struct LoadBalancer {
     /// The servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
-    /// `wrr`, `p2c`, `hrw`, `leasttime` or `leastConnections`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub strategy: String,
+    /// How one is chosen; empty is `wrr`.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub strategy: Word<Strategy>,
     /// Time in which the share of a server that is new or back grows to its whole; zero for at once. Tidegate's own.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub slow_start: Duration,
@@ -68,7 +69,7 @@ impl Default for LoadBalancer {
         Self {
             sticky: None,
             servers: Vec::new(),
-            strategy: "wrr".into(),
+            strategy: Strategy::Wrr.into(),
             slow_start: Duration::default(),
             health_check: None,
             passive_health_check: None,
@@ -77,6 +78,32 @@ impl Default for LoadBalancer {
             servers_transport: String::new(),
         }
     }
+}
+
+/// How a server is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// `wrr`: weighted round robin, with each server's turns spread evenly.
+    Wrr,
+    /// `p2c`: the less busy of two that chance picks.
+    P2c,
+    /// `hrw`: the highest of weighted hashes of client address and server, so that a client stays with its server.
+    Hrw,
+    /// `leasttime`: the shortest mean response time, times the requests that wait, by weight.
+    LeastTime,
+    /// `leastConnections`: the fewest requests under way, by weight. Tidegate's own.
+    LeastConnections,
+}
+
+impl Vocabulary for Strategy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("wrr", Self::Wrr),
+        ("p2c", Self::P2c),
+        ("hrw", Self::Hrw),
+        ("leasttime", Self::LeastTime),
+        ("leastConnections", Self::LeastConnections),
+        ("leastconnections", Self::LeastConnections),
+    ];
 }
 
 /// One server.
@@ -116,9 +143,9 @@ pub struct StickyCookie {
     /// Hidden from scripts.
     #[serde(skip_serializing_if = "is_default")]
     pub http_only: bool,
-    /// `none`, `lax` or `strict`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub same_site: String,
+    /// For which requests from other sites a browser sends it; empty leaves that to the browser.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub same_site: Word<SameSite>,
     /// Seconds; 0 for a session cookie, negative to delete at once.
     #[serde(skip_serializing_if = "is_default")]
     pub max_age: i64,
@@ -136,7 +163,7 @@ impl Default for StickyCookie {
             name: String::new(),
             secure: false,
             http_only: false,
-            same_site: String::new(),
+            same_site: Word::EMPTY,
             max_age: 0,
             path: Some("/".into()),
             domain: String::new(),
@@ -144,16 +171,33 @@ impl Default for StickyCookie {
     }
 }
 
+/// For which requests from other sites a browser sends a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// `none`: for all.
+    None,
+    /// `lax`: for those that follow a link.
+    Lax,
+    /// `strict`: for none.
+    Strict,
+}
+
+impl Vocabulary for SameSite {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("lax", Self::Lax), ("strict", Self::Strict)];
+    const IGNORES_CASE: bool = true;
+}
+
 /// An active health check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServerHealthCheck {
     /// Scheme instead of the server's.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub scheme: String,
-    /// `http` or `grpc`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub mode: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub scheme: Word<CheckScheme>,
+    /// What is asked; empty is `http`.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub mode: Word<CheckMode>,
     /// Relative URL; required for `http`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
@@ -186,8 +230,8 @@ pub struct ServerHealthCheck {
 impl Default for ServerHealthCheck {
     fn default() -> Self {
         Self {
-            scheme: String::new(),
-            mode: "http".into(),
+            scheme: Word::EMPTY,
+            mode: CheckMode::Http.into(),
             path: String::new(),
             method: String::new(),
             status: 0,
@@ -200,6 +244,35 @@ impl Default for ServerHealthCheck {
             headers: BTreeMap::new(),
         }
     }
+}
+
+/// What an active health check asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckMode {
+    /// `http`: the URL of the option `path`.
+    Http,
+    /// `grpc`: the gRPC health checking protocol, v1.
+    Grpc,
+}
+
+impl Vocabulary for CheckMode {
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("grpc", Self::Grpc)];
+}
+
+/// The scheme of an active health check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckScheme {
+    /// `http`.
+    Http,
+    /// `https`.
+    Https,
+    /// `h2c`: HTTP/2 without TLS.
+    H2c,
+}
+
+impl Vocabulary for CheckScheme {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("http", Self::Http), ("https", Self::Https), ("h2c", Self::H2c)];
 }
 
 /// A passive health check.

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, Timeout, is_default};
+use tidegate_core::word::Word;
 
 use crate::Map;
+use crate::router::RuleSyntax;
 use crate::service::HealthCheck;
 use crate::tls::{CertificateFiles, Domain};
 use crate::transport::Spiffe;
@@ -45,8 +47,8 @@ pub struct TcpRouter {
     pub service: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rule: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub rule_syntax: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub rule_syntax: Word<RuleSyntax>,
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
+use tidegate_core::word::{Vocabulary, Word};
 
 use crate::Map;
 
@@ -88,17 +89,17 @@ pub struct Domain {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TlsOptions {
     /// Oldest version.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub min_version: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub min_version: Word<TlsVersion>,
     /// Newest version.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub max_version: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub max_version: Word<TlsVersion>,
     /// Cipher suites by Go's names, for TLS 1.2.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cipher_suites: Vec<String>,
     /// Key exchange groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub curve_preferences: Vec<String>,
+    pub curve_preferences: Vec<Word<Curve>>,
     /// Certificates of clients.
     #[serde(skip_serializing_if = "is_default")]
     pub client_auth: ClientAuth,
@@ -119,8 +120,8 @@ pub struct TlsOptions {
 impl Default for TlsOptions {
     fn default() -> Self {
         Self {
-            min_version: String::new(),
-            max_version: String::new(),
+            min_version: Word::EMPTY,
+            max_version: Word::EMPTY,
             cipher_suites: Vec::new(),
             curve_preferences: Vec::new(),
             client_auth: ClientAuth::default(),
@@ -139,8 +140,90 @@ pub struct ClientAuth {
     /// Authorities to trust: paths or PEM.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ca_files: Vec<String>,
-    /// `NoClientCert`, `RequestClientCert`, `RequireAnyClientCert`, `VerifyClientCertIfGiven` or
-    /// `RequireAndVerifyClientCert`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub client_auth_type: String,
+    /// What is asked of clients; empty is `RequireAndVerifyClientCert` when there are `ca_files`, else `NoClientCert`.
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub client_auth_type: Word<ClientAuthType>,
+}
+
+/// What is asked of clients, as Go names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthType {
+    /// Nothing.
+    NoClientCert,
+    /// A certificate, which may be missing and is not verified.
+    RequestClientCert,
+    /// A certificate, which is not verified.
+    RequireAnyClientCert,
+    /// A certificate, which may be missing.
+    VerifyClientCertIfGiven,
+    /// A certificate.
+    RequireAndVerifyClientCert,
+}
+
+impl Vocabulary for ClientAuthType {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("NoClientCert", Self::NoClientCert),
+        ("RequestClientCert", Self::RequestClientCert),
+        ("RequireAnyClientCert", Self::RequireAnyClientCert),
+        ("VerifyClientCertIfGiven", Self::VerifyClientCertIfGiven),
+        ("RequireAndVerifyClientCert", Self::RequireAndVerifyClientCert),
+    ];
+}
+
+/// A version of TLS, as Go names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.0, which is not spoken.
+    Tls10,
+    /// TLS 1.1, which is not spoken.
+    Tls11,
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl Vocabulary for TlsVersion {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("VersionTLS10", Self::Tls10),
+        ("VersionTLS11", Self::Tls11),
+        ("VersionTLS12", Self::Tls12),
+        ("VersionTLS13", Self::Tls13),
+    ];
+    const IGNORES_CASE: bool = true;
+}
+
+/// A group for the exchange of keys, by Go's name or the one of its standard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curve {
+    /// `CurveP256` or `secp256r1`.
+    P256,
+    /// `CurveP384` or `secp384r1`.
+    P384,
+    /// `CurveP521` or `secp521r1`, which is not supported.
+    P521,
+    /// `X25519` or `x25519`.
+    X25519,
+    /// `X25519MLKEM768`.
+    X25519MlKem768,
+    /// `SecP256r1MLKEM768`.
+    P256MlKem768,
+    /// `SecP384r1MLKEM1024`, which is not supported.
+    P384MlKem1024,
+}
+
+impl Vocabulary for Curve {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("CurveP256", Self::P256),
+        ("secp256r1", Self::P256),
+        ("CurveP384", Self::P384),
+        ("secp384r1", Self::P384),
+        ("CurveP521", Self::P521),
+        ("secp521r1", Self::P521),
+        ("X25519", Self::X25519),
+        ("x25519", Self::X25519),
+        ("X25519MLKEM768", Self::X25519MlKem768),
+        ("SecP256r1MLKEM768", Self::P256MlKem768),
+        ("SecP384r1MLKEM1024", Self::P384MlKem1024),
+    ];
 }

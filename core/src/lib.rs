@@ -21,6 +21,7 @@ pub mod reference;
 pub mod reply;
 pub mod store;
 pub mod values;
+pub mod word;
 
 pub use access::Access;
 pub use body::{

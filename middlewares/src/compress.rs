@@ -13,13 +13,15 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
+use tidegate_core::word::Word;
 use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
 };
 
 use crate::{peek, sniff};
 use accept::Choice;
-use stream::{Compressed, Encoding};
+use stream::Compressed;
+pub use stream::Encoding;
 
 /// Traefik's `compress`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,10 +38,10 @@ pub struct Compress {
     pub min_response_body_bytes: i64,
     /// The encodings to offer, the preferred one first. An empty list means all.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "all_when_empty")]
-    pub encodings: Vec<String>,
+    pub encodings: Vec<Word<Encoding>>,
     /// The encoding for clients that send no `Accept-Encoding`, or `*`. Empty means none.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub default_encoding: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub default_encoding: Word<Encoding>,
 }
 
 impl Default for Compress {
@@ -48,8 +50,8 @@ impl Default for Compress {
             excluded_content_types: Vec::new(),
             included_content_types: Vec::new(),
             min_response_body_bytes: 0,
-            encodings: vec!["gzip".into(), "br".into(), "zstd".into()],
-            default_encoding: String::new(),
+            encodings: [Encoding::Gzip, Encoding::Brotli, Encoding::Zstd].map(Word::from).to_vec(),
+            default_encoding: Word::EMPTY,
         }
     }
 }
@@ -61,7 +63,7 @@ impl Build for Compress {
                 "excludedContentTypes and includedContentTypes options are mutually exclusive",
             ));
         }
-        let encodings = BuildErrors::collect(self.encodings.iter().map(|name| encoding(name)));
+        let encodings = BuildErrors::collect(self.encodings.iter().map(encoding));
         let types = BuildErrors::both(
             media_types(&self.excluded_content_types, "excluded"),
             media_types(&self.included_content_types, "included"),
@@ -75,8 +77,7 @@ impl Build for Compress {
         } else {
             let unsupported =
                 || BuildError::new(format!("unsupported default encoding: {}", self.default_encoding));
-            let default =
-                Encoding::from_name(&self.default_encoding).filter(|default| encodings.contains(default));
+            let default = self.default_encoding.known().filter(|default| encodings.contains(default));
             Some(default.ok_or_else(unsupported)?)
         };
         excluded.push("application/grpc".into());
@@ -94,13 +95,13 @@ impl Build for Compress {
     }
 }
 
-fn all_when_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+fn all_when_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Word<Encoding>>, D::Error> {
     let given = Vec::deserialize(from)?;
     Ok(if given.is_empty() { Compress::default().encodings } else { given })
 }
 
-fn encoding(name: &str) -> Result<Encoding, BuildError> {
-    Encoding::from_name(name).ok_or_else(|| BuildError::new(format!("unsupported encoding: {name}")))
+fn encoding(name: &Word<Encoding>) -> Result<Encoding, BuildError> {
+    name.known().ok_or_else(|| BuildError::new(format!("unsupported encoding: {name}")))
 }
 
 fn media_types(texts: &[String], which: &str) -> Result<Vec<String>, BuildError> {
@@ -303,7 +304,8 @@ mod tests {
     }
 
     fn decoded(response: Response) -> Vec<u8> {
-        let encoding = Encoding::from_name(response.headers()[CONTENT_ENCODING].to_str().unwrap()).unwrap();
+        let encoding =
+            Word::<Encoding>::from(response.headers()[CONTENT_ENCODING].to_str().unwrap()).known().unwrap();
         let bytes = testing::block_on(response.into_body().collect(1 << 24)).unwrap().bytes;
         stream::tests::decode(encoding, &bytes)
     }

@@ -13,6 +13,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
+use crate::settings::KeyType;
 
 /// The key of an account. Traefik makes RSA keys of 4096 bits and keeps them in PKCS #1, so ours are such.
 pub(super) enum AccountKey {
@@ -135,27 +136,19 @@ pub(super) struct CertificateKey {
 
 impl CertificateKey {
     /// A new key of a type of Traefik's `keyType`. Takes up to a few seconds of one core for RSA.
-    pub(super) fn generate(key_type: &str) -> Result<Self, Error> {
+    pub(super) fn generate(key_type: KeyType) -> Result<Self, Error> {
         let odd = |error: rcgen::Error| Error::local(format!("cannot make a key: {error}"));
-        let ec = match key_type {
-            "EC256" => Some(&rcgen::PKCS_ECDSA_P256_SHA256),
-            "EC384" => Some(&rcgen::PKCS_ECDSA_P384_SHA384),
-            _ => None,
+        let rsa = |size| {
+            let der = PrivatePkcs8KeyDer::from(rsa_pkcs8(size)?);
+            rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_RSA_SHA256).map_err(odd)
         };
-        if let Some(algorithm) = ec {
-            let pair = rcgen::KeyPair::generate_for(algorithm).map_err(odd)?;
-            let pem = pair.serialize_pem();
-            return Ok(Self { pair, pem });
-        }
-        let size = match key_type {
-            "RSA2048" => KeySize::Rsa2048,
-            "RSA8192" => KeySize::Rsa8192,
-            _ => KeySize::Rsa4096,
+        let pair = match key_type {
+            KeyType::Ec256 => rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(odd)?,
+            KeyType::Ec384 => rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map_err(odd)?,
+            KeyType::Rsa2048 => rsa(KeySize::Rsa2048)?,
+            KeyType::Rsa4096 => rsa(KeySize::Rsa4096)?,
+            KeyType::Rsa8192 => rsa(KeySize::Rsa8192)?,
         };
-        let pkcs8 = rsa_pkcs8(size)?;
-        let der = PrivatePkcs8KeyDer::from(pkcs8);
-        let pair =
-            rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_RSA_SHA256).map_err(odd)?;
         let pem = pair.serialize_pem();
         Ok(Self { pair, pem })
     }
@@ -228,10 +221,10 @@ mod tests {
     fn certificate_keys_are_read_by_the_tls_library() {
         use rustls_pki_types::PrivateKeyDer;
         use rustls_pki_types::pem::PemObject;
-        for kind in ["EC256", "EC384", "RSA2048"] {
+        for kind in [KeyType::Ec256, KeyType::Ec384, KeyType::Rsa2048] {
             let key = CertificateKey::generate(kind).unwrap();
             let der = PrivateKeyDer::from_pem_slice(key.pem.as_bytes()).unwrap();
-            assert!(rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).is_ok(), "{kind}");
+            assert!(rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).is_ok(), "{kind:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use super::client::Answer;
 use super::error::{Error, Kind, ProblemType};
 use super::key::CertificateKey;
 use super::protocol::{Identifier, Problem};
-use crate::settings::Acme;
+use crate::settings::{Acme, KeyType};
 
 /// Longest time for the authority to look at one proof.
 const VALIDATION: Duration = Duration::from_secs(150);
@@ -137,9 +137,9 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
 
 /// Does what a placed order asks for. Proofs are taken back, and open authorisations given up, whatever happens.
 pub(super) async fn fulfil(account: &Account, request: &Request, placed: Placed) -> Result<Issued, Error> {
-    let key_type = request.options.key_type.clone();
+    let key_type = request.options.key_type.known().unwrap_or(KeyType::Rsa4096);
     // Begun now, because it takes a while.
-    let key = tokio::task::spawn_blocking(move || CertificateKey::generate(&key_type));
+    let key = tokio::task::spawn_blocking(move || CertificateKey::generate(key_type));
     if let Err(error) = authorise(account, request, &placed.order).await {
         give_up(account, &placed.order).await;
         return Err(error);

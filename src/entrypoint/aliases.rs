@@ -1,57 +1,41 @@
 //! Header names that many servers take for another one: `X_Auth_User` and `X.Auth.User` for `X-Auth-User`.
 
 use http::HeaderMap;
-use tidegate_core::{Reason, Response, reply};
+use tidegate_core::{BuildError, Reason, Response, reply};
 
-use crate::settings::EntryPointHttp;
+use crate::settings::{AliasStrategy, EntryPointHttp};
 
 /// What happens to such headers (Traefik's `aliasHeadersStrategy` and the older `underscoreHeadersStrategy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AliasStrategy {
-    /// They pass.
-    Keep,
-    /// They are removed; `true`: those with a dot too.
-    Delete(bool),
-    /// The request is refused; `true`: for those with a dot too.
-    Reject(bool),
+pub(super) struct Aliases {
+    strategy: AliasStrategy,
+    /// Those with a dot too.
+    dots: bool,
 }
 
-/// A strategy that there is not.
-#[derive(Debug, thiserror::Error)]
-#[error("http.{option} `{value}` is unknown: expected keep, delete or reject")]
-pub(super) struct UnknownStrategy {
-    option: &'static str,
-    value: String,
-}
-
-impl AliasStrategy {
+impl Aliases {
     /// From the settings of an entry point. The error names the option.
-    pub(super) fn new(http: &EntryPointHttp) -> Result<Self, UnknownStrategy> {
-        let (option, value, dots) = if http.alias_headers_strategy.is_empty() {
-            ("underscoreHeadersStrategy", http.underscore_headers_strategy.as_str(), false)
-        } else {
-            ("aliasHeadersStrategy", http.alias_headers_strategy.as_str(), true)
+    pub(super) fn new(http: &EntryPointHttp) -> Result<Self, BuildError> {
+        let (option, strategy, dots) = match http.alias_headers_strategy.is_empty() {
+            true => ("underscoreHeadersStrategy", &http.underscore_headers_strategy, false),
+            false => ("aliasHeadersStrategy", &http.alias_headers_strategy, true),
         };
-        match value {
-            "" | "keep" => Ok(Self::Keep),
-            "delete" => Ok(Self::Delete(dots)),
-            "reject" => Ok(Self::Reject(dots)),
-            other => Err(UnknownStrategy { option, value: other.to_owned() }),
-        }
+        let strategy =
+            strategy.meaning().map_err(|error| BuildError::new(format!("http.{option}: {error}")))?;
+        Ok(Self { strategy: strategy.unwrap_or(AliasStrategy::Keep), dots })
     }
 
     /// Applies the strategy. The error is the answer to a refused request.
     pub(super) fn apply(self, headers: &mut HeaderMap) -> Result<(), Box<Response>> {
-        let dots = match self {
-            Self::Keep => return Ok(()),
-            Self::Delete(dots) | Self::Reject(dots) => dots,
-        };
-        let is_alias = |name: &str| name.bytes().any(|b| b == b'_' || (dots && b == b'.'));
+        if self.strategy == AliasStrategy::Keep {
+            return Ok(());
+        }
+        let is_alias = |name: &str| name.bytes().any(|b| b == b'_' || (self.dots && b == b'.'));
         let found: Vec<_> = headers.keys().filter(|name| is_alias(name.as_str())).cloned().collect();
         if found.is_empty() {
             return Ok(());
         }
-        if matches!(self, Self::Reject(_)) {
+        if self.strategy == AliasStrategy::Reject {
             return Err(Box::new(reply::error(
                 http::StatusCode::BAD_REQUEST,
                 "Bad Request",
@@ -77,8 +61,8 @@ mod tests {
         headers
     }
 
-    fn strategy(alias: &str, underscore: &str) -> Result<AliasStrategy, UnknownStrategy> {
-        AliasStrategy::new(&EntryPointHttp {
+    fn strategy(alias: &str, underscore: &str) -> Result<Aliases, BuildError> {
+        Aliases::new(&EntryPointHttp {
             alias_headers_strategy: alias.into(),
             underscore_headers_strategy: underscore.into(),
             ..EntryPointHttp::default()
@@ -87,7 +71,7 @@ mod tests {
 
     #[test]
     fn each_strategy() {
-        let remaining = |strategy: AliasStrategy| {
+        let remaining = |strategy: Aliases| {
             let mut headers = headers();
             strategy
                 .apply(&mut headers)

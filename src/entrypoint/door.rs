@@ -13,7 +13,7 @@ use tidegate_core::client_ip::IpRanges;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::aliases::AliasStrategy;
+use super::aliases::Aliases;
 use super::clock::Limits;
 use super::forwarded::ForwardedRules;
 use super::heads::HeadBudget;
@@ -55,7 +55,7 @@ pub(super) struct Door {
     pub(super) index: usize,
     pub(super) name: Arc<str>,
     pub(super) target: TargetRules,
-    pub(super) aliases: AliasStrategy,
+    pub(super) aliases: Aliases,
     pub(super) forwarded: ForwardedRules,
     proxy: Option<Trust>,
     pub(super) limits: Limits,
@@ -142,7 +142,7 @@ impl Door {
             index,
             name: name.into(),
             target: TargetRules::new(&options.http),
-            aliases: AliasStrategy::new(&options.http).map_err(|error| BuildError::new(error.to_string()))?,
+            aliases: Aliases::new(&options.http)?,
             forwarded,
             proxy,
             handshake: limits.head.unwrap_or(HEAD_TIME),

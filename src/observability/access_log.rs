@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use tidegate_core::{BodyErrorKind, End, Exchange, Request};
 use time::OffsetDateTime;
 
-use crate::settings;
+use crate::settings::{self, AccessLogFormat as Format};
 pub use error::ExpressionError;
 use filter::Filter;
 use modes::{Filters, Modes};
@@ -37,13 +37,6 @@ pub struct AccessLog {
     writer: Writer,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Common,
-    GenericClf,
-    Json,
-}
-
 /// Checks `accessLog.filters.expression`. The error says what was expected, and where.
 pub fn check_expression(text: &str) -> Result<(), ExpressionError> {
     if text.is_empty() { Ok(()) } else { Filter::parse(text).map(drop) }
@@ -54,14 +47,8 @@ impl AccessLog {
     pub fn open(settings: &settings::AccessLog) -> io::Result<Arc<Self>> {
         let invalid =
             |reason: String| io::Error::new(io::ErrorKind::InvalidInput, format!("accessLog.{reason}"));
-        let format = match settings.format.as_str() {
-            "" | "common" => Format::Common,
-            "genericCLF" => Format::GenericClf,
-            "json" => Format::Json,
-            other => {
-                return Err(invalid(format!("format: `{other}` is not one of common, genericCLF and json")));
-            }
-        };
+        let format = settings.format.meaning().map_err(|error| invalid(format!("format: {error}")))?;
+        let format = format.unwrap_or(Format::Common);
         let modes = Modes::new(&settings.fields).map_err(|error| invalid(error.to_string()))?;
         let filters = Filters::new(&settings.filters).map_err(|error| invalid(error.to_string()))?;
         let expression = match settings.filters.expression.as_str() {

@@ -5,39 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tidegate_core::BuildError;
+use tidegate_config::service::Strategy;
 
 /// Of so many requests `leasttime` lets one go in turn, so that each member's time stays known.
 const EXPLORE: u32 = 64;
-
-/// A strategy of `loadBalancer.strategy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Weighted round robin: earliest deadline first, so that a member's turns are spread evenly.
-    Wrr,
-    /// The less busy of two that chance picks.
-    P2c,
-    /// The highest of weighted hashes of client address and member: a client stays with its member.
-    Hrw,
-    /// The shortest mean response time, times the requests that wait, by weight.
-    LeastTime,
-    /// The fewest requests under way, by weight.
-    LeastConnections,
-}
-
-impl Kind {
-    /// Reads the option; empty is `wrr`.
-    pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
-        match text {
-            "" | "wrr" => Ok(Self::Wrr),
-            "p2c" => Ok(Self::P2c),
-            "hrw" => Ok(Self::Hrw),
-            "leasttime" => Ok(Self::LeastTime),
-            "leastConnections" | "leastconnections" => Ok(Self::LeastConnections),
-            other => Err(BuildError::new(format!("unsupported load-balancer strategy \"{other}\""))),
-        }
-    }
-}
 
 /// One of the members that share requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +39,7 @@ pub(super) trait Load {
 
 /// The members of a service, and whose turn it is.
 pub(super) struct Balance {
-    kind: Kind,
+    strategy: Strategy,
     members: Vec<Member>,
     /// `None` before the first choice: the shares that they start with are those of the first request.
     turns: Mutex<Option<Turns>>,
@@ -78,22 +49,22 @@ pub(super) struct Balance {
 
 impl Balance {
     /// Creates the balance of these members.
-    pub(super) fn new(kind: Kind, members: Vec<Member>) -> Self {
-        Self { kind, members, turns: Mutex::default(), choices: AtomicU32::new(0) }
+    pub(super) fn new(strategy: Strategy, members: Vec<Member>) -> Self {
+        Self { strategy, members, turns: Mutex::default(), choices: AtomicU32::new(0) }
     }
 
-    pub(super) fn is_for(&self, kind: Kind, members: &[Member]) -> bool {
-        self.kind == kind && self.members == members
+    pub(super) fn is_for(&self, strategy: Strategy, members: &[Member]) -> bool {
+        self.strategy == strategy && self.members == members
     }
 
     /// Chooses a member for a client; `None` when none is allowed.
     pub(super) fn choose(&self, client: IpAddr, load: &impl Load) -> Option<usize> {
-        match self.kind {
-            Kind::Wrr => self.in_turn(load),
-            Kind::P2c => self.less_busy(load),
-            Kind::Hrw => self.highest_hash(client, load),
-            Kind::LeastTime => self.quickest(load),
-            Kind::LeastConnections => self.best(load, |index| load.in_flight(index) as f64),
+        match self.strategy {
+            Strategy::Wrr => self.in_turn(load),
+            Strategy::P2c => self.less_busy(load),
+            Strategy::Hrw => self.highest_hash(client, load),
+            Strategy::LeastTime => self.quickest(load),
+            Strategy::LeastConnections => self.best(load, |index| load.in_flight(index) as f64),
         }
     }
 
@@ -294,12 +265,13 @@ mod tests {
     }
 
     const FREE: All = All { out: Vec::new(), busy: Vec::new(), times: Vec::new(), shares: Vec::new() };
-    const KINDS: [Kind; 5] = [Kind::Wrr, Kind::P2c, Kind::Hrw, Kind::LeastTime, Kind::LeastConnections];
+    const STRATEGIES: [Strategy; 5] =
+        [Strategy::Wrr, Strategy::P2c, Strategy::Hrw, Strategy::LeastTime, Strategy::LeastConnections];
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn balance(kind: Kind, weights: &[i64]) -> Balance {
+    fn balance(strategy: Strategy, weights: &[i64]) -> Balance {
         let name = |index: usize| ["a", "b", "c"][index];
-        Balance::new(kind, weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect())
+        Balance::new(strategy, weights.iter().enumerate().map(|(i, w)| Member::new(name(i), *w)).collect())
     }
 
     fn order(balance: &Balance, load: &All, count: usize) -> Vec<usize> {
@@ -309,35 +281,38 @@ mod tests {
     #[test]
     fn turns_follow_the_weights_in_traefiks_order() {
         // Seen on Traefik 3.7.15 with weights 3, 1 and 2, twice.
-        assert_eq!(order(&balance(Kind::Wrr, &[3, 1, 2]), &FREE, 12), [0, 2, 0, 2, 0, 1, 0, 2, 0, 0, 2, 1]);
-        assert_eq!(order(&balance(Kind::Wrr, &[1, 1]), &FREE, 4), [0, 1, 0, 1]);
-        assert_eq!(balance(Kind::Wrr, &[]).choose(CLIENT, &FREE), None);
+        assert_eq!(
+            order(&balance(Strategy::Wrr, &[3, 1, 2]), &FREE, 12),
+            [0, 2, 0, 2, 0, 1, 0, 2, 0, 0, 2, 1]
+        );
+        assert_eq!(order(&balance(Strategy::Wrr, &[1, 1]), &FREE, 4), [0, 1, 0, 1]);
+        assert_eq!(balance(Strategy::Wrr, &[]).choose(CLIENT, &FREE), None);
     }
 
     #[test]
     fn members_that_are_out_are_passed_over() {
-        let heavy = balance(Kind::Wrr, &[1_000_000, 1, 1]);
+        let heavy = balance(Strategy::Wrr, &[1_000_000, 1, 1]);
         let out = All { out: vec![0], ..FREE };
         let got = order(&heavy, &out, 10);
         assert!(got.iter().all(|index| *index != 0));
         assert_eq!(got.iter().filter(|index| **index == 1).count(), 5, "{got:?}");
-        for kind in KINDS {
+        for strategy in STRATEGIES {
             let none = All { out: vec![0, 1, 2], ..FREE };
-            assert_eq!(balance(kind, &[1, 1, 1]).choose(CLIENT, &none), None, "{kind:?}");
+            assert_eq!(balance(strategy, &[1, 1, 1]).choose(CLIENT, &none), None, "{strategy:?}");
             let one = All { out: vec![0, 2], ..FREE };
-            assert_eq!(balance(kind, &[1, 1, 1]).choose(CLIENT, &one), Some(1), "{kind:?}");
+            assert_eq!(balance(strategy, &[1, 1, 1]).choose(CLIENT, &one), Some(1), "{strategy:?}");
         }
     }
 
     #[test]
     fn of_two_the_less_busy_is_taken() {
         let busy = All { busy: vec![5, 1], ..FREE };
-        assert!(order(&balance(Kind::P2c, &[1, 1]), &busy, 20).iter().all(|index| *index == 1));
+        assert!(order(&balance(Strategy::P2c, &[1, 1]), &busy, 20).iter().all(|index| *index == 1));
     }
 
     #[test]
     fn a_client_keeps_its_member_while_that_is_there() {
-        let balance = balance(Kind::Hrw, &[1, 1, 1]);
+        let balance = balance(Strategy::Hrw, &[1, 1, 1]);
         // Seen on Traefik 3.7.15 for 127.0.0.1 and children `a`, `b`, `c`.
         assert_eq!(order(&balance, &FREE, 3), [0, 0, 0]);
         let other = order(&balance, &All { out: vec![0], ..FREE }, 2);
@@ -346,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_quickest_is_taken_and_the_unknown_first() {
-        let balance = balance(Kind::LeastTime, &[1, 1, 1]);
+        let balance = balance(Strategy::LeastTime, &[1, 1, 1]);
         let known = All { times: vec![Some(9.0), Some(2.0), Some(5.0)], ..FREE };
         assert_eq!(order(&balance, &known, 3), [1, 1, 1]);
         let busy = All { busy: vec![0, 9, 0], times: known.times.clone(), ..FREE };
@@ -359,7 +334,7 @@ mod tests {
 
     #[test]
     fn no_member_is_starved_for_having_been_slow_and_none_is_stormed_for_being_unknown() {
-        let balance = balance(Kind::LeastTime, &[1, 1, 1]);
+        let balance = balance(Strategy::LeastTime, &[1, 1, 1]);
         let known = All { times: vec![Some(900.0), Some(2.0), Some(500.0)], ..FREE };
         let got = order(&balance, &known, 10 * EXPLORE as usize);
         let count = |wanted: usize| got.iter().filter(|index| **index == wanted).count();
@@ -371,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_fewest_requests_under_way_by_weight() {
-        let balance = balance(Kind::LeastConnections, &[1, 4, 1]);
+        let balance = balance(Strategy::LeastConnections, &[1, 4, 1]);
         assert_eq!(order(&balance, &All { busy: vec![2, 7, 3], ..FREE }, 2), [1, 1]);
         assert_eq!(order(&balance, &All { busy: vec![1, 7, 3], ..FREE }, 2), [0, 0]);
         // All idle: in turn, by weight.
@@ -382,17 +357,17 @@ mod tests {
     #[test]
     fn a_member_that_starts_slowly_gets_its_share_by_every_strategy() {
         let slow = All { shares: vec![0.25, 1.0], ..FREE };
-        let fast = Balance::new(Kind::Wrr, vec![Member::new("a", 1), Member::new("b", 1)]);
+        let fast = Balance::new(Strategy::Wrr, vec![Member::new("a", 1), Member::new("b", 1)]);
         let got = order(&fast, &slow, 20);
         assert_eq!(got.iter().filter(|index| **index == 0).count(), 4, "one to four: {got:?}");
         assert!(got[..3].iter().all(|index| *index == 1), "its first turn comes late, too: {got:?}");
         let busy = All { busy: vec![1, 3], shares: slow.shares.clone(), ..FREE };
-        assert_eq!(order(&balance(Kind::LeastConnections, &[1, 1]), &busy, 2), [1, 1]);
+        assert_eq!(order(&balance(Strategy::LeastConnections, &[1, 1]), &busy, 2), [1, 1]);
         let timed = All { times: vec![Some(1.0), Some(3.0)], shares: slow.shares.clone(), ..FREE };
-        assert_eq!(order(&balance(Kind::LeastTime, &[1, 1]), &timed, 2), [1, 1]);
-        let chance = order(&balance(Kind::P2c, &[1, 1]), &slow, 400);
+        assert_eq!(order(&balance(Strategy::LeastTime, &[1, 1]), &timed, 2), [1, 1]);
+        let chance = order(&balance(Strategy::P2c, &[1, 1]), &slow, 400);
         assert!((30..160).contains(&chance.iter().filter(|index| **index == 0).count()));
-        let hashed = balance(Kind::Hrw, &[1, 1]);
+        let hashed = balance(Strategy::Hrw, &[1, 1]);
         let clients = |load: &All| -> Vec<usize> {
             let client = |n: u8| IpAddr::from([10, 0, 0, n]);
             (0..200).map(|n| hashed.choose(client(n), load).unwrap()).collect()

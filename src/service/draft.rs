@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidegate_config::service::{
-    Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions,
+    Failover, LoadBalancer as LoadBalancerOptions, Mirroring, Sticky as StickyOptions, Strategy,
 };
 use tidegate_core::{BuildError, BuildErrors};
 
 use super::Service;
-use super::balance::{Balance, Kind, Member};
+use super::balance::{Balance, Member};
 use super::failover::FailoverService;
 use super::health::Check;
 use super::load_balancer::LoadBalancer;
@@ -89,7 +89,7 @@ impl Draft {
         transport: Arc<Transport>,
     ) -> Result<Arc<dyn Service>, BuildError> {
         let mut errors = BuildErrors::default();
-        let kind = errors.check(Kind::parse(&options.strategy));
+        let strategy = errors.check(strategy(options));
         errors.check(check_passive(options));
         let mut effects = ServiceEffects::default();
         let mut servers = Vec::new();
@@ -118,9 +118,9 @@ impl Draft {
             }
         }
         let sticky = sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()));
-        let (kind, sticky) = (kind.unwrap_or(Kind::Wrr), errors.check(sticky).flatten());
+        let (strategy, sticky) = (strategy.unwrap_or(Strategy::Wrr), errors.check(sticky).flatten());
         errors.finish()?;
-        let balance = self.balance(name, kind, members, &mut effects);
+        let balance = self.balance(name, strategy, members, &mut effects);
         self.effects.borrow_mut().services.insert(name.to_owned(), effects);
         Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
     }
@@ -132,7 +132,7 @@ impl Draft {
         sticky_options: Option<&StickyOptions>,
         children: Vec<(String, i64, Arc<dyn Service>)>,
     ) -> Result<Arc<dyn Service>, BuildError> {
-        self.composite(name, Kind::Wrr, sticky_options, children)
+        self.composite(name, Strategy::Wrr, sticky_options, children)
     }
 
     /// A service that gives each client one of `children` (name as written, weight, service), by a hash of its address.
@@ -141,7 +141,7 @@ impl Draft {
         name: &str,
         children: Vec<(String, i64, Arc<dyn Service>)>,
     ) -> Result<Arc<dyn Service>, BuildError> {
-        self.composite(name, Kind::Hrw, None, children)
+        self.composite(name, Strategy::Hrw, None, children)
     }
 
     /// A service that answers from `main` and sends copies to `mirrors` (percent, service).
@@ -167,7 +167,7 @@ impl Draft {
     fn composite(
         &self,
         name: &str,
-        kind: Kind,
+        strategy: Strategy,
         sticky_options: Option<&StickyOptions>,
         children: Vec<(String, i64, Arc<dyn Service>)>,
     ) -> Result<Arc<dyn Service>, BuildError> {
@@ -175,7 +175,7 @@ impl Draft {
         let sticky = sticky(name, sticky_options, used.iter().map(|(name, _, _)| name.as_str()))?;
         let members = used.iter().map(|(name, weight, _)| Member::new(name, *weight)).collect();
         let mut effects = ServiceEffects::default();
-        let balance = self.balance(name, kind, members, &mut effects);
+        let balance = self.balance(name, strategy, members, &mut effects);
         self.effects.borrow_mut().services.insert(name.to_owned(), effects);
         let children = used.into_iter().map(|(_, _, service)| Child(service)).collect();
         Ok(Arc::new(WeightedService::new(children, balance, sticky)))
@@ -205,16 +205,26 @@ impl Draft {
     fn balance(
         &self,
         name: &str,
-        kind: Kind,
+        strategy: Strategy,
         members: Vec<Member>,
         effects: &mut ServiceEffects,
     ) -> Arc<Balance> {
-        if let Some(found) = self.registry.balance(name).filter(|found| found.is_for(kind, &members)) {
+        if let Some(found) = self.registry.balance(name).filter(|found| found.is_for(strategy, &members)) {
             return found;
         }
-        let balance = Arc::new(Balance::new(kind, members));
+        let balance = Arc::new(Balance::new(strategy, members));
         effects.balance = Some(balance.clone());
         balance
+    }
+}
+
+/// The strategy of a service. The words of the error are Traefik's.
+fn strategy(options: &LoadBalancerOptions) -> Result<Strategy, BuildError> {
+    match options.strategy.meaning() {
+        Ok(strategy) => Ok(strategy.unwrap_or(Strategy::Wrr)),
+        Err(error) => {
+            Err(BuildError::new(format!("unsupported load-balancer strategy \"{}\"", error.written)))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, TE, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, Uri};
-use tidegate_config::service::ServerHealthCheck;
+use tidegate_config::service::{CheckMode, CheckScheme, ServerHealthCheck};
 use tidegate_core::{Body, BuildError, Collected, Connection, Context, Request, Response};
 use url::Url;
 
@@ -26,6 +26,8 @@ const NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 #[derive(Clone)]
 pub(super) struct Check {
     options: ServerHealthCheck,
+    /// Asks by gRPC.
+    grpc: bool,
     url: Url,
     /// The URL of the server, when it is a socket and `url` only says what to ask for.
     socket: Option<String>,
@@ -42,11 +44,8 @@ impl Check {
         transport: &Arc<Transport>,
     ) -> Result<Self, BuildError> {
         let bad = |why: String| BuildError::new(format!("healthCheck: {why}"));
-        let grpc = match options.mode.as_str() {
-            "" | "http" => false,
-            "grpc" => true,
-            other => return Err(bad(format!("mode `{other}` is none of http, grpc"))),
-        };
+        let mode = options.mode.meaning().map_err(|error| bad(format!("mode: {error}")))?;
+        let grpc = mode == Some(CheckMode::Grpc);
         if options.interval.is_zero() || options.timeout.is_zero() {
             return Err(bad("interval and timeout must be longer than zero".into()));
         }
@@ -57,12 +56,13 @@ impl Check {
         let socket = socket.map_err(|error| bad(error.to_string()))?;
         let own = if socket.is_some() { "http://localhost" } else { endpoint.url() };
         let mut url = Url::parse(own).map_err(|e| bad(e.to_string()))?;
-        let scheme = match (options.scheme.as_str(), url.scheme()) {
-            ("", "http") if grpc => "h2c",
-            ("http", _) if grpc => "h2c",
-            ("", own) => own,
-            (scheme @ ("http" | "https" | "h2c"), _) => scheme,
-            (other, _) => return Err(bad(format!("scheme `{other}` is none of http, https, h2c"))),
+        let scheme = options.scheme.meaning().map_err(|error| bad(format!("scheme: {error}")))?;
+        let scheme = match (scheme, url.scheme()) {
+            (None, "http") | (Some(CheckScheme::Http), _) if grpc => "h2c",
+            (None, own) => own,
+            (Some(CheckScheme::Http), _) => "http",
+            (Some(CheckScheme::Https), _) => "https",
+            (Some(CheckScheme::H2c), _) => "h2c",
         };
         if socket.is_none() {
             let address = endpoint.address();
@@ -87,6 +87,7 @@ impl Check {
         Ok(Self {
             headers: headers(options, grpc)?,
             options: options.clone(),
+            grpc,
             url,
             socket,
             method,
@@ -163,7 +164,7 @@ impl Check {
             let next = self.endpoint(&url)?;
             response = self.send(&next, &url).await?;
         }
-        if self.options.mode == "grpc" { grpc_verdict(response).await } else { self.verdict(response).await }
+        if self.grpc { grpc_verdict(response).await } else { self.verdict(response).await }
     }
 
     async fn send(&self, endpoint: &Arc<Endpoint>, url: &Url) -> Result<Response, CheckError> {
@@ -171,7 +172,7 @@ impl Check {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
-        let body = if self.options.mode == "grpc" { Body::full(GRPC_REQUEST) } else { Body::empty() };
+        let body = if self.grpc { Body::full(GRPC_REQUEST) } else { Body::empty() };
         let mut head = http::Request::new(()).into_parts().0;
         head.method = self.method.clone();
         head.uri = Uri::try_from(target)?;

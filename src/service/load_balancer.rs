@@ -8,7 +8,7 @@ use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Uri, Version};
 use smallvec::SmallVec;
-use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck};
+use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck, Strategy};
 use tidegate_core::{Attempt, BoxFuture, Context, Handler, Request, Response, UpstreamError, reply};
 
 use super::Service;
@@ -60,7 +60,7 @@ impl LoadBalancer {
             passive: options.passive_health_check.clone(),
             slow_start: options.slow_start.0,
             pass_host: options.pass_host_header,
-            timed: options.strategy == "leasttime",
+            timed: options.strategy.known() == Some(Strategy::LeastTime),
             unused: options
                 .servers
                 .iter()

@@ -2,7 +2,7 @@
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use sha2::{Digest, Sha256};
-use tidegate_config::service::StickyCookie;
+use tidegate_config::service::{SameSite, StickyCookie};
 use tidegate_core::BuildError;
 
 use super::balance::fnv1a;
@@ -128,16 +128,12 @@ fn attributes(options: &StickyCookie) -> Result<String, BuildError> {
     if options.secure {
         text += "; Secure";
     }
-    match options.same_site.to_ascii_lowercase().as_str() {
-        "" => {}
-        "none" => text += "; SameSite=None",
-        "lax" => text += "; SameSite=Lax",
-        "strict" => text += "; SameSite=Strict",
-        other => {
-            return Err(BuildError::new(format!(
-                "sticky.cookie.sameSite: `{other}` is none of none, lax, strict"
-            )));
-        }
+    let same_site = options.same_site.meaning();
+    match same_site.map_err(|error| BuildError::new(format!("sticky.cookie.sameSite: {error}")))? {
+        None => {}
+        Some(SameSite::None) => text += "; SameSite=None",
+        Some(SameSite::Lax) => text += "; SameSite=Lax",
+        Some(SameSite::Strict) => text += "; SameSite=Strict",
     }
     Ok(text)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_core::word::{Vocabulary, Word};
 use tidegate_providers::Tls;
 
 /// Traefik's default authority.
@@ -61,8 +62,8 @@ pub struct Acme {
     /// How a storage in Consul is talked to. Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub consul: AcmeConsul,
-    /// `EC256`, `EC384`, `RSA2048`, `RSA4096` or `RSA8192`.
-    pub key_type: String,
+    /// The kind of key that certificates get.
+    pub key_type: Word<KeyType>,
     /// External account binding (RFC 8555 section 7.3.4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eab: Option<Eab>,
@@ -106,7 +107,7 @@ impl Default for Acme {
             disable_common_name: false,
             storage: "acme.json".into(),
             consul: AcmeConsul::default(),
-            key_type: "RSA4096".into(),
+            key_type: KeyType::Rsa4096.into(),
             eab: None,
             certificates_duration: DEFAULT_HOURS,
             client_timeout: Duration::from_secs(120),
@@ -121,6 +122,32 @@ impl Default for Acme {
             on_demand: None,
         }
     }
+}
+
+/// The kind of a certificate's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// `EC256`: ECDSA on P-256.
+    Ec256,
+    /// `EC384`: ECDSA on P-384.
+    Ec384,
+    /// `RSA2048`.
+    Rsa2048,
+    /// `RSA4096`.
+    Rsa4096,
+    /// `RSA8192`.
+    Rsa8192,
+}
+
+impl Vocabulary for KeyType {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("EC256", Self::Ec256),
+        ("EC384", Self::Ec384),
+        ("RSA2048", Self::Rsa2048),
+        ("RSA4096", Self::Rsa4096),
+        ("RSA8192", Self::Rsa8192),
+    ];
+    const IGNORES_CASE: bool = true;
 }
 
 /// `consul`: how a storage in Consul is talked to.

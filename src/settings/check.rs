@@ -1,11 +1,14 @@
 //! What types cannot say about settings: addresses, names that must exist, and texts with few meanings.
 
+use tidegate_config::router::RuleSyntax;
 use tidegate_config::tree::Node;
 use tidegate_config::{Origin, Problem};
 use tidegate_core::client_ip::IpRanges;
+use tidegate_core::word::{Vocabulary, Word};
 
 use super::{
-    Address, CertificatesResolver, EntryPoint, INTERNAL_ENTRY_POINT, Ping, Settings, acme, address, is_named,
+    AccessLogFormat, Address, CertificatesResolver, EntryPoint, FieldMode, HeaderMode, INTERNAL_ENTRY_POINT,
+    KeyType, LogFormat, LogLevel, Ping, Settings, acme, address, is_named,
 };
 use crate::observability::{access_log, log};
 
@@ -53,12 +56,15 @@ impl Check<'_> {
     }
 
     fn core(&mut self, settings: &mut Settings) {
-        let syntax = settings.core.default_rule_syntax.as_str();
+        let syntax = &settings.core.default_rule_syntax;
         let at = ["core", "defaultRuleSyntax"];
-        match syntax {
-            "" | "v3" => {}
-            "v2" => self.warn(&at, V2),
-            _ => self.problem(&at, &format!("`{syntax}` is unknown: expected `v3`")),
+        match syntax.known() {
+            None if syntax.is_empty() => {}
+            Some(RuleSyntax::V3) => {}
+            Some(RuleSyntax::V2) => self.warn(&at, V2),
+            Some(RuleSyntax::Default) | None => {
+                self.problem(&at, &format!("`{syntax}` is unknown: expected `v3`"));
+            }
         }
         let idle = &mut settings.servers_transport.max_idle_conns_per_host;
         if *idle < -1 {
@@ -100,10 +106,9 @@ impl Check<'_> {
     }
 
     fn logs(&mut self, settings: &mut Settings) {
-        let levels = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "PANIC"];
-        self.one_of(&["log", "level"], &mut settings.log.level, &levels, "ERROR");
-        self.one_of(&["log", "format"], &mut settings.log.format, &["common", "json"], "common");
-        if let Err(error) = log::targets("ERROR", &settings.log.filter) {
+        self.known(&["log", "level"], &mut settings.log.level, LogLevel::Error);
+        self.known(&["log", "format"], &mut settings.log.format, LogFormat::Common);
+        if let Err(error) = log::targets(LogLevel::Error, &settings.log.filter) {
             self.problem(&["log", "filter"], &error.to_string());
         }
         if let Some(message) = unusable(&settings.log.file_path) {
@@ -111,26 +116,21 @@ impl Check<'_> {
             settings.log.file_path.clear();
         }
         let Some(log) = &mut settings.access_log else { return };
-        self.one_of(&["accessLog", "format"], &mut log.format, &["common", "genericCLF", "json"], "common");
+        self.known(&["accessLog", "format"], &mut log.format, AccessLogFormat::Common);
         let fields = ["accessLog", "fields"];
-        self.one_of(
-            &[&fields[..], &["defaultMode"]].concat(),
-            &mut log.fields.default_mode,
-            &["keep", "drop"],
-            "keep",
-        );
+        let default = [&fields[..], &["defaultMode"]].concat();
+        self.known(&default, &mut log.fields.default_mode, FieldMode::Keep);
         let query = [&fields[..], &["queryParameters", "defaultMode"]].concat();
-        self.one_of(&query, &mut log.fields.query_parameters.default_mode, &["keep", "drop"], "keep");
+        self.known(&query, &mut log.fields.query_parameters.default_mode, FieldMode::Keep);
         let headers = [&fields[..], &["headers", "defaultMode"]].concat();
-        self.one_of(&headers, &mut log.fields.headers.default_mode, &["keep", "drop", "redact"], "drop");
-        let default = log.fields.default_mode.clone();
+        self.known(&headers, &mut log.fields.headers.default_mode, HeaderMode::Drop);
+        let default = log.fields.default_mode.known().unwrap_or(FieldMode::Keep);
         for (name, mode) in &mut log.fields.names {
-            self.one_of(&["accessLog", "fields", "names", name], mode, &["keep", "drop"], &default);
+            self.known(&["accessLog", "fields", "names", name], mode, default);
         }
-        let default = log.fields.headers.default_mode.clone();
+        let default = log.fields.headers.default_mode.known().unwrap_or(HeaderMode::Drop);
         for (name, mode) in &mut log.fields.headers.names {
-            let path = ["accessLog", "fields", "headers", "names", name];
-            self.one_of(&path, mode, &["keep", "drop", "redact"], &default);
+            self.known(&["accessLog", "fields", "headers", "names", name], mode, default);
         }
         if let Err(error) = access_log::check_expression(&log.filters.expression) {
             self.problem(&["accessLog", "filters", "expression"], &error.to_string());
@@ -201,9 +201,8 @@ impl Check<'_> {
             ("underscoreHeadersStrategy", &point.http.underscore_headers_strategy),
         ];
         for (key, strategy) in strategies {
-            if !matches!(strategy.as_str(), "" | "keep" | "delete" | "reject") {
-                let message = format!("`{strategy}` is unknown: expected `keep`, `delete` or `reject`");
-                self.problem(&["entryPoints", name, "http", key], &message);
+            if let Err(error) = strategy.meaning() {
+                self.problem(&["entryPoints", name, "http", key], &error.to_string());
             }
         }
         let has = |required: &str| point.http.middlewares.iter().any(|name| is_named(name, required));
@@ -290,9 +289,8 @@ impl Check<'_> {
                 }
                 None => {}
                 Some(acme) => {
-                    let types = ["EC256", "EC384", "RSA2048", "RSA4096", "RSA8192"];
                     let key_type = [&at[..], &["acme", "keyType"]].concat();
-                    self.one_of(&key_type, &mut acme.key_type, &types, "RSA4096");
+                    self.known(&key_type, &mut acme.key_type, KeyType::Rsa4096);
                     let wrong = acme::mistakes(acme, settings);
                     for (option, message) in &wrong {
                         let path = [&at[..], &["acme"], option].concat();
@@ -314,17 +312,17 @@ impl Check<'_> {
         settings.certificates_resolvers = resolvers;
     }
 
-    /// A text that has a few meanings, without case; any other is taken for `default`, as in Traefik.
-    fn one_of(&mut self, path: &[&str], value: &mut String, known: &[&str], default: &str) {
-        match known.iter().find(|known| known.eq_ignore_ascii_case(value)) {
-            Some(known) => (*known).clone_into(value),
+    /// A word without meaning is taken for `default`, as in Traefik.
+    fn known<T: Vocabulary>(&mut self, path: &[&str], word: &mut Word<T>, default: T) {
+        let default = Word::from(default);
+        match word.known() {
+            Some(meaning) => *word = meaning.into(),
             None => {
-                let message = format!(
-                    "`{value}` is unknown, so `{default}` is used: expected `{}`",
-                    known.join("`, `")
-                );
+                let known: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+                let message =
+                    format!("`{word}` is unknown, so `{default}` is used: expected `{}`", known.join("`, `"));
                 self.warn(path, &message);
-                default.clone_into(value);
+                *word = default;
             }
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tidegate_config::router::{Observability, RouterTls};
 use tidegate_core::values::{Duration, Timeout, is_default};
+use tidegate_core::word::{Vocabulary, Word};
 
 /// `entryPoints.<name>`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -193,11 +194,11 @@ pub struct EntryPointHttp {
     /// Largest request head, in bytes.
     pub max_header_bytes: usize,
     /// What happens to headers that alias another once `_` and `.` are read as `-`: empty or `keep`, `delete`, `reject`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub alias_headers_strategy: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub alias_headers_strategy: Word<AliasStrategy>,
     /// Deprecated: the same for `_` alone.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub underscore_headers_strategy: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub underscore_headers_strategy: Word<AliasStrategy>,
 }
 
 impl Default for EntryPointHttp {
@@ -211,10 +212,26 @@ impl Default for EntryPointHttp {
             encode_query_semicolons: false,
             sanitize_path: true,
             max_header_bytes: 1_048_576,
-            alias_headers_strategy: String::new(),
-            underscore_headers_strategy: String::new(),
+            alias_headers_strategy: Word::EMPTY,
+            underscore_headers_strategy: Word::EMPTY,
         }
     }
+}
+
+/// What happens to headers that alias another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AliasStrategy {
+    /// `keep`: they pass.
+    Keep,
+    /// `delete`: they are removed.
+    Delete,
+    /// `reject`: the request is refused.
+    Reject,
+}
+
+impl Vocabulary for AliasStrategy {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("keep", Self::Keep), ("delete", Self::Delete), ("reject", Self::Reject)];
 }
 
 impl EntryPointHttp {

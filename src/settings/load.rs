@@ -437,7 +437,7 @@ mod tests {
             EntryPoint { address: ":80".into(), ..EntryPoint::default() }
         );
         assert_eq!((loaded.file, loaded.settings.problems), (None, vec![]));
-        assert_eq!(loaded.settings.log.level, "ERROR");
+        assert_eq!(loaded.settings.log.level.as_str(), "ERROR");
     }
 
     #[test]
@@ -496,7 +496,7 @@ mod tests {
         let web = &settings.entry_points["web"];
         assert_eq!(web.forwarded_headers.trusted_ips, ["10.0.0.0/8", "127.0.0.1"]);
         assert_eq!(web.transport.responding_timeouts.read_timeout.to_string(), "1m30s");
-        assert_eq!(settings.log.level, "INFO");
+        assert_eq!(settings.log.level.as_str(), "INFO");
         assert!(settings.access_log.is_some() && settings.providers.docker.is_some());
     }
 
@@ -537,13 +537,13 @@ mod tests {
             fs::write(folder.path().join(name), format!("log: {{level: {level}}}\n")).expect("written");
         };
         let level = || try_load(&[], &[], &folders).expect("loaded").settings.log.level;
-        assert_eq!(level(), "ERROR");
+        assert_eq!(level().as_str(), "ERROR");
         write(&second, "tidegate.yml", "PANIC");
-        assert_eq!(level(), "PANIC");
+        assert_eq!(level().as_str(), "PANIC");
         write(&first, "traefik.yml", "WARN");
-        assert_eq!(level(), "WARN");
+        assert_eq!(level().as_str(), "WARN");
         write(&first, "tidegate.yaml", "INFO");
-        assert_eq!(level(), "INFO");
+        assert_eq!(level().as_str(), "INFO");
     }
 
     #[test]
@@ -699,7 +699,7 @@ mod tests {
         let (_folder, path) = file("level", "DEBUG\n");
         let arguments = [&format!("--log.level=file:{path}"), "--entryPoints.web.address=:${PORT}"];
         let loaded = try_load(&arguments, &[("PORT", "81")], &[]).expect("loaded");
-        assert_eq!(loaded.settings.log.level, "DEBUG");
+        assert_eq!(loaded.settings.log.level.as_str(), "DEBUG");
         assert_eq!(loaded.settings.entry_points["web"].address, ":81");
         let problems = try_load(&arguments, &[], &[]).expect_err("refused");
         assert!(problems[0].contains("`:${PORT}` is not an address"), "{problems:?}");
@@ -909,7 +909,7 @@ mod tests {
         let dns = acme("dns").dns_challenge.expect("dns");
         assert_eq!((dns.delay().as_secs(), dns.checks(), dns.credentials.len()), (5, true, 1));
         assert_eq!(acme("dns").client_timeout.to_string(), "10s");
-        assert!(acme("tls").tls_challenge.is_some() && acme("tls").key_type == "RSA4096");
+        assert!(acme("tls").tls_challenge.is_some() && acme("tls").key_type.as_str() == "RSA4096");
     }
 
     #[test]
@@ -921,8 +921,8 @@ mod tests {
             "--api.insecure",
             "--api.basePath=/x",
         ]);
-        assert_eq!(loaded.settings.log.level, "ERROR");
-        assert_eq!(loaded.settings.access_log.map(|log| log.format).as_deref(), Some("common"));
+        assert_eq!(loaded.settings.log.level.as_str(), "ERROR");
+        assert_eq!(loaded.settings.access_log.unwrap().format.as_str(), "common");
         assert_eq!(loaded.settings.problems.len(), 4, "{:?}", loaded.settings.problems);
     }
 }

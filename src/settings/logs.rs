@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::Duration;
+use tidegate_core::word::{Vocabulary, Word};
 
 /// `log`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Log {
-    /// `TRACE`, `DEBUG`, `INFO`, `WARN`, `ERROR`, `FATAL` or `PANIC`.
-    pub level: String,
-    /// `common` or `json`.
-    pub format: String,
+    /// The least severe of what is logged.
+    pub level: Word<LogLevel>,
+    /// The form of a line.
+    pub format: Word<LogFormat>,
     /// File instead of standard output.
     pub file_path: String,
     /// Without colours.
@@ -26,13 +27,59 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            level: "ERROR".into(),
-            format: "common".into(),
+            level: LogLevel::Error.into(),
+            format: LogFormat::Common.into(),
             file_path: String::new(),
             no_color: false,
             filter: String::new(),
         }
     }
+}
+
+/// How severe what is logged is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// `TRACE`.
+    Trace,
+    /// `DEBUG`.
+    Debug,
+    /// `INFO`.
+    Info,
+    /// `WARN`.
+    Warn,
+    /// `ERROR`.
+    Error,
+    /// `FATAL`: the same here as `ERROR`.
+    Fatal,
+    /// `PANIC`: the same here as `ERROR`.
+    Panic,
+}
+
+impl Vocabulary for LogLevel {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("TRACE", Self::Trace),
+        ("DEBUG", Self::Debug),
+        ("INFO", Self::Info),
+        ("WARN", Self::Warn),
+        ("ERROR", Self::Error),
+        ("FATAL", Self::Fatal),
+        ("PANIC", Self::Panic),
+    ];
+    const IGNORES_CASE: bool = true;
+}
+
+/// The form of a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `common`: for people.
+    Common,
+    /// `json`: for programs.
+    Json,
+}
+
+impl Vocabulary for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("common", Self::Common), ("json", Self::Json)];
+    const IGNORES_CASE: bool = true;
 }
 
 /// `accessLog`.
@@ -41,8 +88,8 @@ impl Default for Log {
 pub struct AccessLog {
     /// File instead of standard output.
     pub file_path: String,
-    /// `common`, `genericCLF` or `json`.
-    pub format: String,
+    /// The form of a line.
+    pub format: Word<AccessLogFormat>,
     /// Lines held back before they are written; 0 for none.
     pub buffering_size: usize,
     /// Log requests to internal services too.
@@ -57,13 +104,30 @@ impl Default for AccessLog {
     fn default() -> Self {
         Self {
             file_path: String::new(),
-            format: "common".into(),
+            format: AccessLogFormat::Common.into(),
             buffering_size: 0,
             add_internals: false,
             filters: AccessLogFilters::default(),
             fields: AccessLogFields::default(),
         }
     }
+}
+
+/// The form of a line of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// `common`: the Common Log Format, with what Traefik adds.
+    Common,
+    /// `genericCLF`: the Common Log Format.
+    GenericClf,
+    /// `json`: an object.
+    Json,
+}
+
+impl Vocabulary for AccessLogFormat {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("common", Self::Common), ("genericCLF", Self::GenericClf), ("json", Self::Json)];
+    const IGNORES_CASE: bool = true;
 }
 
 /// `accessLog.filters`: a request is logged when any of them holds, or when there is none.
@@ -80,14 +144,45 @@ pub struct AccessLogFilters {
     pub expression: String,
 }
 
+/// What becomes of a field of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldMode {
+    /// `keep`: it is written.
+    Keep,
+    /// `drop`: it is left out.
+    Drop,
+}
+
+impl Vocabulary for FieldMode {
+    const WORDS: &'static [(&'static str, Self)] = &[("keep", Self::Keep), ("drop", Self::Drop)];
+    const IGNORES_CASE: bool = true;
+}
+
+/// What becomes of a header in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderMode {
+    /// `keep`: it is written.
+    Keep,
+    /// `drop`: it is left out.
+    Drop,
+    /// `redact`: its name is written, and `REDACTED` as its value.
+    Redact,
+}
+
+impl Vocabulary for HeaderMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("keep", Self::Keep), ("drop", Self::Drop), ("redact", Self::Redact)];
+    const IGNORES_CASE: bool = true;
+}
+
 /// `accessLog.fields`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogFields {
-    /// `keep` or `drop`.
-    pub default_mode: String,
+    /// What becomes of fields.
+    pub default_mode: Word<FieldMode>,
     /// The same by field.
-    pub names: BTreeMap<String, String>,
+    pub names: BTreeMap<String, Word<FieldMode>>,
     /// Headers.
     pub headers: AccessLogHeaders,
     /// Query parameters.
@@ -97,7 +192,7 @@ pub struct AccessLogFields {
 impl Default for AccessLogFields {
     fn default() -> Self {
         Self {
-            default_mode: "keep".into(),
+            default_mode: FieldMode::Keep.into(),
             names: BTreeMap::new(),
             headers: AccessLogHeaders::default(),
             query_parameters: AccessLogQuery::default(),
@@ -109,15 +204,15 @@ impl Default for AccessLogFields {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogHeaders {
-    /// `keep`, `drop` or `redact`.
-    pub default_mode: String,
+    /// What becomes of headers.
+    pub default_mode: Word<HeaderMode>,
     /// The same by header.
-    pub names: BTreeMap<String, String>,
+    pub names: BTreeMap<String, Word<HeaderMode>>,
 }
 
 impl Default for AccessLogHeaders {
     fn default() -> Self {
-        Self { default_mode: "drop".into(), names: BTreeMap::new() }
+        Self { default_mode: HeaderMode::Drop.into(), names: BTreeMap::new() }
     }
 }
 
@@ -125,12 +220,12 @@ impl Default for AccessLogHeaders {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogQuery {
-    /// `keep` or `drop`.
-    pub default_mode: String,
+    /// What becomes of the query in `RequestPath`.
+    pub default_mode: Word<FieldMode>,
 }
 
 impl Default for AccessLogQuery {
     fn default() -> Self {
-        Self { default_mode: "keep".into() }
+        Self { default_mode: FieldMode::Keep.into() }
     }
 }

@@ -18,9 +18,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_config::Problem;
+use tidegate_config::router::RuleSyntax;
 use tidegate_config::tcp::{Delay, TcpServersTransport};
 use tidegate_config::transport::{ForwardingTimeouts, Spiffe};
 use tidegate_core::values::Timeout;
+use tidegate_core::word::Word;
 
 pub use acme::*;
 pub use address::{Address, AddressError, Protocol};
@@ -141,7 +143,7 @@ impl Default for Global {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Core {
     /// How rules without a `ruleSyntax` are read: empty or `v3`, or `v2`.
-    pub default_rule_syntax: String,
+    pub default_rule_syntax: Word<RuleSyntax>,
     /// Always true in effect: options in conflict fail closed.
     #[serde(rename = "strictTLSOptions")]
     pub strict_tls_options: bool,

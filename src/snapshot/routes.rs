@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
+use tidegate_config::router::RuleSyntax;
+use tidegate_core::word::Word;
 use tidegate_core::{BoxFuture, Handler, Middleware, Next, Reason, Request, Response, RouteInfo, reply};
 
 use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
@@ -310,7 +312,7 @@ pub(super) fn options_name(written: &str, router: &str) -> String {
 /// Parses the rule and settles the priority.
 fn check(
     router: &mut Attached,
-    default_syntax: &str,
+    default_syntax: &Word<RuleSyntax>,
     previous: Option<&Rules>,
     rules: &mut Rules,
 ) -> Outcome {

@@ -1,24 +1,28 @@
 //! Rules in the second syntax: taken where they mean the same in the third.
 
+use tidegate_config::router::RuleSyntax;
 use tidegate_core::expression::{self, Argument, Call, Expression};
+use tidegate_core::word::Word;
 
 /// Matchers that mean the same in both, given one value without `{…}`.
 const SAME: [&str; 7] = ["ALPN", "ClientIP", "Host", "HostSNI", "Method", "Path", "PathPrefix"];
 
 /// What is wrong with the syntax of a rule. `default` is that of rules that name none.
-pub(super) fn syntax_error(default: &str, own: &str, rule: &str) -> Option<String> {
+pub(super) fn syntax_error(default: &Word<RuleSyntax>, own: &Word<RuleSyntax>, rule: &str) -> Option<String> {
     let syntax = if own.is_empty() { default } else { own };
-    match syntax {
-        // Traefik calls so what its own routers have.
-        "" | "v3" | "default" => None,
+    match syntax.known() {
+        None if syntax.is_empty() => None,
+        Some(RuleSyntax::V3 | RuleSyntax::Default) => None,
         // What cannot be parsed is reported as such.
-        "v2" if expression::parse(rule).map_or(true, |parsed| means_the_same(&parsed)) => None,
-        "v2" => Some(
+        Some(RuleSyntax::V2) if expression::parse(rule).map_or(true, |parsed| means_the_same(&parsed)) => {
+            None
+        }
+        Some(RuleSyntax::V2) => Some(
             "ruleSyntax `v2`: the rule could mean something else in `v3`, the only syntax that is supported: write it in \
              `v3`"
                 .to_owned(),
         ),
-        _ => Some(format!("ruleSyntax `{syntax}` is not supported: only `v3` is")),
+        None => Some(format!("ruleSyntax `{syntax}` is not supported: only `v3` is")),
     }
 }
 
@@ -41,7 +45,9 @@ fn means_the_same(rule: &Expression) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    fn syntax_error(default: &str, own: &str, rule: &str) -> Option<String> {
+        super::syntax_error(&default.into(), &own.into(), rule)
+    }
 
     #[test]
     fn rules_of_the_second_syntax_are_taken_where_they_mean_the_same() {

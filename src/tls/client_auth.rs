@@ -8,28 +8,32 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
-use tidegate_config::tls::ClientAuth;
+use tidegate_config::tls::{ClientAuth, ClientAuthType};
 use tidegate_core::BuildError;
+use tidegate_core::word::UnknownWord;
 
 use super::certificates::parse_chain;
 use super::{ReadFile, label, pem_or_file};
 
 /// True when no client is let in that shows no certificate.
 pub(super) fn is_demanded(options: &ClientAuth) -> bool {
-    matches!(kind(options), "RequireAnyClientCert" | "RequireAndVerifyClientCert")
+    use ClientAuthType::{RequireAndVerifyClientCert, RequireAnyClientCert};
+    matches!(kind(options), Ok(RequireAnyClientCert | RequireAndVerifyClientCert))
 }
 
 /// True when the certificates of clients are checked against authorities.
 pub(super) fn is_verified(options: &ClientAuth) -> bool {
-    matches!(kind(options), "VerifyClientCertIfGiven" | "RequireAndVerifyClientCert")
+    use ClientAuthType::{RequireAndVerifyClientCert, VerifyClientCertIfGiven};
+    matches!(kind(options), Ok(VerifyClientCertIfGiven | RequireAndVerifyClientCert))
 }
 
-fn kind(options: &ClientAuth) -> &str {
-    match options.client_auth_type.as_str() {
-        "" if options.ca_files.is_empty() => "NoClientCert",
-        "" => "RequireAndVerifyClientCert",
-        kind => kind,
-    }
+/// What is asked of clients.
+fn kind(options: &ClientAuth) -> Result<ClientAuthType, UnknownWord> {
+    Ok(match options.client_auth_type.meaning()? {
+        Some(kind) => kind,
+        None if options.ca_files.is_empty() => ClientAuthType::NoClientCert,
+        None => ClientAuthType::RequireAndVerifyClientCert,
+    })
 }
 
 /// What checks the certificates of clients under these options, and the name of its domain: two options with the same
@@ -38,17 +42,15 @@ pub(super) fn verifier(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
 ) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
-    let kind = kind(options);
+    let kind =
+        kind(options).map_err(|error| BuildError::new(format!("clientAuth.clientAuthType: {error}")))?;
+    let unverified = |mandatory| Arc::new(Unverified { mandatory });
     match kind {
-        "NoClientCert" => Ok((WebPkiClientVerifier::no_client_auth(), kind.to_owned())),
-        "RequestClientCert" => Ok((Arc::new(Unverified { mandatory: false }), kind.to_owned())),
-        "RequireAnyClientCert" => Ok((Arc::new(Unverified { mandatory: true }), kind.to_owned())),
-        "VerifyClientCertIfGiven" => verified(options, file, true),
-        "RequireAndVerifyClientCert" => verified(options, file, false),
-        other => Err(BuildError::new(format!(
-            "clientAuth.clientAuthType `{other}` is unknown: expected NoClientCert, RequestClientCert, \
-             RequireAnyClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert"
-        ))),
+        ClientAuthType::NoClientCert => Ok((WebPkiClientVerifier::no_client_auth(), format!("{kind:?}"))),
+        ClientAuthType::RequestClientCert => Ok((unverified(false), format!("{kind:?}"))),
+        ClientAuthType::RequireAnyClientCert => Ok((unverified(true), format!("{kind:?}"))),
+        ClientAuthType::VerifyClientCertIfGiven => verified(options, file, true),
+        ClientAuthType::RequireAndVerifyClientCert => verified(options, file, false),
     }
 }
 
@@ -139,7 +141,7 @@ mod tests {
     fn with_domain(kind: &str, ca: &[&str]) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
         let options = ClientAuth {
             ca_files: ca.iter().map(|s| (*s).to_owned()).collect(),
-            client_auth_type: kind.to_owned(),
+            client_auth_type: kind.into(),
         };
         verifier(&options, &mut |path| Err(BuildError::new(format!("{path}: no such file"))))
     }

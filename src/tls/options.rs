@@ -8,7 +8,8 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use sha2::{Digest, Sha256};
-use tidegate_config::tls::TlsOptions;
+use tidegate_config::tls::{Curve, TlsOptions, TlsVersion};
+use tidegate_core::word::UnknownWord;
 use tidegate_core::{BuildError, BuildErrors};
 
 use super::certificates::{Certificates, Chooser};
@@ -93,39 +94,29 @@ fn content(
     Sha256::digest(said).into()
 }
 
-/// Versions as they are written, compared without case, as in Traefik.
-const VERSIONS: [&str; 4] = ["VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"];
-
 fn versions(
     options: &TlsOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
-    let rank = |value: &str| VERSIONS.iter().position(|known| known.eq_ignore_ascii_case(value));
-    let unknown = |option: &str, value: &str| {
-        format!("{option} `{value}` is unknown: expected VersionTLS12 or VersionTLS13")
+    let unknown = |option: &str, error: UnknownWord| {
+        format!("{option} `{}` is unknown: expected VersionTLS12 or VersionTLS13", error.written)
     };
-    let min = match (&*options.min_version, rank(&options.min_version)) {
-        ("", _) => 2,
-        (other, None) => return Err(BuildError::new(unknown("minVersion", other))),
-        // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
-        (_, Some(rank)) => rank.max(2),
-    };
-    let max = match (&*options.max_version, rank(&options.max_version)) {
-        ("", _) => 3,
+    let min = options.min_version.meaning().map_err(|error| BuildError::new(unknown("minVersion", error)))?;
+    // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
+    let min = min.map_or(TlsVersion::Tls12, |min| min.max(TlsVersion::Tls12));
+    let max = options.max_version.meaning().unwrap_or_else(|error| {
         // Without it more is spoken, but nothing weaker.
-        (other, None) => {
-            warnings.push(format!("{}; it is ignored", unknown("maxVersion", other)));
-            3
-        }
-        (_, Some(rank)) => rank,
-    };
+        warnings.push(format!("{}; it is ignored", unknown("maxVersion", error)));
+        None
+    });
+    let max = max.unwrap_or(TlsVersion::Tls13);
     if max < min {
         return Err(BuildError::new(format!(
             "maxVersion {} is below the oldest version that is spoken (minVersion, and never below VersionTLS12)",
             options.max_version
         )));
     }
-    Ok([(2, &TLS12), (3, &TLS13)]
+    Ok([(TlsVersion::Tls12, &TLS12), (TlsVersion::Tls13, &TLS13)]
         .into_iter()
         .filter(|(v, _)| (min..=max).contains(v))
         .map(|(_, v)| v)
@@ -223,17 +214,17 @@ fn groups(
     }
     let mut groups = Vec::new();
     for name in &options.curve_preferences {
-        groups.push(match name.as_str() {
-            "CurveP256" | "secp256r1" => kx_group::SECP256R1,
-            "CurveP384" | "secp384r1" => kx_group::SECP384R1,
-            "X25519" | "x25519" => kx_group::X25519,
-            "X25519MLKEM768" => kx_group::X25519MLKEM768,
-            "SecP256r1MLKEM768" => kx_group::SECP256R1MLKEM768,
-            "CurveP521" | "secp521r1" | "SecP384r1MLKEM1024" => {
+        groups.push(match name.known() {
+            Some(Curve::P256) => kx_group::SECP256R1,
+            Some(Curve::P384) => kx_group::SECP384R1,
+            Some(Curve::X25519) => kx_group::X25519,
+            Some(Curve::X25519MlKem768) => kx_group::X25519MLKEM768,
+            Some(Curve::P256MlKem768) => kx_group::SECP256R1MLKEM768,
+            Some(Curve::P521 | Curve::P384MlKem1024) => {
                 warnings.push(format!("curvePreferences: `{name}` is not supported: it is left out"));
                 continue;
             }
-            other => return Err(BuildError::new(format!("curvePreferences: `{other}` is unknown"))),
+            None => return Err(BuildError::new(format!("curvePreferences: `{name}` is unknown"))),
         });
     }
     if groups.is_empty() {

@@ -11,6 +11,7 @@ use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZstdEncoder};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
+use tidegate_core::word::Vocabulary;
 use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
@@ -27,17 +28,21 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A way to compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub enum Encoding {
+    /// `gzip`.
     Gzip,
+    /// `br`.
     Brotli,
+    /// `zstd`: Zstandard.
     Zstd,
 }
 
-impl Encoding {
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        [Self::Gzip, Self::Brotli, Self::Zstd].into_iter().find(|encoding| encoding.name() == name)
-    }
+impl Vocabulary for Encoding {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("gzip", Self::Gzip), ("br", Self::Brotli), ("zstd", Self::Zstd)];
+}
 
+impl Encoding {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::building::ClientTls;
 use tidegate_core::store::{Bucket, SharedStore, StoreOptions, Turn};
 use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_core::word::{Vocabulary, Word};
 use tidegate_core::{BuildContext, BuildError};
 
 use super::buckets::Ticket;
@@ -23,7 +24,6 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer times mean the same, and sums of them stay far from the end of what can be counted.
 const LONGEST_TIME: StdDuration = StdDuration::from_secs(3600);
 const DEADLINE: Duration = Duration::from_millis(500);
-const DENY: &str = "deny";
 
 /// `rateLimit.redis`: where shared buckets live.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub struct Redis {
     /// What happens to requests while Redis does not answer: `deny` (500, as in Traefik), `allow`, or `local` (each
     /// gateway counts for itself). Not in Traefik.
     #[serde(skip_serializing_if = "is_deny")]
-    pub on_failure: String,
+    pub on_failure: Word<FailureMode>,
 }
 
 impl Default for Redis {
@@ -83,7 +83,7 @@ impl Default for Redis {
             write_timeout: WRITE_TIMEOUT,
             dial_timeout: DIAL_TIMEOUT,
             deadline: DEADLINE,
-            on_failure: DENY.into(),
+            on_failure: FailureMode::Deny.into(),
         }
     }
 }
@@ -92,8 +92,24 @@ fn is_usual_deadline(deadline: &Duration) -> bool {
     *deadline == DEADLINE
 }
 
-fn is_deny(on_failure: &str) -> bool {
-    on_failure == DENY
+fn is_deny(on_failure: &Word<FailureMode>) -> bool {
+    on_failure.known() == Some(FailureMode::Deny)
+}
+
+/// What happens to requests while Redis does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureMode {
+    /// `deny`: they are answered with 500.
+    Deny,
+    /// `allow`: they pass.
+    Allow,
+    /// `local`: each gateway counts for itself.
+    Local,
+}
+
+impl Vocabulary for FailureMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("deny", Self::Deny), ("allow", Self::Allow), ("local", Self::Local)];
 }
 
 impl Redis {
@@ -193,15 +209,12 @@ impl Shared {
         redis: &Redis,
         context: &BuildContext<'_>,
     ) -> Result<Self, BuildError> {
-        let on_failure = match redis.on_failure.as_str() {
-            DENY | "" => OnFailure::Deny,
-            "allow" => OnFailure::Allow,
-            "local" => OnFailure::Local(Local::new(options, context)?),
-            other => {
-                return Err(BuildError::new(format!(
-                    "redis.onFailure: `{other}` is unknown: expected `deny`, `allow` or `local`"
-                )));
-            }
+        let mode = redis.on_failure.meaning();
+        let mode = mode.map_err(|error| BuildError::new(format!("redis.onFailure: {error}")))?;
+        let on_failure = match mode.unwrap_or(FailureMode::Deny) {
+            FailureMode::Deny => OnFailure::Deny,
+            FailureMode::Allow => OnFailure::Allow,
+            FailureMode::Local => OnFailure::Local(Local::new(options, context)?),
         };
         if redis.deadline.is_zero() {
             return Err(BuildError::new("redis.deadline: expected a time longer than zero"));

@@ -164,18 +164,34 @@ pub(super) struct ServiceNames {
     pub(super) udp: Vec<String>,
 }
 
-/// The three families of services.
-#[derive(Clone, Copy)]
-struct Family {
-    section: &'static str,
-    kind: Kind,
+/// The three families of services, each with a section of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Http,
+    Tcp,
+    Udp,
 }
 
-const FAMILIES: [Family; 3] = [
-    Family { section: "http", kind: Kind::Service },
-    Family { section: "tcp", kind: Kind::TcpService },
-    Family { section: "udp", kind: Kind::UdpService },
-];
+impl Family {
+    const ALL: [Self; 3] = [Self::Http, Self::Tcp, Self::Udp];
+
+    /// The name of the section.
+    fn section(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Http => Kind::Service,
+            Self::Tcp => Kind::TcpService,
+            Self::Udp => Kind::UdpService,
+        }
+    }
+}
 
 /// Kinds of services that have no servers of their own.
 const COMPOSITES: [&str; 4] = ["weighted", "highestRandomWeight", "mirroring", "failover"];
@@ -193,12 +209,13 @@ impl<'a> Builder<'a> {
 
     /// Gives every service of the workload its server; a family without a service gets one of the workload's name.
     pub(super) fn add_servers(&mut self, place: &dyn Locate) {
-        let streams = ["tcp", "udp"].iter().any(|section| self.has(section, &["routers", "services"]));
-        for family in FAMILIES {
-            let names = self.names(family.section);
-            let wanted = match family.section {
-                "http" => !streams || self.has("http", &["routers", "services", "middlewares"]),
-                section => self.has(section, &["routers", "services"]),
+        let has_objects = |family| self.has(family, &["routers", "services"]);
+        let streams = has_objects(Family::Tcp) || has_objects(Family::Udp);
+        for family in Family::ALL {
+            let names = self.names(family);
+            let wanted = match family {
+                Family::Http => !streams || self.has(family, &["routers", "services", "middlewares"]),
+                Family::Tcp | Family::Udp => self.has(family, &["routers", "services"]),
             };
             if !wanted {
                 continue;
@@ -206,10 +223,10 @@ impl<'a> Builder<'a> {
             let names = if names.is_empty() { vec![self.workload.name.to_owned()] } else { names };
             for name in names {
                 if let Err((origin, error)) = self.add_server(family, &name, place) {
-                    let _ = self.labels.node.remove(&[family.section, "services", &name]);
+                    let _ = self.labels.node.remove(&[family.section(), "services", &name]);
                     self.broken.push(Problem {
                         origin,
-                        object: Some(ObjectRef { kind: family.kind, name }),
+                        object: Some(ObjectRef { kind: family.kind(), name }),
                         message: error.to_string(),
                         excerpt: None,
                     });
@@ -221,16 +238,17 @@ impl<'a> Builder<'a> {
     /// Names of the services, in order. To be asked after [`Builder::add_servers`].
     pub(super) fn service_names(&self) -> ServiceNames {
         let with_broken = |family: Family| {
-            let mut names = self.names(family.section);
+            let mut names = self.names(family);
             let broken = self.broken.iter().filter_map(|problem| problem.object.as_ref());
-            names
-                .extend(broken.filter(|object| object.kind == family.kind).map(|object| object.name.clone()));
+            names.extend(
+                broken.filter(|object| object.kind == family.kind()).map(|object| object.name.clone()),
+            );
             names
         };
         ServiceNames {
-            http: with_broken(FAMILIES[0]),
-            tcp: with_broken(FAMILIES[1]),
-            udp: with_broken(FAMILIES[2]),
+            http: with_broken(Family::Http),
+            tcp: with_broken(Family::Tcp),
+            udp: with_broken(Family::Udp),
         }
     }
 
@@ -250,21 +268,22 @@ impl<'a> Builder<'a> {
 
     /// A label below `http` and the like that is about no kind of object: Traefik refuses the workload.
     fn unknown_section(&self) -> Option<Problem> {
-        FAMILIES.iter().find_map(|family| {
-            let parts = self.labels.node.get(&[family.section])?.as_table()?;
+        Family::ALL.iter().find_map(|family| {
+            let parts = self.labels.node.get(&[family.section()])?.as_table()?;
             let (part, node) =
-                parts.iter().find(|(part, _)| Kind::of_section(family.section, part).is_none())?;
-            let message = format!("`{}.{part}` is not known", family.section);
+                parts.iter().find(|(part, _)| Kind::of_section(family.section(), part).is_none())?;
+            let message = format!("`{}.{part}` is not known", family.section());
             Some(Problem { origin: node.origin.clone(), object: None, message, excerpt: None })
         })
     }
 
-    fn has(&self, section: &str, parts: &[&str]) -> bool {
+    fn has(&self, family: Family, parts: &[&str]) -> bool {
+        let section = family.section();
         parts.iter().any(|part| self.labels.node.get(&[section, part]).is_some_and(|node| !node.is_empty()))
     }
 
-    fn names(&self, section: &str) -> Vec<String> {
-        let services = self.labels.node.get(&[section, "services"]).and_then(Node::as_table);
+    fn names(&self, family: Family) -> Vec<String> {
+        let services = self.labels.node.get(&[family.section(), "services"]).and_then(Node::as_table);
         services.map(|table| table.iter().map(|(name, _)| name.to_owned()).collect()).unwrap_or_default()
     }
 
@@ -275,9 +294,9 @@ impl<'a> Builder<'a> {
         place: &dyn Locate,
     ) -> Result<(), (Origin, ServerError)> {
         let path = |rest: &[&'static str]| -> Vec<String> {
-            [family.section, "services", name].iter().chain(rest).map(|step| (*step).to_owned()).collect()
+            [family.section(), "services", name].iter().chain(rest).map(|step| (*step).to_owned()).collect()
         };
-        let service = self.labels.node.get(&[family.section, "services", name]);
+        let service = self.labels.node.get(&[family.section(), "services", name]);
         let origin = service.map_or_else(|| self.origin(), |node| node.origin.clone());
         if let Some(service) = service {
             let composite = COMPOSITES.iter().any(|kind| service.get(&[kind]).is_some());
@@ -286,8 +305,8 @@ impl<'a> Builder<'a> {
                 return Ok(());
             }
         }
-        let server = self.labels.node.remove(&[family.section, "services", name, "loadBalancer", "server"]);
-        let mut server = Server::read(server, family.section)?;
+        let server = self.labels.node.remove(&[family.section(), "services", name, "loadBalancer", "server"]);
+        let mut server = Server::read(server, family)?;
         let port = server.port.as_ref().map(|(_, port)| port.as_str());
         let located = match server.url.take() {
             Some((origin, url)) if port.is_some() || server.scheme.is_some() => {
@@ -298,14 +317,14 @@ impl<'a> Builder<'a> {
             None => place.locate(port).map_err(|error| (self.origin(), error.into()))?.map(|(host, port)| {
                 let address = join(&host, &port);
                 let scheme = server.scheme.as_ref();
-                let url = match family.section {
-                    "http" => format!("{}://{address}", scheme.map_or("http", |(_, scheme)| scheme)),
-                    _ => address,
+                let url = match family {
+                    Family::Http => format!("{}://{address}", scheme.map_or("http", |(_, scheme)| scheme)),
+                    Family::Tcp | Family::Udp => address,
                 };
                 (scheme.or(server.port.as_ref()).map_or(&origin, |(origin, _)| origin).clone(), url)
             }),
         };
-        let leaf = if family.section == "http" { "url" } else { "address" };
+        let leaf = if family == Family::Http { "url" } else { "address" };
         let mut leaves = Vec::new();
         if let Some((origin, located)) = located {
             leaves.push((path(&["loadBalancer", "servers", "0", leaf]), origin, located));
@@ -343,7 +362,7 @@ struct Server {
 }
 
 impl Server {
-    fn read(node: Option<Node>, section: &str) -> Result<Self, (Origin, ServerError)> {
+    fn read(node: Option<Node>, family: Family) -> Result<Self, (Origin, ServerError)> {
         let mut server = Self::default();
         let Some(node) = node else { return Ok(server) };
         let Value::Table(table) = &node.value else {
@@ -355,8 +374,8 @@ impl Server {
             };
             let slot = match key.to_ascii_lowercase().as_str() {
                 "port" => &mut server.port,
-                "scheme" if section == "http" => &mut server.scheme,
-                "url" if section == "http" => &mut server.url,
+                "scheme" if family == Family::Http => &mut server.scheme,
+                "url" if family == Family::Http => &mut server.url,
                 _ => {
                     server.rest.push((key.to_owned(), node.origin.clone(), value.to_owned()));
                     continue;

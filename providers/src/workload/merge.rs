@@ -327,7 +327,7 @@ mod tests {
         let state = join(&[(&a, true), (&b, true)], &Provided::default());
         let state = join(&[(&c, true), (&a, true), (&b, true)], &state);
         assert_eq!(urls(&state), ["http://a", "http://b", "http://c"], "new replicas take their share");
-        assert_eq!(state.config.http.services["s"].load_balancer.as_ref().unwrap().strategy, "wrr");
+        assert_eq!(state.config.http.services["s"].load_balancer.as_ref().unwrap().strategy.as_str(), "wrr");
         let elsewhere = say(
             "c3",
             &[

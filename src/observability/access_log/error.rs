@@ -1,6 +1,7 @@
 //! What is wrong with options of the access log.
 
 use tidegate_core::expression::{SyntaxError, place};
+use tidegate_core::word::UnknownWord;
 
 use crate::router::{MatcherError, PatternError};
 
@@ -105,21 +106,13 @@ pub(super) enum OptionError {
     /// A name under `fields.headers.names` is none of a header.
     #[error("fields.headers.names.{0}: `{0}` is not a header name")]
     HeaderName(String),
-    /// What becomes of a field.
-    #[error("{option}: `{mode}` is neither keep nor drop")]
-    FieldMode {
+    /// What becomes of a field or header.
+    #[error("{option}: {source}")]
+    Mode {
         /// The option.
         option: String,
-        /// The value as written.
-        mode: String,
-    },
-    /// What becomes of a header.
-    #[error("{option}: `{mode}` is not one of keep, drop and redact")]
-    HeaderMode {
-        /// The option.
-        option: String,
-        /// The value as written.
-        mode: String,
+        /// The cause.
+        source: UnknownWord,
     },
     /// A status, or several.
     #[error("filters.statusCodes: `{0}` is neither a status nor a range like 400-499")]

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::HeaderName;
+use tidegate_core::word::{Vocabulary, Word};
 
 use super::error::OptionError;
-use crate::settings::{AccessLogFields, AccessLogFilters};
+use crate::settings::{AccessLogFields, AccessLogFilters, FieldMode, HeaderMode};
 
 /// What happens to a field or header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +33,26 @@ impl Modes {
     pub(super) fn new(settings: &AccessLogFields) -> Result<Self, OptionError> {
         let mut fields = HashMap::new();
         for (name, text) in &settings.names {
-            fields.insert(name.to_ascii_lowercase(), mode(text, false, &format!("fields.names.{name}"))?);
+            fields.insert(
+                name.to_ascii_lowercase(),
+                mode(text, FieldMode::Keep, || format!("fields.names.{name}"))?,
+            );
         }
         let mut headers = HashMap::new();
         for (name, text) in &settings.headers.names {
-            let place = format!("fields.headers.names.{name}");
             let key =
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| OptionError::HeaderName(name.clone()))?;
-            headers.insert(key, mode(text, true, &place)?);
+            headers.insert(key, mode(text, HeaderMode::Drop, || format!("fields.headers.names.{name}"))?);
         }
-        let query =
-            mode(&settings.query_parameters.default_mode, false, "fields.queryParameters.defaultMode")?;
+        let query = mode(&settings.query_parameters.default_mode, FieldMode::Keep, || {
+            "fields.queryParameters.defaultMode".to_owned()
+        })?;
         Ok(Self {
-            field: mode(&settings.default_mode, false, "fields.defaultMode")?,
+            field: mode(&settings.default_mode, FieldMode::Keep, || "fields.defaultMode".to_owned())?,
             fields,
-            header: mode(&settings.headers.default_mode, true, "fields.headers.defaultMode")?,
+            header: mode(&settings.headers.default_mode, HeaderMode::Drop, || {
+                "fields.headers.defaultMode".to_owned()
+            })?,
             headers,
             query: query == Mode::Keep,
         })
@@ -72,18 +78,34 @@ impl Modes {
     }
 }
 
-fn mode(text: &str, may_redact: bool, option: &str) -> Result<Mode, OptionError> {
-    match text.to_ascii_lowercase().as_str() {
-        "keep" => Ok(Mode::Keep),
-        "drop" => Ok(Mode::Drop),
-        "redact" if may_redact => Ok(Mode::Redact),
-        _ => {
-            let (option, mode) = (option.to_owned(), text.to_owned());
-            Err(match may_redact {
-                true => OptionError::HeaderMode { option, mode },
-                false => OptionError::FieldMode { option, mode },
-            })
+impl From<FieldMode> for Mode {
+    fn from(mode: FieldMode) -> Self {
+        match mode {
+            FieldMode::Keep => Self::Keep,
+            FieldMode::Drop => Self::Drop,
         }
+    }
+}
+
+impl From<HeaderMode> for Mode {
+    fn from(mode: HeaderMode) -> Self {
+        match mode {
+            HeaderMode::Keep => Self::Keep,
+            HeaderMode::Drop => Self::Drop,
+            HeaderMode::Redact => Self::Redact,
+        }
+    }
+}
+
+/// What a word of the settings means; `default` when there is none.
+fn mode<T: Vocabulary + Into<Mode>>(
+    word: &Word<T>,
+    default: T,
+    option: impl FnOnce() -> String,
+) -> Result<Mode, OptionError> {
+    match word.meaning() {
+        Ok(mode) => Ok(mode.unwrap_or(default).into()),
+        Err(source) => Err(OptionError::Mode { option: option(), source }),
     }
 }
 
@@ -154,6 +176,6 @@ mod tests {
     fn unknown_modes_are_refused() {
         let fields = AccessLogFields { default_mode: "redact".into(), ..Default::default() };
         let error = Modes::new(&fields).err().unwrap();
-        assert_eq!(error.to_string(), "fields.defaultMode: `redact` is neither keep nor drop");
+        assert_eq!(error.to_string(), "fields.defaultMode: `redact` is unknown: expected `keep` or `drop`");
     }
 }
