@@ -367,7 +367,7 @@ fn kinds_of(sources: &[Source]) -> Vec<String> {
 }
 
 /// `consulCatalog` as `ConsulCatalog`.
-fn capitalised(kind: &str) -> String {
+pub(crate) fn capitalised(kind: &str) -> String {
     let mut letters = kind.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }

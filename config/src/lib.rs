@@ -12,6 +12,7 @@ pub mod origin;
 pub mod restore;
 pub mod router;
 pub mod runtime;
+pub mod section;
 pub mod service;
 pub mod suggest;
 pub mod tcp;
@@ -27,7 +28,8 @@ use serde::{Deserialize, Serialize};
 pub use decode::{DecodeError, decode_config};
 pub use locate::ObjectOrigin;
 pub use middleware::Middleware;
-pub use origin::{Kind, ObjectRef, Origin, Origins, Problem};
+pub use origin::{ObjectRef, Origin, Origins, Problem};
+pub use section::{ForEachSection, Kind, Object, WithType, for_each_section};
 
 /// Objects by name. They are shared: states, merged configurations and snapshots that hold the same object hold it once.
 pub type Map<T> = BTreeMap<String, Arc<T>>;

@@ -1,8 +1,10 @@
 //! Joins what all providers say into one configuration.
 
+use crate::Kind;
 use crate::locate::ObjectOrigin;
-use crate::origin::{Kind, ObjectRef, Origin, Origins, Problem};
-use crate::{Map, Provided};
+use crate::origin::{ObjectRef, Origin, Origins, Problem};
+use crate::section::{ForEachSection, Object, WithType, for_each_section};
+use crate::{Config, Map, Provided};
 
 /// Name of the TLS options and of the store that apply where none are named. They belong to no provider.
 const DEFAULT: &str = "default";
@@ -32,20 +34,9 @@ pub fn qualified(kind: Kind, name: &str, provider: &str) -> String {
 
 fn add(all: &mut Provided, provider: &str, state: &Provided) {
     let (to, from) = (&mut all.config, &state.config);
-    extend(&mut to.http.routers, &from.http.routers, Kind::Router, provider);
-    extend(&mut to.http.services, &from.http.services, Kind::Service, provider);
-    extend(&mut to.http.middlewares, &from.http.middlewares, Kind::Middleware, provider);
-    extend(&mut to.http.servers_transports, &from.http.servers_transports, Kind::ServersTransport, provider);
-    extend(&mut to.tcp.routers, &from.tcp.routers, Kind::TcpRouter, provider);
-    extend(&mut to.tcp.services, &from.tcp.services, Kind::TcpService, provider);
-    extend(&mut to.tcp.middlewares, &from.tcp.middlewares, Kind::TcpMiddleware, provider);
-    extend(&mut to.tcp.servers_transports, &from.tcp.servers_transports, Kind::TcpServersTransport, provider);
-    extend(&mut to.udp.routers, &from.udp.routers, Kind::UdpRouter, provider);
-    extend(&mut to.udp.services, &from.udp.services, Kind::UdpService, provider);
-    extend(&mut to.tls.options, &from.tls.options, Kind::TlsOptions, provider);
-    extend(&mut to.tls.stores, &from.tls.stores, Kind::TlsStore, provider);
+    for_each_section(&mut Extend { to, from, provider });
     to.tls.certificates.extend(from.tls.certificates.iter().cloned());
-    // Maps are built as a whole and joined: much less work than one insertion after the other.
+    // As a whole, like the maps.
     let mut origins: Origins =
         state.origins.iter().map(|(object, origin)| (qualify(object, provider), origin.clone())).collect();
     all.origins.append(&mut origins);
@@ -57,10 +48,21 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
     }));
 }
 
-fn extend<T: Clone>(to: &mut Map<T>, from: &Map<T>, kind: Kind, provider: &str) {
-    let mut more: Map<T> =
-        from.iter().map(|(name, object)| (qualified(kind, name, provider), object.clone())).collect();
-    to.append(&mut more);
+struct Extend<'a> {
+    to: &'a mut Config,
+    from: &'a Config,
+    provider: &'a str,
+}
+
+impl ForEachSection for Extend<'_> {
+    fn section<T: Object>(&mut self) {
+        let named = T::map(self.from)
+            .iter()
+            .map(|(name, object)| (qualified(T::KIND, name, self.provider), object.clone()));
+        // Built as a whole and joined: much less work than one insertion after the other.
+        let mut more: Map<T> = named.collect();
+        T::map_mut(self.to).append(&mut more);
+    }
 }
 
 fn qualify(object: &ObjectRef, provider: &str) -> ObjectRef {
@@ -74,10 +76,7 @@ fn drop_contested(all: &mut Provided, states: &[(&str, &Provided)]) {
         if given.len() < 2 {
             continue;
         }
-        match kind {
-            Kind::TlsOptions => drop(all.config.tls.options.remove(DEFAULT)),
-            _ => drop(all.config.tls.stores.remove(DEFAULT)),
-        }
+        let _ = kind.with_type(Remove { config: &mut all.config, name: DEFAULT });
         let providers: Vec<&str> = given.iter().map(|(provider, _)| *provider).collect();
         for (_, state) in given {
             all.problems.push(Problem {
@@ -94,9 +93,32 @@ fn drop_contested(all: &mut Provided, states: &[(&str, &Provided)]) {
 }
 
 fn has_default(state: &Provided, kind: Kind) -> bool {
-    match kind {
-        Kind::TlsOptions => state.config.tls.options.contains_key(DEFAULT),
-        _ => state.config.tls.stores.contains_key(DEFAULT),
+    kind.with_type(Has { config: &state.config, name: DEFAULT }).unwrap_or_default()
+}
+
+struct Has<'a> {
+    config: &'a Config,
+    name: &'a str,
+}
+
+impl WithType for Has<'_> {
+    type Output = bool;
+
+    fn with<T: Object>(self) -> bool {
+        T::map(self.config).contains_key(self.name)
+    }
+}
+
+struct Remove<'a> {
+    config: &'a mut Config,
+    name: &'a str,
+}
+
+impl WithType for Remove<'_> {
+    type Output = ();
+
+    fn with<T: Object>(self) {
+        T::map_mut(self.config).remove(self.name);
     }
 }
 

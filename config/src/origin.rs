@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Kind;
 use crate::locate::ObjectOrigin;
 
 /// Where a value was written.
@@ -59,78 +60,6 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "environment variable {name}"),
             Self::Internal => f.write_str("internal"),
         }
-    }
-}
-
-/// The kinds of named objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs, reason = "the names are the kinds")]
-pub enum Kind {
-    Router,
-    Service,
-    Middleware,
-    ServersTransport,
-    TcpRouter,
-    TcpService,
-    TcpMiddleware,
-    TcpServersTransport,
-    UdpRouter,
-    UdpService,
-    TlsOptions,
-    TlsStore,
-    Certificate,
-}
-
-impl Kind {
-    /// The kind of what stands in a section, such as `http` and `routers`. Names are compared without case.
-    pub fn of_section(section: &str, part: &str) -> Option<Self> {
-        Some(match (section.to_ascii_lowercase().as_str(), part.to_ascii_lowercase().as_str()) {
-            ("http", "routers") => Self::Router,
-            ("http", "services") => Self::Service,
-            ("http", "middlewares") => Self::Middleware,
-            ("http", "serverstransports") => Self::ServersTransport,
-            ("tcp", "routers") => Self::TcpRouter,
-            ("tcp", "services") => Self::TcpService,
-            ("tcp", "middlewares") => Self::TcpMiddleware,
-            ("tcp", "serverstransports") => Self::TcpServersTransport,
-            ("udp", "routers") => Self::UdpRouter,
-            ("udp", "services") => Self::UdpService,
-            ("tls", "options") => Self::TlsOptions,
-            ("tls", "stores") => Self::TlsStore,
-            ("tls", "certificates") => Self::Certificate,
-            _ => return None,
-        })
-    }
-
-    /// True for objects whose key says what they are.
-    pub(crate) fn has_one_key(self) -> bool {
-        matches!(self, Self::Middleware | Self::TcpMiddleware)
-    }
-
-    /// True for routers of HTTP, TCP and UDP.
-    pub fn is_router(self) -> bool {
-        matches!(self, Self::Router | Self::TcpRouter | Self::UdpRouter)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Router => "router",
-            Self::Service => "service",
-            Self::Middleware => "middleware",
-            Self::ServersTransport => "servers transport",
-            Self::TcpRouter => "TCP router",
-            Self::TcpService => "TCP service",
-            Self::TcpMiddleware => "TCP middleware",
-            Self::TcpServersTransport => "TCP servers transport",
-            Self::UdpRouter => "UDP router",
-            Self::UdpService => "UDP service",
-            Self::TlsOptions => "TLS options",
-            Self::TlsStore => "TLS store",
-            Self::Certificate => "certificate",
-        })
     }
 }
 

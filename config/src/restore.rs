@@ -1,10 +1,11 @@
 //! What becomes of broken objects: they are left out, or go back to how they were when they were last sound.
 
-use serde::Serialize;
+use crate::Kind;
 
-use crate::origin::{Kind, ObjectRef, Problem};
+use crate::origin::{ObjectRef, Problem};
+use crate::section::{Object, WithType};
 use crate::tls::Certificate;
-use crate::{Config, Map, Provided};
+use crate::{Config, Provided};
 
 impl Provided {
     /// Adds problems that were found before anything was decoded. The objects that they name are broken: routers
@@ -69,27 +70,9 @@ impl Provided {
         if earlier.problems.iter().any(|problem| problem.object.as_ref() == Some(object)) {
             return false;
         }
-        let (to, from, name) = (&mut self.config, &earlier.config, object.name.as_str());
-        let done = match object.kind {
-            Kind::Router => put(&mut to.http.routers, &from.http.routers, name),
-            Kind::Service => put(&mut to.http.services, &from.http.services, name),
-            Kind::Middleware => put(&mut to.http.middlewares, &from.http.middlewares, name),
-            Kind::ServersTransport => {
-                put(&mut to.http.servers_transports, &from.http.servers_transports, name)
-            }
-            Kind::TcpRouter => put(&mut to.tcp.routers, &from.tcp.routers, name),
-            Kind::TcpService => put(&mut to.tcp.services, &from.tcp.services, name),
-            Kind::TcpMiddleware => put(&mut to.tcp.middlewares, &from.tcp.middlewares, name),
-            Kind::TcpServersTransport => {
-                put(&mut to.tcp.servers_transports, &from.tcp.servers_transports, name)
-            }
-            Kind::UdpRouter => put(&mut to.udp.routers, &from.udp.routers, name),
-            Kind::UdpService => put(&mut to.udp.services, &from.udp.services, name),
-            Kind::TlsOptions => put(&mut to.tls.options, &from.tls.options, name),
-            Kind::TlsStore => put(&mut to.tls.stores, &from.tls.stores, name),
-            // Certificates have no names of their own: they are told apart by their files.
-            Kind::Certificate => false,
-        };
+        // Certificates have no names of their own: they are told apart by their files.
+        let put = Put { to: &mut self.config, from: &earlier.config, name: &object.name };
+        let done = object.kind.with_type(put).unwrap_or_default();
         if done {
             self.written.remove(object);
         }
@@ -124,30 +107,43 @@ impl Provided {
     }
 }
 
-/// Takes a broken object out of the configuration, as JSON. Routers and TLS options stay.
+/// Takes a broken object out of the configuration, as JSON. Routers and TLS options stay: in the place of options that
+/// are left out there would be weaker ones, without client certificates.
 fn take_out(config: &mut Config, object: &ObjectRef) -> Option<String> {
-    let name = object.name.as_str();
-    match object.kind {
-        Kind::Service => remove(&mut config.http.services, name),
-        Kind::Middleware => remove(&mut config.http.middlewares, name),
-        Kind::ServersTransport => remove(&mut config.http.servers_transports, name),
-        Kind::TcpService => remove(&mut config.tcp.services, name),
-        Kind::TcpMiddleware => remove(&mut config.tcp.middlewares, name),
-        Kind::TcpServersTransport => remove(&mut config.tcp.servers_transports, name),
-        Kind::UdpService => remove(&mut config.udp.services, name),
-        Kind::TlsStore => remove(&mut config.tls.stores, name),
-        // In the place of options that are left out there would be weaker ones, without client certificates.
-        Kind::TlsOptions => None,
-        Kind::Router | Kind::TcpRouter | Kind::UdpRouter | Kind::Certificate => None,
+    if object.kind.is_router() || object.kind == Kind::TlsOptions {
+        return None;
+    }
+    object.kind.with_type(TakeOut { config, name: &object.name }).flatten()
+}
+
+struct TakeOut<'a> {
+    config: &'a mut Config,
+    name: &'a str,
+}
+
+impl WithType for TakeOut<'_> {
+    type Output = Option<String>;
+
+    fn with<T: Object>(self) -> Option<String> {
+        let object = T::map_mut(self.config).remove(self.name)?;
+        Some(serde_json::to_string(&*object).unwrap_or_else(|_| "{}".into()))
     }
 }
 
-fn remove<T: Serialize>(map: &mut Map<T>, name: &str) -> Option<String> {
-    map.remove(name).map(|object| serde_json::to_string(&*object).unwrap_or_else(|_| "{}".into()))
+struct Put<'a> {
+    to: &'a mut Config,
+    from: &'a Config,
+    name: &'a str,
 }
 
-fn put<T: Clone>(to: &mut Map<T>, from: &Map<T>, name: &str) -> bool {
-    from.get(name).map(|object| to.insert(name.to_owned(), object.clone())).is_some()
+impl WithType for Put<'_> {
+    type Output = bool;
+
+    fn with<T: Object>(self) -> bool {
+        let Some(object) = T::map(self.from).get(self.name) else { return false };
+        T::map_mut(self.to).insert(self.name.to_owned(), object.clone());
+        true
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use tidegate_config::{Config, Kind, ObjectOrigin, ObjectRef, Origin, Origins, Problem};
+use tidegate_config::{Config, Kind, Object, ObjectOrigin, ObjectRef, Origin, Origins, Problem, WithType};
 
 use super::attach::{Attached, provider_of, qualify};
 use super::routes::Outcome;
@@ -256,23 +256,20 @@ impl Report {
 
 /// An object as JSON; nothing when it is not in the configuration.
 pub(super) fn options_of(config: &Config, object: &ObjectRef) -> Json {
-    let name = object.name.as_str();
-    match object.kind {
-        Kind::Router => config.http.routers.get(name).map(json),
-        Kind::Service => config.http.services.get(name).map(json),
-        Kind::Middleware => config.http.middlewares.get(name).map(json),
-        Kind::ServersTransport => config.http.servers_transports.get(name).map(json),
-        Kind::TcpRouter => config.tcp.routers.get(name).map(json),
-        Kind::TcpService => config.tcp.services.get(name).map(json),
-        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(json),
-        Kind::TcpServersTransport => config.tcp.servers_transports.get(name).map(json),
-        Kind::UdpRouter => config.udp.routers.get(name).map(json),
-        Kind::UdpService => config.udp.services.get(name).map(json),
-        Kind::TlsOptions => config.tls.options.get(name).map(json),
-        Kind::TlsStore => config.tls.stores.get(name).map(json),
-        Kind::Certificate => None,
+    object.kind.with_type(OptionsOf { config, name: &object.name }).flatten().unwrap_or_default()
+}
+
+struct OptionsOf<'a> {
+    config: &'a Config,
+    name: &'a str,
+}
+
+impl WithType for OptionsOf<'_> {
+    type Output = Option<Json>;
+
+    fn with<T: Object>(self) -> Option<Json> {
+        T::map(self.config).get(self.name).map(json)
     }
-    .unwrap_or_default()
 }
 
 fn json(options: impl Serialize) -> Json {

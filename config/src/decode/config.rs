@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{DecodeError, decode};
+use crate::Kind;
 use crate::locate::{ObjectOrigin, Paths};
-use crate::origin::{Kind, ObjectRef, Origin, Problem};
-use crate::router::Router;
-use crate::tcp::{TcpRouter, UdpRouter};
+use crate::origin::{ObjectRef, Origin, Problem};
+use crate::section::{Object, WithType};
 use crate::tree::{Node, Table, Value};
 use crate::{Map, Provided, suggest};
 
@@ -37,92 +37,28 @@ struct ConfigDecoder {
 
 impl ConfigDecoder {
     fn config(&mut self, node: &Node) {
-        for (key, part) in self.table("", node) {
-            match key.to_ascii_lowercase().as_str() {
-                "http" => self.http(part),
-                "tcp" => self.tcp(part),
-                "udp" => self.udp(part),
-                "tls" => self.tls(part),
-                _ => self.unknown(key, key, part, &["http", "tcp", "udp", "tls"]),
+        let sections = distinct(Kind::ALL.iter().map(|kind| kind.keys().0));
+        for (key, section) in self.table("", node) {
+            match sections.iter().find(|name| name.eq_ignore_ascii_case(key)) {
+                Some(name) => self.section(name, section),
+                None => self.unknown(key, key, section, &sections),
             }
         }
     }
 
-    fn http(&mut self, node: &Node) {
-        for (key, part) in self.table("http", node) {
-            match key.to_ascii_lowercase().as_str() {
-                "routers" => {
-                    self.out.config.http.routers = self.routers::<Router>(Kind::Router, "http.routers", part)
+    /// A section, such as `http`.
+    fn section(&mut self, section: &str, node: &Node) {
+        for (key, part) in self.table(section, node) {
+            match Kind::of_section(section, key) {
+                Some(Kind::Certificate) => self.certificates(part),
+                Some(kind) => {
+                    let _ = kind.with_type(Part { decoder: self, node: part });
                 }
-                "services" => {
-                    self.out.config.http.services = self.objects(Kind::Service, "http.services", part)
+                None => {
+                    let here = Kind::ALL.iter().map(|kind| kind.keys()).filter(|keys| keys.0 == section);
+                    let known = distinct(here.map(|keys| keys.1));
+                    self.unknown(&format!("{section}.{key}"), key, part, &known);
                 }
-                "middlewares" => {
-                    self.out.config.http.middlewares =
-                        self.objects(Kind::Middleware, "http.middlewares", part);
-                }
-                "serverstransports" => {
-                    self.out.config.http.servers_transports =
-                        self.objects(Kind::ServersTransport, "http.serversTransports", part);
-                }
-                _ => {
-                    let known = ["routers", "services", "middlewares", "serversTransports"];
-                    self.unknown(&format!("http.{key}"), key, part, &known);
-                }
-            }
-        }
-    }
-
-    fn tcp(&mut self, node: &Node) {
-        for (key, part) in self.table("tcp", node) {
-            match key.to_ascii_lowercase().as_str() {
-                "routers" => {
-                    self.out.config.tcp.routers =
-                        self.routers::<TcpRouter>(Kind::TcpRouter, "tcp.routers", part);
-                }
-                "services" => {
-                    self.out.config.tcp.services = self.objects(Kind::TcpService, "tcp.services", part)
-                }
-                "middlewares" => {
-                    self.out.config.tcp.middlewares =
-                        self.objects(Kind::TcpMiddleware, "tcp.middlewares", part);
-                }
-                "serverstransports" => {
-                    self.out.config.tcp.servers_transports =
-                        self.objects(Kind::TcpServersTransport, "tcp.serversTransports", part);
-                }
-                _ => {
-                    let known = ["routers", "services", "middlewares", "serversTransports"];
-                    self.unknown(&format!("tcp.{key}"), key, part, &known);
-                }
-            }
-        }
-    }
-
-    fn udp(&mut self, node: &Node) {
-        for (key, part) in self.table("udp", node) {
-            match key.to_ascii_lowercase().as_str() {
-                "routers" => {
-                    self.out.config.udp.routers =
-                        self.routers::<UdpRouter>(Kind::UdpRouter, "udp.routers", part);
-                }
-                "services" => {
-                    self.out.config.udp.services = self.objects(Kind::UdpService, "udp.services", part)
-                }
-                _ => self.unknown(&format!("udp.{key}"), key, part, &["routers", "services"]),
-            }
-        }
-    }
-
-    fn tls(&mut self, node: &Node) {
-        for (key, part) in self.table("tls", node) {
-            match key.to_ascii_lowercase().as_str() {
-                "options" => {
-                    self.out.config.tls.options = self.objects(Kind::TlsOptions, "tls.options", part)
-                }
-                "stores" => self.out.config.tls.stores = self.objects(Kind::TlsStore, "tls.stores", part),
-                "certificates" => self.certificates(part),
-                _ => self.unknown(&format!("tls.{key}"), key, part, &["options", "stores", "certificates"]),
             }
         }
     }
@@ -279,6 +215,36 @@ impl ConfigDecoder {
     fn problem(&mut self, origin: &Origin, object: Option<ObjectRef>, message: String) {
         self.out.problems.push(Problem { origin: origin.clone(), object, message, excerpt: None });
     }
+}
+
+/// What stands under the key of a kind.
+struct Part<'a, 'n> {
+    decoder: &'a mut ConfigDecoder,
+    node: &'n Node,
+}
+
+impl WithType for Part<'_, '_> {
+    type Output = ();
+
+    fn with<T: Object>(self) {
+        let (section, part) = T::KIND.keys();
+        let path = format!("{section}.{part}");
+        let objects = match T::KIND.is_router() {
+            true => self.decoder.routers::<T>(T::KIND, &path, self.node),
+            false => self.decoder.objects::<T>(T::KIND, &path, self.node),
+        };
+        *T::map_mut(&mut self.decoder.out.config) = objects;
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut distinct: Vec<&str> = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    distinct
 }
 
 /// A broken object as JSON, with defaults where the options of a middleware are sound by themselves.

@@ -3,7 +3,9 @@
 //! An entry that is lost breaks the object that it names, since nobody knows what it would have said of it: a router
 //! that has lost its middlewares must not serve without them.
 
-use crate::origin::{Kind, ObjectRef, Origin, Problem};
+use crate::Kind;
+
+use crate::origin::{ObjectRef, Origin, Problem};
 use crate::tree::{Node, Value};
 
 /// Longest key that is read, in bytes.

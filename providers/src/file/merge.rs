@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tidegate_config::{Kind, Map, ObjectRef, Problem, Provided};
+use tidegate_config::{Config, ForEachSection, Kind, Object, ObjectRef, Problem, Provided, for_each_section};
 
 /// Merges files in the order of their names.
 pub(super) fn merge<'a>(parts: impl Iterator<Item = (&'a Path, &'a Provided)>) -> Provided {
@@ -20,18 +20,7 @@ fn add(out: &mut Provided, part: &Provided) {
     }
     let mut lost: Vec<ObjectRef> = Vec::new();
     let (into, from) = (&mut out.config, &part.config);
-    map(&mut lost, Kind::Router, &mut into.http.routers, &from.http.routers);
-    map(&mut lost, Kind::Service, &mut into.http.services, &from.http.services);
-    map(&mut lost, Kind::Middleware, &mut into.http.middlewares, &from.http.middlewares);
-    map(&mut lost, Kind::ServersTransport, &mut into.http.servers_transports, &from.http.servers_transports);
-    map(&mut lost, Kind::TcpRouter, &mut into.tcp.routers, &from.tcp.routers);
-    map(&mut lost, Kind::TcpService, &mut into.tcp.services, &from.tcp.services);
-    map(&mut lost, Kind::TcpMiddleware, &mut into.tcp.middlewares, &from.tcp.middlewares);
-    map(&mut lost, Kind::TcpServersTransport, &mut into.tcp.servers_transports, &from.tcp.servers_transports);
-    map(&mut lost, Kind::UdpRouter, &mut into.udp.routers, &from.udp.routers);
-    map(&mut lost, Kind::UdpService, &mut into.udp.services, &from.udp.services);
-    map(&mut lost, Kind::TlsOptions, &mut into.tls.options, &from.tls.options);
-    map(&mut lost, Kind::TlsStore, &mut into.tls.stores, &from.tls.stores);
+    for_each_section(&mut Add { lost: &mut lost, into, from });
     into.tls.certificates.extend(from.tls.certificates.iter().cloned());
     // Certificates have no names: they are counted on through all files.
     let before = out.origins.keys().filter(|object| object.kind == Kind::Certificate).count();
@@ -77,12 +66,22 @@ fn add(out: &mut Provided, part: &Provided) {
     }
 }
 
-fn map<T: Clone>(lost: &mut Vec<ObjectRef>, kind: Kind, into: &mut Map<T>, from: &Map<T>) {
-    for (name, value) in from {
-        if into.contains_key(name) {
-            lost.push(ObjectRef { kind, name: name.clone() });
-        } else {
-            into.insert(name.clone(), value.clone());
+/// Adds the objects of a file, and notes those that are there already.
+struct Add<'a> {
+    lost: &'a mut Vec<ObjectRef>,
+    into: &'a mut Config,
+    from: &'a Config,
+}
+
+impl ForEachSection for Add<'_> {
+    fn section<T: Object>(&mut self) {
+        let into = T::map_mut(self.into);
+        for (name, value) in T::map(self.from) {
+            if into.contains_key(name) {
+                self.lost.push(ObjectRef { kind: T::KIND, name: name.clone() });
+            } else {
+                into.insert(name.clone(), value.clone());
+            }
         }
     }
 }

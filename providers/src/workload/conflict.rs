@@ -1,106 +1,86 @@
 //! What becomes of an object that workloads say differently: its last good version, or else a refusal.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Serialize;
 use serde_json::Value;
-use tidegate_config::middleware::Middleware;
-use tidegate_config::router::Router;
 use tidegate_config::service::Service;
-use tidegate_config::tcp::{
-    TcpMiddleware, TcpRouter, TcpServersTransport, TcpService, UdpRouter, UdpService,
-};
-use tidegate_config::tls::{Store, TlsOptions};
-use tidegate_config::transport::ServersTransport;
-use tidegate_config::{Config, Kind, Map, ObjectOrigin, ObjectRef, Origin, Problem, Provided};
+use tidegate_config::tcp::{TcpService, UdpService};
+use tidegate_config::{Config, Object, ObjectOrigin, ObjectRef, Origin, Problem, Provided, WithType};
 
 use super::merge::{Said, join_http, join_tcp, join_udp};
 
-/// An object that several workloads can say.
-pub(super) trait Version: Clone + PartialEq + Serialize {
-    const KIND: Kind;
-    fn map(config: &Config) -> &Map<Self>;
-    fn map_mut(config: &mut Config) -> &mut Map<Self>;
+/// Two objects of the same kind as services of one protocol, if that is what they are.
+fn as_services<'a, S: 'static, T: Object>(into: &'a mut T, other: &'a T) -> Option<(&'a mut S, &'a S)> {
+    (into as &mut dyn Any).downcast_mut().zip((other as &dyn Any).downcast_ref())
+}
 
-    /// Takes on what `other`, which differs, says. False when they contradict each other; what is left is of no use.
-    fn join(&mut self, _other: Self) -> bool {
+/// Takes on what `other`, which differs, says of the same object: services join their servers. False when they contradict
+/// each other; what is left is of no use.
+pub(super) fn join<T: Object>(into: &mut T, other: &T) -> bool {
+    if let Some((into, other)) = as_services::<Service, T>(into, other) {
+        return join_http(into, other.clone());
+    }
+    if let Some((into, other)) = as_services::<TcpService, T>(into, other) {
+        return join_tcp(into, other.clone());
+    }
+    if let Some((into, other)) = as_services::<UdpService, T>(into, other) {
+        return join_udp(into, other.clone());
+    }
+    false
+}
+
+/// The same options, without a server.
+fn without_servers<T: Object>(mut object: T) -> T {
+    let any: &mut dyn Any = &mut object;
+    if let Some(Service { load_balancer: Some(balancer), .. }) = any.downcast_mut() {
+        balancer.servers.clear();
+    } else if let Some(TcpService { load_balancer: Some(balancer), .. }) = any.downcast_mut() {
+        balancer.servers.clear();
+    } else if let Some(UdpService { load_balancer: Some(balancer), .. }) = any.downcast_mut() {
+        balancer.servers.clear();
+    }
+    object
+}
+
+/// The options of a version with the servers of `other`, when both reach their servers in the same way.
+fn with_servers_of<T: Object>(version: &T, other: &T) -> Option<T> {
+    let mut all = version.clone();
+    let alike = if let Some((all, other)) = as_services::<Service, T>(&mut all, other) {
+        let (own, theirs) = (all.load_balancer.as_mut()?, other.load_balancer.as_ref()?);
+        own.servers.clone_from(&theirs.servers);
+        own.servers_transport == theirs.servers_transport
+    } else if let Some((all, other)) = as_services::<TcpService, T>(&mut all, other) {
+        let (own, theirs) = (all.load_balancer.as_mut()?, other.load_balancer.as_ref()?);
+        own.servers.clone_from(&theirs.servers);
+        own.servers_transport == theirs.servers_transport
+            && own.proxy_protocol == theirs.proxy_protocol
+            && own.termination_delay == theirs.termination_delay
+    } else if let Some((all, other)) = as_services::<UdpService, T>(&mut all, other) {
+        let (own, theirs) = (all.load_balancer.as_mut()?, other.load_balancer.as_ref()?);
+        own.servers.clone_from(&theirs.servers);
+        true
+    } else {
         false
-    }
-
-    /// The same options, without a server.
-    fn without_servers(self) -> Self {
-        self
-    }
-
-    /// The options of this version with the servers of `other`, when both reach their servers in the same way.
-    fn with_servers_of(&self, _other: &Self) -> Option<Self> {
-        None
-    }
-}
-
-macro_rules! versions {
-    ($($kind:ident $type:ty: $section:ident $map:ident $(, $join:ident, reached by [$($option:ident)*])?;)*) => {
-        $(impl Version for $type {
-            const KIND: Kind = Kind::$kind;
-
-            fn map(config: &Config) -> &Map<Self> {
-                &config.$section.$map
-            }
-
-            fn map_mut(config: &mut Config) -> &mut Map<Self> {
-                &mut config.$section.$map
-            }
-
-            $(fn join(&mut self, other: Self) -> bool {
-                $join(self, other)
-            }
-
-            fn without_servers(mut self) -> Self {
-                if let Some(balancer) = &mut self.load_balancer {
-                    balancer.servers.clear();
-                }
-                self
-            }
-
-            fn with_servers_of(&self, other: &Self) -> Option<Self> {
-                let theirs = other.load_balancer.as_ref()?;
-                let mut all = self.clone();
-                let own = all.load_balancer.as_mut()?;
-                own.servers.clone_from(&theirs.servers);
-                let alike = true $(&& own.$option == theirs.$option)*;
-                alike.then_some(all)
-            })?
-        })*
-
-        /// Settles one object. True when it serves.
-        fn settle_one(
-            out: &mut Provided,
-            object: &ObjectRef,
-            said: &[Statement<'_>],
-            earlier: Option<&Config>,
-        ) -> bool {
-            match object.kind {
-                $(Kind::$kind => settle_as::<$type>(out, object, said, earlier),)*
-                Kind::Certificate => false,
-            }
-        }
     };
+    alike.then_some(all)
 }
 
-versions! {
-    Router Router: http routers;
-    Service Service: http services, join_http, reached by [servers_transport];
-    Middleware Middleware: http middlewares;
-    ServersTransport ServersTransport: http servers_transports;
-    TcpRouter TcpRouter: tcp routers;
-    TcpService TcpService: tcp services, join_tcp, reached by [servers_transport proxy_protocol termination_delay];
-    TcpMiddleware TcpMiddleware: tcp middlewares;
-    TcpServersTransport TcpServersTransport: tcp servers_transports;
-    UdpRouter UdpRouter: udp routers;
-    UdpService UdpService: udp services, join_udp, reached by [];
-    TlsOptions TlsOptions: tls options;
-    TlsStore Store: tls stores;
+/// Settles one object. Gives true when it serves.
+struct Settle<'a, 'b> {
+    out: &'a mut Provided,
+    object: &'a ObjectRef,
+    said: &'a [Statement<'b>],
+    earlier: Option<&'a Config>,
+}
+
+impl WithType for Settle<'_, '_> {
+    type Output = bool;
+
+    fn with<T: Object>(self) -> bool {
+        settle_as::<T>(self.out, self.object, self.said, self.earlier)
+    }
 }
 
 /// What one workload says of the object in question.
@@ -132,7 +112,8 @@ pub(super) fn settle(
     }
     let broken = broken_objects(earlier);
     let serves = |(object, said): &(&ObjectRef, Vec<Statement<'_>>)| {
-        settle_one(out, object, said, (!broken.contains(object)).then_some(&earlier.config))
+        let earlier = (!broken.contains(object)).then_some(&earlier.config);
+        object.kind.with_type(Settle { out, object, said, earlier }).unwrap_or_default()
     };
     let serving: BTreeSet<&ObjectRef> =
         statements.into_iter().filter(serves).map(|(object, _)| object).collect();
@@ -145,7 +126,7 @@ pub(super) fn broken_objects(state: &Provided) -> BTreeSet<&ObjectRef> {
 }
 
 /// Settles an object; `earlier` is the last configuration, if the object was sound in it. True when it serves.
-fn settle_as<T: Version>(
+fn settle_as<T: Object>(
     out: &mut Provided,
     object: &ObjectRef,
     said: &[Statement<'_>],
@@ -177,7 +158,7 @@ fn settle_as<T: Version>(
     false
 }
 
-fn candidates<'a, T: Version>(of: &[&Statement<'a>], object: &ObjectRef) -> Vec<Candidate<'a, T>> {
+fn candidates<'a, T: Object>(of: &[&Statement<'a>], object: &ObjectRef) -> Vec<Candidate<'a, T>> {
     let one = |statement: &&Statement<'a>| {
         let part = statement.said.part;
         Some((T::map(&part.config).get(&object.name)?, part.origins.get(object)?))
@@ -186,14 +167,14 @@ fn candidates<'a, T: Version>(of: &[&Statement<'a>], object: &ObjectRef) -> Vec<
 }
 
 /// Both, when they do not contradict each other.
-fn combined<T: Version>(mut one: T, other: &T) -> Option<T> {
-    (one == *other || one.join(other.clone())).then_some(one)
+fn combined<T: Object>(mut one: T, other: &T) -> Option<T> {
+    (one == *other || join(&mut one, other)).then_some(one)
 }
 
 /// The last good version with the servers of today: of those who still say it, and of the others that are reached in
 /// the same way, so that replicas with new options take their share.
-fn kept<T: Version>(last: &T, versions: &[Candidate<'_, T>]) -> T {
-    let bare = last.clone().without_servers();
+fn kept<T: Object>(last: &T, versions: &[Candidate<'_, T>]) -> T {
+    let bare = without_servers(last.clone());
     let (agreeing, others): (Vec<&T>, Vec<&T>) = versions
         .iter()
         .map(|(version, _)| &***version)
@@ -202,7 +183,7 @@ fn kept<T: Version>(last: &T, versions: &[Candidate<'_, T>]) -> T {
     for version in agreeing.iter().skip(1) {
         kept = combined(kept.clone(), version).unwrap_or(kept);
     }
-    for version in others.iter().filter_map(|other| bare.with_servers_of(other)) {
+    for version in others.iter().filter_map(|other| with_servers_of(&bare, other)) {
         kept = combined(kept.clone(), &version).unwrap_or(kept);
     }
     kept
@@ -221,7 +202,7 @@ fn release(out: &mut Provided, serving: &BTreeSet<&ObjectRef>) {
 
 /// Keeps every version of a router, broken: what any of them would take is refused. The first has the name, others
 /// have it with a number.
-fn refuse<'a, T: Version + 'a>(
+fn refuse<'a, T: Object + 'a>(
     out: &mut Provided,
     object: &ObjectRef,
     versions: impl Iterator<Item = Candidate<'a, T>>,
@@ -249,7 +230,7 @@ fn refuse<'a, T: Version + 'a>(
 }
 
 /// The place that is to be looked at, and what differs where.
-fn difference<T: Version>(
+fn difference<T: Object>(
     good: &[Candidate<'_, T>],
     broken: &[&Statement<'_>],
     object: &ObjectRef,

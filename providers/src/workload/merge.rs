@@ -4,17 +4,11 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use tidegate_config::middleware::Middleware;
-use tidegate_config::router::Router;
 use tidegate_config::service::{Mirror, Service, WeightedService};
-use tidegate_config::tcp::{
-    TcpMiddleware, TcpRouter, TcpServersTransport, TcpService, UdpRouter, UdpService,
-};
-use tidegate_config::tls::{Store, TlsOptions};
-use tidegate_config::transport::ServersTransport;
-use tidegate_config::{ObjectRef, Provided};
+use tidegate_config::tcp::{TcpService, UdpService};
+use tidegate_config::{ForEachSection, Object, ObjectRef, Provided, for_each_section};
 
-use super::conflict::{Version, broken_objects, settle};
+use super::conflict::{broken_objects, join, settle};
 
 /// What one workload says.
 #[derive(Clone, Copy)]
@@ -46,18 +40,7 @@ struct Merger {
 
 impl Merger {
     fn add(&mut self, part: &Provided) {
-        self.map::<Router>(part);
-        self.map::<Service>(part);
-        self.map::<Middleware>(part);
-        self.map::<ServersTransport>(part);
-        self.map::<TcpRouter>(part);
-        self.map::<TcpService>(part);
-        self.map::<TcpMiddleware>(part);
-        self.map::<TcpServersTransport>(part);
-        self.map::<UdpRouter>(part);
-        self.map::<UdpService>(part);
-        self.map::<TlsOptions>(part);
-        self.map::<Store>(part);
+        for_each_section(&mut Add { merger: self, part });
         for certificate in &part.config.tls.certificates {
             if !self.out.config.tls.certificates.contains(certificate) {
                 self.out.config.tls.certificates.push(certificate.clone());
@@ -70,14 +53,14 @@ impl Merger {
         self.out.written.extend(part.written.iter().map(|(object, text)| (object.clone(), text.clone())));
     }
 
-    fn map<T: Version>(&mut self, part: &Provided) {
+    fn map<T: Object>(&mut self, part: &Provided) {
         let into = T::map_mut(&mut self.out.config);
         for (name, value) in T::map(&part.config) {
             match into.entry(name.clone()) {
                 Entry::Vacant(free) => drop(free.insert(value.clone())),
                 Entry::Occupied(existing) if existing.get() == value => {}
                 Entry::Occupied(mut existing) => {
-                    if !Arc::make_mut(existing.get_mut()).join(T::clone(value)) {
+                    if !join(Arc::make_mut(existing.get_mut()), value) {
                         self.contradicted.insert(ObjectRef { kind: T::KIND, name: name.clone() });
                     }
                 }
@@ -97,6 +80,18 @@ impl Merger {
         self.out.problems.sort();
         self.out.problems.dedup();
         self.out
+    }
+}
+
+/// Adds the objects of one workload.
+struct Add<'a> {
+    merger: &'a mut Merger,
+    part: &'a Provided,
+}
+
+impl ForEachSection for Add<'_> {
+    fn section<T: Object>(&mut self) {
+        self.merger.map::<T>(self.part);
     }
 }
 

@@ -8,12 +8,15 @@ use serde::Serialize;
 use tidegate_config::router::Router;
 use tidegate_config::service::Service;
 use tidegate_config::tcp::TcpService;
-use tidegate_config::{Kind, Middleware, ObjectRef};
+use tidegate_config::{Config, Kind, Middleware, ObjectRef, WithType};
 use tidegate_core::reference::{Name as _, References, Target, provider_of};
 
 use crate::service::cookie_name;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::ObjectReport;
+
+/// The parts of each section that Traefik's API lists, in the order of its raw data.
+pub(super) const LISTED: [&str; 3] = ["routers", "middlewares", "services"];
 
 /// Which form of an object is wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,7 +204,6 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
         Kind::Middleware => {
             config.http.middlewares.get(name).map(|options| middleware(snapshot, name, options, report))
         }
-        Kind::TcpRouter => config.tcp.routers.get(name).map(Object::of),
         Kind::TcpService => {
             let is_used = !report.used_by.is_empty() || snapshot.tcp_services.contains_key(name);
             config.tcp.services.get(name).map(|options| {
@@ -212,9 +214,7 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
                 Object::of(&shown)
             })
         }
-        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(Object::of),
-        Kind::UdpRouter => config.udp.routers.get(name).map(Object::of),
-        Kind::UdpService => config.udp.services.get(name).map(Object::of),
+        kind if is_listed(kind) => kind.with_type(Plain { config, name }).flatten(),
         _ => return None,
     };
     let mut object = match sound {
@@ -224,13 +224,12 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
             Object::of(&written(snapshot, kind, name))
         }
     };
-    let is_router = matches!(kind, Kind::Router | Kind::TcpRouter | Kind::UdpRouter);
     if !report.errors.is_empty() {
         object.member("error", &report.errors);
     }
     object.member("status", report.status.as_str());
     if !report.used_by.is_empty() {
-        object.member(if is_router { "using" } else { "usedBy" }, &report.used_by);
+        object.member(if kind.is_router() { "using" } else { "usedBy" }, &report.used_by);
     }
     if form == Form::Full {
         let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
@@ -248,6 +247,39 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
         object.member("serverStatus", &servers);
     }
     Some(object.finish())
+}
+
+/// True for kinds that Traefik's API lists.
+pub(super) fn is_listed(kind: Kind) -> bool {
+    LISTED.contains(&kind.keys().1)
+}
+
+/// An object as it is configured.
+struct Plain<'a> {
+    config: &'a Config,
+    name: &'a str,
+}
+
+impl WithType for Plain<'_> {
+    type Output = Option<Object>;
+
+    fn with<T: tidegate_config::Object>(self) -> Option<Object> {
+        T::map(self.config).get(self.name).map(|options| Object::of(&**options))
+    }
+}
+
+/// The first key of an object: what kind of service or middleware it is.
+struct FirstKey<'a> {
+    config: &'a Config,
+    name: &'a str,
+}
+
+impl WithType for FirstKey<'_> {
+    type Output = Option<Option<String>>;
+
+    fn with<T: tidegate_config::Object>(self) -> Option<Option<String>> {
+        T::map(self.config).get(self.name).map(|options| first_key(&**options))
+    }
 }
 
 /// The state of the servers of a service that is used.
@@ -294,9 +326,7 @@ pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<S
         Kind::Middleware => {
             config.http.middlewares.get(name).map(|middleware| Some(middleware.kind().to_lowercase()))
         }
-        Kind::TcpMiddleware => config.tcp.middlewares.get(name).map(first_key),
-        Kind::TcpService => config.tcp.services.get(name).map(first_key),
-        Kind::UdpService => config.udp.services.get(name).map(first_key),
+        kind if is_listed(kind) && !kind.is_router() => kind.with_type(FirstKey { config, name }).flatten(),
         _ => return None,
     };
     sound.unwrap_or_else(|| first_key(&written(snapshot, kind, name)))

@@ -166,7 +166,7 @@ impl Row {
             priority: json::priority(snapshot, kind, name),
             type_name: json::type_name(snapshot, kind, name).unwrap_or_default(),
             status: snapshot.report.object(kind, name).map(|report| report.status).unwrap_or_default(),
-            is_router: matches!(kind, Kind::Router | Kind::TcpRouter | Kind::UdpRouter),
+            is_router: kind.is_router(),
             has_middlewares: matches!(kind, Kind::Router | Kind::TcpRouter),
             ..Self::default()
         };

@@ -16,6 +16,7 @@ use tidegate_config::Kind;
 use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 
 use super::{Surroundings, dashboard};
+use crate::gateway::capitalised;
 use crate::service::Service;
 use crate::settings::Api as Options;
 use crate::snapshot::{Snapshot, WeakSnapshotHandle};
@@ -137,17 +138,9 @@ impl Question<'_> {
             }
             _ => {}
         }
-        let (kind, word) = match (family, group) {
-            ("http", "routers") => (Kind::Router, "router"),
-            ("http", "services") => (Kind::Service, "service"),
-            ("http", "middlewares") => (Kind::Middleware, "middleware"),
-            ("tcp", "routers") => (Kind::TcpRouter, "router"),
-            ("tcp", "services") => (Kind::TcpService, "service"),
-            ("tcp", "middlewares") => (Kind::TcpMiddleware, "middleware"),
-            ("udp", "routers") => (Kind::UdpRouter, "router"),
-            ("udp", "services") => (Kind::UdpService, "service"),
-            _ => return None,
-        };
+        let is_asked = |kind: &&Kind| kind.keys() == (family, group) && json::is_listed(**kind);
+        let kind = *Kind::ALL.iter().find(is_asked)?;
+        let word = group.strip_suffix('s').unwrap_or(group);
         let Some(name) = name else {
             let query = Query::parse(self.query);
             let names = query.select(&self.snapshot, kind, names(&self.snapshot, kind));
@@ -172,16 +165,16 @@ impl Question<'_> {
 
     fn raw_data(&self) -> String {
         let mut all = Object::new();
-        for (key, kind) in [
-            ("routers", Kind::Router),
-            ("middlewares", Kind::Middleware),
-            ("services", Kind::Service),
-            ("tcpRouters", Kind::TcpRouter),
-            ("tcpMiddlewares", Kind::TcpMiddleware),
-            ("tcpServices", Kind::TcpService),
-            ("udpRouters", Kind::UdpRouter),
-            ("udpServices", Kind::UdpService),
-        ] {
+        let sections = Kind::ALL.chunk_by(|one, next| one.keys().0 == next.keys().0);
+        let listed = sections.flat_map(|section| {
+            let of = |part: &&str| section.iter().find(|kind| kind.keys().1 == *part).copied();
+            json::LISTED.iter().filter_map(move |part| of(&part))
+        });
+        for kind in listed {
+            let key = match kind.keys() {
+                ("http", part) => part.to_owned(),
+                (section, part) => format!("{section}{}", capitalised(part)),
+            };
             let names = names(&self.snapshot, kind);
             if names.is_empty() {
                 continue;
@@ -192,7 +185,7 @@ impl Question<'_> {
                     objects.raw(name, &text);
                 }
             }
-            all.raw(key, &objects.finish());
+            all.raw(&key, &objects.finish());
         }
         if let Some(options) = json::tls_options(&self.snapshot) {
             all.raw("tlsOptions", &options);

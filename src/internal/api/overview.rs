@@ -7,7 +7,7 @@ use tidegate_config::{Kind, Origin};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::json::Object;
+use super::json::{Object, is_listed};
 use super::{certificates, names};
 use crate::acme::Row;
 use crate::settings::Settings;
@@ -25,27 +25,16 @@ pub(super) fn version(started: SystemTime) -> String {
 
 /// `/api/overview`.
 pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[String]) -> String {
-    let family = |kinds: &[(&str, Kind)]| {
-        let mut object = Object::new();
-        for (name, kind) in kinds {
-            object.raw(name, &count(snapshot, *kind));
-        }
-        object.finish()
-    };
     let mut all = Object::new();
-    all.raw(
-        "http",
-        &family(&[("routers", Kind::Router), ("services", Kind::Service), ("middlewares", Kind::Middleware)]),
-    );
-    all.raw(
-        "tcp",
-        &family(&[
-            ("routers", Kind::TcpRouter),
-            ("services", Kind::TcpService),
-            ("middlewares", Kind::TcpMiddleware),
-        ]),
-    );
-    all.raw("udp", &family(&[("routers", Kind::UdpRouter), ("services", Kind::UdpService)]));
+    for section in Kind::ALL.chunk_by(|one, next| one.keys().0 == next.keys().0) {
+        let mut object = Object::new();
+        for &kind in section.iter().filter(|kind| is_listed(**kind)) {
+            object.raw(kind.keys().1, &count(snapshot, kind));
+        }
+        if section.iter().any(|kind| is_listed(*kind)) {
+            all.raw(section[0].keys().0, &object.finish());
+        }
+    }
     let certificates = certificates::all(&snapshot.tls);
     let with = |status| certificates.iter().filter(|certificate| certificate.status == status).count();
     all.raw("certificates", &totals(certificates.len(), with("warning"), with("expired")));
