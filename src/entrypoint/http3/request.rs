@@ -62,39 +62,17 @@ pub(super) async fn serve(
     // Coded text is shorter than the fields, by a third at most, so longer blocks cannot be within the limit.
     let source = Source::new(receiving, Frames::of_request(largest));
     let mut source = source.counted(HeldHead::new(link.door.heads.clone()));
-    let first = std::future::poll_fn(|cx| source.poll_event(cx));
-    let first = match limits.head {
-        None => first.await,
-        Some(limit) => match tokio::time::timeout(limit, first).await {
-            Ok(first) => first,
-            Err(_) => Err(Fault::stream(code::REQUEST_INCOMPLETE, "a head did not come in time").into()),
-        },
-    };
-    // Until there is an answer.
-    let _held = source.take_held();
-    let head = match first {
-        Ok(Some(Event::Block(block))) => head::request(&block, largest).map(parts),
-        Ok(Some(Event::TooLong)) => Err(HeadError::TooLarge),
-        // The frames begin with a head, or are at fault.
-        Ok(Some(Event::Data(_)) | None) => Err(HeadError::Malformed("no head")),
-        Err(Ending::Gone(_)) => return Ended::Wasted,
-        Err(Ending::Fault(fault)) => return refuse(&quic, &mut source, &mut answer, fault),
-    };
-    let (head, length) = match head
-        .and_then(|head| head::content_length(&head.headers).map(|length| (head, length)))
-    {
+    let (mut head, length) = match read_head(&link, &mut source).await {
         Ok(head) => head,
-        Err(refusal) => {
-            let (status, reason) = match refusal {
-                HeadError::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge),
-                HeadError::TargetTooLong => (StatusCode::URI_TOO_LONG, Reason::TargetTooLong),
-                other => return refuse(&quic, &mut source, &mut answer, other.into()),
-            };
+        Err(NoHead::Gone) => return Ended::Wasted,
+        Err(NoHead::Fault(fault)) => return refuse(&quic, &mut source, &mut answer, fault),
+        Err(NoHead::Refused(status, reason)) => {
             let _ = answer.send(reply::empty(status, reason), false).await;
             return Ended::Wasted;
         }
     };
-    let mut head = head;
+    // Until there is an answer.
+    let _held = source.take_held();
     if head.method == Method::CONNECT && begin_tunnel(&mut head) {
         return tunnelled(&link, &quic, (source, answer), head).await;
     }
@@ -116,26 +94,8 @@ pub(super) async fn serve(
         }
     };
     let hints = Arc::new(Hints::default());
-    let response = {
-        let arrived = Arrived { head, body, interim: Some(hints.clone()), upgrade: None };
-        let mut responding = std::pin::pin!(respond(&link, arrived));
-        let mut over = std::pin::pin!(answer.over());
-        let mut late = std::pin::pin!(answer.late());
-        loop {
-            tokio::select! {
-                biased;
-                (response, closing) = &mut responding => break closed(response, closing),
-                () = std::future::poll_fn(|cx| hints.poll_any(cx)) => {
-                    if answer.interim(hints.take()).await.is_err() {
-                        return Ended::Wasted;
-                    }
-                }
-                // Nobody waits for it any more.
-                () = &mut over => return Ended::Wasted,
-                () = &mut late => return Ended::Wasted,
-            }
-        }
-    };
+    let arrived = Arrived { head, body, interim: Some(hints.clone()), upgrade: None };
+    let Some(response) = response_to(&link, &mut answer, arrived, &hints).await else { return Ended::Wasted };
     answering.set(true);
     if let Some(code) = spoiled.get() {
         answer.reset(*code);
@@ -155,6 +115,68 @@ pub(super) async fn serve(
     // The connection may be closed once nothing is open, and what the client does not have by then would be lost.
     let (delivered, ()) = tokio::join!(answer.delivered(), drained);
     if delivered.is_ok() { Ended::Answered } else { Ended::Wasted }
+}
+
+/// Why a stream has no head that can be served.
+enum NoHead {
+    /// The client went away.
+    Gone,
+    /// The client broke the protocol.
+    Fault(Fault),
+    /// The client is answered with a status.
+    Refused(StatusCode, Reason),
+}
+
+impl From<HeadError> for NoHead {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::TooLarge => {
+                Self::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge)
+            }
+            HeadError::TargetTooLong => Self::Refused(StatusCode::URI_TOO_LONG, Reason::TargetTooLong),
+            other => Self::Fault(other.into()),
+        }
+    }
+}
+
+/// Reads the head, and the length of the body that it announces.
+async fn read_head(link: &Link, source: &mut Source) -> Result<(request::Parts, Option<u64>), NoHead> {
+    let first = std::future::poll_fn(|cx| source.poll_event(cx));
+    let first = match link.door.limits.head {
+        None => first.await,
+        Some(limit) => match tokio::time::timeout(limit, first).await {
+            Ok(first) => first,
+            Err(_) => Err(Fault::stream(code::REQUEST_INCOMPLETE, "a head did not come in time").into()),
+        },
+    };
+    let head = match first {
+        Ok(Some(Event::Block(block))) => parts(head::request(&block, link.door.max_header_bytes)?),
+        Ok(Some(Event::TooLong)) => return Err(HeadError::TooLarge.into()),
+        // The frames begin with a head, or are at fault.
+        Ok(Some(Event::Data(_)) | None) => return Err(HeadError::Malformed("no head").into()),
+        Err(Ending::Gone(_)) => return Err(NoHead::Gone),
+        Err(Ending::Fault(fault)) => return Err(NoHead::Fault(fault)),
+    };
+    let length = head::content_length(&head.headers)?;
+    Ok((head, length))
+}
+
+/// The response to a request, while interim answers are passed on. `None`: nobody waits for it any more.
+async fn response_to(link: &Link, answer: &mut Answer, arrived: Arrived, hints: &Hints) -> Option<Response> {
+    let mut responding = std::pin::pin!(respond(link, arrived));
+    let mut over = std::pin::pin!(answer.over());
+    let mut late = std::pin::pin!(answer.late());
+    loop {
+        tokio::select! {
+            biased;
+            (response, closing) = &mut responding => return Some(closed(response, closing)),
+            () = std::future::poll_fn(|cx| hints.poll_any(cx)) => {
+                answer.interim(hints.take()).await.ok()?;
+            }
+            () = &mut over => return None,
+            () = &mut late => return None,
+        }
+    }
 }
 
 /// Serves a CONNECT for a WebSocket.
