@@ -110,52 +110,11 @@ pub(super) fn assemble<'a>(
         message,
         excerpt: None,
     };
-    let mut told: Vec<(String, &str, Vec<&str>, &str)> = Vec::new();
-    let mut first_rank = 0;
-    for (place, entry) in sorted {
-        let Entry { rank, key, steps, begins, value } = entry;
-        let (steps, value) = match steps.and_then(|steps| Ok((steps, value?))) {
-            Ok(read) => read,
-            Err(error) => {
-                lost.push(Lost { key, begins, message: error.to_string() });
-                continue;
-            }
-        };
-        match told.last() {
-            Some((known, ..)) if *known != place => {}
-            Some((.., same)) if *same == value => continue,
-            Some((_, winner, ..)) if rank > first_rank => {
-                problems.push(problem(key, None, format!("`{winner}` is given too and wins")));
-                continue;
-            }
-            Some((_, winner, ..)) => {
-                let message = format!("it contradicts `{winner}`, which is the same option");
-                lost.push(Lost { key, begins, message });
-                continue;
-            }
-            None => {}
-        }
-        first_rank = rank;
-        told.push((place, key, steps, value));
-    }
+    let values = settle(sorted, &mut lost, |key, winner| {
+        problems.push(problem(key, None, format!("`{winner}` is given too and wins")));
+    });
     let mut node = Node::table(origin(""));
-    let mut above = Vec::new();
-    for (number, (place, key, steps, value)) in told.iter().enumerate() {
-        // A value where there are also options comes last: options of many objects outweigh a stray value.
-        let has_options = told.get(number + 1).is_some_and(|(next, ..)| next.starts_with(place.as_str()));
-        if has_options {
-            above.push((*key, steps, *value));
-        } else if let Err(conflict) = node.set(steps, &origin(key), value) {
-            lost.push(Lost { key, begins: steps.clone(), message: conflict.to_string() });
-        }
-    }
-    for (key, steps, value) in above {
-        if let Err(conflict) = node.set(steps, &origin(key), value)
-            && !node.get(steps).is_some_and(|list| says(list, value))
-        {
-            lost.push(Lost { key, begins: steps.clone(), message: conflict.to_string() });
-        }
-    }
+    fill(&mut node, &values, &mut lost, &origin);
     for Lost { key, begins, .. } in &lost {
         hold(&mut node, begins, &origin(key));
     }
@@ -168,6 +127,78 @@ pub(super) fn assemble<'a>(
         problems.push(problem);
     }
     Read { node, problems, astray }
+}
+
+/// A value that counts.
+struct Setting<'a> {
+    place: String,
+    key: &'a str,
+    steps: Vec<&'a str>,
+    text: &'a str,
+}
+
+/// Chooses among entries about the same option: the one of the best rank counts. `beaten` hears of those of a lower rank,
+/// with the key that wins.
+fn settle<'a>(
+    sorted: Sorted<'a>,
+    lost: &mut Vec<Lost<'a>>,
+    mut beaten: impl FnMut(&str, &str),
+) -> Vec<Setting<'a>> {
+    let mut values: Vec<Setting<'a>> = Vec::new();
+    let mut first_rank = 0;
+    for (place, entry) in sorted {
+        let Entry { rank, key, steps, begins, value } = entry;
+        let (steps, text) = match steps.and_then(|steps| Ok((steps, value?))) {
+            Ok(read) => read,
+            Err(error) => {
+                lost.push(Lost { key, begins, message: error.to_string() });
+                continue;
+            }
+        };
+        match values.last() {
+            Some(known) if known.place != place => {}
+            Some(known) if known.text == text => continue,
+            Some(winner) if rank > first_rank => {
+                beaten(key, winner.key);
+                continue;
+            }
+            Some(winner) => {
+                let message = format!("it contradicts `{}`, which is the same option", winner.key);
+                lost.push(Lost { key, begins, message });
+                continue;
+            }
+            None => {}
+        }
+        first_rank = rank;
+        values.push(Setting { place, key, steps, text });
+    }
+    values
+}
+
+/// Puts the values into the tree.
+fn fill<'a>(
+    node: &mut Node,
+    values: &[Setting<'a>],
+    lost: &mut Vec<Lost<'a>>,
+    origin: &impl Fn(&str) -> Origin,
+) {
+    let mut above = Vec::new();
+    for (number, value) in values.iter().enumerate() {
+        // A value where there are also options comes last: options of many objects outweigh a stray value.
+        let next = values.get(number + 1);
+        if next.is_some_and(|next| next.place.starts_with(value.place.as_str())) {
+            above.push(value);
+        } else if let Err(conflict) = node.set(&value.steps, &origin(value.key), value.text) {
+            lost.push(Lost { key: value.key, begins: value.steps.clone(), message: conflict.to_string() });
+        }
+    }
+    for value in above {
+        if let Err(conflict) = node.set(&value.steps, &origin(value.key), value.text)
+            && !node.get(&value.steps).is_some_and(|list| says(list, value.text))
+        {
+            lost.push(Lost { key: value.key, begins: value.steps.clone(), message: conflict.to_string() });
+        }
+    }
 }
 
 /// What an entry is about, whatever the case of its key. Ends with a byte below all others, so that what is inside
