@@ -68,7 +68,7 @@ mod tests {
     fn router() -> impl Strategy<Value = Router> {
         let domain = (text(), names()).prop_map(|(main, sans)| Domain { main, sans });
         let tls = (text(), prop::collection::vec(domain, 0..3)).prop_map(|(options, domains)| RouterTls {
-            options,
+            options: options.into(),
             domains,
             ..Default::default()
         });

@@ -1,7 +1,8 @@
 //! What providers say: the dynamic configuration, in one typed model.
 //!
 //! Labels, tags, keys, environment, flags, YAML and TOML become one [`tree`], which one decoder turns into these
-//! types. Nothing here knows how anything is run, and nothing changes a value after [`merge`].
+//! types. Nothing here knows how anything is run, and nothing changes a value after [`merge`], but that names are
+//! qualified ([`references`]).
 
 pub mod decode;
 pub mod formats;
@@ -9,6 +10,7 @@ pub mod locate;
 pub mod merge;
 pub mod middleware;
 pub mod origin;
+pub mod references;
 pub mod restore;
 pub mod router;
 pub mod runtime;
@@ -29,6 +31,7 @@ pub use decode::{DecodeError, decode_config};
 pub use locate::ObjectOrigin;
 pub use middleware::Middleware;
 pub use origin::{ObjectRef, Origin, Origins, Problem};
+pub use references::Qualified;
 pub use section::{ForEachSection, Kind, Object, WithType, for_each_section};
 
 /// Objects by name. They are shared: states, merged configurations and snapshots that hold the same object hold it once.

@@ -11,7 +11,8 @@ const DEFAULT: &str = "default";
 
 /// Joins the states of providers, by the names of the providers.
 ///
-/// Objects, origins and problems get the names `name@provider`; references inside objects stay as they are written.
+/// Objects, origins and problems get the names `name@provider`; [`Qualified`](crate::Qualified) does the same for
+/// references inside objects.
 /// TLS options and stores called `default` keep that name; when two providers give them, none are used and each is
 /// told so, as in Traefik. Certificates are called by their place in their provider's list: `0@file`.
 pub fn merge<'a>(states: impl IntoIterator<Item = (&'a str, &'a Provided)>) -> Provided {

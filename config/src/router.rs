@@ -1,6 +1,7 @@
 //! HTTP routers: which requests go where.
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::Reference;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
@@ -37,8 +38,8 @@ pub struct Router {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skip_middlewares: Vec<String>,
     /// The service.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub service: Reference,
     /// Which requests it takes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rule: String,
@@ -67,8 +68,8 @@ pub struct Router {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RouterTls {
     /// Name of the TLS options.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub options: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub options: Reference,
     /// Name of the resolver that obtains the certificate.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cert_resolver: String,

@@ -24,9 +24,9 @@ pub(crate) struct RuntimeKind {
 /// By their keys in lower case.
 static REGISTERED: RwLock<BTreeMap<String, RuntimeKind>> = RwLock::new(BTreeMap::new());
 
-/// Registers a kind of middleware under a key, beside those that are built in. Its options are read by the same decoder:
-/// numbers from text, keys without case. It is to be done before the first configuration is read, and lasts for as long
-/// as the process.
+/// Registers a kind of middleware under a key, beside those that are built in. Its options are read by the same
+/// decoder: numbers from text, keys without case. It is to be done before the first configuration is read, and lasts
+/// for as long as the process.
 pub fn register<T: RuntimeOptions + DeserializeOwned>(key: &str) -> Result<(), RegisterError> {
     let is_taken = |known: &str| known.eq_ignore_ascii_case(key);
     if key.is_empty() || is_taken(crate::middleware::WHEN) || KINDS.iter().any(|known| is_taken(known)) {

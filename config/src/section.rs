@@ -1,18 +1,19 @@
 //! The sections of a configuration, in one list: which kinds of named objects there are, and where each stands.
 //!
-//! What is done with the objects of every kind is written once, for any [`Object`], and given to [`for_each_section`] or
-//! [`Kind::with_type`]. A new kind needs its line in the list, and its map in [`Config`].
+//! What is done with the objects of every kind is written once, for any [`Object`], and given to [`for_each_section`]
+//! or [`Kind::with_type`]. A new kind needs its line in the list, and its map in [`Config`].
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::References;
 
 use crate::{Config, Map, middleware, router, service, tcp, tls, transport};
 
 /// A named object of a configuration.
 pub trait Object:
-    Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+    References + Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
 {
     /// Its kind.
     const KIND: Kind;

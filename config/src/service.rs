@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::Reference;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
@@ -14,7 +15,7 @@ use crate::tcp::Delay;
 pub struct Service {
     /// Middlewares that every request to this service passes, whatever the router.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub middlewares: Vec<String>,
+    pub middlewares: Vec<Reference>,
     /// Servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
@@ -325,8 +326,8 @@ impl Default for ResponseForwarding {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WeightedService {
     /// Name of the service.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub name: Reference,
     /// Share of the requests; unset is 1, 0 is never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
@@ -334,7 +335,7 @@ pub struct WeightedService {
 
 impl Default for WeightedService {
     fn default() -> Self {
-        Self { name: String::new(), weight: Some(1) }
+        Self { name: Reference::default(), weight: Some(1) }
     }
 }
 
@@ -375,8 +376,8 @@ pub struct HighestRandomWeight {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Mirroring {
     /// The service that answers.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub service: Reference,
     /// Copy bodies too.
     pub mirror_body: bool,
     /// Largest body that is copied, in bytes; -1 for any.
@@ -392,7 +393,7 @@ pub struct Mirroring {
 impl Default for Mirroring {
     fn default() -> Self {
         Self {
-            service: String::new(),
+            service: Reference::default(),
             mirror_body: true,
             max_body_size: -1,
             mirrors: Vec::new(),
@@ -406,8 +407,8 @@ impl Default for Mirroring {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Mirror {
     /// Name of the service.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub name: Reference,
     /// Share of the requests that are copied, in percent.
     #[serde(skip_serializing_if = "is_default")]
     pub percent: u8,
@@ -418,11 +419,11 @@ pub struct Mirror {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Failover {
     /// The service.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub service: Reference,
     /// What is used instead.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub fallback: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub fallback: Reference,
     /// Reports the children's health.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,

@@ -1,6 +1,7 @@
 //! TCP and UDP: routers, services, middlewares and transports.
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::reference::Reference;
 use tidegate_core::values::{Duration, Timeout, is_default};
 use tidegate_core::word::Word;
 
@@ -43,8 +44,8 @@ pub struct TcpRouter {
     pub entry_points: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub service: Reference,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rule: String,
     #[serde(skip_serializing_if = "Word::is_empty")]
@@ -62,8 +63,8 @@ pub struct TcpRouterTls {
     /// Pass the connection on as it is, still encrypted.
     pub passthrough: bool,
     /// Name of the TLS options.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub options: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub options: Reference,
     /// Name of the resolver.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cert_resolver: String,
@@ -300,8 +301,8 @@ pub struct UdpRouter {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entry_points: Vec<String>,
     /// The service.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub service: String,
+    #[serde(skip_serializing_if = "Reference::is_empty")]
+    pub service: Reference,
 }
 
 /// `udp.services.<name>`: exactly one kind.

@@ -108,8 +108,8 @@ pub trait Build {
     /// all routers that name the middleware share one.
     const PER_ROUTER: bool = false;
 
-    /// Shows the names of the middlewares and services that the options refer to. [`references!`](crate::references) makes
-    /// this and the next method from one list.
+    /// Shows the names of the middlewares and services that the options refer to. [`references!`](crate::references)
+    /// makes this and the next method from one list.
     fn references(&self, _visit: &mut Visit<'_>) {}
 
     /// The same, to be changed.
@@ -207,25 +207,20 @@ impl<'a> BuildContext<'a> {
         self.name.rsplit_once('@').map_or("", |(_, provider)| provider)
     }
 
-    /// A name as the object's provider means it: `x` becomes `x@provider`, `x@other` stays.
-    pub fn qualify(&self, name: &str) -> String {
-        if name.contains('@') { name.to_owned() } else { format!("{name}@{}", self.provider()) }
-    }
-
-    /// The service called `name`, seen from this object's provider.
+    /// The service of this name, which is qualified like all names in options that are built.
     pub fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
-        self.resolver.service(&self.qualify(name))
+        self.resolver.service(name)
     }
 
-    /// The middleware called `name`, seen from this object's provider.
+    /// The middleware of this name.
     pub fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
-        self.resolver.middleware(&self.qualify(name))
+        self.resolver.middleware(name)
     }
 
     /// How the middleware called `name` decides who may pass, when it does that and nothing else. Only for middlewares
     /// that could be built.
     pub fn access(&self, name: &str) -> Option<Access> {
-        self.resolver.access(&self.qualify(name))
+        self.resolver.access(name)
     }
 
     /// The content of a file, which is watched from now on.
@@ -248,11 +243,12 @@ impl<'a> BuildContext<'a> {
         self.resolver.clock()
     }
 
-    /// State of this object that outlives changes of its options: the same one as in the previous configuration, or else
-    /// what `init` makes. A cache keeps its entries when its size changes.
+    /// State of this object that outlives changes of its options: the same one as in the previous configuration, or
+    /// else what `init` makes. A cache keeps its entries when its size changes.
     ///
-    /// It is found again by kind and qualified name of the object (and its router, for kinds with an instance for each),
-    /// by `key` and by type. It is dropped when neither the current configuration nor a request uses it any more.
+    /// It is found again by kind and qualified name of the object (and its router, for kinds with an instance for
+    /// each), by `key` and by type. It is dropped when neither the current configuration nor a request uses it any
+    /// more.
     ///
     /// Building must not change what it gets: the configuration may be checked only, or thrown away, while requests use
     /// the state. Whatever follows from the options belongs in the middleware.
@@ -263,8 +259,8 @@ impl<'a> BuildContext<'a> {
         }
     }
 
-    /// A task that works for this object, such as one that fetches keys. The object holds what is returned: the task ends
-    /// when the object is dropped, that is when it was replaced or removed and no request uses it any more.
+    /// A task that works for this object, such as one that fetches keys. The object holds what is returned: the task
+    /// ends when the object is dropped, that is when it was replaced or removed and no request uses it any more.
     ///
     /// It begins once the configuration serves, and never when that is checked only. It must not hold the object, which
     /// would then never be dropped: what both use is shared between them.

@@ -22,9 +22,10 @@ pub enum Target {
     TlsOptions,
 }
 
-/// A name that refers to another object. An empty one refers to nothing.
+/// A name that refers to another object.
 ///
-/// A plain `String` is one that is shown qualified, as Traefik's API shows it; a [`Reference`] is shown as it was written.
+/// A plain `String` is one that is shown qualified, as Traefik's API shows it; a [`Reference`] is shown as it was
+/// written.
 pub trait Name {
     /// The name as it is now.
     fn name(&self) -> &str;
@@ -70,9 +71,9 @@ impl Reference {
         &self.name
     }
 
-    /// True when it refers to nothing.
+    /// True when nothing was written.
     pub fn is_empty(&self) -> bool {
-        self.name.is_empty()
+        self.written == 0
     }
 }
 
@@ -153,7 +154,7 @@ pub trait References {
 }
 
 /// Makes the two methods of [`References`] (and of [`Build`](crate::Build)) from one list of names: a pattern for the
-/// object, and statements that give each name in it to `visit`. The statements stand in both methods, so that they get
+/// object, and statements that give each name in it to `visit`, but not those that are optional and not given. The statements stand in both methods, so that they get
 /// names that can be read in one and names that can be changed in the other.
 ///
 /// ```
@@ -193,7 +194,7 @@ const DEFAULT_TLS_OPTIONS: &str = "default";
 
 /// True for a name that means an object of the provider that wrote it, and does not say so.
 pub fn is_plain(target: Target, name: &str) -> bool {
-    let belongs_to_none = name.is_empty() || target == Target::TlsOptions && name == DEFAULT_TLS_OPTIONS;
+    let belongs_to_none = target == Target::TlsOptions && name == DEFAULT_TLS_OPTIONS;
     !belongs_to_none && !name.contains('@')
 }
 
@@ -231,7 +232,9 @@ mod tests {
                 visit(Target::Middleware, name);
             }
             visit(Target::Service, service);
-            visit(Target::TlsOptions, options);
+            if !options.is_empty() {
+                visit(Target::TlsOptions, options);
+            }
             if let Some(name) = transport {
                 visit(Target::ServersTransport, name);
             }
@@ -257,7 +260,9 @@ mod tests {
         object.references_mut(&mut |_, name| name.unqualify("file"));
         assert_eq!(object.middlewares, ["a", "b@docker"]);
         assert_eq!((object.service.as_str(), object.service.written()), ("s", "s"));
-        qualify(&mut Object::default(), "file");
-        assert!(!has_plain(&Object::default()), "an empty name refers to nothing");
+        let mut empty = Object::default();
+        qualify(&mut empty, "file");
+        assert_eq!((empty.service.as_str(), empty.service.written()), ("@file", ""), "as in Traefik");
+        assert!(empty.service.is_empty() && empty.options.as_str().is_empty(), "the latter may be left out");
     }
 }

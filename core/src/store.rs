@@ -78,16 +78,16 @@ pub trait SharedStore: Send + Sync {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>>;
 
-    /// The value of this key; `None` when there is none, or its time is over. One that is longer than [`MAX_VALUE`] is an
-    /// error: somebody else has written it.
+    /// The value of this key; `None` when there is none, or its time is over. One that is longer than [`MAX_VALUE`] is
+    /// an error: somebody else has written it.
     fn get<'a>(
         &'a self,
         key: &'a str,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
 
-    /// Sets the value of this key for as long as `expiry` says. Keys, values and times that are empty, and keys and values
-    /// that are too long, are errors.
+    /// Sets the value of this key for as long as `expiry` says. Keys, values and times that are empty, and keys and
+    /// values that are too long, are errors.
     fn set<'a>(
         &'a self,
         key: &'a str,

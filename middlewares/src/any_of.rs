@@ -42,13 +42,12 @@ impl Build for AnyOf {
             match context.access(name) {
                 Some(access) if !access.reads_body => Ok(Member { middleware: member, access }),
                 Some(_) => Err(BuildError::new(format!(
-                    "anyOf: middleware \"{}\" reads the request body (forwardBody), which the others could not see any more",
-                    context.qualify(name)
+                    "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the others could not see any more",
                 ))),
                 None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, \
                      ipAllowList, anyOf, or a chain of those",
-                    context.qualify(name)
+                    name
                 ))),
             }
         };

@@ -67,8 +67,8 @@ impl Build for CircuitBreaker {
             fallback: or(self.fallback_duration, StdDuration::from_secs(10)),
             recovery: or(self.recovery_duration, StdDuration::from_secs(10)),
         };
-        // A service that fails is spared, too, when a duration or the status of the answer changes. What another condition
-        // has decided does not count.
+        // A service that fails is spared, too, when a duration or the status of the answer changes. What another
+        // condition has decided does not count.
         let switch = context.state(&format!("switch of {}", self.expression), Switch::default);
         let breaker = Arc::new(Breaker { name: context.name.into(), condition, times, switch });
         Ok(Arc::new(Breaking { breaker, status, clock: context.clock() }))

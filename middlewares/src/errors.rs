@@ -65,7 +65,7 @@ impl Build for Errors {
             status,
             rewrites,
             service,
-            service_name: Arc::from(context.qualify(self.service.as_str())),
+            service_name: Arc::from(self.service.as_str()),
             query: self.query.clone(),
             headers,
         }))

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tidegate_core::building::{State, StateKey, Task};
+use tidegate_core::reference::is_plain;
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
 
@@ -62,6 +63,7 @@ impl World {
     /// Adds a middleware called `name@file`.
     pub(crate) fn add(&mut self, name: &str, options: impl Build) {
         let name = format!("{name}@file");
+        let options = qualified(options);
         let context = BuildContext::new(&name, self);
         let (built, access) = (options.build(&context).unwrap(), options.access(&context));
         self.accesses.extend(access.map(|access| (name.clone(), access)));
@@ -106,9 +108,18 @@ impl Resolver for World {
     }
 }
 
-/// Builds a middleware called `m@file`.
+/// Builds a middleware called `m@file`. Plain names mean objects of the same provider, as after the merge.
 pub(crate) fn build_in(world: &World, options: impl Build) -> Result<Arc<dyn Middleware>, BuildError> {
-    options.build(&BuildContext::new("m@file", world))
+    qualified(options).build(&BuildContext::new("m@file", world))
+}
+
+fn qualified<T: Build>(mut options: T) -> T {
+    options.references_mut(&mut |target, name| {
+        if is_plain(target, name.name()) {
+            name.qualify("file");
+        }
+    });
+    options
 }
 
 /// Builds a middleware that needs nothing from outside.

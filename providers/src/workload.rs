@@ -274,7 +274,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
             let is_layer = !router.parent_refs.is_empty() || parents.contains(name);
             if router.service.is_empty() && !is_layer {
                 match only(&names.http) {
-                    Ok(service) => Arc::make_mut(router).service = service,
+                    Ok(service) => Arc::make_mut(router).service = service.into(),
                     Err(error) => provided.break_object(Kind::Router, name, &origin, error.to_string()),
                 }
             }
@@ -323,7 +323,7 @@ fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origi
             provided.break_object(Kind::TcpRouter, name, origin, format!("a TCP router needs a rule{hint}"));
         } else if router.service.is_empty() {
             match only(&names.tcp) {
-                Ok(service) => Arc::make_mut(router).service = service,
+                Ok(service) => Arc::make_mut(router).service = service.into(),
                 Err(error) => provided.break_object(Kind::TcpRouter, name, origin, error.to_string()),
             }
         }
@@ -334,7 +334,7 @@ fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origi
     for (name, router) in &mut udp {
         if router.service.is_empty() {
             match only(&names.udp) {
-                Ok(service) => Arc::make_mut(router).service = service,
+                Ok(service) => Arc::make_mut(router).service = service.into(),
                 Err(error) => provided.break_object(Kind::UdpRouter, name, origin, error.to_string()),
             }
         }

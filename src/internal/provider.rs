@@ -41,7 +41,7 @@ fn router(entry_point: &str, rule: &str, service: &str, priority: i64) -> Router
         entry_points: vec![entry_point.to_owned()],
         rule: rule.to_owned(),
         rule_syntax: "default".into(),
-        service: format!("{service}@internal"),
+        service: format!("{service}@internal").into(),
         priority,
         ..Router::default()
     }

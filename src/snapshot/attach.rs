@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use tidegate_config::Map;
 use tidegate_config::router::{Observability, Router};
+use tidegate_core::reference::{self, Name as _, Target, is_plain, provider_of};
 
 use crate::settings::{EncodedCharacters, EntryPoint, EntryPointObservability, Settings, is_named};
 
@@ -40,8 +41,6 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
     for (name, router) in routers {
         let mut router = Router::clone(router);
         let provider = provider_of(name);
-        qualify_all(&mut router.middlewares, provider);
-        qualify_all(&mut router.parent_refs, provider);
         if !router.parent_refs.is_empty() {
             attached.push(whole(name, router, Vec::new(), Vec::new()));
             continue;
@@ -82,23 +81,6 @@ pub(super) fn default_entry_points(settings: &Settings) -> Vec<String> {
     http().filter(|(name, _)| *name != "traefik").map(|(name, _)| name.clone()).collect()
 }
 
-/// The part of a qualified name after its last `@`.
-pub(super) fn provider_of(name: &str) -> &str {
-    name.rsplit_once('@').map_or("", |(_, provider)| provider)
-}
-
-/// A name as an object of `provider` means it.
-pub(super) fn qualify(name: &str, provider: &str) -> String {
-    if name.contains('@') { name.to_owned() } else { format!("{name}@{provider}") }
-}
-
-fn qualify_all(names: &mut [String], provider: &str) {
-    for name in names.iter_mut().filter(|name| !name.contains('@')) {
-        name.push('@');
-        name.push_str(provider);
-    }
-}
-
 /// The parts of a router: one for each entry point with a model, one for all others together.
 fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(String, Router)> {
     let wanted = std::mem::take(&mut router.entry_points);
@@ -136,14 +118,15 @@ fn has_model(point: &EntryPoint) -> bool {
         || point.observability != EntryPointObservability::default()
 }
 
-/// A router with what its entry point adds. Its middlewares, too, are those of the router's provider unless they say more.
+/// A router with what its entry point adds. Names in that, too, mean objects of the router's provider unless they say
+/// more.
 fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router {
     if router.tls.is_none() {
         router.tls.clone_from(&point.http.tls);
     }
     let own = std::mem::take(&mut router.middlewares);
     router.middlewares = point.http.middlewares.clone();
-    qualify_all(&mut router.middlewares, provider);
+    reference::qualify(&mut router, provider);
     router.middlewares.retain(|name| {
         !router.skip_middlewares.iter().any(|skipped| is_named(name, skipped)) || point.http.requires(name)
     });
@@ -174,7 +157,7 @@ fn idle_skips(settings: &Settings, router: &Router, provider: &str) -> Vec<Strin
     let places = router.entry_points.iter().filter_map(|name| Some((name, settings.entry_points.get(name)?)));
     let required = places.flat_map(|(place, point)| {
         let skipped = |name: &str| router.skip_middlewares.iter().any(|skipped| is_named(name, skipped));
-        let names = point.http.middlewares.iter().map(|name| qualify(name, provider));
+        let names = point.http.middlewares.iter().map(|name| of_provider(name, provider));
         let kept = names.filter(move |name| skipped(name) && point.http.requires(name));
         kept.map(move |name| {
             format!(
@@ -183,6 +166,15 @@ fn idle_skips(settings: &Settings, router: &Router, provider: &str) -> Vec<Strin
         })
     });
     unknown.chain(required).collect()
+}
+
+/// A name in the settings of an entry point, as a router of `provider` means it.
+fn of_provider(name: &str, provider: &str) -> String {
+    let mut name = name.to_owned();
+    if is_plain(Target::Middleware, &name) {
+        name.qualify(provider);
+    }
+    name
 }
 
 fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Observability {
@@ -260,7 +252,7 @@ mod tests {
         secure.http.tls = Some(Default::default());
         secure.http.middlewares = vec!["m@docker".into(), "n".into()];
         let settings = settings(&[("secure", secure), ("web", EntryPoint::default())]);
-        let router = Router { middlewares: vec!["own".into()], ..Router::default() };
+        let router = Router { middlewares: vec!["own@file".into()], ..Router::default() };
         let attached = attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]));
         assert_eq!(names(&attached), [("secure-r@file", vec!["secure"]), ("r@file", vec!["web"])]);
         assert_eq!(attached[0].router.middlewares, ["m@docker", "n@file", "own@file"]);
@@ -274,7 +266,7 @@ mod tests {
         let settings = settings(&[("web", point)]);
         let attached = |skipped: &[&str]| {
             let router = Router {
-                middlewares: vec!["auth".into()],
+                middlewares: vec!["auth@file".into()],
                 skip_middlewares: skipped.iter().map(|name| (*name).to_owned()).collect(),
                 ..Router::default()
             };

@@ -7,17 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tidegate_config::service::LoadBalancer;
-use tidegate_config::tcp::TcpLoadBalancer;
 use tidegate_config::tls::Tls;
-use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided};
-use tidegate_core::reference::{self, has_plain};
+use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided, Qualified};
 use tidegate_core::{BuildError, Clock, HttpClient};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 
 use super::Snapshot;
-use super::attach::{Attached, attach, provider_of, qualify};
+use super::attach::{Attached, attach};
 use super::build::{Builder, Instances};
 use super::datagrams;
 use super::effects::Effects;
@@ -57,6 +54,7 @@ pub struct Environment {
 pub struct Compiled {
     /// The snapshot.
     pub snapshot: Arc<Snapshot>,
+    qualified: Qualified,
     instances: Instances,
     rules: Rules,
     tls: TlsMemory,
@@ -78,7 +76,8 @@ impl Compiled {
     }
 }
 
-/// Compiles a merged configuration (names qualified).
+/// Compiles a merged configuration. Names by which its objects refer to each other are qualified first: nothing behind
+/// that sees a plain one.
 ///
 /// Nothing that serves now is changed, started or stopped: that is left to the effects, which the caller applies after it
 /// has swapped the snapshot in, or drops. `now` decides which certificates are valid.
@@ -90,7 +89,7 @@ pub fn compile(
     environment: &Environment,
 ) -> (Compiled, Effects) {
     let Provided { mut config, origins, problems, written, .. } = merged;
-    qualify_references(&mut config);
+    let qualified = Qualified::apply(&mut config, previous.map(|compiled| &compiled.qualified));
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
     let closed = broken.keys().filter(|one| one.kind == Kind::TlsOptions).map(|one| one.name.clone());
@@ -140,7 +139,7 @@ pub fn compile(
         tcp_services: streams.services,
         report: Arc::new(report),
     };
-    (Compiled { snapshot: Arc::new(snapshot), instances, rules, tls }, effects)
+    (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)
 }
 
 /// The server names for which an entry point has HTTPS routers.
@@ -201,31 +200,6 @@ fn located(problem: &Problem, config: &Config, origins: &Origins, certificates: 
         problem.origin = origin.locate(&problem.message, &options, false);
     }
     problem
-}
-
-/// Qualifies the names that Traefik's API shows qualified.
-fn qualify_references(config: &mut Config) {
-    for (name, middleware) in &mut config.http.middlewares {
-        if has_plain(&**middleware) {
-            reference::qualify(Arc::make_mut(middleware), provider_of(name));
-        }
-    }
-    for (name, service) in &mut config.http.services {
-        let named = |balancer: &LoadBalancer| !balancer.servers_transport.is_empty();
-        if service.load_balancer.as_ref().is_some_and(named)
-            && let Some(balancer) = &mut Arc::make_mut(service).load_balancer
-        {
-            balancer.servers_transport = qualify(&balancer.servers_transport, provider_of(name));
-        }
-    }
-    for (name, service) in &mut config.tcp.services {
-        let named = |balancer: &TcpLoadBalancer| !balancer.servers_transport.is_empty();
-        if service.load_balancer.as_ref().is_some_and(named)
-            && let Some(balancer) = &mut Arc::make_mut(service).load_balancer
-        {
-            balancer.servers_transport = qualify(&balancer.servers_transport, provider_of(name));
-        }
-    }
 }
 
 fn tls_store(

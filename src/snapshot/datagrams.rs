@@ -8,7 +8,6 @@ use tidegate_config::tcp::{UdpLoadBalancer, UdpRouter};
 use tidegate_config::{Kind, ObjectRef};
 use tidegate_core::{BuildError, BuildErrors};
 
-use super::attach::{provider_of, qualify};
 use super::build::Builder;
 use super::ledger::{self, Broken, Ledger, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
@@ -34,8 +33,7 @@ pub(super) fn compile(builder: &Builder<'_>, broken: &Broken) -> Datagrams {
     for (name, router) in builder.config.udp.routers.iter().rev() {
         let (places, mut outcome) = compiler.place(router);
         if !router.service.is_empty() {
-            let service = qualify(&router.service, provider_of(name));
-            compiler.ledger.use_of(Kind::UdpService, &service, name);
+            compiler.ledger.use_of(Kind::UdpService, router.service.as_str(), name);
         }
         if !places.is_empty() {
             let service = compiler.service_of(name, router);
@@ -91,7 +89,7 @@ impl Compiler<'_, '_> {
         if router.service.is_empty() {
             return Err(BuildError::new("the service is missing on the udp router"));
         }
-        self.service(&qualify(&router.service, provider_of(name)))
+        self.service(router.service.as_str())
     }
 
     fn load_balancer(&mut self, name: &str, options: &UdpLoadBalancer) -> Arc<Service> {
@@ -132,9 +130,9 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
                 let mut members = Vec::new();
                 let mut errors = BuildErrors::default();
                 for child in &weighted.services {
-                    let service = self.service(&qualify(&child.name, provider_of(name)));
+                    let service = self.service(child.name.as_str());
                     children.extend(errors.check(service));
-                    members.push((child.name.clone(), child.weight.unwrap_or(1)));
+                    members.push((child.name.written().to_owned(), child.weight.unwrap_or(1)));
                 }
                 errors.finish()?;
                 Ok(Arc::new(Service::Weighted(children, self.turns(name, members))))

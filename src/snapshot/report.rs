@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use tidegate_config::{Config, Kind, Object, ObjectOrigin, ObjectRef, Origin, Origins, Problem, WithType};
 
-use super::attach::{Attached, provider_of, qualify};
+use super::attach::Attached;
 use super::routes::Outcome;
 use crate::settings::Settings;
 
@@ -134,7 +134,7 @@ pub(super) fn assemble(findings: Findings<'_>) -> Report {
             middlewares.entry(middleware.clone()).or_default().push(router.name.clone());
         }
         if !router.router.service.is_empty() {
-            let service = qualify(&router.router.service, provider_of(&router.name));
+            let service = router.router.service.as_str().to_owned();
             services.entry(service).or_default().push(router.name.clone());
         }
         let source = ObjectRef { kind: Kind::Router, name: router.source };

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_config::router::RuleSyntax;
+use tidegate_core::reference::{Reference, provider_of};
 use tidegate_core::word::Word;
 use tidegate_core::{BoxFuture, Handler, Middleware, Next, Reason, Request, Response, RouteInfo, reply};
 
-use super::attach::{Attached, MAX_PRIORITY, provider_of, qualify};
+use super::attach::{Attached, MAX_PRIORITY};
 use super::build::Builder;
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
@@ -73,7 +74,7 @@ impl Router<'_, '_> {
         self.warn_of_ties(&mut outcomes);
         let points = self.builder.environment.settings.entry_points.values();
         let points: Vec<Option<&str>> =
-            points.map(|point| point.http.tls.as_ref().map(|tls| &*tls.options)).collect();
+            points.map(|point| point.http.tls.as_ref().map(|tls| tls.options.as_str())).collect();
         let ranks = &self.builder.environment.settings.providers;
         let rank = |name: &str| ranks.rank(provider_of(name));
         let tls_options = tls_hosts::settle(self.attached, &rules, self.tls, (&points, &rank), &mut outcomes);
@@ -138,9 +139,7 @@ impl Router<'_, '_> {
             Arc::new(Layer { index: Index::new(entries) }) as Arc<dyn Handler>
         });
         let router = &self.attached[place].router;
-        let provider = provider_of(&name);
-        let service_name =
-            if router.service.is_empty() { String::new() } else { qualify(&router.service, provider) };
+        let service_name = router.service.as_str().to_owned();
         let Outcome { errors, rule_error, .. } = &mut outcomes[place];
         let was_sound = errors.is_empty();
         let parts = match self.build_parts(place, &service_name, layer) {
@@ -154,9 +153,10 @@ impl Router<'_, '_> {
                 None
             }
         };
-        let named = router.tls.as_ref().map(|tls| options_name(&tls.options, &self.attached[place].source));
+        let named = router.tls.as_ref().map(|tls| options_name(&tls.options));
         // A broken router answers so whoever asks.
-        let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
+        let tls_options =
+            named.filter(|name| parts.is_some() && self.tls.is_checked(name)).map(str::to_owned);
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
@@ -301,12 +301,9 @@ impl Router<'_, '_> {
     }
 }
 
-/// The qualified name of a router's TLS options.
-pub(super) fn options_name(written: &str, router: &str) -> String {
-    match written {
-        "" | DEFAULT_OPTIONS => DEFAULT_OPTIONS.to_owned(),
-        other => qualify(other, provider_of(router)),
-    }
+/// The name of the TLS options that a router refers to.
+pub(super) fn options_name(options: &Reference) -> &str {
+    if options.is_empty() { DEFAULT_OPTIONS } else { options.as_str() }
 }
 
 /// Parses the rule and settles the priority.

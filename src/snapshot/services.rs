@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
 use tidegate_config::transport::ServersTransport;
+use tidegate_core::reference::Reference;
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
-use super::attach::{provider_of, qualify};
 use super::build::Builder;
 use super::ledger::not_one_type;
 use crate::service::Service;
@@ -30,11 +30,8 @@ pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service
     let mut errors = BuildErrors::default();
     let service = errors.check(build_kind(builder, name, options));
     let owner = format!("service {name}");
-    let provider = provider_of(name);
-    let middlewares = options
-        .middlewares
-        .iter()
-        .map(|middleware| builder.middleware_for(&qualify(middleware, provider), &owner));
+    let middlewares =
+        options.middlewares.iter().map(|middleware| builder.middleware_for(middleware.as_str(), &owner));
     let middlewares = errors.check(BuildErrors::collect(middlewares));
     let wrapped = |(middlewares, service): (Vec<_>, Arc<dyn Service>)| {
         let chain = Next::new(middlewares, Next::service(service.clone()));
@@ -79,13 +76,12 @@ fn default_transport(builder: &Builder<'_>) -> ServersTransport {
 }
 
 fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Arc<dyn Service>, BuildError> {
-    let provider = provider_of(name);
     let kinds = kinds(options);
     if kinds != 1 {
         return Err(not_one_type("service", name, kinds > 1));
     }
     let draft = &builder.http;
-    let child = |child: &str| builder.service_named(&qualify(child, provider));
+    let child = |child: &Reference| builder.service_named(child.as_str());
     if let Some(options) = &options.load_balancer {
         return load_balancer(builder, name, options);
     }
@@ -122,15 +118,15 @@ fn load_balancer(
     options: &LoadBalancer,
 ) -> Result<Arc<dyn Service>, BuildError> {
     let wanted = match options.servers_transport.as_str() {
-        "" => DEFAULT_TRANSPORT.to_owned(),
-        transport => qualify(transport, provider_of(name)),
+        "" => DEFAULT_TRANSPORT,
+        transport => transport,
     };
-    let transport = builder.transport_named(&wanted)?;
+    let transport = builder.transport_named(wanted)?;
     builder.http.load_balancer(name, options, transport)
 }
 
-/// Builds the child of a name as written.
-type Child<'a> = dyn Fn(&str) -> Result<Arc<dyn Service>, BuildError> + 'a;
+/// Builds the child of a name.
+type Child<'a> = dyn Fn(&Reference) -> Result<Arc<dyn Service>, BuildError> + 'a;
 /// Name as written, weight, service.
 type Member = (String, i64, Arc<dyn Service>);
 
@@ -140,9 +136,9 @@ fn children<'a>(
 ) -> impl Iterator<Item = Result<Member, BuildError>> + 'a {
     options.iter().map(move |options| {
         let service = child(&options.name).map_err(|error| {
-            BuildError::new(format!("building HTTP service \"{}\": {error}", options.name))
+            BuildError::new(format!("building HTTP service \"{}\": {error}", options.name.written()))
         })?;
-        Ok((options.name.clone(), options.weight.unwrap_or(1), service))
+        Ok((options.name.written().to_owned(), options.weight.unwrap_or(1), service))
     })
 }
 

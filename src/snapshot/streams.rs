@@ -9,18 +9,19 @@ use std::sync::Arc;
 use tidegate_config::service::WeightedService;
 use tidegate_config::tcp::{Delay, TcpLoadBalancer, TcpRouter, TcpServersTransport, TcpTransportTls};
 use tidegate_config::{Kind, Map, ObjectRef};
+use tidegate_core::reference::provider_of;
 use tidegate_core::values::Duration;
 use tidegate_core::{BuildError, BuildErrors};
 
-use super::attach::{MAX_PRIORITY, default_entry_points, provider_of, qualify};
+use super::attach::{MAX_PRIORITY, default_entry_points};
 use super::build::Builder;
 use super::ledger::{self, Broken, Ledger, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
-use super::routes::Outcome;
+use super::routes::{Outcome, options_name};
 use super::syntax::syntax_error;
 use crate::router::RuleError;
 use crate::tcp::{Entry, HttpsNames, Index, Middleware, Route, Routes, Security, Service, Transport, rule};
-use crate::tls::{DEFAULT_OPTIONS, TlsStore};
+use crate::tls::TlsStore;
 
 /// What the TCP part of a configuration compiles to.
 pub(super) struct Streams {
@@ -28,7 +29,7 @@ pub(super) struct Streams {
     pub(super) routes: Vec<Option<Arc<Routes>>>,
     /// Services that routers use.
     pub(super) services: BTreeMap<String, Arc<dyn Service>>,
-    /// Routers as they are served: entry points and priorities filled in, names qualified.
+    /// Routers as they are served: entry points and priorities filled in.
     pub(super) routers: Map<TcpRouter>,
     /// What became of each object.
     pub(super) findings: Vec<Finding>,
@@ -107,12 +108,11 @@ impl Compiler<'_, '_> {
         }
         let (places, mut outcome) = ledger::places(settings, &router.entry_points, false);
         let mut entry = None;
-        for middleware in &mut router.middlewares {
-            *middleware = qualify(middleware, provider_of(name));
+        for middleware in &router.middlewares {
             self.ledger.use_of(Kind::TcpMiddleware, middleware, name);
         }
         if !router.service.is_empty() {
-            self.ledger.use_of(Kind::TcpService, &qualify(&router.service, provider_of(name)), name);
+            self.ledger.use_of(Kind::TcpService, router.service.as_str(), name);
         }
         if !places.is_empty() {
             if router.priority == 0 {
@@ -140,7 +140,7 @@ impl Compiler<'_, '_> {
         let security = match &router.tls {
             None => Security::Plain,
             Some(tls) if tls.passthrough => Security::Passthrough,
-            Some(tls) => Security::Terminate(tls_options(&tls.options, name).into()),
+            Some(tls) => Security::Terminate(options_name(&tls.options).into()),
         };
         let domains = router.tls.as_ref().map(|tls| tls.domains.clone()).unwrap_or_default();
         let (middlewares, service) =
@@ -175,7 +175,7 @@ impl Compiler<'_, '_> {
         }
         self.check(name, router, read, &mut errors);
         let service = (!router.service.is_empty())
-            .then(|| errors.check(self.service(&qualify(&router.service, provider_of(name)))))
+            .then(|| errors.check(self.service(router.service.as_str())))
             .flatten();
         let mut middlewares = Vec::with_capacity(router.middlewares.len());
         // The last that is wrong comes first, as in Traefik.
@@ -226,7 +226,7 @@ impl Compiler<'_, '_> {
             errors.add(message);
         }
         let ends_tls = router.tls.as_ref().filter(|tls| !tls.passthrough);
-        let options = ends_tls.map(|tls| tls_options(&tls.options, name));
+        let options = ends_tls.map(|tls| options_name(&tls.options));
         if let Some(options) = options.filter(|options| !self.tls.has_options(options)) {
             errors.add(format!("unknown TLS options: {options}"));
         }
@@ -249,7 +249,7 @@ impl Compiler<'_, '_> {
     ) -> Result<Arc<dyn Service>, BuildError> {
         let transport = match options.servers_transport.as_str() {
             "" => self.default_transport(options)?,
-            transport => self.transport(&qualify(transport, provider_of(name)))?,
+            transport => self.transport(transport)?,
         };
         let (service, wrong) = self.builder.tcp.load_balancer(name, options, &transport)?;
         self.ledger.warn(Kind::TcpService, name, wrong);
@@ -351,28 +351,18 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
             (Some(balancer), None) => self.load_balancer(name, balancer),
             (None, Some(weighted)) => {
                 let mut child = |child: &WeightedService| {
-                    let (service, weight) =
-                        (qualify(&child.name, provider_of(name)), child.weight.unwrap_or(1));
+                    let (written, weight) = (child.name.written(), child.weight.unwrap_or(1));
                     if weight < 0 {
                         return Err(BuildError::new(format!(
-                            "invalid negative weight {weight} for service \"{}\"",
-                            child.name
+                            "invalid negative weight {weight} for service \"{written}\""
                         )));
                     }
-                    Ok((child.name.clone(), weight, self.service(&service)?))
+                    Ok((written.to_owned(), weight, self.service(child.name.as_str())?))
                 };
                 let children = BuildErrors::collect(weighted.services.iter().map(&mut child))?;
                 Ok(self.builder.tcp.weighted(name, children))
             }
             (balancer, _) => Err(not_one_type("service", name, balancer.is_some())),
         }
-    }
-}
-
-/// The name of a router's TLS options.
-fn tls_options(written: &str, router: &str) -> String {
-    match written {
-        "" | DEFAULT_OPTIONS => DEFAULT_OPTIONS.to_owned(),
-        other => qualify(other, provider_of(router)),
     }
 }

@@ -45,12 +45,12 @@ pub(super) fn settle(
     let mut claimants: Vec<Vec<Claimant<'_>>> = points.iter().map(|_| Vec::new()).collect();
     for (place, router) in attached.iter().enumerate() {
         let Some(asked) = &router.router.tls else { continue };
-        let name = options_name(&asked.options, &router.source);
-        if !tls.has_options(&name) {
+        let name = options_name(&asked.options);
+        if !tls.has_options(name) {
             outcomes[place].errors.push(format!("building router handler: unknown TLS options: {name}"));
         }
         let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
-        let (options, is_checked) = (tls.named(&name), tls.is_checked(&name));
+        let (options, is_checked) = (tls.named(name), tls.is_checked(name));
         for &point in &router.entry_points {
             let options = options.clone();
             claimants[point].push(Claimant { place, name: &router.name, rule, options, is_checked });

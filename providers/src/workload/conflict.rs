@@ -16,8 +16,8 @@ fn as_services<'a, S: 'static, T: Object>(into: &'a mut T, other: &'a T) -> Opti
     (into as &mut dyn Any).downcast_mut().zip((other as &dyn Any).downcast_ref())
 }
 
-/// Takes on what `other`, which differs, says of the same object: services join their servers. False when they contradict
-/// each other; what is left is of no use.
+/// Takes on what `other`, which differs, says of the same object: services join their servers. False when they
+/// contradict each other; what is left is of no use.
 pub(super) fn join<T: Object>(into: &mut T, other: &T) -> bool {
     if let Some((into, other)) = as_services::<Service, T>(into, other) {
         return join_http(into, other.clone());

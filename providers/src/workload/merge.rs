@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tidegate_config::service::{Mirror, Service, WeightedService};
 use tidegate_config::tcp::{TcpService, UdpService};
 use tidegate_config::{ForEachSection, Object, ObjectRef, Provided, for_each_section};
+use tidegate_core::reference::Reference;
 
 use super::conflict::{broken_objects, join, settle};
 
@@ -141,7 +142,11 @@ pub(super) fn join_http(into: &mut Service, mut from: Service) -> bool {
 }
 
 /// Gives both lists the parts of either. False when a part is in both and differs.
-fn join_named<T: Clone + PartialEq>(into: &mut Vec<T>, from: &mut Vec<T>, name: fn(&T) -> &String) -> bool {
+fn join_named<T: Clone + PartialEq>(
+    into: &mut Vec<T>,
+    from: &mut Vec<T>,
+    name: fn(&T) -> &Reference,
+) -> bool {
     for part in from.iter() {
         match into.iter().find(|known| name(known) == name(part)) {
             Some(known) if known != part => return false,
@@ -154,7 +159,7 @@ fn join_named<T: Clone + PartialEq>(into: &mut Vec<T>, from: &mut Vec<T>, name: 
 }
 
 /// Gives both what only one of them says.
-fn fill(into: &mut String, from: &mut String) {
+fn fill(into: &mut Reference, from: &mut Reference) {
     if into.is_empty() {
         into.clone_from(from);
     } else if from.is_empty() {

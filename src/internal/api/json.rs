@@ -172,13 +172,7 @@ fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
     !report.used_by.is_empty()
         || http.middlewares.values().any(|middleware| names(&**middleware, name))
-        || http.services.values().any(|service| {
-            let provider = name.rsplit_once('@').map_or("", |(_, provider)| provider);
-            service.middlewares.iter().any(|member| {
-                member == name
-                    || name.strip_suffix(provider).is_some_and(|own| own.strip_suffix('@') == Some(member))
-            })
-        })
+        || http.services.values().any(|service| names(&**service, name))
 }
 
 /// True when an object refers to this middleware.

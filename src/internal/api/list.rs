@@ -172,18 +172,18 @@ impl Row {
         };
         if let Some(router) = config.http.routers.get(name).filter(|_| kind == Kind::Router) {
             row.rule.clone_from(&router.rule);
-            row.service.clone_from(&router.service);
+            router.service.written().clone_into(&mut row.service);
             row.middlewares.clone_from(&router.middlewares);
             row.entry_points = router.entry_points.len();
         }
         if let Some(router) = config.tcp.routers.get(name).filter(|_| kind == Kind::TcpRouter) {
             row.rule.clone_from(&router.rule);
-            row.service.clone_from(&router.service);
+            router.service.written().clone_into(&mut row.service);
             row.middlewares.clone_from(&router.middlewares);
             row.entry_points = router.entry_points.len();
         }
         if let Some(router) = config.udp.routers.get(name).filter(|_| kind == Kind::UdpRouter) {
-            row.service.clone_from(&router.service);
+            router.service.written().clone_into(&mut row.service);
             row.entry_points = router.entry_points.len();
         }
         row.servers = servers(config, kind, name).unwrap_or(0);
