@@ -13,7 +13,7 @@ use crate::support::http3;
 use crate::support::pebble::{
     EAB_KEY, Options, Pebble, at_first_handshake, get_over_tls, routes, served, shown, stored,
 };
-use crate::support::{Backend, Gateway, eventually, get};
+use crate::support::{Backend, Gateway, eventually, get, pause_for, wait_until};
 
 /// A gateway whose resolver `le` proves by this challenge, with these routes.
 fn gateway(pebble: &Pebble, challenge: &str, more: &[&str], routes: &str) -> Gateway {
@@ -155,17 +155,16 @@ fn renewals_fail_no_request() {
                         }
                     };
                     // About a hundred a second, so that the test does not take the machine.
-                    std::thread::sleep(Duration::from_millis(20));
+                    pause_for(Duration::from_millis(20));
                 }
             })
         })
         .collect();
     let mut seen = std::collections::HashSet::new();
-    let end = Instant::now() + Duration::from_secs(90);
-    while (seen.len() < 3 || count.load(Ordering::Relaxed) < 100) && Instant::now() < end {
+    wait_until(Duration::from_secs(90), || {
         seen.insert(served(pebble.secure(), "short.test", &roots).unwrap());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        seen.len() >= 3 && count.load(Ordering::Relaxed) >= 100
+    });
     stop.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert!(seen.len() >= 3, "{} certificates in a minute and a half", seen.len());
@@ -192,13 +191,12 @@ fn the_authority_says_when_to_renew() {
     // As after a revocation: the window is over.
     pebble.suggest(&chain, "2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z");
     let gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[], &text);
-    let mut told = String::new();
-    let end = Instant::now() + Duration::from_secs(20);
-    while std::fs::read_to_string(pebble.storage()).unwrap() == first {
-        assert!(Instant::now() < end, "no other certificate: {told}");
-        told = gateway.api("/api/certificates/resolvers");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let replaced = || std::fs::read_to_string(pebble.storage()).unwrap() != first;
+    assert!(
+        wait_until(Duration::from_secs(20), replaced).is_some(),
+        "no other certificate: {}",
+        gateway.api("/api/certificates/resolvers")
+    );
     assert_eq!(stored(&pebble.storage()), ["early.test"]);
 }
 

@@ -11,7 +11,7 @@ use crate::support::outside::{Consul, certificates};
 use crate::support::pebble::{Options, Pebble, at_first_handshake, routes, served};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
-use crate::support::{Backend, Gateway, eventually};
+use crate::support::{Backend, Gateway, eventually, eventually_async, pause_for, repeat_for};
 
 /// Flags of a gateway that shares what it has in the Consul at this address. `seen`: the authority comes to it.
 fn flags(pebble: &Pebble, challenge: &str, consul: SocketAddr, seen: bool, more: &[&str]) -> Vec<String> {
@@ -186,9 +186,7 @@ fn writes_of_one_that_has_lost_the_lock_are_refused() {
         store.end_session(&first).await.unwrap();
         assert!(!store.renew_session(&first).await.unwrap());
         assert!(matches!(store.apply(&[lock(&second)]).await, Err(Refusal::Condition(_))), "for a moment");
-        while store.apply(&[lock(&second)]).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually_async("the lock is free", async || store.apply(&[lock(&second)]).await.is_ok()).await;
         eprintln!("the lock is free {:?} after it was taken first", begun.elapsed());
         assert!(matches!(store.apply(&write(&first, "late")).await, Err(Refusal::Condition(_))));
         store.apply(&write(&second, "two")).await.unwrap();
@@ -228,11 +226,9 @@ fn consul_may_be_away_for_a_while() {
     all.iter().for_each(|one| one.write("more.yml", &more));
     eventually("it is noticed", || all.iter().all(|one| !one.leadership()[0].error.is_empty()));
     // Longer than any session is trusted.
-    let end = Instant::now() + Duration::from_secs(12);
-    while Instant::now() < end {
+    repeat_for(Duration::from_secs(12), || {
         assert!(all.iter().all(|one| has(one, "first.test")), "what there is keeps being served");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    });
     assert!(!all.iter().any(leads));
     // One that is started now has what it had, from its copy.
     let third = start(&flags(&pebble, challenge, consul.address, false, &[&cache]), &text);
@@ -346,13 +342,9 @@ fn a_token_and_tls_are_used_and_a_lost_right_costs_no_certificate() {
     let kept = consul.get(&format!("/v1/kv/{}?raw", keys[0])).unwrap();
     for space in [" ", "  "] {
         consul.put(&format!("/v1/kv/{}", keys[0]), &format!("{kept}{space}"));
-        std::thread::sleep(Duration::from_secs(1));
+        pause_for(Duration::from_secs(1));
     }
-    let end = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < end {
-        assert!(has(), "what there is keeps being served");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    repeat_for(Duration::from_secs(20), || assert!(has(), "what there is keeps being served"));
     assert!(!leads(&gateway));
     consul.put(
         &format!("/v1/acl/token/{accessor}"),
@@ -442,8 +434,9 @@ fn what_fails_is_remembered_by_all() {
     eventually("another leads", || leads(&second));
     let third = start(&flags(&pebble, challenge, consul.address, false, &[]), &text);
     eventually("a new one knows it too", || told(&third));
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(pebble.orders(), 1, "a change of leader is no reason to try again");
+    repeat_for(Duration::from_secs(2), || {
+        assert_eq!(pebble.orders(), 1, "a change of leader is no reason to try again");
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::pebble::{Options, Pebble, get_over_tls, routes, served, stored};
 use crate::support::process::Process;
-use crate::support::{Backend, Gateway, eventually};
+use crate::support::{Backend, Gateway, eventually, pause_for, repeat_for, wait_until};
 
 fn gateway(pebble: &Pebble, routes: &str) -> Gateway {
     let flags = pebble.flags("httpChallenge.entryPoint=web");
@@ -16,13 +16,9 @@ fn gateway(pebble: &Pebble, routes: &str) -> Gateway {
 }
 
 /// Waits longer than [`eventually`].
-fn within(seconds: u64, what: &str, mut condition: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(seconds), "waited {seconds} s in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    start.elapsed()
+fn within(seconds: u64, what: &str, condition: impl FnMut() -> bool) -> Duration {
+    wait_until(Duration::from_secs(seconds), condition)
+        .unwrap_or_else(|| panic!("waited {seconds} s in vain: {what}"))
 }
 
 fn rejected(percent: &'static str) {
@@ -71,7 +67,7 @@ fn an_authority_that_comes_back_is_used_soon_and_may_have_forgotten_everything()
     pebble.down();
     let gateway = gateway(&pebble, &routes(&["Host(`late.test`)"], &backend.url()));
     eventually("it is told", || gateway.api("/api/certificates/resolvers").contains("cannot connect"));
-    std::thread::sleep(Duration::from_secs(10));
+    pause_for(Duration::from_secs(10));
     pebble.up();
     let roots = pebble.roots();
     let took = within(90, "the certificate", || served(pebble.secure(), "late.test", &roots).is_ok());
@@ -112,7 +108,7 @@ fn a_name_that_fails_waits_and_harms_no_other() {
     for _ in 0..3 {
         // A restart is no reason to try again.
         let gateway = gateway(&pebble, &text);
-        std::thread::sleep(Duration::from_millis(1500));
+        repeat_for(Duration::from_millis(1500), || assert_eq!(attempts("away.test").0, 1));
         gateway.shutdown();
     }
     assert_eq!(attempts("away.test").0, 1);
@@ -130,8 +126,9 @@ fn a_storage_that_cannot_be_used_is_told_and_used_once_it_can() {
         + "    unused: {loadBalancer: {servers: [{url: 'http://127.0.0.1:1'}]}}\n";
     let gateway = gateway(&pebble, &text);
     let roots = pebble.roots();
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(std::fs::read_to_string(pebble.storage()).unwrap(), "{}");
+    repeat_for(Duration::from_secs(1), || {
+        assert_eq!(std::fs::read_to_string(pebble.storage()).unwrap(), "{}");
+    });
     assert!(served(pebble.secure(), "a.test", &roots).is_err());
     std::fs::set_permissions(pebble.storage(), std::fs::Permissions::from_mode(0o600)).unwrap();
     eventually("the certificate", || served(pebble.secure(), "a.test", &roots).is_ok());
@@ -216,8 +213,9 @@ fn an_authority_that_speaks_nonsense_is_left_in_peace() {
         let gateway = Gateway::with(&flags, &routes(&["Host(`a.test`)"], "http://127.0.0.1:1"));
         within(90, told, || gateway.api("/api/certificates/resolvers").contains(told));
         let asked = authority.seen().len();
-        std::thread::sleep(Duration::from_secs(2));
-        assert!(authority.seen().len() <= asked + 4, "a storm of requests");
+        repeat_for(Duration::from_secs(2), || {
+            assert!(authority.seen().len() <= asked + 4, "a storm of requests");
+        });
     }
 }
 
@@ -238,9 +236,10 @@ fn an_authority_without_a_directory_is_asked_now_and_then() {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let gateway = Gateway::with(&flags, &routes(&["Host(`a.test`)"], "http://127.0.0.1:1"));
         eventually("it is told", || gateway.api("/api/certificates/resolvers").contains("/dir"));
-        std::thread::sleep(Duration::from_secs(3));
-        let asked = authority.seen().len();
-        assert!((1..=3).contains(&asked), "{asked} requests");
+        repeat_for(Duration::from_secs(3), || {
+            let asked = authority.seen().len();
+            assert!((1..=3).contains(&asked), "{asked} requests");
+        });
     }
 }
 
@@ -266,7 +265,7 @@ fn kills_at_any_moment_lose_no_certificate() {
         let names: Vec<&str> = names.iter().rev().take(6).map(String::as_str).collect();
         let process = Process::start(&flags, &routes(&names, &backend.url()));
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis(random >> 54));
+        pause_for(Duration::from_millis(random >> 54));
         drop(process);
         // It panics when the file is not whole.
         let now = stored(&pebble.storage());

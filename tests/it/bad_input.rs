@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Backend, Gateway, eventually, get};
+use crate::support::{Backend, Gateway, eventually, get, wait_until};
 
 /// A gateway with one sound route (`good.test`), beside which bad things are put.
 struct Beside {
@@ -35,11 +35,8 @@ impl Beside {
     fn told(&self, parts: &[&str]) {
         let found =
             || self.gateway.problems().iter().any(|problem| parts.iter().all(|part| problem.contains(part)));
-        let end = Instant::now() + Duration::from_secs(30);
-        while !found() {
-            assert!(Instant::now() < end, "no problem with {parts:?} in {:#?}", self.problems());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let limit = Duration::from_secs(30);
+        assert!(wait_until(limit, found).is_some(), "no problem with {parts:?} in {:#?}", self.problems());
         self.serves();
     }
 
@@ -456,16 +453,13 @@ fn an_engine_that_hangs_or_answers_garbage_leaves_everything_else_serving() {
         let told = || gateway.problems().iter().any(|problem| problem.contains("provider docker: "));
         eventually("the engine's state is told", told);
         engine.set(lists([container("c", &backend, rule("container.test"))]));
-        let end = Instant::now() + Duration::from_secs(40);
-        while get(gateway.web(), "container.test", "/").header("x-backend") != Some("container") {
-            assert!(
-                Instant::now() < end,
-                "the engine that is well again serves after {:?}: {:?}",
-                String::from_utf8_lossy(&bytes[..bytes.len().min(40)]),
-                gateway.problems()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let serves = || get(gateway.web(), "container.test", "/").header("x-backend") == Some("container");
+        assert!(
+            wait_until(Duration::from_secs(40), serves).is_some(),
+            "the engine that is well again serves after {:?}: {:?}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(40)]),
+            gateway.problems()
+        );
     }
     // Later: the last known routes stay.
     let engine = Engine::start(lists([container("c", &backend, rule("container.test"))]));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::backend::nobody;
 use crate::support::outside::{Consul, Redis, program};
 use crate::support::process::Process;
-use crate::support::{Backend, Client, Gateway, eventually, get};
+use crate::support::{Backend, Client, Gateway, eventually, get, pause_for};
 
 /// `/api/cluster` at an entry point.
 fn cluster_at(address: SocketAddr) -> Value {
@@ -384,7 +384,7 @@ impl Load {
                     while !stop.load(Ordering::Relaxed) {
                         let (mut answer, mut repeated) = (once(address, path), 0);
                         while answer.is_err() && repeated < REPEATS {
-                            std::thread::sleep(REST);
+                            pause_for(REST);
                             (answer, repeated) = (once(address, path), repeated + 1);
                         }
                         let mut counts = counts.lock().unwrap();
@@ -398,7 +398,7 @@ impl Load {
                             other => counts.failed.push(format!("{path}: {other:?}")),
                         }
                         drop(counts);
-                        std::thread::sleep(Duration::from_millis(8));
+                        pause_for(Duration::from_millis(8));
                     }
                 }));
             }

@@ -83,11 +83,7 @@ impl Programs {
             return;
         }
         eventually(&format!("this succeeds:\n{script}\n"), || {
-            let done = self.shell(&script).status().unwrap().success();
-            if !done {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-            }
-            done
+            self.shell(&script).status().unwrap().success()
         });
     }
 

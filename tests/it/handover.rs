@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::process::Process;
-use crate::support::{Backend, Client, Gateway, eventually, free_port};
+use crate::support::{Backend, Client, Gateway, eventually, free_port, pause_for};
 
 /// What became of the requests of one client.
 #[derive(Default)]
@@ -188,7 +188,7 @@ fn datagrams_go_to_the_process_that_stays() {
     let address = old.address("dns");
     let ask = move || -> Result<(), String> {
         // Each is a session of its own: there must not be too many at a time.
-        std::thread::sleep(Duration::from_millis(5));
+        pause_for(Duration::from_millis(5));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(b"?", address).map_err(|error| error.to_string())?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::backend::nobody;
 use crate::support::process::Process;
-use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
+use crate::support::{Backend, Client, Gateway, eventually, get, get_with, pause_for, raw};
 
 #[test]
 fn case_26_credentials_are_in_no_log() {
@@ -205,7 +205,7 @@ fn case_80_without_servers_the_answer_comes_at_once_and_with_them_again() {
 #[test]
 fn case_82_a_stop_under_load_cuts_nobody() {
     let backend = Backend::with(|_, stream| {
-        std::thread::sleep(Duration::from_millis(2));
+        pause_for(Duration::from_millis(2));
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
     });
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));

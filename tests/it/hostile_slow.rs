@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::frames::{self, Frames, Outcome};
 use crate::support::process::Process;
-use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
+use crate::support::{
+    Backend, Client, Gateway, eventually, get, get_with, pause_for, raw, repeat_for, wait_until,
+};
 
 /// A TLS record that announces 512 bytes of a ClientHello, and has some of them.
 const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
@@ -97,7 +99,7 @@ fn case_63_bodies_without_progress_are_cut() {
     let mut client = Client::connect(gateway.web());
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n");
     for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(120));
+        pause_for(Duration::from_millis(120));
         client.send("x");
     }
     assert_eq!(client.read().unwrap().status, 200);
@@ -116,18 +118,14 @@ fn long_answer() -> Backend {
 
 /// Memory of the gateway for each of these connections, in KiB, once it has settled under the limit.
 fn assert_memory(process: &Process, before: usize, connections: usize, limit: usize) {
-    let mut each = 0;
-    let end = Instant::now() + Duration::from_secs(15);
+    let each = || process.memory().saturating_sub(before) / connections;
     // Some attacks build up first.
-    std::thread::sleep(Duration::from_secs(1));
-    while Instant::now() < end {
-        each = process.memory().saturating_sub(before) / connections;
-        if each < limit {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    panic!("{each} KiB per connection, at most {limit}");
+    pause_for(Duration::from_secs(1));
+    assert!(
+        wait_until(Duration::from_secs(15), || each() < limit).is_some(),
+        "{} KiB per connection, at most {limit}",
+        each()
+    );
 }
 
 #[test]
@@ -197,11 +195,9 @@ fn case_65_floods_of_headers_cost_little_memory() {
 
 /// The most memory of the gateway within some seconds, in KiB.
 fn peak(process: &Process) -> usize {
-    let look = |_| {
-        std::thread::sleep(Duration::from_millis(50));
-        process.memory()
-    };
-    (0..60).map(look).max().unwrap_or(0)
+    let mut peak = 0;
+    repeat_for(Duration::from_secs(3), || peak = peak.max(process.memory()));
+    peak
 }
 
 #[test]
@@ -297,7 +293,7 @@ fn case_67_at_the_limit_idle_connections_make_room_and_new_ones_wait() {
     let mut late = Client::connect(process.web());
     late.send(ask);
     let (time, lines) = (process.time(), process.log().lines().count());
-    std::thread::sleep(Duration::from_secs(1));
+    pause_for(Duration::from_secs(1));
     assert!(process.time() - time < 50, "a full entry point computes nothing");
     assert!(process.log().lines().count() - lines < 10, "{}", process.log());
     for client in &mut busy {
@@ -357,7 +353,7 @@ fn case_68_without_descriptors_accepting_pauses_and_resumes() {
         process.log().contains("Too many open files") || process.log().contains("os error 24")
     });
     let (time, lines) = (process.time(), process.log().lines().count());
-    std::thread::sleep(Duration::from_secs(1));
+    pause_for(Duration::from_secs(1));
     assert!(
         process.time() - time < 50,
         "{} hundredths of a second of computing in one second",

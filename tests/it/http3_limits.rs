@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 
 use crate::http3::secure;
 use crate::support::http3::{Fate, Http3, closed, fate, frame, head, quic, receive, runtime};
-use crate::support::{Backend, Gateway};
+use crate::support::{Backend, Gateway, pause_for_async};
 
 const FLAG: &str = "--entryPoints.web.http3=true";
 const LINE: [(&str, &str); 4] =
@@ -180,7 +180,7 @@ fn slow_clients_are_cut() {
                 if send.write_all(byte).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                pause_for_async(Duration::from_millis(20)).await;
             }
         };
         tokio::join!(trickle, async {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::frames::{Frames, Outcome};
-use crate::support::{Backend, Client, Gateway, eventually, get, get_with};
+use crate::support::{Backend, Client, Gateway, eventually, get, get_with, pause_for};
 
 /// The real program, with a folder of its own.
 struct Program {
@@ -83,7 +83,7 @@ impl Drop for Program {
 fn slow() -> Backend {
     Backend::with(|_, stream| {
         use std::io::Write as _;
-        std::thread::sleep(Duration::from_millis(2));
+        pause_for(Duration::from_millis(2));
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").is_ok()
     })
 }
@@ -188,7 +188,7 @@ fn ping_says_that_the_end_has_begun_and_connections_are_still_accepted() {
 #[test]
 fn the_grace_time_ends_what_takes_too_long() {
     let backend = Backend::with(|_, _| {
-        std::thread::sleep(Duration::from_secs(15));
+        pause_for(Duration::from_secs(15));
         false
     });
     let flags = ["--entryPoints.web.transport.lifeCycle.graceTimeOut=300ms"];

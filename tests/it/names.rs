@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use crate::support::name_server::NameServer;
 use crate::support::outside::Redis;
 use crate::support::process::Process;
-use crate::support::{Backend, Client, eventually, get};
+use crate::support::{Backend, Client, eventually, get, pause_for};
 
 /// The time within which a change of a name must have its effect.
 const SOON: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ fn kept_connections_follow_the_name() {
     names.set("api.test", &[NEW]);
     soon("new", &mut ask);
     // Nobody asks for longer than an answer is good for: the first request goes to the right server all the same.
-    std::thread::sleep(SOON);
+    pause_for(SOON);
     names.set("api.test", &[OLD]);
     assert_eq!(ask(), "old");
     assert_eq!(old.connections(), 2, "the connection of before was closed");
@@ -147,7 +147,7 @@ fn shared_connections_follow_the_name() {
     assert_eq!(text(&gateway, "/"), "old");
     names.set("api.test", &[NEW]);
     soon("new", || text(&gateway, "/"));
-    std::thread::sleep(SOON);
+    pause_for(SOON);
     names.set("api.test", &[OLD]);
     assert_eq!(text(&gateway, "/"), "old");
 }
@@ -181,7 +181,7 @@ fn a_name_server_that_fails_spoils_no_kept_connection() {
     while Instant::now() < end {
         assert_eq!(ask(), "old");
     }
-    std::thread::sleep(2 * SOON);
+    pause_for(2 * SOON);
     assert_eq!(ask(), "old");
     assert_eq!(old.connections(), 1);
     names.fail(false);
@@ -198,7 +198,7 @@ fn a_lost_question_is_repeated() {
     let begun = Instant::now();
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| text(&gateway, "/"));
-        std::thread::sleep(SOON / 5);
+        pause_for(SOON / 5);
         names.silence(false);
         assert_eq!(asked.join().unwrap(), "old");
     });
@@ -295,7 +295,7 @@ http:
     names.set("api.test", &[NEW]);
     soon("401", status);
     soon("new", page);
-    std::thread::sleep(SOON);
+    pause_for(SOON);
     let (mirrored, checked) = (reached(&pages[0], "/mirrored"), reached(&pages[0], "/health"));
     for _ in 0..5 {
         get(gateway.web(), "h", "/mirrored");
@@ -366,7 +366,7 @@ fn streams_and_datagrams_follow_the_name() {
     soon("new", stream);
     // After a silence the first datagram waits for the name to be looked up.
     client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    std::thread::sleep(SOON);
+    pause_for(SOON);
     names.set("api.test", &[OLD]);
     assert_eq!(datagram(), "old");
     names.set("api.test", &["127.0.0.9", NEW]);

@@ -11,7 +11,7 @@ use crate::support::frames::{self, Frames, Outcome};
 use crate::support::http3::{Http3, quic_over, runtime};
 use crate::support::process::Process;
 use crate::support::tls::client_config;
-use crate::support::{Backend, Client, Gateway, eventually, get};
+use crate::support::{Backend, Client, Gateway, eventually, get, pause_for, pause_for_async};
 
 const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")];
 
@@ -53,7 +53,7 @@ fn quiet_http1(address: SocketAddr) {
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
     for word in ["two", "six"] {
-        std::thread::sleep(QUIET);
+        pause_for(QUIET);
         client.send(format!("3\r\n{word}\r\n"));
     }
     client.send("0\r\n\r\n");
@@ -76,7 +76,7 @@ fn quiet_http2(address: SocketAddr) {
     client.send(frames::DATA, 0, 1, b"one");
     assert_eq!(client.outcome(1), Outcome::Status(200));
     for word in [b"two", b"six"] {
-        std::thread::sleep(QUIET);
+        pause_for(QUIET);
         client.send(frames::DATA, 0, 1, word);
     }
     client.send(frames::DATA, frames::END_STREAM, 1, b"");
@@ -97,7 +97,7 @@ fn quiet_http3(address: SocketAddr) {
         stream.send_data(Bytes::from_static(b"one")).await.unwrap();
         assert_eq!(stream.recv_response().await.unwrap().status(), 200);
         for word in ["two", "six"] {
-            tokio::time::sleep(QUIET).await;
+            pause_for_async(QUIET).await;
             stream.send_data(Bytes::from_static(word.as_bytes())).await.unwrap();
         }
         stream.finish().await.unwrap();
@@ -155,12 +155,12 @@ fn server() -> Backend {
             "/slow" => {
                 announce(stream, 10)
                     && (0..10).all(|_| {
-                        std::thread::sleep(Duration::from_millis(200));
+                        pause_for(Duration::from_millis(200));
                         stream.write_all(b"x").is_ok()
                     })
             }
             "/late" => {
-                std::thread::sleep(Duration::from_secs(1));
+                pause_for(Duration::from_secs(1));
                 announce(stream, 0)
             }
             "/large" => announce(stream, 30_000_000) && stream.write_all(&vec![b'x'; 30_000_000]).is_ok(),
@@ -338,7 +338,7 @@ fn paused_http3(address: SocketAddr) {
         let mut stream = client.begin(Request::get("https://h.test/large").body(()).unwrap()).await.unwrap();
         stream.finish().await.unwrap();
         assert_eq!(stream.recv_response().await.unwrap().status(), 200);
-        tokio::time::sleep(Duration::from_secs(70)).await;
+        pause_for_async(Duration::from_secs(70)).await;
         let mut got = 0;
         while let Some(piece) = stream.recv_data().await.unwrap() {
             got += bytes::Buf::remaining(&piece);
@@ -364,7 +364,7 @@ fn a_client_may_pause_in_the_middle_of_an_answer() {
     let mut http2 = Frames::connect(gateway.web());
     http2.request(1, &[GET[0], GET[1], (":path", "/large"), GET[3]]);
     assert_eq!(http2.outcome(1), Outcome::Status(200));
-    std::thread::sleep(Duration::from_secs(70));
+    pause_for(Duration::from_secs(70));
     assert_eq!(http1.take(30_000_000).unwrap().len(), 30_000_000);
     http3.join().unwrap();
     let mut got = 0;

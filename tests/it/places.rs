@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::consul::catalog;
 use crate::docker::run;
 use crate::support::outside::Consul;
-use crate::support::{Backend, Gateway, eventually, get};
+use crate::support::{Backend, Gateway, eventually, get, wait_until};
 
 /// Origin and message of every problem of an object.
 fn problems(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
@@ -21,11 +21,8 @@ fn problems(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
 fn told(gateway: &Gateway, name: &str, place: &str, part: &str) {
     let shown = || problems(gateway, name);
     let is = |(origin, message): &(String, String)| origin.ends_with(place) && message.contains(part);
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !shown().iter().any(is) {
-        assert!(std::time::Instant::now() < end, "{part:?} is not at {place:?}: {:?}", shown());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let found = wait_until(std::time::Duration::from_secs(30), || shown().iter().any(is));
+    assert!(found.is_some(), "{part:?} is not at {place:?}: {:?}", shown());
 }
 
 #[test]

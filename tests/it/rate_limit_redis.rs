@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::backend::nobody;
 use crate::support::outside::{Redis, certificates, cluster};
-use crate::support::{Answer, Backend, Gateway, eventually, get, raw};
+use crate::support::{Answer, Backend, Gateway, eventually, get, pause_for, raw};
 
 /// Routes `/a` and `/b` with one limit; `redis` are members of its option `redis`.
 fn routes(backend: &Backend, limit: &str, redis: &str) -> String {
@@ -78,7 +78,7 @@ fn load(targets: &[SocketAddr], threads: usize, time: Duration) -> (usize, usize
                 let mut answers = Vec::new();
                 while begun.elapsed() < time {
                     answers.push((Instant::now(), get(target, "h.test", "/a").status));
-                    std::thread::sleep(Duration::from_millis(4));
+                    pause_for(Duration::from_millis(4));
                 }
                 answers
             })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Backend, Client, Gateway, eventually, get};
+use crate::support::{Backend, Client, Gateway, eventually, get, pause_for};
 
 fn routes(backend: &str, names: &[String]) -> String {
     let mut text = format!(
@@ -47,7 +47,7 @@ fn change_under_load(changes: usize) -> (usize, usize) {
         let names: Vec<String> = (0..=change % 20).map(|n| format!("n{n}x{change}")).collect();
         gateway.write("routes.yml", &routes(&backend.url(), &names));
         let due = begun + Duration::from_millis(20) * (change as u32 + 1);
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        pause_for(due.saturating_duration_since(Instant::now()));
     }
     let took = begun.elapsed();
     gateway.write("routes.yml", &routes(&backend.url(), &["last".to_owned()]));
@@ -80,12 +80,15 @@ fn fifty_changes_a_second_fail_no_request_for_long() {
 
 #[test]
 fn an_open_request_finishes_on_the_snapshot_it_began_with() {
-    let slow = Backend::with(|_, stream| {
-        use std::io::Write as _;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
-        // The second half comes when the test has changed the routes, at the latest after a second.
-        std::thread::sleep(Duration::from_millis(700));
-        stream.write_all(b"world").is_ok()
+    let changed = Arc::<AtomicBool>::default();
+    let slow = Backend::with({
+        let changed = changed.clone();
+        move |_, stream| {
+            use std::io::Write as _;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+            eventually("the routes have changed", || changed.load(Ordering::SeqCst));
+            stream.write_all(b"world").is_ok()
+        }
     });
     let gateway = Gateway::serve(&routes(&slow.url(), &[]));
     let mut client = Client::connect(gateway.web());
@@ -93,6 +96,7 @@ fn an_open_request_finishes_on_the_snapshot_it_began_with() {
     eventually("the request has reached the backend", || !slow.seen().is_empty());
     gateway.write("routes.yml", "http: {routers: {}}");
     eventually("the routes are gone", || get(gateway.web(), "h", "/").status == 404);
+    changed.store(true, Ordering::SeqCst);
     assert_eq!(client.read().unwrap().text(), "helloworld");
 }
 

@@ -1,12 +1,12 @@
 //! Sources that fail in ways that are hard to see: silence, too much at once, a memory that is lost.
 
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::outside::{Consul, Etcd, Redis};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
-use crate::support::{Backend, Gateway, eventually, get};
+use crate::support::{Backend, Gateway, eventually, get, pause_for, repeat_for};
 
 fn from(gateway: &Gateway, host: &str, backend: &str) -> bool {
     get(gateway.web(), host, "/").header("X-Backend") == Some(backend)
@@ -54,11 +54,9 @@ fn a_line_that_is_cut_in_silence_is_noticed_and_left() {
     }
     // `CUT_SECONDS=300` for five minutes.
     let length = std::env::var("CUT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    while begun.elapsed().as_secs() < length {
+    repeat_for(Duration::from_secs(length).saturating_sub(begun.elapsed()), || {
         assert!(hosts.iter().all(|host| from(&gateway, host, "one")), "what was known stays");
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
-    assert!(hosts.iter().all(|host| from(&gateway, host, "one")), "what was known stays");
+    });
     lines.iter().for_each(Proxy::mend);
     let begun = Instant::now();
     for host in hosts {
@@ -203,10 +201,8 @@ fn five_thousand_services_that_change_all_the_time_are_no_storm() {
     while done < 1000 {
         consul.put("/v1/txn", &format!("[{}]", check(done * 3 % MANY, "critical")));
         done += 1;
-        std::thread::sleep(
-            (begun + std::time::Duration::from_millis(10) * done as u32)
-                .saturating_duration_since(Instant::now()),
-        );
+        let due = begun + Duration::from_millis(10) * done as u32;
+        pause_for(due.saturating_duration_since(Instant::now()));
     }
     let took = begun.elapsed();
     eventually("the last change is live", || status((done - 1) * 3 % MANY) == 404);

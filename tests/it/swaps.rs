@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::support::outside::engine;
-use crate::support::{eventually, get};
+use crate::support::{eventually, get, pause_for, wait_until};
 
 const IMAGE: &str = "tidegate:dev";
 /// How often the containers swap their addresses, unless [`ROUNDS`] says otherwise (`make swaps`: 50).
@@ -218,7 +218,7 @@ impl Client {
                     Outcome::Wrong(what) => wrong.lock().unwrap().push(what),
                 }
                 all.fetch_add(1, Ordering::SeqCst);
-                std::thread::sleep(PAUSE);
+                pause_for(PAUSE);
             }
         });
         Self { what, right, all, wrong, failure, thread }
@@ -353,16 +353,14 @@ fn no_request_reaches_a_stranger_that_gets_an_address() {
         let before: Vec<usize> = clients.iter().map(Client::right).collect();
         let mut slowest = (Duration::ZERO, "");
         for (client, before) in clients.iter().zip(before) {
-            while client.right() == before {
-                assert!(
-                    back.elapsed() < 12 * MAX_RECOVERY,
-                    "round {round}: {} does not reach `api`:\n{}\n{}",
-                    client.what,
-                    progress(&clients),
-                    setting.report()
-                );
-                std::thread::sleep(PAUSE);
-            }
+            let limit = (12 * MAX_RECOVERY).saturating_sub(back.elapsed());
+            assert!(
+                wait_until(limit, || client.right() != before).is_some(),
+                "round {round}: {} does not reach `api`:\n{}\n{}",
+                client.what,
+                progress(&clients),
+                setting.report()
+            );
             slowest = slowest.max((back.elapsed(), client.what));
         }
         recoveries.push(slowest);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::support::backend::nobody;
 use crate::support::outside::engine;
-use crate::support::{Gateway, eventually, get};
+use crate::support::{Gateway, eventually, get, wait_until};
 
 /// A swarm of this node alone; one that was there before is used, and left as it is.
 struct Swarm {
@@ -48,13 +48,10 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         // Tasks that are about to end are still in it.
-        for _ in 0..100 {
+        wait_until(std::time::Duration::from_secs(10), || {
             let removed = Command::new("docker").args(["network", "rm", &self.0]).output();
-            if removed.is_ok_and(|output| output.status.success()) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
+            removed.is_ok_and(|output| output.status.success())
+        });
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::streams::{Identity, Server, connect, is_closed, say, take};
 use crate::support::tls::client_config;
-use crate::support::{Backend, Gateway, eventually, get};
+use crate::support::{Backend, Gateway, eventually, get, pause_for};
 
 /// Routers by name and body, services by name and address.
 fn routes(routers: &[(&str, &str)], services: &[(&str, &Server)]) -> String {
@@ -47,7 +47,7 @@ fn a_half_closed_connection_goes_on() {
         let mut question = String::new();
         stream.read_to_string(&mut question).unwrap();
         // Well after the client has finished.
-        std::thread::sleep(Duration::from_millis(300));
+        pause_for(Duration::from_millis(300));
         stream.write_all(format!("answer to {question}").as_bytes()).unwrap();
     });
     let gateway = Gateway::serve(&routes(
@@ -447,7 +447,7 @@ fn who_says_too_little_is_cut() {
     std::thread::spawn(move || {
         let mut sender = sender;
         while sender.write_all(&[0]).is_ok() {
-            std::thread::sleep(Duration::from_millis(50));
+            pause_for(Duration::from_millis(50));
         }
     });
     assert!(is_closed(&mut slow));

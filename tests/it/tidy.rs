@@ -67,6 +67,24 @@ fn nothing_is_left_unfinished() {
 }
 
 #[test]
+fn tests_wait_for_conditions_and_not_for_time() {
+    let folder = root().join("tests/it");
+    let helpers = folder.join("support/time.rs");
+    let mut wrong = Vec::new();
+    for path in sources().into_iter().filter(|path| path.starts_with(&folder) && *path != helpers) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            // In two parts, so that this file has none.
+            if line.contains(concat!("sleep", "(")) || line.contains(concat!("::", "sleep")) {
+                wrong.push(format!("{}:{}: expected a helper of support::time", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(fs::read_to_string(helpers).unwrap().contains(concat!("sleep", "(")), "the helpers have moved");
+}
+
+#[test]
 fn errors_are_types_and_not_texts() {
     let mut wrong = Vec::new();
     // A test that fails shows its error to a person, and a text does.

@@ -8,7 +8,7 @@ use http::Request;
 
 use crate::support::frames::{self, Frames, Outcome};
 use crate::support::http3::{self, Http3, runtime};
-use crate::support::{Backend, Client, Gateway};
+use crate::support::{Backend, Client, Gateway, pause_for, pause_for_async};
 
 /// Routers by the first part of the path, in plain text and over TLS; more is YAML at the level of their entries.
 fn routes(url: &str, routers: &[(&str, &str)], more: &str) -> String {
@@ -33,7 +33,7 @@ fn gateway(flags: &[&str], routes: &str) -> Gateway {
 fn pause_http1(gateway: &Gateway, path: &str, pause: Duration) -> Option<u16> {
     let mut client = Client::connect(gateway.web());
     client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx"));
-    std::thread::sleep(pause);
+    pause_for(pause);
     client.send("y");
     client.read().ok().map(|answer| answer.status)
 }
@@ -48,7 +48,7 @@ fn post_http2(gateway: &Gateway, path: &str) -> Frames {
 fn pause_http2(gateway: &Gateway, path: &str, pause: Duration) -> Option<u16> {
     let mut client = post_http2(gateway, path);
     client.send(frames::DATA, 0, 1, b"x");
-    std::thread::sleep(pause);
+    pause_for(pause);
     client.send(frames::DATA, frames::END_STREAM, 1, b"y");
     match client.outcome(1) {
         Outcome::Status(status) => Some(status),
@@ -62,7 +62,7 @@ fn pause_http3(gateway: &Gateway, path: &str, pause: Duration) -> Option<u16> {
         let request = Request::post(format!("https://h.test{path}")).body(()).unwrap();
         let mut stream = client.begin(request).await.unwrap();
         stream.send_data(Bytes::from_static(b"x")).await.unwrap();
-        tokio::time::sleep(pause).await;
+        pause_for_async(pause).await;
         let _ = stream.send_data(Bytes::from_static(b"y")).await;
         let _ = stream.finish().await;
         http3::receive(&mut stream).await.ok().map(|answer| answer.status.as_u16())
@@ -151,7 +151,7 @@ fn a_body_that_hardly_moves_is_cut_by_the_lowest_rate() {
             // As long as it is borne: an error ends the stream.
             while start.elapsed() < Duration::from_secs(8) {
                 client.send(frames::DATA, 0, 1, b"x");
-                std::thread::sleep(Duration::from_millis(100));
+                pause_for(Duration::from_millis(100));
             }
             client.outcome(1)
         });
@@ -160,7 +160,7 @@ fn a_body_that_hardly_moves_is_cut_by_the_lowest_rate() {
             client.send("POST /free HTTP/1.1\r\nHost: h\r\nContent-Length: 75\r\n\r\n");
             for _ in 0..75 {
                 client.send("x");
-                std::thread::sleep(Duration::from_millis(100));
+                pause_for(Duration::from_millis(100));
             }
             client.read().map(|answer| answer.status)
         });
@@ -177,7 +177,7 @@ fn a_body_that_hardly_moves_is_cut_by_the_lowest_rate() {
 fn an_answer_must_come_in_time_once_the_request_is_there() {
     let backend = Backend::with(|seen, stream| {
         if seen.target().ends_with("slow") {
-            std::thread::sleep(Duration::from_millis(1500));
+            pause_for(Duration::from_millis(1500));
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
     });
@@ -206,7 +206,7 @@ fn an_answer_that_stops_in_its_middle_is_cut() {
         let mut fine = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").is_ok();
         // One goes on in small steps, the other has stopped.
         for _ in 0..100 {
-            std::thread::sleep(Duration::from_millis(100));
+            pause_for(Duration::from_millis(100));
             fine = fine && (seen.target() == "/stall" || stream.write_all(b"x").is_ok());
         }
         false

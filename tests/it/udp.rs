@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Gateway, eventually};
+use crate::support::{Gateway, eventually, pause_for};
 
 /// A server that answers each datagram with its name and the datagram. It counts the addresses that it hears from.
 struct Server {
@@ -109,7 +109,7 @@ fn a_silent_session_ends_and_a_refused_one_too() {
     assert_eq!(client.ask(b"x"), b"a:x");
     assert_eq!(client.ask(b"x"), b"a:x");
     // After silence it is a new session: the next server refuses, which ends it at once, and the third is good again.
-    std::thread::sleep(Duration::from_millis(600));
+    pause_for(Duration::from_millis(600));
     assert_eq!(client.ask(b"x"), b"");
     eventually("the refused session has ended", || client.ask(b"x") == b"a:x");
     assert!(a.peers.load(Ordering::SeqCst) >= 2);

@@ -13,7 +13,7 @@ use crate::support::frames::{self, DATA, END_HEADERS, END_STREAM, Frames, HEADER
 use crate::support::http3::{Http3, receive, runtime};
 use crate::support::streams::Server;
 use crate::support::tls::client_config;
-use crate::support::{Backend, Client, Gateway};
+use crate::support::{Backend, Client, Gateway, eventually, pause_for, pause_for_async};
 
 const UPLOAD: usize = 8 * 1024 * 1024;
 
@@ -255,7 +255,7 @@ fn until_cut(stream: &mut TcpStream, piece: &[u8], pause: Duration) -> (Duration
             Err(error) => panic!("{error}"),
         }
         assert!(start.elapsed() < Duration::from_secs(60), "still reading after {sent} bytes");
-        std::thread::sleep(pause);
+        pause_for(pause);
     }
 }
 
@@ -278,7 +278,7 @@ fn what_is_read_behind_an_answer_is_bounded() {
     let mut silent = begin();
     let mut rest = Vec::new();
     silent.read_to_end(&mut rest).unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    pause_for(Duration::from_secs(3));
     let (time, _) = until_cut(&mut silent, b"x", Duration::from_millis(10));
     assert!(time < Duration::from_secs(1), "{time:?}");
     // One that hangs up is let go at once: another takes its place below.
@@ -361,7 +361,7 @@ fn streams_of_http3_are_read_on_within_bounds() {
         let start = Instant::now();
         while stream.send_data(Bytes::from_static(b"x")).await.is_ok() {
             assert!(start.elapsed() < Duration::from_secs(20), "it is never asked to stop");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            pause_for_async(Duration::from_millis(50)).await;
         }
         assert!(start.elapsed() > Duration::from_secs(1), "{:?}", start.elapsed());
     });
@@ -377,17 +377,12 @@ fn a_server_that_answers_and_reads_no_more_does_not_keep_the_client() {
         let (mut stream, _) = listener.accept().unwrap();
         stream.read_exact(&mut [0; 16]).unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
-        while stream.write_all(b"").is_ok() && stream.take_error().unwrap().is_none() {
-            let mut piece = [0; 1];
-            if stream.peek(&mut piece).unwrap_or(0) == 0 {
-                break;
-            }
-            // Whether the other side is gone shows in a write.
-            if stream.write_all(b"\r\n").is_err() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        // Whether the other side is gone shows in a write.
+        eventually("the gateway lets the server go", || {
+            stream.take_error().unwrap().is_some()
+                || stream.peek(&mut [0; 1]).unwrap_or(0) == 0
+                || stream.write_all(b"\r\n").is_err()
+        });
         let _ = gone.send(());
     });
     let gateway = Gateway::serve(&Gateway::one_service(&url));

@@ -11,16 +11,17 @@ pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod streams;
+pub mod time;
 pub mod tls;
 pub mod websocket;
 
 use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 pub use backend::Backend;
 pub use client::{Answer, Client, get, get_with, raw};
 pub use gateway::Gateway;
+pub use time::{eventually, eventually_async, pause_for, pause_for_async, repeat_for, wait_until};
 
 /// A port that nobody listens on, below those that the system gives to outgoing connections. Each process looks in a
 /// place of its own.
@@ -33,14 +34,5 @@ pub fn free_port() -> u16 {
         if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return port;
         }
-    }
-}
-
-/// Waits until a condition holds, at most a minute. Panics with `what` otherwise.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < end, "waited 60 s in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
