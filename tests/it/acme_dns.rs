@@ -127,7 +127,7 @@ fn answer(stream: &mut std::net::TcpStream, body: &str) -> bool {
 
 #[test]
 #[ignore = "needs pebble"]
-fn records_at_cloudflare() {
+fn records_are_set_at_cloudflare() {
     let pebble = Pebble::start(Options::default());
     let management = pebble.dns_management();
     let records = Arc::new(Mutex::new(Vec::<String>::new()));
@@ -168,7 +168,7 @@ fn records_at_cloudflare() {
 
 #[test]
 #[ignore = "needs pebble"]
-fn records_at_route_53() {
+fn records_are_set_at_route_53() {
     let pebble = Pebble::start(Options::default());
     let management = pebble.dns_management();
     let sets = Arc::new(Mutex::new(String::new()));
@@ -216,7 +216,7 @@ fn records_at_route_53() {
 
 #[test]
 #[ignore = "needs pebble"]
-fn records_at_an_acme_dns_server() {
+fn records_are_set_at_an_acme_dns_server() {
     let pebble = Pebble::start(Options::default());
     let management = pebble.dns_management();
     pebble.tell_dns("set-cname", r#"{"host": "_acme-challenge.z.test", "target": "sub.acme-dns.test"}"#);

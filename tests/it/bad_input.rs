@@ -167,7 +167,7 @@ fn a_router_that_is_broken_keeps_its_traffic_from_weaker_ones() {
 }
 
 #[test]
-fn case_72_heavy_rules() {
+fn case_72_heavy_rules_serve_or_are_reported() {
     let beside = Beside::new(&[]);
     let alternatives: Vec<String> = (0..1000).map(|n| format!("Host(`h{n}.test`)")).collect();
     beside.put("many.yml", route(&alternatives.join(" || ")));
@@ -198,7 +198,7 @@ fn case_72_heavy_rules() {
 }
 
 #[test]
-fn case_73_hostile_route_files() {
+fn case_73_hostile_route_files_leave_the_rest_serving() {
     let beside = Beside::new(&[]);
     beside.put("bad.yml", route("Host(`kept.test`)"));
     eventually("the file's first content serves", || beside.answer("kept.test", "/").0 == 200);

@@ -133,7 +133,7 @@ fn healthcheck_has_the_lines_and_exit_codes_of_traefik() {
 }
 
 #[test]
-fn version_and_help() {
+fn version_and_help_are_printed() {
     let (code, out, _) = alone(&["version"]);
     assert_eq!(code, 0);
     assert_eq!(out.lines().next(), Some(concat!("Version:      ", env!("CARGO_PKG_VERSION"))));

@@ -142,7 +142,7 @@ fn bodies_and_trailers_go_both_ways() {
 }
 
 #[test]
-fn answers_without_a_body() {
+fn answers_without_a_body_pass_over_http3() {
     let backend = Backend::with(|seen, stream| {
         let answer = match (seen.method(), seen.target()) {
             ("HEAD", _) => "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n",
@@ -249,7 +249,7 @@ fn an_answer_that_the_server_breaks_off_is_no_whole_one() {
 }
 
 #[test]
-fn a_panic_is_one_answer() {
+fn an_unreachable_server_gives_502_and_keeps_the_connection() {
     // A server that is not there gives 502; what matters is that the connection goes on.
     let gateway = Gateway::with(&[FLAG], &secure(&format!("http://{}", crate::support::backend::nobody())));
     runtime().block_on(async {

@@ -90,7 +90,7 @@ fn malformed_requests_never_reach_a_server() {
 }
 
 #[test]
-fn what_has_no_meaning_is_passed_over() {
+fn unknown_frames_are_ignored() {
     let (gateway, _backend) = gateway(&[]);
     let request =
         [frame(0x21, b"??"), with(&[]), frame(0x3f, b""), frame(0, b""), frame(0x21, b"?")].concat();
@@ -102,7 +102,7 @@ fn what_has_no_meaning_is_passed_over() {
 }
 
 #[test]
-fn control_streams_are_looked_after() {
+fn mistakes_on_control_streams_close_the_connection() {
     let (gateway, _backend) = gateway(&[]);
     let cases: [(&[&[u8]], u64); 9] = [
         (&[b"\x00\x04\x00\x00\x01x"], 0x105),

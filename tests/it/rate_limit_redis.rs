@@ -227,7 +227,7 @@ fn logins_are_used_and_never_shown() {
 
 #[test]
 #[ignore = "needs redis-server and consul"]
-fn tls_with_certificates_of_both_sides() {
+fn redis_is_reached_by_tls_with_certificates_of_both_sides() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let path = folder.path().to_owned();

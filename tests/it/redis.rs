@@ -61,7 +61,7 @@ fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn logins_databases_and_roots() {
+fn logins_databases_and_roots_are_used() {
     let redis = Redis::start(&["--requirepass", "word"]);
     let backend = Backend::echo("one");
     route(&redis, &["-a", "word", "-n", "2"], &backend);

@@ -428,7 +428,7 @@ fn open_connections_outlive_their_routes_and_a_drain_waits_for_them() {
 }
 
 #[test]
-fn who_says_too_little_is_cut() {
+fn clients_that_say_too_little_are_cut() {
     let server = Server::echo("s");
     let gateway = Gateway::with(
         &["--entryPoints.web.transport.respondingTimeouts.readTimeout=1s"],

@@ -99,7 +99,7 @@ fn versions_suites_groups_and_protocols_are_those_of_the_options() {
 }
 
 #[test]
-fn the_five_ways_of_asking_clients_for_certificates() {
+fn clients_are_asked_for_certificates_in_five_ways() {
     let backend = Backend::echo("a");
     let (friend, stranger) = (certificate(&["friend"]), certificate(&["stranger"]));
     let folder = tempfile::tempdir().unwrap();

@@ -56,7 +56,7 @@ fn hints_that_come_with_the_answer_are_in_order() {
 }
 
 #[test]
-fn nobody_else_gets_any() {
+fn hints_for_http_1_0_clients_and_of_mirrors_and_guards_are_dropped() {
     let (main, other) = (Backend::bytes(FINE), Backend::bytes(format!("{HINT}{FINE}")));
     let routes = format!(
         "http:

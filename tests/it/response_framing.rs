@@ -96,7 +96,7 @@ fn answer_cases() -> Vec<AnswerCase> {
 }
 
 #[test]
-fn answers_of_servers() {
+fn ambiguous_answers_of_servers_pass_as_one_or_visibly_fail() {
     let mut failures = Vec::new();
     for (bytes, closes, expect) in answer_cases() {
         let backend = if closes { Backend::closing(bytes.clone()) } else { Backend::bytes(bytes.clone()) };

@@ -114,7 +114,7 @@ const HELLO: Expect = Passed("POST", "/p", "h", "hello");
 const CHUNKED_HELLO: &str = "5\r\nhello\r\n0\r\n\r\n";
 
 #[test]
-fn content_lengths() {
+fn ambiguous_content_lengths_are_refused_or_pass_as_one_request() {
     let mut cases = Vec::new();
     for value in [
         "+5",
@@ -188,7 +188,7 @@ fn content_lengths() {
 }
 
 #[test]
-fn transfer_encodings() {
+fn ambiguous_transfer_encodings_are_refused_or_pass_as_one_request() {
     let mut cases = Vec::new();
     for value in [
         "gzip",
@@ -273,7 +273,7 @@ fn transfer_encodings() {
 }
 
 #[test]
-fn chunks() {
+fn ambiguous_chunks_are_refused_or_pass_as_one_request() {
     let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(5000));
     let mut cases = Vec::new();
     for body in [
@@ -341,7 +341,7 @@ fn chunks() {
 }
 
 #[test]
-fn lines_and_headers() {
+fn ambiguous_lines_and_headers_are_refused_or_pass_as_one_request() {
     let mut cases = Vec::new();
     for raw in [
         "GET /p HTTP/1.1\nHost: h\n\n",
@@ -416,7 +416,7 @@ fn lines_and_headers() {
 }
 
 #[test]
-fn request_lines() {
+fn ambiguous_request_lines_are_refused_or_pass_as_one_request() {
     let mut cases = Vec::new();
     for line in [
         "GET  /p HTTP/1.1",
@@ -469,7 +469,7 @@ fn request_lines() {
 }
 
 #[test]
-fn targets() {
+fn ambiguous_targets_are_refused_or_pass_as_one_request() {
     let mut cases = Vec::new();
     for target in [
         "a",
@@ -533,7 +533,7 @@ fn targets() {
 }
 
 #[test]
-fn hosts() {
+fn ambiguous_hosts_are_refused_or_pass_as_one_request() {
     let mut cases = Vec::new();
     for host in [
         "h:x",

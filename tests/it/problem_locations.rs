@@ -26,7 +26,7 @@ fn told(gateway: &Gateway, name: &str, place: &str, part: &str) {
 }
 
 #[test]
-fn lines_of_files() {
+fn problems_of_route_files_name_the_line() {
     let gateway = Gateway::serve(
         "http:
   routers:
@@ -206,7 +206,7 @@ const TOLD: [(&str, &str, usize); 6] = [
 
 #[test]
 #[ignore = "needs consul"]
-fn tags_and_keys() {
+fn problems_in_consul_name_the_tag_or_key() {
     let consul = Consul::start("").ready();
     let backend = Backend::echo("a");
     let tags: Vec<String> = MISTAKES.iter().map(|(key, value)| format!("traefik.{key}={value}")).collect();
@@ -255,7 +255,7 @@ impl Drop for Bare {
 
 #[test]
 #[ignore = "needs a Docker Engine and a static busybox"]
-fn labels_of_containers() {
+fn problems_of_containers_name_the_label() {
     let gateway = Gateway::with(
         &["--providers.docker=true", "--providers.docker.constraints=Label(`test`, `places`)"],
         "",
@@ -276,7 +276,7 @@ fn labels_of_containers() {
 
 #[test]
 #[ignore = "needs a Docker Engine and a static busybox"]
-fn what_nobody_asked_for_is_not_a_mistake() {
+fn containers_without_labels_are_not_reported() {
     let gateway = Gateway::with(&["--providers.docker=true"], "");
     let quiet = Bare::start("quiet", &[]);
     let asked = Bare::start("asked", &["--label=traefik.enable=true"]);

@@ -256,7 +256,7 @@ async fn open3(quic: &quinn::Connection, path: &str) -> DuplexStream {
 }
 
 #[test]
-fn websockets_over_http3() {
+fn websockets_pass_over_http3() {
     let runtime = runtime();
     let routes = Gateway::one_service(&format!("http://{}", echo(&runtime)))
         .replace("service: a}", "service: a, tls: {}, middlewares: [limit]}")
