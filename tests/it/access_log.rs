@@ -6,11 +6,10 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::support::backend::nobody;
-use crate::support::outside::{Running, program};
-use crate::support::{Backend, Gateway, eventually, free_port, get};
+use crate::support::{Backend, Gateway, eventually, get};
 
 /// The servers behind every case: one fails, one has the pages, one has none, one is fine, one does not listen.
-struct World {
+pub struct World {
     bad: Backend,
     page: Backend,
     missing: Backend,
@@ -56,7 +55,7 @@ const ROUTERS: [(&str, &str, &str); 26] = [
 ];
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             bad: server("503 Service Unavailable", "bad"),
             page: server("200 OK", "pages"),
@@ -66,7 +65,7 @@ impl World {
         }
     }
 
-    fn routes(&self) -> String {
+    pub fn routes(&self) -> String {
         let mut text = String::from("http:\n  routers:\n");
         for (name, service, middlewares) in ROUTERS {
             text += &format!(
@@ -113,7 +112,7 @@ impl World {
     }
 
     /// Which server an entry of the log names.
-    fn name(&self, url: &Value) -> &'static str {
+    pub fn name(&self, url: &Value) -> &'static str {
         let known = [
             (self.bad.url(), "bad"),
             (self.page.url(), "page"),
@@ -129,7 +128,7 @@ fn names() -> impl Iterator<Item = &'static str> {
     ROUTERS.iter().map(|(name, ..)| *name).chain(["layer", "layer-refused"])
 }
 
-fn flags(log: &std::path::Path) -> Vec<String> {
+pub fn flags(log: &std::path::Path) -> Vec<String> {
     vec![
         "--accessLog.format=json".to_owned(),
         format!("--accessLog.filePath={}", log.display()),
@@ -138,7 +137,7 @@ fn flags(log: &std::path::Path) -> Vec<String> {
 }
 
 /// One request for each case; the lines in the same order.
-fn lines(web: SocketAddr, log: &std::path::Path) -> Vec<Value> {
+pub fn lines(web: SocketAddr, log: &std::path::Path) -> Vec<Value> {
     let read = || -> Vec<Value> {
         let text = std::fs::read_to_string(log).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -151,7 +150,7 @@ fn lines(web: SocketAddr, log: &std::path::Path) -> Vec<Value> {
     read().split_off(before)
 }
 
-fn gateway(world: &World) -> (Gateway, tempfile::TempDir) {
+pub fn gateway(world: &World) -> (Gateway, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let flags = flags(&folder.path().join("log"));
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -282,64 +281,4 @@ fn filters_see_pages_and_failed_attempts() {
             .collect();
         assert_eq!(hosts, [expected, &["plain"]].concat(), "{expression}");
     }
-}
-
-/// Fields that differ between two runs of the same program.
-const VOLATILE: [&str; 12] = [
-    "StartUTC",
-    "StartLocal",
-    "time",
-    "Duration",
-    "OriginDuration",
-    "ErrorPageDuration",
-    "Overhead",
-    "ClientAddr",
-    "ClientPort",
-    "RequestCount",
-    "FailedAttempts",
-    "RetryAttempts",
-];
-
-#[test]
-#[ignore = "needs traefik"]
-fn lines_are_traefiks_but_for_pages() {
-    let world = World::new();
-    let (gateway, folder) = gateway(&world);
-    let ours = lines(gateway.web(), &folder.path().join("log"));
-    let (traefik, port) = (tempfile::tempdir().unwrap(), free_port());
-    let log = traefik.path().join("access");
-    std::fs::write(traefik.path().join("routes.yml"), world.routes()).unwrap();
-    let mut command = std::process::Command::new(program("traefik"));
-    command
-        .args(flags(&log))
-        .arg(format!("--entryPoints.web.address=127.0.0.1:{port}"))
-        .arg(format!("--providers.file.filename={}", traefik.path().join("routes.yml").display()));
-    let _running = Running::start(&mut command, traefik.path());
-    let web = SocketAddr::from(([127, 0, 0, 1], port));
-    eventually("Traefik serves", || {
-        std::net::TcpStream::connect(web).is_ok() && get(web, "plain", "/x").status == 200
-    });
-    let theirs = lines(web, &log);
-    let keys = |line: &Value| -> Vec<String> { line.as_object().unwrap().keys().cloned().collect() };
-    for (ours, theirs) in ours.iter().zip(&theirs) {
-        let name = ours["RequestHost"].as_str().unwrap();
-        let mut differ = keys(ours);
-        differ.extend(keys(theirs));
-        differ.sort();
-        differ.dedup();
-        differ.retain(|key| ours.get(key) != theirs.get(key) && !VOLATILE.contains(&key.as_str()));
-        let with_page = ours.get("ErrorPageStatus").is_some();
-        let known = |key: &String| match key.as_str() {
-            "ServiceName" | "ServiceURL" | "ServiceAddr" | "OriginStatus" | "OriginContentSize"
-            | "origin_X-From" | "GzipRatio" => with_page,
-            key => key.starts_with("ErrorPage"),
-        };
-        // Listed in docs/differences.md.
-        let buffering = name == "buffering"
-            && differ
-                .iter()
-                .all(|key| ["OriginStatus", "OriginContentSize", "GzipRatio"].contains(&key.as_str()));
-        assert!(buffering || differ.iter().all(known), "{name}: {differ:?}\n{ours}\n{theirs}");
-    }
-    assert_eq!(ours.len(), theirs.len());
 }

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_config::{Config, Origin, Provided, formats};
 
-use crate::support::outside::compose;
-
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -159,18 +157,8 @@ fn decode_labels(page: &str, body: &str) -> Config {
 }
 
 /// The Compose files of the repository.
-const COMPOSE: [&str; 3] =
+pub const COMPOSE: [&str; 3] =
     ["docker-compose.yml", "examples/docker/docker-compose.yml", "examples/from-traefik/docker-compose.yml"];
-
-#[test]
-#[ignore = "needs Docker Compose"]
-fn the_compose_files_are_read_by_compose() {
-    for file in COMPOSE {
-        let output = compose().arg("-f").arg(root().join(file)).arg("config").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{file}: {said}");
-    }
-}
 
 #[test]
 fn the_labels_of_the_compose_files_decode() {

@@ -218,6 +218,28 @@ fn functions_of(file: &Path) -> Vec<String> {
     text.split("\nfn ").skip(1).map(name).collect()
 }
 
+/// `cargo test` runs what stands beside the folder, and needs nothing for it but time.
+#[test]
+fn tests_that_need_programs_have_a_folder_of_their_own() {
+    let (tests, programs) = (root().join("tests/it"), root().join("tests/it/programs"));
+    let times = ["a minute", "75 s of time"].map(|time| format!("#[ignore = \"needs {time}\"]"));
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    for path in sources().into_iter().filter(|path| path.starts_with(&tests)) {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == "#[test]") {
+            let needs_program =
+                pair[1].starts_with("#[ignore = \"needs ") && !times.iter().any(|time| time == pair[1]);
+            found += usize::from(needs_program);
+            if needs_program != path.starts_with(&programs) {
+                wrong.push(format!("{}: {}", path.display(), pair[1]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "in the wrong folder:\n{}", wrong.join("\n"));
+    assert!(found > 50, "only {found} tests need a program");
+}
+
 /// Tests that documents name as `file::test`, and the cases of the table in docs/security.md.
 #[test]
 fn the_tests_that_documents_cite_exist() {
@@ -227,15 +249,14 @@ fn the_tests_that_documents_cite_exist() {
     for page in pages.filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
         let text = fs::read_to_string(&page).unwrap();
         for cited in text.split('`').skip(1).step_by(2) {
-            let Some((file, test)) = cited.split_once("::") else { continue };
-            let file = folder.join(format!("{file}.rs"));
+            let Some((file, test)) = cited.rsplit_once("::") else { continue };
+            let file = folder.join(format!("{}.rs", file.replace("::", "/")));
             if file.exists() && !functions_of(&file).iter().any(|function| function == test) {
                 wrong.push(format!("{}: {cited}", page.display()));
             }
         }
     }
-    let files =
-        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let files = sources().into_iter().filter(|path| path.starts_with(&folder));
     let all: Vec<String> = files.flat_map(|file| functions_of(&file)).collect();
     let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
     let (before, table) = text.split_once("| case | attack |").unwrap();

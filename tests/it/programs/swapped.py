@@ -1,4 +1,4 @@
-"""A container of tests/it/address_swaps.rs: `api`, or the stranger that gets its address.
+"""A container of tests/it/programs/address_swaps.rs: `api`, or the stranger that gets its address.
 
 Port 80 answers with the name, 81 is a guard (the stranger's lets everybody in), 82 answers a question over TCP with
 the name, 6379 is a real Redis. Port 90 tells how many questions each of them was asked; it opens last.

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::consul::catalog;
-use crate::docker::{Container, Load, run};
+use crate::programs::consul::catalog;
+use crate::programs::docker::{Container, Load, run};
 use crate::support::outside::{Consul, compose as compose_command};
 use crate::support::{Backend, Gateway, eventually, get, get_with, raw};
 
