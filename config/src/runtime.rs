@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use serde::de::{
     self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor,
 };
@@ -34,7 +35,7 @@ pub fn register<T: RuntimeOptions + DeserializeOwned>(key: &str) -> Result<(), R
     }
     let read = |key: Arc<str>, node: &Node| Ok(Runtime::new(key, decode::<T>(node)?));
     let kind = RuntimeKind { key: key.into(), read };
-    match REGISTERED.write().unwrap_or_else(PoisonError::into_inner).entry(key.to_ascii_lowercase()) {
+    match REGISTERED.write().entry(key.to_ascii_lowercase()) {
         std::collections::btree_map::Entry::Vacant(free) => drop(free.insert(kind)),
         std::collections::btree_map::Entry::Occupied(_) => return Err(RegisterError(key.to_owned())),
     }
@@ -49,7 +50,7 @@ pub struct RegisterError(String);
 impl RuntimeKind {
     /// The kind with this key, written in any case.
     pub(crate) fn find(key: &str) -> Option<Self> {
-        let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
+        let registered = REGISTERED.read();
         if registered.is_empty() { None } else { registered.get(&key.to_ascii_lowercase()).cloned() }
     }
 

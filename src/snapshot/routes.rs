@@ -54,8 +54,8 @@ pub(super) struct Routed {
 
 type Entries = Vec<Entry<Route>>;
 
-/// A middleware and its name.
-type Named = (Arc<str>, Arc<dyn Middleware>);
+/// The middlewares of a route with their names, and what is behind them.
+type Parts = (Vec<(Arc<str>, Arc<dyn Middleware>)>, Arc<dyn Handler>);
 
 impl Router<'_, '_> {
     /// Makes the routes.
@@ -179,7 +179,7 @@ impl Router<'_, '_> {
         place: usize,
         service_name: &str,
         layer: Option<Arc<dyn Handler>>,
-    ) -> Result<(Vec<Named>, Arc<dyn Handler>), Vec<String>> {
+    ) -> Result<Parts, Vec<String>> {
         let Attached { name, source, router, .. } = &self.attached[place];
         let broken = (self.broken)(source);
         let is_broken = broken.is_some();

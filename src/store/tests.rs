@@ -1,4 +1,4 @@
-//! The store against servers of a few lines. tests/it/rate_limit_redis.rs has the real one.
+//! The store against servers of a few lines. tests/it/programs/rate_limit_redis.rs has the real one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The Redis provider against a server of a few lines. tests/it/redis.rs has the real one.
+//! The Redis provider against a server of a few lines. tests/it/programs/redis.rs has the real one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

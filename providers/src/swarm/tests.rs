@@ -1,4 +1,4 @@
-//! The Swarm provider against a manager of a few lines; tests/it/swarm.rs has a real one.
+//! The Swarm provider against a manager of a few lines; tests/it/programs/swarm.rs has a real one.
 
 use std::sync::Arc;
 
