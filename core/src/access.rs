@@ -11,8 +11,10 @@ use http::HeaderName;
 pub struct Access {
     /// It reads the request's body to decide.
     pub reads_body: bool,
-    vouches: Vec<Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>>,
+    vouches: Vec<IsHeader>,
 }
+
+type IsHeader = Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>;
 
 impl Access {
     /// A decision by the head of the request.

@@ -29,14 +29,14 @@ impl Describe for Options {
 }
 
 /// Makes the provider.
-pub fn build(_: Options) -> Result<Rest, Error> {
-    Ok(Rest)
+pub fn build(_: Options) -> Result<RestProvider, Error> {
+    Ok(RestProvider)
 }
 
 /// The REST provider: nothing, until something is sent.
-pub struct Rest;
+pub struct RestProvider;
 
-impl Provider for Rest {
+impl Provider for RestProvider {
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             session.deliver(Provided::default()).await?;

@@ -13,14 +13,14 @@ use tidegate_core::BuildError;
 use time::OffsetDateTime;
 
 use super::account;
-use super::backoff::Ledger;
+use super::backoff::RetryState;
 use super::certificate::Facts;
 use super::client::Http;
 use super::consul::ConsulStorage;
 use super::error::{Error, ProblemType};
 use super::file::FileStorage;
-use super::held::text;
 use super::key::AccountKey;
+use super::managed::text;
 use super::protocol::{Server, key_change};
 use super::renewal::Renewal;
 use super::shared::Row;
@@ -139,13 +139,13 @@ impl Admin {
         for (resolver, options) in &self.resolvers {
             let kept = Kept::of(options, resolver)?;
             let stored = kept.read(resolver).await?;
-            let ledger = kept.ledger(resolver).await;
+            let retry_state = kept.retry_state(resolver).await;
             let mut told: Vec<String> = Vec::new();
             for certificate in stored.certificates.unwrap_or_default() {
                 let names = names_of(&certificate.domain);
                 let facts =
                     text(&certificate.certificate, "certificate").and_then(|chain| Facts::read(&chain));
-                let record = ledger.error_of(&names);
+                let record = retry_state.error_of(&names);
                 let error = match &facts {
                     Err(error) => error.to_string(),
                     Ok(_) => record.map(|record| record.error.clone()).unwrap_or_default(),
@@ -163,7 +163,7 @@ impl Admin {
                     error,
                 });
             }
-            for (name, record) in ledger.names.iter().filter(|(name, _)| !told.contains(name)) {
+            for (name, record) in retry_state.names.iter().filter(|(name, _)| !told.contains(name)) {
                 rows.push(Row {
                     names: vec![name.clone()],
                     resolver: resolver.clone(),
@@ -188,7 +188,7 @@ impl Admin {
                     let kept = Kept::of(options, resolver)?;
                     // What is in Consul is known once it was read.
                     kept.read(resolver).await?;
-                    if kept.ledger(resolver).await.names.contains_key(&name) {
+                    if kept.retry_state(resolver).await.names.contains_key(&name) {
                         return Ok(kept.renew(resolver, &[name]).await?);
                     }
                 }
@@ -326,10 +326,10 @@ impl Kept {
         }
     }
 
-    async fn ledger(&self, resolver: &str) -> Ledger {
+    async fn retry_state(&self, resolver: &str) -> RetryState {
         match self {
             Self::File(file) => file.read_state().remove(resolver).unwrap_or_default(),
-            Self::Consul(consul) => consul.ledger(resolver).await,
+            Self::Consul(consul) => consul.retry_state(resolver).await,
         }
     }
 
@@ -342,10 +342,10 @@ impl Kept {
 
     async fn renew(&self, resolver: &str, names: &[String]) -> Result<(), Error> {
         match self {
-            Self::File(file) => file.write_state(resolver, |ledger| {
-                ledger.succeed(names);
-                ledger.renew.extend(names.iter().take(1).cloned());
-                ledger.renew.dedup();
+            Self::File(file) => file.write_state(resolver, |retry_state| {
+                retry_state.succeed(names);
+                retry_state.renew.extend(names.iter().take(1).cloned());
+                retry_state.renew.dedup();
             }),
             Self::Consul(consul) => consul.renew_by_hand(names).await,
         }

@@ -21,7 +21,7 @@ const LIMITED: [u64; 4] = [600, 3_600, 4 * 3_600, DAY];
 /// What has happened to names, and what is asked for by hand.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Ledger {
+pub(crate) struct RetryState {
     /// By name.
     pub(crate) names: BTreeMap<String, Record>,
     /// Certificates, by their first name, that are to be renewed now.
@@ -44,7 +44,7 @@ pub(crate) struct Record {
     pub(crate) kind: String,
 }
 
-impl Ledger {
+impl RetryState {
     /// From when on an order for these names may be placed, in seconds since 1970.
     pub(crate) fn allowed_at(&self, names: &[String], now: u64) -> u64 {
         names
@@ -165,19 +165,19 @@ mod tests {
 
     /// Orders within the first day for an error that comes every time.
     fn orders(error: &Error, placed: bool) -> usize {
-        let (mut ledger, mut now, names) = (Ledger::default(), 1_000_000, names(&["a.test"]));
+        let (mut retry_state, mut now, names) = (RetryState::default(), 1_000_000, names(&["a.test"]));
         let mut count = 0;
         while now < 1_000_000 + DAY {
-            ledger.begin(&names, now);
+            retry_state.begin(&names, now);
             count += usize::from(placed);
             if !placed {
-                ledger.was_not_placed(&names, now);
+                retry_state.was_not_placed(&names, now);
             }
             // As if the process had ended here.
-            let text = serde_json::to_string(&ledger).unwrap();
-            ledger = serde_json::from_str(&text).unwrap();
-            ledger.fail(&names, error, placed, now);
-            now = ledger.allowed_at(&names, now).max(now + 1);
+            let text = serde_json::to_string(&retry_state).unwrap();
+            retry_state = serde_json::from_str(&text).unwrap();
+            retry_state.fail(&names, error, placed, now);
+            now = retry_state.allowed_at(&names, now).max(now + 1);
         }
         count
     }
@@ -192,12 +192,12 @@ mod tests {
 
     #[test]
     fn kills_while_ordering_cost_few_orders_too() {
-        let (mut ledger, names) = (Ledger::default(), names(&["a.test"]));
+        let (mut retry_state, names) = (RetryState::default(), names(&["a.test"]));
         for _ in 0..MOST_ORDERS {
-            assert!(ledger.allowed_at(&names, 5000) <= 5000);
-            ledger.begin(&names, 5000);
+            assert!(retry_state.allowed_at(&names, 5000) <= 5000);
+            retry_state.begin(&names, 5000);
         }
-        assert_eq!(ledger.allowed_at(&names, 5000), 5000 + DAY);
+        assert_eq!(retry_state.allowed_at(&names, 5000), 5000 + DAY);
     }
 
     #[test]
@@ -220,14 +220,14 @@ mod tests {
 
     #[test]
     fn only_the_names_that_failed_wait() {
-        let mut ledger = Ledger::default();
+        let mut retry_state = RetryState::default();
         let both = names(&["good.test", "bad.test"]);
-        ledger.begin(&both, 1000);
-        ledger.fail(&both, &Error::refused("no").of("bad.test"), true, 1000);
-        assert!(ledger.allowed_at(&names(&["good.test"]), 1000) <= 1000);
-        assert!(ledger.allowed_at(&both, 1000) > 1040);
-        assert_eq!(ledger.error_of(&both).unwrap().error, "no");
-        ledger.succeed(&both);
-        assert_eq!(ledger, Ledger::default());
+        retry_state.begin(&both, 1000);
+        retry_state.fail(&both, &Error::refused("no").of("bad.test"), true, 1000);
+        assert!(retry_state.allowed_at(&names(&["good.test"]), 1000) <= 1000);
+        assert!(retry_state.allowed_at(&both, 1000) > 1040);
+        assert_eq!(retry_state.error_of(&both).unwrap().error, "no");
+        retry_state.succeed(&both);
+        assert_eq!(retry_state, RetryState::default());
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidegate_core::BoxFuture;
 
-use super::backoff::Ledger;
+use super::backoff::RetryState;
 use super::error::Error;
 use super::storage::{Change, Storage, Stored};
 
@@ -24,7 +24,7 @@ const LARGEST: u64 = 256 << 20;
 
 /// All resolvers that share a file.
 pub(super) type Whole = BTreeMap<String, Stored>;
-type State = BTreeMap<String, Ledger>;
+type State = BTreeMap<String, RetryState>;
 
 /// A storage in a file.
 #[derive(Clone)]
@@ -112,7 +112,11 @@ impl FileStorage {
     }
 
     /// Changes what has failed. Blocks.
-    pub(crate) fn write_state(&self, resolver: &str, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    pub(crate) fn write_state(
+        &self,
+        resolver: &str,
+        change: impl FnOnce(&mut RetryState),
+    ) -> Result<(), Error> {
         let _lock = lock(&self.0.path);
         let mut state = self.read_state();
         change(state.entry(resolver.to_owned()).or_default());
@@ -162,19 +166,23 @@ impl Storage for FileStorage {
         })
     }
 
-    fn ledger<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Ledger> {
+    fn retry_state<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, RetryState> {
         Box::pin(async move {
             let state = self.run(|storage| storage.read_state()).await;
             state.and_then(|mut state| state.remove(resolver)).unwrap_or_default()
         })
     }
 
-    fn keep_ledger<'a>(&'a self, resolver: &'a str, ledger: &'a Ledger) -> BoxFuture<'a, Result<(), Error>> {
+    fn keep_ledger<'a>(
+        &'a self,
+        resolver: &'a str,
+        retry_state: &'a RetryState,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let (name, ledger) = (resolver.to_owned(), ledger.clone());
+            let (name, retry_state) = (resolver.to_owned(), retry_state.clone());
             let written = self.run(move |storage| {
                 storage.write_state(&name, |old| {
-                    old.names = ledger.names;
+                    old.names = retry_state.names;
                 })
             });
             written.await.unwrap_or_else(|| Err(Error::local("writing the storage failed")))
@@ -185,11 +193,12 @@ impl Storage for FileStorage {
         Box::pin(async move {
             let name = resolver.to_owned();
             let taken = self.run(move |storage| {
-                if storage.read_state().get(&name).is_none_or(|ledger| ledger.renew.is_empty()) {
+                if storage.read_state().get(&name).is_none_or(|retry_state| retry_state.renew.is_empty()) {
                     return Vec::new();
                 }
                 let mut taken = Vec::new();
-                let written = storage.write_state(&name, |ledger| taken = std::mem::take(&mut ledger.renew));
+                let written =
+                    storage.write_state(&name, |retry_state| taken = std::mem::take(&mut retry_state.renew));
                 written.map(|()| taken).unwrap_or_default()
             });
             taken.await.unwrap_or_default()
@@ -315,8 +324,8 @@ mod tests {
     use base64::prelude::BASE64_STANDARD;
 
     use super::*;
-    use crate::acme::held::Held;
     use crate::acme::key::AccountKey;
+    use crate::acme::managed::ManagedCertificate;
     use crate::acme::storage::{StoredAccount, StoredCertificate};
 
     fn certificate(main: &str, content: &str) -> StoredCertificate {
@@ -392,7 +401,8 @@ mod tests {
         assert_eq!(BASE64_STANDARD.encode(key.der()), account.private_key);
         let certificates = whole["le"].certificates.clone().unwrap();
         for certificate in &certificates {
-            let held = Held::read(certificate.clone(), 2160, time::OffsetDateTime::now_utc()).unwrap();
+            let held =
+                ManagedCertificate::read(certificate.clone(), 2160, time::OffsetDateTime::now_utc()).unwrap();
             assert!(held.facts.covers(&certificate.domain.main));
         }
         storage
@@ -418,7 +428,7 @@ mod tests {
     fn what_has_failed_outlives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let storage = FileStorage::new(folder.path().join("acme.json"));
-        storage.write_state("r", |ledger| ledger.begin(&["a.test".to_owned()], 1000)).unwrap();
+        storage.write_state("r", |retry_state| retry_state.begin(&["a.test".to_owned()], 1000)).unwrap();
         assert_eq!(storage.read_state()["r"].names["a.test"].attempts, [1000]);
         fs::write(storage.state_path(), "nonsense").unwrap();
         assert!(storage.read_state().is_empty());

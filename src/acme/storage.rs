@@ -6,7 +6,7 @@ use tidegate_config::tls::Domain;
 use tidegate_core::BoxFuture;
 use tokio::sync::watch;
 
-use super::backoff::Ledger;
+use super::backoff::RetryState;
 use super::error::Error;
 
 /// What one resolver keeps.
@@ -97,9 +97,13 @@ pub(crate) trait Storage: Send + Sync {
     /// Changes it, all or nothing. When it returns, the change outlives the process.
     fn change<'a>(&'a self, resolver: &'a str, change: Change) -> BoxFuture<'a, Result<(), Error>>;
     /// What has failed.
-    fn ledger<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Ledger>;
+    fn retry_state<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, RetryState>;
     /// Keeps what has failed; what is to be renewed stays as it is.
-    fn keep_ledger<'a>(&'a self, resolver: &'a str, ledger: &'a Ledger) -> BoxFuture<'a, Result<(), Error>>;
+    fn keep_ledger<'a>(
+        &'a self,
+        resolver: &'a str,
+        retry_state: &'a RetryState,
+    ) -> BoxFuture<'a, Result<(), Error>>;
     /// Certificates, by their first name, that are to be renewed now; they are given once.
     fn take_renewals<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Vec<String>>;
     /// True when somebody else may have changed something since the last call.

@@ -20,14 +20,14 @@ use tokio_rustls::server::TlsStream;
 
 use super::chosen_options::ChosenOptions;
 use super::clock::{Clock, Due, STALLED};
-use super::door::Door;
-use super::heads::HeldHead;
+use super::conn_limit::OpenConnection;
+use super::header_budget::HeaderReservation;
 use super::hold::{Held, hold};
-use super::http::{HttpService, Link};
+use super::http::{ClientConnection, HttpService};
 use super::linger::Wire;
+use super::listener::Listener;
 use super::progress::Progress;
 use super::protocol::Protocol;
-use super::room::OpenConnection;
 use super::stream::Watched;
 use super::streams;
 use crate::tls::TlsStore;
@@ -38,7 +38,7 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 /// Read at once while it is not known what is spoken.
 const FIRST_READ: usize = 2048;
-/// How long a connection without a request is kept while the door drains: its first request may be on the way.
+/// How long a connection without a request is kept while the listener drains: its first request may be on the way.
 const NEWCOMER: Duration = Duration::from_secs(5);
 /// How long a new connection may say nothing before it counts as idle.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
@@ -46,17 +46,17 @@ pub(super) const SILENCE: Duration = Duration::from_secs(2);
 const MAX_UNKNOWN: usize = 24 * 1024;
 
 /// What remains of a connection once it is known who takes it: it may last long, so it has no room for what came before.
-pub(super) type Rest = BoxFuture<'static, io::Result<()>>;
+pub(super) type Serving = BoxFuture<'static, io::Result<()>>;
 
 /// Serves a connection to its end. Errors are the client's business and only traced.
 pub(super) fn serve(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     stream: TcpStream,
     peer: SocketAddr,
     open: OpenConnection,
 ) -> impl Future<Output = ()> + Send {
-    let name = door.name.clone();
-    let beginning: BoxFuture<'static, _> = Box::pin(begin(door, stream, peer, open));
+    let name = listener.name.clone();
+    let beginning: BoxFuture<'static, _> = Box::pin(begin(listener, stream, peer, open));
     async move {
         let outcome = match beginning.await {
             Ok(Some(rest)) => rest.await,
@@ -77,15 +77,15 @@ pub(super) struct Begun {
 
 /// Finds out who takes a connection. `None`: it is over.
 async fn begin(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     stream: TcpStream,
     peer: SocketAddr,
     open: OpenConnection,
-) -> io::Result<Option<Rest>> {
+) -> io::Result<Option<Serving>> {
     let mut stream = stream;
     let mut early = false;
-    if !door.opening.is_open() {
-        stream = match Box::pin(hold(&door, stream, peer)).await? {
+    if !listener.opening.is_open() {
+        stream = match Box::pin(hold(&listener, stream, peer)).await? {
             Some(Held::Served(stream)) => stream,
             Some(Held::Early(stream)) => {
                 early = true;
@@ -94,40 +94,40 @@ async fn begin(
             None => return Ok(None),
         };
     }
-    if !early && let Some((routes, tls)) = door.tcp_routes() {
-        return Box::pin(streams::begin(door, routes, tls, stream, peer, open)).await;
+    if !early && let Some((routes, tls)) = listener.tcp_routes() {
+        return Box::pin(streams::begin(listener, routes, tls, stream, peer, open)).await;
     }
     let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());
-    let first = Box::pin(within(door.limits.head, first_bytes(&door, stream, peer, known)));
+    let first = Box::pin(within(listener.limits.head, first_bytes(&listener, stream, peer, known)));
     let begun = tokio::select! {
         biased;
         begun = first => begun?,
         // It was opened ahead of need: nobody waits for an answer.
-        () = door.parting.cancelled() => None,
+        () = listener.parting.cancelled() => None,
     };
     let Some(begun) = begun else { return Ok(None) };
-    begin_http(door, begun.0, open).await
+    begin_http(listener, begun.0, open).await
 }
 
 /// Begins HTTP or HTTPS on a connection whose first bytes are known. `None`: it is over.
 pub(super) async fn begin_http(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     begun: Begun,
     open: OpenConnection,
-) -> io::Result<Option<Rest>> {
+) -> io::Result<Option<Serving>> {
     let Begun { stream, mut connection } = begun;
     if stream.prefix.first() == Some(&TLS_HANDSHAKE) {
         let handshake =
-            Box::pin(within(Some(door.handshake), handshake(&door, stream, connection.local.ip())));
+            Box::pin(within(Some(listener.handshake), handshake(&listener, stream, connection.local.ip())));
         let Some((stream, tls, chosen)) = handshake.await? else { return Ok(None) };
         connection.tls = Some(*tls);
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-        return Ok(Some(serve_http(door, *stream, connection, Some(chosen), protocol, open)));
+        return Ok(Some(serve_http(listener, *stream, connection, Some(chosen), protocol, open)));
     }
     let is_http2 = stream.prefix.starts_with(PREFACE);
     let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-    Ok(Some(serve_http(door, stream, connection, None, protocol, open)))
+    Ok(Some(serve_http(listener, stream, connection, None, protocol, open)))
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
@@ -145,7 +145,7 @@ pub(super) async fn within<T>(
 
 /// Reads until `decide` knows what to do by the bytes after the PROXY header. `None`: the client hung up before.
 pub(super) async fn first_bytes<T>(
-    door: &Door,
+    listener: &Listener,
     mut stream: TcpStream,
     peer: SocketAddr,
     mut decide: impl FnMut(&Connection, &[u8]) -> Option<T>,
@@ -154,13 +154,13 @@ pub(super) async fn first_bytes<T>(
         peer,
         local: stream.local_addr()?,
         accepted: Instant::now(),
-        entry_point: door.name.clone(),
+        entry_point: listener.name.clone(),
         tls: None,
         forwarded_for: None,
         identity: None,
     };
     let mut bytes = Vec::new();
-    let mut expects_header = door.trusts_proxy(peer.ip());
+    let mut expects_header = listener.trusts_proxy(peer.ip());
     loop {
         if expects_header {
             match proxy_protocol::parse(&bytes) {
@@ -190,13 +190,13 @@ pub(super) async fn first_bytes<T>(
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = unheard(door) => return Ok(None),
+                () = unheard(listener) => return Ok(None),
             }
         } else {
             tokio::select! {
                 biased;
                 readable = stream.readable() => readable?,
-                () = stalled(door) => return Ok(None),
+                () = stalled(listener) => return Ok(None),
             }
         }
         bytes.reserve(FIRST_READ);
@@ -207,15 +207,15 @@ pub(super) async fn first_bytes<T>(
 }
 
 /// Waits until a connection that says nothing is to make room for others: not before it had a moment to speak.
-async fn unheard(door: &Door) {
+async fn unheard(listener: &Listener) {
     tokio::time::sleep(SILENCE).await;
-    door.seats.leave_for_others().await;
+    listener.connections.evicted().await;
 }
 
 /// The same for one that stopped in the middle of its first words.
-async fn stalled(door: &Door) {
+async fn stalled(listener: &Listener) {
     tokio::time::sleep(STALLED).await;
-    door.seats.leave_when_full().await;
+    listener.connections.evicted_when_full().await;
 }
 
 /// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
@@ -225,17 +225,17 @@ pub(super) fn is_known(bytes: &[u8]) -> bool {
 
 /// A TLS handshake: options by server name. `None`: the name's options are broken, or the client hung up.
 async fn handshake(
-    door: &Door,
+    listener: &Listener,
     stream: Prefixed<TcpStream>,
     local: IpAddr,
 ) -> io::Result<Option<(Box<TlsStream<Prefixed<TcpStream>>>, Box<TlsInfo>, ChosenOptions)>> {
-    let place = door.begin_handshake();
+    let place = listener.begin_handshake();
     let _place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let server_name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let (tls, chosen) = {
-        let snapshot = door.snapshots.load();
-        (snapshot.tls.clone(), ChosenOptions::new(&snapshot, door.index, server_name.as_deref(), local))
+        let snapshot = listener.snapshots.load();
+        (snapshot.tls.clone(), ChosenOptions::new(&snapshot, listener.index, server_name.as_deref(), local))
     };
     if TlsStore::is_asked_for_proof(&start.client_hello())
         && let Some(name) = &server_name
@@ -248,7 +248,7 @@ async fn handshake(
     tls.demand(server_name.as_deref()).await;
     let Some((chosen, config)) = chosen.and_then(|one| tls.config_of(&one.options.name).map(|c| (one, c)))
     else {
-        tracing::debug!(entry_point = %door.name, ?server_name, "TLS options are missing or broken");
+        tracing::debug!(entry_point = %listener.name, ?server_name, "TLS options are missing or broken");
         return Ok(None);
     };
     let config = tls.at_address(config, server_name.as_deref(), local);
@@ -280,22 +280,23 @@ pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
 }
 
 fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     stream: S,
     mut connection: Connection,
     tls_options: Option<ChosenOptions>,
     protocol: Protocol,
     open: OpenConnection,
-) -> Rest {
+) -> Serving {
     let progress = Arc::new(Progress::default());
-    let held = HeldHead::new(door.heads.clone());
-    let stream = Box::new(Watched::new(stream, protocol, progress.clone(), held, door.largest_head, open));
-    let peer = door.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
-    connection.forwarded_for = door.forwarded.appended(&peer);
+    let held = HeaderReservation::new(listener.heads.clone());
+    let stream =
+        Box::new(Watched::new(stream, protocol, progress.clone(), held, listener.largest_head, open));
+    let peer = listener.forwarded.peer(connection.peer.ip(), connection.tls.is_some());
+    connection.forwarded_for = listener.forwarded.appended(&peer);
     let tls = tls_options.as_ref().zip(connection.tls.as_ref());
     connection.identity = tls.and_then(|(options, info)| options.identity(info));
-    let link = Arc::new(Link {
-        door: door.clone(),
+    let client = Arc::new(ClientConnection {
+        listener: listener.clone(),
         connection: Arc::new(connection),
         progress: progress.clone(),
         peer,
@@ -303,30 +304,32 @@ fn serve_http<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
         requests: 0.into(),
         protocol,
     });
-    let service = HttpService::new(link);
+    let service = HttpService::new(client);
     if protocol == Protocol::Http1 {
-        return Box::pin(serve_http1(door, progress, stream, service));
+        return Box::pin(serve_http1(listener, progress, stream, service));
     }
-    let mut connection = Box::pin(door.http2.serve_connection(TokioIo::new(stream), service));
+    let mut connection = Box::pin(listener.http2.serve_connection(TokioIo::new(stream), service));
     Box::pin(async move {
         let leave = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-        drive(&door, &progress, protocol, connection.as_mut(), leave).await?;
+        drive(&listener, &progress, protocol, connection.as_mut(), leave).await?;
         Ok(())
     })
 }
 
 /// Serves HTTP/1. What the library holds for a connection lives only while the connection is busy.
 async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 'static>(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     progress: Arc<Progress>,
     mut stream: Box<Watched<S, OpenConnection>>,
     service: HttpService,
 ) -> io::Result<()> {
     loop {
-        let connection = door.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
+        let connection =
+            listener.http1.serve_connection(TokioIo::new(stream), service.clone()).with_upgrades();
         let mut connection = Box::pin(connection);
         let leave = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
-        let End::Parked = drive(&door, &progress, Protocol::Http1, connection.as_mut(), leave).await? else {
+        let End::Parked = drive(&listener, &progress, Protocol::Http1, connection.as_mut(), leave).await?
+        else {
             return Ok(());
         };
         stream = match Pin::into_inner(connection).into_parts() {
@@ -336,11 +339,11 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 's
         };
         stream.rest();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
-        let parting = door.parting.cancelled();
-        let waiting = within(door.limits.parked(), readable);
+        let parting = listener.parting.cancelled();
+        let waiting = within(listener.limits.parked(), readable);
         tokio::select! {
             () = parting => return Ok(()),
-            () = door.seats.leave_for_others() => return Ok(()),
+            () = listener.connections.evicted() => return Ok(()),
             outcome = waiting => match outcome {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
@@ -358,18 +361,18 @@ enum End {
     Parked,
 }
 
-/// Runs a connection. It leaves in order when the door drains or it has lived long enough, and is cut when the client
+/// Runs a connection. It leaves in order when the listener drains or it has lived long enough, and is cut when the client
 /// takes too long.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
-    door: &Door,
+    listener: &Listener,
     progress: &Progress,
     protocol: Protocol,
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
 ) -> io::Result<End> {
-    let mut clock = Clock::new(door.limits, protocol);
-    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Door::parting`.
-    let signal = if protocol.is_framed() { &door.draining } else { &door.parting };
+    let mut clock = Clock::new(listener.limits, protocol);
+    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Listener::parting`.
+    let signal = if protocol.is_framed() { &listener.draining } else { &listener.parting };
     let mut draining = pin!(signal.cancelled());
     let mut left = false;
     let mut newcomer = None;
@@ -419,11 +422,11 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             match clock.poll(progress, cx) {
                 Poll::Ready(Due::Leave) => progress.leave(),
                 Poll::Ready(Due::Park) if protocol.is_framed() => {
-                    resting = Some((progress.heads(), Box::pin(door.seats.leave_for_others())));
+                    resting = Some((progress.heads(), Box::pin(listener.connections.evicted())));
                 }
                 Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),
                 Poll::Ready(Due::Yield) => {
-                    yielding = Some((progress.moves(), Box::pin(door.seats.leave_when_full())));
+                    yielding = Some((progress.moves(), Box::pin(listener.connections.evicted_when_full())));
                 }
                 Poll::Ready(Due::Cut(what)) => return Poll::Ready(Err(cut(progress, what))),
                 Poll::Pending if left || !(progress.is_leaving() || drains && progress.heads() > 0) => {

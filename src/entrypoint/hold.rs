@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connection::{PREFACE, SILENCE, TLS_HANDSHAKE};
-use super::door::Door;
+use super::listener::Listener;
 
 /// How much of what a client has sent is looked at.
 const WINDOW: usize = 2048;
@@ -36,16 +36,20 @@ pub(super) enum Held {
 }
 
 /// Holds a connection until clients are served. `None`: it is over.
-pub(super) async fn hold(door: &Door, stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Held>> {
-    let expects_header = door.trusts_proxy(peer.ip());
+pub(super) async fn hold(
+    listener: &Listener,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> io::Result<Option<Held>> {
+    let expects_header = listener.trusts_proxy(peer.ip());
     let accepted = Instant::now();
-    let mut opened = pin!(door.opening.opened());
+    let mut opened = pin!(listener.opening.opened());
     let mut seen = Seen::Nothing;
     let mut looks = true;
     loop {
         let limit = match seen {
-            Seen::Nothing | Seen::Other => Some(door.limits.body.unwrap_or(FIRST_WORDS)),
-            Seen::Part => door.limits.head,
+            Seen::Nothing | Seen::Other => Some(listener.limits.body.unwrap_or(FIRST_WORDS)),
+            Seen::Part => listener.limits.head,
             Seen::Whole | Seen::Early => None,
         };
         let late = async {
@@ -58,8 +62,8 @@ pub(super) async fn hold(door: &Door, stream: TcpStream, peer: SocketAddr) -> io
         let readiness = tokio::select! {
             biased;
             () = &mut opened => break,
-            () = door.parting.cancelled(), if silent => return Ok(None),
-            () = unheard(door, accepted), if silent => return Ok(None),
+            () = listener.parting.cancelled(), if silent => return Ok(None),
+            () = unheard(listener, accepted), if silent => return Ok(None),
             readiness = stream.ready(Interest::READABLE), if looks => readiness?,
             () = late => {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client said too little in time"));
@@ -67,7 +71,7 @@ pub(super) async fn hold(door: &Door, stream: TcpStream, peer: SocketAddr) -> io
         };
         let Some(now) = look(&stream, expects_header)? else { continue };
         seen = now;
-        if matches!(seen, Seen::Early) && door.early {
+        if matches!(seen, Seen::Early) && listener.early {
             return Ok(Some(Held::Early(again(stream)?)));
         }
         if has_gone(&seen, readiness) {
@@ -80,9 +84,9 @@ pub(super) async fn hold(door: &Door, stream: TcpStream, peer: SocketAddr) -> io
 }
 
 /// Waits until a connection that says nothing is to make room for others.
-async fn unheard(door: &Door, accepted: Instant) {
+async fn unheard(listener: &Listener, accepted: Instant) {
     tokio::time::sleep_until(accepted + SILENCE).await;
-    door.seats.leave_for_others().await;
+    listener.connections.evicted().await;
 }
 
 /// Registers a stream again: what was seen of its readiness has been used up, and its bytes are still there.

@@ -24,11 +24,11 @@ use tidegate_core::{
 use super::body::{AnswerBody, OpenAnswer, request_body};
 use super::chosen_options::ChosenOptions;
 use super::closing::Closing;
-use super::door::Door;
 use super::forwarded::Peer;
-use super::heads::HeldHead;
+use super::header_budget::HeaderReservation;
 use super::hold::EARLY;
 use super::linger;
+use super::listener::Listener;
 use super::pace;
 use super::progress::Progress;
 use super::protocol::Protocol;
@@ -46,8 +46,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(super) const MAX_HEADER_LINES: usize = 1024;
 
 /// A client connection as its requests see it.
-pub(super) struct Link {
-    pub(super) door: Arc<Door>,
+pub(super) struct ClientConnection {
+    pub(super) listener: Arc<Listener>,
     pub(super) connection: Arc<Connection>,
     pub(super) progress: Arc<Progress>,
     pub(super) peer: Peer,
@@ -69,12 +69,12 @@ pub(super) struct Arrived {
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
-pub(super) struct HttpService(Arc<Link>);
+pub(super) struct HttpService(Arc<ClientConnection>);
 
 impl HttpService {
     /// For the requests of this connection.
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self(link)
+    pub(super) fn new(client: Arc<ClientConnection>) -> Self {
+        Self(client)
     }
 }
 
@@ -90,13 +90,17 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     type Future = BoxFuture<'static, Result<Self::Response, Unanswered>>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
-        let link = self.0.clone();
-        let open = OpenAnswer::new(link.progress.clone());
-        let deadline =
-            link.door.limits.write.filter(|_| link.protocol.is_framed()).map(|limit| Instant::now() + limit);
+        let client = self.0.clone();
+        let open = OpenAnswer::new(client.progress.clone());
+        let deadline = client
+            .listener
+            .limits
+            .write
+            .filter(|_| client.protocol.is_framed())
+            .map(|limit| Instant::now() + limit);
         Box::pin(async move {
             let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-            let mut serving = pin!(serve(&link, request, open, deadline));
+            let mut serving = pin!(serve(&client, request, open, deadline));
             // One place that polls, so that it is compiled into this future.
             std::future::poll_fn(|cx| match (serving.as_mut().poll(cx), &mut timer) {
                 (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
@@ -109,7 +113,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
 }
 
 async fn serve(
-    link: &Link,
+    client: &ClientConnection,
     request: hyper::Request<Incoming>,
     open: OpenAnswer,
     deadline: Option<Instant>,
@@ -117,8 +121,8 @@ async fn serve(
     let is_head = request.method() == Method::HEAD;
     let is_old = request.version() == Version::HTTP_10;
     let (mut head, incoming) = request.into_parts();
-    let framed = link.protocol.is_framed();
-    let pace = framed.then(|| pace::of_request(link.door.limits.pace(), &head.headers));
+    let framed = client.protocol.is_framed();
+    let pace = framed.then(|| pace::of_request(client.listener.limits.pace(), &head.headers));
     let (body, upload) = request_body(incoming, pace);
     let (answering, mut leftover) = upload.unzip();
     let waits = leftover.is_some() && head.headers.contains_key(EXPECT);
@@ -126,18 +130,20 @@ async fn serve(
     let tunnel = framed && head.method == Method::CONNECT && begin_tunnel(&mut head);
     if let Some(upgrade) = upgrade.as_mut().filter(|_| tunnel) {
         // The connection counts as busy for as long as the tunnel is there.
-        upgrade.hold(Arc::new(OpenAnswer::new(link.progress.clone())));
+        upgrade.hold(Arc::new(OpenAnswer::new(client.progress.clone())));
     }
     // Over HTTP/2 there is no way to send them.
-    let interim = (!framed).then(|| link.progress.clone() as Arc<dyn Interim>);
-    let (mut response, closing) = respond(link, Arrived { head, body, interim, upgrade }).await;
+    let interim = (!framed).then(|| client.progress.clone() as Arc<dyn Interim>);
+    let (mut response, closing) = respond(client, Arrived { head, body, interim, upgrade }).await;
     if tunnel {
         response = tunnel::answer(response);
     }
-    if link.progress.has_interim() {
-        std::future::poll_fn(|cx| link.progress.poll_interim(cx)).await;
+    if client.progress.has_interim() {
+        std::future::poll_fn(|cx| client.progress.poll_interim(cx)).await;
     }
-    if let Some(alternative) = link.door.alternative.as_ref().filter(|_| link.connection.tls.is_some()) {
+    if let Some(alternative) =
+        client.listener.alternative.as_ref().filter(|_| client.connection.tls.is_some())
+    {
         add_first(response.headers_mut(), ALT_SVC, alternative);
     }
     if let Some(leftover) = &mut leftover
@@ -156,7 +162,7 @@ async fn serve(
         && (head.headers.get(CONNECTION).is_some_and(|value| value == "close")
             || !head.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none());
     head.version = if ends_by_close { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut body = AnswerBody::new(body, (open, closing), link.protocol, headless);
+    let mut body = AnswerBody::new(body, (open, closing), client.protocol, headless);
     body.bind(answering, leftover, deadline.map(Into::into));
     http::Response::from_parts(head, body)
 }
@@ -168,18 +174,18 @@ pub(super) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
 }
 
 /// The answer to a request, whatever it came by, and the end of its exchange, which comes with the end of the body.
-pub(super) async fn respond(link: &Link, arrived: Arrived) -> (Response, Option<Closing>) {
+pub(super) async fn respond(client: &ClientConnection, arrived: Arrived) -> (Response, Option<Closing>) {
     let wants_upgrade = arrived.head.headers.contains_key(UPGRADE);
     let mut closing = None;
-    let answer = AssertUnwindSafe(answer(link, arrived, &mut closing)).catch_unwind().await;
+    let answer = AssertUnwindSafe(answer(client, arrived, &mut closing)).catch_unwind().await;
     let response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(entry_point = %link.door.name, panic = what, "a request handler panicked");
+        tracing::error!(entry_point = %client.listener.name, panic = what, "a request handler panicked");
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
     });
-    let finish = if link.protocol.is_framed() { finish_framed } else { finish_http1 };
-    let mut response = finish(link, response, wants_upgrade, closing.as_mut());
+    let finish = if client.protocol.is_framed() { finish_framed } else { finish_http1 };
+    let mut response = finish(client, response, wants_upgrade, closing.as_mut());
     if response.status() == StatusCode::NOT_MODIFIED {
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
@@ -189,7 +195,7 @@ pub(super) async fn respond(link: &Link, arrived: Arrived) -> (Response, Option<
 
 /// What HTTP/1 clients are told of their connection.
 fn finish_http1(
-    link: &Link,
+    client: &ClientConnection,
     mut response: Response,
     wants_upgrade: bool,
     closing: Option<&mut Closing>,
@@ -197,9 +203,9 @@ fn finish_http1(
     if let Some(closing) = closing {
         closing.answer(&response);
     }
-    let is_over = is_over(link);
+    let is_over = is_over(client);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        link.progress.upgrade();
+        client.progress.upgrade();
     } else if is_over || wants_upgrade {
         // What the client sent behind its request for another protocol may be of that protocol.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -209,7 +215,7 @@ fn finish_http1(
 
 /// What becomes of the connection of HTTP/2 and HTTP/3 clients, and what a tunnel's answer may be.
 fn finish_framed(
-    link: &Link,
+    client: &ClientConnection,
     mut response: Response,
     wants_upgrade: bool,
     closing: Option<&mut Closing>,
@@ -220,19 +226,19 @@ fn finish_framed(
     if let Some(closing) = closing {
         closing.answer(&response);
     }
-    if is_over(link) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        link.progress.leave();
+    if is_over(client) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        client.progress.leave();
     }
     response
 }
 
 /// Counts a request. True when its connection has lived or served long enough (Traefik's `keepAliveMaxTime`,
 /// `keepAliveMaxRequests`), and for every connection while the gateway stops.
-fn is_over(link: &Link) -> bool {
-    let served = link.requests.fetch_add(1, Ordering::Relaxed) + 1;
-    (link.door.max_requests > 0 && served >= link.door.max_requests)
-        || link.door.max_time.is_some_and(|limit| link.connection.accepted.elapsed() >= limit)
-        || link.door.draining.is_cancelled()
+fn is_over(client: &ClientConnection) -> bool {
+    let served = client.requests.fetch_add(1, Ordering::Relaxed) + 1;
+    (client.listener.max_requests > 0 && served >= client.listener.max_requests)
+        || client.listener.max_time.is_some_and(|limit| client.connection.accepted.elapsed() >= limit)
+        || client.listener.draining.is_cancelled()
 }
 
 /// Adds a header before those of its name that are there.
@@ -244,19 +250,19 @@ fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     }
 }
 
-async fn answer(link: &Link, arrived: Arrived, closing: &mut Option<Closing>) -> Response {
-    let door = &*link.door;
+async fn answer(client: &ClientConnection, arrived: Arrived, closing: &mut Option<Closing>) -> Response {
+    let listener = &*client.listener;
     let Arrived { mut head, body, interim, upgrade } = arrived;
-    let exchange = Arc::new(Exchange::begin(link.connection.clone(), head.version));
+    let exchange = Arc::new(Exchange::begin(client.connection.clone(), head.version));
     // Until there is an answer.
-    let _held = match link.progress.has_large().then(|| hold_head(door, &head.headers)) {
+    let _held = match client.progress.has_large().then(|| hold_head(listener, &head.headers)) {
         Some(None) => {
             *closing = Some(Closing::new(exchange, None));
             return reply::status_text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge);
         }
         held => held,
     };
-    let original_target = match prepare(link, &mut head) {
+    let original_target = match prepare(client, &mut head) {
         Ok(original) => original.map(Arc::new),
         Err(response) => {
             *closing = Some(Closing::new(exchange, None));
@@ -265,25 +271,26 @@ async fn answer(link: &Link, arrived: Arrived, closing: &mut Option<Closing>) ->
     };
     let context = Context { interim, original_target, upgrade, ..Context::of(exchange) };
     let mut request = Request::new(head, body, context);
-    let mut snapshot = door.snapshots.load();
-    if !door.opening.is_open() && !is_early(door, &snapshot, &request) {
-        door.opening.opened().await;
-        snapshot = door.snapshots.load();
+    let mut snapshot = listener.snapshots.load();
+    if !listener.opening.is_open() && !is_early(listener, &snapshot, &request) {
+        listener.opening.opened().await;
+        snapshot = listener.snapshots.load();
     }
-    if is_misdirected(link, &snapshot, &request) {
+    if is_misdirected(client, &snapshot, &request) {
         *closing = Some(Closing::new(request.context.exchange, None));
         return misdirected();
     }
-    let routes = snapshot.entry_points.get(door.index);
-    let index = routes.map(|routes| if link.connection.tls.is_some() { &routes.tls } else { &routes.plain });
+    let routes = snapshot.entry_points.get(listener.index);
+    let index =
+        routes.map(|routes| if client.connection.tls.is_some() { &routes.tls } else { &routes.plain });
     let route = index.and_then(|index| index.find(&request));
-    let timed = timeouts::begin(link, &mut request, route.and_then(|route| route.timeouts.as_ref()));
-    *closing = Some(begin_exchange(door, &mut request, route.map(|route| &**route)));
+    let timed = timeouts::begin(client, &mut request, route.and_then(|route| route.timeouts.as_ref()));
+    *closing = Some(begin_exchange(listener, &mut request, route.map(|route| &**route)));
     let Some(route) = route else { return reply::not_found(Reason::NoRouter) };
-    if link.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
+    if client.tls_options.as_ref().is_some_and(|chosen| chosen.differ_for_route(route)) {
         return misdirected();
     }
-    if door.target.denies(request.path()) {
+    if listener.target.denies(request.path()) {
         return reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters);
     }
     match timed {
@@ -295,8 +302,8 @@ async fn answer(link: &Link, arrived: Arrived, closing: &mut Option<Closing>) ->
 
 /// True for a request that is answered before the first configuration is complete: one for the gateway's own `/ping` or
 /// `/ready`, whose routers no other can overrule.
-fn is_early(door: &Door, snapshot: &Snapshot, request: &Request) -> bool {
-    let routes = snapshot.entry_points.get(door.index).filter(|_| door.early);
+fn is_early(listener: &Listener, snapshot: &Snapshot, request: &Request) -> bool {
+    let routes = snapshot.entry_points.get(listener.index).filter(|_| listener.early);
     let Some(route) = routes.and_then(|routes| routes.plain.find(request)) else { return false };
     let object = snapshot.report.object(Kind::Router, &route.info.router);
     EARLY.iter().any(|path| route.info.router[..] == format!("{}@{PROVIDER}", &path[1..]))
@@ -305,9 +312,9 @@ fn is_early(door: &Door, snapshot: &Snapshot, request: &Request) -> bool {
 
 /// Completes what is known of the exchange when its route is, and begins its line in the access log, when it will be
 /// written.
-fn begin_exchange(door: &Door, request: &mut Request, route: Option<&Route>) -> Closing {
+fn begin_exchange(listener: &Listener, request: &mut Request, route: Option<&Route>) -> Closing {
     let logged = route.is_none_or(|route| route.observability.access_logs);
-    let log = door.log.as_ref().filter(|_| logged);
+    let log = listener.log.as_ref().filter(|_| logged);
     // Nobody else knows of it yet.
     if let Some(exchange) = Arc::get_mut(&mut request.context.exchange) {
         exchange.keep_headers = log.is_some_and(|log| log.keeps_headers());
@@ -335,8 +342,11 @@ impl Guard for Received {
 }
 
 /// Everything that is decided before routing. The error is the answer to a request that cannot be served.
-fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<Option<OriginalTarget>, Box<Response>> {
-    let original = link.door.target.apply(head)?;
+fn prepare(
+    client: &ClientConnection,
+    head: &mut http::request::Parts,
+) -> Result<Option<OriginalTarget>, Box<Response>> {
+    let original = client.listener.target.apply(head)?;
     if head
         .headers
         .get(EXPECT)
@@ -344,8 +354,8 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<Option<Origin
     {
         return Err(refused(StatusCode::EXPECTATION_FAILED, Reason::ExpectationFailed));
     }
-    link.door.aliases.apply(&mut head.headers)?;
-    if link.protocol.is_framed() {
+    client.listener.aliases.apply(&mut head.headers)?;
+    if client.protocol.is_framed() {
         join_cookies(&mut head.headers);
         head.headers.remove(HTTP2_SETTINGS);
         // The HTTP/1 library counts by itself.
@@ -361,13 +371,13 @@ fn prepare(link: &Link, head: &mut http::request::Parts) -> Result<Option<Origin
     } else {
         refuse_h2c(&mut head.headers);
     }
-    link.door.forwarded.apply(head, &link.peer);
+    client.listener.forwarded.apply(head, &client.peer);
     Ok(original)
 }
 
 /// Counts what a head holds. `None`: there is no room for it.
-fn hold_head(door: &Door, headers: &HeaderMap) -> Option<HeldHead> {
-    let mut held = HeldHead::new(door.heads.clone());
+fn hold_head(listener: &Listener, headers: &HeaderMap) -> Option<HeaderReservation> {
+    let mut held = HeaderReservation::new(listener.heads.clone());
     let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     held.grow(bytes).then_some(held)
 }
@@ -415,9 +425,9 @@ fn misdirected() -> Response {
 }
 
 /// True when the requested host has other TLS options than the handshake was made with.
-fn is_misdirected(link: &Link, snapshot: &Snapshot, request: &Request) -> bool {
-    let (Some(tls), Some(chosen)) = (&link.connection.tls, &link.tls_options) else {
-        return link.connection.tls.is_some();
+fn is_misdirected(client: &ClientConnection, snapshot: &Snapshot, request: &Request) -> bool {
+    let (Some(tls), Some(chosen)) = (&client.connection.tls, &client.tls_options) else {
+        return client.connection.tls.is_some();
     };
-    chosen.differ_for_host(snapshot, link.door.index, tls, request)
+    chosen.differ_for_host(snapshot, client.listener.index, tls, request)
 }

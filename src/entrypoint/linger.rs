@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Prefixed;
-use super::door::CONNECTION_WINDOW;
+use super::listener::CONNECTION_WINDOW;
 
 /// Maximum time to read on behind an answer.
 const MAX_TIME: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
-use super::door::Door;
+use super::listener::Listener;
 use crate::handover;
 use crate::worker;
 
@@ -102,56 +102,56 @@ pub(super) enum Port {
 }
 
 /// A socket to accept connections from.
-pub(super) struct Listener {
+pub(super) struct BoundSocket {
     pub(super) socket: std::net::TcpListener,
     pub(super) port: Port,
 }
 
 /// Makes listeners for `count` workers of sockets that were passed on.
-pub(super) fn adopt(passed: &[std::net::TcpListener], count: usize) -> io::Result<Vec<Listener>> {
-    for listener in passed {
-        set_options(&SockRef::from(listener))?;
+pub(super) fn adopt(passed: &[std::net::TcpListener], count: usize) -> io::Result<Vec<BoundSocket>> {
+    for socket in passed {
+        set_options(&SockRef::from(socket))?;
     }
-    let listener = |number: usize| {
+    let socket = |number: usize| {
         let socket = passed[number % passed.len()].try_clone()?;
-        Ok(Listener { socket, port: Port::Passed })
+        Ok(BoundSocket { socket, port: Port::Passed })
     };
-    (0..count.max(passed.len())).map(listener).collect()
+    (0..count.max(passed.len())).map(socket).collect()
 }
 
-/// Accepts connections until the door closes. Errors never end it.
-pub(super) async fn accept_loop(door: Arc<Door>, listener: Listener) {
-    let port = listener.port;
-    let listener = match TcpListener::from_std(listener.socket) {
-        Ok(listener) => listener,
+/// Accepts connections until the listener closes. Errors never end it.
+pub(super) async fn accept_loop(listener: Arc<Listener>, socket: BoundSocket) {
+    let port = socket.port;
+    let socket = match TcpListener::from_std(socket.socket) {
+        Ok(socket) => socket,
         Err(error) => {
-            tracing::error!(entry_point = %door.name, %error, "cannot listen");
+            tracing::error!(entry_point = %listener.name, %error, "cannot listen");
             std::process::abort();
         }
     };
     let mut pause = PAUSES.0;
-    let closing = door.closing.clone();
+    let closing = listener.closing.clone();
     loop {
-        if !door.seats.has_room() {
-            wait_for_room(&door).await;
+        if !listener.connections.is_below_limit() {
+            wait_until_below_limit(&listener).await;
         }
         let accepted = tokio::select! {
             biased;
             () = closing.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 pause = PAUSES.0;
-                dispatch(&door, stream, peer);
-                door.seats.make_room();
+                dispatch(&listener, stream, peer);
+                listener.connections.evict_one();
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 if pause == PAUSES.0 {
-                    tracing::error!(entry_point = %door.name, %error, "cannot accept connections for now");
+                    tracing::error!(entry_point = %listener.name, %error, "cannot accept connections for now");
                 }
-                door.seats.close_idle();
+                listener.connections.close_idle();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
@@ -161,23 +161,23 @@ pub(super) async fn accept_loop(door: Arc<Door>, listener: Listener) {
     // knows of the socket may be out of date.
     match port {
         Port::Own => {}
-        Port::Shared => leave(&door, &listener).await,
+        Port::Shared => leave(&listener, &socket).await,
         // Who waits is served by whoever takes the socket next.
         Port::Passed => return,
     }
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, peer)) = listener.accept() {
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
         let nonblocking = stream.set_nonblocking(true);
         if let Ok(stream) = nonblocking.and_then(|()| TcpStream::from_std(stream)) {
-            dispatch(&door, stream, peer);
+            dispatch(&listener, stream, peer);
         }
     }
 }
 
 /// Leaves a port to the processes that share it: new clients are theirs, and who has begun to connect is served.
-async fn leave(door: &Arc<Door>, listener: &TcpListener) {
-    if let Err(error) = handover::ignore_attempts(listener) {
-        tracing::debug!(entry_point = %door.name, %error, "clients may be reset when the port is closed");
+async fn leave(listener: &Arc<Listener>, socket: &TcpListener) {
+    if let Err(error) = handover::ignore_attempts(socket) {
+        tracing::debug!(entry_point = %listener.name, %error, "clients may be reset when the port is closed");
         return;
     }
     let complete = tokio::time::sleep(handover::HANDSHAKES);
@@ -186,8 +186,8 @@ async fn leave(door: &Arc<Door>, listener: &TcpListener) {
         tokio::select! {
             biased;
             () = &mut complete => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => dispatch(door, stream, peer),
+            accepted = socket.accept() => match accepted {
+                Ok((stream, peer)) => dispatch(listener, stream, peer),
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(_) => return,
             },
@@ -195,33 +195,33 @@ async fn leave(door: &Arc<Door>, listener: &TcpListener) {
     }
 }
 
-/// Waits while there are as many connections as there may be, or until the door closes.
-async fn wait_for_room(door: &Door) {
-    if door.seats.begins_to_be_full() {
-        let limit = door.seats.most();
-        tracing::warn!(entry_point = %door.name, limit, "no more connections may be open: new ones wait");
+/// Waits while there are as many connections as there may be, or until the listener closes.
+async fn wait_until_below_limit(listener: &Listener) {
+    if listener.connections.is_nearly_full() {
+        let limit = listener.connections.max();
+        tracing::warn!(entry_point = %listener.name, limit, "no more connections may be open: new ones wait");
     }
     tokio::select! {
-        () = door.closing.cancelled() => {}
-        () = door.seats.wait_for_room() => {}
+        () = listener.closing.cancelled() => {}
+        () = listener.connections.wait_until_below_limit() => {}
     }
 }
 
 /// Serves a connection here, or on a worker that has clearly fewer.
-fn dispatch(door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) {
+fn dispatch(listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let here = worker::index();
-    let chosen = door.balance.choose(here);
-    let open = door.count(chosen);
-    let door = door.clone();
+    let chosen = listener.balance.choose(here);
+    let open = listener.count(chosen);
+    let listener = listener.clone();
     if chosen == here {
-        tokio::spawn(connection::serve(door, stream, peer, open));
+        tokio::spawn(connection::serve(listener, stream, peer, open));
         return;
     }
     let Ok(stream) = stream.into_std() else { return };
-    let handle = door.balance.handle(chosen).clone();
+    let handle = listener.balance.handle(chosen).clone();
     handle.spawn(async move {
         if let Ok(stream) = TcpStream::from_std(stream) {
-            tokio::spawn(connection::serve(door, stream, peer, open));
+            tokio::spawn(connection::serve(listener, stream, peer, open));
         }
     });
 }

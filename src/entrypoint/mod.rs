@@ -1,4 +1,4 @@
-//! The doors: listens, accepts, and turns connections into requests.
+//! The listeners: listens, accepts, and turns connections into requests.
 //!
 //! A connection passes these files in order: `listen` accepts it, `hold` keeps it until the first configuration is
 //! complete, `connection` finds out what is spoken (PROXY header, TLS, version of HTTP), `stream` reads along,
@@ -10,21 +10,21 @@ mod body;
 mod chosen_options;
 mod clock;
 mod closing;
+mod conn_limit;
 mod connection;
-mod door;
 pub(crate) mod forwarded;
-mod heads;
+mod header_budget;
 mod hold;
 pub mod http;
 mod http3;
 mod linger;
 mod listen;
+mod listener;
 mod pace;
 mod passed;
 mod ports;
 mod progress;
 mod protocol;
-mod room;
 mod stream;
 mod streams;
 mod target;
@@ -48,13 +48,13 @@ use crate::settings::{EntryPoint, Settings};
 use crate::snapshot::SnapshotHandle;
 use crate::udp;
 use crate::worker::{self, Workers};
-use door::{Door, Shared};
-use heads::HeadBudget;
+use conn_limit::ConnectionLimiter;
+pub use conn_limit::raise_descriptor_limit;
+use header_budget::HeaderBudget;
 use http3::Http3;
+use listener::{Listener, Shared};
 pub use passed::Passed;
 use ports::{Binder, BoundDoor, BoundPoint};
-use room::Room;
-pub use room::raise_descriptor_limit;
 use tidegate_core::BuildError;
 
 /// How long an idle connection is kept when the gateway stops: a client that did not know may have sent a request.
@@ -101,8 +101,8 @@ pub struct Options {
 
 /// All entry points, listening and served by the workers.
 pub struct EntryPoints {
-    doors: Vec<(Arc<Door>, SocketAddr)>,
-    points: Vec<(Arc<udp::Point>, SocketAddr)>,
+    listeners: Vec<(Arc<Listener>, SocketAddr)>,
+    points: Vec<(Arc<udp::Listener>, SocketAddr)>,
     workers: Workers,
     http3: Option<Http3>,
     terminating: Arc<AtomicBool>,
@@ -125,25 +125,30 @@ impl EntryPoints {
             opening: options.opening,
             hostname: hostname(),
             balance: workers.balance(),
-            room: Room::new(),
-            heads: HeadBudget::new(largest_head.unwrap_or(0)),
+            room: ConnectionLimiter::new(),
+            heads: HeaderBudget::new(largest_head.unwrap_or(0)),
         };
         let passed = settle(options.passed, settings);
         let mut binder = Binder { settings, shared: &shared, passed, workers: workers.len() };
-        let (mut doors, mut points) = (Vec::new(), Vec::new());
+        let (mut listeners, mut points) = (Vec::new(), Vec::new());
         for (index, (name, options)) in settings.entry_points.iter().enumerate() {
             if options.is_udp() {
                 points.push(binder.point(index, name, options)?);
             } else {
-                doors.push(binder.door(index, name, options)?);
+                listeners.push(binder.listener(index, name, options)?);
             }
         }
         binder.passed.warn_of_rest();
         let mut http3 = None;
-        let mut running =
-            Self { doors: Vec::new(), points: Vec::new(), workers, http3: None, terminating: Arc::default() };
-        for bound in doors {
-            let serves = settings.entry_points.get(&*bound.door.name).map(serves).unwrap_or_default();
+        let mut running = Self {
+            listeners: Vec::new(),
+            points: Vec::new(),
+            workers,
+            http3: None,
+            terminating: Arc::default(),
+        };
+        for bound in listeners {
+            let serves = settings.entry_points.get(&*bound.listener.name).map(serves).unwrap_or_default();
             running.serve_door(bound, &serves, &mut http3)?;
         }
         running.http3 = http3;
@@ -159,25 +164,25 @@ impl EntryPoints {
         serves: &str,
         http3: &mut Option<Http3>,
     ) -> Result<(), StartError> {
-        let BoundDoor { door, address, listeners, http3: port } = bound;
+        let BoundDoor { listener, address, listeners, http3: port } = bound;
         if let Some(port) = port {
             let threads = match http3.take() {
                 Some(threads) => threads,
                 None => Http3::start(self.workers.len(), self.workers.len())?,
             };
             let failed = |error: BuildError| StartError::Option {
-                entry_point: door.name.to_string(),
+                entry_point: listener.name.to_string(),
                 message: format!("http3: {error}"),
             };
-            http3.insert(threads).serve(door.clone(), port).map_err(failed)?;
+            http3.insert(threads).serve(listener.clone(), port).map_err(failed)?;
         }
-        tracing::info!(entry_point = %door.name, %address, serves, "listening");
-        for (number, listener) in listeners.into_iter().enumerate() {
-            let accepting = door.accepting.track_future(listen::accept_loop(door.clone(), listener));
+        tracing::info!(entry_point = %listener.name, %address, serves, "listening");
+        for (number, socket) in listeners.into_iter().enumerate() {
+            let accepting = listener.accepting.track_future(listen::accept_loop(listener.clone(), socket));
             spawn_vital(self.workers.handle(number % self.workers.len()), accepting);
         }
-        door.accepting.close();
-        self.doors.push((door, address));
+        listener.accepting.close();
+        self.listeners.push((listener, address));
         Ok(())
     }
 
@@ -192,13 +197,19 @@ impl EntryPoints {
 
     /// Where each entry point listens, by name.
     pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        let doors = self.doors.iter().map(|(door, address)| (door.name.to_string(), *address));
-        doors.chain(self.points.iter().map(|(point, address)| (point.name.to_string(), *address))).collect()
+        let listeners =
+            self.listeners.iter().map(|(listener, address)| (listener.name.to_string(), *address));
+        listeners
+            .chain(self.points.iter().map(|(point, address)| (point.name.to_string(), *address)))
+            .collect()
     }
 
     /// Open client connections of each entry point, by name.
     pub fn connections(&self) -> BTreeMap<String, usize> {
-        self.doors.iter().map(|(door, _)| (door.name.to_string(), door.connections())).collect()
+        self.listeners
+            .iter()
+            .map(|(listener, _)| (listener.name.to_string(), listener.connections()))
+            .collect()
     }
 
     /// True from the beginning of [`Self::shutdown`] on: `/ping` then says so.
@@ -210,7 +221,7 @@ impl EntryPoints {
     /// do (upgraded ones included) for at most `graceTimeOut`; what is left then is cut.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
-        let stopping = self.doors.iter().map(|(door, _)| stop(door));
+        let stopping = self.listeners.iter().map(|(listener, _)| stop(listener));
         let silencing = self.points.iter().map(|(point, _)| point.stop());
         tokio::join!(futures_util::future::join_all(stopping), futures_util::future::join_all(silencing));
         // Joins threads, which blocks for a moment.
@@ -246,23 +257,24 @@ fn serves(options: &EntryPoint) -> String {
     }
 }
 
-async fn stop(door: &Door) {
-    if !door.accept_grace.is_zero() {
-        tokio::time::sleep(door.accept_grace).await;
+async fn stop(listener: &Listener) {
+    if !listener.accept_grace.is_zero() {
+        tokio::time::sleep(listener.accept_grace).await;
     }
-    door.closing.cancel();
-    door.draining.cancel();
-    let emptied = async {
+    listener.closing.cancel();
+    listener.draining.cancel();
+    let drained = async {
         // Who waits to be accepted is served, too.
-        door.accepting.wait().await;
-        if tokio::time::timeout(LINGER.min(door.grace / 2), door.seats.emptied()).await.is_err() {
-            door.parting.cancel();
-            door.seats.emptied().await;
+        listener.accepting.wait().await;
+        if tokio::time::timeout(LINGER.min(listener.grace / 2), listener.connections.drained()).await.is_err()
+        {
+            listener.parting.cancel();
+            listener.connections.drained().await;
         }
     };
-    if tokio::time::timeout(door.grace, emptied).await.is_err() {
-        let connections = door.connections();
-        tracing::warn!(entry_point = %door.name, connections, "connections are cut after graceTimeOut");
+    if tokio::time::timeout(listener.grace, drained).await.is_err() {
+        let connections = listener.connections();
+        tracing::warn!(entry_point = %listener.name, connections, "connections are cut after graceTimeOut");
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::door::{Door, Shared};
-use super::listen::{self, Listener};
+use super::listen::{self, BoundSocket};
+use super::listener::{Listener, Shared};
 use super::passed::Passed;
 use super::{StartError, http3};
 use crate::settings::{EntryPoint, Settings};
@@ -13,15 +13,15 @@ use crate::udp;
 
 /// An entry point for HTTP and TCP with its ports.
 pub(super) struct BoundDoor {
-    pub(super) door: Arc<Door>,
+    pub(super) listener: Arc<Listener>,
     pub(super) address: SocketAddr,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Vec<BoundSocket>,
     pub(super) http3: Option<UdpSocket>,
 }
 
 /// An entry point for UDP with its sockets.
 pub(super) struct BoundPoint {
-    pub(super) point: Arc<udp::Point>,
+    pub(super) point: Arc<udp::Listener>,
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<UdpSocket>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Binder<'b> {
 
 impl Binder<'_> {
     /// An entry point for HTTP and TCP.
-    pub(super) fn door(
+    pub(super) fn listener(
         &mut self,
         index: usize,
         name: &str,
@@ -46,14 +46,14 @@ impl Binder<'_> {
             |error: &dyn Display| StartError::Option { entry_point: name.into(), message: error.to_string() };
         let failed =
             |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
-        let mut door =
-            Door::new(index, name, self.settings, options, self.shared).map_err(|error| invalid(&error))?;
+        let mut listener = Listener::new(index, name, self.settings, options, self.shared)
+            .map_err(|error| invalid(&error))?;
         let passed = self.passed.tcp(name).map_err(failed)?;
         let listeners = if passed.is_empty() {
             let address = listen::parse_address(&options.address).map_err(|error| invalid(&error))?;
             let listeners = listen::bind(address, self.workers, options.reuse_port).map_err(failed)?;
             let port = if options.reuse_port { listen::Port::Shared } else { listen::Port::Own };
-            listeners.into_iter().map(|socket| Listener { socket, port }).collect()
+            listeners.into_iter().map(|socket| BoundSocket { socket, port }).collect()
         } else {
             listen::adopt(&passed, self.workers).map_err(failed)?
         };
@@ -62,14 +62,14 @@ impl Binder<'_> {
             None => None,
             Some(wanted) => {
                 let port = if wanted.advertised_port == 0 { address.port() } else { wanted.advertised_port };
-                door.alternative = http3::alternative(port);
+                listener.alternative = http3::alternative(port);
                 Some(match self.passed.udp(name).map_err(failed)?.into_iter().next() {
                     Some(socket) => http3::adopt(socket),
                     None => http3::bind(address, options.reuse_port).map_err(failed)?,
                 })
             }
         };
-        Ok(BoundDoor { door: Arc::new(door), address, listeners, http3 })
+        Ok(BoundDoor { listener: Arc::new(listener), address, listeners, http3 })
     }
 
     /// An entry point for UDP.
@@ -82,7 +82,7 @@ impl Binder<'_> {
         let failed =
             |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
         let (snapshots, opening) = (self.shared.snapshots.clone(), self.shared.opening.clone());
-        let mut point = udp::Point::new(index, name, options, snapshots, opening);
+        let mut point = udp::Listener::new(index, name, options, snapshots, opening);
         let mut sockets = self.passed.udp(name).map_err(failed)?;
         if sockets.is_empty() {
             let address = listen::parse_address(&options.address).map_err(|error| StartError::Option {

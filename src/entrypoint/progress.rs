@@ -51,8 +51,8 @@ pub(super) struct Progress {
     cut: AtomicBool,
     /// Bytes that were read.
     received: AtomicU64,
-    /// Milliseconds without progress that the body under way may take, in place of the door's, and 1 more; 0: the
-    /// door's, 1: any.
+    /// Milliseconds without progress that the body under way may take, in place of the listener's, and 1 more; 0: the
+    /// listener's, 1: any.
     patience: AtomicU64,
 }
 
@@ -109,7 +109,7 @@ impl Progress {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// How long the body under way may make no progress (`Some(None)`: any time); `None`: as the door says.
+    /// How long the body under way may make no progress (`Some(None)`: any time); `None`: as the listener says.
     pub(super) fn set_patience(&self, patience: Option<Option<Duration>>) {
         let number = match patience {
             None => 0,

@@ -10,7 +10,7 @@ use tidegate_wire::http2::scan::FrameScan;
 use tidegate_wire::target::escape_of;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::heads::HeldHead;
+use super::header_budget::HeaderReservation;
 use super::linger::{Linger, Wire};
 use super::progress::Progress;
 use super::protocol::Protocol;
@@ -31,7 +31,7 @@ pub(super) struct Watched<S, G> {
     head: usize,
     /// Most of them.
     largest: usize,
-    held: HeldHead,
+    held: HeaderReservation,
     /// HTTP/1: what was read and looked at, but had no room at the reader once a target had been escaped.
     left: Vec<u8>,
     gathered: Gathered,
@@ -68,7 +68,7 @@ impl<S, G> Watched<S, G> {
         stream: S,
         protocol: Protocol,
         progress: Arc<Progress>,
-        held: HeldHead,
+        held: HeaderReservation,
         largest: usize,
         guard: G,
     ) -> Self {
@@ -158,7 +158,7 @@ impl<S, G> Watched<S, G> {
                     if !self.held.grow(scan.block_bytes()) {
                         return Err(io::Error::other("no room for a header block of this size"));
                     }
-                } else if HeldHead::counts(scan.block_bytes()) {
+                } else if HeaderReservation::counts(scan.block_bytes()) {
                     self.held.release();
                     self.progress.note_large();
                 }
@@ -411,7 +411,7 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::AsyncReadExt;
 
-    use super::super::heads::HeadBudget;
+    use super::super::header_budget::HeaderBudget;
     use super::super::linger::Wire;
     use super::*;
 
@@ -427,13 +427,13 @@ mod tests {
         }
     }
 
-    fn held() -> HeldHead {
-        HeldHead::new(HeadBudget::new(0))
+    fn held() -> HeaderReservation {
+        HeaderReservation::new(HeaderBudget::new(0))
     }
 
     /// What the library would be given of these pieces, by a budget in which nothing large has room.
     async fn read_along(protocol: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
-        let held = HeldHead::new(HeadBudget::of(0));
+        let held = HeaderReservation::new(HeaderBudget::of(0));
         let (near, mut far) = tokio::io::duplex(1 << 20);
         let mut stream = Watched::new(near, protocol, Arc::new(Progress::default()), held, 1 << 20, ());
         let mut got = Vec::new();

@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Begun, Rest, begin_http, first_bytes, is_known, within};
-use super::door::Door;
+use super::conn_limit::OpenConnection;
+use super::connection::{Begun, Serving, begin_http, first_bytes, is_known, within};
 use super::linger::{self, Wire};
-use super::room::OpenConnection;
+use super::listener::Listener;
 
 use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Permit, Route, Routes, Security};
@@ -28,14 +28,14 @@ const FIRST_READ: usize = 2048;
 
 /// Finds out who takes a connection. `None`: it is over.
 pub(super) async fn begin(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     routes: Arc<Routes>,
     tls: Arc<TlsStore>,
     stream: TcpStream,
     peer: SocketAddr,
     open: OpenConnection,
-) -> io::Result<Option<Rest>> {
-    let refuses = door.refuses_proxy(peer.ip());
+) -> io::Result<Option<Serving>> {
+    let refuses = listener.refuses_proxy(peer.ip());
     let decide = |connection: &Connection, bytes: &[u8]| {
         // As in Traefik, who may not send a header has to speak first: it must not be carried to the server.
         if refuses {
@@ -50,19 +50,19 @@ pub(super) async fn begin(
             decision => Some(decision),
         }
     };
-    let limit = door.limits.body;
-    let first = Box::pin(within(limit, first_bytes(&door, stream, peer, decide)));
+    let limit = listener.limits.body;
+    let first = Box::pin(within(limit, first_bytes(&listener, stream, peer, decide)));
     let begun = tokio::select! {
         biased;
         begun = first => begun?,
         // Nobody waits for an answer yet.
-        () = door.parting.cancelled() => None,
+        () = listener.parting.cancelled() => None,
     };
     let Some(begun) = begun else { return Ok(None) };
     let (begun, decision) = *begun;
-    let streams = Streams { door: &door, routes: &routes, tls: &tls, limit };
+    let streams = Streams { listener: &listener, routes: &routes, tls: &tls, limit };
     match decision {
-        Decision::Http => begin_http(door, begun, open).await,
+        Decision::Http => begin_http(listener, begun, open).await,
         Decision::Nobody(why) => Err(refused(why)),
         Decision::Route(route, hello) => {
             streams.route(begun, route, hello.as_ref(), false, open).await.map(Some)
@@ -73,7 +73,7 @@ pub(super) async fn begin(
 
 /// What serving TCP needs.
 struct Streams<'a> {
-    door: &'a Door,
+    listener: &'a Listener,
     routes: &'a Routes,
     tls: &'a TlsStore,
     limit: Option<Duration>,
@@ -88,7 +88,7 @@ impl Streams<'_> {
         hello: Option<&Hello>,
         starttls: bool,
         open: OpenConnection,
-    ) -> io::Result<Rest> {
+    ) -> io::Result<Serving> {
         let Begun { stream, connection } = begun;
         let permits = route.admit(&connection).map_err(refused)?;
         let Security::Terminate(options) = &route.security else {
@@ -97,7 +97,7 @@ impl Streams<'_> {
         };
         let config = self.tls.config_of(options).ok_or_else(|| refused("its TLS options are broken"))?;
         let config = for_client(config, hello);
-        let place = self.door.begin_handshake();
+        let place = self.listener.begin_handshake();
         let place = place.ok_or_else(|| io::Error::other("too many TLS handshakes are under way"))?;
         let name = hello.map(|hello| hello.server_name.as_str()).filter(|name| !name.is_empty());
         let handshake = async {
@@ -106,13 +106,13 @@ impl Streams<'_> {
             let config = self.tls.for_route(config, (options, &route.domains), name, local);
             TlsAcceptor::from(config).accept(stream).await
         };
-        let stream = Box::pin(within(Some(self.door.handshake), handshake)).await?;
+        let stream = Box::pin(within(Some(self.listener.handshake), handshake)).await?;
         drop(place);
         Ok(carry(route, stream, connection, false, (permits, open)))
     }
 
     /// Agrees to the TLS that a PostgreSQL client asks for, and gives the connection to the route of its server name.
-    async fn postgres(&self, mut begun: Begun, open: OpenConnection) -> io::Result<Option<Rest>> {
+    async fn postgres(&self, mut begun: Begun, open: OpenConnection) -> io::Result<Option<Serving>> {
         if begun.stream.prefix.len() != postgres::SSL_REQUEST.len() {
             // It would be taken for what comes encrypted.
             return Err(refused("it spoke before it was answered"));
@@ -169,7 +169,7 @@ fn carry<C: AsyncRead + AsyncWrite + Wire + Unpin + Send + 'static>(
     connection: Connection,
     starttls: bool,
     held: (Vec<Permit>, OpenConnection),
-) -> Rest {
+) -> Serving {
     Box::pin(async move {
         let (permits, _open) = held;
         let taken = tcp::connect(&route, &connection, starttls).await?;

@@ -14,7 +14,7 @@ use tidegate_core::{Body, End, Guard, Next, Reason, Request, Response, UpstreamE
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::http::Link;
+use super::http::ClientConnection;
 use super::pace::{self, Answering};
 use super::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
@@ -31,10 +31,14 @@ pub(super) struct Timed {
 }
 
 /// Prepares a request for the timeouts of its router. Without any, nothing is done.
-pub(super) fn begin(link: &Link, request: &mut Request, timeouts: Option<&Timeouts>) -> Option<Timed> {
+pub(super) fn begin(
+    client: &ClientConnection,
+    request: &mut Request,
+    timeouts: Option<&Timeouts>,
+) -> Option<Timed> {
     let Some(timeouts) = timeouts else {
-        if !link.protocol.is_framed() {
-            link.progress.set_patience(None);
+        if !client.protocol.is_framed() {
+            client.progress.set_patience(None);
         }
         return None;
     };
@@ -43,26 +47,26 @@ pub(super) fn begin(link: &Link, request: &mut Request, timeouts: Option<&Timeou
         body.set();
     } else {
         let inner = std::mem::take(&mut request.body);
-        request.body = paced(link, request, inner, timeouts).with_guard(Box::new(Ending(body.clone())));
+        request.body = paced(client, request, inner, timeouts).with_guard(Box::new(Ending(body.clone())));
     }
     let deadline = timeouts.request.map(|limit| Instant::now() + limit);
     Some(Timed { timeouts: *timeouts, deadline, body })
 }
 
 /// A body with the pace of its router, and of the entry point where the router says nothing.
-fn paced(link: &Link, request: &Request, mut body: Body, timeouts: &Timeouts) -> Body {
-    let general = pace::of_request(link.door.limits.pace(), &request.head.headers);
+fn paced(client: &ClientConnection, request: &Request, mut body: Body, timeouts: &Timeouts) -> Body {
+    let general = pace::of_request(client.listener.limits.pace(), &request.head.headers);
     let pace = Pace {
         stall: timeouts.request_body.or(general.stall),
         rate: timeouts.min_body_rate.unwrap_or(general.rate),
     };
-    if !link.protocol.is_framed() {
-        link.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
+    if !client.protocol.is_framed() {
+        client.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
     }
     if body.set_pace(pace) {
         return body;
     }
-    pace::paced(body, pace, Answering::Connection(link.progress.clone()))
+    pace::paced(body, pace, Answering::Connection(client.progress.clone()))
 }
 
 impl Timed {

@@ -64,7 +64,7 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     }
     let senders: Vec<Arc<str>> = around.settings.providers.rest().map(|(name, _)| name.into()).collect();
     if !senders.is_empty() {
-        add("rest", Arc::new(rest::Rest::new(senders, around.updates.clone())));
+        add("rest", Arc::new(rest::RestEndpoint::new(senders, around.updates.clone())));
     }
     if let Some(options) = &around.settings.api {
         add("api", Arc::new(api::Api::new(around.clone(), options)));

@@ -15,13 +15,13 @@ const LARGEST: u64 = 32 << 20;
 const PREFIX: &str = "/api/providers/";
 
 /// The service.
-pub(super) struct Rest {
+pub(super) struct RestEndpoint {
     /// The names of the REST providers.
     providers: Vec<Arc<str>>,
     updates: Updates,
 }
 
-impl Rest {
+impl RestEndpoint {
     /// Sends what it takes to the configuration loop.
     pub(super) fn new(providers: Vec<Arc<str>>, updates: Updates) -> Self {
         Self { providers, updates }
@@ -66,13 +66,13 @@ impl Rest {
     }
 }
 
-impl Handler for Rest {
+impl Handler for RestEndpoint {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         Box::pin(self.take(request))
     }
 }
 
-impl Service for Rest {
+impl Service for RestEndpoint {
     fn is_up(&self) -> bool {
         true
     }

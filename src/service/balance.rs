@@ -42,7 +42,7 @@ pub(super) struct Balance {
     strategy: Strategy,
     members: Vec<Member>,
     /// `None` before the first choice: the shares that they start with are those of the first request.
-    turns: Mutex<Option<Turns>>,
+    turns: Mutex<Option<RoundRobin>>,
     /// Choices so far, of the strategy that counts them.
     choices: AtomicU32,
 }
@@ -74,7 +74,7 @@ impl Balance {
 
     fn next_turn(&self, load: &impl Load, allowed: impl Fn(usize) -> bool) -> Option<usize> {
         let mut turns = self.turns.lock();
-        let turns = turns.get_or_insert_with(|| Turns::new(&self.members, |index| load.share(index)));
+        let turns = turns.get_or_insert_with(|| RoundRobin::new(&self.members, |index| load.share(index)));
         turns.next(&self.members, load, allowed)
     }
 
@@ -161,12 +161,12 @@ pub(super) fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
 
 /// Earliest deadline first. It is the heap of Go's `container/heap`, move by move, so that members with equal
 /// deadlines come in the order that Traefik's users see.
-struct Turns {
+struct RoundRobin {
     heap: Vec<(f64, usize)>,
     current: f64,
 }
 
-impl Turns {
+impl RoundRobin {
     fn new(members: &[Member], share: impl Fn(usize) -> f64) -> Self {
         let mut turns = Self { heap: Vec::with_capacity(members.len()), current: 0.0 };
         for (index, member) in members.iter().enumerate() {

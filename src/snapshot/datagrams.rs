@@ -9,7 +9,7 @@ use tidegate_config::{Kind, ObjectRef};
 use tidegate_core::{BuildError, BuildErrors};
 
 use super::build::Builder;
-use super::ledger::{self, Broken, Ledger, Services, not_one_type};
+use super::diagnostics::{self, Broken, Diagnostics, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
 use super::routes::Outcome;
 use crate::udp::{Route, Server, Service};
@@ -27,13 +27,13 @@ type Built = Result<Arc<Service>, BuildError>;
 /// Compiles the UDP part.
 pub(super) fn compile(builder: &Builder<'_>, broken: &Broken) -> Datagrams {
     let points = &builder.environment.settings.entry_points;
-    let mut compiler = Compiler { builder, ledger: Ledger::new(broken) };
+    let mut compiler = Compiler { builder, diagnostics: Diagnostics::new(broken) };
     let mut routes: Vec<Option<Arc<Route>>> = points.iter().map(|_| None).collect();
     let mut findings = Vec::new();
     for (name, router) in builder.config.udp.routers.iter().rev() {
         let (places, mut outcome) = compiler.place(router);
         if !router.service.is_empty() {
-            compiler.ledger.use_of(Kind::UdpService, router.service.as_str(), name);
+            compiler.diagnostics.use_of(Kind::UdpService, router.service.as_str(), name);
         }
         if !places.is_empty() {
             let service = compiler.service_of(name, router);
@@ -59,13 +59,13 @@ pub(super) fn compile(builder: &Builder<'_>, broken: &Broken) -> Datagrams {
         let _ = compiler.service(name);
     }
     let services = builder.config.udp.services.keys();
-    findings.extend(services.map(|name| compiler.ledger.finding(Kind::UdpService, name)));
+    findings.extend(services.map(|name| compiler.diagnostics.finding(Kind::UdpService, name)));
     Datagrams { routes, findings }
 }
 
 struct Compiler<'a, 'b> {
     builder: &'a Builder<'b>,
-    ledger: Ledger<'a, Arc<Service>>,
+    diagnostics: Diagnostics<'a, Arc<Service>>,
 }
 
 impl Compiler<'_, '_> {
@@ -76,16 +76,16 @@ impl Compiler<'_, '_> {
         let (mut places, outcome) = match router.entry_points.is_empty() {
             true => {
                 let all: Vec<String> = all().map(|(name, _)| name.clone()).collect();
-                ledger::places(settings, &all, true)
+                diagnostics::places(settings, &all, true)
             }
-            false => ledger::places(settings, &router.entry_points, true),
+            false => diagnostics::places(settings, &router.entry_points, true),
         };
         places.sort_unstable();
         (places, outcome)
     }
 
     fn service_of(&mut self, name: &str, router: &UdpRouter) -> Built {
-        self.ledger.refuse_broken(Kind::UdpRouter, name)?;
+        self.diagnostics.refuse_broken(Kind::UdpRouter, name)?;
         if router.service.is_empty() {
             return Err(BuildError::new("the service is missing on the udp router"));
         }
@@ -97,7 +97,7 @@ impl Compiler<'_, '_> {
         for server in &options.servers {
             match Server::new(&server.address) {
                 Ok(server) => servers.push(Arc::new(server)),
-                Err(error) => self.ledger.warn(Kind::UdpService, name, error.messages().to_vec()),
+                Err(error) => self.diagnostics.warn(Kind::UdpService, name, error.messages().to_vec()),
             }
         }
         let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
@@ -105,7 +105,7 @@ impl Compiler<'_, '_> {
         Arc::new(Service::Servers(servers, turns))
     }
 
-    fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<crate::tcp::Turns> {
+    fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<crate::tcp::RoundRobin> {
         self.builder.tcp.turns(&format!("UDP {name}"), members)
     }
 }
@@ -115,8 +115,8 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
     const KIND: Kind = Kind::UdpService;
     const PROTOCOL: &'static str = "UDP";
 
-    fn ledger(&mut self) -> &mut Ledger<'a, Self::Service> {
-        &mut self.ledger
+    fn diagnostics(&mut self) -> &mut Diagnostics<'a, Self::Service> {
+        &mut self.diagnostics
     }
 
     fn build_service(&mut self, name: &str) -> Built {

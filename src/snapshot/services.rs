@@ -9,7 +9,7 @@ use tidegate_core::reference::Reference;
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
 use super::build::Builder;
-use super::ledger::not_one_type;
+use super::diagnostics::not_one_type;
 use crate::service::Service;
 use crate::upstream::Transport;
 
@@ -95,7 +95,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
     }
     if let Some(options) = &options.mirroring {
         let names = options.mirrors.iter().map(|mirror| &mirror.name);
-        let all = [&options.service].into_iter().chain(names).map(|name| child(name));
+        let all = [&options.service].into_iter().chain(names).map(&child);
         let mut all = BuildErrors::collect(all)?.into_iter();
         let main = all.next().ok_or_else(|| not_one_type("service", name, false))?;
         let percents = options.mirrors.iter().map(|mirror| mirror.percent);
@@ -104,7 +104,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
     let Some(options) = &options.failover else {
         return Err(not_one_type("service", name, false));
     };
-    let both = [&options.service, &options.fallback].map(|name| child(name));
+    let both = [&options.service, &options.fallback].map(child);
     let mut both = BuildErrors::collect(both)?.into_iter();
     match (both.next(), both.next()) {
         (Some(main), Some(fallback)) => draft.failover(options, main, fallback),

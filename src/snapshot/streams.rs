@@ -15,7 +15,7 @@ use tidegate_core::{BuildError, BuildErrors};
 
 use super::attach::{MAX_PRIORITY, default_entry_points};
 use super::build::Builder;
-use super::ledger::{self, Broken, Ledger, Services, not_one_type};
+use super::diagnostics::{self, Broken, Diagnostics, Services, not_one_type};
 use super::report::{Finding, ObjectReport};
 use super::routes::{Outcome, options_name};
 use super::syntax::syntax_error;
@@ -45,7 +45,8 @@ pub(super) fn compile(
     https: impl Fn(usize) -> HttpsNames,
 ) -> Streams {
     let settings = &builder.environment.settings;
-    let mut compiler = Compiler { builder, tls, ledger: Ledger::new(broken), transports: HashMap::new() };
+    let mut compiler =
+        Compiler { builder, tls, diagnostics: Diagnostics::new(broken), transports: HashMap::new() };
     let mut sides: Vec<(Entries, Entries)> =
         settings.entry_points.iter().map(|_| Default::default()).collect();
     let mut routers = builder.config.tcp.routers.clone();
@@ -60,7 +61,7 @@ pub(super) fn compile(
         }
         findings.push(made.finding);
     }
-    let services = compiler.ledger.built();
+    let services = compiler.diagnostics.built();
     compiler.build_unused();
     builder.tcp.retain(|name| services.contains_key(name));
     findings.extend(compiler.findings());
@@ -95,7 +96,7 @@ struct Made {
 struct Compiler<'a, 'b> {
     builder: &'a Builder<'b>,
     tls: &'a TlsStore,
-    ledger: Ledger<'a, Arc<dyn Service>>,
+    diagnostics: Diagnostics<'a, Arc<dyn Service>>,
     transports: HashMap<String, Result<Arc<Transport>, BuildError>>,
 }
 
@@ -106,13 +107,13 @@ impl Compiler<'_, '_> {
         if router.entry_points.is_empty() {
             router.entry_points = default_entry_points(settings);
         }
-        let (places, mut outcome) = ledger::places(settings, &router.entry_points, false);
+        let (places, mut outcome) = diagnostics::places(settings, &router.entry_points, false);
         let mut entry = None;
         for middleware in &router.middlewares {
-            self.ledger.use_of(Kind::TcpMiddleware, middleware, name);
+            self.diagnostics.use_of(Kind::TcpMiddleware, middleware, name);
         }
         if !router.service.is_empty() {
-            self.ledger.use_of(Kind::TcpService, router.service.as_str(), name);
+            self.diagnostics.use_of(Kind::TcpService, router.service.as_str(), name);
         }
         if !places.is_empty() {
             if router.priority == 0 {
@@ -164,7 +165,7 @@ impl Compiler<'_, '_> {
         outcome: &mut Outcome,
     ) -> Option<(Vec<Arc<dyn Middleware>>, Arc<dyn Service>)> {
         let mut errors = BuildErrors::default();
-        let reasons = self.ledger.broken(Kind::TcpRouter, name).map(<[String]>::to_vec);
+        let reasons = self.diagnostics.broken(Kind::TcpRouter, name).map(<[String]>::to_vec);
         let is_broken = reasons.is_some();
         reasons.into_iter().flatten().for_each(|reason| errors.add(reason));
         if router.service.is_empty() && !is_broken {
@@ -233,12 +234,12 @@ impl Compiler<'_, '_> {
     }
 
     fn middleware(&mut self, router: &str, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
-        self.ledger.refuse_broken(Kind::TcpMiddleware, name)?;
+        self.diagnostics.refuse_broken(Kind::TcpMiddleware, name)?;
         let Some(options) = self.builder.config.tcp.middlewares.get(name) else {
             return Err(BuildError::new(format!("middleware \"{name}\" does not exist")));
         };
         let made = self.builder.tcp.middleware(router, name, options);
-        self.ledger.note(Kind::TcpMiddleware, name, &made);
+        self.diagnostics.note(Kind::TcpMiddleware, name, &made);
         made
     }
 
@@ -252,7 +253,7 @@ impl Compiler<'_, '_> {
             transport => self.transport(transport)?,
         };
         let (service, wrong) = self.builder.tcp.load_balancer(name, options, &transport)?;
-        self.ledger.warn(Kind::TcpService, name, wrong);
+        self.diagnostics.warn(Kind::TcpService, name, wrong);
         Ok(service)
     }
 
@@ -286,12 +287,12 @@ impl Compiler<'_, '_> {
         if let Some(known) = self.transports.get(name) {
             return known.clone();
         }
-        let made = self.ledger.refuse_broken(Kind::TcpServersTransport, name).and_then(|()| {
+        let made = self.diagnostics.refuse_broken(Kind::TcpServersTransport, name).and_then(|()| {
             let options = self.builder.config.tcp.servers_transports.get(name);
             let options = options
                 .ok_or_else(|| BuildError::new(format!("no transport configuration found for \"{name}\"")))?;
             let made = Transport::build(options, &mut |path| self.builder.file(path));
-            self.ledger.note(Kind::TcpServersTransport, name, &made);
+            self.diagnostics.note(Kind::TcpServersTransport, name, &made);
             made
         });
         self.transports.insert(name.to_owned(), made.clone());
@@ -309,7 +310,7 @@ impl Compiler<'_, '_> {
             let _ = self.transport(name);
         }
         for name in config.tcp.middlewares.keys() {
-            if !self.ledger.is_used(Kind::TcpMiddleware, name) {
+            if !self.diagnostics.is_used(Kind::TcpMiddleware, name) {
                 let _ = self.middleware("", name);
             }
         }
@@ -323,7 +324,7 @@ impl Compiler<'_, '_> {
         let transports = tcp.servers_transports.keys().map(|name| (Kind::TcpServersTransport, name));
         let all = services.chain(middlewares).chain(transports);
         all.map(|(kind, name)| {
-            let mut finding = self.ledger.finding(kind, name);
+            let mut finding = self.diagnostics.finding(kind, name);
             if kind != Kind::TcpService {
                 // Traefik's API does not tell who uses a TCP middleware.
                 finding.known.used_by.clear();
@@ -339,8 +340,8 @@ impl<'a> Services<'a> for Compiler<'a, '_> {
     const KIND: Kind = Kind::TcpService;
     const PROTOCOL: &'static str = "TCP";
 
-    fn ledger(&mut self) -> &mut Ledger<'a, Self::Service> {
-        &mut self.ledger
+    fn diagnostics(&mut self) -> &mut Diagnostics<'a, Self::Service> {
+        &mut self.diagnostics
     }
 
     fn build_service(&mut self, name: &str) -> Result<Arc<dyn Service>, BuildError> {

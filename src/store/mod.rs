@@ -7,8 +7,8 @@
 mod cluster;
 mod command;
 mod error;
-mod line;
 mod node;
+mod pipeline;
 mod redis;
 
 use std::sync::{Arc, Weak};

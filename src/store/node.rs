@@ -13,7 +13,7 @@ use tidegate_providers::redis_client::Reply;
 use tokio::runtime::Handle;
 
 use super::error::NodeError;
-use super::line::{Line, Place, carry};
+use super::pipeline::{Pipeline, Place, carry};
 
 /// The first pause between two attempts to reach a server that does not answer, and the longest: with a quarter more, it
 /// is used within a second after it is back.
@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Node {
     place: Arc<Place>,
     control: Handle,
-    lines: Mutex<Vec<Line>>,
+    pipelines: Mutex<Vec<Pipeline>>,
     /// Why it does not answer, while it does not.
     failing: Mutex<Option<NodeError>>,
     itself: Weak<Self>,
@@ -36,7 +36,7 @@ impl Node {
         Arc::new_cyclic(|itself| Self {
             place: Arc::new(Place { connector, options }),
             control,
-            lines: Mutex::default(),
+            pipelines: Mutex::default(),
             failing: Mutex::default(),
             itself: itself.clone(),
         })
@@ -57,7 +57,7 @@ impl Node {
         if let Some(error) = self.failing() {
             return Err(error);
         }
-        let answered = self.line().send(command, commands)?;
+        let answered = self.pipeline().send(command, commands)?;
         match answered.await {
             Ok(answer) => answer,
             Err(_) => Err(self.failing().unwrap_or(NodeError::Closed)),
@@ -74,14 +74,14 @@ impl Node {
             *failing = Some(error.clone());
         }
         // Their answers may never come.
-        self.lines.lock().clear();
+        self.pipelines.lock().clear();
         tracing::warn!("Redis at {} does not answer: {error}", self.endpoint());
         self.control.spawn(revive(self.itself.clone(), self.place.clone()));
     }
 
     /// The line that has least to do. When all are busy another one is opened for the next.
-    fn line(&self) -> Line {
-        let mut lines = self.lines.lock();
+    fn pipeline(&self) -> Pipeline {
+        let mut lines = self.pipelines.lock();
         lines.retain(|line| !line.has_ended());
         let options = &self.place.options;
         let best = lines.iter().min_by_key(|line| line.load()).cloned();
@@ -99,8 +99,8 @@ impl Node {
         }
     }
 
-    fn open(&self) -> Line {
-        let (line, end) = Line::new();
+    fn open(&self) -> Pipeline {
+        let (line, end) = Pipeline::new();
         let (itself, place) = (self.itself.clone(), self.place.clone());
         self.control.spawn(async move {
             match place.open().await {
@@ -119,7 +119,7 @@ impl Node {
 /// True when there are more connections than are to stay.
 fn may_end(node: &Weak<Node>) -> bool {
     node.upgrade().is_none_or(|node| {
-        let mut lines = node.lines.lock();
+        let mut lines = node.pipelines.lock();
         lines.retain(|line| !line.has_ended());
         lines.len() > node.place.options.min_idle
     })
@@ -141,10 +141,10 @@ async fn revive(node: Weak<Node>, place: Arc<Place>) {
         let Some(node) = node.upgrade() else { return };
         match outcome {
             Ok(connection) => {
-                let (line, end) = Line::new();
+                let (line, end) = Pipeline::new();
                 let (itself, place) = (node.itself.clone(), place.clone());
                 node.control.spawn(async move { carry(&place, connection, end, || may_end(&itself)).await });
-                node.lines.lock().push(line);
+                node.pipelines.lock().push(line);
                 *node.failing.lock() = None;
                 tracing::info!("Redis at {} answers again", node.endpoint());
                 return;

@@ -11,10 +11,10 @@ use tidegate_core::BuildError;
 use super::health;
 use super::middlewares::{self, Middleware};
 use super::registry::{MiddlewareKey, Registry, ServerKey};
+use super::round_robin::RoundRobin;
 use super::server::Server;
 use super::service::{LoadBalancer, Service, Weighted};
 use super::transport::Transport;
-use super::turns::Turns;
 
 /// TCP services that are being built, and the turns of UDP services. Those of the [`Registry`] are left as they are: new
 /// servers, turns and middlewares are plain values until the [`Effects`] are applied.
@@ -29,7 +29,7 @@ pub struct Draft {
 pub struct Effects {
     pub(super) registry: Arc<Registry>,
     pub(super) services: HashMap<String, ServiceEffects>,
-    pub(super) turns: HashMap<String, Arc<Turns>>,
+    pub(super) turns: HashMap<String, Arc<RoundRobin>>,
     pub(super) middlewares: HashMap<MiddlewareKey, (TcpMiddleware, Arc<dyn Middleware>)>,
 }
 
@@ -127,11 +127,11 @@ impl Draft {
     }
 
     /// The turns of a service: the live ones if its members are the same, or new ones.
-    pub(crate) fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<Turns> {
+    pub(crate) fn turns(&self, name: &str, members: Vec<(String, i64)>) -> Arc<RoundRobin> {
         if let Some(found) = self.registry.turns(name).filter(|found| found.is_for(&members)) {
             return found;
         }
-        let turns = Arc::new(Turns::new(members));
+        let turns = Arc::new(RoundRobin::new(members));
         self.effects.borrow_mut().turns.insert(name.to_owned(), turns.clone());
         turns
     }

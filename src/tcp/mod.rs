@@ -12,12 +12,12 @@ mod index;
 mod middlewares;
 mod postgres;
 mod registry;
+mod round_robin;
 mod route;
 pub mod rule;
 mod server;
 mod service;
 mod transport;
-mod turns;
 
 pub use draft::{Draft, Effects};
 pub use forward::{connect, forward};
@@ -26,7 +26,7 @@ pub use middlewares::{Middleware, Permit};
 pub use registry::Registry;
 pub use route::{Decision, HttpsNames, Route, Routes, Security};
 
+pub use round_robin::RoundRobin;
 pub(crate) use server::split as split_address;
 pub use service::Service;
 pub use transport::Transport;
-pub use turns::Turns;

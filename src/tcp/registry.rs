@@ -9,14 +9,14 @@ use tokio::runtime::Handle;
 
 use super::draft::{Draft, Effects};
 use super::middlewares::Middleware;
+use super::round_robin::RoundRobin;
 use super::server::Server;
-use super::turns::Turns;
 
 /// It holds nothing alive by itself: what no snapshot uses any more goes away with the last one that did.
 pub struct Registry {
     control: Handle,
     servers: Mutex<HashMap<ServerKey, Weak<Server>>>,
-    turns: Mutex<HashMap<String, Weak<Turns>>>,
+    turns: Mutex<HashMap<String, Weak<RoundRobin>>>,
     middlewares: Mutex<HashMap<MiddlewareKey, KnownMiddleware>>,
 }
 
@@ -49,7 +49,7 @@ impl Registry {
     }
 
     /// The live turns of a service.
-    pub(super) fn turns(&self, service: &str) -> Option<Arc<Turns>> {
+    pub(super) fn turns(&self, service: &str) -> Option<Arc<RoundRobin>> {
         self.turns.lock().get(service).and_then(Weak::upgrade)
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::round_robin::RoundRobin;
 use super::server::Server;
-use super::turns::Turns;
 
 /// A TCP service.
 pub trait Service: Send + Sync {
@@ -23,7 +23,7 @@ pub trait Service: Send + Sync {
 /// Servers that take turns.
 pub(super) struct LoadBalancer {
     pub(super) servers: Vec<Arc<Server>>,
-    pub(super) turns: Arc<Turns>,
+    pub(super) turns: Arc<RoundRobin>,
 }
 
 impl Service for LoadBalancer {
@@ -45,7 +45,7 @@ impl Service for LoadBalancer {
 /// Services by weight.
 pub(super) struct Weighted {
     pub(super) children: Vec<Arc<dyn Service>>,
-    pub(super) turns: Arc<Turns>,
+    pub(super) turns: Arc<RoundRobin>,
 }
 
 impl Service for Weighted {

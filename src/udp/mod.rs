@@ -5,12 +5,12 @@
 //! port: the system gives all datagrams of one client to one of them, so sessions are known to one worker only.
 
 mod listen;
-mod point;
+mod listener;
 mod service;
 mod session;
 
 pub use listen::bind;
-pub use point::Point;
+pub use listener::Listener;
 pub use service::{Server, Service};
 
 use std::sync::Arc;

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_core::BuildError;
 
-use crate::tcp::{Turns, split_address};
+use crate::tcp::{RoundRobin, split_address};
 use crate::upstream::Host;
 
 /// A UDP service.
 pub enum Service {
     /// Servers that take turns.
-    Servers(Vec<Arc<Server>>, Arc<Turns>),
+    Servers(Vec<Arc<Server>>, Arc<RoundRobin>),
     /// Services by weight.
-    Weighted(Vec<Arc<Service>>, Arc<Turns>),
+    Weighted(Vec<Arc<Service>>, Arc<RoundRobin>),
 }
 
 /// One server.
@@ -81,14 +81,14 @@ mod tests {
         let servers: Vec<_> =
             addresses.iter().map(|address| Arc::new(Server::new(address).unwrap())).collect();
         let members = addresses.iter().map(|address| ((*address).to_owned(), 1)).collect();
-        Arc::new(Service::Servers(servers, Arc::new(Turns::new(members))))
+        Arc::new(Service::Servers(servers, Arc::new(RoundRobin::new(members))))
     }
 
     #[test]
     fn turns_are_taken_and_empty_services_passed_over() {
         let children = vec![servers(&["a:1", "b:1"]), servers(&["c:1"]), servers(&[])];
         let members = vec![("x".into(), 2), ("y".into(), 1), ("z".into(), 5)];
-        let service = Service::Weighted(children, Arc::new(Turns::new(members)));
+        let service = Service::Weighted(children, Arc::new(RoundRobin::new(members)));
         let chosen: Vec<_> = (0..6).map(|_| service.choose().unwrap().address().to_owned()).collect();
         assert_eq!(chosen, ["a:1", "c:1", "b:1", "a:1", "c:1", "b:1"]);
         assert!(servers(&[]).choose().is_none());

@@ -275,7 +275,7 @@ mod tests {
         ) -> BoxFuture<'a, Result<Turn, StoreError>> {
             self.asked.lock().unwrap().push((key.to_owned(), *bucket, deadline));
             let answer = self.answers.lock().unwrap().pop();
-            Box::pin(async move { answer.unwrap_or_else(|| nobody()) })
+            Box::pin(async move { answer.unwrap_or_else(nobody) })
         }
 
         fn get<'a>(

@@ -3,7 +3,7 @@
 use tidegate_providers::consul_store::Operation;
 
 use super::keys::{read, write};
-use super::mirror::entry_of;
+use super::replica_cache::entry_of;
 use super::{Inner, delete, error};
 use crate::acme::error::Error;
 use crate::acme::storage::{StoredAccount, StoredCertificate};

@@ -4,11 +4,11 @@
 //! condition that the lock is still held, so one that comes late changes nothing. `keeper` has the tasks, `mirror` what
 //! is known, `migrate` what older versions wrote, `proofs` what is shown to the authority, `keys` the layout.
 
-mod keeper;
+mod challenges;
 mod keys;
 mod migrate;
-mod mirror;
-mod proofs;
+mod replica_cache;
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -24,20 +24,20 @@ use tidegate_providers::consul_store::{
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::backoff::{Ledger, Record};
+use super::backoff::{Record, RetryState};
 use super::certificate::Facts;
 use super::challenge::Prover;
 use super::cluster::{Leadership, Member};
 use super::error::Error;
 use super::file::FileStorage;
-use super::held::text;
+use super::managed::text;
 use super::storage::{Change, Storage, Stored, StoredAccount, StoredCertificate};
 use crate::settings::Acme;
-use keeper::Lease;
+use challenges::{Looks, Remote, SharedProver};
 pub(crate) use keys::places;
 use keys::{Keys, read, write};
-use mirror::{Mirror, entry_of};
-use proofs::{Looks, Remote, SharedProver};
+use replica_cache::{ReplicaCache, entry_of};
+use session::Lease;
 
 /// How long the first reading may take.
 const FIRST_READING: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ struct Inner {
     node: String,
     since: String,
     cache: Option<FileStorage>,
-    mirror: Mutex<Mirror>,
+    mirror: Mutex<ReplicaCache>,
     lease: Mutex<Lease>,
     /// Keys of older versions that could not be removed.
     kept: Mutex<BTreeSet<String>>,
@@ -100,7 +100,7 @@ impl ConsulStorage {
             resolver: Arc::from(resolver),
             place: options.storage.clone(),
             node: format!("{}:{}", node.trim(), std::process::id()),
-            since: keeper::now(),
+            since: session::now(),
             cache: (!consul.cache.is_empty()).then(|| FileStorage::new(&consul.cache)),
             mirror: Mutex::default(),
             lease: Mutex::default(),
@@ -120,12 +120,12 @@ impl ConsulStorage {
 
     /// Follows the store, and orders when nobody else does.
     pub(super) fn start(&self, control: &Handle) {
-        keeper::start(&self.0, control);
+        session::start(&self.0, control);
     }
 
     /// Lets another take over.
     pub(super) async fn stop(&self) {
-        keeper::stop(&self.0).await;
+        session::stop(&self.0).await;
     }
 
     /// A way to prove names at all replicas.
@@ -424,17 +424,21 @@ impl Storage for ConsulStorage {
         Box::pin(self.0.change(change))
     }
 
-    fn ledger<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Ledger> {
+    fn retry_state<'a>(&'a self, _: &'a str) -> BoxFuture<'a, RetryState> {
         let names = match self.leads() {
             // Read when the lock was got, and kept up to date by ourselves.
             true => self.0.written.lock().clone(),
             false => self.0.mirror.lock().live.as_ref().map(|live| live.failures.clone()).unwrap_or_default(),
         };
-        Box::pin(std::future::ready(Ledger { names, renew: Vec::new() }))
+        Box::pin(std::future::ready(RetryState { names, renew: Vec::new() }))
     }
 
-    fn keep_ledger<'a>(&'a self, _: &'a str, ledger: &'a Ledger) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(self.0.keep_failures(&ledger.names))
+    fn keep_ledger<'a>(
+        &'a self,
+        _: &'a str,
+        retry_state: &'a RetryState,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.0.keep_failures(&retry_state.names))
     }
 
     fn take_renewals<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Vec<String>> {

@@ -16,7 +16,7 @@ use crate::acme::error::Error;
 mod credentials;
 mod signing;
 
-use credentials::Wallet;
+use credentials::CredentialChain;
 use signing::{Unsigned, encoded};
 
 const ENDPOINT: &str = "https://route53.amazonaws.com";
@@ -28,7 +28,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(4);
 
 pub(super) struct Route53 {
     endpoint: String,
-    keys: Wallet,
+    keys: CredentialChain,
     zone: Option<String>,
     private: bool,
     wait: bool,
@@ -46,7 +46,7 @@ impl Route53 {
         let endpoint = variables.first(&["AWS_ENDPOINT_URL_ROUTE_53", "AWS_ENDPOINT_URL"]);
         Ok(Self {
             endpoint: endpoint.unwrap_or_else(|| ENDPOINT.to_owned()).trim_end_matches('/').to_owned(),
-            keys: Wallet::find(variables)?,
+            keys: CredentialChain::find(variables)?,
             zone: variables.first(&["AWS_HOSTED_ZONE_ID"]),
             private: variables.is_true("AWS_PRIVATE_ZONE"),
             wait: variables.first(&["AWS_WAIT_FOR_RECORD_SETS_CHANGED"]).is_none_or(|value| value != "false"),

@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::account::{self, Account};
-use super::backoff::Ledger;
+use super::backoff::RetryState;
 use super::challenge::Prover;
 use super::client::Http;
 use super::error::Error;
-use super::held::Held;
+use super::managed::ManagedCertificate;
 use super::on_demand::{Demand, OnDemand};
 use super::order::{self, Issued, Request};
 use super::protocol::Server;
@@ -65,9 +65,9 @@ pub(super) struct Resolver {
     asked: Asked,
     /// What is held has changed, and is not served yet.
     dirty: bool,
-    held: Vec<Held>,
+    held: Vec<ManagedCertificate>,
     stored_account: Option<StoredAccount>,
-    ledger: Ledger,
+    retry_state: RetryState,
     /// This gateway is the one that orders, and knows what was noted before.
     leads: bool,
     authority: Authority,
@@ -144,7 +144,7 @@ impl Resolver {
             dirty: false,
             held: Vec::new(),
             stored_account: None,
-            ledger: Ledger::default(),
+            retry_state: RetryState::default(),
             leads: false,
             authority: Authority::Closed { next: 0, register: false },
             away: (0, String::new()),
@@ -219,7 +219,7 @@ impl Resolver {
         self.unread = None;
         self.flaws.clear();
         if self.unusable.take().is_some() {
-            self.ledger = self.parts.storage.ledger(&self.parts.name).await;
+            self.retry_state = self.parts.storage.retry_state(&self.parts.name).await;
         }
         self.unsaved.0.iter().for_each(|change| stored.apply(change.clone()));
         if self.stored_account.is_some() && self.stored_account != stored.account {
@@ -235,7 +235,7 @@ impl Resolver {
                 continue;
             }
             let names = names_of(&certificate.domain).join(", ");
-            match Held::read(certificate, hours, now) {
+            match ManagedCertificate::read(certificate, hours, now) {
                 Ok(read) => held.push(read),
                 Err(error) => {
                     tracing::error!(resolver = %self.parts.name, %names, %error, "a stored certificate cannot be used");
@@ -254,9 +254,9 @@ impl Resolver {
         for main in storage.take_renewals(name).await {
             tracing::info!(resolver = %self.parts.name, name = %main, "renewal was asked for");
             // Somebody has looked at it: what has failed before is no reason to wait.
-            self.ledger.succeed(std::slice::from_ref(&main));
+            self.retry_state.succeed(std::slice::from_ref(&main));
             for held in self.held.iter_mut().filter(|held| held.facts.names.contains(&main)) {
-                self.ledger.succeed(&held.facts.names);
+                self.retry_state.succeed(&held.facts.names);
                 held.renew_now = true;
                 self.dirty = true;
             }
@@ -273,7 +273,7 @@ impl Resolver {
         let Parts { storage, name, .. } = &self.parts;
         let leads = storage.leads();
         if storage.is_shared() && !(leads && self.leads) {
-            self.ledger = storage.ledger(name).await;
+            self.retry_state = storage.retry_state(name).await;
         }
         self.leads = leads;
     }
@@ -281,7 +281,7 @@ impl Resolver {
     /// Serves what is held.
     fn serve(&self) {
         let wanted: Vec<&Wanted> = self.wanted.iter().filter(|wanted| wanted.default).collect();
-        let is_default = |held: &Held| {
+        let is_default = |held: &ManagedCertificate| {
             wanted.iter().any(|wanted| wanted.names.first().is_some_and(|name| held.facts.covers(name)))
         };
         let offers = self.held.iter().map(|held| held.offer(is_default(held))).collect();
@@ -308,7 +308,7 @@ impl Resolver {
         let others = if leads { self.others_miss(now) } else { Vec::new() };
         for names in missing.into_iter().chain(others) {
             let names: Vec<String> = names.into_iter().filter(|name| !seen.contains(name)).collect();
-            let allowed = self.ledger.allowed_at(&names, seconds);
+            let allowed = self.retry_state.allowed_at(&names, seconds);
             if names.is_empty() {
                 continue;
             }
@@ -385,7 +385,7 @@ impl Resolver {
         self.told = told;
         self.index();
         let asked = &self.asked;
-        self.ledger.prune(|name| asked.names.contains(name), now());
+        self.retry_state.prune(|name| asked.names.contains(name), now());
         // Which of them is the default may have changed.
         self.dirty = true;
     }
@@ -430,7 +430,7 @@ impl Resolver {
     }
 
     /// True when the certificate is for a name that is still asked for.
-    fn is_used(&self, held: &Held) -> bool {
+    fn is_used(&self, held: &ManagedCertificate) -> bool {
         held.facts.names.iter().any(|name| self.asked.contains(name))
     }
 
@@ -478,10 +478,10 @@ impl Resolver {
         if now.is_empty() {
             return;
         }
-        now.iter().for_each(|names| self.ledger.begin(names, begun));
+        now.iter().for_each(|names| self.retry_state.begin(names, begun));
         if !self.keep_ledger().await && self.parts.storage.is_shared() {
             // Another may order by now: it must not be done twice.
-            now.iter().for_each(|names| self.ledger.was_not_placed(names, begun));
+            now.iter().for_each(|names| self.retry_state.was_not_placed(names, begun));
             return;
         }
         for names in now {

@@ -12,7 +12,7 @@ use super::{Authority, Done, Failure, Resolver, STORE_AGAIN, WARN_AGAIN, now};
 use crate::acme::account;
 use crate::acme::backoff::pause;
 use crate::acme::error::{Error, Kind};
-use crate::acme::held::Held;
+use crate::acme::managed::ManagedCertificate;
 use crate::acme::order::Issued;
 use crate::acme::renewal::Suggestion;
 use crate::acme::shared::Row;
@@ -54,7 +54,7 @@ impl Resolver {
                 match outcome {
                     Ok(()) => {}
                     Err(failure) if !failure.placed && self.account_has_changed(&failure.error).await => {
-                        self.ledger.was_not_placed(&names, begun);
+                        self.retry_state.was_not_placed(&names, begun);
                     }
                     Err(failure) => self.failed(&names, begun, &failure),
                 }
@@ -114,14 +114,15 @@ impl Resolver {
         };
         let hours = self.parts.options.certificates_duration;
         let now = OffsetDateTime::now_utc();
-        let mut held =
-            Held::read(stored.clone(), hours, now).map_err(|error| Failure { error, placed: true })?;
+        let mut held = ManagedCertificate::read(stored.clone(), hours, now)
+            .map_err(|error| Failure { error, placed: true })?;
         if let Some(name) = names.iter().find(|name| !held.facts.covers(name)) {
             let error = Error::refused(format!("the authority issued a certificate without {name}"));
             return Err(Failure { error, placed: true });
         }
-        let is_replaced = |old: &Held| old.facts.names.iter().all(|name| held.facts.names.contains(name));
-        let (old, mut kept): (Vec<Held>, Vec<Held>) =
+        let is_replaced =
+            |old: &ManagedCertificate| old.facts.names.iter().all(|name| held.facts.names.contains(name));
+        let (old, mut kept): (Vec<ManagedCertificate>, Vec<ManagedCertificate>) =
             std::mem::take(&mut self.held).into_iter().partition(is_replaced);
         held.hasty = old.iter().any(|old| old.is_young(now) && !old.renew_now);
         tracing::info!(
@@ -136,14 +137,14 @@ impl Resolver {
         let instead_of = old.into_iter().map(|old| old.stored.domain).collect();
         self.store(Change::Certificate { new: stored, instead_of }).await;
         self.dirty = true;
-        self.ledger.succeed(names);
+        self.retry_state.succeed(names);
         Ok(())
     }
 
     fn failed(&mut self, names: &[String], begun: u64, failure: &Failure) {
         let Failure { error, placed } = failure;
         if !placed {
-            self.ledger.was_not_placed(names, begun);
+            self.retry_state.was_not_placed(names, begun);
         }
         if account::is_unknown(error) {
             tracing::warn!(resolver = %self.parts.name, "the authority does not know the account: it is registered again");
@@ -153,7 +154,7 @@ impl Resolver {
         if !placed && error.kind == Kind::Network && matches!(self.authority, Authority::Open(_)) {
             self.close(error);
         }
-        let next = self.ledger.fail(names, error, *placed, now());
+        let next = self.retry_state.fail(names, error, *placed, now());
         tracing::error!(
             resolver = %self.parts.name,
             names = %names.join(", "),
@@ -192,7 +193,7 @@ impl Resolver {
 
     /// Keeps what has failed. False when that did not work.
     pub(super) async fn keep_ledger(&self) -> bool {
-        let kept = self.parts.storage.keep_ledger(&self.parts.name, &self.ledger).await;
+        let kept = self.parts.storage.keep_ledger(&self.parts.name, &self.retry_state).await;
         if let Err(error) = &kept {
             tracing::warn!(resolver = %self.parts.name, "what has failed cannot be kept over a restart: {error}");
         }
@@ -209,7 +210,8 @@ impl Resolver {
             if left > held.facts.lifetime() / 6 || is_warned || !self.is_used(held) {
                 continue;
             }
-            let reason = self.ledger.error_of(&held.facts.names).map_or(&self.away.1, |record| &record.error);
+            let reason =
+                self.retry_state.error_of(&held.facts.names).map_or(&self.away.1, |record| &record.error);
             tracing::warn!(
                 resolver = %self.parts.name,
                 names = %held.facts.names.join(", "),
@@ -233,7 +235,7 @@ impl Resolver {
             .held
             .iter()
             .map(|held| {
-                let record = self.ledger.error_of(&held.facts.names);
+                let record = self.retry_state.error_of(&held.facts.names);
                 let used = self.is_used(held);
                 let due = held.due(now);
                 let next = record.and_then(|record| at(record.next)).filter(|_| due <= now).unwrap_or(due);
@@ -254,7 +256,7 @@ impl Resolver {
             if names.iter().all(|name| held.contains(name)) {
                 continue;
             }
-            let record = self.ledger.error_of(&names);
+            let record = self.retry_state.error_of(&names);
             rows.push(Row {
                 resolver: resolver.clone(),
                 issuer: String::new(),

@@ -15,7 +15,7 @@ use tidegate_wire::http3::qpack;
 use tokio::time::Instant;
 
 use crate::entrypoint::clock::STALLED;
-use crate::entrypoint::room::Seats;
+use crate::entrypoint::conn_limit::ConnectionLimit;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -32,14 +32,14 @@ pub(super) struct Answer {
 /// The connection of an answer, as the one of many that it is.
 pub(super) struct Place {
     pub(super) quic: quinn::Connection,
-    pub(super) seats: Arc<Seats>,
+    pub(super) connections: Arc<ConnectionLimit>,
 }
 
 impl Place {
     /// Closes the connection once the client has stalled for a while and others need its room.
     async fn yielded(&self) {
         tokio::time::sleep(STALLED).await;
-        self.seats.leave_when_full().await;
+        self.connections.evicted_when_full().await;
         self.quic.close(VarInt::from_u32(code::EXCESSIVE_LOAD), b"stalled while others need the room");
     }
 }

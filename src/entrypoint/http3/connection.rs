@@ -17,11 +17,11 @@ use tokio::time::{MissedTickBehavior, Sleep};
 use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
-use crate::entrypoint::door::{Door, Handshaking};
-use crate::entrypoint::http::Link;
+use crate::entrypoint::conn_limit::OpenConnection;
+use crate::entrypoint::http::ClientConnection;
+use crate::entrypoint::listener::{Handshaking, Listener};
 use crate::entrypoint::progress::Progress;
 use crate::entrypoint::protocol::Protocol;
-use crate::entrypoint::room::OpenConnection;
 
 /// Types of streams in one direction (RFC 9114 section 6.2, RFC 9204 section 4.2).
 const CONTROL: u64 = 0x0;
@@ -41,21 +41,21 @@ const LAST_STREAM: u64 = (1 << 62) - 4;
 
 /// Serves a connection to its end. Errors are the client's business and only traced.
 pub(super) async fn serve(
-    door: Arc<Door>,
+    listener: Arc<Listener>,
     incoming: (Incoming, Option<Arc<ServerConfig>>),
     local: SocketAddr,
     handshaking: Handshaking,
     open: OpenConnection,
 ) {
     let peer = incoming.0.remote_address();
-    if let Err(error) = run(&door, incoming, local, handshaking).await {
-        tracing::debug!(entry_point = %door.name, %peer, %error, "HTTP/3 connection ended early");
+    if let Err(error) = run(&listener, incoming, local, handshaking).await {
+        tracing::debug!(entry_point = %listener.name, %peer, %error, "HTTP/3 connection ended early");
     }
     drop(open);
 }
 
 async fn run(
-    door: &Arc<Door>,
+    listener: &Arc<Listener>,
     (incoming, config): (Incoming, Option<Arc<ServerConfig>>),
     local: SocketAddr,
     handshaking: Handshaking,
@@ -65,31 +65,31 @@ async fn run(
         None => incoming.accept(),
     }?;
     let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
-    let quic = tokio::time::timeout(door.handshake, connecting).await.map_err(too_late)??;
+    let quic = tokio::time::timeout(listener.handshake, connecting).await.map_err(too_late)??;
     let outcome = quic.handshake_data().and_then(|data| data.downcast::<Outcome>().ok());
     let outcome = outcome.ok_or_else(|| io::Error::other("a handshake without an outcome"))?;
     // The control stream is the first thing that we say.
     let opening = async {
         let mut control = quic.open_uni().await?;
-        control.write_all(&frame::control_opening(door.max_header_bytes)).await?;
+        control.write_all(&frame::control_opening(listener.max_header_bytes)).await?;
         Ok::<_, io::Error>(control)
     };
-    let control = tokio::time::timeout(door.handshake, opening).await.map_err(too_late)??;
+    let control = tokio::time::timeout(listener.handshake, opening).await.map_err(too_late)??;
     drop(handshaking);
     let peer = quic.remote_address();
     let local = SocketAddr::new(quic.local_ip().unwrap_or(local.ip()), local.port());
-    let forwarded = door.forwarded.peer(peer.ip(), true);
+    let forwarded = listener.forwarded.peer(peer.ip(), true);
     let connection = Connection {
         peer,
         local,
         accepted: Instant::now(),
-        entry_point: door.name.clone(),
-        forwarded_for: door.forwarded.appended(&forwarded),
+        entry_point: listener.name.clone(),
+        forwarded_for: listener.forwarded.appended(&forwarded),
         identity: outcome.options.identity(&outcome.info),
         tls: Some(outcome.info),
     };
-    let link = Link {
-        door: door.clone(),
+    let client = ClientConnection {
+        listener: listener.clone(),
         peer: forwarded,
         connection: Arc::new(connection),
         progress: Arc::new(Progress::default()),
@@ -100,7 +100,7 @@ async fn run(
     let served = Served {
         quic,
         control,
-        link: Arc::new(link),
+        client: Arc::new(client),
         requests: JoinSet::new(),
         others: JoinSet::new(),
         waste: Waste { left: WASTE.0, since: Instant::now() },
@@ -115,7 +115,7 @@ async fn run(
 struct Served {
     quic: quinn::Connection,
     control: SendStream,
-    link: Arc<Link>,
+    client: Arc<ClientConnection>,
     requests: JoinSet<Ended>,
     others: JoinSet<()>,
     waste: Waste,
@@ -135,9 +135,9 @@ enum Farewell {
 
 impl Served {
     async fn run(mut self) {
-        let door = self.link.door.clone();
+        let listener = self.client.listener.clone();
         let claimed = Arc::new(Claimed::default());
-        let mut draining = std::pin::pin!(door.draining.cancelled());
+        let mut draining = std::pin::pin!(listener.draining.cancelled());
         let mut drains = false;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -167,7 +167,7 @@ impl Served {
                     self.announce().await;
                 }
                 () = said(&mut self.farewell) => self.leave().await,
-                () = resting(&door, is_idle) => self.announce().await,
+                () = resting(&listener, is_idle) => self.announce().await,
                 () = idle => {
                     // Nothing is open, so nothing is lost.
                     self.announce().await;
@@ -179,7 +179,7 @@ impl Served {
 
     /// Ready when the connection was without a request for too long.
     fn idle(&self) -> impl Future<Output = ()> + use<> {
-        let limits = &self.link.door.limits;
+        let limits = &self.client.listener.limits;
         let limit = match (self.requests.is_empty(), self.next_stream) {
             (false, _) => None,
             (true, 0) => limits.head,
@@ -201,7 +201,7 @@ impl Served {
             return;
         }
         self.next_stream = u64::from(VarInt::from(receiving.id())) + 4;
-        self.requests.spawn(request::serve(self.link.clone(), self.quic.clone(), (sending, receiving)));
+        self.requests.spawn(request::serve(self.client.clone(), self.quic.clone(), (sending, receiving)));
     }
 
     async fn ended(&mut self, ended: Ended) {
@@ -210,7 +210,7 @@ impl Served {
             tracing::debug!(peer = %self.quic.remote_address(), "HTTP/3: {}", fault.what);
             self.quic.close(VarInt::from_u32(fault.code), fault.what.as_bytes());
         }
-        if self.link.progress.is_leaving() {
+        if self.client.progress.is_leaving() {
             self.announce().await;
         }
     }
@@ -250,8 +250,8 @@ impl Served {
 }
 
 /// Ready when an idle connection is to make room for others.
-async fn resting(door: &Door, is_idle: bool) {
-    if is_idle { door.seats.leave_for_others().await } else { std::future::pending().await }
+async fn resting(listener: &Listener, is_idle: bool) {
+    if is_idle { listener.connections.evicted().await } else { std::future::pending().await }
 }
 
 /// Ready when the client has had time to hear that the connection will end.

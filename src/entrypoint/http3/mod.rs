@@ -28,7 +28,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tidegate_core::BuildError;
 use tokio::runtime::Runtime;
 
-use super::door::{Door, Handshaking};
+use super::listener::{Handshaking, Listener};
 use crate::worker;
 use session::Sessions;
 
@@ -76,12 +76,12 @@ impl Http3 {
     }
 
     /// Serves an entry point over this socket.
-    pub(super) fn serve(&self, door: Arc<Door>, socket: UdpSocket) -> Result<(), BuildError> {
+    pub(super) fn serve(&self, listener: Arc<Listener>, socket: UdpSocket) -> Result<(), BuildError> {
         let local = socket.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
-        let sessions = Sessions::new(door.snapshots.clone(), door.index, local)?;
-        let config = server_config(&door, &sessions)?;
+        let sessions = Sessions::new(listener.snapshots.clone(), listener.index, local)?;
+        let config = server_config(&listener, &sessions)?;
         if let Some(runtime) = &self.runtime {
-            runtime.spawn(keep_serving(door, socket, Tls { config, sessions }));
+            runtime.spawn(keep_serving(listener, socket, Tls { config, sessions }));
         }
         Ok(())
     }
@@ -146,13 +146,13 @@ impl Tls {
     }
 }
 
-fn server_config(door: &Door, sessions: &Sessions) -> Result<ServerConfig, BuildError> {
+fn server_config(listener: &Listener, sessions: &Sessions) -> Result<ServerConfig, BuildError> {
     let mut transport = TransportConfig::default();
-    let idle = door.limits.idle.map(|idle| IdleTimeout::try_from(idle.max(SHORTEST_SILENCE)));
+    let idle = listener.limits.idle.map(|idle| IdleTimeout::try_from(idle.max(SHORTEST_SILENCE)));
     let idle = idle.transpose().map_err(|_| BuildError::new("idleTimeout is too long for HTTP/3"))?;
     transport
         .max_idle_timeout(idle)
-        .max_concurrent_bidi_streams(VarInt::from_u32(door.max_streams))
+        .max_concurrent_bidi_streams(VarInt::from_u32(listener.max_streams))
         .max_concurrent_uni_streams(VarInt::from_u32(OTHER_STREAMS))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
@@ -167,21 +167,21 @@ fn server_config(door: &Door, sessions: &Sessions) -> Result<ServerConfig, Build
     Ok(config)
 }
 
-/// Serves until the door closes. An endpoint that died is made anew: nothing else would notice.
+/// Serves until the listener closes. An endpoint that died is made anew: nothing else would notice.
 ///
 /// Until the first configuration is complete, what clients send waits in the socket's buffer. They send it again when it
 /// does not fit.
-async fn keep_serving(door: Arc<Door>, socket: UdpSocket, tls: Tls) {
+async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
     tokio::select! {
-        () = door.closing.cancelled() => return,
-        () = door.opening.opened() => {}
+        () = listener.closing.cancelled() => return,
+        () = listener.opening.opened() => {}
     }
     loop {
         let served = match socket.try_clone() {
-            Ok(socket) => tokio::spawn(serve(door.clone(), socket, tls.clone())).await,
+            Ok(socket) => tokio::spawn(serve(listener.clone(), socket, tls.clone())).await,
             Err(error) => Ok(Err(error)),
         };
-        if door.closing.is_cancelled() {
+        if listener.closing.is_cancelled() {
             return;
         }
         let error = match served {
@@ -189,12 +189,12 @@ async fn keep_serving(door: Arc<Door>, socket: UdpSocket, tls: Tls) {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::error!(entry_point = %door.name, error, "HTTP/3 stopped; it is started again");
+        tracing::error!(entry_point = %listener.name, error, "HTTP/3 stopped; it is started again");
         tokio::time::sleep(REVIVAL).await;
     }
 }
 
-async fn serve(door: Arc<Door>, socket: UdpSocket, tls: Tls) -> io::Result<()> {
+async fn serve(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) -> io::Result<()> {
     let local = socket.local_addr()?;
     let config = Some(tls.config.clone());
     let endpoint = Endpoint::new(EndpointConfig::default(), config, socket, Arc::new(TokioRuntime))?;
@@ -202,31 +202,37 @@ async fn serve(door: Arc<Door>, socket: UdpSocket, tls: Tls) -> io::Result<()> {
     loop {
         let incoming = tokio::select! {
             biased;
-            () = door.closing.cancelled() => break,
+            () = listener.closing.cancelled() => break,
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return Ok(()) };
-        admit(&door, incoming, local, &tls, &handshakes);
+        admit(&listener, incoming, local, &tls, &handshakes);
     }
     // Those that have come before are served.
     while let Some(Some(incoming)) = endpoint.accept().now_or_never() {
-        admit(&door, incoming, local, &tls, &handshakes);
+        admit(&listener, incoming, local, &tls, &handshakes);
     }
     endpoint.set_server_config(None);
-    door.seats.emptied().await;
+    listener.connections.drained().await;
     let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
     Ok(())
 }
 
 /// Serves a connection that begins, if there is room for it.
-fn admit(door: &Arc<Door>, incoming: Incoming, local: SocketAddr, tls: &Tls, handshakes: &Arc<AtomicUsize>) {
+fn admit(
+    listener: &Arc<Listener>,
+    incoming: Incoming,
+    local: SocketAddr,
+    tls: &Tls,
+    handshakes: &Arc<AtomicUsize>,
+) {
     if handshakes.load(Ordering::Relaxed) >= RETRY_FROM && incoming.may_retry() {
         // It cannot fail for a client that was not asked before.
         let _ = incoming.retry();
         return;
     }
-    if !door.seats.has_room() {
-        door.seats.close_idle();
+    if !listener.connections.is_below_limit() {
+        listener.connections.close_idle();
         incoming.refuse();
         return;
     }
@@ -234,7 +240,7 @@ fn admit(door: &Arc<Door>, incoming: Incoming, local: SocketAddr, tls: &Tls, han
         incoming.ignore();
         return;
     };
-    let open = door.count_elsewhere();
+    let open = listener.count_elsewhere();
     let config = incoming.local_ip().map(|local| tls.at(local));
-    tokio::spawn(connection::serve(door.clone(), (incoming, config), local, handshaking, open));
+    tokio::spawn(connection::serve(listener.clone(), (incoming, config), local, handshaking, open));
 }

@@ -19,8 +19,8 @@ use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, report};
 use crate::entrypoint::body::OpenAnswer;
 use crate::entrypoint::closing::Closing;
-use crate::entrypoint::heads::HeldHead;
-use crate::entrypoint::http::{Arrived, Link, begin_tunnel, respond};
+use crate::entrypoint::header_budget::HeaderReservation;
+use crate::entrypoint::http::{Arrived, ClientConnection, begin_tunnel, respond};
 use crate::entrypoint::linger;
 use crate::entrypoint::pace::{self, Answering};
 use crate::entrypoint::tunnel::answer as tunnel_answer;
@@ -50,19 +50,19 @@ fn parts(head: RequestHead) -> request::Parts {
 
 /// Serves one request stream of `quic`.
 pub(super) async fn serve(
-    link: Arc<Link>,
+    client: Arc<ClientConnection>,
     quic: quinn::Connection,
     (sending, receiving): (SendStream, RecvStream),
 ) -> Ended {
-    let limits = link.door.limits;
-    let largest = link.door.max_header_bytes;
+    let limits = client.listener.limits;
+    let largest = client.listener.max_header_bytes;
     let deadline = limits.write.map(|limit| Instant::now() + limit);
-    let place = Place { quic: quic.clone(), seats: link.door.seats.clone() };
+    let place = Place { quic: quic.clone(), connections: client.listener.connections.clone() };
     let mut answer = Answer::new(sending, deadline, place);
     // Coded text is shorter than the fields, by a third at most, so longer blocks cannot be within the limit.
     let source = Source::new(receiving, Frames::of_request(largest));
-    let mut source = source.counted(HeldHead::new(link.door.heads.clone()));
-    let (mut head, length) = match read_head(&link, &mut source).await {
+    let mut source = source.counted(HeaderReservation::new(client.listener.heads.clone()));
+    let (mut head, length) = match read_head(&client, &mut source).await {
         Ok(head) => head,
         Err(NoHead::Gone) => return Ended::Wasted,
         Err(NoHead::Fault(fault)) => return refuse(&quic, &mut source, &mut answer, fault),
@@ -74,7 +74,7 @@ pub(super) async fn serve(
     // Until there is an answer.
     let _held = source.take_held();
     if head.method == Method::CONNECT && begin_tunnel(&mut head) {
-        return tunnelled(&link, &quic, (source, answer), head).await;
+        return tunnelled(&client, &quic, (source, answer), head).await;
     }
     let is_head = head.method == Method::HEAD;
     // A client may say that there is no body a moment after the head.
@@ -95,7 +95,9 @@ pub(super) async fn serve(
     };
     let hints = Arc::new(Hints::default());
     let arrived = Arrived { head, body, interim: Some(hints.clone()), upgrade: None };
-    let Some(response) = response_to(&link, &mut answer, arrived, &hints).await else { return Ended::Wasted };
+    let Some(response) = response_to(&client, &mut answer, arrived, &hints).await else {
+        return Ended::Wasted;
+    };
     answering.set(true);
     if let Some(code) = spoiled.get() {
         answer.reset(*code);
@@ -140,9 +142,12 @@ impl From<HeadError> for NoHead {
 }
 
 /// Reads the head, and the length of the body that it announces.
-async fn read_head(link: &Link, source: &mut Source) -> Result<(request::Parts, Option<u64>), NoHead> {
+async fn read_head(
+    client: &ClientConnection,
+    source: &mut Source,
+) -> Result<(request::Parts, Option<u64>), NoHead> {
     let first = std::future::poll_fn(|cx| source.poll_event(cx));
-    let first = match link.door.limits.head {
+    let first = match client.listener.limits.head {
         None => first.await,
         Some(limit) => match tokio::time::timeout(limit, first).await {
             Ok(first) => first,
@@ -150,7 +155,7 @@ async fn read_head(link: &Link, source: &mut Source) -> Result<(request::Parts, 
         },
     };
     let head = match first {
-        Ok(Some(Event::Block(block))) => parts(head::request(&block, link.door.max_header_bytes)?),
+        Ok(Some(Event::Block(block))) => parts(head::request(&block, client.listener.max_header_bytes)?),
         Ok(Some(Event::TooLong)) => return Err(HeadError::TooLarge.into()),
         // The frames begin with a head, or are at fault.
         Ok(Some(Event::Data(_)) | None) => return Err(HeadError::Malformed("no head").into()),
@@ -162,8 +167,13 @@ async fn read_head(link: &Link, source: &mut Source) -> Result<(request::Parts, 
 }
 
 /// The response to a request, while interim answers are passed on. `None`: nobody waits for it any more.
-async fn response_to(link: &Link, answer: &mut Answer, arrived: Arrived, hints: &Hints) -> Option<Response> {
-    let mut responding = std::pin::pin!(respond(link, arrived));
+async fn response_to(
+    client: &ClientConnection,
+    answer: &mut Answer,
+    arrived: Arrived,
+    hints: &Hints,
+) -> Option<Response> {
+    let mut responding = std::pin::pin!(respond(client, arrived));
     let mut over = std::pin::pin!(answer.over());
     let mut late = std::pin::pin!(answer.late());
     loop {
@@ -181,18 +191,18 @@ async fn response_to(link: &Link, answer: &mut Answer, arrived: Arrived, hints: 
 
 /// Serves a CONNECT for a WebSocket.
 async fn tunnelled(
-    link: &Link,
+    client: &ClientConnection,
     quic: &quinn::Connection,
     (mut source, mut answer): (Source, Answer),
     head: http::request::Parts,
 ) -> Ended {
     let (mut upgrade, give) = upgrade::pending();
     // The connection counts as busy for as long as the tunnel is there.
-    upgrade.hold(Arc::new(OpenAnswer::new(link.progress.clone())));
+    upgrade.hold(Arc::new(OpenAnswer::new(client.progress.clone())));
     let arrived = Arrived { head, body: Body::empty(), interim: None, upgrade: Some(upgrade) };
     let response = tokio::select! {
         biased;
-        (response, closing) = respond(link, arrived) => closed(response, closing),
+        (response, closing) = respond(client, arrived) => closed(response, closing),
         () = answer.over() => return Ended::Wasted,
     };
     let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -11,7 +11,7 @@ use tidegate_core::BodyError;
 use tidegate_wire::http3::frame::{Event, Fault, Frames, code};
 use tidegate_wire::http3::head;
 
-use crate::entrypoint::heads::HeldHead;
+use crate::entrypoint::header_budget::HeaderReservation;
 
 /// Most bytes that are taken from the library at once.
 const PIECE: usize = 64 * 1024;
@@ -40,7 +40,7 @@ pub(super) struct Source {
     frames: Frames,
     piece: Bytes,
     /// What the head holds, until it is taken.
-    held: Option<HeldHead>,
+    held: Option<HeaderReservation>,
     taken: usize,
 }
 
@@ -51,13 +51,13 @@ impl Source {
     }
 
     /// Counts the head that comes first. Until it is all there, as much of the stream as was read counts.
-    pub(super) fn counted(mut self, held: HeldHead) -> Self {
+    pub(super) fn counted(mut self, held: HeaderReservation) -> Self {
         self.held = Some(held);
         self
     }
 
     /// What the head holds. Whatever comes from now on is not counted.
-    pub(super) fn take_held(&mut self) -> Option<HeldHead> {
+    pub(super) fn take_held(&mut self) -> Option<HeaderReservation> {
         self.held.take()
     }
 

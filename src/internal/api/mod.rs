@@ -168,7 +168,7 @@ impl Question<'_> {
         let sections = Kind::ALL.chunk_by(|one, next| one.keys().0 == next.keys().0);
         let listed = sections.flat_map(|section| {
             let of = |part: &&str| section.iter().find(|kind| kind.keys().1 == *part).copied();
-            json::LISTED.iter().filter_map(move |part| of(&part))
+            json::LISTED.iter().filter_map(of)
         });
         for kind in listed {
             let key = match kind.keys() {

@@ -26,7 +26,7 @@ const CONTAINER: &str = "http://169.254.170.2";
 const SESSION: &str = "tidegate";
 
 /// Gives access keys that are valid now.
-pub(super) struct Wallet {
+pub(super) struct CredentialChain {
     source: Source,
     /// A role that is taken on with those (`AWS_ASSUME_ROLE_ARN`, as lego has it).
     assumed: Option<Role>,
@@ -62,7 +62,7 @@ struct Role {
     external_id: Option<String>,
 }
 
-impl Wallet {
+impl CredentialChain {
     /// Finds out where keys come from, in the order of Amazon's own libraries. Nobody is asked yet.
     pub(super) fn find(variables: &Variables<'_>) -> Result<Self, Error> {
         let session = |names: &[&str]| variables.first(names).unwrap_or_else(|| SESSION.to_owned());
@@ -342,11 +342,11 @@ mod tests {
         request.to_lowercase().contains(&text.to_lowercase())
     }
 
-    fn wallet(given: &[(&str, &str)]) -> Result<Wallet, Error> {
+    fn credentials(given: &[(&str, &str)]) -> Result<CredentialChain, Error> {
         let mut all: BTreeMap<String, String> =
             given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         all.entry("AWS_SHARED_CREDENTIALS_FILE".into()).or_insert("/nowhere".into());
-        Wallet::find(&Variables::new(&all))
+        CredentialChain::find(&Variables::new(&all))
     }
 
     fn json(id: &str) -> String {
@@ -368,9 +368,9 @@ mod tests {
             ("GET /latest/meta-data/iam/security-credentials/ ", "dns-role".into()),
             ("GET /latest/meta-data/iam/security-credentials/dns-role ", json("I")),
         ]);
-        let wallet = wallet(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)]).unwrap();
+        let credentials = credentials(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)]).unwrap();
         for _ in 0..3 {
-            let keys = wallet.keys().await.unwrap();
+            let keys = credentials.keys().await.unwrap();
             assert_eq!((keys.id.as_str(), keys.session.as_deref()), ("I", Some("T")), "asked for once");
         }
         let seen = thread.join().unwrap();
@@ -385,15 +385,15 @@ mod tests {
         let soon = (OffsetDateTime::now_utc() + time::Duration::minutes(2)).format(&Rfc3339).unwrap();
         let (url, thread) =
             server(vec![("POST / ", xml("one", &soon)), ("POST / ", xml("two", "2099-01-01T00:00:00Z"))]);
-        let wallet = wallet(&[
+        let credentials = credentials(&[
             ("AWS_WEB_IDENTITY_TOKEN_FILE", &file.path().display().to_string()),
             ("AWS_ROLE_ARN", "arn:aws:iam::1:role/dns"),
             ("AWS_ENDPOINT_URL_STS", &url),
         ])
         .unwrap();
-        assert_eq!(wallet.keys().await.unwrap().id, "one");
-        assert_eq!(wallet.keys().await.unwrap().id, "two", "the first end too soon");
-        assert_eq!(wallet.keys().await.unwrap().id, "two");
+        assert_eq!(credentials.keys().await.unwrap().id, "one");
+        assert_eq!(credentials.keys().await.unwrap().id, "two", "the first end too soon");
+        assert_eq!(credentials.keys().await.unwrap().id, "two");
         let seen = thread.join().unwrap();
         assert!(
             seen[0].contains("Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fdns"),
@@ -411,7 +411,7 @@ mod tests {
     async fn a_container_is_given_keys_and_another_role_is_taken_on() {
         let (container, first) = server(vec![("GET /creds ", json("C"))]);
         let (sts, second) = server(vec![("POST / ", xml("R", "2099-01-01T00:00:00Z"))]);
-        let wallet = wallet(&[
+        let credentials = credentials(&[
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("{container}/creds")),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer x"),
             ("AWS_ASSUME_ROLE_ARN", "arn:r"),
@@ -420,7 +420,7 @@ mod tests {
             ("AWS_ENDPOINT_URL_STS", &sts),
         ])
         .unwrap();
-        assert_eq!(wallet.keys().await.unwrap().id, "R");
+        assert_eq!(credentials.keys().await.unwrap().id, "R");
         assert!(has(&first.join().unwrap()[0], "authorization: Bearer x"));
         let asked = second.join().unwrap().remove(0);
         assert!(asked.contains("Credential=C/") && asked.contains("/eu-west-1/sts/aws4_request"), "{asked}");
@@ -429,13 +429,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_missing_is_told() {
-        let error = wallet(&[("AWS_EC2_METADATA_DISABLED", "true")]).err().unwrap();
+        let error = credentials(&[("AWS_EC2_METADATA_DISABLED", "true")]).err().unwrap();
         assert!(error.message.contains("AWS_ACCESS_KEY_ID"), "{error}");
-        let error = wallet(&[("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere")]).err().unwrap();
+        let error = credentials(&[("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere")]).err().unwrap();
         assert!(error.message.contains("AWS_ROLE_ARN"), "{error}");
-        let error = wallet(&[("AWS_PROFILE", "dns")]).err().unwrap();
+        let error = credentials(&[("AWS_PROFILE", "dns")]).err().unwrap();
         assert!(error.message.contains("`dns`"), "{error}");
-        let gone = wallet(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")]).unwrap();
+        let gone = credentials(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")]).unwrap();
         let error = gone.keys().await.err().unwrap();
         assert!(error.message.contains("http://127.0.0.1:1/latest/api/token"), "{error}");
     }

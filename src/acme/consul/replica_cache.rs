@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_providers::consul_store::{Entry, Listing};
 use tidegate_providers::own_keys::{decode, encode};
 
+use super::challenges::SharedProof;
 use super::keys::{Keys, hash_in, read};
-use super::proofs::SharedProof;
 use crate::acme::backoff::Record;
 use crate::acme::storage::{Stored, StoredAccount, StoredCertificate};
 
@@ -101,7 +101,7 @@ impl Live {
 
 /// What is known.
 #[derive(Default)]
-pub(super) struct Mirror {
+pub(super) struct ReplicaCache {
     /// By key, each set of names once; `None` before it was read.
     certificates: Option<BTreeMap<String, (u64, StoredCertificate)>>,
     /// Further keys with names that are there already, as older versions wrote them.
@@ -115,7 +115,7 @@ pub(super) struct Mirror {
     newest: (u64, Option<Instant>),
 }
 
-impl Mirror {
+impl ReplicaCache {
     /// True when everything was read once.
     pub(super) fn is_complete(&self) -> bool {
         self.certificates.is_some() && self.live.is_some()
@@ -279,14 +279,14 @@ mod tests {
         Listing { entries: names.iter().map(entry).collect(), index }
     }
 
-    fn names(mirror: &mut Mirror) -> Vec<String> {
+    fn names(mirror: &mut ReplicaCache) -> Vec<String> {
         let all = mirror.stored("le").certificates.unwrap();
         all.into_iter().map(|one| one.domain.main).collect()
     }
 
     #[test]
     fn only_what_changes_is_a_change() {
-        let mut mirror = Mirror::default();
+        let mut mirror = ReplicaCache::default();
         assert!(mirror.set_certificates(&listing(5, &[("a", 5)])));
         assert_eq!(names(&mut mirror), ["a"]);
         assert!(!mirror.set_certificates(&listing(6, &[("a", 5)])));
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn an_answer_from_before_our_own_change_does_not_undo_it() {
-        let mut mirror = Mirror::default();
+        let mut mirror = ReplicaCache::default();
         mirror.set_certificates(&listing(5, &[("a", 5)]));
         let key = "p/le/certificates/b".to_owned();
         mirror.wrote(9, Some((key, certificate("b"))), &["p/le/certificates/a".to_owned()]);
@@ -324,7 +324,7 @@ mod tests {
             index,
             session: None,
         };
-        let mut mirror = Mirror::default();
+        let mut mirror = ReplicaCache::default();
         let entries = vec![entry(&old, "*.a.test", 5)];
         mirror.set_certificates(&Listing { entries, index: 5 });
         assert_eq!(mirror.old(&keys).0[0].0, old);

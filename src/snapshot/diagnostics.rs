@@ -14,7 +14,7 @@ use crate::settings::Settings;
 pub(super) type Broken = BTreeMap<ObjectRef, Vec<String>>;
 
 /// What became of the objects of one protocol; `S` is a service.
-pub(super) struct Ledger<'a, S> {
+pub(super) struct Diagnostics<'a, S> {
     broken: &'a Broken,
     services: HashMap<String, Result<S, BuildError>>,
     /// Services that are being built, outermost first.
@@ -24,7 +24,7 @@ pub(super) struct Ledger<'a, S> {
     users: BTreeMap<ObjectRef, Vec<String>>,
 }
 
-impl<'a, S: Clone> Ledger<'a, S> {
+impl<'a, S: Clone> Diagnostics<'a, S> {
     /// Nothing is known but what could not be read.
     pub(super) fn new(broken: &'a Broken) -> Self {
         let (services, path) = (HashMap::new(), Vec::new());
@@ -94,36 +94,36 @@ pub(super) trait Services<'a> {
     const PROTOCOL: &'static str;
 
     /// Where it is noted what becomes of them.
-    fn ledger(&mut self) -> &mut Ledger<'a, Self::Service>;
+    fn diagnostics(&mut self) -> &mut Diagnostics<'a, Self::Service>;
 
     /// Builds the service of this qualified name. It asks [`Self::service`] for others.
     fn build_service(&mut self, name: &str) -> Result<Self::Service, BuildError>;
 
     /// The service of this qualified name: built once, and never within itself.
     fn service(&mut self, name: &str) -> Result<Self::Service, BuildError> {
-        let ledger = self.ledger();
-        if let Some(known) = ledger.services.get(name) {
+        let diagnostics = self.diagnostics();
+        if let Some(known) = diagnostics.services.get(name) {
             return known.clone();
         }
-        if ledger.path.iter().any(|outer| outer == name) {
-            let path = [&ledger.path[..], &[name.to_owned()]].concat().join("->");
+        if diagnostics.path.iter().any(|outer| outer == name) {
+            let path = [&diagnostics.path[..], &[name.to_owned()]].concat().join("->");
             let protocol = Self::PROTOCOL;
             return Err(BuildError::new(format!(
                 "could not instantiate {protocol} service {name}: recursion detected in {path}"
             )));
         }
-        let made = match ledger.refuse_broken(Self::KIND, name) {
+        let made = match diagnostics.refuse_broken(Self::KIND, name) {
             Err(error) => Err(error),
             Ok(()) => {
-                ledger.path.push(name.to_owned());
+                diagnostics.path.push(name.to_owned());
                 let made = self.build_service(name);
-                let ledger = self.ledger();
-                ledger.path.pop();
-                ledger.note(Self::KIND, name, &made);
+                let diagnostics = self.diagnostics();
+                diagnostics.path.pop();
+                diagnostics.note(Self::KIND, name, &made);
                 made
             }
         };
-        self.ledger().services.insert(name.to_owned(), made.clone());
+        self.diagnostics().services.insert(name.to_owned(), made.clone());
         made
     }
 }

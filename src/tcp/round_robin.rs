@@ -3,12 +3,12 @@
 use parking_lot::Mutex;
 
 /// The members of a service with their weights.
-pub struct Turns {
+pub struct RoundRobin {
     members: Vec<(String, i64)>,
     credits: Mutex<Vec<i64>>,
 }
 
-impl Turns {
+impl RoundRobin {
     /// Members by name and weight. Those with a weight of zero or less are never chosen.
     pub fn new(members: Vec<(String, i64)>) -> Self {
         let credits = Mutex::new(vec![0; members.len()]);
@@ -44,8 +44,10 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn turns(weights: &[i64]) -> Turns {
-        Turns::new(weights.iter().enumerate().map(|(index, weight)| (index.to_string(), *weight)).collect())
+    fn turns(weights: &[i64]) -> RoundRobin {
+        RoundRobin::new(
+            weights.iter().enumerate().map(|(index, weight)| (index.to_string(), *weight)).collect(),
+        )
     }
 
     #[test]
@@ -61,6 +63,6 @@ mod tests {
         let order: Vec<_> = (0..4).map(|_| turns.next(|index| index != 1).unwrap()).collect();
         assert_eq!(order, [0, 2, 0, 2]);
         assert_eq!(turns.next(|_| false), None);
-        assert_eq!(Turns::new(Vec::new()).next(|_| true), None);
+        assert_eq!(RoundRobin::new(Vec::new()).next(|_| true), None);
     }
 }

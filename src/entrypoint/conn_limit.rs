@@ -1,4 +1,4 @@
-//! Room for connections: how many may be open, which idle ones go first, and how long new ones wait.
+//! ConnectionLimiter for connections: how many may be open, which idle ones go first, and how long new ones wait.
 //!
 //! A process that has no file descriptors left can neither accept nor reach a server. So connections are accepted only
 //! up to a limit that leaves descriptors for servers and for the process itself. Near it, idle connections are closed,
@@ -40,62 +40,62 @@ pub fn raise_descriptor_limit() {
 
 /// Most client connections for this number of descriptors (`None`: any). One half is for clients and one for servers,
 /// as each request needs both.
-fn most_connections(descriptors: Option<u64>) -> usize {
+fn max_connections(descriptors: Option<u64>) -> usize {
     let descriptors = descriptors.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     (descriptors.saturating_sub(OWN_DESCRIPTORS) / 2).max(FEWEST)
 }
 
 /// The connections of the whole process.
-pub(super) struct Room {
+pub(super) struct ConnectionLimiter {
     open: AtomicUsize,
-    most: usize,
+    max: usize,
     /// Accept loops that wait.
     waiting: AtomicUsize,
     freed: Notify,
-    seats: Mutex<Vec<Arc<Seats>>>,
+    connections: Mutex<Vec<Arc<ConnectionLimit>>>,
 }
 
-impl Room {
+impl ConnectionLimiter {
     /// For the descriptors that this process may have.
     pub(super) fn new() -> Arc<Self> {
-        Self::of(most_connections(getrlimit(Resource::Nofile).current))
+        Self::of(max_connections(getrlimit(Resource::Nofile).current))
     }
 
-    fn of(most: usize) -> Arc<Self> {
+    fn of(max: usize) -> Arc<Self> {
         Arc::new(Self {
             open: AtomicUsize::new(0),
-            most,
+            max,
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
-            seats: Mutex::default(),
+            connections: Mutex::default(),
         })
     }
 
-    /// Seats for one entry point: `most` connections (0: as many as the process has room for) on so many workers.
-    pub(super) fn seats(self: &Arc<Self>, most: usize, workers: usize) -> Arc<Seats> {
-        let seats = Arc::new(Seats {
+    /// ConnectionLimit for one entry point: `most` connections (0: as many as the process has room for) on so many workers.
+    pub(super) fn connections(self: &Arc<Self>, max: usize, workers: usize) -> Arc<ConnectionLimit> {
+        let connections = Arc::new(ConnectionLimit {
             room: self.clone(),
             open: AtomicUsize::new(0),
-            most: if most == 0 { usize::MAX } else { most },
+            max: if max == 0 { usize::MAX } else { max },
             changed: Notify::new(),
             idle: (0..workers).map(|_| Idle::default()).collect(),
             stalled: (0..workers).map(|_| Idle::default()).collect(),
             full: AtomicBool::new(false),
         });
-        self.seats.lock().push(seats.clone());
-        seats
+        self.connections.lock().push(connections.clone());
+        connections
     }
 
     fn is_tight(&self) -> bool {
-        is_tight(self.open.load(Ordering::Relaxed), self.most)
+        is_tight(self.open.load(Ordering::Relaxed), self.max)
     }
 }
 
 /// The connections of one entry point.
-pub(super) struct Seats {
-    room: Arc<Room>,
+pub(super) struct ConnectionLimit {
+    room: Arc<ConnectionLimiter>,
     open: AtomicUsize,
-    most: usize,
+    max: usize,
     changed: Notify,
     /// Idle connections of each worker.
     idle: Box<[Idle]>,
@@ -111,19 +111,19 @@ struct Idle {
     goes: Notify,
 }
 
-impl Seats {
+impl ConnectionLimit {
     /// Takes a seat for a connection.
     pub(super) fn take(self: &Arc<Self>, load: Load) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.room.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { seats: self.clone(), _load: Some(load) }
+        OpenConnection { connections: self.clone(), _load: Some(load) }
     }
 
     /// Takes a seat for a connection that no worker serves.
     pub(super) fn take_elsewhere(self: &Arc<Self>) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.room.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { seats: self.clone(), _load: None }
+        OpenConnection { connections: self.clone(), _load: None }
     }
 
     /// Open connections.
@@ -132,12 +132,12 @@ impl Seats {
     }
 
     /// Most connections.
-    pub(super) fn most(&self) -> usize {
-        self.most.min(self.room.most)
+    pub(super) fn max(&self) -> usize {
+        self.max.min(self.room.max)
     }
 
     /// Waits until there is no open connection.
-    pub(super) async fn emptied(&self) {
+    pub(super) async fn drained(&self) {
         loop {
             let changed = self.changed.notified();
             if self.open() == 0 {
@@ -148,23 +148,23 @@ impl Seats {
     }
 
     /// True when one more connection may be accepted.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn is_below_limit(&self) -> bool {
         let open = self.open();
-        open < self.most && (open < RESERVED || self.room.open.load(Ordering::Relaxed) < self.room.most)
+        open < self.max && (open < RESERVED || self.room.open.load(Ordering::Relaxed) < self.room.max)
     }
 
     /// True when nothing was said of it since the entry point was last far from its limit.
-    pub(super) fn begins_to_be_full(&self) -> bool {
+    pub(super) fn is_nearly_full(&self) -> bool {
         !self.full.swap(true, Ordering::Relaxed)
     }
 
     /// Waits until there is room, while idle connections are closed for it.
-    pub(super) async fn wait_for_room(&self) {
+    pub(super) async fn wait_until_below_limit(&self) {
         self.room.waiting.fetch_add(1, Ordering::SeqCst);
         let waiting = Counted(&self.room.waiting);
         loop {
             let freed = self.room.freed.notified();
-            if self.has_room() {
+            if self.is_below_limit() {
                 break;
             }
             self.close_idle();
@@ -175,7 +175,7 @@ impl Seats {
     }
 
     /// After a connection was accepted: makes room for the next one when there is little left.
-    pub(super) fn make_room(&self) {
+    pub(super) fn evict_one(&self) {
         if self.is_tight() {
             self.close_idle();
         } else if self.full.load(Ordering::Relaxed) {
@@ -184,12 +184,12 @@ impl Seats {
     }
 
     /// For a connection that is idle: waits until it is to be closed so that there is room for others.
-    pub(super) async fn leave_for_others(&self) {
+    pub(super) async fn evicted(&self) {
         self.leave(&self.idle).await;
     }
 
     /// For a connection whose client stalls: waits until it is to be closed because idle ones alone make too little room.
-    pub(super) async fn leave_when_full(&self) {
+    pub(super) async fn evicted_when_full(&self) {
         self.leave(&self.stalled).await;
     }
 
@@ -207,7 +207,7 @@ impl Seats {
     }
 
     fn is_tight(&self) -> bool {
-        is_tight(self.open(), self.most) || self.room.is_tight()
+        is_tight(self.open(), self.max) || self.room.is_tight()
     }
 
     /// Asks an idle connection to go, of this entry point if there is one; else one that stalls.
@@ -215,7 +215,7 @@ impl Seats {
         if close_one(&self.idle) {
             return;
         }
-        let others = if self.room.is_tight() { self.room.seats.lock().clone() } else { Vec::new() };
+        let others = if self.room.is_tight() { self.room.connections.lock().clone() } else { Vec::new() };
         let _ = others.iter().any(|other| close_one(&other.idle))
             || close_one(&self.stalled)
             || others.iter().any(|other| close_one(&other.stalled));
@@ -228,8 +228,8 @@ fn close_one(those: &[Idle]) -> bool {
     some.inspect(|those| those.goes.notify_one()).is_some()
 }
 
-fn is_tight(open: usize, most: usize) -> bool {
-    open >= most / 16 * TIGHT + most % 16
+fn is_tight(open: usize, max: usize) -> bool {
+    open >= max / 16 * TIGHT + max % 16
 }
 
 /// Takes one off a count when dropped.
@@ -243,18 +243,18 @@ impl Drop for Counted<'_> {
 
 /// An open connection, counted until dropped.
 pub(super) struct OpenConnection {
-    seats: Arc<Seats>,
+    connections: Arc<ConnectionLimit>,
     _load: Option<Load>,
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.seats.room.open.fetch_sub(1, Ordering::SeqCst);
-        if self.seats.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.seats.changed.notify_waiters();
+        self.connections.room.open.fetch_sub(1, Ordering::SeqCst);
+        if self.connections.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.connections.changed.notify_waiters();
         }
-        if self.seats.room.waiting.load(Ordering::SeqCst) > 0 {
-            self.seats.room.freed.notify_waiters();
+        if self.connections.room.waiting.load(Ordering::SeqCst) > 0 {
+            self.connections.room.freed.notify_waiters();
         }
     }
 }
@@ -268,51 +268,51 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_with_servers() {
-        for (descriptors, most) in [(1024, 448), (160, 16), (0, 16), (1_048_576, 524_224)] {
-            assert_eq!(most_connections(Some(descriptors)), most, "{descriptors}");
+        for (descriptors, max) in [(1024, 448), (160, 16), (0, 16), (1_048_576, 524_224)] {
+            assert_eq!(max_connections(Some(descriptors)), max, "{descriptors}");
         }
-        assert!(most_connections(None) > 1 << 40);
+        assert!(max_connections(None) > 1 << 40);
     }
 
     #[tokio::test]
     async fn the_longest_idle_goes_when_it_is_tight() {
         let workers = Workers::start(1).unwrap();
-        let room = Room::of(1000);
-        let seats = room.seats(16, 1);
-        let mut open: Vec<_> = (0..14).map(|_| seats.take(workers.balance().count(0))).collect();
-        let mut first = Box::pin(seats.leave_for_others());
-        let mut second = Box::pin(seats.leave_for_others());
+        let room = ConnectionLimiter::of(1000);
+        let connections = room.connections(16, 1);
+        let mut open: Vec<_> = (0..14).map(|_| connections.take(workers.balance().count(0))).collect();
+        let mut first = Box::pin(connections.evicted());
+        let mut second = Box::pin(connections.evicted());
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
-        seats.make_room();
+        connections.evict_one();
         assert!(first.as_mut().now_or_never().is_none(), "nobody goes while there is room");
-        open.push(seats.take(workers.balance().count(0)));
-        seats.make_room();
+        open.push(connections.take(workers.balance().count(0)));
+        connections.evict_one();
         assert!(second.as_mut().now_or_never().is_none());
         assert!(first.as_mut().now_or_never().is_some());
-        open.push(seats.take(workers.balance().count(0)));
-        assert!(!seats.has_room());
-        let mut waiting = Box::pin(seats.wait_for_room());
+        open.push(connections.take(workers.balance().count(0)));
+        assert!(!connections.is_below_limit());
+        let mut waiting = Box::pin(connections.wait_until_below_limit());
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(first);
         assert!(second.as_mut().now_or_never().is_some());
         open.pop();
         waiting.await;
         open.clear();
-        seats.emptied().await;
+        connections.drained().await;
     }
 
     #[tokio::test]
     async fn a_crowd_at_one_entry_point_leaves_seats_at_another() {
         let workers = Workers::start(1).unwrap();
-        let room = Room::of(16);
-        let (crowded, other) = (room.seats(0, 1), room.seats(0, 1));
+        let room = ConnectionLimiter::of(16);
+        let (crowded, other) = (room.connections(0, 1), room.connections(0, 1));
         let open: Vec<_> = (0..16).map(|_| crowded.take(workers.balance().count(0))).collect();
-        assert!(!crowded.has_room());
-        assert!(other.has_room());
-        let mut idle = Box::pin(crowded.leave_for_others());
+        assert!(!crowded.is_below_limit());
+        assert!(other.is_below_limit());
+        let mut idle = Box::pin(crowded.evicted());
         assert!(idle.as_mut().now_or_never().is_none());
-        other.make_room();
+        other.evict_one();
         assert!(idle.as_mut().now_or_never().is_some(), "the idle of others go, too");
         drop(open);
     }

@@ -25,7 +25,7 @@ const MAX_SESSIONS: usize = 16 * 1024;
 const SHARE: u64 = 8;
 
 /// One entry point.
-pub struct Point {
+pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
     /// Its place in the settings, and so in each snapshot.
@@ -48,7 +48,7 @@ pub struct Point {
 
 type Sessions = Mutex<HashMap<SocketAddr, Arc<Session>, RandomState>>;
 
-impl Point {
+impl Listener {
     /// The entry point `name`, which is number `index` of the settings.
     pub fn new(
         index: usize,
@@ -167,18 +167,18 @@ impl Point {
                 () = open.0.closing.cancelled(), if open.0.is_shared => Ok(Ended::Silent),
             };
             sessions.lock().remove(&client);
-            let point = open.0.clone();
+            let listener = open.0.clone();
             drop(open);
             match outcome {
                 Ok(Ended::Silent) => {}
                 Ok(Ended::Moved(unsent)) => {
-                    tracing::debug!(entry_point = %point.name, %client, "UDP session ended: its server has moved");
+                    tracing::debug!(entry_point = %listener.name, %client, "UDP session ended: its server has moved");
                     for datagram in unsent {
-                        point.deliver(client, &datagram, &sessions, &socket);
+                        listener.deliver(client, &datagram, &sessions, &socket);
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(entry_point = %point.name, %client, %error, "UDP session ended early");
+                    tracing::debug!(entry_point = %listener.name, %client, %error, "UDP session ended early");
                 }
             }
         });
@@ -208,12 +208,12 @@ fn most_sessions(descriptors: Option<u64>) -> usize {
 }
 
 /// An open session, counted until dropped.
-struct OpenSession(Arc<Point>);
+struct OpenSession(Arc<Listener>);
 
 impl OpenSession {
-    fn count(point: Arc<Point>) -> Self {
-        point.open.fetch_add(1, Ordering::Relaxed);
-        Self(point)
+    fn count(listener: Arc<Listener>) -> Self {
+        listener.open.fetch_add(1, Ordering::Relaxed);
+        Self(listener)
     }
 }
 

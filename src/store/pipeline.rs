@@ -63,13 +63,13 @@ impl Place {
 
 /// What is kept of a connection by those who use it. It ends when this is dropped.
 #[derive(Clone)]
-pub(super) struct Line {
+pub(super) struct Pipeline {
     jobs: mpsc::Sender<Job>,
     waiting: Arc<AtomicUsize>,
     open: Arc<AtomicBool>,
 }
 
-impl Line {
+impl Pipeline {
     /// A line, and the end that [`carry`] serves.
     pub(super) fn new() -> (Self, End) {
         let (jobs, incoming) = mpsc::channel(QUEUE);
@@ -104,7 +104,7 @@ impl Line {
     }
 }
 
-/// The other end of a [`Line`].
+/// The other end of a [`Pipeline`].
 pub(super) struct End {
     jobs: mpsc::Receiver<Job>,
     open: Arc<AtomicBool>,

@@ -15,10 +15,10 @@ use tokio_util::task::TaskTracker;
 
 use super::aliases::Aliases;
 use super::clock::Limits;
+use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
 use super::forwarded::ForwardedRules;
-use super::heads::HeadBudget;
+use super::header_budget::HeaderBudget;
 use super::http::MAX_HEADER_LINES;
-use super::room::{OpenConnection, Room, Seats};
 use super::target::TargetRules;
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
@@ -50,7 +50,7 @@ const DEFAULT_TABLE: u32 = 4096;
 const MAX_RESETS: usize = 100;
 
 /// One entry point.
-pub(super) struct Door {
+pub(super) struct Listener {
     /// Its place in the settings, and so in each snapshot.
     pub(super) index: usize,
     pub(super) name: Arc<str>,
@@ -91,8 +91,8 @@ pub(super) struct Door {
     /// a kept connection is answered rather than reset.
     pub(super) parting: CancellationToken,
     /// Its open connections, and how many there may be.
-    pub(super) seats: Arc<Seats>,
-    pub(super) heads: Arc<HeadBudget>,
+    pub(super) connections: Arc<ConnectionLimit>,
+    pub(super) heads: Arc<HeaderBudget>,
     /// Largest request head, in bytes.
     pub(super) largest_head: usize,
 }
@@ -105,18 +105,18 @@ struct Trust {
 /// A place among the handshakes under way, free again when dropped.
 pub(super) struct Handshaking(Arc<AtomicUsize>);
 
-/// What all doors of a process share.
+/// What all listeners of a process share.
 pub(super) struct Shared {
     pub(super) snapshots: SnapshotHandle,
     pub(super) opening: Arc<Opening>,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) hostname: Option<HeaderValue>,
     pub(super) balance: Balance,
-    pub(super) room: Arc<Room>,
-    pub(super) heads: Arc<HeadBudget>,
+    pub(super) room: Arc<ConnectionLimiter>,
+    pub(super) heads: Arc<HeaderBudget>,
 }
 
-impl Door {
+impl Listener {
     /// Checks the options of the entry point `name`, which is number `index` of the settings.
     pub(super) fn new(
         index: usize,
@@ -170,7 +170,9 @@ impl Door {
             draining: CancellationToken::new(),
             parting: CancellationToken::new(),
             // The threads of HTTP/3 count as one worker more.
-            seats: shared.room.seats(options.transport.max_connections, shared.balance.workers() + 1),
+            connections: shared
+                .room
+                .connections(options.transport.max_connections, shared.balance.workers() + 1),
             heads: shared.heads.clone(),
             largest_head: options.http.max_header_bytes.saturating_add(HEADER_SLACK),
         })
@@ -200,17 +202,17 @@ impl Door {
 
     /// Counts a connection on a worker.
     pub(super) fn count(&self, worker: usize) -> OpenConnection {
-        self.seats.take(self.balance.count(worker))
+        self.connections.take(self.balance.count(worker))
     }
 
     /// Counts a connection that no worker serves.
     pub(super) fn count_elsewhere(&self) -> OpenConnection {
-        self.seats.take_elsewhere()
+        self.connections.take_elsewhere()
     }
 
     /// Open connections.
     pub(super) fn connections(&self) -> usize {
-        self.seats.open()
+        self.connections.open()
     }
 }
 

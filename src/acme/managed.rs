@@ -17,7 +17,7 @@ use crate::tls::Usable;
 const YOUTH: time::Duration = time::Duration::days(1);
 
 /// A certificate.
-pub(super) struct Held {
+pub(super) struct ManagedCertificate {
     pub(super) stored: StoredCertificate,
     pub(super) facts: Arc<Facts>,
     pub(super) renewal: Renewal,
@@ -32,7 +32,7 @@ pub(super) struct Held {
     usable: Usable,
 }
 
-impl Held {
+impl ManagedCertificate {
     /// Reads a stored certificate, and checks that its key fits.
     pub(super) fn read(stored: StoredCertificate, hours: u32, now: OffsetDateTime) -> Result<Self, Error> {
         let (chain, key) = (text(&stored.certificate, "certificate")?, text(&stored.key, "key")?);

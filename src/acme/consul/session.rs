@@ -11,8 +11,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
 use super::keys::write;
-use super::mirror::{Live, Replica, entry_of};
-use super::{Inner, proofs};
+use super::replica_cache::{Live, Replica, entry_of};
+use super::{Inner, challenges};
 use crate::acme::error::Error;
 use crate::acme::storage::Stored;
 
@@ -56,7 +56,7 @@ pub(super) fn start(inner: &Arc<Inner>, control: &Handle) {
     control.spawn(keep_session(inner.clone()));
     control.spawn(follow_certificates(inner.clone()));
     control.spawn(follow_live(inner.clone()));
-    control.spawn(proofs::look_when_asked(inner.clone()));
+    control.spawn(challenges::look_when_asked(inner.clone()));
 }
 
 /// Lets go of everything, so that another may take over at once.

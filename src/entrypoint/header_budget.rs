@@ -16,12 +16,12 @@ const PART: usize = 16;
 
 /// What heads hold together.
 #[derive(Debug)]
-pub(super) struct HeadBudget {
+pub(super) struct HeaderBudget {
     held: AtomicUsize,
     most: usize,
 }
 
-impl HeadBudget {
+impl HeaderBudget {
     /// A budget in which one head may be `largest`.
     pub(super) fn new(largest: usize) -> Arc<Self> {
         // Twice what one head of that size asks for, so that others do not come in its way.
@@ -36,14 +36,14 @@ impl HeadBudget {
 
 /// What one head, or those of one connection, hold. Given back when dropped.
 #[derive(Debug)]
-pub(super) struct HeldHead {
-    budget: Arc<HeadBudget>,
+pub(super) struct HeaderReservation {
+    budget: Arc<HeaderBudget>,
     counted: usize,
 }
 
-impl HeldHead {
+impl HeaderReservation {
     /// Nothing yet.
-    pub(super) fn new(budget: Arc<HeadBudget>) -> Self {
+    pub(super) fn new(budget: Arc<HeaderBudget>) -> Self {
         Self { budget, counted: 0 }
     }
 
@@ -77,7 +77,7 @@ impl HeldHead {
     }
 }
 
-impl Drop for HeldHead {
+impl Drop for HeaderReservation {
     fn drop(&mut self) {
         self.release();
     }
@@ -89,8 +89,9 @@ mod tests {
 
     #[test]
     fn many_large_heads_stay_bounded_and_small_ones_pass() {
-        let budget = HeadBudget::new(1 << 20);
-        let mut heads: Vec<HeldHead> = (0..2000).map(|_| HeldHead::new(budget.clone())).collect();
+        let budget = HeaderBudget::new(1 << 20);
+        let mut heads: Vec<HeaderReservation> =
+            (0..2000).map(|_| HeaderReservation::new(budget.clone())).collect();
         let mut sizes = vec![0; heads.len()];
         for step in 1..=64 {
             for (head, size) in heads.iter_mut().zip(&mut sizes) {
@@ -101,11 +102,12 @@ mod tests {
         }
         assert!(budget.held.load(Ordering::Relaxed) <= ALL);
         assert!(sizes.iter().all(|size| *size >= ORDINARY));
-        assert!(HeldHead::new(budget.clone()).grow(ORDINARY));
-        assert!(!HeldHead::new(budget.clone()).grow(1 << 20));
+        assert!(HeaderReservation::new(budget.clone()).grow(ORDINARY));
+        assert!(!HeaderReservation::new(budget.clone()).grow(1 << 20));
         heads.clear();
         assert_eq!(budget.held.load(Ordering::Relaxed), 0);
-        let mut few: Vec<HeldHead> = (0..16).map(|_| HeldHead::new(budget.clone())).collect();
+        let mut few: Vec<HeaderReservation> =
+            (0..16).map(|_| HeaderReservation::new(budget.clone())).collect();
         assert!(few.iter_mut().all(|head| head.grow(1 << 20)), "sixteen of the largest fit");
         few[0].release();
         few[0].release();
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_larger_limit_has_a_larger_budget() {
-        let budget = HeadBudget::new(64 << 20);
-        assert!(HeldHead::new(budget).grow(64 << 20));
+        let budget = HeaderBudget::new(64 << 20);
+        assert!(HeaderReservation::new(budget).grow(64 << 20));
     }
 }
