@@ -95,7 +95,7 @@ fn an_open_request_finishes_on_the_snapshot_it_began_with() {
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     eventually("the request has reached the backend", || !slow.seen().is_empty());
     gateway.write("routes.yml", "http: {routers: {}}");
-    eventually("the routes are gone", || get(gateway.web(), "h", "/").status == 404);
+    eventually("the routes are gone", || !gateway.api("/api/http/routers").contains("@file"));
     changed.store(true, Ordering::SeqCst);
     assert_eq!(client.read().unwrap().text(), "helloworld");
 }
