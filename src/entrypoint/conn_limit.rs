@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 
 use crate::worker::{self, Load};
 
+/// How long a new connection may say nothing before it counts as idle.
+pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// Descriptors that the process keeps for itself: listeners, runtimes, logs, watched files, providers.
 const OWN_DESCRIPTORS: usize = 128;
 /// Connections that are served however few descriptors there are.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::UpgradeableConnection;
@@ -13,100 +13,39 @@ use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
 use tidegate_core::{BoxFuture, Connection, TlsInfo};
 use tidegate_wire::proxy_protocol::{self, Parsed};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::chosen_options::ChosenOptions;
+use super::client_connection::ClientConnection;
 use super::clock::{Clock, Due, STALLED};
-use super::conn_limit::OpenConnection;
+use super::conn_limit::{OpenConnection, SILENCE};
 use super::header_budget::HeaderReservation;
-use super::hold::{Held, hold};
-use super::http::{ClientConnection, HttpService};
+use super::http::HttpService;
 use super::linger::Wire;
 use super::listener::Listener;
+use super::prefixed::Prefixed;
 use super::progress::Progress;
-use super::protocol::Protocol;
+use super::protocol::{PREFACE, Protocol, TLS_HANDSHAKE};
 use super::stream::Watched;
-use super::streams;
 use crate::tls::TlsStore;
 
-/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// First byte of a TLS connection: a handshake record.
-pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 /// Read at once while it is not known what is spoken.
 const FIRST_READ: usize = 2048;
 /// How long a connection without a request is kept while the listener drains: its first request may be on the way.
 const NEWCOMER: Duration = Duration::from_secs(5);
-/// How long a new connection may say nothing before it counts as idle.
-pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// Most bytes before what is spoken must be known: the longest PROXY header, and a ClientHello.
 const MAX_UNKNOWN: usize = 24 * 1024;
 
 /// What remains of a connection once it is known who takes it: it may last long, so it has no room for what came before.
 pub(super) type Serving = BoxFuture<'static, io::Result<()>>;
 
-/// Serves a connection to its end. Errors are the client's business and only traced.
-pub(super) fn serve(
-    listener: Arc<Listener>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    open: OpenConnection,
-) -> impl Future<Output = ()> + Send {
-    let name = listener.name.clone();
-    let beginning: BoxFuture<'static, _> = Box::pin(begin(listener, stream, peer, open));
-    async move {
-        let outcome = match beginning.await {
-            Ok(Some(rest)) => rest.await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = outcome {
-            tracing::debug!(entry_point = %name, %peer, %error, "connection ended early");
-        }
-    }
-}
-
 /// What is known before HTTP begins.
 pub(super) struct Begun {
     pub(super) stream: Prefixed<TcpStream>,
     pub(super) connection: Connection,
-}
-
-/// Finds out who takes a connection. `None`: it is over.
-async fn begin(
-    listener: Arc<Listener>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    open: OpenConnection,
-) -> io::Result<Option<Serving>> {
-    let mut stream = stream;
-    let mut early = false;
-    if !listener.opening.is_open() {
-        stream = match Box::pin(hold(&listener, stream, peer)).await? {
-            Some(Held::Served(stream)) => stream,
-            Some(Held::Early(stream)) => {
-                early = true;
-                stream
-            }
-            None => return Ok(None),
-        };
-    }
-    if !early && let Some((routes, tls)) = listener.tcp_routes() {
-        return Box::pin(streams::begin(listener, routes, tls, stream, peer, open)).await;
-    }
-    let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());
-    let first = Box::pin(within(listener.limits.head, first_bytes(&listener, stream, peer, known)));
-    let begun = tokio::select! {
-        biased;
-        begun = first => begun?,
-        // It was opened ahead of need: nobody waits for an answer.
-        () = listener.parting.cancelled() => None,
-    };
-    let Some(begun) = begun else { return Ok(None) };
-    begin_http(listener, begun.0, open).await
 }
 
 /// Begins HTTP or HTTPS on a connection whose first bytes are known. `None`: it is over.
@@ -179,7 +118,7 @@ pub(super) async fn first_bytes<T>(
             }
         }
         if !expects_header && let Some(decision) = decide(&connection, &bytes) {
-            let stream = Prefixed { prefix: bytes, at: 0, inner: stream };
+            let stream = Prefixed::new(bytes, stream);
             return Ok(Some(Box::new((Begun { stream, connection }, decision))));
         }
         if bytes.len() > MAX_UNKNOWN {
@@ -443,58 +382,4 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 fn cut(progress: &Progress, what: &str) -> io::Error {
     progress.cut();
     io::Error::new(io::ErrorKind::TimedOut, format!("timed out waiting for {what}"))
-}
-
-/// A stream of which some bytes were read before.
-pub(super) struct Prefixed<S> {
-    pub(super) prefix: Vec<u8>,
-    at: usize,
-    pub(super) inner: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.prefix.is_empty() {
-            return Pin::new(&mut this.inner).poll_read(cx, buffer);
-        }
-        let rest = &this.prefix[this.at..];
-        let length = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..length]);
-        this.at += length;
-        if this.at == this.prefix.len() {
-            (this.prefix, this.at) = (Vec::new(), 0);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
-    }
 }

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Most header lines of a request, `Host` included.
+pub(super) const MAX_HEADER_LINES: usize = 1024;
 /// A head of this size is never refused for the sake of others, and not counted.
 const ORDINARY: usize = 16 * 1024;
 /// What all heads may hold beyond that, in bytes.

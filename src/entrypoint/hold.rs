@@ -15,8 +15,9 @@ use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::connection::{PREFACE, SILENCE, TLS_HANDSHAKE};
+use super::conn_limit::SILENCE;
 use super::listener::Listener;
+use super::protocol::{PREFACE, TLS_HANDSHAKE};
 
 /// How much of what a client has sent is looked at.
 const WINDOW: usize = 2048;

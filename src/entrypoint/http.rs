@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -17,21 +17,18 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
-    Body, BoxFuture, Connection, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request,
-    Response, Upgrade, reply,
+    Body, BoxFuture, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request, Response,
+    Upgrade, reply,
 };
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
-use super::chosen_options::ChosenOptions;
+use super::client_connection::ClientConnection;
 use super::closing::Closing;
-use super::forwarded::Peer;
-use super::header_budget::HeaderReservation;
+use super::header_budget::{HeaderReservation, MAX_HEADER_LINES};
 use super::hold::EARLY;
 use super::linger;
 use super::listener::Listener;
 use super::pace;
-use super::progress::Progress;
-use super::protocol::Protocol;
 use super::target::refused;
 use super::timeouts;
 use super::tunnel;
@@ -41,21 +38,6 @@ use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// Most header lines of a request, `Host` included.
-pub(super) const MAX_HEADER_LINES: usize = 1024;
-
-/// A client connection as its requests see it.
-pub(super) struct ClientConnection {
-    pub(super) listener: Arc<Listener>,
-    pub(super) connection: Arc<Connection>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) peer: Peer,
-    /// The TLS options that the handshake was made with.
-    pub(super) tls_options: Option<ChosenOptions>,
-    pub(super) requests: AtomicU64,
-    pub(super) protocol: Protocol,
-}
 
 /// A request as its protocol hands it over.
 pub(super) struct Arrived {

@@ -18,11 +18,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::connection::Prefixed;
-use super::listener::CONNECTION_WINDOW;
+use super::prefixed::Prefixed;
 
 /// Maximum time to read on behind an answer.
 const MAX_TIME: Duration = Duration::from_secs(5);
+/// HTTP/2: how much of all request bodies together. The library disconnects clients that send many small frames by a
+/// budget of half this window, so it must not be small.
+pub(super) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A client that sends nothing for this long has stopped.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are discarded behind one answer.

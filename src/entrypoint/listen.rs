@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection;
+use super::dispatch;
 use super::listener::Listener;
 use crate::handover;
 use crate::worker;
@@ -214,14 +214,14 @@ fn dispatch(listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let open = listener.count(chosen);
     let listener = listener.clone();
     if chosen == here {
-        tokio::spawn(connection::serve(listener, stream, peer, open));
+        tokio::spawn(dispatch::serve(listener, stream, peer, open));
         return;
     }
     let Ok(stream) = stream.into_std() else { return };
     let handle = listener.balance.handle(chosen).clone();
     handle.spawn(async move {
         if let Ok(stream) = TcpStream::from_std(stream) {
-            tokio::spawn(connection::serve(listener, stream, peer, open));
+            tokio::spawn(dispatch::serve(listener, stream, peer, open));
         }
     });
 }

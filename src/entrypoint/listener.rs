@@ -18,7 +18,8 @@ use super::clock::Limits;
 use super::conn_limit::{ConnectionLimit, ConnectionLimiter, OpenConnection};
 use super::forwarded::ForwardedRules;
 use super::header_budget::HeaderBudget;
-use super::http::MAX_HEADER_LINES;
+use super::header_budget::MAX_HEADER_LINES;
+use super::linger::CONNECTION_WINDOW;
 use super::target::TargetRules;
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
@@ -39,9 +40,6 @@ const LIST_SLACK: usize = 320;
 const MIN_HEADER_BYTES: usize = 8192;
 /// HTTP/2: how much of one request body may be under way.
 const STREAM_WINDOW: u32 = 512 * 1024;
-/// HTTP/2: how much of all request bodies together. The library disconnects clients that send many small frames by a
-/// budget of half this window, so it must not be small.
-pub(super) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// HTTP/2: how much of an answer waits in our buffers.
 const SEND_BUFFER: usize = 64 * 1024;
 /// HTTP/2: the header table for what we send, in bytes (RFC 9113 section 6.5.2).

@@ -1,5 +1,10 @@
 //! The protocols in which clients send requests.
 
+/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// First byte of a TLS connection: a handshake record.
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
+
 /// The protocol of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {

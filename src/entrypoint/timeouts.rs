@@ -14,7 +14,7 @@ use tidegate_core::{Body, End, Guard, Next, Reason, Request, Response, UpstreamE
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::http::ClientConnection;
+use super::client_connection::ClientConnection;
 use super::pace::{self, Answering};
 use super::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;

@@ -5,6 +5,7 @@
 //! waits for the disk.
 
 mod error;
+mod fields;
 mod filter;
 mod line;
 mod modes;

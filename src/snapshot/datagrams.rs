@@ -10,8 +10,8 @@ use tidegate_core::{BuildError, BuildErrors};
 
 use super::build::Builder;
 use super::diagnostics::{self, Broken, Diagnostics, Services, not_one_type};
+use super::outcome::Outcome;
 use super::report::{Finding, ObjectReport};
-use super::routes::Outcome;
 use crate::udp::{Route, Server, Service};
 
 /// What the UDP part of a configuration compiles to.

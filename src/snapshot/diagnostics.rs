@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use tidegate_config::{Kind, ObjectRef};
 use tidegate_core::BuildError;
 
+use super::outcome::Outcome;
 use super::report::{Finding, ObjectReport};
-use super::routes::Outcome;
 use crate::settings::Settings;
 
 /// Objects whose options could not be read, with the reasons.

@@ -8,6 +8,7 @@ mod datagrams;
 mod diagnostics;
 mod effects;
 mod files;
+mod outcome;
 pub mod report;
 pub(crate) mod routes;
 mod services;

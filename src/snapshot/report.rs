@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tidegate_config::{Config, Kind, Object, ObjectOrigin, ObjectRef, Origin, Origins, Problem, WithType};
 
 use super::attach::Attached;
-use super::routes::Outcome;
+use super::outcome::Outcome;
 use crate::settings::Settings;
 
 /// How much of a hash is shown: enough to tell a few configurations apart.

@@ -8,32 +8,19 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_config::router::RuleSyntax;
-use tidegate_core::reference::{Reference, provider_of};
+use tidegate_core::reference::provider_of;
 use tidegate_core::word::Word;
 use tidegate_core::{BoxFuture, Handler, Middleware, Next, Reason, Request, Response, RouteInfo, reply};
 
 use super::attach::{Attached, MAX_PRIORITY};
 use super::build::Builder;
+use super::outcome::{Outcome, Rules, options_name};
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::forwarded::append_for;
-use crate::router::{Entry, Index, Rule, RuleError};
+use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
-use crate::tls::{DEFAULT_OPTIONS, TlsStore};
-
-/// What became of one object.
-#[derive(Clone, Default)]
-pub(super) struct Outcome {
-    /// Errors: it does not serve.
-    pub(super) errors: Vec<String>,
-    /// Position among the errors of the one about the rule.
-    pub(super) rule_error: Option<usize>,
-    /// Warnings: it serves.
-    pub(super) warnings: Vec<String>,
-}
-
-/// Rules by their text, for the next snapshot to take over.
-pub(super) type Rules = foldhash::HashMap<String, Result<Rule, RuleError>>;
+use crate::tls::TlsStore;
 
 /// Makes the routes of one configuration.
 pub(super) struct Router<'a, 'b> {
@@ -299,11 +286,6 @@ impl Router<'_, '_> {
             }
         }
     }
-}
-
-/// The name of the TLS options that a router refers to.
-pub(super) fn options_name(options: &Reference) -> &str {
-    if options.is_empty() { DEFAULT_OPTIONS } else { options.as_str() }
 }
 
 /// Parses the rule and settles the priority.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attach::Attached;
-use super::routes::{Outcome, Rules, options_name};
+use super::outcome::{Outcome, Rules, options_name};
 use crate::router::{Closeness, HostSet, Rule};
 use crate::tls::{Claim, HostOptions, NamedOptions, TlsStore};
 

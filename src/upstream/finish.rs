@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate_core::{End, Exchange, Guard};
 
+use super::lease::Lease;
 use super::pool::Own;
-use super::send::Lease;
 use super::{Endpoint, InFlight};
 
 /// Time to send the rest of a request that has been answered already (Go's HTTP library: 50 ms).

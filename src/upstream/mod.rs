@@ -10,6 +10,7 @@ mod fields;
 mod finish;
 mod identities;
 mod interim;
+mod lease;
 mod peers;
 mod pool;
 mod send;

@@ -21,6 +21,7 @@ use super::casing::WebSocketCase;
 use super::connect::{Connected, Scheme, Stream, connect};
 use super::finish::Finish;
 use super::interim::Tap;
+use super::lease::{Lease, stream_of};
 use super::pool::{Opening, Own, Shared, Streams};
 use super::upgrade::Change;
 use super::{Endpoint, InFlight, fields, upgrade};
@@ -53,29 +54,6 @@ pub(crate) struct Outgoing {
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
     pub(crate) unsent: Option<Box<Outgoing>>,
-}
-
-/// A connection that one request has for itself, or one stream of a shared one.
-pub(super) enum Lease {
-    Own { own: Own, reused: bool },
-    Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
-}
-
-impl Lease {
-    fn reused(&self) -> bool {
-        match self {
-            Self::Own { reused, .. } | Self::Stream { reused, .. } => *reused,
-        }
-    }
-}
-
-/// Counts one stream of a shared connection for as long as it lives.
-pub(super) struct StreamCount(Arc<Streams>);
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Endpoint {
@@ -415,10 +393,6 @@ fn unsent(
     }
     let upgrade = change.map(|change| change.client);
     Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange })) }
-}
-
-fn stream_of(shared: Shared, reused: bool) -> Lease {
-    Lease::Stream { sender: shared.sender, count: StreamCount(shared.streams), reused }
 }
 
 /// A copy of a request, as a plain list: it is made for nearly each request and hardly ever used.

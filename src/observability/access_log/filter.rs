@@ -9,6 +9,7 @@ use tidegate_core::Request;
 use tidegate_core::expression::{self, Call, Comparison, Expression, Field, Test, Value};
 
 use super::error::{ExpressionError, ExpressionFault as Fault};
+use super::fields::{Number, Text, Time};
 use super::line::Entry;
 use super::modes::Modes;
 use crate::router::{Rule, go_regex};
@@ -36,63 +37,6 @@ enum Tree {
     Time(Time, Comparison, u128),
     Text(Text, String),
     Pattern(Text, Regex),
-}
-
-/// Fields that are numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Number {
-    DownstreamStatus,
-    DownstreamContentSize,
-    OriginStatus,
-    OriginContentSize,
-    ErrorPageStatus,
-    ErrorPageContentSize,
-    RequestContentSize,
-    RequestCount,
-    RetryAttempts,
-    GzipRatio,
-    ClientPort,
-    RequestPort,
-}
-
-/// Fields that are lengths of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Time {
-    Duration,
-    OriginDuration,
-    ErrorPageDuration,
-    Overhead,
-}
-
-/// Fields that are texts. What the log leaves out is empty here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Text {
-    ClientAddr,
-    ClientHost,
-    ClientUsername,
-    RequestAddr,
-    RequestHost,
-    RequestMethod,
-    RequestPath,
-    RequestProtocol,
-    RequestScheme,
-    RouterName,
-    ServiceName,
-    ServiceUrl,
-    ServiceAddr,
-    ErrorPageServiceName,
-    ErrorPageServiceUrl,
-    ErrorPageServiceAddr,
-    FailedAttempts,
-    EntryPointName,
-    AbortedBy,
-    TlsVersion,
-    TlsCipher,
-    TlsClientSubject,
-    StartUtc,
-    RequestHeader(HeaderName),
-    OriginHeader(HeaderName),
-    DownstreamHeader(HeaderName),
 }
 
 /// What a name stands for.

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
-use super::filter::{Number, Text, Time};
+use super::fields::{Number, Text, Time};
 use super::modes::{Mode, Modes};
 use super::{Aborted, Seen, nanoseconds};
 use crate::tls::subject::subject;

@@ -1,0 +1,37 @@
+//! A connection for one request: one of its own, or one stream of a shared one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::client::conn::http2;
+use tidegate_core::Body;
+
+use super::pool::{Own, Shared, Streams};
+
+/// A connection that one request has for itself, or one stream of a shared one.
+pub(super) enum Lease {
+    Own { own: Own, reused: bool },
+    Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
+}
+
+impl Lease {
+    /// True for a connection that was used before.
+    pub(super) fn reused(&self) -> bool {
+        match self {
+            Self::Own { reused, .. } | Self::Stream { reused, .. } => *reused,
+        }
+    }
+}
+
+/// Counts one stream of a shared connection for as long as it lives.
+pub(super) struct StreamCount(pub(super) Arc<Streams>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn stream_of(shared: Shared, reused: bool) -> Lease {
+    Lease::Stream { sender: shared.sender, count: StreamCount(shared.streams), reused }
+}
