@@ -518,7 +518,7 @@ impl<T> Default for Log<T> {
 }
 
 impl<T> Log<T> {
-    /// Appends an entry. `None`: there is no more room.
+    /// Appends an entry. Returns `None` when the list is full.
     fn push(&self, mut entry: T) -> Option<&T> {
         let mut at = self;
         for _ in 0..MAX_ENTRIES {

@@ -61,7 +61,7 @@ macro_rules! reasons {
 reasons! {
     /// The request cannot be read, or could be read in two ways.
     MalformedRequest = "malformed_request", Gateway;
-    /// The request's head is larger than allowed, or there is no room for it.
+    /// The request's head is larger than allowed, or exceeds the memory left for heads.
     HeadTooLarge = "head_too_large", Gateway;
     /// The request's target is longer than allowed.
     TargetTooLong = "target_too_long", Gateway;

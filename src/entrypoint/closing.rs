@@ -36,7 +36,7 @@ impl Closing {
         self.exchange.add_sent(bytes);
     }
 
-    /// Ends the exchange, unless it has ended, as its response's body has.
+    /// Ends the exchange as the body of its response has ended. Does nothing the second time.
     pub(super) fn finish(&mut self, end: End) {
         if std::mem::replace(&mut self.is_over, true) {
             return;

@@ -48,7 +48,7 @@ pub(super) struct Begun {
     pub(super) connection: Connection,
 }
 
-/// Begins HTTP or HTTPS on a connection whose first bytes are known. `None`: it is over.
+/// Begins HTTP or HTTPS on a connection whose first bytes are known. Returns `None` when the connection has ended.
 pub(super) async fn begin_http(
     listener: Arc<Listener>,
     begun: Begun,

@@ -34,7 +34,7 @@ pub(super) fn serve(
     }
 }
 
-/// Finds out who takes a connection. `None`: it is over.
+/// Detects who takes a new connection. Returns `None` when the connection has ended.
 async fn begin(
     listener: Arc<Listener>,
     stream: TcpStream,

@@ -36,7 +36,7 @@ pub(super) enum Held {
     Early(TcpStream),
 }
 
-/// Holds a connection until clients are served. `None`: it is over.
+/// Holds a connection until clients are served. Returns `None` when the connection has ended.
 pub(super) async fn hold(
     listener: &Listener,
     stream: TcpStream,

@@ -26,7 +26,7 @@ use crate::tls::TlsStore;
 /// Read at once while it is not known who takes the connection.
 const FIRST_READ: usize = 2048;
 
-/// Finds out who takes a connection. `None`: it is over.
+/// Detects who takes a connection. Returns `None` when the connection has ended.
 pub(super) async fn begin(
     listener: Arc<Listener>,
     routes: Arc<Routes>,
