@@ -12,6 +12,7 @@ pub mod entrypoint;
 pub mod gateway;
 mod handover;
 pub mod internal;
+mod live;
 pub mod observability;
 pub mod opening;
 pub mod router;

@@ -1,7 +1,6 @@
 //! Building services beside those that serve: a draft reads what the registry has, and collects what is to change there.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidegate_config::service::{
@@ -11,41 +10,31 @@ use tidegate_core::{BuildError, BuildErrors};
 
 use super::Service;
 use super::balance::{Balance, Member};
+use super::check::Check;
 use super::failover::FailoverService;
-use super::health::Check;
+use super::health;
 use super::load_balancer::LoadBalancer;
 use super::mirror::MirrorService;
 use super::registry::{Registry, ServerKey};
 use super::server::Server;
 use super::sticky::Sticky;
 use super::weighted::{Child, WeightedService};
+use crate::live::{Checks, Staged};
 use crate::upstream::{Endpoint, Transport};
 
 /// Services that are being built. Those of the [`Registry`] are left as they are: new servers and balances are plain
 /// values until the [`Effects`] are applied.
 pub struct Draft {
     registry: Arc<Registry>,
-    effects: RefCell<Effects>,
+    servers: Staged<ServerKey, Server>,
+    balances: Staged<String, Balance>,
+    checks: Checks<Server, Check>,
 }
 
 /// What putting drafted services into service changes: new servers and balances are entered in the registry, health
 /// checks are started, replaced and stopped. Dropping it changes nothing.
 #[must_use = "the services have no health checks, and lose their state with the next configuration"]
-pub struct Effects {
-    registry: Arc<Registry>,
-    services: HashMap<String, ServiceEffects>,
-}
-
-/// The effects of one service.
-#[derive(Default)]
-pub(super) struct ServiceEffects {
-    /// Servers that are new.
-    pub(super) servers: Vec<(ServerKey, Arc<Server>)>,
-    /// The balance, if it is new.
-    pub(super) balance: Option<Arc<Balance>>,
-    /// The health check of each server.
-    pub(super) checks: Vec<(Arc<Server>, Option<Check>)>,
-}
+pub struct Effects(Draft);
 
 /// What the new servers of a service have in common.
 struct ServerContext<'a> {
@@ -58,27 +47,35 @@ struct ServerContext<'a> {
 impl Effects {
     /// Makes the changes. To be called when the services serve.
     pub fn apply(self) {
-        for (name, effects) in self.services {
-            self.registry.enter(name, effects);
+        let Draft { registry, servers, balances, checks } = self.0;
+        servers.enter(Server::start);
+        balances.enter(|_| ());
+        for (server, check) in checks.into_all() {
+            health::set_check(&server, check, &registry.control);
         }
     }
 }
 
 impl Draft {
-    /// An empty draft.
-    pub(super) fn new(registry: Arc<Registry>) -> Self {
-        let effects = Effects { registry: registry.clone(), services: HashMap::new() };
-        Self { registry, effects: RefCell::new(effects) }
+    /// Returns an empty draft.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        let (servers, balances) = (registry.servers.clone(), registry.balances.clone());
+        Self {
+            registry,
+            servers: Staged::new(servers),
+            balances: Staged::new(balances),
+            checks: Checks::default(),
+        }
     }
 
-    /// Drops the effects of services that are not wanted after all.
-    pub fn retain(&self, is_wanted: impl Fn(&str) -> bool) {
-        self.effects.borrow_mut().services.retain(|name, _| is_wanted(name));
+    /// Drops the health checks of all other services.
+    pub fn retain(&self, services: &BTreeSet<String>) {
+        self.checks.retain(services);
     }
 
     /// Ends the draft.
     pub fn finish(self) -> Effects {
-        self.effects.into_inner()
+        Effects(self)
     }
 
     /// A service with servers. Servers that were there before are reused with their connections and health.
@@ -91,13 +88,13 @@ impl Draft {
         let mut errors = BuildErrors::default();
         let strategy = errors.check(strategy(options));
         errors.check(check_passive(options));
-        let mut effects = ServiceEffects::default();
+        let mut checks = Vec::new();
         let mut servers = Vec::new();
         let mut members = Vec::new();
         let context = ServerContext {
             service: name,
             transport: &transport,
-            newcomer: self.registry.balance(name).is_some(),
+            newcomer: self.registry.balances.get(&name.to_owned()).is_some(),
             has_check: options.health_check.is_some(),
         };
         for server in &options.servers {
@@ -105,8 +102,7 @@ impl Draft {
             if weight <= 0 {
                 continue;
             }
-            let found = self.server(&server.url, &context, &mut effects);
-            let Some(found) = errors.check(found) else { continue };
+            let Some(found) = errors.check(self.server(&server.url, &context)) else { continue };
             members.push(Member::new(&server.url, weight));
             servers.push((found, server.preserve_path));
         }
@@ -114,14 +110,14 @@ impl Draft {
             let check = options.health_check.as_ref();
             let check = check.map(|options| Check::build(options, server.endpoint(), &transport)).transpose();
             if let Some(check) = errors.check(check) {
-                effects.checks.push((server.clone(), check));
+                checks.push((server.clone(), check));
             }
         }
         let sticky = sticky(name, options.sticky.as_ref(), members.iter().map(|member| member.name.as_str()));
         let (strategy, sticky) = (strategy.unwrap_or(Strategy::Wrr), errors.check(sticky).flatten());
         errors.finish()?;
-        let balance = self.balance(name, strategy, members, &mut effects);
-        self.effects.borrow_mut().services.insert(name.to_owned(), effects);
+        let balance = self.balance(name, strategy, members);
+        self.checks.set(name, checks);
         Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
     }
 
@@ -174,47 +170,27 @@ impl Draft {
         let used: Vec<_> = children.into_iter().filter(|(_, weight, _)| *weight > 0).collect();
         let sticky = sticky(name, sticky_options, used.iter().map(|(name, _, _)| name.as_str()))?;
         let members = used.iter().map(|(name, weight, _)| Member::new(name, *weight)).collect();
-        let mut effects = ServiceEffects::default();
-        let balance = self.balance(name, strategy, members, &mut effects);
-        self.effects.borrow_mut().services.insert(name.to_owned(), effects);
+        let balance = self.balance(name, strategy, members);
         let children = used.into_iter().map(|(_, _, service)| Child(service)).collect();
         Ok(Arc::new(WeightedService::new(children, balance, sticky)))
     }
 
     /// The server of a service at this URL: the live one, or a new one.
-    fn server(
-        &self,
-        url: &str,
-        context: &ServerContext<'_>,
-        effects: &mut ServiceEffects,
-    ) -> Result<Arc<Server>, BuildError> {
+    fn server(&self, url: &str, context: &ServerContext<'_>) -> Result<Arc<Server>, BuildError> {
         let ServerContext { service, transport, newcomer, has_check } = *context;
         let key = (service.to_owned(), url.to_owned(), *transport.fingerprint());
-        let created = effects.servers.iter().find(|(known, _)| *known == key);
-        if let Some(found) = created.map(|(_, server)| server.clone()).or_else(|| self.registry.server(&key))
-        {
+        if let Some(found) = self.servers.find(&key, |_| true) {
             return Ok(found);
         }
         let endpoint = Endpoint::new(url, transport.clone(), self.registry.workers)?;
-        let server = Arc::new(Server::new(endpoint, newcomer, has_check));
-        effects.servers.push((key, server.clone()));
-        Ok(server)
+        Ok(self.servers.add(key, Server::new(endpoint, newcomer, has_check)))
     }
 
     /// The balance of a service: the live one if its members are the same, or a new one.
-    fn balance(
-        &self,
-        name: &str,
-        strategy: Strategy,
-        members: Vec<Member>,
-        effects: &mut ServiceEffects,
-    ) -> Arc<Balance> {
-        if let Some(found) = self.registry.balance(name).filter(|found| found.is_for(strategy, &members)) {
-            return found;
-        }
-        let balance = Arc::new(Balance::new(strategy, members));
-        effects.balance = Some(balance.clone());
-        balance
+    fn balance(&self, name: &str, strategy: Strategy, members: Vec<Member>) -> Arc<Balance> {
+        let key = name.to_owned();
+        let known = self.balances.find(&key, |known| known.is_for(strategy, &members));
+        known.unwrap_or_else(|| self.balances.add(key, Balance::new(strategy, members)))
     }
 }
 

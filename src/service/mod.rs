@@ -5,10 +5,11 @@
 //! services are built in a [`Draft`].
 
 mod balance;
+mod check;
+mod check_error;
 mod draft;
 mod failover;
 mod health;
-mod health_error;
 mod load_balancer;
 mod mirror;
 mod registry;

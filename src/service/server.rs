@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tidegate_config::service::PassiveHealthCheck;
 use tidegate_core::ServerInfo;
-use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::health::Check;
+use super::check::Check;
 use crate::upstream::Endpoint;
 
 /// How long a server that refused a connection is avoided the first time; doubled each time that it refuses again.
@@ -122,8 +121,8 @@ impl Server {
         let _ = self.warm_from.compare_exchange(NOT_STARTED, now(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Starts, replaces or stops the health check. A check that is the same as before goes on.
-    pub(super) fn set_check(self: &Arc<Self>, wanted: Option<Check>, control: &Handle) {
+    /// Replaces the health check that runs by one that `start` begins, unless both do the same.
+    pub(super) fn replace_check(&self, wanted: Option<Check>, start: impl FnOnce(Check) -> AbortHandle) {
         let mut checker = self.checker.lock();
         match (wanted, checker.as_ref()) {
             (Some(wanted), Some((running, _))) if wanted.is_same(running) => {}
@@ -131,8 +130,8 @@ impl Server {
                 // A server that was not checked before may be in use: it stays so until a check says otherwise.
                 let _ =
                     self.state.compare_exchange(UNCHECKED, UNPROVEN, Ordering::Relaxed, Ordering::Relaxed);
-                let task = control.spawn(wanted.clone().run(Arc::downgrade(self)));
-                if let Some((_, old)) = checker.replace((wanted, task.abort_handle())) {
+                let task = start(wanted.clone());
+                if let Some((_, old)) = checker.replace((wanted, task)) {
                     old.abort();
                 }
             }

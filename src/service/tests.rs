@@ -101,7 +101,7 @@ fn serve(
     registry: &Arc<Registry>,
     build: impl FnOnce(&Draft) -> Result<Arc<dyn Service>, BuildError>,
 ) -> Arc<dyn Service> {
-    let draft = registry.draft();
+    let draft = Draft::new(registry.clone());
     let service = build(&draft).unwrap();
     draft.finish().apply();
     service
@@ -304,7 +304,7 @@ async fn a_draft_that_is_dropped_leaves_servers_as_they_are() {
     let service = build(&registry, &options);
     until(|| !service.is_up()).await;
     options.health_check = None;
-    let draft = registry.draft();
+    let draft = Draft::new(registry.clone());
     let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
     drop(draft.finish());
     assert!(!drafted.is_up() && !service.is_up(), "they share the server, and its check goes on");
@@ -322,7 +322,7 @@ async fn a_drafted_server_is_unproven_and_not_contacted() {
     // The third check begins when the first has been taken note of.
     until(|| a.count() > 3).await;
     options.servers.push(Server { url: b.url(), ..Default::default() });
-    let draft = registry.draft();
+    let draft = Draft::new(registry.clone());
     let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
     for _ in 0..4 {
         assert_eq!(who(&drafted, request("/")).await, "a");
@@ -465,7 +465,9 @@ async fn mirrors_get_their_share_of_copies() {
         assert_eq!(text(service.call(post("larger")).await).await, "a / h.test larger");
     }
     assert_eq!((a.count(), b.count()), (8, 3));
-    assert!(registry.draft().mirroring(&options, lb(&a.url()), vec![(101, lb(&b.url()))]).is_err());
+    assert!(
+        Draft::new(registry.clone()).mirroring(&options, lb(&a.url()), vec![(101, lb(&b.url()))]).is_err()
+    );
 }
 
 #[tokio::test]
@@ -474,7 +476,7 @@ async fn bad_options_are_named() {
     let build = |change: fn(&mut LoadBalancer)| {
         let mut options = options(&["http://127.0.0.1:1"]);
         change(&mut options);
-        registry.draft().load_balancer("s@file", &options, transport()).err().unwrap().to_string()
+        Draft::new(registry.clone()).load_balancer("s@file", &options, transport()).err().unwrap().to_string()
     };
     assert!(build(|o| o.strategy = "best".into()).contains("\"best\""));
     assert!(build(|o| o.servers[0].url = "ftp://x".into()).contains("`ftp://x`"));

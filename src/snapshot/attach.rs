@@ -10,10 +10,9 @@ use tidegate_config::Map;
 use tidegate_config::router::{Observability, Router};
 use tidegate_core::reference::{self, Name as _, Target, is_plain, provider_of};
 
+use super::diagnostics::Outcome;
+use super::routers::{default_entry_points, entry_points};
 use crate::settings::{EncodedCharacters, EntryPoint, EntryPointObservability, Settings, is_named};
-
-/// The largest priority that a configuration may give; above it are the gateway's own routers.
-pub(super) const MAX_PRIORITY: i64 = i64::MAX - 1000;
 
 /// A router as it is served: entry points, middlewares and observability filled in, names qualified.
 pub(super) struct Attached {
@@ -26,23 +25,21 @@ pub(super) struct Attached {
     /// The entry points that exist, by their place in the settings.
     pub(super) entry_points: Vec<usize>,
     /// What is wrong with its entry points.
-    pub(super) errors: Vec<String>,
-    /// What is odd about it, but does no harm.
-    pub(super) warnings: Vec<String>,
+    pub(super) outcome: Outcome,
 }
 
 /// Attaches every router of a merged configuration.
 pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached> {
-    let names: Vec<(&String, bool)> =
-        settings.entry_points.iter().map(|(name, point)| (name, point.is_udp())).collect();
-    let defaults = default_entry_points(settings);
+    let defaults = default_entry_points(settings, false);
     let mut split = BTreeMap::new();
     let mut attached: Vec<Attached> = Vec::with_capacity(routers.len());
     for (name, router) in routers {
         let mut router = Router::clone(router);
         let provider = provider_of(name);
         if !router.parent_refs.is_empty() {
-            attached.push(whole(name, router, Vec::new(), Vec::new()));
+            let (name, source) = (name.clone(), name.clone());
+            let (entry_points, outcome) = (Vec::new(), Outcome::default());
+            attached.push(Attached { name, source, router, entry_points, outcome });
             continue;
         }
         if router.entry_points.is_empty() {
@@ -53,12 +50,11 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
         if parts.len() > 1 {
             split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
         }
-        attached.extend(
-            parts.into_iter().map(|(part, router)| Attached {
-                warnings: idle.clone(),
-                ..place(&names, part, name, router)
-            }),
-        );
+        attached.extend(parts.into_iter().map(|(part, router)| {
+            let (entry_points, mut outcome) = entry_points(settings, &router.entry_points, false);
+            outcome.warnings.extend(idle.iter().cloned());
+            Attached { name: part, source: name.clone(), router, entry_points, outcome }
+        }));
     }
     for child in attached.iter_mut().filter(|router| !router.router.parent_refs.is_empty()) {
         let refs = std::mem::take(&mut child.router.parent_refs);
@@ -68,17 +64,6 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
             .collect();
     }
     attached
-}
-
-/// The entry points of routers that name none: those with `asDefault`, or all but `traefik` and those for UDP.
-pub(super) fn default_entry_points(settings: &Settings) -> Vec<String> {
-    let http = || settings.entry_points.iter().filter(|(_, point)| !point.is_udp());
-    let flagged: Vec<String> =
-        http().filter(|(_, point)| point.as_default).map(|(name, _)| name.clone()).collect();
-    if !flagged.is_empty() {
-        return flagged;
-    }
-    http().filter(|(name, _)| *name != "traefik").map(|(name, _)| name.clone()).collect()
 }
 
 /// The parts of a router: one for each entry point with a model, one for all others together.
@@ -187,36 +172,6 @@ fn filled(defaults: &EntryPointObservability, own: Option<&Observability>) -> Ob
     }
 }
 
-/// Looks the entry points up, with Traefik's words for those that do not exist.
-fn place(names: &[(&String, bool)], part: String, source: &str, router: Router) -> Attached {
-    let mut entry_points = Vec::with_capacity(router.entry_points.len());
-    let mut errors = Vec::new();
-    for wanted in &router.entry_points {
-        match names.binary_search_by_key(&wanted, |(name, _)| name) {
-            Ok(place) if entry_points.contains(&place) => {}
-            Ok(place) if !names[place].1 => entry_points.push(place),
-            _ => errors.push(format!("entryPoint \"{wanted}\" doesn't exist")),
-        }
-    }
-    if entry_points.is_empty() {
-        errors.push("no valid entryPoint for this router".into());
-    }
-    let mut attached = whole(source, router, entry_points, errors);
-    attached.name = part;
-    attached
-}
-
-fn whole(name: &str, router: Router, entry_points: Vec<usize>, errors: Vec<String>) -> Attached {
-    Attached {
-        name: name.to_owned(),
-        source: name.to_owned(),
-        router,
-        entry_points,
-        errors,
-        warnings: Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -241,9 +196,9 @@ mod tests {
         let plain = EntryPoint::default();
         let all =
             settings(&[("traefik", plain.clone()), ("u", udp), ("web", plain.clone()), ("x", plain.clone())]);
-        assert_eq!(default_entry_points(&all), ["web", "x"]);
+        assert_eq!(default_entry_points(&all, false), ["web", "x"]);
         let flagged = EntryPoint { as_default: true, ..EntryPoint::default() };
-        assert_eq!(default_entry_points(&settings(&[("a", plain), ("b", flagged)])), ["b"]);
+        assert_eq!(default_entry_points(&settings(&[("a", plain), ("b", flagged)]), false), ["b"]);
     }
 
     #[test]
@@ -280,10 +235,10 @@ mod tests {
         ] {
             let attached = attached(skipped);
             assert_eq!(attached.router.middlewares, left, "{skipped:?}");
-            assert!(attached.warnings.is_empty(), "{skipped:?}");
+            assert!(attached.outcome.warnings.is_empty(), "{skipped:?}");
         }
         assert_eq!(
-            attached(&["limit@file", "auht"]).warnings,
+            attached(&["limit@file", "auht"]).outcome.warnings,
             [
                 "skipMiddlewares: no entry point of this router has a middleware `limit@file`: did you mean `limit`?",
                 "skipMiddlewares: no entry point of this router has a middleware `auht`: did you mean `auth`?",
@@ -316,7 +271,11 @@ mod tests {
                     "skipMiddlewares: the entry point `web` requires `{name}` (http.requiredMiddlewares): it stays"
                 )
             };
-            assert_eq!(attached.warnings, told.iter().map(message).collect::<Vec<_>>(), "{required:?}");
+            assert_eq!(
+                attached.outcome.warnings,
+                told.iter().map(message).collect::<Vec<_>>(),
+                "{required:?}"
+            );
         }
     }
 
@@ -336,7 +295,7 @@ mod tests {
         let router = Router { entry_points: vec!["nope".into()], ..Router::default() };
         let attached = attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]));
         let expected = ["entryPoint \"nope\" doesn't exist", "no valid entryPoint for this router"];
-        assert_eq!(attached[0].errors, expected);
+        assert_eq!(attached[0].outcome.errors, expected);
         assert!(attached[0].entry_points.is_empty());
     }
 }

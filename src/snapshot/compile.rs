@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tidegate_config as config;
 use tidegate_config::tls::Tls;
 use tidegate_config::{Config, Kind, ObjectRef, Origins, Problem, Provided, Qualified};
 use tidegate_core::{BuildError, Clock, HttpClient};
@@ -14,19 +15,18 @@ use time::OffsetDateTime;
 use tokio::runtime::Handle;
 
 use super::Snapshot;
-use super::attach::{Attached, attach};
-use super::build::{Builder, Instances};
-use super::datagrams;
+use super::builder::Builder;
+use super::component::Instances;
+use super::diagnostics::Broken;
 use super::effects::Effects;
 use super::files::{Content, Files};
-use super::outcome::Rules;
 use super::report;
-use super::routes::{Routed, Router};
-use super::streams;
+use super::routers::Rules;
+use super::routes::Router;
+use super::{tcp, udp};
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
 use crate::store::Stores;
-use crate::tcp;
 use crate::tls::TlsStore;
 
 /// What configurations are compiled with.
@@ -36,7 +36,7 @@ pub struct Environment {
     /// Servers and their state.
     pub registry: Arc<Registry>,
     /// The same for TCP.
-    pub tcp: Arc<tcp::Registry>,
+    pub tcp: Arc<crate::tcp::Registry>,
     /// Sends the requests of middlewares.
     pub client: Arc<dyn HttpClient>,
     /// The gateway's own services, by qualified name.
@@ -95,69 +95,52 @@ pub fn compile(
     let broken = broken(&problems);
     let closed = broken.keys().filter(|one| one.kind == Kind::TlsOptions).map(|one| one.name.clone());
     let tls = tls_store(now, &config.tls, closed.collect(), previous, environment);
-    let mut attached = attach(&environment.settings, &config.http.routers);
     let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
     let builder = Builder::new(&config, environment, before, &broken);
-    let router = Router {
-        builder: &builder,
-        attached: &mut attached,
-        tls: &tls.store,
-        previous_rules: previous.map(|compiled| &compiled.rules),
-        broken: &|name| broken.get(&ObjectRef { kind: Kind::Router, name: name.to_owned() }).cloned(),
-    };
-    let Routed { mut entry_points, outcomes, rules } = router.route();
-    builder.build_unused();
-    let streams = streams::compile(&builder, &tls.store, &broken, |entry_point| {
-        https_names(&attached, &rules, entry_point)
-    });
-    let datagrams = datagrams::compile(&builder, &broken);
-    for (routes, (tcp, udp)) in entry_points.iter_mut().zip(streams.routes.into_iter().zip(datagrams.routes))
+    let mut http = Router::new(&builder, &tls.store, previous.map(|compiled| &compiled.rules));
+    let mut entry_points = http.route();
+    let tcp = tcp::route(&builder, &tls.store, |entry_point| http.https_names(entry_point));
+    let udp = udp::route(&builder);
+    build_unused(&builder);
+    for (routes, (tcp, udp)) in
+        entry_points.iter_mut().zip(tcp.entry_points.into_iter().zip(udp.entry_points))
     {
         (routes.tcp, routes.udp) = (tcp, udp);
     }
-    let (instances, failures, effects) = builder.finish();
-    config.tcp.routers = streams.routers;
+    let (rules, http_routers, mut findings) = http.finish();
+    findings.extend(tcp.findings.into_iter().chain(udp.findings));
+    let (instances, diagnostics, effects) = builder.finish();
+    (config.http.routers, config.tcp.routers, config.udp.routers) = (http_routers, tcp.routers, udp.routers);
     let certificates = certificates(&origins, &broken_certificates);
     let of_tls = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
-    let all_problems = problems.into_iter().chain(of_tls).collect();
-    let report = report::assemble(report::Findings {
-        config,
-        origins,
-        problems: all_problems,
-        attached,
-        outcomes,
-        failures,
-        streams: streams.findings.into_iter().chain(datagrams.findings).collect(),
-        broken: &broken,
-        written,
-        settings: &environment.settings,
-    });
+    let problems = problems.into_iter().chain(of_tls).collect();
+    let found = report::Found { findings, diagnostics, broken: &broken, problems, written };
+    let report = report::assemble(config, &origins, found);
     let snapshot = Snapshot {
         generation,
         entry_points,
         tls: tls.store.clone(),
-        services: instances.services(),
-        tcp_services: streams.services,
+        services: instances.services.sound(),
+        tcp_services: instances.tcp_services.sound(),
         report: Arc::new(report),
     };
     (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)
 }
 
-/// The server names for which an entry point has HTTPS routers.
-fn https_names(attached: &[Attached], rules: &Rules, entry_point: usize) -> tcp::HttpsNames {
-    let mut names = tcp::HttpsNames::default();
-    let here = attached.iter().filter(|router| router.entry_points.contains(&entry_point));
-    for router in here.filter(|router| router.router.tls.is_some()) {
-        if let Some(Ok(rule)) = rules.get(&router.router.rule) {
-            names.add(rule);
-        }
-    }
-    names
+/// Builds what no router uses, so that its mistakes are reported.
+fn build_unused(builder: &Builder<'_>) {
+    builder.check_unused::<config::service::Service>(|used| builder.http.retain(used));
+    builder.build_unused::<config::middleware::Middleware>();
+    builder.build_unused::<config::transport::ServersTransport>();
+    builder.check_unused::<config::tcp::TcpService>(|used| builder.tcp.retain(used));
+    builder.build_unused::<config::tcp::TcpMiddleware>();
+    builder.build_unused::<config::tcp::TcpServersTransport>();
+    builder.check_unused::<config::tcp::UdpService>(|_| ());
 }
 
 /// Objects whose options could not be read, with the reasons.
-fn broken(problems: &[Problem]) -> BTreeMap<ObjectRef, Vec<String>> {
-    let mut broken: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
+fn broken(problems: &[Problem]) -> Broken {
+    let mut broken = Broken::new();
     for problem in problems {
         if let Some(object) = &problem.object {
             broken.entry(object.clone()).or_default().push(problem.message.clone());

@@ -1,23 +1,26 @@
 //! A compiled configuration: immutable, taken once by each request and kept to its end.
 
 mod attach;
-mod build;
+mod builder;
 mod compile;
+mod component;
 mod conditional;
-mod datagrams;
 mod diagnostics;
 mod effects;
 mod files;
-mod outcome;
+mod middlewares;
 pub mod report;
+mod resolver;
+mod routers;
 pub(crate) mod routes;
 mod services;
-mod streams;
 mod syntax;
 mod tasks;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls_hosts;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -29,9 +32,7 @@ use tidegate_core::{Next, RouteInfo};
 use crate::router::Index;
 use crate::service::Service;
 use crate::settings::EntryPointObservability;
-use crate::tcp;
 use crate::tls::{HostOptions, NamedOptions, TlsStore};
-use crate::udp;
 pub use compile::{Compiled, Environment, compile};
 pub use effects::Effects;
 pub use files::Files;
@@ -48,7 +49,7 @@ pub struct Snapshot {
     /// Every service, by qualified name; broken ones are absent.
     pub services: BTreeMap<String, Arc<dyn Service>>,
     /// Every TCP service that a router uses, by qualified name; broken ones are absent.
-    pub tcp_services: BTreeMap<String, Arc<dyn tcp::Service>>,
+    pub tcp_services: BTreeMap<String, Arc<dyn crate::tcp::Service>>,
     /// What became of each object.
     pub report: Arc<Report>,
 }
@@ -60,9 +61,9 @@ pub struct Routes {
     /// Routes for TLS connections.
     pub tls: Index<Route>,
     /// TCP routes, when there are any.
-    pub tcp: Option<Arc<tcp::Routes>>,
+    pub tcp: Option<Arc<crate::tcp::Routes>>,
     /// The UDP route, when there is one.
-    pub udp: Option<Arc<udp::Route>>,
+    pub udp: Option<Arc<crate::udp::Route>>,
     /// TLS options by host.
     pub tls_options: HostOptions,
 }

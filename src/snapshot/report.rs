@@ -1,16 +1,14 @@
 //! What became of each object of a configuration: the API, the log and `check` read it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use tidegate_config::{Config, Kind, Object, ObjectOrigin, ObjectRef, Origin, Origins, Problem, WithType};
+use tidegate_config::{Config, Kind, Object, ObjectRef, Origin, Origins, Problem, WithType};
 
-use super::attach::Attached;
-use super::outcome::Outcome;
-use crate::settings::Settings;
+use super::diagnostics::{Broken, Diagnostics, Finding, Outcome};
 
 /// How much of a hash is shown: enough to tell a few configurations apart.
 const DIGEST_BYTES: usize = 8;
@@ -87,170 +85,82 @@ impl Report {
 }
 
 /// What compiling has found out.
-pub(super) struct Findings<'a> {
-    pub(super) config: Config,
-    pub(super) origins: Origins,
-    pub(super) problems: Vec<Problem>,
-    pub(super) attached: Vec<Attached>,
-    pub(super) outcomes: Vec<Outcome>,
-    pub(super) failures: BTreeMap<ObjectRef, Vec<String>>,
-    /// What became of TCP and UDP.
-    pub(super) streams: Vec<Finding>,
+pub(super) struct Found<'a> {
+    /// What became of routers.
+    pub(super) findings: Vec<Finding>,
+    /// What became of all other objects.
+    pub(super) diagnostics: Diagnostics,
     /// Objects that could not be read, with the reasons.
-    pub(super) broken: &'a BTreeMap<ObjectRef, Vec<String>>,
+    pub(super) broken: &'a Broken,
+    pub(super) problems: Vec<Problem>,
     pub(super) written: BTreeMap<ObjectRef, String>,
-    pub(super) settings: &'a Settings,
 }
 
-/// What became of one object of TCP or UDP.
-pub(super) struct Finding {
-    pub(super) object: ObjectRef,
-    pub(super) known: ObjectReport,
-    pub(super) outcome: Outcome,
-}
-
-/// Puts the report together.
-pub(super) fn assemble(findings: Findings<'_>) -> Report {
-    let Findings {
-        mut config,
-        origins,
-        problems,
-        attached,
-        outcomes,
-        failures,
-        streams,
-        broken,
-        written,
-        settings,
-    } = findings;
+/// Puts the report together. `config` has the routers as they are served.
+pub(super) fn assemble(config: Config, origins: &Origins, found: Found<'_>) -> Report {
+    let Found { mut findings, mut diagnostics, broken, problems, written } = found;
+    findings.extend(components(&config).map(|object| diagnostics.finding(object)));
+    // The problems of one kind stand together.
+    findings.sort_by_key(|finding| finding.object.kind);
+    let mut told = Told::of(&problems);
     let mut report = Report { problems, written, ..Report::default() };
-    let mut told = Told::of(&report.problems);
-    let mut services: HashMap<String, Vec<String>> = HashMap::new();
-    let mut middlewares: HashMap<String, Vec<String>> = HashMap::new();
-    config.http.routers.clear();
-    let mut routers = Vec::with_capacity(attached.len());
-    for (router, outcome) in attached.into_iter().zip(outcomes) {
-        for middleware in &router.router.middlewares {
-            middlewares.entry(middleware.clone()).or_default().push(router.name.clone());
-        }
-        if !router.router.service.is_empty() {
-            let service = router.router.service.as_str().to_owned();
-            services.entry(service).or_default().push(router.name.clone());
-        }
-        let source = ObjectRef { kind: Kind::Router, name: router.source };
-        let object = ObjectRef { kind: Kind::Router, name: router.name.clone() };
-        let mut used_by = router.router.entry_points.clone();
-        used_by.retain(|name| settings.entry_points.get(name).is_some_and(|point| !point.is_udp()));
-        used_by.sort();
-        let priority = router.router.priority;
-        let known = ObjectReport { used_by, priority, ..ObjectReport::default() };
-        let options = || json(&router.router);
-        let place = Place { origin: origins.get(&source), options: &options };
-        let resolver = router.router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
-        let wrong_names = crate::acme::wrong_names(settings, &router.router);
-        for message in no_resolver(settings, resolver).into_iter().chain(wrong_names) {
-            report.tell(&mut told, &source, message, place);
-        }
-        report.add(&mut told, object, source.clone(), known, outcome, place);
-        routers.push((router.name, Arc::new(router.router)));
+    for finding in findings {
+        report.add(&mut told, finding, &config, origins);
     }
-    // Built as a whole: much less work than one insertion after the other.
-    config.http.routers = routers.into_iter().collect();
-    for (kind, names, users) in [
-        (Kind::Service, config.http.services.keys().collect::<Vec<_>>(), &mut services),
-        (Kind::Middleware, config.http.middlewares.keys().collect(), &mut middlewares),
-        (Kind::ServersTransport, config.http.servers_transports.keys().collect(), &mut HashMap::new()),
-    ] {
-        for name in names {
-            let object = ObjectRef { kind, name: name.clone() };
-            let errors = failures.get(&object).cloned().unwrap_or_default();
-            let mut used_by = users.remove(name).unwrap_or_default();
-            used_by.sort();
-            let known = ObjectReport { used_by, ..ObjectReport::default() };
-            let outcome = Outcome { errors, ..Outcome::default() };
-            let options = || options_of(&config, &object);
-            let place = Place { origin: origins.get(&object), options: &options };
-            report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
-        }
-    }
-    for Finding { object, known, outcome } in streams {
-        let options = || options_of(&config, &object);
-        let place = Place { origin: origins.get(&object), options: &options };
-        let router = config.tcp.routers.get(&object.name).filter(|_| object.kind == Kind::TcpRouter);
-        if let Some(tls) = router.and_then(|router| router.tls.as_ref()).filter(|tls| !tls.passthrough)
-            && let Some(message) = no_resolver(settings, &tls.cert_resolver)
-        {
-            report.tell(&mut told, &object, message, place);
-        }
-        report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
-    }
-    for (object, errors) in
-        broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect::<Vec<_>>()
-    {
-        let users = match object.kind {
-            Kind::Service => services.remove(&object.name),
-            Kind::Middleware => middlewares.remove(&object.name),
-            _ => None,
-        };
-        let mut used_by = users.unwrap_or_default();
-        used_by.sort();
-        let known = ObjectReport { used_by, ..ObjectReport::default() };
+    let lost: Vec<_> = broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect();
+    for (object, errors) in lost {
         let outcome = Outcome { errors: errors.clone(), ..Outcome::default() };
-        let options = || options_of(&config, object);
-        let place = Place { origin: origins.get(object), options: &options };
-        report.add(&mut told, object.clone(), object.clone(), known, outcome, place);
+        let finding = Finding { outcome, ..diagnostics.finding(object.clone()) };
+        report.add(&mut told, finding, &config, origins);
     }
     report.config = config;
     report
 }
 
-/// Where an object was written, to find the option that a message is about.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    origin: Option<&'a ObjectOrigin>,
-    /// The object as JSON, asked only when there is a message.
-    options: &'a dyn Fn() -> Json,
+/// The services, middlewares and transports of a configuration.
+fn components(config: &Config) -> impl Iterator<Item = ObjectRef> {
+    let kinds = Kind::ALL.iter().filter(|kind| !kind.is_router() && kind.keys().0 != "tls");
+    kinds.flat_map(|&kind| {
+        let names = kind.with_type(Names(config)).unwrap_or_default();
+        names.into_iter().map(move |name| ObjectRef { kind, name })
+    })
 }
 
-impl Place<'_> {
-    fn of(self, message: &str, kind: Kind) -> Origin {
-        self.origin
-            .map_or(Origin::Internal, |origin| origin.locate(message, &(self.options)(), kind.is_router()))
+struct Names<'a>(&'a Config);
+
+impl WithType for Names<'_> {
+    type Output = Vec<String>;
+
+    fn with<T: Object>(self) -> Vec<String> {
+        T::map(self.0).keys().cloned().collect()
     }
 }
 
 impl Report {
     /// Adds an object, and a problem for each thing that is wrong with it and is not told yet.
     ///
-    /// The problems are told of `written`, which differs for the copies of a router that entry points make: one mistake
-    /// in a file is one problem.
-    fn add(
-        &mut self,
-        told: &mut Told,
-        object: ObjectRef,
-        written: ObjectRef,
-        mut known: ObjectReport,
-        outcome: Outcome,
-        place: Place<'_>,
-    ) {
-        known.status = match (&outcome.errors[..], &outcome.warnings[..]) {
+    /// The problems are told of the object as it was written, which differs for the copies of a router that entry points
+    /// make: one mistake in a file is one problem.
+    fn add(&mut self, told: &mut Told, finding: Finding, config: &Config, origins: &Origins) {
+        let Finding { object, written, used_by, priority, outcome } = finding;
+        let Outcome { mut errors, rule_error, warnings, notes } = outcome;
+        errors.extend(rule_error);
+        let status = match (&errors[..], &warnings[..]) {
             ([], []) => Status::Enabled,
             ([], _) => Status::Warning,
             _ => Status::Disabled,
         };
-        known.errors = [outcome.warnings, outcome.errors].concat();
-        for message in &known.errors {
-            self.tell(told, &written, message.clone(), place);
+        let errors = [warnings, errors].concat();
+        for message in notes.iter().chain(&errors) {
+            if told.add(&written, message) {
+                let origin = origins.get(&written).map_or(Origin::Internal, |origin| {
+                    origin.locate(message, &options_of(config, &object), object.kind.is_router())
+                });
+                let (object, message) = (Some(written.clone()), message.clone());
+                self.problems.push(Problem { origin, object, message, excerpt: None });
+            }
         }
-        self.objects.insert(object, known);
-    }
-
-    /// Adds a problem, unless it is told.
-    fn tell(&mut self, told: &mut Told, object: &ObjectRef, message: String, place: Place<'_>) {
-        if told.add(object, &message) {
-            let origin = place.of(&message, object.kind);
-            self.problems.push(Problem { origin, object: Some(object.clone()), message, excerpt: None });
-        }
+        self.objects.insert(object, ObjectReport { status, errors, used_by, priority });
     }
 }
 
@@ -302,15 +212,4 @@ impl Told {
         messages.push(message.to_owned());
         true
     }
-}
-
-/// What to say of a router that names a certificate resolver: it serves all the same, as in Traefik.
-fn no_resolver(settings: &Settings, resolver: &str) -> Option<String> {
-    let known = settings.certificates_resolvers.get(resolver).is_some_and(|known| known.acme.is_some());
-    (!resolver.is_empty() && !known).then(|| {
-        format!(
-            "Router uses a nonexistent certificate resolver: tls.certResolver `{resolver}` is none of the \
-             settings' `certificatesResolvers`"
-        )
-    })
 }

@@ -7,33 +7,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
-use tidegate_config::router::RuleSyntax;
+use tidegate_config::middleware::Middleware as MiddlewareOptions;
+use tidegate_config::router::Router as Options;
+use tidegate_config::service::Service;
+use tidegate_config::{Kind, Map, ObjectRef};
 use tidegate_core::reference::provider_of;
-use tidegate_core::word::Word;
 use tidegate_core::{BoxFuture, Handler, Middleware, Next, Reason, Request, Response, RouteInfo, reply};
 
-use super::attach::{Attached, MAX_PRIORITY};
-use super::build::Builder;
-use super::outcome::{Outcome, Rules, options_name};
+use super::attach::{Attached, attach};
+use super::builder::Builder;
+use super::diagnostics::{Finding, Outcome};
+use super::routers::{self, MAX_PRIORITY, Rules, check_priority, check_resolver, existing, options_name};
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
 use crate::entrypoint::forwarded::append_for;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
+use crate::tcp::HttpsNames;
 use crate::tls::TlsStore;
 
 /// Makes the routes of one configuration.
 pub(super) struct Router<'a, 'b> {
     pub(super) builder: &'a Builder<'b>,
-    pub(super) attached: &'a mut [Attached],
     pub(super) tls: &'a TlsStore,
     pub(super) previous_rules: Option<&'a Rules>,
-    pub(super) broken: &'a dyn Fn(&str) -> Option<Vec<String>>,
-}
-
-/// Routes for each entry point, and what else is known of the routers.
-pub(super) struct Routed {
-    pub(super) entry_points: Vec<Routes>,
+    pub(super) attached: Vec<Attached>,
     /// In the order of the attached routers.
     pub(super) outcomes: Vec<Outcome>,
     pub(super) rules: Rules,
@@ -44,171 +42,217 @@ type Entries = Vec<Entry<Route>>;
 /// The middlewares of a route with their names, and what is behind them.
 type Parts = (Vec<(Arc<str>, Arc<dyn Middleware>)>, Arc<dyn Handler>);
 
-impl Router<'_, '_> {
+impl<'a, 'b> Router<'a, 'b> {
+    /// Attaches the routers of a configuration to their entry points.
+    pub(super) fn new(
+        builder: &'a Builder<'b>,
+        tls: &'a TlsStore,
+        previous_rules: Option<&'a Rules>,
+    ) -> Self {
+        let mut attached = attach(&builder.environment.settings, &builder.config.http.routers);
+        let outcomes = attached.iter_mut().map(|router| std::mem::take(&mut router.outcome)).collect();
+        let rules = Rules::with_capacity_and_hasher(attached.len(), Default::default());
+        Self { builder, tls, previous_rules, attached, outcomes, rules }
+    }
+
     /// Makes the routes.
-    pub(super) fn route(mut self) -> Routed {
-        let default_syntax = &self.builder.environment.settings.core.default_rule_syntax;
-        let mut rules = Rules::with_capacity_and_hasher(self.attached.len(), Default::default());
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(self.attached.len());
-        for router in self.attached.iter_mut() {
-            let mut outcome = check(router, default_syntax, self.previous_rules, &mut rules);
-            if router.router.rule.is_empty() && (self.broken)(&router.source).is_some() {
-                // The rule itself may be what could not be read: why is told already.
-                outcome.rule_error.take().map(|at| outcome.errors.remove(at));
-            }
-            outcomes.push(outcome);
+    pub(super) fn route(&mut self) -> Vec<Routes> {
+        for place in 0..self.attached.len() {
+            self.check(place);
         }
-        self.warn_of_ties(&mut outcomes);
-        let points = self.builder.environment.settings.entry_points.values();
+        self.warn_of_ties();
+        let builder = self.builder;
+        let settings = &builder.environment.settings;
+        let points = settings.entry_points.values();
         let points: Vec<Option<&str>> =
             points.map(|point| point.http.tls.as_ref().map(|tls| tls.options.as_str())).collect();
-        let ranks = &self.builder.environment.settings.providers;
-        let rank = |name: &str| ranks.rank(provider_of(name));
-        let tls_options = tls_hosts::settle(self.attached, &rules, self.tls, (&points, &rank), &mut outcomes);
-        let children = self.children(&mut outcomes);
-        let settings = &self.builder.environment.settings;
-        let mut plain: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
-        let mut tls: Vec<Entries> = settings.entry_points.iter().map(|_| Vec::new()).collect();
+        let rank = |name: &str| settings.providers.rank(provider_of(name));
+        let tls_options =
+            tls_hosts::settle(&self.attached, &self.rules, self.tls, (&points, &rank), &mut self.outcomes);
+        let children = self.children();
+        let mut sides: Vec<(Entries, Entries)> = points.iter().map(|_| Default::default()).collect();
         for place in 0..self.attached.len() {
             if !self.attached[place].router.parent_refs.is_empty() {
                 continue;
             }
-            let route = self.make(place, &children, &rules, &mut outcomes, &mut Vec::new());
+            let route = self.make(place, &children, &mut Vec::new());
             let router = &self.attached[place];
-            let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
-            let provider = provider_of(&router.name);
-            let rank = settings.providers.rank(provider);
-            let side = if router.router.tls.is_some() { &mut tls } else { &mut plain };
+            let Some(Ok(rule)) = self.rules.get(&router.router.rule) else { continue };
+            let entry = entry(rule, router, rank(&router.name), route);
             for &entry_point in &router.entry_points {
-                side[entry_point].push(entry(rule, router, rank, route.clone()));
+                let (plain, tls) = &mut sides[entry_point];
+                let side = if router.router.tls.is_some() { tls } else { plain };
+                side.push(entry.clone());
             }
         }
-        let entry_points = plain.into_iter().zip(tls).zip(tls_options);
-        let entry_points = entry_points
-            .map(|((plain, tls), tls_options)| Routes {
-                plain: Index::new(plain),
-                tls: Index::new(tls),
-                tcp: None,
-                udp: None,
-                tls_options,
-            })
-            .collect();
-        Routed { entry_points, outcomes, rules }
+        let routes = sides.into_iter().zip(tls_options).map(|((plain, tls), tls_options)| Routes {
+            plain: Index::new(plain),
+            tls: Index::new(tls),
+            tcp: None,
+            udp: None,
+            tls_options,
+        });
+        routes.collect()
     }
 
-    /// Makes the route of one router and, before it, those of its children.
+    /// The server names for which an entry point has HTTPS routers.
+    pub(super) fn https_names(&self, entry_point: usize) -> HttpsNames {
+        let mut names = HttpsNames::default();
+        let here = self.attached.iter().filter(|router| router.entry_points.contains(&entry_point));
+        for router in here.filter(|router| router.router.tls.is_some()) {
+            if let Some(Ok(rule)) = self.rules.get(&router.router.rule) {
+                names.add(rule);
+            }
+        }
+        names
+    }
+
+    /// Ends with the rules, the routers as they are served, and what became of each.
+    pub(super) fn finish(self) -> (Rules, Map<Options>, Vec<Finding>) {
+        let settings = &self.builder.environment.settings;
+        let mut findings = Vec::with_capacity(self.attached.len());
+        let mut routers = Vec::with_capacity(self.attached.len());
+        for (attached, mut outcome) in self.attached.into_iter().zip(self.outcomes) {
+            let Attached { name, source, router, .. } = attached;
+            let mut used_by = existing(settings, &router.entry_points, false);
+            used_by.sort();
+            let resolver = router.tls.as_ref().map_or("", |tls| &tls.cert_resolver);
+            check_resolver(settings, resolver, &mut outcome);
+            outcome.notes.extend(crate::acme::wrong_names(settings, &router));
+            let object = ObjectRef { kind: Kind::Router, name: name.clone() };
+            let written = ObjectRef { kind: Kind::Router, name: source };
+            findings.push(Finding { object, written, used_by, priority: router.priority, outcome });
+            routers.push((name, Arc::new(router)));
+        }
+        // Built as a whole: much less work than one insertion after the other.
+        (self.rules, routers.into_iter().collect(), findings)
+    }
+
+    /// Parses the rule of a router, and settles its priority.
+    fn check(&mut self, place: usize) {
+        let settings = &self.builder.environment.settings;
+        let (attached, outcome) = (&mut self.attached[place], &mut self.outcomes[place]);
+        let options = &mut attached.router;
+        let service = options.service.as_str();
+        self.builder.note_uses::<Service, MiddlewareOptions>(&attached.name, service, &options.middlewares);
+        let text = options.rule.clone();
+        if options.priority == 0 && (!attached.entry_points.is_empty() || !options.parent_refs.is_empty()) {
+            options.priority = i64::try_from(text.len()).unwrap_or(MAX_PRIORITY);
+        }
+        let previous = self.previous_rules;
+        let parsed = self.rules.entry(text).or_insert_with_key(|text| {
+            previous.and_then(|known| known.get(text).cloned()).unwrap_or_else(|| Rule::parse(text))
+        });
+        check_priority(&attached.source, options.priority, outcome);
+        let default_syntax = &settings.core.default_rule_syntax;
+        outcome.errors.extend(syntax_error(default_syntax, &options.rule_syntax, &options.rule));
+        // Without a rule, the rule itself may be what could not be read: why is reported already.
+        let is_lost =
+            options.rule.is_empty() && self.builder.broken(Kind::Router, &attached.source).is_some();
+        if let Err(error) = parsed
+            && !is_lost
+        {
+            outcome.rule_error = Some(error.to_string());
+        }
+    }
+
+    /// Makes the route of one router and, before it, those of its children. `above` are the routers above it, outermost
+    /// first.
     fn make(
         &mut self,
         place: usize,
         children: &HashMap<String, Vec<usize>>,
-        rules: &Rules,
-        outcomes: &mut [Outcome],
         above: &mut Vec<usize>,
     ) -> Arc<Route> {
-        let name = self.attached[place].name.clone();
-        let below = children.get(&name).filter(|_| !above.contains(&place));
+        let below = children.get(&self.attached[place].name).filter(|_| !above.contains(&place));
         let layer = below.map(|below| {
             above.push(place);
-            let mut entries = Vec::new();
-            for &child in below {
-                let route = self.make(child, children, rules, outcomes, above);
-                if let Some(Ok(rule)) = rules.get(&self.attached[child].router.rule) {
-                    entries.push(entry(rule, &self.attached[child], 0, route));
-                }
-            }
+            let layer = self.layer(place, below, children, above);
             above.pop();
-            let skipped = below.iter().filter(|child| !outcomes[**child].errors.is_empty()).count();
-            if skipped == below.len() {
-                outcomes[place].errors.push(format!(
-                    "building child routers muxer: no child routers could be added to muxer ({skipped} skipped)"
-                ));
-            }
-            Arc::new(Layer { index: Index::new(entries) }) as Arc<dyn Handler>
+            layer
         });
-        let router = &self.attached[place].router;
-        let service_name = router.service.as_str().to_owned();
-        let Outcome { errors, rule_error, .. } = &mut outcomes[place];
-        let was_sound = errors.is_empty();
-        let parts = match self.build_parts(place, &service_name, layer) {
-            Ok(built) => was_sound.then_some(built),
-            Err(more) => {
-                // A mistake in the rule comes last, as in Traefik.
-                let rule = rule_error.map(|at| errors.remove(at));
-                errors.extend(more);
-                errors.extend(rule);
-                *rule_error = rule_error.map(|_| errors.len() - 1);
-                None
-            }
-        };
+        let parts = self.build_parts(place, layer);
+        let Attached { name, router, .. } = &self.attached[place];
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options));
         // A broken router answers so whoever asks.
-        let tls_options =
-            named.filter(|name| parts.is_some() && self.tls.is_checked(name)).map(str::to_owned);
+        let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
         let mut label: Vec<&str> = above.iter().map(|&outer| self.attached[outer].name.as_str()).collect();
-        label.push(&name);
+        label.push(name);
         Arc::new(Route {
             info: Arc::new(RouteInfo {
                 router: Arc::from(label.join(" -> ")),
-                service: Arc::from(service_name),
+                service: Arc::from(router.service.as_str()),
                 middlewares,
             }),
             chain,
             timeouts: Timeouts::of(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
-            tls_options: tls_options.map(|name| self.tls.named(&name)),
+            tls_options: tls_options.map(|name| self.tls.named(name)),
         })
     }
 
-    fn build_parts(
-        &self,
+    /// Makes the routes of the children of a router, which stand behind its middlewares.
+    fn layer(
+        &mut self,
         place: usize,
-        service_name: &str,
-        layer: Option<Arc<dyn Handler>>,
-    ) -> Result<Parts, Vec<String>> {
-        let Attached { name, source, router, .. } = &self.attached[place];
-        let broken = (self.broken)(source);
-        let is_broken = broken.is_some();
-        let mut errors = broken.unwrap_or_default();
-        let mut add = |error: String| {
-            if !errors.contains(&error) {
-                errors.push(error);
+        below: &[usize],
+        children: &HashMap<String, Vec<usize>>,
+        above: &mut Vec<usize>,
+    ) -> Arc<dyn Handler> {
+        let mut entries = Vec::new();
+        for &child in below {
+            let route = self.make(child, children, above);
+            if let Some(Ok(rule)) = self.rules.get(&self.attached[child].router.rule) {
+                entries.push(entry(rule, &self.attached[child], 0, route));
             }
-        };
+        }
+        let skipped = below.iter().filter(|child| self.outcomes[**child].is_broken()).count();
+        if skipped == below.len() {
+            self.outcomes[place].errors.push(format!(
+                "building child routers muxer: no child routers could be added to muxer ({skipped} skipped)"
+            ));
+        }
+        Arc::new(Layer { index: Index::new(entries) })
+    }
+
+    /// Builds the middlewares and the service of a router; `None` when it cannot serve.
+    fn build_parts(&mut self, place: usize, layer: Option<Arc<dyn Handler>>) -> Option<Parts> {
+        let Attached { name, source, router, .. } = &self.attached[place];
+        let broken = self.builder.broken(Kind::Router, source);
+        let mut found = Outcome::default();
+        broken.into_iter().flatten().for_each(|reason| found.add_error(reason));
         let service = match layer {
-            Some(_) if !service_name.is_empty() => {
-                add("router has both a service and is referenced as a parent by other routers".into());
+            Some(_) if !router.service.is_empty() => {
+                found.add_error("router has both a service and is referenced as a parent by other routers");
                 None
             }
             Some(layer) => Some(layer),
             // What could not be read may have named it.
-            None if service_name.is_empty() && is_broken => None,
-            None if service_name.is_empty() => {
-                add("router has no service and no child routers".into());
-                add("router must have either a service or child routers".into());
+            None if router.service.is_empty() && broken.is_some() => None,
+            None if router.service.is_empty() => {
+                found.add_error("router has no service and no child routers");
+                found.add_error("router must have either a service or child routers");
                 None
             }
             None => {
                 let service =
-                    self.builder.service_named(service_name).map_err(|error| add(error.to_string())).ok();
+                    found.check(self.builder.instance_for::<Service>(router.service.as_str(), name));
                 service.map(|service| service as Arc<dyn Handler>)
             }
         };
-        let mut middlewares = Vec::with_capacity(router.middlewares.len());
-        // The last that is wrong comes first, as in Traefik.
-        for middleware in router.middlewares.iter().rev() {
-            match self.builder.middleware_for(middleware, name) {
-                Ok(made) => middlewares.push((Arc::from(middleware.as_str()), made)),
-                Err(error) => add(error.to_string()),
-            }
-        }
-        middlewares.reverse();
-        service.filter(|_| errors.is_empty()).map(|service| (middlewares, service)).ok_or(errors)
+        let middlewares =
+            routers::middlewares::<MiddlewareOptions>(self.builder, name, &router.middlewares, &mut found);
+        let outcome = &mut self.outcomes[place];
+        let is_sound = !outcome.is_broken() && !found.is_broken();
+        outcome.errors.append(&mut found.errors);
+        service.filter(|_| is_sound).map(|service| (middlewares, service))
     }
 
     /// Which routers stand below which, by name.
-    fn children(&mut self, outcomes: &mut [Outcome]) -> HashMap<String, Vec<usize>> {
+    fn children(&mut self) -> HashMap<String, Vec<usize>> {
+        let outcomes = &mut self.outcomes;
         let mut children: HashMap<String, Vec<usize>> = HashMap::new();
         let mut unreachable = Vec::new();
         let with_refs =
@@ -241,9 +285,9 @@ impl Router<'_, '_> {
         }
         let cut_off = self.cut_off(&children);
         for place in cut_off {
-            let errors = &mut outcomes[place].errors;
-            if errors.is_empty() {
-                errors.push("router is not reachable".into());
+            let outcome = &mut self.outcomes[place];
+            if !outcome.is_broken() {
+                outcome.errors.push("router is not reachable".into());
                 unreachable.push(place);
             }
         }
@@ -271,7 +315,8 @@ impl Router<'_, '_> {
     }
 
     /// Warns of routers with the same rule and priority: only the first by name takes requests.
-    fn warn_of_ties(&self, outcomes: &mut [Outcome]) {
+    fn warn_of_ties(&mut self) {
+        let outcomes = &mut self.outcomes;
         let mut first: HashMap<(usize, bool, i64, &str), &str> = HashMap::new();
         for (place, router) in self.attached.iter().enumerate() {
             let Attached { name, router: options, entry_points, .. } = router;
@@ -286,42 +331,6 @@ impl Router<'_, '_> {
             }
         }
     }
-}
-
-/// Parses the rule and settles the priority.
-fn check(
-    router: &mut Attached,
-    default_syntax: &Word<RuleSyntax>,
-    previous: Option<&Rules>,
-    rules: &mut Rules,
-) -> Outcome {
-    let mut outcome = Outcome::default();
-    let options = &mut router.router;
-    let text = options.rule.clone();
-    if options.priority == 0 && (!router.entry_points.is_empty() || !options.parent_refs.is_empty()) {
-        options.priority = i64::try_from(text.len()).unwrap_or(MAX_PRIORITY);
-    }
-    let parsed = rules.entry(text).or_insert_with_key(|text| {
-        previous.and_then(|known| known.get(text).cloned()).unwrap_or_else(|| Rule::parse(text))
-    });
-    if router.entry_points.is_empty() && options.parent_refs.is_empty() {
-        outcome.errors.append(&mut router.errors);
-    } else {
-        outcome.warnings.append(&mut router.errors);
-    }
-    outcome.warnings.append(&mut router.warnings);
-    if options.priority > MAX_PRIORITY && provider_of(&router.source) != "internal" {
-        outcome.errors.push(format!(
-            "the router priority {} exceeds the max user-defined priority {MAX_PRIORITY}",
-            options.priority
-        ));
-    }
-    outcome.errors.extend(syntax_error(default_syntax, &options.rule_syntax, &options.rule));
-    if let Err(error) = parsed {
-        outcome.rule_error = Some(outcome.errors.len());
-        outcome.errors.push(error.to_string());
-    }
-    outcome
 }
 
 fn entry(rule: &Rule, router: &Attached, rank: usize, route: Arc<Route>) -> Entry<Route> {

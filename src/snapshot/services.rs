@@ -1,57 +1,96 @@
-//! From the options of a service to the service: its kind, its children, its transport, its middlewares.
+//! HTTP services and their transports: from options to an instance. A service has a kind, children or servers, and
+//! middlewares of its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tidegate_config::middleware::Middleware;
 use tidegate_config::service::{LoadBalancer, Service as Options, WeightedService};
 use tidegate_config::transport::ServersTransport;
 use tidegate_core::reference::Reference;
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
-use super::build::Builder;
-use super::diagnostics::not_one_type;
+use super::builder::Builder;
+use super::component::{Component, Instances, Pool, Scope};
 use crate::service::Service;
 use crate::upstream::Transport;
 
 /// Name of the transport of services that name none.
 const DEFAULT_TRANSPORT: &str = "default@internal";
 
-/// Builds the service of this qualified name.
-pub(super) fn build(builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service>, BuildError> {
-    let internal = builder.environment.internal.get(name);
-    let Some(options) = builder.config.http.services.get(name).filter(|_| internal.is_none()) else {
-        return internal
-            .cloned()
-            .ok_or_else(|| BuildError::new(format!("the service \"{name}\" does not exist")));
-    };
-    if options.middlewares.is_empty() {
-        return build_kind(builder, name, options);
+impl Component for Options {
+    type Instance = dyn Service;
+
+    /// Middlewares before a service are instances of the service's own, whatever router comes first.
+    const SCOPE: Scope = Scope::Own;
+
+    fn pool(instances: &Instances) -> &Pool<dyn Service> {
+        &instances.services
     }
-    let mut errors = BuildErrors::default();
-    let service = errors.check(build_kind(builder, name, options));
-    let owner = format!("service {name}");
-    let middlewares =
-        options.middlewares.iter().map(|middleware| builder.middleware_for(middleware.as_str(), &owner));
-    let middlewares = errors.check(BuildErrors::collect(middlewares));
-    let wrapped = |(middlewares, service): (Vec<_>, Arc<dyn Service>)| {
-        let chain = Next::new(middlewares, Next::service(service.clone()));
-        Arc::new(Wrapped { chain, service }) as Arc<dyn Service>
-    };
-    errors.made(middlewares.zip(service).map(wrapped))
+
+    fn pool_mut(instances: &mut Instances) -> &mut Pool<dyn Service> {
+        &mut instances.services
+    }
+
+    fn missing(name: &str) -> String {
+        format!("the service \"{name}\" does not exist")
+    }
+
+    fn built_in(builder: &Builder<'_>, name: &str) -> Option<Result<Arc<dyn Service>, BuildError>> {
+        builder.environment.internal.get(name).cloned().map(Ok)
+    }
+
+    fn build(&self, builder: &Builder<'_>, name: &str) -> Result<Arc<dyn Service>, BuildError> {
+        if self.middlewares.is_empty() {
+            return build_kind(builder, name, self);
+        }
+        let mut errors = BuildErrors::default();
+        let service = errors.check(build_kind(builder, name, self));
+        let middlewares = self.middlewares.iter().map(|name| builder.instance::<Middleware>(name.as_str()));
+        let middlewares = errors.check(BuildErrors::collect(middlewares));
+        let wrapped = |(middlewares, service): (Vec<_>, Arc<dyn Service>)| {
+            let chain = Next::new(middlewares, Next::service(service.clone()));
+            Arc::new(Wrapped { chain, service }) as Arc<dyn Service>
+        };
+        errors.made(middlewares.zip(service).map(wrapped))
+    }
 }
 
-/// Builds the transport of this qualified name.
-pub(super) fn transport(builder: &Builder<'_>, name: &str) -> Result<Arc<Transport>, BuildError> {
-    let of_settings;
-    let options = match builder.config.http.servers_transports.get(name) {
-        Some(options) => options,
-        None if name == DEFAULT_TRANSPORT => {
-            of_settings = default_transport(builder);
-            &of_settings
-        }
-        None => return Err(BuildError::new(format!("the servers transport {name:?} does not exist"))),
-    };
-    Transport::build(options, &mut |path| builder.file(path))
+impl Component for ServersTransport {
+    type Instance = Transport;
+
+    const SCOPE: Scope = Scope::Own;
+
+    fn pool(instances: &Instances) -> &Pool<Transport> {
+        &instances.transports
+    }
+
+    fn pool_mut(instances: &mut Instances) -> &mut Pool<Transport> {
+        &mut instances.transports
+    }
+
+    fn missing(name: &str) -> String {
+        format!("the servers transport {name:?} does not exist")
+    }
+
+    fn built_in(builder: &Builder<'_>, name: &str) -> Option<Result<Arc<Transport>, BuildError>> {
+        let is_configured = builder.config.http.servers_transports.contains_key(name);
+        (name == DEFAULT_TRANSPORT && !is_configured).then(|| default_transport(builder).build(builder, name))
+    }
+
+    fn build(&self, builder: &Builder<'_>, _: &str) -> Result<Arc<Transport>, BuildError> {
+        Transport::build(self, &mut |path| builder.file(path))
+    }
+}
+
+/// The error for a service that says more than one thing, or nothing.
+pub(super) fn not_one_type(what: &str, name: &str, several: bool) -> BuildError {
+    if several {
+        return BuildError::new(
+            "cannot create service: multi-types service not supported, consider declaring two different pieces of service instead",
+        );
+    }
+    BuildError::new(format!("the {what} \"{name}\" does not have any type defined"))
 }
 
 /// The number of kinds that the options have: exactly one is right.
@@ -81,7 +120,7 @@ fn build_kind(builder: &Builder<'_>, name: &str, options: &Options) -> Result<Ar
         return Err(not_one_type("service", name, kinds > 1));
     }
     let draft = &builder.http;
-    let child = |child: &Reference| builder.service_named(child.as_str());
+    let child = |child: &Reference| builder.instance::<Options>(child.as_str());
     if let Some(options) = &options.load_balancer {
         return load_balancer(builder, name, options);
     }
@@ -121,7 +160,7 @@ fn load_balancer(
         "" => DEFAULT_TRANSPORT,
         transport => transport,
     };
-    let transport = builder.transport_named(wanted)?;
+    let transport = builder.instance::<ServersTransport>(wanted)?;
     builder.http.load_balancer(name, options, transport)
 }
 

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attach::Attached;
-use super::outcome::{Outcome, Rules, options_name};
+use super::diagnostics::Outcome;
+use super::routers::{Rules, options_name};
 use crate::router::{Closeness, HostSet, Rule};
 use crate::tls::{Claim, HostOptions, NamedOptions, TlsStore};
 
@@ -119,7 +120,7 @@ fn warn_of_undecided(claimants: &[Claimant<'_>], hosts: &HostOptions, outcomes: 
     let whole = whole_hosts(claimants);
     let mut left = MAX_COMPARED;
     for (number, one, reach) in wide.iter().filter(|(_, one, _)| one.is_checked) {
-        if !outcomes[one.place].errors.is_empty() {
+        if outcomes[one.place].is_broken() {
             continue;
         }
         let named = hosts.exact().find(|(host, options)| {

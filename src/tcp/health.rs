@@ -1,12 +1,13 @@
 //! Health checks of TCP servers: connect, perhaps say something, perhaps expect an answer.
 
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tidegate_config::tcp::TcpHealthCheck;
 use tidegate_core::BuildError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 
 use super::server::Server;
 
@@ -27,8 +28,14 @@ pub(super) fn check_options(options: &TcpHealthCheck) -> Result<(), BuildError> 
     Ok(())
 }
 
+/// Starts, replaces or stops the health check of a server. A check with the same options goes on.
+pub(super) fn set_check(server: &Arc<Server>, options: Option<TcpHealthCheck>, control: &Handle) {
+    let weak = Arc::downgrade(server);
+    server.replace_check(options, |options| control.spawn(run(options, weak)).abort_handle());
+}
+
 /// Checks a server, at once and then at intervals, until it is gone.
-pub(super) async fn run(options: TcpHealthCheck, server: Weak<Server>) {
+async fn run(options: TcpHealthCheck, server: Weak<Server>) {
     loop {
         let Some(known) = server.upgrade() else { return };
         let found = tokio::time::timeout(options.timeout.0, ask(&options, &known)).await;

@@ -1,7 +1,7 @@
 //! TCP: which router takes a connection, and carrying its bytes to a server.
 //!
 //! [`Routes::decide`] looks at the first bytes of a connection and says who takes it: a TCP route or HTTP. [`forward`]
-//! then carries it. What outlives a change of the configuration (health, turns, counts) belongs to [`Registry`];
+//! then carries it. What outlives a change of the configuration (health, turns) belongs to [`Registry`];
 //! services are built in a [`Draft`].
 
 mod copy;
@@ -22,7 +22,7 @@ mod transport;
 pub use draft::{Draft, Effects};
 pub use forward::{connect, forward};
 pub use index::{Entry, Index};
-pub use middlewares::{Middleware, Permit};
+pub use middlewares::{Middleware, Permit, build as middleware};
 pub use registry::Registry;
 pub use route::{Decision, HttpsNames, Route, Routes, Security};
 

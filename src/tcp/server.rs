@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tidegate_config::tcp::TcpHealthCheck;
 use tidegate_core::{BuildError, Connection};
-use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::health;
 use super::transport::{Stream, Transport};
 use crate::upstream::Host;
 
@@ -71,20 +69,22 @@ impl Server {
         self.up.swap(up, Ordering::Relaxed) != up
     }
 
-    /// Starts, replaces or stops the health check. A check that is the same as before goes on.
-    pub(super) fn set_check(self: &Arc<Self>, options: Option<&TcpHealthCheck>, control: &Handle) {
+    /// Replaces the health check that runs by one that `start` begins, unless it has the same options. Without any the
+    /// server is taken to be up.
+    pub(super) fn replace_check(
+        &self,
+        options: Option<TcpHealthCheck>,
+        start: impl FnOnce(TcpHealthCheck) -> AbortHandle,
+    ) {
         let mut checker = self.checker.lock();
-        if checker.as_ref().map(|(known, _)| known) == options {
+        if checker.as_ref().map(|(known, _)| known) == options.as_ref() {
             return;
         }
         if let Some((_, task)) = checker.take() {
             task.abort();
             self.up.store(true, Ordering::Relaxed);
         }
-        if let Some(options) = options {
-            let task = control.spawn(health::run(options.clone(), Arc::downgrade(self)));
-            *checker = Some((options.clone(), task.abort_handle()));
-        }
+        *checker = options.map(|options| (options.clone(), start(options)));
     }
 }
 

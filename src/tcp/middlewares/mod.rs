@@ -22,7 +22,7 @@ pub trait Middleware: Send + Sync {
 pub type Permit = Box<dyn Any + Send>;
 
 /// Checks the options of a middleware and makes it.
-pub(super) fn build(options: &TcpMiddleware) -> Result<Arc<dyn Middleware>, BuildError> {
+pub fn build(options: &TcpMiddleware) -> Result<Arc<dyn Middleware>, BuildError> {
     match options {
         TcpMiddleware::InFlightConn { amount } => Ok(Arc::new(in_flight_conn::InFlightConn::new(*amount))),
         TcpMiddleware::IpAllowList(options) => Ok(Arc::new(ip_allow_list::IpAllowList::new(options)?)),

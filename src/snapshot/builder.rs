@@ -1,0 +1,332 @@
+//! Builds the objects of a configuration, each once, and takes over from the previous snapshot what has not changed.
+//!
+//! While an instance is built, the builder notes what it asks for: files, other instances, state, tasks. The next
+//! snapshot takes the instance over when its options are equal and everything it asked for is still the same.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+
+use tidegate_config::{Config, Kind, ObjectRef};
+use tidegate_core::BuildError;
+use tidegate_core::building::{State as ObjectState, StateKey};
+
+use super::component::{Built, Component, Dependency, InstanceKey, Instances, Outcome, Scope};
+use super::diagnostics::{Broken, Diagnostics};
+use super::tasks::{Slot, Tasks};
+use super::{Effects, Environment};
+use crate::{service, tcp};
+
+/// Builds the objects of one configuration.
+pub(super) struct Builder<'a> {
+    pub(super) config: &'a Config,
+    pub(super) environment: &'a Environment,
+    /// HTTP services that do not serve yet.
+    pub(super) http: service::Draft,
+    /// The same for TCP and UDP.
+    pub(super) tcp: tcp::Draft,
+    previous: Option<(&'a Config, &'a Instances)>,
+    broken: &'a Broken,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    now: Instances,
+    diagnostics: Diagnostics,
+    /// What is being built, outermost first.
+    frames: Vec<Frame>,
+    /// The router for which instances are built, where it matters.
+    router: String,
+    /// Tasks of what is used.
+    tasks: Vec<Weak<Slot>>,
+    /// True while objects are built that no router uses: their tasks do not begin.
+    unused: bool,
+}
+
+/// An instance that is being built.
+#[derive(Default)]
+struct Frame {
+    /// Kind and name: `middleware:x@file`.
+    label: String,
+    dependencies: Vec<Dependency>,
+    /// True when each router needs an instance of its own.
+    per_router: bool,
+    warnings: Vec<String>,
+}
+
+impl<'a> Builder<'a> {
+    /// Returns a builder. `broken` are objects whose options could not be read, with the reasons.
+    pub(super) fn new(
+        config: &'a Config,
+        environment: &'a Environment,
+        previous: Option<(&'a Config, &'a Instances)>,
+        broken: &'a Broken,
+    ) -> Self {
+        let http = service::Draft::new(environment.registry.clone());
+        let tcp = tcp::Draft::new(environment.tcp.clone());
+        Self { config, environment, http, tcp, previous, broken, state: RefCell::default() }
+    }
+
+    /// Returns what was built, what is known of the objects, and what has to be done once they serve.
+    pub(super) fn finish(self) -> (Instances, Diagnostics, Effects) {
+        let state = self.state.into_inner();
+        let tasks = Tasks::new(self.environment.control.clone(), state.tasks);
+        let effects = Effects { http: self.http.finish(), tcp: self.tcp.finish(), tasks };
+        (state.now, state.diagnostics, effects)
+    }
+
+    /// Notes that a router uses a service and middlewares, whether they exist or not.
+    pub(super) fn note_uses<S: Component, M: Component>(
+        &self,
+        router: &str,
+        service: &str,
+        middlewares: &[String],
+    ) {
+        let diagnostics = &mut self.state.borrow_mut().diagnostics;
+        if !service.is_empty() {
+            diagnostics.note_use(S::KIND, service, router);
+        }
+        for middleware in middlewares {
+            diagnostics.note_use(M::KIND, middleware, router);
+        }
+    }
+
+    /// Returns the content of a file, which is watched from now on.
+    pub(super) fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        let content = self.environment.files.content(path);
+        self.state.borrow_mut().now.files.insert(path.to_owned());
+        self.depend(Dependency::File(path.to_owned(), content.clone()));
+        content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
+    }
+
+    /// Why the options of an object could not be read, if so.
+    pub(super) fn broken(&self, kind: Kind, name: &str) -> Option<&'a [String]> {
+        if self.broken.is_empty() {
+            return None;
+        }
+        self.broken.get(&ObjectRef { kind, name: name.to_owned() }).map(Vec::as_slice)
+    }
+
+    /// Returns the instance of this qualified name, for the router that is being built.
+    pub(super) fn instance<T: Component>(&self, name: &str) -> Result<Arc<T::Instance>, BuildError> {
+        self.built::<T>(name).map(|built| built.value)
+    }
+
+    /// Returns the instance of this qualified name, for this router.
+    pub(super) fn instance_for<T: Component>(
+        &self,
+        name: &str,
+        router: &str,
+    ) -> Result<Arc<T::Instance>, BuildError> {
+        let before = std::mem::replace(&mut self.state.borrow_mut().router, router.to_owned());
+        let outcome = self.instance::<T>(name);
+        self.state.borrow_mut().router = before;
+        outcome
+    }
+
+    /// Notes what is wrong with the object that is being built, although it serves.
+    pub(super) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+        if let Some(frame) = self.state.borrow_mut().frames.last_mut() {
+            frame.warnings.extend(warnings);
+        }
+    }
+
+    /// Builds the objects of a kind that no router has asked for, so that their mistakes are reported. Their tasks do not
+    /// begin.
+    pub(super) fn build_unused<T: Component>(&self) {
+        self.state.borrow_mut().unused = true;
+        let used = T::pool(&self.state.borrow().now).names();
+        for name in T::map(self.config).keys().filter(|name| !used.contains(*name)) {
+            // The outcome is noted.
+            let _ = self.instance_for::<T>(name, "");
+        }
+    }
+
+    /// Does the same for services, and drops them again: their servers are neither contacted nor remembered.
+    pub(super) fn check_unused<T: Component>(&self, drop_effects: impl Fn(&BTreeSet<String>)) {
+        let used = T::pool(&self.state.borrow().now).names();
+        self.build_unused::<T>();
+        T::pool_mut(&mut self.state.borrow_mut().now).retain(&used);
+        drop_effects(&used);
+    }
+
+    /// The state of an object, in this snapshot or the previous one.
+    pub(super) fn known_state(&self, key: &StateKey) -> Option<ObjectState> {
+        let known = self.state.borrow().now.states.get(key).cloned();
+        known.or_else(|| self.previous?.1.states.get(key).cloned())
+    }
+
+    /// Keeps the state of an object for the next snapshot.
+    pub(super) fn keep_state(&self, key: StateKey, state: ObjectState) {
+        self.depend(Dependency::State(key.clone()));
+        self.state.borrow_mut().now.states.insert(key, state);
+    }
+
+    /// Notes a task of the object that is being built.
+    pub(super) fn note_task(&self, slot: Weak<Slot>) {
+        self.depend(Dependency::Task(slot.clone()));
+        let mut state = self.state.borrow_mut();
+        if !state.unused {
+            state.tasks.push(slot);
+        }
+    }
+
+    /// The router for which the present object is built.
+    pub(super) fn router(&self) -> String {
+        self.state.borrow().router.clone()
+    }
+
+    fn built<T: Component>(&self, name: &str) -> Outcome<T::Instance> {
+        let shared = (name.to_owned(), String::new());
+        let own = (name.to_owned(), self.router());
+        for key in [&shared, &own] {
+            let known = T::pool(&self.state.borrow().now).get(key).cloned();
+            if let Some(outcome) = known {
+                return self.depend_on::<T>(key, outcome);
+            }
+        }
+        self.enter(T::KIND, name)?;
+        let outer = (T::SCOPE == Scope::Own).then(|| {
+            let here = format!("{} {name}", T::KIND);
+            std::mem::replace(&mut self.state.borrow_mut().router, here)
+        });
+        let made = self.reuse::<T>(&shared, &own).map_or_else(|| self.build::<T>(name), Ok);
+        if let Some(outer) = outer {
+            self.state.borrow_mut().router = outer;
+        }
+        let (outcome, per_router) = self.leave::<T>(name, made);
+        if outcome.is_err() {
+            self.keep_states_of_broken::<T>(&own);
+        }
+        let key = if per_router && T::SCOPE == Scope::Router { own } else { shared };
+        T::pool_mut(&mut self.state.borrow_mut().now).insert(key.clone(), outcome.clone());
+        self.depend_on::<T>(&key, outcome)
+    }
+
+    fn build<T: Component>(&self, name: &str) -> Outcome<T::Instance> {
+        if let Some(reasons) = self.broken(T::KIND, name) {
+            return Err(BuildError::of(reasons));
+        }
+        if let Some(made) = T::built_in(self, name) {
+            return made.map(Built::new);
+        }
+        let options = T::map(self.config).get(name);
+        let options = options.ok_or_else(|| BuildError::new(T::missing(name)))?;
+        if options.is_per_router() {
+            self.need_router();
+        }
+        options.build(self, name).map(Built::new)
+    }
+
+    /// Returns the previous snapshot's instance, when building it again would give an equal one.
+    fn reuse<T: Component>(&self, shared: &InstanceKey, own: &InstanceKey) -> Option<Built<T::Instance>> {
+        let (config, instances) = self.previous?;
+        let name = &shared.0;
+        let options = T::map(self.config).get(name);
+        if self.broken(T::KIND, name).is_some() || T::map(config).get(name) != options {
+            return None;
+        }
+        let pool = T::pool(instances);
+        let built = pool.get(own).or_else(|| pool.get(shared))?.as_ref().ok()?;
+        if options.is_some_and(|options| options.is_per_router()) {
+            self.need_router();
+        }
+        if !self.is_current(&built.dependencies) {
+            return None;
+        }
+        for dependency in &*built.dependencies {
+            match dependency {
+                Dependency::State(key) => {
+                    if let Some(state) = self.known_state(key) {
+                        self.keep_state(key.clone(), state);
+                    }
+                }
+                Dependency::Task(slot) => self.note_task(slot.clone()),
+                Dependency::File(..) | Dependency::Instance { .. } => {}
+            }
+        }
+        self.warn(built.warnings.iter().cloned());
+        Some(built.clone())
+    }
+
+    /// Returns true when asking again gives the same. Asking notes the dependencies as well.
+    fn is_current(&self, dependencies: &[Dependency]) -> bool {
+        dependencies.iter().all(|dependency| match dependency {
+            Dependency::File(path, content) => {
+                let _ = self.file(path);
+                self.environment.files.content(path) == *content
+            }
+            Dependency::Instance { name, id, current } => current(self, name) == Some(*id),
+            // The same instance has the same state.
+            Dependency::State(_) | Dependency::Task(_) => true,
+        })
+    }
+
+    /// Keeps the state of an object that has a mistake, so that it is still there when that is corrected.
+    fn keep_states_of_broken<T: Component>(&self, (name, router): &InstanceKey) {
+        let Some((_, previous)) = self.previous else { return };
+        if T::KIND != Kind::Middleware
+            || !T::map(self.config).contains_key(name) && self.broken(T::KIND, name).is_none()
+        {
+            return;
+        }
+        let is_of = |key: &StateKey| key.object == *name && (key.router.is_empty() || key.router == *router);
+        let kept = previous.states.iter().filter(|(key, _)| is_of(key));
+        self.state.borrow_mut().now.states.extend(kept.map(|(key, state)| (key.clone(), state.clone())));
+    }
+
+    /// Begins to build an object, unless it is being built already.
+    fn enter(&self, kind: Kind, name: &str) -> Result<(), BuildError> {
+        let label = format!("{kind}:{name}");
+        let frames = &mut self.state.borrow_mut().frames;
+        if let Some(start) = frames.iter().position(|frame| frame.label == label) {
+            let labels: Vec<&str> = frames[start..].iter().map(|frame| frame.label.as_str()).collect();
+            let path = labels.join("->");
+            return Err(BuildError::new(format!(
+                "could not instantiate {kind} {name}: recursion detected in {path}->{label}"
+            )));
+        }
+        frames.push(Frame { label, ..Frame::default() });
+        Ok(())
+    }
+
+    /// Ends what [`Self::enter`] began, and notes what is wrong. True: each router needs an instance of its own.
+    fn leave<T: Component>(&self, name: &str, made: Outcome<T::Instance>) -> (Outcome<T::Instance>, bool) {
+        let mut state = self.state.borrow_mut();
+        let Frame { dependencies, per_router, warnings, .. } = state.frames.pop().unwrap_or_default();
+        match &made {
+            Ok(_) => state.diagnostics.note_warnings(T::KIND, name, &warnings),
+            Err(error) => state.diagnostics.note_error(T::KIND, name, error),
+        }
+        let (dependencies, warnings) = (dependencies.into(), warnings.into());
+        (made.map(|built| Built { dependencies, warnings, ..built }), per_router)
+    }
+
+    /// Notes that the object that is being built depends on an instance.
+    fn depend_on<T: Component>(
+        &self,
+        key: &InstanceKey,
+        outcome: Outcome<T::Instance>,
+    ) -> Outcome<T::Instance> {
+        let built = outcome?;
+        let current = |builder: &Builder<'_>, name: &str| builder.built::<T>(name).ok().map(|built| built.id);
+        self.depend(Dependency::Instance { name: key.0.clone(), id: built.id, current });
+        if !key.1.is_empty() {
+            self.need_router();
+        }
+        Ok(built)
+    }
+
+    fn depend(&self, dependency: Dependency) {
+        if let Some(frame) = self.state.borrow_mut().frames.last_mut() {
+            frame.dependencies.push(dependency);
+        }
+    }
+
+    fn need_router(&self) {
+        if let Some(frame) = self.state.borrow_mut().frames.last_mut() {
+            frame.per_router = true;
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What middlewares ask for while they are built.
+
+use std::sync::Arc;
+
+use tidegate_config::middleware::Middleware as Options;
+use tidegate_config::service::Service as ServiceOptions;
+use tidegate_core::building::{State, StateKey, Task};
+use tidegate_core::store::{SharedStore, StoreOptions};
+use tidegate_core::{
+    Access, BoxFuture, BuildContext, BuildError, Clock, Handler, HttpClient, Middleware, Resolver,
+};
+
+use super::builder::Builder;
+use super::tasks;
+
+impl Resolver for Builder<'_> {
+    fn service(&self, name: &str) -> Result<Arc<dyn Handler>, BuildError> {
+        let service = self.instance::<ServiceOptions>(name)?;
+        Ok(service)
+    }
+
+    fn middleware(&self, name: &str) -> Result<Arc<dyn Middleware>, BuildError> {
+        self.instance::<Options>(name)
+    }
+
+    fn access(&self, name: &str) -> Option<Access> {
+        self.config.http.middlewares.get(name)?.options.access(&BuildContext::new(name, self))
+    }
+
+    fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
+        Self::file(self, path)
+    }
+
+    fn client(&self) -> Arc<dyn HttpClient> {
+        self.environment.client.clone()
+    }
+
+    fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
+        self.environment.stores.get(options)
+    }
+
+    fn clock(&self) -> Clock {
+        self.environment.clock.clone()
+    }
+
+    fn state(&self, key: &StateKey) -> Option<State> {
+        let found = self.known_state(key)?;
+        self.keep_state(key.clone(), found.clone());
+        Some(found)
+    }
+
+    fn keep_state(&self, key: StateKey, state: State) {
+        Self::keep_state(self, key, state);
+    }
+
+    fn spawn(&self, label: String, future: BoxFuture<'static, ()>) -> Task {
+        let (task, slot) = tasks::prepare(label, future);
+        self.note_task(slot);
+        task
+    }
+}

@@ -1,0 +1,107 @@
+//! From UDP routers and services to the route of each entry point.
+//!
+//! UDP has no rules, so an entry point has one router. When there are several, the last by name serves, as in Traefik.
+
+use std::sync::Arc;
+
+use tidegate_config::tcp::{UdpLoadBalancer, UdpRouter, UdpService};
+use tidegate_config::{Kind, ObjectRef};
+use tidegate_core::{BuildError, BuildErrors};
+
+use super::builder::Builder;
+use super::component::{Component, Instances, Pool, Scope};
+use super::diagnostics::Finding;
+use super::routers::{self, Routed, default_entry_points};
+use super::services::not_one_type;
+use crate::udp::{Route, Server, Service};
+
+/// Compiles the UDP routers.
+pub(super) fn route(builder: &Builder<'_>) -> Routed<Option<Arc<Route>>, UdpRouter> {
+    let settings = &builder.environment.settings;
+    let points = &settings.entry_points;
+    let mut entry_points: Vec<Option<Arc<Route>>> = points.iter().map(|_| None).collect();
+    let routers = builder.config.udp.routers.clone();
+    let mut findings = Vec::new();
+    for (name, router) in routers.iter().rev() {
+        builder.note_uses::<UdpService, UdpService>(name, router.service.as_str(), &[]);
+        let (mut places, mut outcome) = match router.entry_points.is_empty() {
+            true => routers::entry_points(settings, &default_entry_points(settings, true), true),
+            false => routers::entry_points(settings, &router.entry_points, true),
+        };
+        places.sort_unstable();
+        if !places.is_empty() {
+            let service = outcome.check(service_of(builder, name, router));
+            let route = Arc::new(Route { name: Arc::from(name.as_str()), service });
+            for place in &places {
+                match &entry_points[*place] {
+                    None => entry_points[*place] = Some(route.clone()),
+                    Some(other) => outcome.warnings.push(format!(
+                        "UDP has no rules, so an entry point has one router: router {} takes its datagrams",
+                        other.name
+                    )),
+                }
+            }
+        }
+        let used_by = places.iter().filter_map(|place| points.keys().nth(*place)).cloned().collect();
+        let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
+        findings.push(Finding { written: object.clone(), object, used_by, priority: 0, outcome });
+    }
+    Routed { entry_points, routers, findings }
+}
+
+fn service_of(builder: &Builder<'_>, name: &str, router: &UdpRouter) -> Result<Arc<Service>, BuildError> {
+    if let Some(reasons) = builder.broken(Kind::UdpRouter, name) {
+        return Err(BuildError::of(reasons));
+    }
+    if router.service.is_empty() {
+        return Err(BuildError::new("the service is missing on the udp router"));
+    }
+    builder.instance_for::<UdpService>(router.service.as_str(), name)
+}
+
+impl Component for UdpService {
+    type Instance = Service;
+
+    const SCOPE: Scope = Scope::Own;
+
+    fn pool(instances: &Instances) -> &Pool<Service> {
+        &instances.udp_services
+    }
+
+    fn pool_mut(instances: &mut Instances) -> &mut Pool<Service> {
+        &mut instances.udp_services
+    }
+
+    fn missing(name: &str) -> String {
+        format!("the UDP service \"{name}\" does not exist")
+    }
+
+    fn build(&self, builder: &Builder<'_>, name: &str) -> Result<Arc<Service>, BuildError> {
+        match (&self.load_balancer, &self.weighted) {
+            (Some(balancer), None) => Ok(load_balancer(builder, name, balancer)),
+            (None, Some(weighted)) => {
+                let children = weighted.services.iter();
+                let services = children.clone().map(|child| builder.instance::<Self>(child.name.as_str()));
+                let services = BuildErrors::collect(services)?;
+                let members =
+                    children.map(|child| (child.name.written().to_owned(), child.weight.unwrap_or(1)));
+                let turns = builder.tcp.turns(&format!("UDP {name}"), members.collect());
+                Ok(Arc::new(Service::Weighted(services, turns)))
+            }
+            (balancer, _) => Err(not_one_type("UDP service", name, balancer.is_some())),
+        }
+    }
+}
+
+fn load_balancer(builder: &Builder<'_>, name: &str, options: &UdpLoadBalancer) -> Arc<Service> {
+    let mut servers = Vec::new();
+    for server in &options.servers {
+        match Server::new(&server.address) {
+            Ok(server) => servers.push(Arc::new(server)),
+            Err(error) => builder.warn(error.messages().to_vec()),
+        }
+    }
+    let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
+    let turns = builder.tcp.turns(&format!("UDP {name}"), members);
+    Arc::new(Service::Servers(servers, turns))
+}
