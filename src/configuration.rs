@@ -89,7 +89,6 @@ impl Compiler {
         let generation = current.snapshot.generation + 1;
         let (now, previous) = (OffsetDateTime::now_utc(), Some(&*current));
         let (compiled, effects) = compile(now, merged(states), generation, previous, &self.environment);
-        self.environment.files.keep(&|path| compiled.names_file(path));
         let snapshot = compiled.snapshot.clone();
         *current = compiled;
         drop(current);

@@ -352,6 +352,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
         stores: Stores::new(control.clone()),
         control: control.clone(),
         clock: tidegate_core::Clock::System,
+        default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
     }
 }
 

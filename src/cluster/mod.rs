@@ -280,6 +280,7 @@ mod tests {
             stores: Stores::new(runtime.handle().clone()),
             control: runtime.handle().clone(),
             clock: tidegate_core::Clock::System,
+            default_certificate: crate::tls::DefaultCertificate::generate(time::OffsetDateTime::now_utc()),
         };
         let (compiled, _) =
             compile(time::OffsetDateTime::now_utc(), Provided::default(), 7, None, &environment);

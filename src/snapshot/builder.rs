@@ -14,8 +14,8 @@ use tidegate_core::building::{State as ObjectState, StateKey};
 use super::component::{Built, Component, Dependency, InstanceKey, Instances, Outcome, Scope};
 use super::diagnostics::{Broken, Diagnostics};
 use super::tasks::{Slot, Tasks};
-use super::{Effects, Environment};
-use crate::{service, tcp};
+use super::{Effects, Environment, files};
+use crate::{service, store, tcp};
 
 /// Builds the objects of one configuration.
 pub(super) struct Builder<'a> {
@@ -25,6 +25,9 @@ pub(super) struct Builder<'a> {
     pub(super) http: service::Draft,
     /// The same for TCP and UDP.
     pub(super) tcp: tcp::Draft,
+    /// Files that the configuration names.
+    pub(super) files: files::Draft,
+    pub(super) stores: store::Draft,
     previous: Option<(&'a Config, &'a Instances)>,
     broken: &'a Broken,
     state: RefCell<State>,
@@ -65,14 +68,20 @@ impl<'a> Builder<'a> {
     ) -> Self {
         let http = service::Draft::new(environment.registry.clone());
         let tcp = tcp::Draft::new(environment.tcp.clone());
-        Self { config, environment, http, tcp, previous, broken, state: RefCell::default() }
+        let (files, stores) = (environment.files.draft(), environment.stores.draft());
+        Self { config, environment, http, tcp, files, stores, previous, broken, state: RefCell::default() }
     }
 
     /// Returns what was built, what is known of the objects, and what has to be done once they serve.
     pub(super) fn finish(self) -> (Instances, Diagnostics, Effects) {
         let state = self.state.into_inner();
-        let tasks = Tasks::new(self.environment.control.clone(), state.tasks);
-        let effects = Effects { http: self.http.finish(), tcp: self.tcp.finish(), tasks };
+        let effects = Effects {
+            http: self.http.finish(),
+            tcp: self.tcp.finish(),
+            files: self.files.finish(),
+            stores: self.stores.finish(),
+            tasks: Tasks::new(self.environment.control.clone(), state.tasks),
+        };
         (state.now, state.diagnostics, effects)
     }
 
@@ -94,8 +103,7 @@ impl<'a> Builder<'a> {
 
     /// Returns the content of a file, which is watched from now on.
     pub(super) fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
-        let content = self.environment.files.content(path);
-        self.state.borrow_mut().now.files.insert(path.to_owned());
+        let content = self.files.content(path);
         self.depend(Dependency::File(path.to_owned(), content.clone()));
         content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
     }
@@ -255,7 +263,7 @@ impl<'a> Builder<'a> {
         dependencies.iter().all(|dependency| match dependency {
             Dependency::File(path, content) => {
                 let _ = self.file(path);
-                self.environment.files.content(path) == *content
+                self.files.content(path) == *content
             }
             Dependency::Instance { name, id, current } => current(self, name) == Some(*id),
             // The same instance has the same state.

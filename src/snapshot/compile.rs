@@ -27,7 +27,7 @@ use super::{tcp, udp};
 use crate::service::{Registry, Service};
 use crate::settings::Settings;
 use crate::store::Stores;
-use crate::tls::TlsStore;
+use crate::tls::{DefaultCertificate, TlsStore};
 
 /// What configurations are compiled with.
 pub struct Environment {
@@ -49,6 +49,8 @@ pub struct Environment {
     pub control: Handle,
     /// The time by which middlewares decide.
     pub clock: Clock,
+    /// What clients are shown when no certificate fits.
+    pub default_certificate: DefaultCertificate,
 }
 
 /// A snapshot, and what the next one takes over from it.
@@ -61,6 +63,7 @@ pub struct Compiled {
     tls: TlsMemory,
 }
 
+#[derive(Clone)]
 struct TlsMemory {
     config: Tls,
     files: Vec<(String, Content)>,
@@ -68,13 +71,6 @@ struct TlsMemory {
     closed: BTreeSet<String>,
     store: Arc<TlsStore>,
     problems: Vec<Problem>,
-}
-
-impl Compiled {
-    /// True when the snapshot depends on the content of this file.
-    pub fn names_file(&self, path: &str) -> bool {
-        self.instances.names_file(path) || self.tls.files.iter().any(|(name, _)| name == path)
-    }
 }
 
 /// Compiles a merged configuration. Names by which its objects refer to each other are qualified first: nothing behind
@@ -94,9 +90,9 @@ pub fn compile(
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);
     let closed = broken.keys().filter(|one| one.kind == Kind::TlsOptions).map(|one| one.name.clone());
-    let tls = tls_store(now, &config.tls, closed.collect(), previous, environment);
     let before = previous.map(|compiled| (&compiled.snapshot.report.config, &compiled.instances));
     let builder = Builder::new(&config, environment, before, &broken);
+    let tls = tls_store(now, &builder, closed.collect(), previous.map(|compiled| &compiled.tls));
     let mut http = Router::new(&builder, &tls.store, previous.map(|compiled| &compiled.rules));
     let mut entry_points = http.route();
     let tcp = tcp::route(&builder, &tls.store, |entry_point| http.https_names(entry_point));
@@ -188,34 +184,27 @@ fn located(problem: &Problem, config: &Config, origins: &Origins, certificates: 
 
 fn tls_store(
     now: OffsetDateTime,
-    config: &Tls,
+    builder: &Builder<'_>,
     closed: BTreeSet<String>,
-    previous: Option<&Compiled>,
-    environment: &Environment,
+    previous: Option<&TlsMemory>,
 ) -> TlsMemory {
-    let previous = previous.map(|compiled| &compiled.tls);
+    let (config, files) = (&builder.config.tls, &builder.files);
     if let Some(memory) = previous
         && memory.config == *config
         && memory.closed == closed
-        && memory.files.iter().all(|(path, content)| environment.files.content(path) == *content)
+        && memory.files.iter().all(|(path, content)| files.content(path) == *content)
     {
-        let TlsMemory { config, files, closed: _, store, problems } = memory;
-        return TlsMemory {
-            config: config.clone(),
-            files: files.clone(),
-            closed,
-            store: store.clone(),
-            problems: problems.clone(),
-        };
+        return memory.clone();
     }
-    let mut files = Vec::new();
+    let mut named = Vec::new();
     let mut read = |path: &str| {
-        let content = environment.files.content(path);
-        files.push((path.to_owned(), content.clone()));
+        let content = files.content(path);
+        named.push((path.to_owned(), content.clone()));
         content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
     };
+    let default = &builder.environment.default_certificate;
     let (mut store, problems) =
-        TlsStore::build_at(now, config, &mut read, previous.map(|memory| &memory.store));
+        TlsStore::build(now, config, default, &mut read, previous.map(|memory| &memory.store));
     TlsStore::close(&mut store, &closed);
-    TlsMemory { config: config.clone(), files, closed, store, problems }
+    TlsMemory { config: config.clone(), files: named, closed, store, problems }
 }

@@ -159,12 +159,4 @@ pub(super) struct Instances {
     pub(super) udp_services: Pool<udp::Service>,
     /// State of middlewares that outlives changes of their options.
     pub(super) states: HashMap<StateKey, State>,
-    pub(super) files: BTreeSet<String>,
-}
-
-impl Instances {
-    /// Returns true when a file was read while these were built.
-    pub(super) fn names_file(&self, path: &str) -> bool {
-        self.files.contains(path)
-    }
 }

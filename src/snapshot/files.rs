@@ -3,13 +3,13 @@
 //! Content is compared, not times: a file that is touched or replaced by an equal one changes nothing. Times and sizes
 //! only say when it is worth reading again, so that asking costs one `stat` for each file.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidegate_core::BuildError;
 
 /// Largest file that is read, in bytes.
 const MAX_SIZE: u64 = 16 << 20;
@@ -47,11 +47,24 @@ pub(super) enum FileError {
 }
 
 /// The files that the current configuration names.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Files {
-    known: Mutex<HashMap<String, Known>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
+/// The files that a configuration names which is being compiled. [`Files`] stays as it is.
+pub(super) struct Draft {
+    files: Files,
+    named: RefCell<HashMap<String, Known>>,
+}
+
+/// Makes the files of a draft those that are known and watched.
+pub(super) struct Effects {
+    files: Files,
+    named: HashMap<String, Known>,
+}
+
+#[derive(Clone)]
 struct Known {
     stamp: Option<Stamp>,
     content: Content,
@@ -66,39 +79,61 @@ struct Stamp {
 }
 
 impl Files {
-    /// The content of a file. It is read again only when its size, time or inode has changed.
+    /// Begins a draft that names no file yet.
+    pub(super) fn draft(&self) -> Draft {
+        Draft { files: self.clone(), named: RefCell::default() }
+    }
+
+    /// Returns true when the content of a known file has changed since it was read last. Each change is reported once.
+    pub fn changed(&self) -> bool {
+        let before = self.known.lock().clone();
+        let mut changed = false;
+        for (path, file) in before {
+            let now = current(&path, Some(&file));
+            changed |= now.content != file.content;
+            if let Some(known) = self.known.lock().get_mut(&path) {
+                *known = now;
+            }
+        }
+        changed
+    }
+}
+
+impl Draft {
+    /// Returns the content of a file, the same each time. It is read only when its size, time or inode is not that of
+    /// before.
     pub(super) fn content(&self, path: &str) -> Content {
         #[cfg(test)]
         assert_ne!(path, PANICKING, "as the test wants it");
-        let stamp = stamp(path);
-        let mut known = self.known.lock();
-        if let Some(file) = known.get(path)
-            && file.stamp == stamp
-            && stamp.is_some()
-        {
+        if let Some(file) = self.named.borrow().get(path) {
             return file.content.clone();
         }
-        let content = read(path);
-        known.insert(path.to_owned(), Known { stamp, content: content.clone() });
+        let known = self.files.known.lock().get(path).cloned();
+        let file = current(path, known.as_ref());
+        let content = file.content.clone();
+        self.named.borrow_mut().insert(path.to_owned(), file);
         content
     }
 
-    /// The content of a file, as options that are built ask for it.
-    pub fn read(&self, path: &str) -> Result<Vec<u8>, BuildError> {
-        self.content(path).map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
+    /// Ends the draft.
+    pub(super) fn finish(self) -> Effects {
+        Effects { files: self.files, named: self.named.into_inner() }
     }
+}
 
-    /// Forgets all files but these.
-    pub fn keep(&self, wanted: &dyn Fn(&str) -> bool) {
-        self.known.lock().retain(|path, _| wanted(path));
+impl Effects {
+    /// Forgets all other files.
+    pub(super) fn apply(self) {
+        *self.files.known.lock() = self.named;
     }
+}
 
-    /// True when the content of a known file has changed since it was read last.
-    pub fn changed(&self) -> bool {
-        let before: Vec<(String, Content)> =
-            self.known.lock().iter().map(|(path, file)| (path.clone(), file.content.clone())).collect();
-        // Every file is asked for, so that all changes of one moment are applied together.
-        before.into_iter().filter(|(path, content)| self.content(path) != *content).count() > 0
+/// A file as it is now. `known` is what it was when it was read last.
+fn current(path: &str, known: Option<&Known>) -> Known {
+    let stamp = stamp(path);
+    match known {
+        Some(known) if known.stamp == stamp && stamp.is_some() => known.clone(),
+        _ => Known { stamp, content: read(path) },
     }
 }
 
@@ -137,11 +172,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users").to_str().unwrap().to_owned();
         let files = Files::default();
-        assert!(files.content(&path).unwrap_err().to_string().contains("no such file"));
+        let read = || {
+            let draft = files.draft();
+            let content = draft.content(&path);
+            draft.finish().apply();
+            content
+        };
+        assert!(read().unwrap_err().to_string().contains("no such file"));
         assert!(!files.changed());
         std::fs::write(&path, "a").unwrap();
         assert!(files.changed());
-        assert_eq!(files.read(&path).unwrap(), b"a");
+        assert_eq!(&*read().unwrap(), b"a");
         assert!(!files.changed());
         std::fs::write(folder.path().join("new"), "a").unwrap();
         std::fs::rename(folder.path().join("new"), &path).unwrap();
@@ -150,7 +191,7 @@ mod tests {
         assert!(files.changed());
         std::fs::remove_file(&path).unwrap();
         assert!(files.changed());
-        files.keep(&|_| false);
+        files.draft().finish().apply();
         std::fs::write(&path, "c").unwrap();
         assert!(!files.changed(), "no longer known");
     }

@@ -36,7 +36,7 @@ impl Resolver for Builder<'_> {
     }
 
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
-        self.environment.stores.get(options)
+        self.stores.get(options)
     }
 
     fn clock(&self) -> Clock {

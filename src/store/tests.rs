@@ -119,7 +119,7 @@ fn options(endpoints: &[&str]) -> StoreOptions {
 }
 
 fn store(options: &StoreOptions) -> Arc<dyn SharedStore> {
-    Stores::new(Handle::current()).get(options).expect("valid options")
+    Stores::new(Handle::current()).draft().get(options).expect("valid options")
 }
 
 async fn take(store: &Arc<dyn SharedStore>, key: &str) -> Result<Turn, String> {
@@ -180,17 +180,23 @@ async fn equal_options_share_their_connections_as_long_as_somebody_uses_them() {
     let fake = Fake::start(|_| Some(IN.into())).await;
     let stores = Stores::new(Handle::current());
     let options = options(&[&fake.address]);
-    let one = stores.get(&options).expect("valid options");
-    let two = stores.get(&options).expect("valid options");
+    let draft = stores.draft();
+    let get = |draft: &Draft, options: &StoreOptions| draft.get(options).expect("valid options");
+    let (one, two) = (get(&draft, &options), get(&draft, &options));
     assert!(Arc::ptr_eq(&one, &two));
-    let other = stores.get(&StoreOptions { db: 1, ..options.clone() }).expect("valid options");
+    let other = get(&draft, &StoreOptions { db: 1, ..options.clone() });
     assert!(!Arc::ptr_eq(&one, &other));
+    assert!(!Arc::ptr_eq(&one, &get(&stores.draft(), &options)), "the draft does not serve yet");
+    draft.finish().apply();
+    let next = stores.draft();
+    assert!(Arc::ptr_eq(&one, &get(&next, &options)));
     for _ in 0..3 {
         assert!(take(&one, "k").await.is_ok() && take(&two, "k").await.is_ok());
     }
     assert_eq!(fake.connections.load(Ordering::Relaxed), 1);
     drop((one, two, other));
-    assert!(stores.known.lock().iter().all(|store| store.strong_count() == 0));
+    next.finish().apply();
+    assert!(stores.known.lock().is_empty());
 }
 
 #[tokio::test]
@@ -352,9 +358,9 @@ async fn values_that_do_not_fit_are_refused_here() {
 
 #[tokio::test]
 async fn endpoints_that_cannot_be_used_are_refused() {
-    let stores = Stores::new(Handle::current());
+    let draft = Stores::new(Handle::current()).draft();
     for endpoint in ["http://h:1", "h:x", ""] {
-        let error = stores.get(&options(&[endpoint])).err().expect("refused");
+        let error = draft.get(&options(&[endpoint])).err().expect("refused");
         assert!(error.to_string().contains("endpoints"), "{error}");
     }
 }

@@ -10,9 +10,21 @@ use time::OffsetDateTime;
 /// Common name of the certificate.
 const COMMON_NAME: &str = "TIDEGATE DEFAULT CERT";
 
-/// Makes a new self-signed certificate that is valid from a day before `now` for a year.
-pub(super) fn generate(now: OffsetDateTime) -> Result<Arc<CertifiedKey>, BuildError> {
-    make(now).map_err(|error| BuildError::new(format!("cannot make a default certificate: {error}")))
+/// A self-signed certificate, or why there is none. All snapshots of a process show the same.
+#[derive(Clone)]
+pub struct DefaultCertificate(Result<Arc<CertifiedKey>, BuildError>);
+
+impl DefaultCertificate {
+    /// Generates a certificate that is valid from a day before `now` for a year.
+    pub fn generate(now: OffsetDateTime) -> Self {
+        let message = |error| BuildError::new(format!("cannot generate a default certificate: {error}"));
+        Self(make(now).map_err(message))
+    }
+
+    /// The certificate.
+    pub(super) fn get(&self) -> Result<&Arc<CertifiedKey>, &BuildError> {
+        self.0.as_ref()
+    }
 }
 
 fn make(now: OffsetDateTime) -> Result<Arc<CertifiedKey>, Box<dyn std::error::Error>> {
@@ -35,7 +47,8 @@ mod tests {
 
     #[test]
     fn it_is_named_and_of_this_year() {
-        let key = generate(OffsetDateTime::now_utc()).unwrap();
+        let generated = DefaultCertificate::generate(OffsetDateTime::now_utc());
+        let key = generated.get().unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(&key.cert[0]).unwrap();
         assert_eq!(parsed.subject().to_string(), "CN=TIDEGATE DEFAULT CERT");
         assert!(parsed.validity().is_valid());

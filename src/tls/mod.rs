@@ -1,7 +1,7 @@
 //! TLS with clients: certificates by server name, options, the default certificate.
 //!
-//! [`TlsStore`] is immutable and belongs to one snapshot. What must outlive a reload (the generated default
-//! certificate, the keys of session tickets) is handed on from one store to the next.
+//! [`TlsStore`] is immutable and belongs to one snapshot. What must outlive a reload (the keys of session tickets) is
+//! handed on from one store to the next.
 
 mod certificates;
 mod client_auth;
@@ -11,6 +11,7 @@ mod obtained;
 mod ocsp;
 mod options;
 pub(crate) mod subject;
+mod tickets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -26,11 +27,13 @@ use tidegate_core::BuildError;
 use time::OffsetDateTime;
 
 use certificates::{Certificates, Loaded, Only};
+pub use default_certificate::DefaultCertificate;
 pub use hosts::{Claim, HostOptions, NamedOptions};
 pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
 pub(crate) use options::is_signalling;
+use tickets::Tickets;
 
 /// Name of the options that apply where nothing else is said.
 pub const DEFAULT_OPTIONS: &str = "default";
@@ -51,8 +54,6 @@ pub struct TlsStore {
     demanding: HashSet<String>,
     /// Names of the options that refuse clients whose name fits no certificate.
     strict: HashSet<String>,
-    /// Generated once, on the first store that needs it.
-    generated: Option<Arc<CertifiedKey>>,
     /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
     loaded: Pairs,
     /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
@@ -69,33 +70,19 @@ pub struct TlsStore {
 }
 
 impl TlsStore {
-    /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their
-    /// place in the list. `file` reads a file
-    /// (and has it watched). `previous` lends its generated default certificate and its ticket keys. Certificates that are not
-    /// valid at `now` are named in the problems, too.
-    pub fn build_at(
+    /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their place
+    /// in the list, and those that are not valid at `now` as well. `file` reads a file (and has it watched). `previous`
+    /// lends its ticket keys and the last sound version of each certificate.
+    pub fn build(
         now: OffsetDateTime,
         tls: &Tls,
+        generated: &DefaultCertificate,
         file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
         previous: Option<&Arc<TlsStore>>,
     ) -> (Arc<TlsStore>, Vec<Problem>) {
         let mut problems = Vec::new();
-        let mut generated = previous.and_then(|store| store.generated.clone());
-        let mut certificates = Certificates::default();
-        let mut loaded = HashMap::new();
-        let mut leaves = Vec::new();
-        load_certificates(now, tls, file, previous, &mut problems, |pair, sound| {
-            certificates.add(&sound);
-            leaves.extend(sound.key.cert.first().cloned());
-            loaded.insert(pair, sound);
-        });
-        for (name, store) in &tls.stores {
-            if let Err((kind, error)) =
-                apply_store(now, name, store, &mut certificates, file, (previous, &mut loaded))
-            {
-                problems.push(problem(kind, name, error.to_string()));
-            }
-        }
+        let (mut certificates, loaded, mut leaves) =
+            configured_certificates(now, tls, file, previous, &mut problems);
         let with_issuers = with_issuers(loaded.values());
         let staples = previous.map(|store| store.staples.clone()).unwrap_or_default();
         certificates.staples.clone_from(&staples);
@@ -103,13 +90,10 @@ impl TlsStore {
         let mut seen = HashSet::new();
         leaves.retain(|leaf| seen.insert(leaf.clone()));
         if certificates.default.is_none() {
-            if generated.is_none() {
-                match default_certificate::generate(now) {
-                    Ok(made) => generated = Some(made),
-                    Err(error) => problems.push(problem(Kind::TlsStore, DEFAULT_OPTIONS, error.to_string())),
-                }
+            match generated.get() {
+                Ok(generated) => certificates.default = Some(generated.clone()),
+                Err(error) => problems.push(problem(Kind::TlsStore, DEFAULT_OPTIONS, error.to_string())),
             }
-            certificates.default.clone_from(&generated);
             certificates.is_generated = true;
         }
         let mut tickets = previous.map(|store| store.tickets.clone()).unwrap_or_default();
@@ -125,17 +109,13 @@ impl TlsStore {
         let options =
             built.into_iter().map(|(name, built)| (name, built.map(|built| Arc::new(built.config))));
         let options = options.collect();
-        let demanding =
-            tls.options.iter().filter(|(_, options)| client_auth::is_demanded(&options.client_auth));
-        let demanding = demanding.map(|(name, _)| options_name(name).to_owned()).collect();
-        let strict = tls.options.iter().filter(|(_, options)| options.sni_strict);
-        let strict = strict.map(|(name, _)| options_name(name).to_owned()).collect();
+        let demanding = names_with(tls, |options| client_auth::is_demanded(&options.client_auth));
+        let strict = names_with(tls, |options| options.sni_strict);
         let store = Self {
             options,
             named,
             demanding,
             strict,
-            generated,
             loaded,
             tickets,
             leaves,
@@ -147,14 +127,16 @@ impl TlsStore {
         (Arc::new(store), problems)
     }
 
-    /// The same as of now.
+    /// A store that reads no files, as of now.
     #[cfg(test)]
-    pub(crate) fn build(
+    pub(crate) fn without_files(
         tls: &Tls,
-        file: &mut ReadFile<'_>,
         previous: Option<&Arc<TlsStore>>,
     ) -> (Arc<TlsStore>, Vec<Problem>) {
-        Self::build_at(OffsetDateTime::now_utc(), tls, file, previous)
+        static GENERATED: std::sync::LazyLock<DefaultCertificate> =
+            std::sync::LazyLock::new(|| DefaultCertificate::generate(OffsetDateTime::now_utc()));
+        let mut no_files = |path: &str| Err(BuildError::new(format!("{path}: no such file")));
+        Self::build(OffsetDateTime::now_utc(), tls, &GENERATED, &mut no_files, previous)
     }
 
     /// Closes the connections of hosts with options of these names: not all that they say could be read, and nothing
@@ -320,6 +302,37 @@ impl TlsStore {
     }
 }
 
+/// The names of the options of which `is_so` is true.
+fn names_with(tls: &Tls, is_so: impl Fn(&TlsOptions) -> bool) -> HashSet<String> {
+    let named = tls.options.iter().filter(|(_, options)| is_so(options));
+    named.map(|(name, _)| options_name(name).to_owned()).collect()
+}
+
+/// Loads the certificates of a configuration and of its store: all by name, by files, and without their chains.
+fn configured_certificates(
+    now: OffsetDateTime,
+    tls: &Tls,
+    file: &mut ReadFile<'_>,
+    previous: Option<&Arc<TlsStore>>,
+    problems: &mut Vec<Problem>,
+) -> (Certificates, Pairs, Vec<CertificateDer<'static>>) {
+    let mut certificates = Certificates::default();
+    let mut loaded = HashMap::new();
+    let mut leaves = Vec::new();
+    load_certificates(now, tls, file, previous, problems, |pair, sound| {
+        certificates.add(&sound);
+        leaves.extend(sound.key.cert.first().cloned());
+        loaded.insert(pair, sound);
+    });
+    for (name, store) in &tls.stores {
+        let applied = apply_store(now, name, store, &mut certificates, file, (previous, &mut loaded));
+        if let Err((kind, error)) = applied {
+            problems.push(problem(kind, name, error.to_string()));
+        }
+    }
+    (certificates, loaded, leaves)
+}
+
 /// Those of several certificates that came with their issuers, each once.
 fn with_issuers<'a>(loaded: impl Iterator<Item = &'a Arc<Loaded>>) -> Vec<Arc<CertifiedKey>> {
     let mut seen = HashSet::new();
@@ -436,13 +449,10 @@ fn build_options(
     let mut used = BTreeMap::new();
     for (name, options) in named.chain(implied) {
         let mut made = options::server_config(options, certificates, obtained, file, |domain| {
-            let ticketer = match used.get(&domain).or_else(|| tickets.get(&domain)) {
-                Some(known) => Arc::clone(known),
-                None => rustls::crypto::aws_lc_rs::Ticketer::new()
-                    .map_err(|error| BuildError::new(format!("no keys for session tickets: {error}")))?,
-            };
+            let known = used.get(&domain).or_else(|| tickets.get(&domain)).cloned();
+            let ticketer = known.unwrap_or_else(|| Arc::new(Tickets::default()));
             used.insert(domain, ticketer.clone());
-            Ok(ticketer)
+            ticketer
         });
         if let Ok(made) = &mut made {
             let warnings = std::mem::take(&mut made.warnings);
@@ -485,10 +495,6 @@ mod tests {
 
     use super::*;
 
-    fn no_files(path: &str) -> Result<Vec<u8>, BuildError> {
-        Err(BuildError::new(format!("{path}: no such file")))
-    }
-
     fn certificate_for(names: &[&str]) -> Certificate {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -501,10 +507,10 @@ mod tests {
 
     #[test]
     fn the_generated_certificate_and_the_tickets_survive_a_reload() {
-        let (first, problems) = TlsStore::build(&Tls::default(), &mut no_files, None);
+        let (first, problems) = TlsStore::without_files(&Tls::default(), None);
         assert_eq!(problems, []);
-        let (second, _) = TlsStore::build(&Tls::default(), &mut no_files, Some(&first));
-        let of = |store: &TlsStore| store.generated.clone().unwrap().cert[0].clone();
+        let (second, _) = TlsStore::without_files(&Tls::default(), Some(&first));
+        let of = |store: &TlsStore| store.certificates.default.clone().unwrap().cert[0].clone();
         assert_eq!(of(&first), of(&second));
         let tickets = |store: &TlsStore| store.config_of(DEFAULT_OPTIONS).unwrap().ticketer.clone();
         let ticket = tickets(&first).encrypt(b"session").unwrap();
@@ -515,7 +521,7 @@ mod tests {
     fn who_names_nobody_is_shown_the_certificate_of_the_address() {
         let tls =
             Tls { certificates: vec![certificate_for(&["192.0.2.7", "2001:db8::7"])], ..Tls::default() };
-        let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
+        let (store, problems) = TlsStore::without_files(&tls, None);
         assert_eq!(problems, []);
         let config = store.config_of(DEFAULT_OPTIONS).unwrap();
         let is_own = |server_name: Option<&str>, local: &str| {
@@ -533,7 +539,7 @@ mod tests {
         let strict = TlsOptions { sni_strict: true, ..TlsOptions::default() };
         tls.options.insert("strict@file".into(), Arc::new(strict));
         let is_changed = |tls: &Tls, options: &str, domains: &[Domain], name: Option<&str>| {
-            let (store, problems) = TlsStore::build(tls, &mut no_files, None);
+            let (store, problems) = TlsStore::without_files(tls, None);
             assert_eq!(problems, []);
             let config = store.config_of(options).unwrap();
             let local = "192.0.2.8".parse().unwrap();
@@ -558,7 +564,7 @@ mod tests {
         for name in ["one@file", "two@file", "two@docker"] {
             tls.options.insert(name.into(), Arc::new(TlsOptions::default()));
         }
-        let (store, _) = TlsStore::build(&tls, &mut no_files, None);
+        let (store, _) = TlsStore::without_files(&tls, None);
         for (written, named) in [
             ("", "default"),
             ("default", "default"),
@@ -579,7 +585,7 @@ mod tests {
         let missing =
             Certificate { cert_file: "gone.pem".into(), key_file: "gone.key".into(), ..Default::default() };
         let tls = Tls { certificates: vec![mixed, missing, good], ..Tls::default() };
-        let (_, problems) = TlsStore::build(&tls, &mut no_files, None);
+        let (_, problems) = TlsStore::without_files(&tls, None);
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[1].to_string().contains("gone.pem"), "{}", problems[1]);
         assert!(!problems[0].to_string().contains("PRIVATE"), "{}", problems[0]);
@@ -593,7 +599,7 @@ mod tests {
             ..TlsOptions::default()
         };
         tls.options.insert("mtls@file".into(), Arc::new(broken));
-        let (store, problems) = TlsStore::build(&tls, &mut no_files, None);
+        let (store, problems) = TlsStore::without_files(&tls, None);
         assert_eq!(problems.len(), 1);
         assert!(!store.has_options("mtls@file") && store.has_options("default"));
         assert!(store.config_of("mtls@file").is_none() && store.config_of("default").is_some());

@@ -35,7 +35,7 @@ pub(super) fn server_config(
     certificates: &Arc<Certificates>,
     obtained: &Arc<Obtained>,
     file: &mut ReadFile<'_>,
-    ticketer: impl FnOnce(String) -> Result<Arc<dyn ProducesTickets>, BuildError>,
+    ticketer: impl FnOnce(String) -> Arc<dyn ProducesTickets>,
 ) -> Result<Built, BuildError> {
     let mut warnings = Vec::new();
     let mut errors = BuildErrors::default();
@@ -72,7 +72,7 @@ pub(super) fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     if !options.disable_session_tickets {
-        config.ticketer = ticketer(domain)?;
+        config.ticketer = ticketer(domain);
     }
     let verifies_clients = client_auth::is_verified(&options.client_auth);
     Ok(Built { config, content, verifies_clients, warnings })
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     fn config(options: &TlsOptions) -> Result<ServerConfig, BuildError> {
-        let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
+        let ticketer = |_| rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
         server_config(options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer)
             .map(|built| built.config)
     }
@@ -301,7 +301,7 @@ mod tests {
             cipher_suites: mozilla.iter().chain(&legacy).map(|name| (*name).to_owned()).collect(),
             ..TlsOptions::default()
         };
-        let ticketer = |_| Ok(rustls::crypto::aws_lc_rs::Ticketer::new().unwrap());
+        let ticketer = |_| rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
         let built =
             server_config(&options, &Arc::default(), &Arc::default(), &mut |_| unreachable!(), ticketer);
         let built = built.map_err(|error| error.to_string()).unwrap();

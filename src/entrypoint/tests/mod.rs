@@ -117,7 +117,7 @@ fn gate(change: impl FnOnce(&mut EntryPoint)) -> Gate {
 }
 
 fn gate_with(change: impl FnOnce(&mut EntryPoint), options: Options) -> Gate {
-    gate_of(change, options, TlsStore::build(&Tls::default(), &mut |_| unreachable!(), None).0)
+    gate_of(change, options, TlsStore::without_files(&Tls::default(), None).0)
 }
 
 fn gate_of(change: impl FnOnce(&mut EntryPoint), options: Options, tls: Arc<TlsStore>) -> Gate {
@@ -471,7 +471,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
     let handle = SnapshotHandle::new(Arc::new(Snapshot {
         generation: 0,
         entry_points: Vec::new(),
-        tls: TlsStore::build(&Tls::default(), &mut |_| unreachable!(), None).0,
+        tls: TlsStore::without_files(&Tls::default(), None).0,
         services: BTreeMap::new(),
         tcp_services: BTreeMap::new(),
         report: Arc::default(),

@@ -84,7 +84,7 @@ fn options_are_chosen_by_server_name_and_not_evaded_by_host() {
     let mut mutual = tidegate_config::tls::TlsOptions::default();
     mutual.client_auth.ca_files = vec![own.cert.pem()];
     tls.options.insert("mutual@test".into(), Arc::new(mutual));
-    let (store, problems) = TlsStore::build(&tls, &mut |_| unreachable!(), None);
+    let (store, problems) = TlsStore::without_files(&tls, None);
     assert_eq!(problems, []);
     let claim = |(host, options): (&str, &str)| Claim {
         rule: Rule::parse(&format!("Host(`{host}`)")).unwrap(),

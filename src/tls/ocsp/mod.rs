@@ -224,7 +224,7 @@ mod tests {
         let certificate =
             Certificate { cert_file: chain, key_file: pair.key.serialize_pem(), ..Certificate::default() };
         let tls = Tls { certificates: vec![certificate], ..Tls::default() };
-        let (store, problems) = TlsStore::build(&tls, &mut |_| unreachable!(), None);
+        let (store, problems) = TlsStore::without_files(&tls, None);
         assert_eq!(problems, []);
         let responder = Arc::new(Responder { answer: Mutex::new(pair.good()), asked: Mutex::default() });
         let overrides = BTreeMap::from([("http://ocsp.test/a".to_owned(), "http://inside.test/".to_owned())]);
@@ -249,7 +249,7 @@ mod tests {
         assert!(shown().is_some());
         assert!(next > ROUND.1 && next <= ROUND.1 * 2, "{next:?}");
         // A new store of the same certificates has it, too.
-        let (second, _) = TlsStore::build(&tls, &mut |_| unreachable!(), Some(&store));
+        let (second, _) = TlsStore::without_files(&tls, Some(&store));
         let key = second.with_issuers().into_iter().next().unwrap();
         assert!(second.staples().with(key).ocsp.is_some());
         // Its time is over.

@@ -36,7 +36,7 @@ impl Shared {
             write_timeout: PATIENCE,
             dial_timeout: PATIENCE,
         };
-        let store = Stores::new(runtime.handle().clone()).get(&options).unwrap();
+        let store = Stores::new(runtime.handle().clone()).draft().get(&options).unwrap();
         Self { runtime, store }
     }
 
