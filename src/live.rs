@@ -75,7 +75,10 @@ impl<K: Eq + Hash, T> Staged<K, T> {
 }
 
 /// The health checks `C` of the servers `S` of each service of a draft.
-pub(crate) struct Checks<S, C>(RefCell<HashMap<String, Vec<(Arc<S>, Option<C>)>>>);
+pub(crate) struct Checks<S, C>(RefCell<HashMap<String, Vec<Checked<S, C>>>>);
+
+/// A server with its health check.
+type Checked<S, C> = (Arc<S>, Option<C>);
 
 impl<S, C> Default for Checks<S, C> {
     fn default() -> Self {
@@ -85,7 +88,7 @@ impl<S, C> Default for Checks<S, C> {
 
 impl<S, C> Checks<S, C> {
     /// Sets the checks of a service.
-    pub(crate) fn set(&self, service: &str, checks: Vec<(Arc<S>, Option<C>)>) {
+    pub(crate) fn set(&self, service: &str, checks: Vec<Checked<S, C>>) {
         self.0.borrow_mut().insert(service.to_owned(), checks);
     }
 
@@ -95,7 +98,7 @@ impl<S, C> Checks<S, C> {
     }
 
     /// Returns the check of each server.
-    pub(crate) fn into_all(self) -> impl Iterator<Item = (Arc<S>, Option<C>)> {
+    pub(crate) fn into_all(self) -> impl Iterator<Item = Checked<S, C>> {
         self.0.into_inner().into_values().flatten()
     }
 }
@@ -129,7 +132,7 @@ mod tests {
         let used = make(&draft, "used", 1);
         drop(make(&draft, "unused", 2));
         draft.enter(|begun| assert_eq!(*begun, 1));
-        assert_eq!(live.sweep(), [used.clone()]);
+        assert_eq!(live.sweep(), std::slice::from_ref(&used));
         let next = staged(&live);
         assert!(Arc::ptr_eq(&make(&next, "used", 1), &used));
         assert!(!Arc::ptr_eq(&make(&next, "used", 7), &used), "not usable");

@@ -5,6 +5,7 @@
 //! qualified ([`references`]).
 
 pub mod decode;
+mod delay;
 pub mod formats;
 pub mod locate;
 pub mod merge;
@@ -28,9 +29,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{DecodeError, decode_config};
-pub use locate::ObjectOrigin;
+pub use locate::{ObjectOrigin, Origins};
 pub use middleware::Middleware;
-pub use origin::{ObjectRef, Origin, Origins, Problem};
+pub use origin::{ObjectRef, Origin, Problem};
 pub use references::Qualified;
 pub use section::{ForEachSection, Kind, Object, WithType, for_each_section};
 

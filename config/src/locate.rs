@@ -1,14 +1,17 @@
 //! Where each option of an object was written, so that a problem names the place that contains the mistake.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::origin::Origin;
+use crate::origin::{ObjectRef, Origin};
 use crate::tree::{Node, Value};
+
+/// Where each object came from.
+pub type Origins = BTreeMap<ObjectRef, ObjectOrigin>;
 
 /// Maximum number of options of one object whose places are kept.
 const MAX_OPTIONS: usize = 100;

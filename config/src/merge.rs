@@ -1,8 +1,8 @@
 //! Joins what all providers say into one configuration.
 
 use crate::Kind;
-use crate::locate::ObjectOrigin;
-use crate::origin::{ObjectRef, Origin, Origins, Problem};
+use crate::locate::{ObjectOrigin, Origins};
+use crate::origin::{ObjectRef, Origin, Problem};
 use crate::section::{ForEachSection, Object, WithType, for_each_section};
 use crate::{Config, Map, Provided};
 

@@ -8,11 +8,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use tidegate_core::reference::{References, Visit, VisitMut};
 use tidegate_middlewares::{KINDS, Kind, Options};
 
-use crate::runtime::RuntimeKind;
+use crate::runtime::{RuntimeKind, WHEN};
 use crate::suggest;
-
-/// The key beside a kind's that says when it applies.
-pub(crate) const WHEN: &str = "when";
 
 /// Traefik's `http.middlewares.<name>`, with a condition of ours.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,13 +1,11 @@
 //! Where a value came from, and what is wrong with it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Kind;
-use crate::locate::ObjectOrigin;
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,9 +70,6 @@ pub struct ObjectRef {
     /// Its name: plain inside a provider, `name@provider` after merging.
     pub name: String,
 }
-
-/// Where each object came from.
-pub type Origins = BTreeMap<ObjectRef, ObjectOrigin>;
 
 /// Something wrong in a configuration, told to the person who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -15,6 +15,9 @@ use crate::decode::{DecodeError, decode};
 use crate::origin::Origin;
 use crate::tree::{Node, Table, Value};
 
+/// The key of the condition, beside that of the kind.
+pub(crate) const WHEN: &str = "when";
+
 /// A kind of middleware that was registered.
 #[derive(Clone)]
 pub(crate) struct RuntimeKind {
@@ -30,7 +33,7 @@ static REGISTERED: RwLock<BTreeMap<String, RuntimeKind>> = RwLock::new(BTreeMap:
 /// for as long as the process.
 pub fn register<T: RuntimeOptions + DeserializeOwned>(key: &str) -> Result<(), RegisterError> {
     let is_taken = |known: &str| known.eq_ignore_ascii_case(key);
-    if key.is_empty() || is_taken(crate::middleware::WHEN) || KINDS.iter().any(|known| is_taken(known)) {
+    if key.is_empty() || is_taken(WHEN) || KINDS.iter().any(|known| is_taken(known)) {
         return Err(RegisterError(key.to_owned()));
     }
     let read = |key: Arc<str>, node: &Node| Ok(Runtime::new(key, decode::<T>(node)?));

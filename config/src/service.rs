@@ -7,7 +7,7 @@ use tidegate_core::reference::Reference;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::word::{Vocabulary, Word};
 
-use crate::tcp::Delay;
+use crate::delay::Delay;
 
 /// Traefik's `http.services.<name>`: exactly one of the five kinds, and middlewares before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+pub use crate::client_tls::ClientTls;
 use crate::reference::{Visit, VisitMut};
 use crate::store::{SharedStore, StoreOptions};
 use crate::{Access, BoxFuture, Clock, Handler, Middleware, Request, Response, UpstreamError};
@@ -301,25 +302,4 @@ pub trait HttpClient: Send + Sync {
         tls: &ClientTls,
         timeout: std::time::Duration,
     ) -> BoxFuture<'_, Result<Response, UpstreamError>>;
-}
-
-/// How to talk TLS to a server. Each of `ca`, `cert` and `key` is a path or PEM itself; empty means none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct ClientTls {
-    /// Certificates to trust instead of the system's.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub ca: String,
-    /// Our certificate.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cert: String,
-    /// Its key.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub key: String,
-    /// Accept any certificate. For tests only.
-    #[serde(skip_serializing_if = "crate::values::is_default")]
-    pub insecure_skip_verify: bool,
-    /// Deprecated in Traefik and without effect there; read and ignored.
-    #[serde(skip_serializing_if = "crate::values::is_default")]
-    pub ca_optional: bool,
 }

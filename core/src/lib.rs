@@ -8,6 +8,7 @@ pub mod access;
 pub mod body;
 pub mod building;
 pub mod client_ip;
+mod client_tls;
 pub mod clock;
 pub mod error;
 pub mod exchange;

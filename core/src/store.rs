@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::BoxFuture;
-use crate::building::ClientTls;
+use crate::client_tls::ClientTls;
 use crate::values::Secret;
 
 /// Where the store is, and how it is talked to.

@@ -4,8 +4,10 @@
 //! comments, trim markers, and the functions of Go and of sprig that [`functions`] lists. Everything else is an
 //! error that names the line. Evaluation is limited in steps and in output, so no template can hang the gateway.
 
+mod arguments;
 mod function_error;
 pub mod functions;
+mod limits;
 mod parse;
 mod sprig;
 pub mod value;
@@ -18,7 +20,7 @@ use parse::{Expr, Node, Pipeline};
 pub use value::Value;
 
 /// Most steps of one evaluation.
-const MOST_STEPS: usize = 2_000_000;
+const MAX_STEPS: usize = 2_000_000;
 
 /// A parsed template.
 #[derive(Clone, Debug)]
@@ -103,7 +105,7 @@ pub enum EvaluationError {
         kind: &'static str,
     },
     /// A range exceeds the maximum length.
-    #[error("range over {count}: at most {}", functions::MOST_ITEMS)]
+    #[error("range over {count}: at most {}", limits::MAX_ITEMS)]
     RangeTooLong {
         /// The length that is asked for.
         count: i64,
@@ -235,7 +237,7 @@ impl<'t> Run<'t> {
             Value::List(list) => (0i64..).map(Value::Int).zip(list).collect(),
             Value::Map(map) => map.into_iter().map(|(key, value)| (Value::Text(key), value)).collect(),
             Value::Int(count) => {
-                if count > functions::MOST_ITEMS {
+                if count > limits::MAX_ITEMS {
                     return Err(EvaluationError::RangeTooLong { count });
                 }
                 (0..count).map(|index| (Value::Int(index), Value::Int(index))).collect()
@@ -360,7 +362,7 @@ impl<'t> Run<'t> {
 
     fn step(&mut self) -> Result<(), EvaluationError> {
         self.steps += 1;
-        if self.steps > MOST_STEPS { Err(EvaluationError::TooManySteps) } else { Ok(()) }
+        if self.steps > MAX_STEPS { Err(EvaluationError::TooManySteps) } else { Ok(()) }
     }
 
     fn write_text(&mut self, text: &str) -> Result<(), EvaluationError> {

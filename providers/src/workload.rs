@@ -4,6 +4,7 @@
 //! not named, the one server of a service, and how what several workloads say is merged.
 
 mod conflict;
+mod join;
 mod labels;
 mod merge;
 
@@ -18,8 +19,9 @@ use tidegate_core::expression::{self, Argument, Call, Expression, nearest};
 use crate::Error;
 use crate::template::{Dialect, Template, TemplateError, Value};
 
+pub use conflict::Said;
 pub use labels::Labels;
-pub use merge::{Said, merge};
+pub use merge::merge;
 
 /// The prefixes of our labels; what the first says wins.
 pub const PREFIXES: [&str; 2] = ["tidegate", "traefik"];

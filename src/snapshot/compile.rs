@@ -15,8 +15,7 @@ use time::OffsetDateTime;
 use tokio::runtime::Handle;
 
 use super::Snapshot;
-use super::builder::Builder;
-use super::component::Instances;
+use super::builder::{Builder, Instances};
 use super::diagnostics::Broken;
 use super::effects::Effects;
 use super::files::{Content, Files};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use tidegate_config::middleware::Middleware as Options;
 use tidegate_core::{BuildContext, BuildError, Middleware};
 
-use super::builder::Builder;
-use super::component::{Component, Instances, Pool, Scope};
+use super::builder::{Builder, Component, Instances, Pool, Scope};
 use super::conditional::Conditional;
 use crate::router::Rule;
 

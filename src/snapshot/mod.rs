@@ -3,7 +3,6 @@
 mod attach;
 mod builder;
 mod compile;
-mod component;
 mod conditional;
 mod diagnostics;
 mod effects;

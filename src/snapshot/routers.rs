@@ -5,8 +5,7 @@ use std::sync::Arc;
 use tidegate_config::Map;
 use tidegate_core::reference::{Reference, provider_of};
 
-use super::builder::Builder;
-use super::component::Component;
+use super::builder::{Builder, Component};
 use super::diagnostics::{Finding, Outcome};
 use crate::router::{Rule, RuleError};
 use crate::settings::Settings;

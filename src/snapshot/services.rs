@@ -10,8 +10,7 @@ use tidegate_config::transport::ServersTransport;
 use tidegate_core::reference::Reference;
 use tidegate_core::{BoxFuture, BuildError, BuildErrors, Handler, Next, Request, Response};
 
-use super::builder::Builder;
-use super::component::{Component, Instances, Pool, Scope};
+use super::builder::{Builder, Component, Instances, Pool, Scope};
 use crate::service::Service;
 use crate::upstream::Transport;
 

@@ -14,8 +14,7 @@ use tidegate_core::reference::provider_of;
 use tidegate_core::values::Duration;
 use tidegate_core::{BuildError, BuildErrors};
 
-use super::builder::Builder;
-use super::component::{Component, Instances, Pool, Scope};
+use super::builder::{Builder, Component, Instances, Pool, Scope};
 use super::diagnostics::{Finding, Outcome};
 use super::routers::{
     self, Routed, check_priority, check_resolver, default_entry_points, existing, options_name,

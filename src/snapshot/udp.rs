@@ -8,8 +8,7 @@ use tidegate_config::tcp::{UdpLoadBalancer, UdpRouter, UdpService};
 use tidegate_config::{Kind, ObjectRef};
 use tidegate_core::{BuildError, BuildErrors};
 
-use super::builder::Builder;
-use super::component::{Component, Instances, Pool, Scope};
+use super::builder::{Builder, Component, Instances, Pool, Scope};
 use super::diagnostics::Finding;
 use super::routers::{self, Routed, default_entry_points};
 use super::services::not_one_type;

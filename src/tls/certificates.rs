@@ -1,4 +1,4 @@
-//! Which certificate a client sees: by exact server name, by a wildcard of one label, or the default.
+//! Certificates by name: by exact server name, by a wildcard of one label, or the default.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_core::BuildError;
 use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{ASN1Time, Validity};
 
-use super::obtained::Obtained;
 use super::ocsp::Staples;
 use super::{ReadFile, pem_or_file};
 
@@ -36,16 +34,6 @@ pub(super) struct Certificates {
     pub(super) staples: Arc<Staples>,
     /// True when the default was generated, and any other is better.
     pub(super) is_generated: bool,
-}
-
-/// Chooses certificates for handshakes.
-#[derive(Debug)]
-pub(super) struct Chooser {
-    pub(super) certificates: Arc<Certificates>,
-    /// Certificates of resolvers.
-    pub(super) obtained: Arc<Obtained>,
-    /// Refuse names that fit no certificate (`sniStrict`).
-    pub(super) strict: bool,
 }
 
 /// Reads a certificate chain and its key; both are paths, or PEM.
@@ -109,30 +97,9 @@ impl Certificates {
         self.exact.get(name)
     }
 
-    fn wildcard(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    /// The certificate that names a wildcard which covers this.
+    pub(super) fn wildcard(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.wildcard.get(name.split_once('.')?.1)
-    }
-}
-
-impl ResolvesServerCert for Chooser {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls gives the name in lower case.
-        let obtained = self.obtained.served();
-        let obtained = &obtained.certificates;
-        let found = hello.server_name().and_then(|name| {
-            let name = name.strip_suffix('.').unwrap_or(name);
-            self.certificates
-                .exact(name)
-                .or_else(|| obtained.exact(name))
-                .or_else(|| self.certificates.wildcard(name))
-                .or_else(|| obtained.wildcard(name))
-        });
-        match found {
-            Some(certificate) => Some(certificate.clone()),
-            None if self.strict => None,
-            None if self.certificates.is_generated && obtained.default.is_some() => obtained.default.clone(),
-            None => self.certificates.default.clone(),
-        }
     }
 }
 
@@ -143,16 +110,6 @@ fn address(bytes: &[u8]) -> Option<String> {
         _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
     };
     address.map(|address| address.to_string())
-}
-
-/// Always the same certificate.
-#[derive(Debug)]
-pub(super) struct Only(pub(super) Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Only {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
-    }
 }
 
 /// The DNS names and addresses of a certificate with its common name, in lower case, and the time in which it is valid.

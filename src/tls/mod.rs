@@ -4,6 +4,7 @@
 //! handed on from one store to the next.
 
 mod certificates;
+mod chooser;
 mod client_auth;
 mod default_certificate;
 mod hosts;
@@ -26,7 +27,8 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 use time::OffsetDateTime;
 
-use certificates::{Certificates, Loaded, Only};
+use certificates::{Certificates, Loaded};
+use chooser::Only;
 pub use default_certificate::DefaultCertificate;
 pub use hosts::{Claim, HostOptions, NamedOptions};
 pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};

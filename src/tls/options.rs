@@ -12,7 +12,8 @@ use tidegate_config::tls::{Curve, TlsOptions, TlsVersion};
 use tidegate_core::word::UnknownWord;
 use tidegate_core::{BuildError, BuildErrors};
 
-use super::certificates::{Certificates, Chooser};
+use super::certificates::Certificates;
+use super::chooser::Chooser;
 use super::obtained::Obtained;
 use super::ocsp::Stapling;
 use super::{ReadFile, client_auth};

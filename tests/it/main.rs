@@ -1,6 +1,13 @@
 //! The gateway from outside, in process: one binary, one file per subject.
 
-#![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::too_many_lines,
+    reason = "tests, some of which are long tables of cases"
+)]
 
 mod access_log;
 mod acme_consul;
@@ -24,6 +31,7 @@ mod handover;
 mod http2_attacks;
 mod http3;
 mod http3_limits;
+mod import_cycles;
 mod middleware_attacks;
 mod packaging;
 mod pausing_clients;

@@ -1,6 +1,6 @@
 //! Why a function of a template fails.
 
-use super::functions::{LONGEST, MAX_INDENT, MAX_UNIQUE, MOST_ITEMS};
+use super::limits::{LONGEST, MAX_INDENT, MAX_ITEMS, MAX_UNIQUE};
 
 /// Failure of a function.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum FunctionError {
     #[error("the result is longer than {LONGEST} bytes")]
     ResultTooLong,
     /// The list exceeds the maximum length.
-    #[error("more than {MOST_ITEMS} items")]
+    #[error("more than {MAX_ITEMS} items")]
     TooManyItems,
     /// The list is too long to look for duplicates.
     #[error("more than {MAX_UNIQUE} items")]

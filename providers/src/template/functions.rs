@@ -1,25 +1,15 @@
 //! The functions of templates: Go's own, the usual ones of sprig, and Traefik's `normalize`.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::arguments::{Args, Outcome, int, text};
 use super::function_error::FunctionError;
+use super::limits::{LONGEST, MAX_INDENT, MAX_ITEMS, MAX_UNIQUE};
 use super::value::Value;
 use super::{Dialect, sprig};
-
-/// Most items that a function makes.
-pub(super) const MOST_ITEMS: i64 = 100_000;
-/// Longest text that a function makes, in bytes.
-pub(super) const LONGEST: usize = 4 << 20;
-/// Longest list whose duplicates are removed.
-pub(super) const MAX_UNIQUE: usize = 5000;
-/// Maximum number of spaces that `indent` adds to a line.
-pub(super) const MAX_INDENT: usize = 1000;
-
-pub(super) type Outcome = Result<Value, FunctionError>;
 
 /// Runs of what is neither letter nor digit become `-`, none at the ends (Traefik's `normalize`).
 pub fn normalize(name: &str) -> String {
@@ -46,7 +36,9 @@ pub(super) fn call(name: &str, arguments: &[Value], dialect: Dialect) -> Outcome
 fn find(name: &str, arguments: &[Value], dialect: Dialect) -> Option<Outcome> {
     let args = Args(arguments);
     text_function(name, args, dialect)
+        .or_else(|| regex_function(name, args))
         .or_else(|| list_function(name, args))
+        .or_else(|| table_function(name, args))
         .or_else(|| number_function(name, args))
         .or_else(|| general_function(name, args, dialect))
         .or_else(|| sprig::call(name, args))
@@ -54,65 +46,6 @@ fn find(name: &str, arguments: &[Value], dialect: Dialect) -> Option<Outcome> {
 
 fn too_long(value: &Value) -> bool {
     matches!(value, Value::Text(text) if text.len() > LONGEST)
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Args<'a>(pub(super) &'a [Value]);
-
-impl<'a> Args<'a> {
-    pub(super) fn get(self, index: usize) -> Result<&'a Value, FunctionError> {
-        self.0.get(index).ok_or(FunctionError::TooFewArguments { given: self.0.len() })
-    }
-
-    fn last(self) -> Result<&'a Value, FunctionError> {
-        self.0.last().ok_or(FunctionError::NoArgument)
-    }
-
-    /// An argument as text; numbers and booleans are shown, nothing is empty.
-    pub(super) fn text(self, index: usize) -> Result<String, FunctionError> {
-        match self.get(index)? {
-            value @ (Value::List(_) | Value::Map(_)) => Err(unexpected("text", value)),
-            value => Ok(value.to_string()),
-        }
-    }
-
-    pub(super) fn int(self, index: usize) -> Result<i64, FunctionError> {
-        self.get(index).and_then(int)
-    }
-
-    fn list(self, index: usize) -> Result<&'a [Value], FunctionError> {
-        match self.get(index)? {
-            Value::List(list) => Ok(list),
-            Value::Nil => Ok(&[]),
-            other => Err(unexpected("a list", other)),
-        }
-    }
-
-    pub(super) fn map(self, index: usize) -> Result<&'a BTreeMap<String, Value>, FunctionError> {
-        match self.get(index)? {
-            Value::Map(map) => Ok(map),
-            other => Err(unexpected("a table", other)),
-        }
-    }
-}
-
-fn unexpected(expected: &'static str, actual: &Value) -> FunctionError {
-    FunctionError::Type { expected, actual: actual.kind() }
-}
-
-fn text(value: impl Into<String>) -> Outcome {
-    Ok(Value::Text(value.into()))
-}
-
-fn int(value: &Value) -> Result<i64, FunctionError> {
-    Ok(match value {
-        Value::Int(value) => *value,
-        #[expect(clippy::cast_possible_truncation, reason = "saturates, as wanted")]
-        Value::Float(value) => *value as i64,
-        Value::Bool(value) => i64::from(*value),
-        Value::Text(text) => text.trim().parse().unwrap_or(0),
-        other => return Err(unexpected("a number", other)),
-    })
 }
 
 fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome> {
@@ -143,22 +76,6 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
             Ok(Value::Map(parts.map(|(index, part)| (format!("_{index}"), part.into())).collect()))
         }),
         "splitList" => two(args, |separator, value| Ok(cut(value, separator))),
-        "regexMatch" | "mustRegexMatch" => {
-            two(args, |pattern, value| Ok(Value::Bool(regex(pattern)?.is_match(value))))
-        }
-        "regexFind" => {
-            two(args, |pattern, value| text(regex(pattern)?.find(value).map_or("", |found| found.as_str())))
-        }
-        "regexReplaceAll" | "regexReplaceAllLiteral" => (|| {
-            let (pattern, value, by) = (args.text(0)?, args.text(1)?, args.text(2)?);
-            let pattern = regex(&pattern)?;
-            let replaced = if name == "regexReplaceAll" {
-                pattern.replace_all(&value, by.as_str())
-            } else {
-                pattern.replace_all(&value, regex::NoExpand(&by))
-            };
-            text(replaced)
-        })(),
         "replace" => (|| {
             let (old, new, value) = (args.text(0)?, args.text(1)?, args.text(2)?);
             let found = value.matches(&*old).count();
@@ -181,6 +98,28 @@ fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome
             let spaces = " ".repeat(count);
             let start = if name == "nindent" { "\n" } else { "" };
             text(format!("{start}{spaces}{}", value.replace('\n', &format!("\n{spaces}"))))
+        })(),
+        _ => return None,
+    })
+}
+
+fn regex_function(name: &str, args: Args<'_>) -> Option<Outcome> {
+    Some(match name {
+        "regexMatch" | "mustRegexMatch" => {
+            two(args, |pattern, value| Ok(Value::Bool(regex(pattern)?.is_match(value))))
+        }
+        "regexFind" => {
+            two(args, |pattern, value| text(regex(pattern)?.find(value).map_or("", |found| found.as_str())))
+        }
+        "regexReplaceAll" | "regexReplaceAllLiteral" => (|| {
+            let (pattern, value, by) = (args.text(0)?, args.text(1)?, args.text(2)?);
+            let pattern = regex(&pattern)?;
+            let replaced = if name == "regexReplaceAll" {
+                pattern.replace_all(&value, by.as_str())
+            } else {
+                pattern.replace_all(&value, regex::NoExpand(&by))
+            };
+            text(replaced)
         })(),
         _ => return None,
     })
@@ -223,6 +162,13 @@ fn list_function(name: &str, args: Args<'_>) -> Option<Outcome> {
             };
             text(parts.join(&separator))
         })(),
+        _ => return None,
+    })
+}
+
+/// Functions of tables, and those that take tables as well as lists.
+fn table_function(name: &str, args: Args<'_>) -> Option<Outcome> {
+    Some(match name {
         "dict" => {
             let pairs = args.0.chunks(2).map(|pair| {
                 (pair[0].to_string(), pair.get(1).cloned().unwrap_or_else(|| Value::Text(String::new())))
@@ -393,7 +339,7 @@ fn range(start: i64, end: i64, step: i64) -> Outcome {
         return Ok(Value::List(Vec::new()));
     }
     let count = end.checked_sub(start).and_then(|length| length.checked_div(step)).unwrap_or(i64::MAX);
-    if count > MOST_ITEMS {
+    if count > MAX_ITEMS {
         return Err(FunctionError::TooManyItems);
     }
     let mut list = Vec::new();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::arguments::{Args, Outcome};
 use super::function_error::FunctionError;
-use super::functions::{Args, Outcome};
 use super::value::Value;
 
 /// Most decimals that a number is rounded to.

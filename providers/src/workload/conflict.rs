@@ -9,7 +9,16 @@ use tidegate_config::service::Service;
 use tidegate_config::tcp::{TcpService, UdpService};
 use tidegate_config::{Config, Object, ObjectOrigin, ObjectRef, Origin, Problem, Provided, WithType};
 
-use super::merge::{Said, join_http, join_tcp, join_udp};
+use super::join::{join_http, join_tcp, join_udp};
+
+/// What one workload says.
+#[derive(Clone, Copy)]
+pub struct Said<'a> {
+    /// The configuration.
+    pub part: &'a Provided,
+    /// False when it gets no requests: then others may say otherwise.
+    pub serves: bool,
+}
 
 /// Two objects of the same kind as services of one protocol, if that is what they are.
 fn as_services<'a, S: 'static, T: Object>(into: &'a mut T, other: &'a T) -> Option<(&'a mut S, &'a S)> {

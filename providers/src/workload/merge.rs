@@ -4,21 +4,9 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use tidegate_config::service::{Mirror, Service, WeightedService};
-use tidegate_config::tcp::{TcpService, UdpService};
 use tidegate_config::{ForEachSection, Object, ObjectRef, Provided, for_each_section};
-use tidegate_core::reference::Reference;
 
-use super::conflict::{broken_objects, join, settle};
-
-/// What one workload says.
-#[derive(Clone, Copy)]
-pub struct Said<'a> {
-    /// The configuration.
-    pub part: &'a Provided,
-    /// False when it gets no requests: then others may say otherwise.
-    pub serves: bool,
-}
+use super::conflict::{Said, broken_objects, join, settle};
 
 /// Merges what workloads say, in the given order.
 ///
@@ -96,82 +84,12 @@ impl ForEachSection for Add<'_> {
     }
 }
 
-/// Joins the servers of two services whose other options are equal. Servers are told apart by their address.
-macro_rules! joiner {
-    ($name:ident, $service:ty, $address:ident) => {
-        pub(super) fn $name(into: &mut $service, mut from: $service) -> bool {
-            let taken = from.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
-            let kept = into.load_balancer.as_mut().map(|balancer| std::mem::take(&mut balancer.servers));
-            let equal = *into == from;
-            if let (Some(balancer), Some(kept)) = (&mut into.load_balancer, kept) {
-                balancer.servers = kept;
-                for server in taken.unwrap_or_default() {
-                    if equal && !balancer.servers.iter().any(|known| known.$address == server.$address) {
-                        balancer.servers.push(server);
-                    }
-                }
-            }
-            equal
-        }
-    };
-}
-
-joiner!(join_balancers, Service, url);
-joiner!(join_tcp, TcpService, address);
-joiner!(join_udp, UdpService, address);
-
-/// Joins what several workloads say of one service: the servers of a load balancer, and the parts of a composite, so
-/// that each workload can name itself as one of them. What both say must be the same.
-pub(super) fn join_http(into: &mut Service, mut from: Service) -> bool {
-    let mut agreed = true;
-    if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {
-        agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
-    }
-    if let (Some(into), Some(from)) = (&mut into.highest_random_weight, &mut from.highest_random_weight) {
-        agreed &= join_named(&mut into.services, &mut from.services, |child: &WeightedService| &child.name);
-    }
-    if let (Some(into), Some(from)) = (&mut into.mirroring, &mut from.mirroring) {
-        agreed &= join_named(&mut into.mirrors, &mut from.mirrors, |mirror: &Mirror| &mirror.name);
-        fill(&mut into.service, &mut from.service);
-    }
-    if let (Some(into), Some(from)) = (&mut into.failover, &mut from.failover) {
-        fill(&mut into.service, &mut from.service);
-        fill(&mut into.fallback, &mut from.fallback);
-    }
-    agreed & join_balancers(into, from)
-}
-
-/// Gives both lists the parts of either. False when a part is in both and differs.
-fn join_named<T: Clone + PartialEq>(
-    into: &mut Vec<T>,
-    from: &mut Vec<T>,
-    name: fn(&T) -> &Reference,
-) -> bool {
-    for part in from.iter() {
-        match into.iter().find(|known| name(known) == name(part)) {
-            Some(known) if known != part => return false,
-            Some(_) => {}
-            None => into.push(part.clone()),
-        }
-    }
-    from.clone_from(into);
-    true
-}
-
-/// Gives both what only one of them says.
-fn fill(into: &mut Reference, from: &mut Reference) {
-    if into.is_empty() {
-        into.clone_from(from);
-    } else if from.is_empty() {
-        from.clone_from(into);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tidegate_config::Origin;
     use tidegate_config::decode::decode_config;
     use tidegate_config::formats::labels;
+    use tidegate_config::service::WeightedService;
 
     use super::*;
 
