@@ -14,6 +14,7 @@ COPY wire wire
 COPY core core
 COPY config config
 COPY middlewares middlewares
+COPY clients clients
 COPY providers providers
 COPY benches benches
 COPY src src

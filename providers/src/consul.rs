@@ -14,13 +14,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tidegate_clients::OptionError;
+use tidegate_clients::connect::Tls;
+use tidegate_clients::consul::{Address, Agent, AgentError, Answer};
+use tidegate_clients::http::escape;
 use tidegate_core::values::Secret;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::connect::Tls;
-use crate::consul_client::{Agent, AgentError, Answer, Place};
-use crate::http_client::escape;
 use crate::kv::Tree;
 use crate::own_keys::OwnKeys;
 use crate::{Describe, Error, Provider, Session};
@@ -78,7 +79,7 @@ impl Describe for Options {
 /// Makes the provider for the first of its namespaces, or without one.
 pub fn build(options: Options) -> Result<Consul, Error> {
     let agent = |endpoint: &String| {
-        let agent = Agent::new(&Place {
+        let agent = Agent::new(&Address {
             option: "endpoints",
             address: endpoint,
             scheme: "",
@@ -94,8 +95,8 @@ pub fn build(options: Options) -> Result<Consul, Error> {
     };
     let agents: Vec<Arc<Agent>> = options.endpoints.iter().map(agent).collect::<Result<_, _>>()?;
     if agents.is_empty() {
-        let message = "expected at least one, such as `127.0.0.1:8500`".into();
-        return Err(Error::Option { option: "endpoints", message });
+        let message = "expected at least one, such as `127.0.0.1:8500`";
+        return Err(OptionError::new("endpoints", message).into());
     }
     let tree = Tree::new(&options.root_key)?;
     let filled = tree.roots().iter().map(|_| Mutex::default()).collect();

@@ -8,10 +8,10 @@ mod client;
 mod follow;
 
 use serde::{Deserialize, Serialize};
+use tidegate_clients::connect::Tls;
 use tidegate_core::values::Secret;
 
 use crate::Describe;
-use crate::connect::Tls;
 
 pub use follow::{Etcd, build};
 

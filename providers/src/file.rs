@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tidegate_clients::OptionError;
 use tokio::time::Instant;
 
 use crate::{Describe, Error, Provider, Session};
@@ -63,16 +64,14 @@ impl Describe for Options {
 pub fn build(options: Options) -> Result<File, Error> {
     let source = match (options.directory.as_str(), options.filename.as_str()) {
         ("", "") => {
-            return Err(Error::Option {
-                option: "file",
-                message: "neither `filename` nor `directory` is given".into(),
-            });
+            let message = "neither `filename` nor `directory` is given";
+            return Err(OptionError::new("file", message).into());
         }
         (directory, "") => Source::Directory(PathBuf::from(directory)),
         ("", filename) => Source::File(PathBuf::from(filename)),
         _ => {
-            let message = "`directory` and `filename` exclude each other".into();
-            return Err(Error::Option { option: "directory", message });
+            let message = "`directory` and `filename` exclude each other";
+            return Err(OptionError::new("directory", message).into());
         }
     };
     Ok(File { source, options })

@@ -17,16 +17,17 @@ use http::{Method, Response, StatusCode};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use tidegate_clients::OptionError;
+use tidegate_clients::connect::{Connector, Syntax, Tls};
+use tidegate_clients::http::{HttpClient, HttpError, Limits, basic, request};
 use tidegate_config::decode::decode_config;
 use tidegate_config::{Origin, Problem, Provided, formats};
 use tidegate_core::values::{self, Secret};
 
-use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, HttpError, Limits, basic, request};
 use crate::{Describe, Error, Provider, Session};
 
 /// How an endpoint is written.
-const FORM: Form = Form {
+const SYNTAX: Syntax = Syntax {
     option: "endpoint",
     plain: &["http"],
     secure: &["https"],
@@ -81,13 +82,12 @@ impl Describe for Options {
 
 /// Makes the provider.
 pub fn build(options: Options) -> Result<Http, Error> {
-    let bad = |option: &'static str, message: &str| Error::Option { option, message: message.into() };
-    let url: Uri = options
-        .endpoint
-        .parse()
-        .map_err(|error| bad("endpoint", &format!("expected a URL, such as `{}`: {error}", FORM.example)))?;
+    let bad = |option: &'static str, message: &str| Error::from(OptionError::new(option, message));
+    let url: Uri = options.endpoint.parse().map_err(|error| {
+        bad("endpoint", &format!("expected a URL, such as `{}`: {error}", SYNTAX.example))
+    })?;
     let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
-        return Err(bad("endpoint", &format!("expected a URL, such as `{}`", FORM.example)));
+        return Err(bad("endpoint", &format!("expected a URL, such as `{}`", SYNTAX.example)));
     };
     if options.poll_interval.is_zero() {
         return Err(bad("pollInterval", "expected more than 0"));
@@ -100,7 +100,7 @@ pub fn build(options: Options) -> Result<Http, Error> {
         Err(_) => LARGEST,
     };
     let tls = options.tls.as_ref().filter(|_| scheme == "https");
-    let connector = Connector::new(&FORM, &format!("{scheme}://{authority}"), tls)?;
+    let connector = Connector::new(&SYNTAX, &format!("{scheme}://{authority}"), tls)?;
     let headers = headers(&options, authority.as_str())?;
     Ok(Http {
         client: HttpClient::new(connector, headers, "endpoint")?,
@@ -122,8 +122,7 @@ fn headers(options: &Options, authority: &str) -> Result<HeaderMap, Error> {
         );
     }
     for (name, value) in &options.headers {
-        let bad =
-            || Error::Option { option: "headers", message: format!("`{name}` or its value cannot be sent") };
+        let bad = || OptionError::new("headers", format!("`{name}` or its value cannot be sent"));
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad())?;
         value.set_sensitive(true);
         headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
@@ -205,7 +204,7 @@ impl Http {
         let away = |error: HttpError| Wrong::Away(self.problem(error.to_string()));
         let mut question = request(Method::GET, &self.target, Bytes::new()).map_err(away)?;
         *question.headers_mut() = self.known.lock().conditions.clone();
-        let answer = self.client.exchange(question, self.limits).await.map_err(away)?;
+        let answer = self.client.send(question, self.limits).await.map_err(away)?;
         let mut known = self.known.lock();
         match (answer.status(), &known.state) {
             (StatusCode::NOT_MODIFIED, Some(state)) => return Ok(state.clone()),

@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 
 use parking_lot::Mutex;
+use tidegate_clients::OptionError;
 use tidegate_config::Provided;
 use tidegate_config::decode::decode_config;
 use tidegate_config::formats::entries::EntryError;
 use tidegate_config::formats::keys;
 
-use crate::Error;
 use crate::own_keys::OwnKeys;
 use crate::workload::PREFIXES;
 
@@ -29,13 +29,10 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// The tree below a root. With Traefik's default, our own root is read too, and goes first.
-    pub(crate) fn new(root: &str) -> Result<Self, Error> {
+    pub(crate) fn new(root: &str) -> Result<Self, OptionError> {
         let root = root.trim_matches('/');
         if root.is_empty() {
-            return Err(Error::Option {
-                option: "rootKey",
-                message: "expected a key, such as `traefik`".into(),
-            });
+            return Err(OptionError::new("rootKey", "expected a key, such as `traefik`"));
         }
         let roots = match root {
             "traefik" => PREFIXES.map(str::to_owned).to_vec(),

@@ -2,22 +2,16 @@
 //!
 //! A provider delivers its whole state, every time it changes. It never sees a request.
 
-mod connect;
 pub mod consul;
 pub mod consul_catalog;
-mod consul_client;
-pub mod consul_store;
-pub mod dial;
 pub mod docker;
 pub mod etcd;
 pub mod file;
 pub mod http;
-mod http_client;
 mod kv;
 pub mod own_keys;
 pub mod pace;
 pub mod redis;
-pub mod redis_client;
 pub mod rest;
 pub mod supervisor;
 pub mod swarm;
@@ -29,10 +23,10 @@ pub mod workload;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tidegate_clients::OptionError;
 use tidegate_config::Provided;
 use tokio::sync::mpsc;
 
-pub use connect::{ConnectError, Connector, Tls};
 pub use supervisor::{Handle, Session, start, start_beside};
 
 /// The whole state of one provider.
@@ -61,13 +55,8 @@ pub trait Provider: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An option has a value that cannot be used.
-    #[error("option `{option}`: {message}")]
-    Option {
-        /// The option, as it is written.
-        option: &'static str,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error(transparent)]
+    Option(#[from] OptionError),
     /// The source cannot be reached, or its answer cannot be used.
     #[error(transparent)]
     Source(Box<dyn std::error::Error + Send + Sync>),

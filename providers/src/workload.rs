@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regex::Regex;
+use tidegate_clients::OptionError;
 use tidegate_config::router::Router;
 use tidegate_config::{Kind, Origin, Problem, Provided};
 use tidegate_core::expression::{self, Argument, Call, Expression, nearest};
@@ -200,12 +201,12 @@ impl Rules {
 
     fn with(default_rule: &str, constraints: &str, on: On) -> Result<Self, Error> {
         let default_rule = Template::parse(default_rule, Dialect::Rule)
-            .map_err(|error| Error::Option { option: "defaultRule", message: error.to_string() })?;
+            .map_err(|error| OptionError::new("defaultRule", error.to_string()))?;
         let constraints = match constraints.trim() {
             "" => None,
             text => Some(
                 Constraint::parse(text, on)
-                    .map_err(|error| Error::Option { option: "constraints", message: error.to_string() })?,
+                    .map_err(|error| OptionError::new("constraints", error.to_string()))?,
             ),
         };
         Ok(Self { default_rule, constraints })

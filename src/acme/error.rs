@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_providers::consul_store::StoreError;
+use tidegate_clients::consul::store::StoreError;
 
 /// Failure to obtain, store or change a certificate or an account.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

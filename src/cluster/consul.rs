@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_providers::Error;
-use tidegate_providers::consul_store::{Listing, Operation, Refusal, Store};
-use tidegate_providers::own_keys::{encode, encode_path};
+use tidegate_clients::OptionError;
+use tidegate_clients::consul::keys::{encode, encode_path};
+use tidegate_clients::consul::store::{Listing, Operation, Refusal, Store};
 use tokio::time::Instant;
 
 use super::error::MemberError;
@@ -32,7 +32,7 @@ pub(crate) fn consul_place(place: &ClusterConsul, name: &str) -> String {
 }
 
 impl Consul {
-    pub(super) fn new(place: &ClusterConsul, options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(place: &ClusterConsul, options: &Options) -> Result<Self, OptionError> {
         let prefix = format!("{}/", consul_place(place, &options.name));
         Ok(Self { store: Store::new(&place.place())?, prefix, ttl: options.ttl.0 })
     }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use tidegate_providers::consul_store::StoreError;
-use tidegate_providers::redis::MasterError;
-use tidegate_providers::redis_client::RedisError;
+use tidegate_clients::consul::store::StoreError;
+use tidegate_clients::redis::{MasterError, RedisError};
 
 /// Failure to be a member.
 #[derive(Debug, thiserror::Error)]

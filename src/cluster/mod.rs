@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_clients::OptionError;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -99,7 +100,7 @@ impl Cluster {
 }
 
 fn join(options: &Options, inner: &Arc<Inner>, news: News, control: &Handle) -> Option<JoinHandle<()>> {
-    let failed = |error: tidegate_providers::Error| inner.failed(&error.to_string());
+    let failed = |error: OptionError| inner.failed(&error.to_string());
     if let Some(place) = &options.consul {
         let consul = consul::Consul::new(place, options).map_err(failed).ok()?;
         return Some(control.spawn(consul.run(inner.clone(), news)));

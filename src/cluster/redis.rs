@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_providers::Error;
-use tidegate_providers::redis::Master;
-use tidegate_providers::redis_client::{Connection, Reply};
+use tidegate_clients::OptionError;
+use tidegate_clients::redis::Master;
+use tidegate_clients::redis::{Connection, Reply};
 use tokio::time::{Instant, timeout};
 
 use super::error::MemberError;
@@ -28,7 +28,7 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    pub(super) fn new(place: &ClusterRedis, options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(place: &ClusterRedis, options: &Options) -> Result<Self, OptionError> {
         // The braces keep both keys on one node of a Redis Cluster.
         let key = |what: &str| format!("{}:{{{}}}:{what}", place.prefix, options.name);
         Ok(Self {
@@ -52,7 +52,7 @@ impl Redis {
                 Err(error) => {
                     inner.failed(&format!("Redis at {}: {error}", self.master.endpoint()));
                     connection = None;
-                    self.master.leave();
+                    self.master.advance();
                     failures += 1;
                     pause(failures)
                 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidegate_clients::connect::Tls;
 use tidegate_core::values::{Duration, Secret, is_default};
 use tidegate_core::word::{Vocabulary, Word};
-use tidegate_providers::Tls;
 
 /// Traefik's default authority.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";

@@ -1,8 +1,11 @@
 //! Gateways that work as one and know of each other. Not in Traefik.
 
 use serde::{Deserialize, Serialize};
+use tidegate_clients::OptionError;
+use tidegate_clients::connect::Tls;
+use tidegate_clients::consul::store;
+use tidegate_clients::redis;
 use tidegate_core::values::{Duration, Secret, is_default};
-use tidegate_providers::{Error, Tls, consul_store, redis};
 
 /// Names and identifiers stand in keys.
 const LONGEST_NAME: usize = 128;
@@ -75,8 +78,8 @@ impl Default for ClusterConsul {
 
 impl ClusterConsul {
     /// The same for whoever connects.
-    pub(crate) fn place(&self) -> consul_store::Options {
-        consul_store::Options {
+    pub(crate) fn place(&self) -> store::Options {
+        store::Options {
             address: self.address.clone(),
             token: self.token.clone(),
             tls: self.tls.clone(),
@@ -126,15 +129,14 @@ impl Default for ClusterRedis {
 
 impl ClusterRedis {
     /// The same for whoever connects.
-    pub(crate) fn place(&self) -> redis::Options {
-        redis::Options {
+    pub(crate) fn place(&self) -> redis::Database {
+        redis::Database {
             endpoints: self.endpoints.clone(),
             username: self.username.clone(),
             password: self.password.clone(),
             db: self.db,
             tls: self.tls.clone(),
             sentinel: self.sentinel.clone(),
-            ..redis::Options::default()
         }
     }
 }
@@ -175,28 +177,18 @@ impl Cluster {
             if consul.prefix.trim_matches('/').is_empty() {
                 wrong(&["consul", "prefix"], "expected a key like `tidegate/cluster`".into());
             }
-            if let Err(error) = consul_store::Store::new(&consul.place()) {
-                let (option, message) = split(error);
+            if let Err(error) = store::Store::new(&consul.place()) {
                 // The store has a word of its own for where it is.
-                let option = if option == "storage" { "address" } else { option };
-                wrong(&["consul", option], message);
+                let option = if error.option == "storage" { "address" } else { error.option };
+                wrong(&["consul", option], error.message);
             }
         }
         if let Some(redis) = &self.redis
-            && let Err(error) = redis::Master::new(redis.place())
+            && let Err(OptionError { option, message }) = redis::Master::new(redis.place())
         {
-            let (option, message) = split(error);
             wrong(&["redis", option], message);
         }
         found
-    }
-}
-
-/// The option that an error is about, and what it says.
-fn split(error: Error) -> (&'static str, String) {
-    match error {
-        Error::Option { option, message } => (option, message),
-        other => ("endpoints", other.to_string()),
     }
 }
 

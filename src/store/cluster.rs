@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate_providers::Error;
+use tidegate_clients::OptionError;
 
 use super::node::Node;
 
@@ -29,8 +29,8 @@ impl Map {
     pub(super) fn at(
         &mut self,
         address: &str,
-        make: impl FnOnce() -> Result<Arc<Node>, Error>,
-    ) -> Result<Arc<Node>, Error> {
+        make: impl FnOnce() -> Result<Arc<Node>, OptionError>,
+    ) -> Result<Arc<Node>, OptionError> {
         if let Some(node) = self.nodes.iter().find(|node| node.endpoint() == address) {
             return Ok(node.clone());
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
+use tidegate_clients::redis::{Reply, encode};
 use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, Turn};
-use tidegate_providers::redis_client::{Reply, encode};
 
 use super::error::CommandError;
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_clients::OptionError;
+use tidegate_clients::redis::RedisError;
 use tidegate_core::store::{MAX_KEY, MAX_VALUE};
-use tidegate_providers::redis_client::RedisError;
 
 /// Why a server gives no answer. All commands that wait for a connection get the same error.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -62,7 +63,7 @@ pub(super) enum CommandError {
     Redirection(String),
     /// A redirection names an endpoint that cannot be used.
     #[error(transparent)]
-    Endpoint(#[from] tidegate_providers::Error),
+    Endpoint(#[from] OptionError),
     /// The servers sent the command around.
     #[error("no answer after {0} attempts")]
     TooManyAttempts(usize),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidegate_clients::connect::Connector;
+use tidegate_clients::redis::Reply;
 use tidegate_core::store::StoreOptions;
-use tidegate_providers::Connector;
-use tidegate_providers::redis_client::Reply;
 use tokio::runtime::Handle;
 
 use super::error::NodeError;

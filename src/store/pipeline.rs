@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
+use tidegate_clients::connect::Connector;
+use tidegate_clients::redis::{Connection, Login, Reply};
 use tidegate_core::store::StoreOptions;
-use tidegate_providers::Connector;
-use tidegate_providers::redis_client::{Connection, Login, Reply};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -26,7 +26,7 @@ const CONFIRM: Duration = Duration::from_millis(500);
 
 /// A command that waits for its answer.
 pub(super) struct Job {
-    /// As [`tidegate_providers::redis_client::encode`] has written it. It may be several commands.
+    /// As [`tidegate_clients::redis::encode`] has written it. It may be several commands.
     pub(super) command: Bytes,
     /// How many commands it is. The answer to the last one counts.
     pub(super) commands: usize,

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidegate_clients::OptionError;
+use tidegate_clients::connect::Tls;
+use tidegate_clients::redis::{Reply, connector};
 use tidegate_core::BoxFuture;
 use tidegate_core::building::ClientTls;
 use tidegate_core::store::{Bucket, SharedStore, StoreError, StoreOptions, Turn};
-use tidegate_providers::redis_client::{Reply, connector};
-use tidegate_providers::{Error, Tls};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
@@ -37,7 +38,7 @@ pub(super) struct RedisStore {
 
 impl RedisStore {
     /// A store. Nothing is connected yet.
-    pub(super) fn new(options: &StoreOptions, control: Handle) -> Result<Self, Error> {
+    pub(super) fn new(options: &StoreOptions, control: Handle) -> Result<Self, OptionError> {
         let shared = Arc::new(options.clone());
         let endpoints = options.endpoints.iter().map(|endpoint| node(endpoint, &shared, &control));
         Ok(Self {
@@ -203,7 +204,7 @@ impl SharedStore for RedisStore {
     }
 }
 
-fn node(endpoint: &str, options: &Arc<StoreOptions>, control: &Handle) -> Result<Arc<Node>, Error> {
+fn node(endpoint: &str, options: &Arc<StoreOptions>, control: &Handle) -> Result<Arc<Node>, OptionError> {
     let tls = options.tls.as_ref().map(|tls: &ClientTls| Tls {
         ca: tls.ca.clone(),
         cert: tls.cert.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use tidegate_clients::tls::{self, TlsOptions};
 use tidegate_config::tcp::TcpServersTransport;
 use tidegate_core::{BuildError, Connection};
 use tidegate_wire::proxy_protocol::Version;
@@ -17,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::{Host, ServerNameError, TlsOptions, connect_tcp, server_name};
+use crate::upstream::{Host, ServerNameError, connect_tcp, server_name, tls_error};
 
 /// Time for a TLS handshake with a server.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Transport {
             ));
         }
         let mut read = |text: &str| {
-            if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
+            if tls::is_pem(text) { Ok(text.as_bytes().to_vec()) } else { file(text) }
         };
         let roots = given.root_cas.iter().map(|ca| read(ca)).collect::<Result<Vec<_>, _>>()?;
         let mut identities = Vec::new();
@@ -59,7 +60,7 @@ impl Transport {
             peer_cert_uri: given.peer_cert_uri.clone(),
             ..TlsOptions::default()
         };
-        tls.check()?;
+        tls.check().map_err(tls_error)?;
         if !given.server_name.is_empty() {
             server_name(&given.server_name).map_err(|error| BuildError::new(error.to_string()))?;
         }
@@ -141,7 +142,7 @@ impl Transport {
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, BuildError> {
-        self.config.get_or_init(|| self.tls.without_protocols()).clone()
+        self.config.get_or_init(|| self.tls.client_config().map(Arc::new).map_err(tls_error)).clone()
     }
 }
 

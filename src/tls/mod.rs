@@ -34,7 +34,6 @@ pub use hosts::{Claim, HostOptions, NamedOptions};
 pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
-pub(crate) use options::is_signalling;
 use tickets::Tickets;
 
 /// Name of the options that apply where nothing else is said.

@@ -8,6 +8,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use sha2::{Digest, Sha256};
+use tidegate_clients::tls::is_signalling;
 use tidegate_config::tls::{Curve, TlsOptions, TlsVersion};
 use tidegate_core::word::UnknownWord;
 use tidegate_core::{BuildError, BuildErrors};
@@ -122,14 +123,6 @@ fn versions(
         .filter(|(v, _)| (min..=max).contains(v))
         .map(|(_, v)| v)
         .collect())
-}
-
-/// Values that stand among suites in a ClientHello but are none: they signal something (RFC 7507, RFC 5746).
-const SIGNALLING: [&str; 2] = ["TLS_FALLBACK_SCSV", "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"];
-
-/// True for a value that stands among suites but is not a suite.
-pub(crate) fn is_signalling(name: &str) -> bool {
-    SIGNALLING.contains(&name)
 }
 
 /// True for the name of a suite as IANA writes it for TLS 1.2 and older, whether it is spoken or not.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use parking_lot::Mutex;
 use socket2::SockRef;
-use tidegate_providers::dial::{self, Answer, LookupError};
+use tidegate_clients::dial::{self, Answer, LookupError};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_clients::tls::TlsOptions;
 use tidegate_config::transport::ServersTransport;
 use tidegate_core::building::ClientTls;
 use tidegate_core::{BoxFuture, BuildError, HttpClient, Request, Response, UpstreamError};
 
-use super::tls::TlsOptions;
 use super::{Endpoint, Transport};
 
 /// Servers that are remembered, with their connections.
@@ -90,24 +90,8 @@ impl HttpClient for Client {
 }
 
 fn transport(options: &ClientTls) -> Result<Arc<Transport>, BuildError> {
-    let read = |text: &str| {
-        if text.contains("-----BEGIN") {
-            return Ok(text.as_bytes().to_vec());
-        }
-        std::fs::read(text).map_err(|e| BuildError::new(format!("cannot read `{text}`: {e}")))
-    };
-    let identities = match (options.cert.as_str(), options.key.as_str()) {
-        ("", "") => Vec::new(),
-        ("", _) | (_, "") => return Err(BuildError::new("tls: `cert` and `key` go together")),
-        (cert, key) => vec![(read(cert)?, read(key)?)],
-    };
-    let roots = if options.ca.is_empty() { Vec::new() } else { vec![read(&options.ca)?] };
-    let tls = TlsOptions {
-        roots,
-        identities,
-        insecure: options.insecure_skip_verify,
-        http2: true,
-        ..TlsOptions::default()
-    };
+    let tls = TlsOptions::read(&options.ca, &options.cert, &options.key)
+        .map_err(|error| BuildError::new(format!("tls: {error}")))?;
+    let tls = TlsOptions { insecure: options.insecure_skip_verify, ..tls };
     Transport::with_tls(&ServersTransport::default(), tls)
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tidegate_clients::dial::{self, Answer, Dialled};
 use tidegate_core::{BuildError, UpstreamError};
-use tidegate_providers::dial::{self, Answer, Dialled};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;

@@ -8,7 +8,6 @@ mod client;
 mod connect;
 mod fields;
 mod finish;
-mod identities;
 mod interim;
 mod lease;
 mod peers;
@@ -16,7 +15,6 @@ mod pool;
 mod send;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod transport;
 mod upgrade;
 mod window;
@@ -35,9 +33,8 @@ pub(crate) use connect::{Host, connect_tcp};
 use peers::Peers;
 use pool::Pool;
 pub(crate) use send::Outgoing;
-pub(crate) use tls::TlsOptions;
 pub use transport::Transport;
-pub(crate) use transport::{ServerNameError, server_name};
+pub(crate) use transport::{ServerNameError, server_name, tls_error};
 
 /// One server under one transport. It owns the connections to it, one pool for each worker.
 pub struct Endpoint {

@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidegate_providers::dial::{self, Answer, LookupError, MAX_AGE};
+use tidegate_clients::dial::{self, Answer, LookupError, MAX_AGE};
 use tokio::sync::Notify;
 
 use super::{Endpoint, Host};

@@ -3,14 +3,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
+use tidegate_clients::tls::{self, Part, TlsError, TlsOptions};
 use tidegate_config::transport::{ForwardingTimeouts, ServersTransport};
 use tidegate_core::{BuildError, BuildErrors};
 use tokio_rustls::TlsConnector;
 
 use super::connect::Host;
-use super::tls::{Configs, TlsOptions};
 
 /// Idle connections for each server when nothing is said (`maxIdleConnsPerHost` of Traefik's default transport).
 const DEFAULT_MAX_IDLE: usize = 200;
@@ -23,6 +24,7 @@ pub struct Transport {
     max_idle: usize,
     server_name: String,
     tls: TlsOptions,
+    http2: bool,
     configs: OnceLock<Result<Configs, BuildError>>,
     fingerprint: [u8; 32],
 }
@@ -39,7 +41,7 @@ impl Transport {
             ));
         }
         let mut read = |text: &str| {
-            if text.contains("-----BEGIN") { Ok(text.as_bytes().to_vec()) } else { file(text) }
+            if tls::is_pem(text) { Ok(text.as_bytes().to_vec()) } else { file(text) }
         };
         let mut errors = BuildErrors::default();
         let roots = options.root_cas.iter().filter_map(|ca| errors.check(read(ca))).collect();
@@ -56,7 +58,6 @@ impl Transport {
             min_version: options.min_version.clone(),
             max_version: options.max_version.clone(),
             peer_cert_uri: options.peer_cert_uri.clone(),
-            http2: !options.disable_http2,
         };
         let transport = errors.check(Self::with_tls(options, tls));
         errors.made(transport)
@@ -69,7 +70,7 @@ impl Transport {
 
     pub(super) fn with_tls(options: &ServersTransport, tls: TlsOptions) -> Result<Arc<Self>, BuildError> {
         let mut errors = BuildErrors::default();
-        errors.check(tls.check());
+        errors.check(tls.check().map_err(tls_error));
         if !options.server_name.is_empty() {
             let name = server_name(&options.server_name);
             errors.check(name.map_err(|error| BuildError::new(error.to_string())));
@@ -84,6 +85,7 @@ impl Transport {
             server_name: options.server_name.clone(),
             fingerprint: fingerprint(options, &tls),
             tls,
+            http2: !options.disable_http2,
             configs: OnceLock::new(),
         };
         // The system's roots are only read when a server is first spoken to over TLS.
@@ -134,8 +136,37 @@ impl Transport {
     }
 
     fn configs(&self) -> Result<&Configs, BuildError> {
-        self.configs.get_or_init(|| self.tls.build()).as_ref().map_err(Clone::clone)
+        self.configs.get_or_init(|| Configs::new(&self.tls, self.http2)).as_ref().map_err(Clone::clone)
     }
+}
+
+/// The two configurations of a transport: one that offers HTTP/2, one that does not (for upgrades).
+struct Configs {
+    any: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+}
+
+impl Configs {
+    fn new(tls: &TlsOptions, http2: bool) -> Result<Self, BuildError> {
+        let mut config = tls.client_config().map_err(tls_error)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = Arc::new(config.clone());
+        if http2 {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+        }
+        Ok(Self { any: Arc::new(config), http1 })
+    }
+}
+
+/// Names the option of a transport whose value cannot be used.
+pub(crate) fn tls_error(error: TlsError) -> BuildError {
+    BuildError::new(match (error.part(), &error) {
+        (_, TlsError::NoSystemRoots) => format!("{error}: set `rootCAs`"),
+        (Part::Roots, _) => format!("rootCAs: {error}"),
+        (Part::Certificate | Part::Key, _) => format!("certificates: {error}"),
+        // It names its option.
+        (Part::Protocol, _) => error.to_string(),
+    })
 }
 
 /// A name that no server can be asked for in a TLS handshake.
@@ -189,5 +220,30 @@ mod tests {
         };
         assert_eq!(build(&one), build(&one));
         assert_ne!(build(&one), build(&two));
+    }
+
+    #[test]
+    fn http2_is_offered_unless_disabled_or_excluded() {
+        let root = rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap().cert.pem();
+        let protocols = |disable_http2: bool| {
+            let options =
+                ServersTransport { root_cas: vec![root.clone()], disable_http2, ..Default::default() };
+            let transport = Transport::build(&options, &mut none).unwrap();
+            let configs = transport.configs().unwrap();
+            [&configs.any, &configs.http1].map(|config| config.alpn_protocols.concat())
+        };
+        assert_eq!(protocols(false), [b"h2http/1.1".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(protocols(true), [b"http/1.1".to_vec(), b"http/1.1".to_vec()]);
+    }
+
+    #[test]
+    fn tls_errors_name_the_option() {
+        for (options, text) in [
+            (ServersTransport { root_cas: vec!["-----BEGIN x".into()], ..Default::default() }, "rootCAs: "),
+            (ServersTransport { min_version: "1.2".into(), ..Default::default() }, "minVersion: `1.2`"),
+        ] {
+            let error = Transport::build(&options, &mut none).err().unwrap().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
     }
 }

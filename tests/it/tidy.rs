@@ -4,17 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The folders of the crates beside the gateway itself.
+const CRATES: [&str; 6] = ["wire", "core", "middlewares", "config", "clients", "providers"];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["wire/src", "core/src", "middlewares/src", "config/src", "providers/src", "src", "tests", "benches"]
-            .iter()
-            .map(|f| root().join(f))
-            .collect();
+    let mut folders: Vec<PathBuf> = CRATES
+        .iter()
+        .map(|folder| format!("{folder}/src"))
+        .chain(["src", "tests", "benches"].map(str::to_owned))
+        .map(|folder| root().join(folder))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -157,16 +161,38 @@ fn the_model_keeps_its_field_names() {
 
 #[test]
 fn every_crate_takes_the_shared_lints() {
-    for manifest in [
-        "Cargo.toml",
-        "wire/Cargo.toml",
-        "core/Cargo.toml",
-        "middlewares/Cargo.toml",
-        "config/Cargo.toml",
-        "providers/Cargo.toml",
-    ] {
+    let manifests = CRATES.map(|folder| format!("{folder}/Cargo.toml"));
+    for manifest in manifests.iter().map(String::as_str).chain(["Cargo.toml"]) {
         let text = fs::read_to_string(root().join(manifest)).unwrap();
         assert!(text.contains("[lints]\nworkspace = true"), "{manifest}");
+    }
+}
+
+/// The column "uses" of the table in ARCHITECTURE.md, and its line of crates.
+#[test]
+fn crates_use_what_the_architecture_says() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let line = text.split('`').find(|quoted| quoted.contains(" ← ")).unwrap();
+    let order: Vec<&str> = line.split(" ← ").collect();
+    for folder in CRATES {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        // Tests may use more.
+        let manifest = manifest.split("[dev-dependencies]").next().unwrap();
+        let name = |line: &str| {
+            line.strip_prefix("tidegate-").map(|rest| rest.split('.').next().unwrap().to_owned())
+        };
+        let mut used: Vec<String> = manifest.lines().filter_map(name).collect();
+        let row = text.lines().find(|row| row.starts_with(&format!("| `{folder}/src` |"))).unwrap();
+        let cell = row.split('|').nth(3).unwrap().trim();
+        let mut said: Vec<String> = cell.split(", ").filter(|one| *one != "–").map(str::to_owned).collect();
+        used.sort();
+        said.sort();
+        assert_eq!(used, said, "{folder}");
+        let place = |name: &str| order.iter().position(|one| *one == name);
+        assert!(
+            used.iter().all(|one| place(one).is_some() && place(one) < place(folder)),
+            "{folder}: {used:?}"
+        );
     }
 }
 

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_clients::consul::{Agent, AgentError, Answer, Query, pause_after};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Pair;
-use crate::consul_client::{Agent, AgentError, Answer, Query, rest_after};
 use crate::own_keys::{OwnKeys, SECTIONS};
 
 /// How often a root whose sections are followed is looked at for keys in none of them.
@@ -66,7 +66,7 @@ impl Root {
             let answer = self.agent.ask::<Vec<Pair>>(&self.path, ALL).await;
             let pairs = answer.as_ref().ok().and_then(|answer| answer.value.as_deref()).unwrap_or_default();
             let has_strays = pairs.iter().any(|pair| self.is_stray(&pair.key, own_keys));
-            let rest = rest_after(answer.as_ref().map_or(0, |answer| answer.size));
+            let rest = pause_after(answer.as_ref().map_or(0, |answer| answer.size));
             if !self.tell(answer).await {
                 return;
             }

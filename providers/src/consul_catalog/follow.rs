@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use tidegate_clients::consul::{Agent, AgentError, Query, backed_off};
+use tidegate_clients::http::escape;
 use tidegate_config::{Origin, Problem, Provided};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -24,8 +26,6 @@ use super::derive::Deriver;
 use super::model::{Digests, Entry, Instance, Names};
 use super::news::{News, Watch, tell};
 use super::trust::{Complaints, Distrusted, Topic, Trust};
-use crate::consul_client::{Agent, AgentError, Query, backed_off};
-use crate::http_client::escape;
 use crate::pace::Pace;
 use crate::{Error, Session, workload};
 

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tidegate_clients::OptionError;
+use tidegate_clients::connect::Tls;
+use tidegate_clients::consul::{Address, Agent};
 use tidegate_core::values::{Duration, Secret, is_default};
 
-use crate::connect::Tls;
-use crate::consul_client::{Agent, Place};
 use crate::{Describe, Error, Provider, Session};
 use derive::Deriver;
 use follow::Run;
@@ -160,7 +161,7 @@ pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
         // No state at all would be no service at all.
         options.strict_checks = Options::default().strict_checks;
     }
-    let bad = |option: &'static str, message: String| Err(Error::Option { option, message });
+    let bad = |option: &'static str, message: String| Err(OptionError::new(option, message).into());
     if options.connect_aware && options.service_name.is_empty() {
         return bad("serviceName", "expected our own name in Consul Connect, such as `traefik`".into());
     }
@@ -177,7 +178,7 @@ pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
         return bad("strictChecks", format!("`{state}` is unknown: expected {}", STATES.join(", ")));
     }
     let endpoint = &options.endpoint;
-    let agent = Agent::new(&Place {
+    let agent = Agent::new(&Address {
         option: "endpoint.address",
         address: &endpoint.address,
         scheme: &endpoint.scheme,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use tidegate_clients::consul::{Agent, AgentError, Query};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::connect::{Leaf, Roots};
 use super::model::{Digests, Names};
 use super::trust::Topic;
-use crate::consul_client::{Agent, AgentError, Query};
 
 /// What the watchers tell.
 pub(super) enum News {

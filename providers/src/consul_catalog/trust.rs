@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
+use tidegate_clients::consul::{Agent, AgentError, Rights};
 
 use super::model::Names;
-use crate::consul_client::{Agent, AgentError, Rights};
 
 /// Names of services that are remembered, as many as can be asked about at once.
 const MOST_NAMES: usize = 64;

@@ -1,4 +1,4 @@
-//! The little of the Docker Engine API that discovery needs: ping, list, inspect and events, over any of its transports.
+//! A minimal client of the Docker Engine API: ping, list, inspect and events, over any of its transports.
 //!
 //! Everything is limited: time to connect and to answer, size of an answer, length of an event. Unknown fields and
 //! values are passed over, so that one odd container, or another engine than Docker, cannot spoil the list.
@@ -8,13 +8,13 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use tidegate_clients::connect::Connector;
+use tidegate_clients::http::{HttpClient, HttpError, JsonStream, Limits, StreamError, basic};
 
-use super::FORM;
+use super::SYNTAX;
 use super::model::{Container, Event, Summary};
 use super::options::Engine;
 use crate::Error;
-use crate::connect::Connector;
-use crate::http_client::{HttpClient, HttpError, JsonStream, Limits, StreamError, basic};
 
 /// Time to answer when `httpClientTimeout` is not set.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -83,7 +83,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(engine: &Engine<'_>) -> Result<Self, Error> {
-        let connector = Connector::new(&FORM, engine.endpoint, engine.tls)?;
+        let connector = Connector::new(&SYNTAX, engine.endpoint, engine.tls)?;
         let mut headers = HeaderMap::new();
         if !engine.username.is_empty()
             && !engine.password.is_empty()
@@ -94,7 +94,7 @@ impl Client {
         let timeout = Duration::from(engine.timeout);
         let time = if timeout.is_zero() { ANSWER } else { timeout };
         Ok(Self {
-            http: HttpClient::new(connector, headers, FORM.option)?,
+            http: HttpClient::new(connector, headers, SYNTAX.option)?,
             limits: Limits { head: time, time, size: LARGEST },
             version: Mutex::new(String::new()),
         })

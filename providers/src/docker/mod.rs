@@ -16,18 +16,18 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::connect::Form;
 use crate::workload::Rules;
 use crate::{Error, Provider, Session};
 use client::{Client, EngineError, Events};
 use events::Meaning;
 use list::Containers;
+use tidegate_clients::connect::Syntax;
 
-pub use crate::connect::Tls;
 pub use options::DEFAULT_RULE;
+pub use tidegate_clients::connect::Tls;
 
 /// How an endpoint is written.
-pub(crate) const FORM: Form = Form {
+pub(crate) const SYNTAX: Syntax = Syntax {
     option: "endpoint",
     plain: &["tcp", "http"],
     secure: &["https"],

@@ -2,9 +2,8 @@
 //!
 //! Serde cannot put one struct's fields into another without losing their names, so a macro does.
 
+use tidegate_clients::connect::Tls;
 use tidegate_core::values::{Duration, Secret};
-
-use crate::connect::Tls;
 
 /// Traefik's default of `defaultRule`.
 pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
@@ -38,7 +37,7 @@ macro_rules! options {
             pub password: tidegate_core::values::Secret,
             /// TLS towards the engine.
             #[serde(skip_serializing_if = "Option::is_none")]
-            pub tls: Option<$crate::connect::Tls>,
+            pub tls: Option<tidegate_clients::connect::Tls>,
             /// Expose containers, or services, that do not say `enable`.
             pub exposed_by_default: bool,
             /// Use the published address of a port instead of the inner one.

@@ -1,4 +1,4 @@
-//! The little of etcd's JSON gateway (v3) that reading keys and hearing of changes needs.
+//! A minimal client of etcd's JSON gateway (v3): reads keys and follows their changes.
 //!
 //! Keys and values are in base64, numbers are texts, and what is zero or empty is left out.
 
@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tidegate_clients::connect::{Connector, Syntax, Tls};
+use tidegate_clients::http::{HttpClient, HttpError, JsonStream, Limits, StreamError, request};
 use tidegate_core::values::Secret;
 
 use crate::Error;
-use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, HttpError, JsonStream, Limits, StreamError, request};
 
 /// How an endpoint is written.
-const FORM: Form = Form {
+const SYNTAX: Syntax = Syntax {
     option: "endpoints",
     plain: &["http", "tcp"],
     secure: &["https"],
@@ -228,11 +228,11 @@ impl Client {
     ) -> Result<Self, Error> {
         // A scheme that is written decides: certificates may stand in a configuration that does not use them.
         let tls = tls.filter(|_| !endpoint.trim().starts_with("http://"));
-        let connector = Connector::new(&FORM, endpoint, tls)?;
+        let connector = Connector::new(&SYNTAX, endpoint, tls)?;
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
-            http: HttpClient::new(connector, headers, FORM.option)?,
+            http: HttpClient::new(connector, headers, SYNTAX.option)?,
             username: username.to_owned(),
             password: password.clone(),
             token: Mutex::new(None),
@@ -297,7 +297,7 @@ impl Client {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
         // The head of the answer comes with the first thing that is told: that there is a watch.
-        let response = self.http.open_by(request, ANSWER).await?;
+        let response = self.http.open_with(request, ANSWER).await?;
         if !response.status().is_success() {
             return Err(EtcdError::WatchRefused { status: response.status() });
         }
@@ -344,7 +344,7 @@ impl Client {
         if let Some(token) = self.token.lock().clone() {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
-        Ok(self.http.ask(request, LIMITS).await?)
+        Ok(self.http.send_idempotent(request, LIMITS).await?)
     }
 }
 

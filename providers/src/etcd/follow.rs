@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tidegate_clients::OptionError;
 use tidegate_config::formats::entries::EntryError;
 use tokio::time::{Instant, sleep_until};
 
@@ -30,11 +31,11 @@ pub fn build(options: Options) -> Result<Etcd, Error> {
         |endpoint: &String| Client::new(endpoint, options.tls.as_ref(), &options.username, &options.password);
     let servers: Vec<Client> = options.endpoints.iter().map(client).collect::<Result<_, _>>()?;
     if servers.is_empty() {
-        let message = "expected at least one, such as `127.0.0.1:2379`".into();
-        return Err(Error::Option { option: "endpoints", message });
+        let message = "expected at least one, such as `127.0.0.1:2379`";
+        return Err(OptionError::new("endpoints", message).into());
     }
     if options.username.is_empty() && !options.password.is_empty() {
-        return Err(Error::Option { option: "username", message: "is missing beside `password`".into() });
+        return Err(OptionError::new("username", "is missing beside `password`").into());
     }
     Ok(Etcd { servers, turn: AtomicUsize::new(0), tree: Tree::new(&options.root_key)? })
 }

@@ -3,9 +3,6 @@
 //! Keyspace notifications tell of changes, which are switched on where they are not; a look at all keys from time to
 //! time makes up for lost ones. While no server answers, the last known configuration stays.
 
-mod master;
-mod sentinel;
-
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,20 +10,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tidegate_clients::connect::{Connector, Tls};
+use tidegate_clients::redis::{Connection, Database, RedisError, Reply, Sentinel, SentinelError};
 use tidegate_config::formats::entries::EntryError;
 use tidegate_core::values::Secret;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::connect::{Connector, Tls};
 use crate::kv::{KeyNotText, Tree, shown};
 use crate::own_keys::OwnKeys;
-use crate::redis_client::{self, Connection, Login, RedisError, Reply};
 use crate::{Describe, Error, Provider, Session};
-pub use master::{Master, MasterError};
-pub use sentinel::{Sentinel, SentinelError};
 
-/// The option that holds endpoints.
-const ENDPOINTS: &str = "endpoints";
 /// All keys are looked at after this time, whatever was told.
 const RESYNC: Duration = Duration::from_secs(15);
 /// Changes that come this soon after one another are read together.
@@ -79,12 +72,6 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    fn login(&self) -> Login<'_> {
-        Login { username: &self.username, password: &self.password, db: self.db }
-    }
-}
-
 impl Describe for Options {
     fn place(&self) -> String {
         self.endpoints.join(",")
@@ -93,29 +80,11 @@ impl Describe for Options {
 
 /// Makes the provider.
 pub fn build(options: Options) -> Result<Redis, Error> {
-    let endpoints = check(&options)?;
     let tree = Tree::new(&options.root_key)?;
-    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, options })
-}
-
-/// Refuses what cannot be meant. Gives the ways to the endpoints.
-fn check(options: &Options) -> Result<Vec<Connector>, Error> {
-    let connector = |endpoint: &String| {
-        // Sentinels and servers take the same TLS.
-        redis_client::connector(ENDPOINTS, endpoint, options.tls.as_ref())
-    };
-    let endpoints: Vec<Connector> = options.endpoints.iter().map(connector).collect::<Result<_, _>>()?;
-    if endpoints.is_empty() {
-        let message = "expected at least one, such as `127.0.0.1:6379`".into();
-        return Err(Error::Option { option: "endpoints", message });
-    }
-    if options.db < 0 {
-        return Err(Error::Option { option: "db", message: "expected 0 or more".into() });
-    }
-    if let Some(sentinel) = &options.sentinel {
-        sentinel.check()?;
-    }
-    Ok(endpoints)
+    let Options { endpoints, username, password, db, tls, sentinel, .. } = options;
+    let database = Database { endpoints, username, password, db, tls, sentinel };
+    let endpoints = database.endpoints()?;
+    Ok(Redis { endpoints, turn: AtomicUsize::new(0), deaf: AtomicBool::new(false), tree, database })
 }
 
 /// Failure to read the keys of a server, or to follow them.
@@ -166,7 +135,7 @@ pub struct Redis {
     /// It has been said that notifications cannot be switched on.
     deaf: AtomicBool,
     tree: Tree,
-    options: Options,
+    database: Database,
 }
 
 impl Provider for Redis {
@@ -185,14 +154,14 @@ impl Redis {
     /// Follows one server until it fails.
     async fn follow(&self, endpoint: &Connector, mut session: Session) -> Result<(), Error> {
         let failed = |error: ReadError| Error::at("Redis", endpoint.endpoint(), error);
-        let found = match &self.options.sentinel {
+        let found = match &self.database.sentinel {
             Some(sentinel) => {
-                Some(sentinel.find(endpoint, &self.options).await.map_err(|error| failed(error.into()))?)
+                Some(sentinel.find(endpoint, &self.database).await.map_err(|error| failed(error.into()))?)
             }
             None => None,
         };
         let server = found.as_ref().unwrap_or(endpoint);
-        let open = async || Connection::open(server, self.options.login()).await.map_err(ReadError::Redis);
+        let open = async || Connection::open(server, self.database.login()).await.map_err(ReadError::Redis);
         let mut keys = open().await.map_err(failed)?;
         self.switch_notifications_on(&mut keys).await;
         // Notifications are asked for before the first look, so that no change falls between.
@@ -252,7 +221,7 @@ impl Redis {
             .tree
             .roots()
             .iter()
-            .map(|root| format!("__keyspace@{}__:{}/*", self.options.db, literal(root)))
+            .map(|root| format!("__keyspace@{}__:{}/*", self.database.db, literal(root)))
             .collect();
         let mut command = vec!["PSUBSCRIBE"];
         command.extend(patterns.iter().map(String::as_str));
@@ -296,7 +265,7 @@ impl Redis {
 
     /// Fails when the server is no longer the master, so that the one that is gets asked.
     async fn check_role(&self, connection: &mut Connection) -> Result<(), ReadError> {
-        let Some(sentinel) = &self.options.sentinel else { return Ok(()) };
+        let Some(sentinel) = &self.database.sentinel else { return Ok(()) };
         if sentinel.has_strategy() {
             return Ok(());
         }

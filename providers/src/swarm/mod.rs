@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tidegate_clients::OptionError;
 use tidegate_core::values;
 use tokio::time::{Instant, sleep_until};
 
@@ -56,7 +57,7 @@ docker::options::options! {
 /// Makes the provider.
 pub fn build(options: Options) -> Result<SwarmProvider, Error> {
     if options.refresh_seconds.is_zero() {
-        return Err(Error::Option { option: "refreshSeconds", message: "expected more than 0".into() });
+        return Err(OptionError::new("refreshSeconds", "expected more than 0").into());
     }
     let rules = Rules::new(&options.default_rule, &options.constraints)?;
     let client = Client::new(&options.engine())?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tidegate_clients::consul::store::{Listing, Operation};
 use tidegate_core::BoxFuture;
-use tidegate_providers::consul_store::{Listing, Operation};
 
 use super::keys::{read, write};
 use super::{ConsulStorage, Inner};

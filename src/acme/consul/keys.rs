@@ -16,9 +16,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use tidegate_clients::consul::keys::{encode, encode_path};
+use tidegate_clients::consul::store::Entry;
 use tidegate_config::tls::Domain;
-use tidegate_providers::consul_store::Entry;
-use tidegate_providers::own_keys::{encode, encode_path};
 
 use crate::acme::error::Error;
 

@@ -1,6 +1,6 @@
 //! Takes over what older versions have written under keys that a store may reject.
 
-use tidegate_providers::consul_store::Operation;
+use tidegate_clients::consul::store::Operation;
 
 use super::keys::{read, write};
 use super::replica_cache::entry_of;

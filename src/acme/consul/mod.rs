@@ -17,10 +17,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidegate_core::BoxFuture;
-use tidegate_providers::consul_store::{
-    Listing, MOST_BYTES, MOST_OPERATIONS, Operation, Options, Refusal, Store,
+use tidegate_clients::consul::store::{
+    Listing, MAX_BYTES, MAX_OPERATIONS, Operation, Options, Refusal, Store,
 };
+use tidegate_core::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -179,7 +179,7 @@ impl ConsulStorage {
     pub(super) async fn renew_by_hand(&self, names: &[String]) -> Result<(), Error> {
         let inner = &self.0;
         let mut operations: Vec<Operation> =
-            names.iter().take(MOST_OPERATIONS - 1).map(|name| delete(inner.keys.failure(name))).collect();
+            names.iter().take(MAX_OPERATIONS - 1).map(|name| delete(inner.keys.failure(name))).collect();
         let first = names.first().map_or("", String::as_str);
         operations.push(Operation::Set { key: inner.keys.renew(first), value: Vec::new() });
         inner.store.apply(&operations).await.map(|_| ()).map_err(error)
@@ -250,7 +250,7 @@ impl Inner {
     ) -> Result<Vec<Operation>, Error> {
         let key = self.keys.certificate(&new.domain);
         let old: BTreeSet<String> = instead_of.iter().map(|domain| self.keys.certificate(domain)).collect();
-        let old = old.into_iter().filter(|old| *old != key).take(MOST_OPERATIONS - 2).map(delete);
+        let old = old.into_iter().filter(|old| *old != key).take(MAX_OPERATIONS - 2).map(delete);
         let mut operations: Vec<Operation> = old.collect();
         operations.push(Operation::Set { key, value: write(new)? });
         Ok(operations)
@@ -348,9 +348,9 @@ impl Inner {
         let mut rest = &changes[..];
         while !rest.is_empty() {
             let mut size = 0;
-            let fits = rest.iter().take(MOST_OPERATIONS).take_while(|(_, _, operation)| {
+            let fits = rest.iter().take(MAX_OPERATIONS).take_while(|(_, _, operation)| {
                 size += operation.size();
-                size <= MOST_BYTES
+                size <= MAX_BYTES
             });
             let (now, later) = rest.split_at(fits.count().max(1));
             self.while_leading(|_| now.iter().map(|(_, _, operation)| operation.clone()).collect()).await?;
@@ -448,7 +448,7 @@ impl Storage for ConsulStorage {
                 Some(live) if !live.renew.is_empty() => live.renew.clone(),
                 _ => return Vec::new(),
             };
-            let asked: Vec<String> = asked.into_iter().take(MOST_OPERATIONS).collect();
+            let asked: Vec<String> = asked.into_iter().take(MAX_OPERATIONS).collect();
             let done = inner.while_leading(|_| asked.iter().map(|n| delete(inner.keys.renew(n))).collect());
             match done.await {
                 Ok(_) => {

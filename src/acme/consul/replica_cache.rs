@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tidegate_providers::consul_store::{Entry, Listing};
-use tidegate_providers::own_keys::{decode, encode};
+use tidegate_clients::consul::keys::{decode, encode};
+use tidegate_clients::consul::store::{Entry, Listing};
 
 use super::challenges::SharedProof;
 use super::keys::{Keys, hash_in, read};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tidegate_providers::consul_store::{self as store, Operation, Refusal, Store};
+use tidegate_clients::consul::store::{self as store, Operation, Refusal, Store};
 
 use crate::acme_consul::{leads, start};
 use crate::support::backend::nobody;

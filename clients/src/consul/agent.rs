@@ -1,4 +1,4 @@
-//! The little of Consul's HTTP API that discovery needs: reading, at once or when something has changed.
+//! A minimal client of Consul's HTTP API: reads at once or when something has changed, and writes.
 //!
 //! Blocking queries follow Consul's own rules for clients: an index that goes backwards is forgotten, one below 1
 //! counts as 1, and an agent that answers at once without news is asked ever more slowly.
@@ -10,56 +10,58 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tidegate_core::values::Secret;
 
-use crate::Error;
-use crate::connect::{Connector, Form, Tls};
-use crate::http_client::{HttpClient, HttpError, Limits, basic, escape, request};
+use crate::OptionError;
+use crate::connect::{Connector, Syntax, Tls};
+use crate::http::{HttpClient, HttpError, Limits, basic, escape, request};
 
-/// Time until an answer begins, on top of what a query blocks, and until it is whole.
+/// Timeouts until a response begins and until it is complete, on top of what a query blocks.
 const BEGIN: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
-/// Time to take something that is written.
-const TAKEN: Duration = Duration::from_secs(5);
-/// Largest answer, in bytes.
+/// Timeout of a write.
+const WRITE: Duration = Duration::from_secs(5);
+/// Maximum size of a response, in bytes.
 const LARGEST: usize = 256 << 20;
 /// How long a query blocks when the options do not say.
 const WAIT: Duration = Duration::from_secs(60);
-/// Longest text of an answer that is quoted in an error, in characters.
-const LONGEST_QUOTE: usize = 200;
-/// The least pause between two answers of the same blocking query, and what is added for each byte of an answer.
+/// Maximum length of the excerpt of a response in an error, in characters.
+const MAX_EXCERPT: usize = 200;
+/// Minimum pause between two responses to the same blocking query, and what is added for each byte of a response.
 const GAP: Duration = Duration::from_millis(25);
 const GAP_PER_BYTE: Duration = Duration::from_nanos(50);
-/// The first pause after a failure, and the longest.
+/// The first pause after a failure, and the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The first pause when the agent says that it has too much to do, or that we may not ask.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// The first pause after the agent refused a request: it is overloaded, or the token lacks rights.
 const FIRST_PAUSE_WHEN_REFUSED: Duration = Duration::from_secs(1);
-/// An answer without news that came sooner than this was no blocking query.
+/// A response without news that comes sooner than this was not a blocking query.
 const TOO_SOON: Duration = Duration::from_millis(500);
 
-/// Where the agent is, and how it is talked to.
-pub(crate) struct Place<'a> {
+/// Where the agent is, and how to reach it.
+pub struct Address<'a> {
     /// The option that holds the address.
-    pub(crate) option: &'static str,
+    pub option: &'static str,
     /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the agent of this machine.
-    pub(crate) address: &'a str,
+    pub address: &'a str,
     /// `http` or `https`; empty for that of the address.
-    pub(crate) scheme: &'a str,
-    pub(crate) tls: Option<&'a Tls>,
+    pub scheme: &'a str,
+    /// TLS towards the agent.
+    pub tls: Option<&'a Tls>,
     /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
-    pub(crate) token: &'a Secret,
-    pub(crate) basic: Option<(&'a str, &'a Secret)>,
+    pub token: &'a Secret,
+    /// User name and password of basic authentication.
+    pub basic: Option<(&'a str, &'a Secret)>,
     /// Datacenter; empty for the agent's own.
-    pub(crate) datacenter: &'a str,
+    pub datacenter: &'a str,
     /// Namespace; empty for the default one.
-    pub(crate) namespace: &'a str,
+    pub namespace: &'a str,
     /// Admin partition; empty for the agent's own.
-    pub(crate) partition: &'a str,
+    pub partition: &'a str,
     /// How long queries block; 0 for a minute.
-    pub(crate) wait: Duration,
+    pub wait: Duration,
 }
 
-/// A client of one agent.
-pub(crate) struct Agent {
+/// A client for one agent.
+pub struct Agent {
     http: HttpClient,
     /// The part of the query that is the same for all: `dc=…&ns=…`.
     scope: String,
@@ -68,19 +70,19 @@ pub(crate) struct Agent {
 
 /// An answer.
 #[derive(Debug)]
-pub(crate) struct Answer<T> {
-    /// What was asked for; `None` when there is nothing of the kind.
-    pub(crate) value: Option<T>,
+pub struct Answer<T> {
+    /// The value; `None` if there is no such thing.
+    pub value: Option<T>,
     /// `X-Consul-Index`.
-    pub(crate) index: u64,
+    pub index: u64,
     /// Size of the body, in bytes.
-    pub(crate) size: usize,
+    pub size: usize,
 }
 
 /// What a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rights {
-    /// Everything that was asked about.
+pub enum Rights {
+    /// Everything in question.
     All,
     /// Not everything.
     Fewer,
@@ -127,8 +129,8 @@ pub enum AgentError {
 }
 
 impl AgentError {
-    /// True when the agent was reached, and its answer is of no use.
-    pub(crate) fn is_refusal(&self) -> bool {
+    /// True if the agent responded, with something that cannot be used.
+    pub fn is_refusal(&self) -> bool {
         match self {
             Self::Status { .. } | Self::NoLeader { .. } | Self::UnexpectedAnswer { .. } => true,
             Self::Http(_) | Self::Unsupported { .. } => false,
@@ -137,9 +139,9 @@ impl AgentError {
 }
 
 impl Agent {
-    /// A client. Nothing is connected yet.
-    pub(crate) fn new(place: &Place<'_>) -> Result<Self, Error> {
-        let form = Form {
+    /// Creates a client. Nothing is connected yet.
+    pub fn new(place: &Address<'_>) -> Result<Self, OptionError> {
+        let syntax = Syntax {
             option: place.option,
             plain: &["http", "tcp"],
             secure: &["https"],
@@ -161,7 +163,7 @@ impl Agent {
         };
         if !matches!(scheme, "" | "http" | "https") {
             let message = format!("`{scheme}` is not supported: expected `http` or `https`");
-            return Err(Error::Option { option: "endpoint.scheme", message });
+            return Err(OptionError::new("endpoint.scheme", message));
         }
         let address = match address.contains("://") || scheme.is_empty() {
             true => address,
@@ -169,17 +171,15 @@ impl Agent {
         };
         // A scheme that is written decides: certificates may stand in a configuration that does not use them.
         let tls = place.tls.filter(|_| !address.starts_with("http://"));
-        let connector = Connector::new(&form, &address, tls)?;
+        let connector = Connector::new(&syntax, &address, tls)?;
         let mut headers = HeaderMap::new();
         let token = match place.token.is_empty() {
             true => variable("CONSUL_HTTP_TOKEN").unwrap_or_default(),
             false => place.token.expose().to_owned(),
         };
         if !token.is_empty() {
-            let mut value = HeaderValue::from_str(&token).map_err(|_| Error::Option {
-                option: "token",
-                message: "it has characters that a token cannot have".into(),
-            })?;
+            let mut value = HeaderValue::from_str(&token)
+                .map_err(|_| OptionError::new("token", "it has characters that a token cannot have"))?;
             value.set_sensitive(true);
             headers.insert("x-consul-token", value);
         }
@@ -198,23 +198,19 @@ impl Agent {
         Ok(Self { http: HttpClient::new(connector, headers, place.option)?, scope, wait })
     }
 
-    /// Where the agent is, for messages.
-    pub(crate) fn endpoint(&self) -> &str {
+    /// Returns the endpoint of the agent, for messages.
+    pub fn endpoint(&self) -> &str {
         self.http.endpoint()
     }
 
-    /// Asks once. `path` is escaped, `query` too (`stale&cached`).
-    pub(crate) async fn ask<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &str,
-    ) -> Result<Answer<T>, AgentError> {
+    /// Reads a path once. `path` and `query` (`stale&cached`) are escaped.
+    pub async fn ask<T: DeserializeOwned>(&self, path: &str, query: &str) -> Result<Answer<T>, AgentError> {
         let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let target = self.target(path, query);
         read(path, self.http.get(&target, limits).await)
     }
 
-    /// Asks, and waits until the index is another one, or the time that a query blocks is over.
+    /// Reads a path once its index differs from `index`, or when the time that a query blocks is over.
     async fn ask_blocking<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -230,24 +226,19 @@ impl Agent {
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
         // A connection that is lost meanwhile may mean another agent, which would not know the index.
-        read(path, self.http.get_alone(&target, limits).await)
+        read(path, self.http.get_on_new_connection(&target, limits).await)
     }
 
-    /// Sends something. The answer comes back whatever its status is. It may be done even if there is none.
-    pub(crate) async fn put(
-        &self,
-        path: &str,
-        query: &str,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, AgentError> {
-        let limits = Limits { head: TAKEN, time: TAKEN, size: LARGEST };
+    /// Writes to a path, and returns the response whatever its status. A write that fails may still have been done.
+    pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, AgentError> {
+        let limits = Limits { head: WRITE, time: WRITE, size: LARGEST };
         let request = request(Method::PUT, &self.target(path, query), body)?;
-        Ok(self.http.exchange(request, limits).await?)
+        Ok(self.http.send(request, limits).await?)
     }
 
-    /// Asks whether we may read all of these: what a list that leaves out what we must not see does not tell. Consul's
-    /// own dashboard asks this, since 1.7.
-    pub(crate) async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, AgentError> {
+    /// Returns whether the token may read all of these: lists silently leave out what it may not see. Consul's own
+    /// dashboard uses this endpoint, since 1.7.
+    pub async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, AgentError> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Right {
@@ -261,7 +252,7 @@ impl Agent {
         let body = Bytes::from(serde_json::Value::from(question).to_string());
         let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
         let request = request(Method::POST, &self.target(path, ""), body)?;
-        let answer = self.http.ask(request, limits).await;
+        let answer = self.http.send_idempotent(request, limits).await;
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED) {
             return Ok(Rights::NotChecked);
         }
@@ -293,12 +284,12 @@ fn read<T: DeserializeOwned>(
         StatusCode::NOT_FOUND => return Ok(Answer { value: None, index, size }),
         status if !status.is_success() => {
             let text = String::from_utf8_lossy(answer.body());
-            let text: String = text.trim().chars().take(LONGEST_QUOTE).collect();
+            let text: String = text.trim().chars().take(MAX_EXCERPT).collect();
             return Err(AgentError::Status { path: path.to_owned(), status, text });
         }
         _ => {}
     }
-    // What the agent answers by itself, such as certificates, has nothing to do with a leader.
+    // What the agent knows itself, such as certificates, does not depend on a leader.
     let of_servers = !path.starts_with("/v1/agent/");
     if of_servers && header_value(&answer, "x-consul-knownleader") == Some("false") {
         return Err(AgentError::NoLeader { path: path.to_owned() });
@@ -312,27 +303,27 @@ fn header_value<'r>(answer: &'r Response<Bytes>, name: &str) -> Option<&'r str> 
     answer.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The pause after an answer of this size, in bytes.
-pub(crate) fn rest_after(size: usize) -> Duration {
+/// Returns the pause after a response of this size in bytes.
+pub fn pause_after(size: usize) -> Duration {
     GAP + GAP_PER_BYTE * u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-/// A question that is asked again and again, each time answered when there is news.
-pub(crate) struct Query {
+/// A blocking query that is repeated, to follow changes.
+pub struct Query {
     path: String,
     query: String,
     index: u64,
-    /// Answers in a row that were failures, or came too soon, or whose index went backwards.
+    /// Responses in a row that were failures, came too soon, or whose index went backwards.
     bad: u32,
     /// The last index went backwards.
     backwards: bool,
-    /// How long to wait before it is asked again.
+    /// Pause before the next request.
     pause: Duration,
 }
 
 impl Query {
-    /// A query. The first answer comes at once.
-    pub(crate) fn new(path: impl Into<String>, query: impl Into<String>) -> Self {
+    /// Creates a query. The first response comes at once.
+    pub fn new(path: impl Into<String>, query: impl Into<String>) -> Self {
         Self {
             path: path.into(),
             query: query.into(),
@@ -343,8 +334,8 @@ impl Query {
         }
     }
 
-    /// The next answer that may be news. A failure makes the next call wait: with jitter, and longer each time.
-    pub(crate) async fn next<T: DeserializeOwned>(&mut self, agent: &Agent) -> Result<Answer<T>, AgentError> {
+    /// Returns the next response that may be news. After a failure the next call waits: with jitter, longer each time.
+    pub async fn next<T: DeserializeOwned>(&mut self, agent: &Agent) -> Result<Answer<T>, AgentError> {
         loop {
             if !self.pause.is_zero() {
                 tokio::time::sleep(std::mem::take(&mut self.pause)).await;
@@ -364,14 +355,14 @@ impl Query {
         }
     }
 
-    /// Takes note of an answer. True when it may be news.
+    /// Records a response. True if it may be news.
     fn note(&mut self, index: u64, took: Duration, size: usize) -> bool {
         let index = index.max(1);
         let before = self.index;
         let news = index != before;
         let backwards = index < before;
         self.index = if backwards { 0 } else { index };
-        let gap = rest_after(size);
+        let gap = pause_after(size);
         if backwards || (!news && took < TOO_SOON) {
             self.bad += 1;
             self.pause = backed_off(FIRST_PAUSE, self.bad).max(gap);
@@ -386,7 +377,7 @@ impl Query {
     }
 
     fn failed(&mut self, error: &AgentError) {
-        // The agent may have been started anew with a lower index, and would not answer before the next change.
+        // The agent may have restarted with a lower index, and would then not respond before the next change.
         self.index = 0;
         self.bad += 1;
         let first = if error.is_refusal() { FIRST_PAUSE_WHEN_REFUSED } else { FIRST_PAUSE };
@@ -394,9 +385,9 @@ impl Query {
     }
 }
 
-/// The pause before another attempt: twice as long each time, with jitter.
-pub(crate) fn backed_off(first: Duration, failures: u32) -> Duration {
-    let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
+/// Returns the pause before another attempt: twice as long each time, with jitter.
+pub fn backed_off(first: Duration, failures: u32) -> Duration {
+    let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE);
     pause.mul_f64(0.75 + fastrand::f64() * 0.5)
 }
 
@@ -440,7 +431,7 @@ mod tests {
             assert!(!query.note(5, Duration::ZERO, 10));
             last = query.pause;
         }
-        assert!(last >= LONGEST_PAUSE.mul_f64(0.75), "{last:?}");
+        assert!(last >= MAX_PAUSE.mul_f64(0.75), "{last:?}");
         assert!(query.note(6, LONG, 10));
         assert!(query.pause < FIRST_PAUSE, "all is well again");
         // An index that flaps between two servers is no reason for a storm either.
@@ -449,7 +440,7 @@ mod tests {
             last = query.pause;
             query.note(9, Duration::ZERO, 10);
         }
-        assert!(last >= LONGEST_PAUSE.mul_f64(0.75), "{last:?}");
+        assert!(last >= MAX_PAUSE.mul_f64(0.75), "{last:?}");
     }
 
     #[test]
@@ -462,7 +453,7 @@ mod tests {
     #[test]
     fn addresses_and_schemes() {
         let agent = |address: &str, scheme: &str| {
-            Agent::new(&Place {
+            Agent::new(&Address {
                 option: "endpoint.address",
                 address,
                 scheme,

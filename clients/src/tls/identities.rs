@@ -54,7 +54,12 @@ mod tests {
         let leaf = CertificateParams::new(vec!["us".to_owned()]).unwrap();
         let leaf = leaf.signed_by(&own, &Issuer::from_params(&params, &key)).unwrap();
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
-        let key = CertifiedKey::from_der(vec![leaf.der().clone()], der, &crate::tls::crypto()).unwrap();
+        let key = CertifiedKey::from_der(
+            vec![leaf.der().clone()],
+            der,
+            &rustls::crypto::aws_lc_rs::default_provider(),
+        )
+        .unwrap();
         (subject, Arc::new(key))
     }
 

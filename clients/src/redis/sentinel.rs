@@ -1,4 +1,4 @@
-//! Finding the server to read through Redis Sentinel.
+//! Finds a server through Redis Sentinel.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Secret, is_default};
 use tokio::time::{Instant, timeout};
 
-use super::{ENDPOINTS, Options};
-use crate::Error;
+use super::Database;
+use super::connection::{Connection, Login, RedisError, Reply};
+use crate::OptionError;
 use crate::connect::Connector;
-use crate::redis_client::{self, Connection, Login, RedisError, Reply};
 
-/// Longest time that a server may take to show how near it is.
-const NEAR: Duration = Duration::from_secs(2);
+/// Timeout for measuring the latency of a server.
+const PING: Duration = Duration::from_secs(2);
 
 /// Failure to find the server to read.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum SentinelError {
     },
     /// The address of a server cannot be used.
     #[error(transparent)]
-    Address(#[from] Error),
+    Address(#[from] OptionError),
     /// Only replicas are wanted, and none of them is up.
     #[error("the master `{name}` has no replica that can be read")]
     NoReplica {
@@ -42,7 +42,7 @@ pub enum SentinelError {
     NoAnswer,
 }
 
-/// Options of `providers.redis.sentinel`.
+/// Options of sentinels (Traefik's `providers.redis.sentinel`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Sentinel {
@@ -69,9 +69,9 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Refuses what cannot be meant.
-    pub(super) fn check(&self) -> Result<(), Error> {
-        let bad = |option, message: &str| Err(Error::Option { option, message: message.into() });
+    /// Checks the options.
+    pub(super) fn check(&self) -> Result<(), OptionError> {
+        let bad = |option, message: &str| Err(OptionError::new(option, message));
         if self.master_name.is_empty() {
             return bad("sentinel.masterName", "is required");
         }
@@ -85,17 +85,13 @@ impl Sentinel {
         Ok(())
     }
 
-    /// True when another server than the master may be chosen.
-    pub(super) fn has_strategy(&self) -> bool {
+    /// True if a server other than the master may be chosen.
+    pub fn has_strategy(&self) -> bool {
         self.latency_strategy || self.random_strategy || self.replica_strategy
     }
 
-    /// The server to read, as one of the sentinels knows it.
-    pub(super) async fn find(
-        &self,
-        sentinel: &Connector,
-        options: &Options,
-    ) -> Result<Connector, SentinelError> {
+    /// Asks a sentinel for the server to use.
+    pub async fn find(&self, sentinel: &Connector, database: &Database) -> Result<Connector, SentinelError> {
         let login = Login { username: &self.username, password: &self.password, db: 0 };
         let mut connection = Connection::open(sentinel, login).await?;
         let name = self.master_name.as_str();
@@ -110,7 +106,7 @@ impl Sentinel {
         })?;
         let reach = |(host, port): &(String, String)| {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            redis_client::connector(ENDPOINTS, &format!("{host}:{port}"), options.tls.as_ref())
+            database.connector(&format!("{host}:{port}"))
         };
         if !self.has_strategy() {
             return Ok(reach(&master)?);
@@ -124,12 +120,13 @@ impl Sentinel {
             return Err(SentinelError::NoReplica { name: name.to_owned() });
         }
         if self.latency_strategy {
-            return self.nearest(&candidates, &reach, options).await;
+            return self.nearest(&candidates, &reach, database).await;
         }
         Ok(reach(&candidates[fastrand::usize(..candidates.len())])?)
     }
 
-    /// The addresses of replicas that are up; of those that are cut off only when that is wanted and there is no other.
+    /// Returns the addresses of replicas that are up; of those cut off from their master only if there is no other and
+    /// `useDisconnectedReplicas` allows it.
     fn usable(&self, replicas: Vec<Vec<(String, String)>>) -> Vec<(String, String)> {
         let get = |replica: &[(String, String)], key: &str| {
             replica.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()).unwrap_or_default()
@@ -150,18 +147,18 @@ impl Sentinel {
     async fn nearest(
         &self,
         candidates: &[(String, String)],
-        reach: &impl Fn(&(String, String)) -> Result<Connector, Error>,
-        options: &Options,
+        reach: &impl Fn(&(String, String)) -> Result<Connector, OptionError>,
+        database: &Database,
     ) -> Result<Connector, SentinelError> {
         let mut best: Option<(Duration, Connector)> = None;
         for candidate in candidates {
             let connector = reach(candidate)?;
             let begun = Instant::now();
             let ping = async {
-                let mut connection = Connection::open(&connector, options.login()).await?;
+                let mut connection = Connection::open(&connector, database.login()).await?;
                 connection.command(&["PING"]).await
             };
-            let took = match timeout(NEAR, ping).await {
+            let took = match timeout(PING, ping).await {
                 Ok(Ok(_)) => begun.elapsed(),
                 _ => continue,
             };
@@ -173,7 +170,7 @@ impl Sentinel {
     }
 }
 
-/// A list of names and values in turn, as sentinels describe servers.
+/// Parses a list of alternating names and values, as sentinels describe servers.
 fn properties(reply: Reply) -> Vec<(String, String)> {
     let texts: Vec<String> = reply.list().iter().map(|part| part.text().unwrap_or_default()).collect();
     texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()

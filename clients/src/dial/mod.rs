@@ -1,7 +1,7 @@
 //! Opens TCP connections to hosts by name: the one place where names become addresses.
 //!
-//! Who has an address may change at any moment. So a connection is opened with an answer of the name servers that is
-//! at most [`MAX_AGE`] old, and when it took longer to be established, the name must still have the address.
+//! An address may move to another host at any moment. So a connection is opened with an answer of the name servers that
+//! is at most [`MAX_AGE`] old, and if establishing it took longer, the name must still have the address.
 
 mod names;
 mod order;
@@ -56,12 +56,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The other end of a connection to this host; `None` when the host is an address.
+    /// Returns the other end of a connection to this host; `None` if the host is an address.
     pub fn new(host: &str, dialled: &Dialled) -> Option<Self> {
         dialled.answer.as_ref().map(|_| Self { name: host.into(), address: dialled.peer })
     }
 
-    /// Waits until the name has lost the address, and looks at these intervals.
+    /// Waits until the name has lost the address, checking at this interval.
     pub async fn lost(&self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
@@ -71,8 +71,8 @@ impl Peer {
         }
     }
 
-    /// False when the name has lost the address. A look-up that fails says nothing about it: who is at the other end of
-    /// an established connection does not change.
+    /// False if the name has lost the address. A failed look-up proves nothing: the other end of an established
+    /// connection does not change.
     pub async fn is_current(&self) -> bool {
         match tokio::time::timeout(CONFIRM, lookup(&self.name, None)).await {
             Ok(Ok(answer)) => answer.addresses().contains(&self.address),
@@ -213,7 +213,7 @@ impl<'a> Race<'a> {
         self.answer = answer;
     }
 
-    /// Makes sure that the name still has the address of an established connection; `None` when it has not.
+    /// Checks that the name still has the address of an established connection; `None` if it has not.
     async fn confirm(
         &mut self,
         peer: IpAddr,

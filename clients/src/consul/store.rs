@@ -1,7 +1,7 @@
-//! Consul's key-value store as a place where several gateways keep things together: sessions, locks, transactions.
+//! Consul's key-value store as several gateways share it: sessions, locks, transactions.
 //!
-//! A transaction is all or nothing, and may be bound to a lock that is still held: somebody who has lost it without
-//! knowing changes nothing any more.
+//! A transaction is all or nothing, and can be bound to a lock: a gateway that lost the lock without noticing can no
+//! longer change anything.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_core::values::Secret;
 
-use crate::Error;
+use super::agent::{Address, Agent, AgentError, Query};
+use crate::OptionError;
 use crate::connect::Tls;
-use crate::consul_client::{Agent, AgentError, Place, Query};
-use crate::http_client::escape;
+use crate::http::escape;
 
-/// How long a query for news blocks: a connection that was lost without a word is noticed soon after.
+/// How long a query for changes blocks: a connection that was lost silently is noticed soon after.
 const WAIT: Duration = Duration::from_secs(15);
-/// Most operations in one transaction: Consul's own limit is 64.
-pub const MOST_OPERATIONS: usize = 60;
-/// Most bytes in one transaction, before base64: Consul's own limit is 512 KiB.
-pub const MOST_BYTES: usize = 320 * 1024;
+/// Maximum number of operations in one transaction: Consul's own limit is 64.
+pub const MAX_OPERATIONS: usize = 60;
+/// Maximum size of one transaction in bytes, before base64: Consul's own limit is 512 KiB.
+pub const MAX_BYTES: usize = 320 * 1024;
 
 /// Where the store is.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +43,12 @@ pub struct Store {
     agent: Agent,
 }
 
-/// What is kept under a key.
+/// A key and its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The whole key.
     pub key: String,
-    /// What is kept.
+    /// Its value.
     pub value: Vec<u8>,
     /// Counts up with each change (`ModifyIndex`).
     pub index: u64,
@@ -61,7 +61,7 @@ pub struct Entry {
 pub struct Listing {
     /// The keys.
     pub entries: Vec<Entry>,
-    /// Never lower than that of any change that is seen.
+    /// The index of the last change; never lower than that of any entry.
     pub index: u64,
 }
 
@@ -79,7 +79,7 @@ pub enum Operation {
     Lock {
         /// The key.
         key: String,
-        /// What is kept there.
+        /// Its value.
         value: Vec<u8>,
         /// Who takes it.
         session: String,
@@ -88,32 +88,32 @@ pub enum Operation {
     Set {
         /// The key.
         key: String,
-        /// What is kept there.
+        /// Its value.
         value: Vec<u8>,
     },
     /// Writes a key unless it has changed since; fails otherwise.
     Swap {
         /// The key.
         key: String,
-        /// What is kept there.
+        /// Its value.
         value: Vec<u8>,
         /// Its index when it was read; 0 for one that was not there.
         index: u64,
     },
-    /// Removes a key. One that is not there is no failure.
+    /// Removes a key, if it exists.
     Delete {
         /// The key.
         key: String,
     },
 }
 
-/// Why a transaction was not done.
+/// Why a transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// One of its conditions does not hold; nothing has changed. Consul's reasons.
+    /// One of its conditions does not hold, for Consul's reasons; nothing has changed.
     #[error("{0}")]
     Condition(String),
-    /// It is not known whether it was done.
+    /// It is unknown whether it was done.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -169,9 +169,9 @@ impl Kept {
 }
 
 impl Store {
-    /// A store. Nothing is connected yet.
-    pub fn new(options: &Options) -> Result<Self, Error> {
-        let place = Place {
+    /// Creates a client for the store. Nothing is connected yet.
+    pub fn new(options: &Options) -> Result<Self, OptionError> {
+        let address = Address {
             option: "storage",
             address: &options.address,
             scheme: "",
@@ -183,15 +183,15 @@ impl Store {
             partition: "",
             wait: WAIT,
         };
-        Ok(Self { agent: Agent::new(&place)? })
+        Ok(Self { agent: Agent::new(&address)? })
     }
 
-    /// Where it is, for messages.
+    /// Returns the endpoint, for messages.
     pub fn endpoint(&self) -> &str {
         self.agent.endpoint()
     }
 
-    /// Reads all keys below a prefix. `consistent`: asks a leader that makes sure that it still is one.
+    /// Reads all keys below a prefix. `consistent` makes the leader confirm that it still is the leader.
     pub async fn read(&self, prefix: &str, consistent: bool) -> Result<Listing, StoreError> {
         let query = if consistent { "recurse&consistent" } else { "recurse" };
         let answer = self.agent.ask::<Vec<Kept>>(&path(prefix), query).await?;
@@ -204,7 +204,7 @@ impl Store {
         Follow(Query::new(path(prefix), "recurse"))
     }
 
-    /// Does all of these, or nothing. Gives the index of the change.
+    /// Does all of these or nothing, and returns the index of the change.
     pub async fn apply(&self, operations: &[Operation]) -> Result<u64, Refusal> {
         let body: Vec<Value> = operations.iter().map(Operation::json).collect();
         let body = Bytes::from(Value::Array(body).to_string());
@@ -222,8 +222,8 @@ impl Store {
         }
     }
 
-    /// Begins a session, whose locks go away with it. It ends when it is not renewed for `ttl` (at least 10 s, and at
-    /// most twice that later); nobody can take its locks for `delay` then.
+    /// Begins a session, whose locks vanish with it. It ends when it is not renewed for `ttl` (at least 10 s; Consul may
+    /// take up to twice as long), and nobody can take its locks for `delay` after that.
     pub async fn begin_session(
         &self,
         name: &str,
@@ -235,7 +235,7 @@ impl Store {
             "TTL": format!("{}s", ttl.as_secs()),
             "LockDelay": format!("{}ms", delay.as_millis()),
             "Behavior": "delete",
-            // Only the time counts: an agent that is restarted is no reason to let go.
+            // Only the TTL counts: the session survives a restart of the agent.
             "Checks": [],
             "NodeChecks": [],
         });
@@ -251,7 +251,7 @@ impl Store {
         id.ok_or_else(|| StoreError::NoSessionId { text: quote(&text) })
     }
 
-    /// Prolongs a session. False when it has ended.
+    /// Renews a session. False if it has ended.
     pub async fn renew_session(&self, id: &str) -> Result<bool, StoreError> {
         let answer = self.agent.put(&format!("/v1/session/renew/{}", escape(id)), "", Bytes::new()).await?;
         match answer.status() {
@@ -271,12 +271,12 @@ impl Store {
     }
 }
 
-/// The keys below a prefix, again and again.
+/// Follows the keys below a prefix.
 pub struct Follow(Query);
 
 impl Follow {
-    /// The keys as they are now at the first call, and after they have changed at each later one. After a failure the
-    /// next call waits a while.
+    /// Returns the keys as they are at the first call, and after they have changed at each later one. After a failure
+    /// the next call waits a while.
     pub async fn next(&mut self, store: &Store) -> Result<Listing, StoreError> {
         let answer = self.0.next::<Vec<Kept>>(&store.agent).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();
@@ -285,7 +285,7 @@ impl Follow {
 }
 
 impl Operation {
-    /// About how many bytes it takes.
+    /// Returns its approximate size in a transaction, in bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::Lock { key, value, .. } | Self::Set { key, value } | Self::Swap { key, value, .. } => {
@@ -318,7 +318,7 @@ fn path(key: &str) -> String {
     format!("/v1/kv/{}", parts.join("/"))
 }
 
-/// What an answer says of the steps that failed.
+/// Returns what a response says about the steps that failed.
 fn reasons(text: &str) -> String {
     let value: Value = serde_json::from_str(text).unwrap_or_default();
     let errors = value["Errors"].as_array().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The little of Redis' protocol (RESP2) that reading keys, hearing of changes and running scripts needs.
+//! A minimal client of Redis' protocol (RESP2): commands one by one or in a pipeline, and messages.
 //!
 //! Everything is limited: time to connect and to answer, size, depth and length of an answer.
 
@@ -10,22 +10,22 @@ use tidegate_core::values::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::Error;
-use crate::connect::{ConnectError, Connector, Form, Stream, Tls};
+use crate::OptionError;
+use crate::connect::{ConnectError, Connector, Stream, Syntax, Tls};
 use crate::dial::Peer;
 
 /// Time to connect, TLS included, and time to answer a command.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
-/// Largest answer in bytes, most elements of a list, and deepest list.
-const LARGEST: usize = 64 << 20;
-const MOST: usize = 1 << 20;
-const DEEPEST: usize = 4;
+/// Maximum size of a reply in bytes, number of elements of a list, and depth of lists.
+const MAX_SIZE: usize = 64 << 20;
+const MAX_ELEMENTS: usize = 1 << 20;
+const MAX_DEPTH: usize = 4;
 
-/// A way to a server (nothing is connected yet). `option` holds the endpoint: `host`, `host:port`, or a URL with
+/// Returns a connector for a server. `option` holds the endpoint: `host`, `host:port`, or a URL with
 /// `redis://`, `rediss://` or `unix://`.
-pub fn connector(option: &'static str, endpoint: &str, tls: Option<&Tls>) -> Result<Connector, Error> {
-    let form = Form {
+pub fn connector(option: &'static str, endpoint: &str, tls: Option<&Tls>) -> Result<Connector, OptionError> {
+    let syntax = Syntax {
         option,
         plain: &["redis", "tcp"],
         secure: &["rediss"],
@@ -33,13 +33,13 @@ pub fn connector(option: &'static str, endpoint: &str, tls: Option<&Tls>) -> Res
         ports: (6379, 6379),
         example: "127.0.0.1:6379",
     };
-    Connector::new(&form, endpoint, tls)
+    Connector::new(&syntax, endpoint, tls)
 }
 
 /// Failure of a connection to a server, or of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
-    /// There is no connection.
+    /// No connection could be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The server refuses the login.
@@ -73,7 +73,7 @@ pub enum RedisError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// An answer exceeds the maximum size.
-    #[error("an answer is larger than {} MiB", LARGEST >> 20)]
+    #[error("an answer is larger than {} MiB", MAX_SIZE >> 20)]
     AnswerTooLarge,
     /// An answer is not RESP2, or exceeds a limit.
     #[error(transparent)]
@@ -90,7 +90,7 @@ pub enum ProtocolError {
     #[error("invalid number `{0}` in the answer")]
     Number(String),
     /// A value exceeds the maximum size.
-    #[error("a value is larger than {} MiB", LARGEST >> 20)]
+    #[error("a value is larger than {} MiB", MAX_SIZE >> 20)]
     ValueTooLarge,
     /// A list has too many elements, or is nested too deeply.
     #[error("a list in the answer is too long or too deep")]
@@ -100,7 +100,7 @@ pub enum ProtocolError {
     UnknownType(u8),
 }
 
-/// Who we are.
+/// The login at a server, and the database to use.
 #[derive(Clone, Copy, Debug)]
 pub struct Login<'a> {
     /// User name; empty for the default user.
@@ -111,25 +111,25 @@ pub struct Login<'a> {
     pub db: i64,
 }
 
-/// An answer.
+/// A reply.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// A word, like `OK`.
     Text(String),
-    /// The server says no: its code and why.
+    /// An error: its code, and why.
     Error(String),
-    /// A whole number.
+    /// An integer.
     Integer(i64),
     /// A value.
     Bytes(Vec<u8>),
     /// No value.
     Nil,
-    /// Several of them.
+    /// A list of replies.
     List(Vec<Reply>),
 }
 
 impl Reply {
-    /// The elements of a list; none for anything else.
+    /// Returns the elements of a list; none for anything else.
     pub fn list(self) -> Vec<Reply> {
         match self {
             Self::List(list) => list,
@@ -137,7 +137,7 @@ impl Reply {
         }
     }
 
-    /// The bytes of a text of any form.
+    /// Returns the bytes of a text of any form.
     pub fn bytes(self) -> Option<Vec<u8>> {
         match self {
             Self::Text(text) => Some(text.into_bytes()),
@@ -146,7 +146,7 @@ impl Reply {
         }
     }
 
-    /// Text of any form.
+    /// Returns text of any form.
     pub fn text(&self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
@@ -165,12 +165,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects, logs in and chooses the database.
+    /// Connects, logs in and selects the database.
     pub async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, RedisError> {
         Self::open_within(CONNECT, connector, login).await
     }
 
-    /// The same, with another limit for the time to connect (TLS included).
+    /// Like [`open`](Self::open), with another time limit for connecting (TLS included).
     pub async fn open_within(
         time: Duration,
         connector: &Connector,
@@ -195,12 +195,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The other end, when the server is a name.
+    /// Returns the other end, if the server is a name.
     pub fn peer(&self) -> Option<&Peer> {
         self.peer.as_ref()
     }
 
-    /// Sends a command and reads its answer. An error that the server answers is one here too.
+    /// Sends a command and reads its reply. An error reply is an error here too.
     pub async fn command<T: AsRef<[u8]>>(&mut self, parts: &[T]) -> Result<Reply, RedisError> {
         let mut request = Vec::new();
         encode(&mut request, parts);
@@ -219,20 +219,20 @@ impl Connection {
         }
     }
 
-    /// Sends commands that [`encode`] has written, without waiting for answers.
+    /// Sends encoded commands (see [`encode`]) without waiting for replies.
     pub async fn write(&mut self, commands: &[u8]) -> Result<(), RedisError> {
         self.stream.write_all(commands).await?;
         Ok(self.stream.flush().await?)
     }
 
-    /// Reads the next answer or message, however long it takes. Nothing is lost when this is given up half way.
+    /// Reads the next reply or message, however long it takes. Cancel safe.
     pub async fn read(&mut self) -> Result<Reply, RedisError> {
         loop {
             if let Some((reply, length)) = parse(&self.buffer, 0)? {
                 self.buffer.advance(length);
                 return Ok(reply);
             }
-            if self.buffer.len() > LARGEST {
+            if self.buffer.len() > MAX_SIZE {
                 return Err(RedisError::AnswerTooLarge);
             }
             match self.stream.read_buf(&mut self.buffer).await {
@@ -244,7 +244,7 @@ impl Connection {
     }
 }
 
-/// Writes a command at the end of `out`, as the server reads it.
+/// Appends a command to `out`, in the encoding of the protocol.
 pub fn encode<T: AsRef<[u8]>>(out: &mut Vec<u8>, parts: &[T]) {
     out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
     for part in parts.iter().map(AsRef::as_ref) {
@@ -254,7 +254,7 @@ pub fn encode<T: AsRef<[u8]>>(out: &mut Vec<u8>, parts: &[T]) {
     }
 }
 
-/// The reply at the front of these bytes, with its length; `None` while it is not whole.
+/// Parses the reply at the front of these bytes, and returns its length too; `None` while it is incomplete.
 fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolError> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() > 64 << 10 && bytes.first() != Some(&b'$') {
@@ -272,7 +272,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolE
         b':' => Ok(Some((Reply::Integer(number()?), after))),
         b'$' => {
             let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
-            if length > LARGEST {
+            if length > MAX_SIZE {
                 return Err(ProtocolError::ValueTooLarge);
             }
             let whole = bytes.get(after..after + length + 2);
@@ -280,7 +280,7 @@ fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolE
         }
         b'*' => {
             let Ok(length) = usize::try_from(number()?) else { return Ok(Some((Reply::Nil, after))) };
-            if length > MOST || depth >= DEEPEST {
+            if length > MAX_ELEMENTS || depth >= MAX_DEPTH {
                 return Err(ProtocolError::ListTooLarge);
             }
             let (mut list, mut at) = (Vec::new(), after);

@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 client for the interfaces of sources: engines, agents and stores.
+//! A small HTTP/1.1 client for the APIs of other programs: engines, agents and stores.
 //!
-//! Everything is limited: time to connect and to answer, silence within an answer, size of an answer, idle connections. So a
-//! peer that is silently gone (a cut line, a firewall that forgot the connection) is noticed by every question.
+//! Everything is limited: time to connect and to answer, silence within an answer, size of an answer, idle connections.
+//! So a peer that silently disappeared (a cut line, a firewall that forgot the connection) is noticed by every request.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -19,21 +19,21 @@ use serde::de::DeserializeOwned;
 use tidegate_core::values::Secret;
 use tokio::time::timeout;
 
-use crate::Error;
+use crate::OptionError;
 use crate::connect::{ConnectError, Connector};
 use crate::dial::Peer;
 
 /// Time to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Longest silence within an answer that has begun.
+/// Maximum silence within a response that has begun.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Idle connections that are kept.
-const MOST_IDLE: usize = 16;
+/// Maximum number of idle connections.
+const MAX_IDLE: usize = 16;
 
 /// Failure of an exchange over HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// There is no connection.
+    /// No connection could be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The HTTP handshake on a new connection failed.
@@ -47,7 +47,7 @@ pub enum HttpError {
         /// The cause.
         source: http::Error,
     },
-    /// The request could not be sent, or its answer is not HTTP.
+    /// The request could not be sent, or the response is not HTTP.
     #[error("{path}: {source}")]
     Exchange {
         /// The path of the request.
@@ -55,7 +55,7 @@ pub enum HttpError {
         /// The cause.
         source: hyper::Error,
     },
-    /// No answer began in time.
+    /// No response began in time.
     #[error("{path}: no answer within {limit:?}")]
     NoAnswer {
         /// The path of the request.
@@ -63,7 +63,7 @@ pub enum HttpError {
         /// The time limit.
         limit: Duration,
     },
-    /// The answer was not complete in time.
+    /// The response was not complete in time.
     #[error("{path}: no whole answer within {limit:?}")]
     Incomplete {
         /// The path of the request.
@@ -71,7 +71,7 @@ pub enum HttpError {
         /// The time limit.
         limit: Duration,
     },
-    /// Nothing more of an answer arrived for too long.
+    /// The response stalled.
     #[error("{path}: the answer stopped for {limit:?}")]
     Stalled {
         /// The path of the request.
@@ -79,7 +79,7 @@ pub enum HttpError {
         /// The time limit.
         limit: Duration,
     },
-    /// The body of the answer broke off, or is too large.
+    /// The body of the response broke off, or is too large.
     #[error("{path}: {source}")]
     Body {
         /// The path of the request.
@@ -91,7 +91,7 @@ pub enum HttpError {
 
 /// Failure of a stream of JSON values.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StreamError {
+pub enum StreamError {
     /// A value is not the expected JSON.
     #[error("unexpected event: {0}")]
     Value(#[source] serde_json::Error),
@@ -103,15 +103,15 @@ pub(crate) enum StreamError {
     Body(#[source] hyper::Error),
 }
 
-/// A connection.
+/// A connection to the server.
 struct Sender {
     requests: SendRequest<Full<Bytes>>,
-    /// Its other end, when the source is a name.
+    /// Its other end, when the server is a name.
     peer: Option<Peer>,
 }
 
 impl Sender {
-    /// Waits until it is usable for a request. False when it is closed, or the name of the source has lost its address.
+    /// Waits until it can take a request. False if it is closed, or the server's name no longer has its address.
     async fn is_usable(&mut self) -> bool {
         if self.requests.ready().await.is_err() {
             return false;
@@ -125,55 +125,59 @@ impl Sender {
 
 /// Limits of one exchange.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// From sending to the head of the answer, connecting included.
-    pub(crate) head: Duration,
-    /// From sending to the last byte of the answer, connecting included.
-    pub(crate) time: Duration,
-    /// Largest answer, in bytes.
-    pub(crate) size: usize,
+pub struct Limits {
+    /// Time from sending to the head of the response, connecting included.
+    pub head: Duration,
+    /// Time from sending to the last byte of the response, connecting included.
+    pub time: Duration,
+    /// Maximum size of the response body, in bytes.
+    pub size: usize,
 }
 
-/// A client of one source.
-pub(crate) struct HttpClient {
+/// A client of one server.
+pub struct HttpClient {
     connector: Connector,
     headers: HeaderMap,
     idle: Mutex<Vec<Sender>>,
 }
 
 impl HttpClient {
-    /// A client that sends these headers with every request; `Host` and `User-Agent` are added where they are missing.
-    pub(crate) fn new(
+    /// Creates a client that sends these headers with every request; `Host` and `User-Agent` are added unless present.
+    /// `option` holds the endpoint, for errors.
+    pub fn new(
         connector: Connector,
         mut headers: HeaderMap,
         option: &'static str,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, OptionError> {
         let host = HeaderValue::from_str(&connector.host())
-            .map_err(|_| Error::Option { option, message: "its host cannot be used".into() })?;
+            .map_err(|_| OptionError::new(option, "its host cannot be used"))?;
         headers.entry(header::HOST).or_insert(host);
         let agent = HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
         headers.entry(header::USER_AGENT).or_insert(agent);
         Ok(Self { connector, headers, idle: Mutex::new(Vec::new()) })
     }
 
-    /// Where it connects to, for messages.
-    pub(crate) fn endpoint(&self) -> &str {
+    /// Returns the endpoint, for messages.
+    pub fn endpoint(&self) -> &str {
         self.connector.endpoint()
     }
 
     /// Closes idle connections.
-    pub(crate) fn close_idle(&self) {
+    pub fn close_idle(&self) {
         self.idle.lock().clear();
     }
 
-    /// Asks for a path and reads the whole answer, whatever its status.
-    pub(crate) async fn get(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, HttpError> {
-        self.exchange(request(Method::GET, path, Bytes::new())?, limits).await
+    /// Gets a path and reads the whole response, whatever its status.
+    pub async fn get(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, HttpError> {
+        self.send(request(Method::GET, path, Bytes::new())?, limits).await
     }
 
-    /// The same on a connection of its own, so that a lost one is an error in any case: for questions whose answer
-    /// takes long.
-    pub(crate) async fn get_alone(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, HttpError> {
+    /// Like [`get`](Self::get), but on a new connection, so that losing it is always an error: for long polls.
+    pub async fn get_on_new_connection(
+        &self,
+        path: &str,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, HttpError> {
         let request = request(Method::GET, path, Bytes::new())?;
         let send = async {
             let mut sender = self.connect().await?;
@@ -183,18 +187,14 @@ impl HttpClient {
         self.whole(path, send, limits).await
     }
 
-    /// Sends a request and reads the whole answer, whatever its status.
-    pub(crate) async fn exchange(
-        &self,
-        request: Request<Bytes>,
-        limits: Limits,
-    ) -> Result<Response<Bytes>, HttpError> {
+    /// Sends a request and reads the whole response, whatever its status.
+    pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Response<Bytes>, HttpError> {
         let repeatable = request.method() == Method::GET;
         self.send_whole(request, repeatable, limits).await
     }
 
-    /// The same for a question that may be asked twice though it is no `GET`.
-    pub(crate) async fn ask(
+    /// Like [`send`](Self::send), for a request that may be sent twice even if it is not a `GET`.
+    pub async fn send_idempotent(
         &self,
         request: Request<Bytes>,
         limits: Limits,
@@ -209,10 +209,10 @@ impl HttpClient {
         limits: Limits,
     ) -> Result<Response<Bytes>, HttpError> {
         let path = request.uri().path().to_owned();
-        self.whole(&path, self.send(request, repeatable), limits).await
+        self.whole(&path, self.send_pooled(request, repeatable), limits).await
     }
 
-    /// Waits for the whole answer, and keeps the connection for the next request.
+    /// Waits for the whole response, and keeps the connection for the next request.
     async fn whole(
         &self,
         path: &str,
@@ -240,10 +240,10 @@ impl HttpClient {
         path: &str,
         mut sender: Sender,
         response: Response<Incoming>,
-        most: usize,
+        max_size: usize,
     ) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = response.into_parts();
-        let mut body = Limited::new(body, most);
+        let mut body = Limited::new(body, max_size);
         let mut frames = Collected::default();
         loop {
             let frame = timeout(SILENCE, body.frame()).await;
@@ -256,20 +256,20 @@ impl HttpClient {
         let body = frames.whole();
         if sender.requests.ready().await.is_ok() {
             let mut idle = self.idle.lock();
-            if idle.len() < MOST_IDLE {
+            if idle.len() < MAX_IDLE {
                 idle.push(sender);
             }
         }
         Ok(Response::from_parts(head, body))
     }
 
-    /// Asks for a path on a connection of its own, and leaves the body of the answer to the caller.
-    pub(crate) async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, HttpError> {
-        self.open_by(request(Method::GET, path, Bytes::new())?, time).await
+    /// Gets a path on a new connection, and leaves the body of the response to the caller.
+    pub async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, HttpError> {
+        self.open_with(request(Method::GET, path, Bytes::new())?, time).await
     }
 
-    /// The same by any request.
-    pub(crate) async fn open_by(
+    /// Like [`open`](Self::open), with any request.
+    pub async fn open_with(
         &self,
         request: Request<Bytes>,
         time: Duration,
@@ -282,8 +282,8 @@ impl HttpClient {
         timeout(time, work).await.map_err(|_| HttpError::NoAnswer { path, limit: time })?
     }
 
-    /// Sends on an idle connection, or else on a new one. One that turns out to be closed is no reason to fail.
-    async fn send(
+    /// Sends on an idle connection, or else on a new one. Skips idle connections that turn out to be closed.
+    async fn send_pooled(
         &self,
         request: Request<Bytes>,
         repeatable: bool,
@@ -329,7 +329,7 @@ impl HttpClient {
     }
 }
 
-/// The parts of a body.
+/// The parts of a body, read so far.
 #[derive(Default)]
 struct Collected {
     parts: Vec<Bytes>,
@@ -350,22 +350,22 @@ impl Collected {
     }
 }
 
-/// JSON values that come one after the other in the body of one answer.
-pub(crate) struct JsonStream<T> {
+/// JSON values, one after another in the body of one response.
+pub struct JsonStream<T> {
     body: Incoming,
     buffer: BytesMut,
-    longest: usize,
+    max_length: usize,
     kind: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> JsonStream<T> {
-    /// Reads a body. A value has at most `longest` bytes.
-    pub(crate) fn new(body: Incoming, longest: usize) -> Self {
-        Self { body, buffer: BytesMut::new(), longest, kind: PhantomData }
+    /// Reads the values of a body; each has at most `max_length` bytes.
+    pub fn new(body: Incoming, max_length: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), max_length, kind: PhantomData }
     }
 
-    /// The next value. An error ends the stream, as does `None`.
-    pub(crate) async fn next(&mut self) -> Result<Option<T>, StreamError> {
+    /// Returns the next value. An error ends the stream, as does `None`.
+    pub async fn next(&mut self) -> Result<Option<T>, StreamError> {
         let mut searched = 0;
         loop {
             if let Some(end) = line_end(&self.buffer, searched) {
@@ -384,7 +384,7 @@ impl<T: DeserializeOwned> JsonStream<T> {
                 self.buffer.clear();
                 return Ok(Some(event));
             }
-            if self.buffer.len() > self.longest {
+            if self.buffer.len() > self.max_length {
                 return Err(StreamError::TooLong);
             }
             match self.body.frame().await {
@@ -400,27 +400,27 @@ impl<T: DeserializeOwned> JsonStream<T> {
     }
 }
 
-/// The first line break at or after this place.
+/// Returns the position of the first line break at or after `from`.
 fn line_end(bytes: &[u8], from: usize) -> Option<usize> {
     Some(from + bytes.get(from..)?.iter().position(|byte| *byte == b'\n')?)
 }
 
-/// A request for a path.
-pub(crate) fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Bytes>, HttpError> {
+/// Builds a request for a path.
+pub fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Bytes>, HttpError> {
     let request = Request::builder().method(method).uri(path).body(body);
     request.map_err(|source| HttpError::Request { path: path.to_owned(), source })
 }
 
-/// The value of `Authorization` for basic authentication; `None` when it cannot be written.
-pub(crate) fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
+/// Returns the value of `Authorization` for basic authentication; `None` if it has characters that no header may have.
+pub fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
     let credentials = STANDARD.encode(format!("{username}:{}", password.expose()));
     let mut value = HeaderValue::from_str(&format!("Basic {credentials}")).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// A text as a part of a path or query, percent-encoded except for unreserved characters (RFC 3986 section 2.3).
-pub(crate) fn escape(text: &str) -> String {
+/// Percent-encodes text for a path or query, except for unreserved characters (RFC 3986 section 2.3).
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -1,0 +1,7 @@
+//! Consul: questions to an agent, and its key-value store.
+
+mod agent;
+pub mod keys;
+pub mod store;
+
+pub use agent::{Address, Agent, AgentError, Answer, Query, Rights, backed_off, pause_after};

@@ -1,0 +1,62 @@
+//! Redis: connections, and how to find the server of a database.
+
+mod connection;
+mod master;
+mod sentinel;
+
+use tidegate_core::values::Secret;
+
+pub use connection::{Connection, Login, ProtocolError, RedisError, Reply, connector, encode};
+pub use master::{Master, MasterError};
+pub use sentinel::{Sentinel, SentinelError};
+
+use crate::OptionError;
+use crate::connect::{Connector, Tls};
+
+/// The option that holds endpoints.
+const ENDPOINTS: &str = "endpoints";
+
+/// Where a database is.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Servers, or sentinels; when one fails, the next one is tried.
+    pub endpoints: Vec<String>,
+    /// User name; empty for the default user.
+    pub username: String,
+    /// Password; empty for no login.
+    pub password: Secret,
+    /// Number of the database.
+    pub db: i64,
+    /// TLS towards servers and sentinels.
+    pub tls: Option<Tls>,
+    /// Ask sentinels for the server.
+    pub sentinel: Option<Sentinel>,
+}
+
+impl Database {
+    /// Checks the options, and returns a connector for each endpoint.
+    pub fn endpoints(&self) -> Result<Vec<Connector>, OptionError> {
+        let connector = |endpoint: &String| self.connector(endpoint);
+        let endpoints: Vec<Connector> = self.endpoints.iter().map(connector).collect::<Result<_, _>>()?;
+        if endpoints.is_empty() {
+            return Err(OptionError::new(ENDPOINTS, "expected at least one, such as `127.0.0.1:6379`"));
+        }
+        if self.db < 0 {
+            return Err(OptionError::new("db", "expected 0 or more"));
+        }
+        if let Some(sentinel) = &self.sentinel {
+            sentinel.check()?;
+        }
+        Ok(endpoints)
+    }
+
+    /// Returns the login at the servers; sentinels have a separate one.
+    pub fn login(&self) -> Login<'_> {
+        Login { username: &self.username, password: &self.password, db: self.db }
+    }
+
+    /// Returns a connector for one server. Sentinels and servers share the options of TLS.
+    fn connector(&self, endpoint: &str) -> Result<Connector, OptionError> {
+        connector(ENDPOINTS, endpoint, self.tls.as_ref())
+    }
+}

@@ -1,0 +1,102 @@
+//! Why options of TLS cannot be used.
+
+use std::io;
+
+use rustls::pki_types::pem;
+
+/// The part of the options that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The roots.
+    Roots,
+    /// The client certificate.
+    Certificate,
+    /// Its key.
+    Key,
+    /// Versions and cipher suites.
+    Protocol,
+}
+
+/// Why options of TLS cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read `{path}`: {source}")]
+    File {
+        /// The part that names the file.
+        part: Part,
+        /// Its path.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("`cert` and `key` go together")]
+    HalfIdentity(Part),
+    /// The PEM of certificates cannot be read.
+    #[error("invalid certificate: {source}")]
+    CertificatePem {
+        /// The part that holds it.
+        part: Part,
+        /// The cause.
+        source: pem::Error,
+    },
+    /// There is PEM, or something else, but no certificate.
+    #[error("no certificate in PEM form found")]
+    NoCertificate(Part),
+    /// None of the certificates in one of the roots can be trusted.
+    #[error("invalid root certificate: {0}")]
+    Root(#[source] rustls::Error),
+    /// The verifier cannot be built from the roots.
+    #[error("{0}")]
+    Verifier(#[source] rustls::client::VerifierBuilderError),
+    /// There are no roots at all.
+    #[error("this system has no trusted root certificates")]
+    NoSystemRoots,
+    /// The key cannot be read.
+    #[error("private key: {0}")]
+    Key(#[source] pem::Error),
+    /// The client certificate and its key cannot be used.
+    #[error("client certificate: {0}")]
+    Identity(#[source] rustls::Error),
+    /// A version is unknown.
+    #[error("{option}: `{version}` is none of VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13")]
+    Version {
+        /// `minVersion` or `maxVersion`.
+        option: &'static str,
+        /// What was given.
+        version: String,
+    },
+    /// The limits exclude every version that is supported.
+    #[error("minVersion `{min}` and maxVersion `{max}` leave neither TLS 1.2 nor TLS 1.3")]
+    NoVersion {
+        /// `minVersion`.
+        min: String,
+        /// `maxVersion`.
+        max: String,
+    },
+    /// A cipher suite is unknown, or not supported.
+    #[error("cipherSuites: `{0}` is not supported")]
+    CipherSuite(String),
+    /// The versions and the cipher suites exclude each other.
+    #[error("TLS versions and cipher suites do not fit: {0}")]
+    Protocol(#[source] rustls::Error),
+}
+
+impl TlsError {
+    /// The part of the options that cannot be used.
+    pub fn part(&self) -> Part {
+        match self {
+            Self::File { part, .. }
+            | Self::HalfIdentity(part)
+            | Self::CertificatePem { part, .. }
+            | Self::NoCertificate(part) => *part,
+            Self::Root(_) | Self::Verifier(_) | Self::NoSystemRoots => Part::Roots,
+            Self::Identity(_) => Part::Certificate,
+            Self::Key(_) => Part::Key,
+            Self::Version { .. } | Self::NoVersion { .. } | Self::CipherSuite(_) | Self::Protocol(_) => {
+                Part::Protocol
+            }
+        }
+    }
+}
