@@ -1,4 +1,4 @@
-//! Puts a prefix before the path.
+//! Adds a prefix to the path.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::path::{self, UrlPath};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AddPrefix {
-    /// What is put before the path, not escaped, with its leading slash.
+    /// Prefix to add, unescaped, with its leading slash.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub prefix: String,
 }
@@ -32,7 +32,7 @@ impl Build for AddPrefix {
 
 struct Add {
     prefix: String,
-    /// True when the prefix reads the same escaped or not, so that it can simply be put in front.
+    /// True when the prefix contains nothing to escape and can be prepended as it is.
     is_plain: bool,
 }
 
@@ -52,7 +52,7 @@ impl Middleware for Add {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         match self.target(request.path()).map(|target| request.set_path(&target)) {
             Some(Ok(())) => next.run(request),
-            _ => crate::answer(reply::empty(StatusCode::BAD_REQUEST, Reason::PathRefused)),
+            _ => crate::ready(reply::empty(StatusCode::BAD_REQUEST, Reason::PathRefused)),
         }
     }
 }
@@ -63,7 +63,7 @@ mod tests {
     use crate::testing::{self, get};
 
     #[test]
-    fn the_path_gets_the_prefix() {
+    fn the_prefix_is_added_to_the_path() {
         for (prefix, target, expected) in [
             ("/api", "/a?b=c", "/api/a?b=c"),
             ("api", "/a", "/api/a"),

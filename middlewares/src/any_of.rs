@@ -13,13 +13,13 @@ use tidegate_core::{
     Response,
 };
 
-/// Tidegate's own. The members are asked in order, each with the request as it came, until one lets it through. When
-/// none does, the answer is the first refusal that offers a way in (401, 407 or a redirect), with the challenges of
-/// all that give one; without any, it is the last refusal.
+/// Not in Traefik. Members are tried in order, each with the original request, until one admits it. If none
+/// does, the response is the first refusal that the client can act on (401, 407 or a redirect), with the
+/// challenges of all 401 responses; if there is none, it is the last refusal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AnyOf {
-    /// Names of the middlewares, first to last: only those that decide who may pass.
+    /// Names of the middlewares, in order. Each must decide who may pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
 }
@@ -34,7 +34,7 @@ impl Build for AnyOf {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         if self.middlewares.is_empty() {
             return Err(BuildError::new(
-                "anyOf: `middlewares` is empty: expected the names of those of which one must let a request through",
+                "anyOf: `middlewares` is empty: expected the names of middlewares, one of which must admit a request",
             ));
         }
         let member = |name: &String| {
@@ -42,7 +42,7 @@ impl Build for AnyOf {
             match context.access(name) {
                 Some(access) if !access.reads_body => Ok(Member { middleware: member, access }),
                 Some(_) => Err(BuildError::new(format!(
-                    "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the others could not see any more",
+                    "anyOf: middleware \"{name}\" reads the request body (forwardBody), which the other members could then no longer read",
                 ))),
                 None => Err(BuildError::new(format!(
                     "anyOf: middleware \"{}\" does not decide who may pass: expected basicAuth, digestAuth, forwardAuth, \
@@ -69,40 +69,40 @@ struct Member {
 
 impl Middleware for Any {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        Box::pin(self.ask(request, next))
+        Box::pin(self.try_members(request, next))
     }
 }
 
 impl Any {
-    async fn ask(&self, request: Request, next: &Next) -> Response {
+    async fn try_members(&self, request: Request, next: &Next) -> Response {
         let Request { head, body, context } = request;
         let gate = Arc::new(Gate {
             members: self.0.clone(),
-            asked: Mutex::new(0),
+            current: Mutex::new(0),
             body: Mutex::new(body),
             passed: AtomicBool::new(false),
         });
         let behind = Next::new([gate.clone() as Arc<dyn Middleware>], next.clone());
         let mut refusals = Refusals::default();
         for (place, member) in self.0.iter().enumerate() {
-            *gate.asked.lock() = place;
-            let asking = Request::new(head.clone(), Body::empty(), context.clone());
-            let response = Next::new([member.middleware.clone()], behind.clone()).run(asking).await;
+            *gate.current.lock() = place;
+            let attempt = Request::new(head.clone(), Body::empty(), context.clone());
+            let response = Next::new([member.middleware.clone()], behind.clone()).run(attempt).await;
             if gate.passed.load(Ordering::Relaxed) {
                 return response;
             }
             refusals.add(response);
         }
-        refusals.answer()
+        refusals.into_response()
     }
 }
 
-/// What comes behind each member: whoever gets here is let through.
+/// Runs behind each member: a request that gets here is admitted.
 struct Gate {
     members: Arc<[Member]>,
-    /// Which member is asked.
-    asked: Mutex<usize>,
-    /// The body of the request, which no member sees.
+    /// Index of the member being tried.
+    current: Mutex<usize>,
+    /// The request body, which no member sees.
     body: Mutex<Body>,
     passed: AtomicBool,
 }
@@ -111,12 +111,12 @@ impl Middleware for Gate {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         self.passed.store(true, Ordering::Relaxed);
         request.body = std::mem::take(&mut *self.body.lock());
-        let asked = *self.asked.lock();
+        let current = *self.current.lock();
         let vouches = |place: usize, name: &HeaderName| {
             self.members.get(place).is_some_and(|member| member.access.vouches_for(name))
         };
         let is_claim = |name: &&HeaderName| {
-            !vouches(asked, name) && (0..self.members.len()).any(|place| vouches(place, name))
+            !vouches(current, name) && (0..self.members.len()).any(|place| vouches(place, name))
         };
         let claims: Vec<HeaderName> = request.head.headers.keys().filter(is_claim).cloned().collect();
         for name in claims {
@@ -131,7 +131,7 @@ impl Middleware for Gate {
 struct Refusals {
     way_in: Option<Response>,
     last: Option<Response>,
-    /// Challenges of those 401 answers that are not given.
+    /// Challenges of the 401 responses that are not returned.
     challenges: Vec<HeaderValue>,
 }
 
@@ -149,7 +149,7 @@ impl Refusals {
         }
     }
 
-    fn answer(self) -> Response {
+    fn into_response(self) -> Response {
         let Some(mut response) = self.way_in.or(self.last) else {
             return tidegate_core::reply::status_text(StatusCode::FORBIDDEN, Reason::Forbidden);
         };
@@ -225,7 +225,7 @@ mod tests {
         testing::build_in(&world(), AnyOf { middlewares: names.iter().map(|n| (*n).to_owned()).collect() })
     }
 
-    /// The status, the challenges, and what the service saw of the body and of `X-User`.
+    /// Returns the status, the challenges, and the body and `X-User` header that the service saw.
     fn ask(names: &[&str], credentials: Option<&str>) -> (u16, Vec<String>, String) {
         let mut builder =
             http::Request::post("http://h.test/").header("x_user", "root").header("X-User", "root");
@@ -250,21 +250,21 @@ mod tests {
     const RIGHT: &str = "Basic YW5uOnRlc3Q=";
 
     #[test]
-    fn one_that_lets_it_through_is_enough() {
+    fn one_member_is_enough_to_admit_a_request() {
         assert_eq!(
             ask(&["home", "login"], None),
             (200, vec![], "content ".into()),
-            "no claim of the client's own"
+            "the client's own header is removed"
         );
         assert_eq!(ask(&["office", "login"], Some(RIGHT)), (200, vec![], "content ann".into()));
         assert_eq!(ask(&["login", "home"], Some("Basic bm86bm8=")), (200, vec![], "content ".into()));
         assert_eq!(ask(&["both", "home"], None).0, 200);
-        assert_eq!(ask(&["forward", "home"], None).0, 200, "a server that does not answer is a refusal");
+        assert_eq!(ask(&["forward", "home"], None).0, 200, "an unreachable server refuses");
         assert_eq!(ask(&["office", "hidden", "login"], Some(RIGHT)).2, "content ann");
     }
 
     #[test]
-    fn the_refusal_that_offers_a_way_in_is_answered() {
+    fn the_refusal_with_a_challenge_or_redirect_wins() {
         for (names, status, challenges) in [
             (&["office", "login"][..], 401, &["Basic"][..]),
             (&["login", "office"], 401, &["Basic"]),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_that_decide_can_be_members() {
+    fn members_must_decide_who_may_pass() {
         for (names, expected) in [
             (&["home", "prefix"][..], "\"prefix@file\" does not decide who may pass: expected basicAuth"),
             (&["odd"], "\"odd@file\" does not decide who may pass"),

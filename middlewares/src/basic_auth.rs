@@ -23,32 +23,32 @@ use tokio::sync::Semaphore;
 use crate::auth::password::Hash;
 use crate::auth::{self, DEFAULT_REALM, Establishing};
 
-/// How long credentials that were right are taken without hashing them again.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// How many credentials are remembered.
-const REMEMBERED: usize = 1024;
-/// How many checks may wait for a free core before further ones are turned away.
-const WAITING: usize = 1024;
-/// Checks that take fewer microseconds are made at once, without another thread.
-const QUICK: u64 = 20;
+/// How long valid credentials are accepted without hashing them again.
+const CACHE_TTL: Duration = Duration::from_secs(60);
+/// Maximum number of cached credentials.
+const CACHE_CAPACITY: usize = 1024;
+/// Maximum number of checks waiting for a core; further ones are refused.
+const MAX_QUEUED: usize = 1024;
+/// Checks below this cost, in microseconds, run inline instead of on another thread.
+const MAX_INLINE_COST: u64 = 20;
 
 /// Traefik's `basicAuth`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BasicAuth {
-    /// `name:hash` each, as `htpasswd` writes them (bcrypt, MD5, SHA-1).
+    /// Users as `name:hash`, in the format of `htpasswd` (bcrypt, MD5, SHA-1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<String>,
-    /// A file with one `name:hash` a line. Its users count beside the listed ones.
+    /// A file with one `name:hash` per line, in addition to `users`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub users_file: String,
-    /// What the browser shows; `traefik` when empty.
+    /// Shown by the browser; `traefik` when empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub realm: String,
-    /// Keeps the `Authorization` header from the service.
+    /// Removes the `Authorization` header before the request reaches the service.
     #[serde(skip_serializing_if = "is_default")]
     pub remove_header: bool,
-    /// A request header that tells the service the user's name.
+    /// Request header that carries the user's name to the service.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub header_field: String,
 }
@@ -69,7 +69,7 @@ impl Build for BasicAuth {
                 tracing::warn!(
                     middleware = context.name,
                     user = name,
-                    "unsupported password hash: nobody can log in with it"
+                    "unsupported password hash: this user cannot log in"
                 );
             }
             users.insert(name.to_owned(), Arc::new(hash));
@@ -90,7 +90,7 @@ impl Build for BasicAuth {
             challenge,
             establishing,
             key: random_key()?,
-            remembered: Cache::new(REMEMBERED),
+            remembered: Cache::new(CACHE_CAPACITY),
             clock: context.clock(),
         }))
     }
@@ -102,32 +102,32 @@ impl Build for BasicAuth {
 
 fn random_key() -> Result<hmac::Key, BuildError> {
     let mut key = [0; 32];
-    rand::fill(&mut key).map_err(|_| BuildError::new("the system gives no random numbers"))?;
+    rand::fill(&mut key).map_err(|_| BuildError::new("the system's random number generator failed"))?;
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &key))
 }
 
 struct Basic {
     users: HashMap<String, Arc<Hash>, foldhash::fast::RandomState>,
-    /// The slowest hash of all: checked as well when a check would be over sooner, so that the time does not tell
-    /// whether a user exists.
+    /// The slowest hash of all. Faster checks are padded with it, so that timing does not reveal whether a
+    /// user exists.
     dummy: Arc<Hash>,
     challenge: HeaderValue,
     establishing: Establishing,
     key: hmac::Key,
-    /// Credentials that were right, by their MAC, and until when they need no new check.
+    /// Valid credentials by their MAC, with the uptime until which they need no new check.
     remembered: Cache<[u8; 32], Duration>,
     clock: Clock,
 }
 
 impl Middleware for Basic {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        let Some(credentials) = Credentials::of(&request.head.headers) else {
-            // As in Traefik, where the JSON of the access log tells nobody from somebody who was not asked.
+        let Some(credentials) = Credentials::from_headers(&request.head.headers) else {
+            // As in Traefik, whose JSON access log does not tell a missing user from an anonymous one.
             request.context.exchange.claim("");
             return self.refuse();
         };
         request.context.exchange.claim(&credentials.user);
-        if self.dummy.work() < QUICK {
+        if self.dummy.work() < MAX_INLINE_COST {
             let right =
                 self.users.get(&credentials.user).is_some_and(|hash| hash.matches(&credentials.password));
             return if right { self.accept(request, &credentials.user, next) } else { self.refuse() };
@@ -152,10 +152,10 @@ impl Basic {
     }
 
     fn refuse<'a>(&self) -> BoxFuture<'a, Response> {
-        crate::answer(auth::unauthorized(self.challenge.clone()))
+        crate::ready(auth::unauthorized(self.challenge.clone()))
     }
 
-    /// Stands for the whole credential: each part comes with its length, so that no two credentials are one.
+    /// Authenticates the whole credentials. Each part is preceded by its length, so that no two can collide.
     fn mac(&self, credentials: &Credentials) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
         for part in [credentials.user.as_bytes(), &credentials.password] {
@@ -171,30 +171,30 @@ impl Basic {
         self.remembered.get(mac).is_some_and(|until| self.clock.uptime() < until)
     }
 
-    /// Checks the password on another thread. Of equal credentials that come at once one is checked and the others
-    /// wait for it. `None` when too many are waiting.
+    /// Checks the password on another thread. Concurrent requests with the same credentials share one check.
+    /// Returns `None` when too many checks are queued.
     async fn check(&self, mac: [u8; 32], credentials: &Credentials) -> Option<bool> {
         self.remembered.remove_if(&mac, |until| self.clock.uptime() >= *until);
         match self.remembered.get_value_or_guard_async(&mac).await {
             Ok(_) => Some(true),
             Err(place) => {
-                let right = self.check_now(credentials).await?;
+                let right = self.hash_password(credentials).await?;
                 if right {
-                    let _ = place.insert(self.clock.uptime() + REMEMBERED_FOR);
+                    let _ = place.insert(self.clock.uptime() + CACHE_TTL);
                 }
                 Some(right)
             }
         }
     }
 
-    async fn check_now(&self, credentials: &Credentials) -> Option<bool> {
-        let place = WaitingPlace::take()?;
+    async fn hash_password(&self, credentials: &Credentials) -> Option<bool> {
+        let slot = QueueSlot::acquire()?;
         let permit = CORES.acquire().await.ok()?;
         let stored = self.users.get(&credentials.user).cloned();
         let (dummy, password) = (self.dummy.clone(), credentials.password.clone());
         let check = tokio::task::spawn_blocking(move || {
-            // They go with the work, which goes on when the client hangs up.
-            let _held = (place, permit);
+            // Held by the task, which goes on when the client disconnects.
+            let _held = (slot, permit);
             let right = stored.as_ref().is_some_and(|hash| hash.matches(&password));
             if stored.is_none_or(|hash| hash.work() < dummy.work()) {
                 std::hint::black_box(dummy.matches(&password));
@@ -205,25 +205,25 @@ impl Basic {
     }
 }
 
-/// As many checks run at a time as there are cores.
+/// Limits concurrent checks to the number of cores.
 static CORES: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get())));
 
-static PLACES_TAKEN: AtomicUsize = AtomicUsize::new(0);
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
 
-/// A place in the queue before the cores.
-struct WaitingPlace;
+/// A slot in the queue for a core.
+struct QueueSlot;
 
-impl WaitingPlace {
-    fn take() -> Option<Self> {
-        let place = Self;
-        (PLACES_TAKEN.fetch_add(1, Ordering::Relaxed) < WAITING).then_some(place)
+impl QueueSlot {
+    fn acquire() -> Option<Self> {
+        let slot = Self;
+        (QUEUED.fetch_add(1, Ordering::Relaxed) < MAX_QUEUED).then_some(slot)
     }
 }
 
-impl Drop for WaitingPlace {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
-        PLACES_TAKEN.fetch_sub(1, Ordering::Relaxed);
+        QUEUED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -233,15 +233,16 @@ fn too_busy() -> Response {
     response
 }
 
-/// A user name and a password, as the client sent them.
+/// User name and password as the client sent them.
 struct Credentials {
     user: String,
     password: Vec<u8>,
 }
 
 impl Credentials {
-    /// Reads the `Authorization` header. A name that is not UTF-8 is nobody's, so that it may be changed.
-    fn of(headers: &HeaderMap) -> Option<Self> {
+    /// Parses the `Authorization` header. A name that is not UTF-8 matches no user, so a lossy conversion is
+    /// safe.
+    fn from_headers(headers: &HeaderMap) -> Option<Self> {
         const BASE64: GeneralPurpose = GeneralPurpose::new(
             &ALPHABET,
             GeneralPurposeConfig::new()
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_password_opens() {
+    fn only_the_right_password_is_accepted() {
         let bcrypt = format!("b:{}", bcrypt::hash("test", 4).unwrap());
         let users = options(&[MD5_TEST, SHA_TEST, &bcrypt]);
         for (credentials, expected) in [
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_looks_as_known() {
+    fn the_challenge_is_traefiks() {
         for value in ["", "Basic", "Basic !!", "Bearer x"] {
             let request = request(Head::get("http://h.test/").header("authorization", value));
             let options = BasicAuth { realm: "my realm".into(), ..options(&[MD5_TEST]) };
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_and_the_log_learn_the_name() {
+    fn the_user_is_sent_to_the_service_and_logged() {
         let options =
             BasicAuth { header_field: "X-User".into(), remove_header: true, ..options(&[MD5_TEST]) };
         let mut request = with_credentials("test:test");
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_password_is_remembered_and_a_wrong_one_is_not() {
+    fn valid_credentials_are_cached_and_invalid_ones_are_not() {
         let basic = testing::build(options(&[MD5_TEST]));
         let calls = Arc::new(Mutex::new(0));
         let counted = calls.clone();
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn different_credentials_never_share_a_place() {
+    fn different_credentials_have_different_macs() {
         let users: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
         let basic = Basic {
             users,
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn users_come_from_a_file_too_and_there_must_be_some() {
+    fn users_come_from_the_list_and_the_file_and_must_not_be_empty() {
         let mut world = World::default();
         world.files.insert("/users".into(), format!("# staff\n{MD5_TEST}\n").into_bytes());
         world.files.insert("/broken".into(), format!("{MD5_TEST}\nhunter2\n").into_bytes());
@@ -403,10 +404,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_read_without_panic(value in r"([Bb]asic ?)?[a-zA-Z0-9+/=: ]{0,40}") {
+        fn no_header_panics(value in r"([Bb]asic ?)?[a-zA-Z0-9+/=: ]{0,40}") {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_str(&value).unwrap());
-            let _ = Credentials::of(&headers);
+            let _ = Credentials::from_headers(&headers);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Refuses request bodies that are too large, without holding any of them back.
+//! Refuses request bodies that are too large, without buffering them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,12 +14,13 @@ use tidegate_core::{
     Request, Response, UpstreamError, reply,
 };
 
-/// Tidegate's own. A body that is announced as too long is refused with 413 before a byte of it is read. One without a
-/// length is passed on as it comes, and cut when it passes the limit: with 413 when the answer has not begun.
+/// Not in Traefik. A request whose `Content-Length` exceeds the limit is refused with 413 before its body is
+/// read. A body of unknown length is streamed and aborted at the limit, with 413 if the response has not
+/// started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BodyLimit {
-    /// Longest request body, in bytes. Required.
+    /// Maximum length of the request body in bytes. Required.
     pub max_request_body_bytes: i64,
 }
 
@@ -41,7 +42,7 @@ impl Middleware for Limit {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let known = request.body.size_hint();
         if known.lower() > self.0 {
-            return crate::answer(reply::status_text(StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge));
+            return crate::ready(reply::status_text(StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge));
         }
         if known.upper().is_some_and(|most| most <= self.0) {
             return next.run(request);
@@ -56,7 +57,7 @@ impl Middleware for Limit {
         });
         Box::pin(async move {
             let response = next.run(request).await;
-            // A failure to read the body is answered in many ways; this one has a name.
+            // Other handlers map a failed request body to different statuses; this cause is known.
             let failed = response.failure.is_some();
             if passed.load(Ordering::Relaxed) && failed && response.status() != StatusCode::PAYLOAD_TOO_LARGE
             {
@@ -69,7 +70,7 @@ impl Middleware for Limit {
 
 /// A body that fails when it is longer than a limit.
 struct Limited {
-    /// Let go when it has passed the limit: nothing more of it is wanted.
+    /// `None` once the limit is exceeded: the rest is not read.
     inner: Option<Body>,
     limit: u64,
     left: u64,
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_announced_as_too_long_is_not_read() {
+    fn a_body_declared_too_long_is_not_read() {
         let limit = testing::build(BodyLimit { max_request_body_bytes: 3 });
         let service = testing::Service(|_| panic!("the service was asked"));
         let request = with_body(http::Request::post("http://h.test/"), "1234");

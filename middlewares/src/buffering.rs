@@ -1,4 +1,4 @@
-//! Reads whole requests and responses before it passes them on, with limits, and can repeat a request that failed.
+//! Buffers whole requests and responses before passing them on, with limits, and can retry failed requests.
 
 mod spool;
 
@@ -15,26 +15,26 @@ use tidegate_core::{
     Response, reply,
 };
 
-use crate::condition::{self, Condition, Gives};
+use crate::condition::{self, Condition, ReturnType};
 use spool::Spool;
 
-/// Traefik's `buffering`. Streams (events, gRPC) and buffering do not go together; upgraded connections pass.
+/// Traefik's `buffering`. Does not suit streams (events, gRPC). Upgraded connections pass unbuffered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Buffering {
-    /// Longest request body, in bytes; 0 means any. A longer one is answered with 413.
+    /// Maximum length of the request body in bytes; 0 means unlimited. Longer ones get 413.
     #[serde(skip_serializing_if = "is_default")]
     pub max_request_body_bytes: i64,
-    /// How much of a request body is kept in memory, in bytes; the rest goes to a temporary file. 0 means 1 MiB.
+    /// Bytes of a request body kept in memory; the rest goes to a temporary file. 0 means 1 MiB.
     #[serde(skip_serializing_if = "is_default")]
     pub mem_request_body_bytes: i64,
-    /// Longest response body, in bytes; 0 means any. A longer one is answered with 500.
+    /// Maximum length of the response body in bytes; 0 means unlimited. Longer ones become 500.
     #[serde(skip_serializing_if = "is_default")]
     pub max_response_body_bytes: i64,
-    /// How much of a response body is kept in memory, in bytes; the rest goes to a temporary file. 0 means 1 MiB.
+    /// Bytes of a response body kept in memory; the rest goes to a temporary file. 0 means 1 MiB.
     #[serde(skip_serializing_if = "is_default")]
     pub mem_response_body_bytes: i64,
-    /// When to send the request again, at most ten times: a condition on `IsNetworkError()`, `Attempts()` and
+    /// When to retry, at most ten times: a condition on `IsNetworkError()`, `Attempts()` and
     /// `ResponseCode()`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub retry_expression: String,
@@ -68,7 +68,7 @@ impl Build for Buffering {
     }
 }
 
-/// What a retry expression can be about.
+/// The functions of a retry expression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Value {
     IsNetworkError,
@@ -76,17 +76,17 @@ enum Value {
     ResponseCode,
 }
 
-fn function(call: &Call) -> Result<(Value, Gives), BuildError> {
+fn function(call: &Call) -> Result<(Value, ReturnType), BuildError> {
     condition::numbers::<0>(call)?;
     match call.name.as_str() {
-        "IsNetworkError" => Ok((Value::IsNetworkError, Gives::Truth)),
-        "Attempts" => Ok((Value::Attempts, Gives::Number)),
-        "ResponseCode" => Ok((Value::ResponseCode, Gives::Number)),
+        "IsNetworkError" => Ok((Value::IsNetworkError, ReturnType::Bool)),
+        "Attempts" => Ok((Value::Attempts, ReturnType::Number)),
+        "ResponseCode" => Ok((Value::ResponseCode, ReturnType::Number)),
         _ => Err(condition::unknown(call, &["IsNetworkError", "Attempts", "ResponseCode"])),
     }
 }
 
-/// How large a body may be, and how much of it may be in memory, in bytes.
+/// Maximum length of a body, and of its part in memory, in bytes.
 #[derive(Clone, Copy)]
 struct Limits {
     max: u64,
@@ -108,7 +108,7 @@ impl Middleware for Buffer {
 impl Buffer {
     async fn send(&self, request: Request, next: &Next) -> Response {
         let Request { mut head, body, context } = request;
-        // What has no length and no encoding has no body at all: it stays without a length.
+        // Without a length or an encoding there is no body: the request must not gain a length.
         let had_body = !body.is_end_stream() || head.headers.contains_key(TRANSFER_ENCODING);
         if body.size_hint().lower() > self.request.max {
             return refusal(&BodyError::TooLarge { limit: self.request.max });
@@ -144,7 +144,7 @@ impl Buffer {
         }
     }
 
-    /// The response with its whole body at hand.
+    /// Returns the response with its whole body buffered.
     async fn buffered(&self, mut response: Response, method: &Method) -> Response {
         let status = response.status();
         if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
@@ -165,7 +165,7 @@ impl Buffer {
                 reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::ResponseTooLarge)
             }
             Err(error) => {
-                tracing::warn!(%error, "buffering: response broke off");
+                tracing::warn!(%error, "buffering: reading the response failed");
                 reply::status_text(StatusCode::BAD_GATEWAY, Reason::ResponseBroken)
             }
         }
@@ -204,7 +204,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use tidegate_core::{Body, Handler, UpstreamError};
 
-    /// Answers with what it read and how long it was said to be.
+    /// Returns the declared length and the content of the request body.
     #[derive(Clone)]
     struct Echo;
 
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_in_memory_goes_through_a_file() {
+    fn bodies_too_large_for_memory_go_to_a_file() {
         let options =
             Buffering { mem_request_body_bytes: 4, mem_response_body_bytes: 4, ..Buffering::default() };
         let long = "0123456789".repeat(40_000);

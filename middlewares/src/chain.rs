@@ -1,4 +1,4 @@
-//! Gives a list of middlewares one name.
+//! Combines middlewares under one name.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use tidegate_core::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Chain {
-    /// Names of the middlewares, first to last.
+    /// Names of the middlewares, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
 }
 
 impl Build for Chain {
-    /// Its members may be limits and breakers, of which each router must have its own.
+    /// Its members may be limits or breakers, which count per router.
     const PER_ROUTER: bool = true;
 
     tidegate_core::references!(Self { middlewares }, visit => {
@@ -28,14 +28,14 @@ impl Build for Chain {
     });
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        // The last that is wrong comes first, as in Traefik.
+        // Traefik reports the last faulty member first.
         let names = self.middlewares.iter().rev();
         let mut members = BuildErrors::collect(names.map(|name| context.middleware(name)))?;
         members.reverse();
         Ok(Arc::new(List(members)))
     }
 
-    /// A list of those that decide who may pass decides that too: who passes all of them.
+    /// A chain of middlewares that decide who may pass does so too: a request must pass all of them.
     fn access(&self, context: &BuildContext<'_>) -> Option<Access> {
         let members: Option<Vec<Access>> = self.middlewares.iter().map(|name| context.access(name)).collect();
         members.filter(|members| !members.is_empty()).map(Access::of_all)

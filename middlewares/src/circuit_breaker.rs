@@ -1,4 +1,4 @@
-//! Stops sending requests to a service that fails, and comes back to it slowly.
+//! Stops sending requests to a failing service, and resumes gradually.
 
 mod metrics;
 
@@ -16,27 +16,28 @@ use tidegate_core::{
     Request, Response, reply,
 };
 
-use crate::condition::{self, Condition, Gives};
+use crate::condition::{self, Condition, ReturnType};
 use metrics::Metrics;
 
 /// Traefik's `circuitBreaker`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct CircuitBreaker {
-    /// When to trip: a condition on `NetworkErrorRatio()`, `ResponseCodeRatio(from, to, dividedByFrom, dividedByTo)`,
-    /// `LatencyAtQuantileMS(quantile)` and `RequestThreshold()`.
+    /// When to trip: a condition on `NetworkErrorRatio()`,
+    /// `ResponseCodeRatio(from, to, dividedByFrom, dividedByTo)`, `LatencyAtQuantileMS(quantile)` and
+    /// `RequestThreshold()`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub expression: String,
-    /// How often the condition is looked at.
+    /// Interval at which the condition is evaluated.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub check_period: Duration,
-    /// How long no request is sent after tripping.
+    /// How long the breaker stays open after tripping.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub fallback_duration: Duration,
-    /// How long it takes to come back to all requests.
+    /// How long the recovery takes.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub recovery_duration: Duration,
-    /// The status of the answer to requests that are not sent.
+    /// Status of the responses while the breaker is open.
     #[serde(skip_serializing_if = "is_default")]
     pub response_code: u16,
 }
@@ -58,7 +59,7 @@ impl Build for CircuitBreaker {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let status = StatusCode::from_u16(self.response_code).map_err(|_| {
-            BuildError::new(format!("responseCode: `{}` is not a status code", self.response_code))
+            BuildError::new(format!("responseCode: invalid status code `{}`", self.response_code))
         });
         let (condition, status) = BuildErrors::both(Condition::parse(&self.expression, &function), status)?;
         let or = |given: Duration, default| if given.is_zero() { default } else { StdDuration::from(given) };
@@ -67,25 +68,25 @@ impl Build for CircuitBreaker {
             fallback: or(self.fallback_duration, StdDuration::from_secs(10)),
             recovery: or(self.recovery_duration, StdDuration::from_secs(10)),
         };
-        // A service that fails is spared, too, when a duration or the status of the answer changes. What another
-        // condition has decided does not count.
+        // The breaker stays open when a duration or the response code changes, but not when the condition
+        // does.
         let switch = context.state(&format!("switch of {}", self.expression), Switch::default);
         let breaker = Arc::new(Breaker { name: context.name.into(), condition, times, switch });
         Ok(Arc::new(Breaking { breaker, status, clock: context.clock() }))
     }
 }
 
-/// What a condition can be about.
+/// The functions of a condition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Value {
     NetworkErrorRatio,
-    /// From and to of the counted codes, and of those they are divided by; the ends are not included.
+    /// Bounds of the counted codes, and of the codes they are divided by; upper bounds are exclusive.
     ResponseCodeRatio([f64; 4]),
     LatencyAtQuantile(f64),
     Requests,
 }
 
-fn function(call: &Call) -> Result<(Value, Gives), BuildError> {
+fn function(call: &Call) -> Result<(Value, ReturnType), BuildError> {
     let value = match call.name.as_str() {
         "NetworkErrorRatio" => condition::numbers::<0>(call).map(|_| Value::NetworkErrorRatio),
         "ResponseCodeRatio" => condition::numbers(call).map(Value::ResponseCodeRatio),
@@ -98,7 +99,7 @@ fn function(call: &Call) -> Result<(Value, Gives), BuildError> {
             Err(condition::unknown(call, &known))
         }
     };
-    Ok((value?, Gives::Number))
+    Ok((value?, ReturnType::Number))
 }
 
 struct Breaking {
@@ -111,7 +112,7 @@ impl Middleware for Breaking {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let started = self.clock.uptime();
         if !self.breaker.admits(started) {
-            return crate::answer(reply::status_text(self.status, Reason::CircuitOpen));
+            return crate::ready(reply::status_text(self.status, Reason::CircuitOpen));
         }
         Box::pin(async move {
             let response = next.run(request).await;
@@ -126,7 +127,7 @@ impl Middleware for Breaking {
     }
 }
 
-/// Tells the breaker how a request went once its response is over.
+/// Reports the outcome of a request to the breaker when its response ends.
 struct Observer {
     breaker: Arc<Breaker>,
     clock: Clock,
@@ -154,10 +155,10 @@ struct Breaker {
     switch: Arc<Switch>,
 }
 
-/// What a breaker knows and has decided. Times are those of [`Clock::uptime`].
+/// Metrics and state of a breaker. Times are those of [`Clock::uptime`].
 #[derive(Default)]
 struct Switch {
-    /// False while nothing is wrong: spares the lock.
+    /// False in standby, which then needs no lock.
     is_open: AtomicBool,
     inner: Mutex<Inner>,
 }
@@ -171,17 +172,17 @@ struct Inner {
 
 #[derive(Default)]
 enum State {
-    /// All requests pass.
+    /// All requests are sent.
     #[default]
     Standby,
-    /// None pass.
+    /// No request is sent.
     Tripped { until: StdDuration },
-    /// A growing share passes.
+    /// A growing share of requests is sent.
     Recovering { since: StdDuration, allowed: u64, denied: u64 },
 }
 
 impl Breaker {
-    /// Whether a request may be sent now.
+    /// Returns whether a request may be sent now.
     fn admits(&self, now: StdDuration) -> bool {
         if !self.switch.is_open.load(Ordering::Relaxed) {
             return true;
@@ -202,7 +203,7 @@ impl Breaker {
             self.switch.is_open.store(false, Ordering::Relaxed);
             return true;
         }
-        // At half of all requests, allowed and denied are in balance; from then on all pass.
+        // At a target of one half, allowed and denied requests balance; from then on all are sent.
         let target = 0.5 * elapsed.as_secs_f64() / self.times.recovery.as_secs_f64();
         let share = (*allowed + 1) as f64 / (*allowed + 1 + *denied) as f64;
         if share < target {
@@ -214,7 +215,7 @@ impl Breaker {
         }
     }
 
-    /// Counts a request that was sent, and trips when the condition holds.
+    /// Counts a finished request, and trips when the condition holds.
     fn observe(&self, status: u16, latency: StdDuration, now: StdDuration) {
         let mut inner = self.switch.inner.lock();
         inner.metrics.record(status, latency, now);
@@ -258,7 +259,7 @@ mod tests {
 
     const SECOND: StdDuration = StdDuration::from_secs(1);
 
-    /// When the tests begin.
+    /// Uptime at which the tests start.
     const START: StdDuration = StdDuration::from_secs(1000);
 
     fn breaker(expression: &str) -> Breaker {
@@ -268,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn it_trips_waits_and_comes_back_slowly() {
+    fn it_trips_waits_and_recovers_gradually() {
         let start = START;
         let breaker = breaker("ResponseCodeRatio(500, 600, 0, 600) > 0.25");
         breaker.observe(200, SECOND / 100, start);
         assert!(breaker.admits(start));
         breaker.observe(500, SECOND / 100, start + SECOND / 20);
-        assert!(breaker.admits(start), "not looked at yet");
+        assert!(breaker.admits(start), "not evaluated yet");
         breaker.observe(200, SECOND / 100, start + SECOND / 5);
         let tripped = start + SECOND / 5;
         assert!(!breaker.admits(tripped) && !breaker.admits(tripped + SECOND * 9));
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tripped_breaker_answers_itself() {
+    fn an_open_breaker_responds_with_the_configured_code() {
         let options = CircuitBreaker {
             expression: "ResponseCodeRatio(500, 600, 0, 600) > 0.25".into(),
             response_code: 418,
@@ -353,11 +354,7 @@ mod tests {
         assert_eq!([status(&before), status(&before)], [502, 503]);
         let after = with(errors, 418);
         assert_eq!(status(&after), 418);
-        assert_eq!(
-            status(&with("NetworkErrorRatio() > 0.6", 418)),
-            502,
-            "another condition decides for itself"
-        );
+        assert_eq!(status(&with("NetworkErrorRatio() > 0.6", 418)), 502, "another condition starts afresh");
         clock.advance(SECOND * 10);
         assert_eq!(status(&after), 418, "none at the very beginning of the recovery");
         clock.advance(SECOND * 11);

@@ -27,16 +27,17 @@ pub use stream::Encoding;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Compress {
-    /// Content types that are left alone. Exclusive with `includedContentTypes`.
+    /// Content types that are not compressed. Mutually exclusive with `includedContentTypes`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_content_types: Vec<String>,
-    /// The only content types that are compressed.
+    /// The only content types to compress.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub included_content_types: Vec<String>,
-    /// Bodies below this length in bytes are left alone; 0 or less means 1024. A body of unknown length is compressed.
+    /// Minimum length of a body in bytes; 0 or less means 1024. Bodies of unknown length are always
+    /// compressed.
     #[serde(skip_serializing_if = "is_default")]
     pub min_response_body_bytes: i64,
-    /// The encodings to offer, the preferred one first. An empty list means all.
+    /// The encodings to offer, in order of preference. An empty list means all.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "all_when_empty")]
     pub encodings: Vec<Word<Encoding>>,
     /// The encoding for clients that send no `Accept-Encoding`, or `*`. Empty means none.
@@ -113,7 +114,7 @@ fn media_types(texts: &[String], which: &str) -> Result<Vec<String>, BuildError>
     BuildErrors::collect(texts.iter().map(one))
 }
 
-/// The media type without parameters, in lower case.
+/// Returns the media type without parameters, in lower case.
 fn media_type(text: &str) -> Option<String> {
     let name = text.split(';').next().unwrap_or("").trim();
     let is_token = |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace());
@@ -122,7 +123,7 @@ fn media_type(text: &str) -> Option<String> {
 }
 
 struct Compressor {
-    /// The options name types.
+    /// Whether content types are included or excluded.
     has_lists: bool,
     excluded: Vec<String>,
     included: Vec<String>,
@@ -131,8 +132,9 @@ struct Compressor {
     default: Option<Encoding>,
 }
 
-/// Bodies of at most this known length are compressed in one piece, so that the answer has a `Content-Length`.
-const ONE_PIECE: u64 = 16 * 1024;
+/// Bodies of at most this declared length are compressed as a whole, so that the response has a
+/// `Content-Length`.
+const MAX_BUFFERED: u64 = 16 * 1024;
 
 impl Middleware for Compressor {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
@@ -142,7 +144,7 @@ impl Middleware for Compressor {
             response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
             match choice {
                 Choice::Encode(encoding) if self.is_wanted(&response) => {
-                    match self.looked_at(response).await {
+                    match self.inspect_body(response).await {
                         (response, true) => encode(response, encoding).await,
                         (response, false) => response,
                     }
@@ -154,14 +156,14 @@ impl Middleware for Compressor {
 }
 
 impl Compressor {
-    /// What to do with the response; `None` when it does not depend on the request.
+    /// Decides what to do with the response; `None` when it does not depend on the request.
     fn choice(&self, request: &Request) -> Option<Choice> {
         let headers = &request.head.headers;
         if request.head.method == Method::HEAD || self.has_type(&self.excluded, headers) {
             return None;
         }
         let Some(first) = headers.get(ACCEPT_ENCODING) else {
-            // Traefik's gzip looks at the header again and leaves the body alone when it is missing.
+            // Traefik's gzip checks the header again and does not compress when it is missing.
             return self.default.map(|encoding| match encoding {
                 Encoding::Gzip => Choice::Plain,
                 other => Choice::Encode(other),
@@ -193,11 +195,11 @@ impl Compressor {
         }
     }
 
-    /// Looks at the body where the head does not say enough: at the type when a list asks for types and there is
-    /// none, and whether a body of unknown length is empty.
-    async fn looked_at(&self, mut response: Response) -> (Response, bool) {
+    /// Inspects the body where the head is not enough: its type when a list needs one and none is given, and
+    /// whether a body of unknown length is empty.
+    async fn inspect_body(&self, mut response: Response) -> (Response, bool) {
         if self.has_lists && !response.headers().contains_key(CONTENT_TYPE) {
-            let (beginning, body) = peek::beginning(response.body).await;
+            let (beginning, body) = peek::prefix(response.body).await;
             response.body = body;
             let found = HeaderValue::from_static(sniff::content_type(&beginning));
             if !self.is_wanted_type(&HeaderMap::from_iter([(CONTENT_TYPE, found)])) {
@@ -205,7 +207,7 @@ impl Compressor {
             }
         }
         if response.body.size_hint().exact().is_none() {
-            match peek::unless_empty(std::mem::take(&mut response.body)).await {
+            match peek::non_empty(std::mem::take(&mut response.body)).await {
                 Some(again) => response.body = again,
                 None => {
                     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -248,7 +250,7 @@ fn length(response: &Response) -> Option<u64> {
     declared.or_else(|| response.body().size_hint().exact())
 }
 
-/// RFC 9111 section 5.2.2.6: `no-transform`.
+/// Returns true for `no-transform` (RFC 9111 section 5.2.2.6).
 fn forbids_change(headers: &HeaderMap) -> bool {
     headers
         .get_all(CACHE_CONTROL)
@@ -259,15 +261,15 @@ fn forbids_change(headers: &HeaderMap) -> bool {
 
 async fn encode(mut response: Response, encoding: Encoding) -> Response {
     let length = length(&response);
-    let known = length.filter(|length| *length <= ONE_PIECE);
+    let known = length.filter(|length| *length <= MAX_BUFFERED);
     let headers = response.headers_mut();
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
     headers.remove(CONTENT_LENGTH);
     headers.remove(ACCEPT_RANGES);
     let compressed = Compressed::new(std::mem::take(&mut response.body), encoding);
     response.body = match known {
-        // What is gathered is bounded by the length that was declared; an encoder adds a little.
-        Some(_) => match Body::of_frames(compressed).collect(2 * ONE_PIECE).await {
+        // Bounded by the declared length; an encoder adds little.
+        Some(_) => match Body::of_frames(compressed).collect(2 * MAX_BUFFERED).await {
             Ok(whole) => {
                 response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole.bytes.len()));
                 whole.into()
@@ -286,7 +288,7 @@ mod tests {
     use crate::testing::{self, World, build_in, with_body};
     use std::io::Write as _;
 
-    fn answer(
+    fn compressed_response(
         options: Compress,
         accept: &str,
         make: impl Fn() -> Response + Send + Sync + 'static,
@@ -318,7 +320,7 @@ mod tests {
     fn the_accepted_encoding_is_used_and_the_content_stays() {
         for name in ["gzip", "br", "zstd"] {
             for length in [1024, 2400, 100_000] {
-                let response = answer(Compress::default(), name, move || plain(length));
+                let response = compressed_response(Compress::default(), name, move || plain(length));
                 assert_eq!(encoding_of(&response), name);
                 assert_eq!(response.headers()[VARY], "Accept-Encoding");
                 assert_eq!(response.headers().contains_key(CONTENT_LENGTH), length < 100_000);
@@ -329,14 +331,15 @@ mod tests {
 
     #[test]
     fn bodies_of_unknown_length_are_compressed() {
-        let response = answer(Compress::default(), "gzip", || Response::new(pieces(&["one", "two"])));
+        let response =
+            compressed_response(Compress::default(), "gzip", || Response::new(pieces(&["one", "two"])));
         assert_eq!(decoded(response), b"onetwo");
     }
 
     #[test]
-    fn some_answers_are_left_alone() {
+    fn encoded_partial_and_short_responses_are_not_compressed() {
         let with = |name: &'static str, value: &'static str| {
-            answer(Compress::default(), "gzip", move || {
+            compressed_response(Compress::default(), "gzip", move || {
                 let mut response = plain(5000);
                 response.headers_mut().insert(name, HeaderValue::from_static(value));
                 response
@@ -352,7 +355,7 @@ mod tests {
             assert_ne!(encoding_of(&response), "gzip", "{name}");
             assert_eq!(response.headers()[VARY], "Accept-Encoding");
         }
-        assert_eq!(encoding_of(&answer(Compress::default(), "gzip", || plain(1023))), "");
+        assert_eq!(encoding_of(&compressed_response(Compress::default(), "gzip", || plain(1023))), "");
         let head = with_body(http::Request::head("http://h.test/").header("Accept-Encoding", "gzip"), "");
         let response = testing::response_of(Compress::default(), head, |_| plain(5000));
         assert!(!response.headers().contains_key(VARY));
@@ -362,17 +365,20 @@ mod tests {
     }
 
     #[test]
-    fn content_types_are_chosen() {
+    fn content_types_are_included_and_excluded() {
         let excluding = Compress { excluded_content_types: vec!["text/plain".into()], ..Compress::default() };
-        assert_eq!(encoding_of(&answer(excluding, "gzip", || plain(5000))), "");
+        assert_eq!(encoding_of(&compressed_response(excluding, "gzip", || plain(5000))), "");
         let including =
             |name: &str| Compress { included_content_types: vec![name.into()], ..Compress::default() };
-        assert_eq!(encoding_of(&answer(including("text/css"), "gzip", || plain(5000))), "");
-        assert_eq!(encoding_of(&answer(including("Text/Plain"), "gzip", || plain(5000))), "gzip");
+        assert_eq!(encoding_of(&compressed_response(including("text/css"), "gzip", || plain(5000))), "");
+        assert_eq!(
+            encoding_of(&compressed_response(including("Text/Plain"), "gzip", || plain(5000))),
+            "gzip"
+        );
     }
 
     #[test]
-    fn without_a_type_the_lists_go_by_the_content() {
+    fn without_a_content_type_the_content_decides() {
         let excluding =
             |name: &str| Compress { excluded_content_types: vec![name.into()], ..Compress::default() };
         let including =
@@ -388,7 +394,7 @@ mod tests {
             let parts = [text.clone(), text.clone()];
             for known in [true, false] {
                 let parts = parts.clone();
-                let response = answer(options.clone(), "gzip", move || {
+                let response = compressed_response(options.clone(), "gzip", move || {
                     let streamed = || pieces(&[&parts[0], &parts[1]]);
                     Response::new(if known { Body::full(parts.concat()) } else { streamed() })
                 });
@@ -404,8 +410,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_not_compressed() {
-        let response = answer(Compress::default(), "gzip", || Response::new(pieces(&[])));
+    fn empty_bodies_are_not_compressed() {
+        let response = compressed_response(Compress::default(), "gzip", || Response::new(pieces(&[])));
         assert_eq!(
             (encoding_of(&response), &response.headers()["content-length"]),
             ("", &"0".parse().unwrap())
@@ -414,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_encoding_is_for_clients_that_do_not_say() {
+    fn the_default_encoding_is_for_clients_without_accept_encoding() {
         let ask = |default: &str| {
             let options = Compress { default_encoding: default.into(), ..Compress::default() };
             testing::response_of(options, testing::get("http://h.test/"), |_| plain(5000))
@@ -450,7 +456,8 @@ mod tests {
             write!(noise, "{:x}", n.wrapping_mul(2_654_435_761)).unwrap();
         }
         let expected = noise.clone();
-        let response = answer(Compress::default(), "br", move || Response::new(Body::full(noise.clone())));
+        let response =
+            compressed_response(Compress::default(), "br", move || Response::new(Body::full(noise.clone())));
         assert_eq!(decoded(response), expected);
     }
 }

@@ -1,9 +1,9 @@
-//! Conditions on measured values: an expression with its functions looked up.
+//! Conditions on measured values: an expression whose functions have been resolved.
 
 use tidegate_core::BuildError;
 use tidegate_core::expression::{self, Argument, Call, Comparison, Expression};
 
-/// A condition on values of the kind `V`.
+/// A condition on values of type `V`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Condition<V> {
     And(Box<Condition<V>>, Box<Condition<V>>),
@@ -11,42 +11,42 @@ pub(crate) enum Condition<V> {
     Not(Box<Condition<V>>),
     /// The value is not zero.
     Holds(V),
-    /// The value compares so with a number.
+    /// The value compares this way with a number.
     Compare(V, Comparison, f64),
 }
 
-/// Looks up what a call stands for.
-pub(crate) type Lookup<V> = dyn Fn(&Call) -> Result<(V, Gives), BuildError>;
+/// Resolves a call.
+pub(crate) type Lookup<V> = dyn Fn(&Call) -> Result<(V, ReturnType), BuildError>;
 
-/// What a function gives.
+/// The type that a function returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gives {
-    /// True or false: stands alone.
-    Truth,
+pub(crate) enum ReturnType {
+    /// A boolean: stands alone.
+    Bool,
     /// A number: must be compared.
     Number,
 }
 
 impl<V> Condition<V> {
-    /// Parses `text`; `function` looks up a call, with its arguments.
+    /// Parses `text`; `function` resolves each call with its arguments.
     pub(crate) fn parse(text: &str, function: &Lookup<V>) -> Result<Self, BuildError> {
         let expression = expression::parse(text).map_err(|error| {
             BuildError::new(format!("invalid expression `{text}` at {}", error.located(text)))
         })?;
-        Self::of(&expression, function)
+        Self::from_expression(&expression, function)
     }
 
-    fn of(expression: &Expression, function: &Lookup<V>) -> Result<Self, BuildError> {
-        let inner = |expression: &Expression| Self::of(expression, function).map(Box::new);
+    fn from_expression(expression: &Expression, function: &Lookup<V>) -> Result<Self, BuildError> {
+        let inner = |expression: &Expression| Self::from_expression(expression, function).map(Box::new);
         Ok(match expression {
             Expression::And(left, right) => Self::And(inner(left)?, inner(right)?),
             Expression::Or(left, right) => Self::Or(inner(left)?, inner(right)?),
             Expression::Not(negated) => Self::Not(inner(negated)?),
             Expression::Call(call) => match function(call)? {
-                (value, Gives::Truth) => Self::Holds(value),
+                (value, ReturnType::Bool) => Self::Holds(value),
                 _ => {
                     return Err(BuildError::new(format!(
-                        "{} gives a number and must be compared with one",
+                        "{} returns a number and must be compared with one",
                         call.name
                     )));
                 }
@@ -55,7 +55,7 @@ impl<V> Condition<V> {
                 return Err(BuildError::new(format!("`{}` must be called", field.name)));
             }
             Expression::Compare { call, operator, value: number } => match function(call)? {
-                (value, Gives::Number) => Self::Compare(value, *operator, *number),
+                (value, ReturnType::Number) => Self::Compare(value, *operator, *number),
                 _ => {
                     return Err(BuildError::new(format!(
                         "{} is true or false and cannot be compared",
@@ -66,7 +66,7 @@ impl<V> Condition<V> {
         })
     }
 
-    /// True when it holds for the values that `measure` gives. True is any number but 0.
+    /// Evaluates the condition with the values from `measure`. Any number but 0 is true.
     pub(crate) fn holds(&self, measure: &dyn Fn(&V) -> f64) -> bool {
         match self {
             Self::And(left, right) => left.holds(measure) && right.holds(measure),
@@ -88,7 +88,7 @@ impl<V> Condition<V> {
     }
 }
 
-/// The arguments of a call, which must be `N` numbers.
+/// Returns the arguments of a call, which must be `N` numbers.
 pub(crate) fn numbers<const N: usize>(call: &Call) -> Result<[f64; N], BuildError> {
     let numbers: Vec<f64> = call
         .arguments
@@ -104,7 +104,7 @@ pub(crate) fn numbers<const N: usize>(call: &Call) -> Result<[f64; N], BuildErro
     }
 }
 
-/// The error for a function that does not exist.
+/// Returns the error for a function that does not exist.
 pub(crate) fn unknown(call: &Call, known: &[&str]) -> BuildError {
     let hint = match expression::nearest(&call.name, known.iter().copied()) {
         Some(name) => format!(": did you mean `{name}`?"),

@@ -1,4 +1,4 @@
-//! Guesses the content type of responses that come without one.
+//! Guesses the content type of responses that lack one.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Middleware for Detect {
     }
 }
 
-/// True for a response without a type that has a body.
+/// Returns true for a response that has a body but no type.
 fn wants_type(response: &Response) -> bool {
     let headers = response.headers();
     !headers.contains_key(CONTENT_TYPE)
@@ -55,7 +55,7 @@ fn wants_type(response: &Response) -> bool {
 }
 
 async fn with_type(mut response: Response) -> Response {
-    let (beginning, body) = peek::beginning(response.body).await;
+    let (beginning, body) = peek::prefix(response.body).await;
     response.body = body;
     if !beginning.is_empty() {
         response
@@ -71,24 +71,24 @@ mod tests {
     use crate::testing::{self, get};
     use tidegate_core::Body;
 
-    fn answer(options: ContentType, response: impl Fn() -> Response + Send + Sync + 'static) -> Response {
+    fn detected(options: ContentType, response: impl Fn() -> Response + Send + Sync + 'static) -> Response {
         testing::response_of(options, get("http://h.test/"), move |_| response())
     }
 
     #[test]
-    fn a_missing_type_is_found_and_the_body_stays_whole() {
+    fn a_missing_type_is_detected_and_the_body_stays_intact() {
         let text = "hello ".repeat(400);
         let expected = text.clone();
-        let response = answer(ContentType::default(), move || Response::new(Body::full(text.clone())));
+        let response = detected(ContentType::default(), move || Response::new(Body::full(text.clone())));
         assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
         assert_eq!(response.body().size_hint().exact(), Some(2400));
         assert_eq!(testing::text(response), expected);
     }
 
     #[test]
-    fn what_has_a_type_or_no_body_is_left_alone() {
+    fn responses_with_a_type_or_without_a_body_are_unchanged() {
         let with = |name: &'static str| {
-            answer(ContentType::default(), move || {
+            detected(ContentType::default(), move || {
                 let mut response = Response::new(Body::full("x"));
                 response.headers_mut().insert(name, HeaderValue::from_static("a"));
                 response
@@ -96,9 +96,9 @@ mod tests {
         };
         assert_eq!(with("content-type").headers()["content-type"], "a");
         assert!(!with("content-encoding").headers().contains_key("content-type"));
-        let empty = answer(ContentType::default(), || Response::new(Body::empty()));
+        let empty = detected(ContentType::default(), || Response::new(Body::empty()));
         assert!(!empty.headers().contains_key("content-type"));
-        let off = answer(ContentType { auto_detect: Some(false) }, || Response::new(Body::full("x")));
+        let off = detected(ContentType { auto_detect: Some(false) }, || Response::new(Body::full("x")));
         assert!(!off.headers().contains_key("content-type"));
     }
 }

@@ -23,28 +23,28 @@ use tidegate_core::{
 use crate::auth::{self, DEFAULT_REALM, Establishing};
 use crate::path;
 
-/// How long a client may go on with one nonce. Then it gets a new one, without asking its user again.
-const NONCE_LIFE: Duration = Duration::from_secs(600);
-/// How many nonces are known to be in use. Only a client with the right password gets a place.
-const NONCES: usize = 8192;
+/// Lifetime of a nonce. The client then gets a new one, without asking its user again.
+const NONCE_TTL: Duration = Duration::from_secs(600);
+/// Maximum number of nonces in use. Only a client with the right password takes a slot.
+const MAX_NONCES: usize = 8192;
 
 /// Traefik's `digestAuth`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DigestAuth {
-    /// `name:realm:hash` each, as `htdigest` writes them.
+    /// Users as `name:realm:hash`, in the format of `htdigest`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<String>,
-    /// A file with one `name:realm:hash` a line. Its users count beside the listed ones.
+    /// A file with one `name:realm:hash` per line, in addition to `users`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub users_file: String,
-    /// Keeps the `Authorization` header from the service.
+    /// Removes the `Authorization` header before the request reaches the service.
     #[serde(skip_serializing_if = "is_default")]
     pub remove_header: bool,
     /// The realm; `traefik` when empty. Users of other realms cannot log in.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub realm: String,
-    /// A request header that tells the service the user's name.
+    /// Request header that carries the user's name to the service.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub header_field: String,
 }
@@ -75,7 +75,7 @@ impl Build for DigestAuth {
         Ok(Arc::new(Digest {
             users,
             realm: realm.to_owned(),
-            // Clients go on with their nonces, and no answer opens twice, when users are added or removed.
+            // Kept when users change, so that clients keep their nonces and no response is accepted twice.
             nonces: context.try_state("nonces", || Nonces::new(context.clock()))?,
             establishing,
         }))
@@ -87,20 +87,20 @@ impl Build for DigestAuth {
 }
 
 struct Digest {
-    /// By name: MD5 of `name:realm:password`, in hexadecimal.
+    /// MD5 of `name:realm:password` in hexadecimal, by name.
     users: HashMap<String, String, foldhash::fast::RandomState>,
     realm: String,
     nonces: Arc<Nonces>,
     establishing: Establishing,
 }
 
-/// The nonces that were handed out.
+/// Issues and checks nonces.
 struct Nonces {
     opaque: String,
-    /// Signs nonces, so that those that were only handed out take no memory.
+    /// Signs nonces, so that those not yet in use take no memory.
     key: hmac::Key,
     clock: Clock,
-    /// The highest count that came with each nonce in use.
+    /// The highest count received with each nonce in use.
     counts: Cache<[u8; 16], Arc<AtomicU64>>,
 }
 
@@ -111,48 +111,50 @@ impl Middleware for Digest {
             .headers
             .get(AUTHORIZATION)
             .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-        let Some(answer) = header.and_then(Answer::parse) else { return self.refuse(Refusal::Wrong) };
-        if !answer.username.is_empty() {
-            request.context.exchange.claim(&answer.username);
+        let Some(credentials) = header.and_then(Credentials::parse) else {
+            return self.refuse(Refusal::Wrong);
+        };
+        if !credentials.username.is_empty() {
+            request.context.exchange.claim(&credentials.username);
         }
-        match self.check(&answer, &request) {
-            Ok(()) if self.establishing.establish(&mut request, &answer.username) => next.run(request),
+        match self.check(&credentials, &request) {
+            Ok(()) if self.establishing.establish(&mut request, &credentials.username) => next.run(request),
             Ok(()) => self.refuse(Refusal::Wrong),
             Err(refusal) => self.refuse(refusal),
         }
     }
 }
 
-/// Why an answer is not taken.
+/// Why credentials are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     /// Wrong or missing.
     Wrong,
-    /// Right, but for a nonce that is no longer good: the client may repeat it with a new one by itself.
+    /// Right, but with an expired nonce: the client may retry with a new one without asking its user.
     Stale,
 }
 
 impl Digest {
-    fn check(&self, answer: &Answer, request: &Request) -> Result<(), Refusal> {
-        let is_ours = answer.qop == "auth" && matches!(answer.algorithm.as_str(), "" | "MD5");
-        if !is_ours || !answer.is_for(&request.head.uri) {
+    fn check(&self, credentials: &Credentials, request: &Request) -> Result<(), Refusal> {
+        let is_supported = credentials.qop == "auth" && matches!(credentials.algorithm.as_str(), "" | "MD5");
+        if !is_supported || !credentials.is_for(&request.head.uri) {
             return Err(Refusal::Wrong);
         }
-        let secret = self.users.get(&answer.username);
-        let method_and_uri = md5_hex(&[request.head.method.as_str(), &answer.uri]);
+        let secret = self.users.get(&credentials.username);
+        let method_and_uri = md5_hex(&[request.head.method.as_str(), &credentials.uri]);
         let expected = md5_hex(&[
             secret.map_or("", String::as_str),
-            &answer.nonce,
-            &answer.nc,
-            &answer.cnonce,
-            &answer.qop,
+            &credentials.nonce,
+            &credentials.nc,
+            &credentials.cnonce,
+            &credentials.qop,
             &method_and_uri,
         ]);
-        let equal: bool = expected.as_bytes().ct_eq(answer.response.as_bytes()).into();
+        let equal: bool = expected.as_bytes().ct_eq(credentials.response.as_bytes()).into();
         if secret.is_none() || !equal {
             return Err(Refusal::Wrong);
         }
-        self.nonces.check(answer)
+        self.nonces.check(credentials)
     }
 
     fn refuse<'a>(&self, refusal: Refusal) -> BoxFuture<'a, Response> {
@@ -160,65 +162,66 @@ impl Digest {
         let challenge = format!(
             "Digest realm=\"{}\", nonce=\"{}\", opaque=\"{}\", {stale}algorithm=\"MD5\", qop=\"auth\"",
             self.realm,
-            self.nonces.make(),
+            self.nonces.issue(),
             self.nonces.opaque
         );
         let challenge =
             HeaderValue::from_bytes(challenge.as_bytes()).unwrap_or(HeaderValue::from_static("Digest"));
-        crate::answer(auth::unauthorized(challenge))
+        crate::ready(auth::unauthorized(challenge))
     }
 }
 
 impl Nonces {
     fn new(clock: Clock) -> Result<Self, BuildError> {
         let mut random = [0; 44];
-        rand::fill(&mut random).map_err(|_| BuildError::new("the system gives no random numbers"))?;
+        rand::fill(&mut random)
+            .map_err(|_| BuildError::new("the system's random number generator failed"))?;
         Ok(Self {
             opaque: STANDARD.encode(&random[..12]),
             key: hmac::Key::new(hmac::HMAC_SHA256, &random[12..]),
             clock,
-            counts: Cache::new(NONCES),
+            counts: Cache::new(MAX_NONCES),
         })
     }
 
-    fn check(&self, answer: &Answer) -> Result<(), Refusal> {
+    fn check(&self, credentials: &Credentials) -> Result<(), Refusal> {
         let count =
-            u64::from_str_radix(&answer.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
-        let nonce = self.read(&answer.nonce).ok_or(Refusal::Stale)?;
+            u64::from_str_radix(&credentials.nc, 16).ok().filter(|&count| count > 0).ok_or(Refusal::Wrong)?;
+        let nonce = self.verify(&credentials.nonce).ok_or(Refusal::Stale)?;
         let Ok(highest) =
             self.counts.get_or_insert_with(&nonce, || Ok::<_, std::convert::Infallible>(Arc::default()));
         let highest = highest.fetch_max(count, Ordering::AcqRel);
         match highest.cmp(&count) {
             std::cmp::Ordering::Less => Ok(()),
             std::cmp::Ordering::Equal => Err(Refusal::Wrong),
-            // Requests that were sent together and arrived in another order.
+            // Concurrent requests that arrived out of order.
             std::cmp::Ordering::Greater => Err(Refusal::Stale),
         }
     }
 
-    /// Milliseconds of uptime, eight random bytes, and half a MAC of both.
-    fn make(&self) -> String {
+    /// Issues a nonce: milliseconds of uptime, eight random bytes, and half a MAC of both.
+    fn issue(&self) -> String {
         let mut nonce = [0; 32];
         nonce[..8].copy_from_slice(&(self.clock.uptime().as_millis() as u64).to_be_bytes());
-        // Without randomness two clients could share a nonce; the MAC would still hold.
+        // If this fails two clients may share a nonce; the MAC still holds.
         let _ = rand::fill(&mut nonce[8..16]);
         let mac = hmac::sign(&self.key, &nonce[..16]);
         nonce[16..].copy_from_slice(&mac.as_ref()[..16]);
         URL_SAFE_NO_PAD.encode(nonce)
     }
 
-    /// Time and random part of a nonce that we made and that is not too old.
-    fn read(&self, text: &str) -> Option<[u8; 16]> {
+    /// Returns the time and random part of a nonce that we issued and that has not expired.
+    fn verify(&self, text: &str) -> Option<[u8; 16]> {
         let nonce: [u8; 32] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let mac = hmac::sign(&self.key, &nonce[..16]);
         let ours: bool = mac.as_ref()[..16].ct_eq(&nonce[16..]).into();
         let made = Duration::from_millis(u64::from_be_bytes(nonce[..8].try_into().ok()?));
-        let fresh = self.clock.uptime().checked_sub(made).is_some_and(|age| age < NONCE_LIFE);
+        let fresh = self.clock.uptime().checked_sub(made).is_some_and(|age| age < NONCE_TTL);
         if ours && fresh { nonce[..16].try_into().ok() } else { None }
     }
 }
 
-/// MD5 of the parts with colons between, in hexadecimal.
+/// Joins the parts with colons and returns their MD5 in hexadecimal.
 fn md5_hex(parts: &[&str]) -> String {
     let mut hasher = Md5::new();
     for (i, part) in parts.iter().enumerate() {
@@ -233,9 +236,9 @@ fn md5_hex(parts: &[&str]) -> String {
     })
 }
 
-/// The client's side of the exchange. What it did not send is empty.
+/// The parameters of an `Authorization` header. Missing ones are empty.
 #[derive(Debug, Default, PartialEq)]
-struct Answer {
+struct Credentials {
     username: String,
     nonce: String,
     uri: String,
@@ -246,13 +249,13 @@ struct Answer {
     nc: String,
 }
 
-impl Answer {
+impl Credentials {
     fn parse(header: &str) -> Option<Self> {
         let (scheme, rest) = header.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("Digest") {
             return None;
         }
-        let mut answer = Self::default();
+        let mut credentials = Self::default();
         let mut rest = rest.trim_start();
         while !rest.is_empty() {
             let (name, after) = match rest.find(['=', ',']) {
@@ -261,10 +264,10 @@ impl Answer {
                 None => (rest.trim(), ""),
             };
             let (value, after) = parameter_value(after);
-            answer.set(name, value);
+            credentials.set(name, value);
             rest = after.trim_start_matches([',', ' ', '\t']);
         }
-        Some(answer)
+        Some(credentials)
     }
 
     fn set(&mut self, name: &str, value: String) {
@@ -282,7 +285,7 @@ impl Answer {
         *field = value;
     }
 
-    /// True when the answer was made for this target, or for a path that it begins with.
+    /// Returns true when the credentials are for this target, or for a path that starts with it.
     fn is_for(&self, uri: &http::Uri) -> bool {
         if uri.path_and_query().is_some_and(|target| target.as_str() == self.uri) {
             return true;
@@ -293,7 +296,7 @@ impl Answer {
     }
 }
 
-/// A parameter's value, quoted or not, and what follows it.
+/// Returns a parameter's value, quoted or not, and the rest of the text.
 fn parameter_value(text: &str) -> (String, &str) {
     let text = text.trim_start();
     let Some(quoted) = text.strip_prefix('"') else {
@@ -339,7 +342,7 @@ mod tests {
             client
         }
 
-        /// The status and the challenge.
+        /// Returns the status and the challenge.
         fn send(&self, authorization: &str) -> (u16, String) {
             let request = request(Head::get("http://h.test/x?q=1").header("authorization", authorization));
             let service = testing::Service(|_| Response::new(Body::empty()));
@@ -366,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_answer_opens_once_per_count() {
+    fn valid_credentials_are_accepted_once_per_count() {
         let client = Client::new(options());
         for (count, uri, status, stale) in [
             (1, "/x?q=1", 200, false),
@@ -383,21 +386,21 @@ mod tests {
     }
 
     #[test]
-    fn nonces_grow_stale() {
+    fn nonces_expire() {
         let (world, clock) = testing::World::stopped();
         let client = Client::of(testing::build_in(&world, options()).unwrap());
         let stale = |count| {
             let (status, challenge) = client.send(&client.answer("test", SECRET, count, "/x?q=1"));
             (status, challenge.contains("stale=\"true\""))
         };
-        clock.advance(NONCE_LIFE - Duration::from_millis(1));
+        clock.advance(NONCE_TTL - Duration::from_millis(1));
         assert_eq!(stale(1), (200, false));
         clock.advance(Duration::from_millis(1));
         assert_eq!(stale(2), (401, true));
     }
 
     #[test]
-    fn clients_go_on_with_their_nonces_when_users_change() {
+    fn nonces_stay_valid_when_users_change() {
         let world = testing::World::default();
         let mut client = Client::of(testing::build_in(&world, options()).unwrap());
         assert_eq!(client.send(&client.answer("test", SECRET, 1, "/x?q=1")).0, 200);
@@ -410,10 +413,10 @@ mod tests {
     }
 
     #[test]
-    fn wrong_answers_are_refused() {
+    fn wrong_credentials_are_refused() {
         let mut client = Client::new(options());
         assert_eq!(client.send(&client.answer("test", "00", 1, "/x?q=1")).0, 401);
-        // An unknown user has no secret: the empty one must not do.
+        // An unknown user has no secret: the empty one must not match.
         assert_eq!(client.send(&client.answer("nobody", "", 1, "/x?q=1")).0, 401);
         assert_eq!(client.send("Digest x").0, 401);
         assert_eq!(client.send("Basic eDp5").0, 401);
@@ -429,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn the_challenge_looks_as_known() {
+    fn the_challenge_is_traefiks() {
         let response =
             testing::response_of(options(), testing::get("http://h.test/"), |_| Response::new(Body::empty()));
         let challenge = response.headers()["www-authenticate"].to_str().unwrap();
@@ -442,13 +445,14 @@ mod tests {
     #[test]
     fn parameters_are_read_quoted_or_not() {
         let answer =
-            Answer::parse(r#"Digest username="a\"b, c" , nc=00000001,odd, uri="/x", qop = auth"#).unwrap();
-        let expected = Answer {
+            Credentials::parse(r#"Digest username="a\"b, c" , nc=00000001,odd, uri="/x", qop = auth"#)
+                .unwrap();
+        let expected = Credentials {
             username: "a\"b, c".into(),
             nc: "00000001".into(),
             uri: "/x".into(),
             qop: "auth".into(),
-            ..Answer::default()
+            ..Credentials::default()
         };
         assert_eq!(answer, expected);
     }
@@ -462,8 +466,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_read_without_panic(text in r#"Digest [a-z=", \\é]{0,60}"#) {
-            let _ = Answer::parse(&text);
+        fn no_header_panics(text in r#"Digest [a-z=", \\é]{0,60}"#) {
+            let _ = Credentials::parse(&text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Refuses paths in which certain characters are percent-encoded.
+//! Refuses paths with certain percent-encoded characters.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
 };
 
-/// Traefik's `encodedCharacters`: whatever is not allowed is refused with 400.
+/// Traefik's `encodedCharacters`: encoded characters that are not allowed are refused with 400.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct EncodedCharacters {
@@ -37,7 +37,7 @@ pub struct EncodedCharacters {
 }
 
 impl EncodedCharacters {
-    /// True when no character in this escaped path is encoded against the options.
+    /// Returns true when this escaped path encodes only characters that the options allow.
     pub fn allows(&self, path: &str) -> bool {
         let bytes = path.as_bytes();
         memchr::memchr_iter(b'%', bytes).all(|at| match bytes.get(at + 1..at + 3) {
@@ -65,7 +65,7 @@ impl Middleware for EncodedCharacters {
         if self.allows(request.path()) {
             next.run(request)
         } else {
-            crate::answer(reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters))
+            crate::ready(reply::empty(StatusCode::BAD_REQUEST, Reason::EncodedCharacters))
         }
     }
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_an_empty_400_and_the_query_is_free() {
+    fn the_response_is_an_empty_400_and_the_query_is_not_checked() {
         let options = EncodedCharacters::default();
         let answer =
             |url| testing::response_of(options.clone(), get(url), |_| Response::new(Body::full("reached")));

@@ -1,4 +1,4 @@
-//! Answers with a page from another service where the service answered with an error.
+//! Replaces error responses with pages from another service.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::status_ranges::StatusRanges;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Errors {
-    /// Statuses that are answered with a page, as `404` or `500-599`.
+    /// Statuses to replace, as `404` or `500-599`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub status: Vec<String>,
-    /// Statuses to answer with instead: from a code or range to a code.
+    /// Status codes to return instead, by code or range.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub status_rewrites: BTreeMap<String, u16>,
-    /// The service that has the pages.
+    /// The service with the error pages.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub service: Reference,
-    /// Path and query of a page. `{status}` stands for the status of the answer, `{originalStatus}` for the one before
-    /// rewriting, `{url}` for the escaped URL of the request.
+    /// Path and query of the page. `{status}` is replaced with the status of the response, `{originalStatus}`
+    /// with the one before rewriting, `{url}` with the escaped URL of the request.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub query: String,
-    /// The request headers that the service of the pages gets. When not given: all but credentials.
+    /// Request headers passed to the error service. By default, all but credentials.
     #[serde(skip_serializing_if = "is_none_or_empty")]
     pub error_request_headers: Option<Vec<String>>,
 }
@@ -46,20 +46,20 @@ impl Build for Errors {
 
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let name = |name: &String| {
-            let wrong = |_| BuildError::new(format!("errorRequestHeaders: `{name}` is not a header name"));
+            let wrong = |_| BuildError::new(format!("errorRequestHeaders: invalid header name `{name}`"));
             name.parse::<HeaderName>().map_err(wrong)
         };
         let headers = self.error_request_headers.as_ref();
         let headers = headers.map(|names| BuildErrors::collect(names.iter().map(name))).transpose();
         let rewrites = self.status_rewrites.iter().map(|(from, to)| {
-            let wrong = |_| BuildError::new(format!("statusRewrites: `{to}` is not a status code"));
+            let wrong = |_| BuildError::new(format!("statusRewrites: invalid status code `{to}`"));
             BuildErrors::both(StatusRanges::parse(&[from]), StatusCode::from_u16(*to).map_err(wrong))
         });
         let rewrites = BuildErrors::collect(rewrites);
         let status = BuildErrors::both(StatusRanges::parse(&self.status), rewrites);
         let rest = BuildErrors::both(context.service(self.service.as_str()), headers);
         let ((status, mut rewrites), (service, headers)) = BuildErrors::both(status, rest)?;
-        // Single codes before ranges, so that the more exact entry wins.
+        // Single codes precede ranges, so that the more specific entry wins.
         rewrites.sort_by_key(|(from, _)| from.width());
         Ok(Arc::new(Pages {
             status,
@@ -76,7 +76,7 @@ struct Pages {
     status: StatusRanges,
     rewrites: Vec<(StatusRanges, StatusCode)>,
     service: Arc<dyn Handler>,
-    /// Its name in the access log.
+    /// The service's name in the access log.
     service_name: Arc<str>,
     query: String,
     headers: Option<Vec<HeaderName>>,
@@ -93,7 +93,7 @@ impl Middleware for Pages {
         Box::pin(async move {
             let response = next.run(request).await;
             let status = response.status();
-            // After a change of protocol there is no answer that could have a page.
+            // A response that switches protocols has no body to replace.
             if status == StatusCode::SWITCHING_PROTOCOLS || !self.status.contains(status) {
                 return response;
             }
@@ -115,7 +115,7 @@ impl Middleware for Pages {
     }
 }
 
-/// What is kept of a request until it is known whether a page is needed.
+/// The parts of a request kept until the response shows whether a page is needed.
 struct Original {
     headers: HeaderMap,
     uri: Uri,
@@ -153,7 +153,7 @@ impl Pages {
         headers
     }
 
-    /// The request for the page. `None` when its target is not a valid one.
+    /// Builds the request for the page. `None` when its target is invalid.
     fn page_request(&self, original: Original, status: StatusCode, shown: StatusCode) -> Option<Request> {
         let mut target = String::from("/");
         if !self.query.is_empty() {
@@ -162,7 +162,7 @@ impl Pages {
             if query.contains("{url}") {
                 query = query.replace("{url}", &query_escaped(&url_of(&original)));
             }
-            // Traefik's parser escapes what a target may not have; only the space is common.
+            // Traefik's URL parser escapes invalid characters; only spaces are common.
             target.push_str(&query.replace(' ', "%20"));
         }
         let mut head = http::Request::new(()).into_parts().0;
@@ -192,7 +192,8 @@ mod tests {
     use super::*;
     use crate::testing::{self, Service, World, block_on, build_in, text, with_body};
 
-    /// The answer to `request` when the service answers with `status` and the pages show what they were asked.
+    /// Returns the response to `request` from a service that responds with `status`, with pages that echo
+    /// their request.
     fn ask(options: Errors, request: Request, status: u16) -> Response {
         let mut world = World::default();
         world.services.insert(
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_answered_with_a_page_and_keeps_its_status() {
+    fn an_error_is_replaced_with_a_page_and_keeps_its_status() {
         let response = ask(options("500-599", "/e/{status}?u={url}"), post(), 503);
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("x-page") && !response.headers().contains_key("x-service"));
@@ -246,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_pass() {
+    fn other_responses_pass() {
         let response = ask(options("500-599", "/e"), post(), 404);
         assert_eq!((response.status().as_u16(), text(response).as_str()), (404, "from the service"));
     }
 
     #[test]
-    fn statuses_are_rewritten_and_the_more_exact_entry_wins() {
+    fn statuses_are_rewritten_and_the_more_specific_entry_wins() {
         let rewrites = BTreeMap::from([("400-499".into(), 400), ("404".into(), 200)]);
         let options = Errors { status_rewrites: rewrites, ..options("404", "{status}/{originalStatus}") };
         let response = ask(options, post(), 404);
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_do_not_reach_the_pages_unasked() {
+    fn credentials_are_sent_to_the_error_service_only_when_configured() {
         let seen = text(ask(options("404", ""), post(), 404));
         assert_eq!(seen, "GET /\nhost=h.test:99\nx-a=1\nx-b=2");
         let only = |names: &[&str]| Errors {
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_cannot_be_asked_for_leaves_the_status() {
+    fn an_invalid_page_url_keeps_the_status() {
         let response = ask(options("404", "\u{1}"), post(), 404);
         assert_eq!((response.status().as_u16(), text(response).as_str()), (404, "Not Found\n"));
     }

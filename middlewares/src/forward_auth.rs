@@ -1,4 +1,4 @@
-//! Asks another server whether a request may pass, and with which headers.
+//! Asks an authentication server whether a request may pass, and with which headers.
 
 mod request;
 
@@ -23,46 +23,48 @@ use request::Forwarding;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ForwardAuth {
-    /// URL of the server that decides. With a 2xx answer the request passes; any other answer goes to the client.
+    /// URL of the authentication server. A 2xx response lets the request pass; any other is sent to the
+    /// client.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub address: String,
-    /// TLS towards that server.
+    /// TLS for the connection to the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
-    /// Whether the request's own `X-Forwarded-*` headers are passed on. When not given, some are (as in older Traefik).
+    /// Whether the request's own `X-Forwarded-*` headers are passed on. By default, some are (as in older
+    /// Traefik).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_forward_header: Option<bool>,
-    /// Headers of the answer that replace those of the request.
+    /// Headers of the response that replace those of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub auth_response_headers: Vec<String>,
-    /// The same for all headers whose name matches.
+    /// An expression for the names of further such headers.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub auth_response_headers_regex: String,
-    /// Request headers that are passed on; all when empty.
+    /// Request headers to pass on; all when empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub auth_request_headers: Vec<String>,
-    /// Longest body of the answer, in bytes; -1 means any. When not given: 1 MiB.
+    /// Maximum length of the response body in bytes; -1 means unlimited. By default, 1 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_response_body_size: Option<i64>,
-    /// Cookies of the answer that are set on the response to the client.
+    /// Cookies of the response that are added to the response to the client.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub add_auth_cookies_to_response: Vec<String>,
-    /// Header of the answer that names the user, for the access log.
+    /// Response header with the user's name, for the access log.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub header_field: String,
-    /// Whether the request body is passed on. It is held in memory.
+    /// Whether the request body is passed on. It is buffered in memory.
     #[serde(skip_serializing_if = "is_default")]
     pub forward_body: bool,
-    /// Longest request body, in bytes, when it is passed on; -1 means 64 MiB.
+    /// Maximum length of a request body that is passed on, in bytes; -1 means 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body_size: Option<i64>,
-    /// Leave a relative `Location` of the answer as it is.
+    /// Keeps a relative `Location` of the response as it is.
     #[serde(skip_serializing_if = "is_default")]
     pub preserve_location_header: bool,
-    /// Ask with the method of the request instead of `GET`.
+    /// Uses the request's method instead of `GET`.
     #[serde(skip_serializing_if = "is_default")]
     pub preserve_request_method: bool,
-    /// Where clients are sent when the answer is 401.
+    /// Where to redirect clients when the response is 401.
     #[serde(rename = "authSigninURL", skip_serializing_if = "String::is_empty")]
     pub auth_signin_url: String,
 }
@@ -88,11 +90,11 @@ impl Default for ForwardAuth {
     }
 }
 
-/// How long an answer may take, as in Traefik.
+/// Timeout for a response, as in Traefik.
 const TIMEOUT: StdDuration = StdDuration::from_secs(30);
 const DEFAULT_RESPONSE_LIMIT: u64 = 1024 * 1024;
-/// A request body is held in memory, so "any length" has an end.
-const LARGEST_BODY: u64 = 64 * 1024 * 1024;
+/// Upper bound of `maxBodySize`, since request bodies are buffered in memory.
+const MAX_BODY_LIMIT: u64 = 64 * 1024 * 1024;
 
 impl Build for ForwardAuth {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
@@ -102,7 +104,10 @@ impl Build for ForwardAuth {
             .ok()
             .filter(|uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
             .ok_or_else(|| {
-                BuildError::new(format!("address `{}` is not an absolute http or https URL", self.address))
+                BuildError::new(format!(
+                    "invalid address `{}`: expected an absolute http or https URL",
+                    self.address
+                ))
             });
         let regex = match self.auth_response_headers_regex.as_str() {
             "" => Ok(None),
@@ -112,9 +117,9 @@ impl Build for ForwardAuth {
         };
         let signin = match self.auth_signin_url.as_str() {
             "" => Ok(None),
-            text => HeaderValue::from_str(text)
-                .map(Some)
-                .map_err(|_| BuildError::new(format!("authSigninURL `{text}` cannot stand in a header"))),
+            text => HeaderValue::from_str(text).map(Some).map_err(|_| {
+                BuildError::new(format!("authSigninURL: control characters are not allowed in `{text}`"))
+            }),
         };
         let tls = self.tls.as_ref().map_or(Ok(()), |tls| check_tls(tls, context));
         let asked = names("authRequestHeaders", &self.auth_request_headers);
@@ -125,9 +130,12 @@ impl Build for ForwardAuth {
         let rest = BuildErrors::both(BuildErrors::both(headers, regex), tls);
         let ((address, signin), ((((asked, given), mut user), regex), ())) = BuildErrors::both(urls, rest)?;
         if self.max_response_body_size.is_none() {
-            tracing::debug!(middleware = context.name, "maxResponseBodySize is not given: 1 MiB");
+            tracing::debug!(
+                middleware = context.name,
+                "maxResponseBodySize is not set, limiting responses to 1 MiB"
+            );
         }
-        Ok(Arc::new(Asking {
+        Ok(Arc::new(Authenticator {
             name: context.name.into(),
             client: context.client(),
             tls: self.tls.clone().unwrap_or_default(),
@@ -139,7 +147,7 @@ impl Build for ForwardAuth {
             response_limit: limit(self.max_response_body_size, DEFAULT_RESPONSE_LIMIT, u64::MAX),
             cookies: self.add_auth_cookies_to_response.clone(),
             user_header: user.pop(),
-            body_limit: self.forward_body.then(|| limit(self.max_body_size, LARGEST_BODY, LARGEST_BODY)),
+            body_limit: self.forward_body.then(|| limit(self.max_body_size, MAX_BODY_LIMIT, MAX_BODY_LIMIT)),
             preserve_location: self.preserve_location_header,
             preserve_method: self.preserve_request_method,
             signin,
@@ -161,7 +169,7 @@ impl Build for ForwardAuth {
     }
 }
 
-/// Finds mistakes now that would fail every request later, and has the files watched.
+/// Reports mistakes at build time that would otherwise fail every request, and watches the files.
 fn check_tls(tls: &ClientTls, context: &BuildContext<'_>) -> Result<(), BuildError> {
     let wrong = |text: &str| BuildError::new(format!("unable to create client TLS configuration: {text}"));
     if tls.cert.is_empty() != tls.key.is_empty() {
@@ -187,7 +195,7 @@ fn names<'a>(
     option: &str,
     texts: impl IntoIterator<Item = &'a String>,
 ) -> Result<Vec<HeaderName>, BuildError> {
-    let wrong = |text: &String| BuildError::new(format!("{option}: `{text}` is not a header name"));
+    let wrong = |text: &String| BuildError::new(format!("{option}: invalid header name `{text}`"));
     BuildErrors::collect(texts.into_iter().map(|text| text.parse().map_err(|_| wrong(text))))
 }
 
@@ -195,7 +203,7 @@ fn limit(given: Option<i64>, absent: u64, unlimited: u64) -> u64 {
     given.map_or(absent, |limit| u64::try_from(limit).unwrap_or(unlimited))
 }
 
-struct Asking {
+struct Authenticator {
     name: Arc<str>,
     client: Arc<dyn HttpClient>,
     tls: ClientTls,
@@ -212,14 +220,14 @@ struct Asking {
     signin: Option<HeaderValue>,
 }
 
-/// The answer of the deciding server, read to its end.
-struct Answer {
+/// The complete response of the authentication server.
+struct AuthResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: bytes::Bytes,
 }
 
-impl Middleware for Asking {
+impl Middleware for Authenticator {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         Box::pin(async move {
             match self.decide(request).await {
@@ -230,43 +238,43 @@ impl Middleware for Asking {
     }
 }
 
-impl Asking {
-    /// The request to pass on with the cookies of the answer, or the response that refuses it.
+impl Authenticator {
+    /// Returns the request to pass on and the cookies for its response, or the response that refuses it.
     async fn decide(&self, request: Request) -> Result<(Request, Vec<HeaderValue>), Box<Response>> {
-        let (mut request, asking) = self.question(request).await?;
-        let method = asking.head.method.clone();
-        let answer = match tokio::time::timeout(TIMEOUT, self.ask(asking)).await {
-            Ok(answer) => answer?,
+        let (mut request, auth_request) = self.auth_request(request).await?;
+        let method = auth_request.head.method.clone();
+        let response = match tokio::time::timeout(TIMEOUT, self.ask(auth_request)).await {
+            Ok(response) => response?,
             Err(_) => {
-                tracing::error!(address = %self.location_base, "forwardAuth: no answer in time");
+                tracing::error!(address = %self.location_base, "forwardAuth: the authentication server timed out");
                 return Err(unavailable());
             }
         };
-        let user = self.user_header.as_ref().and_then(|name| answer.headers.get(name));
+        let user = self.user_header.as_ref().and_then(|name| response.headers.get(name));
         let user = user.map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned());
         if let Some(user) = &user {
             request.context.exchange.claim(user);
         }
-        if answer.status == StatusCode::UNAUTHORIZED
+        if response.status == StatusCode::UNAUTHORIZED
             && let Some(signin) = &self.signin
         {
             let mut redirect = reply::empty(StatusCode::FOUND, Reason::Redirect);
             redirect.headers_mut().insert(LOCATION, signin.clone());
             return Err(Box::new(redirect));
         }
-        if !answer.status.is_success() {
-            return Err(Box::new(self.refusal(answer, &method)));
+        if !response.status.is_success() {
+            return Err(Box::new(self.refusal(response, &method)));
         }
-        self.take_headers(&mut request.head.headers, &answer.headers);
+        self.copy_auth_headers(&mut request.head.headers, &response.headers);
         if let Some(user) = user.filter(|user| !user.is_empty()) {
             request.context.identify(Identity::new(user, AuthMethod::Forward, self.name.clone()));
         }
-        let cookies = answer.headers.get_all(SET_COOKIE).iter().cloned().collect();
+        let cookies = response.headers.get_all(SET_COOKIE).iter().cloned().collect();
         Ok((request, cookies))
     }
 
-    /// What is asked, beside the request that waits for the answer.
-    async fn question(&self, mut request: Request) -> Result<(Request, Request), Box<Response>> {
+    /// Builds the request to the authentication server. Returns it after the original request.
+    async fn auth_request(&self, mut request: Request) -> Result<(Request, Request), Box<Response>> {
         let mut body = Body::empty();
         if let Some(limit) = self.body_limit {
             let collected =
@@ -278,37 +286,37 @@ impl Asking {
             request.body = collected.into();
         }
         let method = if self.preserve_method { request.head.method.clone() } else { Method::GET };
-        let asking = self.forwarding.request(&request, method, body);
-        Ok((request, asking))
+        let auth_request = self.forwarding.request(&request, method, body);
+        Ok((request, auth_request))
     }
 
-    async fn ask(&self, asking: Request) -> Result<Answer, Box<Response>> {
-        let response = self.client.send(asking, &self.tls, TIMEOUT).await.map_err(|error| {
-            tracing::error!(address = %self.location_base, %error, "forwardAuth: no answer");
+    async fn ask(&self, auth_request: Request) -> Result<AuthResponse, Box<Response>> {
+        let response = self.client.send(auth_request, &self.tls, TIMEOUT).await.map_err(|error| {
+            tracing::error!(address = %self.location_base, %error, "forwardAuth: the authentication server is unreachable");
             unavailable()
         })?;
         let (head, body) = response.into_parts();
         let body = body.collect(self.response_limit).await.map_err(|error| match error {
             CollectError::TooLarge { limit, .. } => {
-                tracing::warn!(address = %self.location_base, limit, "forwardAuth: answer longer than maxResponseBodySize");
+                tracing::warn!(address = %self.location_base, limit, "forwardAuth: response longer than maxResponseBodySize");
                 too_large()
             }
             CollectError::Failed(error) => {
-                tracing::error!(address = %self.location_base, %error, "forwardAuth: answer broke off");
+                tracing::error!(address = %self.location_base, %error, "forwardAuth: reading the response failed");
                 unavailable()
             }
         })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.bytes })
+        Ok(AuthResponse { status: head.status, headers: head.headers, body: body.bytes })
     }
 
-    /// The answer as the client gets it.
-    fn refusal(&self, answer: Answer, method: &Method) -> Response {
-        let mut headers = answer.headers;
+    /// Converts the response into the one for the client.
+    fn refusal(&self, response: AuthResponse, method: &Method) -> Response {
+        let mut headers = response.headers;
         for name in request::HOP_HEADERS {
             headers.remove(name);
         }
         if *method != Method::HEAD {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(response.body.len()));
         }
         if !self.preserve_location
             && let Some(location) = headers.get(LOCATION)
@@ -321,15 +329,15 @@ impl Asking {
             let Some(absolute) = absolute else { return *unavailable() };
             headers.insert(LOCATION, absolute);
         }
-        let mut response = reply::bare(answer.status, answer.body, Reason::AuthenticationAnswer);
+        let mut response = reply::bare(response.status, response.body, Reason::AuthenticationAnswer);
         *response.headers_mut() = headers;
         response
     }
 
-    /// Replaces what is configured, and removes what the client made up.
-    fn take_headers(&self, headers: &mut HeaderMap, answer: &HeaderMap) {
+    /// Replaces the configured headers, and removes those the client sent.
+    fn copy_auth_headers(&self, headers: &mut HeaderMap, response: &HeaderMap) {
         for name in &self.response_headers {
-            replace(headers, name, answer);
+            replace(headers, name, response);
         }
         if let Some(regex) = &self.response_headers_regex {
             let matching = |map: &HeaderMap| -> Vec<HeaderName> {
@@ -341,8 +349,8 @@ impl Asking {
             for name in matching(headers) {
                 headers.remove(name);
             }
-            for name in matching(answer) {
-                replace(headers, &name, answer);
+            for name in matching(response) {
+                replace(headers, &name, response);
             }
         }
     }
@@ -373,7 +381,7 @@ fn replace(headers: &mut HeaderMap, name: &HeaderName, from: &HeaderMap) {
     }
 }
 
-/// A header name as Go writes it (`X-Auth-User`), which is what expressions are written for.
+/// Returns a header name in Go's canonical form (`X-Auth-User`), which users write their expressions for.
 fn canonical(name: &str) -> String {
     let mut start = true;
     name.chars()
@@ -385,12 +393,12 @@ fn canonical(name: &str) -> String {
         .collect()
 }
 
-/// The answer when the authentication server gives none that can be used.
+/// Returns the response for a failed authentication server.
 fn unavailable() -> Box<Response> {
     Box::new(reply::empty(StatusCode::INTERNAL_SERVER_ERROR, Reason::AuthenticationUnavailable))
 }
 
-/// The answer when there is more to read than is allowed. It is Traefik's.
+/// Returns the response when a body exceeds its limit, as Traefik does.
 fn too_large() -> Box<Response> {
     Box::new(reply::empty(StatusCode::UNAUTHORIZED, Reason::AuthenticationUnavailable))
 }
@@ -404,7 +412,7 @@ mod tests {
 
     type Answering = dyn Fn(&Request) -> Result<Response, UpstreamError> + Send + Sync;
 
-    /// A client that keeps what it was asked.
+    /// A client that records its requests.
     struct Client {
         asked: Arc<Mutex<Vec<Request>>>,
         answer: Box<Answering>,
@@ -477,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_the_answer_replace_those_of_the_client() {
+    fn headers_of_the_response_replace_those_of_the_client() {
         let options = ForwardAuth {
             auth_response_headers: vec!["X-User".into(), "X-Missing".into()],
             auth_response_headers_regex: "^X-Auth-".into(),
@@ -498,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_gets_the_answer() {
+    fn refused_requests_get_the_servers_response() {
         let no = |_: &Request| {
             Ok(answer(
                 403,
@@ -518,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_cannot_be_asked_lets_nothing_pass() {
+    fn without_a_usable_response_requests_are_refused() {
         let down = |_: &Request| Err(UpstreamError::ConnectTimeout { server: "auth.test:80".into() });
         let outcome = run(options(), post(), down);
         assert!(outcome.passed.is_none());
@@ -529,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_have_a_longest_length() {
+    fn long_responses_are_refused() {
         let long = |_: &Request| Ok(Response::new(Body::full(vec![b'x'; (1 << 20) + 1])));
         let outcome = run(options(), post(), long);
         assert!(outcome.passed.is_none());
@@ -539,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_passed_on_when_asked_and_reaches_the_service_too() {
+    fn the_body_reaches_both_the_server_and_the_service() {
         let yes = |_: &Request| Ok(answer(200, &[], ""));
         let outcome = run(ForwardAuth { forward_body: true, ..options() }, post(), yes);
         for request in [outcome.asked.into_iter().next().unwrap(), outcome.passed.unwrap()] {
@@ -553,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_sent_to_sign_in() {
+    fn clients_are_redirected_to_sign_in() {
         let signin = ForwardAuth { auth_signin_url: "https://login.test/?a=b".into(), ..options() };
         let outcome = run(signin.clone(), post(), |_| Ok(answer(401, &[], "no")));
         assert_eq!(outcome.response.status(), 302);

@@ -1,4 +1,4 @@
-//! Lets browsers call gRPC services: turns gRPC-Web requests into gRPC, and the answers back.
+//! Lets browsers call gRPC services: translates gRPC-Web requests to gRPC, and responses back.
 
 mod frames;
 
@@ -22,7 +22,7 @@ use frames::{Decoded, Framed};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct GrpcWeb {
-    /// Origins that may call, as `https://app.example`; `*` means all.
+    /// Allowed origins, as `https://app.example`; `*` allows all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow_origins: Vec<String>,
 }
@@ -42,7 +42,7 @@ impl Middleware for GrpcWeb {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let headers = &request.head.headers;
         if is_preflight(&request.head) {
-            return crate::answer(self.preflight(headers));
+            return crate::ready(self.preflight(headers));
         }
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         if request.head.method != Method::POST || !content_type.starts_with(WEB) {
@@ -56,9 +56,10 @@ impl Middleware for GrpcWeb {
         if let Ok(grpc) = grpc {
             headers.insert(CONTENT_TYPE, grpc);
         }
-        // The length was that of the HTTP/1.1 payload, and gRPC messages carry their own.
+        // That is the length of the HTTP/1.1 payload; gRPC messages carry their own.
         headers.remove(CONTENT_LENGTH);
-        // gRPC demands it, and some servers look (gRPC over HTTP/2, "Requests"); browsers cannot send it.
+        // Required by gRPC and checked by some servers (gRPC over HTTP/2, "Requests"); browsers cannot send
+        // it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
         request.head.version = http::Version::HTTP_2;
         request.body = if is_text {
@@ -113,7 +114,7 @@ fn canonical_of(name: &http::HeaderName) -> &'static str {
     }
 }
 
-/// `content-type,x-a` as `Content-Type, X-A`.
+/// Formats `content-type,x-a` as `Content-Type, X-A`.
 fn canonical_list(names: &HeaderValue) -> Option<HeaderValue> {
     let names = names.to_str().ok()?;
     let list: Vec<String> = names.split(',').map(|name| canonical(name.trim())).collect();
@@ -130,10 +131,11 @@ fn canonical(name: &str) -> String {
     name.chars().map(letter).collect()
 }
 
-/// A gRPC answer as gRPC-Web: its trailers become the last part of the body.
+/// Converts a gRPC response to gRPC-Web: its trailers become the last part of the body.
 ///
-/// What is not gRPC (an error page, an answer of another middleware) keeps its body. A Trailers-Only answer keeps its
-/// status in the headers and gets no body, as in Envoy: clients look for it there when the body is empty.
+/// Responses that are not gRPC (an error page, a response from another middleware) keep their body. A
+/// Trailers-Only response keeps its status in the headers and has no body, as in Envoy: clients look there
+/// when the body is empty.
 fn to_web(mut response: Response, web: &'static str, is_text: bool, origin: Option<HeaderValue>) -> Response {
     let headers = response.headers_mut();
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).filter(|kind| is_grpc(kind));
@@ -163,12 +165,13 @@ fn to_web(mut response: Response, web: &'static str, is_text: bool, origin: Opti
     response.map(|body| Body::of_frames(Framed::new(body, is_text)))
 }
 
-/// True for `application/grpc` and its forms (`+proto`, `;charset=…`), not for `application/grpc-web`.
+/// Returns true for `application/grpc` and its variants (`+proto`, `;charset=…`), but not
+/// `application/grpc-web`.
 fn is_grpc(kind: &str) -> bool {
     kind.strip_prefix(GRPC).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';', ' ']))
 }
 
-/// The headers that scripts of other origins may read: all that there are, and where gRPC puts its status.
+/// Lists the headers that scripts of other origins may read: all present ones and those of the gRPC status.
 fn exposed(headers: &HeaderMap) -> String {
     let status = [GRPC_STATUS, "grpc-message"].into_iter().filter(|name| !headers.contains_key(*name));
     let names = headers.keys().map(|name| canonical(name.as_str())).chain(status.map(str::to_owned));
@@ -186,7 +189,7 @@ mod tests {
     use std::task::{Context, Poll};
     use tidegate_core::BodyError;
 
-    /// A gRPC answer: one message, then trailers.
+    /// A gRPC response body: one message, then trailers.
     struct Answer(u8);
 
     impl http_body::Body for Answer {
@@ -245,8 +248,9 @@ mod tests {
         assert_eq!(body, expected);
     }
 
-    /// What a call gets for an answer with this kind of content, these headers and this body.
-    fn web_answer(web: &str, headers: &'static [(&str, &str)], body: Body) -> Response {
+    /// Returns the response to a call when the service responds with this content type, these headers and
+    /// this body.
+    fn web_response(web: &str, headers: &'static [(&str, &str)], body: Body) -> Response {
         let builder = http::Request::post("http://h.test/pkg.Service/Method").header("Content-Type", web);
         let options = GrpcWeb { allow_origins: vec!["*".into()] };
         let body = std::sync::Mutex::new(body);
@@ -263,11 +267,11 @@ mod tests {
         &[("content-type", "application/grpc"), ("grpc-status", "5"), ("grpc-message", "not%20here")];
 
     #[test]
-    fn a_trailers_only_answer_keeps_its_status_in_the_headers_and_has_no_body() {
-        // The end is known with the headers, or comes later.
+    fn a_trailers_only_response_keeps_its_status_in_the_headers() {
+        // The end of the body is known with the headers, or only later.
         for body in [Body::empty, || Body::of_frames(frames::Unsized(crate::replay::tests::pieces(&[])))] {
             for web in [WEB, WEB_TEXT] {
-                let response = web_answer(web, REFUSED, body());
+                let response = web_response(web, REFUSED, body());
                 let headers = response.headers();
                 assert_eq!(headers[CONTENT_TYPE], web);
                 assert_eq!(headers["grpc-status"], "5");
@@ -282,19 +286,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_grpc_keeps_its_body() {
+    fn other_content_keeps_its_body() {
         for web in [WEB, WEB_TEXT] {
             let page = || Body::of_frames(frames::Unsized(Body::full("no such page")));
-            let response = web_answer(web, &[("content-type", "text/plain")], page());
+            let response = web_response(web, &[("content-type", "text/plain")], page());
             assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
             assert_eq!(text(response), "no such page");
         }
     }
 
     #[test]
-    fn a_length_from_the_server_goes_with_the_frame_that_is_added() {
+    fn adding_the_trailer_frame_removes_the_content_length() {
         let kind = &[("content-type", "application/grpc"), ("content-length", "7")];
-        let response = web_answer(WEB, kind, Body::boxed(Answer(0)));
+        let response = web_response(WEB, kind, Body::boxed(Answer(0)));
         assert!(!response.headers().contains_key(CONTENT_LENGTH));
         assert!(text(response).ends_with("grpc-status: 0\r\n"));
     }

@@ -1,4 +1,4 @@
-//! Refuses requests of a source that already has as many under way as it may.
+//! Limits the number of concurrent requests per source.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -18,11 +18,11 @@ use tidegate_core::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct InFlightReq {
-    /// How many requests of one source may be under way at once. A request is under way until its response has been
-    /// sent to the end.
+    /// Maximum number of concurrent requests per source. A request counts until its response has been sent
+    /// completely.
     #[serde(skip_serializing_if = "is_default")]
     pub amount: i64,
-    /// What requests are counted by; the requested host when nothing is given.
+    /// How sources are distinguished; by the request's host if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_criterion: Option<SourceCriterion>,
 }
@@ -33,7 +33,7 @@ impl Build for InFlightReq {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
         let source = Source::new(self.source_criterion.as_ref(), Source::Host)
             .map_err(|error| error.map(|text| format!("error creating requests limiter: {text}")))?;
-        // Requests under way count against a new `amount`, too. Another criterion has other sources.
+        // Requests in flight also count against a new `amount`. Another criterion means other sources.
         let counts = context.state(&format!("counts by {:?}", self.source_criterion), Counts::default);
         Ok(Arc::new(Limiter { amount: self.amount, source, counts }))
     }
@@ -49,20 +49,22 @@ impl Middleware for Limiter {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(permit) = self.counts.acquire(self.source.of(&request), self.amount) else {
             let body = format!("max connections reached: {}", self.amount);
-            return crate::answer(reply::bare(StatusCode::TOO_MANY_REQUESTS, body, Reason::TooManyInFlight));
+            return crate::ready(reply::bare(StatusCode::TOO_MANY_REQUESTS, body, Reason::TooManyInFlight));
         };
         let permit = Arc::new(permit);
         if let Some(upgrade) = &mut request.context.upgrade {
-            // A connection that changes its protocol is under way until it ends, long after its response.
+            // After a protocol switch, the request counts until the connection closes.
             upgrade.hold(permit.clone());
         }
-        Box::pin(async move { next.run(request).await.map(|body| body.with_guard(Box::new(Hold(permit)))) })
+        Box::pin(
+            async move { next.run(request).await.map(|body| body.with_guard(Box::new(PermitGuard(permit)))) },
+        )
     }
 }
 
 const SHARDS: usize = 16;
 
-/// Requests under way per source. Only sources with at least one are in it, so it is as large as the load.
+/// Requests in flight per source. Holds only sources with at least one.
 #[derive(Default)]
 struct Counts {
     shards: [Mutex<HashMap<String, i64, foldhash::fast::RandomState>>; SHARDS],
@@ -98,16 +100,16 @@ impl Counts {
     }
 }
 
-/// The right to be under way. Given back when dropped, so a request that is cancelled gives it back too.
+/// The permission for one request. Released on drop, so cancelled requests release it too.
 struct Permit {
     counts: Arc<Counts>,
     source: String,
 }
 
-/// Keeps a permit until a body ends.
-struct Hold(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Permit>);
+/// Holds a permit until a body ends.
+struct PermitGuard(#[expect(dead_code, reason = "held until dropped")] Arc<Permit>);
 
-impl Guard for Hold {
+impl Guard for PermitGuard {
     fn end(self: Box<Self>, _: End) {}
 }
 
@@ -137,7 +139,7 @@ mod tests {
         assert_eq!(refused.status(), 429);
         assert!(!refused.headers().contains_key("content-type"));
         assert_eq!(text(refused), "max connections reached: 2");
-        assert_eq!(ask(&middleware, get("http://b.test/")).status(), 200, "another host counts for itself");
+        assert_eq!(ask(&middleware, get("http://b.test/")).status(), 200, "hosts count separately");
         assert_eq!(text(first), "hello");
         assert_eq!(ask(&middleware, get("http://a.test/")).status(), 200);
         drop(second);
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_under_way_count_against_a_new_amount() {
+    fn requests_in_flight_count_against_a_new_amount() {
         let world = World::default();
         let limit = |amount| build_in(&world, InFlightReq { amount, source_criterion: None }).unwrap();
         let (before, first) = (limit(2), get("http://a.test/"));
@@ -153,12 +155,12 @@ mod tests {
         let after = limit(1);
         assert_eq!(ask(&after, get("http://a.test/")).status(), 429);
         drop(second);
-        assert_eq!(ask(&after, get("http://a.test/")).status(), 429, "the first is still under way");
+        assert_eq!(ask(&after, get("http://a.test/")).status(), 429, "the first is still in flight");
         assert_eq!(ask(&limit(2), get("http://a.test/")).status(), 200);
     }
 
     #[test]
-    fn nothing_is_remembered_of_sources_without_requests() {
+    fn idle_sources_are_forgotten() {
         let counts = Arc::new(Counts::default());
         for n in 0..1000 {
             drop(counts.acquire(n.to_string(), 1));
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_request_gives_its_place_back() {
+    fn a_cancelled_request_releases_its_permit() {
         let middleware = testing::build(InFlightReq { amount: 1, source_criterion: None });
         let service = Service(|_| Response::new(Body::empty()));
         drop(testing::run(&middleware, get("http://a.test/"), &service));
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_protocol_counts_until_its_connection_ends() {
+    fn an_upgraded_connection_counts_until_it_closes() {
         let middleware = testing::build(InFlightReq { amount: 1, source_criterion: None });
         let tunnel = Arc::new(Mutex::new(None));
         let kept = tunnel.clone();

@@ -1,4 +1,4 @@
-//! Lets only clients from given address ranges through.
+//! Allows only clients from given address ranges.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use tidegate_core::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct IpAllowList {
-    /// Addresses and ranges (CIDR) that are let through. Required.
+    /// Allowed addresses and ranges (CIDR). Required.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source_range: Vec<String>,
-    /// Which address is the client's; without it, the address of the connection.
+    /// How to determine the client's address; by default, the address of the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_strategy: Option<IpStrategy>,
-    /// The status that others get; 0 means 403.
+    /// Status of the response to other clients; 0 means 403.
     #[serde(skip_serializing_if = "is_default")]
     pub reject_status_code: u16,
 }
@@ -48,7 +48,7 @@ impl Build for IpAllowList {
     }
 }
 
-/// The checked form, which the deprecated `ipWhiteList` shares.
+/// The validated form, shared with the deprecated `ipWhiteList`.
 pub(crate) struct AllowList {
     allowed: IpRanges,
     client: ClientIp,
@@ -77,7 +77,7 @@ impl Middleware for AllowList {
         if self.allows(&request) {
             next.run(request)
         } else {
-            crate::answer(reply::status_text(self.reject, Reason::AddressDenied))
+            crate::ready(reply::status_text(self.reject, Reason::AddressDenied))
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_is_the_status_in_words() {
+    fn the_refusal_is_the_status_text() {
         let options = IpAllowList { reject_status_code: 404, ..options(&["10.0.0.0/8"], None) };
         let response =
             testing::response_of(options, testing::get("http://h.test/"), |_| Response::new(Body::empty()));

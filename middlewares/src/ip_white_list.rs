@@ -1,4 +1,4 @@
-//! Lets only clients from given address ranges through: the old name of `ipAllowList`.
+//! Allows only clients from given address ranges: the former name of `ipAllowList`.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::ip_allow_list::AllowList;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct IpWhiteList {
-    /// Addresses and ranges (CIDR) that are let through. Required.
+    /// Allowed addresses and ranges (CIDR). Required.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source_range: Vec<String>,
-    /// Which address is the client's; without it, the address of the connection.
+    /// How to determine the client's address; by default, the address of the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_strategy: Option<IpStrategy>,
 }

@@ -1,8 +1,8 @@
-//! Every middleware of Tidegate: one file each, which is declared here, and one line each in the list below. Kinds that
-//! are known only when the program runs come in through [`runtime`].
+//! The middlewares of Tidegate. Each has its own file, declared here, and a line in the list below. Kinds
+//! that are known only at run time are added through [`runtime`].
 //!
-//! A middleware's file has five parts in this order: the sentence that says what it is for, its options, `build`,
-//! `handle`, its tests.
+//! A middleware's file has five parts, in this order: a sentence about its purpose, its options, `build`,
+//! `handle`, tests.
 
 #[macro_use]
 mod registry;
@@ -78,7 +78,7 @@ registry! {
     stripPrefixRegex: strip_prefix_regex::StripPrefixRegex,
 }
 
-/// A response that is already there, where a future is asked for.
-pub(crate) fn answer<'a>(response: Response) -> BoxFuture<'a, Response> {
+/// Returns a future that is ready with `response`.
+pub(crate) fn ready<'a>(response: Response) -> BoxFuture<'a, Response> {
     Box::pin(std::future::ready(response))
 }

@@ -1,4 +1,4 @@
-//! Redirects, and the URLs in them read and written as Go's `net/url` does.
+//! Redirects, with URLs parsed and formatted like Go's `net/url`.
 
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, StatusCode};
@@ -6,8 +6,8 @@ use tidegate_core::{Reason, Response, reply};
 
 use crate::path::{self, UrlPath};
 
-/// A redirect to `url`: 302 or 301 for GET, 307 or 308 for other methods, which must keep their body. A URL that
-/// cannot be one is answered with 502, as Traefik does.
+/// Returns a redirect to `url`: 302 or 301 for GET, 307 or 308 for other methods, which must keep their body.
+/// Invalid URLs get 502, as in Traefik.
 pub(crate) fn redirect(url: &str, method: &Method, permanent: bool) -> Response {
     let location = normalised(url).and_then(|location| HeaderValue::from_bytes(location.as_bytes()).ok());
     let Some(location) = location else {
@@ -24,8 +24,8 @@ pub(crate) fn redirect(url: &str, method: &Method, permanent: bool) -> Response 
     response
 }
 
-/// The URL as Go's `url.Parse` and `String` leave it: scheme in lower case, path and fragment escaped where needed,
-/// the query untouched. `None` when it is no URL.
+/// Normalises a URL like Go's `url.Parse` and `String`: lower-case scheme, path and fragment escaped where
+/// needed, query unchanged. `None` if it is not a valid URL.
 pub(crate) fn normalised(url: &str) -> Option<String> {
     if url.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
         return None;
@@ -57,7 +57,7 @@ pub(crate) fn normalised(url: &str) -> Option<String> {
     Some(out)
 }
 
-/// The scheme (empty when there is none) and what follows its colon.
+/// Returns the scheme, or an empty string, and what follows its colon.
 fn split_scheme(url: &str) -> Option<(&str, &str)> {
     for (at, c) in url.char_indices() {
         match c {
@@ -74,7 +74,7 @@ fn split_scheme(url: &str) -> Option<(&str, &str)> {
 fn push_authority_and_path(text: &str, has_scheme: bool, out: &mut String) -> Option<()> {
     let mut path = text;
     if !text.starts_with('/') {
-        // Without a scheme a colon in the first segment would be read as one.
+        // Without a scheme, a colon in the first segment would be taken for its end.
         let first = text.split('/').next().unwrap_or(text);
         if first.contains(':') {
             return None;

@@ -1,4 +1,4 @@
-//! Tells the service about the client's TLS certificate.
+//! Passes information about the client's TLS certificate to the service.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,39 +22,39 @@ const INFO: HeaderName = HeaderName::from_static("x-forwarded-tls-client-cert-in
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PassTlsClientCert {
-    /// Sends the certificates as `X-Forwarded-Tls-Client-Cert`: base64 of the DER, the chain with commas between.
+    /// Sends the certificates as `X-Forwarded-Tls-Client-Cert`: base64 of the DER, separated by commas.
     #[serde(skip_serializing_if = "is_default")]
     pub pem: bool,
-    /// Sends these parts of them, URL-escaped, as `X-Forwarded-Tls-Client-Cert-Info`.
+    /// Sends the selected parts, URL-escaped, as `X-Forwarded-Tls-Client-Cert-Info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<Info>,
 }
 
-/// Which parts of a certificate are sent.
+/// The parts of a certificate to send.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Info {
-    /// The end of its life, as seconds since 1970 (`NA`).
+    /// `notAfter`, in seconds since 1970 (`NA`).
     #[serde(skip_serializing_if = "is_default")]
     pub not_after: bool,
-    /// The beginning of its life, as seconds since 1970 (`NB`).
+    /// `notBefore`, in seconds since 1970 (`NB`).
     #[serde(skip_serializing_if = "is_default")]
     pub not_before: bool,
-    /// Its alternative names (`SAN`).
+    /// Subject alternative names (`SAN`).
     #[serde(skip_serializing_if = "is_default")]
     pub sans: bool,
-    /// Its number, in decimal.
+    /// Serial number, in decimal.
     #[serde(skip_serializing_if = "is_default")]
     pub serial_number: bool,
-    /// Parts of its owner's name.
+    /// Parts of the subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<Subject>,
-    /// Parts of its issuer's name.
+    /// Parts of the issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Issuer>,
 }
 
-/// Which parts of the owner's name are sent.
+/// The parts of the subject to send.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "the fields are the parts of a distinguished name (RFC 3739 section 3.1)")]
@@ -77,7 +77,7 @@ pub struct Subject {
     pub domain_component: bool,
 }
 
-/// Which parts of the issuer's name are sent.
+/// The parts of the issuer to send.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "the fields are the parts of a distinguished name (RFC 3739 section 3.1)")]
@@ -109,7 +109,8 @@ impl Build for PassTlsClientCert {
     }
 }
 
-/// A part of a name: its type, its letters, and whether only the last of several counts (as in Go's `pkix.Name`).
+/// A part of a name: its type, its abbreviation, and whether only the last occurrence counts (as in Go's
+/// `pkix.Name`).
 type Part = (oid::Oid<'static>, &'static str, bool);
 
 impl Subject {
@@ -147,7 +148,7 @@ impl Subject {
 }
 
 impl Issuer {
-    /// In the order in which they are sent.
+    /// Returns the selected parts in the order in which they are sent.
     fn parts(&self) -> Vec<Part> {
         [
             (self.domain_component, (oid::OID_DOMAIN_COMPONENT, "DC", false)),
@@ -199,7 +200,7 @@ impl Middleware for Pass {
 }
 
 impl Selection {
-    /// The parts of one certificate; empty when it cannot be read, which the handshake would have noticed.
+    /// Describes one certificate. Empty when it cannot be parsed, which the handshake would have caught.
     fn describe(&self, der: &[u8]) -> String {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else { return String::new() };
         let mut fields = Vec::new();
@@ -249,7 +250,7 @@ fn name_parts(name: &X509Name<'_>, parts: &[Part]) -> Vec<String> {
     texts
 }
 
-/// DNS names, then mail addresses, IP addresses and URIs.
+/// Returns DNS names, then e-mail addresses, IP addresses and URIs.
 fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
     let mut kinds: [Vec<String>; 4] = Default::default();
@@ -272,7 +273,7 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// As for a form: a space becomes `+` (Go's `QueryEscape`).
+/// Escapes like Go's `QueryEscape`: a space becomes `+`.
 fn query_escape(text: &str) -> String {
     path::escape_with(text.as_bytes(), |byte| !path::is_unreserved(byte)).replace("%20", "+")
 }
@@ -297,7 +298,7 @@ mod tests {
         "hw3ePP1Re3V8DQQF+QIhAPwzrOa2KeCO5LXjXYQy5qXtl8hWVVVHqeNqAPjxGBuc",
     );
 
-    /// What Traefik 3.7 sends for it.
+    /// What Traefik 3.7 sends for `CLIENT`.
     const EXPECTED: &str = concat!(
         "Subject=\"DC=org,C=DE,ST=\u{ce}le,L=K\u{f6}ln,O=Org,OU=Unit 1,SN=L1,CN=client+cn\";",
         "Issuer=\"DC=org,DC=example,C=FR,ST=Some State,L=Toulouse,O=Ca Org,O=Second, Org,SN=CA1,CN=Root CA\";",
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_certificate_is_described_by_nothing() {
+    fn an_invalid_certificate_has_an_empty_description() {
         let seen = testing::request_after(everything(), with_certificates(vec![vec![0x30, 1, 2]]));
         assert_eq!(seen.head.headers["x-forwarded-tls-client-cert-info"], "");
     }

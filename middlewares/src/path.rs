@@ -1,31 +1,31 @@
-//! Paths the way Go's `net/url` reads, writes and cleans them, which is what Traefik's users see.
+//! Paths as Go's `net/url` parses, formats and cleans them, which is what Traefik's users see.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// A `%` that is not followed by two hexadecimal digits, in Go's words.
+/// A `%` that is not followed by two hexadecimal digits, in Go's wording.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid URL escape {0:?}")]
 pub(crate) struct EscapeError(pub(crate) String);
 
-/// A path with its escaped form, as the fields `Path` and `RawPath` of Go's `url.URL`.
+/// A path and its escaped form, like the fields `Path` and `RawPath` of Go's `url.URL`.
 #[derive(Debug)]
 pub(crate) struct UrlPath {
     /// Unescaped.
     pub(crate) path: Vec<u8>,
-    /// The escaped form, when it is not the one that [`escape`] makes; else empty.
+    /// The escaped form if it differs from that of [`escape`]; otherwise empty.
     pub(crate) raw: String,
 }
 
 impl UrlPath {
-    /// Reads an escaped path (Go's `setPath`).
+    /// Parses an escaped path (Go's `setPath`).
     pub(crate) fn parse(escaped: &str) -> Result<Self, EscapeError> {
         let path = unescape(escaped)?;
         let raw = if escape(&path) == escaped { String::new() } else { escaped.to_owned() };
         Ok(Self { path, raw })
     }
 
-    /// The escaped form (Go's `EscapedPath`): `raw` when it is valid and says the same as `path`.
+    /// Returns the escaped form (Go's `EscapedPath`): `raw` if it is a valid encoding of `path`.
     pub(crate) fn escaped(&self) -> String {
         let raw_counts = !self.raw.is_empty()
             && is_valid_encoding(&self.raw)
@@ -55,12 +55,12 @@ pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, EscapeError> {
     Ok(decoded)
 }
 
-/// Escapes what may not stand in a path, and the question mark (Go's mode `encodePath`).
+/// Escapes what is not allowed in a path, and the question mark (Go's mode `encodePath`).
 pub(crate) fn escape(path: &[u8]) -> String {
     escape_with(path, |byte| !is_path_byte(byte))
 }
 
-/// Escapes the bytes for which `must` is true.
+/// Escapes the bytes that match `must`.
 pub(crate) fn escape_with(text: &[u8], must: impl Fn(u8) -> bool) -> String {
     let mut escaped = String::with_capacity(text.len());
     for &byte in text {
@@ -73,14 +73,14 @@ pub(crate) fn escape_with(text: &[u8], must: impl Fn(u8) -> bool) -> String {
     escaped
 }
 
-/// True when every byte may stand in an escaped path as it is (Go's `validEncoded`).
+/// Returns true when no byte needs escaping in an escaped path (Go's `validEncoded`).
 pub(crate) fn is_valid_encoding(text: &str) -> bool {
     text.bytes().all(|byte| {
         is_path_byte(byte) || matches!(byte, b'!' | b'\'' | b'(' | b')' | b'*' | b'[' | b']' | b'%')
     })
 }
 
-/// Letters, digits, `-`, `_`, `.`, `~`: what means the same escaped or not (RFC 3986 section 2.3).
+/// Letters, digits, `-`, `_`, `.`, `~`: equivalent whether escaped or not (RFC 3986 section 2.3).
 pub(crate) fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~')
 }
@@ -94,7 +94,7 @@ fn hex_pair(bytes: &[u8], at: usize) -> Option<u8> {
     Some((digit(at)? * 16 + digit(at + 1)?) as u8)
 }
 
-/// What follows `prefix` (not escaped) in an escaped path; `None` when the path does not begin with it.
+/// Removes `prefix`, which is not escaped, from an escaped path; `None` when the path does not start with it.
 pub(crate) fn strip_decoded_prefix<'a>(escaped: &'a str, prefix: &[u8]) -> Option<&'a str> {
     let bytes = escaped.as_bytes();
     let mut i = 0;
@@ -111,10 +111,10 @@ pub(crate) fn strip_decoded_prefix<'a>(escaped: &'a str, prefix: &[u8]) -> Optio
     escaped.get(i..)
 }
 
-/// What is left of an escaped path after a prefix was cut off, with a slash in front.
+/// Returns the rest of an escaped path after removing a prefix, with a leading slash.
 ///
-/// A slash that stood escaped right behind the prefix becomes that slash, as in Go, whose `URL.RawPath` no longer fits
-/// its `URL.Path` then.
+/// An escaped slash right after the prefix becomes that slash, as in Go, where `URL.RawPath` then no longer
+/// matches `URL.Path`.
 pub(crate) fn after_prefix(rest: &str) -> Cow<'_, str> {
     let begins_escaped = rest.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case("%2f"));
     match unescape(rest) {
@@ -123,14 +123,14 @@ pub(crate) fn after_prefix(rest: &str) -> Cow<'_, str> {
     }
 }
 
-/// The path with a slash in front.
+/// Returns the path with a leading slash.
 pub(crate) fn with_leading_slash(path: &str) -> Cow<'_, str> {
     if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(format!("/{path}")) }
 }
 
-/// True when an escaped path begins with a slash and has no empty segment (but the last) and no `.` or `..`,
-/// escaped or not. A path that was cut or replaced and is not clean would reach something else than the router's
-/// rule looked at, so it is refused.
+/// Returns true when an escaped path starts with a slash and has no empty segment except the last, and no `.`
+/// or `..`, escaped or not. A stripped or replaced path that is not clean is refused: it could reach
+/// something that the router's rule did not match.
 pub(crate) fn is_clean(escaped: &str) -> bool {
     let Some(rest) = escaped.strip_prefix('/') else { return false };
     let mut segments = rest.split('/').peekable();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_slash_behind_a_prefix_is_the_slash() {
+    fn an_escaped_slash_after_a_prefix_becomes_the_slash() {
         for (rest, expected) in [
             ("", "/"),
             ("x%2Fy", "/x%2Fy"),
@@ -220,7 +220,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_without_panic(text in ".{0,40}", prefix in ".{0,6}") {
+        fn no_text_panics(text in ".{0,40}", prefix in ".{0,6}") {
             let _ = UrlPath::parse(&text).map(|p| p.escaped());
             let _ = strip_decoded_prefix(&text, prefix.as_bytes());
             let _ = is_clean(&text);

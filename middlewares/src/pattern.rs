@@ -1,11 +1,11 @@
-//! Regular expressions and replacements in the syntax of Go's `regexp`, which Traefik's users write.
+//! Regular expressions and replacements in the syntax of Go's `regexp`, as users of Traefik write them.
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use tidegate_core::BuildError;
 
 /// Compiles an expression in Go's syntax.
-///
-/// `\d`, `\w`, `\s` and `\b` know ASCII only, a brace that begins no repetition stands for itself, and `[`, `&&`, `--`
+/// As in Go, and unlike the `regex` crate, `\d`, `\w`, `\s` and `\b` are ASCII only, a brace that does not
+/// start a repetition is literal, and `[`, `&&`, `--` have no meaning inside a class.
 /// have no meaning inside a class: all of this is so in Go and not in Rust's own syntax.
 pub fn compile(expression: &str) -> Result<Regex, BuildError> {
     RegexBuilder::new(&translate(expression)).build().map_err(|error| {
@@ -15,7 +15,7 @@ pub fn compile(expression: &str) -> Result<Regex, BuildError> {
     })
 }
 
-/// What is wrong with an expression, in words that need no knowledge of its parser.
+/// Explains a parser error without the parser's jargon.
 fn plain_reason(reason: &str) -> &str {
     match reason {
         "unclosed group" => "a closing `)` is missing",
@@ -26,7 +26,7 @@ fn plain_reason(reason: &str) -> &str {
     }
 }
 
-/// A replacement in which `$1`, `${1}` and `${name}` stand for groups and `$$` for a dollar sign.
+/// A replacement in which `$1`, `${1}` and `${name}` refer to groups and `$$` is a dollar sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<Piece>);
 
@@ -37,8 +37,8 @@ enum Piece {
 }
 
 impl Template {
-    /// Reads a replacement for `regex`. As in Go a name is as long as it can be, so that `$1x` is the group called
-    /// `1x`; a group that does not exist stands for nothing; a `$` that begins no name is a dollar sign.
+    /// Parses a replacement for `regex`. As in Go, a name is as long as possible, so `$1x` is the group `1x`;
+    /// a group that does not exist is empty; a `$` that does not start a name is literal.
     pub fn new(text: &str, regex: &Regex) -> Self {
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -59,7 +59,7 @@ impl Template {
         Self(pieces)
     }
 
-    /// The text with every match replaced; `None` when there is no match (Go's `ReplaceAllString`).
+    /// Replaces every match in the text (Go's `ReplaceAllString`); `None` when there is no match.
     pub fn replace_all(&self, regex: &Regex, text: &str) -> Option<String> {
         let mut matches = regex.captures_iter(text.as_bytes()).peekable();
         matches.peek()?;
@@ -98,7 +98,7 @@ fn push_text(pieces: &mut Vec<Piece>, text: &str) {
     }
 }
 
-/// The name behind a `$`, with or without braces, and what follows it.
+/// Returns the name after a `$`, with or without braces, and the rest of the text.
 fn group_name(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('{');
     let from = inner.unwrap_or(text);
@@ -122,7 +122,7 @@ const DIGIT: &str = "0-9";
 const WORD: &str = "0-9A-Za-z_";
 const SPACE: &str = r"\t\n\f\r ";
 
-/// Rewrites an expression from Go's syntax into that of the `regex` crate.
+/// Translates an expression from Go's syntax to that of the `regex` crate.
 fn translate(expression: &str) -> String {
     let mut out = String::with_capacity(expression.len() + 16);
     let mut rest = expression;
@@ -143,7 +143,7 @@ fn translate(expression: &str) -> String {
     out
 }
 
-/// Translates the escape at the start of `text` and returns what follows it.
+/// Translates the escape at the start of `text` and returns the rest.
 fn translate_escape<'a>(text: &'a str, out: &mut String, in_class: bool) -> &'a str {
     let Some(c) = text[1..].chars().next() else {
         out.push('\\');
@@ -188,7 +188,7 @@ fn translate_escape<'a>(text: &'a str, out: &mut String, in_class: bool) -> &'a 
     after
 }
 
-/// Translates the character class at the start of `text` and returns what follows it.
+/// Translates the character class at the start of `text` and returns the rest.
 fn translate_class<'a>(text: &'a str, out: &mut String) -> &'a str {
     out.push('[');
     let mut rest = &text[1..];
@@ -230,7 +230,7 @@ fn translate_class<'a>(text: &'a str, out: &mut String) -> &'a str {
     ""
 }
 
-/// True when `text` begins with `{n}`, `{n,}` or `{n,m}`.
+/// Returns true when `text` starts with `{n}`, `{n,}` or `{n,m}`.
 fn is_repetition(text: &str) -> bool {
     let Some((inner, _)) = text[1..].split_once('}') else { return false };
     let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Looks at the beginning of a body, which stays whole all the same.
+//! Inspects the start of a body without consuming it.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -9,17 +9,17 @@ use tidegate_core::{Body, BodyError, Collected};
 
 use crate::sniff;
 
-/// Reads as much of a body as is needed to guess its type. A body that streams is held back until its first piece
-/// only.
-pub(crate) async fn beginning(mut body: Body) -> (Vec<u8>, Body) {
+/// Reads as much of a body as is needed to guess its type. Waits for the first chunk only of a body that
+/// streams.
+pub(crate) async fn prefix(mut body: Body) -> (Vec<u8>, Body) {
     let mut beginning = Vec::new();
     let mut read = Vec::new();
     let streams = body.size_hint().exact().is_none();
-    while beginning.len() < sniff::LOOKED_AT && !body.is_end_stream() {
+    while beginning.len() < sniff::SNIFF_LEN && !body.is_end_stream() {
         let Some(frame) = body.frame().await else { break };
         let (data, rest) = split(frame, body);
         body = rest;
-        beginning.extend_from_slice(&data[..data.len().min(sniff::LOOKED_AT)]);
+        beginning.extend_from_slice(&data[..data.len().min(sniff::SNIFF_LEN)]);
         read.push(data);
         if streams && !beginning.is_empty() {
             break;
@@ -28,8 +28,8 @@ pub(crate) async fn beginning(mut body: Body) -> (Vec<u8>, Body) {
     (beginning, Body::prefixed(read, body))
 }
 
-/// Reads the first frame if it is there already. `None`: the body has ended without any.
-pub(crate) async fn unless_empty(mut body: Body) -> Option<Body> {
+/// Polls for the first frame. Returns `None` if the body has already ended without one.
+pub(crate) async fn non_empty(mut body: Body) -> Option<Body> {
     let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
     match first {
         Poll::Pending => Some(body),
@@ -41,7 +41,7 @@ pub(crate) async fn unless_empty(mut body: Body) -> Option<Body> {
     }
 }
 
-/// Returns the data of a frame, and what comes behind it: other frames are the last of a body.
+/// Returns the data of a frame and the rest of the body; a frame without data is the last one.
 fn split(frame: Result<Frame<Bytes>, BodyError>, rest: Body) -> (Bytes, Body) {
     match frame.map(Frame::into_data) {
         Ok(Ok(data)) => (data, rest),
@@ -60,16 +60,16 @@ mod tests {
     use crate::testing::block_on;
 
     #[test]
-    fn what_was_looked_at_is_still_there() {
+    fn a_peeked_body_is_complete() {
         block_on(async {
-            let (seen, body) = beginning(pieces(&["ab", "cd"])).await;
-            assert_eq!(seen, b"ab", "a stream is held back for its first piece only");
+            let (seen, body) = prefix(pieces(&["ab", "cd"])).await;
+            assert_eq!(seen, b"ab", "a stream waits for its first chunk only");
             assert_eq!(body.collect(10).await.unwrap().bytes, "abcd");
-            let (seen, body) = beginning(Body::full("abc")).await;
+            let (seen, body) = prefix(Body::full("abc")).await;
             assert_eq!((seen.as_slice(), body.size_hint().exact()), (&b"abc"[..], Some(3)));
-            assert!(unless_empty(Body::empty()).await.is_none());
-            assert!(unless_empty(pieces(&[])).await.is_none());
-            let body = unless_empty(pieces(&["ab", "cd"])).await.unwrap();
+            assert!(non_empty(Body::empty()).await.is_none());
+            assert!(non_empty(pieces(&[])).await.is_none());
+            let body = non_empty(pieces(&["ab", "cd"])).await.unwrap();
             assert_eq!(body.collect(10).await.unwrap().bytes, "abcd");
         });
     }

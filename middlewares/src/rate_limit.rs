@@ -1,4 +1,4 @@
-//! Lets each source send so many requests in so much time, and refuses the rest with 429.
+//! Limits the request rate of each source; requests beyond it get 429.
 
 mod buckets;
 mod shared;
@@ -20,27 +20,28 @@ use tidegate_core::{
     Response, reply,
 };
 
-use buckets::{Buckets, Filling, Ticket};
+use buckets::{BucketStore, Buckets, Ticket};
 pub use shared::Redis;
-use shared::{Shared, Unknown};
+use shared::{Shared, StoreUnavailable};
 
-/// Traefik's `rateLimit`: one token bucket per source, which holds `burst` tokens and gets `average` per `period`.
+/// Traefik's `rateLimit`: one token bucket per source that holds `burst` tokens and is refilled with
+/// `average` per `period`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RateLimit {
     /// Requests per `period`; 0 means no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub average: i64,
-    /// The time that `average` refers to.
+    /// The time that `average` applies to.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub period: Duration,
-    /// How many requests may come at once.
+    /// Number of requests that may arrive at once.
     #[serde(skip_serializing_if = "is_default")]
     pub burst: i64,
-    /// What requests are counted by; the address of the TCP peer when nothing is given.
+    /// How sources are distinguished; by the address of the TCP peer if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_criterion: Option<SourceCriterion>,
-    /// Buckets that several gateways share through Redis.
+    /// Shares buckets between gateways through Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
 }
@@ -70,7 +71,7 @@ impl Build for RateLimit {
     }
 }
 
-/// Longest time between two tokens: keeps sums of nanoseconds far from the end of 64 bits.
+/// Maximum time between two tokens: keeps sums of nanoseconds far below the limit of 64 bits.
 const MAX_INTERVAL: StdDuration = StdDuration::from_secs(365 * 24 * 3600);
 
 struct Limiter {
@@ -84,13 +85,13 @@ enum Limit {
     Shared(Box<Shared>),
 }
 
-/// What the options say about one bucket.
+/// Derives the parameters of a bucket from the options.
 fn bucket(options: &RateLimit) -> Bucket {
     let period =
         if options.period.is_zero() { StdDuration::from_secs(1) } else { StdDuration::from(options.period) };
     let interval = StdDuration::from_secs_f64(period.as_secs_f64() / options.average as f64)
         .clamp(StdDuration::from_nanos(1), MAX_INTERVAL);
-    // The whole bucket must stay below 2^62 nanoseconds, or adding to it could overflow.
+    // A full bucket must stay below 2^62 nanoseconds, or adding to it could overflow.
     let room = (1u64 << 62) / u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
     let burst = u64::try_from(options.burst.max(1)).unwrap_or(1).min(room).min(u64::from(u32::MAX));
     let rate = options.average as f64 / period.as_secs_f64();
@@ -99,11 +100,11 @@ fn bucket(options: &RateLimit) -> Bucket {
 
 /// Buckets in this process.
 struct Local {
-    limiter: RateLimiter<Ticket, Filling, Uptime, NoOpMiddleware<StdDuration>>,
+    limiter: RateLimiter<Ticket, BucketStore, Uptime, NoOpMiddleware<StdDuration>>,
     max_delay: StdDuration,
 }
 
-/// The clock as the limiter reads it.
+/// The clock as governor reads it.
 #[derive(Clone)]
 struct Uptime(Clock);
 
@@ -120,16 +121,16 @@ impl Local {
         let bucket = bucket(options);
         let burst = NonZeroU32::new(bucket.burst).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(bucket.interval)
-            .ok_or_else(|| BuildError::new("average and period give no rate"))?
+            .ok_or_else(|| BuildError::new("average and period do not form a valid rate"))?
             .allow_burst(burst);
-        // A new limit fills no bucket. Another criterion has other sources.
+        // A new limit does not refill buckets. Another criterion means other sources.
         let buckets = context.state(&format!("buckets by {:?}", options.source_criterion), Buckets::default);
         let clock = context.clock();
-        let filling = Filling::new(buckets, clock.uptime(), &bucket);
+        let filling = BucketStore::new(buckets, clock.uptime(), &bucket);
         Ok(Self { limiter: RateLimiter::new(quota, filling, Uptime(clock)), max_delay: bucket.ahead })
     }
 
-    /// Whether it is the source's turn, and when.
+    /// Decides whether and when the request is admitted.
     fn admit(&self, source: String) -> Turn {
         let ticket = Ticket::new(source);
         match self.limiter.check_key(&ticket) {
@@ -139,8 +140,8 @@ impl Local {
     }
 }
 
-/// Traefik's longest wait: half the time between two tokens, with the rate cut to a whole number; 500 ms for slow
-/// rates.
+/// Returns Traefik's maximum delay: half the time between two tokens, with the rate rounded down to an
+/// integer; 500 ms for slower rates.
 fn max_delay(rate: f64) -> StdDuration {
     if rate < 1.0 {
         StdDuration::from_millis(500)
@@ -160,7 +161,7 @@ impl Middleware for Limiter {
                     match limit.admit(source).await {
                         Ok(Turn::In(delay)) => after(delay, request, next).await,
                         Ok(Turn::Over(wait)) => refusal(wait),
-                        Err(Unknown) => reply::error(
+                        Err(StoreUnavailable) => reply::error(
                             StatusCode::INTERNAL_SERVER_ERROR,
                             "Could not insert/update bucket",
                             Reason::LimitUnavailable,
@@ -172,7 +173,7 @@ impl Middleware for Limiter {
         match limit.admit(self.source.of(&request)) {
             Turn::In(delay) if delay.is_zero() => next.run(request),
             Turn::In(delay) => Box::pin(after(delay, request, next)),
-            Turn::Over(wait) => crate::answer(refusal(wait)),
+            Turn::Over(wait) => crate::ready(refusal(wait)),
         }
     }
 }
@@ -205,7 +206,7 @@ mod tests {
         RateLimit { average, period: Duration::from_secs(period), burst, ..RateLimit::default() }
     }
 
-    /// Buckets whose time stands still, and the clock that moves it.
+    /// Buckets with a manual clock.
     fn local(options: &RateLimit) -> (Local, Arc<ManualClock>) {
         let (world, clock) = World::stopped();
         (Local::new(options, &BuildContext::new("m@file", &world)).unwrap(), clock)
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_burst_passes_and_the_rest_is_told_when_to_come_back() {
+    fn requests_beyond_the_burst_are_refused_with_retry_after() {
         let (world, clock) = World::stopped();
         let middleware = build_in(&world, limited(1, 10, 2)).unwrap();
         assert_eq!(ask(&middleware, get("http://h.test/")).status(), 200);
@@ -233,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_longer_than_half_the_time_between_two_tokens() {
+    fn no_delay_exceeds_half_the_time_between_two_tokens() {
         let (limit, clock) = local(&limited(2, 1, 1));
         assert_eq!(limit.admit("a".into()), Turn::In(StdDuration::ZERO));
         assert_eq!(limit.admit("a".into()), Turn::Over(StdDuration::from_millis(500)));
-        assert_eq!(limit.admit("b".into()), Turn::In(StdDuration::ZERO), "another source has its own bucket");
+        assert_eq!(limit.admit("b".into()), Turn::In(StdDuration::ZERO), "sources have separate buckets");
         clock.advance(StdDuration::from_millis(249));
         assert_eq!(limit.admit("a".into()), Turn::Over(StdDuration::from_millis(251)));
         clock.advance(StdDuration::from_millis(1));
@@ -245,8 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_a_little_early_waits_for_its_turn() {
-        // Tokens come each 200 ms; waits may last 100 ms.
+    fn a_slightly_early_request_is_delayed() {
+        // Tokens arrive every 200 ms; the maximum delay is 100 ms.
         let (world, clock) = World::stopped();
         let middleware = build_in(&world, limited(5, 1, 1)).unwrap();
         let started = std::time::Instant::now();
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_burst_does_not_fill_buckets() {
+    fn a_new_burst_does_not_refill_buckets() {
         let (world, _) = World::stopped();
         let limit = |burst| build_in(&world, limited(1, 10, burst)).unwrap();
         let statuses = |middleware: &Arc<dyn Middleware>, times: usize| -> Vec<u16> {
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_as_long_as_in_traefik() {
+    fn delays_are_as_long_as_in_traefik() {
         assert_eq!(max_delay(0.1), StdDuration::from_millis(500));
         assert_eq!(max_delay(1.0), StdDuration::from_millis(500));
         assert_eq!(max_delay(1.9), StdDuration::from_millis(500));

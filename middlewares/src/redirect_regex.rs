@@ -16,10 +16,10 @@ pub struct RedirectRegex {
     /// An expression in Go's syntax, matched against `scheme://host/path?query`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub regex: String,
-    /// What every match is replaced by; `$1` and `${name}` stand for groups.
+    /// Replacement for every match; `$1` and `${name}` refer to groups.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub replacement: String,
-    /// Answers with 301 and 308 instead of 302 and 307.
+    /// Uses 301 and 308 instead of 302 and 307.
     #[serde(skip_serializing_if = "tidegate_core::values::is_default")]
     pub permanent: bool,
 }
@@ -44,7 +44,7 @@ impl Middleware for Redirect {
         let old = format!("{scheme}://{}{}", request.host(), request.original_target());
         match self.template.replace_all(&self.regex, &old) {
             Some(new) if new != old => {
-                crate::answer(location::redirect(&new, &request.head.method, self.permanent))
+                crate::ready(location::redirect(&new, &request.head.method, self.permanent))
             }
             _ => next.run(request),
         }

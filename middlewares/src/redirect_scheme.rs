@@ -1,4 +1,4 @@
-//! Redirects to another scheme or port: usually from HTTP to HTTPS.
+//! Redirects to another scheme or port, usually from HTTP to HTTPS.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ pub struct RedirectScheme {
     /// The scheme to redirect to.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub scheme: String,
-    /// The port to redirect to; empty for the scheme's own.
+    /// The port to redirect to; the scheme's default port when empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub port: String,
-    /// Answers with 301 and 308 instead of 302 and 307.
+    /// Uses 301 and 308 instead of 302 and 307.
     #[serde(skip_serializing_if = "tidegate_core::values::is_default")]
     pub permanent: bool,
 }
@@ -54,11 +54,11 @@ impl Middleware for Redirect {
         }
         let target = request.original_target();
         let url = format!("{}://{host}{}{target}", self.scheme, self.port);
-        crate::answer(location::redirect(&url, &request.head.method, self.permanent))
+        crate::ready(location::redirect(&url, &request.head.method, self.permanent))
     }
 }
 
-/// The scheme the client used, as the entry point or a trusted proxy before us says.
+/// Returns the client's scheme according to the entry point or a trusted proxy.
 fn client_scheme(request: &Request) -> &'static str {
     let forwarded = request.head.headers.get("x-forwarded-proto").map_or(&b""[..], |value| value.as_bytes());
     let is = |name: &str| forwarded.eq_ignore_ascii_case(name.as_bytes());
@@ -75,7 +75,7 @@ fn is_default_port(scheme: &str, port: &str) -> bool {
     matches!((scheme, port), ("http", "80") | ("https", "443"))
 }
 
-/// Host (IPv6 addresses in their brackets) and port.
+/// Splits a host, where IPv6 addresses keep their brackets, from its port.
 fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
         Some((name, port)) if name.ends_with(']') || !name.contains(':') => {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_sent_to_the_other_scheme() {
+    fn clients_are_redirected_to_the_other_scheme() {
         for (options, url, expected) in [
             (options("https", ""), "http://h.test/x?y=1", Some("https://h.test/x?y=1")),
             (options("https", ""), "http://h.test:8080/", Some("https://h.test/")),

@@ -1,8 +1,8 @@
-//! Turns the list of middlewares into the `Options` enum and what can be asked of it.
+//! Generates the `Options` enum and its methods from the list of middlewares.
 
 macro_rules! registry {
     ($($key:ident: $module:ident::$options:ident,)*) => {
-        /// The options of one middleware: exactly one kind.
+        /// The options of one middleware of any kind.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(non_camel_case_types, missing_docs, reason = "the variants are the keys that people write")]
         #[allow(clippy::large_enum_variant, reason = "options are few, and read only when a snapshot is built")]
@@ -11,11 +11,11 @@ macro_rules! registry {
             Runtime(crate::runtime::Runtime),
         }
 
-        /// The keys of all kinds that are built in, as they are written in a configuration.
+        /// The keys of all built-in kinds, as written in a configuration.
         pub const KINDS: &[&str] = &[$(stringify!($key),)*];
 
         impl Options {
-            /// The key of this kind (`stripPrefix`).
+            /// Returns the key of this kind (`stripPrefix`).
             pub fn kind(&self) -> &str {
                 match self {
                     $(Self::$key(_) => stringify!($key),)*
@@ -23,7 +23,7 @@ macro_rules! registry {
                 }
             }
 
-            /// True when each router needs an instance of its own.
+            /// Returns true when each router needs its own instance.
             pub fn is_per_router(&self) -> bool {
                 match self {
                     $(Self::$key(_) => <$module::$options as tidegate_core::Build>::PER_ROUTER,)*
@@ -42,7 +42,7 @@ macro_rules! registry {
                 }
             }
 
-            /// How the middleware decides who may pass, for kinds that do that and nothing else.
+            /// Returns how the middleware decides who may pass, for kinds that only decide that.
             pub fn access(
                 &self,
                 context: &tidegate_core::BuildContext<'_>,
@@ -53,7 +53,7 @@ macro_rules! registry {
                 }
             }
 
-            /// Writes the options into a map, under the key of their kind.
+            /// Serialises the options into a map, under the key of their kind.
             pub fn serialize_into<M: serde::ser::SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
                 match self {
                     $(Self::$key(options) => map.serialize_entry(stringify!($key), options),)*
@@ -78,7 +78,7 @@ macro_rules! registry {
             }
         }
 
-        /// Reads the options of the built-in kind with this key; `None` where none are given.
+        /// Deserialises the options of the built-in kind with this key; `None` if there is no such kind.
         pub struct Kind<'a>(pub &'a str);
 
         impl<'de> serde::de::DeserializeSeed<'de> for Kind<'_> {

@@ -1,4 +1,4 @@
-//! Replaces the whole path by a fixed one.
+//! Replaces the path with a fixed one.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tidegate_core::{
 
 use crate::path::{self, EscapeError, UrlPath};
 
-/// Tells the service what the path was before.
+/// Carries the original path to the service.
 pub(crate) const REPLACED_PATH: HeaderName = HeaderName::from_static("x-replaced-path");
 
 /// Traefik's `replacePath`.
@@ -33,8 +33,8 @@ impl Build for ReplacePath {
 }
 
 struct Replace {
-    /// The path, or what is wrong with the one that was configured: Traefik builds such a middleware and answers
-    /// every request with the error.
+    /// The path, or why the configured one is invalid: Traefik builds such a middleware and responds to every
+    /// request with the error.
     target: Result<String, EscapeError>,
 }
 
@@ -44,19 +44,19 @@ impl Middleware for Replace {
         let target = match &self.target {
             Ok(target) => target,
             Err(error) => {
-                return crate::answer(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
+                return crate::ready(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
             }
         };
-        note_replaced(&mut request);
+        set_replaced_path(&mut request);
         if let Err(error) = request.set_path(target) {
-            return crate::answer(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
+            return crate::ready(reply::error(internal_error, &error.to_string(), Reason::PathRefused));
         }
         next.run(request)
     }
 }
 
-/// Adds the present path as `X-Replaced-Path`.
-pub(crate) fn note_replaced(request: &mut Request) {
+/// Adds the current path as `X-Replaced-Path`.
+pub(crate) fn set_replaced_path(request: &mut Request) {
     if let Ok(before) = HeaderValue::from_bytes(request.path().as_bytes()) {
         request.head.headers.append(REPLACED_PATH, before);
     }

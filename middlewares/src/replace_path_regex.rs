@@ -11,7 +11,7 @@ use tidegate_core::{
 
 use crate::path::{self, UrlPath};
 use crate::pattern::{self, Template};
-use crate::replace_path::note_replaced;
+use crate::replace_path::set_replaced_path;
 
 /// Traefik's `replacePathRegex`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct ReplacePathRegex {
     /// An expression in Go's syntax, matched against the escaped path.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub regex: String,
-    /// What every match is replaced by; `$1` and `${name}` stand for groups.
+    /// Replacement for every match; `$1` and `${name}` refer to groups.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub replacement: String,
 }
@@ -47,7 +47,7 @@ impl Middleware for Replace {
         let path = match path::unescape(&raw) {
             Ok(path) => path,
             Err(error) => {
-                return crate::answer(reply::error(
+                return crate::ready(reply::error(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     &error.to_string(),
                     Reason::PathRefused,
@@ -56,9 +56,9 @@ impl Middleware for Replace {
         };
         let escaped = UrlPath { path, raw }.escaped();
         let target = path::with_leading_slash(&escaped);
-        note_replaced(&mut request);
+        set_replaced_path(&mut request);
         if !path::is_clean(&target) || request.set_path(&target).is_err() {
-            return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
+            return crate::ready(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
         }
         next.run(request)
     }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_would_lead_elsewhere_is_refused() {
+    fn a_path_that_is_not_clean_is_refused() {
         for (replacement, status) in
             [("/$1", 400), ("/..$1", 400), ("/%2e%2e$1", 400), ("/a/./b", 400), ("/%zz", 500)]
         {

@@ -1,26 +1,26 @@
-//! A request body that can be sent more than once: what has been read of it is kept, up to a limit.
+//! A request body that can be sent more than once: what has been read is kept, up to a limit.
 
 use bytes::Bytes;
 use http_body::Body as _;
 use tidegate_core::{Body, Tee};
 
-/// The source of a body for each attempt to send a request.
+/// Provides the body for each attempt to send a request.
 ///
-/// Nothing is read ahead: each attempt reads what earlier ones have read, and goes on from there. Once more has
-/// been read than the limit, nothing is kept any more, and there is no further attempt.
+/// Nothing is read ahead: each attempt replays what earlier ones have read and continues from there. Once
+/// more than the limit has been read, nothing is kept, and no further attempt is possible.
 pub(crate) struct Replay {
     limit: u64,
     source: Source,
 }
 
 enum Source {
-    /// The content is here in one piece.
+    /// The whole content is available.
     Whole(Bytes),
-    /// Nobody has begun to read.
+    /// Not read yet.
     Unread(Body),
-    /// An attempt reads.
+    /// Being read by an attempt.
     Copied(Tee),
-    /// A part of the content is gone.
+    /// Part of the content is lost.
     Gone,
 }
 
@@ -35,8 +35,8 @@ impl Replay {
         Self { limit, source }
     }
 
-    /// The body for the next attempt. Bodies of earlier attempts fail from now on. `None` when part of the content is
-    /// gone.
+    /// Returns the body for the next attempt. Bodies of earlier attempts fail from now on. `None` when part
+    /// of the content is lost.
     pub(crate) fn next(&mut self) -> Option<Body> {
         let body = match std::mem::replace(&mut self.source, Source::Gone) {
             Source::Whole(bytes) => {
@@ -63,7 +63,7 @@ pub(crate) mod tests {
     use std::task::{Context, Poll};
     use tidegate_core::{BodyError, Polled};
 
-    /// A body of pieces whose length is not known beforehand.
+    /// A body of chunks whose length is not known in advance.
     pub(crate) fn pieces(pieces: &[&str]) -> Body {
         Body::boxed(Pieces(pieces.iter().map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect()))
     }
@@ -83,7 +83,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_later_attempt_reads_what_was_read_and_goes_on() {
+    fn a_later_attempt_replays_what_was_read_and_continues() {
         block_on(async {
             let mut replay = Replay::new(pieces(&["one", "two", "three"]), 100);
             let mut first = replay.next().unwrap();

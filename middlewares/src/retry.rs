@@ -1,4 +1,4 @@
-//! Sends a request again when a server could not be reached or answered with a status that is worth another try.
+//! Retries requests when the server is unreachable or responds with certain statuses.
 
 use std::sync::Arc;
 use std::time::{Duration as StdDuration, Instant};
@@ -14,30 +14,30 @@ use tidegate_core::{
 use crate::replay::Replay;
 use crate::status_ranges::StatusRanges;
 
-/// Traefik's `retry`. Each attempt goes to a server that was not tried before, while there is one.
+/// Traefik's `retry`. Each attempt goes to a server that was not tried before, if there is one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Retry {
-    /// How often the request is sent at most, the first time included.
+    /// Maximum number of attempts, including the first.
     #[serde(skip_serializing_if = "is_default")]
     pub attempts: i64,
-    /// No further attempt begins after this time; zero means no such limit.
+    /// No attempt starts after this time; zero means no limit.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub timeout: Duration,
-    /// The wait before the second attempt. It grows to at most twice as long; zero means no wait.
+    /// Delay before the second attempt. It grows to at most twice that; zero means no delay.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub initial_interval: Duration,
-    /// How much of a request body is kept for another attempt, in bytes; -1 means all of it. A request of which more
-    /// has been sent is not sent again.
+    /// Bytes of a request body kept for another attempt; -1 means all of it. A request is not retried once
+    /// more than that has been sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_body_bytes: Option<i64>,
-    /// Statuses that are worth another try, as `503` or `500-504`.
+    /// Statuses to retry, as `503` or `500-504`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub status: Vec<String>,
-    /// Do not try again when a server could not be reached.
+    /// Do not retry when the server is unreachable.
     #[serde(skip_serializing_if = "is_default")]
     pub disable_retry_on_network_error: bool,
-    /// Also try requests again whose method may not be repeated (`POST`, `PATCH`, `LOCK`).
+    /// Also retry requests whose method is not idempotent (`POST`, `PATCH`, `LOCK`).
     #[serde(skip_serializing_if = "is_default")]
     pub retry_non_idempotent_method: bool,
 }
@@ -107,7 +107,7 @@ impl Retrier {
             let response = next.run(Request::new(head.clone(), body, context.clone())).await;
             if attempt >= self.attempts
                 || !self.wants_another(&head.method, &response)
-                || self.is_late(started)
+                || self.timed_out(started)
             {
                 return response;
             }
@@ -117,10 +117,10 @@ impl Retrier {
             tracing::debug!(
                 router = context.exchange.router(),
                 attempt = attempt + 1,
-                "sending the request again"
+                "retrying the request"
             );
             context.exchange.retry(status);
-            let wait = self.wait_before(attempt + 1);
+            let wait = self.delay_before(attempt + 1);
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
@@ -129,7 +129,7 @@ impl Retrier {
         }
     }
 
-    fn is_late(&self, started: Instant) -> bool {
+    fn timed_out(&self, started: Instant) -> bool {
         self.timeout.is_some_and(|timeout| started.elapsed() >= timeout)
     }
 
@@ -140,14 +140,14 @@ impl Retrier {
         {
             return true;
         }
-        (self.any_method || !changes_each_time(method)) && self.status.contains(response.status())
+        (self.any_method || !is_non_idempotent(method)) && self.status.contains(response.status())
     }
 
-    /// A request that no server can have seen may always be sent again; one that got lost on the way only when doing
-    /// it twice does no harm.
+    /// A request that cannot have reached a server may always be repeated; one lost in transit only if its
+    /// method is idempotent.
     fn is_repeatable(&self, method: &Method, failure: &UpstreamError) -> bool {
         match failure {
-            // Nothing was tried: there is no other server to try.
+            // There is no server, and so no other one to try.
             UpstreamError::NoServer => false,
             failure if failure.is_unsent() => true,
             UpstreamError::Lost { .. } => self.any_method || method.is_idempotent(),
@@ -155,8 +155,9 @@ impl Retrier {
         }
     }
 
-    /// The wait before an attempt: each a little longer, the last at most twice the first, all spread by half.
-    fn wait_before(&self, attempt: u32) -> StdDuration {
+    /// Returns the delay before an attempt: growing to at most twice the initial interval, with a jitter of
+    /// half.
+    fn delay_before(&self, attempt: u32) -> StdDuration {
         if self.interval.is_zero() {
             return StdDuration::ZERO;
         }
@@ -165,8 +166,8 @@ impl Retrier {
     }
 }
 
-/// Traefik's notion of a method that is not idempotent.
-fn changes_each_time(method: &Method) -> bool {
+/// Returns true for methods that Traefik considers non-idempotent.
+fn is_non_idempotent(method: &Method) -> bool {
     *method == Method::POST || *method == Method::PATCH || method.as_str() == "LOCK"
 }
 
@@ -191,7 +192,7 @@ mod tests {
         UpstreamError::Lost { server: "a:80".into(), reason: "reset".into(), sent }
     }
 
-    /// Answers with the failures one after the other, then with what it read; gives the number of calls.
+    /// Responds with the failures in order, then with the request body; returns the number of calls.
     fn run(options: Retry, request: Request, failures: Vec<Response>) -> (Response, usize) {
         let failures = Arc::new(Mutex::new((failures.into_iter(), 0)));
         let inner = failures.clone();
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_server_is_tried_again_with_the_whole_body() {
+    fn an_unreachable_server_is_retried_with_the_whole_body() {
         let request = with_body(http::Request::post("http://h.test/"), "hello");
         let (response, calls) = run(options(3), request, failures([refused(), lost(false)]));
         assert_eq!((response.status().as_u16(), calls), (200, 3));
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_are_the_total() {
+    fn attempts_include_the_first() {
         let (response, calls) =
             run(options(2), get("http://h.test/"), failures([refused(), refused(), refused()]));
         assert_eq!((response.status().as_u16(), calls), (502, 2));
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_may_have_been_seen_is_repeated_only_when_that_does_no_harm() {
+    fn a_request_that_may_have_been_received_is_retried_only_if_idempotent() {
         let post = || with_body(http::Request::post("http://h.test/"), "x");
         assert_eq!(run(options(3), post(), failures([lost(true)])).1, 1);
         assert_eq!(run(options(3), get("http://h.test/"), failures([lost(true)])).1, 2);
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_tried_again_when_asked() {
+    fn listed_statuses_are_retried() {
         let unavailable = || vec![reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::NoServer)];
         let asked = Retry { status: vec!["500-504".into()], ..options(2) };
         assert_eq!(run(asked.clone(), get("http://h.test/"), unavailable()).1, 2);
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_to_at_most_twice() {
+    fn delays_grow_to_at_most_twice() {
         let retrier = Retrier {
             attempts: 5,
             timeout: None,
@@ -308,13 +309,13 @@ mod tests {
             any_method: false,
         };
         for _ in 0..100 {
-            let (first, last) = (retrier.wait_before(2).as_millis(), retrier.wait_before(5).as_millis());
+            let (first, last) = (retrier.delay_before(2).as_millis(), retrier.delay_before(5).as_millis());
             assert!((50..=150).contains(&first) && (84..=300).contains(&last), "{first} {last}");
         }
     }
 
     #[test]
-    fn senseless_options_are_refused() {
+    fn invalid_options_are_refused() {
         let refuse = |options: Retry| build_in(&World::default(), options).err().unwrap().to_string();
         assert_eq!(refuse(options(0)), "incorrect (or empty) value for attempt (0)");
         let nothing = Retry { disable_retry_on_network_error: true, ..options(2) };

@@ -1,4 +1,4 @@
-//! Middlewares of kinds that are known only when the program runs, such as plug-ins.
+//! Middlewares whose kind is known only at run time, such as plug-ins.
 
 use std::any::Any;
 use std::fmt;
@@ -8,24 +8,24 @@ use serde::Serialize;
 use tidegate_core::reference::{Visit, VisitMut};
 use tidegate_core::{Access, Build, BuildContext, BuildError, Middleware};
 
-/// What the options of such a kind must be able to do. Every type that can do it does.
+/// The traits that the options of such a kind need. Implemented for every type that has them.
 pub trait RuntimeOptions: Build + Serialize + Clone + PartialEq + fmt::Debug + Send + Sync + 'static {}
 
 impl<T: Build + Serialize + Clone + PartialEq + fmt::Debug + Send + Sync + 'static> RuntimeOptions for T {}
 
-/// The options of one middleware of such a kind.
+/// The options of a middleware of such a kind.
 pub struct Runtime {
     kind: Arc<str>,
     options: Box<dyn Erased>,
 }
 
 impl Runtime {
-    /// Options of the kind with this key.
+    /// Wraps the options of the kind with this key.
     pub fn new(kind: Arc<str>, options: impl RuntimeOptions) -> Self {
         Self { kind, options: Box::new(options) }
     }
 
-    /// The key of the kind.
+    /// Returns the key of the kind.
     pub fn kind(&self) -> &str {
         &self.kind
     }
@@ -77,7 +77,7 @@ impl Serialize for Runtime {
     }
 }
 
-/// Options whose type is not known where they are kept.
+/// Type-erased options.
 trait Erased: fmt::Debug + Send + Sync {
     fn is_per_router(&self) -> bool;
     fn references(&self, visit: &mut Visit<'_>);

@@ -1,11 +1,11 @@
-//! Guesses the type of a content from its first bytes, as the WHATWG's MIME Sniffing standard and Go do.
+//! Guesses a content type from the first bytes, like the WHATWG MIME Sniffing standard and Go.
 
-/// How many bytes are looked at, at most.
-pub(crate) const LOOKED_AT: usize = 512;
+/// Maximum number of bytes to inspect.
+pub(crate) const SNIFF_LEN: usize = 512;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Tags that make a text HTML, in upper case.
+/// Tags that identify HTML, in upper case.
 const TAGS: [&str; 17] = [
     "<!DOCTYPE HTML",
     "<HTML",
@@ -26,7 +26,7 @@ const TAGS: [&str; 17] = [
     "<!--",
 ];
 
-/// Beginnings that tell the type.
+/// Signatures of content types.
 const MAGIC: [(&[u8], &str); 15] = [
     (b"%PDF-", "application/pdf"),
     (b"%!PS-Adobe-", "application/postscript"),
@@ -45,9 +45,9 @@ const MAGIC: [(&[u8], &str); 15] = [
     (b"\x1f\x8b\x08", "application/x-gzip"),
 ];
 
-/// The type of a content that begins with these bytes; `application/octet-stream` when nothing is known.
+/// Returns the type of content that starts with these bytes; `application/octet-stream` if it is unknown.
 pub(crate) fn content_type(data: &[u8]) -> &'static str {
-    let data = &data[..data.len().min(LOOKED_AT)];
+    let data = &data[..data.len().min(SNIFF_LEN)];
     let text = data.trim_ascii_start();
     if is_html(text) {
         return "text/html; charset=utf-8";
@@ -84,14 +84,14 @@ fn is_html(text: &[u8]) -> bool {
     })
 }
 
-/// An ISO media file whose brands name an mp4.
+/// Returns true for an ISO media file with an mp4 brand.
 fn is_mp4(data: &[u8]) -> bool {
     let [a, b, c, d, b'f', b't', b'y', b'p', rest @ ..] = data else { return false };
     let size = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
     if !size.is_multiple_of(4) || size < 12 || data.len() < size {
         return false;
     }
-    // Brands of four bytes; the second place is a version number.
+    // Four-byte brands; the second position is a version number.
     rest[..size - 8].chunks(4).enumerate().any(|(i, brand)| i != 1 && brand.starts_with(b"mp4"))
 }
 
@@ -101,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn known_beginnings_are_recognised() {
+    fn known_signatures_are_recognised() {
         for (data, kind) in [
             (&b""[..], TEXT),
             (b"hello hello", TEXT),

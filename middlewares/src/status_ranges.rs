@@ -1,23 +1,23 @@
-//! Ranges of status codes as people write them: `404`, `500-599`.
+//! Ranges of status codes: `404`, `500-599`.
 
 use tidegate_core::{BuildError, BuildErrors};
 
-/// Checked ranges of status codes.
+/// Validated ranges of status codes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StatusRanges(Vec<(u16, u16)>);
 
 impl StatusRanges {
-    /// Reads single codes (`404`) and ranges with both ends included (`500-599`).
+    /// Parses single codes (`404`) and inclusive ranges (`500-599`).
     pub(crate) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, BuildError> {
         BuildErrors::collect(texts.iter().map(|text| range(text.as_ref()))).map(Self)
     }
 
-    /// True when the code lies in one of the ranges.
+    /// Returns true when the code is in one of the ranges.
     pub(crate) fn contains(&self, code: http::StatusCode) -> bool {
         self.0.iter().any(|(low, high)| (*low..=*high).contains(&code.as_u16()))
     }
 
-    /// How many codes the ranges cover.
+    /// Returns the number of codes in the ranges.
     pub(crate) fn width(&self) -> u32 {
         self.0.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
     }
@@ -26,7 +26,7 @@ impl StatusRanges {
 fn range(text: &str) -> Result<(u16, u16), BuildError> {
     let bad = || {
         BuildError::new(format!(
-            "`{text}` is not a status code or range: expected a form like `404` or `500-599`"
+            "invalid status code or range `{text}`: expected a form like `404` or `500-599`"
         ))
     };
     let (low, high) = text.split_once('-').unwrap_or((text, text));

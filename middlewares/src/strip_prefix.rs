@@ -11,17 +11,17 @@ use tidegate_core::{
 
 use crate::path;
 
-/// Tells the service which part of the path was removed.
+/// Carries the removed part of the path to the service.
 pub(crate) const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Traefik's `stripPrefix`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct StripPrefix {
-    /// What to remove, not escaped. The first that fits is removed.
+    /// Prefixes to remove, unescaped. The first match is removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
-    /// Deprecated in Traefik, and without effect: what is left always begins with a slash.
+    /// Deprecated in Traefik and without effect: the remaining path always starts with a slash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_slash: Option<bool>,
 }
@@ -53,8 +53,8 @@ impl Middleware for Strip {
     }
 }
 
-/// Passes the request on with what is left of its path, unless that is not clean: then it would reach something
-/// that the router's rule never looked at.
+/// Passes the request on with the remaining path, unless that is not clean: it could then reach something
+/// that the router's rule did not match.
 pub(crate) fn continue_at<'a>(
     stripped: &str,
     prefix: HeaderValue,
@@ -62,7 +62,7 @@ pub(crate) fn continue_at<'a>(
     next: &'a Next,
 ) -> BoxFuture<'a, Response> {
     if !path::is_clean(stripped) || request.set_path(stripped).is_err() {
-        return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
+        return crate::ready(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
     }
     request.head.headers.append(FORWARDED_PREFIX, prefix);
     next.run(request)
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_prefix_that_fits_is_removed() {
+    fn the_first_matching_prefix_is_removed() {
         for (prefixes, target, expected, header) in [
             (&["/api"][..], "/api/x?q=1", "/x?q=1", Some("/api")),
             (&["/api"], "/api", "/", Some("/api")),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_would_lead_elsewhere_is_refused() {
+    fn a_path_that_is_not_clean_is_refused() {
         for target in ["/api//x", "/api../x", "/api/%2e%2e/x", "/api./y", "/api/./y"] {
             let response =
                 testing::response_of(options(&["/api"]), get(&format!("http://h.test{target}")), |_| {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn options_look_as_in_the_api() {
+    fn options_serialise_as_in_the_api() {
         assert_eq!(serde_json::to_string(&options(&["/a"])).unwrap(), r#"{"prefixes":["/a"]}"#);
     }
 }

@@ -1,4 +1,4 @@
-//! Removes what a regular expression finds at the start of the path.
+//! Removes a match of a regular expression from the start of the path.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::{path, pattern};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct StripPrefixRegex {
-    /// Expressions in Go's syntax, matched against the unescaped path. The first that matches something at the start
-    /// of the path counts.
+    /// Expressions in Go's syntax, matched against the unescaped path. The first that matches at the start of
+    /// the path is used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub regex: Vec<String>,
 }
@@ -35,7 +35,7 @@ struct Strip(Vec<Regex>);
 impl Middleware for Strip {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Ok(decoded) = path::unescape(request.path()) else {
-            return crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
+            return crate::ready(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused));
         };
         let found = self.0.iter().find_map(|expression| {
             let found = expression.find(&decoded)?.as_bytes();
@@ -46,8 +46,8 @@ impl Middleware for Strip {
             .map(|rest| path::after_prefix(rest).into_owned());
         match (rest, HeaderValue::from_bytes(prefix)) {
             (Some(rest), Ok(prefix)) => continue_at(&rest, prefix, request, next),
-            // A prefix with a line feed in it cannot be told to the service.
-            _ => crate::answer(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused)),
+            // A prefix with a line feed is not a valid header value for the service.
+            _ => crate::ready(reply::error(StatusCode::BAD_REQUEST, "Bad Request", Reason::PathRefused)),
         }
     }
 }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_would_lead_elsewhere_is_refused() {
+    fn a_path_that_is_not_clean_is_refused() {
         for target in ["/api../x", "/api//x", "/api%0A/x"] {
             let request = get(&format!("http://h.test{target}"));
             let response =
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_expression_is_named() {
+    fn an_invalid_expression_is_reported() {
         let error = testing::build_in(&testing::World::default(), options(&["("])).err().unwrap();
         assert!(error.to_string().contains("`(`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Runs one middleware against a service of the test's own.
+//! Runs one middleware against a test service.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -10,17 +10,17 @@ use tidegate_core::reference::is_plain;
 use tidegate_core::store::{SharedStore, StoreOptions};
 use tidegate_core::*;
 
-/// A GET request from 127.0.0.1 for an absolute URL; the host goes to the `Host` header.
+/// Returns a GET request from 127.0.0.1 for an absolute URL; the host becomes the `Host` header.
 pub(crate) fn get(url: &str) -> Request {
     request(http::Request::get(url))
 }
 
-/// A request from a builder whose URI is absolute; `https` marks it as come over TLS.
+/// Returns a request from a builder whose URI is absolute; `https` marks it as received over TLS.
 pub(crate) fn request(builder: http::request::Builder) -> Request {
     with_body(builder, "")
 }
 
-/// The same with a body.
+/// Returns the same with a body.
 pub(crate) fn with_body(builder: http::request::Builder, body: impl Into<bytes::Bytes>) -> Request {
     let (mut head, ()) = builder.body(()).unwrap().into_parts();
     let uri = head.uri.clone();
@@ -35,7 +35,7 @@ pub(crate) fn with_body(builder: http::request::Builder, body: impl Into<bytes::
     Request::new(head, Body::full(body), Context::new(Arc::new(connection)))
 }
 
-/// Surroundings for `build`: named services, files, and a client that answers from `service("client")`.
+/// The environment for `build`: services, files, and the client.
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) services: HashMap<String, Arc<dyn Handler>>,
@@ -44,15 +44,15 @@ pub(crate) struct World {
     pub(crate) files: HashMap<String, Vec<u8>>,
     pub(crate) client: Option<Arc<dyn HttpClient>>,
     pub(crate) store: Option<Arc<dyn SharedStore>>,
-    /// What the store was asked for with.
+    /// The options that the store was requested with.
     pub(crate) store_options: Mutex<Option<StoreOptions>>,
     pub(crate) clock: Clock,
-    /// State of middlewares, which outlives them.
+    /// Persistent state of middlewares.
     pub(crate) states: Mutex<HashMap<StateKey, State>>,
 }
 
 impl World {
-    /// A world whose time stands still, and the clock that moves it.
+    /// Returns an environment with a manual clock.
     pub(crate) fn stopped() -> (Self, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::new());
         (Self { clock: Clock::Manual(clock.clone()), ..Self::default() }, clock)
@@ -60,7 +60,7 @@ impl World {
 }
 
 impl World {
-    /// Adds a middleware called `name@file`.
+    /// Adds the middleware `name@file`.
     pub(crate) fn add(&mut self, name: &str, options: impl Build) {
         let name = format!("{name}@file");
         let options = qualified(options);
@@ -88,11 +88,11 @@ impl Resolver for World {
         self.files.get(path).cloned().ok_or_else(|| BuildError::new(format!("{path}: no such file")))
     }
     fn client(&self) -> Arc<dyn HttpClient> {
-        self.client.clone().expect("this test gave no client")
+        self.client.clone().expect("the test has no client")
     }
     fn store(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         *self.store_options.lock().unwrap() = Some(options.clone());
-        Ok(self.store.clone().expect("this test gave no store"))
+        Ok(self.store.clone().expect("the test has no store"))
     }
     fn clock(&self) -> Clock {
         self.clock.clone()
@@ -101,14 +101,14 @@ impl Resolver for World {
         self.states.lock().unwrap().get(key).cloned()
     }
     fn spawn(&self, label: String, _: BoxFuture<'static, ()>) -> Task {
-        panic!("the task {label} has no runtime here")
+        panic!("tests cannot spawn the task {label}")
     }
     fn keep_state(&self, key: StateKey, state: State) {
         self.states.lock().unwrap().insert(key, state);
     }
 }
 
-/// Builds a middleware called `m@file`. Plain names mean objects of the same provider, as after the merge.
+/// Builds the middleware `m@file`. Unqualified names refer to the same provider, as after the merge.
 pub(crate) fn build_in(world: &World, options: impl Build) -> Result<Arc<dyn Middleware>, BuildError> {
     qualified(options).build(&BuildContext::new("m@file", world))
 }
@@ -122,12 +122,12 @@ fn qualified<T: Build>(mut options: T) -> T {
     options
 }
 
-/// Builds a middleware that needs nothing from outside.
+/// Builds a middleware without dependencies.
 pub(crate) fn build(options: impl Build) -> Arc<dyn Middleware> {
     build_in(&World::default(), options).unwrap()
 }
 
-/// A service made of a function.
+/// A service backed by a closure.
 #[derive(Clone)]
 pub(crate) struct Service<F>(pub(crate) F);
 
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// Runs a built middleware before `service`.
+/// Runs a built middleware in front of `service`.
 pub(crate) async fn run(
     middleware: &Arc<dyn Middleware>,
     request: Request,
@@ -151,7 +151,7 @@ pub(crate) async fn run(
     Next::new([middleware.clone()], end).run(request).await
 }
 
-/// What the service behind the middleware receives. Panics when it receives nothing.
+/// Returns the request as the service receives it. Panics when it receives none.
 pub(crate) fn request_after(options: impl Build, request: Request) -> Request {
     let seen = Arc::new(Mutex::new(None));
     let store = seen.clone();
@@ -164,7 +164,7 @@ pub(crate) fn request_after(options: impl Build, request: Request) -> Request {
     request.expect("the service was not called")
 }
 
-/// The answer when the service answers with `service`.
+/// Returns the response when the service responds with `service`.
 pub(crate) fn response_of<F>(options: impl Build, request: Request, service: F) -> Response
 where
     F: Fn(Request) -> Response + Send + Sync + 'static,
@@ -173,12 +173,12 @@ where
     block_on(run(&build(options), request, &Service(move |request| service(request))))
 }
 
-/// Runs a future on a runtime of its own.
+/// Blocks on a future in a new runtime.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// The whole body of a response as text.
+/// Returns the whole body of a response as text.
 pub(crate) fn text(response: Response) -> String {
     let bytes = block_on(response.into_body().collect(1 << 20)).unwrap().bytes;
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,4 +1,4 @@
-//! What the authentication middlewares share: lists of users, the refusal, and telling the service who it is.
+//! Shared by the authentication middlewares: user lists, the 401 response, and passing the identity on.
 
 pub(crate) mod password;
 
@@ -10,16 +10,16 @@ use tidegate_core::{
     Access, AuthMethod, BuildContext, BuildError, Identity, Reason, Request, Response, reply,
 };
 
-/// The realm when none is configured.
+/// The default realm.
 pub(crate) const DEFAULT_REALM: &str = "traefik";
 
-/// An entry of users, and where it stands in a message: empty for the option `users` itself.
+/// One entry of a user list, with its place for messages: empty for the option `users` itself.
 pub(crate) struct UserEntry {
     pub(crate) text: String,
     pub(crate) place: String,
 }
 
-/// The entries of the users file, then those of the list. Empty lines and lines that begin with `#` are left out.
+/// Returns the entries of the users file, then those of the list. Skips empty lines and comments (`#`).
 pub(crate) fn user_entries(
     listed: &[String],
     file: &str,
@@ -39,12 +39,12 @@ pub(crate) fn user_entries(
     Ok(entries)
 }
 
-/// The name of an entry for a message. Without a colon the whole may be a password, and nothing of it is shown.
+/// The name of an entry for a message. An entry without a colon may be a password, so nothing of it is shown.
 pub(crate) fn shown_name(entry: &str) -> String {
     entry.split_once(':').map_or_else(String::new, |(name, _)| format!(" `{name}`"))
 }
 
-/// Establishes who the client is: for what stands behind the middleware, and for the service.
+/// Records who the client is, for the middlewares that follow and for the service.
 #[derive(Debug)]
 pub(crate) struct Establishing {
     method: AuthMethod,
@@ -65,11 +65,11 @@ impl Establishing {
         let header = (!header_field.is_empty())
             .then(|| HeaderName::from_bytes(header_field.as_bytes()))
             .transpose()
-            .map_err(|_| BuildError::new(format!("headerField: `{header_field}` is not a header name")))?;
+            .map_err(|_| BuildError::new(format!("headerField: invalid header name `{header_field}`")))?;
         Ok(Self { method, by: middleware.into(), header, remove_authorization: remove_header })
     }
 
-    /// Puts the user into the request. False when the name cannot stand in a header.
+    /// Adds the user to the request. Returns false when the name is not a valid header value.
     pub(crate) fn establish(&self, request: &mut Request, user: &str) -> bool {
         let headers = &mut request.head.headers;
         if let Some(name) = &self.header {
@@ -84,8 +84,8 @@ impl Establishing {
     }
 }
 
-/// A decision by credentials in the head, which tells the service in `header_field`, or any header that it might take
-/// for it, who the client is.
+/// Access by credentials in the request head. The service learns the user from `header_field`, or from any
+/// header it might confuse with it.
 pub(crate) fn access(header_field: &str) -> Access {
     match HeaderName::from_bytes(header_field.as_bytes()) {
         Ok(name) => Access::by_head().vouching(move |header| is_same(&name, header)),
@@ -93,8 +93,8 @@ pub(crate) fn access(header_field: &str) -> Access {
     }
 }
 
-/// Sets a header that services trust, and removes every other that a service might take for it: those whose name
-/// differs only by `_` or `.` instead of `-` (CGI, WSGI, PHP and nginx read them as the same).
+/// Sets a header that services trust, and removes all others that a service might confuse with it: names that
+/// differ only in `_` or `.` instead of `-`, which CGI, WSGI, PHP and nginx treat as equal.
 pub(crate) fn set_exclusively(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
     let is_alias = |other: &&HeaderName| *other != name && is_same(name, other);
     let aliases: Vec<HeaderName> = headers.keys().filter(is_alias).cloned().collect();
@@ -104,14 +104,14 @@ pub(crate) fn set_exclusively(headers: &mut HeaderMap, name: &HeaderName, value:
     headers.insert(name.clone(), value);
 }
 
-/// True when services may take one header for the other.
+/// Returns true when services may confuse the two headers.
 pub(crate) fn is_same(a: &HeaderName, b: &HeaderName) -> bool {
     let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
     let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
     a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| plain(x) == plain(y))
 }
 
-/// The answer to a request without valid credentials.
+/// Returns the response to a request without valid credentials.
 pub(crate) fn unauthorized(challenge: HeaderValue) -> Response {
     let mut response = reply::bare(StatusCode::UNAUTHORIZED, "401 Unauthorized\n", Reason::Unauthenticated);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -130,14 +130,14 @@ mod tests {
         world.files.insert("/users".into(), b"# comment\n\n  a:1  \r\nb:2\n".to_vec());
         let context = BuildContext::new("m@file", &world);
         let entries = user_entries(&["c:3".to_owned()], "/users", &context).unwrap();
-        let told = |entry: &UserEntry| format!("{}{}", entry.text, entry.place);
-        let told: Vec<String> = entries.iter().map(told).collect();
-        assert_eq!(told, ["a:1 (/users:3)", "b:2 (/users:4)", "c:3"]);
+        let shown = |entry: &UserEntry| format!("{}{}", entry.text, entry.place);
+        let shown: Vec<String> = entries.iter().map(shown).collect();
+        assert_eq!(shown, ["a:1 (/users:3)", "b:2 (/users:4)", "c:3"]);
         assert!(user_entries(&[], "/missing", &context).is_err());
     }
 
     #[test]
-    fn nobody_can_pass_a_second_spelling_of_the_identity() {
+    fn other_spellings_of_the_identity_header_are_removed() {
         let mut headers = HeaderMap::new();
         for name in ["x-user", "x_user", "x.user", "x-user2", "xuser"] {
             headers.append(name, HeaderValue::from_static("spoofed"));

@@ -1,4 +1,4 @@
-//! Passwords as `htpasswd` stores them: bcrypt, Apache's and Unix' MD5, and SHA-1.
+//! Password hashes as `htpasswd` stores them: bcrypt, Apache's and Unix MD5, and SHA-1.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,10 +6,10 @@ use md5::{Digest as _, Md5};
 use sha1::Sha1;
 use subtle::ConstantTimeEq as _;
 
-/// A longer password matches nothing, so that nobody can make us hash megabytes.
-const LONGEST_PASSWORD: usize = 4096;
+/// Maximum length of a password in bytes, so that clients cannot make the gateway hash megabytes.
+const MAX_PASSWORD_LEN: usize = 4096;
 
-/// A stored password.
+/// A password hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hash {
     /// `$2a$`, `$2b$`, `$2x$` or `$2y$`.
@@ -18,12 +18,12 @@ pub(crate) enum Hash {
     Md5Crypt { magic: String, salt: String, text: String },
     /// `{SHA}` and the base64 of the SHA-1.
     Sha1(String),
-    /// Nothing we know: no password matches.
+    /// Unsupported: matches no password.
     Unknown,
 }
 
 impl Hash {
-    /// Recognises the kind of a stored password by how it begins.
+    /// Recognises the kind of hash by its prefix.
     pub(crate) fn parse(text: &str) -> Self {
         if let Some(sum) = text.strip_prefix("{SHA}") {
             return Self::Sha1(sum.to_owned());
@@ -40,9 +40,9 @@ impl Hash {
         }
     }
 
-    /// True when this is the password's hash. The time it takes says nothing about how much of it was right.
+    /// Returns true when the password has this hash. Compares in constant time.
     pub(crate) fn matches(&self, password: &[u8]) -> bool {
-        if password.len() > LONGEST_PASSWORD {
+        if password.len() > MAX_PASSWORD_LEN {
             return false;
         }
         match self {
@@ -57,7 +57,7 @@ impl Hash {
         }
     }
 
-    /// How long a check takes, roughly in microseconds.
+    /// Returns the cost of a check, roughly in microseconds.
     pub(crate) fn work(&self) -> u64 {
         match self {
             Self::Bcrypt { cost, .. } => 60u64.saturating_mul(1 << (*cost).min(40)),
@@ -68,7 +68,7 @@ impl Hash {
     }
 }
 
-/// Poul-Henning Kamp's MD5-based `crypt`, with Apache's magic or the original one.
+/// Computes Poul-Henning Kamp's MD5-based `crypt`, with either magic.
 fn md5_crypt(password: &[u8], salt: &[u8], magic: &str) -> String {
     let mixin = md5(&[password, salt, password]);
     let mut first = Md5::new();
@@ -80,7 +80,7 @@ fn md5_crypt(password: &[u8], salt: &[u8], magic: &str) -> String {
     }
     let mut length = password.len();
     while length != 0 {
-        // The original takes a zero byte for a set bit and the first character else.
+        // As in the original: a zero byte for each set bit, the first character for the others.
         first.update(if length & 1 == 1 { &[0][..] } else { &password[..1] });
         length >>= 1;
     }
@@ -103,7 +103,7 @@ fn md5(parts: &[&[u8]]) -> [u8; 16] {
     hasher.finalize().into()
 }
 
-/// The sum in crypt's own alphabet and order of bytes.
+/// Encodes the digest with crypt's own alphabet and byte order.
 fn crypt_base64(sum: &[u8; 16]) -> String {
     const ALPHABET: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     const GROUPS: [[usize; 3]; 5] = [[0, 6, 12], [1, 7, 13], [2, 8, 14], [3, 9, 15], [4, 10, 5]];
@@ -159,7 +159,7 @@ mod tests {
                 assert!(!Hash::parse(hash).matches(password.as_bytes()), "{hash} {password}");
             }
         }
-        assert!(!Hash::parse("{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=").matches(&[b'a'; LONGEST_PASSWORD + 1]));
+        assert!(!Hash::parse("{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=").matches(&[b'a'; MAX_PASSWORD_LEN + 1]));
     }
 
     proptest! {

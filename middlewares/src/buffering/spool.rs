@@ -1,4 +1,4 @@
-//! A whole body: its beginning in memory, and everything in a temporary file when it is long.
+//! A whole body, in memory up to a limit and in a temporary file beyond it.
 
 use std::fs::File;
 use std::io;
@@ -13,17 +13,17 @@ use tidegate_core::body::Unfinished;
 use tidegate_core::{Body, BodyError, CollectError, Frames, Polled};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// What is read from or written to the file at once.
-const PIECE: usize = 64 * 1024;
+/// Bytes per read from the file.
+const CHUNK: usize = 64 * 1024;
 
-/// A body that can be read any number of times. The file has no name and goes with the last reader.
+/// A body that can be read any number of times. The file is anonymous and disappears with its last reader.
 pub(super) enum Spool {
     Memory(Bytes),
     File(Arc<File>, u64),
 }
 
 impl Spool {
-    /// Reads a body of at most `max` bytes; what is longer than `memory` bytes goes to a file. Trailers are dropped.
+    /// Reads a body of at most `max` bytes; one longer than `memory` goes to a file. Drops trailers.
     pub(super) async fn fill(body: Body, max: u64, memory: u64) -> Result<Self, BodyError> {
         match body.collect(memory.min(max)).await {
             Ok(collected) => Ok(Self::Memory(collected.bytes)),
@@ -48,7 +48,7 @@ impl Spool {
                 return Err(too_large());
             }
             waiting.extend_from_slice(&data);
-            if waiting.len() >= PIECE {
+            if waiting.len() >= CHUNK {
                 written += write(&file, waiting.split().freeze(), written).await?;
             }
         }
@@ -56,7 +56,7 @@ impl Spool {
         Ok(Self::File(file, written))
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
@@ -64,7 +64,7 @@ impl Spool {
         }
     }
 
-    /// The body from its beginning.
+    /// Returns a body that reads from the start.
     pub(super) fn body(&self) -> Body {
         match self {
             Self::Memory(bytes) => Body::full(bytes.clone()),
@@ -100,7 +100,7 @@ impl Frames for FileBody {
         }
         let reading = this.reading.get_or_insert_with(|| {
             let (file, position) = (this.file.clone(), this.position);
-            let size = rest.min(PIECE as u64) as usize;
+            let size = rest.min(CHUNK as u64) as usize;
             spawn_blocking(move || {
                 let mut piece = vec![0; size];
                 file.read_exact_at(&mut piece, position).map(|()| Bytes::from(piece))

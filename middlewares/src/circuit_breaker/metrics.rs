@@ -1,4 +1,4 @@
-//! What a circuit breaker knows of the last requests: statuses of ten seconds and latencies of one minute.
+//! Metrics of a circuit breaker: statuses of the last ten seconds and latencies of the last minute.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const SECONDS: usize = 10;
 const SPANS: usize = 6;
 const SPAN: u64 = 10;
 
-/// Sliding windows, made of buckets that are used in turn. The present time is that of `Clock::uptime`.
+/// Sliding windows made of reused buckets. `now` is that of `Clock::uptime`.
 #[derive(Default)]
 pub(super) struct Metrics {
     /// Requests by status, one bucket per second.
@@ -17,10 +17,10 @@ pub(super) struct Metrics {
     latencies: [Bucket<Vec<u32>>; SPANS],
 }
 
-/// How often each status was seen.
+/// Counts by status.
 type Codes = SmallVec<[(u16, u64); 4]>;
 
-/// A bucket, and the number of the time span it is about.
+/// A bucket and the index of its time span.
 #[derive(Default)]
 struct Bucket<T> {
     number: u64,
@@ -52,7 +52,7 @@ impl Metrics {
         bucket.content[class] = bucket.content[class].saturating_add(1);
     }
 
-    /// How many requests of the last ten seconds had such a status.
+    /// Counts the requests of the last ten seconds whose status is `wanted`.
     pub(super) fn count(&self, now: Duration, wanted: impl Fn(u16) -> bool) -> u64 {
         let second = now.as_secs();
         self.codes
@@ -64,8 +64,8 @@ impl Metrics {
             .sum()
     }
 
-    /// The latency in whole milliseconds that `quantile` percent of the last minute's requests stay within; 0 without
-    /// requests.
+    /// Returns the latency in whole milliseconds that `quantile` percent of the last minute's requests do not
+    /// exceed; 0 without requests.
     pub(super) fn latency_ms(&self, quantile: f64, now: Duration) -> f64 {
         let span = now.as_secs() / SPAN;
         let recent =
@@ -80,15 +80,15 @@ impl Metrics {
                 .map(|count| u64::from(*count))
                 .sum::<u64>();
             if seen as f64 >= wanted {
-                return (highest_of(class) / 1000) as f64;
+                return (upper_bound(class) / 1000) as f64;
             }
         }
         0.0
     }
 }
 
-/// Classes below this number are one microsecond wide; each doubling above has half as many, so that a class is less
-/// than 1% wide.
+/// Classes below this number are one microsecond wide. Each power of two above is divided into half as many,
+/// so that a class is less than 1% wide.
 const LINEAR: u64 = 256;
 
 fn class_of(latency: Duration) -> usize {
@@ -100,8 +100,8 @@ fn class_of(latency: Duration) -> usize {
     (LINEAR + (doublings - 1) * LINEAR / 2 + (micros >> doublings) - LINEAR / 2) as usize
 }
 
-/// The highest latency of a class, in microseconds.
-fn highest_of(class: usize) -> u64 {
+/// Returns the highest latency of a class in microseconds.
+fn upper_bound(class: usize) -> u64 {
     let class = class as u64;
     if class < LINEAR {
         return class;
@@ -122,7 +122,7 @@ mod tests {
             let class = class_of(Duration::from_micros(micros));
             assert!(class >= last && class < 4096, "{micros}");
             last = class;
-            let highest = highest_of(class);
+            let highest = upper_bound(class);
             assert!(
                 highest >= micros && (highest - micros) as f64 <= micros as f64 * 0.01,
                 "{micros} {highest}"

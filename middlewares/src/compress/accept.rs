@@ -1,19 +1,20 @@
-//! Which encoding a client gets, from its `Accept-Encoding` (RFC 9110 section 12.5.3).
+//! Chooses the encoding for a client from its `Accept-Encoding` (RFC 9110 section 12.5.3).
 
 use http::HeaderValue;
 
 use super::stream::Encoding;
 
-/// What becomes of a response that depends on `Accept-Encoding`.
+/// What to do with a response that depends on `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// It is compressed when it is worth it.
+    /// Compress it if it is eligible.
     Encode(Encoding),
-    /// It stays as it is, but caches must know that it could have been otherwise.
+    /// Leave it as it is, but add `Vary`.
     Plain,
 }
 
-/// Chooses by weight, then by the order of `offered`. `None` when the client takes none of them, or prefers none.
+/// Chooses by weight, then by the order of `offered`. Returns `None` when the client accepts none of them, or
+/// prefers `identity`.
 pub(super) fn choose(
     lines: &mut dyn Iterator<Item = &HeaderValue>,
     offered: &[Encoding],
@@ -32,7 +33,7 @@ pub(super) fn choose(
     match best?.2 {
         Wish::Named(encoding) => Some(Choice::Encode(encoding)),
         Wish::Identity => None,
-        // For `*`, Traefik's gzip looks for its own name in the header and then leaves the body alone.
+        // For `*`, Traefik's gzip looks for its own name in the header, and then does not compress.
         Wish::Any => match default.or(offered.first().copied())? {
             Encoding::Gzip => Some(Choice::Plain),
             encoding => Some(Choice::Encode(encoding)),
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn weight_counts_first_then_our_order() {
+    fn weight_comes_first_then_the_configured_order() {
         for (header, expected) in [
             ("gzip", Some(Gzip)),
             ("br, gzip", Some(Gzip)),
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_means_the_first_or_the_default() {
+    fn a_star_means_the_first_or_the_default() {
         let any = [HeaderValue::from_static("*")];
         assert_eq!(choose(&mut any.iter(), &[Brotli, Gzip], None), Some(Choice::Encode(Brotli)));
         assert_eq!(choose(&mut any.iter(), &[Gzip, Zstd], Some(Zstd)), Some(Choice::Encode(Zstd)));

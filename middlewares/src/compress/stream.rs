@@ -1,4 +1,4 @@
-//! A body that is compressed while it passes.
+//! A body that is compressed as it streams.
 
 use std::io;
 use std::pin::Pin;
@@ -16,17 +16,17 @@ use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
 
-/// What is compressed between two looks at whether others want the worker.
+/// Bytes compressed between two checks of the task's budget.
 const SLICE: usize = 16 * 1024;
-/// Most that is compressed in one turn, even when nothing has come out yet.
-const TURN: usize = 64 * 1024;
-/// Output is handed on in pieces of about this length.
-const PIECE: usize = 8 * 1024;
+/// Maximum number of bytes compressed per poll, even without output.
+const MAX_PER_POLL: usize = 64 * 1024;
+/// Approximate length of output frames.
+const OUTPUT_LEN: usize = 8 * 1024;
 
-/// How long what has been compressed of a body of known length may wait for more (Traefik's flush interval).
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Interval after which the output of a body of known length is flushed (as in Traefik).
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A way to compress.
+/// A content encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// `gzip`.
@@ -54,7 +54,7 @@ impl Encoding {
 
 enum Encoder {
     Gzip(GzipEncoder<Vec<u8>>),
-    // Its state is large.
+    // Boxed because its state is large.
     Brotli(Box<BrotliEncoder<Vec<u8>>>),
     Zstd(ZstdEncoder<Vec<u8>>),
 }
@@ -91,8 +91,8 @@ impl Encoder {
 
 /// The compressed form of a body.
 ///
-/// Whenever a stream has nothing to give, what has been compressed so far is flushed, so that events and the like
-/// arrive at once. A body of known length is a file or the like: it is flushed only when nothing comes for a while.
+/// A stream is flushed whenever its source has nothing to give, so that events and the like arrive at once. A
+/// body of known length is usually a file, and is flushed only when its source stalls.
 pub(super) struct Compressed {
     inner: Body,
     encoder: Encoder,
@@ -141,14 +141,14 @@ impl Compressed {
         Poll::Ready(Ok(written))
     }
 
-    /// Reads and compresses until there is a piece to hand on or the body is over.
+    /// Reads and compresses until there is a full output frame or the body ends.
     fn poll_reading(&mut self, cx: &mut Context<'_>) -> Polled {
         let mut done = 0;
         loop {
-            if self.encoder.output().len() >= PIECE {
+            if self.encoder.output().len() >= OUTPUT_LEN {
                 return Poll::Ready(self.take_output().map(Ok));
             }
-            if done >= TURN {
+            if done >= MAX_PER_POLL {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -178,10 +178,10 @@ impl Compressed {
         }
     }
 
-    /// Hands on what has come so far, now or after a while.
+    /// Flushes pending output, at once or after the flush interval.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Polled {
         if !self.is_stream {
-            let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(FLUSH_INTERVAL)));
             ready!(waiting.as_mut().poll(cx));
             self.waiting = None;
         }
@@ -259,7 +259,7 @@ pub(super) mod tests {
         })
     }
 
-    /// Gives a piece, then has nothing for a while, then ends with trailers.
+    /// Yields a chunk, is then pending for a while, and ends with trailers.
     struct Slow(u8);
 
     impl HttpBody for Slow {
@@ -283,7 +283,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_has_come_is_flushed_when_nothing_more_is_there() {
+    fn a_stream_is_flushed_when_its_source_is_pending() {
         for encoding in [Encoding::Gzip, Encoding::Brotli, Encoding::Zstd] {
             block_on(async {
                 let mut body = Body::of_frames(Compressed::new(Body::boxed(Slow(0)), encoding));
@@ -299,7 +299,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Gives a piece of a known whole, and then nothing.
+    /// Yields a chunk of a longer body, and is then pending forever.
     struct Stalled(Option<&'static str>);
 
     impl HttpBody for Stalled {
@@ -314,7 +314,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_body_of_known_length_is_flushed_when_nothing_comes_for_a_while() {
+    fn a_body_of_known_length_is_flushed_when_its_source_stalls() {
         let first = block_on(async {
             let mut body =
                 Body::of_frames(Compressed::new(Body::boxed(Stalled(Some("begin"))), Encoding::Gzip));
@@ -324,7 +324,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_broken_body_breaks_the_compressed_one() {
+    fn a_failed_body_fails_the_compressed_one() {
         let body = Body::of_frames(Compressed::new(Body::failed(BodyError::TimedOut), Encoding::Gzip));
         assert!(matches!(block_on(body.collect(100)), Err(CollectError::Failed(BodyError::TimedOut))));
     }

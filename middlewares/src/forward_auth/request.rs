@@ -1,10 +1,10 @@
-//! The request that is sent to the server which decides.
+//! The request to the authentication server.
 
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tidegate_core::{Body, Request};
 
-/// Headers that belong to one connection.
+/// Hop-by-hop headers.
 pub(super) const HOP_HEADERS: [HeaderName; 6] = [
     http::header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -21,10 +21,11 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// What stands in for a client's name that is not passed on: what Traefik sends, since firewalls refuse requests without.
-const NO_NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
+/// Replaces a `User-Agent` that is not passed on. Traefik sends this value, since firewalls refuse requests
+/// without one.
+const DEFAULT_USER_AGENT: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 
-/// The headers that tell of earlier proxies.
+/// Headers added by earlier proxies.
 const FORWARDED: [HeaderName; 11] = [
     FOR,
     HOST_NAME,
@@ -39,11 +40,11 @@ const FORWARDED: [HeaderName; 11] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// How requests are made known to the server which decides.
+/// Builds requests to the authentication server.
 pub(super) struct Forwarding {
     address: Uri,
     trust: Option<bool>,
-    /// Headers that are passed on; all when empty.
+    /// Headers to pass on; all when empty.
     names: Vec<HeaderName>,
 }
 
@@ -56,7 +57,7 @@ impl Forwarding {
         Self { address, trust, names }
     }
 
-    /// The question about `request`.
+    /// Builds the request about `request`.
     pub(super) fn request(&self, request: &Request, method: Method, body: Body) -> Request {
         let mut head = http::Request::new(()).into_parts().0;
         head.method = method;
@@ -89,9 +90,9 @@ impl Forwarding {
         if !self.names.is_empty() {
             headers = self.only_listed(&headers);
         }
-        // With `trustForwardHeader` Traefik passes on that the client has not named itself.
+        // With `trustForwardHeader`, Traefik does not add a missing `User-Agent`.
         if self.trust.is_none() || !self.names.is_empty() {
-            headers.entry(USER_AGENT).or_insert(NO_NAME);
+            headers.entry(USER_AGENT).or_insert(DEFAULT_USER_AGENT);
         }
         match self.trust {
             Some(_) => add_missing(&mut headers, request),
@@ -113,7 +114,7 @@ impl Forwarding {
     }
 }
 
-/// What Traefik does when `trustForwardHeader` is given: it appends the client, and adds what is missing.
+/// Adds the client and missing headers, as Traefik does when `trustForwardHeader` is set.
 fn add_missing(headers: &mut HeaderMap, request: &Request) {
     let client = request.context.exchange.connection.peer.ip().to_canonical().to_string();
     let earlier: Vec<&str> = headers.get_all(FOR).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -134,7 +135,7 @@ fn add_missing(headers: &mut HeaderMap, request: &Request) {
     }
 }
 
-/// What Traefik does when it is not given.
+/// Overwrites some headers, as Traefik does when `trustForwardHeader` is not set.
 fn set_some(headers: &mut HeaderMap, request: &Request) {
     set(headers, FOR, &request.context.exchange.connection.peer.ip().to_canonical().to_string());
     set(headers, PROTO, if request.context.is_tls() { "https" } else { "http" });
@@ -199,7 +200,7 @@ mod tests {
         lines
     }
 
-    const NAMELESS: &str = "user-agent=Go-http-client/1.1";
+    const USER_AGENT_LINE: &str = "user-agent=Go-http-client/1.1";
     const SET: [&str; 4] = [
         "host=auth.test:81",
         "x-forwarded-host=h.test:99",
@@ -218,7 +219,7 @@ mod tests {
         expect(
             asked(None, &[]),
             &[
-                NAMELESS,
+                USER_AGENT_LINE,
                 "x-a=1",
                 "x-real-ip=9.9.9.9",
                 "x-forwarded-for=127.0.0.1",
@@ -248,12 +249,12 @@ mod tests {
         let names = [HeaderName::from_static("x-a")];
         expect(
             asked(None, &names),
-            &[NAMELESS, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"],
+            &[USER_AGENT_LINE, "x-a=1", "x-forwarded-for=127.0.0.1", "x-forwarded-proto=http"],
         );
         expect(
             asked(Some(true), &names),
             &[
-                NAMELESS,
+                USER_AGENT_LINE,
                 "x-a=1",
                 "x-real-ip=9.9.9.9",
                 "x-forwarded-for=8.8.8.8, 127.0.0.1",

@@ -1,4 +1,4 @@
-//! Bodies of gRPC-Web: base64 on the way in, and trailers as a frame on the way out.
+//! Bodies of gRPC-Web: base64 in requests, and trailers as a frame in responses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
 use tidegate_core::{Body, BodyError, Frames, Polled};
 
-/// A body whose length is not told.
+/// A body that hides its length.
 pub(super) struct Unsized(pub(super) Body);
 
 impl Frames for Unsized {
@@ -23,7 +23,7 @@ impl Frames for Unsized {
     }
 }
 
-/// A base64 body, decoded. It may consist of several parts with padding of their own.
+/// Decodes a base64 body, which may consist of several parts, each with its own padding.
 pub(super) struct Decoded {
     inner: Body,
     rest: Vec<u8>,
@@ -34,7 +34,7 @@ impl Decoded {
         Self { inner, rest: Vec::new() }
     }
 
-    /// Decodes all whole groups of four characters.
+    /// Decodes all complete groups of four characters.
     fn decode(&mut self, data: &[u8]) -> Result<Bytes, BodyError> {
         self.rest.extend(data.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')));
         let whole = self.rest.len() / 4 * 4;
@@ -49,7 +49,7 @@ impl Decoded {
             let (part, others) = groups.split_at(end);
             STANDARD
                 .decode_vec(part, &mut decoded)
-                .map_err(|error| BodyError::Other(format!("gRPC-Web text is not base64: {error}")))?;
+                .map_err(|error| BodyError::Other(format!("invalid base64 in gRPC-Web text: {error}")))?;
             groups = others;
         }
         self.rest.drain(..whole);
@@ -65,7 +65,7 @@ impl Frames for Decoded {
                     return Poll::Ready(None);
                 }
                 self.rest.clear();
-                return Poll::Ready(Some(Err(BodyError::Other("gRPC-Web text ends within a group".into()))));
+                return Poll::Ready(Some(Err(BodyError::Other("incomplete base64 in gRPC-Web text".into()))));
             };
             let Ok(data) = frame?.into_data() else { continue };
             let decoded = self.decode(&data)?;
@@ -76,7 +76,7 @@ impl Frames for Decoded {
     }
 }
 
-/// A gRPC body with its trailers as the last frame; in base64 when asked.
+/// A gRPC body with its trailers as the last frame, optionally in base64.
 pub(super) struct Framed {
     inner: Body,
     is_text: bool,
@@ -107,8 +107,8 @@ impl Frames for Framed {
                     Poll::Ready(Some(Ok(self.frame(trailer_frame(&trailers)))))
                 }
             },
-            // Without trailers there is no status to pass on: an empty frame would say nothing, and hide
-            // the status in the headers of a Trailers-Only answer.
+            // Without trailers there is no status: an empty frame would be meaningless and hide the status in
+            // the headers of a Trailers-Only response.
             end => {
                 self.ended = true;
                 Poll::Ready(end)
@@ -117,7 +117,7 @@ impl Frames for Framed {
     }
 }
 
-/// Trailers as gRPC-Web has them: a frame whose first bit is set, with lines sorted by name.
+/// Encodes trailers for gRPC-Web: a frame whose first bit is set, with lines sorted by name.
 fn trailer_frame(trailers: &HeaderMap) -> Bytes {
     let mut lines: Vec<(&str, &[u8])> =
         trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_with_padding_of_their_own_are_joined() {
+    fn parts_with_separate_padding_are_joined() {
         assert_eq!(decode(&["YQ==YmM=", "\r\nZGVm"]).unwrap(), "abcdef");
         assert_eq!(decode(&["Y", "WJ", "j"]).unwrap(), "abc");
         assert!(decode(&["YWJ"]).is_err());

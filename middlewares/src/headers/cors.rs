@@ -1,4 +1,4 @@
-//! Cross-origin requests: answers preflight requests, and tells browsers which pages may read a response.
+//! CORS: answers preflight requests, and tells browsers which origins may read a response.
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
@@ -8,7 +8,7 @@ use tidegate_core::{BuildError, BuildErrors, Reason, Request, Response, reply};
 use super::{Headers, header_value};
 use crate::pattern;
 
-/// The checked CORS options.
+/// The validated CORS options.
 pub(super) struct Cors {
     credentials: bool,
     allow_headers: Asked,
@@ -20,11 +20,11 @@ pub(super) struct Cors {
     vary: bool,
 }
 
-/// What a preflight request is told about headers or methods.
+/// What preflight responses say about headers or methods.
 enum Asked {
     Nothing,
     List(HeaderValue),
-    /// What it asked for: `*` means nothing special to browsers when there are credentials.
+    /// What the request asked for: browsers do not treat `*` as a wildcard when there are credentials.
     Echo,
 }
 
@@ -42,7 +42,7 @@ impl Cors {
         if nothing {
             return Ok(None);
         }
-        warn_of_open_doors(options, middleware);
+        warn_about_permissive_options(options, middleware);
         let credentials = options.access_control_allow_credentials;
         let list = |name: &str, values: &[String]| header_value(name, &values.join(","));
         let asked = |name: &str, values: &[String]| match values {
@@ -81,7 +81,8 @@ impl Cors {
         }))
     }
 
-    /// The answer to a preflight request; `None` for any other. Services never see one.
+    /// Returns the response to a preflight request; `None` for others. Preflight requests never reach
+    /// services.
     pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
         if request.head.method != Method::OPTIONS {
             return None;
@@ -113,7 +114,7 @@ impl Cors {
         Some(response)
     }
 
-    /// Adds what a response to another request tells the browser.
+    /// Adds the CORS headers to the response to another request.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         self.add_common(headers, origin);
         if !self.vary {
@@ -129,8 +130,8 @@ impl Cors {
         }
     }
 
-    /// What `Access-Control-Allow-Origin` says to this origin. With credentials it is never `*`: the origin itself is
-    /// named, which is empty when the client sent none.
+    /// Returns the value of `Access-Control-Allow-Origin` for this request. With credentials it is never `*`
+    /// but the origin itself, which is empty if the client sent none.
     pub(super) fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         const ANY: HeaderValue = HeaderValue::from_static("*");
         let none = HeaderValue::from_static("");
@@ -159,22 +160,19 @@ impl Cors {
     }
 }
 
-/// Settings that work as in Traefik and let in more than most people mean.
-fn warn_of_open_doors(options: &Headers, middleware: &str) {
+/// Warns of settings that work as in Traefik but allow more than most users intend.
+fn warn_about_permissive_options(options: &Headers, middleware: &str) {
     if options.access_control_allow_credentials
         && options.access_control_allow_origin_list.iter().any(|origin| origin == "*")
     {
-        tracing::warn!(
-            middleware,
-            "every website may act with its visitors' cookies: `*` is allowed with credentials"
-        );
+        tracing::warn!(middleware, "`*` with credentials lets every website use its visitors' cookies");
     }
     for expression in &options.access_control_allow_origin_list_regex {
         if !(expression.starts_with('^') && expression.ends_with('$')) {
             tracing::warn!(
                 middleware,
                 expression,
-                "the expression matches any origin that contains it: add `^` and `$`"
+                "the expression matches any origin that contains it: anchor it with `^` and `$`"
             );
         }
     }
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stays_a_star_without_credentials() {
+    fn without_credentials_a_star_stays_a_star() {
         let json = r#"{"accessControlAllowMethods": ["*"], "accessControlAllowOriginList": ["*"]}"#;
         let response = preflight(json);
         assert_eq!(header(&response, "access-control-allow-methods"), "*");
@@ -252,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_and_star_never_stand_together() {
+    fn a_star_is_never_combined_with_credentials() {
         let json = r#"{"accessControlAllowOriginList": ["*"], "accessControlAllowCredentials": true}"#;
         let with_origin = answer(json, from("https://o.test"));
         assert_eq!(header(&with_origin, "access-control-allow-origin"), "https://o.test");

@@ -1,4 +1,4 @@
-//! Sets and removes headers of requests and responses, answers CORS and adds security headers.
+//! Sets and removes headers of requests and responses, handles CORS and adds security headers.
 
 mod cors;
 mod secure;
@@ -21,43 +21,43 @@ use secure::Secure;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Headers {
-    /// Request headers to set; an empty value deletes. `Host` changes the requested host.
+    /// Request headers to set; an empty value removes the header. `Host` changes the host of the request.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub custom_request_headers: BTreeMap<String, String>,
-    /// Response headers to set; an empty value deletes.
+    /// Response headers to set; an empty value removes the header.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub custom_response_headers: BTreeMap<String, String>,
     /// CORS: the page may send cookies and other credentials.
     #[serde(skip_serializing_if = "is_default")]
     pub access_control_allow_credentials: bool,
-    /// CORS: request headers that a page may set. `*` with credentials allows what is asked for.
+    /// CORS: request headers that a page may set. `*` with credentials allows whatever is requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub access_control_allow_headers: Vec<String>,
-    /// CORS: methods that a page may use. `*` with credentials allows what is asked for.
+    /// CORS: methods that a page may use. `*` with credentials allows whatever is requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub access_control_allow_methods: Vec<String>,
-    /// CORS: origins of pages that may read the answer. `*` stands for all.
+    /// CORS: origins of pages that may read the response. `*` allows all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub access_control_allow_origin_list: Vec<String>,
-    /// CORS: the same as expressions in Go's syntax. They match anywhere: anchor them with `^` and `$`.
+    /// CORS: the same as expressions in Go's syntax. They are not anchored: add `^` and `$`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub access_control_allow_origin_list_regex: Vec<String>,
     /// CORS: response headers that a page may read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub access_control_expose_headers: Vec<String>,
-    /// CORS: seconds for which the answer to a preflight request may be remembered.
+    /// CORS: seconds for which browsers may cache the response to a preflight request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_control_max_age: Option<i64>,
     /// Adds `Vary: Origin` to responses.
     #[serde(skip_serializing_if = "is_default")]
     pub add_vary_header: bool,
-    /// Hosts (with their port, if any) that may be asked for; others get 500.
+    /// Allowed hosts, with their port if any; requests for others get 500.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_hosts: Vec<String>,
-    /// Request headers that may hold the host that the client asked for.
+    /// Request headers that may hold the host the client requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts_proxy_headers: Vec<String>,
-    /// Request headers with values that mean that the client came over HTTPS.
+    /// Request headers whose values show that the client used HTTPS.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ssl_proxy_headers: BTreeMap<String, String>,
     /// `max-age` of `Strict-Transport-Security`, in seconds; 0 sends none.
@@ -102,7 +102,7 @@ pub struct Headers {
     /// `Permissions-Policy`
     #[serde(skip_serializing_if = "String::is_empty")]
     pub permissions_policy: String,
-    /// Switches `allowedHosts`, `stsSeconds` and `publicKey` off.
+    /// Disables `allowedHosts`, `stsSeconds` and `publicKey`.
     #[serde(skip_serializing_if = "is_default")]
     pub is_development: bool,
     /// Deprecated in Traefik and without effect.
@@ -123,8 +123,8 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// The deprecated options that are set.
-    fn without_effect(&self) -> Vec<&'static str> {
+    /// Returns the deprecated options that are set.
+    fn deprecated_options(&self) -> Vec<&'static str> {
         let set = |option: Option<bool>| option == Some(true);
         let given = |option: &Option<String>| option.as_ref().is_some_and(|text| !text.is_empty());
         [
@@ -142,7 +142,7 @@ impl Headers {
 
 impl Build for Headers {
     fn build(&self, context: &BuildContext<'_>) -> Result<Arc<dyn Middleware>, BuildError> {
-        let ignored = self.without_effect();
+        let ignored = self.deprecated_options();
         for option in &ignored {
             tracing::warn!(
                 middleware = context.name,
@@ -165,7 +165,7 @@ impl Build for Headers {
     }
 }
 
-/// Headers with the values they get; without one they are deleted.
+/// Headers to set, or to remove when there is no value.
 type Edits = Vec<(HeaderName, Option<HeaderValue>)>;
 
 fn edits(headers: &BTreeMap<String, String>) -> Result<Edits, BuildError> {
@@ -177,10 +177,10 @@ fn edits(headers: &BTreeMap<String, String>) -> Result<Edits, BuildError> {
 
 fn header_name(name: &str) -> Result<HeaderName, BuildError> {
     HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| BuildError::new(format!("`{name}` is not a header name")))
+        .map_err(|_| BuildError::new(format!("invalid header name `{name}`")))
 }
 
-/// A value for the header or option called `name`.
+/// Returns the value for the header or option `name`.
 fn header_value(name: &str, value: &str) -> Result<HeaderValue, BuildError> {
     HeaderValue::from_bytes(value.as_bytes())
         .map_err(|_| BuildError::new(format!("{name}: control characters are not allowed in `{value}`")))
@@ -205,7 +205,7 @@ fn edit_request(request: &mut Request, edits: &Edits) {
             Some(value) => {
                 request.head.headers.insert(name.clone(), value.clone());
             }
-            // A request must have a host: deleting it does nothing, as in Traefik.
+            // A request needs a host: removing it has no effect, as in Traefik.
             None if name == HOST => {}
             None => {
                 request.head.headers.remove(name);
@@ -217,7 +217,7 @@ fn edit_request(request: &mut Request, edits: &Edits) {
     }
 }
 
-/// When only request headers change, nothing has to wait for the response.
+/// Changes only request headers, so it need not wait for the response.
 struct RequestOnly(Edits);
 
 impl Middleware for RequestOnly {
@@ -237,18 +237,18 @@ struct All {
 impl Middleware for All {
     fn handle<'a>(&'a self, mut request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
-            return crate::answer(answer);
+            return crate::ready(answer);
         }
         edit_request(&mut request, &self.request);
         let origin = self.cors.as_ref().and_then(|cors| cors.allowed_origin(&request.head.headers));
         if let Some(refusal) = self.secure.as_ref().and_then(|secure| secure.refusal(&request)) {
-            return crate::answer(self.finish(refusal, origin));
+            return crate::ready(self.finish(refusal, origin));
         }
         let is_https = self.secure.as_ref().is_some_and(|secure| secure.is_https(&request));
         Box::pin(async move {
             let mut response = next.run(request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                // As in Traefik: its headers belong to the change of protocol.
+                // As in Traefik: these headers belong to the protocol switch.
                 return response;
             }
             if let Some(secure) = &self.secure {
@@ -288,13 +288,13 @@ mod tests {
         })
     }
 
-    /// The value of a response header, empty when there is none.
+    /// Returns the value of a response header, or an empty string.
     pub(super) fn header<'a>(response: &'a Response, name: &str) -> &'a str {
         response.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     #[test]
-    fn request_headers_are_set_and_deleted() {
+    fn request_headers_are_set_and_removed() {
         let json = r#"{"customRequestHeaders": {"X-Req": "v", "X-Del": "", "Host": "over.test", "X-Forwarded-For": ""}}"#;
         let sent = Head::get("http://h.test/")
             .header("x-del", "1")
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn response_headers_are_set_and_deleted() {
+    fn response_headers_are_set_and_removed() {
         let response =
             answer(r#"{"customResponseHeaders": {"X-Res": "w", "X-Backend": ""}}"#, get("http://h.test/"));
         assert_eq!(header(&response, "x-res"), "w");
@@ -322,7 +322,7 @@ mod tests {
             ("{}", Some("headers configuration not valid")),
             (r#"{"frameDeny": false}"#, Some("headers configuration not valid")),
             (r#"{"sslRedirect": true}"#, None),
-            (r#"{"customRequestHeaders": {"a b": "1"}}"#, Some("`a b` is not a header name")),
+            (r#"{"customRequestHeaders": {"a b": "1"}}"#, Some("invalid header name `a b`")),
         ] {
             let error = testing::build_in(&testing::World::default(), options(json)).err();
             assert_eq!(error.map(|e| e.to_string()).as_deref(), expected, "{json}");

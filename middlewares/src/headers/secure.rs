@@ -1,4 +1,4 @@
-//! Security headers, and the check of the requested host.
+//! Security headers, and the check of the request's host.
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
@@ -11,19 +11,19 @@ use super::{Headers, header_name, header_value};
 
 const PUBLIC_KEY_PINS: HeaderName = HeaderName::from_static("public-key-pins");
 const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
-/// Stands in a policy for a value that is new in each response.
+/// Placeholder in a policy for a nonce, new in each response.
 const NONCE: &str = "$NONCE";
 
-/// The checked security options.
+/// The validated security options.
 pub(super) struct Secure {
     allowed_hosts: Vec<String>,
     hosts_proxy_headers: Vec<HeaderName>,
     ssl_proxy_headers: Vec<(HeaderName, String)>,
-    /// The same in every response.
+    /// Added to every response.
     always: Vec<(HeaderName, HeaderValue)>,
-    /// Only over HTTPS.
+    /// Added to responses over HTTPS.
     https: Vec<(HeaderName, HeaderValue)>,
-    /// Policies with a nonce.
+    /// Policies that contain a nonce.
     with_nonce: Vec<(HeaderName, String)>,
 }
 
@@ -59,7 +59,7 @@ impl Secure {
         Ok(is_set.then_some(secure))
     }
 
-    /// The answer to a request for a host that is not allowed.
+    /// Returns the response to a request for a host that is not allowed.
     pub(super) fn refusal(&self, request: &Request) -> Option<Response> {
         if self.allowed_hosts.is_empty() {
             return None;
@@ -72,7 +72,7 @@ impl Secure {
         (!allowed).then(|| reply::error(StatusCode::INTERNAL_SERVER_ERROR, "Bad Host", Reason::HostDenied))
     }
 
-    /// True when the client came over HTTPS, here or to a proxy before us.
+    /// Returns true when the client used HTTPS, to this gateway or to a proxy in front of it.
     pub(super) fn is_https(&self, request: &Request) -> bool {
         let headers = &request.head.headers;
         let says_so = |(name, value): &(HeaderName, String)| {
@@ -81,7 +81,7 @@ impl Secure {
         request.context.is_tls() || self.ssl_proxy_headers.iter().any(says_so)
     }
 
-    /// Adds the headers to a response.
+    /// Adds the security headers to a response.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, is_https: bool) {
         for (name, value) in self.always.iter().chain(self.https.iter().filter(|_| is_https)) {
             headers.insert(name.clone(), value.clone());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn own_values_win_over_the_switches() {
+    fn custom_values_override_the_switches() {
         let response = answer(
             r#"{"frameDeny": true, "customFrameOptionsValue": "SAMEORIGIN", "customBrowserXSSValue": "0"}"#,
             get("http://h.test/"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn only_allowed_hosts_are_served() {
+    fn only_allowed_hosts_are_accepted() {
         let json = r#"{"allowedHosts": ["H.test"], "hostsProxyHeaders": ["X-FH"]}"#;
         assert_eq!(answer(json, get("http://h.test/")).status(), 200);
         let proxied = request(Head::get("http://bad.test/").header("x-fh", "h.test"));

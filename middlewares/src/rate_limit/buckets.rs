@@ -1,7 +1,7 @@
-//! The token buckets of a rate limiter: one per source, never more than a fixed number of them.
+//! The token buckets of a rate limiter: one per source, up to a fixed number.
 //!
-//! Sources are chosen by whoever sends requests, so a full store forgets: first a bucket that is full again (nothing
-//! is lost), then one that was not used for long (CLOCK). Memory stays the same under a million sources.
+//! Clients control the sources, so a full store evicts: first a bucket that is full again, which loses
+//! nothing, then one that was not used recently (CLOCK). Memory stays bounded even with a million sources.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tidegate_core::store::Bucket;
 
-/// Most sources that are remembered (as in Traefik).
+/// Maximum number of sources (as in Traefik).
 const MAX_SOURCES: usize = 65_536;
 const SHARDS: usize = 64;
-/// Longer keys are remembered by their hash, so that long header values do not fill the memory.
-const MAX_KEY: usize = 64;
+/// Longer keys are hashed, so that long header values do not fill the memory.
+const MAX_KEY_LEN: usize = 64;
 
-/// One request's claim to a token.
+/// A request for a token.
 #[derive(Clone, Debug, Eq)]
 pub(super) struct Ticket {
     source: String,
@@ -30,21 +30,21 @@ pub(super) struct Ticket {
 
 impl Ticket {
     pub(super) fn new(source: String) -> Self {
-        let source = if source.len() > MAX_KEY { hashed(&source) } else { source };
+        let source = if source.len() > MAX_KEY_LEN { hashed(&source) } else { source };
         Self { source, delay: Cell::new(Duration::ZERO) }
     }
 
-    /// Whose token it is: short, whatever the client has sent.
+    /// The source of the request, shortened if necessary.
     pub(super) fn source(&self) -> &str {
         &self.source
     }
 
-    /// The same, to keep.
+    /// Consumes the ticket and returns its source.
     pub(super) fn into_source(self) -> String {
         self.source
     }
 
-    /// How long to wait for the token that was promised.
+    /// How long to wait for a promised token.
     pub(super) fn delay(&self) -> Duration {
         self.delay.get()
     }
@@ -62,7 +62,7 @@ impl Hash for Ticket {
     }
 }
 
-/// Per source the uptime at which its bucket is full again (GCRA's theoretical arrival time).
+/// For each source, the uptime at which its bucket is full again (GCRA's theoretical arrival time).
 #[derive(Debug)]
 pub(super) struct Buckets {
     shards: [Mutex<Shard>; SHARDS],
@@ -82,22 +82,22 @@ impl Buckets {
     }
 }
 
-/// The buckets as one limiter fills them: they outlive it, and the next one may have other options.
+/// The buckets as seen by one limiter. They outlive it, and the next limiter may have other options.
 ///
-/// Beyond what governor asks of a store, it promises tokens ahead: a request that is early by at most `ahead` is
-/// let in, pays now and is told how long to wait.
+/// Unlike a plain store of governor, it promises tokens: a request that is early by at most `ahead` is
+/// admitted, pays now and gets the time to wait.
 #[derive(Debug)]
-pub(super) struct Filling {
+pub(super) struct BucketStore {
     buckets: Arc<Buckets>,
-    /// The uptime from which the limiter counts.
+    /// Uptime at which the limiter started.
     begin: Nanos,
     interval: Nanos,
     tolerance: Nanos,
     ahead: Nanos,
 }
 
-impl Filling {
-    /// For a limiter that is made at this uptime.
+impl BucketStore {
+    /// Creates the store of a limiter that starts at this uptime.
     pub(super) fn new(buckets: Arc<Buckets>, begin: Duration, bucket: &Bucket) -> Self {
         let interval = Nanos::from(bucket.interval);
         Self {
@@ -110,7 +110,7 @@ impl Filling {
     }
 }
 
-impl StateStore for Filling {
+impl StateStore for BucketStore {
     type Key = Ticket;
 
     fn measure_and_replace<T, F, E>(&self, key: &Ticket, f: F) -> Result<T, E>
@@ -121,7 +121,8 @@ impl StateStore for Filling {
         let mut shard = self.buckets.shards[hash as usize % SHARDS].lock();
         let Some(slot) = shard.find(&key.source) else {
             let (outcome, full_at) = f(None)?;
-            // An unknown source is admitted with a full bucket: "full again" is one token from now.
+            // A new source starts with a full bucket: after this request it is full again one interval from
+            // now.
             let now = full_at.saturating_sub(self.interval);
             shard.insert(&key.source, self.begin + full_at, self.begin + now);
             return Ok(outcome);
@@ -134,12 +135,12 @@ impl StateStore for Filling {
             }
             Err(refusal) => refusal,
         };
-        // A new source is always admitted at the present time, which tells what time it is.
+        // A new source is always admitted now, which reveals the limiter's time.
         let Ok((_, next)) = f(None) else { return Err(refusal) };
         let now = next.saturating_sub(self.interval);
         let empty = next + self.tolerance + self.ahead;
         if old > empty {
-            // Under earlier options it was emptier than it can be now.
+            // Under earlier options the bucket was emptier than it can be now.
             (old, slot.full_at) = (empty, self.begin + empty);
         }
         if self.ahead != Nanos::default()
@@ -182,14 +183,14 @@ impl Shard {
             self.slots.push(slot);
             return;
         }
-        let place = self.victim(now);
+        let place = self.evict(now);
         self.index.remove(&self.slots[place].source);
         self.index.insert(source, place);
         self.slots[place] = slot;
     }
 
-    /// The next slot in the circle that is full again or was not used since the hand passed it.
-    fn victim(&mut self, now: Nanos) -> usize {
+    /// Returns the next slot whose bucket is full again, or that was not used since the hand last passed it.
+    fn evict(&mut self, now: Nanos) -> usize {
         loop {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
@@ -217,7 +218,7 @@ mod tests {
 
     use super::super::Uptime;
 
-    type Limiter = RateLimiter<Ticket, Filling, Uptime, NoOpMiddleware<Duration>>;
+    type Limiter = RateLimiter<Ticket, BucketStore, Uptime, NoOpMiddleware<Duration>>;
 
     struct World {
         buckets: Arc<Buckets>,
@@ -235,7 +236,7 @@ mod tests {
             let clock = Clock::Manual(self.clock.clone());
             let quota = Quota::with_period(interval).unwrap().allow_burst(NonZeroU32::new(burst).unwrap());
             let bucket = Bucket { interval, burst, ahead };
-            let filling = Filling::new(self.buckets.clone(), clock.uptime(), &bucket);
+            let filling = BucketStore::new(self.buckets.clone(), clock.uptime(), &bucket);
             RateLimiter::new(quota, filling, Uptime(clock))
         }
     }
@@ -245,7 +246,7 @@ mod tests {
         (world.limiter(interval, burst, ahead), world)
     }
 
-    /// How long to wait for the token, or for the next try.
+    /// Returns how long to wait for the token, or until the next attempt.
     fn admit(limiter: &Limiter) -> Result<Duration, Duration> {
         use governor::clock::Clock as _;
         let ticket = Ticket::new("a".into());
@@ -256,19 +257,19 @@ mod tests {
     }
 
     #[test]
-    fn buckets_go_on_under_other_options() {
+    fn buckets_are_kept_under_other_options() {
         let ms = Duration::from_millis;
         let world = World::new();
         let first = world.limiter(ms(1000), 3, ms(0));
         assert_eq!([admit(&first), admit(&first)], [Ok(ms(0)), Ok(ms(0))]);
         world.clock.advance(ms(500));
-        // 1.5 tokens are left: a larger burst gives two more, a smaller one none.
+        // 1.5 tokens are left: a larger burst adds two, a smaller one none.
         let larger = world.limiter(ms(1000), 5, ms(0));
         assert_eq!([admit(&larger), admit(&larger), admit(&larger)], [Ok(ms(0)); 3]);
         assert_eq!(admit(&larger), Err(ms(500)));
         world.clock.advance(ms(500));
         let smaller = world.limiter(ms(1000), 1, ms(0));
-        assert_eq!(admit(&smaller), Err(ms(1000)), "as empty as it can be, and no emptier");
+        assert_eq!(admit(&smaller), Err(ms(1000)), "as empty as possible, but no emptier");
         world.clock.advance(ms(1000));
         assert_eq!(admit(&smaller), Ok(ms(0)));
         let faster = world.limiter(ms(10), 1, ms(5));
@@ -287,7 +288,7 @@ mod tests {
         assert_eq!(admit(), Err(()), "100 ms are too long to wait");
         clock.advance(ms(60));
         assert_eq!(admit(), Ok(ms(40)), "40 ms are not");
-        assert_eq!(admit(), Err(()), "that token is promised away");
+        assert_eq!(admit(), Err(()), "that token is already promised");
         clock.advance(ms(140));
         assert_eq!(admit(), Ok(ms(0)));
         clock.advance(ms(10_000));
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn many_sources_take_no_more_room_than_the_limit() {
+    fn the_number_of_sources_is_bounded() {
         let (limiter, world) = limiter(Duration::from_secs(1), 1, Duration::ZERO);
         for n in 0..200_000 {
             assert!(limiter.check_key(&Ticket::new(format!("{n}"))).is_ok());
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_source_is_not_forgotten_for_new_ones() {
+    fn a_busy_source_is_not_evicted() {
         let (limiter, _) = limiter(Duration::from_secs(3600), 1, Duration::ZERO);
         assert!(limiter.check_key(&Ticket::new("busy".into())).is_ok());
         for n in 0..100_000 {
@@ -323,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn long_sources_are_kept_short_and_apart() {
+    fn long_sources_are_hashed_and_stay_distinct() {
         let long = "x".repeat(100_000);
         let a = Ticket::new(format!("{long}a"));
-        assert!(a.source.len() <= MAX_KEY);
+        assert!(a.source.len() <= MAX_KEY_LEN);
         assert_ne!(a, Ticket::new(format!("{long}b")));
         assert_eq!(a, Ticket::new(format!("{long}a")));
     }

@@ -1,4 +1,4 @@
-//! Buckets that several gateways share through Redis, and what happens while it does not answer.
+//! Buckets that gateways share through Redis, and what happens while it is unavailable.
 
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
@@ -13,26 +13,26 @@ use tidegate_core::{BuildContext, BuildError};
 use super::buckets::Ticket;
 use super::{Local, RateLimit, bucket};
 
-/// What all keys begin with. Traefik's begin with `rate:` and hold something else, so that both can use one Redis.
+/// Prefix of all keys. Traefik's is `rate:` with other values, so both can use one Redis.
 const PREFIX: &str = "tidegate:rate:";
-/// Connections to a server when `poolSize` is 0. Commands are sent together, so a few carry much.
+/// Connections to a server when `poolSize` is 0. Commands are pipelined, so a few suffice.
 const POOL_SIZE: usize = 4;
-const MOST_CONNECTIONS: i64 = 1024;
+const MAX_CONNECTIONS: i64 = 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer times mean the same, and sums of them stay far from the end of what can be counted.
-const LONGEST_TIME: StdDuration = StdDuration::from_secs(3600);
+/// Longer timeouts are capped, so that sums cannot overflow.
+const MAX_TIMEOUT: StdDuration = StdDuration::from_secs(3600);
 const DEADLINE: Duration = Duration::from_millis(500);
 
-/// `rateLimit.redis`: where shared buckets live.
+/// `rateLimit.redis`: the store of shared buckets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Redis {
-    /// Servers as `host:port`: nodes of one Redis Cluster, or servers that stand in for one another.
+    /// Servers as `host:port`: nodes of one Redis Cluster, or alternatives for failover.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
-    /// TLS towards Redis.
+    /// TLS for the connection to Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
     /// User name.
@@ -41,29 +41,29 @@ pub struct Redis {
     /// Password.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub password: Secret,
-    /// Number of the database.
+    /// Database number.
     #[serde(skip_serializing_if = "is_default")]
     pub db: i64,
-    /// Connections to each server that are opened under load; 0 means 4.
+    /// Connections to each server under load; 0 means 4.
     #[serde(skip_serializing_if = "is_default")]
     pub pool_size: i64,
-    /// Connections that stay open without load.
+    /// Idle connections to keep open.
     #[serde(skip_serializing_if = "is_default")]
     pub min_idle_conns: i64,
-    /// Most connections to each server; 0 means `poolSize`.
+    /// Maximum number of connections to each server; 0 means `poolSize`.
     #[serde(skip_serializing_if = "is_default")]
     pub max_active_conns: i64,
-    /// Longest wait for an answer; 0 means 3 s.
+    /// Timeout for a reply; 0 means 3 s.
     pub read_timeout: Duration,
-    /// Longest wait for a write; 0 means 3 s.
+    /// Timeout for a write; 0 means 3 s.
     pub write_timeout: Duration,
-    /// Longest wait for a connection; 0 means 5 s.
+    /// Timeout for connecting; 0 means 5 s.
     pub dial_timeout: Duration,
-    /// Longest time that a request waits for Redis. Not in Traefik.
-    #[serde(skip_serializing_if = "is_usual_deadline")]
+    /// Maximum time that a request waits for Redis. Not in Traefik.
+    #[serde(skip_serializing_if = "is_default_deadline")]
     pub deadline: Duration,
-    /// What happens to requests while Redis does not answer: `deny` (500, as in Traefik), `allow`, or `local` (each
-    /// gateway counts for itself). Not in Traefik.
+    /// What happens to requests while Redis is unavailable: `deny` (500, as in Traefik), `allow`, or `local`
+    /// (each gateway counts on its own). Not in Traefik.
     #[serde(skip_serializing_if = "is_deny")]
     pub on_failure: Word<FailureMode>,
 }
@@ -88,7 +88,7 @@ impl Default for Redis {
     }
 }
 
-fn is_usual_deadline(deadline: &Duration) -> bool {
+fn is_default_deadline(deadline: &Duration) -> bool {
     *deadline == DEADLINE
 }
 
@@ -96,14 +96,14 @@ fn is_deny(on_failure: &Word<FailureMode>) -> bool {
     on_failure.known() == Some(FailureMode::Deny)
 }
 
-/// What happens to requests while Redis does not answer.
+/// What happens to requests while Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureMode {
-    /// `deny`: they are answered with 500.
+    /// `deny`: they get 500.
     Deny,
     /// `allow`: they pass.
     Allow,
-    /// `local`: each gateway counts for itself.
+    /// `local`: each gateway counts on its own.
     Local,
 }
 
@@ -130,7 +130,7 @@ impl Redis {
             most => pool_size.min(most),
         };
         let or = |given: Duration, usual: Duration| {
-            (if given.is_zero() { usual } else { given }).0.min(LONGEST_TIME)
+            (if given.is_zero() { usual } else { given }).0.min(MAX_TIMEOUT)
         };
         Ok(StoreOptions {
             endpoints: self.endpoints.clone(),
@@ -148,15 +148,15 @@ impl Redis {
 }
 
 fn connections(option: &str, number: i64) -> Result<usize, BuildError> {
-    if !(0..=MOST_CONNECTIONS).contains(&number) {
+    if !(0..=MAX_CONNECTIONS).contains(&number) {
         return Err(BuildError::new(format!(
-            "redis.{option}: expected a number from 0 to {MOST_CONNECTIONS}"
+            "redis.{option}: expected a number from 0 to {MAX_CONNECTIONS}"
         )));
     }
     Ok(usize::try_from(number).unwrap_or(0))
 }
 
-/// The options with the content of files instead of their paths. The files are watched from now on.
+/// Returns the options with paths replaced by the content of the files, which are watched from now on.
 fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, BuildError> {
     if tls.cert.is_empty() != tls.key.is_empty() {
         return Err(BuildError::new("redis.tls: `cert` and `key` must be given together"));
@@ -169,7 +169,7 @@ fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, 
             context.file(text).map_err(|error| BuildError::new(format!("redis.tls.{option}: {error}")))?;
         let content = String::from_utf8_lossy(&bytes).into_owned();
         if !content.contains("-----BEGIN") {
-            return Err(BuildError::new(format!("redis.tls.{option}: `{text}` is no PEM file")));
+            return Err(BuildError::new(format!("redis.tls.{option}: `{text}` is not a PEM file")));
         }
         Ok(content)
     };
@@ -182,11 +182,11 @@ fn with_files(tls: &ClientTls, context: &BuildContext<'_>) -> Result<ClientTls, 
     })
 }
 
-/// Redis did not answer, and requests are not let in without it.
+/// Redis is unavailable, and requests are refused without it.
 #[derive(Debug, PartialEq)]
-pub(super) struct Unknown;
+pub(super) struct StoreUnavailable;
 
-/// What happens while the store does not answer.
+/// What to do while the store is unavailable.
 enum OnFailure {
     Deny,
     Allow,
@@ -196,7 +196,7 @@ enum OnFailure {
 /// Buckets in a store.
 pub(super) struct Shared {
     store: Arc<dyn SharedStore>,
-    /// Name of the middleware: routers that name the same one share buckets, as in Traefik.
+    /// Contains the middleware's name: routers that use the same middleware share buckets, as in Traefik.
     prefix: String,
     bucket: Bucket,
     deadline: StdDuration,
@@ -223,21 +223,21 @@ impl Shared {
             store: context.store(&redis.store_options(context)?)?,
             prefix: format!("{PREFIX}{}:", context.name),
             bucket: bucket(options),
-            deadline: redis.deadline.0.min(LONGEST_TIME),
+            deadline: redis.deadline.0.min(MAX_TIMEOUT),
             on_failure,
         })
     }
 
-    /// Whether it is the source's turn, and when.
-    pub(super) async fn admit(&self, source: String) -> Result<Turn, Unknown> {
+    /// Decides whether and when the request is admitted.
+    pub(super) async fn admit(&self, source: String) -> Result<Turn, StoreUnavailable> {
         let ticket = Ticket::new(source);
         let key = format!("{}{}", self.prefix, ticket.source());
         match self.store.take(&key, &self.bucket, self.deadline).await {
             Ok(Turn::In(delay)) => Ok(Turn::In(delay.min(self.bucket.ahead))),
             Ok(over) => Ok(over),
-            // The store has told the log.
+            // The store has already logged the error.
             Err(_) => match &self.on_failure {
-                OnFailure::Deny => Err(Unknown),
+                OnFailure::Deny => Err(StoreUnavailable),
                 OnFailure::Allow => Ok(Turn::In(StdDuration::ZERO)),
                 OnFailure::Local(local) => Ok(local.admit(ticket.into_source())),
             },
@@ -255,18 +255,18 @@ mod tests {
     use super::*;
     use crate::testing::{self, Service, World, build_in, get, text};
 
-    /// Answers as it is told, and remembers what it was asked.
+    /// Gives scripted replies and records its calls.
     #[derive(Default)]
-    struct Dictated {
+    struct ScriptedStore {
         answers: Mutex<Vec<Result<Turn, StoreError>>>,
         asked: Mutex<Vec<(String, Bucket, StdDuration)>>,
     }
 
-    fn nobody<T>() -> Result<T, StoreError> {
-        Err(StoreError("nobody is there".into()))
+    fn unreachable<T>() -> Result<T, StoreError> {
+        Err(StoreError("unreachable".into()))
     }
 
-    impl SharedStore for Dictated {
+    impl SharedStore for ScriptedStore {
         fn take<'a>(
             &'a self,
             key: &'a str,
@@ -275,7 +275,7 @@ mod tests {
         ) -> BoxFuture<'a, Result<Turn, StoreError>> {
             self.asked.lock().unwrap().push((key.to_owned(), *bucket, deadline));
             let answer = self.answers.lock().unwrap().pop();
-            Box::pin(async move { answer.unwrap_or_else(nobody) })
+            Box::pin(async move { answer.unwrap_or_else(unreachable) })
         }
 
         fn get<'a>(
@@ -283,7 +283,7 @@ mod tests {
             _: &'a str,
             _: StdDuration,
         ) -> BoxFuture<'a, Result<Option<bytes::Bytes>, StoreError>> {
-            Box::pin(async { nobody() })
+            Box::pin(async { unreachable() })
         }
 
         fn set<'a>(
@@ -293,7 +293,7 @@ mod tests {
             _: StdDuration,
             _: StdDuration,
         ) -> BoxFuture<'a, Result<(), StoreError>> {
-            Box::pin(async { nobody() })
+            Box::pin(async { unreachable() })
         }
 
         fn compare_and_set<'a>(
@@ -304,12 +304,12 @@ mod tests {
             _: StdDuration,
             _: StdDuration,
         ) -> BoxFuture<'a, Result<bool, StoreError>> {
-            Box::pin(async { nobody() })
+            Box::pin(async { unreachable() })
         }
     }
 
-    fn world(answers: Vec<Result<Turn, StoreError>>) -> (World, Arc<Dictated>) {
-        let store = Arc::new(Dictated { answers: Mutex::new(answers), ..Dictated::default() });
+    fn world(answers: Vec<Result<Turn, StoreError>>) -> (World, Arc<ScriptedStore>) {
+        let store = Arc::new(ScriptedStore { answers: Mutex::new(answers), ..ScriptedStore::default() });
         let world = World { store: Some(store.clone()), ..World::default() };
         (world, store)
     }
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_requests_are_refused_or_let_in_or_counted_here() {
+    fn while_redis_is_unavailable_on_failure_decides() {
         let middleware = build_in(&world(vec![]).0, failing("deny")).unwrap();
         let answer = ask(&middleware);
         assert_eq!(
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn no_average_asks_nobody() {
+    fn no_average_needs_no_store() {
         let (world, store) = world(vec![]);
         let middleware = build_in(&world, RateLimit { average: 0, ..shared(Redis::default()) }).unwrap();
         assert_eq!(ask(&middleware).status(), 200);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_cannot_be_used_are_refused() {
+    fn invalid_options_are_refused() {
         for (redis, word) in [
             (Redis { endpoints: Vec::new(), ..Redis::default() }, "endpoints"),
             (Redis { db: -1, ..Redis::default() }, "db"),
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_connections_and_times_have_their_usual_values() {
+    fn connection_limits_and_timeouts_have_defaults() {
         let options = |redis: Redis| {
             let (world, _) = world(vec![]);
             build_in(&world, shared(redis)).unwrap();
@@ -415,7 +415,7 @@ mod tests {
         assert_eq!((usual.pool_size, usual.min_idle), (4, 0));
         assert_eq!(usual.read_timeout, StdDuration::from_secs(3));
         let endless = options(Redis { dial_timeout: Duration::from_secs(u64::MAX), ..Redis::default() });
-        assert_eq!(endless.dial_timeout, LONGEST_TIME);
+        assert_eq!(endless.dial_timeout, MAX_TIMEOUT);
         let many =
             options(Redis { pool_size: 20, max_active_conns: 8, min_idle_conns: 9, ..Redis::default() });
         assert_eq!((many.pool_size, many.min_idle), (8, 8));
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_tls_are_read_where_they_are_watched() {
+    fn tls_files_are_read_and_watched() {
         let (mut world, _) = world(vec![]);
         world.files.insert("ca.pem".into(), b"-----BEGIN CERTIFICATE-----".to_vec());
         let tls = ClientTls { ca: "ca.pem".into(), ..ClientTls::default() };
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_not_shown_and_our_own_options_only_when_given() {
+    fn passwords_are_hidden_and_our_options_omitted_by_default() {
         let read = |text: &str| serde_json::from_str::<Redis>(text).unwrap();
         let shown = serde_json::to_string(&read(r#"{"endpoints":["r:1"],"password":"word"}"#)).unwrap();
         assert_eq!(
