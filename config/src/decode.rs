@@ -1,7 +1,8 @@
-//! The one decoder: fills any type from a [`Node`], with the same rules for labels and files.
+//! The decoder: deserialises any type from a [`Node`], with the same rules for labels and files.
 //!
-//! Keys of structs are matched without case; numbers and booleans are read from text; text splits at commas where a
-//! list is wanted; `true` where a struct is wanted means all its defaults. Every error names the key and its origin.
+//! Keys of structs ignore case; numbers and booleans are parsed from text; text splits at commas where a list
+//! is expected; `true` where a struct is expected means its defaults. Every error names the key and its
+//! origin.
 
 mod config;
 mod error;
@@ -16,9 +17,9 @@ pub use error::DecodeError;
 use crate::tree::Node;
 use reader::Reader;
 
-/// Fills a value from a node.
+/// Decodes a value from a node.
 ///
-/// An optional struct that is given as `false` (`tls: false`) is left out, as in Traefik.
+/// As in Traefik, an optional struct given as `false` (`tls: false`) is left out.
 pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, DecodeError> {
     match decode_once(node) {
         Err(error) if error.is_switched_off() => without_switched_off(node.clone(), error),
@@ -30,8 +31,8 @@ fn decode_once<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, DecodeErr
     T::deserialize(Reader::new(node)).map_err(|error| error.at(&node.origin))
 }
 
-/// Serde cannot turn a `false` inside an `Option` into `None` once it has gone for the struct, so that key is taken
-/// out and everything is decoded again. It happens rarely, and each time there is one key less.
+/// Serde cannot turn a `false` inside an `Option` into `None` once it expects the struct, so the key is
+/// removed and everything is decoded again. This is rare, and each pass removes one key.
 fn without_switched_off<T: DeserializeOwned>(
     mut node: Node,
     mut error: DecodeError,

@@ -1,19 +1,19 @@
-//! A length of time that may have no end.
+//! A duration that may be unlimited.
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::Duration;
 
-/// A length of time that may be negative, which means without end.
+/// A duration; negative means unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delay {
     /// At most this long.
     Limited(Duration),
-    /// For ever; the length is only kept to be shown.
+    /// Unlimited; the value is kept for display.
     Endless(Duration),
 }
 
 impl Delay {
-    /// The limit; `None` when there is none.
+    /// Returns the limit, if there is one.
     pub fn limit(self) -> Option<std::time::Duration> {
         match self {
             Self::Limited(limit) => Some(limit.0),

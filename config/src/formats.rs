@@ -1,4 +1,4 @@
-//! The forms in which a configuration is written, each read into a [`Node`].
+//! The formats of configurations, each parsed into a [`Node`].
 
 pub mod entries;
 pub mod env;
@@ -16,9 +16,9 @@ use std::sync::Arc;
 use crate::origin::{Origin, Problem};
 use crate::tree::Node;
 
-/// Reads a file by the ending of its name: `.toml`, or else YAML, of which JSON is a part.
+/// Parses a file by its extension: `.toml`, otherwise YAML, which includes JSON.
 ///
-/// `path` is only used to say where things are. The problem has an excerpt of the file.
+/// `path` is used only in messages. Problems include an excerpt of the file.
 pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
     if path.to_ascii_lowercase().ends_with(".toml") {
         toml::read(path, bytes)
@@ -27,12 +27,12 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
     }
 }
 
-/// The text of a file.
+/// Returns the text of a file.
 pub(crate) fn text<'a>(path: &Arc<str>, bytes: &'a [u8]) -> Result<&'a str, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         let origin = Origin::File { path: path.clone(), line: u32::try_from(line).unwrap_or(0), column: 0 };
-        let message = format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to());
+        let message = format!("the file is not valid UTF-8: byte {} is invalid", error.valid_up_to());
         Problem { origin, object: None, message, excerpt: None }
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
@@ -61,7 +61,7 @@ mod tests {
     }
 
     fn map<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Map<T>> {
-        // Lower case and without underscores, since variables can say no more.
+        // Lower case and without underscores, the only names that variables can express.
         prop::collection::btree_map("[a-z][a-z0-9-]{0,5}", value.prop_map(Arc::new), 0..3)
     }
 
@@ -127,7 +127,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_form_says_the_same(config in config()) {
+        fn all_formats_are_equivalent(config in config()) {
             let file = file(&config);
             prop_assert_eq!(&decode::<Config>(&file).expect("decodes"), &config);
             let provided = decode_config(&file);
@@ -161,13 +161,13 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = read("f.yml", &bytes).map(|node| decode_config(&node));
             let _ = read("f.toml", &bytes).map(|node| decode_config(&node));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "[a-c:&*<{}\\[\\],\"'|> \n#=.~-]{0,60}") {
+        fn no_text_panics(text in "[a-c:&*<{}\\[\\],\"'|> \n#=.~-]{0,60}") {
             let _ = read("f.yml", text.as_bytes()).map(|node| decode_config(&node));
             let _ = read("f.toml", text.as_bytes()).map(|node| decode_config(&node));
             let _ = labels::read([(text.as_str(), "v")], &["a", ""], |_| Origin::Internal);
@@ -176,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_named_by_line() {
+    fn invalid_utf8_is_reported_with_its_line() {
         for file in ["f.yml", "f.toml"] {
             let problem = read(file, b"a: 1\nb: \xff\n").expect_err("not UTF-8");
             assert_eq!(
                 problem.to_string(),
-                format!("{file}:2: the file is not UTF-8 text: byte 8 is invalid")
+                format!("{file}:2: the file is not valid UTF-8: byte 8 is invalid")
             );
         }
     }

@@ -1,8 +1,8 @@
-//! What providers say: the dynamic configuration, in one typed model.
+//! The dynamic configuration in one typed model.
 //!
-//! Labels, tags, keys, environment, flags, YAML and TOML become one [`tree`], which one decoder turns into these
-//! types. Nothing here knows how anything is run, and nothing changes a value after [`merge`], but that names are
-//! qualified ([`references`]).
+//! Labels, tags, keys, environment variables, flags, YAML and TOML become one [`tree`], which one decoder
+//! turns into these types. This crate does not know how the configuration is used. After [`merge`], nothing
+//! changes a value except that names are qualified ([`references`]).
 
 pub mod decode;
 mod delay;
@@ -35,10 +35,11 @@ pub use origin::{ObjectRef, Origin, Problem};
 pub use references::Qualified;
 pub use section::{ForEachSection, Kind, Object, WithType, for_each_section};
 
-/// Objects by name. They are shared: states, merged configurations and snapshots that hold the same object hold it once.
+/// Objects by name, shared between all states, merged configurations and snapshots that contain them.
 pub type Map<T> = BTreeMap<String, Arc<T>>;
 
-/// The dynamic configuration of one provider (plain names), or of all together (names `x@provider`).
+/// The dynamic configuration of one provider (unqualified names), or of all providers (names such as
+/// `x@provider`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Config {
@@ -56,28 +57,28 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Http {
-    /// Which requests go where.
+    /// Match requests and send them to services.
     pub routers: Map<router::Router>,
-    /// Where requests go.
+    /// Handle requests.
     pub services: Map<service::Service>,
-    /// What happens on the way.
+    /// Process requests and responses on the way.
     pub middlewares: Map<Middleware>,
-    /// How servers are talked to.
+    /// Configure connections to servers.
     pub servers_transports: Map<transport::ServersTransport>,
 }
 
-/// What one provider delivers: its whole state, every time.
+/// The complete state of one provider, sent with every change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Provided {
-    /// The configuration, names unqualified.
+    /// The configuration, with unqualified names.
     pub config: Config,
-    /// Where each object came from.
+    /// Where each object was written.
     pub origins: Origins,
-    /// What was wrong. A problem that names an object makes that object broken: a broken router keeps its rule and
+    /// What is wrong. A problem that names an object marks it as broken: a broken router keeps its rule and
     /// answers 503, so that its traffic never falls through to a weaker one.
     pub problems: Vec<Problem>,
-    /// Broken objects as they were written, as JSON: the API shows them.
+    /// Broken objects as written, in JSON, for the API.
     pub written: BTreeMap<ObjectRef, String>,
-    /// What decodes of broken certificates: their last good versions are found by it.
+    /// The valid parts of broken certificates, which identify their last good versions.
     pub torn: BTreeMap<ObjectRef, tls::Certificate>,
 }

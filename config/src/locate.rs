@@ -1,4 +1,4 @@
-//! Where each option of an object was written, so that a problem names the place that contains the mistake.
+//! Records where each option of an object was written, so that problems point to the option that causes them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -10,18 +10,18 @@ use serde_json::Value as Json;
 use crate::origin::{ObjectRef, Origin};
 use crate::tree::{Node, Value};
 
-/// Where each object came from.
+/// Where each object was written.
 pub type Origins = BTreeMap<ObjectRef, ObjectOrigin>;
 
-/// Maximum number of options of one object whose places are kept.
+/// Maximum number of options per object whose places are kept.
 const MAX_OPTIONS: usize = 100;
-/// The shortest name or value that is found inside a word.
+/// Minimum length of a name or value to be found inside a word.
 const MIN_VALUE: usize = 4;
 
-/// Where an object was written, and where its options were.
+/// Where an object and its options were written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectOrigin {
-    /// Its first key.
+    /// The object's first key.
     pub origin: Origin,
     options: Arc<[OptionOrigin]>,
 }
@@ -29,7 +29,7 @@ pub struct ObjectOrigin {
 /// An option by its path, such as `tls.domains[0].main`, and where it was written.
 type OptionOrigin = (Arc<str>, Origin);
 
-/// Paths of options: most objects have the same ones.
+/// Interned paths of options, since most objects have the same ones.
 #[derive(Debug, Default)]
 pub(crate) struct Paths(HashSet<Arc<str>>);
 
@@ -59,15 +59,15 @@ impl fmt::Display for ObjectOrigin {
 }
 
 impl ObjectOrigin {
-    /// The places in an object that is about to be decoded.
-    pub(crate) fn of(node: &Node, paths: &mut Paths) -> Self {
+    /// Collects the places in an object that is about to be decoded.
+    pub(crate) fn from_node(node: &Node, paths: &mut Paths) -> Self {
         let mut options = Vec::new();
         collect(node, &mut String::new(), paths, &mut options);
         Self { origin: node.origin.clone(), options: options.into() }
     }
 
-    /// Where an option was written: itself, the first part of it, or the value that it is a part of. `None` when
-    /// it was not written. Keys are compared without case.
+    /// Returns where an option was written: the option itself, its first part, or the value that contains it.
+    /// `None` when it was not written. Keys ignore case.
     pub fn option(&self, path: &str) -> Option<&Origin> {
         let is = |known: &OptionOrigin| known.0.eq_ignore_ascii_case(path);
         let within = |outer: &str, inner: &str| {
@@ -83,7 +83,7 @@ impl ObjectOrigin {
         found.map(|(_, origin)| origin)
     }
 
-    /// The place of the object as a whole, for what is wrong because something was not written.
+    /// Returns the place of the whole object, for problems caused by missing options.
     pub fn whole(&self) -> Origin {
         match &self.origin {
             Origin::Label { container, .. } => {
@@ -100,13 +100,15 @@ impl ObjectOrigin {
         }
     }
 
-    /// The place of the option that a message is about: it names the option or quotes its value, which `object`, as
-    /// JSON, tells. Otherwise the only option, unless `is_router`: what is wrong with routers may be what they lack.
+    /// Returns the place of the option that caused a problem: the one that the message names, or whose value
+    /// in `object` it quotes. Otherwise it is the only option, unless `is_router`: problems of routers may be
+    /// caused by what is missing.
     pub fn locate(&self, message: &str, object: &Json, is_router: bool) -> Origin {
-        // What was expected instead may be the value of another option.
+        // The expected value may be that of another option.
         let about = message.split_once(": expected").map_or(message, |(about, _)| about);
-        let text = Words::of(about);
-        let score = |(path, _): &&OptionOrigin| text.names(path) + text.quotes(value_at(object, path));
+        let text = Words::from_message(about);
+        let score =
+            |(path, _): &&OptionOrigin| text.name_score(path) + text.quote_score(value_at(object, path));
         let best =
             self.options.iter().rev().map(|option| (score(&option), option)).max_by_key(|(score, _)| *score);
         match (best, &*self.options) {
@@ -149,7 +151,7 @@ fn collect(node: &Node, path: &mut String, paths: &mut Paths, into: &mut Vec<Opt
     }
 }
 
-/// The value at a path whose keys may be spelt otherwise.
+/// Returns the value at a path, ignoring case.
 fn value_at<'j>(object: &'j Json, path: &str) -> Option<&'j Json> {
     let steps = path.split(['.', '[']).map(|step| step.trim_end_matches(']'));
     steps.filter(|step| !step.is_empty()).try_fold(object, |value, step| match value {
@@ -161,17 +163,17 @@ fn value_at<'j>(object: &'j Json, path: &str) -> Option<&'j Json> {
     })
 }
 
-/// A message: its own words, and the values in it.
+/// A message, split into its own words and quoted values.
 struct Words {
     whole: String,
-    /// What is not in double quotes, in lower case.
+    /// The text outside double quotes, in lower case.
     own: String,
-    /// The words that are in quotes or brackets.
+    /// The words in quotes or brackets.
     quoted: Vec<String>,
 }
 
 impl Words {
-    fn of(message: &str) -> Self {
+    fn from_message(message: &str) -> Self {
         let mut own = String::with_capacity(message.len());
         let mut quoted = vec![String::new()];
         let mut end = None;
@@ -203,8 +205,8 @@ impl Words {
         Self { whole: message.to_owned(), own, quoted }
     }
 
-    /// How well an option is named: as a path, as a key, in the singular, or by what it stands in.
-    fn names(&self, path: &str) -> u32 {
+    /// Rates how precisely an option is named: by its path, its key, in the singular, or by its parent.
+    fn name_score(&self, path: &str) -> u32 {
         let path = path.to_ascii_lowercase();
         let keys: Vec<&str> = path.split('.').map(|key| key.split('[').next().unwrap_or(key)).collect();
         let (last, outer) = keys.split_last().map_or(("", &[][..]), |(last, outer)| (*last, outer));
@@ -221,11 +223,11 @@ impl Words {
         own + u32::from(outer.iter().any(|key| is_word(key)))
     }
 
-    /// How well the value of an option is quoted.
-    fn quotes(&self, value: Option<&Json>) -> u32 {
+    /// Rates how precisely the value of an option is quoted.
+    fn quote_score(&self, value: Option<&Json>) -> u32 {
         let text = match value {
             Some(Json::Array(items)) => {
-                return items.iter().map(|item| self.quotes(Some(item))).max().unwrap_or(0);
+                return items.iter().map(|item| self.quote_score(Some(item))).max().unwrap_or(0);
             }
             Some(Json::String(text)) => text.clone(),
             Some(Json::Number(number)) => number.to_string(),
@@ -252,11 +254,11 @@ mod tests {
         let origin = |label: &str| Origin::Label { container: "c".into(), label: label.into() };
         let (node, problems) = labels::read(pairs.iter().copied(), &["traefik"], origin);
         assert_eq!(problems, []);
-        ObjectOrigin::of(node.get(path).expect("an object"), &mut Paths::default())
+        ObjectOrigin::from_node(node.get(path).expect("an object"), &mut Paths::default())
     }
 
     #[test]
-    fn a_problem_of_a_router_is_at_the_label_that_contains_it() {
+    fn router_problems_point_to_the_label_that_causes_them() {
         let at = |option: &str| format!("traefik.http.routers.r.{option}");
         let (points, rule, service) = (at("entrypoints"), at("rule"), at("service"));
         let (middlewares, resolver) = (at("middlewares"), at("tls.certresolver"));
@@ -295,10 +297,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_keys() {
+    fn middleware_problems_point_to_the_line_that_causes_them() {
         let text = "sourceRange:\n  - 10.0.0.0/8\n  - 10.0.0.x\nrejectStatusCode: 7\n";
         let node = yaml::read("f.yml", text.as_bytes()).expect("valid YAML");
-        let origin = ObjectOrigin::of(&node, &mut Paths::default());
+        let origin = ObjectOrigin::from_node(&node, &mut Paths::default());
         let object = json!({"sourceRange": ["10.0.0.0/8", "10.0.0.x"], "rejectStatusCode": 7});
         let line = |message: &str| origin.locate(message, &object, false).to_string();
         assert_eq!(line("cannot parse CIDRs [10.0.0.x]: no"), "f.yml:3");

@@ -1,4 +1,4 @@
-//! Joins what all providers say into one configuration.
+//! Merges the states of all providers into one configuration.
 
 use crate::Kind;
 use crate::locate::{ObjectOrigin, Origins};
@@ -6,15 +6,15 @@ use crate::origin::{ObjectRef, Origin, Problem};
 use crate::section::{ForEachSection, Object, WithType, for_each_section};
 use crate::{Config, Map, Provided};
 
-/// Name of the TLS options and of the store that apply where none are named. They belong to no provider.
+/// Name of the default TLS options and store. They belong to no provider.
 const DEFAULT: &str = "default";
 
-/// Joins the states of providers, by the names of the providers.
+/// Merges the states of providers, given with the providers' names.
 ///
-/// Objects, origins and problems get the names `name@provider`; [`Qualified`](crate::Qualified) does the same for
-/// references inside objects.
-/// TLS options and stores called `default` keep that name; when two providers give them, none are used and each is
-/// told so, as in Traefik. Certificates are called by their place in their provider's list: `0@file`.
+/// Objects, origins and problems get names such as `name@provider`; [`Qualified`](crate::Qualified) does the
+/// same for references inside objects. TLS options and stores called `default` keep that name. If two
+/// providers define them, neither is used, as in Traefik, and each is reported. Certificates are named after
+/// their position in the provider's list: `0@file`.
 pub fn merge<'a>(states: impl IntoIterator<Item = (&'a str, &'a Provided)>) -> Provided {
     let states: Vec<_> = states.into_iter().collect();
     let mut all = Provided::default();
@@ -25,7 +25,7 @@ pub fn merge<'a>(states: impl IntoIterator<Item = (&'a str, &'a Provided)>) -> P
     all
 }
 
-/// The name of an object across providers.
+/// Returns the qualified name of an object.
 pub fn qualified(kind: Kind, name: &str, provider: &str) -> String {
     if name == DEFAULT && matches!(kind, Kind::TlsOptions | Kind::TlsStore) {
         return name.to_owned();
@@ -37,7 +37,7 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
     let (to, from) = (&mut all.config, &state.config);
     for_each_section(&mut Extend { to, from, provider });
     to.tls.certificates.extend(from.tls.certificates.iter().cloned());
-    // As a whole, like the maps.
+    // Appended as a whole, like the maps.
     let mut origins: Origins =
         state.origins.iter().map(|(object, origin)| (qualify(object, provider), origin.clone())).collect();
     all.origins.append(&mut origins);
@@ -60,7 +60,7 @@ impl ForEachSection for Extend<'_> {
         let named = T::map(self.from)
             .iter()
             .map(|(name, object)| (qualified(T::KIND, name, self.provider), object.clone()));
-        // Built as a whole and joined: much less work than one insertion after the other.
+        // Collecting and appending is much cheaper than single insertions.
         let mut more: Map<T> = named.collect();
         T::map_mut(self.to).append(&mut more);
     }
@@ -84,7 +84,7 @@ fn drop_contested(all: &mut Provided, states: &[(&str, &Provided)]) {
                 origin: state.origins.get(&object).map_or(Origin::Internal, ObjectOrigin::whole),
                 object: Some(object.clone()),
                 message: format!(
-                    "given by more than one provider ({}): none of them is used; give it in one place",
+                    "defined by more than one provider ({}): all definitions are ignored",
                     providers.join(", ")
                 ),
                 excerpt: None,
@@ -160,12 +160,13 @@ mod tests {
         let b = provided("b.yml", "tls: {options: {default: {}}}");
         let all = merge([("file", &a), ("docker", &b)]);
         assert!(all.config.tls.options.is_empty());
-        assert!(all.config.tls.stores.contains_key("default"), "only one provider gives it");
+        assert!(all.config.tls.stores.contains_key("default"), "only one provider defines it");
         let told: Vec<String> = all.problems.iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
-            told[0]
-                .starts_with("a.yml:1: TLS options default: given by more than one provider (file, docker)")
+            told[0].starts_with(
+                "a.yml:1: TLS options default: defined by more than one provider (file, docker)"
+            )
         );
     }
 }

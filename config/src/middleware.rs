@@ -1,4 +1,4 @@
-//! HTTP middlewares: options of exactly one kind, and when they apply.
+//! HTTP middlewares: the options of exactly one kind, and when they apply.
 
 use std::fmt;
 
@@ -11,18 +11,18 @@ use tidegate_middlewares::{KINDS, Kind, Options};
 use crate::runtime::{RuntimeKind, WHEN};
 use crate::suggest;
 
-/// Traefik's `http.middlewares.<name>`, with a condition of ours.
+/// Traefik's `http.middlewares.<name>`, extended with a condition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Middleware {
-    /// What it does.
+    /// The options of its kind.
     pub options: Options,
-    /// A rule in the language of routers: requests that it does not take pass by. Empty: it applies to all. Tidegate's
-    /// own.
+    /// A rule in the language of routers: requests that do not match skip the middleware. Empty to apply to
+    /// all. Not in Traefik.
     pub when: String,
 }
 
 impl Middleware {
-    /// The key of its kind (`stripPrefix`).
+    /// Returns the key of its kind (`stripPrefix`).
     pub fn kind(&self) -> &str {
         self.options.kind()
     }
@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for Keys {
                 options => chosen = options,
             }
         }
-        // A key without a value (`compress:` in YAML) still chooses its kind.
+        // A key without a value (`compress:` in YAML) still selects its kind.
         if let (None, Some(kind)) = (&chosen, named) {
             let nothing = std::iter::empty::<(&str, &str)>();
             chosen = Kind(kind).deserialize(Given(MapDeserializer::<_, A::Error>::new(nothing)))?;
@@ -124,7 +124,7 @@ fn several<E: de::Error>() -> E {
     )
 }
 
-/// A value that is there.
+/// Deserialises a value that is known to be present.
 struct Given<D>(D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Given<D> {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_stands_beside_the_kind() {
+    fn a_condition_is_given_next_to_the_kind() {
         for text in [
             "addprefix: {prefix: /x}\nwhen: Method(`GET`)",
             "WHEN: Method(`GET`)\naddPrefix: {prefix: /x}\ncompress:",
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn registered_kinds_are_read_like_those_that_are_built_in() {
+    fn registered_kinds_are_read_like_built_in_ones() {
         assert_eq!(runtime::register::<Stamp>("stampOfTests"), Ok(()));
         for taken in ["StampOfTests", "addprefix", "when", ""] {
             assert!(runtime::register::<Stamp>(taken).is_err(), "{taken}");
@@ -244,10 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_registered_kinds_name_their_options() {
+    fn errors_in_registered_kinds_name_their_options() {
         runtime::register::<Stamp>("otherStamp").unwrap();
         for (text, expected) in [
-            ("otherStamp: {maxAge: x}", "f.yml:1: otherStamp: maxAge: `x` is not a whole number from"),
+            (
+                "otherStamp: {maxAge: x}",
+                "f.yml:1: otherStamp: maxAge: invalid value `x`: expected an integer from",
+            ),
             ("otherStamp: {maxag: 1}", "f.yml:1: otherStamp: maxag: unknown key: did you mean `maxAge`?"),
             ("otherStamp: {}\naddPrefix: {}", "multi-types middleware not supported"),
             ("addPrefix: {}\notherStamp: {}", "multi-types middleware not supported"),

@@ -1,4 +1,4 @@
-//! Where a value came from, and what is wrong with it.
+//! Where values come from, and problems with them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use crate::Kind;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Origin {
-    /// A line of a file (1 for the first; 0 when the line is not known).
+    /// A line of a file, starting at 1; 0 when the line is unknown.
     File {
-        /// Path as it was given.
+        /// Path as given.
         path: Arc<str>,
         /// Line.
         line: u32,
@@ -40,7 +40,7 @@ pub enum Origin {
     Flag(Arc<str>),
     /// An environment variable.
     Environment(Arc<str>),
-    /// Made by the gateway itself.
+    /// Created by the gateway.
     Internal,
 }
 
@@ -65,23 +65,23 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRef {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Its name: plain inside a provider, `name@provider` after merging.
+    /// Its name: unqualified inside a provider, `name@provider` after the merge.
     pub name: String,
 }
 
-/// Something wrong in a configuration, told to the person who wrote it.
+/// A mistake in a configuration, reported to its author.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// Where it stands.
+    /// Where the mistake is.
     pub origin: Origin,
-    /// The object that is broken by it, when it is one.
+    /// The object that it breaks, if any.
     pub object: Option<ObjectRef>,
     /// What is wrong and what was expected.
     pub message: String,
-    /// A rendered excerpt of the source with the place marked, when there is a source.
+    /// An excerpt of the source with the place marked, if there is a source.
     pub excerpt: Option<String>,
 }
 

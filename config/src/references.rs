@@ -1,4 +1,4 @@
-//! What the objects of a configuration refer to, and how these names are qualified after the merge.
+//! The references between objects, and how their names are qualified after the merge.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -121,34 +121,35 @@ impl References for UdpService {
     });
 }
 
-// These refer to nothing.
+// Objects without references.
 impl References for ServersTransport {}
 impl References for TcpMiddleware {}
 impl References for TcpServersTransport {}
 impl References for TlsOptions {}
 impl References for Store {}
 
-/// An object, whatever it is.
+/// An object of any type.
 type Shared = Arc<dyn Any + Send + Sync>;
 
-/// The objects of a merged configuration whose names were qualified: as they were, and as they are.
+/// Objects of a merged configuration whose references were qualified, before and after.
 ///
-/// An object that has not changed since the previous configuration is the same one as there, so it is neither copied
-/// nor built again.
+/// An object that is unchanged since the previous configuration is reused, so it is neither copied nor
+/// rebuilt.
 #[derive(Default)]
 pub struct Qualified(HashMap<ObjectRef, (Shared, Shared)>);
 
 impl Qualified {
-    /// Qualifies all names in a merged configuration, in which objects are called `name@provider`. A plain name means an
-    /// object of the same provider. Objects without plain names stay as they are.
+    /// Qualifies all references in a merged configuration, whose objects have names such as `name@provider`.
+    /// An unqualified name refers to an object of the same provider. Objects without such names are
+    /// unchanged.
     pub fn apply(config: &mut Config, previous: Option<&Self>) -> Self {
         let mut pass = Pass { config, previous, done: HashMap::new() };
         for_each_section(&mut pass);
         Self(pass.done)
     }
 
-    /// What has become of an object, if that is known.
-    fn known<T: Object>(&self, object: &ObjectRef, written: &Arc<T>) -> Option<Arc<T>> {
+    /// Returns the qualified version of an object if it is unchanged.
+    fn reuse<T: Object>(&self, object: &ObjectRef, written: &Arc<T>) -> Option<Arc<T>> {
         let (before, after) = self.0.get(object)?;
         let before = before.clone().downcast::<T>().ok()?;
         let is_same = Arc::ptr_eq(&before, written) || before == *written;
@@ -169,7 +170,7 @@ impl ForEachSection for Pass<'_> {
                 continue;
             }
             let key = ObjectRef { kind: T::KIND, name: name.clone() };
-            let known = self.previous.and_then(|previous| previous.known(&key, object));
+            let known = self.previous.and_then(|previous| previous.reuse(&key, object));
             let qualified = known.unwrap_or_else(|| {
                 let mut copy = T::clone(object);
                 qualify(&mut copy, provider_of(name));
@@ -226,7 +227,7 @@ mod tests {
         serde_json::from_str(text).expect("valid")
     }
 
-    /// Every name that is in it.
+    /// Collects all references.
     struct Names<'a>(&'a Config, Vec<String>);
 
     impl ForEachSection for Names<'_> {
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_gets_the_provider_of_its_object() {
+    fn unqualified_names_get_the_provider_of_their_object() {
         let mut config = merged(EVERYTHING);
         Qualified::apply(&mut config, None);
         let mut names = Names(&config, Vec::new());
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_api_shows_as_written_stay_so() {
+    fn names_that_the_api_shows_as_written_are_kept() {
         let (written, mut config) = (merged(EVERYTHING), merged(EVERYTHING));
         Qualified::apply(&mut config, None);
         fn json(object: &impl serde::Serialize) -> serde_json::Value {
@@ -301,18 +302,18 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_copied_only_when_they_have_changed() {
+    fn only_changed_objects_are_copied() {
         let source = merged(EVERYTHING);
         let mut first = source.clone();
         let known = Qualified::apply(&mut first, None);
         for name in ["d@file", "i@file"] {
             assert!(
                 Arc::ptr_eq(&first.http.routers[name], &source.http.routers[name]),
-                "{name} has no plain name"
+                "{name} has no unqualified name"
             );
         }
         assert!(Arc::ptr_eq(&first.http.services["none@file"], &source.http.services["none@file"]));
-        // The same objects again, and equal ones that were read again.
+        // The same objects again, and equal ones that were decoded again.
         for mut second in [source.clone(), merged(EVERYTHING)] {
             Qualified::apply(&mut second, Some(&known));
             assert!(Arc::ptr_eq(&second.http.routers["r@file"], &first.http.routers["r@file"]));

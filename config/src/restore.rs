@@ -1,4 +1,4 @@
-//! What becomes of broken objects: they are left out, or go back to how they were when they were last sound.
+//! Broken objects: they are left out, or restored to their last good version.
 
 use crate::Kind;
 
@@ -8,8 +8,8 @@ use crate::tls::Certificate;
 use crate::{Config, Provided};
 
 impl Provided {
-    /// Adds problems that were found before anything was decoded. The objects that they name are broken: routers
-    /// and TLS options keep what could be read, others are left out.
+    /// Adds problems found before decoding. The objects that they name are broken: routers and TLS options
+    /// keep what could be decoded, others are left out.
     pub fn add_problems(&mut self, problems: Vec<Problem>) {
         for problem in problems {
             if let Some(object) = &problem.object {
@@ -31,7 +31,7 @@ impl Provided {
         }
     }
 
-    /// The certificates that are in the list, in its order; none when they cannot be told apart.
+    /// Returns the certificates in the list, in order; none when they cannot be told apart.
     fn sound_certificates(&self, problems: &[Problem]) -> Vec<ObjectRef> {
         let broken = |object: &ObjectRef| problems.iter().any(|one| one.object.as_ref() == Some(object));
         let all = self.origins.keys().filter(|object| object.kind == Kind::Certificate);
@@ -40,8 +40,8 @@ impl Provided {
         if sound.len() == self.config.tls.certificates.len() { sound } else { Vec::new() }
     }
 
-    /// Puts a certificate back whose last good version has the same files, or else had the same place in a list of
-    /// the same length. `broken` are those that stay away.
+    /// Restores a certificate from the last good version with the same files, or else with the same position
+    /// in a list of the same length. Those in `broken` are not restored.
     fn restore_certificate(&mut self, earlier: &Provided, object: &ObjectRef, broken: &[Problem]) -> bool {
         let count = |state: &Provided| state.origins.keys().filter(|one| one.kind == object.kind).count();
         let known = &earlier.config.tls.certificates;
@@ -65,12 +65,12 @@ impl Provided {
         true
     }
 
-    /// Takes an object over from an earlier state in which it was sound. False when it was not there, or broken.
+    /// Restores an object from an earlier state. Returns false when it was missing or broken there.
     pub fn restore(&mut self, earlier: &Provided, object: &ObjectRef) -> bool {
         if earlier.problems.iter().any(|problem| problem.object.as_ref() == Some(object)) {
             return false;
         }
-        // Certificates have no names of their own: they are told apart by their files.
+        // Certificates have no names: they are identified by their files.
         let put = Put { to: &mut self.config, from: &earlier.config, name: &object.name };
         let done = object.kind.with_type(put).unwrap_or_default();
         if done {
@@ -82,8 +82,8 @@ impl Provided {
         done
     }
 
-    /// For each object that is broken now: puts its last sound version back, where there is one. The problem stays,
-    /// and says that the earlier version serves on.
+    /// Restores the last good version of each broken object, if there is one. The problem stays and mentions
+    /// that the earlier version is in use.
     pub fn keep_last_good(&mut self, earlier: &Provided) {
         let mut problems = std::mem::take(&mut self.problems);
         let broken: Vec<ObjectRef> = problems.iter().filter_map(|problem| problem.object.clone()).collect();
@@ -97,7 +97,7 @@ impl Provided {
                 {
                     problem.object = None;
                     problem.message = format!(
-                        "{} {}: {} (its last good version serves on)",
+                        "{} {}: {} (using its last good version)",
                         object.kind, object.name, problem.message
                     );
                 }
@@ -107,8 +107,8 @@ impl Provided {
     }
 }
 
-/// Takes a broken object out of the configuration, as JSON. Routers and TLS options stay: in the place of options that
-/// are left out there would be weaker ones, without client certificates.
+/// Removes a broken object from the configuration and returns it as JSON. Routers and TLS options stay:
+/// without the latter, weaker ones without client certificates would apply.
 fn take_out(config: &mut Config, object: &ObjectRef) -> Option<String> {
     if object.kind.is_router() || object.kind == Kind::TlsOptions {
         return None;
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_object_goes_back_to_its_last_good_version() {
+    fn a_broken_object_is_restored_to_its_last_good_version() {
         let mut next = state("new", true);
         next.keep_last_good(&state("old", false));
         assert_eq!(next.config.http.routers["r"].rule, "old");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_found_before_leave_out_all_but_what_others_would_weaken() {
+    fn earlier_problems_remove_all_objects_but_routers_and_tls_options() {
         let text = "{http: {routers: {n: {rule: r}}, services: {n: {loadBalancer: {}}}, middlewares: {n: {stripPrefix: {}}}}, \
                     tls: {options: {n: {sniStrict: true}}, certificates: [{certFile: a}, {certFile: b}]}}";
         let mut state = decode_config(&yaml::read("f.yml", text.as_bytes()).expect("valid YAML"));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_go_back_to_the_version_with_their_files_or_in_their_place() {
+    fn certificates_are_restored_by_files_or_position() {
         let read = |lines: &[&str]| {
             let text = format!("tls:\n  certificates:\n{}", lines.join(""));
             decode_config(&yaml::read("f.yml", text.as_bytes()).expect("valid YAML"))
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_good_version_it_stays_broken() {
+    fn without_a_good_version_an_object_stays_broken() {
         let mut next = state("new", true);
         next.keep_last_good(&state("old", true));
         assert_eq!(next.config.http.routers["r"].rule, "new");

@@ -1,4 +1,4 @@
-//! HTTP routers: which requests go where.
+//! HTTP routers: match requests and send them to services.
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::reference::Reference;
@@ -12,9 +12,9 @@ use crate::tls::Domain;
 pub enum RuleSyntax {
     /// `v3`.
     V3,
-    /// `v2`, which is taken where it means the same as `v3`.
+    /// `v2`, accepted where it means the same as `v3`.
     V2,
-    /// `default`: `v3`, as Traefik has it at its own routers.
+    /// `default`: `v3`, as shown for Traefik's own routers.
     Default,
 }
 
@@ -27,38 +27,38 @@ impl Vocabulary for RuleSyntax {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Router {
-    /// Names of the entry points that serve it; empty for the default ones.
+    /// Names of its entry points; empty for the default ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entry_points: Vec<String>,
-    /// Middlewares, first to last.
+    /// Middlewares, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
-    /// Middlewares of its entry points that it is not to have, or `*` for none of them. A name without provider stands
-    /// for those of all providers. Tidegate's own.
+    /// Middlewares of its entry points to skip, or `*` for all of them. An unqualified name applies to all
+    /// providers. Not in Traefik.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skip_middlewares: Vec<String>,
     /// The service.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub service: Reference,
-    /// Which requests it takes.
+    /// The requests that it matches.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rule: String,
-    /// Routers that this one is a child of.
+    /// Parents of this router.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parent_refs: Vec<String>,
-    /// The language of the rule; empty for that of the settings.
+    /// The language of the rule; empty for the default in the settings.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub rule_syntax: Word<RuleSyntax>,
-    /// Higher goes first; 0 means the length of the rule in bytes.
+    /// Higher priorities match first; 0 means the length of the rule in bytes.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: i64,
-    /// Present: only TLS connections; absent: only plain-text ones.
+    /// If present, the router matches only TLS connections; otherwise only plain-text ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RouterTls>,
     /// What is logged, counted and traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observability: Option<Observability>,
-    /// How long its requests may take. Tidegate's own.
+    /// Timeouts of its requests. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
 }
@@ -78,23 +78,24 @@ pub struct RouterTls {
     pub domains: Vec<Domain>,
 }
 
-/// A router's `timeouts`. What is not set (or 0) follows the entry point, or is without limit.
+/// A router's `timeouts`. Those not set (or 0) are taken from the entry point, or are unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// The whole request: from its head to the last byte of the answer.
+    /// Whole request: from its head to the last byte of the response.
     #[serde(skip_serializing_if = "is_default")]
     pub request: Duration,
-    /// Without progress while its body is read; in place of the entry point's `readTimeout`.
+    /// Without progress while reading its body; replaces the entry point's `readTimeout`.
     #[serde(skip_serializing_if = "is_default")]
     pub request_body: Duration,
-    /// Fewest bytes of its body in a second, while we wait for them; in place of the entry point's `minBodyRate`.
+    /// Minimum rate of its body in bytes per second while waiting for it; replaces the entry point's
+    /// `minBodyRate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_body_rate: Option<u64>,
-    /// From the end of the request to the head of the answer.
+    /// From the end of the request to the head of the response.
     #[serde(skip_serializing_if = "is_default")]
     pub response: Duration,
-    /// Without progress while the server sends the body of the answer.
+    /// Without progress while the server sends the body of the response.
     #[serde(skip_serializing_if = "is_default")]
     pub response_body: Duration,
 }
@@ -103,13 +104,13 @@ pub struct Timeouts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Observability {
-    /// Write access-log lines.
+    /// Writes access-log lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_logs: Option<bool>,
-    /// Count in metrics.
+    /// Counts in metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<bool>,
-    /// Make spans.
+    /// Creates spans.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<bool>,
     /// `minimal` or `detailed`.

@@ -1,4 +1,4 @@
-//! The kinds of middlewares that are registered when the program starts, and how their options are read.
+//! Kinds of middlewares that are registered at startup, and how their options are decoded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,22 +15,22 @@ use crate::decode::{DecodeError, decode};
 use crate::origin::Origin;
 use crate::tree::{Node, Table, Value};
 
-/// The key of the condition, beside that of the kind.
+/// The key for the condition, next to that of the kind.
 pub(crate) const WHEN: &str = "when";
 
-/// A kind of middleware that was registered.
+/// A registered kind of middleware.
 #[derive(Clone)]
 pub(crate) struct RuntimeKind {
     key: Arc<str>,
     read: fn(Arc<str>, &Node) -> Result<Runtime, DecodeError>,
 }
 
-/// By their keys in lower case.
+/// Kinds by key in lower case.
 static REGISTERED: RwLock<BTreeMap<String, RuntimeKind>> = RwLock::new(BTreeMap::new());
 
-/// Registers a kind of middleware under a key, beside those that are built in. Its options are read by the same
-/// decoder: numbers from text, keys without case. It is to be done before the first configuration is read, and lasts
-/// for as long as the process.
+/// Registers a kind of middleware under a key, next to the built-in ones. Its options are read by the same
+/// decoder: numbers from text, keys without regard to case. Call it before the first configuration is read;
+/// it takes effect for the whole process.
 pub fn register<T: RuntimeOptions + DeserializeOwned>(key: &str) -> Result<(), RegisterError> {
     let is_taken = |known: &str| known.eq_ignore_ascii_case(key);
     if key.is_empty() || is_taken(WHEN) || KINDS.iter().any(|known| is_taken(known)) {
@@ -45,19 +45,19 @@ pub fn register<T: RuntimeOptions + DeserializeOwned>(key: &str) -> Result<(), R
     Ok(())
 }
 
-/// The key of a kind of middleware cannot be registered.
+/// The key of a kind of middleware is empty or already in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` cannot be the key of a kind of middleware: it is empty, or another one has it")]
+#[error("invalid key `{0}` for a kind of middleware: it is empty or already in use")]
 pub struct RegisterError(String);
 
 impl RuntimeKind {
-    /// The kind with this key, written in any case.
+    /// Returns the kind with this key, ignoring case.
     pub(crate) fn find(key: &str) -> Option<Self> {
         let registered = REGISTERED.read();
         if registered.is_empty() { None } else { registered.get(&key.to_ascii_lowercase()).cloned() }
     }
 
-    /// The options when none are given.
+    /// Returns the default options.
     pub(crate) fn defaults<E: de::Error>(&self) -> Result<Runtime, E> {
         self.decode(&node(Value::Null))
     }
@@ -74,7 +74,7 @@ impl RuntimeKind {
 impl<'de> DeserializeSeed<'de> for RuntimeKind {
     type Value = Option<Runtime>;
 
-    /// Reads options of this kind; `None` where none are given.
+    /// Deserialises options of this kind; `None` for an absent value.
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         match Node::deserialize(deserializer)? {
             Node { value: Value::Null, .. } => Ok(None),
@@ -84,7 +84,7 @@ impl<'de> DeserializeSeed<'de> for RuntimeKind {
 }
 
 impl<'de> Deserialize<'de> for Node {
-    /// Any value, without the places of its parts.
+    /// Deserialises any value, without origins.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Anything)
     }

@@ -1,7 +1,7 @@
-//! The sections of a configuration, in one list: which kinds of named objects there are, and where each stands.
+//! The kinds of named objects, and the section of each, in one list.
 //!
-//! What is done with the objects of every kind is written once, for any [`Object`], and given to [`for_each_section`]
-//! or [`Kind::with_type`]. A new kind needs its line in the list, and its map in [`Config`].
+//! What applies to objects of every kind is written once for any [`Object`] and passed to
+//! [`for_each_section`] or [`Kind::with_type`]. A new kind needs a line in the list and a map in [`Config`].
 
 use std::fmt;
 
@@ -18,25 +18,25 @@ pub trait Object:
     /// Its kind.
     const KIND: Kind;
 
-    /// All objects of this kind.
+    /// Returns all objects of this kind.
     fn map(config: &Config) -> &Map<Self>;
 
-    /// The same, to be changed.
+    /// Returns all objects of this kind for modification.
     fn map_mut(config: &mut Config) -> &mut Map<Self>;
 }
 
-/// Something that is done with the objects of every kind.
+/// An operation on the objects of every kind.
 pub trait ForEachSection {
-    /// Does it with those of one kind.
+    /// Applies the operation to one kind.
     fn section<T: Object>(&mut self);
 }
 
-/// Something that is done with objects of one kind.
+/// An operation on one kind.
 pub trait WithType {
-    /// What comes of it.
+    /// The result of the operation.
     type Output;
 
-    /// Does it.
+    /// Applies the operation.
     fn with<T: Object>(self) -> Self::Output;
 }
 
@@ -55,7 +55,7 @@ macro_rules! sections {
             /// All kinds.
             pub const ALL: &'static [Self] = &[$(Self::$kind,)* Self::Certificate];
 
-            /// The keys under which its objects stand, such as `http` and `routers`.
+            /// Returns the keys of its section, such as `http` and `routers`.
             pub fn keys(self) -> (&'static str, &'static str) {
                 match self {
                     $(Self::$kind => ($section_key, $part_key),)*
@@ -63,7 +63,7 @@ macro_rules! sections {
                 }
             }
 
-            /// Does something with the type of its objects; `None` for certificates.
+            /// Applies an operation with the type of its objects; `None` for certificates.
             pub fn with_type<W: WithType>(self, work: W) -> Option<W::Output> {
                 match self {
                     $(Self::$kind => Some(work.with::<$type>()),)*
@@ -93,7 +93,7 @@ macro_rules! sections {
             }
         })*
 
-        /// Does something with the objects of every kind that has names.
+        /// Applies an operation to every kind of named object.
         pub fn for_each_section(work: &mut impl ForEachSection) {
             $(work.section::<$type>();)*
         }
@@ -116,7 +116,7 @@ sections! {
 }
 
 impl Kind {
-    /// The kind of what stands in a section, such as `http` and `routers`. Names are compared without case.
+    /// Returns the kind of the objects in a section, such as `http` and `routers`. Ignores case.
     pub fn of_section(section: &str, part: &str) -> Option<Self> {
         let is_here = |kind: &Self| {
             let keys = kind.keys();
@@ -125,12 +125,12 @@ impl Kind {
         Self::ALL.iter().copied().find(is_here)
     }
 
-    /// True for objects whose key says what they are.
+    /// Returns true for objects whose only key determines their kind.
     pub(crate) fn has_one_key(self) -> bool {
         self.keys().1 == "middlewares"
     }
 
-    /// True for routers of HTTP, TCP and UDP.
+    /// Returns true for HTTP, TCP and UDP routers.
     pub fn is_router(self) -> bool {
         self.keys().1 == "routers"
     }
@@ -140,7 +140,7 @@ impl Kind {
 mod tests {
     use super::*;
 
-    /// All kinds but certificates, which have no names.
+    /// All kinds except certificates, which have no names.
     fn named() -> &'static [Kind] {
         Kind::ALL.split_last().unwrap().1
     }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn no_section_is_left_out() {
+    fn every_section_is_visited() {
         let text = |kind: &Kind| {
             let (section, part) = kind.keys();
             let object = match kind {

@@ -1,4 +1,4 @@
-//! HTTP services: where requests go.
+//! HTTP services: handle requests.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +9,31 @@ use tidegate_core::word::{Vocabulary, Word};
 
 use crate::delay::Delay;
 
-/// Traefik's `http.services.<name>`: exactly one of the five kinds, and middlewares before it.
+/// Traefik's `http.services.<name>`: exactly one of the five kinds, with optional middlewares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Service {
-    /// Middlewares that every request to this service passes, whatever the router.
+    /// Middlewares for every request to this service, whatever the router.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<Reference>,
     /// Servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
-    /// Other services by weight.
+    /// Weighted choice among other services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weighted: Option<Weighted>,
-    /// Other services by a hash of the client.
+    /// Choice among other services by a hash of the client's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highest_random_weight: Option<HighestRandomWeight>,
-    /// One service, and copies of its requests to others.
+    /// One service, with its requests copied to others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirroring: Option<Mirroring>,
-    /// One service, and another when it is down.
+    /// One service, with another as a fallback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<Failover>,
 }
 
-/// Servers, and how one is chosen.
+/// Servers and how to choose among them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LoadBalancer {
@@ -43,24 +43,25 @@ pub struct LoadBalancer {
     /// The servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
-    /// How one is chosen; empty is `wrr`.
+    /// How a server is chosen; `wrr` if empty.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub strategy: Word<Strategy>,
-    /// Time in which the share of a server that is new or back grows to its whole; zero for at once. Tidegate's own.
+    /// Time in which the share of a new or recovered server grows to its full size; zero for at once. Not in
+    /// Traefik.
     #[serde(skip_serializing_if = "Duration::is_zero")]
     pub slow_start: Duration,
-    /// Asks the servers how they are.
+    /// Checks the servers actively.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<ServerHealthCheck>,
-    /// Watches how requests fare.
+    /// Observes the outcome of requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive_health_check: Option<PassiveHealthCheck>,
-    /// Sends the client's `Host` to the server, instead of the server's own.
+    /// Sends the client's `Host` header to the server instead of the server's own.
     pub pass_host_header: bool,
-    /// How answers are passed on.
+    /// How responses are forwarded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_forwarding: Option<ResponseForwarding>,
-    /// Name of the transport; empty for the default one.
+    /// Name of the transport; the default one if empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub servers_transport: String,
 }
@@ -84,15 +85,15 @@ impl Default for LoadBalancer {
 /// How a server is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// `wrr`: weighted round robin, with each server's turns spread evenly.
+    /// `wrr`: weighted round robin with evenly spread turns.
     Wrr,
-    /// `p2c`: the less busy of two that chance picks.
+    /// `p2c`: the less loaded of two random servers.
     P2c,
-    /// `hrw`: the highest of weighted hashes of client address and server, so that a client stays with its server.
+    /// `hrw`: the highest weighted hash of client address and server, so that clients keep their server.
     Hrw,
-    /// `leasttime`: the shortest mean response time, times the requests that wait, by weight.
+    /// `leasttime`: the shortest mean response time, multiplied by the pending requests, by weight.
     LeastTime,
-    /// `leastConnections`: the fewest requests under way, by weight. Tidegate's own.
+    /// `leastConnections`: the fewest requests in flight, by weight. Not in Traefik.
     LeastConnections,
 }
 
@@ -114,10 +115,10 @@ pub struct Server {
     /// `http://`, `https://` or `h2c://`, host and port.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub url: String,
-    /// Share of the requests; unset is 1, 0 or less takes the server out.
+    /// Share of the requests; 1 by default, 0 or less disables the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
-    /// Puts the path of `url` before the request's.
+    /// Prepends the path of `url` to that of the request.
     #[serde(skip_serializing_if = "is_default")]
     pub preserve_path: bool,
 }
@@ -135,19 +136,19 @@ pub struct Sticky {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct StickyCookie {
-    /// Name; empty for one made from the service's name.
+    /// Name; derived from the service's name if empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Only over TLS.
+    /// Sent only over TLS.
     #[serde(skip_serializing_if = "is_default")]
     pub secure: bool,
     /// Hidden from scripts.
     #[serde(skip_serializing_if = "is_default")]
     pub http_only: bool,
-    /// For which requests from other sites a browser sends it; empty leaves that to the browser.
+    /// Which cross-site requests include it; empty leaves that to the browser.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub same_site: Word<SameSite>,
-    /// Seconds; 0 for a session cookie, negative to delete at once.
+    /// Lifetime in seconds; 0 for a session cookie, negative to delete it.
     #[serde(skip_serializing_if = "is_default")]
     pub max_age: i64,
     /// Path.
@@ -172,14 +173,14 @@ impl Default for StickyCookie {
     }
 }
 
-/// For which requests from other sites a browser sends a cookie.
+/// Which cross-site requests include a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameSite {
-    /// `none`: for all.
+    /// `none`: all.
     None,
-    /// `lax`: for those that follow a link.
+    /// `lax`: those that follow a link.
     Lax,
-    /// `strict`: for none.
+    /// `strict`: none.
     Strict,
 }
 
@@ -193,10 +194,10 @@ impl Vocabulary for SameSite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServerHealthCheck {
-    /// Scheme instead of the server's.
+    /// Scheme to use instead of the server's.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub scheme: Word<CheckScheme>,
-    /// What is asked; empty is `http`.
+    /// Protocol of the check; `http` if empty.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub mode: Word<CheckMode>,
     /// Relative URL; required for `http`.
@@ -205,23 +206,23 @@ pub struct ServerHealthCheck {
     /// Method.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,
-    /// The one status that counts as well; 0 for 2xx and 3xx.
+    /// The expected status; 0 for any 2xx or 3xx.
     #[serde(skip_serializing_if = "is_default")]
     pub status: u16,
-    /// Port instead of the server's.
+    /// Port to use instead of the server's.
     #[serde(skip_serializing_if = "is_default")]
     pub port: u16,
-    /// Time between checks.
+    /// Interval between checks.
     pub interval: Duration,
-    /// The same for a server that is down; unset is `interval`.
+    /// Interval for a server that is down; `interval` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy_interval: Option<Duration>,
-    /// Time for one check.
+    /// Timeout of one check.
     pub timeout: Duration,
     /// `Host` header of the check.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
-    /// Follow redirects.
+    /// Follows redirects.
     pub follow_redirects: bool,
     /// Headers of the check.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -247,10 +248,10 @@ impl Default for ServerHealthCheck {
     }
 }
 
-/// What an active health check asks.
+/// The protocol of an active health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckMode {
-    /// `http`: the URL of the option `path`.
+    /// `http`: requests the URL of the option `path`.
     Http,
     /// `grpc`: the gRPC health checking protocol, v1.
     Grpc,
@@ -280,17 +281,19 @@ impl Vocabulary for CheckScheme {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PassiveHealthCheck {
-    /// Time in which failures add up, and, unless `ejection_time` is set, for which a server is then left out.
+    /// Time window in which failures are counted and, unless `ejection_time` is set, for which a server is
+    /// then ejected.
     pub failure_window: Duration,
-    /// Failures that take a server out.
+    /// Number of failures that eject a server.
     pub max_failed_attempts: u32,
-    /// For how long a server is left out the first time; unset is `failure_window`. Tidegate's own.
+    /// Duration of the first ejection; `failure_window` by default. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejection_time: Option<Duration>,
-    /// The longest that it is left out, when it fails time and again; unset is always `ejection_time`. Tidegate's own.
+    /// Maximum duration after repeated ejections; `ejection_time` by default. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ejection_time: Option<Duration>,
-    /// Most servers of the service that may be left out at one time, in percent; unset is all. Tidegate's own.
+    /// Maximum share of the service's servers that may be ejected at once, in percent; all by default. Not in
+    /// Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ejected_percent: Option<u8>,
 }
@@ -307,11 +310,11 @@ impl Default for PassiveHealthCheck {
     }
 }
 
-/// How answers are passed on.
+/// How responses are forwarded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ResponseForwarding {
-    /// Traefik's buffer time. Tidegate passes every piece on at once, whatever stands here.
+    /// Traefik's buffer time. Tidegate forwards every chunk at once, whatever the value.
     pub flush_interval: Delay,
 }
 
@@ -328,7 +331,7 @@ pub struct WeightedService {
     /// Name of the service.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub name: Reference,
-    /// Share of the requests; unset is 1, 0 is never.
+    /// Share of the requests; 1 by default, 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
 }
@@ -339,12 +342,12 @@ impl Default for WeightedService {
     }
 }
 
-/// Presence makes a composite service report the health of its children.
+/// If present, a composite service reports the health of its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheck {}
 
-/// Other services by weight.
+/// Weighted choice among other services.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Weighted {
@@ -359,7 +362,7 @@ pub struct Weighted {
     pub health_check: Option<HealthCheck>,
 }
 
-/// Other services by a hash of the client's address.
+/// Choice among other services by a hash of the client's address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct HighestRandomWeight {
@@ -371,18 +374,18 @@ pub struct HighestRandomWeight {
     pub health_check: Option<HealthCheck>,
 }
 
-/// One service, and copies of its requests to others.
+/// One service, with its requests copied to others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Mirroring {
-    /// The service that answers.
+    /// The service that responds.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub service: Reference,
-    /// Copy bodies too.
+    /// Copies bodies too.
     pub mirror_body: bool,
-    /// Largest body that is copied, in bytes; -1 for any.
+    /// Maximum length of copied bodies in bytes; -1 for unlimited.
     pub max_body_size: i64,
-    /// The services that get copies.
+    /// The services that receive copies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
     /// Reports the health of `service`.
@@ -402,7 +405,7 @@ impl Default for Mirroring {
     }
 }
 
-/// A service that gets copies.
+/// A service that receives copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Mirror {
@@ -414,31 +417,31 @@ pub struct Mirror {
     pub percent: u8,
 }
 
-/// One service, and another when it is down.
+/// One service, with another as a fallback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Failover {
     /// The service.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub service: Reference,
-    /// What is used instead.
+    /// The fallback.
     #[serde(skip_serializing_if = "Reference::is_empty")]
     pub fallback: Reference,
     /// Reports the children's health.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
-    /// Statuses that count as down.
+    /// Statuses that count as failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<FailoverErrors>,
 }
 
-/// When an answer makes the fallback take over.
+/// Which responses activate the fallback.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct FailoverErrors {
-    /// Largest request body that is kept for the second try, in bytes; -1 for any.
+    /// Maximum length of a request body that is kept for the fallback, in bytes; -1 for unlimited.
     pub max_request_body_bytes: i64,
-    /// Statuses and ranges.
+    /// Status codes and ranges.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub status: Vec<String>,
 }

@@ -1,9 +1,9 @@
-//! What to say of a name that is not known: the one that was meant, or those that there are.
+//! Hints for unknown names: the one that was probably meant, or all possible ones.
 
 pub use tidegate_core::expression::nearest;
 
-/// Keys of Traefik's model that its Kubernetes providers fill in; no file and no label can set them.
-const OF_KUBERNETES: &[&str] = &[
+/// Keys in Traefik's model that only its Kubernetes providers set; neither files nor labels can.
+const KUBERNETES_KEYS: &[&str] = &[
     "appRoot",
     "authTLSPassCertificateToUpstream",
     "disableRequestBuffer",
@@ -21,10 +21,11 @@ const OF_KUBERNETES: &[&str] = &[
     "URLRewrite",
 ];
 
-/// Why a key of Traefik's is none here; else "did you mean `x`?", or the names that are possible.
+/// Explains why a key of Traefik's is not supported; otherwise returns "did you mean `x`?", or the possible
+/// names.
 pub fn alternatives(name: &str, known: &[&str]) -> String {
-    if OF_KUBERNETES.iter().any(|key| key.eq_ignore_ascii_case(name)) {
-        return "only Traefik's Kubernetes providers make it, nobody can write it".into();
+    if KUBERNETES_KEYS.iter().any(|key| key.eq_ignore_ascii_case(name)) {
+        return "only Traefik's Kubernetes providers set it".into();
     }
     if name.eq_ignore_ascii_case("plugin") {
         return "plugins are not supported".into();
@@ -35,7 +36,7 @@ pub fn alternatives(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// "expected `a` or `b`".
+/// Returns "expected `a` or `b`".
 pub fn expected(known: &[&str]) -> String {
     match known.split_last() {
         None => "no key is expected here".into(),
@@ -49,13 +50,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alternatives_name_everything_that_is_possible() {
+    fn alternatives_list_all_possible_names() {
         assert_eq!(alternatives("zzz", &["a", "b", "c"]), "expected `a`, `b` or `c`");
         assert_eq!(alternatives("rulr", &["rule", "b"]), "did you mean `rule`?");
-        assert_eq!(
-            alternatives("urlrewrite", &["rule"]),
-            "only Traefik's Kubernetes providers make it, nobody can write it"
-        );
+        assert_eq!(alternatives("urlrewrite", &["rule"]), "only Traefik's Kubernetes providers set it");
         assert_eq!(alternatives("plugin", &["rule"]), "plugins are not supported");
     }
 }

@@ -16,13 +16,13 @@ use crate::transport::Spiffe;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Tcp {
-    /// Which connections go where.
+    /// Match connections and send them to services.
     pub routers: Map<TcpRouter>,
-    /// Where they go.
+    /// Handle connections.
     pub services: Map<TcpService>,
-    /// What happens on the way.
+    /// Decide which connections are accepted.
     pub middlewares: Map<TcpMiddleware>,
-    /// How servers are talked to.
+    /// Configure connections to servers.
     pub servers_transports: Map<TcpServersTransport>,
 }
 
@@ -30,9 +30,9 @@ pub struct Tcp {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Udp {
-    /// Which sessions go where.
+    /// Receive sessions and send them to services.
     pub routers: Map<UdpRouter>,
-    /// Where they go.
+    /// Handle sessions.
     pub services: Map<UdpService>,
 }
 
@@ -61,7 +61,7 @@ pub struct TcpRouter {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpRouterTls {
-    /// Pass the connection on as it is, still encrypted.
+    /// Forwards the connection still encrypted.
     pub passthrough: bool,
     /// Name of the TLS options.
     #[serde(skip_serializing_if = "Reference::is_empty")]
@@ -81,7 +81,7 @@ pub struct TcpService {
     /// Servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<TcpLoadBalancer>,
-    /// Other services by weight.
+    /// Weighted choice among other services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weighted: Option<TcpWeighted>,
 }
@@ -96,13 +96,13 @@ pub struct TcpLoadBalancer {
     /// Name of the transport.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub servers_transport: String,
-    /// Deprecated: PROXY protocol towards the servers.
+    /// Deprecated: PROXY protocol to the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// Deprecated: milliseconds the other direction may go on after one has ended.
+    /// Deprecated: milliseconds the other direction stays open after one has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub termination_delay: Option<i64>,
-    /// Asks the servers how they are.
+    /// Checks the servers actively.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<TcpHealthCheck>,
 }
@@ -114,7 +114,7 @@ pub struct TcpServer {
     /// `host:port`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub address: String,
-    /// Talk TLS to it.
+    /// Connects with TLS.
     #[serde(skip_serializing_if = "is_default")]
     pub tls: bool,
 }
@@ -179,15 +179,15 @@ pub struct TcpWeighted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TcpMiddleware {
-    /// Limits the connections of one peer address.
+    /// Limits the connections per peer address.
     InFlightConn {
-        /// How many.
+        /// Maximum number of connections.
         #[serde(skip_serializing_if = "is_default")]
         amount: i64,
     },
-    /// Allows addresses only.
+    /// Allows only certain addresses.
     IpAllowList(TcpIpAllowList),
-    /// Deprecated name of the same.
+    /// Deprecated name of `IpAllowList`.
     IpWhiteList(TcpIpAllowList),
 }
 
@@ -204,16 +204,16 @@ pub struct TcpIpAllowList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TcpServersTransport {
-    /// Time between keep-alive probes; 0 for 15 s, negative for none, as in Go.
+    /// Interval between keep-alive probes; 0 for 15 s, negative for none, as in Go.
     pub dial_keep_alive: Timeout,
-    /// Time to connect; 0 for any. A negative one is over at once, as in Go.
+    /// Timeout for connecting; 0 for none. A negative one expires at once, as in Go.
     pub dial_timeout: Timeout,
-    /// PROXY protocol towards the servers.
+    /// PROXY protocol to the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// How long the other direction may go on after one has ended; negative for ever.
+    /// How long the other direction stays open after one has ended; negative for unlimited.
     pub termination_delay: Delay,
-    /// TLS towards the servers.
+    /// TLS to the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TcpTransportTls>,
 }
@@ -230,7 +230,7 @@ impl Default for TcpServersTransport {
     }
 }
 
-/// TLS towards TCP servers.
+/// TLS to TCP servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the same as in an HTTP servers transport")]

@@ -13,7 +13,7 @@ pub struct Tls {
     /// Certificates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<Certificate>,
-    /// Options by name; `default` applies where nothing is named.
+    /// Options by name; `default` applies where none are named.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub options: Map<TlsOptions>,
     /// Stores; only `default` is used.
@@ -21,7 +21,7 @@ pub struct Tls {
     pub stores: Map<Store>,
 }
 
-/// A certificate and its key: paths, or PEM itself.
+/// A certificate and its key, as paths or PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct CertificateFiles {
@@ -43,7 +43,7 @@ pub struct Certificate {
     /// The key: a path, or PEM.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key_file: String,
-    /// The stores that hold it; empty for `default`.
+    /// The stores that contain it; `default` if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
 }
@@ -52,10 +52,10 @@ pub struct Certificate {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Store {
-    /// Shown to clients whose server name fits no certificate.
+    /// Used for clients whose server name matches no certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_certificate: Option<CertificateFiles>,
-    /// The same, obtained by a resolver.
+    /// The default certificate from a resolver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_generated_cert: Option<GeneratedCert>,
 }
@@ -84,35 +84,35 @@ pub struct Domain {
     pub sans: Vec<String>,
 }
 
-/// How TLS is spoken with clients.
+/// How to negotiate TLS with clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TlsOptions {
-    /// Oldest version.
+    /// Minimum version.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub min_version: Word<TlsVersion>,
-    /// Newest version.
+    /// Maximum version.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub max_version: Word<TlsVersion>,
-    /// Cipher suites by Go's names, for TLS 1.2.
+    /// Cipher suites for TLS 1.2, by their names in Go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cipher_suites: Vec<String>,
     /// Key exchange groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub curve_preferences: Vec<Word<Curve>>,
-    /// Certificates of clients.
+    /// Client certificates.
     #[serde(skip_serializing_if = "is_default")]
     pub client_auth: ClientAuth,
-    /// Refuse server names that fit no certificate.
+    /// Refuses server names that match no certificate.
     #[serde(skip_serializing_if = "is_default")]
     pub sni_strict: bool,
-    /// Protocols to offer.
+    /// ALPN protocols to offer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn_protocols: Vec<String>,
-    /// Never resume by ticket.
+    /// Disables resumption with session tickets.
     #[serde(skip_serializing_if = "is_default")]
     pub disable_session_tickets: bool,
-    /// Deprecated in Traefik, without effect.
+    /// Deprecated in Traefik and without effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefer_server_cipher_suites: Option<bool>,
 }
@@ -133,28 +133,29 @@ impl Default for TlsOptions {
     }
 }
 
-/// Certificates of clients.
+/// Client certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ClientAuth {
     /// Authorities to trust: paths or PEM.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ca_files: Vec<String>,
-    /// What is asked of clients; empty is `RequireAndVerifyClientCert` when there are `ca_files`, else `NoClientCert`.
+    /// Which certificates clients need; if empty, `RequireAndVerifyClientCert` with `ca_files` and
+    /// `NoClientCert` without.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub client_auth_type: Word<ClientAuthType>,
 }
 
-/// What is asked of clients, as Go names it.
+/// Which certificates clients need, by Go's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuthType {
-    /// Nothing.
+    /// None.
     NoClientCert,
-    /// A certificate, which may be missing and is not verified.
+    /// An optional certificate that is not verified.
     RequestClientCert,
-    /// A certificate, which is not verified.
+    /// A certificate that is not verified.
     RequireAnyClientCert,
-    /// A certificate, which may be missing.
+    /// An optional certificate.
     VerifyClientCertIfGiven,
     /// A certificate.
     RequireAndVerifyClientCert,
@@ -170,12 +171,12 @@ impl Vocabulary for ClientAuthType {
     ];
 }
 
-/// A version of TLS, as Go names it.
+/// A TLS version, by Go's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
-    /// TLS 1.0, which is not spoken.
+    /// TLS 1.0, which is not supported.
     Tls10,
-    /// TLS 1.1, which is not spoken.
+    /// TLS 1.1, which is not supported.
     Tls11,
     /// TLS 1.2.
     Tls12,
@@ -193,7 +194,7 @@ impl Vocabulary for TlsVersion {
     const IGNORES_CASE: bool = true;
 }
 
-/// A group for the exchange of keys, by Go's name or the one of its standard.
+/// A key exchange group, by Go's name or its standard one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Curve {
     /// `CurveP256` or `secp256r1`.

@@ -1,4 +1,4 @@
-//! How servers are talked to.
+//! How to connect to servers.
 
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Timeout, is_default};
@@ -9,37 +9,37 @@ use crate::tls::CertificateFiles;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServersTransport {
-    /// Name to ask for and to verify, instead of the server's host.
+    /// Name for SNI and verification, instead of the server's host.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub server_name: String,
-    /// Accept any certificate.
+    /// Accepts any certificate.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure_skip_verify: bool,
-    /// Certificates to trust instead of the system's: paths or PEM.
+    /// Trusted certificates instead of the system's: paths or PEM.
     #[serde(rename = "rootCAs", skip_serializing_if = "Vec::is_empty")]
     pub root_cas: Vec<String>,
-    /// Our certificates, for servers that ask.
+    /// Client certificates, for servers that require them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFiles>,
-    /// Cipher suites by Go's names.
+    /// Cipher suites, by their names in Go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cipher_suites: Vec<String>,
-    /// Oldest version: `VersionTLS12` or `VersionTLS13`.
+    /// Minimum version: `VersionTLS12` or `VersionTLS13`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub min_version: String,
-    /// Newest version.
+    /// Maximum version.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub max_version: String,
-    /// Idle connections kept for each server; 0 for the default, negative for none.
+    /// Idle connections kept per server; 0 for the default, negative for none.
     #[serde(skip_serializing_if = "is_default")]
     pub max_idle_conns_per_host: i64,
     /// Timeouts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forwarding_timeouts: Option<ForwardingTimeouts>,
-    /// Never use HTTP/2.
+    /// Disables HTTP/2.
     #[serde(rename = "disableHTTP2", skip_serializing_if = "is_default")]
     pub disable_http2: bool,
-    /// URI that the server's certificate must carry.
+    /// URI that the server's certificate must contain.
     #[serde(rename = "peerCertURI", skip_serializing_if = "String::is_empty")]
     pub peer_cert_uri: String,
     /// SPIFFE identities.
@@ -47,19 +47,19 @@ pub struct ServersTransport {
     pub spiffe: Option<Spiffe>,
 }
 
-/// Timeouts towards servers; zero and negative ones mean none, with the exceptions that are named.
+/// Timeouts for connections to servers; zero and negative values disable them, except as noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ForwardingTimeouts {
-    /// To connect. A negative one is over at once, as in Go.
+    /// For connecting. A negative value expires at once, as in Go.
     pub dial_timeout: Timeout,
-    /// From the end of the request to the head of the answer.
+    /// From the end of the request to the head of the response.
     pub response_header_timeout: Timeout,
     /// For an idle connection.
     pub idle_conn_timeout: Timeout,
     /// Silence on an HTTP/2 connection before it is pinged.
     pub read_idle_timeout: Timeout,
-    /// For the answer to that ping; 0 for 15 s, as in Go.
+    /// For the response to that ping; 0 for 15 s, as in Go.
     pub ping_timeout: Timeout,
 }
 
@@ -75,14 +75,14 @@ impl Default for ForwardingTimeouts {
     }
 }
 
-/// SPIFFE identities that a server may have.
+/// Accepted SPIFFE identities of servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Spiffe {
     /// Exact identities.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
-    /// Or any identity of this trust domain.
+    /// A trust domain, all of whose identities are accepted.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub trust_domain: String,
 }

@@ -1,7 +1,8 @@
-//! The one tree that labels, tags, keys, environment, flags, YAML and TOML become.
+//! The tree that labels, tags, keys, environment variables, flags, YAML and TOML are parsed into.
 //!
-//! A leaf is always text: the reader of a type parses its numbers and booleans, so that `5` in a label and `5` in
-//! a file mean the same. A list written key by key (`domains[0].main`) is a table with the keys `0`, `1`, ….
+//! A leaf is always text: numbers and booleans are parsed by the type that is decoded, so that `5` means the
+//! same in a label and in a file. A list written key by key (`domains[0].main`) is a table with the keys `0`,
+//! `1`, ….
 
 use std::fmt;
 
@@ -9,8 +10,8 @@ use foldhash::HashMap;
 
 use crate::origin::Origin;
 
-/// Tables longer than this find their keys through an index.
-const INDEXED_FROM: usize = 16;
+/// Minimum length of tables that use an index.
+const MIN_INDEXED_LEN: usize = 16;
 
 /// A value, and where it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,10 +25,10 @@ pub struct Node {
 /// What a node holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Value {
-    /// Nothing (`key:` in YAML): the same as a key that is not there.
+    /// Nothing (`key:` in YAML): equivalent to an absent key.
     #[default]
     Null,
-    /// Text, a number or a boolean, as it was written.
+    /// Text, a number or a boolean, as written.
     Leaf(String),
     /// A sequence.
     List(Vec<Node>),
@@ -35,11 +36,11 @@ pub enum Value {
     Table(Table),
 }
 
-/// Values by key, in the order of writing. Keys keep their spelling; see [`Table::get`] for how they are compared.
+/// Values by key, in the order of writing. Keys keep their spelling; see [`Table::get`] for comparisons.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     entries: Vec<(String, Node)>,
-    /// Positions by lower-case key, once there are many.
+    /// Positions by lower-case key, for long tables.
     index: Option<Box<HashMap<String, usize>>>,
 }
 
@@ -52,7 +53,7 @@ impl PartialEq for Table {
 /// Some values of a table with their keys.
 pub(crate) type Items<'t> = Vec<(&'t str, &'t Node)>;
 
-/// A step from a node to one inside it.
+/// A step from a node to a child.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// The value of a key.
@@ -61,7 +62,7 @@ pub enum Step {
     Index(usize),
 }
 
-/// A path as people write it: `tls.domains[0].main`.
+/// Formats a path as people write it: `tls.domains[0].main`.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a>(pub &'a [Step]);
 
@@ -80,17 +81,17 @@ impl fmt::Display for Path<'_> {
 }
 
 impl Node {
-    /// A leaf.
+    /// Creates a leaf.
     pub fn leaf(origin: Origin, text: impl Into<String>) -> Self {
         Self { origin, value: Value::Leaf(text.into()) }
     }
 
-    /// An empty table.
+    /// Creates an empty table.
     pub fn table(origin: Origin) -> Self {
         Self { origin, value: Value::Table(Table::default()) }
     }
 
-    /// The table in it, when it is one.
+    /// Returns the table, if it is one.
     pub fn as_table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),
@@ -98,7 +99,7 @@ impl Node {
         }
     }
 
-    /// The text in it, when it is a leaf.
+    /// Returns the text, if it is a leaf.
     pub fn as_leaf(&self) -> Option<&str> {
         match &self.value {
             Value::Leaf(text) => Some(text),
@@ -106,7 +107,7 @@ impl Node {
         }
     }
 
-    /// True for null and for an empty table.
+    /// Returns true for null and empty tables.
     pub fn is_empty(&self) -> bool {
         match &self.value {
             Value::Null => true,
@@ -115,7 +116,7 @@ impl Node {
         }
     }
 
-    /// The node at a path of keys, compared without case.
+    /// Returns the node at a path of keys, ignoring case.
     pub fn get(&self, path: &[&str]) -> Option<&Node> {
         path.iter().try_fold(self, |node, key| node.as_table()?.get(key))
     }
@@ -128,15 +129,14 @@ impl Node {
         })
     }
 
-    /// Writes a leaf at a path, making tables on the way. Keys are compared without case, and the first spelling
-    /// stays.
+    /// Sets a leaf at a path, creating tables as needed. Keys ignore case, and the first spelling is kept.
     ///
-    /// Where a leaf and a table meet, the table stays if the leaf only says `true` or nothing; anything else is
-    /// refused with the path at which they met.
+    /// Where a leaf and a table meet, the table wins if the leaf is empty or `true`; any other value is an
+    /// error with the path where they meet.
     pub fn set(&mut self, path: &[&str], origin: &Origin, text: &str) -> Result<(), Conflict> {
         let mut node = self;
         for (depth, key) in path.iter().enumerate() {
-            if node.as_leaf().is_some_and(says_yes) || node.value == Value::Null {
+            if node.as_leaf().is_some_and(is_affirmative) || node.value == Value::Null {
                 node.value = Value::Table(Table::default());
             }
             let Value::Table(table) = &mut node.value else {
@@ -145,7 +145,7 @@ impl Node {
             node = table.entry(key, origin);
         }
         match &node.value {
-            Value::Table(table) if !table.is_empty() && says_yes(text) => Ok(()),
+            Value::Table(table) if !table.is_empty() && is_affirmative(text) => Ok(()),
             Value::Table(table) if !table.is_empty() => {
                 Err(Conflict { path: path.join("."), other: node.origin.clone() })
             }
@@ -156,7 +156,7 @@ impl Node {
         }
     }
 
-    /// Takes the node at a path of keys out of the tree. Keys are compared without case.
+    /// Removes the node at a path of keys, ignoring case.
     pub fn remove(&mut self, path: &[&str]) -> Option<Node> {
         let (last, front) = path.split_last()?;
         let mut node = self;
@@ -168,7 +168,7 @@ impl Node {
         table.remove(last)
     }
 
-    /// Takes the node at a path, as an error names it, out of the tree. True when it was there.
+    /// Removes the node at a path from an error. Returns true if it was present.
     pub(crate) fn remove_steps(&mut self, steps: &[Step]) -> bool {
         let Some((first, rest)) = steps.split_first() else { return false };
         match (&mut self.value, first) {
@@ -189,7 +189,7 @@ impl Node {
         }
     }
 
-    /// Lays `other` over this one: its leaves and lists win key by key, and tables are joined.
+    /// Overlays this node with `other`, whose leaves and lists win; tables are merged.
     pub fn overlay(&mut self, other: Node) {
         match (&mut self.value, other.value) {
             (Value::Table(below), Value::Table(above)) => {
@@ -203,8 +203,8 @@ impl Node {
                 }
             }
             (_, Value::Null) => {}
-            // `--api` over a file's `api: {dashboard: false}` leaves the file's options in place.
-            (Value::Table(below), Value::Leaf(text)) if says_yes(&text) && !below.is_empty() => {}
+            // `--api` over a file's `api: {dashboard: false}` keeps the file's options.
+            (Value::Table(below), Value::Leaf(text)) if is_affirmative(&text) && !below.is_empty() => {}
             (value, above) => {
                 *value = above;
                 self.origin = other.origin;
@@ -212,7 +212,7 @@ impl Node {
         }
     }
 
-    /// All leaves with their paths (`a.b[0].c`), in order. Empty tables and lists are given as an empty text.
+    /// Returns all leaves with their paths (`a.b[0].c`), in order. Empty tables and lists become empty texts.
     pub fn flatten(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
         flatten_into(self, &mut Vec::new(), &mut all);
@@ -220,10 +220,10 @@ impl Node {
     }
 }
 
-/// A leaf and a table at the same place.
+/// A leaf and a table at the same path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The place.
+    /// The path.
     pub path: String,
     /// Where the other one was written.
     pub other: Origin,
@@ -231,12 +231,12 @@ pub struct Conflict {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is given a value here and options in {}", self.path, self.other)
+        write!(f, "`{}` has a value here and options in {}", self.path, self.other)
     }
 }
 
 impl Table {
-    /// The value of a key: the one of this spelling, or else the first that differs in case only.
+    /// Returns the value of a key: the one with this spelling, or else the first that differs only in case.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.position(key).map(|position| &self.entries[position].1)
     }
@@ -246,21 +246,21 @@ impl Table {
         self.position(key).map(|position| &mut self.entries[position].1)
     }
 
-    /// A key as it is spelt here; keys are compared as in [`Table::get`].
+    /// Returns a key as it is spelt here, compared as in [`Table::get`].
     pub(crate) fn spelling(&self, key: &str) -> Option<&str> {
         self.position(key).map(|position| self.entries[position].0.as_str())
     }
 
-    /// Adds a value under a new key. False, and nothing is added, when this very spelling is there already.
+    /// Adds a value under a new key. Returns false, without adding it, when this exact spelling is present.
     pub fn push(&mut self, key: String, node: Node) -> bool {
         let clash = self.position(&key);
         if clash.is_some_and(|position| self.entries[position].0 == key) {
             return false;
         }
-        if self.entries.len() >= INDEXED_FROM {
+        if self.entries.len() >= MIN_INDEXED_LEN {
             let entries = &self.entries;
             let index = self.index.get_or_insert_with(|| {
-                // The first of several spellings stays, so the last are put in first.
+                // The first of several spellings wins, so later ones are inserted before it.
                 let positions = entries.iter().enumerate().rev();
                 Box::new(positions.map(|(position, (key, _))| (key.to_ascii_lowercase(), position)).collect())
             });
@@ -270,12 +270,12 @@ impl Table {
         true
     }
 
-    /// Takes a value out; keys are compared as in [`Table::get`].
+    /// Removes a value; keys are compared as in [`Table::get`].
     pub fn remove(&mut self, key: &str) -> Option<Node> {
         self.position(key).map(|position| self.take(position))
     }
 
-    /// The keys and values, in the order of writing.
+    /// Returns the keys and values in the order of writing.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Node)> {
         self.entries.iter().map(|(key, node)| (key.as_str(), node))
     }
@@ -285,23 +285,23 @@ impl Table {
         self.entries.iter_mut().map(|(key, node)| (key.as_str(), node))
     }
 
-    /// The number of keys.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// True when there is no key.
+    /// Returns true if there are no keys.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The values by number, when all keys are numbers: how lists come from labels, variables and keys.
+    /// Returns the values by index if all keys are numbers, as in lists from labels, variables and keys.
     pub(crate) fn as_list(&self) -> Option<Items<'_>> {
         let (items, strays) = self.items();
         strays.is_empty().then_some(items)
     }
 
-    /// The values by number, and those whose keys are no numbers.
+    /// Returns the values by index, and those whose keys are not numbers.
     pub(crate) fn items(&self) -> (Items<'_>, Items<'_>) {
         let (mut items, mut strays) = (Vec::with_capacity(self.len()), Vec::new());
         for (key, node) in self.iter() {
@@ -314,7 +314,7 @@ impl Table {
         (items.into_iter().map(|(_, key, node)| (key, node)).collect(), strays)
     }
 
-    /// True when it is a list that is written entry by entry, whatever else is in it.
+    /// Returns true if any key is an index, as in a list written entry by entry.
     pub(crate) fn has_indexes(&self) -> bool {
         self.iter().any(|(key, _)| is_index(key))
     }
@@ -337,7 +337,7 @@ impl Table {
         if self.entries[first].0 == key {
             return Some(first);
         }
-        // Another spelling came first; this one may stand behind it.
+        // Another spelling comes first; this one may follow.
         let exact = self.entries[first..].iter().position(|(name, _)| name == key);
         Some(exact.map_or(first, |offset| first + offset))
     }
@@ -348,14 +348,14 @@ impl Table {
     }
 
     fn take(&mut self, position: usize) -> Node {
-        // The positions behind move; the index is made again when it is next needed.
+        // Later positions change; the index is rebuilt when it is next needed.
         self.index = None;
         self.entries.remove(position).1
     }
 }
 
-/// True for the texts that switch an object on with its defaults: `true` and nothing.
-pub(crate) fn says_yes(text: &str) -> bool {
+/// Returns true for values that enable an object with its defaults: `true` and the empty text.
+pub(crate) fn is_affirmative(text: &str) -> bool {
     text.is_empty() || text.eq_ignore_ascii_case("true")
 }
 
@@ -404,14 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_one_whatever_their_case() {
+    fn keys_ignore_case() {
         let tree = node(&[("Http.Routers.R.rule", "a"), ("http.routers.r.Service", "s")]);
         assert_eq!(leaves(&tree), ["Http.Routers.R.rule=a", "Http.Routers.R.Service=s"]);
         assert_eq!(tree.get(&["HTTP", "routers", "r", "RULE"]).and_then(Node::as_leaf), Some("a"));
     }
 
     #[test]
-    fn an_exact_spelling_is_found_before_another() {
+    fn an_exact_spelling_is_preferred() {
         for count in [0, 40] {
             let mut table = Table::default();
             for index in 0..count {
@@ -431,18 +431,18 @@ mod tests {
     }
 
     #[test]
-    fn a_yes_and_options_at_one_place_are_the_options() {
+    fn options_win_over_true_at_the_same_path() {
         let yes_first = node(&[("m.compress", "true"), ("m.compress.min", "1")]);
         let yes_last = node(&[("m.compress.min", "1"), ("m.compress", "true")]);
         assert_eq!(leaves(&yes_first), ["m.compress.min=1"]);
         assert_eq!(leaves(&yes_last), ["m.compress.min=1"]);
         let mut other = node(&[("m.compress", "gzip")]);
         let conflict = other.set(&["m", "compress", "min"], &Origin::Internal, "1").expect_err("a conflict");
-        assert_eq!(conflict.to_string(), "`m.compress` is given a value here and options in key m.compress");
+        assert_eq!(conflict.to_string(), "`m.compress` has a value here and options in key m.compress");
     }
 
     #[test]
-    fn layers_win_key_by_key() {
+    fn overlays_win_key_by_key() {
         let mut below = node(&[("log.level", "INFO"), ("log.format", "json"), ("api.dashboard", "false")]);
         below.overlay(node(&[("LOG.level", "DEBUG"), ("api", "true"), ("ping", "true")]));
         assert_eq!(
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_print_as_people_write_them() {
+    fn paths_are_formatted_as_people_write_them() {
         let steps =
             [Step::Key("tls".into()), Step::Key("domains".into()), Step::Key("0".into()), Step::Index(2)];
         assert_eq!(Path(&steps).to_string(), "tls.domains[0][2]");

@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(loaded.file, Some(PathBuf::from(&path)));
         assert_eq!(
             loaded.settings.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` gives the same option"]
+            ["environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` sets the same option"]
         );
     }
 
@@ -718,7 +718,7 @@ mod tests {
             ("--entryPoints.web.proxyProtocol=true", "proxyProtocol: nobody is trusted"),
             ("--entryPoints.web.http.aliasHeadersStrategy=x", "expected `keep`, `delete` or `reject`"),
             ("--entryPoints.web.http.requiredMiddlewares=auth", "there is no `auth` in `http.middlewares`"),
-            ("--entryPoints.web.http2.maxConcurrentStreams=-1", "`-1` is not a whole number"),
+            ("--entryPoints.web.http2.maxConcurrentStreams=-1", "invalid value `-1`: expected"),
             (
                 "--entryPoints.other.address=0.0.0.0:80",
                 "entry points `other` and `web` have the same address",
@@ -727,7 +727,7 @@ mod tests {
             ("--api.basePath=/a b", "`/a b` is not a path"),
             ("--core.defaultRuleSyntax=v4", "`v4` is unknown: expected `v3`"),
             ("--providers.precedence=docker,dockr", "provider \"dockr\" is not a valid provider name"),
-            ("--log.noColor=maybe", "log.noColor: `maybe` is neither `true` nor `false`"),
+            ("--log.noColor=maybe", "log.noColor: invalid value `maybe`: expected `true` or `false`"),
             ("--cluster.name=${NOT_SET}", "the environment variable `NOT_SET` is not set"),
         ] {
             let problems = refused(&["--entryPoints.web.address=:80", argument]);

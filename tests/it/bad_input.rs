@@ -70,7 +70,7 @@ fn each_mistake_in_a_route_file_is_told_with_its_line_and_spoils_nothing_else() 
         (
             "bad.yml",
             "http:\n  routers:\n    x:\n      rule: Host(`x`)\n      priority: high\n",
-            &["bad.yml:5", "router x@file", "`high` is not a whole number"],
+            &["bad.yml:5", "router x@file", "invalid value `high`: expected an integer"],
         ),
         (
             "bad.yml",
@@ -220,7 +220,7 @@ fn case_73_hostile_route_files_leave_the_rest_serving() {
     let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let dashes = format!("a: {}x", "- ".repeat(50_000));
     let cases: [(&[u8], &[&str]); 8] = [
-        (bomb.as_bytes(), &["bad.yml:", "aliases stand for more than"]),
+        (bomb.as_bytes(), &["bad.yml:", "aliases expand to more than"]),
         (nested.as_bytes(), &["bad.yml:1"]),
         (dashes.as_bytes(), &["bad.yml:1"]),
         (b"http:\n  routers:\n    r: {rule: '\xff\xfe'}\n", &["bad.yml:3", "not UTF-8"]),
@@ -423,7 +423,10 @@ fn ten_thousand_labels_and_a_value_of_a_megabyte() {
     let beside = engine.gateway();
     beside.told(&["container wrong, label traefik.http.routers.r100.nonsense", "unknown key"]);
     beside.told(&["container key, label ", "is longer than"]);
-    beside.told(&["container odd, label traefik.http.routers.o.priority", "`high` is not a whole number"]);
+    beside.told(&[
+        "container odd, label traefik.http.routers.o.priority",
+        "invalid value `high`: expected an integer",
+    ]);
     assert_eq!(beside.answer("sound.test", "/").0, 200);
 }
 

@@ -1,4 +1,4 @@
-//! The dynamic configuration, object by object: one broken object leaves the others as they are.
+//! Decodes the dynamic configuration object by object, so that a broken object does not affect the others.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use crate::section::{Object, WithType};
 use crate::tree::{Node, Table, Value};
 use crate::{Map, Provided, suggest};
 
-/// Most keys of a router that are dropped before it is given up: a mistake has fewer.
-const MOST_TRIES: usize = 100;
+/// Maximum number of invalid keys that are removed from an object before giving up.
+const MAX_INVALID_KEYS: usize = 100;
 
-/// Longest text of a broken object that is kept, in bytes.
-const MOST_WRITTEN: usize = 64 << 10;
+/// Maximum length in bytes of the raw text kept of a broken object.
+const MAX_RAW_LEN: usize = 64 << 10;
 
 /// Decodes a dynamic configuration (`http`, `tcp`, `udp` and `tls`).
 ///
-/// Every object is decoded for itself. A broken one is a [`Problem`] that names it, with its origin and key, and is
-/// left out; a broken router keeps what decodes, so that its rule still holds its traffic. The objects of
-/// `tls.certificates` have no names: they are called `0`, `1`, … by their place in the list.
+/// Every object is decoded separately. A broken one is reported as a [`Problem`] with its name, origin and
+/// key, and left out; a broken router keeps what can be decoded, so that its rule still holds its traffic.
+/// Objects in `tls.certificates` have no names and are called `0`, `1`, … by position.
 pub fn decode_config(node: &Node) -> Provided {
     let mut decoder = ConfigDecoder::default();
     decoder.config(node);
@@ -46,7 +46,7 @@ impl ConfigDecoder {
         }
     }
 
-    /// A section, such as `http`.
+    /// Decodes a section, such as `http`.
     fn section(&mut self, section: &str, node: &Node) {
         for (key, part) in self.table(section, node) {
             match Kind::of_section(section, key) {
@@ -71,7 +71,8 @@ impl ConfigDecoder {
             Value::Table(table) if table.has_indexes() => {
                 let (items, strays) = table.items();
                 for (key, node) in strays {
-                    let message = format!("tls.certificates.{key}: `{key}` is not a number in a list");
+                    let message =
+                        format!("tls.certificates.{key}: invalid list index `{key}`: expected a number");
                     self.problem(&node.origin, None, message);
                 }
                 items.into_iter().map(|(_, node)| node).collect()
@@ -80,12 +81,12 @@ impl ConfigDecoder {
         };
         for (index, node) in list.into_iter().enumerate() {
             let object = ObjectRef { kind: Kind::Certificate, name: index.to_string() };
-            self.out.origins.insert(object.clone(), ObjectOrigin::of(node, &mut self.paths));
+            self.out.origins.insert(object.clone(), ObjectOrigin::from_node(node, &mut self.paths));
             let path = format!("tls.certificates[{index}]");
             match decode(node) {
                 Ok(certificate) => self.out.config.tls.certificates.push(certificate),
                 Err(error) => {
-                    if let Some(rest) = self.what_decodes(object.clone(), &path, node, error) {
+                    if let Some(rest) = self.decode_partially(object.clone(), &path, node, error) {
                         self.out.torn.insert(object, rest);
                     }
                 }
@@ -93,7 +94,7 @@ impl ConfigDecoder {
         }
     }
 
-    /// Named objects; a broken one is left out.
+    /// Decodes named objects; a broken one is left out.
     fn objects<T: DeserializeOwned>(&mut self, kind: Kind, section: &str, node: &Node) -> Map<T> {
         let mut objects = Map::new();
         for (name, node) in self.table(section, node) {
@@ -101,15 +102,15 @@ impl ConfigDecoder {
             match decode(node) {
                 Ok(value) => drop(objects.insert(name.to_owned(), Arc::new(value))),
                 Err(error) => {
-                    self.out.written.insert(object.clone(), written(kind, node));
-                    self.all_errors::<T>(&object, &format!("{section}.{name}"), node, error);
+                    self.out.written.insert(object.clone(), raw_json(kind, node));
+                    self.report_all_errors::<T>(&object, &format!("{section}.{name}"), node, error);
                 }
             }
         }
         objects
     }
 
-    /// Named routers; a broken one keeps what decodes.
+    /// Decodes named routers; a broken one keeps what can be decoded.
     fn routers<T: DeserializeOwned>(&mut self, kind: Kind, section: &str, node: &Node) -> Map<T> {
         let mut routers = Map::new();
         for (name, node) in self.table(section, node) {
@@ -117,7 +118,7 @@ impl ConfigDecoder {
             match decode(node) {
                 Ok(router) => drop(routers.insert(name.to_owned(), Arc::new(router))),
                 Err(error) => {
-                    let rest = self.what_decodes(object, &format!("{section}.{name}"), node, error);
+                    let rest = self.decode_partially(object, &format!("{section}.{name}"), node, error);
                     routers.extend(rest.map(|router| (name.to_owned(), Arc::new(router))));
                 }
             }
@@ -125,8 +126,8 @@ impl ConfigDecoder {
         routers
     }
 
-    /// Drops the offending keys one by one until the rest decodes. Each try has one key less.
-    fn what_decodes<T: DeserializeOwned>(
+    /// Removes invalid keys one by one until the rest can be decoded.
+    fn decode_partially<T: DeserializeOwned>(
         &mut self,
         object: ObjectRef,
         path: &str,
@@ -134,7 +135,7 @@ impl ConfigDecoder {
         mut error: DecodeError,
     ) -> Option<T> {
         let mut rest = node.clone();
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_INVALID_KEYS {
             self.broken(object.clone(), path, &error);
             if !error.remove_from(&mut rest) {
                 return None;
@@ -144,13 +145,17 @@ impl ConfigDecoder {
                 Err(next) => error = next,
             }
         }
-        self.problem(&node.origin, Some(object), format!("{path}: more than {MOST_TRIES} keys are wrong"));
+        self.problem(
+            &node.origin,
+            Some(object),
+            format!("{path}: more than {MAX_INVALID_KEYS} invalid keys"),
+        );
         None
     }
 
-    /// Everything that is wrong with an object that is left out: the offending keys are dropped one by one, as long as
-    /// nothing is wrong only because they are gone.
-    fn all_errors<T: DeserializeOwned>(
+    /// Reports all errors of an object that is left out: invalid keys are removed one by one, as long as
+    /// removing them does not cause new errors.
+    fn report_all_errors<T: DeserializeOwned>(
         &mut self,
         object: &ObjectRef,
         path: &str,
@@ -158,9 +163,9 @@ impl ConfigDecoder {
         mut error: DecodeError,
     ) {
         let mut rest = node.clone();
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_INVALID_KEYS {
             self.broken(object.clone(), path, &error);
-            // Without its only key an object has no kind.
+            // Without its only key, the kind of an object is unknown.
             if error.steps().len() < 2 && object.kind.has_one_key() || !error.remove_from(&mut rest) {
                 return;
             }
@@ -169,20 +174,20 @@ impl ConfigDecoder {
                 _ => return,
             }
         }
-        let message = format!("{path}: more than {MOST_TRIES} keys are wrong");
+        let message = format!("{path}: more than {MAX_INVALID_KEYS} invalid keys");
         self.problem(&node.origin, Some(object.clone()), message);
     }
 
     fn object(&mut self, kind: Kind, name: &str, node: &Node) -> ObjectRef {
         let object = ObjectRef { kind, name: name.to_owned() };
-        self.out.origins.insert(object.clone(), ObjectOrigin::of(node, &mut self.paths));
+        self.out.origins.insert(object.clone(), ObjectOrigin::from_node(node, &mut self.paths));
         object
     }
 
     fn table<'n>(&mut self, path: &str, node: &'n Node) -> Vec<(&'n str, &'n Node)> {
         match &node.value {
             Value::Table(table) => Table::iter(table).collect(),
-            // Traefik refuses empty containers; they say nothing, so nothing is wrong with them.
+            // Traefik rejects empty tables; here they are valid and mean nothing.
             Value::Null => Vec::new(),
             Value::Leaf(text) if text.is_empty() => Vec::new(),
             _ => {
@@ -203,7 +208,7 @@ impl ConfigDecoder {
 
     fn broken(&mut self, object: ObjectRef, path: &str, error: &DecodeError) {
         let inner = error.path();
-        // A problem names its object; only what is inside needs its path.
+        // A problem names its object; only the part inside it needs a path.
         let message = match inner.starts_with('[') {
             _ if inner.is_empty() => error.message().to_owned(),
             true => format!("{path}{inner}: {}", error.message()),
@@ -217,7 +222,7 @@ impl ConfigDecoder {
     }
 }
 
-/// What stands under the key of a kind.
+/// Decodes the value under the key of a kind.
 struct Part<'a, 'n> {
     decoder: &'a mut ConfigDecoder,
     node: &'n Node,
@@ -247,8 +252,8 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     distinct
 }
 
-/// A broken object as JSON, with defaults where the options of a middleware are sound by themselves.
-fn written(kind: Kind, node: &Node) -> String {
+/// Returns a broken object as JSON, with the defaults of a middleware filled in if its options are valid.
+fn raw_json(kind: Kind, node: &Node) -> String {
     let mut value = json(node);
     if let (Kind::Middleware, Value::Table(table), Some(members)) = (kind, &node.value, value.as_object_mut())
     {
@@ -266,7 +271,7 @@ fn written(kind: Kind, node: &Node) -> String {
         }
     }
     let text = value.to_string();
-    if text.len() > MOST_WRITTEN { "{}".into() } else { text }
+    if text.len() > MAX_RAW_LEN { "{}".into() } else { text }
 }
 
 fn json(node: &Node) -> serde_json::Value {
@@ -309,32 +314,32 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_router_keeps_what_decodes_and_names_its_keys() {
+    fn a_broken_router_keeps_its_valid_keys_and_reports_the_others() {
         let provided = decoded(
             "http:\n  routers:\n    r:\n      rule: Host(`a`)\n      entrypoint: web\n      priority: high\n      service: s\n      \
              tls:\n        certresolvr: x\n    ok: {rule: PathPrefix(`/`), service: s}\n",
         );
         let router = &provided.config.http.routers["r"];
         assert_eq!((router.rule.as_str(), router.service.as_str()), ("Host(`a`)", "s"));
-        assert!(router.tls.is_some(), "it stays a TLS router");
+        assert!(router.tls.is_some(), "it is still a TLS router");
         assert!(provided.config.http.routers.contains_key("ok"));
         let shown: Vec<String> = provided.problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
             [
                 "f.yml:5: router r: http.routers.r.entrypoint: unknown key: did you mean `entryPoints`?",
-                "f.yml:6: router r: http.routers.r.priority: `high` is not a whole number",
+                "f.yml:6: router r: http.routers.r.priority: invalid value `high`: expected an integer",
                 "f.yml:9: router r: http.routers.r.tls.certresolvr: unknown key: did you mean `certResolver`?",
             ]
         );
     }
 
     #[test]
-    fn a_router_that_is_all_wrong_is_given_up() {
+    fn a_router_with_too_many_invalid_keys_is_left_out() {
         let keys: String = (0..5000).map(|n| format!("      k{n}: v\n")).collect();
         let provided = decoded(&format!("http:\n  routers:\n    r:\n{keys}"));
         assert!(provided.config.http.routers.is_empty());
-        assert_eq!(provided.problems.len(), MOST_TRIES + 1);
+        assert_eq!(provided.problems.len(), MAX_INVALID_KEYS + 1);
     }
 
     #[test]
@@ -358,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_containers_are_fine_and_unknown_sections_are_not() {
+    fn empty_tables_are_valid_and_unknown_sections_are_not() {
         let provided = decoded("http:\n  routers: {}\n  services:\n  router: {}\ntls: {}\nmetrics: {}\n");
         let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
         assert_eq!(messages.len(), 2, "{messages:?}");

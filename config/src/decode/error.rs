@@ -1,4 +1,4 @@
-//! What the decoder says when a value does not fit.
+//! Errors of the decoder.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use crate::origin::Origin;
 use crate::suggest;
 use crate::tree::{Node, Path, Step};
 
-/// Why a value does not fit: where it was written, at which key, and what was expected.
+/// An invalid value: where it was written, at which key, and what was expected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecodeError {
     origin: Option<Origin>,
-    /// From the innermost key outwards, as it is collected on the way up.
+    /// From the innermost key outwards, in the order of collection.
     reversed: Vec<Step>,
     steps: Vec<Step>,
     message: String,
@@ -22,38 +22,39 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Where the offending key or value was written.
+    /// Returns where the invalid key or value was written.
     pub fn origin(&self) -> Origin {
         self.origin.clone().unwrap_or(Origin::Internal)
     }
 
-    /// The offending key, from the node that was decoded: `tls.domains[0].main`. Empty for that node itself.
+    /// Returns the path of the invalid key from the decoded node: `tls.domains[0].main`. Empty for that node
+    /// itself.
     pub fn path(&self) -> String {
         Path(&self.steps).to_string()
     }
 
-    /// What is wrong and what was expected, without the key.
+    /// Returns what is wrong and what was expected, without the key.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// True when the key itself is not known, whatever its value.
+    /// Returns true when the key itself is unknown, whatever its value.
     pub fn is_unknown_key(&self) -> bool {
         self.unknown_key
     }
 
-    /// True when a key is wanted that is not there.
+    /// Returns true when a required key is missing.
     pub(crate) fn is_missing_key(&self) -> bool {
         self.missing_key
     }
 
-    /// Takes the offending key out of the node that was decoded. False when there is no such key, so that nothing
-    /// is gained by decoding again.
+    /// Removes the invalid key from the decoded node. Returns false when there is no such key, so decoding
+    /// again is pointless.
     pub fn remove_from(&self, node: &mut Node) -> bool {
         node.remove_steps(&self.steps)
     }
 
-    /// The offending key, step by step.
+    /// Returns the path of the invalid key.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
@@ -62,24 +63,24 @@ impl DecodeError {
         self.switched_off
     }
 
-    /// The error of a struct that is given as `false`.
+    /// Returns the error for a struct given as `false`.
     pub(crate) fn switched_off() -> Self {
-        Self { switched_off: true, ..Self::new("`false` has no meaning here: leave the key out".into()) }
+        Self { switched_off: true, ..Self::new("`false` is not allowed here: remove the key".into()) }
     }
 
-    /// The error of a key that is none of `known`.
+    /// Returns the error for a key that is not in `known`.
     pub(crate) fn unknown_key(key: &str, known: &[&str]) -> Self {
         let message = format!("unknown key: {}", suggest::alternatives(key, known));
         Self { unknown_key: true, ..Self::new(message) }
     }
 
-    /// Gives it a place, unless a place further in is known.
+    /// Sets the origin, unless a more specific one is known.
     pub(crate) fn at(mut self, origin: &Origin) -> Self {
         self.origin.get_or_insert_with(|| origin.clone());
         self
     }
 
-    /// Notes that it happened under this key.
+    /// Prepends a step to the path.
     pub(crate) fn under(mut self, step: Step) -> Self {
         self.reversed.push(step);
         self.steps = self.reversed.iter().rev().cloned().collect();

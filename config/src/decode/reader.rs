@@ -7,18 +7,18 @@ use serde::forward_to_deserialize_any;
 use super::DecodeError;
 use crate::origin::Origin;
 use crate::suggest;
-use crate::tree::{Node, Step, Table, Value, says_yes};
+use crate::tree::{Node, Step, Table, Value, is_affirmative};
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
-/// Reads one value.
+/// Deserialises one value.
 #[derive(Clone, Copy)]
 pub(super) enum Reader<'de> {
     Null,
     Leaf(&'de str),
     List(&'de [Node]),
     Table(&'de Table),
-    /// A flag that was given more than once.
+    /// A flag given more than once.
     Repeated(&'de [Node]),
 }
 
@@ -33,7 +33,7 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// The text of a leaf where `wanted` is wanted.
+    /// Returns the text of a leaf; `wanted` describes what was expected.
     fn text(self, wanted: &dyn de::Expected) -> Result<&'de str> {
         match self {
             Self::Leaf(text) => Ok(text),
@@ -49,15 +49,17 @@ impl<'de> Reader<'de> {
 
     fn number<T: std::str::FromStr>(self, wanted: &'static str) -> Result<T> {
         let text = self.text(&wanted)?;
-        text.trim().parse().map_err(|_| DecodeError::custom(format_args!("`{text}` is not a {wanted}")))
+        text.trim()
+            .parse()
+            .map_err(|_| DecodeError::custom(format_args!("invalid value `{text}`: expected {wanted}")))
     }
 
-    /// The table where a struct is wanted. A leaf that says yes is an empty one.
+    /// Returns the table for a struct; `None`, which means defaults, for an affirmative leaf.
     fn fields(self) -> Result<Option<&'de Table>> {
         match self {
             Self::Table(table) => Ok(Some(table)),
             Self::Null => Ok(None),
-            Self::Leaf(text) if says_yes(text) => Ok(None),
+            Self::Leaf(text) if is_affirmative(text) => Ok(None),
             Self::Leaf(text) if text.eq_ignore_ascii_case("false") => Err(DecodeError::switched_off()),
             Self::Leaf(text) => Err(DecodeError::custom(format_args!(
                 "`{text}` is given: expected options, or `true` for all defaults"
@@ -90,25 +92,27 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        // The forms that Go's strconv.ParseBool takes.
+        // The forms accepted by Go's strconv.ParseBool.
         match self.text(&"`true` or `false`")? {
             "1" | "t" | "T" | "TRUE" | "true" | "True" => visitor.visit_bool(true),
             "0" | "f" | "F" | "FALSE" | "false" | "False" => visitor.visit_bool(false),
-            text => Err(DecodeError::custom(format_args!("`{text}` is neither `true` nor `false`"))),
+            text => {
+                Err(DecodeError::custom(format_args!("invalid value `{text}`: expected `true` or `false`")))
+            }
         }
     }
 
     numbers! {
-        deserialize_i8 visit_i8 i8: "whole number from -128 to 127",
-        deserialize_i16 visit_i16 i16: "whole number from -32768 to 32767",
-        deserialize_i32 visit_i32 i32: "whole number of 32 bits",
-        deserialize_i64 visit_i64 i64: "whole number",
-        deserialize_u8 visit_u8 u8: "whole number from 0 to 255",
-        deserialize_u16 visit_u16 u16: "whole number from 0 to 65535",
-        deserialize_u32 visit_u32 u32: "whole number from 0 to 4294967295",
-        deserialize_u64 visit_u64 u64: "whole number that is not negative",
-        deserialize_f32 visit_f32 f32: "number",
-        deserialize_f64 visit_f64 f64: "number",
+        deserialize_i8 visit_i8 i8: "an integer from -128 to 127",
+        deserialize_i16 visit_i16 i16: "an integer from -32768 to 32767",
+        deserialize_i32 visit_i32 i32: "a 32-bit integer",
+        deserialize_i64 visit_i64 i64: "an integer",
+        deserialize_u8 visit_u8 u8: "an integer from 0 to 255",
+        deserialize_u16 visit_u16 u16: "an integer from 0 to 65535",
+        deserialize_u32 visit_u32 u32: "an integer from 0 to 4294967295",
+        deserialize_u64 visit_u64 u64: "a non-negative integer",
+        deserialize_f32 visit_f32 f32: "a number",
+        deserialize_f64 visit_f64 f64: "a number",
     }
 
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -164,11 +168,13 @@ impl<'de> Deserializer<'de> for Reader<'de> {
                     None => visitor.visit_seq(Nodes::new(list.into_iter().flat_map(|(key, node)| {
                         elements(node).map(|read| (Step::Key(key.to_owned()), &node.origin, read))
                     }))),
-                    // In keys and labels a number was meant.
+                    // In keys and labels, an index was intended.
                     Some((key, node)) if !list.is_empty() || !matches!(node.origin, Origin::File { .. }) => {
-                        Err(DecodeError::custom(format_args!("`{key}` is not a number in a list"))
-                            .at(&node.origin)
-                            .under(Step::Key((*key).to_owned())))
+                        Err(DecodeError::custom(format_args!(
+                            "invalid list index `{key}`: expected a number"
+                        ))
+                        .at(&node.origin)
+                        .under(Step::Key((*key).to_owned())))
                     }
                     Some(_) => Err(DecodeError::custom("a table is given: expected a list")),
                 }
@@ -216,7 +222,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             }
             Self::Table(table) => {
                 let mut given = table.iter().filter(|(_, node)| node.value != Value::Null);
-                // A key without a value (`compress:` in YAML) still chooses its kind.
+                // A key without a value (`compress:` in YAML) still selects its kind.
                 let first = given.next().or_else(|| table.iter().next());
                 match (first, given.next()) {
                     (Some((key, node)), None) => visitor
@@ -250,15 +256,15 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     forward_to_deserialize_any! { i128 u128 bytes byte_buf }
 }
 
-/// The elements of a comma list.
+/// Splits a comma-separated list.
 fn items(text: &str) -> impl Iterator<Item = &str> {
-    // Empty elements between commas stay, as in Traefik: what they name is missing, and that is told.
+    // Empty elements are kept, as in Traefik: they are then reported as missing names.
     let whole = (!text.trim().is_empty()).then_some(text);
     whole.into_iter().flat_map(|text| text.split(',')).map(str::trim)
 }
 
-/// The elements that one numbered entry of a list stands for. In stores of keys it may be a comma list, as in Traefik;
-/// only names are taken apart, so that a regular expression stays whole.
+/// Returns the elements of one indexed entry of a list. As in Traefik, an entry in a key-value store may be a
+/// comma-separated list; only lists of names are split, so that regular expressions stay intact.
 fn elements(node: &Node) -> impl Iterator<Item = Reader<'_>> {
     let is_name = |part: &str| {
         let mut letters = part.trim().chars();
@@ -274,7 +280,7 @@ fn elements(node: &Node) -> impl Iterator<Item = Reader<'_>> {
     whole.into_iter().chain(names.into_iter().flat_map(|text| items(text)).map(Reader::Leaf))
 }
 
-/// The entries of a table, for a map or (with the names of its fields) for a struct.
+/// The entries of a table, for a map or, with the names of its fields, for a struct.
 struct Entries<'de> {
     rest: Box<dyn Iterator<Item = (&'de str, &'de Node)> + 'de>,
     fields: Option<&'static [&'static str]>,
@@ -301,7 +307,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
             return seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some);
         };
         match fields.iter().find(|field| field.eq_ignore_ascii_case(key)) {
-            // A field that is given without a value is not given.
+            // A field without a value counts as absent.
             Some(_) if node.value == Value::Null => self.next_key_seed(seed),
             Some(field) => seed.deserialize(StrDeserializer::new(field)).map(Some),
             None => {
@@ -339,7 +345,7 @@ impl<'de, I: Iterator<Item = (Step, &'de Origin, Reader<'de>)>> de::SeqAccess<'d
     }
 }
 
-/// The elements of a list that is one text.
+/// The elements of a comma-separated list.
 struct Items<I> {
     items: I,
 }
@@ -353,11 +359,11 @@ impl<'de, I: Iterator<Item = &'de str>> de::SeqAccess<'de> for Items<I> {
     }
 }
 
-/// The one kind that is chosen, and its options.
+/// The selected kind and its options.
 struct Variant<'de> {
     name: &'de str,
     variants: &'static [&'static str],
-    /// Absent when the kind is only named, by a text.
+    /// `None` when the kind is given as text.
     options: Option<&'de Node>,
 }
 
@@ -378,10 +384,7 @@ impl<'de> de::EnumAccess<'de> for Variant<'de> {
 impl<'de> Variant<'de> {
     fn reader(&self) -> Result<Reader<'de>> {
         self.options.map(Reader::new).ok_or_else(|| {
-            DecodeError::custom(format_args!(
-                "`{}` is given as a text: expected it as a key with its options",
-                self.name
-            ))
+            DecodeError::custom(format_args!("`{}` is given as text: expected a key with options", self.name))
         })
     }
 }
@@ -462,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn text_becomes_what_is_wanted() {
+    fn text_is_parsed_as_the_expected_type() {
         let read = sample("COUNT: '7'\nratio: 0.5\nOn: 'True'\nwait: 90\nnumbers: 1, 2,-3\n");
         assert_eq!((read.count, read.ratio, read.on, read.wait), (7, 0.5, true, Duration::from_secs(90)));
         assert_eq!(read.numbers, [1, 2, -3]);
@@ -472,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn yes_means_defaults_and_no_means_none() {
+    fn true_means_defaults_and_false_means_none() {
         for text in ["inner: true", "inner: ''", "inner: {}"] {
             assert_eq!(sample(text).inner, Some(Inner::default()), "{text}");
         }
@@ -484,29 +487,29 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_chosen_by_its_key() {
+    fn a_kind_is_selected_by_its_key() {
         assert_eq!(sample("kind: plain").kind, Some(Choice::Plain));
         assert_eq!(sample("kind: {WITH: {name: n}}").kind, Some(Choice::With(Inner { name: "n".into() })));
         assert_eq!(sample("kind: {with: true}").kind, Some(Choice::With(Inner::default())));
         assert_eq!(sample("kind: {amount: {amount: 3}}").kind, Some(Choice::Amount { amount: 3 }));
-        assert!(error("kind: with").contains("expected it as a key with its options"));
+        assert!(error("kind: with").contains("expected a key with options"));
         assert!(error("kind: {amount: {}}").contains("`amount` is required"));
         assert!(error("kind: {with: {}, plain: {}}").contains("multi-types middleware not supported"));
     }
 
     #[test]
-    fn errors_name_key_line_and_expectation() {
+    fn errors_name_the_key_the_line_and_what_was_expected() {
         for (text, expected) in [
-            ("count: 70000", "f.yml:1: count: `70000` is not a whole number from 0 to 65535"),
-            ("on: yes", "f.yml:1: on: `yes` is neither `true` nor `false`"),
+            ("count: 70000", "f.yml:1: count: invalid value `70000`: expected an integer from 0 to 65535"),
+            ("on: yes", "f.yml:1: on: invalid value `yes`: expected `true` or `false`"),
             (
                 "on: true\nwait: soon",
                 "f.yml:2: wait: `soon` is not a duration: expected a form like `1m30s` or a number of seconds",
             ),
-            ("numbers: [1, x]", "f.yml:1: numbers[1]: `x` is not a whole number of 32 bits"),
+            ("numbers: [1, x]", "f.yml:1: numbers[1]: invalid value `x`: expected a 32-bit integer"),
             ("inner:\n  nam: x", "f.yml:2: inner.nam: unknown key: did you mean `name`?"),
             ("inner:\n  zzz: x", "f.yml:2: inner.zzz: unknown key: expected `name`"),
-            ("count: [1]", "f.yml:1: count: a list is given: expected whole number from 0 to 65535"),
+            ("count: [1]", "f.yml:1: count: a list is given: expected an integer from 0 to 65535"),
             ("numbers: {a: 1}", "f.yml:1: numbers: a table is given: expected a list"),
             ("count: 1\nCount: 2", "f.yml:1: `count` is given twice"),
         ] {

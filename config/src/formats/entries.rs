@@ -1,32 +1,33 @@
-//! From single entries, such as labels and keys, to one tree: what is said twice, and what cannot be read.
+//! Assembles single entries, such as labels and keys, into one tree; reports contradictions and invalid
+//! entries.
 //!
-//! An entry that is lost breaks the object that it names, since nobody knows what it would have said of it: a router
-//! that has lost its middlewares must not serve without them.
+//! A lost entry breaks the object that it names, since its value is unknown: a router that lost its
+//! middlewares must not serve requests without them.
 
 use crate::Kind;
 
 use crate::origin::{ObjectRef, Origin, Problem};
 use crate::tree::{Node, Value};
 
-/// Longest key that is read, in bytes.
-pub(super) const LONGEST_KEY: usize = 4096;
-/// Most steps in a key.
-pub(super) const DEEPEST_KEY: usize = 32;
+/// Maximum length of a key in bytes.
+pub(super) const MAX_KEY_LEN: usize = 4096;
+/// Maximum number of steps in a key.
+pub(super) const MAX_KEY_DEPTH: usize = 32;
 
-/// Steps of the object that an entry is about: `http`, `routers` and its name.
-const OBJECT: usize = 3;
+/// Number of steps that identify an object: `http`, `routers` and its name.
+const OBJECT_DEPTH: usize = 3;
 
-/// Why an entry cannot be read.
+/// Why an entry is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
     /// The key exceeds the maximum length.
-    #[error("the key is longer than {LONGEST_KEY} bytes")]
+    #[error("the key is longer than {MAX_KEY_LEN} bytes")]
     KeyTooLong,
     /// The key of a store has too many steps.
-    #[error("the key has more than {DEEPEST_KEY} parts")]
+    #[error("the key has more than {MAX_KEY_DEPTH} parts")]
     KeyTooDeep,
     /// A label or flag has too many steps.
-    #[error("`{key}` has more than {DEEPEST_KEY} parts")]
+    #[error("`{key}` has more than {MAX_KEY_DEPTH} parts")]
     LabelTooDeep {
         /// The key without its prefix.
         key: String,
@@ -36,10 +37,10 @@ pub enum EntryError {
     EmptyStep {
         /// The key without its prefix or root.
         key: String,
-        /// What separates steps, in the plural.
+        /// The separator, in the plural.
         separator: &'static str,
     },
-    /// Brackets hold no number.
+    /// The brackets do not contain a number.
     #[error("`{step}` in `{key}`: expected an index like `[0]`")]
     Index {
         /// The step with the brackets.
@@ -54,49 +55,49 @@ pub enum EntryError {
         limit: usize,
     },
     /// The value is not UTF-8.
-    #[error("the value is not UTF-8 text")]
+    #[error("the value is not valid UTF-8")]
     ValueNotText,
     /// The source has no value for the key.
     #[error(transparent)]
     Unavailable(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// One entry as it was written.
+/// One entry as written.
 pub(super) struct Entry<'a> {
-    /// The place of its prefix or root among all: where two say the same, the first one counts.
+    /// Index of its prefix or root: where two give the same option, the first one wins.
     pub(super) rank: usize,
-    /// The whole key.
+    /// The complete key.
     pub(super) key: &'a str,
-    /// Its steps below the prefix, or why they cannot be told.
+    /// The steps below the prefix, or why they are invalid.
     pub(super) steps: Result<Vec<&'a str>, EntryError>,
-    /// The first of its steps as far as they can be told.
+    /// The leading steps that could be parsed.
     pub(super) begins: Vec<&'a str>,
-    /// What it says, or why that cannot be told.
+    /// The value, or why it is missing.
     pub(super) value: Result<&'a str, EntryError>,
 }
 
-/// What entries say together.
+/// The result of assembling entries.
 #[derive(Clone, Debug)]
 pub struct Read {
     /// The tree.
     pub node: Node,
-    /// What is wrong. A lost entry breaks the object that it names.
+    /// The problems found. A lost entry breaks the object that it names.
     pub problems: Vec<Problem>,
-    /// The first entry that is lost and does not say what it is about.
+    /// The first lost entry that does not name an object.
     pub astray: Option<Problem>,
 }
 
-/// An entry that is not in the tree.
+/// An entry that did not make it into the tree.
 struct Lost<'a> {
     key: &'a str,
     begins: Vec<&'a str>,
     message: String,
 }
 
-/// Entries by what they are about: the steps in lower case, and an end that comes before all others.
+/// Entries by option: the steps in lower case, with a terminator that sorts before all other characters.
 type Sorted<'a> = Vec<(String, Entry<'a>)>;
 
-/// Makes the tree.
+/// Builds the tree.
 pub(super) fn assemble<'a>(
     entries: impl IntoIterator<Item = Entry<'a>>,
     origin: impl Fn(&str) -> Origin,
@@ -111,12 +112,12 @@ pub(super) fn assemble<'a>(
         excerpt: None,
     };
     let values = settle(sorted, &mut lost, |key, winner| {
-        problems.push(problem(key, None, format!("`{winner}` is given too and wins")));
+        problems.push(problem(key, None, format!("`{winner}` takes precedence")));
     });
     let mut node = Node::table(origin(""));
     fill(&mut node, &values, &mut lost, &origin);
     for Lost { key, begins, .. } in &lost {
-        hold(&mut node, begins, &origin(key));
+        add_placeholder(&mut node, begins, &origin(key));
     }
     let mut astray = None;
     for Lost { key, begins, message } in lost {
@@ -129,7 +130,7 @@ pub(super) fn assemble<'a>(
     Read { node, problems, astray }
 }
 
-/// A value that counts.
+/// A value that takes effect.
 struct Setting<'a> {
     place: String,
     key: &'a str,
@@ -137,8 +138,8 @@ struct Setting<'a> {
     text: &'a str,
 }
 
-/// Chooses among entries about the same option: the one of the best rank counts. `beaten` hears of those of a lower rank,
-/// with the key that wins.
+/// Chooses among entries for the same option: the lowest rank wins. Calls `beaten` for those of a higher
+/// rank, with the key that wins.
 fn settle<'a>(
     sorted: Sorted<'a>,
     lost: &mut Vec<Lost<'a>>,
@@ -163,7 +164,7 @@ fn settle<'a>(
                 continue;
             }
             Some(winner) => {
-                let message = format!("it contradicts `{}`, which is the same option", winner.key);
+                let message = format!("contradicts `{}`, which sets the same option", winner.key);
                 lost.push(Lost { key, begins, message });
                 continue;
             }
@@ -175,7 +176,7 @@ fn settle<'a>(
     values
 }
 
-/// Puts the values into the tree.
+/// Adds the values to the tree.
 fn fill<'a>(
     node: &mut Node,
     values: &[Setting<'a>],
@@ -184,7 +185,7 @@ fn fill<'a>(
 ) {
     let mut above = Vec::new();
     for (number, value) in values.iter().enumerate() {
-        // A value where there are also options comes last: options of many objects outweigh a stray value.
+        // A value next to options comes last: options of many objects outweigh a stray value.
         let next = values.get(number + 1);
         if next.is_some_and(|next| next.place.starts_with(value.place.as_str())) {
             above.push(value);
@@ -194,15 +195,15 @@ fn fill<'a>(
     }
     for value in above {
         if let Err(conflict) = node.set(&value.steps, &origin(value.key), value.text)
-            && !node.get(&value.steps).is_some_and(|list| says(list, value.text))
+            && !node.get(&value.steps).is_some_and(|list| equals_list(list, value.text))
         {
             lost.push(Lost { key: value.key, begins: value.steps.clone(), message: conflict.to_string() });
         }
     }
 }
 
-/// What an entry is about, whatever the case of its key. Ends with a byte below all others, so that what is inside
-/// begins with it, and comes right after it.
+/// Identifies the option of an entry, ignoring case. Ends with a byte below all others, so that nested
+/// options share the prefix and follow directly.
 fn place(entry: &Entry<'_>) -> String {
     let steps = entry.steps.as_deref().unwrap_or(&entry.begins);
     let mut place = String::with_capacity(entry.key.len() + 1);
@@ -214,17 +215,17 @@ fn place(entry: &Entry<'_>) -> String {
     place
 }
 
-/// True when a list that is written entry by entry has just the elements of this comma list.
-fn says(list: &Node, text: &str) -> bool {
+/// Returns true when a list written entry by entry has exactly the elements of this comma-separated list.
+fn equals_list(list: &Node, text: &str) -> bool {
     let Some(items) = list.as_table().and_then(|table| table.as_list()) else { return false };
     let written = items.iter().map(|(_, node)| node.as_leaf());
     written.eq(text.split(',').map(|item| Some(item.trim())))
 }
 
-/// Makes room for a broken router or certificate of which nothing else is known: a router holds its traffic, and
-/// certificates are told apart by their place.
-fn hold(node: &mut Node, begins: &[&str], origin: &Origin) {
-    if let Some(path) = begins.get(..OBJECT)
+/// Adds a broken router or certificate of which nothing else is known: a router must hold its traffic, and
+/// certificates are identified by their position.
+fn add_placeholder(node: &mut Node, begins: &[&str], origin: &Origin) {
+    if let Some(path) = begins.get(..OBJECT_DEPTH)
         && kind(path).is_some_and(|kind| kind.is_router() || kind == Kind::Certificate)
         && node.get(path).is_none()
     {
@@ -232,11 +233,11 @@ fn hold(node: &mut Node, begins: &[&str], origin: &Origin) {
     }
 }
 
-/// The object that an entry is about, in the spelling of the tree.
+/// Returns the object of an entry, in the spelling of the tree.
 fn object(node: &Node, begins: &[&str]) -> Option<ObjectRef> {
-    let path = begins.get(..OBJECT)?;
-    let (kind, name) = (kind(path)?, path[OBJECT - 1]);
-    let table = match node.get(&path[..OBJECT - 1]).map(|section| &section.value) {
+    let path = begins.get(..OBJECT_DEPTH)?;
+    let (kind, name) = (kind(path)?, path[OBJECT_DEPTH - 1]);
+    let table = match node.get(&path[..OBJECT_DEPTH - 1]).map(|section| &section.value) {
         Some(Value::Table(table)) => Some(table),
         _ => None,
     };

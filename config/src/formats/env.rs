@@ -1,4 +1,4 @@
-//! Environment variables: `TRAEFIK_ENTRYPOINTS_WEB_ADDRESS=:80`, and the same with `TIDEGATE_`.
+//! Environment variables: `TRAEFIK_ENTRYPOINTS_WEB_ADDRESS=:80`, or with the prefix `TIDEGATE_`.
 
 use std::collections::BTreeMap;
 
@@ -6,32 +6,33 @@ use super::switches::{Given, settle};
 use crate::origin::{Origin, Problem};
 use crate::tree::Node;
 
-/// The prefixes that are read. The first wins where both give the same key.
+/// The recognised prefixes. The first wins where both give the same key.
 pub const PREFIXES: [&str; 2] = ["TIDEGATE_", "TRAEFIK_"];
 
-/// What was read, and what was odd about it.
+/// The settings, and what is wrong with the variables.
 #[derive(Debug)]
 pub struct Read {
     /// The settings.
     pub node: Node,
-    /// Variables whose value was not used, each with the reason.
+    /// Variables that are not used, each with the reason.
     pub warnings: Vec<Problem>,
-    /// Variables that cannot be read.
+    /// Invalid variables.
     pub problems: Vec<Problem>,
 }
 
-/// Reads the variables with one of the [`PREFIXES`]. Parts of a key stand between underscores; names of objects
-/// come out in lower case, since variables have none.
+/// Reads the variables with one of the [`PREFIXES`]. Underscores separate the parts of a key; names of
+/// objects are lower case, since variables have no case.
 ///
-/// `wanted` is asked about each variable and its key (parts between dots), so that those that are none of ours can be
-/// passed over. `is_switch` says which keys switch a block off when they do not say `true`, whatever stands below them.
+/// `wanted` decides for each variable and its key (with dots) whether it is ours; others are ignored.
+/// `is_switch` returns whether a key disables its block unless its value is `true`, regardless of nested
+/// options.
 pub fn read<'a>(
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
     wanted: impl Fn(&str, &str) -> bool,
     is_switch: &dyn Fn(&[&str]) -> bool,
 ) -> Read {
     let mut read = Read { node: Node::table(Origin::Internal), warnings: Vec::new(), problems: Vec::new() };
-    // By key, so that the outcome does not depend on the order of the environment.
+    // Sorted by key, so that the result does not depend on the order of the environment.
     let mut by_key: BTreeMap<String, (usize, &str, &str)> = BTreeMap::new();
     for (name, value) in variables {
         let Some((rank, key)) = key(name) else { continue };
@@ -42,7 +43,7 @@ pub fn read<'a>(
             Some(other) if other.2 != value => {
                 let loser = if other.0 <= rank { name } else { other.1 };
                 let winner = if other.0 <= rank { other.1 } else { name };
-                read.warnings.push(problem(loser, format!("not used: `{winner}` gives the same option")));
+                read.warnings.push(problem(loser, format!("not used: `{winner}` sets the same option")));
                 if rank < other.0 {
                     by_key.insert(key, (rank, name, value));
                 }
@@ -69,7 +70,7 @@ pub fn read<'a>(
     read
 }
 
-/// The rank of the prefix and the key with dots.
+/// Returns the rank of the prefix, and the key with dots.
 fn key(name: &str) -> Option<(usize, String)> {
     let prefixes = PREFIXES.iter().enumerate();
     let found = prefixes.filter_map(|(rank, prefix)| Some((rank, name.strip_prefix(prefix)?))).next();
@@ -123,14 +124,14 @@ mod tests {
             assert_eq!(
                 read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 [
-                    "environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` gives the same option"
+                    "environment variable TRAEFIK_LOG_LEVEL: not used: `TIDEGATE_LOG_LEVEL` sets the same option"
                 ]
             );
         }
     }
 
     #[test]
-    fn an_odd_name_is_a_problem() {
+    fn an_invalid_name_is_a_problem() {
         let read = read([("TRAEFIK_LOG__LEVEL", "INFO")], |_, _| true, &|_| false);
         assert_eq!(read.problems.len(), 1);
         assert!(read.node.is_empty());

@@ -1,35 +1,36 @@
-//! Shows the place of a problem in its source, as compilers do.
+//! Shows the place of a problem in its source, like a compiler.
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::origin::{Origin, Problem};
 
-/// Lines shown before and behind the marked one.
-const AROUND: usize = 2;
+/// Lines shown before and after the marked one.
+const CONTEXT_LINES: usize = 2;
 /// Longer lines are not shown: they would fill the screen.
-const LONGEST_LINE: usize = 400;
+const MAX_LINE_LEN: usize = 400;
 
-/// Most excerpts of one file: nobody reads more.
-const MOST: usize = 100;
+/// Maximum number of excerpts per file.
+const MAX_EXCERPTS: usize = 100;
 
-/// Gives the problems that stand in this file their excerpts, unless they have one.
+/// Adds excerpts to the problems in this file that lack one.
 pub fn fill(problems: &mut [Problem], file: &str, source: &str) {
     let here = |problem: &&mut Problem| {
         problem.excerpt.is_none() && matches!(&problem.origin, Origin::File { path, .. } if **path == *file)
     };
-    for problem in problems.iter_mut().filter(here).take(MOST) {
+    for problem in problems.iter_mut().filter(here).take(MAX_EXCERPTS) {
         problem.excerpt = render(source, &problem.origin, &problem.message);
     }
 }
 
-/// Renders the lines around an origin with the place marked. `None` when the origin is not a line of this text.
+/// Renders the lines around an origin with the place marked. `None` when the origin is not a line of this
+/// text.
 pub fn render(source: &str, origin: &Origin, message: &str) -> Option<String> {
     let Origin::File { path, line, column } = origin else { return None };
     let line = usize::try_from(*line).ok().filter(|line| *line > 0)? - 1;
-    let first = line.saturating_sub(AROUND);
-    let lines: Vec<&str> = source.lines().skip(first).take(line - first + AROUND + 1).collect();
+    let first = line.saturating_sub(CONTEXT_LINES);
+    let lines: Vec<&str> = source.lines().skip(first).take(line - first + CONTEXT_LINES + 1).collect();
     let marked = *lines.get(line - first)?;
-    if lines.iter().any(|line| line.len() > LONGEST_LINE) {
+    if lines.iter().any(|line| line.len() > MAX_LINE_LEN) {
         return None;
     }
     let before: usize = lines[..line - first].iter().map(|line| line.len() + 1).sum();
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_source_has_no_excerpt() {
+    fn places_outside_the_source_have_no_excerpt() {
         for origin in [at(0, 0), at(9, 1), Origin::Internal] {
             assert_eq!(render("a: 1\n", &origin, "wrong"), None, "{origin:?}");
         }

@@ -4,22 +4,23 @@ use super::switches::{Given, settle};
 use crate::origin::{Origin, Problem};
 use crate::tree::{Conflict, Node, Value};
 
-/// What was read, and what was odd about it.
+/// The settings, and what is wrong with the flags.
 #[derive(Debug)]
 pub struct Read {
     /// The settings.
     pub node: Node,
-    /// Flags whose value has no effect, each with the reason.
+    /// Flags that have no effect, each with the reason.
     pub warnings: Vec<Problem>,
-    /// Flags that cannot be read.
+    /// Invalid flags.
     pub problems: Vec<Problem>,
 }
 
-/// Reads flags. One dash does as well as two, as in Traefik. A flag without `=` takes the next argument that is no
-/// flag as its value, or else says `true`. A flag that is given more than once adds to a list; where no list is
-/// wanted, the last one counts.
+/// Reads flags, with one dash or two, as in Traefik. A flag without `=` takes the next argument as its value
+/// unless that is a flag, in which case its value is `true`. Repeated flags form a list; where no list is
+/// expected, the last one wins.
 ///
-/// `is_switch` says which keys switch a block off when they do not say `true`, whatever stands below them.
+/// `is_switch` returns whether a key disables its block unless its value is `true`, regardless of nested
+/// options.
 pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>, is_switch: &dyn Fn(&[&str]) -> bool) -> Read {
     let mut read = Read { node: Node::table(Origin::Internal), warnings: Vec::new(), problems: Vec::new() };
     let mut given = Vec::new();
@@ -53,7 +54,7 @@ pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>, is_switch: &dyn Fn
     read
 }
 
-/// The name behind one or two dashes.
+/// Returns the name after one or two dashes.
 fn flag(argument: &str) -> Option<&str> {
     let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
     (!name.is_empty() && !name.starts_with(['-', '='])).then_some(name)
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_that_is_off_takes_its_options_with_it() {
+    fn a_disabled_block_discards_its_options() {
         for arguments in [
             ["--log=false", "--log.level=INFO", "--api.debug"],
             ["--LOG.level=INFO", "--api.debug", "--log=no"],
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(other.node.flatten(), [("tls.options".into(), "x".into())]);
         assert_eq!(
             other.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["flag --tls: `false` has no effect: options of `tls` are given too"]
+            ["flag --tls: `false` has no effect: options of `tls` are also given"]
         );
     }
 
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_flag_is_refused() {
+    fn other_arguments_are_refused() {
         for argument in ["check", "--", "-", "--=x", "---a", "--a..b=c", "--a[x]=c"] {
             assert_eq!(given(&[argument]).problems.len(), 1, "{argument}");
         }

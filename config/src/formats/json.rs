@@ -1,17 +1,18 @@
-//! JSON, for files that other programs write: read many times faster than as the YAML that it also is.
+//! JSON, for files written by other programs: much faster than parsing them as YAML, of which JSON is a
+//! subset.
 //!
-//! This reader never complains. What it does not take (any mistake, a key that stands twice, more than the limits)
-//! goes to the YAML reader, which takes it or says what is wrong.
+//! This parser reports no errors. What it does not accept (syntax errors, duplicate keys, values above the
+//! limits) is left to the YAML parser, which accepts it or reports what is wrong.
 
 use std::sync::Arc;
 
 use crate::origin::Origin;
 use crate::tree::{Node, Table, Value};
 
-/// Deepest nesting.
-const DEEPEST: usize = 32;
+/// Maximum nesting depth.
+const MAX_DEPTH: usize = 32;
 
-/// Reads a JSON text. `None`: it is no JSON, or none that is plain enough.
+/// Parses a JSON text. `None` when the YAML parser has to decide.
 pub(super) fn read(path: &Arc<str>, text: &str) -> Option<Node> {
     let mut reader = Reader { path, text, at: 0, line: 1, column: 1, counted: 0 };
     reader.space();
@@ -63,8 +64,8 @@ impl Reader<'_> {
 
     fn value(&mut self, depth: usize) -> Option<Value> {
         match self.peek()? {
-            b'{' if depth < DEEPEST => self.table(depth),
-            b'[' if depth < DEEPEST => self.list(depth),
+            b'{' if depth < MAX_DEPTH => self.table(depth),
+            b'[' if depth < MAX_DEPTH => self.list(depth),
             b'"' => self.string().map(Value::Leaf),
             b't' => self.word("true").map(|()| Value::Leaf("true".into())),
             b'f' => self.word("false").map(|()| Value::Leaf("false".into())),
@@ -88,7 +89,7 @@ impl Reader<'_> {
             self.space();
             let origin = self.origin();
             let key = self.string()?;
-            // YAML means something else by it.
+            // A merge key in YAML.
             if key == "<<" {
                 return None;
             }
@@ -127,7 +128,7 @@ impl Reader<'_> {
         }
     }
 
-    /// RFC 8259 section 7.
+    /// Parses a string (RFC 8259 section 7).
     fn string(&mut self) -> Option<String> {
         self.take(b'"')?;
         let start = self.at;
@@ -145,7 +146,7 @@ impl Reader<'_> {
         Some(text)
     }
 
-    /// Where a string with escapes ends.
+    /// Returns the position of the closing quote of a string with escapes.
     fn closing_quote(&self) -> Option<usize> {
         let mut at = self.at;
         loop {
@@ -158,7 +159,7 @@ impl Reader<'_> {
         }
     }
 
-    /// RFC 8259 section 6. The text stays as it is.
+    /// Parses a number (RFC 8259 section 6), whose text is kept as it is.
     fn number(&mut self) -> Option<String> {
         let start = self.at;
         let _ = self.take(b'-');
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_json_is_left_to_yaml() {
+    fn anything_but_plain_json_is_left_to_yaml() {
         for text in [
             "",
             "a: 1",
@@ -261,7 +262,7 @@ mod tests {
         }
 
         #[test]
-        fn what_it_takes_is_json(text in "[\\[\\]{}:,\"0-9a-f\\\\.eE+-]{0,20}") {
+        fn only_json_is_accepted(text in "[\\[\\]{}:,\"0-9a-f\\\\.eE+-]{0,20}") {
             if fast(&text).is_some() {
                 prop_assert!(serde_json::from_str::<Json>(&text).is_ok(), "{}", text);
             }

@@ -1,17 +1,17 @@
-//! Keys of stores: `traefik/http/routers/r/rule` = value.
+//! Keys in key-value stores: `traefik/http/routers/r/rule` = value.
 
-use super::entries::{DEEPEST_KEY, Entry, EntryError, LONGEST_KEY, Read, assemble};
+use super::entries::{Entry, EntryError, MAX_KEY_DEPTH, MAX_KEY_LEN, Read, assemble};
 use crate::origin::Origin;
 
-/// Longest value that is read, in bytes.
-const LONGEST_VALUE: usize = 1 << 20;
+/// Maximum length of a value in bytes.
+const MAX_VALUE_LEN: usize = 1 << 20;
 
-/// Reads the keys below one of the roots (`traefik`, without the slash); the root is taken off, and other keys are
-/// passed over. Where two roots say the same, the first one counts. A key that ends with a slash is a folder. Instead
-/// of a value there may be the reason why it cannot be had.
+/// Reads the keys below one of the roots (`traefik`, without the slash), which is removed; other keys are
+/// ignored. Where two roots give the same option, the first one wins. A key that ends with a slash is a
+/// folder. A value may be replaced by the reason why it is missing.
 ///
-/// A key that cannot be read, or contradicts another, is a problem of the object that it names; the others are read
-/// all the same.
+/// A key that is invalid, or contradicts another, is a problem of the object that it names; the others are
+/// read regardless.
 pub fn read<'a>(
     pairs: impl IntoIterator<Item = (&'a str, Result<&'a [u8], EntryError>)>,
     roots: &[&str],
@@ -21,15 +21,15 @@ pub fn read<'a>(
         if rest.is_empty() || (rest.ends_with('/') && value.as_ref().is_ok_and(|value| value.is_empty())) {
             return None;
         }
-        let begins = rest.split('/').filter(|step| !step.is_empty()).take(DEEPEST_KEY).collect();
+        let begins = rest.split('/').filter(|step| !step.is_empty()).take(MAX_KEY_DEPTH).collect();
         Some(Entry { rank, key, steps: steps(rest), begins, value: value.and_then(text) })
     });
     assemble(entries, |key| Origin::Key(key.into()))
 }
 
 fn text(value: &[u8]) -> Result<&str, EntryError> {
-    if value.len() > LONGEST_VALUE {
-        return Err(EntryError::ValueTooLong { limit: LONGEST_VALUE });
+    if value.len() > MAX_VALUE_LEN {
+        return Err(EntryError::ValueTooLong { limit: MAX_VALUE_LEN });
     }
     std::str::from_utf8(value).map_err(|_| EntryError::ValueNotText)
 }
@@ -42,11 +42,11 @@ fn below<'a>(key: &'a str, roots: &[&str]) -> Option<(usize, &'a str)> {
 }
 
 fn steps(key: &str) -> Result<Vec<&str>, EntryError> {
-    if key.len() > LONGEST_KEY {
+    if key.len() > MAX_KEY_LEN {
         return Err(EntryError::KeyTooLong);
     }
     let steps: Vec<&str> = key.split('/').collect();
-    if steps.len() > DEEPEST_KEY {
+    if steps.len() > MAX_KEY_DEPTH {
         return Err(EntryError::KeyTooDeep);
     }
     if steps.iter().any(|step| step.is_empty()) {
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "key traefik/http/routers/q/rule: `tidegate/http/routers/q/rule` is given too and wins",
+                "key traefik/http/routers/q/rule: `tidegate/http/routers/q/rule` takes precedence",
                 "key traefik/http//routers: `http//routers` has an empty part: expected names between slashes",
                 "key traefik/http/routers/r/rul: router r: http.routers.r.rul: unknown key: did you mean `rule`?",
             ]
@@ -123,11 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_key_breaks_the_object_that_it_names() {
+    fn a_lost_key_breaks_the_object_it_names() {
         let (rule, list) = ("traefik/http/routers/r/rule", "traefik/http/routers/r/middlewares");
         let (first, ours) = ("traefik/http/routers/r/middlewares/0", "tidegate/http/routers/r/middlewares");
         let odd = "traefik/http/routers/r//middlewares/0";
-        let big = vec![b'x'; LONGEST_VALUE + 1];
+        let big = vec![b'x'; MAX_VALUE_LEN + 1];
         let cases: [&[(&str, &[u8])]; 7] = [
             &[(first, b"\xff")],
             &[(first, &big)],
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_twice_and_is_the_same_is_fine() {
+    fn equal_values_from_two_roots_are_not_a_problem() {
         let (node, problems) = read_text(&[
             ("traefik/http/routers/r/middlewares", "a, b"),
             ("traefik/http/routers/r/middlewares/0", "a"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_key_that_is_lost_tells_of_its_router() {
+    fn only_a_lost_key_adds_its_router() {
         let read = read([("traefik/http/routers/r/rule", Ok(&b"\xff"[..]))], &["traefik"]);
         let mut provided = decode_config(&read.node);
         provided.add_problems(read.problems);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_a_list_that_is_none_is_named_as_it_is_written() {
+    fn an_invalid_list_index_is_reported_as_written() {
         let (node, _) = read_text(&[
             ("traefik/http/services/s/loadBalancer/servers/0/url", "http://10.0.0.1"),
             ("traefik/http/services/s/loadBalancer/servers/a/url", "http://10.0.0.2"),
@@ -237,13 +237,13 @@ mod tests {
         assert_eq!(
             shown,
             "key traefik/http/services/s/loadBalancer/servers/a/url: service s: \
-             http.services.s.loadBalancer.servers.a: `a` is not a number in a list"
+             http.services.s.loadBalancer.servers.a: invalid list index `a`: expected a number"
         );
     }
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(key in "(t/)?[a-z0-9/]{0,40}", value in prop::collection::vec(any::<u8>(), 0..20)) {
+        fn no_pair_panics(key in "(t/)?[a-z0-9/]{0,40}", value in prop::collection::vec(any::<u8>(), 0..20)) {
             let read = read([(key.as_str(), Ok(value.as_slice()))], &["t", "u"]);
             decode_config(&read.node);
         }

@@ -1,15 +1,15 @@
 //! Labels of containers, tags of services and keys of stores: `traefik.http.routers.r.rule` = value.
 
-use super::entries::{DEEPEST_KEY, Entry, EntryError, LONGEST_KEY, Read, assemble};
+use super::entries::{Entry, EntryError, MAX_KEY_DEPTH, MAX_KEY_LEN, Read, assemble};
 use crate::origin::{Origin, Problem};
 use crate::tree::Node;
 
-/// Reads labels that begin with one of the prefixes (`traefik`, without the dot), ignoring case; the prefix is
-/// taken off. Other labels are passed over. Labels are read in the order of their keys, and where two prefixes say
-/// the same, the first one counts.
+/// Reads labels with one of the prefixes (`traefik`, without the dot), ignoring case; the prefix is removed.
+/// Other labels are ignored. Labels are read in the order of their keys, and where two prefixes give the same
+/// option, the first one wins.
 ///
-/// A key that cannot be read, or contradicts another, is a problem of the object that it names; the others are read
-/// all the same.
+/// A label that is invalid, or contradicts another, is a problem of the object that it names; the others are
+/// read regardless.
 pub fn read<'a>(
     labels: impl IntoIterator<Item = (&'a str, &'a str)>,
     prefixes: &[&str],
@@ -19,32 +19,32 @@ pub fn read<'a>(
     (read.node, read.problems)
 }
 
-/// Like [`read`]. Instead of a value there may be the reason why it cannot be had; and a label that is lost without
-/// saying what it is about is told.
+/// Like [`read`], but a value may be replaced by the reason why it is missing, and a lost label that names no
+/// object is reported.
 pub fn read_all<'a>(
     labels: impl IntoIterator<Item = (&'a str, Result<&'a str, EntryError>)>,
     prefixes: &[&str],
     origin: impl Fn(&str) -> Origin,
 ) -> Read {
     let entries = labels.into_iter().filter_map(|(key, value)| {
-        let (rank, rest) = rest(key, prefixes)?;
+        let (rank, rest) = strip_prefix(key, prefixes)?;
         let parts = rest.split(['.', '[', ']']).filter(|part| !part.is_empty());
-        Some(Entry { rank, key, steps: steps(rest), begins: parts.take(DEEPEST_KEY).collect(), value })
+        Some(Entry { rank, key, steps: steps(rest), begins: parts.take(MAX_KEY_DEPTH).collect(), value })
     });
     assemble(entries, origin)
 }
 
-/// The number of a key's prefix, and the part behind `prefix.`; compared without case.
-fn rest<'a>(key: &'a str, prefixes: &[&str]) -> Option<(usize, &'a str)> {
+/// Returns the rank of a key's prefix, and the part after `prefix.`; ignores case.
+fn strip_prefix<'a>(key: &'a str, prefixes: &[&str]) -> Option<(usize, &'a str)> {
     prefixes.iter().enumerate().find_map(|(rank, prefix)| {
         let (head, rest) = (key.get(..prefix.len())?, key.get(prefix.len()..)?);
         rest.strip_prefix('.').filter(|_| head.eq_ignore_ascii_case(prefix)).map(|rest| (rank, rest))
     })
 }
 
-/// The steps of a key: `a.b[0].c` has `a`, `b`, `0` and `c`.
+/// Splits a key into steps: `a.b[0].c` into `a`, `b`, `0` and `c`.
 pub(crate) fn steps(key: &str) -> Result<Vec<&str>, EntryError> {
-    if key.len() > LONGEST_KEY {
+    if key.len() > MAX_KEY_LEN {
         return Err(EntryError::KeyTooLong);
     }
     let mut steps = Vec::new();
@@ -63,7 +63,7 @@ pub(crate) fn steps(key: &str) -> Result<Vec<&str>, EntryError> {
             indexes = rest;
         }
     }
-    if steps.len() > DEEPEST_KEY {
+    if steps.len() > MAX_KEY_DEPTH {
         return Err(EntryError::LabelTooDeep { key: key.to_owned() });
     }
     Ok(steps)
@@ -128,13 +128,13 @@ mod tests {
                 "container whoami, label traefik.http.routers.r.rul: router r: http.routers.r.rul: unknown key: did \
                  you mean `rule`?",
                 "container whoami, label traefik.http.services.s.loadbalancer.passhostheader: service s: \
-                 http.services.s.loadbalancer.passhostheader: `yes` is neither `true` nor `false`",
+                 http.services.s.loadbalancer.passhostheader: invalid value `yes`: expected `true` or `false`",
             ]
         );
     }
 
     #[test]
-    fn a_false_where_options_may_stand_leaves_them_out() {
+    fn false_in_place_of_options_leaves_them_out() {
         let labels = [
             ("traefik.http.routers.r.rule", "Path(`/`)"),
             ("traefik.http.routers.r.tls", "false"),
@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn huge_keys_are_refused() {
-        let long = format!("traefik.{}", "a".repeat(LONGEST_KEY + 1));
-        let deep = format!("traefik.{}", ["a"; DEEPEST_KEY + 1].join("."));
+        let long = format!("traefik.{}", "a".repeat(MAX_KEY_LEN + 1));
+        let deep = format!("traefik.{}", ["a"; MAX_KEY_DEPTH + 1].join("."));
         let (node, problems) = read([(long.as_str(), ""), (deep.as_str(), "")], &["traefik"], label);
         assert!(node.is_empty());
         assert_eq!(problems.len(), 2);

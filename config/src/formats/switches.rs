@@ -1,13 +1,13 @@
-//! A value and options at one place (`--accesslog=false --accesslog.format=json`): which of them counts.
+//! Resolves a value and options at the same place (`--accesslog=false --accesslog.format=json`).
 
 use crate::origin::{Origin, Problem};
-use crate::tree::says_yes;
+use crate::tree::is_affirmative;
 
-/// One setting as it was given.
+/// One setting as given.
 pub(super) struct Given<'a> {
-    /// Its key, part by part.
+    /// The parts of its key.
     pub(super) steps: Vec<&'a str>,
-    /// What it says.
+    /// Its value.
     pub(super) value: &'a str,
     /// Where it was written.
     pub(super) origin: Origin,
@@ -25,23 +25,23 @@ impl Given<'_> {
     }
 }
 
-/// Leaves out what has no effect.
+/// Removes settings that have no effect.
 ///
-/// Traefik's rule, whatever the order: a switch that says anything but `true` is off, and nothing below it counts. A
-/// value at another place is ignored where there are options below it, which is a problem.
+/// This is Traefik's rule, whatever the order: a switch with any value but `true` is off, and options below
+/// it are ignored. A value at any other place is ignored if there are options below it, which is a problem.
 pub(super) fn settle<'a>(
     given: Vec<Given<'a>>,
     is_switch: &dyn Fn(&[&str]) -> bool,
 ) -> (Vec<Given<'a>>, Vec<Problem>) {
     let mut problems = Vec::new();
-    // The last one counts where a flag is repeated.
+    // The last one wins where a flag is repeated.
     let last = |place: usize| !given[place + 1..].iter().any(|later| later.is_beside(&given[place]));
     let above: Vec<usize> = (0..given.len())
         .filter(|&place| given.iter().any(|other| given[place].is_above(other)) && last(place))
         .collect();
     let off: Vec<usize> = above
         .into_iter()
-        .filter(|&place| !says_yes(given[place].value) && is_switch(&given[place].steps))
+        .filter(|&place| !is_affirmative(given[place].value) && is_switch(&given[place].steps))
         .collect();
     let mut kept = vec![true; given.len()];
     for place in 0..given.len() {
@@ -52,13 +52,13 @@ pub(super) fn settle<'a>(
     for place in 0..given.len() {
         let one = &given[place];
         let has_options = (0..given.len()).any(|other| kept[other] && one.is_above(&given[other]));
-        if !kept[place] || says_yes(one.value) || !has_options {
+        if !kept[place] || is_affirmative(one.value) || !has_options {
             continue;
         }
         kept[place] = false;
         if !is_switch(&one.steps) {
             let path = one.steps.join(".");
-            let message = format!("`{}` has no effect: options of `{path}` are given too", one.value);
+            let message = format!("`{}` has no effect: options of `{path}` are also given", one.value);
             problems.push(Problem { origin: one.origin.clone(), object: None, message, excerpt: None });
         }
     }

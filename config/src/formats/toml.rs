@@ -1,19 +1,19 @@
-//! TOML. Every node knows its line.
+//! TOML. Every node has its line.
 
 use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{excerpt, yaml::LARGEST};
+use super::{excerpt, yaml::MAX_FILE_SIZE};
 use crate::origin::{Origin, Problem};
 use crate::tree::{Node, Table, Value};
 
-/// Reads a file. `path` says where it is; the problem has an excerpt.
+/// Parses a file. `path` is used in origins and messages; problems include an excerpt.
 pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
     let path: Arc<str> = path.into();
-    if bytes.len() > LARGEST {
-        let message = format!("the file has {} bytes; at most {LARGEST} are read", bytes.len());
+    if bytes.len() > MAX_FILE_SIZE {
+        let message = format!("the file has {} bytes: the maximum is {MAX_FILE_SIZE}", bytes.len());
         return Err(Problem {
             origin: Origin::File { path, line: 0, column: 0 },
             object: None,
@@ -61,7 +61,7 @@ fn value(lines: &Lines, source: &Spanned<DeValue<'_>>) -> Value {
     }
 }
 
-/// Finds lines by byte.
+/// Maps byte offsets to lines.
 struct Lines {
     path: Arc<str>,
     starts: Vec<usize>,
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_twice_is_refused_with_its_line() {
+    fn duplicate_keys_are_refused_with_their_line() {
         let problem = read("f.toml", b"a = 1\nb = 2\na = 3\n").expect_err("invalid");
         assert!(problem.to_string().starts_with("f.toml:3: invalid TOML: "), "{problem}");
         assert!(problem.excerpt.is_some_and(|excerpt| excerpt.contains("3 | a = 3")));

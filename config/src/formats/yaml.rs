@@ -1,7 +1,7 @@
-//! YAML, and JSON as a part of it. Every node knows its line.
+//! YAML, including JSON. Every node has its line.
 //!
-//! Limits keep a hostile or mistaken file from exhausting the memory: see the constants. Keys that stand twice are
-//! refused with the line of the second.
+//! Limits keep a hostile or faulty file from exhausting the memory: see the constants. Duplicate keys are
+//! refused with the line of the second one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use super::excerpt;
 use crate::origin::{Origin, Problem};
 use crate::tree::{Node, Table, Value};
 
-/// Largest file, in bytes: some 100,000 routers.
-pub const LARGEST: usize = 32 << 20;
-/// Most nodes after aliases are filled in.
-const MOST_NODES: usize = 1_500_000;
-/// Most nodes inside anchors, counted once for each anchor around them.
-const MOST_ANCHORED: usize = 200_000;
-/// Most nodes that come from aliases.
-const MOST_ALIASED: usize = 100_000;
-/// Deepest nesting.
-const DEEPEST: usize = 64;
+/// Maximum size of a file in bytes, enough for some 100,000 routers.
+pub const MAX_FILE_SIZE: usize = 32 << 20;
+/// Maximum number of nodes after resolving aliases.
+const MAX_NODES: usize = 1_500_000;
+/// Maximum number of nodes in anchors, counted once for each enclosing anchor.
+const MAX_ANCHORED_NODES: usize = 200_000;
+/// Maximum number of nodes from aliases.
+const MAX_ALIASED_NODES: usize = 100_000;
+/// Maximum nesting depth.
+const MAX_DEPTH: usize = 64;
 
-/// Reads a file. `path` says where it is; the problem has an excerpt.
+/// Parses a file. `path` is used in origins and messages; problems include an excerpt.
 pub fn read(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
     let path: Arc<str> = path.into();
-    if bytes.len() > LARGEST {
-        let message = format!("the file has {} bytes; at most {LARGEST} are read", bytes.len());
+    if bytes.len() > MAX_FILE_SIZE {
+        let message = format!("the file has {} bytes: the maximum is {MAX_FILE_SIZE}", bytes.len());
         return Err(Problem {
             origin: Origin::File { path, line: 0, column: 0 },
             object: None,
@@ -57,7 +57,7 @@ fn read_text(path: Arc<str>, text: &str) -> Result<Node, Problem> {
     })
 }
 
-/// Like [`read`], JSON included.
+/// Like [`read`], but also parses JSON as YAML.
 #[cfg(test)]
 pub(super) fn read_yaml(path: &str, bytes: &[u8]) -> Result<Node, Problem> {
     let path = path.into();
@@ -81,7 +81,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The one document of the stream.
+    /// Parses the stream, which must consist of one document.
     fn stream(&mut self) -> Result<Node, Fault> {
         let mut document = None;
         loop {
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
                 Event::StreamEnd => break,
                 _ if document.is_some() => {
-                    return Err(self.fault("a second document: expected one document in a file", span.start));
+                    return Err(self.fault("multiple documents: expected one document per file", span.start));
                 }
                 event => document = Some(self.node(event, span, 0)?),
             }
@@ -110,11 +110,13 @@ impl<'a> Reader<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Fault> {
         self.nodes += 1;
-        if self.nodes > MOST_NODES {
-            return Err(self.fault(&format!("the file has more than {MOST_NODES} values"), span.start));
+        if self.nodes > MAX_NODES {
+            return Err(self.fault(&format!("the file has more than {MAX_NODES} values"), span.start));
         }
-        if depth > DEEPEST {
-            return Err(self.fault(&format!("values are nested more than {DEEPEST} deep"), span.start));
+        if depth > MAX_DEPTH {
+            return Err(
+                self.fault(&format!("values are nested more than {MAX_DEPTH} levels deep"), span.start)
+            );
         }
         let origin = self.origin(span.start);
         let first = self.nodes;
@@ -132,9 +134,9 @@ impl<'a> Reader<'a> {
         if anchor > 0 {
             let size = self.nodes - first + 1;
             self.anchored += size;
-            if self.anchored > MOST_ANCHORED {
+            if self.anchored > MAX_ANCHORED_NODES {
                 return Err(
-                    self.fault(&format!("anchors stand around more than {MOST_ANCHORED} values"), span.start)
+                    self.fault(&format!("anchors contain more than {MAX_ANCHORED_NODES} values"), span.start)
                 );
             }
             self.anchors.insert(anchor, (node.clone(), size));
@@ -144,13 +146,13 @@ impl<'a> Reader<'a> {
 
     fn alias(&mut self, anchor: usize, origin: Origin, at: Marker) -> Result<Node, Fault> {
         let Some((node, size)) = self.anchors.get(&anchor) else {
-            return Err(self.fault("the alias stands inside its own anchor", at));
+            return Err(self.fault("the alias is inside its own anchor", at));
         };
         self.nodes += size;
         self.aliased += size;
         let value = node.value.clone();
-        if self.aliased > MOST_ALIASED {
-            return Err(self.fault(&format!("aliases stand for more than {MOST_ALIASED} values"), at));
+        if self.aliased > MAX_ALIASED_NODES {
+            return Err(self.fault(&format!("aliases expand to more than {MAX_ALIASED_NODES} values"), at));
         }
         Ok(Node { origin, value })
     }
@@ -172,7 +174,7 @@ impl<'a> Reader<'a> {
             let (key, at) = match self.next()? {
                 (Event::MappingEnd, _) => break,
                 (Event::Scalar(key, ..), span) => (key, span.start),
-                (_, span) => return Err(self.fault("expected a text as key", span.start)),
+                (_, span) => return Err(self.fault("expected a string as key", span.start)),
             };
             let (event, span) = self.next()?;
             let mut node = self.node(event, span, depth + 1)?;
@@ -180,10 +182,10 @@ impl<'a> Reader<'a> {
                 merged.push((node, at));
                 continue;
             }
-            // Where people look for a value is its key.
+            // The origin of a value is its key, where people look for it.
             node.origin = self.origin(at);
             if !table.push(key.clone().into_owned(), node) {
-                return Err(self.fault(&format!("the key `{key}` stands here a second time"), at));
+                return Err(self.fault(&format!("duplicate key `{key}`"), at));
             }
         }
         for (node, at) in merged {
@@ -192,7 +194,7 @@ impl<'a> Reader<'a> {
         Ok(Value::Table(table))
     }
 
-    /// `<<: *a` and `<<: [*a, *b]`: keys that are not there yet.
+    /// Merges `<<: *a` or `<<: [*a, *b]`: adds the keys that are not present yet.
     fn merge(&self, table: &mut Table, node: Node, at: Marker) -> Result<(), Fault> {
         match node.value {
             Value::Table(other) => {
@@ -220,7 +222,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A scalar without quotes: null is nothing, and numbers are brought into decimal form.
+/// Converts an unquoted scalar: null becomes `Null`, and integers become decimal.
 fn plain_scalar(text: &str) -> Value {
     if matches!(text, "" | "~" | "null" | "Null" | "NULL") {
         return Value::Null;
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_read_and_empty_files_say_nothing() {
+    fn json_is_read_and_empty_files_are_empty() {
         assert_eq!(leaves("{\"a\": {\"b\": [1, \"x\"], \"c\": {}}}"), ["a.b[0]=1", "a.b[1]=x", "a.c="]);
         for text in ["", "# nothing\n", "---\n"] {
             assert!(read("f.yml", text.as_bytes()).expect("valid").is_empty(), "{text:?}");
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_knows_its_line() {
+    fn every_value_has_its_line() {
         let node = read("f.yml", b"http:\n  routers:\n    r:\n      rule: x\n").expect("valid");
         let origin = |path: &[&str]| node.get(path).map(|node| node.origin.clone());
         let at = |line, column| Some(Origin::File { path: "f.yml".into(), line, column });
@@ -301,9 +303,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_twice_is_refused_with_an_excerpt() {
+    fn duplicate_keys_are_refused_with_an_excerpt() {
         let problem = refused("http:\n  routers:\n    r: {rule: a}\n    r: {rule: b}\n");
-        assert_eq!(problem.to_string(), "f.yml:4: the key `r` stands here a second time");
+        assert_eq!(problem.to_string(), "f.yml:4: duplicate key `r`");
         let excerpt = problem.excerpt.expect("an excerpt");
         assert!(excerpt.contains("4 |     r: {rule: b}") && excerpt.contains("--> f.yml:4:5"), "{excerpt}");
     }
@@ -315,7 +317,7 @@ mod tests {
             let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
             bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
         }
-        assert!(refused(&bomb).message.contains("aliases stand for more than"));
+        assert!(refused(&bomb).message.contains("aliases expand to more than"));
         assert!(
             refused(&format!("{}{}", "[".repeat(5000), "]".repeat(5000)))
                 .to_string()
@@ -323,17 +325,17 @@ mod tests {
         );
         assert!(refused(&format!("a: {}", "- ".repeat(3000))).to_string().starts_with("f.yml:1: "));
         assert!(refused("a: &a [*a]\n").to_string().starts_with("f.yml:1: "));
-        let large = vec![b' '; LARGEST + 1];
-        assert!(read("f.yml", &large).expect_err("too large").message.contains("at most"));
+        let large = vec![b' '; MAX_FILE_SIZE + 1];
+        assert!(read("f.yml", &large).expect_err("too large").message.contains("the maximum is"));
     }
 
     #[test]
-    fn what_is_no_yaml_is_named_by_line() {
+    fn invalid_yaml_is_reported_with_its_line() {
         let problem = refused("a: 1\nb: [1, 2\nc: 3\n");
         assert!(problem.to_string().starts_with("f.yml:"), "{problem}");
         assert!(problem.message.contains("invalid YAML: "), "{problem}");
         assert!(refused("a: 1\n---\nb: 2\n").message.contains("one document"));
-        assert!(refused("? [a]\n: b\n").message.contains("expected a text as key"));
+        assert!(refused("? [a]\n: b\n").message.contains("expected a string as key"));
     }
 
     #[test]

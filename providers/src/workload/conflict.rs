@@ -204,7 +204,7 @@ fn release(out: &mut Provided, serving: &BTreeSet<&ObjectRef>) {
         if let Some(object) = problem.object.take_if(|object| serving.contains(object)) {
             let message = std::mem::take(&mut problem.message);
             problem.message =
-                format!("{} {}: {message} (its last good version serves on)", object.kind, object.name);
+                format!("{} {}: {message} (using its last good version)", object.kind, object.name);
         }
     }
 }
