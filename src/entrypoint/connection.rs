@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1::UpgradeableConnection;
@@ -15,6 +15,7 @@ use tidegate_core::{BoxFuture, Connection, TlsInfo};
 use tidegate_wire::proxy_protocol::{self, Parsed};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -29,7 +30,8 @@ use super::listener::Listener;
 use super::prefixed::Prefixed;
 use super::progress::Progress;
 use super::protocol::{PREFACE, Protocol, TLS_HANDSHAKE};
-use super::stream::Watched;
+use super::shutdown::Phase;
+use super::watched_stream::Watched;
 use crate::tls::TlsStore;
 
 /// Read at once while it is not known what is spoken.
@@ -278,10 +280,10 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Wire + Unpin + Send + Sync + 's
         };
         stream.rest();
         let readable = std::future::poll_fn(|cx| stream.get_ref().poll_readable(cx));
-        let parting = listener.parting.cancelled();
+        let closing_idle = listener.shutdown.reached(Phase::ClosingIdle);
         let waiting = within(listener.limits.parked(), readable);
         tokio::select! {
-            () = parting => return Ok(()),
+            () = closing_idle => return Ok(()),
             () = listener.connections.evicted() => return Ok(()),
             outcome = waiting => match outcome {
                 Ok(()) => {}
@@ -309,73 +311,132 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
     leave: impl Fn(Pin<&mut C>),
 ) -> io::Result<End> {
-    let mut clock = Clock::new(listener.limits, protocol);
-    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Listener::parting`.
-    let signal = if protocol.is_framed() { &listener.draining } else { &listener.parting };
-    let mut draining = pin!(signal.cancelled());
+    // HTTP/2 has a way to say goodbye that loses no request. HTTP/1 has not: see `Phase::ClosingIdle`.
+    let phase = if protocol.is_framed() { Phase::Draining } else { Phase::ClosingIdle };
+    let mut driver = Driver {
+        listener,
+        progress,
+        protocol,
+        clock: Clock::new(listener.limits, protocol),
+        newcomer: None,
+        resting: None,
+        yielding: None,
+    };
+    let mut shutdown = pin!(listener.shutdown.reached(phase));
     let mut left = false;
-    let mut newcomer = None;
-    let mut resting: Option<(u32, BoxFuture<'_, ()>)> = None;
-    let mut yielding: Option<(u32, BoxFuture<'_, ()>)> = None;
     std::future::poll_fn(|cx| {
-        let drains = !left && draining.as_mut().poll(cx).is_ready();
-        if drains && progress.heads() == 0 {
-            let wait = newcomer.get_or_insert_with(|| Box::pin(tokio::time::sleep(NEWCOMER)));
-            if wait.as_mut().poll(cx).is_ready() {
-                progress.leave();
-            }
+        let drains = !left && shutdown.as_mut().poll(cx).is_ready();
+        if drains {
+            driver.poll_newcomer(cx);
         }
         loop {
             if drains && progress.heads() > 0 {
                 progress.leave();
             }
-            if let Some((heads, rest)) = &mut resting {
-                if *heads != progress.heads() {
-                    resting = None;
-                } else if rest.as_mut().poll(cx).is_ready() {
-                    resting = None;
-                    progress.leave();
-                }
-            }
-            if let Some((moves, wanted)) = &mut yielding {
-                if *moves != progress.moves() {
-                    yielding = None;
-                } else if wanted.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(cut(progress, "a stalled client while others need its room")));
-                }
+            driver.poll_resting(cx);
+            if driver.poll_yielding(cx).is_ready() {
+                return Poll::Ready(Err(cut(progress, "a stalled client while others need its room")));
             }
             if !left && progress.is_leaving() {
                 left = true;
                 leave(connection.as_mut());
             }
-            let mut polled = connection.as_mut().poll(cx);
-            if polled.is_pending() && progress.has_gathered() {
-                // It has nothing more to say for now: once more, to have all of it written together.
-                progress.flush(true);
-                polled = connection.as_mut().poll(cx);
-                progress.flush(false);
-            }
-            if let Poll::Ready(outcome) = polled {
+            if let Poll::Ready(outcome) = driver.poll_connection(connection.as_mut(), cx) {
                 return Poll::Ready(outcome.map(|()| End::Closed).map_err(io::Error::other));
             }
-            match clock.poll(progress, cx) {
-                Poll::Ready(Due::Leave) => progress.leave(),
-                Poll::Ready(Due::Park) if protocol.is_framed() => {
-                    resting = Some((progress.heads(), Box::pin(listener.connections.evicted())));
-                }
-                Poll::Ready(Due::Park) => return Poll::Ready(Ok(End::Parked)),
-                Poll::Ready(Due::Yield) => {
-                    yielding = Some((progress.moves(), Box::pin(listener.connections.evicted_when_full())));
-                }
-                Poll::Ready(Due::Cut(what)) => return Poll::Ready(Err(cut(progress, what))),
+            match driver.poll_clock(cx) {
+                Poll::Ready(Some(ended)) => return Poll::Ready(ended),
                 Poll::Pending if left || !(progress.is_leaving() || drains && progress.heads() > 0) => {
                     return Poll::Pending;
                 }
-                Poll::Pending => {}
+                Poll::Ready(None) | Poll::Pending => {}
             }
         }
     })
     .await
+}
+
+/// A wait of a driven connection, and what its number was when the wait began.
+type Waiting<'a> = Option<(u32, BoxFuture<'a, ()>)>;
+
+/// What a connection waits for while it is driven.
+struct Driver<'a> {
+    listener: &'a Listener,
+    progress: &'a Progress,
+    protocol: Protocol,
+    clock: Clock,
+    /// The time that a connection without a request gets while the listener drains.
+    newcomer: Option<Pin<Box<Sleep>>>,
+    /// An idle framed connection, which leaves when another needs its room.
+    resting: Waiting<'a>,
+    /// A client that keeps us waiting, and is cut when another needs its room.
+    yielding: Waiting<'a>,
+}
+
+impl Driver<'_> {
+    /// Lets a connection go that has sent no request yet, after a moment.
+    fn poll_newcomer(&mut self, cx: &mut Context<'_>) {
+        if self.progress.heads() > 0 {
+            return;
+        }
+        let wait = self.newcomer.get_or_insert_with(|| Box::pin(tokio::time::sleep(NEWCOMER)));
+        if wait.as_mut().poll(cx).is_ready() {
+            self.progress.leave();
+        }
+    }
+
+    fn poll_resting(&mut self, cx: &mut Context<'_>) {
+        let Some((heads, rest)) = &mut self.resting else { return };
+        if *heads != self.progress.heads() {
+            self.resting = None;
+        } else if rest.as_mut().poll(cx).is_ready() {
+            self.resting = None;
+            self.progress.leave();
+        }
+    }
+
+    /// Ready when the connection has to be cut.
+    fn poll_yielding(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((moves, wanted)) = &mut self.yielding else { return Poll::Pending };
+        if *moves != self.progress.moves() {
+            self.yielding = None;
+            return Poll::Pending;
+        }
+        wanted.as_mut().poll(cx)
+    }
+
+    /// Polls the connection, and once more when it has output that is to be written together.
+    fn poll_connection<C: Future>(
+        &self,
+        mut connection: Pin<&mut C>,
+        cx: &mut Context<'_>,
+    ) -> Poll<C::Output> {
+        let polled = connection.as_mut().poll(cx);
+        if polled.is_ready() || !self.progress.has_gathered() {
+            return polled;
+        }
+        self.progress.flush(true);
+        let polled = connection.poll(cx);
+        self.progress.flush(false);
+        polled
+    }
+
+    /// Looks at the client's time. Ready with the end of the connection, or with none when it has to be polled again.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<End>>> {
+        let connections = &self.listener.connections;
+        match ready!(self.clock.poll(self.progress, cx)) {
+            Due::Leave => self.progress.leave(),
+            Due::Park if self.protocol.is_framed() => {
+                self.resting = Some((self.progress.heads(), Box::pin(connections.evicted())));
+            }
+            Due::Park => return Poll::Ready(Some(Ok(End::Parked))),
+            Due::Yield => {
+                self.yielding = Some((self.progress.moves(), Box::pin(connections.evicted_when_full())));
+            }
+            Due::Cut(what) => return Poll::Ready(Some(Err(cut(self.progress, what)))),
+        }
+        Poll::Ready(None)
+    }
 }
 
 /// The end of a connection whose client kept us waiting for something.

@@ -11,7 +11,8 @@ use super::conn_limit::OpenConnection;
 use super::connection::{Serving, begin_http, first_bytes, is_known, within};
 use super::hold::{Held, hold};
 use super::listener::Listener;
-use super::streams;
+use super::shutdown::Phase;
+use super::tcp;
 
 /// Serves a connection to its end. Errors are the client's business and only traced.
 pub(super) fn serve(
@@ -54,7 +55,7 @@ async fn begin(
         };
     }
     if !early && let Some((routes, tls)) = listener.tcp_routes() {
-        return Box::pin(streams::begin(listener, routes, tls, stream, peer, open)).await;
+        return Box::pin(tcp::begin(listener, routes, tls, stream, peer, open)).await;
     }
     let known = |_: &Connection, bytes: &[u8]| is_known(bytes).then_some(());
     let first = Box::pin(within(listener.limits.head, first_bytes(&listener, stream, peer, known)));
@@ -62,7 +63,7 @@ async fn begin(
         biased;
         begun = first => begun?,
         // It was opened ahead of need: nobody waits for an answer.
-        () = listener.parting.cancelled() => None,
+        () = listener.shutdown.reached(Phase::ClosingIdle) => None,
     };
     let Some(begun) = begun else { return Ok(None) };
     begin_http(listener, begun.0, open).await

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::conn_limit::SILENCE;
 use super::listener::Listener;
 use super::protocol::{PREFACE, TLS_HANDSHAKE};
+use super::shutdown::Phase;
 
 /// How much of what a client has sent is looked at.
 const WINDOW: usize = 2048;
@@ -63,7 +64,7 @@ pub(super) async fn hold(
         let readiness = tokio::select! {
             biased;
             () = &mut opened => break,
-            () = listener.parting.cancelled(), if silent => return Ok(None),
+            () = listener.shutdown.reached(Phase::ClosingIdle), if silent => return Ok(None),
             () = unheard(listener, accepted), if silent => return Ok(None),
             readiness = stream.ready(Interest::READABLE), if looks => readiness?,
             () = late => {

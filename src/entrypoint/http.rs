@@ -29,6 +29,7 @@ use super::hold::EARLY;
 use super::linger;
 use super::listener::Listener;
 use super::pace;
+use super::shutdown::Phase;
 use super::target::refused;
 use super::timeouts;
 use super::tunnel;
@@ -220,7 +221,7 @@ fn is_over(client: &ClientConnection) -> bool {
     let served = client.requests.fetch_add(1, Ordering::Relaxed) + 1;
     (client.listener.max_requests > 0 && served >= client.listener.max_requests)
         || client.listener.max_time.is_some_and(|limit| client.connection.accepted.elapsed() >= limit)
-        || client.listener.draining.is_cancelled()
+        || client.listener.shutdown.has_reached(Phase::Draining)
 }
 
 /// Adds a header before those of its name that are there.

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::dispatch;
 use super::listener::Listener;
+use super::shutdown::Phase;
 use crate::handover;
 use crate::worker;
 
@@ -130,14 +131,13 @@ pub(super) async fn accept_loop(listener: Arc<Listener>, socket: BoundSocket) {
         }
     };
     let mut pause = PAUSES.0;
-    let closing = listener.closing.clone();
     loop {
         if !listener.connections.is_below_limit() {
             wait_until_below_limit(&listener).await;
         }
         let accepted = tokio::select! {
             biased;
-            () = closing.cancelled() => break,
+            () = listener.shutdown.reached(Phase::Draining) => break,
             accepted = socket.accept() => accepted,
         };
         match accepted {
@@ -202,7 +202,7 @@ async fn wait_until_below_limit(listener: &Listener) {
         tracing::warn!(entry_point = %listener.name, limit, "no more connections may be open: new ones wait");
     }
     tokio::select! {
-        () = listener.closing.cancelled() => {}
+        () = listener.shutdown.reached(Phase::Draining) => {}
         () = listener.connections.wait_until_below_limit() => {}
     }
 }

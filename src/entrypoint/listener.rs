@@ -10,7 +10,6 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioExecutor;
 use tidegate_core::BuildError;
 use tidegate_core::client_ip::IpRanges;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::aliases::Aliases;
@@ -20,6 +19,7 @@ use super::forwarded::ForwardedRules;
 use super::header_budget::HeaderBudget;
 use super::header_budget::MAX_HEADER_LINES;
 use super::linger::CONNECTION_WINDOW;
+use super::shutdown::Shutdown;
 use super::target::TargetRules;
 use crate::opening::Opening;
 use crate::settings::{EntryPoint, Settings};
@@ -81,13 +81,7 @@ pub(super) struct Listener {
     pub(super) early: bool,
     pub(super) log: Option<Arc<crate::observability::access_log::AccessLog>>,
     pub(super) balance: Balance,
-    /// No more connections are accepted.
-    pub(super) closing: CancellationToken,
-    /// Open connections finish what they do: answers say that they are the last.
-    pub(super) draining: CancellationToken,
-    /// Idle HTTP/1 connections are closed. It comes a moment after `draining`, so that a request that is on its way on
-    /// a kept connection is answered rather than reset.
-    pub(super) parting: CancellationToken,
+    pub(super) shutdown: Shutdown,
     /// Its open connections, and how many there may be.
     pub(super) connections: Arc<ConnectionLimit>,
     pub(super) heads: Arc<HeaderBudget>,
@@ -164,9 +158,7 @@ impl Listener {
                 .is_some_and(|ping| !ping.manual_routing && ping.entry_point == name),
             log: shared.log.clone(),
             balance: shared.balance.clone(),
-            closing: CancellationToken::new(),
-            draining: CancellationToken::new(),
-            parting: CancellationToken::new(),
+            shutdown: Shutdown::default(),
             // The threads of HTTP/3 count as one worker more.
             connections: shared
                 .room

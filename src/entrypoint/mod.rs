@@ -28,14 +28,16 @@ mod ports;
 mod prefixed;
 mod progress;
 mod protocol;
-mod stream;
-mod streams;
+mod shutdown;
 mod target;
+mod tcp;
 mod timed_body;
 mod timeouts;
 mod tunnel;
 pub(crate) mod upgrade;
+mod watched_stream;
 
+use shutdown::Phase;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -264,14 +266,13 @@ async fn stop(listener: &Listener) {
     if !listener.accept_grace.is_zero() {
         tokio::time::sleep(listener.accept_grace).await;
     }
-    listener.closing.cancel();
-    listener.draining.cancel();
+    listener.shutdown.enter(Phase::Draining);
     let drained = async {
         // Who waits to be accepted is served, too.
         listener.accepting.wait().await;
         if tokio::time::timeout(LINGER.min(listener.grace / 2), listener.connections.drained()).await.is_err()
         {
-            listener.parting.cancel();
+            listener.shutdown.enter(Phase::ClosingIdle);
             listener.connections.drained().await;
         }
     };

@@ -22,6 +22,7 @@ use crate::entrypoint::conn_limit::OpenConnection;
 use crate::entrypoint::listener::{Handshaking, Listener};
 use crate::entrypoint::progress::Progress;
 use crate::entrypoint::protocol::Protocol;
+use crate::entrypoint::shutdown::Phase;
 
 /// Types of streams in one direction (RFC 9114 section 6.2, RFC 9204 section 4.2).
 const CONTROL: u64 = 0x0;
@@ -137,7 +138,7 @@ impl Served {
     async fn run(mut self) {
         let listener = self.client.listener.clone();
         let claimed = Arc::new(Claimed::default());
-        let mut draining = std::pin::pin!(listener.draining.cancelled());
+        let mut draining = std::pin::pin!(listener.shutdown.reached(Phase::Draining));
         let mut drains = false;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -29,6 +29,7 @@ use tidegate_core::BuildError;
 use tokio::runtime::Runtime;
 
 use super::listener::{Handshaking, Listener};
+use crate::entrypoint::shutdown::Phase;
 use crate::worker;
 use session::Sessions;
 
@@ -173,7 +174,7 @@ fn server_config(listener: &Listener, sessions: &Sessions) -> Result<ServerConfi
 /// does not fit.
 async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
     tokio::select! {
-        () = listener.closing.cancelled() => return,
+        () = listener.shutdown.reached(Phase::Draining) => return,
         () = listener.opening.opened() => {}
     }
     loop {
@@ -181,7 +182,7 @@ async fn keep_serving(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) {
             Ok(socket) => tokio::spawn(serve(listener.clone(), socket, tls.clone())).await,
             Err(error) => Ok(Err(error)),
         };
-        if listener.closing.is_cancelled() {
+        if listener.shutdown.has_reached(Phase::Draining) {
             return;
         }
         let error = match served {
@@ -202,7 +203,7 @@ async fn serve(listener: Arc<Listener>, socket: UdpSocket, tls: Tls) -> io::Resu
     loop {
         let incoming = tokio::select! {
             biased;
-            () = listener.closing.cancelled() => break,
+            () = listener.shutdown.reached(Phase::Draining) => break,
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return Ok(()) };

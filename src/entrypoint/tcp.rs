@@ -18,6 +18,7 @@ use super::conn_limit::OpenConnection;
 use super::connection::{Begun, Serving, begin_http, first_bytes, is_known, within};
 use super::linger::{self, Wire};
 use super::listener::Listener;
+use super::shutdown::Phase;
 
 use crate::tcp::rule::ACME_PROTOCOL;
 use crate::tcp::{self, Decision, Permit, Route, Routes, Security};
@@ -56,7 +57,7 @@ pub(super) async fn begin(
         biased;
         begun = first => begun?,
         // Nobody waits for an answer yet.
-        () = listener.parting.cancelled() => None,
+        () = listener.shutdown.reached(Phase::ClosingIdle) => None,
     };
     let Some(begun) = begun else { return Ok(None) };
     let (begun, decision) = *begun;

@@ -1,0 +1,63 @@
+//! How a listener stops: it drains, and then closes the connections on which nothing happens.
+
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+/// A phase of stopping. Each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No more connections are accepted. Open ones finish what they do: answers say that they are the last.
+    Draining,
+    /// Idle HTTP/1 connections are closed. This comes a moment after [`Phase::Draining`], so that a request that is on
+    /// its way on a kept connection is answered rather than reset.
+    ClosingIdle,
+}
+
+/// Which phase a listener has reached; none while it serves.
+#[derive(Debug, Default)]
+pub(super) struct Shutdown {
+    draining: CancellationToken,
+    closing_idle: CancellationToken,
+}
+
+impl Shutdown {
+    /// Enters a phase.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.draining.cancel();
+        if phase == Phase::ClosingIdle {
+            self.closing_idle.cancel();
+        }
+    }
+
+    /// Resolves when a phase is reached.
+    pub(super) fn reached(&self, phase: Phase) -> WaitForCancellationFuture<'_> {
+        self.token(phase).cancelled()
+    }
+
+    /// Returns true when a phase is reached.
+    pub(super) fn has_reached(&self, phase: Phase) -> bool {
+        self.token(phase).is_cancelled()
+    }
+
+    fn token(&self, phase: Phase) -> &CancellationToken {
+        match phase {
+            Phase::Draining => &self.draining,
+            Phase::ClosingIdle => &self.closing_idle,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_follow_each_other() {
+        let shutdown = Shutdown::default();
+        assert!(!shutdown.has_reached(Phase::Draining));
+        shutdown.enter(Phase::Draining);
+        assert!(shutdown.has_reached(Phase::Draining) && !shutdown.has_reached(Phase::ClosingIdle));
+        let shutdown = Shutdown::default();
+        shutdown.enter(Phase::ClosingIdle);
+        assert!(shutdown.has_reached(Phase::Draining) && shutdown.has_reached(Phase::ClosingIdle));
+    }
+}
