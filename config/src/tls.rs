@@ -1,6 +1,7 @@
 //! Certificates, stores and TLS options.
 
 use serde::{Deserialize, Serialize};
+pub use tidegate_core::tls_version::TlsVersion;
 use tidegate_core::values::is_default;
 use tidegate_core::word::{Vocabulary, Word};
 
@@ -169,29 +170,6 @@ impl Vocabulary for ClientAuthType {
         ("VerifyClientCertIfGiven", Self::VerifyClientCertIfGiven),
         ("RequireAndVerifyClientCert", Self::RequireAndVerifyClientCert),
     ];
-}
-
-/// A TLS version, by Go's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// TLS 1.0, which is not supported.
-    Tls10,
-    /// TLS 1.1, which is not supported.
-    Tls11,
-    /// TLS 1.2.
-    Tls12,
-    /// TLS 1.3.
-    Tls13,
-}
-
-impl Vocabulary for TlsVersion {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("VersionTLS10", Self::Tls10),
-        ("VersionTLS11", Self::Tls11),
-        ("VersionTLS12", Self::Tls12),
-        ("VersionTLS13", Self::Tls13),
-    ];
-    const IGNORES_CASE: bool = true;
 }
 
 /// A key exchange group, by Go's name or its standard one.

@@ -1,7 +1,9 @@
 //! How to connect to servers.
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::tls_version::TlsVersion;
 use tidegate_core::values::{Timeout, is_default};
+use tidegate_core::word::Word;
 
 use crate::tls::CertificateFiles;
 
@@ -25,11 +27,11 @@ pub struct ServersTransport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cipher_suites: Vec<String>,
     /// Minimum version: `VersionTLS12` or `VersionTLS13`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub min_version: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub min_version: Word<TlsVersion>,
     /// Maximum version.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub max_version: String,
+    #[serde(skip_serializing_if = "Word::is_empty")]
+    pub max_version: Word<TlsVersion>,
     /// Idle connections kept per server; 0 for the default, negative for none.
     #[serde(skip_serializing_if = "is_default")]
     pub max_idle_conns_per_host: i64,

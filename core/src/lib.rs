@@ -21,6 +21,7 @@ pub mod reason;
 pub mod reference;
 pub mod reply;
 pub mod store;
+pub mod tls_version;
 pub mod values;
 pub mod word;
 

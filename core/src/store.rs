@@ -55,10 +55,22 @@ pub enum Turn {
     Over(Duration),
 }
 
-/// Why there is no answer. The text is for the log of whoever runs the gateway.
+/// Why a store does not do what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// The caller's key, value or expiry is not allowed. Asking again fails as well.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store cannot be reached, does not answer in time, or refuses.
+    #[error("{reason}")]
+    Unavailable {
+        /// What failed, and at which server.
+        reason: String,
+    },
+}
 
 /// Maximum length of the key of a value, in bytes.
 pub const MAX_KEY: usize = 1024;

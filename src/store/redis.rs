@@ -146,11 +146,11 @@ impl RedisStore {
         deadline: Duration,
         read: impl Fn(Reply) -> Result<T, CommandError>,
     ) -> Result<T, StoreError> {
-        question.check(key).map_err(|error| StoreError(error.to_string()))?;
+        question.check(key).map_err(|error| StoreError::Invalid { reason: error.to_string() })?;
         let answer = self.ask(key, &question, Instant::now() + deadline).await.and_then(read);
         answer.map_err(|error| {
             self.complain(question.failure(), &error);
-            StoreError(error.to_string())
+            StoreError::Unavailable { reason: error.to_string() }
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, Turn};
+use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, StoreError, Turn};
 use tidegate_core::values::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -123,7 +123,7 @@ fn store(options: &StoreOptions) -> Arc<dyn SharedStore> {
 }
 
 async fn take(store: &Arc<dyn SharedStore>, key: &str) -> Result<Turn, String> {
-    store.take(key, &BUCKET, PATIENCE).await.map_err(|error| error.0)
+    store.take(key, &BUCKET, PATIENCE).await.map_err(|error| error.to_string())
 }
 
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
@@ -254,7 +254,8 @@ async fn a_server_that_says_nothing_costs_one_deadline() {
     let store =
         store(&StoreOptions { read_timeout: Duration::from_millis(200), ..options(&[&fake.address]) });
     let error = store.take("k", &BUCKET, Duration::from_millis(20)).await.unwrap_err();
-    assert!(error.0.contains("deadline"), "{error}");
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("deadline"), "{error}");
     for _ in 0..100 {
         assert!(take(&store, "k").await.is_err());
     }
@@ -344,9 +345,10 @@ async fn values_that_do_not_fit_are_refused_here() {
         ("k", b"v", Duration::ZERO, "expires at once"),
     ] {
         let error = store.set(key, value, expiry, PATIENCE).await.unwrap_err();
-        assert!(error.0.contains(word), "{error}");
+        assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
         let error = store.compare_and_set(key, Some(b"o"), value, expiry, PATIENCE).await.unwrap_err();
-        assert!(error.0.contains(word), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
     }
     assert!(store.get(&long, PATIENCE).await.is_err());
     assert!(store.compare_and_set("k", Some(b""), b"v", PATIENCE, PATIENCE).await.is_err());

@@ -8,6 +8,8 @@ use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use tidegate_clients::tls::{self, Part, TlsError, TlsOptions};
 use tidegate_config::transport::{ForwardingTimeouts, ServersTransport};
+use tidegate_core::tls_version::TlsVersion;
+use tidegate_core::word::Word;
 use tidegate_core::{BuildError, BuildErrors};
 use tokio_rustls::TlsConnector;
 
@@ -55,8 +57,8 @@ impl Transport {
             identities,
             insecure: options.insecure_skip_verify,
             cipher_suites: options.cipher_suites.clone(),
-            min_version: options.min_version.clone(),
-            max_version: options.max_version.clone(),
+            min_version: errors.check(version("minVersion", &options.min_version)).flatten(),
+            max_version: errors.check(version("maxVersion", &options.max_version)).flatten(),
             peer_cert_uri: options.peer_cert_uri.clone(),
         };
         let transport = errors.check(Self::with_tls(options, tls));
@@ -177,6 +179,10 @@ pub(crate) struct ServerNameError(String);
 /// The name of a server as a TLS handshake has it.
 pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, ServerNameError> {
     ServerName::try_from(name.to_owned()).map_err(|_| ServerNameError(name.to_owned()))
+}
+
+fn version(option: &str, written: &Word<TlsVersion>) -> Result<Option<TlsVersion>, BuildError> {
+    written.meaning().map_err(|error| BuildError::new(format!("{option}: {error}")))
 }
 
 fn fingerprint(options: &ServersTransport, tls: &TlsOptions) -> [u8; 32] {

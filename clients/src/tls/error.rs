@@ -3,6 +3,7 @@
 use std::io;
 
 use rustls::pki_types::pem;
+use tidegate_core::tls_version::TlsVersion;
 
 /// The part of the options that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,21 +60,13 @@ pub enum TlsError {
     /// The client certificate and its key cannot be used.
     #[error("client certificate: {0}")]
     Identity(#[source] rustls::Error),
-    /// A version is unknown.
-    #[error("{option}: `{version}` is none of VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13")]
-    Version {
-        /// `minVersion` or `maxVersion`.
-        option: &'static str,
-        /// What was given.
-        version: String,
-    },
     /// The limits exclude every version that is supported.
     #[error("minVersion `{min}` and maxVersion `{max}` leave neither TLS 1.2 nor TLS 1.3")]
     NoVersion {
         /// `minVersion`.
-        min: String,
+        min: TlsVersion,
         /// `maxVersion`.
-        max: String,
+        max: TlsVersion,
     },
     /// A cipher suite is unknown, or not supported.
     #[error("cipherSuites: `{0}` is not supported")]
@@ -94,9 +87,7 @@ impl TlsError {
             Self::Root(_) | Self::Verifier(_) | Self::NoSystemRoots => Part::Roots,
             Self::Identity(_) => Part::Certificate,
             Self::Key(_) => Part::Key,
-            Self::Version { .. } | Self::NoVersion { .. } | Self::CipherSuite(_) | Self::Protocol(_) => {
-                Part::Protocol
-            }
+            Self::NoVersion { .. } | Self::CipherSuite(_) | Self::Protocol(_) => Part::Protocol,
         }
     }
 }

@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tidegate_core::tls_version::TlsVersion;
 
 pub use error::{Part, TlsError};
 use identities::Identities;
@@ -29,10 +30,10 @@ pub struct TlsOptions {
     pub insecure: bool,
     /// Go's names of the suites of TLS 1.2; empty for all.
     pub cipher_suites: Vec<String>,
-    /// Go's name of the lowest version; empty for TLS 1.2.
-    pub min_version: String,
-    /// Go's name of the highest version; empty for TLS 1.3.
-    pub max_version: String,
+    /// Minimum version; `None` for TLS 1.2.
+    pub min_version: Option<TlsVersion>,
+    /// Maximum version; `None` for TLS 1.3.
+    pub max_version: Option<TlsVersion>,
     /// A URI that the server's certificate must carry; empty for none.
     pub peer_cert_uri: String,
 }
@@ -113,23 +114,17 @@ impl TlsOptions {
     }
 
     fn versions(&self) -> Result<Vec<&'static SupportedProtocolVersion>, TlsError> {
-        let number = |option, text: &str, unset: u8| match text {
-            "" => Ok(unset),
-            "VersionTLS10" => Ok(10),
-            "VersionTLS11" => Ok(11),
-            "VersionTLS12" => Ok(12),
-            "VersionTLS13" => Ok(13),
-            other => Err(TlsError::Version { option, version: other.to_owned() }),
-        };
-        let min = number("minVersion", &self.min_version, 12)?;
-        let max = number("maxVersion", &self.max_version, 13)?;
-        let versions: Vec<_> = [(12, &rustls::version::TLS12), (13, &rustls::version::TLS13)]
+        let min = self.min_version.unwrap_or(TlsVersion::Tls12);
+        let max = self.max_version.unwrap_or(TlsVersion::Tls13);
+        let supported =
+            [(TlsVersion::Tls12, &rustls::version::TLS12), (TlsVersion::Tls13, &rustls::version::TLS13)];
+        let versions: Vec<_> = supported
             .into_iter()
             .filter(|(version, _)| (min..=max).contains(version))
             .map(|(_, version)| version)
             .collect();
         if versions.is_empty() {
-            return Err(TlsError::NoVersion { min: self.min_version.clone(), max: self.max_version.clone() });
+            return Err(TlsError::NoVersion { min, max });
         }
         Ok(versions)
     }
@@ -254,7 +249,7 @@ mod tests {
     fn options_build_or_name_the_part_that_is_wrong() {
         let good = TlsOptions {
             roots: vec![root().into_bytes()],
-            min_version: "VersionTLS12".into(),
+            min_version: Some(TlsVersion::Tls12),
             cipher_suites: vec![
                 "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305".into(),
                 "TLS_AES_128_GCM_SHA256".into(),
@@ -266,11 +261,10 @@ mod tests {
         assert!(good.client_config().unwrap().alpn_protocols.is_empty());
         let half = (root().into_bytes(), b"junk".to_vec());
         for (bad, part, text) in [
-            (TlsOptions { min_version: "1.2".into(), ..good.clone() }, Part::Protocol, "minVersion"),
             (
-                TlsOptions { max_version: "VersionTLS11".into(), ..good.clone() },
+                TlsOptions { max_version: Some(TlsVersion::Tls11), ..good.clone() },
                 Part::Protocol,
-                "leave neither",
+                "maxVersion `VersionTLS11` leave neither",
             ),
             (TlsOptions { cipher_suites: vec!["RC4".into()], ..good.clone() }, Part::Protocol, "`RC4`"),
             (TlsOptions { roots: vec![b"junk".to_vec()], ..good.clone() }, Part::Roots, "no certificate"),

@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn unreachable<T>() -> Result<T, StoreError> {
-        Err(StoreError("unreachable".into()))
+        Err(StoreError::Unavailable { reason: "unreachable".into() })
     }
 
     impl SharedStore for ScriptedStore {

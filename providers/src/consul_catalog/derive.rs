@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_config::Provided;
+use tidegate_core::word::Word;
 
 use super::Options;
 use super::connect::Identity;
@@ -87,8 +88,8 @@ impl Deriver {
         let enabled = read.take_enable(options.exposed_by_default);
         let connect = read.take_bool(&["consulcatalog", "connect"], options.connect_by_default);
         let canary = read.take_bool(&["consulcatalog", "canary"], false);
-        let state = instance.state.name();
-        let healthy = options.strict_checks.iter().any(|wanted| wanted == "any" || wanted == state);
+        let mut wanted = options.strict_checks.iter().filter_map(Word::known);
+        let healthy = wanted.any(|wanted| wanted.admits(instance.state));
         if enabled == Some(false)
             || (connect && identity.is_none())
             || !healthy

@@ -21,17 +21,16 @@ use tidegate_clients::OptionError;
 use tidegate_clients::connect::Tls;
 use tidegate_clients::consul::{Address, Agent};
 use tidegate_core::values::{Duration, Secret, is_default};
+use tidegate_core::word::Word;
 
 use crate::{Describe, Error, Provider, Session};
 use derive::Deriver;
 use follow::Run;
+pub use model::{State, StrictCheck};
 use trust::Trust;
 
 /// Traefik's default of `defaultRule`.
 pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
-/// What `strictChecks` may say.
-const STATES: [&str; 5] = ["passing", "warning", "critical", "maintenance", "any"];
-
 /// Options of `providers.consulCatalog`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -75,7 +74,7 @@ pub struct Options {
     /// Follow changes by blocking queries. Unlike in Traefik this is the default.
     pub watch: bool,
     /// States of health in which instances get requests.
-    pub strict_checks: Vec<String>,
+    pub strict_checks: Vec<Word<StrictCheck>>,
 }
 
 impl Default for Options {
@@ -174,8 +173,8 @@ pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
     if options.stale && options.require_consistent {
         return bad("stale", "it excludes `requireConsistent`".into());
     }
-    if let Some(state) = options.strict_checks.iter().find(|state| !STATES.contains(&state.as_str())) {
-        return bad("strictChecks", format!("`{state}` is unknown: expected {}", STATES.join(", ")));
+    if let Some(unknown) = options.strict_checks.iter().find_map(|state| state.meaning().err()) {
+        return bad("strictChecks", unknown.to_string());
     }
     let endpoint = &options.endpoint;
     let agent = Agent::new(&Address {

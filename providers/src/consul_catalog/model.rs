@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use tidegate_core::word::Vocabulary;
 
 /// `/v1/catalog/services`: the tags of all instances together, by the name of the service.
 pub(super) type Names = HashMap<String, Option<Vec<String>>>;
@@ -105,11 +106,44 @@ impl Instance {
 
 /// The state of an instance; the worst of its checks counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum State {
+pub enum State {
+    /// All checks pass, or there are none.
     Passing,
+    /// A check warns.
     Warning,
+    /// A check fails.
     Critical,
+    /// The instance or its node is in maintenance.
     Maintenance,
+}
+
+/// A word of `strictChecks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StrictCheck {
+    /// Instances in this state get requests.
+    State(State),
+    /// All instances get requests.
+    Any,
+}
+
+impl StrictCheck {
+    /// Returns true when instances in this state get requests.
+    pub(super) fn admits(self, state: State) -> bool {
+        match self {
+            Self::State(wanted) => wanted == state,
+            Self::Any => true,
+        }
+    }
+}
+
+impl Vocabulary for StrictCheck {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("passing", Self::State(State::Passing)),
+        ("warning", Self::State(State::Warning)),
+        ("critical", Self::State(State::Critical)),
+        ("maintenance", Self::State(State::Maintenance)),
+        ("any", Self::Any),
+    ];
 }
 
 impl State {
@@ -126,16 +160,6 @@ impl State {
             }
         });
         worst.max().unwrap_or(Self::Passing)
-    }
-
-    /// As `strictChecks` has it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Passing => "passing",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-            Self::Maintenance => "maintenance",
-        }
     }
 }
 
@@ -215,14 +239,14 @@ mod tests {
     #[test]
     fn the_worst_check_counts() {
         let state = |checks: &[(&str, &str)]| {
-            State::of(&checks.iter().map(|(id, status)| check(id, status)).collect::<Vec<_>>()).name()
+            State::of(&checks.iter().map(|(id, status)| check(id, status)).collect::<Vec<_>>())
         };
-        assert_eq!(state(&[]), "passing");
-        assert_eq!(state(&[("a", "passing"), ("b", "warning")]), "warning");
-        assert_eq!(state(&[("a", "critical"), ("b", "warning")]), "critical");
-        assert_eq!(state(&[("a", "passing"), ("_service_maintenance:s", "critical")]), "maintenance");
-        assert_eq!(state(&[("_node_maintenance", "critical"), ("a", "critical")]), "maintenance");
-        assert_eq!(state(&[("a", "odd")]), "critical");
+        assert_eq!(state(&[]), State::Passing);
+        assert_eq!(state(&[("a", "passing"), ("b", "warning")]), State::Warning);
+        assert_eq!(state(&[("a", "critical"), ("b", "warning")]), State::Critical);
+        assert_eq!(state(&[("a", "passing"), ("_service_maintenance:s", "critical")]), State::Maintenance);
+        assert_eq!(state(&[("_node_maintenance", "critical"), ("a", "critical")]), State::Maintenance);
+        assert_eq!(state(&[("a", "odd")]), State::Critical);
     }
 
     fn digests(checks: &[(&str, &str)]) -> Digests {

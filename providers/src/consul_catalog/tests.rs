@@ -452,7 +452,7 @@ fn options_that_cannot_be_used_are_refused() {
     assert_eq!(refused(|_| {}), "");
     let options = Options { strict_checks: Vec::new(), ..Options::default() };
     let built = build(options).expect("an empty list is the default");
-    assert_eq!(built.deriver.options.strict_checks, ["passing", "warning"]);
+    assert_eq!(built.deriver.options.strict_checks, ["passing".into(), "warning".into()]);
 }
 
 #[test]

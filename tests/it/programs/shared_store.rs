@@ -75,11 +75,11 @@ fn values_are_seen_by_other_gateways_until_they_expire() {
     );
     redis.command(&["APPEND", "tidegate:t:long", "y"]);
     assert!(
-        two.get("tidegate:t:long").unwrap_err().0.contains("longer than"),
+        two.get("tidegate:t:long").unwrap_err().to_string().contains("longer than"),
         "somebody else has written it"
     );
     redis.command(&["LPUSH", "tidegate:t:list", "y"]);
-    assert!(two.get("tidegate:t:list").unwrap_err().0.contains("WRONGTYPE"));
+    assert!(two.get("tidegate:t:list").unwrap_err().to_string().contains("WRONGTYPE"));
 }
 
 #[test]
