@@ -1,7 +1,7 @@
-//! The one body type that flows through the gateway, in both directions.
+//! The body type of requests and responses.
 //!
-//! Bodies from the wire pass through without a box; what must happen when a body ends (a connection goes
-//! back to its pool, a permit is released, a record is closed) hangs on it as [`Guard`]s.
+//! Bodies from the wire pass through without a box. What must happen when a body ends (a connection returns
+//! to its pool, a permit is released, a record is closed) is attached to it as [`Guard`]s.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,55 +24,54 @@ pub use tee::{Tee, Teed};
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was read to its end.
+    /// It was read to the end.
     Complete,
     /// It failed.
     Failed(BodyErrorKind),
-    /// It was dropped before its end: its reader has left, or wants no more.
+    /// It was dropped early: its reader is gone or wants no more.
     Dropped,
 }
 
-/// Something that must know how a body ends.
+/// An observer of a body that learns how it ends.
 pub trait Guard: Send {
     /// Called with the length of each data frame, in bytes.
     fn data(&mut self, _length: usize) {}
-    /// Called with the trailers, when there are any.
+    /// Called with the trailers, if there are any.
     fn trailers(&mut self, _trailers: &http::HeaderMap) {}
-    /// Called exactly once, when the body is over.
+    /// Called exactly once, when the body ends.
     fn end(self: Box<Self>, end: End);
 }
 
-/// What reading on in a body gives: a frame, an error, the end, or nothing yet.
+/// The result of polling a body: a frame, an error, the end, or pending.
 pub type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
-/// A source of frames that [`Body::of_frames`] makes a body of: what a body of ours is, without what it has in common
-/// with all others.
+/// A source of frames for [`Body::of_frames`]: the part of our own bodies that differs between them.
 pub trait Frames: Send + Unpin + 'static {
-    /// The next frame.
+    /// Polls for the next frame.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled;
 
-    /// True when it is known that nothing more comes.
+    /// Returns true when the body is known to have ended.
     fn is_end_stream(&self) -> bool {
         false
     }
 
-    /// What is known of the length of what is left.
+    /// Returns the known bounds of the remaining length.
     fn size_hint(&self) -> SizeHint {
         SizeHint::new()
     }
 
-    /// Changes how fast it must come. False: it does not watch that.
+    /// Changes the minimum pace. Returns false if the source does not watch it.
     fn set_pace(&mut self, _pace: Pace) -> bool {
         false
     }
 }
 
-/// How fast a body must come.
+/// The minimum pace of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// Longest time without any of it. `None`: any.
+    /// Maximum time without progress; `None` for no limit.
     pub stall: Option<std::time::Duration>,
-    /// Fewest bytes in a second, on average over the time in which we wait for it; 0: any.
+    /// Minimum rate in bytes per second, averaged over the time spent waiting for the body; 0 for none.
     pub rate: u64,
 }
 
@@ -80,7 +79,7 @@ pub struct Pace {
 #[derive(Default)]
 pub struct Body {
     kind: Kind,
-    /// Those that do not know the end yet.
+    /// Those that have not learned of the end yet.
     guards: SmallVec<[Box<dyn Guard>; 1]>,
 }
 
@@ -95,29 +94,29 @@ enum Kind {
 }
 
 impl Body {
-    /// No body.
+    /// Creates an empty body.
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// A body of known content.
+    /// Creates a body with known content.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let kind = if bytes.is_empty() { Kind::Empty } else { Kind::Full(Some(bytes)) };
         Self::of(kind)
     }
 
-    /// A body as it comes from a connection.
+    /// Wraps a body from a connection.
     pub fn incoming(incoming: Incoming) -> Self {
         Self::of(Kind::Incoming(incoming))
     }
 
-    /// A body of frames that are made as they are read.
+    /// Creates a body from frames that are produced as they are read.
     pub fn of_frames(frames: impl Frames) -> Self {
         Self::of(Kind::Frames(Box::new(frames)))
     }
 
-    /// Any other body.
+    /// Boxes any other body.
     pub fn boxed<B>(body: B) -> Self
     where
         B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
@@ -125,14 +124,14 @@ impl Body {
         Self::of(Kind::Boxed(Box::pin(body)))
     }
 
-    /// Hangs something on the end of this body.
+    /// Attaches a guard to this body.
     #[must_use]
     pub fn with_guard(mut self, guard: Box<dyn Guard>) -> Self {
         self.guards.push(guard);
         self
     }
 
-    /// Changes how fast it must come. False: nobody watches that.
+    /// Changes the minimum pace. Returns false if nothing watches it.
     pub fn set_pace(&mut self, pace: Pace) -> bool {
         match &mut self.kind {
             Kind::Frames(frames) => frames.set_pace(pace),
@@ -140,7 +139,7 @@ impl Body {
         }
     }
 
-    /// The content, when it is already here in one piece (or there is none).
+    /// Returns the content if it is available as a whole; empty bodies count too.
     pub fn as_bytes(&self) -> Option<Bytes> {
         match &self.kind {
             Kind::Empty => Some(Bytes::new()),
@@ -154,7 +153,7 @@ impl Body {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await
     }
 
-    /// Ends the body for its guards because of a failure. Does nothing when the body has already ended.
+    /// Ends the body for its guards because of a failure. Does nothing if it has already ended.
     pub fn fail(&mut self, error: &BodyError) {
         self.finish(End::Failed(error.kind()));
     }
@@ -169,7 +168,7 @@ impl Body {
         }
     }
 
-    /// True for a body without content, trailers and guards.
+    /// Returns true for a body without content, trailers and guards.
     fn is_plainly_empty(&self) -> bool {
         matches!(self.kind, Kind::Empty) && self.guards.is_empty()
     }
@@ -214,7 +213,7 @@ impl HttpBody for Body {
                         guard.trailers(trailers);
                     }
                 }
-                // Nothing comes behind trailers, and not every reader asks.
+                // Nothing follows trailers, and not every reader polls again.
                 if frame.is_trailers() || this.inner_is_end() {
                     this.finish(End::Complete);
                 }

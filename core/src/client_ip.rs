@@ -1,4 +1,4 @@
-//! Whose address counts: IP strategies and source criteria (Traefik's `ipStrategy` and `sourceCriterion`).
+//! Which client a request comes from: Traefik's `ipStrategy` and `sourceCriterion`.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -10,22 +10,22 @@ use crate::forwarded::{self, X_FORWARDED_FOR};
 use crate::values::is_default;
 use crate::{BuildError, BuildErrors, Request};
 
-/// How to find the client's address.
+/// How to determine the client's address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct IpStrategy {
-    /// The address at this position of `X-Forwarded-For`, counted from the right; 0 means the TCP peer.
+    /// Position of the address in `X-Forwarded-For`, counted from the right; 0 means the TCP peer.
     #[serde(skip_serializing_if = "is_default")]
     pub depth: usize,
-    /// Addresses of `X-Forwarded-For` to pass over, from the right. Not looked at when `depth` is set.
+    /// Addresses in `X-Forwarded-For` to skip, from the right. Ignored if `depth` is set.
     #[serde(rename = "excludedIPs", skip_serializing_if = "Vec::is_empty")]
     pub excluded_ips: Vec<String>,
-    /// For IPv6 clients: the length of the prefix that counts as one client.
+    /// For IPv6 clients, the prefix length that identifies a client.
     #[serde(rename = "ipv6Subnet", skip_serializing_if = "Option::is_none")]
     pub ipv6_subnet: Option<u8>,
 }
 
-/// What makes two requests come from the same source: exactly one of these.
+/// How requests are grouped into sources: exactly one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SourceCriterion {
@@ -35,10 +35,10 @@ pub struct SourceCriterion {
     /// The value of a request header.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub request_header_name: String,
-    /// The requested host.
+    /// The host of the request.
     #[serde(skip_serializing_if = "is_default")]
     pub request_host: bool,
-    /// Tidegate's own: who the client is, as a middleware before has established; the client's address where none has.
+    /// The client's identity, if a middleware has established it; otherwise its address. Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub identity: bool,
 }
@@ -48,7 +48,7 @@ pub struct SourceCriterion {
 pub struct IpRanges(Vec<IpNet>);
 
 impl IpRanges {
-    /// Reads ranges in CIDR notation or as single addresses.
+    /// Parses ranges in CIDR notation and single addresses.
     pub fn parse<S: AsRef<str>>(ranges: &[S]) -> Result<Self, BuildError> {
         let range = |text: &str| {
             IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from)).map_err(|_| {
@@ -60,19 +60,19 @@ impl IpRanges {
         BuildErrors::collect(ranges.iter().map(|text| range(text.as_ref().trim()))).map(Self)
     }
 
-    /// True when the address lies in one of the ranges. An IPv4 address mapped into IPv6 counts as IPv4.
+    /// Returns true when the address is in one of the ranges. IPv4-mapped IPv6 addresses count as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|range| range.contains(&address))
     }
 
-    /// True when there is no range.
+    /// Returns true if there are no ranges.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A checked [`IpStrategy`].
+/// A validated [`IpStrategy`].
 #[derive(Clone, Debug, Default)]
 pub struct ClientIp {
     depth: usize,
@@ -81,7 +81,7 @@ pub struct ClientIp {
 }
 
 impl ClientIp {
-    /// Checks the options.
+    /// Validates the options.
     pub fn new(options: &IpStrategy) -> Result<Self, BuildError> {
         if let Some(bits) = options.ipv6_subnet.filter(|bits| !(1..=128).contains(bits)) {
             return Err(BuildError::new(format!(
@@ -93,8 +93,8 @@ impl ClientIp {
         Ok(Self { depth: options.depth, excluded, ipv6_subnet: options.ipv6_subnet })
     }
 
-    /// The client's address as text, in one spelling. An entry of `X-Forwarded-For` that is not an address stays as it
-    /// is; empty when there are too few entries or none that counts.
+    /// Returns the client's address in canonical form. An entry of `X-Forwarded-For` that is not an address
+    /// is returned as it is; the result is empty if there is no matching entry.
     pub fn of(&self, request: &Request) -> String {
         match self.find(request) {
             Client::Address(address) => address.to_string(),
@@ -102,7 +102,7 @@ impl ClientIp {
         }
     }
 
-    /// The client's address, when it is one.
+    /// Returns the client's address, if it is valid.
     pub fn address(&self, request: &Request) -> Option<IpAddr> {
         match self.find(request) {
             Client::Address(address) => Some(address),
@@ -138,10 +138,10 @@ impl ClientIp {
     }
 }
 
-/// Who a request is from.
+/// The client of a request.
 enum Client<'a> {
     Address(IpAddr),
-    /// What stands in place of an address; empty when nothing does.
+    /// An entry that is not an address; empty if there is none.
     Other(&'a [u8]),
 }
 
@@ -149,21 +149,21 @@ impl Client<'_> {
     const NONE: Self = Self::Other(b"");
 }
 
-/// A checked [`SourceCriterion`]: what a limit counts by.
+/// A validated [`SourceCriterion`].
 #[derive(Clone, Debug)]
 pub enum Source {
     /// The client's address.
     Ip(ClientIp),
     /// The value of a request header.
     Header(http::HeaderName),
-    /// The requested host.
+    /// The host of the request.
     Host,
-    /// Who the client is; its address when that is not known.
+    /// The client's identity, or its address if that is unknown.
     Identity,
 }
 
 impl Source {
-    /// Checks the options; `default` is used when none is given.
+    /// Validates the options; returns `default` if none are given.
     pub fn new(options: Option<&SourceCriterion>, default: Source) -> Result<Self, BuildError> {
         let Some(options) = options else { return Ok(default) };
         let given = usize::from(options.ip_strategy.is_some())
@@ -186,20 +186,20 @@ impl Source {
         }
         if !options.request_header_name.is_empty() {
             return http::HeaderName::from_str(&options.request_header_name).map(Self::Header).map_err(
-                |_| BuildError::new(format!("`{}` is not a header name", options.request_header_name)),
+                |_| BuildError::new(format!("invalid header name `{}`", options.request_header_name)),
             );
         }
         Ok(if options.request_host { Self::Host } else { default })
     }
 
-    /// The key of a request's source.
+    /// Returns the key of a request's source.
     pub fn of(&self, request: &Request) -> String {
         match self {
             Self::Ip(strategy) => strategy.of(request),
             Self::Header(name) => {
                 let Some(value) = request.head.headers.get(name) else { return String::new() };
                 if forwarded::is_address_header(name) {
-                    // Whoever comes from another port, or spells the address in another way, is the same.
+                    // The same client may use another port or write its address differently.
                     let entries = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
                     return entries.map(forwarded::entry_name).collect::<Vec<_>>().join(", ");
                 }
@@ -207,7 +207,7 @@ impl Source {
             }
             Self::Host => request.host().to_owned(),
             Self::Identity => match &request.context.identity {
-                // No address begins so.
+                // Addresses cannot start like this.
                 Some(identity) => format!("identity {}", identity.subject),
                 None => ClientIp::default().of(request),
             },
@@ -221,7 +221,7 @@ mod tests {
     use crate::{AuthMethod, Body, Connection, Context, Identity};
     use std::sync::Arc;
 
-    /// What a request counts by that has `value` in the header `name`.
+    /// Returns the key of a request that has `value` in the header `name`.
     fn source(criterion: &SourceCriterion, name: &str, value: &str) -> String {
         let source = Source::new(Some(criterion), Source::Host).unwrap();
         let head = http::Request::get("/").header(name, value).body(()).unwrap().into_parts().0;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_known_counts_by_its_name_and_others_by_their_address() {
+    fn known_clients_are_grouped_by_name_and_others_by_address() {
         let criterion = SourceCriterion { identity: true, ..SourceCriterion::default() };
         let by_identity = Source::new(Some(&criterion), Source::Host).unwrap();
         let request = |port, subject: Option<&str>| {
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(of(1, Some("ann")), of(2, Some("ann")));
         assert_ne!(of(1, Some("ann")), of(1, Some("bob")));
         assert_eq!(of(1, None), "127.0.0.1");
-        assert_ne!(of(1, Some("127.0.0.1")), of(1, None), "nobody takes an address for a name");
+        assert_ne!(of(1, Some("127.0.0.1")), of(1, None), "a name is not confused with an address");
         let both = SourceCriterion { request_host: true, ..criterion };
         assert!(Source::new(Some(&both), Source::Host).is_err());
     }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_is_one_source_in_every_form() {
+    fn all_forms_of_an_address_are_one_source() {
         let depth = by(IpStrategy { depth: 1, ..IpStrategy::default() });
         let excluded = by(IpStrategy { excluded_ips: vec!["10.0.0.0/8".into()], ..IpStrategy::default() });
         let subnet = by(IpStrategy { depth: 1, ipv6_subnet: Some(64), ..IpStrategy::default() });

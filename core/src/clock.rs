@@ -1,21 +1,21 @@
-//! The time, which tests can stop and move.
+//! The time, which tests can stop and advance.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Where the time comes from. Cloning it is cheap; clones of a manual clock show the same time.
+/// A source of time. Cheap to clone; clones of a manual clock stay in step.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// The clock of the system.
+    /// The system's clock.
     #[default]
     System,
-    /// A clock that stands still until it is moved.
+    /// A clock that only moves when told to.
     Manual(Arc<ManualClock>),
 }
 
 impl Clock {
-    /// The monotonic time.
+    /// Returns the monotonic time.
     pub fn now(&self) -> Instant {
         match self {
             Self::System => Instant::now(),
@@ -23,7 +23,7 @@ impl Clock {
         }
     }
 
-    /// The time of day, which may be set back.
+    /// Returns the wall-clock time, which may be set back.
     pub fn wall(&self) -> SystemTime {
         match self {
             Self::System => SystemTime::now(),
@@ -31,9 +31,9 @@ impl Clock {
         }
     }
 
-    /// The monotonic time as a number: since a moment that stays the same for as long as the process runs.
+    /// Returns the monotonic time since a fixed moment in the life of the process.
     ///
-    /// State that outlives the object that made it needs no moment of its own to count from.
+    /// State that outlives its creator can use it without storing a reference point.
     pub fn uptime(&self) -> Duration {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         match self {
@@ -43,7 +43,7 @@ impl Clock {
     }
 }
 
-/// A clock that stands still until it is moved. It is for tests.
+/// A clock for tests that moves only when advanced.
 #[derive(Debug)]
 pub struct ManualClock {
     start: Instant,
@@ -52,12 +52,12 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that shows the present time, and an uptime of zero.
+    /// Creates a clock that shows the current time, with an uptime of zero.
     pub fn new() -> Self {
         Self { start: Instant::now(), wall: SystemTime::now(), nanos: AtomicU64::new(0) }
     }
 
-    /// Moves it forward.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manual_clock_stands_until_it_is_moved() {
+    fn a_manual_clock_moves_only_when_advanced() {
         let manual = Arc::new(ManualClock::new());
         let (clock, same) = (Clock::Manual(manual.clone()), Clock::Manual(manual.clone()));
         let before = (clock.now(), clock.wall(), clock.uptime());
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_the_system_runs() {
+    fn the_system_clock_advances() {
         let clock = Clock::default();
         let (uptime, now) = (clock.uptime(), clock.now());
         std::thread::sleep(Duration::from_millis(1));

@@ -1,27 +1,27 @@
-//! Why a request could not be served by a server: whose fault it is, and whether it may be tried again.
+//! Why a server could not handle a request: whose fault it is, and whether it can be retried.
 
 use http::StatusCode;
 
 /// Whose fault a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The server, or the way to it.
+    /// The server, or the network in between.
     Upstream,
-    /// The client: it went away, or sent something broken.
+    /// The client: it disconnected, or sent something invalid.
     Client,
     /// This gateway or its configuration.
     Gateway,
 }
 
-/// A failure between this gateway and a server. A response that stands for one carries it.
+/// A failure between this gateway and a server, carried by the response that represents it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// No connection could be made: refused, unreachable, name not found.
+    /// Connecting failed: refused, unreachable, name not found.
     #[error("cannot connect to {server}: {reason}")]
     Connect {
         /// `host:port` of the server.
         server: String,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
     /// No connection within `forwardingTimeouts.dialTimeout`.
@@ -35,17 +35,18 @@ pub enum UpstreamError {
     Tls {
         /// `host:port` of the server.
         server: String,
-        /// What was wrong.
+        /// The cause.
         reason: String,
     },
-    /// The connection ended before an answer came. `sent` says whether the server may have seen the request.
+    /// The connection was lost before the response. `sent` tells whether the server may have received the
+    /// request.
     #[error("connection to {server} lost: {reason}")]
     Lost {
         /// `host:port` of the server.
         server: String,
-        /// What was seen.
+        /// The cause.
         reason: String,
-        /// False only when no byte of the request can have reached the server.
+        /// False only if no byte of the request can have reached the server.
         sent: bool,
     },
     /// No response head within `forwardingTimeouts.responseHeaderTimeout`.
@@ -54,18 +55,18 @@ pub enum UpstreamError {
         /// `host:port` of the server.
         server: String,
     },
-    /// The server's answer was not HTTP.
+    /// The server's response was not valid HTTP.
     #[error("malformed response from {server}: {reason}")]
     Malformed {
         /// `host:port` of the server.
         server: String,
-        /// What was wrong.
+        /// The cause.
         reason: String,
     },
-    /// The service has no server that may be used.
+    /// The service has no usable server.
     #[error("no available server")]
     NoServer,
-    /// The client went away, or its body broke off.
+    /// The client disconnected, or its body failed.
     #[error("client closed request")]
     ClientGone,
     /// The client did not send its body in time.
@@ -74,13 +75,13 @@ pub enum UpstreamError {
     /// The request body is larger than a limit.
     #[error("request body too large")]
     TooLarge,
-    /// Anything else: a fault of ours.
+    /// Any other error in the gateway.
     #[error("{0}")]
     Internal(String),
 }
 
 impl UpstreamError {
-    /// Whose fault it is.
+    /// Returns whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
             Self::ClientGone | Self::ClientTimeout | Self::TooLarge => Fault::Client,
@@ -89,7 +90,8 @@ impl UpstreamError {
         }
     }
 
-    /// True when the server cannot have acted on the request, so that any method may be sent again.
+    /// Returns true when the server cannot have acted on the request, so that it can be retried with any
+    /// method.
     pub fn is_unsent(&self) -> bool {
         matches!(
             self,
@@ -101,12 +103,12 @@ impl UpstreamError {
         )
     }
 
-    /// True for failures of the network, as `retry` and the circuit breaker count them.
+    /// Returns true for network failures, as counted by `retry` and the circuit breaker.
     pub fn is_network(&self) -> bool {
         self.fault() == Fault::Upstream && !matches!(self, Self::NoServer)
     }
 
-    /// The status that the client sees (Traefik's table, see docs/differences.md).
+    /// Returns the status for the client (Traefik's mapping, see docs/differences.md).
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Connect { .. } | Self::Lost { .. } => StatusCode::BAD_GATEWAY,

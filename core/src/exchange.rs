@@ -1,7 +1,8 @@
-//! What is known of one request, from its first byte to the last of its response.
+//! Everything known about one request, from its first byte to the last of its response.
 //!
-//! There is one [`Exchange`] per request. Whatever handles the request notes what it knows where it knows it; the access
-//! log, metrics and spans read. Nothing here waits or locks: values are set once, counted, or appended.
+//! There is one [`Exchange`] per request. Each component that handles the request records what it knows; the
+//! access log, metrics and spans read it. Nothing here waits or locks: values are set once, counted, or
+//! appended.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,34 +12,34 @@ use http::{HeaderMap, Version};
 
 use crate::{Connection, Identity, Origin, Reason};
 
-/// Maximum number of attempts, pages, routes and identities that are remembered of one request, of each kind.
+/// Maximum number of attempts, pages, routes and identities recorded per request, of each kind.
 const MAX_ENTRIES: usize = 64;
 /// Maximum number of failed attempts in a [`Summary`].
 const MAX_FAILED: usize = 16;
-/// A length that is not known.
+/// An unknown length.
 const UNKNOWN: u64 = u64::MAX;
-/// [`Page::replaced`] of a page that went with the answer that it replaced.
+/// [`Page::replaced`] of a page that was dropped with the response it replaced.
 const DROPPED: u16 = u16::MAX;
 
-/// What is known of one request.
+/// Everything known about one request.
 #[derive(Debug)]
 pub struct Exchange {
-    /// The connection it came by: entry point, client, TLS, and when it was accepted.
+    /// The client's connection: entry point, address, TLS, and when it was accepted.
     pub connection: Arc<Connection>,
-    /// The protocol version that the client uses.
+    /// The client's protocol version.
     pub version: Version,
-    /// When the request head had been read.
+    /// When the request head was complete.
     pub started: Instant,
-    /// Headers of servers' answers are kept, because a reader wants them.
+    /// Whether headers of servers' responses are kept for a reader.
     pub keep_headers: bool,
     route: Option<Arc<RouteInfo>>,
-    /// Where routers stand below others: the routes after the first.
+    /// The routes after the first, where routers are nested.
     inner_routes: Log<Arc<RouteInfo>>,
-    /// Nanoseconds from `started` to when the route was known; 0 before.
+    /// Nanoseconds from `started` until the route was found; 0 before.
     routed: AtomicU64,
-    /// How many middlewares of the route are behind the one that has the request, itself included.
+    /// Number of middlewares of the route from the current one to the last.
     stage: AtomicU16,
-    /// The service of the route has been reached, since the last answer that was replaced.
+    /// Whether the route's service was reached since a response was last replaced.
     reached: AtomicBool,
     attempts: Log<Attempt>,
     retries: AtomicU32,
@@ -47,28 +48,28 @@ pub struct Exchange {
     users: Log<Box<str>>,
     received: AtomicU64,
     sent: AtomicU64,
-    /// Nanoseconds from `started` to when the response began; 0 before.
+    /// Nanoseconds from `started` until the response began; 0 before.
     answered: AtomicU64,
     status: AtomicU16,
-    /// A [`Reason`] and 1, or 0 when a server answered.
+    /// A [`Reason`] plus 1, or 0 if a server responded.
     reason: AtomicU8,
 }
 
-/// A route as readers know it.
+/// A route, for readers of the exchange.
 #[derive(Debug, Default)]
 pub struct RouteInfo {
-    /// `name@provider` of the router; those above it come first, separated by ` -> `.
+    /// `name@provider` of the router, preceded by its parents, separated by ` -> `.
     pub router: Arc<str>,
-    /// `name@provider` of the service; empty where there are routers below instead.
+    /// `name@provider` of the service; empty if the router has child routers instead.
     pub service: Arc<str>,
-    /// `name@provider` of the middlewares, first to last.
+    /// `name@provider` of the middlewares, in order.
     pub middlewares: Box<[Arc<str>]>,
 }
 
-/// A server as readers know it.
+/// A server, for readers of the exchange.
 #[derive(Debug)]
 pub struct ServerInfo {
-    /// What tells it from all others for as long as the gateway runs.
+    /// Unique while the gateway runs.
     pub id: u64,
     /// Its URL as configured.
     pub url: Arc<str>,
@@ -76,29 +77,29 @@ pub struct ServerInfo {
     pub address: Arc<str>,
 }
 
-/// The request at one server.
+/// One attempt to send the request to a server.
 #[derive(Debug)]
 pub struct Attempt {
     /// `name@provider` of the service.
     pub service: Arc<str>,
-    /// The server; `None` when the service has none that may be used.
+    /// The server; `None` when the service has no usable one.
     pub server: Option<Arc<ServerInfo>>,
-    /// When the request was given to the server's connection pool.
+    /// When the request was passed to the server's connection pool.
     pub sent: Instant,
-    /// Nanoseconds from `sent` to the head of the answer, or to the failure; 0 before.
+    /// Nanoseconds from `sent` to the response head, or to the failure; 0 before.
     took: AtomicU64,
-    /// Status of the server's answer; 0 without one.
+    /// Status of the server's response; 0 without one.
     status: AtomicU16,
-    /// Length of the body that the server announced.
+    /// Length of the body as declared by the server.
     size: AtomicU64,
-    /// Bytes of the body that came.
+    /// Number of bytes received of the body.
     received: AtomicU64,
     headers: OnceLock<HeaderMap>,
-    /// The status that the client did not get, because something else followed; 0: it did.
+    /// The status that was replaced by another response; 0 if the client got it.
     replaced: AtomicU16,
 }
 
-/// A page in place of an answer (`errors`).
+/// A page that replaces a response (`errors`).
 #[derive(Debug)]
 struct Page {
     exchange: Arc<Exchange>,
@@ -106,51 +107,51 @@ struct Page {
     replaced: AtomicU16,
 }
 
-/// What an exchange comes to, as the access log shows it.
+/// The outcome of an exchange, as shown in the access log.
 #[derive(Clone, Debug, Default)]
 pub struct Summary<'a> {
     /// The route.
     pub route: Option<&'a RouteInfo>,
-    /// `name@provider` of the service that answered, or was asked last.
+    /// `name@provider` of the service that responded or was tried last.
     pub service: Option<&'a str>,
-    /// The server that answered, or was asked last.
+    /// The server that responded or was tried last.
     pub server: Option<&'a ServerInfo>,
-    /// The name that the client has given itself.
+    /// The user name that the client claimed.
     pub user: Option<&'a str>,
-    /// When the server was asked.
+    /// When the request was sent to the server.
     pub asked: Option<Instant>,
-    /// Status of the server's answer.
+    /// Status of the server's response.
     pub origin_status: Option<u16>,
-    /// Length of the server's body, in bytes.
+    /// Length of the server's body in bytes.
     pub origin_size: Option<u64>,
-    /// Time from sending the request to the head of the answer, or to the failure.
+    /// Time from sending the request to the response head, or to the failure.
     pub origin_duration: Option<Duration>,
-    /// Headers of the server's answer, when they are kept.
+    /// Headers of the server's response, if they are kept.
     pub origin_headers: Option<&'a HeaderMap>,
-    /// How often the request was sent again.
+    /// Number of retries.
     pub retries: u32,
-    /// The attempts whose answers the client did not get, oldest first, at most 16.
+    /// The attempts whose responses were replaced, oldest first, at most 16.
     pub failed: Vec<Failed<'a>>,
-    /// The request for the page that the client got instead of the answer.
+    /// The request for the page that replaced the response.
     pub page: Option<Box<Summary<'a>>>,
 }
 
-/// An attempt that was followed by another one.
+/// An attempt that was followed by another.
 #[derive(Clone, Debug)]
 pub struct Failed<'a> {
     /// `name@provider` of the service.
     pub service: &'a str,
-    /// The server, unless there was none.
+    /// The server, if there was one.
     pub server: Option<&'a ServerInfo>,
-    /// Status of the answer, which may be one of the gateway when the server gave none.
+    /// Status of the response, which is the gateway's if the server sent none.
     pub status: u16,
-    /// Time from sending the request to the head of the answer, or to the failure.
+    /// Time from sending the request to the response head, or to the failure.
     pub duration: Option<Duration>,
     sent: Instant,
 }
 
 impl Exchange {
-    /// An exchange whose request head has just been read.
+    /// Creates an exchange for a request whose head has just been read.
     pub fn begin(connection: Arc<Connection>, version: Version) -> Self {
         Self {
             connection,
@@ -175,57 +176,57 @@ impl Exchange {
         }
     }
 
-    /// An exchange for a request that the gateway makes beside this one, such as a copy for a mirror.
+    /// Creates an exchange for a separate request of the gateway, such as a mirrored copy.
     #[must_use]
     pub fn aside(&self) -> Arc<Self> {
         Arc::new(Self::begin(self.connection.clone(), self.version))
     }
 
-    /// Notes the route, before anybody else knows of the exchange.
+    /// Records the route, before the exchange is shared.
     pub fn set_route(&mut self, route: Arc<RouteInfo>) {
         self.route = Some(route);
         *self.routed.get_mut() = since(self.started);
     }
 
-    /// Notes a route below the route (`parentRefs`).
+    /// Records a child route (`parentRefs`).
     pub fn enter_route(&self, route: Arc<RouteInfo>) {
         self.reached.store(false, Ordering::Relaxed);
         self.inner_routes.push(route);
     }
 
-    /// The route, the innermost where routers stand below others; `None` when no router took the request.
+    /// Returns the route, the innermost if routers are nested; `None` if no router matched.
     pub fn route(&self) -> Option<&Arc<RouteInfo>> {
         self.inner_routes.last().or(self.route.as_ref())
     }
 
-    /// `name@provider` of the router; empty when none took the request.
+    /// Returns `name@provider` of the router; empty if none matched.
     pub fn router(&self) -> &str {
         self.route().map_or("", |route| &route.router)
     }
 
-    /// Time from the head to when the route was known.
+    /// Returns the time from the head until the route was found.
     pub fn routed(&self) -> Option<Duration> {
         duration(&self.routed)
     }
 
-    /// Notes how many middlewares of the route are left, the one included that has the request now.
+    /// Records how many middlewares of the route are left, including the current one.
     pub(crate) fn pass_on(&self, left: u16) {
         self.stage.store(left, Ordering::Relaxed);
     }
 
-    /// The middleware of the route that got furthest.
+    /// Returns the middleware of the route that the request reached last.
     pub fn middleware(&self) -> Option<&Arc<str>> {
         let middlewares = &self.route()?.middlewares;
         let left = usize::from(self.stage.load(Ordering::Relaxed));
         middlewares.get(middlewares.len().checked_sub(left)?)
     }
 
-    /// Notes that the service of the route has the request.
+    /// Records that the request reached the route's service.
     pub fn reach_service(&self) {
         self.reached.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the request goes to a server of `service`, or that the service has none.
+    /// Records that the request is sent to a server of `service`, or that the service has none.
     pub fn attempt(&self, service: &Arc<str>, server: Option<&Arc<ServerInfo>>) -> Option<&Attempt> {
         self.attempts.push(Attempt {
             service: service.clone(),
@@ -240,30 +241,30 @@ impl Exchange {
         })
     }
 
-    /// The attempts, oldest first, at most 64.
+    /// Returns the attempts, oldest first, at most 64.
     pub fn attempts(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter()
     }
 
-    /// The latest attempt.
+    /// Returns the latest attempt.
     pub fn last_attempt(&self) -> Option<&Attempt> {
         self.attempts.last()
     }
 
-    /// True when the request was sent to this server before.
+    /// Returns true if the request was already sent to this server.
     pub fn has_tried(&self, server: u64) -> bool {
         self.attempts.iter().any(|attempt| attempt.server.as_ref().is_some_and(|one| one.id == server))
     }
 
-    /// Notes that the client does not get the answer `status`, because another attempt follows.
+    /// Records that the response `status` is not sent to the client because another attempt follows.
     pub fn replace(&self, status: u16) {
         if let Some(page) = self.pages.last().filter(|page| !is_set(&page.replaced)) {
-            // What the page replaced is replaced with it.
+            // The response that the page replaced is replaced along with it.
             page.replaced.store(DROPPED, Ordering::Relaxed);
         }
         let reached = self.reached.swap(false, Ordering::Relaxed);
         let current = self.current().or_else(|| {
-            // Nobody has asked a server.
+            // No server was tried.
             let route = self.route().filter(|route| reached && !route.service.is_empty())?;
             self.attempt(&route.service, None)
         });
@@ -272,19 +273,19 @@ impl Exchange {
         }
     }
 
-    /// Notes that the client does not get the answer `status`, and that the request is sent again.
+    /// Records that the response `status` is not sent to the client and the request is retried.
     pub fn retry(&self, status: u16) {
         self.replace(status);
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often the request was sent again.
+    /// Returns the number of retries.
     pub fn retries(&self) -> u32 {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Notes that a page of `service` replaces the answer with this status and length. Returns the exchange for the
-    /// page's request.
+    /// Records that a page from `service` replaces the response with this status and length. Returns the
+    /// exchange for the page's request.
     pub fn begin_page(&self, service: Arc<str>, status: u16, size: Option<u64>) -> Arc<Self> {
         let mut page = Self::begin(self.connection.clone(), self.version);
         page.keep_headers = self.keep_headers;
@@ -303,22 +304,23 @@ impl Exchange {
         page
     }
 
-    /// Notes who the client is.
+    /// Records who the client is.
     pub(crate) fn identify(&self, identity: Arc<Identity>) {
         self.identities.push(identity);
     }
 
-    /// Who the client is, as the last middleware that authenticates has found, or its certificate says.
+    /// Returns who the client is, according to the last middleware that authenticated it, or to its
+    /// certificate.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.identities.last().or(self.connection.identity.as_ref())
     }
 
-    /// Notes the name that the client has given itself, whether or not it could prove it.
+    /// Records the user name that the client claims, whether it could prove it or not.
     pub fn claim(&self, user: &str) {
         self.users.push(user.into());
     }
 
-    /// The name that the client has given itself.
+    /// Returns the user name that the client claims.
     pub fn user(&self) -> Option<&str> {
         self.users.last().map(|user| &**user)
     }
@@ -328,7 +330,7 @@ impl Exchange {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes of the request's body so far.
+    /// Returns the number of bytes received of the request's body.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
@@ -338,39 +340,39 @@ impl Exchange {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes of the response's body so far.
+    /// Returns the number of bytes sent of the response's body.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Notes the response that the client gets: its status, and why it is not from a server.
+    /// Records the status of the response, and why it is not from a server.
     pub fn answer(&self, status: u16, reason: Option<Reason>) {
         self.status.store(status, Ordering::Relaxed);
         self.reason.store(reason.map_or(0, |reason| reason as u8 + 1), Ordering::Relaxed);
         self.answered.store(since(self.started), Ordering::Relaxed);
     }
 
-    /// Time from the head to when the response began.
+    /// Returns the time from the head until the response began.
     pub fn answered(&self) -> Option<Duration> {
         duration(&self.answered)
     }
 
-    /// Status of the response; 0 before there is one.
+    /// Returns the status of the response; 0 before there is one.
     pub fn status(&self) -> u16 {
         self.status.load(Ordering::Relaxed)
     }
 
-    /// Why the response is not from a server; `None` when it is, or when there is none yet.
+    /// Returns why the response is not from a server; `None` if it is, or if there is none yet.
     pub fn reason(&self) -> Option<Reason> {
         Reason::ALL.get(usize::from(self.reason.load(Ordering::Relaxed)).checked_sub(1)?).copied()
     }
 
-    /// Who answered; `None` before there is a response.
+    /// Returns who responded; `None` before there is a response.
     pub fn origin(&self) -> Option<Origin> {
         (self.status() != 0).then(|| self.reason().map_or(Origin::Server, Reason::origin))
     }
 
-    /// What it has come to so far.
+    /// Summarises the exchange so far.
     pub fn summary(&self) -> Summary<'_> {
         let current = self.current();
         let reached = || self.route().filter(|_| self.reached.load(Ordering::Relaxed));
@@ -398,59 +400,59 @@ impl Exchange {
         }
     }
 
-    /// The attempt whose answer the client gets, as far as is known.
+    /// Returns the attempt whose response the client gets, as far as is known.
     fn current(&self) -> Option<&Attempt> {
         self.attempts.last().filter(|attempt| !is_set(&attempt.replaced))
     }
 }
 
 impl Attempt {
-    /// Notes the head of the server's answer. `size` is the length of its body, when it is known.
+    /// Records the head of the server's response, and the length of its body if known.
     pub fn answer(&self, status: u16, size: Option<u64>) {
         self.end();
         self.status.store(status, Ordering::Relaxed);
         self.size.store(size.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// Keeps the headers of the server's answer.
+    /// Keeps the headers of the server's response.
     pub fn keep_headers(&self, headers: &HeaderMap) {
-        // It has one answer.
+        // Set only once, as there is only one response.
         let _ = self.headers.set(headers.clone());
     }
 
-    /// Notes that no answer will come.
+    /// Records that no response will follow.
     pub fn end(&self) {
         self.took.store(since(self.sent), Ordering::Relaxed);
     }
 
-    /// Counts bytes of the body of the server's answer.
+    /// Counts bytes of the server's body.
     pub fn add_received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Status of the server's answer.
+    /// Returns the status of the server's response.
     pub fn status(&self) -> Option<u16> {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
-    /// Length of the body of the server's answer: as announced, else what has come of it. `None` without an answer.
+    /// Returns the length of the server's body: as declared, or else as received. `None` without a response.
     pub fn size(&self) -> Option<u64> {
         self.status()?;
         let announced = Some(self.size.load(Ordering::Relaxed)).filter(|size| *size != UNKNOWN);
         Some(announced.unwrap_or_else(|| self.received.load(Ordering::Relaxed)))
     }
 
-    /// Time from sending the request to the head of the answer, or to the failure.
+    /// Returns the time from sending the request to the response head, or to the failure.
     pub fn took(&self) -> Option<Duration> {
         duration(&self.took)
     }
 
-    /// True when the client did not get the answer, because another attempt followed.
+    /// Returns true if the response was replaced because another attempt followed.
     pub fn is_replaced(&self) -> bool {
         is_set(&self.replaced)
     }
 
-    /// Notes that a page replaces the answer: without one of the server, the gateway's own stands for it.
+    /// Records that a page replaces the response; without a server's response, it is the gateway's.
     fn answer_replaced(&self, status: u16, size: Option<u64>) {
         if self.status().is_none() {
             self.status.store(status, Ordering::Relaxed);
@@ -474,7 +476,7 @@ impl Attempt {
 }
 
 impl Page {
-    /// What the request for the page has come to. Where no server has answered it, the gateway's answer counts.
+    /// Summarises the request for the page. If no server responded, the gateway's response counts.
     fn summary(&self) -> Summary<'_> {
         let summary = self.exchange.summary();
         let answered = Some(self.exchange.status()).filter(|status| *status != 0);
@@ -493,18 +495,18 @@ fn is_set(replaced: &AtomicU16) -> bool {
     replaced.load(Ordering::Relaxed) != 0
 }
 
-/// Nanoseconds from `start` until now, at least one.
+/// Returns the nanoseconds from `start` until now, at least one.
 fn since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
-/// A number of nanoseconds; `None` for 0.
+/// Converts nanoseconds; `None` for 0.
 fn duration(nanoseconds: &AtomicU64) -> Option<Duration> {
     Some(nanoseconds.load(Ordering::Relaxed)).filter(|nanos| *nanos != 0).map(Duration::from_nanos)
 }
 
-/// A list to which several can append at once, and from which nothing is taken. Its first entry needs no allocation, as
-/// most exchanges have one at most. Holds up to 64.
+/// An append-only list for concurrent writers that holds up to 64 entries. The first needs no allocation,
+/// since most exchanges have at most one.
 #[derive(Debug)]
 struct Log<T> {
     first: OnceLock<T>,

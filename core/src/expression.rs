@@ -1,8 +1,8 @@
-//! The expression language that rules, constraints, breakers and filters share: calls with string or number
+//! The expression language of rules, constraints, breakers and filters: calls with string or number
 //! arguments, `!`, `&&`, `||`, comparisons and parentheses.
 //!
-//! The grammar is the part of Go's expressions that Traefik uses: `!` binds before a comparison, then `&&`, then
-//! `||`. Strings stand in backticks (taken as they are) or in double quotes (with Go's escapes).
+//! The grammar is the subset of Go expressions that Traefik uses: `!` binds tighter than comparisons, then
+//! `&&`, then `||`. Strings are in backticks (raw) or double quotes (with Go's escapes).
 
 mod lexer;
 mod nearest;
@@ -11,14 +11,14 @@ mod print;
 
 use std::ops::Range;
 
-/// A parsed expression. Every node knows where in the text it stands.
+/// A parsed expression. Every node has its position in the text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expression {
-    /// Both.
+    /// True if both are.
     And(Box<Expression>, Box<Expression>),
-    /// Either.
+    /// True if either is.
     Or(Box<Expression>, Box<Expression>),
-    /// Not.
+    /// True if the operand is not.
     Not(Box<Expression>),
     /// A call: `Host(`a.example`)`.
     Call(Call),
@@ -31,27 +31,27 @@ pub enum Expression {
         /// The right side.
         value: f64,
     },
-    /// A field, alone or compared: `DownstreamStatus >= 500`. Only [`parse_fields`] gives it.
+    /// A field, alone or compared: `DownstreamStatus >= 500`. Only returned by [`parse_fields`].
     Field(Field),
 }
 
-/// A field, and what is asked of it.
+/// A field and its test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
     /// The name as written.
     pub name: String,
-    /// What is asked; `None` when it stands alone.
+    /// The test; `None` if it stands alone.
     pub test: Option<Test>,
-    /// Bytes of the name in the text.
+    /// Byte range of the name.
     pub span: Range<usize>,
 }
 
-/// What is asked of a field.
+/// A test of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    /// Whether it compares so with a value.
+    /// Compares it with a value.
     Compare(Comparison, Value),
-    /// Whether it matches a pattern (`=~`), or does not (`!~`).
+    /// Matches it with a pattern (`=~`), or checks that it does not match (`!~`).
     Matches {
         /// The pattern.
         pattern: String,
@@ -60,25 +60,25 @@ pub enum Test {
     },
 }
 
-/// What a field is compared with.
+/// A value to compare a field with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A string, unquoted.
     Text(String),
     /// A number.
     Number(f64),
-    /// A length of time: `1m30s`.
+    /// A duration: `1m30s`.
     Duration(crate::values::Duration),
 }
 
-/// A function with its arguments.
+/// A function call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// The name as written.
     pub name: String,
     /// The arguments, unquoted.
     pub arguments: Vec<Argument>,
-    /// Bytes of the whole call in the text.
+    /// Byte range of the whole call.
     pub span: Range<usize>,
 }
 
@@ -103,25 +103,25 @@ pub enum Comparison {
     NotEqual,
 }
 
-/// Why a text is no expression, and where.
+/// A syntax error and its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SyntaxError {
-    /// What was expected or found.
+    /// What was found and expected.
     pub message: String,
-    /// Bytes of the offending part.
+    /// Byte range of the error.
     pub span: Range<usize>,
 }
 
 impl SyntaxError {
-    /// The message with its place in `text`: `column 5: expected …`.
+    /// Returns the message with its position in `text`: `column 5: expected …`.
     pub fn located(&self, text: &str) -> String {
         let end = text.trim_end().len();
         format!("{}: {}", place(text, self.span.start.min(end)), self.message)
     }
 }
 
-/// The place of a byte of a text for messages: the column, and the line when there are several.
+/// Formats a position for messages: the column, and the line if there are several.
 pub fn place(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
@@ -131,27 +131,27 @@ pub fn place(text: &str, at: usize) -> String {
     }
 }
 
-/// The longest text that [`parse`] takes, in bytes.
+/// Maximum length of a text in bytes.
 pub const MAX_LENGTH: usize = 64 * 1024;
 
-/// How deep parentheses and negations may be nested.
+/// Maximum nesting depth of parentheses and negations.
 pub const MAX_NESTING: usize = 64;
 
 /// Parses a text. Nesting and length are limited, so that no text can exhaust the stack or the memory.
 ///
-/// Chains of `&&` and `||` become balanced trees: whoever walks an [`Expression`] may recurse, whatever the
-/// number of alternatives. The order of the operands is kept.
+/// Chains of `&&` and `||` become balanced trees, so recursing into an [`Expression`] is safe with any number
+/// of alternatives. The order of operands is kept.
 pub fn parse(text: &str) -> Result<Expression, SyntaxError> {
     parser::parse(text, false)
 }
 
-/// Parses a text in which fields stand beside calls. A field may be compared with strings, numbers and durations
-/// (`Duration > 1s`), and matched with patterns (`=~`, `!~`); its name may have `-` in it.
+/// Parses a text with fields next to calls. A field can be compared with strings, numbers and durations
+/// (`Duration > 1s`) and matched with patterns (`=~`, `!~`); its name may contain `-`.
 pub fn parse_fields(text: &str) -> Result<Expression, SyntaxError> {
     parser::parse(text, true)
 }
 
-/// The name among `known` that is nearest to `name`, for "did you mean".
+/// Returns the name in `known` that is most similar to `name`, for "did you mean".
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     nearest::nearest(name, known)
 }
@@ -206,19 +206,19 @@ mod tests {
             ("", "empty expression", 0..0),
             ("Host(`a`", "the call of Host is never closed", 0..4),
             ("Host(`a)", "this string is never closed: a backtick is missing", 5..8),
-            ("Host('a')", "single quotes are no string: write `…` or \"…\"", 5..6),
+            ("Host('a')", "strings cannot have single quotes: write `…` or \"…\"", 5..6),
             ("Host(`a`) &&", "expected a call like Host(`…`), found the end", 12..12),
             ("Host(`a`) & Path(`/`)", "expected `&&`, found a single `&`", 10..11),
             ("Host(`a`) Path(`/`)", "expected `&&`, `||` or the end, found `Path`", 10..14),
             ("(Host(`a`)", "this `(` is never closed", 0..1),
-            ("Host(`a`))", "this `)` closes nothing", 9..10),
+            ("Host(`a`))", "unmatched `)`", 9..10),
             ("Host", "`Host` must be called, like Host(`…`)", 0..4),
             ("Host(a)", "the arguments of Host are strings or numbers: write `…` around a", 5..6),
-            ("!A() > 1", "only a call can stand left of `>`", 0..6),
+            ("!A() > 1", "only a call can be on the left of `>`", 0..6),
             ("A() > B()", "expected a number, found `B`", 6..7),
             ("`a`", "expected a call like Host(`…`), found a string alone", 0..3),
             (r#"A("\q")"#, "unknown escape `\\q`", 3..5),
-            (r#"A("\xff")"#, "this string is not UTF-8", 2..8),
+            (r#"A("\xff")"#, "the string is not valid UTF-8", 2..8),
             ("A(0x10)", "`0x10` is not a number", 2..6),
         ] {
             assert_eq!(parse(text).unwrap_err(), SyntaxError { message: message.into(), span }, "{text}");
@@ -229,7 +229,7 @@ mod tests {
     fn places_are_columns_and_lines() {
         for (text, shown) in [
             ("Host(`a`) && ", "column 13: expected a call like Host(`…`), found the end"),
-            ("Host(`é`))", "column 10: this `)` closes nothing"),
+            ("Host(`é`))", "column 10: unmatched `)`"),
             ("A() &&\n  B() C()", "line 2, column 7: expected `&&`, `||` or the end, found `C`"),
             ("Host(`a", "column 6: this string is never closed: a backtick is missing"),
         ] {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_stand_beside_calls_where_they_are_wanted() {
+    fn fields_and_calls_can_be_combined() {
         for text in [
             "DownstreamStatus >= 500 || Duration > 1s && !PathPrefix(`/health`)",
             "RouterName == `a@file` && !(request_User-Agent =~ `bot` || Aborted)",
@@ -253,7 +253,7 @@ mod tests {
             ("A =~ 5", "expected a pattern in quotes, found the number 5", 5..6),
             ("A > 1sec", "`1sec` is neither a number nor a duration", 4..8),
             ("F() == `a`", "expected a number, found a string", 7..10),
-            ("!A > 1", "only a call or a field can stand left of `>`", 0..4),
+            ("!A > 1", "only a call or a field can be on the left of `>`", 0..4),
             ("A > B", "expected a string, a number or a duration, found `B`", 4..5),
             ("A = 1", "expected `==`, found a single `=`", 2..3),
         ] {
@@ -305,7 +305,7 @@ mod tests {
         })
     }
 
-    /// Evaluates with a leaf's truth taken from its printed form.
+    /// Evaluates an expression, with the value of each leaf derived from its printed form.
     fn truth(e: &Expression, seed: u64) -> bool {
         match e {
             Expression::And(a, b) => truth(a, seed) && truth(b, seed),

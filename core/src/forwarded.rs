@@ -1,4 +1,4 @@
-//! Addresses as proxies write them into `X-Forwarded-For` and its relatives: one parser for everybody who reads them.
+//! Addresses in `X-Forwarded-For` and similar headers: the only parser for them.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -21,14 +21,16 @@ const ADDRESS_HEADERS: [&str; 9] = [
     "x-envoy-external-address",
 ];
 
-/// Returns the address in one entry of such a list, without its port and zone; an IPv4 address mapped into IPv6 as IPv4.
+/// Parses the address in an entry of such a list, without port and zone; IPv4-mapped IPv6 addresses become
+/// IPv4.
 ///
-/// Accepts `203.0.113.1`, `203.0.113.1:5000` (Azure), `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:5000`, each with an
-/// IPv6 zone (`%eth0`), in double quotes, or as the `for` parameter of an RFC 7239 element (`for="[2001:db8::1]:5000"`).
-/// `None` for anything else, such as `unknown` and obfuscated names (`_hidden`).
+/// Accepts `203.0.113.1`, `203.0.113.1:5000` (Azure), `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:5000`,
+/// each with an optional IPv6 zone (`%eth0`), in double quotes, or as the `for` parameter of an RFC 7239
+/// element (`for="[2001:db8::1]:5000"`). Returns `None` for anything else, such as `unknown` and obfuscated
+/// names (`_hidden`).
 pub fn parse_address(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim();
-    // The common form first.
+    // Fast path for the common form.
     if let Ok(address) = IpAddr::from_str(entry) {
         return Some(address.to_canonical());
     }
@@ -58,7 +60,7 @@ pub fn parse_address(entry: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The value of `for` in one element of `Forwarded`: pairs with semicolons between, names in any case.
+/// Returns the value of `for` in an element of `Forwarded`: pairs separated by semicolons, names in any case.
 fn for_parameter(element: &str) -> Option<&str> {
     element.split(';').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -66,7 +68,7 @@ fn for_parameter(element: &str) -> Option<&str> {
     })
 }
 
-/// A number, or an obfuscated port as RFC 7239 section 6.3 has it (`_abc`).
+/// Returns true for a number, or an obfuscated port (`_abc`, RFC 7239 section 6.3).
 fn is_port(text: &str) -> bool {
     match text.strip_prefix('_') {
         Some(name) => {
@@ -77,7 +79,7 @@ fn is_port(text: &str) -> bool {
     }
 }
 
-/// Cuts off the zone of an IPv6 address, which says nothing to anybody but the host that wrote it.
+/// Removes the zone of an IPv6 address, which is meaningful only on the host that wrote it.
 fn without_zone(text: &str) -> Option<&str> {
     match text.split_once('%') {
         Some((address, zone)) if zone.is_empty() || !address.contains(':') => None,
@@ -86,9 +88,10 @@ fn without_zone(text: &str) -> Option<&str> {
     }
 }
 
-/// Returns the entries of all lines of a header that is a list, from the client's to the last proxy's.
+/// Returns the entries in all lines of a list header, from the client's to that of the last proxy.
 ///
-/// A line that is not text keeps its entries: leaving it out would shift the others towards the place that is trusted.
+/// A line that is not text keeps its entries: omitting it would shift the others towards the trusted
+/// position.
 pub fn entries<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -100,12 +103,12 @@ pub fn entries<'a>(
         .map(<[u8]>::trim_ascii)
 }
 
-/// Returns the address in one entry as bytes, as [`parse_address`] does.
+/// Like [`parse_address`], for an entry in bytes.
 pub fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
     std::str::from_utf8(entry).ok().and_then(parse_address)
 }
 
-/// Returns one entry as a name for who it stands for: its address in one spelling, else the entry as it is.
+/// Returns a canonical name for an entry: its address in canonical form, or else the entry itself.
 pub fn entry_name(entry: &[u8]) -> String {
     match parse_entry(entry) {
         Some(address) => address.to_string(),
@@ -113,7 +116,7 @@ pub fn entry_name(entry: &[u8]) -> String {
     }
 }
 
-/// True when the header's value is an address or a list of addresses.
+/// Returns true if the header's value is an address or a list of addresses.
 pub fn is_address_header(name: &HeaderName) -> bool {
     ADDRESS_HEADERS.contains(&name.as_str())
 }
@@ -125,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_form_is_the_same_address() {
+    fn all_forms_of_an_address_are_parsed() {
         for (text, expected) in [
             ("203.0.113.1", Some("203.0.113.1")),
             (" 203.0.113.1:5000 ", Some("203.0.113.1")),
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_text_keeps_its_place() {
+    fn a_line_that_is_not_text_keeps_its_position() {
         let mut headers = HeaderMap::new();
         headers.append(X_FORWARDED_FOR, HeaderValue::from_static("10.0.0.1"));
         headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xff, 203.0.113.1:80").unwrap());
@@ -170,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd(text in "[0-9a-f:.%\\[\\]\"=;for_ ]{0,40}") {
+        fn no_text_panics(text in "[0-9a-f:.%\\[\\]\"=;for_ ]{0,40}") {
             let _ = parse_address(&text);
         }
     }

@@ -1,8 +1,7 @@
 //! The contract between entry points, middlewares and services.
 //!
-//! A request comes in as a [`Request`], passes through a list of [`Middleware`]s by way of [`Next`] and
-//! ends in a [`Handler`], which answers with a [`Response`]. Nothing here knows a particular middleware,
-//! provider, file or socket.
+//! A [`Request`] passes through a chain of [`Middleware`]s linked by [`Next`] and ends in a [`Handler`],
+//! which returns a [`Response`]. This crate knows no particular middleware, provider, file or socket.
 
 pub mod access;
 pub mod body;

@@ -1,4 +1,4 @@
-//! A request on its way through the gateway, and what is known about where it came from.
+//! Requests and responses on their way through the gateway, and what is known about their origin.
 
 use std::any::Any;
 use std::io;
@@ -13,77 +13,77 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{Body, BoxFuture, Exchange, Identity, Origin, Reason, UpstreamError};
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Debug)]
 pub struct Response {
     /// Status, version and headers.
     pub head: http::response::Parts,
     /// The body.
     pub body: Body,
-    /// Why it does not come from a server; `None` when it does.
+    /// Why it is not from a server; `None` if it is.
     pub reason: Option<Reason>,
-    /// The failure to reach a server that it stands for.
+    /// The failure to reach a server that this response represents.
     pub failure: Option<Box<UpstreamError>>,
 }
 
 impl Response {
-    /// A response with status 200, as if from a server.
+    /// Creates a response with status 200, as if from a server.
     pub fn new(body: Body) -> Self {
         Self::from_parts(http::Response::new(()).into_parts().0, body)
     }
 
-    /// A response from its parts, as if from a server.
+    /// Creates a response from its parts, as if from a server.
     pub fn from_parts(head: http::response::Parts, body: Body) -> Self {
         Self { head, body, reason: None, failure: None }
     }
 
-    /// Head and body. What is known of its origin is lost, so this is for whoever sends it.
+    /// Returns head and body. Its origin is lost, so this is for sending it.
     pub fn into_parts(self) -> (http::response::Parts, Body) {
         (self.head, self.body)
     }
 
-    /// Who has answered.
+    /// Returns who responded.
     pub fn origin(&self) -> Origin {
         self.reason.map_or(Origin::Server, Reason::origin)
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.head.status
     }
 
-    /// The status, to change it.
+    /// Returns the status for modification.
     pub fn status_mut(&mut self) -> &mut StatusCode {
         &mut self.head.status
     }
 
-    /// The headers.
+    /// Returns the headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.head.headers
     }
 
-    /// The headers, to change them.
+    /// Returns the headers for modification.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.head.headers
     }
 
-    /// The body.
+    /// Returns the body.
     pub fn body(&self) -> &Body {
         &self.body
     }
 
-    /// The body alone.
+    /// Consumes the response and returns its body.
     pub fn into_body(self) -> Body {
         self.body
     }
 
-    /// The same response with another body.
+    /// Maps the body.
     #[must_use]
     pub fn map(self, change: impl FnOnce(Body) -> Body) -> Self {
         Self { body: change(self.body), ..self }
     }
 
-    /// The same response for another reason.
+    /// Sets the reason.
     #[must_use]
     pub fn because(self, reason: Reason) -> Self {
         Self { reason: Some(reason), ..self }
@@ -99,30 +99,30 @@ impl From<http::Response<Body>> for Response {
 
 /// A request.
 ///
-/// The target is in origin form, its path already normalised; the host stands in the `Host` header whatever the
-/// protocol version. Middlewares change `head` and `body` in place.
+/// The target is in origin form with a normalised path; the host is in the `Host` header, whatever the
+/// protocol version. Middlewares modify `head` and `body` in place.
 pub struct Request {
-    /// Method, target, version and headers. Nothing is among the extensions.
+    /// Method, target, version and headers. The extensions are empty.
     pub head: http::request::Parts,
     /// The body.
     pub body: Body,
-    /// Where it came from, and what has been decided about it.
+    /// Its origin, and what has been decided about it.
     pub context: Context,
 }
 
 impl Request {
-    /// A request from its parts.
+    /// Creates a request from its parts.
     pub fn new(head: http::request::Parts, body: Body, context: Context) -> Self {
         Self { head, body, context }
     }
 
-    /// The value of the `Host` header, port included; empty when there is none.
+    /// Returns the value of the `Host` header, including the port; empty if there is none.
     pub fn host(&self) -> &str {
         self.head.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("")
     }
 
-    /// The target for a redirect: as the client sent it ([`Context::original_target`]), unless a middleware has changed
-    /// it since.
+    /// Returns the target for a redirect: as the client sent it ([`Context::original_target`]), unless a
+    /// middleware has changed it.
     pub fn original_target(&self) -> &str {
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
         match &self.context.original_target {
@@ -131,12 +131,13 @@ impl Request {
         }
     }
 
-    /// The path, still escaped.
+    /// Returns the escaped path.
     pub fn path(&self) -> &str {
         self.head.uri.path()
     }
 
-    /// Replaces the escaped path and keeps the query. Fails when `path` has characters that a target may not have.
+    /// Replaces the escaped path and keeps the query. Fails if `path` contains characters that are not
+    /// allowed in a target.
     pub fn set_path(&mut self, path: &str) -> Result<(), http::uri::InvalidUri> {
         let target = match self.head.uri.query() {
             Some(query) => http::uri::PathAndQuery::try_from(format!("{path}?{query}"))?,
@@ -147,36 +148,37 @@ impl Request {
     }
 }
 
-/// What is known about a request beside its content. Cheap to clone.
+/// What is known about a request besides its content. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// What is known of the request as a whole. Whatever handles the request adds to it.
+    /// The record of the whole request, to which all handlers add.
     pub exchange: Arc<Exchange>,
-    /// Takes interim answers for the client, when it can be sent any.
+    /// Sends informational responses to the client, if it accepts any.
     pub interim: Option<Arc<dyn Interim>>,
-    /// The target as the client sent it, when its query was changed before routing.
+    /// The target as the client sent it, if its query was changed before routing.
     pub original_target: Option<Arc<OriginalTarget>>,
-    /// Who the client is: by its certificate, or as the last middleware that authenticates has found.
+    /// Who the client is, according to its certificate or the last middleware that authenticated it.
     pub identity: Option<Arc<Identity>>,
-    /// The client's side of the connection, when the client asks for another protocol.
+    /// The client's side of the connection, if it requests a protocol upgrade.
     pub upgrade: Option<Box<Upgrade>>,
-    /// `X-Forwarded-For` was deleted on purpose (`headers` with an empty value): nothing is appended to it.
+    /// Whether `X-Forwarded-For` was removed on purpose (`headers` with an empty value), so that nothing is
+    /// appended.
     pub omit_forwarded_for: bool,
 }
 
-/// Takes interim answers of a server (1xx, RFC 9110 section 15.2) on their way to the client, before the answer itself.
+/// Forwards informational responses (1xx, RFC 9110 section 15.2) of a server to the client.
 pub trait Interim: Send + Sync {
-    /// Sends one on.
+    /// Forwards one informational response.
     fn send(&self, status: http::StatusCode, headers: &http::HeaderMap);
 }
 
 impl Context {
-    /// A context for a request of HTTP/1.1 as it is before routing.
+    /// Creates the context of an HTTP/1.1 request before routing.
     pub fn new(connection: Arc<Connection>) -> Self {
         Self::of(Arc::new(Exchange::begin(connection, Version::HTTP_11)))
     }
 
-    /// A context as it is before routing.
+    /// Creates the context of a request before routing.
     pub fn of(exchange: Arc<Exchange>) -> Self {
         Self {
             identity: exchange.connection.identity.clone(),
@@ -188,24 +190,24 @@ impl Context {
         }
     }
 
-    /// A context for a request that the gateway makes because of this one. It has an exchange of its own, and the
-    /// client sees nothing of it but the answer, if any.
+    /// Creates a context for a separate request of the gateway on behalf of this one. It has its own
+    /// exchange, and the client sees at most its response.
     #[must_use]
     pub fn aside(&self) -> Self {
         Self { exchange: self.exchange.aside(), interim: None, upgrade: None, ..self.clone() }
     }
 
-    /// The connection that the request came by.
+    /// Returns the client's connection.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.exchange.connection
     }
 
-    /// True when the client came over TLS.
+    /// Returns true if the client's connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.exchange.connection.tls.is_some()
     }
 
-    /// Says who the client is, to everything behind and to the readers of the exchange.
+    /// Records who the client is, for everything that follows and for readers of the exchange.
     pub fn identify(&mut self, identity: Identity) {
         let identity = Arc::new(identity);
         self.exchange.identify(identity.clone());
@@ -213,38 +215,39 @@ impl Context {
     }
 }
 
-/// A target whose query had `;`, which were taken for `&` (Go's `AllowQuerySemicolons`): redirects keep them.
+/// A target in whose query `;` was treated as `&` (Go's `AllowQuerySemicolons`): redirects keep the original.
 #[derive(Clone, Debug)]
 pub struct OriginalTarget {
-    /// The target as it is served.
+    /// The target as it is processed.
     pub served: Box<str>,
-    /// The same with the query as it was received.
+    /// The target with the query as received.
     pub received: Box<str>,
 }
 
-/// A client's side of a connection that is to change protocol.
+/// The client's side of a connection that is being upgraded.
 #[derive(Clone)]
 pub struct Upgrade {
-    /// Gives the stream of bytes once the client has changed.
+    /// Resolves to the byte stream after the upgrade.
     pub side: Arc<dyn ClientSide>,
     held: SmallVec<[Arc<dyn Any + Send + Sync>; 1]>,
 }
 
 impl Upgrade {
-    /// An upgrade that nothing is held for yet.
+    /// Creates an upgrade that holds nothing yet.
     pub fn new(side: Arc<dyn ClientSide>) -> Self {
         Self { side, held: SmallVec::new() }
     }
 
-    /// Holds `thing` for as long as the changed connection lasts.
+    /// Keeps `thing` alive as long as the upgraded connection.
     pub fn hold(&mut self, thing: Arc<dyn Any + Send + Sync>) {
         self.held.push(thing);
     }
 }
 
-/// Where the bytes of a client come from and go to once it has changed protocol.
+/// The client's byte stream after a protocol upgrade.
 pub trait ClientSide: Send + Sync {
-    /// Waits until the client has changed. Works once; a second call fails, as does a client that has gone.
+    /// Waits for the client to upgrade. Works once; a second call fails, as it does when the client has
+    /// disconnected.
     fn changed(&self) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>>;
 }
 
@@ -256,25 +259,24 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// The client: the TCP peer, or what a trusted PROXY header says.
+    /// The client: the TCP peer, or the address in a trusted PROXY header.
     pub peer: SocketAddr,
-    /// Our side of it.
+    /// The local address.
     pub local: SocketAddr,
     /// When it was accepted.
     pub accepted: Instant,
     /// Name of the entry point.
     pub entry_point: Arc<str>,
-    /// What the handshake settled; `None` on a plain-text connection.
+    /// The result of the handshake; `None` on a plain-text connection.
     pub tls: Option<TlsInfo>,
-    /// What is appended to `X-Forwarded-For` on the way to a server: the peer's address, unless the settings say
-    /// otherwise.
+    /// Appended to `X-Forwarded-For` for servers: the peer's address, unless the settings disable it.
     pub forwarded_for: Option<HeaderValue>,
-    /// Who the client is by its certificate, when that was verified.
+    /// Who the client is according to its verified certificate.
     pub identity: Option<Arc<Identity>>,
 }
 
 impl Connection {
-    /// A plain-text connection, for tests.
+    /// Creates a plain-text connection, for tests.
     pub fn plain(peer: SocketAddr) -> Self {
         Self {
             peer,
@@ -288,15 +290,15 @@ impl Connection {
     }
 }
 
-/// What a TLS handshake settled.
+/// The result of a TLS handshake.
 #[derive(Clone, Debug, Default)]
 pub struct TlsInfo {
-    /// The server name that the client asked for, in lower case.
+    /// The server name that the client requested, in lower case.
     pub server_name: Option<String>,
     /// `1.2` or `1.3`.
     pub version: &'static str,
-    /// Name of the cipher suite as Go and IANA write it.
+    /// The cipher suite's name in Go and at IANA.
     pub cipher: &'static str,
-    /// The client's certificate chain in DER, its own first; empty without one.
+    /// The client's certificate chain in DER, leaf first; empty without one.
     pub client_certificates: Vec<Vec<u8>>,
 }

@@ -1,8 +1,8 @@
-//! How middlewares compose: the whole mechanism.
+//! How middlewares compose.
 //!
-//! A middleware that only touches the request ends with `next.run(request)` and returns the inner future
-//! untouched: one virtual call and no allocation. One that must see the response boxes an `async move` block. One that
-//! outlives the request, such as a refresh in the background, clones `next`, which keeps alive what stands behind it.
+//! A middleware that only touches the request ends with `next.run(request)` and returns that future: one
+//! virtual call and no allocation. One that needs the response boxes an `async move` block. One that outlives
+//! the request, such as a background refresh, clones `next`, which keeps the rest of the chain alive.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// A failure to reach a server is a response that carries it ([`Response::failure`]).
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request.
+    /// Handles one request.
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 }
 
@@ -25,17 +25,17 @@ pub trait Middleware: Send + Sync + 'static {
     /// Handles one request, usually by passing it on to `next`.
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response>;
 
-    /// The chain in front of `next` that this middleware stands for, when it consists of others: they are then compiled
-    /// into the chain instead of it.
+    /// Returns the chain in front of `next` that this middleware consists of, if it is composed of others:
+    /// these are then compiled into the chain in its place.
     fn expand(&self, _next: &Next) -> Option<Next> {
         None
     }
 }
 
-/// What comes after a middleware: the middlewares behind it and, at the end, the service.
+/// The rest of a chain: the following middlewares and the service at the end.
 ///
-/// It is compiled once, when a configuration is. A clone is cheap and owns everything behind it: it can be kept, moved
-/// into a task, and run more than once, also after the client has left.
+/// It is compiled once per configuration. A clone is cheap and owns the rest of the chain: it can be kept,
+/// moved into a task, and run more than once, even after the client has disconnected.
 #[derive(Clone)]
 pub struct Next(Arc<Stage>);
 
@@ -43,19 +43,19 @@ enum Stage {
     Middleware {
         middleware: Arc<dyn Middleware>,
         next: Next,
-        /// How many middlewares of the route are left, this one included; 0 in a chain that is not a route's.
+        /// Number of middlewares left in the route, including this one; 0 in a chain that is not a route's.
         left: u16,
     },
     Service(Arc<dyn Handler>),
 }
 
 impl Next {
-    /// The end of a chain.
+    /// Creates the end of a chain.
     pub fn service(service: Arc<dyn Handler>) -> Self {
         Self(Arc::new(Stage::Service(service)))
     }
 
-    /// A chain of `middlewares`, first to last, in front of `end`.
+    /// Creates a chain of `middlewares`, in order, in front of `end`.
     pub fn new<M>(middlewares: M, end: Self) -> Self
     where
         M: IntoIterator<Item = Arc<dyn Middleware>>,
@@ -67,8 +67,9 @@ impl Next {
         })
     }
 
-    /// The chain of a route, and the names of its middlewares ([`crate::RouteInfo::middlewares`]): requests note how
-    /// far they get in it. Where a middleware consists of others, each of those has its name.
+    /// Creates the chain of a route, and returns the names of its middlewares
+    /// ([`crate::RouteInfo::middlewares`]): requests record how far they get. The parts of a composite
+    /// middleware all have its name.
     pub fn route<M>(middlewares: M, end: Self) -> (Self, Box<[Arc<str>]>)
     where
         M: IntoIterator<Item = (Arc<str>, Arc<dyn Middleware>)>,
@@ -91,7 +92,7 @@ impl Next {
         (next, names.into())
     }
 
-    /// The middlewares in front of `end`, first to last.
+    /// Returns the middlewares in front of `end`, in order.
     fn before(&self, end: &Self) -> Vec<Arc<dyn Middleware>> {
         let mut at = self;
         let mut found = Vec::new();
@@ -104,7 +105,7 @@ impl Next {
         found
     }
 
-    /// The middlewares, first to last.
+    /// Returns the middlewares in order.
     pub fn middlewares(&self) -> impl Iterator<Item = &Arc<dyn Middleware>> {
         let mut at = self;
         std::iter::from_fn(move || match &*at.0 {

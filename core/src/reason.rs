@@ -1,22 +1,22 @@
-//! Why a request was answered by somebody other than a server, and who that was.
+//! Why a response is not from a server, and who sent it.
 
 use crate::UpstreamError;
 
-/// Who answered a request.
+/// Who responded to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A server: the response is its own, perhaps changed by middlewares.
+    /// A server, whose response may have been changed by middlewares.
     Server,
-    /// A middleware, which did not pass the request on or replaced the response.
+    /// A middleware that did not pass the request on, or replaced the response.
     Middleware,
     /// The gateway itself.
     Gateway,
-    /// Nobody: the client went away, or sent something that could not be read to its end.
+    /// No one: the client disconnected, or sent something that could not be read completely.
     Client,
 }
 
 impl Origin {
-    /// How it is written in logs and in the API.
+    /// Returns the name in logs and in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Server => "server",
@@ -27,10 +27,10 @@ impl Origin {
     }
 }
 
-/// The reasons in one table: each with the name that users see, who answers for it, and its description.
+/// All reasons in one table: the name that users see, who is responsible, and a description.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $reason:ident = $name:literal, $origin:ident;)+) => {
-        /// Why a request was answered without a server, or what was wrong with the answer of the server.
+        /// Why a response is not from a server, or what was wrong with the server's response.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Reason {
@@ -41,14 +41,14 @@ macro_rules! reasons {
             /// All reasons.
             pub const ALL: &[Self] = &[$(Self::$reason),+];
 
-            /// How it is written in logs and in the API.
+            /// Returns the name in logs and in the API.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$reason => $name,)+
                 }
             }
 
-            /// Who answers for it.
+            /// Returns who is responsible.
             pub fn origin(self) -> Origin {
                 match self {
                     $(Self::$reason => Origin::$origin,)+
@@ -59,50 +59,50 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The request cannot be read, or could be read in two ways.
+    /// The request is malformed or ambiguous.
     MalformedRequest = "malformed_request", Gateway;
     /// The request's head is larger than allowed, or exceeds the memory left for heads.
     HeadTooLarge = "head_too_large", Gateway;
     /// The request's target is longer than allowed.
     TargetTooLong = "target_too_long", Gateway;
-    /// The request's path has encoded characters that the entry point does not allow.
+    /// The request's path contains encoded characters that the entry point does not allow.
     EncodedCharacters = "encoded_characters", Gateway;
-    /// `Expect` asks for something other than `100-continue`.
+    /// `Expect` has a value other than `100-continue`.
     ExpectationFailed = "expectation_failed", Gateway;
-    /// `OPTIONS *`, which the entry point answers.
+    /// `OPTIONS *`, which is handled by the entry point.
     ServerOptions = "server_options", Gateway;
-    /// The host has other TLS options than its connection was made with.
+    /// The host has different TLS options from those of its connection.
     Misdirected = "misdirected", Gateway;
-    /// No router takes the request.
+    /// No router matches the request.
     NoRouter = "no_router", Gateway;
     /// The router is broken.
     RouterBroken = "router_broken", Gateway;
     /// The entry point redirects (`http.redirections`), or a middleware does.
     Redirect = "redirect", Middleware;
-    /// One of the gateway's own services answers: `/ping`, the API, the dashboard, a challenge.
+    /// A service of the gateway responds: `/ping`, the API, the dashboard, a challenge.
     OwnService = "own_service", Gateway;
-    /// A timeout of the router ran out before the answer.
+    /// A timeout of the router expired before the response.
     RouterTimeout = "router_timeout", Gateway;
-    /// A fault of the gateway: a panic, or something that cannot happen.
+    /// A fault in the gateway: a panic, or a state that should be impossible.
     InternalError = "internal_error", Gateway;
 
     /// No valid credentials.
     Unauthenticated = "unauthenticated", Middleware;
-    /// No rights.
+    /// Not authorised.
     Forbidden = "forbidden", Middleware;
-    /// The authentication server's answer is passed on (`forwardAuth`).
+    /// The authentication server's response is passed on (`forwardAuth`).
     AuthenticationAnswer = "authentication_answer", Middleware;
-    /// Authentication cannot be decided: its server cannot be reached, or there is too much to check.
+    /// Authentication failed to decide: its server is unreachable, or too many checks are queued.
     AuthenticationUnavailable = "authentication_unavailable", Middleware;
     /// The client's address is not allowed.
     AddressDenied = "address_denied", Middleware;
     /// The host is not allowed (`allowedHosts`).
     HostDenied = "host_denied", Middleware;
-    /// More requests than the limit allows.
+    /// The rate exceeds the limit.
     RateLimited = "rate_limited", Middleware;
-    /// More requests at once than the limit allows.
+    /// The number of concurrent requests exceeds the limit.
     TooManyInFlight = "too_many_in_flight", Middleware;
-    /// The store of a shared limit cannot be asked.
+    /// The store of a shared limit is unavailable.
     LimitUnavailable = "limit_unavailable", Middleware;
     /// The circuit breaker is open.
     CircuitOpen = "circuit_open", Middleware;
@@ -110,31 +110,31 @@ reasons! {
     RequestTooLarge = "request_too_large", Middleware;
     /// The response's body is larger than allowed.
     ResponseTooLarge = "response_too_large", Middleware;
-    /// The response's body broke off while a middleware read it.
+    /// The response's body failed while a middleware read it.
     ResponseBroken = "response_broken", Middleware;
-    /// A preflight request (CORS) is answered.
+    /// The response to a preflight request (CORS).
     Preflight = "preflight", Middleware;
     /// The path cannot be changed as configured.
     PathRefused = "path_refused", Middleware;
-    /// A page for an error cannot be asked for.
+    /// The page for an error could not be requested.
     ErrorPage = "error_page", Middleware;
 
-    /// The service has no server that may be used.
+    /// The service has no usable server.
     NoServer = "no_server", Gateway;
-    /// No connection to the server could be made.
+    /// Connecting to the server failed.
     ConnectFailed = "connect_failed", Gateway;
-    /// No connection to the server in time.
+    /// Connecting to the server timed out.
     ConnectTimeout = "connect_timeout", Gateway;
     /// The TLS handshake with the server failed.
     TlsFailed = "tls_failed", Gateway;
-    /// The connection to the server ended before it had answered.
+    /// The connection to the server was lost before its response.
     ConnectionLost = "connection_lost", Gateway;
-    /// The server did not answer in time.
+    /// The server did not respond in time.
     ResponseTimeout = "response_timeout", Gateway;
-    /// The server's answer cannot be read, or could be read in two ways.
+    /// The server's response is malformed or ambiguous.
     MalformedResponse = "malformed_response", Gateway;
 
-    /// The client went away before it had its answer.
+    /// The client disconnected before the response.
     ClientGone = "client_gone", Client;
     /// The client did not send its request in time.
     ClientTimeout = "client_timeout", Client;

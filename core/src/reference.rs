@@ -1,13 +1,13 @@
-//! Names by which objects of a configuration refer to each other.
+//! Names that refer to other objects of a configuration.
 //!
-//! A provider writes the names of its own objects plainly. After the merge of all providers every name is qualified,
-//! `name@provider`, once: nothing behind that sees a plain one.
+//! Providers write names of their own objects without qualification. After the merge, every name is qualified
+//! once as `name@provider`; later stages never see an unqualified name.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a name refers to, within the protocol of the object that has it.
+/// What a name refers to, within the protocol of the referring object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// A router.
@@ -16,7 +16,7 @@ pub enum Target {
     Service,
     /// A middleware.
     Middleware,
-    /// How servers are talked to.
+    /// A transport for connections to servers.
     ServersTransport,
     /// TLS options.
     TlsOptions,
@@ -24,14 +24,13 @@ pub enum Target {
 
 /// A name that refers to another object.
 ///
-/// A plain `String` is one that is shown qualified, as Traefik's API shows it; a [`Reference`] is shown as it was
-/// written.
+/// A `String` is shown in qualified form, as in Traefik's API; a [`Reference`] is shown as written.
 pub trait Name {
-    /// The name as it is now.
+    /// Returns the current name.
     fn name(&self) -> &str;
-    /// Adds the provider to a name that has none.
+    /// Adds the provider to an unqualified name.
     fn qualify(&mut self, provider: &str);
-    /// Takes this provider off.
+    /// Removes this provider.
     fn unqualify(&mut self, provider: &str);
 }
 
@@ -52,26 +51,26 @@ impl Name for String {
     }
 }
 
-/// A name that is shown as it was written after it was qualified, too.
+/// A name that is shown as written even after it was qualified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reference {
     name: String,
-    /// How many bytes of it were written.
+    /// Length of the written part in bytes.
     written: usize,
 }
 
 impl Reference {
-    /// The name as it was written.
+    /// Returns the name as written.
     pub fn written(&self) -> &str {
         self.name.get(..self.written).unwrap_or(&self.name)
     }
 
-    /// The name with its provider, once it is qualified.
+    /// Returns the name, with its provider once it is qualified.
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// True when nothing was written.
+    /// Returns true if the written name is empty.
     pub fn is_empty(&self) -> bool {
         self.written == 0
     }
@@ -140,22 +139,23 @@ impl<'de> Deserialize<'de> for Reference {
     }
 }
 
-/// Is shown each name that an object refers to.
+/// Called with each name that an object refers to.
 pub type Visit<'a> = dyn FnMut(Target, &dyn Name) + 'a;
-/// Is given each name that an object refers to, to be changed.
+/// Called with each name that an object refers to, for modification.
 pub type VisitMut<'a> = dyn FnMut(Target, &mut dyn Name) + 'a;
 
-/// An object that refers to others. [`references!`](crate::references) makes both methods from one list.
+/// An object that refers to others. [`references!`](crate::references) generates both methods from one list.
 pub trait References {
-    /// Shows the names that it refers to.
+    /// Visits the names that it refers to.
     fn references(&self, _visit: &mut Visit<'_>) {}
-    /// The same, to be changed.
+    /// Visits the names for modification.
     fn references_mut(&mut self, _visit: &mut VisitMut<'_>) {}
 }
 
-/// Makes the two methods of [`References`] (and of [`Build`](crate::Build)) from one list of names: a pattern for the
-/// object, and statements that give each name in it to `visit`, but not those that are optional and not given. The statements stand in both methods, so that they get
-/// names that can be read in one and names that can be changed in the other.
+/// Generates the two methods of [`References`] (and of [`Build`](crate::Build)) from one list of names: a
+/// pattern for the object, and statements that pass each name to `visit`, except optional ones that are
+/// absent. The statements are used in both methods, with shared references in one and mutable references in
+/// the other.
 ///
 /// ```
 /// # use tidegate_core::reference::{References, Target};
@@ -184,7 +184,7 @@ macro_rules! references {
     };
 }
 
-/// The part of a qualified name after its last `@`.
+/// Returns the part of a qualified name after its last `@`.
 pub fn provider_of(name: &str) -> &str {
     name.rsplit_once('@').map_or("", |(_, provider)| provider)
 }
@@ -192,13 +192,13 @@ pub fn provider_of(name: &str) -> &str {
 /// Name of the TLS options that belong to no provider.
 const DEFAULT_TLS_OPTIONS: &str = "default";
 
-/// True for a name that means an object of the provider that wrote it, and does not say so.
+/// Returns true for an unqualified name, which refers to an object of the same provider.
 pub fn is_plain(target: Target, name: &str) -> bool {
     let belongs_to_none = target == Target::TlsOptions && name == DEFAULT_TLS_OPTIONS;
     !belongs_to_none && !name.contains('@')
 }
 
-/// Qualifies every plain name that an object of this provider refers to.
+/// Qualifies every unqualified name in an object of this provider.
 pub fn qualify<T: References + ?Sized>(object: &mut T, provider: &str) {
     object.references_mut(&mut |target, name| {
         if is_plain(target, name.name()) {
@@ -207,7 +207,7 @@ pub fn qualify<T: References + ?Sized>(object: &mut T, provider: &str) {
     });
 }
 
-/// True when an object refers to something by a plain name.
+/// Returns true if an object contains an unqualified name.
 pub fn has_plain<T: References + ?Sized>(object: &T) -> bool {
     let mut found = false;
     object.references(&mut |target, name| found |= is_plain(target, name.name()));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_names_are_qualified_once() {
+    fn unqualified_names_are_qualified_once() {
         let mut object = Object {
             middlewares: vec!["a".into(), "b@docker".into()],
             service: "s".into(),

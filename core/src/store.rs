@@ -1,6 +1,6 @@
-//! What several gateways share: limits that they count together, and values that they keep for each other.
+//! State shared between gateways: limits that they count together, and values.
 //!
-//! Middlewares see only the trait. The gateway implements it, and gives equal options the same connections.
+//! Middlewares see only the trait. The gateway implements it, and equal options share connections.
 
 use std::time::Duration;
 
@@ -10,52 +10,52 @@ use crate::BoxFuture;
 use crate::client_tls::ClientTls;
 use crate::values::Secret;
 
-/// Where the store is, and how it is talked to.
+/// The address of the store, and how to connect to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreOptions {
-    /// Servers as `host:port`: nodes of one cluster, or servers that stand in for one another.
+    /// Servers as `host:port`: nodes of one cluster, or alternatives for failover.
     pub endpoints: Vec<String>,
-    /// TLS towards them, with PEM instead of paths.
+    /// TLS for the connections, with PEM instead of paths.
     pub tls: Option<ClientTls>,
     /// User name.
     pub username: Secret,
     /// Password.
     pub password: Secret,
-    /// Number of the database.
+    /// Database number.
     pub db: i64,
-    /// Connections to each server that are opened under load.
+    /// Connections to each server under load.
     pub pool_size: usize,
-    /// Connections that stay open without load.
+    /// Idle connections to keep open.
     pub min_idle: usize,
-    /// Longest time until an answer comes.
+    /// Timeout for a reply.
     pub read_timeout: Duration,
-    /// Longest time to send.
+    /// Timeout for a write.
     pub write_timeout: Duration,
-    /// Longest time to connect.
+    /// Timeout for connecting.
     pub dial_timeout: Duration,
 }
 
-/// A token bucket: one token per `interval`, never more than `burst`.
+/// A token bucket: one token per `interval`, up to `burst`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bucket {
     /// Time between two tokens.
     pub interval: Duration,
-    /// How many tokens it holds.
+    /// Maximum number of tokens.
     pub burst: u32,
-    /// How early a request may come: its token is promised to it, and it is told how long to wait.
+    /// How early a request may be: it is promised the next token and told how long to wait.
     pub ahead: Duration,
 }
 
-/// What became of a request for a token.
+/// The outcome of a request for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// The token is taken; it may be used after this time.
+    /// A token was taken; it may be used after this time.
     In(Duration),
-    /// None is left. The next comes after this time.
+    /// No token is left; the next one arrives after this time.
     Over(Duration),
 }
 
-/// Why a store does not do what it is asked.
+/// Why the store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The caller's key, value or expiry is not allowed. Asking again fails as well.
@@ -72,17 +72,17 @@ pub enum StoreError {
     },
 }
 
-/// Maximum length of the key of a value, in bytes.
+/// Maximum length of a key in bytes.
 pub const MAX_KEY: usize = 1024;
-/// Maximum length of a value, in bytes.
+/// Maximum length of a value in bytes.
 pub const MAX_VALUE: usize = 1 << 20;
 
-/// Buckets and values that several gateways share.
+/// Buckets and values shared between gateways.
 ///
-/// No call takes longer than its `deadline`. While the store is away all fail at once; how the store is found out again
-/// is its own matter. Keys begin with `tidegate:` and what they are for.
+/// No call takes longer than its `deadline`. While the store is unavailable, all calls fail at once;
+/// reconnecting is up to the implementation. Keys start with `tidegate:` and their purpose.
 pub trait SharedStore: Send + Sync {
-    /// Takes one token from the bucket of this key, by the clock of the store. It takes no longer than `deadline`.
+    /// Takes one token from the bucket with this key, by the store's clock, within `deadline`.
     fn take<'a>(
         &'a self,
         key: &'a str,
@@ -90,16 +90,16 @@ pub trait SharedStore: Send + Sync {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>>;
 
-    /// The value of this key; `None` when there is none, or its time is over. One that is longer than [`MAX_VALUE`] is
-    /// an error: somebody else has written it.
+    /// Returns the value of this key; `None` if there is none or it has expired. A value longer than
+    /// [`MAX_VALUE`] is an error: it was not written by us.
     fn get<'a>(
         &'a self,
         key: &'a str,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
 
-    /// Sets the value of this key for as long as `expiry` says. Keys, values and times that are empty, and keys and
-    /// values that are too long, are errors.
+    /// Sets the value of this key for the duration of `expiry`. Keys, values and durations that are empty,
+    /// and keys and values that are too long, are errors.
     fn set<'a>(
         &'a self,
         key: &'a str,
@@ -108,8 +108,8 @@ pub trait SharedStore: Send + Sync {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The same, if the value is `expected` (`None`: if there is none). False when it is another one: then nothing is
-    /// changed. After an error it is unknown whether it was set.
+    /// Sets the value if the current one is `expected` (`None`: if there is none). Returns false, without
+    /// changing it, if it differs. After an error it is unknown whether it was set.
     fn compare_and_set<'a>(
         &'a self,
         key: &'a str,

@@ -1,4 +1,4 @@
-//! Value types that options share, in the forms people write them.
+//! Value types shared by options, in the forms people write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,22 +7,22 @@ use std::time;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// A length of time: Go's syntax (`1m30s`, `300ms`) or a bare number of seconds. Shown in Go's form (`1m0s`).
+/// A duration: Go's syntax (`1m30s`, `300ms`) or a number of seconds. Formatted like Go (`1m0s`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(pub time::Duration);
 
 impl Duration {
-    /// A whole number of seconds.
+    /// Creates a duration from seconds.
     pub const fn from_secs(seconds: u64) -> Self {
         Self(time::Duration::from_secs(seconds))
     }
 
-    /// A whole number of milliseconds.
+    /// Creates a duration from milliseconds.
     pub const fn from_millis(milliseconds: u64) -> Self {
         Self(time::Duration::from_millis(milliseconds))
     }
 
-    /// True for zero, which most options read as "none".
+    /// Returns true for zero, which most options treat as "none".
     pub fn is_zero(&self) -> bool {
         self.0.is_zero()
     }
@@ -34,7 +34,7 @@ impl From<Duration> for time::Duration {
     }
 }
 
-/// A text that is not a length of time.
+/// A text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a duration: expected a form like `1m30s` or a number of seconds")]
 pub struct DurationError(String);
@@ -136,8 +136,7 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
-/// A limit on time in which, as in Go, zero and negative lengths mean something else than a short time: mostly that there
-/// is no limit.
+/// A time limit in which, as in Go, zero and negative values have a special meaning: usually no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeout {
     length: Duration,
@@ -145,22 +144,22 @@ pub struct Timeout {
 }
 
 impl Timeout {
-    /// A whole number of seconds.
+    /// Creates a timeout from seconds.
     pub const fn from_secs(seconds: u64) -> Self {
         Self { length: Duration::from_secs(seconds), negative: false }
     }
 
-    /// A whole number of milliseconds.
+    /// Creates a timeout from milliseconds.
     pub const fn from_millis(milliseconds: u64) -> Self {
         Self { length: Duration::from_millis(milliseconds), negative: false }
     }
 
-    /// The limit; `None` when it is zero or negative.
+    /// Returns the limit; `None` if it is zero or negative.
     pub fn limit(self) -> Option<time::Duration> {
         (!self.negative && !self.length.is_zero()).then_some(self.length.0)
     }
 
-    /// True for a length below zero.
+    /// Returns true for a negative value.
     pub fn is_negative(self) -> bool {
         self.negative
     }
@@ -217,17 +216,17 @@ impl<'de> Deserialize<'de> for Timeout {
     }
 }
 
-/// A value that must not be shown: it prints as `***` everywhere, the API included.
+/// A value that must not be shown: it is formatted as `***` everywhere, including the API.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The value itself, for the one place that needs it.
+    /// Returns the value, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// True when nothing was given.
+    /// Returns true if it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -263,7 +262,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// For `skip_serializing_if`: leaves out what has its zero value, as Go's `omitempty` does.
+/// For `skip_serializing_if`: omits zero values, like Go's `omitempty`.
 pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -273,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_and_print_as_in_go() {
+    fn durations_are_parsed_and_formatted_as_in_go() {
         for (text, shown) in [
             ("10", "10s"),
             ("1m30s", "1m30s"),
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_print() {
+    fn secrets_are_not_printed() {
         let secret = Secret::from("hunter2");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
     }

@@ -5,18 +5,18 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The meanings that an option can have, and the words for them.
+/// The values of an option, and the words for them.
 pub trait Vocabulary: Copy + PartialEq + fmt::Debug + Send + Sync + 'static {
-    /// The words. Where several mean the same, the first one is shown.
+    /// The words. If several have the same meaning, the first one is shown.
     const WORDS: &'static [(&'static str, Self)];
-    /// True when the case of letters does not matter.
+    /// Whether the words ignore case.
     const IGNORES_CASE: bool = false;
 }
 
-/// The value of an option that takes one of a few words.
+/// The value of an option that accepts one of a few words.
 ///
-/// It is read once, while the configuration is decoded. A word that has no meaning is kept: the API shows values as they
-/// were written, and it depends on the option what becomes of an object with such a value.
+/// It is parsed once, when the configuration is decoded. An unknown word is kept: the API shows values as
+/// written, and the option determines what happens to an object with such a value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Word<T> {
     written: Cow<'static, str>,
@@ -24,14 +24,14 @@ pub struct Word<T> {
 }
 
 impl<T: Vocabulary> Word<T> {
-    /// No word.
+    /// The empty value.
     pub const EMPTY: Self = Self { written: Cow::Borrowed(""), meaning: None };
 
-    /// What it means; `None` when nothing is given.
+    /// Returns the meaning; `None` if the value is empty.
     ///
     /// # Errors
     ///
-    /// The word is none of the vocabulary.
+    /// The word is unknown.
     pub fn meaning(&self) -> Result<Option<T>, UnknownWord> {
         match self.meaning {
             None if !self.is_empty() => {
@@ -45,17 +45,17 @@ impl<T: Vocabulary> Word<T> {
         }
     }
 
-    /// What it means; `None` when nothing is given, or a word that has no meaning.
+    /// Returns the meaning; `None` if the value is empty or unknown.
     pub fn known(&self) -> Option<T> {
         self.meaning
     }
 
-    /// The word as it was written.
+    /// Returns the word as written.
     pub fn as_str(&self) -> &str {
         &self.written
     }
 
-    /// True when nothing is given.
+    /// Returns true if the value is empty.
     pub fn is_empty(&self) -> bool {
         self.written.is_empty()
     }
@@ -115,17 +115,17 @@ impl<'de, T: Vocabulary> Deserialize<'de> for Word<T> {
     }
 }
 
-/// A word that an option does not take.
+/// A word that an option does not accept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{written}` is unknown: expected {}", Alternatives(.expected))]
 pub struct UnknownWord {
-    /// The word as it was written.
+    /// The word as written.
     pub written: String,
-    /// The words that the option takes.
+    /// The accepted words.
     pub expected: Vec<&'static str>,
 }
 
-/// `` `a`, `b` or `c` ``.
+/// Formats as `` `a`, `b` or `c` ``.
 struct Alternatives<'a>(&'a [&'static str]);
 
 impl fmt::Display for Alternatives<'_> {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_read_once_and_kept_as_written() {
+    fn words_are_parsed_once_and_kept_as_written() {
         for (written, meaning) in [
             ("small", Some(Size::Small)),
             ("SMALL", Some(Size::Small)),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_word_is_kept_and_named_with_what_was_expected() {
+    fn an_unknown_word_is_kept_and_reported_with_the_alternatives() {
         let word = Word::<Size>::from("tiny");
         assert_eq!((word.as_str(), word.known()), ("tiny", None));
         let error = word.meaning().unwrap_err().to_string();

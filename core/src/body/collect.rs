@@ -1,4 +1,4 @@
-//! Reading a whole body into memory.
+//! Collecting a body in memory.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -6,12 +6,12 @@ use http::HeaderMap;
 use super::prefixed::WithTrailers;
 use super::{Body, BodyError};
 
-/// The whole content of a body. It can be sent any number of times: clones share the bytes.
+/// The whole content of a body. Can be sent any number of times: clones share the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// All data frames, joined.
     pub bytes: Bytes,
-    /// The trailers, if there were any.
+    /// The trailers, if any.
     pub trailers: Option<HeaderMap>,
 }
 
@@ -24,17 +24,17 @@ impl From<Collected> for Body {
     }
 }
 
-/// A body that was read in part.
+/// A partly read body.
 #[derive(Debug)]
 pub struct Unfinished {
-    /// What was read of it.
+    /// The part that was read.
     pub read: Bytes,
-    /// What was not read. Its guards have seen `read` already.
+    /// The rest. Its guards have already seen `read`.
     pub rest: Body,
 }
 
 impl Unfinished {
-    /// Returns the body as if nothing of it had been read.
+    /// Returns the body as if it had not been read.
     pub fn into_body(self) -> Body {
         Body::prefixed([self.read], self.rest)
     }
@@ -43,7 +43,7 @@ impl Unfinished {
 /// Why a body was not collected.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    /// The body is larger than allowed. It can still be read from its beginning.
+    /// The body is larger than allowed. It can still be read from the start.
     #[error("body larger than {limit} bytes")]
     TooLarge {
         /// The limit, in bytes.
@@ -51,14 +51,14 @@ pub enum CollectError {
         /// The body.
         body: Box<Unfinished>,
     },
-    /// The body broke off.
+    /// Reading the body failed.
     #[error(transparent)]
     Failed(#[from] BodyError),
 }
 
 impl CollectError {
-    /// Returns the body for another reader: a body that was too large is read from its beginning, and one that failed
-    /// fails at once.
+    /// Returns the body for another reader: one that was too large starts from the beginning, and one that
+    /// failed fails at once.
     pub fn into_body(self) -> Body {
         match self {
             Self::TooLarge { body, .. } => body.into_body(),
@@ -77,11 +77,12 @@ impl From<CollectError> for BodyError {
 }
 
 impl Body {
-    /// Reads the whole body, trailers included.
+    /// Reads the whole body, including trailers.
     ///
     /// # Errors
-    /// [`CollectError::TooLarge`] if it has more than `limit` bytes; a body that announces more is not read at all.
-    /// [`CollectError::Failed`] if it breaks off; what was read is dropped.
+    /// [`CollectError::TooLarge`] if it has more than `limit` bytes; a body that declares more is not read at
+    /// all.
+    /// [`CollectError::Failed`] if reading it fails; what was read is dropped.
     pub async fn collect(mut self, limit: u64) -> Result<Collected, CollectError> {
         let mut pieces = Pieces::default();
         let mut trailers = None;
@@ -103,8 +104,8 @@ impl Body {
     }
 }
 
-/// Data frames that become one piece of memory. A single one is kept as it is, others are copied: a small frame may be
-/// part of a much larger buffer, which it would keep in memory.
+/// Data frames that become one piece of memory. A single frame is kept as it is, several are copied: a small
+/// frame may be part of a much larger buffer that it would keep alive.
 #[derive(Default)]
 pub(super) struct Pieces {
     /// Empty, or the only frame.
@@ -124,7 +125,7 @@ impl Pieces {
         self.joined.extend_from_slice(&data);
     }
 
-    /// Returns how many bytes there are.
+    /// Returns the number of bytes.
     pub(super) fn len(&self) -> usize {
         self.first.len() + self.joined.len()
     }

@@ -1,24 +1,24 @@
-//! Why bodies break off.
+//! Why bodies fail.
 
-/// Why a body broke off.
+/// Why a body failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The peer's HTTP connection failed.
     #[error("{0}")]
     Http(#[from] hyper::Error),
-    /// A limit on the size was passed.
+    /// A size limit was exceeded.
     #[error("body larger than {limit} bytes")]
     TooLarge {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// The client took its request back, or broke the protocol (HTTP/3).
+    /// The client cancelled its request, or violated the protocol (HTTP/3).
     #[error("{0}")]
     Gone(String),
     /// No progress within the allowed time.
     #[error("body made no progress in time")]
     TimedOut,
-    /// Compression, a temporary file, or another part of ours failed.
+    /// Compression, a temporary file, or another local operation failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// Anything else.
@@ -27,7 +27,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// Returns which error it is, without what belongs to the particular case.
+    /// Returns the kind of error, without its details.
     pub fn kind(&self) -> BodyErrorKind {
         match self {
             Self::Http(_) => BodyErrorKind::Http,
@@ -40,7 +40,7 @@ impl BodyError {
     }
 }
 
-/// Which [`BodyError`] a body failed with: what can be copied and kept after the error has been passed on.
+/// The kind of a [`BodyError`], which can be copied and kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyErrorKind {
     /// [`BodyError::Http`]

@@ -1,4 +1,4 @@
-//! Bodies whose data is changed on the way.
+//! Bodies whose data is changed as it passes.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,10 +9,10 @@ use http_body::{Body as _, Frame};
 use super::{Body, Frames, Kind, Pace, Polled};
 
 impl Body {
-    /// Changes each data frame. Trailers pass as they are. A frame that becomes empty is left out.
+    /// Transforms each data frame. Trailers pass unchanged. A frame that becomes empty is dropped.
     ///
-    /// The guards of the body stay with it: they see the frames as they were. The length of the new body is unknown,
-    /// except where the content is already here in one piece: then it is changed at once.
+    /// The guards of the body stay with it and see the original frames. The length of the new body is
+    /// unknown, unless the content is available as a whole: it is then transformed at once.
     #[must_use]
     pub fn map_data(self, mut change: impl FnMut(Bytes) -> Bytes + Send + Unpin + 'static) -> Self {
         match (&self.kind, self.guards.is_empty()) {

@@ -1,4 +1,4 @@
-//! Bodies of which a part is in memory, and bodies that are known to fail.
+//! Bodies that are partly in memory, and bodies that fail.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 use super::{Body, BodyError, Frames, Pace, Polled};
 
 impl Body {
-    /// Returns a body of `read`, followed by `rest`: gives back what was read of a body to find something out.
+    /// Returns a body of `read`, followed by `rest`, to undo reading the start of a body.
     ///
-    /// The guards of `rest` stay with it. They have seen `read` when it was read, and do not see it again.
+    /// The guards of `rest` stay with it. They saw `read` when it was read, and do not see it again.
     pub fn prefixed(read: impl IntoIterator<Item = Bytes>, rest: Self) -> Self {
         let mut read: SmallVec<[Bytes; 2]> = read.into_iter().filter(|piece| !piece.is_empty()).collect();
         if read.is_empty() {
@@ -25,7 +25,7 @@ impl Body {
         Self::of_frames(Prefixed { read: read.into_iter(), rest })
     }
 
-    /// Returns a body that fails when it is read.
+    /// Returns a body that fails on the first read.
     pub fn failed(error: BodyError) -> Self {
         Self::of_frames(Failed(Some(error)))
     }
@@ -72,7 +72,7 @@ impl Frames for Failed {
     }
 }
 
-/// Content in memory that has trailers.
+/// Content in memory with trailers.
 pub(super) struct WithTrailers {
     content: Bytes,
     trailers: Option<HeaderMap>,
@@ -96,7 +96,7 @@ impl Frames for WithTrailers {
         self.trailers.is_none()
     }
 
-    /// Not exact: what has a length goes over HTTP/1 without trailers.
+    /// Not exact: with a known length, HTTP/1 would omit the trailers.
     fn size_hint(&self) -> SizeHint {
         let mut hint = SizeHint::new();
         hint.set_lower(self.content.len() as u64);

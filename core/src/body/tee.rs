@@ -1,4 +1,4 @@
-//! Keeping a copy of a body that passes.
+//! Copying a body as it passes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use super::collect::Pieces;
 use super::{Body, BodyError, BodyErrorKind, Collected, End, Frames, Pace, Polled, Unfinished};
 
 impl Body {
-    /// Returns a body that passes on this one unchanged, and the copy that is made on the way, of at most `limit` bytes.
+    /// Returns a body that yields this one unchanged, and a copy of at most `limit` bytes that is made as it
+    /// is read.
     ///
-    /// Nothing is read ahead: the copy grows as the body is read, and ends with it. Where the size is known, look at it
-    /// first: a body that announces more than `limit` bytes is copied until it has passed the limit.
+    /// Nothing is read ahead: the copy grows as the body is read, and ends with it. Check the size first if
+    /// it is known: a body that declares more than `limit` bytes is copied up to the limit.
     pub fn tee(self, limit: u64) -> (Self, Tee) {
         let shared = Arc::new(Mutex::new(Shared {
             inner: Some(self),
@@ -31,23 +32,24 @@ impl Body {
     }
 }
 
-/// The copy of a body that somebody else reads: a future of how it ended, not to be polled again when it is ready.
+/// The copy of a body read by someone else: a future that resolves to how the body ended. Must not be polled
+/// again after that.
 ///
-/// When it is dropped, copying stops, and the body goes on.
+/// Dropping it stops the copying, but not the body.
 #[must_use = "nothing is copied without it"]
 pub struct Tee(Arc<Mutex<Shared>>);
 
-/// How the copying of a body ended.
+/// How copying a body ended.
 #[derive(Debug)]
 pub enum Teed {
-    /// The body was read to its end.
+    /// The body was read to the end.
     Complete(Collected),
-    /// The body has more bytes than allowed, and goes on without being copied. Known before the body ends.
+    /// The body exceeds the limit and continues without being copied. Known before the body ends.
     TooLarge,
     /// The body failed.
     Failed(BodyErrorKind),
-    /// The body was dropped before its end: its reader has left, or wants no more. The rest can still be read by whoever
-    /// wants the content all the same; it is dropped with this.
+    /// The body was dropped early: its reader is gone or wants no more. The rest can still be read to get the
+    /// content; it is dropped with this value.
     Dropped(Box<Unfinished>),
 }
 
@@ -65,9 +67,10 @@ impl Future for Tee {
 }
 
 impl Tee {
-    /// Takes the body back from its reader, for whom it fails from now on, and returns it from its beginning.
+    /// Takes the body back from its reader, whose reads fail from now on, and returns it from the start.
     ///
-    /// Returns `None`, and leaves the reader alone, if the content is gone: the limit was passed, or the body failed.
+    /// Returns `None`, without affecting the reader, if the content is lost: the limit was exceeded, or the
+    /// body failed.
     pub fn reclaim(self) -> Option<Body> {
         let mut shared = self.0.lock();
         let body = match shared.take_outcome() {
@@ -91,31 +94,31 @@ impl Drop for Tee {
         shared.kept = Kept::Gone;
         shared.waiter = None;
         let rest = if shared.end.is_some() { shared.inner.take() } else { None };
-        // What hangs on the rest may take its time.
+        // Dropping guards of the rest may take time.
         drop(shared);
         drop(rest);
     }
 }
 
 struct Shared {
-    /// What was not read yet. `None` once the body has ended, or was reclaimed.
+    /// The unread part. `None` once the body has ended or was reclaimed.
     inner: Option<Body>,
     limit: u64,
     kept: Kept,
     trailers: Option<HeaderMap>,
     /// How the body ended for its reader.
     end: Option<End>,
-    /// Who reads the body.
+    /// The task that reads the body.
     reader: Option<Waker>,
-    /// Who waits for the copy.
+    /// The task that waits for the copy.
     waiter: Option<Waker>,
 }
 
 enum Kept {
     Growing(Pieces),
-    /// The limit was passed.
+    /// The limit was exceeded.
     TooLarge,
-    /// It was taken, or nobody wants it.
+    /// It was taken, or is not wanted any more.
     Gone,
 }
 
@@ -142,14 +145,14 @@ impl Shared {
         }
     }
 
-    /// Notes how the body ended for its reader. Only what can still be read is kept.
+    /// Records how the body ended for its reader, and drops what cannot be read any more.
     fn settle(&mut self, end: End) -> Option<Body> {
         self.end = Some(end);
         let is_kept = end == End::Dropped && matches!(self.kept, Kept::Growing(_));
         if is_kept { None } else { self.inner.take() }
     }
 
-    /// Returns whoever waits for the copy, when there is something to know.
+    /// Returns the task that waits for the copy, if there is something to report.
     fn waiter(&mut self) -> Option<Waker> {
         let is_over = self.end.is_some() || matches!(self.kept, Kept::TooLarge);
         if is_over { self.waiter.take() } else { None }
@@ -172,7 +175,7 @@ impl Shared {
     }
 }
 
-/// The body on its way to its reader.
+/// The body as seen by its reader.
 struct Passing(Arc<Mutex<Shared>>);
 
 impl Frames for Passing {

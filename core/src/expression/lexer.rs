@@ -1,11 +1,11 @@
-//! Cuts an expression into tokens.
+//! Splits an expression into tokens.
 
 use std::ops::Range;
 
 use super::{Comparison, SyntaxError};
 use crate::values::Duration;
 
-/// One piece of an expression.
+/// A token of an expression.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
     Name(String),
@@ -18,14 +18,14 @@ pub(super) enum Token {
     And,
     Or,
     Compare(Comparison),
-    /// `=~`, or `!~` when true.
+    /// `=~`, or `!~` if true.
     Match(bool),
     Duration(Duration),
     End,
 }
 
 impl Token {
-    /// The token as it is named in an error.
+    /// Describes the token in an error.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Name(name) => format!("`{name}`"),
@@ -46,11 +46,11 @@ impl Token {
     }
 }
 
-/// A text and how far it has been read.
+/// A text and the position of the next token.
 pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
-    /// Fields stand beside calls: durations, `=~` and `-` in names.
+    /// Whether to accept fields: durations, `=~` and `-` in names.
     fields: bool,
 }
 
@@ -59,7 +59,7 @@ impl<'a> Lexer<'a> {
         Self { text, at: 0, fields }
     }
 
-    /// The next token and where it stands.
+    /// Returns the next token and its position.
     pub(super) fn next(&mut self) -> Result<(Token, Range<usize>), SyntaxError> {
         self.skip_blank()?;
         let start = self.at;
@@ -91,7 +91,7 @@ impl<'a> Lexer<'a> {
         SyntaxError { message: message.into(), span: start..(start + length).min(self.text.len()) }
     }
 
-    /// Passes over blanks and Go's comments.
+    /// Skips whitespace and Go comments.
     fn skip_blank(&mut self) -> Result<(), SyntaxError> {
         loop {
             let rest = self.rest();
@@ -172,11 +172,11 @@ impl<'a> Lexer<'a> {
         }
         let found = rest.chars().next().unwrap_or_default();
         let message = match found {
-            '\'' => "single quotes are no string: write `…` or \"…\"".to_owned(),
+            '\'' => "strings cannot have single quotes: write `…` or \"…\"".to_owned(),
             '&' => "expected `&&`, found a single `&`".to_owned(),
             '|' => "expected `||`, found a single `|`".to_owned(),
             '=' => "expected `==`, found a single `=`".to_owned(),
-            '{' | '}' => format!("unexpected `{found}`: a pattern must stand in a string"),
+            '{' | '}' => format!("unexpected `{found}`: patterns must be strings"),
             _ => format!("unexpected character {found:?}"),
         };
         Err(self.error(self.at, found.len_utf8(), message))
@@ -191,7 +191,7 @@ impl<'a> Lexer<'a> {
                 "this string is never closed: a backtick is missing",
             ));
         };
-        // Go leaves carriage returns out of raw strings.
+        // Go removes carriage returns from raw strings.
         let value = body.get(..end).unwrap_or("").replace('\r', "");
         Ok(self.take(end + 2, Token::Text(value)))
     }
@@ -227,10 +227,10 @@ impl<'a> Lexer<'a> {
         self.at += 1;
         String::from_utf8(value)
             .map(Token::Text)
-            .map_err(|_| self.error(start, self.at - start, "this string is not UTF-8"))
+            .map_err(|_| self.error(start, self.at - start, "the string is not valid UTF-8"))
     }
 
-    /// Reads an escape of a quoted string (Go specification, "Rune literals").
+    /// Parses an escape of a quoted string (Go specification, "Rune literals").
     fn escape(&mut self, value: &mut Vec<u8>) -> Result<(), SyntaxError> {
         let start = self.at;
         let kind = self.rest().chars().nth(1).unwrap_or_default();
@@ -269,7 +269,7 @@ impl<'a> Lexer<'a> {
                 value.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             }
             ('x' | '0'..='7', Some(code)) if code < 256 => value.push(code as u8),
-            _ => return Err(self.error(start, skip + digits, "this escape is incomplete or out of range")),
+            _ => return Err(self.error(start, skip + digits, "the escape is incomplete or out of range")),
         }
         self.at += skip + digits;
         Ok(())

@@ -1,9 +1,9 @@
-//! Finds the known name that a misspelt one most likely means.
+//! Finds the known name that is most similar to a misspelt one.
 
-/// Longer names are not compared.
+/// Maximum length of names to compare.
 const MAX_NAME: usize = 64;
 
-/// The nearest of the known names, when one is near enough.
+/// Returns the most similar known name, if it is similar enough.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name: Vec<char> = name.to_lowercase().chars().take(MAX_NAME + 1).collect();
     if name.is_empty() || name.len() > MAX_NAME {
@@ -21,7 +21,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
-/// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
+/// Returns the number of letters to insert, remove, replace or swap (optimal string alignment).
 fn distance(a: &[char], b: &[char]) -> usize {
     let width = b.len() + 1;
     let mut before: Vec<usize> = vec![0; width];
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_quiet_when_nothing_is_near() {
+    fn dissimilar_names_are_not_suggested() {
         assert_eq!(nearest("Method", KNOWN), None);
         assert_eq!(nearest("", KNOWN), None);
         assert_eq!(nearest(&"x".repeat(100_000), KNOWN), None);

@@ -1,4 +1,4 @@
-//! Builds an expression out of tokens.
+//! Builds an expression from tokens.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::{Argument, Call, Expression, Field, MAX_LENGTH, MAX_NESTING, SyntaxEr
 /// Parses a whole text.
 pub(super) fn parse(text: &str, fields: bool) -> Result<Expression, SyntaxError> {
     if text.len() > MAX_LENGTH {
-        let message = format!("too long: {} bytes, at most {MAX_LENGTH} are allowed", text.len());
+        let message = format!("too long: {} bytes, the maximum is {MAX_LENGTH}", text.len());
         return Err(SyntaxError { message, span: 0..0 });
     }
     let mut lexer = Lexer::new(text, fields);
@@ -20,12 +20,12 @@ pub(super) fn parse(text: &str, fields: bool) -> Result<Expression, SyntaxError>
     let expression = parser.either()?;
     match parser.token {
         Token::End => Ok(expression),
-        Token::Close => parser.fail("this `)` closes nothing"),
+        Token::Close => parser.fail("unmatched `)`"),
         _ => parser.expected("`&&`, `||` or the end"),
     }
 }
 
-/// One token ahead of the text.
+/// A parser with one token of lookahead.
 struct Parser<'a> {
     lexer: Lexer<'a>,
     token: Token,
@@ -72,7 +72,7 @@ impl Parser<'_> {
             (&Token::Compare(operator), Expression::Call(call)) => (operator, call),
             (operator, _) => {
                 let known = if self.fields { "a call or a field" } else { "a call" };
-                let message = format!("only {known} can stand left of {}", operator.describe());
+                let message = format!("only {known} can be on the left of {}", operator.describe());
                 return Err(SyntaxError { message, span: start..self.span.end });
             }
         };
@@ -82,7 +82,7 @@ impl Parser<'_> {
         Ok(Expression::Compare { call, operator, value })
     }
 
-    /// What is asked of a field.
+    /// Parses the test of a field.
     fn test(&mut self, mut field: Field) -> Result<Expression, SyntaxError> {
         let operator = std::mem::replace(&mut self.token, Token::End);
         self.advance()?;
@@ -146,7 +146,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A call, or a field where there are fields.
+    /// Parses a call, or a field if they are allowed.
     fn call(&mut self) -> Result<Expression, SyntaxError> {
         let start = self.span.start;
         let Token::Name(name) = std::mem::replace(&mut self.token, Token::End) else {
@@ -200,7 +200,7 @@ impl Parser<'_> {
     fn enter(&mut self) -> Result<(), SyntaxError> {
         self.nesting += 1;
         if self.nesting > MAX_NESTING {
-            return self.fail(format!("nested too deeply: at most {MAX_NESTING} levels are allowed"));
+            return self.fail(format!("nested too deeply: the maximum is {MAX_NESTING} levels"));
         }
         self.advance()
     }

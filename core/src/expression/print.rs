@@ -1,4 +1,4 @@
-//! Writes an expression as text that parses to the same meaning.
+//! Formats an expression as text with the same meaning.
 
 use std::fmt::{self, Display};
 
@@ -53,7 +53,7 @@ impl Display for Value {
     }
 }
 
-/// Puts parentheses around an operand of `&&` that binds less.
+/// Adds parentheses around an operand of `&&` that binds less tightly.
 fn grouped(operand: &Expression, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match operand {
         Expression::Or(..) => write!(f, "({operand})"),
@@ -83,7 +83,7 @@ impl Display for Argument {
     }
 }
 
-/// A string as it is written.
+/// Formats a string literal.
 fn quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if !text.contains(['`', '\r']) {
         return write!(f, "`{text}`");
