@@ -1,36 +1,36 @@
-//! The ClientHello of TLS: the server name and the protocols that a client asks for, before anything is decrypted.
+//! Parses the TLS ClientHello: the server name and protocols that a client requests, in plain text.
 //!
 //! Sources: RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3, RFC 7301 section 3.1.
 
-/// First byte of a TLS record that holds a handshake message.
+/// First byte of a TLS record with a handshake message.
 pub const HANDSHAKE_RECORD: u8 = 0x16;
-/// Maximum number of bytes of a ClientHello with its records. The largest in use have about 2 KiB.
+/// Maximum length of a ClientHello with its records. The largest in use have about 2 KiB.
 pub const MAX_HELLO: usize = 16 * 1024;
 
 /// Length of a record's header.
 const RECORD_HEADER: usize = 5;
 /// Length of a handshake message's header.
 const MESSAGE_HEADER: usize = 4;
-/// The only handshake message that a client may begin with.
+/// The only handshake message that a client may start with.
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 
-/// What a client asks for.
+/// The relevant contents of a ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
-    /// The server name in lower case, without a dot at its end; empty when none was sent.
+    /// The server name in lower case, without a trailing dot; empty if none was sent.
     pub server_name: String,
     /// The protocols (ALPN), in the client's order.
     pub protocols: Vec<Vec<u8>>,
 }
 
-/// What the first bytes of a TLS connection are.
+/// The result of parsing the first bytes of a TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// The beginning of a ClientHello: more bytes are needed.
+    /// The start of a ClientHello: more bytes are needed.
     Partial,
-    /// A whole ClientHello.
+    /// A complete ClientHello.
     Hello(Hello),
     /// Not a ClientHello.
     Malformed(HelloError),
@@ -40,7 +40,7 @@ pub enum Parsed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.reason())]
 pub enum HelloError {
-    /// A record of another kind or version.
+    /// A record of another type or version.
     NoHandshake,
     /// A record that is empty, or longer than a ClientHello may be.
     RecordLength,
@@ -48,8 +48,8 @@ pub enum HelloError {
     OtherMessage,
     /// More than [`MAX_HELLO`] bytes.
     TooLong,
-    /// A field that ends behind the message.
-    CutShort,
+    /// A field that extends beyond the message.
+    Truncated,
 }
 
 impl HelloError {
@@ -60,12 +60,12 @@ impl HelloError {
             Self::RecordLength => "invalid record length",
             Self::OtherMessage => "the first message is not a ClientHello",
             Self::TooLong => "the ClientHello is too long",
-            Self::CutShort => "the ClientHello is cut short",
+            Self::Truncated => "the ClientHello is truncated",
         }
     }
 }
 
-/// Reads a ClientHello at the start of `bytes`.
+/// Parses a ClientHello at the start of `bytes`.
 pub fn parse(bytes: &[u8]) -> Parsed {
     let mut message = Vec::new();
     let mut rest = bytes;
@@ -76,7 +76,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
                 Ok(length) if message.len() >= MESSAGE_HEADER + length => {
                     let body = &message[MESSAGE_HEADER..MESSAGE_HEADER + length];
                     let hello = read_body(body);
-                    return hello.map_or(Parsed::Malformed(HelloError::CutShort), Parsed::Hello);
+                    return hello.map_or(Parsed::Malformed(HelloError::Truncated), Parsed::Hello);
                 }
                 Ok(_) => {}
             }
@@ -98,7 +98,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The length that the message says it has; `None` when too little of it is there.
+/// Returns the declared length of the message; `None` if its header is incomplete.
 fn length_of(message: &[u8]) -> Option<Result<usize, HelloError>> {
     let header = message.first_chunk::<MESSAGE_HEADER>()?;
     if header[0] != CLIENT_HELLO {
@@ -155,7 +155,7 @@ fn protocols(content: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(all)
 }
 
-/// Takes pieces off the front.
+/// A cursor over the rest of the message.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -169,13 +169,13 @@ impl<'a> Reader<'a> {
         Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    /// What follows a length of two bytes.
+    /// Reads a field prefixed with its length in two bytes.
     fn list(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(self.number()?);
         self.take(length)
     }
 
-    /// What follows a length of one byte.
+    /// Reads a field prefixed with its length in one byte.
     fn short_list(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(*self.take(1)?.first()?);
         self.take(length)
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// The first bytes of a real client.
+    /// Returns the first bytes of a real client.
     fn hello_of(name: &str, protocols: &[&str]) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = rustls::RootCertStore::empty();
@@ -209,7 +209,7 @@ mod tests {
         bytes
     }
 
-    /// The same message, cut into records of `size` bytes.
+    /// Splits the message into records of `size` bytes.
     fn cut(bytes: &[u8], size: usize) -> Vec<u8> {
         let records = bytes[RECORD_HEADER..].chunks(size);
         records
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_beginning_is_partial() {
+    fn every_prefix_is_partial() {
         for bytes in [hello_of("a.test", &["h2"]), cut(&hello_of("a.test", &[]), 11)] {
             for end in 0..bytes.len() {
                 assert_eq!(parse(&bytes[..end]), Parsed::Partial, "{end}");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_malformed() {
+    fn other_bytes_are_malformed() {
         for bytes in [
             &b"GET / HTTP/1.1"[..],
             &[0x16, 2, 1, 0, 5, 1, 0, 0, 1, 0],

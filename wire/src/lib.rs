@@ -1,7 +1,7 @@
-//! Codecs for the protocols that the gateway reads and writes itself, without I/O.
+//! Codecs for the protocols that the gateway parses and writes itself, without I/O.
 //!
-//! Bytes go in, and what they mean comes out. Nothing here opens a socket, waits, or knows a runtime, an HTTP library or
-//! the rest of the gateway, so every reader can be tested and fuzzed with plain bytes, whole and in pieces.
+//! This crate opens no sockets, never waits, and knows neither a runtime nor an HTTP library nor the rest of
+//! the gateway, so every parser can be tested and fuzzed with plain bytes, whole and in pieces.
 //!
 //! | module | reads | writes |
 //! |---|---|---|

@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: a load balancer says who the client of a connection is.
+//! The PROXY protocol, versions 1 and 2: a load balancer tells who the client of a connection is.
 //!
-//! Whether the peer may send a header at all is decided before [`parse`] runs. Source: HAProxy's `proxy-protocol.txt`,
-//! sections 2.1 (version 1) and 2.2 (version 2).
+//! Whether the peer may send a header is decided before [`parse`] is called. Source: HAProxy's
+//! `proxy-protocol.txt`, sections 2.1 (version 1) and 2.2 (version 2).
 
 mod write;
 
@@ -13,30 +13,30 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// First bytes of version 1.
 const V1_SIGNATURE: &[u8] = b"PROXY ";
-/// Longest line of version 1, line end included.
-const V1_MAX: usize = 107;
-/// Longest body of version 2 that is taken: addresses and a good amount of TLVs.
-const V2_MAX: usize = 4096;
+/// Maximum length of a version 1 line, including the line end.
+const MAX_V1_LEN: usize = 107;
+/// Maximum length of a version 2 body: enough for the addresses and many TLVs.
+const MAX_V2_BODY_LEN: usize = 4096;
 
-/// What the first bytes of a connection are.
+/// The result of parsing the first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// No header: the bytes belong to the client's own protocol.
+    /// No header: the bytes belong to the client's protocol.
     Absent,
-    /// It may become a header: more bytes are needed.
+    /// Possibly a header: more bytes are needed.
     Partial,
     /// A header of `length` bytes.
     Header {
         /// Length, in bytes.
         length: usize,
-        /// Source and destination; `None` for health checks of the balancer itself and unknown families.
+        /// Source and destination; `None` for health checks of the balancer and unknown families.
         addresses: Option<(SocketAddr, SocketAddr)>,
     },
-    /// It begins like a header but is not one.
+    /// It starts like a header but is invalid.
     Malformed(HeaderError),
 }
 
-/// What is wrong with a header.
+/// Why a header is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Version 1: no line end within 107 bytes.
@@ -45,10 +45,10 @@ pub enum HeaderError {
     /// Version 1: a bare line feed, or bytes that are not text.
     #[error("line does not end in CR LF")]
     LineEnd,
-    /// Version 1: not as many fields as there must be.
+    /// Version 1: wrong number of fields.
     #[error("expected two addresses and two ports")]
     FieldCount,
-    /// Version 1: an address that is not of the family, or a field that has no valid value.
+    /// Version 1: an address of another family, or an invalid value.
     #[error("family, address or port is not valid")]
     Field,
     /// Version 2: another version.
@@ -60,15 +60,15 @@ pub enum HeaderError {
     /// Version 2: neither LOCAL nor PROXY.
     #[error("command is unknown")]
     Command,
-    /// Version 2: a family that does not exist.
+    /// Version 2: an unknown family.
     #[error("address family is unknown")]
     Family,
-    /// Version 2: no room for both addresses.
+    /// Version 2: too short for both addresses.
     #[error("header is shorter than its addresses")]
     TooShort,
 }
 
-/// Reads a header at the start of `bytes`.
+/// Parses a header at the start of `bytes`.
 pub fn parse(bytes: &[u8]) -> Parsed {
     if starts(bytes, V2_SIGNATURE) {
         return if bytes.len() < 16 { Parsed::Partial } else { parse_v2(bytes) };
@@ -79,16 +79,16 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     Parsed::Absent
 }
 
-/// True when one is the beginning of the other. Nothing at all may still become anything.
+/// Returns true when one is a prefix of the other.
 fn starts(bytes: &[u8], signature: &[u8]) -> bool {
     let length = bytes.len().min(signature.len());
     bytes[..length] == signature[..length]
 }
 
 fn parse_v1(bytes: &[u8]) -> Parsed {
-    let window = &bytes[..bytes.len().min(V1_MAX)];
+    let window = &bytes[..bytes.len().min(MAX_V1_LEN)];
     let Some(end) = memchr::memchr(b'\n', window) else {
-        return if bytes.len() >= V1_MAX {
+        return if bytes.len() >= MAX_V1_LEN {
             Parsed::Malformed(HeaderError::LineTooLong)
         } else {
             Parsed::Partial
@@ -131,7 +131,7 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     if version_command >> 4 != 2 {
         return Parsed::Malformed(HeaderError::Version);
     }
-    if length > V2_MAX {
+    if length > MAX_V2_BODY_LEN {
         return Parsed::Malformed(HeaderError::TooLong);
     }
     let Some(body) = bytes.get(16..16 + length) else { return Parsed::Partial };
@@ -144,7 +144,7 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     let found = match family {
         0x11 => v4(body),
         0x21 => v6(body),
-        // Unspecified, UDP and Unix sockets: taken for what they are, the peer stays the client.
+        // Unspecified, UDP and Unix sockets are accepted: the peer remains the client.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return header(None),
         _ => return Parsed::Malformed(HeaderError::Family),
     };
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1() {
+    fn version_1_headers_are_parsed() {
         let line = b"PROXY TCP4 192.0.2.1 198.51.100.2 5000 443\r\nGET /";
         let expected = (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
         assert_eq!(parse(line), Parsed::Header { length: 44, addresses: Some(expected) });
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2() {
+    fn version_2_headers_are_parsed() {
         let body = [192, 0, 2, 1, 198, 51, 100, 2, 0x13, 0x88, 1, 0xbb, 9, 9];
         let parsed = parse(&v2(0x21, 0x11, &body));
         let expected = (SocketAddr::from(([192, 0, 2, 1], 5000)), SocketAddr::from(([198, 51, 100, 2], 443)));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_and_beginnings() {
+    fn other_protocols_and_prefixes() {
         assert_eq!(parse(b""), Parsed::Partial);
         assert_eq!(parse(b"PRO"), Parsed::Partial);
         assert_eq!(parse(b"PROPFIND / HTTP/1.1"), Parsed::Absent);
@@ -231,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_never_claims_more_than_there_is(
+        fn no_bytes_panic_or_exceed_the_input(
             start in prop_oneof![Just(V2_SIGNATURE.to_vec()), Just(V1_SIGNATURE.to_vec()), Just(Vec::new())],
             rest in proptest::collection::vec(any::<u8>(), 0..200),
         ) {

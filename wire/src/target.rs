@@ -1,21 +1,22 @@
-//! What request targets and hosts may consist of (RFC 3986), in any version of HTTP.
+//! The syntax of request targets and hosts_are_validated (RFC 3986), for all versions of HTTP.
 
-/// The longest target that [`http::Uri`] can hold, in bytes.
+/// Maximum length of a target in [`http::Uri`], in bytes.
 pub const MAX_TARGET: usize = 65_534;
 
-/// True for a character that real clients send unescaped in a path or a query, and that [`http::Uri`] cannot hold there.
-/// It does not endanger framing.
+/// Returns true for a character that real clients send unescaped in a path or query but that [`http::Uri`]
+/// rejects. It does not affect framing.
 pub fn must_be_escaped(byte: u8, in_query: bool) -> bool {
     matches!((byte, in_query), (b'<' | b'>', _) | (b'`', false) | (b'"', true))
 }
 
-/// Returns the escape of a character (RFC 3986 section 2.1).
+/// Returns the escape sequence of a character (RFC 3986 section 2.1).
 pub fn escape_of(byte: u8) -> [u8; 3] {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
-/// True for a host with an optional port (RFC 3986 section 3.2.2), without user information. Empty is allowed.
+/// Returns true for a host with an optional port (RFC 3986 section 3.2.2), without user information. May be
+/// empty.
 pub fn is_host(host: &[u8]) -> bool {
     let (name, port) = if host.first() == Some(&b'[') {
         let Some(end) = memchr::memchr(b']', host) else { return false };
@@ -36,7 +37,8 @@ pub fn is_host(host: &[u8]) -> bool {
     port_fine && name.iter().all(|byte| IN_NAME[usize::from(*byte)])
 }
 
-/// What a registered name may have (RFC 3986 section 3.2.2). A table, because each request asks for each byte of its host.
+/// The characters of a registered name (RFC 3986 section 3.2.2). A table, since it is used for each byte of
+/// each request's host.
 const IN_NAME: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts() {
+    fn hosts_are_validated() {
         for host in ["", "a.test", "a.test:80", "[::1]", "[::1]:8080", "A-_b.", "a:"] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
@@ -68,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes() {
+    fn characters_are_escaped() {
         assert_eq!((&escape_of(b'<'), &escape_of(0xff)), (b"%3C", b"%FF"));
         let escaped =
             |in_query| (0..=u8::MAX).filter(|&byte| must_be_escaped(byte, in_query)).collect::<Vec<_>>();

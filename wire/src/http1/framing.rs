@@ -1,24 +1,25 @@
-//! Strict framing of HTTP/1 requests (RFC 9112): refuses what two parsers could read in two ways.
+//! Strict framing of HTTP/1 requests (RFC 9112): refuses what two parsers could interpret differently.
 //!
-//! HTTP libraries forgive what request smuggling lives from: a `Content-Length` beside a `Transfer-Encoding`, bare line
-//! feeds, folded headers, chunk extensions that end early. By the time a request is a value, none of that is visible any
-//! more. A [`Scanner`] reads the same bytes before a library does: it finds each head and each body by the strict rules,
-//! reports the first violation, and knows where heads and bodies begin, so that timeouts can depend on it.
+//! HTTP libraries tolerate what request smuggling relies on: a `Content-Length` with a `Transfer-Encoding`,
+//! bare line feeds, folded headers, chunk extensions that end early. A parsed request no longer shows any of
+//! that. A [`Scanner`] reads the same bytes before a library does: it finds each head and body by the strict
+//! rules, reports the first violation, and knows where heads and bodies start, so that timeouts can depend on
+//! it.
 
 use crate::target::{is_host, must_be_escaped};
 
-/// Longest line of a chunked body's framing, in bytes.
-const LONGEST_CHUNK_LINE: usize = 4096;
-/// Longest line, in bytes, that is kept while it comes in pieces.
-const LONGEST_LINE: usize = 1 << 20;
+/// Maximum length of a line in the framing of a chunked body, in bytes.
+const MAX_CHUNK_LINE_LEN: usize = 4096;
+/// Maximum length in bytes of a line that is buffered while it arrives in pieces.
+const MAX_LINE_LEN: usize = 1 << 20;
 
-/// A breach of the rules, by where it stands.
+/// A violation of the rules, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// In a request line or header: the request has not begun. [`Scanner::refusal`] says what to answer.
+    /// In a request line or header, before the request starts. [`Scanner::refusal`] returns the response.
     #[error("malformed request head")]
     Head,
-    /// In the framing of a body: the request is under way.
+    /// In the framing of a body, after the request has started.
     #[error("malformed request body")]
     Body,
 }
@@ -27,7 +28,7 @@ pub enum Violation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Place {
-    /// A request that has not begun.
+    /// A request that has not started.
     Start = 0,
     /// A request line or header.
     Head = 1,
@@ -38,7 +39,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Returns the place of a number; [`Place::Opaque`] for unknown ones.
+    /// Converts from a number; unknown ones become [`Place::Opaque`].
     pub fn from_number(number: u8) -> Self {
         match number {
             0 => Self::Start,
@@ -49,29 +50,29 @@ impl Place {
     }
 }
 
-/// Follows the framing of the requests of one connection.
+/// Tracks the framing of the requests on one connection.
 #[derive(Debug, Default)]
 pub struct Scanner {
     heads: u64,
     state: State,
     head: Head,
-    /// The beginning of a line whose end has not come yet.
+    /// The start of an incomplete line.
     partial: Vec<u8>,
     refused: Option<Violation>,
-    /// Bytes of the last scan before the line that broke the rules.
+    /// Number of bytes in the last scan before the line with the violation.
     sound: usize,
-    /// Where in the last scan the head began that is not complete yet; `None`: before it.
+    /// Offset in the last scan at which the incomplete head starts; `None` if it started earlier.
     began: Option<usize>,
-    /// Where in the last scan bytes of a target stand that the library cannot hold unescaped.
+    /// Offsets in the last scan of characters in targets that the library rejects unescaped.
     unescaped: Vec<usize>,
     part: Part,
     refusal: Refusal,
 }
 
-/// How a head that breaks the rules is answered, in the words of Go's server.
+/// The response to an invalid head, with the texts of Go's server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Refusal {
-    /// Anything that has no text of its own.
+    /// Anything without its own text.
     #[default]
     Malformed,
     /// White space before a colon.
@@ -84,16 +85,17 @@ pub enum Refusal {
     Version,
     /// A transfer encoding other than `chunked`.
     TransferEncoding,
-    /// A target with a fragment: a 400 without a text.
+    /// A target with a fragment: a 400 without text.
     Fragment,
-    /// A head for which there is no room.
+    /// A head that exceeds the available memory.
     TooLarge,
-    /// A request line for which there is no room.
+    /// A request line that exceeds the available memory.
     TargetTooLong,
 }
 
 impl Refusal {
-    /// Returns the whole response; `None` for a bare 400. It has no length: the connection ends with it.
+    /// Returns the complete response; `None` for a bare 400. It has no length, as the connection closes after
+    /// it.
     pub fn answer(self) -> Option<&'static [u8]> {
         macro_rules! answer {
             ($status:literal, $text:literal) => {
@@ -126,7 +128,7 @@ impl Refusal {
     }
 }
 
-/// Which part of a request line is being read.
+/// The part of a request line being read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Part {
     #[default]
@@ -140,17 +142,17 @@ enum State {
     #[default]
     RequestLine,
     Headers,
-    /// This many bytes of a body of known length are left.
+    /// Bytes left of a body with known length.
     Length(u64),
     ChunkSize,
-    /// This many bytes of a chunk are left, its line end included.
+    /// Bytes left of a chunk, including its line end.
     Chunk(u64),
     Trailers,
-    /// What follows is no longer HTTP, or will not be read.
+    /// The rest is no longer HTTP, or will not be read.
     Opaque,
 }
 
-/// What a head has said so far about how its request goes on.
+/// What is known from a head about the rest of its request.
 #[derive(Debug, Default)]
 struct Head {
     http10: bool,
@@ -162,10 +164,10 @@ struct Head {
 }
 
 impl Scanner {
-    /// Reads the next bytes of the connection, which may be cut anywhere.
+    /// Scans the next bytes of the connection, which may be split anywhere.
     ///
     /// # Errors
-    /// The first violation, and the same one for all bytes behind it.
+    /// The first violation, also for all bytes after it.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         self.sound = 0;
         self.began = None;
@@ -190,45 +192,46 @@ impl Scanner {
         }
     }
 
-    /// Returns how many bytes of the last scan stand before the line that was read last: the violation, if there is one.
+    /// Returns the number of bytes in the last scan before the last line read, which has the violation if
+    /// there is one.
     pub fn sound(&self) -> usize {
         self.sound
     }
 
-    /// Returns how to answer the violation.
+    /// Returns the response to the violation.
     pub fn refusal(&self) -> Refusal {
         self.refusal
     }
 
-    /// Returns where in the last scan targets have characters that must be escaped
+    /// Returns the offsets in the last scan of characters in targets that must be escaped
     /// ([`must_be_escaped`]).
     pub fn unescaped(&self) -> &[usize] {
         &self.unescaped
     }
 
-    /// Returns where in the last scan the head began that is being read; `None` if it began before.
+    /// Returns the offset in the last scan at which the current head starts; `None` if it started earlier.
     pub fn began(&self) -> Option<usize> {
         self.began
     }
 
-    /// Refuses the head that is being read, and everything behind it, for its size.
+    /// Refuses the current head, and everything after it, because of its size.
     pub fn refuse_large(&mut self) {
         self.refused = Some(Violation::Head);
         self.refusal = self.too_large();
         self.partial = Vec::new();
     }
 
-    /// What part of the head that is being read is too large.
+    /// Returns which part of the current head is too large.
     fn too_large(&self) -> Refusal {
         if self.state == State::RequestLine { Refusal::TargetTooLong } else { Refusal::TooLarge }
     }
 
-    /// True after a violation.
+    /// Returns true after a violation.
     pub fn is_refused(&self) -> bool {
         self.refused.is_some()
     }
 
-    /// Returns how many bytes of a line are kept until the rest of it comes.
+    /// Returns the number of bytes buffered of an incomplete line.
     pub fn kept(&self) -> usize {
         self.partial.len()
     }
@@ -238,7 +241,7 @@ impl Scanner {
         Err(Violation::Head)
     }
 
-    /// Returns how many heads have been read to their end.
+    /// Returns the number of complete heads.
     pub fn heads(&self) -> u64 {
         self.heads
     }
@@ -264,13 +267,13 @@ impl Scanner {
         Ok(())
     }
 
-    /// Takes one line, or keeps its beginning until the rest comes.
+    /// Consumes one line, or buffers its start until the rest arrives.
     fn line<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Violation> {
         let violation = self.violation();
         let end = memchr::memchr(b'\n', bytes);
         if self.state == State::RequestLine {
             let line = end.map_or(bytes, |end| &bytes[..end]);
-            // Without an early end, so that many bytes are looked at together.
+            // No early exit, so that the loop can be vectorised.
             let has_some =
                 line.iter().fold(false, |some, byte| some | matches!(byte, b'"' | b'<' | b'>' | b'`'));
             if has_some || end.is_none() || !self.partial.is_empty() {
@@ -278,7 +281,7 @@ impl Scanner {
             }
         }
         let Some(end) = end else {
-            if self.partial.len() + bytes.len() > LONGEST_LINE {
+            if self.partial.len() + bytes.len() > MAX_LINE_LEN {
                 self.refusal = self.too_large();
                 return Err(violation);
             }
@@ -296,7 +299,8 @@ impl Scanner {
         Ok(rest)
     }
 
-    /// Looks at what came of a request line; it begins where the last scan is [`sound`](Self::sound).
+    /// Checks the part of a request line that has arrived; it starts at [`sound`](Self::sound) in the last
+    /// scan.
     fn note_unescaped(&mut self, line: &[u8]) {
         if self.partial.is_empty() {
             self.part = Part::Method;
@@ -317,7 +321,7 @@ impl Scanner {
     fn take_line(&mut self, line: &[u8]) -> Result<(), Violation> {
         let violation = self.violation();
         let line = line.strip_suffix(b"\r\n").ok_or(violation)?;
-        // Without an early end, so that many bytes are looked at together.
+        // No early exit, so that the loop can be vectorised.
         if line.iter().fold(false, |found, &byte| found | is_control(byte)) {
             return Err(violation);
         }
@@ -344,7 +348,7 @@ impl Scanner {
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), Violation> {
         if line.is_empty() {
-            // RFC 9112 2.2: an empty line before a request line is passed over.
+            // An empty line before a request line is ignored (RFC 9112 section 2.2).
             return Ok(());
         }
         let mut parts = line.split(|&byte| byte == b' ');
@@ -392,7 +396,7 @@ impl Scanner {
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.head.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-                // A leading zero is allowed, but some take such a number for an octal one.
+                // Leading zeros are valid, but some parsers read such numbers as octal.
                 let octal = value.len() > 1 && value[0] == b'0';
                 if self.head.length.is_some() || !digits || octal {
                     return Err(Violation::Head);
@@ -425,7 +429,7 @@ impl Scanner {
         self.state = match (self.head.chunked, self.head.length) {
             (true, _) => State::ChunkSize,
             (false, Some(length)) if length > 0 => State::Length(length),
-            // The other protocol begins; a refused upgrade closes the connection.
+            // The other protocol starts; a refused upgrade closes the connection.
             _ if self.head.upgrade => State::Opaque,
             _ => State::RequestLine,
         };
@@ -433,12 +437,12 @@ impl Scanner {
     }
 
     fn chunk_size(&mut self, line: &[u8]) -> Result<(), Violation> {
-        if line.len() > LONGEST_CHUNK_LINE {
+        if line.len() > MAX_CHUNK_LINE_LEN {
             return Err(Violation::Body);
         }
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let rest = &line[digits..];
-        // White space is allowed before an extension only (RFC 9112 7.1.1).
+        // Whitespace is allowed only before an extension (RFC 9112 section 7.1.1).
         let extension = rest.trim_ascii_start().first() == Some(&b';');
         if digits == 0 || digits > 15 || !(rest.is_empty() || extension) {
             return Err(Violation::Body);
@@ -449,7 +453,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// Passes over a chunk and checks the line end behind it.
+    /// Skips a chunk and checks the line end after it.
     fn chunk<'b>(&mut self, left: u64, bytes: &'b [u8]) -> Result<&'b [u8], Violation> {
         if left > 2 {
             let here = (left - 2).min(bytes.len() as u64);
@@ -465,8 +469,8 @@ impl Scanner {
     }
 }
 
-/// True for a target in one of the forms of RFC 9112 section 3.2 whose path has no broken escape. What the forms
-/// mean is judged later.
+/// Returns true for a target in one of the forms of RFC 9112 section 3.2 whose path has no invalid escape.
+/// The forms are interpreted later.
 fn is_target(method: &[u8], target: &[u8]) -> bool {
     if method == b"CONNECT" {
         return !target.is_empty();
@@ -477,24 +481,24 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
     whole_escapes && (target.starts_with(b"/") || target == b"*" || memchr::memchr(b':', path).is_some())
 }
 
-/// The name of a header line, when the line is one: a token and a colon, and no folding.
+/// Returns the name of a header line, if it is one: a token and a colon, without folding.
 fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memchr(b':', line)?;
     let name = &line[..colon];
     (!name.is_empty() && name.iter().all(|&byte| is_token(byte))).then_some(name)
 }
 
-/// Control characters that no line may have; a tab is white space.
+/// Returns true for control characters, which are not allowed in lines. A tab is whitespace.
 fn is_control(byte: u8) -> bool {
     byte < 0x20 && byte != b'\t' || byte == 0x7f
 }
 
-/// RFC 9110 5.6.2.
+/// Returns true for a token character (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
-/// For each byte, whether it may be in a token.
+/// Whether each byte may be in a token.
 const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let others = b"!#$%&'*+-.^_`|~";
@@ -521,7 +525,7 @@ mod tests {
         Scanner::default().scan(bytes)
     }
 
-    /// The same bytes in pieces must give the same verdict.
+    /// Checks that the same bytes in pieces give the same verdict.
     fn verdict(bytes: &[u8]) -> Result<(), Violation> {
         let expected = whole(bytes);
         for size in [1, 2, 3, 7, 64] {
@@ -539,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_requests_pass_one_after_another() {
+    fn valid_requests_pass_one_after_another() {
         let bytes: &[u8] = b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nPOST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
             POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX-T: 1\r\n\r\nGET / HTTP/1.0\r\n\r\n";
         assert_eq!(verdict(bytes), Ok(()));
@@ -593,20 +597,20 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_ends_the_reading() {
+    fn an_upgrade_ends_the_scan() {
         let bytes = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00\nanything";
         assert_eq!(verdict(bytes), Ok(()));
     }
 
     proptest::proptest! {
         #[test]
-        fn nothing_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
             let _ = verdict(&bytes);
         }
     }
 
     #[test]
-    fn refusals_say_what_was_wrong() {
+    fn refusals_name_the_violation() {
         let refusal = |head: &str| {
             let mut scanner = Scanner::default();
             let outcome = scanner.scan(head.replace('\n', "\r\n").as_bytes());

@@ -1,20 +1,21 @@
-//! Watches the frames of an HTTP/2 client: unfinished header blocks and floods of frames that mean work for nothing.
+//! Watches the frames of an HTTP/2 client for unfinished header blocks and floods of useless frames.
 //!
-//! HTTP libraries bound memory; this bounds time (a header block that never ends) and work (reset, ping, settings,
-//! priority and empty frames without end). Frames: RFC 9113 sections 4.1 and 6.10; floods: section 10.5,
+//! HTTP libraries bound memory. This bounds time (a header block that never ends) and work (endless reset,
+//! ping, settings, priority and empty frames). Frames: RFC 9113 sections 4.1 and 6.10; floods: section 10.5,
 //! CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316.
 
 use std::time::{Duration, Instant};
 
 /// Length of the client's preface.
 const PREFACE: usize = 24;
-/// Most CONTINUATION frames of one header block: enough for 1 MiB in frames of the smallest size that peers must take.
+/// Maximum number of CONTINUATION frames per header block: enough for 1 MiB in frames of the smallest maximum
+/// size.
 const MAX_CONTINUATIONS: u32 = 80;
-/// Frames of the kinds that cost work, per interval and connection.
+/// Maximum number of frames that cost work, per interval and connection.
 const MAX_COSTLY: u32 = 1500;
-/// Streams that a client may reset, per interval and connection.
+/// Maximum number of stream resets by the client, per interval and connection.
 const MAX_RESETS: u32 = 500;
-/// What the limits count by.
+/// The interval of the limits.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 const DATA: u8 = 0;
@@ -27,7 +28,7 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
 
-/// A limit that a client has passed.
+/// A limit that a client exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flood {
     /// A header block has too many CONTINUATION frames.
@@ -36,17 +37,17 @@ pub enum Flood {
     /// Too many streams were reset within an interval.
     #[error("too many streams reset")]
     Resets,
-    /// Too many frames within an interval that mean work and carry nothing.
+    /// Too many frames without content within an interval.
     #[error("too many control frames")]
     ControlFrames,
 }
 
-/// A scan over the bytes that an HTTP/2 client sends.
+/// A scan of the bytes from an HTTP/2 client.
 #[derive(Debug)]
 pub struct FrameScan {
     header: [u8; 9],
     filled: usize,
-    /// Bytes of the current frame, or of the preface, still to come.
+    /// Bytes left of the current frame, or of the preface.
     remaining: usize,
     in_block: bool,
     blocks: u64,
@@ -76,10 +77,10 @@ impl Default for FrameScan {
 }
 
 impl FrameScan {
-    /// Looks at the next bytes, which came at `now`.
+    /// Scans the next bytes, which arrived at `now`.
     ///
     /// # Errors
-    /// [`Flood`] if a limit was passed: the connection should be closed.
+    /// [`Flood`] if a limit was exceeded: the connection should be closed.
     pub fn feed(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         while !bytes.is_empty() {
             if self.remaining > 0 {
@@ -100,22 +101,22 @@ impl FrameScan {
         Ok(())
     }
 
-    /// True between the first and the last frame of a header block.
+    /// Returns true between the first and the last frame of a header block.
     pub fn in_header_block(&self) -> bool {
         self.in_block
     }
 
-    /// Returns how many header blocks have been read to their end.
+    /// Returns the number of complete header blocks.
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
 
-    /// Returns how many bytes the current header block, or the last one, announces.
+    /// Returns the declared length of the current or last header block, in bytes.
     pub fn block_bytes(&self) -> usize {
         self.block
     }
 
-    /// True within the preface or a frame.
+    /// Returns true within the preface or a frame.
     pub fn in_frame(&self) -> bool {
         self.remaining > 0 || self.filled > 0
     }
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn floods_are_noticed_and_old_ones_forgotten() {
+    fn floods_are_detected_and_old_ones_forgotten() {
         for (kind, limit) in [(RST_STREAM, MAX_RESETS), (PING, MAX_COSTLY), (DATA, MAX_COSTLY)] {
             let (mut scan, now) = (started(), Instant::now());
             for _ in 0..limit {
@@ -216,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_make_no_difference(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
+        fn splitting_the_input_makes_no_difference(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
             let now = Instant::now();
             let (mut whole, mut pieces) = (FrameScan::default(), FrameScan::default());
             let cut = cut.min(bytes.len());

@@ -1,6 +1,6 @@
-//! The frames of HTTP/3 streams (RFC 9114 section 7), read from bytes as they come, and written.
+//! Parses and writes the frames of HTTP/3 streams (RFC 9114 section 7).
 //!
-//! Everything that a client can make long is either passed on piece by piece, skipped, or limited.
+//! Everything whose length the client controls is streamed, skipped, or limited.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -8,35 +8,35 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub mod code {
     /// The stream or connection is closed without an error.
     pub const NO_ERROR: u32 = 0x100;
-    /// Something failed on this side.
+    /// An error on this side.
     pub const INTERNAL_ERROR: u32 = 0x102;
-    /// A stream was opened that may not be.
+    /// A stream was opened that is not allowed.
     pub const STREAM_CREATION_ERROR: u32 = 0x103;
-    /// A stream ended that the connection needs.
+    /// A stream that the connection needs was closed.
     pub const CLOSED_CRITICAL_STREAM: u32 = 0x104;
-    /// A frame stood where it may not.
+    /// A frame is not allowed in its place.
     pub const FRAME_UNEXPECTED: u32 = 0x105;
-    /// A frame has a wrong layout or size.
+    /// A frame has an invalid layout or size.
     pub const FRAME_ERROR: u32 = 0x106;
-    /// The peer causes more work than is reasonable.
+    /// The peer causes too much work.
     pub const EXCESSIVE_LOAD: u32 = 0x107;
-    /// A stream or push ID was used wrongly.
+    /// A stream or push ID is invalid.
     pub const ID_ERROR: u32 = 0x108;
-    /// The settings contradict the protocol.
+    /// The settings are invalid.
     pub const SETTINGS_ERROR: u32 = 0x109;
-    /// The control stream began without settings.
+    /// The control stream did not start with SETTINGS.
     pub const MISSING_SETTINGS: u32 = 0x10a;
-    /// The request was refused before any work was done for it.
+    /// The request was rejected before any processing.
     pub const REQUEST_REJECTED: u32 = 0x10b;
-    /// The request or its response is not wanted any more.
+    /// The request or its response is no longer needed.
     pub const REQUEST_CANCELLED: u32 = 0x10c;
-    /// The stream ended within a request.
+    /// The stream ended in the middle of a request.
     pub const REQUEST_INCOMPLETE: u32 = 0x10d;
     /// The request is malformed.
     pub const MESSAGE_ERROR: u32 = 0x10e;
-    /// A header block cannot be read.
+    /// A header block is invalid.
     pub const QPACK_DECOMPRESSION_FAILED: u32 = 0x200;
-    /// The peer's encoder stream cannot be read.
+    /// The peer's encoder stream is invalid.
     pub const QPACK_ENCODER_STREAM_ERROR: u32 = 0x201;
 }
 
@@ -47,23 +47,23 @@ const SETTINGS: u64 = 0x4;
 const PUSH_PROMISE: u64 = 0x5;
 const GOAWAY: u64 = 0x7;
 const MAX_PUSH_ID: u64 = 0xd;
-/// Types that HTTP/2 has and HTTP/3 must not.
-const OF_HTTP2: [u64; 4] = [0x2, 0x6, 0x8, 0x9];
+/// Frame types of HTTP/2 that are forbidden in HTTP/3.
+const HTTP2_FRAME_TYPES: [u64; 4] = [0x2, 0x6, 0x8, 0x9];
 
-/// The setting for the largest field section that is taken.
+/// The setting for the maximum size of a field section.
 const MAX_FIELD_SECTION_SIZE: u64 = 0x6;
-/// CONNECT may say what for (RFC 9220 section 5).
+/// The setting for extended CONNECT (RFC 9220 section 5).
 const ENABLE_CONNECT_PROTOCOL: u64 = 0x8;
-/// Settings that only HTTP/2 has.
-const SETTINGS_OF_HTTP2: [u64; 4] = [0x2, 0x3, 0x4, 0x5];
-/// Longest SETTINGS that is read, in bytes.
+/// Settings that exist only in HTTP/2.
+const HTTP2_SETTINGS: [u64; 4] = [0x2, 0x3, 0x4, 0x5];
+/// Maximum length of SETTINGS in bytes.
 const MAX_SETTINGS: usize = 4096;
 
-/// A breach of the protocol by the client.
+/// A protocol violation by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Fault {
-    /// The whole connection has to end, not only the stream.
+    /// Whether the connection must be closed, not only the stream.
     pub fatal: bool,
     /// One of [`code`].
     pub code: u32,
@@ -72,52 +72,52 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault that ends the connection.
+    /// Creates a fault that closes the connection.
     pub const fn fatal(code: u32, what: &'static str) -> Self {
         Self { fatal: true, code, what }
     }
 
-    /// A fault that ends the stream.
+    /// Creates a fault that closes the stream.
     pub const fn stream(code: u32, what: &'static str) -> Self {
         Self { fatal: false, code, what }
     }
 }
 
-/// What comes next in a stream.
+/// The next event in a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A header block: the first is the head of a request, the second its trailers.
+    /// A header block: the first is the head of the request, the second its trailers.
     Block(Bytes),
-    /// A piece of content, never empty.
+    /// Content, never empty.
     Data(Bytes),
     /// A header block that is longer than allowed.
     TooLong,
 }
 
-/// Cuts one stream into frames (RFC 9114 sections 4.1, 6.2.1 and 7).
+/// Splits a stream into frames (RFC 9114 sections 4.1, 6.2.1 and 7).
 #[derive(Debug)]
 pub struct Frames {
     stage: Stage,
     state: State,
-    /// Type and length of a frame, as far as they are here.
+    /// Type and length of the next frame, as far as received.
     head: [u8; 16],
     filled: usize,
-    /// Longest header block, in bytes.
+    /// Maximum length of a header block in bytes.
     limit: usize,
 }
 
-/// What has come so far, which says what may come.
+/// What has been received, which determines what is allowed next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// A request stream: nothing.
+    /// Request stream: nothing yet.
     Fresh,
-    /// A request stream: the head.
+    /// Request stream: the head.
     Headed,
-    /// A request stream: the trailers.
+    /// Request stream: the trailers.
     Trailed,
-    /// The control stream: nothing.
+    /// Control stream: nothing yet.
     Control,
-    /// The control stream: the settings, then the last number of each kind.
+    /// Control stream: the settings, then the last number of each kind.
     Settled { goaway: u64, max_push: Option<u64> },
 }
 
@@ -130,20 +130,21 @@ enum State {
 }
 
 impl Frames {
-    /// Returns a reader of a request stream. `limit`: longest header block, in bytes.
+    /// Creates a reader of a request stream. `limit` is the maximum length of a header block in bytes.
     pub fn of_request(limit: usize) -> Self {
         Self { stage: Stage::Fresh, state: State::Start, head: [0; 16], filled: 0, limit }
     }
 
-    /// Returns a reader of the client's control stream.
+    /// Creates a reader of the client's control stream.
     pub fn of_control() -> Self {
         Self { stage: Stage::Control, ..Self::of_request(0) }
     }
 
-    /// Takes from `input` up to the end of the next event. `None`: more input is needed, and `input` is empty.
+    /// Consumes `input` up to the end of the next event. `None` if more input is needed; `input` is then
+    /// empty.
     ///
     /// # Errors
-    /// The [`Fault`] of a frame that may not be there, or cannot be read.
+    /// The [`Fault`] of a frame that is not allowed or invalid.
     pub fn next(&mut self, input: &mut Bytes) -> Result<Option<Event>, Fault> {
         while !input.is_empty() {
             match &mut self.state {
@@ -191,7 +192,7 @@ impl Frames {
     /// Checks that the stream may end here.
     ///
     /// # Errors
-    /// The [`Fault`] if it ends within a frame, without a head, or is the control stream.
+    /// The [`Fault`] if it ends within a frame or without a head, or is the control stream.
     pub fn end(&self) -> Result<(), Fault> {
         match self.stage {
             Stage::Control | Stage::Settled { .. } => {
@@ -205,7 +206,7 @@ impl Frames {
         }
     }
 
-    /// Type and length of the next frame, when they are complete.
+    /// Reads type and length of the next frame; `None` if they are incomplete.
     fn read_head(&mut self, input: &mut Bytes) -> Option<(u64, u64)> {
         while !input.is_empty() && self.filled < self.head.len() {
             self.head[self.filled] = input.get_u8();
@@ -218,10 +219,10 @@ impl Frames {
         None
     }
 
-    /// Decides what happens to a frame. True: it is a header block that is too long.
+    /// Starts a frame. Returns true for a header block that is too long.
     fn begin(&mut self, kind: u64, length: u64) -> Result<bool, Fault> {
-        let unexpected = Err(Fault::fatal(code::FRAME_UNEXPECTED, "a frame stood where it may not"));
-        if OF_HTTP2.contains(&kind) {
+        let unexpected = Err(Fault::fatal(code::FRAME_UNEXPECTED, "unexpected frame"));
+        if HTTP2_FRAME_TYPES.contains(&kind) {
             return unexpected;
         }
         let is_control = matches!(self.stage, Stage::Control | Stage::Settled { .. });
@@ -230,7 +231,7 @@ impl Frames {
             _ if self.stage == Stage::Control => {
                 return Err(Fault::fatal(
                     code::MISSING_SETTINGS,
-                    "the control stream began without settings",
+                    "the control stream did not start with SETTINGS",
                 ));
             }
             GOAWAY | MAX_PUSH_ID | CANCEL_PUSH if is_control => self.collect(kind, length, 8)?,
@@ -248,7 +249,7 @@ impl Frames {
             DATA | HEADERS | SETTINGS | PUSH_PROMISE | GOAWAY | MAX_PUSH_ID | CANCEL_PUSH => {
                 return unexpected;
             }
-            // Types that nobody knows have no meaning (RFC 9114 section 9).
+            // Unknown types are ignored (RFC 9114 section 9).
             _ => self.state = if length == 0 { State::Start } else { State::Skip(length) },
         }
         Ok(false)
@@ -256,12 +257,12 @@ impl Frames {
 
     fn collect(&mut self, kind: u64, length: u64, limit: usize) -> Result<(), Fault> {
         let left = usize::try_from(length).ok().filter(|length| *length <= limit);
-        let left = left.ok_or(Fault::fatal(code::EXCESSIVE_LOAD, "a frame was too long"))?;
+        let left = left.ok_or(Fault::fatal(code::EXCESSIVE_LOAD, "frame too long"))?;
         self.state = State::Collect { kind, left, payload: BytesMut::new() };
         Ok(())
     }
 
-    /// What a collected frame says, when it is complete.
+    /// Interprets a collected frame once it is complete.
     fn collected(&mut self) -> Result<Option<Event>, Fault> {
         let State::Collect { kind, left: 0, payload } = &mut self.state else { return Ok(None) };
         let (kind, payload) = (*kind, std::mem::take(payload).freeze());
@@ -279,13 +280,14 @@ impl Frames {
 
     fn check_number(&mut self, kind: u64, mut payload: &[u8]) -> Result<(), Fault> {
         let number = read_number(&mut payload).filter(|_| payload.is_empty());
-        let number = number.ok_or(Fault::fatal(code::FRAME_ERROR, "a frame was not one number"))?;
-        let wrong = Fault::fatal(code::ID_ERROR, "a number that may not be");
+        let number =
+            number.ok_or(Fault::fatal(code::FRAME_ERROR, "expected a frame with a single number"))?;
+        let wrong = Fault::fatal(code::ID_ERROR, "invalid stream or push ID");
         let Stage::Settled { goaway, max_push } = &mut self.stage else { return Err(wrong) };
         match kind {
             GOAWAY if number <= *goaway => *goaway = number,
             MAX_PUSH_ID if max_push.is_none_or(|last| number >= last) => *max_push = Some(number),
-            // Nothing was ever pushed, so nothing can be cancelled.
+            // Nothing is ever pushed, so nothing can be cancelled.
             _ => return Err(wrong),
         }
         Ok(())
@@ -302,8 +304,8 @@ pub fn block_head(length: usize) -> Bytes {
     frame_head(HEADERS, length)
 }
 
-/// Returns what a control stream begins with: its type and the settings (RFC 9114 sections 6.2.1 and 7.2.4). `limit`: the
-/// largest field section that is taken, in bytes.
+/// Returns the start of a control stream: its type and the settings (RFC 9114 sections 6.2.1 and 7.2.4).
+/// `limit` is the maximum size of a field section in bytes.
 pub fn control_opening(limit: usize) -> Bytes {
     let mut settings = BytesMut::new();
     put_number(&mut settings, MAX_FIELD_SECTION_SIZE);
@@ -317,7 +319,7 @@ pub fn control_opening(limit: usize) -> Bytes {
     opening.freeze()
 }
 
-/// Returns the GOAWAY frame that says that no stream from `first_refused` on will be served (RFC 9114 section 7.2.6).
+/// Returns a GOAWAY frame: streams from `first_refused` on are not processed (RFC 9114 section 7.2.6).
 pub fn goaway(first_refused: u64) -> Bytes {
     let mut number = BytesMut::new();
     put_number(&mut number, first_refused);
@@ -326,7 +328,7 @@ pub fn goaway(first_refused: u64) -> Bytes {
     frame.freeze()
 }
 
-/// Takes a number of one, two, four or eight bytes off the front (RFC 9000 section 16). `None`: it is not all here.
+/// Reads a number of one, two, four or eight bytes (RFC 9000 section 16). `None` if it is incomplete.
 pub fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     let first = *bytes.first()?;
     let length = 1usize << (first >> 6);
@@ -340,7 +342,7 @@ fn put_number(bytes: &mut BytesMut, number: u64) {
         0..0x40 => bytes.put_u8(number as u8),
         0x40..0x4000 => bytes.put_u16(0x4000 | number as u16),
         0x4000..0x4000_0000 => bytes.put_u32(0x8000_0000 | number as u32),
-        // Larger ones than fit do not occur: lengths and stream numbers stay below.
+        // Lengths and stream numbers_are_read_and_written never exceed this.
         _ => bytes.put_u64(0xc000_0000_0000_0000 | number & 0x3fff_ffff_ffff_ffff),
     }
 }
@@ -360,12 +362,12 @@ fn check_settings(mut payload: &[u8]) -> Result<(), Fault> {
     let mut seen = Vec::new();
     while !payload.is_empty() {
         let (Some(name), Some(_)) = (read_number(&mut payload), read_number(&mut payload)) else {
-            return Err(Fault::fatal(code::FRAME_ERROR, "settings broke off"));
+            return Err(Fault::fatal(code::FRAME_ERROR, "truncated settings"));
         };
-        if SETTINGS_OF_HTTP2.contains(&name) || seen.contains(&name) {
-            return Err(Fault::fatal(code::SETTINGS_ERROR, "a setting stood twice, or is of HTTP/2"));
+        if HTTP2_SETTINGS.contains(&name) || seen.contains(&name) {
+            return Err(Fault::fatal(code::SETTINGS_ERROR, "duplicate setting, or one of HTTP/2"));
         }
-        // Searched one by one, so not many of them.
+        // The search is linear, so their number is limited.
         if seen.len() == MAX_SETTINGS / 64 {
             return Err(Fault::fatal(code::EXCESSIVE_LOAD, "too many settings"));
         }
@@ -380,7 +382,7 @@ mod tests {
 
     use super::*;
 
-    /// All events of a stream that comes in pieces of this size, then how it ends.
+    /// Returns all events of a stream that arrives in pieces of this size, and how it ends.
     fn read(mut frames: Frames, stream: &[u8], piece: usize) -> (Vec<Event>, Result<(), Fault>) {
         let mut events = Vec::new();
         for piece in stream.chunks(piece) {
@@ -408,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_everything() {
+    fn a_request_with_all_kinds_of_frames() {
         // Unknown, head, empty content, content, unknown and empty, trailers, unknown.
         let stream = b"\x21\x02??\x01\x03abc\x00\x00\x00\x02de\x40\x5f\x00\x01\x02fg\x21\x01?";
         for piece in 1..stream.len() {
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_kept_and_ends_are_noticed() {
+    fn frames_out_of_order_and_early_ends_are_refused() {
         assert_eq!(fault(b""), code::REQUEST_INCOMPLETE);
         assert_eq!(fault(b"\x21\x00"), code::REQUEST_INCOMPLETE);
         for misplaced in [&b"\x00\x01x"[..], b"\x01\x01a\x01\x01b\x00\x01x", b"\x01\x01a\x01\x01b\x01\x01c"] {
@@ -472,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers() {
+    fn numbers_are_read_and_written() {
         for number in [0, 63, 64, 16383, 16384, 0x3fff_ffff, 0x4000_0000, 0x3fff_ffff_ffff_ffff] {
             let mut bytes = BytesMut::new();
             put_number(&mut bytes, number);

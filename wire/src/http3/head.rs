@@ -1,4 +1,4 @@
-//! Heads and trailers of HTTP/3 requests: header blocks, checked by the rules of RFC 9114 sections 4.2 and 4.3.
+//! Heads and trailers of HTTP/3 requests: parses and validates header blocks (RFC 9114 sections 4.2 and 4.3).
 
 use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -8,23 +8,23 @@ use super::frame::{Fault, code};
 use super::qpack;
 use crate::target::{MAX_TARGET, escape_of, must_be_escaped};
 
-/// Fields that speak of one connection, which HTTP/3 has no use for (RFC 9114 section 4.2).
-const OF_CONNECTIONS: [&str; 5] =
+/// Hop-by-hop fields, which are not allowed in HTTP/3 (RFC 9114 section 4.2).
+const HOP_BY_HOP: [&str; 5] =
     ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
-/// Why a block is not the head or the trailers of a request.
+/// Why a block is not a valid head or trailers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// The block cannot be read.
-    #[error("a header block that cannot be read")]
+    /// The block is invalid.
+    #[error("invalid header block")]
     Block,
-    /// The fields pass the limit.
+    /// The fields exceed the limit.
     #[error("too many fields")]
     TooLarge,
     /// The target is longer than [`MAX_TARGET`].
     #[error("the target is too long")]
     TargetTooLong,
-    /// It breaks the rules.
+    /// It violates the rules.
     #[error("{0}")]
     Malformed(&'static str),
 }
@@ -38,13 +38,11 @@ impl From<qpack::Error> for HeadError {
     }
 }
 
-/// What a block that is not a request means for its stream.
+/// Converts an invalid block into the error for its stream.
 impl From<HeadError> for Fault {
     fn from(error: HeadError) -> Self {
         match error {
-            HeadError::Block => {
-                Self::fatal(code::QPACK_DECOMPRESSION_FAILED, "a header block that cannot be read")
-            }
+            HeadError::Block => Self::fatal(code::QPACK_DECOMPRESSION_FAILED, "invalid header block"),
             HeadError::TooLarge | HeadError::TargetTooLong => {
                 Self::stream(code::EXCESSIVE_LOAD, "too many fields")
             }
@@ -58,26 +56,26 @@ impl From<HeadError> for Fault {
 pub struct RequestHead {
     /// Method, target, version and headers.
     pub parts: request::Parts,
-    /// What a CONNECT is for (RFC 9220 section 3): `websocket`, for instance.
+    /// The protocol of a CONNECT request (RFC 9220 section 3), such as `websocket`.
     pub protocol: Option<Box<[u8]>>,
 }
 
-/// Reads the head of a request. `limit` is for all its fields together, in bytes.
+/// Parses the head of a request. `limit` is the maximum size of all fields in bytes.
 ///
 /// # Errors
-/// [`HeadError`] if it cannot be read, passes the limit, or breaks the rules of RFC 9114 sections 4.2 and 4.3.
+/// [`HeadError`] if it is invalid, exceeds the limit, or violates RFC 9114 sections 4.2 and 4.3.
 pub fn request(block: &[u8], limit: usize) -> Result<RequestHead, HeadError> {
     let mut pseudo = Pseudo::default();
     let mut headers = HeaderMap::new();
     qpack::read(block, limit, |name, value| match name.strip_prefix(b":") {
         Some(name) if headers.is_empty() => pseudo.set(name, value),
-        Some(_) => Err(HeadError::Malformed("a pseudo-header behind a header")),
+        Some(_) => Err(HeadError::Malformed("pseudo-header after a header")),
         None => add(&mut headers, name, value),
     })?;
     if let Some(te) = headers.get(TE)
         && !te.as_bytes().eq_ignore_ascii_case(b"trailers")
     {
-        return Err(HeadError::Malformed("a `te` other than `trailers`"));
+        return Err(HeadError::Malformed("invalid `te`: expected `trailers`"));
     }
     let (mut parts, ()) = http::Request::new(()).into_parts();
     let protocol = pseudo.protocol.take();
@@ -87,22 +85,22 @@ pub fn request(block: &[u8], limit: usize) -> Result<RequestHead, HeadError> {
     Ok(RequestHead { parts, protocol })
 }
 
-/// Reads trailers. `limit` is for all fields together, in bytes.
+/// Parses trailers. `limit` is the maximum size of all fields in bytes.
 ///
 /// # Errors
-/// [`HeadError`] if they cannot be read, pass the limit, or have pseudo-headers.
+/// [`HeadError`] if they are invalid, exceed the limit, or contain pseudo-headers.
 pub fn trailers(block: &[u8], limit: usize) -> Result<HeaderMap, HeadError> {
     let mut headers = HeaderMap::new();
     qpack::read(block, limit, |name, value| add(&mut headers, name, value))?;
     Ok(headers)
 }
 
-/// Returns the length that a request announces for its body, in bytes.
+/// Returns the declared length of a request's body in bytes.
 ///
 /// # Errors
 /// [`HeadError::Malformed`] if there are several, or one that is not a number.
 pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
-    let malformed = HeadError::Malformed("a `content-length` that is no length");
+    let malformed = HeadError::Malformed("invalid `content-length`");
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let digits = first.as_bytes();
@@ -113,28 +111,27 @@ pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
 }
 
 fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
-    let name =
-        HeaderName::from_lowercase(name).map_err(|_| HeadError::Malformed("a name that is not a name"))?;
-    if OF_CONNECTIONS.contains(&name.as_str()) {
-        return Err(HeadError::Malformed("a header that speaks of one connection"));
+    let name = HeaderName::from_lowercase(name).map_err(|_| HeadError::Malformed("invalid header name"))?;
+    if HOP_BY_HOP.contains(&name.as_str()) {
+        return Err(HeadError::Malformed("hop-by-hop header"));
     }
     let padded = [value.first(), value.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'));
     let value = HeaderValue::from_bytes(value)
         .ok()
         .filter(|_| !padded)
-        .ok_or(HeadError::Malformed("a value that is no value"))?;
+        .ok_or(HeadError::Malformed("invalid header value"))?;
     headers.try_append(name, value).map_err(|_| HeadError::TooLarge)?;
     Ok(())
 }
 
-/// What stands before the headers.
+/// The pseudo-headers.
 #[derive(Default)]
 struct Pseudo {
     method: Option<Method>,
     scheme: Option<Scheme>,
     authority: Option<Authority>,
     path: Option<PathAndQuery>,
-    /// What a CONNECT is for (RFC 9220).
+    /// The protocol of a CONNECT request (RFC 9220).
     protocol: Option<Box<[u8]>>,
 }
 
@@ -146,19 +143,19 @@ impl Pseudo {
             b"authority" => put(&mut self.authority, Authority::try_from(value).ok()),
             b"path" => put(&mut self.path, Some(path(value)?)),
             b"protocol" => put(&mut self.protocol, Some(value.into())),
-            _ => Err(HeadError::Malformed("an unknown pseudo-header")),
+            _ => Err(HeadError::Malformed("unknown pseudo-header")),
         }
     }
 
-    /// Method and target. `extended`: a CONNECT has a target as others have.
+    /// Returns method and target. An `extended` CONNECT has a target like other requests.
     fn target(self, headers: &HeaderMap, extended: bool) -> Result<(Method, Uri), HeadError> {
-        let method = self.method.ok_or(HeadError::Malformed("no `:method`"))?;
-        let malformed = HeadError::Malformed("a target that is no target");
+        let method = self.method.ok_or(HeadError::Malformed("missing `:method`"))?;
+        let malformed = HeadError::Malformed("invalid target");
         if extended && method != Method::CONNECT {
-            return Err(HeadError::Malformed("a `:protocol` of a request other than CONNECT"));
+            return Err(HeadError::Malformed("`:protocol` without CONNECT"));
         }
         if method == Method::CONNECT && !extended {
-            // It is refused behind, whatever it asks for.
+            // Refused later, whatever its target.
             let authority = self.authority.ok_or(malformed)?;
             return Uri::builder()
                 .authority(authority)
@@ -178,10 +175,9 @@ impl Pseudo {
     }
 }
 
-const INVALID_PSEUDO: HeadError =
-    HeadError::Malformed("a pseudo-header that is twice there, or has no valid value");
+const INVALID_PSEUDO: HeadError = HeadError::Malformed("duplicate or invalid pseudo-header");
 
-/// Sets what may be set once.
+/// Sets a value that may be set only once.
 fn put<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), HeadError> {
     if place.is_some() || value.is_none() {
         return Err(INVALID_PSEUDO);
@@ -190,7 +186,7 @@ fn put<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// A path, or the `*` of OPTIONS. A fragment is no part of a target.
+/// Parses a path, or the `*` of OPTIONS. Fragments are not allowed in a target.
 fn path(value: &[u8]) -> Result<PathAndQuery, HeadError> {
     let fine = (value.first() == Some(&b'/') || value == b"*") && !value.contains(&b'#');
     if !fine {
@@ -200,7 +196,7 @@ fn path(value: &[u8]) -> Result<PathAndQuery, HeadError> {
     path.map_err(|_| if value.len() > MAX_TARGET { HeadError::TargetTooLong } else { INVALID_PSEUDO })
 }
 
-/// Escapes the characters that [`PathAndQuery`] refuses and real clients send.
+/// Escapes characters that [`PathAndQuery`] rejects but real clients send.
 fn escaped(target: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(target.len() + 16);
     let mut in_query = false;
@@ -220,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A block of literal fields, each `name: value`.
+    /// Encodes literal fields, each written as `name: value`.
     fn block(fields: &[&str]) -> Vec<u8> {
         let mut block = BytesMut::from(&[0, 0][..]);
         for field in fields {
@@ -251,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request() {
+    fn requests_are_parsed() {
         let head = with(&["accept: */*", "te: trailers", "cookie: a", "cookie: b"]).unwrap();
         assert_eq!((head.method, head.version), (Method::GET, Version::HTTP_3));
         assert_eq!(head.uri.to_string(), "https://a.test/p?q");
@@ -260,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_requests() {
+    fn malformed_requests_are_refused() {
         for more in [
             ":method: GET",
             ":path: /",
@@ -292,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_may_say_what_for() {
+    fn extended_connect_has_a_protocol() {
         let connect = |protocol: &str, rest: &[&str]| {
             request(&block(&[&[":method: CONNECT", protocol], rest].concat()), 1000)
         };
@@ -309,17 +305,17 @@ mod tests {
     }
 
     #[test]
-    fn limits() {
+    fn limits_are_enforced() {
         assert_eq!(request(&block(&LINE), 100).unwrap_err(), HeadError::TooLarge);
         let many: Vec<String> = (0..40_000).map(|number| format!("{number}: x")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        // More than a map of headers can hold.
+        // More than a header map can hold.
         assert_eq!(request(&block(&many), usize::MAX).unwrap_err(), HeadError::TooLarge);
         assert_eq!(trailers(b"\x00\x00\x80", 100).unwrap_err(), HeadError::Block);
     }
 
     #[test]
-    fn lengths() {
+    fn content_lengths_are_parsed() {
         let of = |fields: &[&str]| content_length(&trailers(&block(fields), 1000).unwrap());
         assert_eq!(of(&[]), Ok(None));
         assert_eq!(of(&["content-length: 12"]), Ok(Some(12)));

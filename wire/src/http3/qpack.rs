@@ -1,7 +1,6 @@
-//! Header blocks of HTTP/3, read and written without a dynamic table (RFC 9204).
+//! Reads and writes header blocks of HTTP/3 without a dynamic table (RFC 9204).
 //!
-//! A peer that is not allowed a dynamic table sends blocks that stand for themselves: no other stream has to be read
-//! before them.
+//! A peer without a dynamic table sends self-contained blocks, which do not depend on any other stream.
 
 use std::sync::LazyLock;
 
@@ -10,25 +9,25 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::tables::{CODE_LENGTHS, FIELDS};
 
-/// What each field counts beside its name and value (RFC 9114 section 4.2.2).
-const FIELD_COST: usize = 32;
+/// Overhead of each field (RFC 9114 section 4.2.2).
+const FIELD_OVERHEAD: usize = 32;
 
-/// Why a block cannot be read.
+/// Why a block is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is not a block, or names entries that do not exist.
-    #[error("a header block that cannot be read")]
+    /// It is malformed, or refers to entries that do not exist.
+    #[error("invalid header block")]
     Malformed,
-    /// All fields together pass the limit.
-    #[error("the fields of a header block pass the limit")]
+    /// The fields exceed the limit.
+    #[error("the header block exceeds the limit")]
     TooLarge,
 }
 
-/// Reads a block and hands each name and value to `field`; names may be anything. `limit` is for all fields together,
-/// in bytes, each with an overhead of 32 (RFC 9114 section 4.2.2).
+/// Parses a block and passes each name and value to `field`, without validating them. `limit` is the maximum
+/// size of all fields in bytes, with an overhead of 32 each (RFC 9114 section 4.2.2).
 ///
 /// # Errors
-/// [`Error`] if the block cannot be read or passes the limit, and whatever `field` returns.
+/// [`Error`] if the block is invalid or exceeds the limit, and any error of `field`.
 pub fn read<E: From<Error>>(
     block: &[u8],
     limit: usize,
@@ -56,10 +55,10 @@ pub fn read<E: From<Error>>(
             rest.text(3, &mut name)?;
             rest.text(7, &mut value)?;
         } else {
-            // Both forms that begin so point into the dynamic table.
+            // Both forms with this prefix refer to the dynamic table.
             return Err(Error::Malformed.into());
         }
-        size += name.len() + value.len() + FIELD_COST;
+        size += name.len() + value.len() + FIELD_OVERHEAD;
         if size > limit {
             return Err(Error::TooLarge.into());
         }
@@ -87,11 +86,11 @@ pub fn write(status: Option<StatusCode>, headers: &HeaderMap) -> Bytes {
     block.freeze()
 }
 
-/// The first entry for `:status`.
+/// Index of the first entry for `:status`.
 const STATUS: usize = 24;
 
 fn put_field(block: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
-    // `N`, the mark that no intermediary may compress it, is kept off: we are the last.
+    // The bit `N`, which forbids intermediaries to compress it, stays clear: there are none after us.
     match NAMES.iter().find(|(known, _)| *known == name.as_str()) {
         Some((_, index)) => put_number(block, 0x50, 4, *index),
         None => put_text(block, 0x20, 3, name.as_str().as_bytes()),
@@ -99,7 +98,7 @@ fn put_field(block: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
     put_text(block, 0, 7, value.as_bytes());
 }
 
-/// The fields that answers have most, with their place in the table. A longer search would cost more than it saves.
+/// The most frequent fields of responses with their indexes. Searching more would cost more than it saves.
 const NAMES: [(&str, usize); 8] = [
     ("content-type", 44),
     ("content-length", 4),
@@ -111,7 +110,7 @@ const NAMES: [(&str, usize); 8] = [
     ("alt-svc", 83),
 ];
 
-/// A number with a prefix of some bits, which stand behind `flags` (RFC 7541 section 5.1).
+/// Writes a number with a prefix of `bits` bits after `flags` (RFC 7541 section 5.1).
 fn put_number(block: &mut BytesMut, flags: u8, bits: u32, number: usize) {
     let full = (1usize << bits) - 1;
     if number < full {
@@ -132,7 +131,7 @@ fn put_text(block: &mut BytesMut, flags: u8, bits: u32, text: &[u8]) {
     block.put_slice(text);
 }
 
-/// What is left of a block.
+/// The rest of a block.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
@@ -146,7 +145,7 @@ impl Reader<'_> {
         let full = (1u64 << bits) - 1;
         let mut number = u64::from(self.byte()?) & full;
         if number == full {
-            // Four bytes more hold any length that is allowed here.
+            // Four more bytes suffice for any length allowed here.
             for step in 0..4 {
                 let byte = self.byte()?;
                 number += u64::from(byte & 0x7f) << (step * 7);
@@ -159,7 +158,7 @@ impl Reader<'_> {
         usize::try_from(number).map_err(|_| Error::Malformed)
     }
 
-    /// The entry that a field names; `in_static`: it is of the static table.
+    /// Reads the entry that a field refers to; `in_static` tells whether it is in the static table.
     fn entry(&mut self, in_static: bool, bits: u32) -> Result<(&'static str, &'static str), Error> {
         let index = self.number(bits)?;
         if !in_static {
@@ -168,7 +167,8 @@ impl Reader<'_> {
         FIELDS.get(index).copied().ok_or(Error::Malformed)
     }
 
-    /// A text whose length has a prefix of `bits`; the bit before says whether it is coded.
+    /// Reads a text whose length has a prefix of `bits` bits; the bit before it tells whether it is
+    /// Huffman-coded.
     fn text(&mut self, bits: u32, into: &mut Vec<u8>) -> Result<(), Error> {
         let coded = self.0.first().ok_or(Error::Malformed)? & (1 << bits) != 0;
         let length = self.number(bits)?;
@@ -182,7 +182,7 @@ impl Reader<'_> {
     }
 }
 
-/// Letters by code, for each length of code: the first code, and where its letters stand.
+/// The Huffman code: for each length, the first code and the position of its letters.
 struct Codes {
     lengths: [(u32, usize, usize); 31],
     letters: [u8; 256],
@@ -203,7 +203,7 @@ static CODES: LazyLock<Codes> = LazyLock::new(|| {
     codes
 });
 
-/// Reads coded text (RFC 7541 section 5.2).
+/// Decodes a Huffman-coded text (RFC 7541 section 5.2).
 fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
     let codes = &*CODES;
     let (mut code, mut length) = (0u32, 0usize);
@@ -211,7 +211,7 @@ fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
         for bit in (0..8).rev() {
             code = code << 1 | u32::from(byte >> bit & 1);
             length += 1;
-            // Thirty ones mean the end of text, which may not be written.
+            // Thirty ones are the end-of-string symbol, which is not allowed.
             let (first, at, count) = *codes.lengths.get(length).ok_or(Error::Malformed)?;
             let place = code.wrapping_sub(first) as usize;
             if code >= first && place < count {
@@ -220,7 +220,7 @@ fn decode(text: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
             }
         }
     }
-    // The last byte is filled up with ones.
+    // The last byte is padded with ones.
     if length > 7 || code != (1 << length) - 1 { Err(Error::Malformed) } else { Ok(()) }
 }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_specifications() {
+    fn examples_from_the_specifications_are_read() {
         // RFC 9204 appendix B.1.
         let block = b"\x00\x00\x51\x0b/index.html";
         assert_eq!(all(block).unwrap(), [(":path".into(), "/index.html".into())]);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn written_blocks_can_be_read() {
         let mut headers = HeaderMap::new();
         for (name, value) in
             [("content-type", "text/plain"), ("x-long-name-of-mine", "é"), ("set-cookie", "a=b")]
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_points_elsewhere_or_breaks_off_is_refused() {
+    fn dynamic_references_and_truncated_blocks_are_refused() {
         for block in [
             &b""[..],
             b"\x00",
@@ -306,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_read_without_harm(block in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn no_block_panics(block in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = all(&block);
             let _ = all(&[&[0, 0], &block[..]].concat());
         }

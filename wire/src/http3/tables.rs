@@ -1,6 +1,6 @@
-//! The two tables that HTTP/3 header blocks are written with: common fields, and the length of each letter's code.
+//! The static table and the Huffman code of HTTP/3 header blocks.
 
-/// Fields that a block may name by number (RFC 9204 appendix A).
+/// The static table (RFC 9204 appendix A).
 pub(super) const FIELDS: [(&str, &str); 99] = [
     (":authority", ""),
     (":path", "/"),
@@ -103,8 +103,8 @@ pub(super) const FIELDS: [(&str, &str); 99] = [
     ("x-frame-options", "sameorigin"),
 ];
 
-/// How many bits each letter has in coded text (RFC 7541 appendix B). The code is canonical: letters of the same length
-/// have rising numbers, and each length goes on where the one before ended.
+/// Number of bits per letter (RFC 7541 appendix B). The code is canonical: letters of the same length have
+/// consecutive codes, and each length continues where the previous one ended.
 pub(super) const CODE_LENGTHS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28,
     28, 28, 28, 28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6,

@@ -1,14 +1,14 @@
-//! Writes the headers of the PROXY protocol.
+//! Writes PROXY protocol headers.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use super::V2_SIGNATURE;
 
-/// Version 2 and the command PROXY, or LOCAL.
+/// Version 2 with the command PROXY or LOCAL.
 const PROXY: u8 = 0x21;
 const LOCAL: u8 = 0x20;
-/// Address families with streams.
+/// Address families for TCP.
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 
@@ -21,7 +21,7 @@ pub enum Version {
     V2,
 }
 
-/// A number that is not a version of the protocol.
+/// An unsupported version number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown proxyProtocol version: {0}")]
 pub struct UnknownVersion(pub u8);
@@ -39,8 +39,8 @@ impl TryFrom<u8> for Version {
 }
 
 impl Version {
-    /// Returns the header for a connection from `addresses.0` to `addresses.1`; without them, for a connection of the
-    /// gateway itself (a health check).
+    /// Returns the header for a connection from `addresses.0` to `addresses.1`; without them, for a
+    /// connection of the gateway itself (a health check).
     pub fn header(self, addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
         let addresses = addresses.map(|(source, destination)| same_family(source, destination));
         match self {
@@ -50,7 +50,7 @@ impl Version {
     }
 }
 
-/// Both addresses as IPv4 when both are, else both as IPv6.
+/// Converts both addresses to IPv4 if possible, otherwise both to IPv6.
 fn same_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {
     let (from, to) = (source.ip().to_canonical(), destination.ip().to_canonical());
     let (from, to) = if from.is_ipv4() && to.is_ipv4() { (from, to) } else { (wide(from), wide(to)) };
@@ -99,7 +99,7 @@ mod tests {
     use crate::proxy_protocol::{Parsed, parse};
 
     #[test]
-    fn what_is_written_reads_the_same() {
+    fn written_headers_can_be_parsed() {
         for (peer, local, from, to) in [
             ("[::ffff:192.0.2.1]:5000", "[::ffff:10.0.0.1]:443", "192.0.2.1:5000", "10.0.0.1:443"),
             ("[2001:db8::1]:5000", "[::1]:443", "[2001:db8::1]:5000", "[::1]:443"),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_our_own_say_so() {
+    fn the_gateways_own_connections_are_local() {
         assert_eq!(Version::V1.header(None), b"PROXY UNKNOWN\r\n");
         for version in [Version::V1, Version::V2] {
             let header = version.header(None);
