@@ -15,6 +15,7 @@ COPY core core
 COPY config config
 COPY middlewares middlewares
 COPY clients clients
+COPY acme acme
 COPY providers providers
 COPY benches benches
 COPY src src

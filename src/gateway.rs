@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::acme::{Acme, Leadership};
+use crate::acme::{self, Acme, Leadership};
 use crate::cluster::Cluster;
 use crate::configuration::{Compiler, FirstStates, LastStates, Loop, QUEUE, Readiness};
 use crate::entrypoint::{self, EntryPoints};
@@ -156,7 +156,7 @@ impl Gateway {
         };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
         around.cluster.start(&settings, &snapshots, &generation, &readiness, control.handle());
-        around.acme.start(&settings, &snapshots, &generation, &opening, control.handle());
+        acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
         drop(starting);
         Ok(Self {
             addresses: entry_points.addresses(),
@@ -266,7 +266,7 @@ fn own_keys(settings: &Settings) -> OwnKeys {
     let resolvers = settings.certificates_resolvers.iter();
     let acme = resolvers.filter_map(|(name, resolver)| {
         let (_, prefix) = resolver.acme.as_ref()?.consul_place()?;
-        let (place, older) = crate::acme::places(prefix, name);
+        let (place, older) = acme::places(prefix, name);
         Some([place, older])
     });
     let cluster = settings.cluster.iter().flat_map(|cluster| {

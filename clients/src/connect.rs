@@ -101,6 +101,30 @@ enum Address {
 impl Connector {
     /// Parses an endpoint and prepares TLS. Nothing is connected yet.
     pub fn new(syntax: &Syntax, endpoint: &str, tls: Option<&Tls>) -> Result<Self, OptionError> {
+        let config = || client_config(tls.unwrap_or(&Tls::default()));
+        Self::parse(syntax, endpoint, tls.is_some(), config, "")
+    }
+
+    /// Like [`new`](Self::new), with options of TLS that are read already, for endpoints that ask for TLS. `server_name`
+    /// is verified instead of the host unless it is empty.
+    pub fn with_tls(
+        syntax: &Syntax,
+        endpoint: &str,
+        tls: &TlsOptions,
+        server_name: &str,
+    ) -> Result<Self, OptionError> {
+        let config = || tls.client_config().map_err(|error| OptionError::new("tls", error.to_string()));
+        Self::parse(syntax, endpoint, false, config, server_name)
+    }
+
+    /// `secure` asks for TLS where the scheme leaves it open.
+    fn parse(
+        syntax: &Syntax,
+        endpoint: &str,
+        secure: bool,
+        config: impl FnOnce() -> Result<ClientConfig, OptionError>,
+        server_name: &str,
+    ) -> Result<Self, OptionError> {
         let endpoint = endpoint.trim().to_owned();
         let bad = |message: &str| OptionError::new(syntax.option, format!("`{endpoint}`: {message}"));
         let (scheme, rest) = endpoint.split_once("://").unwrap_or((syntax.otherwise, &endpoint));
@@ -111,8 +135,8 @@ impl Connector {
             let address = Address::Unix(PathBuf::from(rest));
             return Ok(Self { endpoint, address });
         }
-        let secure = syntax.secure.contains(&scheme);
-        if !secure && !syntax.plain.contains(&scheme) {
+        let is_secure = syntax.secure.contains(&scheme);
+        if !is_secure && !syntax.plain.contains(&scheme) {
             let known: Vec<String> = ["unix"]
                 .iter()
                 .chain(syntax.plain)
@@ -121,7 +145,7 @@ impl Connector {
                 .collect();
             return Err(bad(&format!("`{scheme}://` is not supported: expected {}", known.join(", "))));
         }
-        let secure = secure || tls.is_some();
+        let secure = secure || is_secure;
         let authority = rest.trim_end_matches('/');
         if authority.contains('/') {
             return Err(bad("a path is not supported"));
@@ -129,9 +153,9 @@ impl Connector {
         let (host, port) = host_port(authority, if secure { syntax.ports.1 } else { syntax.ports.0 })
             .ok_or_else(|| bad(&format!("expected a host and a port, like `{}`", syntax.example)))?;
         let tls = if secure {
-            let name =
-                ServerName::try_from(host.clone()).map_err(|_| bad("the host is not a name or address"))?;
-            Some((TlsConnector::from(Arc::new(client_config(tls.unwrap_or(&Tls::default()))?)), name))
+            let name = if server_name.is_empty() { host.clone() } else { server_name.to_owned() };
+            let name = ServerName::try_from(name).map_err(|_| bad("the host is not a name or address"))?;
+            Some((TlsConnector::from(Arc::new(config()?)), name))
         } else {
             None
         };

@@ -23,7 +23,7 @@ use crate::OptionError;
 use crate::connect::{ConnectError, Connector};
 use crate::dial::Peer;
 
-/// Time to connect, TLS included.
+/// Default time limit for connecting, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Maximum silence within a response that has begun.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -89,6 +89,13 @@ pub enum HttpError {
     },
 }
 
+impl HttpError {
+    /// True if the connection was closed before anything of the request was sent.
+    fn is_unsent(&self) -> bool {
+        matches!(self, Self::Exchange { source, .. } if source.is_canceled())
+    }
+}
+
 /// Failure of a stream of JSON values.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -138,6 +145,7 @@ pub struct Limits {
 pub struct HttpClient {
     connector: Connector,
     headers: HeaderMap,
+    connect_timeout: Duration,
     idle: Mutex<Vec<Sender>>,
 }
 
@@ -154,7 +162,14 @@ impl HttpClient {
         headers.entry(header::HOST).or_insert(host);
         let agent = HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
         headers.entry(header::USER_AGENT).or_insert(agent);
-        Ok(Self { connector, headers, idle: Mutex::new(Vec::new()) })
+        Ok(Self { connector, headers, connect_timeout: CONNECT, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// Sets the time limit for connecting, TLS included.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
     }
 
     /// Returns the endpoint, for messages.
@@ -189,11 +204,11 @@ impl HttpClient {
 
     /// Sends a request and reads the whole response, whatever its status.
     pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Response<Bytes>, HttpError> {
-        let repeatable = request.method() == Method::GET;
+        let repeatable = request.method().is_safe();
         self.send_whole(request, repeatable, limits).await
     }
 
-    /// Like [`send`](Self::send), for a request that may be sent twice even if it is not a `GET`.
+    /// Like [`send`](Self::send), for a request that may be sent twice although its method is not safe.
     pub async fn send_idempotent(
         &self,
         request: Request<Bytes>,
@@ -296,7 +311,7 @@ impl HttpClient {
             }
             match self.send_on(&mut sender, request.clone()).await {
                 Ok(response) => return Ok((sender, response)),
-                Err(_) if repeatable => self.close_idle(),
+                Err(error) if repeatable || error.is_unsent() => self.close_idle(),
                 Err(error) => return Err(error),
             }
         }
@@ -320,7 +335,7 @@ impl HttpClient {
     }
 
     async fn connect(&self) -> Result<Sender, HttpError> {
-        let (stream, peer) = self.connector.connect_within(CONNECT).await?;
+        let (stream, peer) = self.connector.connect_within(self.connect_timeout).await?;
         let (requests, connection) =
             http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(HttpError::Handshake)?;
         // Ends when the sender and the response are dropped.

@@ -1,5 +1,6 @@
 //! Which certificates the current configuration asks a resolver for.
 
+use tidegate_acme::{Wanted, canonical};
 use tidegate_config::Config;
 use tidegate_config::router::Router;
 use tidegate_config::tls::Domain;
@@ -7,21 +8,10 @@ use tidegate_core::expression::{self, Argument, Expression};
 
 use crate::router::Rule;
 
-/// The names of one certificate.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Wanted {
-    /// The names; the first is the common name.
-    pub(super) names: Vec<String>,
-    /// Who asks, for messages.
-    pub(super) by: String,
-    /// True for the certificate of clients whose name fits no other.
-    pub(super) default: bool,
-}
-
 /// What a configuration asks a resolver for: names in their one form, each set once, the largest first.
 pub(super) fn wanted(config: &Config, resolver: &str) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
-    let mut add = |names: Vec<String>, by: &str, default: bool| {
+    let mut add = |names: Vec<String>, by: &str, default: bool, reported: bool| {
         let mut own: Vec<String> = Vec::with_capacity(names.len());
         for name in names.iter().map(|name| canonical(name)) {
             if !name.is_empty() && !own.contains(&name) {
@@ -29,26 +19,27 @@ pub(super) fn wanted(config: &Config, resolver: &str) -> Vec<Wanted> {
             }
         }
         if !own.is_empty() && !all.iter().any(|other| other.names == own && other.default == default) {
-            all.push(Wanted { names: own, by: by.to_owned(), default });
+            all.push(Wanted { names: own, by: by.to_owned(), default, reported });
         }
     };
     for (name, router) in &config.http.routers {
         if router.tls.as_ref().is_some_and(|tls| tls.cert_resolver == resolver) {
-            of_router(router).into_iter().for_each(|names| add(names, name, false));
+            // The report of the snapshot names the router's wrong names, with their place.
+            of_router(router).into_iter().for_each(|names| add(names, name, false, true));
         }
     }
     for (name, router) in &config.tcp.routers {
         let Some(tls) = router.tls.as_ref().filter(|tls| tls.cert_resolver == resolver) else { continue };
         if tls.domains.is_empty() {
-            add(server_names(&router.rule), name, false);
+            add(server_names(&router.rule), name, false, false);
         }
-        tls.domains.iter().for_each(|domain| add(names_of(domain), name, false));
+        tls.domains.iter().for_each(|domain| add(names_of(domain), name, false, false));
     }
     for (name, store) in &config.tls.stores {
         if let Some(generated) = store.default_generated_cert.as_ref().filter(|one| one.resolver == resolver)
             && let Some(domain) = &generated.domain
         {
-            add(names_of(domain), name, true);
+            add(names_of(domain), name, true, false);
         }
     }
     all.sort_by_key(|wanted| std::cmp::Reverse(wanted.names.len()));
@@ -67,55 +58,8 @@ pub(super) fn of_router(router: &Router) -> Vec<Vec<String>> {
 }
 
 /// Main name and others.
-pub(super) fn names_of(domain: &Domain) -> Vec<String> {
+fn names_of(domain: &Domain) -> Vec<String> {
     std::iter::once(&domain.main).chain(&domain.sans).filter(|name| !name.is_empty()).cloned().collect()
-}
-
-/// Names as a certificate in the storage has them.
-pub(super) fn domain_of(names: &[String]) -> Domain {
-    let (main, sans) =
-        names.split_first().map_or((String::new(), &[][..]), |(main, sans)| (main.clone(), sans));
-    Domain { main, sans: sans.to_vec() }
-}
-
-/// A name in lower case, in its ASCII form, without a dot at its end.
-pub(super) fn canonical(name: &str) -> String {
-    let name = name.trim().trim_end_matches('.').to_lowercase();
-    if name.is_ascii() {
-        return name;
-    }
-    crate::router::ascii_form(&name).unwrap_or(name)
-}
-
-/// Why no certificate can be had for a name; `dns` when names are proven by DNS records.
-pub(super) fn refuse(name: &str, dns: bool) -> Option<String> {
-    if name.parse::<std::net::IpAddr>().is_ok() {
-        return None;
-    }
-    let base = match name.strip_prefix("*.") {
-        Some(base) if base.starts_with("*.") => {
-            return Some(format!(
-                "unable to generate a wildcard certificate in ACME provider for domain {name:?} : ACME does not allow '*.*' wildcard domain"
-            ));
-        }
-        Some(_) if !dns => {
-            return Some(format!(
-                "unable to generate a wildcard certificate in ACME provider for domain {name:?} : ACME needs a DNSChallenge"
-            ));
-        }
-        Some(base) => base,
-        None => name,
-    };
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let is_domain = base.len() <= 253 && base.split('.').all(is_label);
-    (!is_domain).then(|| {
-        format!("{name:?} is not a domain: expected labels of letters, digits and `-`, with dots between")
-    })
 }
 
 /// Values of the `HostSNI` matchers of a TCP rule that are not negated.
@@ -174,19 +118,5 @@ mod tests {
             vec!["d.test"],
         ];
         assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn names_that_cannot_be_had_are_refused() {
-        assert_eq!(refuse("a.test", false), None);
-        assert_eq!(refuse("*.a.test", true), None);
-        assert_eq!(refuse("10.0.0.1", false), None);
-        assert!(refuse("*.a.test", false).unwrap().ends_with("ACME needs a DNSChallenge"));
-        assert!(refuse("*.*.a.test", true).unwrap().ends_with("does not allow '*.*' wildcard domain"));
-        for name in ["a b.test", "-a.test", "a..test", "x/y", &"a".repeat(64)] {
-            assert!(refuse(name, true).is_some_and(|text| text.contains("is not a domain")), "{name}");
-        }
-        assert_eq!(canonical("BÜCHER.test."), "xn--bcher-kva.test");
-        assert_eq!(canonical("*.BÜCHER.test"), "*.xn--bcher-kva.test");
     }
 }

@@ -111,7 +111,9 @@ impl Certs {
 
     /// Does it. Gives what is to be told.
     pub(super) fn run(&self, settings: &Settings) -> Result<String, CertsError> {
-        let admin = Admin::new(settings, self.which().resolver.as_deref())?;
+        let resolvers = settings.certificates_resolvers.iter();
+        let resolvers = resolvers.filter_map(|(name, one)| Some((name.clone(), one.acme.clone()?)));
+        let admin = Admin::new(resolvers, self.which().resolver.as_deref())?;
         match self {
             Self::List(_) => Ok(table(&runtime()?.block_on(admin.list())?)),
             Self::Renew(named) => {

@@ -56,7 +56,7 @@ pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     };
     add("noop", Arc::new(answers::Noop));
     if around.settings.certificates_resolvers.values().any(|one| one.http_entry_point().is_some()) {
-        add("acme-http", around.acme.shown());
+        add("acme-http", Arc::new(around.acme.responder()));
     }
     if let Some(ping) = &around.settings.ping {
         add("ping", Arc::new(answers::Ping::new(ping.terminating_status_code, around.terminating.clone())));

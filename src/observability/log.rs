@@ -273,7 +273,7 @@ mod tests {
         let shown = |filter: &str, target: &str, level: Level| {
             targets(LogLevel::Debug, filter).unwrap().would_enable(target, &level)
         };
-        for own in ["tidegate::acme", "tidegate_providers::docker"] {
+        for own in ["tidegate::gateway", "tidegate_acme::order"] {
             assert!(shown("", own, Level::DEBUG) && !shown("", own, Level::TRACE));
         }
         assert!(shown("", "h2::codec", Level::INFO) && !shown("", "h2::codec", Level::DEBUG));

@@ -195,7 +195,7 @@ pub(crate) fn not_ascii(written: &str) -> ValueError {
 }
 
 /// The form of an international name that clients ask for (RFC 5891): `xn--bcher-kva.example`.
-pub(crate) fn ascii_form(name: &str) -> Option<String> {
+fn ascii_form(name: &str) -> Option<String> {
     let (star, rest) = name.strip_prefix("*.").map_or(("", name), |rest| ("*.", rest));
     match url::Host::parse(rest.trim_end_matches('.')) {
         Ok(url::Host::Domain(ascii)) => Some(format!("{star}{ascii}")),

@@ -17,7 +17,7 @@ mod view;
 pub use coverage::{Closeness, Coverage, HostSet};
 pub use error::{MatcherError, PatternError, RuleError, RuleFault, ValueError};
 pub use index::{Entry, Index};
-pub(crate) use matcher::{ascii_form, not_ascii};
+pub(crate) use matcher::not_ascii;
 pub(crate) use pattern::compile as go_regex;
 pub use rule::Rule;
 pub(crate) use tree::{Misplaced, Tree, known_name, texts};

@@ -8,7 +8,7 @@ use tidegate_core::word::{Vocabulary, Word};
 
 use super::{
     AccessLogFormat, Address, CertificatesResolver, EntryPoint, FieldMode, HeaderMode, INTERNAL_ENTRY_POINT,
-    KeyType, LogFormat, LogLevel, Ping, Settings, acme, address, is_named,
+    KeyType, LogFormat, LogLevel, Ping, Settings, address, is_named,
 };
 use crate::observability::{access_log, log};
 
@@ -291,7 +291,7 @@ impl Check<'_> {
                 Some(acme) => {
                     let key_type = [&at[..], &["acme", "keyType"]].concat();
                     self.known(&key_type, &mut acme.key_type, KeyType::Rsa4096);
-                    let wrong = acme::mistakes(acme, settings);
+                    let wrong = acme.mistakes(|name| settings.entry_points.contains_key(name));
                     for (option, message) in &wrong {
                         let path = [&at[..], &["acme"], option].concat();
                         self.warn(&path, &format!("{message}: the resolver obtains nothing"));

@@ -1,6 +1,6 @@
 //! Certificates by name: by exact server name, by a wildcard of one label, or the default.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{ReadFile, pem_or_file};
 /// A certificate with its key and the names it is for.
 pub(super) struct Loaded {
     pub(super) key: Arc<CertifiedKey>,
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// When it begins and when it ends.
     validity: Validity,
 }
@@ -75,14 +75,14 @@ impl Loaded {
 }
 
 impl Certificates {
-    /// Adds a certificate under all its names.
-    pub(super) fn add(&mut self, loaded: &Loaded) {
-        for name in &loaded.names {
+    /// Adds a certificate under these names.
+    pub(super) fn add(&mut self, names: &[String], key: &Arc<CertifiedKey>) {
+        for name in names {
             let (map, name) = match name.strip_prefix("*.") {
                 Some(base) => (&mut self.wildcard, base),
                 None => (&mut self.exact, name.as_str()),
             };
-            map.entry(name.to_owned()).or_insert_with(|| loaded.key.clone());
+            map.entry(name.to_owned()).or_insert_with(|| key.clone());
         }
     }
 
@@ -101,6 +101,13 @@ impl Certificates {
     pub(super) fn wildcard(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.wildcard.get(name.split_once('.')?.1)
     }
+}
+
+/// Those of several certificates that came with their issuers, each once.
+pub(super) fn with_issuers<'a>(keys: impl Iterator<Item = &'a Arc<CertifiedKey>>) -> Vec<Arc<CertifiedKey>> {
+    let mut seen = HashSet::new();
+    let keys = keys.filter(|key| key.cert.len() > 1);
+    keys.filter(|key| seen.insert(key.cert.first().cloned())).cloned().collect()
 }
 
 /// An address as it is written.
@@ -150,8 +157,8 @@ mod tests {
     fn exact_before_wildcard_and_one_label_only() {
         let (wide, narrow) = (load_for(&["*.a.test"]), load_for(&["x.a.test", "B.test"]));
         let mut certificates = Certificates::default();
-        certificates.add(&wide);
-        certificates.add(&narrow);
+        certificates.add(&wide.names, &wide.key);
+        certificates.add(&narrow.names, &narrow.key);
         let is = |name: &str, expected: &Loaded| {
             certificates.find(name).is_some_and(|found| Arc::ptr_eq(found, &expected.key))
         };

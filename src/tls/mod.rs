@@ -22,16 +22,17 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
+use tidegate_acme::ACME_PROTOCOL;
 use tidegate_config::tls::{Domain, Tls, TlsOptions};
 use tidegate_config::{Kind, ObjectRef, Origin, Problem};
 use tidegate_core::BuildError;
 use time::OffsetDateTime;
 
-use certificates::{Certificates, Loaded};
+use certificates::{Certificates, Loaded, with_issuers};
 use chooser::Only;
 pub use default_certificate::DefaultCertificate;
 pub use hosts::{Claim, HostOptions, NamedOptions};
-pub(crate) use obtained::{ACME_PROTOCOL, Elsewhere, Obtained, OnDemand, Usable};
+pub(crate) use obtained::Obtained;
 pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
 use tickets::Tickets;
@@ -84,7 +85,7 @@ impl TlsStore {
         let mut problems = Vec::new();
         let (mut certificates, loaded, mut leaves) =
             configured_certificates(now, tls, file, previous, &mut problems);
-        let with_issuers = with_issuers(loaded.values());
+        let with_issuers = with_issuers(loaded.values().map(|one| &one.key));
         let staples = previous.map(|store| store.staples.clone()).unwrap_or_default();
         certificates.staples.clone_from(&staples);
         leaves.extend(certificates.default.iter().filter_map(|key| key.cert.first().cloned()));
@@ -321,7 +322,7 @@ fn configured_certificates(
     let mut loaded = HashMap::new();
     let mut leaves = Vec::new();
     load_certificates(now, tls, file, previous, problems, |pair, sound| {
-        certificates.add(&sound);
+        certificates.add(&sound.names, &sound.key);
         leaves.extend(sound.key.cert.first().cloned());
         loaded.insert(pair, sound);
     });
@@ -332,13 +333,6 @@ fn configured_certificates(
         }
     }
     (certificates, loaded, leaves)
-}
-
-/// Those of several certificates that came with their issuers, each once.
-fn with_issuers<'a>(loaded: impl Iterator<Item = &'a Arc<Loaded>>) -> Vec<Arc<CertifiedKey>> {
-    let mut seen = HashSet::new();
-    let keys = loaded.map(|loaded| &loaded.key).filter(|key| key.cert.len() > 1);
-    keys.filter(|key| seen.insert(key.cert.first().cloned())).cloned().collect()
 }
 
 /// The one provider of cryptography.

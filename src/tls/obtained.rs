@@ -9,12 +9,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use tidegate_core::{BoxFuture, BuildError};
+use tidegate_acme::{Certificate, Elsewhere, Handshakes, OnDemand};
 
-use super::certificates::{Certificates, Loaded, load};
-
-/// The protocol that a certificate authority asks for when it looks at a proof (RFC 8737 section 6.2).
-pub(crate) const ACME_PROTOCOL: &[u8] = b"acme-tls/1";
+use super::certificates::{Certificates, with_issuers};
 
 /// Certificates of resolvers, and the proofs that are shown now.
 #[derive(Default)]
@@ -22,7 +19,7 @@ pub(crate) struct Obtained {
     certificates: ArcSwap<Published>,
     /// By server name.
     proofs: ArcSwap<HashMap<String, Arc<ServerConfig>>>,
-    on_demand: ArcSwapOption<Arc<dyn OnDemand>>,
+    on_demand: ArcSwapOption<OnDemand>,
     /// Where proofs are looked for that are not known here.
     elsewhere: ArcSwap<Vec<Arc<dyn Elsewhere>>>,
 }
@@ -41,82 +38,13 @@ pub(super) struct Published {
     pub(super) with_issuers: Vec<Arc<CertifiedKey>>,
 }
 
-/// A certificate that can be served.
-#[derive(Clone)]
-pub(crate) struct Usable(Arc<Loaded>);
-
-/// Obtains certificates for names that nobody has configured.
-pub(crate) trait OnDemand: Send + Sync {
-    /// Returns when there is a certificate for the name (`is_there` says so), or will be none for now.
-    fn wait_for<'a>(&'a self, name: &'a str, is_there: &'a (dyn Fn() -> bool + Sync)) -> BoxFuture<'a, ()>;
-}
-
-/// Proofs that another gateway may have presented.
-pub(crate) trait Elsewhere: Send + Sync {
-    /// Looks for them now. When it returns, what there is is shown here too.
-    fn look(&self) -> BoxFuture<'_, ()>;
-}
-
-impl Usable {
-    /// Checks that chain and key (PEM) belong together.
-    pub(crate) fn load(chain: &str, key: &str) -> Result<Self, BuildError> {
-        let mut no_files = |_: &str| Err(BuildError::new("expected PEM"));
-        load(chain, key, &mut no_files).map(|loaded| Self(Arc::new(loaded)))
-    }
-}
-
 impl Obtained {
-    /// Replaces what is served. The first for a name wins. `default` is for clients whose name fits no certificate.
-    pub(crate) fn publish<'a>(&self, all: impl Iterator<Item = &'a Usable>, default: Option<&Usable>) {
-        let mut published = Published::default();
-        let all: Vec<&Usable> = all.collect();
-        published.with_issuers = super::with_issuers(all.iter().map(|Usable(loaded)| loaded));
-        for Usable(loaded) in all {
-            published.certificates.add(loaded);
-            published.leaves.extend(loaded.key.cert.first().cloned());
-        }
-        published.certificates.default = default.map(|Usable(loaded)| loaded.key.clone());
-        self.certificates.store(Arc::new(published));
-    }
-
-    /// Shows a proof to handshakes for this name that ask for [`ACME_PROTOCOL`].
-    pub(crate) fn show(&self, name: &str, proof: Arc<ServerConfig>) {
-        self.proofs.rcu(|shown| {
-            let mut shown = HashMap::clone(shown);
-            shown.insert(name.to_owned(), proof.clone());
-            shown
-        });
-    }
-
-    /// Shows it no longer.
-    pub(crate) fn hide(&self, name: &str) {
-        self.proofs.rcu(|shown| {
-            let mut shown = HashMap::clone(shown);
-            shown.remove(name);
-            shown
-        });
-    }
-
-    /// Sets who is asked for names without a certificate.
-    pub(crate) fn set_on_demand(&self, on_demand: Arc<dyn OnDemand>) {
-        self.on_demand.store(Some(Arc::new(on_demand)));
-    }
-
-    pub(super) fn on_demand(&self) -> Option<Arc<Arc<dyn OnDemand>>> {
+    pub(super) fn on_demand(&self) -> Option<Arc<OnDemand>> {
         self.on_demand.load_full()
     }
 
     fn proof(&self, name: &str) -> Option<Arc<ServerConfig>> {
         self.proofs.load().get(name).cloned()
-    }
-
-    /// Has proofs that are not known looked for there.
-    pub(crate) fn look_at(&self, elsewhere: &Arc<dyn Elsewhere>) {
-        self.elsewhere.rcu(|known| {
-            let mut known = Vec::clone(known);
-            known.push(elsewhere.clone());
-            known
-        });
     }
 
     /// The proof for this name, which another gateway may have presented.
@@ -135,5 +63,48 @@ impl Obtained {
 
     pub(super) fn served(&self) -> arc_swap::Guard<Arc<Published>> {
         self.certificates.load()
+    }
+}
+
+impl Handshakes for Obtained {
+    fn publish(&self, certificates: &[&Certificate], default: Option<&Certificate>) {
+        let mut published = Published {
+            with_issuers: with_issuers(certificates.iter().map(|one| &one.key)),
+            ..Published::default()
+        };
+        for one in certificates {
+            published.certificates.add(&one.names, &one.key);
+            published.leaves.extend(one.key.cert.first().cloned());
+        }
+        published.certificates.default = default.map(|one| one.key.clone());
+        self.certificates.store(Arc::new(published));
+    }
+
+    fn show(&self, server_name: &str, challenge: Arc<ServerConfig>) {
+        self.proofs.rcu(|shown| {
+            let mut shown = HashMap::clone(shown);
+            shown.insert(server_name.to_owned(), challenge.clone());
+            shown
+        });
+    }
+
+    fn hide(&self, server_name: &str) {
+        self.proofs.rcu(|shown| {
+            let mut shown = HashMap::clone(shown);
+            shown.remove(server_name);
+            shown
+        });
+    }
+
+    fn look_at(&self, elsewhere: Arc<dyn Elsewhere>) {
+        self.elsewhere.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.push(elsewhere.clone());
+            known
+        });
+    }
+
+    fn set_on_demand(&self, on_demand: Arc<OnDemand>) {
+        self.on_demand.store(Some(on_demand));
     }
 }

@@ -54,6 +54,7 @@ impl Transport {
         }
         let tls = TlsOptions {
             roots,
+            system_roots: false,
             identities,
             insecure: options.insecure_skip_verify,
             cipher_suites: options.cipher_suites.clone(),

@@ -218,7 +218,7 @@ fn authority(case: &'static Case) -> Backend {
 
 /// A storage with an account at this authority, so that none has to be made.
 fn storage(folder: &std::path::Path, authority: &Backend) -> String {
-    let text = include_str!("../../src/acme/fixtures/traefik-acme.json");
+    let text = include_str!("../../acme/src/fixtures/traefik-acme.json");
     let mut whole: serde_json::Value = serde_json::from_str(text).unwrap();
     whole["le"]["Account"]["Registration"]["uri"] = format!("{}/acct", authority.url()).into();
     whole["le"]["Certificates"] = serde_json::Value::Null;

@@ -24,6 +24,8 @@ use verifier::Verifier;
 pub struct TlsOptions {
     /// PEM of roots to trust instead of the system's.
     pub roots: Vec<Vec<u8>>,
+    /// Trust the system's roots beside `roots`.
+    pub system_roots: bool,
     /// PEM of our certificate chains and keys.
     pub identities: Vec<(Vec<u8>, Vec<u8>)>,
     /// Accept any certificate.
@@ -159,7 +161,10 @@ impl TlsOptions {
         if self.roots.is_empty() {
             return system_roots();
         }
-        let mut store = RootCertStore::empty();
+        let mut store = match self.system_roots {
+            true => RootCertStore::clone(&*system_roots()?),
+            false => RootCertStore::empty(),
+        };
         for pem in &self.roots {
             // Bundles hold certificates that cannot be roots; as in Go, those are passed over.
             let (mut added, mut refused) = (0, None);

@@ -1,0 +1,192 @@
+//! dns-01: a TXT record below `_acme-challenge` (RFC 8555 section 8.4).
+//!
+//! Providers have lego's names, and read lego's variables: from the resolver's `credentials`, from the environment, or
+//! from the file that the variable with `_FILE` at its end names.
+
+mod acme_dns;
+mod cloudflare;
+mod exec;
+mod httpreq;
+mod manual;
+mod propagation;
+mod query;
+mod rfc2136;
+mod route53;
+mod variables;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use tidegate_core::BoxFuture;
+
+use super::challenge::{Proof, Prover};
+use super::error::Error;
+use crate::options::DnsChallenge;
+use query::Resolvers;
+use variables::Variables;
+
+/// Names of the providers, as lego has them.
+const PROVIDERS: [&str; 7] = ["acme-dns", "cloudflare", "exec", "httpreq", "manual", "rfc2136", "route53"];
+
+/// A record that proves a name.
+#[derive(Clone, Debug)]
+struct Record {
+    /// The name that is proven.
+    domain: String,
+    token: String,
+    key_authorization: String,
+    /// Where the record belongs, CNAMEs followed, without a dot at the end.
+    name: String,
+    /// What it holds.
+    value: String,
+}
+
+/// Who can set records.
+trait Provider: Send + Sync {
+    /// Sets a record beside those that there are.
+    fn present<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>>;
+    /// Removes it, and only it.
+    fn clean_up<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>>;
+    /// How long records may take to be seen, and how often they are looked for.
+    fn patience(&self) -> Patience;
+}
+
+/// How long is waited for a record.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    timeout: Duration,
+    interval: Duration,
+}
+
+/// Checks the options of a DNS challenge, as far as that is possible without asking anybody.
+pub fn check(options: &DnsChallenge) -> Result<(), Error> {
+    prover(options).map(drop)
+}
+
+/// Makes the prover that the options ask for. Nobody is asked anything yet.
+pub(super) fn prover(options: &DnsChallenge) -> Result<Arc<dyn Prover>, Error> {
+    let variables = Variables::new(&options.credentials);
+    let provider: Box<dyn Provider> = match options.provider.as_str() {
+        "acme-dns" => Box::new(acme_dns::AcmeDns::new(&variables)?),
+        "cloudflare" => Box::new(cloudflare::Cloudflare::new(&variables)?),
+        "exec" => Box::new(exec::Exec::new(&variables)?),
+        "httpreq" => Box::new(httpreq::HttpReq::new(&variables)?),
+        "manual" => Box::new(manual::Manual::new(&variables)?),
+        "rfc2136" => Box::new(rfc2136::Rfc2136::new(&variables)?),
+        "route53" => Box::new(route53::Route53::new(&variables)?),
+        other => {
+            return Err(Error::local(format!(
+                "provider `{other}` is not supported: expected one of {}; `exec` and `httpreq` reach every other",
+                PROVIDERS.join(", ")
+            )));
+        }
+    };
+    let resolvers = Resolvers::new(&options.resolvers)?;
+    let follow = !variables.is_true("LEGO_DISABLE_CNAME_SUPPORT");
+    Ok(Arc::new(Dns { provider, resolvers, options: options.clone(), follow }))
+}
+
+struct Dns {
+    provider: Box<dyn Provider>,
+    resolvers: Resolvers,
+    options: DnsChallenge,
+    /// Whether CNAMEs are followed.
+    follow: bool,
+}
+
+impl Dns {
+    async fn record(&self, proof: &Proof) -> Record {
+        let mut name = format!("_acme-challenge.{}", proof.name);
+        if self.follow {
+            name = self.resolvers.follow(&name).await;
+        }
+        Record {
+            domain: proof.name.clone(),
+            token: proof.token.clone(),
+            key_authorization: proof.key_authorization.clone(),
+            name,
+            value: BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(&proof.key_authorization)),
+        }
+    }
+}
+
+impl Prover for Dns {
+    fn kind(&self) -> &'static str {
+        "dns-01"
+    }
+
+    fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let record = self.record(proof).await;
+            let set = self.provider.present(&record, &self.resolvers).await;
+            set.map_err(|error| {
+                error
+                    .at(&format!("{}: setting {} at {}", proof.name, record.name, self.options.provider))
+                    .of(&proof.name)
+            })
+        })
+    }
+
+    fn settle<'a>(&'a self, proofs: &'a [Proof]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            tokio::time::sleep(self.options.delay()).await;
+            if !self.options.checks() {
+                return Ok(());
+            }
+            for proof in proofs {
+                let record = self.record(proof).await;
+                let patience = self.provider.patience();
+                let seen =
+                    propagation::wait(&record, &self.resolvers, &self.options.propagation, patience).await;
+                seen.map_err(|error| error.at(&proof.name).of(&proof.name))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn withdraw<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let record = self.record(proof).await;
+            if let Err(error) = self.provider.clean_up(&record, &self.resolvers).await {
+                tracing::warn!(name = %record.name, "a challenge record could not be removed: {error}");
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_say_what_they_need() {
+        for (provider, expected) in [
+            ("nobody", "`nobody` is not supported: expected one of acme-dns, cloudflare, exec,"),
+            ("exec", "EXEC_PATH"),
+            ("httpreq", "HTTPREQ_ENDPOINT"),
+            ("cloudflare", "CF_DNS_API_TOKEN"),
+            ("acme-dns", "ACME_DNS_API_BASE"),
+            ("rfc2136", "RFC2136_NAMESERVER"),
+            ("route53", "AWS_ACCESS_KEY_ID"),
+        ] {
+            // Set, but empty: what the environment of this test has does not count.
+            let names = [
+                "EXEC_PATH",
+                "HTTPREQ_ENDPOINT",
+                "CF_DNS_API_TOKEN",
+                "ACME_DNS_API_BASE",
+                "RFC2136_NAMESERVER",
+            ];
+            let credentials = names.iter().map(|name| ((*name).to_owned(), String::new()));
+            // A machine of Amazon's would have a role.
+            let credentials =
+                credentials.chain([("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())]).collect();
+            let options = DnsChallenge { provider: provider.into(), credentials, ..DnsChallenge::default() };
+            let error = prover(&options).err().map(|error| error.message).unwrap_or_default();
+            assert!(error.contains(expected), "{provider}: {error}");
+        }
+    }
+}

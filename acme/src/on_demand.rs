@@ -1,0 +1,122 @@
+//! Certificates at the first handshake, for names that somebody else allows.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::client::{Http, Message};
+use super::names::refuse;
+use crate::options;
+
+/// Longest time that a handshake waits; the client has a little less than ten seconds for all of it.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Longest time for the answer of `onDemand.ask`.
+const ASK: Duration = Duration::from_secs(5);
+/// How long an answer is remembered.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Most names that are remembered.
+const MAX_NAMES: usize = 10_000;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A name that a handshake has asked for, and that is allowed.
+pub(super) struct Demand(pub(super) String);
+
+/// Obtains certificates for names that nobody has configured, if somebody else allows them.
+pub struct OnDemand {
+    /// Whom to ask; `None` when no name is allowed.
+    ask: Option<(options::OnDemand, Http)>,
+    demands: mpsc::Sender<Demand>,
+    changes: watch::Receiver<u64>,
+    answers: Mutex<Answers>,
+}
+
+#[derive(Default)]
+struct Answers {
+    /// Whether a name is allowed, and since when that is known.
+    known: HashMap<String, (bool, Instant)>,
+    /// When new names were let through, within the last hour.
+    passed: Vec<Instant>,
+}
+
+impl OnDemand {
+    pub(super) fn new(
+        options: Option<options::OnDemand>,
+        demands: mpsc::Sender<Demand>,
+        changes: watch::Receiver<u64>,
+    ) -> Self {
+        let ask = options.map(|options| (options, Http::plain(ASK)));
+        Self { ask, demands, changes, answers: Mutex::default() }
+    }
+
+    /// Waits until there is a certificate for the name (`is_there` says so), or none will come for now.
+    pub async fn wait_for(&self, name: &str, is_there: &(dyn Fn() -> bool + Sync)) {
+        if refuse(name, false).is_some() || !name.contains('.') || !self.is_allowed(name).await {
+            return;
+        }
+        let mut changes = self.changes.clone();
+        let waiting = async {
+            if self.demands.send(Demand(name.to_owned())).await.is_err() {
+                return;
+            }
+            while !is_there() && changes.changed().await.is_ok() {}
+        };
+        let _ = tokio::time::timeout(PATIENCE, waiting).await;
+    }
+
+    /// True when names may be allowed.
+    pub(super) fn is_on(&self) -> bool {
+        self.ask.is_some()
+    }
+
+    /// Asks again about a name that has a certificate.
+    pub(super) async fn is_still_allowed(&self, name: &str) -> bool {
+        self.ask(name).await
+    }
+
+    async fn is_allowed(&self, name: &str) -> bool {
+        if let Some((allowed, since)) = self.answers.lock().known.get(name)
+            && since.elapsed() < REMEMBERED
+        {
+            return *allowed;
+        }
+        if !self.has_room() {
+            tracing::warn!(name, "more new names in an hour than onDemand.limit allows");
+            return false;
+        }
+        let allowed = self.ask(name).await;
+        let mut answers = self.answers.lock();
+        if answers.known.len() >= MAX_NAMES {
+            answers.known.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
+            if answers.known.len() >= MAX_NAMES {
+                answers.known.clear();
+            }
+        }
+        answers.known.insert(name.to_owned(), (allowed, Instant::now()));
+        if allowed {
+            answers.passed.push(Instant::now());
+        }
+        allowed
+    }
+
+    fn has_room(&self) -> bool {
+        let mut answers = self.answers.lock();
+        answers.passed.retain(|at| at.elapsed() < HOUR);
+        self.ask.as_ref().is_some_and(|(options, _)| answers.passed.len() < options.limit as usize)
+    }
+
+    async fn ask(&self, name: &str) -> bool {
+        let Some((options, http)) = &self.ask else { return false };
+        let Ok(mut url) = url::Url::parse(&options.ask) else { return false };
+        url.query_pairs_mut().append_pair("domain", name);
+        match http.send(Method::GET, url.as_str(), Message::default()).await {
+            Ok(answer) => answer.status == StatusCode::OK,
+            Err(error) => {
+                tracing::error!(name, %error, "onDemand.ask cannot be asked");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What all resolvers together serve, and what is told of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use super::certificate::{Certificate, Facts};
+use super::handshakes::Handshakes;
+
+/// A certificate that a resolver offers.
+#[derive(Clone)]
+pub(super) struct Offer {
+    pub(super) certificate: Arc<Certificate>,
+    pub(super) facts: Arc<Facts>,
+    /// From then on it is to be replaced.
+    pub(super) fresh_until: OffsetDateTime,
+    /// It is for clients whose name fits no other.
+    pub(super) default: bool,
+}
+
+/// What is told of one certificate, or of one that is missing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its names; none when it is about the resolver as a whole.
+    pub names: Vec<String>,
+    /// Name of the resolver.
+    pub resolver: String,
+    /// Who issued it; empty while there is none.
+    pub issuer: String,
+    /// When it ends.
+    pub not_after: Option<OffsetDateTime>,
+    /// When it is renewed, or tried again; `None` when it is not used.
+    pub next: Option<OffsetDateTime>,
+    /// Why the last attempt failed; empty when it did not.
+    pub error: String,
+}
+
+impl Row {
+    /// What keeps a whole resolver from working.
+    pub(super) fn of_resolver(resolver: &str, error: String) -> Self {
+        let resolver = resolver.to_owned();
+        Self { names: Vec::new(), resolver, issuer: String::new(), not_after: None, next: None, error }
+    }
+
+    /// What is wrong, for people; `None` when nothing is.
+    pub fn problem(&self) -> Option<String> {
+        let Self { names, resolver, error, .. } = self;
+        let about = if names.is_empty() { String::new() } else { format!("{}: ", names.join(", ")) };
+        (!error.is_empty()).then(|| format!("certificate resolver {resolver}: {about}{error}"))
+    }
+}
+
+/// What all resolvers have.
+pub(crate) struct Shared {
+    handshakes: Arc<dyn Handshakes>,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    offers: BTreeMap<Arc<str>, Vec<Offer>>,
+    rows: BTreeMap<Arc<str>, Vec<Row>>,
+    /// By name: when the last certificate for it is to be replaced.
+    fresh: HashMap<String, OffsetDateTime>,
+}
+
+impl Shared {
+    pub(super) fn new(handshakes: Arc<dyn Handshakes>) -> Arc<Self> {
+        Arc::new(Self { handshakes, state: Mutex::default(), changes: watch::Sender::new(0) })
+    }
+
+    /// Replaces what a resolver offers, and serves it.
+    pub(super) fn offer(&self, resolver: &Arc<str>, offers: Vec<Offer>) {
+        let mut state = self.state.lock();
+        state.offers.insert(resolver.clone(), offers);
+        let mut all: Vec<Offer> = state.offers.values().flatten().cloned().collect();
+        // The one that lasts longest wins.
+        all.sort_by_key(|offer| std::cmp::Reverse(offer.facts.not_after));
+        state.fresh.clear();
+        for offer in &all {
+            for name in &offer.facts.names {
+                let fresh = state.fresh.entry(name.clone()).or_insert(offer.fresh_until);
+                *fresh = (*fresh).max(offer.fresh_until);
+            }
+        }
+        let default = all.iter().find(|offer| offer.default).map(|offer| &*offer.certificate);
+        let certificates: Vec<&Certificate> = all.iter().map(|offer| &*offer.certificate).collect();
+        // Under the lock, so that the last one to change something is the last one to publish.
+        self.handshakes.publish(&certificates, default);
+        drop(state);
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// True when a certificate for this name is there and need not be replaced yet.
+    pub(super) fn is_fresh(&self, name: &str, now: OffsetDateTime) -> bool {
+        let state = self.state.lock();
+        let fresh = |name: &str| state.fresh.get(name).is_some_and(|until| *until > now);
+        let is_wildcard = name.starts_with("*.");
+        fresh(name)
+            || !is_wildcard && name.split_once('.').is_some_and(|(_, rest)| fresh(&format!("*.{rest}")))
+    }
+
+    /// Replaces what is told of a resolver.
+    pub(super) fn tell(&self, resolver: &Arc<str>, rows: Vec<Row>) {
+        self.state.lock().rows.insert(resolver.clone(), rows);
+    }
+
+    /// What is reported of all resolvers.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        self.state.lock().rows.values().flatten().cloned().collect()
+    }
+
+    /// Counts up with each change of what is served.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}

@@ -1,0 +1,140 @@
+//! What is kept: account, certificates, and what has failed. The forms are those of Traefik's `acme.json`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tidegate_core::BoxFuture;
+use tokio::sync::watch;
+
+use super::backoff::RetryState;
+use super::error::Error;
+
+/// What one resolver keeps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Stored {
+    /// The account; absent before the first order.
+    #[serde(rename = "Account")]
+    pub(crate) account: Option<StoredAccount>,
+    /// The certificates.
+    #[serde(rename = "Certificates")]
+    pub(crate) certificates: Option<Vec<StoredCertificate>>,
+}
+
+/// An account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoredAccount {
+    /// Its contact.
+    #[serde(rename = "Email")]
+    pub(crate) email: String,
+    /// How the authority knows it.
+    #[serde(rename = "Registration")]
+    pub(crate) registration: Option<Registration>,
+    /// Its key: PKCS #1 in base64.
+    #[serde(rename = "PrivateKey")]
+    pub(crate) private_key: String,
+    /// Lego's name of the key's type.
+    #[serde(rename = "KeyType", skip_serializing_if = "String::is_empty")]
+    pub(crate) key_type: String,
+}
+
+/// What the authority said of an account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Registration {
+    /// The account object.
+    pub(crate) body: Value,
+    /// Its URL.
+    pub(crate) uri: String,
+}
+
+/// The names of a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Domain {
+    /// The first name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) main: String,
+    /// Further names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sans: Vec<String>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoredCertificate {
+    /// Its names.
+    pub(crate) domain: Domain,
+    /// The chain: PEM in base64.
+    pub(crate) certificate: String,
+    /// The key: PEM in base64.
+    pub(crate) key: String,
+    /// The store that it is for.
+    #[serde(rename = "Store")]
+    pub(crate) store: String,
+}
+
+/// A change to what is kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// A new account.
+    Account(StoredAccount),
+    /// A new certificate, instead of those with these names.
+    Certificate { new: StoredCertificate, instead_of: Vec<Domain> },
+    /// Certificates that are no longer wanted.
+    Remove(Vec<Domain>),
+}
+
+impl Stored {
+    /// Applies a change.
+    pub(crate) fn apply(&mut self, change: Change) {
+        let all = self.certificates.get_or_insert_default();
+        match change {
+            Change::Account(account) => self.account = Some(account),
+            Change::Remove(domains) => all.retain(|old| !domains.contains(&old.domain)),
+            Change::Certificate { new, instead_of } => {
+                all.retain(|old| old.domain != new.domain && !instead_of.contains(&old.domain));
+                all.push(new);
+            }
+        }
+    }
+}
+
+/// Where resolvers keep what they have. Several gateways may share one.
+pub(crate) trait Storage: Send + Sync {
+    /// What a resolver keeps. An error says why nothing can be kept; nothing is changed then.
+    fn load<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Result<Stored, Error>>;
+    /// Changes it, all or nothing. When it returns, the change outlives the process.
+    fn change<'a>(&'a self, resolver: &'a str, change: Change) -> BoxFuture<'a, Result<(), Error>>;
+    /// What has failed.
+    fn retry_state<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, RetryState>;
+    /// Keeps what has failed; what is to be renewed stays as it is.
+    fn keep_ledger<'a>(
+        &'a self,
+        resolver: &'a str,
+        retry_state: &'a RetryState,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+    /// Certificates, by their first name, that are to be renewed now; they are given once.
+    fn take_renewals<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Vec<String>>;
+    /// True when somebody else may have changed something since the last call.
+    fn is_changed<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, bool>;
+    /// True when several gateways share it: only the one that leads orders, and only what it could note before.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// True while this gateway is the one that orders.
+    fn leads(&self) -> bool {
+        true
+    }
+    /// Tells the one that orders which sets of names have no certificate here.
+    fn lacks(&self, _: Vec<Vec<String>>) {}
+    /// Sets of names that other gateways lack.
+    fn others_lack(&self) -> Vec<Vec<String>> {
+        Vec::new()
+    }
+    /// Counts up when it is worth a look; `None` when it has to be looked at now and then.
+    fn news(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+}
