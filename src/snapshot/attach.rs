@@ -1,8 +1,8 @@
-//! Which entry points a router is attached to, and what it takes over from them.
+//! Attaches routers to entry points and applies the defaults of these entry points.
 //!
-//! A router that names no entry point is attached to the default ones. An entry point may have middlewares, TLS and
-//! observability of its own (its model): a router that is attached to such an entry point and to another one is split,
-//! and its copy for that entry point is called `<entry point>-<router>`, as in Traefik.
+//! A router that names no entry point is attached to the default ones. An entry point may define middlewares,
+//! TLS and observability for its routers (its model). A router attached to such an entry point and to another
+//! one is split, and the copy for that entry point is called `<entry point>-<router>`, as in Traefik.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use super::diagnostics::Outcome;
 use super::routers::{default_entry_points, entry_points};
 use crate::settings::{EncodedCharacters, EntryPoint, EntryPointObservability, Settings, is_named};
 
-/// A router as it is served: entry points, middlewares and observability filled in, names qualified.
+/// A router with the defaults of its entry points applied and names qualified.
 pub(super) struct Attached {
-    /// Name, with its provider.
+    /// Qualified name.
     pub(super) name: String,
-    /// Name of the router that this one was made from.
+    /// Name of the configured router that this one was derived from.
     pub(super) source: String,
     /// The router.
     pub(super) router: Router,
-    /// The entry points that exist, by their place in the settings.
+    /// Indexes of its entry points in the settings; missing ones are left out.
     pub(super) entry_points: Vec<usize>,
-    /// What is wrong with its entry points.
+    /// Errors and warnings about its entry points.
     pub(super) outcome: Outcome,
 }
 
@@ -45,14 +45,14 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
         if router.entry_points.is_empty() {
             router.entry_points.clone_from(&defaults);
         }
-        let idle = idle_skips(settings, &router, provider);
+        let ineffective = ineffective_skips(settings, &router, provider);
         let parts = split_by_model(settings, name, router);
         if parts.len() > 1 {
             split.insert(name.clone(), parts.iter().map(|(part, _)| part.clone()).collect::<Vec<_>>());
         }
         attached.extend(parts.into_iter().map(|(part, router)| {
             let (entry_points, mut outcome) = entry_points(settings, &router.entry_points, false);
-            outcome.warnings.extend(idle.iter().cloned());
+            outcome.warnings.extend(ineffective.iter().cloned());
             Attached { name: part, source: name.clone(), router, entry_points, outcome }
         }));
     }
@@ -66,7 +66,7 @@ pub(super) fn attach(settings: &Settings, routers: &Map<Router>) -> Vec<Attached
     attached
 }
 
-/// The parts of a router: one for each entry point with a model, one for all others together.
+/// Splits a router: one part for each entry point with a model, and one for all others.
 fn split_by_model(settings: &Settings, name: &str, mut router: Router) -> Vec<(String, Router)> {
     let wanted = std::mem::take(&mut router.entry_points);
     let several = wanted.len() > 1;
@@ -103,8 +103,8 @@ fn has_model(point: &EntryPoint) -> bool {
         || point.observability != EntryPointObservability::default()
 }
 
-/// A router with what its entry point adds. Names in that, too, mean objects of the router's provider unless they say
-/// more.
+/// Adds the model of an entry point to a router. Plain names in the model refer to objects of the router's
+/// provider.
 fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router {
     if router.tls.is_none() {
         router.tls.clone_from(&point.http.tls);
@@ -120,9 +120,9 @@ fn with_model(point: &EntryPoint, mut router: Router, provider: &str) -> Router 
     router
 }
 
-/// What to say of names in `skipMiddlewares` that have no effect: none of the router's entry points has such a
-/// middleware, or one requires it.
-fn idle_skips(settings: &Settings, router: &Router, provider: &str) -> Vec<String> {
+/// Returns warnings for names in `skipMiddlewares` that have no effect, because none of the router's entry
+/// points has such a middleware or one of them requires it.
+fn ineffective_skips(settings: &Settings, router: &Router, provider: &str) -> Vec<String> {
     let points = || router.entry_points.iter().filter_map(|name| settings.entry_points.get(name));
     let known = || points().flat_map(|point| &point.http.middlewares).map(String::as_str);
     let plain = |name: &str| name.split('@').next().unwrap_or("").to_owned();
@@ -142,19 +142,19 @@ fn idle_skips(settings: &Settings, router: &Router, provider: &str) -> Vec<Strin
     let places = router.entry_points.iter().filter_map(|name| Some((name, settings.entry_points.get(name)?)));
     let required = places.flat_map(|(place, point)| {
         let skipped = |name: &str| router.skip_middlewares.iter().any(|skipped| is_named(name, skipped));
-        let names = point.http.middlewares.iter().map(|name| of_provider(name, provider));
+        let names = point.http.middlewares.iter().map(|name| qualified(name, provider));
         let kept = names.filter(move |name| skipped(name) && point.http.requires(name));
         kept.map(move |name| {
             format!(
-                "skipMiddlewares: the entry point `{place}` requires `{name}` (http.requiredMiddlewares): it stays"
+                "skipMiddlewares: cannot skip `{name}`: the entry point `{place}` requires it (http.requiredMiddlewares)"
             )
         })
     });
     unknown.chain(required).collect()
 }
 
-/// A name in the settings of an entry point, as a router of `provider` means it.
-fn of_provider(name: &str, provider: &str) -> String {
+/// Qualifies a name in the settings of an entry point for a router of `provider`.
+fn qualified(name: &str, provider: &str) -> String {
     let mut name = name.to_owned();
     if is_plain(Target::Middleware, &name) {
         name.qualify(provider);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn middlewares_of_the_entry_point_can_be_left_out() {
+    fn routers_can_skip_middlewares_of_their_entry_point() {
         let mut point = EntryPoint::default();
         point.http.middlewares = vec!["auth@file".into(), "limit@docker".into(), "own".into()];
         let settings = settings(&[("web", point)]);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn required_middlewares_cannot_be_left_out() {
+    fn routers_cannot_skip_required_middlewares() {
         let mut point = EntryPoint::default();
         point.http.middlewares = vec!["auth@file".into(), "limit@docker".into(), "own".into()];
         let attached = |required: &[&str], skipped: &str| {
@@ -257,7 +257,7 @@ mod tests {
             let settings = settings(&[("web", point)]);
             attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))])).remove(0)
         };
-        for (required, skipped, left, told) in [
+        for (required, skipped, left, warned) in [
             (&["auth"][..], "*", &["auth@file"][..], &["auth@file"][..]),
             (&["auth@file"], "auth@file", &["auth@file", "limit@docker", "own@file"], &["auth@file"]),
             (&["auth@docker"], "auth", &["limit@docker", "own@file"], &[]),
@@ -268,12 +268,12 @@ mod tests {
             assert_eq!(attached.router.middlewares, left, "{required:?} {skipped}");
             let message = |name: &&str| {
                 format!(
-                    "skipMiddlewares: the entry point `web` requires `{name}` (http.requiredMiddlewares): it stays"
+                    "skipMiddlewares: cannot skip `{name}`: the entry point `web` requires it (http.requiredMiddlewares)"
                 )
             };
             assert_eq!(
                 attached.outcome.warnings,
-                told.iter().map(message).collect::<Vec<_>>(),
+                warned.iter().map(message).collect::<Vec<_>>(),
                 "{required:?}"
             );
         }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_points_that_do_not_exist_are_named() {
+    fn unknown_entry_points_are_reported() {
         let settings = settings(&[("web", EntryPoint::default())]);
         let router = Router { entry_points: vec!["nope".into()], ..Router::default() };
         let attached = attach(&settings, &Map::from([("r@file".to_owned(), Arc::new(router))]));

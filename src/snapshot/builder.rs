@@ -1,7 +1,7 @@
-//! Builds the objects of a configuration, each once, and takes over from the previous snapshot what has not changed.
+//! Builds each object of a configuration once and reuses unchanged instances of the previous snapshot.
 //!
-//! While an instance is built, the builder notes what it asks for: files, other instances, state, tasks. The next
-//! snapshot takes the instance over when its options are equal and everything it asked for is still the same.
+//! The builder records what an instance requests while it is built: files, other instances, state, tasks. The
+//! next snapshot reuses the instance if its options and everything it requested are unchanged.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,44 +20,45 @@ use crate::service::Service;
 use crate::upstream::Transport;
 use crate::{service, store, tcp, udp};
 
-/// A kind of object that other objects name, and that is built once for all of them or once for each router.
+/// A kind of object that others refer to, built once for all of them or once per router.
 pub(super) trait Component: Object {
-    /// What the options are built into.
+    /// The type that the options are built into.
     type Instance: ?Sized + 'static;
 
-    /// Which router the objects named by this one are built for.
+    /// Which router the objects referenced by this one are built for.
     const SCOPE: Scope;
 
-    /// The instances of this kind.
+    /// Returns the instances of this kind.
     fn pool(instances: &Instances) -> &Pool<Self::Instance>;
 
-    /// The instances of this kind, to add to.
+    /// Returns the instances of this kind, mutably.
     fn pool_mut(instances: &mut Instances) -> &mut Pool<Self::Instance>;
 
-    /// The error for a name that no object of this kind has. The words are Traefik's.
+    /// Returns the error for an unknown name, in Traefik's words.
     fn missing(name: &str) -> String;
 
-    /// Builds an instance. The other objects it needs come from `builder`, and become its dependencies.
+    /// Builds an instance. Objects requested from `builder` become its dependencies.
     fn build(&self, builder: &Builder<'_>, name: &str) -> Result<Arc<Self::Instance>, BuildError>;
 
-    /// Builds an instance that the gateway brings along, whatever the configuration says.
+    /// Builds an instance provided by the gateway itself, if the name is reserved for one.
     fn built_in(_builder: &Builder<'_>, _name: &str) -> Option<Result<Arc<Self::Instance>, BuildError>> {
         None
     }
 
-    /// Returns true when each router needs an instance of its own.
+    /// Returns true if each router needs a separate instance.
     fn is_per_router(&self) -> bool {
         false
     }
 }
 
-/// Which router the objects that a component names are built for.
+/// Which router the objects referenced by a component are built for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The router that the component itself is built for. The component gets an instance for each router when one of
-    /// those objects has.
+    /// The router that the component itself is built for. If one of these objects is built per router, so is
+    /// the
+    /// component.
     Router,
-    /// None: the component stands in for a router, and shares instances with no other.
+    /// None: the component takes the place of a router and does not share these instances.
     Own,
 }
 
@@ -66,12 +67,12 @@ pub(super) struct Built<T: ?Sized> {
     pub(super) value: Arc<T>,
     pub(super) id: u64,
     pub(super) dependencies: Arc<[Dependency]>,
-    /// What is wrong with the options although the instance serves.
+    /// Problems of the options that do not prevent the instance from serving.
     pub(super) warnings: Arc<[String]>,
 }
 
 impl<T: ?Sized> Built<T> {
-    /// A new instance, of which nothing else is known yet.
+    /// Returns a new instance without dependencies or warnings.
     pub(super) fn new(value: Arc<T>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -86,7 +87,7 @@ impl<T: ?Sized> Clone for Built<T> {
     }
 }
 
-/// Something that was asked for while an instance was built.
+/// Something that an instance requested while it was built.
 #[derive(Clone)]
 pub(super) enum Dependency {
     /// A file, with the content it had.
@@ -95,25 +96,25 @@ pub(super) enum Dependency {
     Instance {
         /// Qualified name of the object.
         name: String,
-        /// Which instance it was.
+        /// Identity of that instance.
         id: u64,
-        /// Returns the instance of this name in the snapshot that is being built.
+        /// Returns the instance of this name in the snapshot being built.
         current: fn(&Builder<'_>, &str) -> Option<u64>,
     },
-    /// State, whatever it was.
+    /// State; its value does not matter.
     State(StateKey),
     /// A task.
     Task(Weak<Slot>),
 }
 
-/// Name of an object, and of the router it is for (empty when all routers share it).
+/// Name of an object and of its router, which is empty if all routers share the instance.
 pub(super) type InstanceKey = (String, String);
 
-/// An instance, or what is wrong with it.
-pub(super) type Outcome<T> = Result<Built<T>, BuildError>;
+/// An instance, or why it could not be built.
+pub(super) type BuildResult<T> = Result<Built<T>, BuildError>;
 
 /// The instances of one kind.
-pub(super) struct Pool<T: ?Sized>(HashMap<InstanceKey, Outcome<T>>);
+pub(super) struct Pool<T: ?Sized>(HashMap<InstanceKey, BuildResult<T>>);
 
 impl<T: ?Sized> Default for Pool<T> {
     fn default() -> Self {
@@ -122,36 +123,36 @@ impl<T: ?Sized> Default for Pool<T> {
 }
 
 impl<T: ?Sized> Pool<T> {
-    /// The outcome for a key.
-    pub(super) fn get(&self, key: &InstanceKey) -> Option<&Outcome<T>> {
+    /// Returns the result for a key.
+    pub(super) fn get(&self, key: &InstanceKey) -> Option<&BuildResult<T>> {
         self.0.get(key)
     }
 
-    /// Adds an outcome.
-    pub(super) fn insert(&mut self, key: InstanceKey, outcome: Outcome<T>) {
+    /// Adds a result.
+    pub(super) fn insert(&mut self, key: InstanceKey, outcome: BuildResult<T>) {
         self.0.insert(key, outcome);
     }
 
-    /// The names of all objects that were asked for.
+    /// Returns the names of all requested objects.
     pub(super) fn names(&self) -> BTreeSet<String> {
         self.0.keys().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Drops the instances of all other objects.
+    /// Keeps only the instances of these objects.
     pub(super) fn retain(&mut self, names: &BTreeSet<String>) {
         self.0.retain(|(name, _), _| names.contains(name));
     }
 
-    /// The instances by name, without those that could not be built.
-    pub(super) fn sound(&self) -> BTreeMap<String, Arc<T>> {
-        let sound = |((name, _), outcome): (&InstanceKey, &Outcome<T>)| {
+    /// Returns the instances by name, without those that could not be built.
+    pub(super) fn built(&self) -> BTreeMap<String, Arc<T>> {
+        let instance = |((name, _), outcome): (&InstanceKey, &BuildResult<T>)| {
             Some((name.clone(), outcome.as_ref().ok()?.value.clone()))
         };
-        self.0.iter().filter_map(sound).collect()
+        self.0.iter().filter_map(instance).collect()
     }
 }
 
-/// Everything that was built, for the next snapshot to take over.
+/// Everything that was built, for the next snapshot to reuse.
 #[derive(Default)]
 pub(super) struct Instances {
     pub(super) middlewares: Pool<dyn Middleware>,
@@ -169,9 +170,9 @@ pub(super) struct Instances {
 pub(super) struct Builder<'a> {
     pub(super) config: &'a Config,
     pub(super) environment: &'a Environment,
-    /// HTTP services that do not serve yet.
+    /// HTTP services that are not live yet.
     pub(super) http: service::Draft,
-    /// The same for TCP and UDP.
+    /// TCP and UDP services that are not live yet.
     pub(super) tcp: tcp::Draft,
     /// Files that the configuration names.
     pub(super) files: files::Draft,
@@ -185,29 +186,29 @@ pub(super) struct Builder<'a> {
 struct State {
     now: Instances,
     diagnostics: Diagnostics,
-    /// What is being built, outermost first.
+    /// The objects being built, outermost first.
     frames: Vec<Frame>,
-    /// The router for which instances are built, where it matters.
+    /// The router that instances are built for, for kinds that are built per router.
     router: String,
-    /// Tasks of what is used.
+    /// Tasks of middlewares that are used.
     tasks: Vec<Weak<Slot>>,
-    /// True while objects are built that no router uses: their tasks do not begin.
+    /// True while building objects that no router uses: their tasks are not started.
     unused: bool,
 }
 
-/// An instance that is being built.
+/// An instance being built.
 #[derive(Default)]
 struct Frame {
     /// Kind and name: `middleware:x@file`.
     label: String,
     dependencies: Vec<Dependency>,
-    /// True when each router needs an instance of its own.
+    /// True if each router needs a separate instance.
     per_router: bool,
     warnings: Vec<String>,
 }
 
 impl<'a> Builder<'a> {
-    /// Returns a builder. `broken` are objects whose options could not be read, with the reasons.
+    /// Returns a builder. `broken` are the objects whose options could not be decoded, with the reasons.
     pub(super) fn new(
         config: &'a Config,
         environment: &'a Environment,
@@ -220,7 +221,7 @@ impl<'a> Builder<'a> {
         Self { config, environment, http, tcp, files, stores, previous, broken, state: RefCell::default() }
     }
 
-    /// Returns what was built, what is known of the objects, and what has to be done once they serve.
+    /// Returns the instances, the diagnostics, and the effects to apply once the instances are live.
     pub(super) fn finish(self) -> (Instances, Diagnostics, Effects) {
         let state = self.state.into_inner();
         let effects = Effects {
@@ -233,7 +234,7 @@ impl<'a> Builder<'a> {
         (state.now, state.diagnostics, effects)
     }
 
-    /// Notes that a router uses a service and middlewares, whether they exist or not.
+    /// Records that a router uses a service and middlewares, whether they exist or not.
     pub(super) fn note_uses<S: Component, M: Component>(
         &self,
         router: &str,
@@ -249,14 +250,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Returns the content of a file, which is watched from now on.
+    /// Returns the content of a file and has the file watched.
     pub(super) fn file(&self, path: &str) -> Result<Vec<u8>, BuildError> {
         let content = self.files.content(path);
         self.depend(Dependency::File(path.to_owned(), content.clone()));
         content.map(|bytes| bytes.to_vec()).map_err(|error| BuildError::new(error.to_string()))
     }
 
-    /// Why the options of an object could not be read, if so.
+    /// Returns why the options of an object could not be decoded, if so.
     pub(super) fn broken(&self, kind: Kind, name: &str) -> Option<&'a [String]> {
         if self.broken.is_empty() {
             return None;
@@ -264,12 +265,12 @@ impl<'a> Builder<'a> {
         self.broken.get(&ObjectRef { kind, name: name.to_owned() }).map(Vec::as_slice)
     }
 
-    /// Returns the instance of this qualified name, for the router that is being built.
+    /// Returns the instance with this qualified name, for the current router.
     pub(super) fn instance<T: Component>(&self, name: &str) -> Result<Arc<T::Instance>, BuildError> {
         self.built::<T>(name).map(|built| built.value)
     }
 
-    /// Returns the instance of this qualified name, for this router.
+    /// Returns the instance with this qualified name, for the given router.
     pub(super) fn instance_for<T: Component>(
         &self,
         name: &str,
@@ -281,25 +282,24 @@ impl<'a> Builder<'a> {
         outcome
     }
 
-    /// Notes what is wrong with the object that is being built, although it serves.
+    /// Records warnings about the object being built.
     pub(super) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
         if let Some(frame) = self.state.borrow_mut().frames.last_mut() {
             frame.warnings.extend(warnings);
         }
     }
 
-    /// Builds the objects of a kind that no router has asked for, so that their mistakes are reported. Their tasks do not
-    /// begin.
+    /// Builds the objects of a kind that no router uses, to report their errors. Their tasks are not started.
     pub(super) fn build_unused<T: Component>(&self) {
         self.state.borrow_mut().unused = true;
         let used = T::pool(&self.state.borrow().now).names();
         for name in T::map(self.config).keys().filter(|name| !used.contains(*name)) {
-            // The outcome is noted.
+            // The diagnostics have the result.
             let _ = self.instance_for::<T>(name, "");
         }
     }
 
-    /// Does the same for services, and drops them again: their servers are neither contacted nor remembered.
+    /// Builds unused services to report their errors, and drops them: their servers are not contacted.
     pub(super) fn check_unused<T: Component>(&self, drop_effects: impl Fn(&BTreeSet<String>)) {
         let used = T::pool(&self.state.borrow().now).names();
         self.build_unused::<T>();
@@ -307,7 +307,7 @@ impl<'a> Builder<'a> {
         drop_effects(&used);
     }
 
-    /// The state of an object, in this snapshot or the previous one.
+    /// Returns the state of an object, in this snapshot or the previous one.
     pub(super) fn known_state(&self, key: &StateKey) -> Option<ObjectState> {
         let known = self.state.borrow().now.states.get(key).cloned();
         known.or_else(|| self.previous?.1.states.get(key).cloned())
@@ -319,7 +319,7 @@ impl<'a> Builder<'a> {
         self.state.borrow_mut().now.states.insert(key, state);
     }
 
-    /// Notes a task of the object that is being built.
+    /// Records a task of the object being built.
     pub(super) fn note_task(&self, slot: Weak<Slot>) {
         self.depend(Dependency::Task(slot.clone()));
         let mut state = self.state.borrow_mut();
@@ -328,12 +328,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The router for which the present object is built.
+    /// Returns the router that the current object is built for.
     pub(super) fn router(&self) -> String {
         self.state.borrow().router.clone()
     }
 
-    fn built<T: Component>(&self, name: &str) -> Outcome<T::Instance> {
+    fn built<T: Component>(&self, name: &str) -> BuildResult<T::Instance> {
         let shared = (name.to_owned(), String::new());
         let own = (name.to_owned(), self.router());
         for key in [&shared, &own] {
@@ -353,14 +353,14 @@ impl<'a> Builder<'a> {
         }
         let (outcome, per_router) = self.leave::<T>(name, made);
         if outcome.is_err() {
-            self.keep_states_of_broken::<T>(&own);
+            self.keep_states_if_broken::<T>(&own);
         }
         let key = if per_router && T::SCOPE == Scope::Router { own } else { shared };
         T::pool_mut(&mut self.state.borrow_mut().now).insert(key.clone(), outcome.clone());
         self.depend_on::<T>(&key, outcome)
     }
 
-    fn build<T: Component>(&self, name: &str) -> Outcome<T::Instance> {
+    fn build<T: Component>(&self, name: &str) -> BuildResult<T::Instance> {
         if let Some(reasons) = self.broken(T::KIND, name) {
             return Err(BuildError::of(reasons));
         }
@@ -375,7 +375,7 @@ impl<'a> Builder<'a> {
         options.build(self, name).map(Built::new)
     }
 
-    /// Returns the previous snapshot's instance, when building it again would give an equal one.
+    /// Returns the instance of the previous snapshot if rebuilding it would give an equal one.
     fn reuse<T: Component>(&self, shared: &InstanceKey, own: &InstanceKey) -> Option<Built<T::Instance>> {
         let (config, instances) = self.previous?;
         let name = &shared.0;
@@ -406,7 +406,7 @@ impl<'a> Builder<'a> {
         Some(built.clone())
     }
 
-    /// Returns true when asking again gives the same. Asking notes the dependencies as well.
+    /// Returns true if all dependencies are unchanged. Looking them up records them for the current object.
     fn is_current(&self, dependencies: &[Dependency]) -> bool {
         dependencies.iter().all(|dependency| match dependency {
             Dependency::File(path, content) => {
@@ -414,25 +414,26 @@ impl<'a> Builder<'a> {
                 self.files.content(path) == *content
             }
             Dependency::Instance { name, id, current } => current(self, name) == Some(*id),
-            // The same instance has the same state.
+            // An instance that is reused keeps its state and tasks.
             Dependency::State(_) | Dependency::Task(_) => true,
         })
     }
 
-    /// Keeps the state of an object that has a mistake, so that it is still there when that is corrected.
-    fn keep_states_of_broken<T: Component>(&self, (name, router): &InstanceKey) {
+    /// Keeps the state of a broken object until its options are corrected.
+    fn keep_states_if_broken<T: Component>(&self, (name, router): &InstanceKey) {
         let Some((_, previous)) = self.previous else { return };
         if T::KIND != Kind::Middleware
             || !T::map(self.config).contains_key(name) && self.broken(T::KIND, name).is_none()
         {
             return;
         }
-        let is_of = |key: &StateKey| key.object == *name && (key.router.is_empty() || key.router == *router);
-        let kept = previous.states.iter().filter(|(key, _)| is_of(key));
+        let belongs =
+            |key: &StateKey| key.object == *name && (key.router.is_empty() || key.router == *router);
+        let kept = previous.states.iter().filter(|(key, _)| belongs(key));
         self.state.borrow_mut().now.states.extend(kept.map(|(key, state)| (key.clone(), state.clone())));
     }
 
-    /// Begins to build an object, unless it is being built already.
+    /// Starts building an object; fails if it is already being built.
     fn enter(&self, kind: Kind, name: &str) -> Result<(), BuildError> {
         let label = format!("{kind}:{name}");
         let frames = &mut self.state.borrow_mut().frames;
@@ -447,8 +448,13 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Ends what [`Self::enter`] began, and notes what is wrong. True: each router needs an instance of its own.
-    fn leave<T: Component>(&self, name: &str, made: Outcome<T::Instance>) -> (Outcome<T::Instance>, bool) {
+    /// Finishes what [`Self::enter`] started and records the diagnostics. Returns true if each router needs a
+    /// separate instance.
+    fn leave<T: Component>(
+        &self,
+        name: &str,
+        made: BuildResult<T::Instance>,
+    ) -> (BuildResult<T::Instance>, bool) {
         let mut state = self.state.borrow_mut();
         let Frame { dependencies, per_router, warnings, .. } = state.frames.pop().unwrap_or_default();
         match &made {
@@ -459,12 +465,12 @@ impl<'a> Builder<'a> {
         (made.map(|built| Built { dependencies, warnings, ..built }), per_router)
     }
 
-    /// Notes that the object that is being built depends on an instance.
+    /// Records that the object being built depends on an instance.
     fn depend_on<T: Component>(
         &self,
         key: &InstanceKey,
-        outcome: Outcome<T::Instance>,
-    ) -> Outcome<T::Instance> {
+        outcome: BuildResult<T::Instance>,
+    ) -> BuildResult<T::Instance> {
         let built = outcome?;
         let current = |builder: &Builder<'_>, name: &str| builder.built::<T>(name).ok().map(|built| built.id);
         self.depend(Dependency::Instance { name: key.0.clone(), id: built.id, current });

@@ -1,8 +1,8 @@
-//! From a merged configuration to a snapshot: total, and without any effect on what serves now. What is to be done once
-//! the snapshot serves is returned beside it.
+//! Compiles a merged configuration into a snapshot. Compiling cannot fail and does not affect the live
+//! snapshot; what has to change once the new one is live is returned as [`Effects`].
 //!
-//! Whatever is wrong is left out, told in the report, and spoils nothing else. What has not changed since the previous
-//! snapshot is taken over from it: rules, middlewares, services, transports and certificates.
+//! Invalid objects are left out and listed in the report; the others are unaffected. Rules, middlewares,
+//! services, transports and certificates that have not changed are reused from the previous snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use crate::settings::Settings;
 use crate::store::Stores;
 use crate::tls::{DefaultCertificate, TlsStore};
 
-/// What configurations are compiled with.
+/// The dependencies of a compilation.
 pub struct Environment {
     /// The settings.
     pub settings: Arc<Settings>,
-    /// Servers and their state.
+    /// HTTP servers and their state.
     pub registry: Arc<Registry>,
-    /// The same for TCP.
+    /// TCP servers and their state.
     pub tcp: Arc<crate::tcp::Registry>,
     /// Sends the requests of middlewares.
     pub client: Arc<dyn HttpClient>,
@@ -42,17 +42,17 @@ pub struct Environment {
     pub internal: BTreeMap<String, Arc<dyn Service>>,
     /// Reads the files that configurations name.
     pub files: Files,
-    /// Stores that limits are shared through.
+    /// Stores that share limits between gateways.
     pub stores: Stores,
     /// Where tasks of middlewares run.
     pub control: Handle,
-    /// The time by which middlewares decide.
+    /// The clock of middlewares.
     pub clock: Clock,
-    /// What clients are shown when no certificate fits.
+    /// The certificate served when no other matches.
     pub default_certificate: DefaultCertificate,
 }
 
-/// A snapshot, and what the next one takes over from it.
+/// A snapshot, and what the next one can reuse.
 pub struct Compiled {
     /// The snapshot.
     pub snapshot: Arc<Snapshot>,
@@ -66,17 +66,17 @@ pub struct Compiled {
 struct TlsMemory {
     config: Tls,
     files: Vec<(String, Content)>,
-    /// Options that could not be read, or not all.
+    /// TLS options that could not be decoded completely: their hosts are closed.
     closed: BTreeSet<String>,
     store: Arc<TlsStore>,
     problems: Vec<Problem>,
 }
 
-/// Compiles a merged configuration. Names by which its objects refer to each other are qualified first: nothing behind
-/// that sees a plain one.
+/// Compiles a merged configuration. References between objects are qualified first: later steps never see a
+/// plain name.
 ///
-/// Nothing that serves now is changed, started or stopped: that is left to the effects, which the caller applies after it
-/// has swapped the snapshot in, or drops. `now` decides which certificates are valid.
+/// Nothing live is changed, started or stopped. The caller swaps the snapshot in and then applies the
+/// effects, or drops both. `now` decides which certificates are valid.
 pub fn compile(
     now: OffsetDateTime,
     merged: Provided,
@@ -107,22 +107,22 @@ pub fn compile(
     let (instances, diagnostics, effects) = builder.finish();
     (config.http.routers, config.tcp.routers, config.udp.routers) = (http_routers, tcp.routers, udp.routers);
     let certificates = certificates(&origins, &broken_certificates);
-    let of_tls = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
-    let problems = problems.into_iter().chain(of_tls).collect();
+    let tls_problems = tls.problems.iter().map(|problem| located(problem, &config, &origins, &certificates));
+    let problems = problems.into_iter().chain(tls_problems).collect();
     let found = report::Found { findings, diagnostics, broken: &broken, problems, written };
     let report = report::assemble(config, &origins, found);
     let snapshot = Snapshot {
         generation,
         entry_points,
         tls: tls.store.clone(),
-        services: instances.services.sound(),
-        tcp_services: instances.tcp_services.sound(),
+        services: instances.services.built(),
+        tcp_services: instances.tcp_services.built(),
         report: Arc::new(report),
     };
     (Compiled { snapshot: Arc::new(snapshot), qualified, instances, rules, tls }, effects)
 }
 
-/// Builds what no router uses, so that its mistakes are reported.
+/// Builds objects that no router uses, to report their errors.
 fn build_unused(builder: &Builder<'_>) {
     builder.check_unused::<config::service::Service>(|used| builder.http.retain(used));
     builder.build_unused::<config::middleware::Middleware>();
@@ -133,7 +133,7 @@ fn build_unused(builder: &Builder<'_>) {
     builder.check_unused::<config::tcp::UdpService>(|_| ());
 }
 
-/// Objects whose options could not be read, with the reasons.
+/// Returns the objects whose options could not be decoded, with the reasons.
 fn broken(problems: &[Problem]) -> Broken {
     let mut broken = Broken::new();
     for problem in problems {
@@ -141,18 +141,18 @@ fn broken(problems: &[Problem]) -> Broken {
             broken.entry(object.clone()).or_default().push(problem.message.clone());
         }
     }
-    // A problem of one certificate is no problem of all.
+    // An invalid certificate does not affect the others.
     broken.retain(|object, _| object.kind != Kind::Certificate);
     broken
 }
 
-/// Certificates whose options could not be read, and which therefore are not in the list.
+/// Returns the certificates whose options could not be decoded. They are missing from the merged list.
 fn broken_certificates(problems: &[Problem]) -> BTreeSet<ObjectRef> {
     let objects = problems.iter().filter_map(|problem| problem.object.clone());
     objects.filter(|object| object.kind == Kind::Certificate).collect()
 }
 
-/// The certificates in the order of the merged list: by provider, then by their place in it.
+/// Returns the certificates in the order of the merged list: by provider, then by position.
 fn certificates(origins: &Origins, broken: &BTreeSet<ObjectRef>) -> Vec<ObjectRef> {
     let all = origins.keys().filter(|object| object.kind == Kind::Certificate && !broken.contains(*object));
     let mut all: Vec<ObjectRef> = all.cloned().collect();
@@ -163,7 +163,7 @@ fn certificates(origins: &Origins, broken: &BTreeSet<ObjectRef>) -> Vec<ObjectRe
     all
 }
 
-/// A problem of the TLS store with the place that contains it.
+/// Adds the origin to a problem of the TLS store.
 fn located(problem: &Problem, config: &Config, origins: &Origins, certificates: &[ObjectRef]) -> Problem {
     let mut problem = problem.clone();
     let Some(object) = &mut problem.object else { return problem };

@@ -1,4 +1,4 @@
-//! A middleware with `when`: it applies to some requests, and others pass it by.
+//! A middleware with `when`, which applies only to matching requests.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use tidegate_core::{Access, BoxFuture, Middleware, Next, Request, Response};
 
 use crate::router::Rule;
 
-/// A middleware before which a rule is asked.
+/// A middleware that applies to requests that match a rule.
 pub(super) struct Conditional {
     condition: Rule,
     middleware: Arc<dyn Middleware>,
-    /// How it decides who may pass, when it does.
+    /// How the middleware controls access, if it does.
     access: Option<Access>,
 }
 
 impl Conditional {
-    /// `middleware`, for requests that `condition` takes.
+    /// Returns `middleware` for requests that match `condition`.
     pub(super) fn new(condition: Rule, middleware: Arc<dyn Middleware>, access: Option<Access>) -> Self {
         Self { condition, middleware, access }
     }
@@ -34,7 +34,7 @@ impl Middleware for Conditional {
     }
 }
 
-/// Removes the headers by which only a middleware of this `access` may say who the client is.
+/// Removes the headers that identify the client and that only a middleware with this `access` may set.
 fn remove_claims(headers: &mut HeaderMap, access: &Access) {
     let claims: Vec<HeaderName> = headers.keys().filter(|name| access.vouches_for(name)).cloned().collect();
     for name in claims {

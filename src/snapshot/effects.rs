@@ -1,14 +1,14 @@
-//! What a new snapshot changes outside itself.
+//! Changes outside the snapshot that take effect once it is live.
 
 use super::files;
 use super::tasks::Tasks;
 use crate::{service, store, tcp};
 
-/// What has to be done once a snapshot serves: servers, balances and stores are entered in their registries; the files
-/// that it names are watched, and no others; health checks are started, replaced and stopped; tasks of middlewares
-/// begin.
+/// Changes to make once a snapshot is live: servers, balancers and stores are registered; the files it names
+/// are watched, and no others; health checks are started, replaced and stopped; tasks of middlewares are
+/// started.
 ///
-/// Dropping it changes nothing, and leaves everything that serves now as it is.
+/// If dropped, nothing changes.
 #[must_use = "without its effects, a snapshot has no health checks and shares no state with the next one"]
 pub struct Effects {
     pub(super) http: service::Effects,
@@ -19,7 +19,7 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Makes the changes. To be called after the snapshot was swapped in.
+    /// Makes the changes. Call this after swapping the snapshot in.
     pub fn apply(self) {
         self.http.apply();
         self.tcp.apply();

@@ -1,7 +1,8 @@
-//! Files that a configuration names (certificates, keys, authorities, user lists), read once and watched.
+//! Files that a configuration names (certificates, keys, CAs, user lists), read once and watched.
 //!
-//! Content is compared, not times: a file that is touched or replaced by an equal one changes nothing. Times and sizes
-//! only say when it is worth reading again, so that asking costs one `stat` for each file.
+//! Changes are detected by content: touching a file or replacing it by an equal one changes nothing. Time,
+//! size
+//! and inode only decide when to read a file again, so that a check costs one `stat` per file.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,37 +12,37 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Largest file that is read, in bytes.
+/// Maximum file size in bytes.
 const MAX_SIZE: u64 = 16 << 20;
 
-/// Name of a file that panics when it is read, for tests of what a panic leaves behind.
+/// Name of a file that panics when read, for tests of panics while compiling.
 #[cfg(test)]
 pub(super) const PANICKING: &str = "panicking";
 
 /// The content of one file, or why it could not be read.
 pub(super) type Content = Result<Arc<[u8]>, FileError>;
 
-/// Why a file cannot be read. The first two texts are Traefik's.
+/// Why a file cannot be read. The first two messages are Traefik's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FileError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("open {0}: no such file or directory")]
     NotFound(String),
-    /// The file must not be read.
+    /// The file is not readable.
     #[error("open {0}: permission denied")]
     PermissionDenied(String),
-    /// Any other failure of the system.
+    /// Any other I/O error.
     #[error("cannot read {path}: {reason}")]
     Io {
         /// The path.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         reason: String,
     },
-    /// The path is a folder, or something that may never end.
+    /// The path is a directory or a special file.
     #[error("cannot read {0}: not a file")]
     NotAFile(String),
-    /// The file is too large for anything that configurations name.
+    /// The file is larger than [`MAX_SIZE`].
     #[error("cannot read {0}: larger than {MAX_SIZE} bytes")]
     TooLarge(String),
 }
@@ -52,13 +53,13 @@ pub struct Files {
     known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
-/// The files that a configuration names which is being compiled. [`Files`] stays as it is.
+/// The files named by the configuration being compiled. [`Files`] does not change.
 pub(super) struct Draft {
     files: Files,
     named: RefCell<HashMap<String, Known>>,
 }
 
-/// Makes the files of a draft those that are known and watched.
+/// Replaces the watched files by those of a draft.
 pub(super) struct Effects {
     files: Files,
     named: HashMap<String, Known>,
@@ -79,12 +80,13 @@ struct Stamp {
 }
 
 impl Files {
-    /// Begins a draft that names no file yet.
+    /// Returns an empty draft.
     pub(super) fn draft(&self) -> Draft {
         Draft { files: self.clone(), named: RefCell::default() }
     }
 
-    /// Returns true when the content of a known file has changed since it was read last. Each change is reported once.
+    /// Returns true if the content of a known file has changed since the last read. Each change is reported
+    /// once.
     pub fn changed(&self) -> bool {
         let before = self.known.lock().clone();
         let mut changed = false;
@@ -100,11 +102,12 @@ impl Files {
 }
 
 impl Draft {
-    /// Returns the content of a file, the same each time. It is read only when its size, time or inode is not that of
-    /// before.
+    /// Returns the content of a file, the same for all calls. The file is read only if its size, time or
+    /// inode has
+    /// changed.
     pub(super) fn content(&self, path: &str) -> Content {
         #[cfg(test)]
-        assert_ne!(path, PANICKING, "as the test wants it");
+        assert_ne!(path, PANICKING, "panic in test");
         if let Some(file) = self.named.borrow().get(path) {
             return file.content.clone();
         }
@@ -115,20 +118,20 @@ impl Draft {
         content
     }
 
-    /// Ends the draft.
+    /// Returns the effects of the draft.
     pub(super) fn finish(self) -> Effects {
         Effects { files: self.files, named: self.named.into_inner() }
     }
 }
 
 impl Effects {
-    /// Forgets all other files.
+    /// Stops watching all other files.
     pub(super) fn apply(self) {
         *self.files.known.lock() = self.named;
     }
 }
 
-/// A file as it is now. `known` is what it was when it was read last.
+/// Returns the current state of a file. `known` is its last known state.
 fn current(path: &str, known: Option<&Known>) -> Known {
     let stamp = stamp(path);
     match known {
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_by_content() {
+    fn files_change_only_with_their_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users").to_str().unwrap().to_owned();
         let files = Files::default();

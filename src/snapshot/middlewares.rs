@@ -1,4 +1,4 @@
-//! HTTP middlewares: from their options to an instance, behind their condition.
+//! Builds HTTP middlewares with their conditions.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A compiled configuration: immutable, taken once by each request and kept to its end.
+//! A compiled configuration: immutable, loaded once by each request and kept until the request ends.
 
 mod attach;
 mod builder;
@@ -37,7 +37,7 @@ pub use effects::Effects;
 pub use files::Files;
 use report::Report;
 
-/// What one configuration compiles to.
+/// A compiled configuration.
 pub struct Snapshot {
     /// Counts up with each swap.
     pub generation: u64,
@@ -49,7 +49,7 @@ pub struct Snapshot {
     pub services: BTreeMap<String, Arc<dyn Service>>,
     /// Every TCP service that a router uses, by qualified name; broken ones are absent.
     pub tcp_services: BTreeMap<String, Arc<dyn crate::tcp::Service>>,
-    /// What became of each object.
+    /// The status of each object.
     pub report: Arc<Report>,
 }
 
@@ -68,51 +68,54 @@ pub struct Routes {
 }
 
 impl Snapshot {
-    /// The TLS options that apply to a host at an entry point; see [`HostOptions::of`]. `None`: there is no such entry point.
+    /// Returns the TLS options of a host at an entry point; see [`HostOptions::of`]. `None` if there is no
+    /// such
+    /// entry point.
     pub fn tls_options_of(&self, entry_point: usize, host: &str) -> Option<&Arc<NamedOptions>> {
         self.entry_points.get(entry_point).map(|routes| routes.tls_options.of(host))
     }
 }
 
-/// What a request is given to, once its router is known.
+/// A compiled router.
 pub struct Route {
     /// Router, service and middlewares by name, as logs and metrics show them.
     pub info: Arc<RouteInfo>,
-    /// The middlewares, first to last (the entry point's, the router's), and the service behind them. A broken router has
-    /// a service that answers 503.
+    /// The middlewares of the entry point and the router in order, and the service behind them. The service
+    /// of a
+    /// broken router answers 503.
     pub chain: Next,
-    /// How long its requests may take, when it says so.
+    /// Timeouts of the router, if it sets any.
     pub timeouts: Option<Timeouts>,
     /// What is logged, counted and traced.
     pub observability: EntryPointObservability,
-    /// Its TLS options, when they are not the default: requests on a connection with others are refused (421).
+    /// Its TLS options, if they are not the default: requests on connections with other options get a 421.
     pub tls_options: Option<Arc<NamedOptions>>,
 }
 
-/// Ten years: longer ones are as good as this, and can be added to any time.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Timeouts are capped at ten years, so that adding one to an instant cannot overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// How long the requests of a router may take. `None`: as long as the entry point lets them.
+/// Timeouts for the requests of a router. `None` leaves the limit to the entry point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// The whole request: from its head to the last byte of the answer.
+    /// The whole request, from its head to the last byte of the response.
     pub request: Option<Duration>,
-    /// Without progress while its body is read.
+    /// Without progress while reading the request body.
     pub request_body: Option<Duration>,
-    /// Fewest bytes of its body in a second.
+    /// Minimum rate of the request body, in bytes per second.
     pub min_body_rate: Option<u64>,
-    /// From the end of the request to the head of the answer.
+    /// From the end of the request to the head of the response.
     pub response: Option<Duration>,
-    /// Without progress while the server sends the body of the answer.
+    /// Without progress while the server sends the response body.
     pub response_body: Option<Duration>,
 }
 
 impl Timeouts {
-    /// As a router gives them; `None` when it gives none.
-    fn of(options: Option<&tidegate_config::router::Timeouts>) -> Option<Self> {
+    /// Returns the timeouts of a router; `None` if it sets none.
+    fn from_options(options: Option<&tidegate_config::router::Timeouts>) -> Option<Self> {
         let options = options?;
         let given = |duration: tidegate_core::values::Duration| {
-            (!duration.is_zero()).then_some(duration.0.min(LONGEST_TIMEOUT))
+            (!duration.is_zero()).then_some(duration.0.min(MAX_TIMEOUT))
         };
         let timeouts = Self {
             request: given(options.request),
@@ -130,33 +133,33 @@ impl Timeouts {
 pub struct SnapshotHandle(Arc<ArcSwap<Snapshot>>);
 
 impl SnapshotHandle {
-    /// A handle on a first snapshot.
+    /// Returns a handle to the first snapshot.
     pub fn new(first: Arc<Snapshot>) -> Self {
         Self(Arc::new(ArcSwap::new(first)))
     }
 
-    /// The current snapshot, to keep for one request.
+    /// Returns the current snapshot, to keep for one request.
     pub fn load(&self) -> Arc<Snapshot> {
         self.0.load_full()
     }
 
-    /// A handle that keeps nothing alive, for what a snapshot itself holds.
+    /// Returns a weak handle, for objects that a snapshot owns.
     pub fn downgrade(&self) -> WeakSnapshotHandle {
         WeakSnapshotHandle(Arc::downgrade(&self.0))
     }
 
-    /// Replaces the snapshot. Open requests finish on the one they began with.
+    /// Replaces the snapshot. Requests in flight keep the one they started with.
     pub fn store(&self, next: Arc<Snapshot>) {
         self.0.store(next);
     }
 }
 
-/// A [`SnapshotHandle`] that keeps nothing alive.
+/// A weak [`SnapshotHandle`].
 #[derive(Clone, Default)]
 pub struct WeakSnapshotHandle(Weak<ArcSwap<Snapshot>>);
 
 impl WeakSnapshotHandle {
-    /// The handle, unless the gateway is gone.
+    /// Returns the handle, unless the gateway has been dropped.
     pub fn upgrade(&self) -> Option<SnapshotHandle> {
         self.0.upgrade().map(SnapshotHandle)
     }

@@ -1,4 +1,4 @@
-//! What became of each object of a configuration: the API, the log and `check` read it.
+//! The status of each object of a configuration, for the API, the log and `tidegate check`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
@@ -10,51 +10,51 @@ use tidegate_config::{Config, Kind, Object, ObjectRef, Origin, Origins, Problem,
 
 use super::diagnostics::{Broken, Diagnostics, Finding, Outcome};
 
-/// How much of a hash is shown: enough to tell a few configurations apart.
+/// Length of the digest in bytes: enough to distinguish a few configurations.
 const DIGEST_BYTES: usize = 8;
 
-/// The outcome of compiling one configuration.
+/// The result of compiling one configuration.
 #[derive(Default)]
 pub struct Report {
-    /// The merged configuration, names qualified, as providers gave it (defaults filled in). Routers stand as they are
+    /// The merged configuration with names qualified and defaults filled in. Routers are listed as they are
     /// served: split by entry point where the entry points differ.
     pub config: Config,
-    /// What is known of each object.
+    /// The status of each object.
     pub objects: BTreeMap<ObjectRef, ObjectReport>,
-    /// Everything that was wrong.
+    /// All problems found.
     pub problems: Vec<Problem>,
-    /// Objects that could not be read, as they were written, as JSON. They are not in `config`.
+    /// Objects that could not be decoded, as raw JSON. They are not in `config`.
     pub written: BTreeMap<ObjectRef, String>,
     digest: OnceLock<String>,
 }
 
-/// What became of one object.
+/// The status of one object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObjectReport {
-    /// Whether it serves.
+    /// Whether the object is served.
     pub status: Status,
-    /// Errors and warnings, for people.
+    /// Errors and warnings.
     pub errors: Vec<String>,
-    /// Entry points that a router uses, or routers that use a service or middleware.
+    /// The entry points of a router, or the routers that use a service or middleware.
     pub used_by: Vec<String>,
     /// The effective priority of a router.
     pub priority: i64,
 }
 
-/// Whether an object serves.
+/// Whether an object is served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// It serves.
+    /// Served.
     #[default]
     Enabled,
-    /// It serves, but something about it is wrong.
+    /// Served, with warnings.
     Warning,
-    /// It does not serve.
+    /// Not served.
     Disabled,
 }
 
 impl Status {
-    /// The word that the API has for it.
+    /// Returns the name used in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enabled => "enabled",
@@ -65,8 +65,9 @@ impl Status {
 }
 
 impl Report {
-    /// A short hash of what is configured, without secrets and without the content of files that it names. It is equal
-    /// on gateways that serve the same.
+    /// Returns a short hash of the configuration, without secrets and without the content of the files it
+    /// names.
+    /// Gateways with the same configuration have the same digest.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| {
             let mut hash = Sha256::new();
@@ -78,46 +79,47 @@ impl Report {
         })
     }
 
-    /// What is known of one object.
+    /// Returns the status of one object.
     pub fn object(&self, kind: Kind, name: &str) -> Option<&ObjectReport> {
         self.objects.get(&ObjectRef { kind, name: name.to_owned() })
     }
 }
 
-/// What compiling has found out.
+/// The findings of a compilation.
 pub(super) struct Found<'a> {
-    /// What became of routers.
+    /// Outcomes of routers.
     pub(super) findings: Vec<Finding>,
-    /// What became of all other objects.
+    /// Outcomes of all other objects.
     pub(super) diagnostics: Diagnostics,
-    /// Objects that could not be read, with the reasons.
+    /// Objects that could not be decoded, with the reasons.
     pub(super) broken: &'a Broken,
     pub(super) problems: Vec<Problem>,
     pub(super) written: BTreeMap<ObjectRef, String>,
 }
 
-/// Puts the report together. `config` has the routers as they are served.
+/// Assembles the report. `config` has the routers as they are served.
 pub(super) fn assemble(config: Config, origins: &Origins, found: Found<'_>) -> Report {
     let Found { mut findings, mut diagnostics, broken, problems, written } = found;
     findings.extend(components(&config).map(|object| diagnostics.finding(object)));
-    // The problems of one kind stand together.
+    // Groups problems by kind.
     findings.sort_by_key(|finding| finding.object.kind);
-    let mut told = Told::of(&problems);
+    let mut reported = Reported::from_problems(&problems);
     let mut report = Report { problems, written, ..Report::default() };
     for finding in findings {
-        report.add(&mut told, finding, &config, origins);
+        report.add(&mut reported, finding, &config, origins);
     }
-    let lost: Vec<_> = broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect();
-    for (object, errors) in lost {
+    let undecoded: Vec<_> =
+        broken.iter().filter(|(object, _)| !report.objects.contains_key(*object)).collect();
+    for (object, errors) in undecoded {
         let outcome = Outcome { errors: errors.clone(), ..Outcome::default() };
         let finding = Finding { outcome, ..diagnostics.finding(object.clone()) };
-        report.add(&mut told, finding, &config, origins);
+        report.add(&mut reported, finding, &config, origins);
     }
     report.config = config;
     report
 }
 
-/// The services, middlewares and transports of a configuration.
+/// Returns the services, middlewares and transports of a configuration.
 fn components(config: &Config) -> impl Iterator<Item = ObjectRef> {
     let kinds = Kind::ALL.iter().filter(|kind| !kind.is_router() && kind.keys().0 != "tls");
     kinds.flat_map(|&kind| {
@@ -137,11 +139,12 @@ impl WithType for Names<'_> {
 }
 
 impl Report {
-    /// Adds an object, and a problem for each thing that is wrong with it and is not told yet.
+    /// Adds an object and its problems, except those reported already.
     ///
-    /// The problems are told of the object as it was written, which differs for the copies of a router that entry points
-    /// make: one mistake in a file is one problem.
-    fn add(&mut self, told: &mut Told, finding: Finding, config: &Config, origins: &Origins) {
+    /// Problems refer to the object as it was configured, so that an error in a router that was split by
+    /// entry
+    /// point is reported once.
+    fn add(&mut self, reported: &mut Reported, finding: Finding, config: &Config, origins: &Origins) {
         let Finding { object, written, used_by, priority, outcome } = finding;
         let Outcome { mut errors, rule_error, warnings, notes } = outcome;
         errors.extend(rule_error);
@@ -152,7 +155,7 @@ impl Report {
         };
         let errors = [warnings, errors].concat();
         for message in notes.iter().chain(&errors) {
-            if told.add(&written, message) {
+            if reported.add(&written, message) {
                 let origin = origins.get(&written).map_or(Origin::Internal, |origin| {
                     origin.locate(message, &options_of(config, &object), object.kind.is_router())
                 });
@@ -164,7 +167,7 @@ impl Report {
     }
 }
 
-/// An object as JSON; nothing when it is not in the configuration.
+/// Returns an object as JSON, or null if it is not in the configuration.
 pub(super) fn options_of(config: &Config, object: &ObjectRef) -> Json {
     object.kind.with_type(OptionsOf { config, name: &object.name }).flatten().unwrap_or_default()
 }
@@ -186,21 +189,21 @@ fn json(options: impl Serialize) -> Json {
     serde_json::to_value(options).unwrap_or_default()
 }
 
-/// What has been told of which object.
-struct Told(HashMap<ObjectRef, Vec<String>>);
+/// The messages already reported, by object.
+struct Reported(HashMap<ObjectRef, Vec<String>>);
 
-impl Told {
-    fn of(problems: &[Problem]) -> Self {
-        let mut told: HashMap<ObjectRef, Vec<String>> = HashMap::new();
+impl Reported {
+    fn from_problems(problems: &[Problem]) -> Self {
+        let mut reported: HashMap<ObjectRef, Vec<String>> = HashMap::new();
         for problem in problems {
             if let Some(object) = &problem.object {
-                told.entry(object.clone()).or_default().push(problem.message.clone());
+                reported.entry(object.clone()).or_default().push(problem.message.clone());
             }
         }
-        Self(told)
+        Self(reported)
     }
 
-    /// Notes a message. False when it is known: as it is, or as all that was told before in one.
+    /// Adds a message. Returns false if it was already reported.
     fn add(&mut self, object: &ObjectRef, message: &str) -> bool {
         let Some(messages) = self.0.get_mut(object) else {
             self.0.insert(object.clone(), vec![message.to_owned()]);

@@ -1,4 +1,4 @@
-//! What middlewares ask for while they are built.
+//! Resolves the requests of middlewares that are being built.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! From routers to routes: rules, priorities, TLS options, middlewares, the service, and layers of routers.
+//! Compiles HTTP routers into routes: rules, priorities, TLS options, middlewares, services and parent
+//! routers.
 //!
-//! A router that cannot do what it says keeps its rule and answers 503, so that its requests never reach a weaker router
-//! that was not meant for them. Only a router whose rule cannot be read takes no requests.
+//! A broken router keeps its rule and answers 503, so that its requests never reach a router with a lower
+//! priority that was not meant for them. Only a router whose rule cannot be parsed receives no requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::settings::EntryPointObservability;
 use crate::tcp::HttpsNames;
 use crate::tls::TlsStore;
 
-/// Makes the routes of one configuration.
+/// Compiles the routers of one configuration.
 pub(super) struct Router<'a, 'b> {
     pub(super) builder: &'a Builder<'b>,
     pub(super) tls: &'a TlsStore,
@@ -39,7 +40,7 @@ pub(super) struct Router<'a, 'b> {
 
 type Entries = Vec<Entry<Route>>;
 
-/// The middlewares of a route with their names, and what is behind them.
+/// The middlewares of a route with their names, and the handler behind them.
 type Parts = (Vec<(Arc<str>, Arc<dyn Middleware>)>, Arc<dyn Handler>);
 
 impl<'a, 'b> Router<'a, 'b> {
@@ -55,10 +56,10 @@ impl<'a, 'b> Router<'a, 'b> {
         Self { builder, tls, previous_rules, attached, outcomes, rules }
     }
 
-    /// Makes the routes.
+    /// Compiles the routes of all entry points.
     pub(super) fn route(&mut self) -> Vec<Routes> {
-        for place in 0..self.attached.len() {
-            self.check(place);
+        for index in 0..self.attached.len() {
+            self.check(index);
         }
         self.warn_of_ties();
         let builder = self.builder;
@@ -68,15 +69,15 @@ impl<'a, 'b> Router<'a, 'b> {
             points.map(|point| point.http.tls.as_ref().map(|tls| tls.options.as_str())).collect();
         let rank = |name: &str| settings.providers.rank(provider_of(name));
         let tls_options =
-            tls_hosts::settle(&self.attached, &self.rules, self.tls, (&points, &rank), &mut self.outcomes);
+            tls_hosts::resolve(&self.attached, &self.rules, self.tls, (&points, &rank), &mut self.outcomes);
         let children = self.children();
         let mut sides: Vec<(Entries, Entries)> = points.iter().map(|_| Default::default()).collect();
-        for place in 0..self.attached.len() {
-            if !self.attached[place].router.parent_refs.is_empty() {
+        for index in 0..self.attached.len() {
+            if !self.attached[index].router.parent_refs.is_empty() {
                 continue;
             }
-            let route = self.make(place, &children, &mut Vec::new());
-            let router = &self.attached[place];
+            let route = self.compile(index, &children, &mut Vec::new());
+            let router = &self.attached[index];
             let Some(Ok(rule)) = self.rules.get(&router.router.rule) else { continue };
             let entry = entry(rule, router, rank(&router.name), route);
             for &entry_point in &router.entry_points {
@@ -95,7 +96,7 @@ impl<'a, 'b> Router<'a, 'b> {
         routes.collect()
     }
 
-    /// The server names for which an entry point has HTTPS routers.
+    /// Returns the server names that the HTTPS routers of an entry point match.
     pub(super) fn https_names(&self, entry_point: usize) -> HttpsNames {
         let mut names = HttpsNames::default();
         let here = self.attached.iter().filter(|router| router.entry_points.contains(&entry_point));
@@ -107,7 +108,7 @@ impl<'a, 'b> Router<'a, 'b> {
         names
     }
 
-    /// Ends with the rules, the routers as they are served, and what became of each.
+    /// Returns the rules, the routers as they are served, and their outcomes.
     pub(super) fn finish(self) -> (Rules, Map<Options>, Vec<Finding>) {
         let settings = &self.builder.environment.settings;
         let mut findings = Vec::with_capacity(self.attached.len());
@@ -124,14 +125,14 @@ impl<'a, 'b> Router<'a, 'b> {
             findings.push(Finding { object, written, used_by, priority: router.priority, outcome });
             routers.push((name, Arc::new(router)));
         }
-        // Built as a whole: much less work than one insertion after the other.
+        // Collecting is much cheaper than inserting one by one.
         (self.rules, routers.into_iter().collect(), findings)
     }
 
-    /// Parses the rule of a router, and settles its priority.
-    fn check(&mut self, place: usize) {
+    /// Parses the rule of a router and determines its priority.
+    fn check(&mut self, index: usize) {
         let settings = &self.builder.environment.settings;
-        let (attached, outcome) = (&mut self.attached[place], &mut self.outcomes[place]);
+        let (attached, outcome) = (&mut self.attached[index], &mut self.outcomes[index]);
         let options = &mut attached.router;
         let service = options.service.as_str();
         self.builder.note_uses::<Service, MiddlewareOptions>(&attached.name, service, &options.middlewares);
@@ -146,35 +147,36 @@ impl<'a, 'b> Router<'a, 'b> {
         check_priority(&attached.source, options.priority, outcome);
         let default_syntax = &settings.core.default_rule_syntax;
         outcome.errors.extend(syntax_error(default_syntax, &options.rule_syntax, &options.rule));
-        // Without a rule, the rule itself may be what could not be read: why is reported already.
-        let is_lost =
+        // An empty rule of a broken router may be the option that could not be decoded, which is already
+        // reported.
+        let is_undecoded =
             options.rule.is_empty() && self.builder.broken(Kind::Router, &attached.source).is_some();
         if let Err(error) = parsed
-            && !is_lost
+            && !is_undecoded
         {
             outcome.rule_error = Some(error.to_string());
         }
     }
 
-    /// Makes the route of one router and, before it, those of its children. `above` are the routers above it, outermost
+    /// Compiles the route of one router after those of its children. `above` are its parents, outermost
     /// first.
-    fn make(
+    fn compile(
         &mut self,
-        place: usize,
+        index: usize,
         children: &HashMap<String, Vec<usize>>,
         above: &mut Vec<usize>,
     ) -> Arc<Route> {
-        let below = children.get(&self.attached[place].name).filter(|_| !above.contains(&place));
-        let layer = below.map(|below| {
-            above.push(place);
-            let layer = self.layer(place, below, children, above);
+        let below = children.get(&self.attached[index].name).filter(|_| !above.contains(&index));
+        let child_routers = below.map(|below| {
+            above.push(index);
+            let child_routers = self.child_routers(index, below, children, above);
             above.pop();
-            layer
+            child_routers
         });
-        let parts = self.build_parts(place, layer);
-        let Attached { name, router, .. } = &self.attached[place];
+        let parts = self.build_parts(index, child_routers);
+        let Attached { name, router, .. } = &self.attached[index];
         let named = router.tls.as_ref().map(|tls| options_name(&tls.options));
-        // A broken router answers so whoever asks.
+        // A broken router answers 503 on any connection.
         let tls_options = named.filter(|name| parts.is_some() && self.tls.is_checked(name));
         let (middlewares, service) = parts.unwrap_or_else(|| (Vec::new(), Arc::new(Unavailable)));
         let (chain, middlewares) = Next::route(middlewares, end(service, above.is_empty()));
@@ -187,49 +189,49 @@ impl<'a, 'b> Router<'a, 'b> {
                 middlewares,
             }),
             chain,
-            timeouts: Timeouts::of(router.timeouts.as_ref()),
+            timeouts: Timeouts::from_options(router.timeouts.as_ref()),
             observability: EntryPointObservability::default().for_router(router.observability.as_ref()),
             tls_options: tls_options.map(|name| self.tls.named(name)),
         })
     }
 
-    /// Makes the routes of the children of a router, which stand behind its middlewares.
-    fn layer(
+    /// Compiles the routes of the children of a router, which run after its middlewares.
+    fn child_routers(
         &mut self,
-        place: usize,
+        index: usize,
         below: &[usize],
         children: &HashMap<String, Vec<usize>>,
         above: &mut Vec<usize>,
     ) -> Arc<dyn Handler> {
         let mut entries = Vec::new();
         for &child in below {
-            let route = self.make(child, children, above);
+            let route = self.compile(child, children, above);
             if let Some(Ok(rule)) = self.rules.get(&self.attached[child].router.rule) {
                 entries.push(entry(rule, &self.attached[child], 0, route));
             }
         }
         let skipped = below.iter().filter(|child| self.outcomes[**child].is_broken()).count();
         if skipped == below.len() {
-            self.outcomes[place].errors.push(format!(
+            self.outcomes[index].errors.push(format!(
                 "building child routers muxer: no child routers could be added to muxer ({skipped} skipped)"
             ));
         }
-        Arc::new(Layer { index: Index::new(entries) })
+        Arc::new(ChildRouters { index: Index::new(entries) })
     }
 
-    /// Builds the middlewares and the service of a router; `None` when it cannot serve.
-    fn build_parts(&mut self, place: usize, layer: Option<Arc<dyn Handler>>) -> Option<Parts> {
-        let Attached { name, source, router, .. } = &self.attached[place];
+    /// Builds the middlewares and the service of a router; `None` if it is broken.
+    fn build_parts(&mut self, index: usize, child_routers: Option<Arc<dyn Handler>>) -> Option<Parts> {
+        let Attached { name, source, router, .. } = &self.attached[index];
         let broken = self.builder.broken(Kind::Router, source);
         let mut found = Outcome::default();
         broken.into_iter().flatten().for_each(|reason| found.add_error(reason));
-        let service = match layer {
+        let service = match child_routers {
             Some(_) if !router.service.is_empty() => {
                 found.add_error("router has both a service and is referenced as a parent by other routers");
                 None
             }
-            Some(layer) => Some(layer),
-            // What could not be read may have named it.
+            Some(child_routers) => Some(child_routers),
+            // The option that could not be decoded may have been the service.
             None if router.service.is_empty() && broken.is_some() => None,
             None if router.service.is_empty() => {
                 found.add_error("router has no service and no child routers");
@@ -244,33 +246,33 @@ impl<'a, 'b> Router<'a, 'b> {
         };
         let middlewares =
             routers::middlewares::<MiddlewareOptions>(self.builder, name, &router.middlewares, &mut found);
-        let outcome = &mut self.outcomes[place];
-        let is_sound = !outcome.is_broken() && !found.is_broken();
+        let outcome = &mut self.outcomes[index];
+        let is_valid = !outcome.is_broken() && !found.is_broken();
         outcome.errors.append(&mut found.errors);
-        service.filter(|_| is_sound).map(|service| (middlewares, service))
+        service.filter(|_| is_valid).map(|service| (middlewares, service))
     }
 
-    /// Which routers stand below which, by name.
+    /// Returns the children of each router, by name.
     fn children(&mut self) -> HashMap<String, Vec<usize>> {
         let outcomes = &mut self.outcomes;
         let mut children: HashMap<String, Vec<usize>> = HashMap::new();
         let mut unreachable = Vec::new();
         let with_refs =
             self.attached.iter().enumerate().filter(|(_, child)| !child.router.parent_refs.is_empty());
-        for (place, child) in with_refs {
+        for (index, child) in with_refs {
             let router = &child.router;
             let mut is_reachable = false;
             for parent in &router.parent_refs {
                 if self.attached.iter().any(|other| other.name == *parent) {
                     is_reachable = true;
-                    children.entry(parent.clone()).or_default().push(place);
+                    children.entry(parent.clone()).or_default().push(index);
                 } else {
-                    outcomes[place].errors.push(format!("parent router \"{parent}\" does not exist"));
+                    outcomes[index].errors.push(format!("parent router \"{parent}\" does not exist"));
                 }
             }
             if !is_reachable {
-                outcomes[place].errors.push("router is not reachable".into());
-                unreachable.push(place);
+                outcomes[index].errors.push("router is not reachable".into());
+                unreachable.push(index);
             }
             let own = [
                 (!router.entry_points.is_empty(), "Entrypoints"),
@@ -280,20 +282,20 @@ impl<'a, 'b> Router<'a, 'b> {
                 (!router.skip_middlewares.is_empty(), "skipMiddlewares"),
             ];
             for (_, option) in own.iter().filter(|(is_set, _)| *is_set) {
-                outcomes[place].errors.push(format!("non-root router cannot have {option} configuration"));
+                outcomes[index].errors.push(format!("non-root router cannot have {option} configuration"));
             }
         }
         let cut_off = self.cut_off(&children);
-        for place in cut_off {
-            let outcome = &mut self.outcomes[place];
+        for index in cut_off {
+            let outcome = &mut self.outcomes[index];
             if !outcome.is_broken() {
                 outcome.errors.push("router is not reachable".into());
-                unreachable.push(place);
+                unreachable.push(index);
             }
         }
-        // Traefik settles priorities from the entry points on, and does not get there.
-        for place in unreachable {
-            let router = &mut self.attached[place].router;
+        // Traefik computes priorities from the entry points down and never visits these.
+        for index in unreachable {
+            let router = &mut self.attached[index].router;
             if usize::try_from(router.priority).is_ok_and(|priority| priority == router.rule.len()) {
                 router.priority = 0;
             }
@@ -301,31 +303,31 @@ impl<'a, 'b> Router<'a, 'b> {
         children
     }
 
-    /// The children to which no way leads from a root: they stand in a circle, or below one.
+    /// Returns the children that cannot be reached from a root: they are part of a cycle or below one.
     fn cut_off(&self, children: &HashMap<String, Vec<usize>>) -> Vec<usize> {
-        let is_root = |place: &usize| self.attached[*place].router.parent_refs.is_empty();
+        let is_root = |index: &usize| self.attached[*index].router.parent_refs.is_empty();
         let mut reached = vec![false; self.attached.len()];
         let mut open: Vec<usize> = (0..self.attached.len()).filter(is_root).collect();
-        while let Some(place) = open.pop() {
-            if !std::mem::replace(&mut reached[place], true) {
-                open.extend(children.get(&self.attached[place].name).into_iter().flatten());
+        while let Some(index) = open.pop() {
+            if !std::mem::replace(&mut reached[index], true) {
+                open.extend(children.get(&self.attached[index].name).into_iter().flatten());
             }
         }
-        (0..self.attached.len()).filter(|place| !reached[*place]).collect()
+        (0..self.attached.len()).filter(|index| !reached[*index]).collect()
     }
 
-    /// Warns of routers with the same rule and priority: only the first by name takes requests.
+    /// Warns about routers with the same rule and priority: only the first by name receives requests.
     fn warn_of_ties(&mut self) {
         let outcomes = &mut self.outcomes;
         let mut first: HashMap<(usize, bool, i64, &str), &str> = HashMap::new();
-        for (place, router) in self.attached.iter().enumerate() {
+        for (index, router) in self.attached.iter().enumerate() {
             let Attached { name, router: options, entry_points, .. } = router;
             for &entry_point in entry_points {
                 let key = (entry_point, options.tls.is_some(), options.priority, options.rule.as_str());
                 let other = *first.entry(key).or_insert(name);
-                if other != name && outcomes[place].warnings.is_empty() {
-                    outcomes[place].warnings.push(format!(
-                        "router {other} has the same rule and priority: which of them takes the requests is decided by the order of providers and names"
+                if other != name && outcomes[index].warnings.is_empty() {
+                    outcomes[index].warnings.push(format!(
+                        "router {other} has the same rule and priority: the order of providers and names decides which one receives requests"
                     ));
                 }
             }
@@ -342,12 +344,12 @@ fn entry(rule: &Rule, router: &Attached, rank: usize, route: Arc<Route>) -> Entr
     }
 }
 
-/// The end of the chain of a router that stands above others.
-struct Layer {
+/// The end of the chain of a parent router.
+struct ChildRouters {
     index: Index<Route>,
 }
 
-impl Handler for Layer {
+impl Handler for ChildRouters {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         let Some(route) = self.index.find(&request) else {
             return Box::pin(std::future::ready(reply::not_found(Reason::NoRouter)));
@@ -357,16 +359,16 @@ impl Handler for Layer {
     }
 }
 
-/// The end of a router's chain. `is_first`: no router stands above.
+/// Returns the end of a router's chain. `is_first` is true if the router has no parent.
 pub(crate) fn end(service: Arc<dyn Handler>, is_first: bool) -> Next {
     Next::service(Arc::new(End { service, is_first }))
 }
 
-/// The end of a router's chain. The service is noted only when it is reached, and middlewares see `X-Forwarded-For` as it
-/// came (Traefik's `ipStrategy.depth` counts so).
+/// The end of a router's chain. It records that the service is reached, and appends to `X-Forwarded-For` only
+/// here, so that middlewares see the header as received (Traefik's `ipStrategy.depth` counts it so).
 struct End {
     service: Arc<dyn Handler>,
-    /// `X-Forwarded-For` is not appended to yet.
+    /// Whether to append to `X-Forwarded-For`: a parent router has not done so yet.
     is_first: bool,
 }
 
@@ -380,7 +382,7 @@ impl Handler for End {
     }
 }
 
-/// What stands for a router that is broken.
+/// The service of a broken router.
 struct Unavailable;
 
 impl Handler for Unavailable {

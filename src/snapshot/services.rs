@@ -1,5 +1,4 @@
-//! HTTP services and their transports: from options to an instance. A service has a kind, children or servers, and
-//! middlewares of its own.
+//! Builds HTTP services and their transports.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +13,13 @@ use super::builder::{Builder, Component, Instances, Pool, Scope};
 use crate::service::Service;
 use crate::upstream::Transport;
 
-/// Name of the transport of services that name none.
+/// Name of the default transport.
 const DEFAULT_TRANSPORT: &str = "default@internal";
 
 impl Component for Options {
     type Instance = dyn Service;
 
-    /// Middlewares before a service are instances of the service's own, whatever router comes first.
+    /// The middlewares of a service are instances of the service, not of the router that uses it.
     const SCOPE: Scope = Scope::Own;
 
     fn pool(instances: &Instances) -> &Pool<dyn Service> {
@@ -82,7 +81,7 @@ impl Component for ServersTransport {
     }
 }
 
-/// The error for a service that says more than one thing, or nothing.
+/// Returns the error for a service with several types or none.
 pub(super) fn not_one_type(what: &str, name: &str, several: bool) -> BuildError {
     if several {
         return BuildError::new(
@@ -92,7 +91,7 @@ pub(super) fn not_one_type(what: &str, name: &str, several: bool) -> BuildError 
     BuildError::new(format!("the {what} \"{name}\" does not have any type defined"))
 }
 
-/// The number of kinds that the options have: exactly one is right.
+/// Returns the number of kinds that the options set. Exactly one is valid.
 pub(super) fn kinds(options: &Options) -> usize {
     usize::from(options.load_balancer.is_some())
         + usize::from(options.weighted.is_some())
@@ -163,9 +162,9 @@ fn load_balancer(
     builder.http.load_balancer(name, options, transport)
 }
 
-/// Builds the child of a name.
+/// Builds a child service by name.
 type Child<'a> = dyn Fn(&Reference) -> Result<Arc<dyn Service>, BuildError> + 'a;
-/// Name as written, weight, service.
+/// Name as configured, weight, service.
 type Member = (String, i64, Arc<dyn Service>);
 
 fn children<'a>(
@@ -180,7 +179,7 @@ fn children<'a>(
     })
 }
 
-/// A service behind its own middlewares.
+/// A service with middlewares.
 struct Wrapped {
     chain: Next,
     service: Arc<dyn Service>,

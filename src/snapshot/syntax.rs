@@ -1,28 +1,27 @@
-//! Rules in the second syntax: taken where they mean the same in the third.
+//! Accepts rules in the v2 syntax if they mean the same in v3.
 
 use tidegate_config::router::RuleSyntax;
 use tidegate_core::expression::{self, Argument, Call, Expression};
 use tidegate_core::word::Word;
 
-/// Matchers that mean the same in both, given one value without `{…}`.
+/// Matchers that mean the same in both, with one value without `{…}`.
 const SAME: [&str; 7] = ["ALPN", "ClientIP", "Host", "HostSNI", "Method", "Path", "PathPrefix"];
 
-/// What is wrong with the syntax of a rule. `default` is that of rules that name none.
+/// Returns an error if the syntax of a rule is not supported. `default` applies to rules that name none.
 pub(super) fn syntax_error(default: &Word<RuleSyntax>, own: &Word<RuleSyntax>, rule: &str) -> Option<String> {
     let syntax = if own.is_empty() { default } else { own };
     match syntax.known() {
         None if syntax.is_empty() => None,
         Some(RuleSyntax::V3 | RuleSyntax::Default) => None,
-        // What cannot be parsed is reported as such.
+        // Rules that cannot be parsed are reported elsewhere.
         Some(RuleSyntax::V2) if expression::parse(rule).map_or(true, |parsed| means_the_same(&parsed)) => {
             None
         }
         Some(RuleSyntax::V2) => Some(
-            "ruleSyntax `v2`: the rule could mean something else in `v3`, the only syntax that is supported: write it in \
-             `v3`"
+            "ruleSyntax `v2`: the rule could mean something else in `v3`, the only supported syntax: write it in `v3`"
                 .to_owned(),
         ),
-        None => Some(format!("ruleSyntax `{syntax}` is not supported: only `v3` is")),
+        None => Some(format!("unsupported ruleSyntax `{syntax}`: expected `v3`")),
     }
 }
 
@@ -50,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_the_second_syntax_are_taken_where_they_mean_the_same() {
+    fn v2_rules_are_accepted_if_they_mean_the_same_in_v3() {
         for rule in ["Host(`a.test`) && (PathPrefix(`/x`) || !Method(`GET`))", "HostSNI(`*`)", "Hst("] {
             assert_eq!(syntax_error("v2", "", rule), None, "{rule}");
             assert_eq!(syntax_error("", "v2", rule), None, "{rule}");

@@ -1,4 +1,4 @@
-//! Tasks of middlewares: they begin when the snapshot serves, and end with the middleware.
+//! Tasks of middlewares: started when the snapshot is live, aborted when the middleware is dropped.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
@@ -10,24 +10,24 @@ use tidegate_core::building::Task;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-/// A task, wherever it is in its life.
+/// A task and its phase.
 pub(super) struct Slot {
-    /// Whose it is, and what it is called: for the log.
+    /// Middleware and task name, for the log.
     label: String,
     phase: Mutex<Phase>,
 }
 
 enum Phase {
-    /// The snapshot does not serve yet.
+    /// The snapshot is not live yet.
     Waiting(BoxFuture<'static, ()>),
     Running(AbortHandle),
     Ended,
 }
 
-/// Ends a task when it is dropped.
-struct End(Arc<Slot>);
+/// Aborts a task when dropped.
+struct AbortOnDrop(Arc<Slot>);
 
-impl Drop for End {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         if let Phase::Running(task) = std::mem::replace(&mut *self.0.phase.lock(), Phase::Ended) {
             task.abort();
@@ -35,11 +35,11 @@ impl Drop for End {
     }
 }
 
-/// A task that has not begun: what its middleware holds, and what begins it.
+/// Returns a task that has not started: the handle for its middleware, and the slot that starts it.
 pub(super) fn prepare(label: String, future: BoxFuture<'static, ()>) -> (Task, Weak<Slot>) {
     let slot = Arc::new(Slot { label, phase: Mutex::new(Phase::Waiting(future)) });
     let weak = Arc::downgrade(&slot);
-    (Task::new(End(slot)), weak)
+    (Task::new(AbortOnDrop(slot)), weak)
 }
 
 /// The tasks of the middlewares that a snapshot uses.
@@ -49,12 +49,12 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    /// They will run on `control`.
+    /// Returns tasks to run on `control`.
     pub(super) fn new(control: Handle, slots: Vec<Weak<Slot>>) -> Self {
         Self { control, slots }
     }
 
-    /// Begins those that have not begun yet and whose middlewares are still there.
+    /// Starts the tasks that have not started yet and whose middlewares still exist.
     pub(super) fn apply(self) {
         for slot in self.slots.iter().filter_map(Weak::upgrade) {
             let mut phase = slot.phase.lock();
@@ -62,9 +62,9 @@ impl Tasks {
                 Phase::Waiting(future) => {
                     let label = slot.label.clone();
                     let watched = async move {
-                        // Whatever it has broken is its own.
+                        // Unwind safe: nothing else uses the future after a panic.
                         if AssertUnwindSafe(future).catch_unwind().await.is_err() {
-                            tracing::error!("the task {label} has ended with a panic");
+                            tracing::error!("task {label} panicked");
                         }
                     };
                     *phase = Phase::Running(self.control.spawn(watched).abort_handle());
@@ -84,15 +84,15 @@ mod tests {
 
     use super::*;
 
-    /// Says that it has begun, and holds the sender until it ends.
-    async fn announce(sender: UnboundedSender<&'static str>) {
-        sender.send("begun").unwrap();
+    /// Reports that it has started, and holds the sender until it ends.
+    async fn report_start(sender: UnboundedSender<&'static str>) {
+        sender.send("started").unwrap();
         std::future::pending().await
     }
 
-    fn announcing() -> (Task, Weak<Slot>, UnboundedReceiver<&'static str>) {
+    fn reporting_task() -> (Task, Weak<Slot>, UnboundedReceiver<&'static str>) {
         let (sender, receiver) = unbounded_channel();
-        let (task, slot) = prepare("t".into(), Box::pin(announce(sender)));
+        let (task, slot) = prepare("t".into(), Box::pin(report_start(sender)));
         (task, slot, receiver)
     }
 
@@ -100,38 +100,38 @@ mod tests {
         Tasks::new(Handle::current(), slots.iter().map(|slot| Weak::clone(slot)).collect()).apply();
     }
 
-    /// What it says next; `None` when it has ended.
+    /// Returns the next message of the task; `None` if it has ended.
     async fn next(receiver: &mut UnboundedReceiver<&'static str>) -> Option<&'static str> {
         timeout(Duration::from_secs(20), receiver.recv()).await.expect("in time")
     }
 
     #[tokio::test]
-    async fn a_task_begins_once_when_it_is_told_and_ends_with_its_holder() {
-        let (task, slot, mut said) = announcing();
+    async fn a_task_starts_once_and_ends_with_its_middleware() {
+        let (task, slot, mut messages) = reporting_task();
         tokio::task::yield_now().await;
-        assert_eq!(said.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(messages.try_recv(), Err(TryRecvError::Empty));
         apply(&[&slot, &slot]);
         apply(&[&slot]);
-        assert_eq!(next(&mut said).await, Some("begun"));
-        assert_eq!(said.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(next(&mut messages).await, Some("started"));
+        assert_eq!(messages.try_recv(), Err(TryRecvError::Empty));
         drop(task);
-        assert_eq!(next(&mut said).await, None);
+        assert_eq!(next(&mut messages).await, None);
     }
 
     #[tokio::test]
-    async fn a_task_whose_holder_is_gone_never_begins() {
-        let (task, slot, mut said) = announcing();
+    async fn a_task_whose_middleware_is_dropped_never_starts() {
+        let (task, slot, mut messages) = reporting_task();
         drop(task);
         apply(&[&slot]);
-        assert_eq!(next(&mut said).await, None, "it never said anything");
+        assert_eq!(next(&mut messages).await, None, "it never messages anything");
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_harms_no_other() {
-        let (_other, slot, mut said) = announcing();
-        let (_task, panicking) = prepare("p".into(), Box::pin(async { panic!("as the test wants it") }));
+    async fn a_panicking_task_does_not_affect_others() {
+        let (_other, slot, mut messages) = reporting_task();
+        let (_task, panicking) = prepare("p".into(), Box::pin(async { panic!("panic in test") }));
         apply(&[&panicking, &slot]);
-        assert_eq!(next(&mut said).await, Some("begun"));
-        assert_eq!(said.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(next(&mut messages).await, Some("started"));
+        assert_eq!(messages.try_recv(), Err(TryRecvError::Empty));
     }
 }

@@ -1,7 +1,7 @@
-//! From TCP routers, services, middlewares and transports to the routes of each entry point.
+//! Compiles TCP routers, services, middlewares and transports into the routes of each entry point.
 //!
-//! A router that cannot do what it says keeps its rule and closes its connections, so that they never reach a weaker
-//! router. Only a router whose rule cannot be read takes none.
+//! A broken router keeps its rule and closes its connections, so that they never reach a router with a lower
+//! priority. Only a router whose rule cannot be parsed receives none.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ type Entries = Vec<Entry<Route>>;
 /// The middlewares and the service of a route.
 type Parts = (Vec<Arc<dyn Middleware>>, Arc<dyn Service>);
 
-/// Compiles the TCP routers. `https` says for which names an entry point has HTTPS routers.
+/// Compiles the TCP routers. `https` returns the names that the HTTPS routers of an entry point match.
 pub(super) fn route(
     builder: &Builder<'_>,
     tls: &TlsStore,
@@ -47,30 +47,30 @@ pub(super) fn route(
     let mut findings = Vec::new();
     for (name, options) in &mut routers {
         let options = Arc::make_mut(options);
-        let (places, entry, finding) = router.compile(name, options);
-        for (place, entry) in places.into_iter().zip(entry.into_iter().cycle()) {
-            let (plain, tls) = &mut sides[place];
+        let (indexes, entry, finding) = router.compile(name, options);
+        for (index, entry) in indexes.into_iter().zip(entry.into_iter().cycle()) {
+            let (plain, tls) = &mut sides[index];
             if options.tls.is_some() { tls } else { plain }.push(entry);
         }
         findings.push(finding);
     }
-    // As in Traefik: without a resolver that answers TLS challenges, they are connections like others.
+    // As in Traefik, TLS challenges are ordinary connections if no resolver answers them.
     let mut resolvers =
         settings.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
     let answers_challenges = resolvers.any(|acme| acme.tls_challenge.is_some());
-    let entry_points = sides.into_iter().enumerate().map(|(place, (plain, tls))| {
+    let entry_points = sides.into_iter().enumerate().map(|(index, (plain, tls))| {
         if plain.is_empty() && tls.is_empty() {
             return None;
         }
-        let point = settings.entry_points.values().nth(place);
+        let point = settings.entry_points.values().nth(index);
         let acme_bypass = !answers_challenges || point.is_some_and(|point| point.allow_acme_by_pass);
         let (plain, tls) = (Index::new(plain), Index::new(tls));
-        Some(Arc::new(Routes { plain, tls, https: https(place), acme_bypass }))
+        Some(Arc::new(Routes { plain, tls, https: https(index), acme_bypass }))
     });
     Routed { entry_points: entry_points.collect(), routers, findings }
 }
 
-/// Compiles one router after the other.
+/// Compiles routers one by one.
 struct Router<'a, 'b> {
     builder: &'a Builder<'b>,
     settings: &'a Settings,
@@ -78,7 +78,8 @@ struct Router<'a, 'b> {
 }
 
 impl Router<'_, '_> {
-    /// Fills in what a router leaves out, and returns its places, its route, and what became of it.
+    /// Fills in the defaults of a router. Returns the indexes of its entry points, its route, and its
+    /// outcome.
     fn compile(&self, name: &str, router: &mut TcpRouter) -> (Vec<usize>, Option<Entry<Route>>, Finding) {
         if router.entry_points.is_empty() {
             router.entry_points = default_entry_points(self.settings, false);
@@ -88,9 +89,9 @@ impl Router<'_, '_> {
             router.service.as_str(),
             &router.middlewares,
         );
-        let (places, mut outcome) = routers::entry_points(self.settings, &router.entry_points, false);
+        let (indexes, mut outcome) = routers::entry_points(self.settings, &router.entry_points, false);
         let mut entry = None;
-        if !places.is_empty() {
+        if !indexes.is_empty() {
             if router.priority == 0 {
                 router.priority = rule::priority(&router.rule);
             }
@@ -99,15 +100,15 @@ impl Router<'_, '_> {
         if let Some(tls) = router.tls.as_ref().filter(|tls| !tls.passthrough) {
             check_resolver(self.settings, &tls.cert_resolver, &mut outcome);
         }
-        // In the order in which they are written, as Traefik shows them.
+        // In the configured order, as in Traefik.
         let used_by = existing(self.settings, &router.entry_points, false);
         let object = ObjectRef { kind: Kind::TcpRouter, name: name.to_owned() };
         let finding =
             Finding { written: object.clone(), object, used_by, priority: router.priority, outcome };
-        (places, entry, finding)
+        (indexes, entry, finding)
     }
 
-    /// The route of a router with its rule; `None` when the rule cannot be used.
+    /// Returns the route of a router with its rule; `None` if the rule is invalid.
     fn entry(&self, name: &str, router: &TcpRouter, outcome: &mut Outcome) -> Option<Entry<Route>> {
         let read = rule::read(&router.rule);
         let parts = self.parts(name, router, &read, outcome);
@@ -129,7 +130,7 @@ impl Router<'_, '_> {
         })
     }
 
-    /// Middlewares and service of a router; `None` when it cannot serve.
+    /// Builds the middlewares and the service of a router; `None` if it is broken.
     fn parts(
         &self,
         name: &str,
@@ -152,12 +153,12 @@ impl Router<'_, '_> {
             .flatten();
         let middlewares =
             routers::middlewares::<TcpMiddleware>(self.builder, name, &router.middlewares, &mut found);
-        let is_sound = !found.is_broken();
-        // Neither of these keeps the router from being built.
+        let is_valid = !found.is_broken();
+        // The following errors do not prevent the router from being built.
         let names = read.as_ref().map(|read| &read.names[..]).unwrap_or_default();
         if router.tls.as_ref().is_some_and(|tls| !tls.passthrough) {
-            let wrong = names.iter().filter(|name| !name.is_ascii());
-            let refused = wrong.map(|name| format!("HostSNI: {}", crate::router::not_ascii(name)));
+            let warnings = names.iter().filter(|name| !name.is_ascii());
+            let refused = warnings.map(|name| format!("HostSNI: {}", crate::router::not_ascii(name)));
             outcome.errors.extend(refused);
         }
         outcome.errors.append(&mut found.errors);
@@ -165,10 +166,10 @@ impl Router<'_, '_> {
             outcome.rule_error = Some(error.to_string());
         }
         let middlewares = middlewares.into_iter().map(|(_, middleware)| middleware).collect();
-        service.filter(|_| is_sound).map(|service| (middlewares, service))
+        service.filter(|_| is_valid).map(|service| (middlewares, service))
     }
 
-    /// Checks what a router says itself. The order and the words are Traefik's.
+    /// Checks the options of a router. The order and text of the messages are Traefik's.
     fn check(
         &self,
         name: &str,
@@ -191,8 +192,8 @@ impl Router<'_, '_> {
         if let Some(message) = syntax_error(default_syntax, &router.rule_syntax, &router.rule) {
             found.add_error(message);
         }
-        let ends_tls = router.tls.as_ref().filter(|tls| !tls.passthrough);
-        let options = ends_tls.map(|tls| options_name(&tls.options));
+        let terminating = router.tls.as_ref().filter(|tls| !tls.passthrough);
+        let options = terminating.map(|tls| options_name(&tls.options));
         if let Some(options) = options.filter(|options| !self.tls.has_options(options)) {
             found.add_error(format!("unknown TLS options: {options}"));
         }
@@ -216,7 +217,7 @@ impl Component for TcpMiddleware {
         format!("middleware \"{name}\" does not exist")
     }
 
-    /// Each counts the connections of one router.
+    /// Middlewares count the connections of one router.
     fn is_per_router(&self) -> bool {
         true
     }
@@ -295,12 +296,12 @@ fn load_balancer(
         "" => default_transport(builder, options)?,
         transport => builder.instance::<TcpServersTransport>(transport)?,
     };
-    let (service, wrong) = builder.tcp.load_balancer(name, options, &transport)?;
-    builder.warn(wrong);
+    let (service, warnings) = builder.tcp.load_balancer(name, options, &transport)?;
+    builder.warn(warnings);
     Ok(service)
 }
 
-/// The transport of services that name none; what they say themselves counts.
+/// Returns the transport of services that name none. Options of the service override those of the settings.
 fn default_transport(builder: &Builder<'_>, options: &TcpLoadBalancer) -> Result<Arc<Transport>, BuildError> {
     let settings = &builder.environment.settings.tcp_servers_transport;
     let endless = Delay::Endless(Duration::default());

@@ -1,4 +1,4 @@
-//! Tests of compiling: what becomes of whole configurations.
+//! Tests that compile whole configurations.
 
 mod effects;
 mod runtime;
@@ -67,7 +67,7 @@ impl World {
         compiled
     }
 
-    /// Compiles, and leaves it to the caller to apply the effects.
+    /// Compiles and returns the effects without applying them.
     fn draft(&self, config: &str, previous: Option<&Compiled>) -> (Compiled, Effects) {
         let state = Provided { config: serde_json::from_str(config).unwrap(), ..Provided::default() };
         self.draft_state(&state, previous)
@@ -77,7 +77,7 @@ impl World {
         compile(OffsetDateTime::now_utc(), merge([("file", state)]), 0, previous, &self.environment)
     }
 
-    /// What the first entry point answers to a plain-text request.
+    /// Returns the response of the first entry point to a plain-text request.
     fn get(&self, snapshot: &Snapshot, host: &str, path: &str) -> Option<Response> {
         let (head, ()) =
             http::Request::builder().uri(path).header("host", host).body(()).unwrap().into_parts();
@@ -135,7 +135,7 @@ fn a_broken_router_keeps_its_rule_and_answers_503() {
 }
 
 #[test]
-fn loops_are_told_with_their_path() {
+fn cycles_are_reported_with_their_path() {
     let world = World::new(&["web"]);
     let compiled = world.compile(
         r#"{"http": {
@@ -160,7 +160,7 @@ fn loops_are_told_with_their_path() {
 }
 
 #[test]
-fn what_has_not_changed_is_taken_over() {
+fn unchanged_objects_are_reused() {
     let world = World::new(&["web"]);
     let config = |path: &str, prefix: &str| {
         format!(
@@ -196,7 +196,7 @@ fn what_has_not_changed_is_taken_over() {
 }
 
 #[test]
-fn a_changed_file_builds_its_middleware_again() {
+fn a_changed_file_rebuilds_its_middleware() {
     let world = World::new(&["web"]);
     let folder = tempfile::tempdir().unwrap();
     let users = folder.path().join("users");
@@ -213,14 +213,14 @@ fn a_changed_file_builds_its_middleware_again() {
     assert_eq!(errors(&first, Kind::Router, "r@file"), [""; 0]);
     let second = world.compile_after(&config, Some(&first));
     std::fs::write(&users, "not a user").unwrap();
-    assert!(world.environment.files.changed(), "it is watched, also when everything was taken over");
+    assert!(world.environment.files.changed(), "the file is still watched after everything was reused");
     let third = world.compile_after(&config, Some(&second));
     assert_eq!(status_of(&third, Kind::Middleware, "auth@file"), Status::Disabled);
     assert_eq!(world.status(&third.snapshot, "h", "/"), Some(StatusCode::SERVICE_UNAVAILABLE));
 }
 
 #[test]
-fn equal_rules_and_priorities_are_warned_of() {
+fn routers_with_equal_rules_and_priorities_get_a_warning() {
     let world = World::new(&["web"]);
     let compiled = world.compile(&format!(
         r#"{{"http": {{
@@ -259,7 +259,7 @@ fn tls_options_are_by_host_and_conflicts_fail_closed() {
 }
 
 #[test]
-fn children_answer_below_their_parents() {
+fn child_routers_serve_requests_of_their_parents() {
     let world = World::new(&["web"]);
     let compiled = world.compile(&format!(
         r#"{{"http": {{
@@ -279,7 +279,7 @@ fn children_answer_below_their_parents() {
 }
 
 #[test]
-fn a_circle_of_routers_is_not_reachable() {
+fn cyclic_parent_routers_are_not_reachable() {
     let world = World::new(&["web"]);
     let compiled = world.compile(&format!(
         r#"{{"http": {{
@@ -360,7 +360,7 @@ fn tcp_routers_are_checked_in_traefiks_words() {
         (
             r#""rule": "HostSNIRegexp(`^a$`)", "service": "s", "tls": {}, "ruleSyntax": "v2""#,
             &[
-                "ruleSyntax `v2`: the rule could mean something else in `v3`, the only syntax that is supported: write it in `v3`",
+                "ruleSyntax `v2`: the rule could mean something else in `v3`, the only supported syntax: write it in `v3`",
             ],
         ),
     ] {
@@ -374,7 +374,7 @@ fn tcp_routers_are_checked_in_traefiks_words() {
 }
 
 #[test]
-fn tcp_servers_keep_their_state_over_a_reload() {
+fn tcp_servers_keep_their_state_across_reloads() {
     let world = World::new(&["web"]);
     let config = |other: &str| {
         format!(
@@ -392,7 +392,7 @@ fn tcp_servers_keep_their_state_over_a_reload() {
 }
 
 #[test]
-fn priorities_beyond_the_largest_are_refused() {
+fn priorities_above_the_maximum_are_rejected() {
     let mut world = World::new(&["web"]);
     world.settings().entry_points.insert("other".into(), EntryPoint::default());
     let compiled = world.compile(&format!(
@@ -429,7 +429,7 @@ fn ten_thousand_routers_compile_and_one_of_them_changes() {
 }
 
 #[test]
-fn tls_options_are_those_of_the_entry_point() {
+fn tls_options_are_separate_for_each_entry_point() {
     let world = World::new(&["web", "secure"]);
     let compiled = world.compile(&format!(
         r#"{{"http": {{
@@ -445,7 +445,7 @@ fn tls_options_are_those_of_the_entry_point() {
         }}}}}}"#
     ));
     let at = |point: usize| ["a.test", "b.test", ""].map(|host| options_of(&compiled, point, host));
-    // The settings have them by name.
+    // Entry points are indexed in alphabetical order.
     assert_eq!(at(0), ["mutual@file", "strict@file", "strict@file"]);
     assert_eq!(at(1), ["default"; 3]);
     for name in ["open@file", "guarded@file", "any@file"] {
@@ -454,7 +454,7 @@ fn tls_options_are_those_of_the_entry_point() {
 }
 
 #[test]
-fn tls_options_of_routers_without_a_host_apply_where_no_host_is_named() {
+fn tls_options_of_routers_without_a_host_apply_to_unnamed_hosts() {
     let world = World::new(&["web"]);
     let options = |first: &str, second: &str| {
         let compiled = world.compile(&format!(
@@ -472,21 +472,21 @@ fn tls_options_of_routers_without_a_host_apply_where_no_host_is_named() {
             ["host@file", "one@file", "two@file"].map(|name| status_of(&compiled, Kind::Router, name));
         ([of("a.test"), of("b.test"), of("")], status)
     };
-    // They agree: a host that is named keeps its own.
+    // They agree; a named host keeps its own options.
     let strict = "strict@file".to_owned();
     let (names, status) = options("strict", "strict");
     assert_eq!(names, ["default".to_owned(), strict.clone(), strict]);
-    // The pattern takes nothing of the named host.
+    // The pattern does not match the named host.
     assert_eq!(status, [Status::Enabled, Status::Warning, Status::Enabled]);
     let (names, status) = options("strict", "default");
-    // The pattern decides for what it matches; the rest is left to the router without a host.
+    // The pattern decides for hosts it matches; the router without a host for the rest.
     assert_eq!(names, ["default", "default", "strict@file"]);
     assert_eq!(status, [Status::Enabled, Status::Warning, Status::Enabled]);
     assert_eq!(options("default", "default").1, [Status::Enabled; 3]);
 }
 
 #[test]
-fn tls_options_that_cannot_be_read_close_their_hosts_and_default_is_no_exception() {
+fn invalid_tls_options_close_their_hosts_even_if_they_are_the_default() {
     let world = World::new(&["web"]);
     let options = |of_default: &str| {
         let text = format!(

@@ -1,5 +1,5 @@
-//! The TLS options of the hosts of each entry point: which routers are in conflict, and which options cannot be chosen at
-//! the handshake.
+//! Resolves the TLS options of hosts at each entry point, and reports conflicts and options that cannot be
+//! chosen in the handshake.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,33 +10,34 @@ use super::routers::{Rules, options_name};
 use crate::router::{Closeness, HostSet, Rule};
 use crate::tls::{Claim, HostOptions, NamedOptions, TlsStore};
 
-/// How many pairs of routers and hosts are compared for the report of an entry point. Beyond, a router whose options may not apply
-/// is reported without an example.
-const MAX_COMPARED: usize = 1_000_000;
+/// Maximum number of comparisons of routers and hosts per entry point. Beyond that, a router whose options
+/// may
+/// not apply is reported without checking for an actual overlap.
+const MAX_COMPARISONS: usize = 1_000_000;
 
-/// The TLS options that the settings give to an entry point.
+/// The TLS options that the settings define for an entry point.
 type OwnOptions<'a> = Option<&'a str>;
 
-/// The order in which providers come first.
+/// Returns the rank of a provider; lower ranks win.
 type Rank<'a> = dyn Fn(&str) -> usize + 'a;
 
 /// A TLS router of one entry point.
 struct Claimant<'a> {
-    /// Number of the router.
-    place: usize,
+    /// Index of the router.
+    index: usize,
     name: &'a str,
     rule: &'a Rule,
     options: Arc<NamedOptions>,
-    /// Its route checks what a connection was opened with.
+    /// Whether its route checks the options of the connection.
     is_checked: bool,
 }
 
-/// Checks the TLS options of all routers, and finds those of each host of each entry point.
+/// Checks the TLS options of all routers and resolves those of each host at each entry point.
 ///
-/// `points` has the options that the settings give to each entry point. Two routers of one host with different options are
-/// in conflict. Which client authentication was meant is not
-/// known then, so neither serves (Traefik's `core.strictTLSOptions`).
-pub(super) fn settle(
+/// `points` has the options that the settings define for each entry point. Two routers for one host with
+/// different options conflict. As it is unknown which client authentication was intended, both are disabled
+/// (Traefik's `core.strictTLSOptions`).
+pub(super) fn resolve(
     attached: &[Attached],
     rules: &Rules,
     tls: &TlsStore,
@@ -44,25 +45,25 @@ pub(super) fn settle(
     outcomes: &mut [Outcome],
 ) -> Vec<HostOptions> {
     let mut claimants: Vec<Vec<Claimant<'_>>> = points.iter().map(|_| Vec::new()).collect();
-    for (place, router) in attached.iter().enumerate() {
+    for (index, router) in attached.iter().enumerate() {
         let Some(asked) = &router.router.tls else { continue };
         let name = options_name(&asked.options);
         if !tls.has_options(name) {
-            outcomes[place].errors.push(format!("building router handler: unknown TLS options: {name}"));
+            outcomes[index].errors.push(format!("building router handler: unknown TLS options: {name}"));
         }
         let Some(Ok(rule)) = rules.get(&router.router.rule) else { continue };
         let (options, is_checked) = (tls.named(name), tls.is_checked(name));
         for &point in &router.entry_points {
             let options = options.clone();
-            claimants[point].push(Claimant { place, name: &router.name, rule, options, is_checked });
+            claimants[point].push(Claimant { index, name: &router.name, rule, options, is_checked });
         }
     }
     let default = tls.named(crate::tls::DEFAULT_OPTIONS);
     let each = claimants.into_iter().zip(points).map(|(mut claimants, own)| {
-        // The order in which routes are looked for.
-        let priority = |claimant: &Claimant<'_>| attached[claimant.place].router.priority;
+        // The order in which routes are matched.
+        let priority = |claimant: &Claimant<'_>| attached[claimant.index].router.priority;
         claimants.sort_by_cached_key(|one| (std::cmp::Reverse(priority(one)), rank(one.name), one.name));
-        refuse_conflicts(&claimants, outcomes);
+        reject_conflicts(&claimants, outcomes);
         let claim = |one: &Claimant<'_>| Claim { rule: one.rule.clone(), options: one.options.clone() };
         let own = own.map(|name| tls.named_in_settings(name));
         let unclaimed = own.as_ref().unwrap_or(&default);
@@ -70,15 +71,15 @@ pub(super) fn settle(
         let claims = if all_same { Vec::new() } else { claimants.iter().map(claim).collect() };
         let hosts = HostOptions::with_unclaimed(claims, default.clone(), own);
         if claimants.iter().any(|one| one.is_checked) {
-            warn_of_undecided(&claimants, &hosts, outcomes);
+            warn_about_undecided(&claimants, &hosts, outcomes);
         }
         hosts
     });
     each.collect()
 }
 
-/// Routers that ask for one host, wildcard or `*` with different options do not serve.
-fn refuse_conflicts(claimants: &[Claimant<'_>], outcomes: &mut [Outcome]) {
+/// Disables routers that name the same host, wildcard or `*` with different options.
+fn reject_conflicts(claimants: &[Claimant<'_>], outcomes: &mut [Outcome]) {
     let Some(first) = claimants.first() else { return };
     if claimants.iter().all(|one| one.options.is_same(&first.options)) {
         return;
@@ -86,7 +87,7 @@ fn refuse_conflicts(claimants: &[Claimant<'_>], outcomes: &mut [Outcome]) {
     let mut named: HashMap<String, Vec<&Claimant<'_>>> = HashMap::new();
     for one in claimants {
         for host in one.rule.hosts() {
-            // It may be ruled out again elsewhere in the rule.
+            // Another part of the rule may exclude the host.
             if host.starts_with('*') || one.rule.coverage(&host).is_some() {
                 named.entry(host).or_default().push(one);
             }
@@ -102,7 +103,7 @@ fn refuse_conflicts(claimants: &[Claimant<'_>], outcomes: &mut [Outcome]) {
             let conflict = format!(
                 "router's TLSOptions configuration is conflicting with other routers on the same entrypoint and host {host}"
             );
-            let errors = &mut outcomes[one.place].errors;
+            let errors = &mut outcomes[one.index].errors;
             if !errors.contains(&conflict) {
                 errors.push(conflict);
             }
@@ -110,17 +111,17 @@ fn refuse_conflicts(claimants: &[Claimant<'_>], outcomes: &mut [Outcome]) {
     }
 }
 
-/// Warns of routers that may be asked for on connections which were opened with other options, and then answer 421.
-fn warn_of_undecided(claimants: &[Claimant<'_>], hosts: &HostOptions, outcomes: &mut [Outcome]) {
+/// Warns about routers that answer 421 because connections to them may use other TLS options.
+fn warn_about_undecided(claimants: &[Claimant<'_>], hosts: &HostOptions, outcomes: &mut [Outcome]) {
     let wide: Vec<(usize, &Claimant<'_>, Reach)> = claimants
         .iter()
         .enumerate()
-        .filter_map(|(number, one)| Reach::of(one.rule).map(|reach| (number, one, reach)))
+        .filter_map(|(number, one)| Reach::from_rule(one.rule).map(|reach| (number, one, reach)))
         .collect();
-    let whole = whole_hosts(claimants);
-    let mut left = MAX_COMPARED;
+    let whole = fully_matched_hosts(claimants);
+    let mut left = MAX_COMPARISONS;
     for (number, one, reach) in wide.iter().filter(|(_, one, _)| one.is_checked) {
-        if outcomes[one.place].is_broken() {
+        if outcomes[one.index].is_broken() {
             continue;
         }
         let named = hosts.exact().find(|(host, options)| {
@@ -143,23 +144,23 @@ fn warn_of_undecided(claimants: &[Claimant<'_>], hosts: &HostOptions, outcomes: 
             })
         };
         let reason = match named {
-            Some((host, options)) => format!("`{host}` is opened with {}", options.name),
+            Some((host, options)) => format!("`{host}` uses {}", options.name),
             None => match other() {
                 Some((_, other, _)) => {
-                    format!("router {} has {} for some of the same names", other.name, other.options.name)
+                    format!("router {} uses {} for some of the same names", other.name, other.options.name)
                 }
                 None => continue,
             },
         };
         let options = &one.options.name;
-        outcomes[one.place].warnings.push(format!(
-            "the server name alone does not decide on the TLS options {options}: {reason}; requests on a connection with other options are answered with 421"
+        outcomes[one.index].warnings.push(format!(
+            "the server name alone does not determine the TLS options {options}: {reason}; requests on connections with other options get a 421"
         ));
     }
 }
 
-/// By host that is asked for by name: the first router that takes all requests for it. Those behind it see none.
-fn whole_hosts(claimants: &[Claimant<'_>]) -> HashMap<String, usize> {
+/// Returns for each named host the first router that matches all its requests. Later routers receive none.
+fn fully_matched_hosts(claimants: &[Claimant<'_>]) -> HashMap<String, usize> {
     let mut whole = HashMap::new();
     for (number, one) in claimants.iter().enumerate() {
         for host in one.rule.hosts() {
@@ -171,19 +172,19 @@ fn whole_hosts(claimants: &[Claimant<'_>]) -> HashMap<String, usize> {
     whole
 }
 
-/// The hosts that a rule may take beyond those that it names.
+/// The hosts that a rule matches beyond those it names.
 struct Reach {
     sets: Vec<HostSet>,
     prefix: Option<String>,
-    /// How closely it names them.
+    /// How specifically the rule names them.
     closeness: (Closeness, Closeness),
-    /// It takes all their requests.
+    /// Whether the rule matches all their requests.
     is_whole: bool,
 }
 
 impl Reach {
-    /// `None` for a rule that takes only hosts which it names.
-    fn of(rule: &Rule) -> Option<Self> {
+    /// Returns `None` for a rule that matches only the hosts it names.
+    fn from_rule(rule: &Rule) -> Option<Self> {
         let sets = rule.host_sets();
         let is_exact = |set: &HostSet| matches!(set, HostSet::Exact(_));
         (!sets.iter().all(is_exact)).then(|| Self {
@@ -194,7 +195,7 @@ impl Reach {
         })
     }
 
-    /// True when this rule's options are chosen wherever both fit.
+    /// Returns true if the options of this rule win wherever both match.
     fn outranks(&self, other: &Self, is_before: bool) -> bool {
         let (lowest, highest) = (self.closeness.0, other.closeness.1);
         lowest > highest || (lowest == highest && self.is_whole && is_before)

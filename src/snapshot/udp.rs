@@ -1,6 +1,7 @@
-//! From UDP routers and services to the route of each entry point.
+//! Compiles UDP routers and services into the route of each entry point.
 //!
-//! UDP has no rules, so an entry point has one router. When there are several, the last by name serves, as in Traefik.
+//! UDP has no rules, so an entry point has one router. If there are several, the last by name wins, as in
+//! Traefik.
 
 use std::sync::Arc;
 
@@ -23,32 +24,32 @@ pub(super) fn route(builder: &Builder<'_>) -> Routed<Option<Arc<Route>>, UdpRout
     let mut findings = Vec::new();
     for (name, router) in routers.iter().rev() {
         builder.note_uses::<UdpService, UdpService>(name, router.service.as_str(), &[]);
-        let (mut places, mut outcome) = match router.entry_points.is_empty() {
+        let (mut indexes, mut outcome) = match router.entry_points.is_empty() {
             true => routers::entry_points(settings, &default_entry_points(settings, true), true),
             false => routers::entry_points(settings, &router.entry_points, true),
         };
-        places.sort_unstable();
-        if !places.is_empty() {
-            let service = outcome.check(service_of(builder, name, router));
+        indexes.sort_unstable();
+        if !indexes.is_empty() {
+            let service = outcome.check(build_service(builder, name, router));
             let route = Arc::new(Route { name: Arc::from(name.as_str()), service });
-            for place in &places {
-                match &entry_points[*place] {
-                    None => entry_points[*place] = Some(route.clone()),
+            for index in &indexes {
+                match &entry_points[*index] {
+                    None => entry_points[*index] = Some(route.clone()),
                     Some(other) => outcome.warnings.push(format!(
-                        "UDP has no rules, so an entry point has one router: router {} takes its datagrams",
+                        "an entry point can have only one UDP router: router {} receives its datagrams",
                         other.name
                     )),
                 }
             }
         }
-        let used_by = places.iter().filter_map(|place| points.keys().nth(*place)).cloned().collect();
+        let used_by = indexes.iter().filter_map(|index| points.keys().nth(*index)).cloned().collect();
         let object = ObjectRef { kind: Kind::UdpRouter, name: name.clone() };
         findings.push(Finding { written: object.clone(), object, used_by, priority: 0, outcome });
     }
     Routed { entry_points, routers, findings }
 }
 
-fn service_of(builder: &Builder<'_>, name: &str, router: &UdpRouter) -> Result<Arc<Service>, BuildError> {
+fn build_service(builder: &Builder<'_>, name: &str, router: &UdpRouter) -> Result<Arc<Service>, BuildError> {
     if let Some(reasons) = builder.broken(Kind::UdpRouter, name) {
         return Err(BuildError::of(reasons));
     }

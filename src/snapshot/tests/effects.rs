@@ -1,4 +1,4 @@
-//! Tests of effects: what compiling leaves as it is until they are applied.
+//! Tests that compiling changes nothing until its effects are applied.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use crate::snapshot::files::PANICKING;
 use crate::snapshot::{Compiled, Effects};
 use crate::tcp;
 
-/// A server whose health checks get a status that can be changed, and are counted by path.
+/// A server that answers health checks with a configurable status and counts them by path.
 struct Checked {
     address: SocketAddr,
     status: Arc<AtomicU16>,
@@ -34,7 +34,7 @@ impl Checked {
                 while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
                 paths.lock().push(first.split(' ').nth(1).unwrap().to_owned());
                 let status = status.load(Ordering::SeqCst);
-                // An aborted check does not wait for its answer.
+                // Fails if the check was aborted.
                 let _ =
                     write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             }
@@ -50,12 +50,12 @@ impl Checked {
         self.paths.lock().iter().filter(|seen| *seen == path).count()
     }
 
-    /// A configuration with this server and a health check of this path, or none.
+    /// Returns a configuration with this server and a health check of this path, or none.
     fn config(&self, check: Option<&str>) -> String {
         self.config_with(check, "")
     }
 
-    /// The same, and another middleware that no router uses.
+    /// Returns the same configuration with an unused middleware.
     fn config_with(&self, check: Option<&str>, middleware: &str) -> String {
         let check = check.map_or(String::new(), |path| {
             format!(r#", "healthCheck": {{"path": "{path}", "interval": "5ms", "timeout": "10s"}}"#)
@@ -74,7 +74,7 @@ impl Checked {
         compiled.snapshot.services["s@file"].server_status()[&self.url()] == "DOWN"
     }
 
-    /// Waits until a check of this path that has begun after now was answered.
+    /// Waits until a check of this path that started after this call has been answered.
     fn until_checked(&self, path: &str) {
         let before = self.count(path);
         until(|| self.count(path) > before + 2);
@@ -90,7 +90,7 @@ fn until(condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn effects_that_are_dropped_leave_the_live_health_checks_running() {
+fn live_health_checks_continue_if_effects_are_dropped() {
     let (world, server) = (World::new(&["web"]), Checked::start(503));
     let live = world.compile(&server.config(Some("/live")));
     until(|| server.is_down(&live));
@@ -106,7 +106,7 @@ fn effects_that_are_dropped_leave_the_live_health_checks_running() {
 }
 
 #[test]
-fn effects_replace_and_stop_health_checks_when_they_are_applied() {
+fn health_checks_are_replaced_and_stopped_when_effects_are_applied() {
     let (world, server) = (World::new(&["web"]), Checked::start(503));
     let live = world.compile(&server.config(Some("/live")));
     until(|| server.is_down(&live));
@@ -116,11 +116,11 @@ fn effects_replace_and_stop_health_checks_when_they_are_applied() {
     assert!(server.is_down(&next), "its state is kept");
     let (last, effects) = world.draft(&server.config(None), Some(&next));
     effects.apply();
-    assert!(!server.is_down(&last), "nobody checks it any more");
+    assert!(!server.is_down(&last), "no longer checked");
 }
 
 #[test]
-fn a_service_that_nobody_uses_is_not_contacted() {
+fn unused_services_are_not_contacted() {
     let (world, server) = (World::new(&["web"]), Checked::start(200));
     let router = r#""r": {"rule": "Path(`/`)", "service": "s"}"#;
     let unused = server.config(Some("/unused")).replace(router, "");
@@ -133,7 +133,7 @@ fn a_service_that_nobody_uses_is_not_contacted() {
 }
 
 #[test]
-fn a_panic_leaves_what_serves_as_it_is() {
+fn a_panic_does_not_affect_the_live_snapshot() {
     let (world, server) = (World::new(&["web"]), Checked::start(503));
     let live = world.compile(&server.config(Some("/live")));
     until(|| server.is_down(&live));
@@ -163,7 +163,7 @@ fn tcp_service((compiled, _): &(Compiled, Effects)) -> Arc<dyn tcp::Service> {
 }
 
 #[test]
-fn effects_that_are_dropped_leave_tcp_servers_as_they_are() {
+fn live_tcp_servers_do_not_change_if_effects_are_dropped() {
     let world = World::new(&["web"]);
     let live = world.compile(&tcp_config("1s", r#", "healthCheck": {"interval": "5ms"}"#));
     let service = live.snapshot.tcp_services["s@file"].clone();
@@ -172,7 +172,7 @@ fn effects_that_are_dropped_leave_tcp_servers_as_they_are() {
     assert!(!unchecked.is_up() && !service.is_up(), "they share the server");
     let live = world.compile_after(&tcp_config("1s", ""), Some(&live));
     let service = live.snapshot.tcp_services["s@file"].clone();
-    assert!(service.is_up(), "nobody checks it any more");
+    assert!(service.is_up(), "no longer checked");
     let slow = tcp_service(&world.draft(&tcp_config("2s", ""), Some(&live)));
     let again = tcp_service(&world.draft(&tcp_config("1s", ""), Some(&live)));
     let server = |service: &Arc<dyn tcp::Service>| service.choose().unwrap();

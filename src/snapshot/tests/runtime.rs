@@ -1,4 +1,4 @@
-//! Tests of middlewares of a kind that is registered at run time, which use what building offers.
+//! Tests of middleware kinds that are registered at run time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use tidegate_core::{
 use super::{Compiled, World, errors};
 use tidegate_config::Kind;
 
-/// Counts its requests, in state that outlives changes of `header`, and has a task.
+/// Counts requests in state that outlives changes of `header`, and has a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Counter {
@@ -26,8 +26,8 @@ struct Counter {
     beside: Vec<String>,
 }
 
-/// Tasks that have begun, and those that have ended.
-static BEGUN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Tasks that have started.
+static STARTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Ending(String);
@@ -55,7 +55,7 @@ impl Build for Counter {
         let label = format!("{} {}", context.name, self.header);
         let task = context.spawn("announce", async move {
             let ending = Ending(label.clone());
-            BEGUN.lock().push(label);
+            STARTED.lock().push(label);
             std::future::pending::<()>().await;
             drop(ending);
         });
@@ -78,7 +78,7 @@ impl Middleware for Counting {
     }
 }
 
-/// A configuration with a middleware of this kind, before a router unless there is none.
+/// Returns a configuration with a middleware of this kind. `router` holds more options of the router.
 fn config(kind: &str, options: &str, router: &str) -> String {
     format!(
         r#"{{"http": {{
@@ -92,7 +92,7 @@ fn config(kind: &str, options: &str, router: &str) -> String {
 
 const USED: &str = r#", "middlewares": ["m"]"#;
 
-/// What the middleware says in this header.
+/// Returns the count that the middleware writes to this header.
 fn count(world: &World, compiled: &Compiled, header: &str) -> String {
     let response = world.get(&compiled.snapshot, "h.test", "/").unwrap();
     assert_eq!(response.status(), StatusCode::ACCEPTED);
@@ -102,13 +102,13 @@ fn count(world: &World, compiled: &Compiled, header: &str) -> String {
 fn until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < end, "waited in vain: {what}");
+        assert!(Instant::now() < end, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 #[test]
-fn a_kind_that_is_registered_at_run_time_serves_requests() {
+fn middlewares_registered_at_run_time_handle_requests() {
     register::<Counter>("countingOne").unwrap();
     let world = World::new(&["web"]);
     let with = |options: &str| config("countingOne", options, USED);
@@ -126,21 +126,21 @@ fn tasks_run_while_their_middlewares_are_used() {
     register::<Counter>("countingTwo").unwrap();
     let world = World::new(&["web"]);
     let with = |header: &str, router| config("countingTwo", &format!(r#""header": "{header}""#), router);
-    let has_begun = |label: &str| BEGUN.lock().iter().any(|one| one == label);
+    let has_started = |label: &str| STARTED.lock().iter().any(|one| one == label);
     let has_ended = |label: &str| ENDED.lock().iter().any(|one| one == label);
     drop(world.draft(&with("x-checked", USED), None));
     let unused = world.compile(&with("x-one", ""));
-    // Taken over by a router, it has the task that has waited since then.
+    // The router reuses the instance, whose task is started now.
     let first = world.compile_after(&with("x-one", USED), Some(&unused));
-    until("it has begun", || has_begun("m@file x-one"));
+    until("the task has started", || has_started("m@file x-one"));
     let same = world.compile_after(&with("x-one", USED), Some(&first));
     let second = world.compile_after(&with("x-two", USED), Some(&same));
-    until("the next has begun", || has_begun("m@file x-two"));
+    until("the next task has started", || has_started("m@file x-two"));
     assert!(!has_ended("m@file x-one"), "requests may still use it");
     drop((unused, first, same));
-    until("it has ended", || has_ended("m@file x-one"));
-    assert_eq!(BEGUN.lock().iter().filter(|label| label.contains("x-one")).count(), 1);
-    assert!(!has_begun("m@file x-checked") && !has_ended("m@file x-two"));
+    until("the task has ended", || has_ended("m@file x-one"));
+    assert_eq!(STARTED.lock().iter().filter(|label| label.contains("x-one")).count(), 1);
+    assert!(!has_started("m@file x-checked") && !has_ended("m@file x-two"));
     drop(second);
-    until("the last has ended", || has_ended("m@file x-two"));
+    until("the last task has ended", || has_ended("m@file x-two"));
 }

@@ -1,9 +1,9 @@
-//! Tests of what middlewares keep when their options change.
+//! Tests of state that outlives changes of options.
 
 use super::{Compiled, World};
 use crate::snapshot::files::PANICKING;
 
-/// A configuration with two routers, and a limit of so many requests in an hour before both.
+/// Returns a configuration with two routers that share a rate limit with this burst per hour.
 fn limited(burst: u32) -> String {
     with(&format!(r#""limit": {{"rateLimit": {{"average": 1, "period": "1h", "burst": {burst}}}}}"#))
 }
@@ -22,27 +22,27 @@ fn with(middleware: &str) -> String {
     )
 }
 
-/// The answers to so many requests. 502: it was let through to a server that is not there.
+/// Returns the statuses of several requests; 502 means the request passed, as the server is unreachable.
 fn statuses(world: &World, compiled: &Compiled, path: &str, times: usize) -> Vec<u16> {
     (0..times).map(|_| world.status(&compiled.snapshot, "h.test", path).unwrap().as_u16()).collect()
 }
 
 #[test]
-fn limits_go_on_when_their_options_change() {
+fn rate_limits_keep_their_state_when_options_change() {
     let world = World::new(&["web"]);
     let first = world.compile(&limited(1));
     assert_eq!(statuses(&world, &first, "/a", 2), [502, 429]);
     let second = world.compile_after(&limited(2), Some(&first));
     assert_eq!(statuses(&world, &second, "/b", 3), [502, 502, 429], "each router counts for itself");
     assert_eq!(statuses(&world, &second, "/a", 2), [502, 429], "one more, and no new bucket");
-    // Taken over as it is, it still has its state for the snapshot after that.
+    // A reused instance passes its state on to the next snapshot.
     let third = world.compile_after(&limited(2), Some(&second));
     let fourth = world.compile_after(&limited(1), Some(&third));
     assert_eq!(statuses(&world, &fourth, "/a", 1), [429]);
 }
 
 #[test]
-fn state_ends_with_its_object() {
+fn state_is_dropped_with_its_middleware() {
     let world = World::new(&["web"]);
     let first = world.compile(&limited(1));
     assert_eq!(statuses(&world, &first, "/a", 2), [502, 429]);
@@ -53,7 +53,7 @@ fn state_ends_with_its_object() {
 }
 
 #[test]
-fn state_outlives_a_mistake() {
+fn state_outlives_invalid_options() {
     let world = World::new(&["web"]);
     let first = world.compile(&limited(1));
     assert_eq!(statuses(&world, &first, "/a", 2), [502, 429]);
@@ -65,7 +65,7 @@ fn state_outlives_a_mistake() {
 }
 
 #[test]
-fn a_compile_that_is_thrown_away_changes_no_state() {
+fn a_discarded_snapshot_does_not_change_state() {
     let world = World::new(&["web"]);
     let live = world.compile(&limited(2));
     assert_eq!(statuses(&world, &live, "/a", 1), [502]);
