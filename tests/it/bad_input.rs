@@ -223,7 +223,7 @@ fn case_73_hostile_route_files_leave_the_rest_serving() {
         (bomb.as_bytes(), &["bad.yml:", "aliases expand to more than"]),
         (nested.as_bytes(), &["bad.yml:1"]),
         (dashes.as_bytes(), &["bad.yml:1"]),
-        (b"http:\n  routers:\n    r: {rule: '\xff\xfe'}\n", &["bad.yml:3", "not UTF-8"]),
+        (b"http:\n  routers:\n    r: {rule: '\xff\xfe'}\n", &["bad.yml:3", "not valid UTF-8"]),
         (b"http:\n  routers:\n    r: {rule: a}\n    r: {rule: b}\n", &["bad.yml:4", "a second time"]),
         // Written half.
         (b"http:\n  routers:\n    r: {rule: 'Host(`kept.test`)', serv", &["bad.yml:", "invalid YAML"]),
