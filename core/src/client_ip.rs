@@ -97,7 +97,7 @@ impl ClientIp {
     /// is returned as it is; the result is empty if there is no matching entry.
     pub fn of(&self, request: &Request) -> String {
         match self.find(request) {
-            Client::Address(address) => address.to_string(),
+            Client::Address(address) => forwarded::address_text(address),
             Client::Other(entry) => String::from_utf8_lossy(entry).into_owned(),
         }
     }

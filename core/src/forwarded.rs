@@ -1,5 +1,6 @@
 //! Addresses in `X-Forwarded-For` and similar headers: the only parser for them.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -111,9 +112,43 @@ pub fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
 /// Returns a canonical name for an entry: its address in canonical form, or else the entry itself.
 pub fn entry_name(entry: &[u8]) -> String {
     match parse_entry(entry) {
-        Some(address) => address.to_string(),
+        Some(address) => address_text(address),
         None => String::from_utf8_lossy(entry).into_owned(),
     }
+}
+
+/// Returns an address as text, as its `Display` writes it.
+pub fn address_text(address: IpAddr) -> String {
+    let mut text = Vec::with_capacity(16);
+    push_address(&mut text, address);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends an address as its `Display` writes it. Limits and the log need the text of an address for each request, and
+/// the formatting machinery takes ten times as long for IPv4.
+pub fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, rest @ ..] = address.octets();
+            push_octet(text, first);
+            for octet in rest {
+                text.push(b'.');
+                push_octet(text, octet);
+            }
+        }
+        // Writing to a Vec cannot fail.
+        IpAddr::V6(address) => drop(write!(text, "{address}")),
+    }
+}
+
+fn push_octet(text: &mut Vec<u8>, octet: u8) {
+    if octet >= 100 {
+        text.push(b'0' + octet / 100);
+    }
+    if octet >= 10 {
+        text.push(b'0' + octet / 10 % 10);
+    }
+    text.push(b'0' + octet % 10);
 }
 
 /// Returns true if the header's value is an address or a list of addresses.
@@ -124,6 +159,17 @@ pub fn is_address_header(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_display_writes_them() {
+        for octet in 0..=u8::MAX {
+            let address = IpAddr::from([octet, 255 - octet, 10, octet / 3]);
+            assert_eq!(address_text(address), address.to_string());
+        }
+        for address in ["::1", "2001:db8::ff00:42:8329", "::ffff:192.0.2.1"] {
+            assert_eq!(address_text(address.parse().unwrap()), address);
+        }
+    }
     use http::HeaderValue;
     use proptest::prelude::*;
 
