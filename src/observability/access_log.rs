@@ -4,21 +4,26 @@
 //! has ended. The line is then formatted and handed to one writer thread through a bounded queue, so that no request ever
 //! waits for the disk.
 
+mod clf;
 mod error;
+mod escape;
 mod fields;
 mod filter;
+mod json;
 mod line;
 mod modes;
+mod stamp;
 mod writer;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Uri};
+use tidegate_core::forwarded::X_FORWARDED_FOR;
 use tidegate_core::{BodyErrorKind, End, Exchange, Request};
-use time::OffsetDateTime;
 
 use crate::settings::{self, AccessLogFormat as Format};
 pub use error::ExpressionError;
@@ -78,11 +83,11 @@ impl AccessLog {
     pub fn begin(self: &Arc<Self>, request: &Request) -> Line {
         let head = &request.head;
         let seen = Seen {
-            at: OffsetDateTime::now_utc(),
+            at: SystemTime::now(),
             method: head.method.clone(),
             uri: head.uri.clone(),
-            host: head.headers.get(http::header::HOST).cloned(),
-            forwarded: head.headers.get("x-forwarded-for").cloned(),
+            host: self.needs_host().then(|| head.headers.get(HOST).cloned()).flatten(),
+            forwarded: head.headers.get(X_FORWARDED_FOR).cloned(),
             headers: self.keeps_headers().then(|| head.headers.clone()),
             facts: self.expression.as_ref().map_or(0, |filter| filter.ask(request)),
         };
@@ -92,6 +97,11 @@ impl AccessLog {
     /// True when headers must be remembered: they may be logged, or decide what is.
     pub fn keeps_headers(&self) -> bool {
         self.modes.keeps_headers() || self.expression.as_ref().is_some_and(Filter::needs_headers)
+    }
+
+    /// True when the `Host` header must be remembered.
+    fn needs_host(&self) -> bool {
+        self.format == Format::Json || self.expression.is_some()
     }
 
     /// Opens the file again, after it has been moved away (`SIGUSR1`).
@@ -120,9 +130,10 @@ pub struct Line {
 
 /// What a request was when it came in. All of it is cheap to take: shared parts, no text is copied.
 struct Seen {
-    at: OffsetDateTime,
+    at: SystemTime,
     method: Method,
     uri: Uri,
+    /// Only where [`AccessLog::needs_host`].
     host: Option<HeaderValue>,
     forwarded: Option<HeaderValue>,
     headers: Option<HeaderMap>,
@@ -246,7 +257,8 @@ mod tests {
             let exchange = request.context.exchange;
             exchange.claim("eve\n\" x");
             let server = ServerInfo { id: 1, url: "http://s:80".into(), address: "s:80".into() };
-            exchange.attempt(&"s@file".into(), Some(&Arc::new(server)));
+            let attempt = exchange.attempt(&"s@file".into(), Some(&Arc::new(server))).unwrap();
+            attempt.answer(status, Some(body.len() as u64));
             exchange.answer(status, None);
             exchange.add_sent(body.len());
             line.answer(&HeaderMap::new());
@@ -288,7 +300,11 @@ mod tests {
             200,
             "hi",
         );
-        let line: serde_json::Value = serde_json::from_str(&log.text()).unwrap();
+        let text = log.text();
+        let sorted: std::collections::BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&sorted).unwrap() + "\n", text);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         for (name, value) in [
             ("ClientHost", "9.9.9.9".into()),
             ("ClientPort", "5000".into()),

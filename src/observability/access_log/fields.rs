@@ -1,6 +1,150 @@
-//! The fields of a line that a filter can ask for.
+//! The fields of a line: as it has them, and as a filter asks for them.
 
 use http::HeaderName;
+
+/// Declares [`Field`], in the order of a line.
+macro_rules! fields {
+    ($($field:ident $name:literal,)*) => {
+        /// A field of a line, except headers.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Field {
+            $($field,)*
+        }
+
+        /// Each field with its name and its key in JSON, behind a comma.
+        const FIELDS: &[(Field, &str, &str)] =
+            &[$((Field::$field, $name, concat!(",\"", $name, "\":")),)*];
+    };
+}
+
+fields! {
+    ClientAddr "ClientAddr",
+    ClientHost "ClientHost",
+    ClientPort "ClientPort",
+    ClientUsername "ClientUsername",
+    DownstreamAborted "DownstreamAborted",
+    DownstreamAbortedBy "DownstreamAbortedBy",
+    DownstreamContentSize "DownstreamContentSize",
+    DownstreamStatus "DownstreamStatus",
+    Duration "Duration",
+    ErrorPageContentSize "ErrorPageContentSize",
+    ErrorPageDuration "ErrorPageDuration",
+    ErrorPageFailedAttempts "ErrorPageFailedAttempts",
+    ErrorPageServiceAddr "ErrorPageServiceAddr",
+    ErrorPageServiceName "ErrorPageServiceName",
+    ErrorPageServiceUrl "ErrorPageServiceURL",
+    ErrorPageStatus "ErrorPageStatus",
+    FailedAttempts "FailedAttempts",
+    GzipRatio "GzipRatio",
+    OriginContentSize "OriginContentSize",
+    OriginDuration "OriginDuration",
+    OriginStatus "OriginStatus",
+    Overhead "Overhead",
+    RequestAddr "RequestAddr",
+    RequestContentSize "RequestContentSize",
+    RequestCount "RequestCount",
+    RequestHost "RequestHost",
+    RequestMethod "RequestMethod",
+    RequestPath "RequestPath",
+    RequestPort "RequestPort",
+    RequestProtocol "RequestProtocol",
+    RequestScheme "RequestScheme",
+    RetryAttempts "RetryAttempts",
+    RouterName "RouterName",
+    ServiceAddr "ServiceAddr",
+    ServiceName "ServiceName",
+    ServiceUrl "ServiceURL",
+    StartLocal "StartLocal",
+    StartUtc "StartUTC",
+    TlsCipher "TLSCipher",
+    TlsClientSubject "TLSClientSubject",
+    TlsVersion "TLSVersion",
+    EntryPointName "entryPointName",
+}
+
+impl Field {
+    /// All fields with their names.
+    pub(super) fn all() -> impl Iterator<Item = (Self, &'static str)> {
+        FIELDS.iter().map(|(field, name, _)| (*field, *name))
+    }
+
+    /// The key of the field in JSON, with a comma before it and a colon behind it.
+    pub(super) fn json_key(self) -> &'static [u8] {
+        FIELDS[self as usize].2.as_bytes()
+    }
+}
+
+/// A set of fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fields(u64);
+
+impl Fields {
+    /// No field.
+    pub(super) const NONE: Self = Self(0);
+    /// Fields whose names begin with a small letter: they come after the headers of the response.
+    pub(super) const LOWER_CASE: Self = Self::of(&[Field::EntryPointName]);
+    /// Fields of the page that stands for an answer.
+    pub(super) const PAGE: Self = Self::of(&[
+        Field::ErrorPageContentSize,
+        Field::ErrorPageDuration,
+        Field::ErrorPageFailedAttempts,
+        Field::ErrorPageServiceAddr,
+        Field::ErrorPageServiceName,
+        Field::ErrorPageServiceUrl,
+        Field::ErrorPageStatus,
+    ]);
+    /// Fields of TLS.
+    pub(super) const TLS: Self = Self::of(&[Field::TlsCipher, Field::TlsClientSubject, Field::TlsVersion]);
+    /// Fields of a response that was cut short.
+    pub(super) const ABORTED: Self = Self::of(&[Field::DownstreamAborted, Field::DownstreamAbortedBy]);
+    /// Fields of attempts before the last one.
+    pub(super) const FAILED: Self = Self::of(&[Field::FailedAttempts]);
+
+    const fn of(fields: &[Field]) -> Self {
+        let (mut bits, mut place) = (0, 0);
+        while place < fields.len() {
+            bits |= 1 << fields[place] as u64;
+            place += 1;
+        }
+        Self(bits)
+    }
+
+    /// True when the field is in the set.
+    pub(super) fn contains(self, field: Field) -> bool {
+        self.0 >> field as u64 & 1 == 1
+    }
+
+    /// Those of both sets.
+    pub(super) fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// Those that are not in the other set.
+    pub(super) fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// Those that are in the other set, too.
+    pub(super) fn only(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
+    /// The fields in the order of a line.
+    pub(super) fn iter(self) -> impl Iterator<Item = Field> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let (field, ..) = FIELDS.get(left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(*field)
+        })
+    }
+}
+
+impl FromIterator<Field> for Fields {
+    fn from_iter<I: IntoIterator<Item = Field>>(fields: I) -> Self {
+        fields.into_iter().fold(Self::NONE, |set, field| set.with(Self::of(&[field])))
+    }
+}
 
 /// Fields that are numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,4 +201,19 @@ pub(super) enum Text {
     RequestHeader(HeaderName),
     OriginHeader(HeaderName),
     DownstreamHeader(HeaderName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_sorted_by_name() {
+        let names: Vec<&str> = Field::all().map(|(_, name)| name).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        let all: Fields = Field::all().map(|(field, _)| field).collect();
+        assert!(all.iter().eq(Field::all().map(|(field, _)| field)));
+        let small = Field::all().filter(|(_, name)| name.starts_with(|c: char| c.is_ascii_lowercase()));
+        assert_eq!(small.map(|(field, _)| field).collect::<Fields>(), Fields::LOWER_CASE);
+    }
 }

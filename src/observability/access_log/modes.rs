@@ -8,6 +8,7 @@ use http::HeaderName;
 use tidegate_core::word::{Vocabulary, Word};
 
 use super::error::OptionError;
+use super::fields::{Field, Fields};
 use crate::settings::{AccessLogFields, AccessLogFilters, FieldMode, HeaderMode};
 
 /// What happens to a field or header.
@@ -21,8 +22,7 @@ pub(super) enum Mode {
 
 /// `accessLog.fields`, checked.
 pub(super) struct Modes {
-    field: Mode,
-    fields: HashMap<String, Mode>,
+    fields: Fields,
     header: Mode,
     headers: HashMap<HeaderName, Mode>,
     /// Leave the query in `RequestPath`.
@@ -31,13 +31,16 @@ pub(super) struct Modes {
 
 impl Modes {
     pub(super) fn new(settings: &AccessLogFields) -> Result<Self, OptionError> {
-        let mut fields = HashMap::new();
+        let default = mode(&settings.default_mode, FieldMode::Keep, || "fields.defaultMode".to_owned())?;
+        let mut named = HashMap::new();
         for (name, text) in &settings.names {
-            fields.insert(
+            named.insert(
                 name.to_ascii_lowercase(),
                 mode(text, FieldMode::Keep, || format!("fields.names.{name}"))?,
             );
         }
+        let of_field = |name: &str| named.get(&name.to_ascii_lowercase()).copied().unwrap_or(default);
+        let kept = Field::all().filter(|(_, name)| of_field(name) == Mode::Keep).map(|(field, _)| field);
         let mut headers = HashMap::new();
         for (name, text) in &settings.headers.names {
             let key =
@@ -48,8 +51,7 @@ impl Modes {
             "fields.queryParameters.defaultMode".to_owned()
         })?;
         Ok(Self {
-            field: mode(&settings.default_mode, FieldMode::Keep, || "fields.defaultMode".to_owned())?,
-            fields,
+            fields: kept.collect(),
             header: mode(&settings.headers.default_mode, HeaderMode::Drop, || {
                 "fields.headers.defaultMode".to_owned()
             })?,
@@ -58,13 +60,14 @@ impl Modes {
         })
     }
 
-    /// True when a field is to be logged.
-    pub(super) fn keeps(&self, field: &str) -> bool {
-        let mode = match self.fields.is_empty() {
-            true => self.field,
-            false => self.fields.get(&field.to_ascii_lowercase()).copied().unwrap_or(self.field),
-        };
-        mode == Mode::Keep
+    /// The fields that are logged.
+    pub(super) fn fields(&self) -> Fields {
+        self.fields
+    }
+
+    /// True when a field is logged.
+    pub(super) fn keeps(&self, field: Field) -> bool {
+        self.fields.contains(field)
     }
 
     /// What happens to a header.

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Lines that may wait for the disk when `bufferingSize` does not say more.
 const LEAST_QUEUE: usize = 8192;
 /// How much is written at once, in bytes.
 const BATCH: usize = 64 * 1024;
+/// How long a line may wait for others, to be written together with them. While the thread sleeps, requests need not wake
+/// it.
+const GATHER: Duration = Duration::from_millis(5);
 
 enum Message {
-    Line(String),
+    Line(Vec<u8>),
     Reopen,
     Flush(Sender<()>),
 }
@@ -43,7 +47,7 @@ impl Writer {
     }
 
     /// Hands over a line. When the queue is full the line is lost and counted: no request waits for the disk.
-    pub(super) fn write(&self, line: String) {
+    pub(super) fn write(&self, line: Vec<u8>) {
         let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Message::Line(line)).is_ok());
         if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -84,15 +88,18 @@ struct Target {
 }
 
 impl Target {
-    /// Writes what comes, as much at once as is there, until the queue is closed.
+    /// Writes what comes, as much at once as there is, until the queue is closed.
     fn run(mut self, messages: &Receiver<Message>, lost: &AtomicU64) {
-        let mut batch = String::new();
+        let mut batch = Vec::new();
         let mut reported = 0;
         while let Ok(first) = messages.recv() {
+            if matches!(first, Message::Line(_)) {
+                std::thread::sleep(GATHER);
+            }
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::Line(line) => batch.push_str(&line),
+                    Message::Line(line) => batch.extend_from_slice(&line),
                     Message::Reopen => {
                         self.write(&mut batch);
                         self.reopen();
@@ -116,11 +123,11 @@ impl Target {
         }
     }
 
-    fn write(&mut self, batch: &mut String) {
+    fn write(&mut self, batch: &mut Vec<u8>) {
         if batch.is_empty() {
             return;
         }
-        if let Err(error) = self.out.write_all(batch.as_bytes()).and_then(|()| self.out.flush()) {
+        if let Err(error) = self.out.write_all(batch).and_then(|()| self.out.flush()) {
             tracing::error!(%error, "access log: cannot write");
         }
         batch.clear();
