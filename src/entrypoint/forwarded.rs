@@ -8,6 +8,7 @@ use http::{HeaderMap, request};
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::{BuildError, Request};
 
+use super::presence::Presence;
 use crate::settings::ForwardedHeaders;
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -92,21 +93,24 @@ impl ForwardedRules {
     }
 
     /// Removes what the peer may not say and adds what servers are told.
-    pub(super) fn apply(&self, head: &mut request::Parts, peer: &Peer) {
+    pub(super) fn apply(&self, head: &mut request::Parts, peer: &Peer, presence: Presence) {
         let headers = &mut head.headers;
         if !peer.trusted {
             strip(headers);
         }
         // All of them would otherwise be added to one by one, with room for each made anew.
         headers.reserve(ADDED);
-        self.apply_connection(headers);
+        if presence.connection {
+            self.apply_connection(headers);
+        }
+        let host = headers.get(HOST).cloned();
         // What was just removed need not be looked for.
         let is_absent = |headers: &HeaderMap, name: &HeaderName| !peer.trusted || is_absent(headers, name);
         if is_absent(headers, &X_REAL_IP) {
             headers.insert(X_REAL_IP, peer.address.clone());
         }
         if is_absent(headers, &X_FORWARDED_PROTO) {
-            let proto = match (is_websocket(headers), peer.tls) {
+            let proto = match (presence.upgrade && is_websocket(headers), peer.tls) {
                 (false, false) => "http",
                 (false, true) => "https",
                 (true, false) => "ws",
@@ -115,11 +119,11 @@ impl ForwardedRules {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         }
         if is_absent(headers, &X_FORWARDED_PORT) {
-            let port = port(headers, peer.tls);
+            let port = port(host.as_ref(), headers, peer.tls);
             headers.insert(X_FORWARDED_PORT, port);
         }
         if is_absent(headers, &X_FORWARDED_HOST)
-            && let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()).cloned()
+            && let Some(host) = host.filter(|host| !host.is_empty())
         {
             headers.insert(X_FORWARDED_HOST, host);
         }
@@ -135,9 +139,6 @@ impl ForwardedRules {
 
     /// Removes the headers that `Connection` names, and `Connection` itself up to what must go on.
     fn apply_connection(&self, headers: &mut HeaderMap) {
-        if !headers.contains_key(CONNECTION) {
-            return;
-        }
         let mut remaining = String::new();
         let mut upgrade = false;
         let mut named = smallvec::SmallVec::<[HeaderName; 4]>::new();
@@ -236,12 +237,14 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// The port that the client meant: from `Host`, else by scheme.
-fn port(headers: &HeaderMap, tls: bool) -> HeaderValue {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+fn port(host: Option<&HeaderValue>, headers: &HeaderMap, tls: bool) -> HeaderValue {
+    let host = host.map_or(&[][..], |host| host.as_bytes());
     let named = host
-        .rsplit_once(':')
-        .filter(|(name, port)| !port.is_empty() && (!name.contains(':') || name.ends_with(']')));
-    if let Some(value) = named.and_then(|(_, port)| HeaderValue::from_str(port).ok()) {
+        .iter()
+        .rposition(|byte| *byte == b':')
+        .map(|colon| (&host[..colon], &host[colon + 1..]))
+        .filter(|(name, port)| !port.is_empty() && (!name.contains(&b':') || name.ends_with(b"]")));
+    if let Some(value) = named.and_then(|(_, port)| HeaderValue::from_bytes(port).ok()) {
         return value;
     }
     let secure = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https" || proto == "wss");
@@ -272,7 +275,8 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let mut head = builder.body(()).unwrap().into_parts().0;
-        rules.apply(&mut head, &rules.peer(peer.into(), tls));
+        let presence = Presence::of(&head.headers);
+        rules.apply(&mut head, &rules.peer(peer.into(), tls), presence);
         head.headers
     }
 

@@ -29,6 +29,7 @@ use super::hold::EARLY;
 use super::linger;
 use super::listener::Listener;
 use super::pace;
+use super::presence::{HTTP2_SETTINGS, Presence};
 use super::shutdown::Phase;
 use super::target::refused;
 use super::timeouts;
@@ -37,8 +38,6 @@ use super::upgrade;
 use crate::internal::PROVIDER;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
-
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A request as its protocol hands it over.
 pub(super) struct Arrived {
@@ -158,9 +157,9 @@ pub(super) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
 
 /// The answer to a request, whatever it came by, and the end of its exchange, which comes with the end of the body.
 pub(super) async fn respond(client: &ClientConnection, arrived: Arrived) -> (Response, Option<Closing>) {
-    let wants_upgrade = arrived.head.headers.contains_key(UPGRADE);
+    let presence = Presence::of(&arrived.head.headers);
     let mut closing = None;
-    let answer = AssertUnwindSafe(answer(client, arrived, &mut closing)).catch_unwind().await;
+    let answer = AssertUnwindSafe(answer(client, arrived, presence, &mut closing)).catch_unwind().await;
     let response = answer.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -168,7 +167,7 @@ pub(super) async fn respond(client: &ClientConnection, arrived: Arrived) -> (Res
         reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::InternalError)
     });
     let finish = if client.protocol.is_framed() { finish_framed } else { finish_http1 };
-    let mut response = finish(client, response, wants_upgrade, closing.as_mut());
+    let mut response = finish(client, response, presence.upgrade, closing.as_mut());
     if response.status() == StatusCode::NOT_MODIFIED {
         // The client has the content, and what it is, already (RFC 9110 section 15.4.5).
         response.headers_mut().remove(CONTENT_TYPE);
@@ -233,7 +232,12 @@ fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     }
 }
 
-async fn answer(client: &ClientConnection, arrived: Arrived, closing: &mut Option<Closing>) -> Response {
+async fn answer(
+    client: &ClientConnection,
+    arrived: Arrived,
+    presence: Presence,
+    closing: &mut Option<Closing>,
+) -> Response {
     let listener = &*client.listener;
     let Arrived { mut head, body, interim, upgrade } = arrived;
     let exchange = Arc::new(Exchange::begin(client.connection.clone(), head.version));
@@ -245,7 +249,7 @@ async fn answer(client: &ClientConnection, arrived: Arrived, closing: &mut Optio
         }
         held => held,
     };
-    let original_target = match prepare(client, &mut head) {
+    let original_target = match prepare(client, &mut head, presence) {
         Ok(original) => original.map(Arc::new),
         Err(response) => {
             *closing = Some(Closing::new(exchange, None));
@@ -328,13 +332,11 @@ impl Guard for Received {
 fn prepare(
     client: &ClientConnection,
     head: &mut http::request::Parts,
+    presence: Presence,
 ) -> Result<Option<OriginalTarget>, Box<Response>> {
     let original = client.listener.target.apply(head)?;
-    if head
-        .headers
-        .get(EXPECT)
-        .is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-    {
+    let expected = if presence.expect { head.headers.get(EXPECT) } else { None };
+    if expected.is_some_and(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(refused(StatusCode::EXPECTATION_FAILED, Reason::ExpectationFailed));
     }
     client.listener.aliases.apply(&mut head.headers)?;
@@ -351,10 +353,10 @@ fn prepare(
         if is_doubtful_length(&head.headers) {
             return Err(Box::new(reply::empty(StatusCode::BAD_REQUEST, Reason::MalformedRequest)));
         }
-    } else {
+    } else if presence.upgrade || presence.http2_settings {
         refuse_h2c(&mut head.headers);
     }
-    client.listener.forwarded.apply(head, &client.peer);
+    client.listener.forwarded.apply(head, &client.peer, presence);
     Ok(original)
 }
 
@@ -389,10 +391,6 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// An upgrade to HTTP/2 would carry requests past us to the server.
 fn refuse_h2c(headers: &mut HeaderMap) {
-    // One look at each header costs less than to look for both.
-    if !headers.keys().any(|name| *name == UPGRADE || *name == HTTP2_SETTINGS) {
-        return;
-    }
     let is_h2c = |value: &HeaderValue| {
         value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"h2c"))
     };

@@ -26,6 +26,7 @@ mod pace;
 mod passed;
 mod ports;
 mod prefixed;
+mod presence;
 mod progress;
 mod protocol;
 mod shutdown;

@@ -57,9 +57,11 @@ pub(crate) fn without_port(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split_once(']').map_or(host, |(address, _)| address);
     }
-    match host.split_once(':') {
+    // Hosts are too short for a search that looks at many bytes at once.
+    let is_colon = |byte: u8| byte == b':';
+    match host.bytes().position(is_colon) {
         // More than one colon: an IPv6 address without brackets.
-        Some((name, port)) if !port.contains(':') => name,
+        Some(colon) if !host.bytes().skip(colon + 1).any(is_colon) => &host[..colon],
         _ => host,
     }
 }

@@ -12,16 +12,23 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Removes what concerns the client's connection only. Gives the protocol that the client wants to change to;
-/// `is_tunnel`: it can, whatever its version.
+/// A request without what concerns the client's connection only.
+pub(super) struct Cleaned {
+    /// The protocol that the client wants to change to.
+    pub(super) upgrade: Option<HeaderValue>,
+    found: Found,
+}
+
+/// Removes what concerns the client's connection only. `is_tunnel`: the client can change to another protocol, whatever
+/// its version.
 ///
 /// `h2c` is no such protocol: its upgrade would smuggle requests past the router (RFC 9113 dropped it).
 /// `Trailer` stays, because it announces what the body will end with.
-pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Option<HeaderValue> {
+pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Cleaned {
     let headers = &mut head.headers;
-    let found = own_fields(headers);
+    let found = Found::of(headers);
     let mut upgrade = None;
-    if found.contains(&CONNECTION) {
+    if found.has(Found::CONNECTION) {
         // Over HTTP/2 and HTTP/3 only a tunnel has one.
         let may = head.version == Version::HTTP_11 || is_tunnel;
         if may && lists(headers, &CONNECTION, "upgrade") {
@@ -30,18 +37,18 @@ pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Optio
         remove_listed(headers);
         headers.remove(HTTP2_SETTINGS);
     }
-    let trailers = found.contains(&TE) && lists(headers, &TE, "trailers");
-    for name in found {
-        headers.remove(name);
-    }
+    let trailers = found.has(Found::TE) && lists(headers, &TE, "trailers");
+    found.remove_own(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     // As Go's HTTP library does it.
-    if headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
+    if found.has(Found::EMPTY_AGENT) && headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
         headers.remove(USER_AGENT);
     }
-    if headers.get(PRAGMA).is_some_and(|pragma| pragma == "no-cache") && !headers.contains_key(CACHE_CONTROL)
+    if found.has(Found::PRAGMA)
+        && headers.get(PRAGMA).is_some_and(|pragma| pragma == "no-cache")
+        && !headers.contains_key(CACHE_CONTROL)
     {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
@@ -52,42 +59,44 @@ pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Optio
     if matches!(head.version, Version::HTTP_2 | Version::HTTP_3) {
         join_cookies(headers);
     }
-    upgrade
+    Cleaned { upgrade, found }
 }
 
 /// Removes what concerns the server's connection only. False when the body is in a transfer coding that is not
 /// understood here: what remains could not be read by anybody.
 pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
-    let found = own_fields(headers);
-    if found.contains(&CONNECTION) {
+    let found = Found::of(headers);
+    if found.has(Found::CONNECTION) {
         remove_listed(headers);
     }
     let mut understood = true;
-    if let Some(coding) = headers.get(TRANSFER_ENCODING).filter(|_| found.contains(&TRANSFER_ENCODING)) {
+    if found.has(Found::TRANSFER_ENCODING)
+        && let Some(coding) = headers.get(TRANSFER_ENCODING)
+    {
         understood = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
         // The chunks say how long the body is, whatever stands here (RFC 9112 section 6.3).
         headers.remove(CONTENT_LENGTH);
     }
-    for name in found.into_iter().filter(|name| name != PROXY_AUTHORIZATION) {
-        headers.remove(name);
-    }
+    found.without(Found::PROXY_AUTHORIZATION).remove_own(headers);
     understood
 }
 
 /// Sets `Host` when the client sent none (HTTP/1.0), or an empty one.
-pub(super) fn fill_host(headers: &mut HeaderMap, authority: &HeaderValue) {
-    if headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+pub(super) fn fill_host(headers: &mut HeaderMap, cleaned: &Cleaned, authority: &HeaderValue) {
+    if !cleaned.found.has(Found::HOST) {
         headers.insert(HOST, authority.clone());
     }
 }
 
 /// Says of a request without a body what servers expect: a length of 0 where a method usually has a body, nothing
 /// elsewhere (RFC 9110 section 8.6). It has no trailers to announce.
-pub(super) fn without_body(head: &mut request::Parts) {
-    head.headers.remove(TRAILER);
+pub(super) fn without_body(head: &mut request::Parts, cleaned: &Cleaned) {
+    if cleaned.found.has(Found::TRAILER) {
+        head.headers.remove(TRAILER);
+    }
     if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    } else {
+    } else if cleaned.found.has(Found::CONTENT_LENGTH) {
         head.headers.remove(CONTENT_LENGTH);
     }
 }
@@ -103,24 +112,93 @@ pub(super) fn with_body(head: &mut request::Parts, body: &tidegate_core::Body) {
     }
 }
 
-/// Those of the fields for one connection that are there: one look at each field costs less than to look for each.
-fn own_fields(headers: &HeaderMap) -> smallvec::SmallVec<[HeaderName; 4]> {
-    let is_own = |name: &&HeaderName| match name.as_str().len() {
-        2 => **name == TE,
-        7 => **name == UPGRADE,
-        10 => **name == CONNECTION || **name == KEEP_ALIVE,
-        16 => **name == PROXY_CONNECTION,
-        17 => **name == TRANSFER_ENCODING,
-        18 => **name == PROXY_AUTHENTICATE,
-        19 => **name == PROXY_AUTHORIZATION,
-        _ => false,
-    };
-    headers.keys().filter(is_own).cloned().collect()
+/// Which of the fields that are looked at here are there: one look at each field costs less than to look for each. As
+/// fields are removed and added, it says what has been there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Found(u16);
+
+impl Found {
+    const CONNECTION: Self = Self(1);
+    const KEEP_ALIVE: Self = Self(1 << 1);
+    const PROXY_CONNECTION: Self = Self(1 << 2);
+    const TE: Self = Self(1 << 3);
+    const TRANSFER_ENCODING: Self = Self(1 << 4);
+    const UPGRADE: Self = Self(1 << 5);
+    const PROXY_AUTHENTICATE: Self = Self(1 << 6);
+    const PROXY_AUTHORIZATION: Self = Self(1 << 7);
+    /// The fields that concern one connection.
+    const OWN: [(Self, HeaderName); 8] = [
+        (Self::CONNECTION, CONNECTION),
+        (Self::KEEP_ALIVE, KEEP_ALIVE),
+        (Self::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Self::TE, TE),
+        (Self::TRANSFER_ENCODING, TRANSFER_ENCODING),
+        (Self::UPGRADE, UPGRADE),
+        (Self::PROXY_AUTHENTICATE, PROXY_AUTHENTICATE),
+        (Self::PROXY_AUTHORIZATION, PROXY_AUTHORIZATION),
+    ];
+    const ANY_OWN: Self = Self(0xff);
+    /// A `Host` that is not empty.
+    const HOST: Self = Self(1 << 8);
+    /// An empty `User-Agent`.
+    const EMPTY_AGENT: Self = Self(1 << 9);
+    const PRAGMA: Self = Self(1 << 10);
+    const TRAILER: Self = Self(1 << 11);
+    const CONTENT_LENGTH: Self = Self(1 << 12);
+    const NONE: Self = Self(0);
+
+    fn of(headers: &HeaderMap) -> Self {
+        let one = |(name, value): (&HeaderName, &HeaderValue)| match name.as_str().len() {
+            2 if *name == TE => Self::TE,
+            4 if *name == HOST && !value.is_empty() => Self::HOST,
+            6 if *name == PRAGMA => Self::PRAGMA,
+            7 if *name == UPGRADE => Self::UPGRADE,
+            7 if *name == TRAILER => Self::TRAILER,
+            10 if *name == CONNECTION => Self::CONNECTION,
+            10 if *name == KEEP_ALIVE => Self::KEEP_ALIVE,
+            10 if *name == USER_AGENT && value.is_empty() => Self::EMPTY_AGENT,
+            14 if *name == CONTENT_LENGTH => Self::CONTENT_LENGTH,
+            16 if *name == PROXY_CONNECTION => Self::PROXY_CONNECTION,
+            17 if *name == TRANSFER_ENCODING => Self::TRANSFER_ENCODING,
+            18 if *name == PROXY_AUTHENTICATE => Self::PROXY_AUTHENTICATE,
+            19 if *name == PROXY_AUTHORIZATION => Self::PROXY_AUTHORIZATION,
+            _ => Self::NONE,
+        };
+        headers.iter().map(one).fold(Self::NONE, |found, one| Self(found.0 | one.0))
+    }
+
+    fn has(self, field: Self) -> bool {
+        self.0 & field.0 != 0
+    }
+
+    fn without(self, field: Self) -> Self {
+        Self(self.0 & !field.0)
+    }
+
+    /// Removes those of these fields that concern one connection.
+    fn remove_own(self, headers: &mut HeaderMap) {
+        if !self.has(Self::ANY_OWN) {
+            return;
+        }
+        for (field, name) in &Self::OWN {
+            if self.has(*field) {
+                headers.remove(name);
+            }
+        }
+    }
 }
 
 /// Removes the fields that `Connection` lists. `Host` and the like cannot be taken away by it: they do not concern
 /// a connection, and a middleware may have set them.
 fn remove_listed(headers: &mut HeaderMap) {
+    // As a rule it lists nothing.
+    let lists_none = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    if headers.get_all(CONNECTION).iter().all(lists_none) {
+        return;
+    }
     let mut listed = smallvec::SmallVec::<[HeaderName; 4]>::new();
     for token in headers.get_all(CONNECTION).iter().flat_map(tokens) {
         let plain = ["close", "keep-alive", "upgrade", "te"]
@@ -176,7 +254,7 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let (mut head, ()) = builder.body(()).unwrap().into_parts();
-        let upgrade = clean_request(&mut head, false);
+        let upgrade = clean_request(&mut head, false).upgrade;
         let mut left: Vec<_> =
             head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         left.sort();
@@ -256,7 +334,8 @@ mod tests {
         for (method, expected) in [("POST", Some("0")), ("PUT", Some("0")), ("GET", None), ("DELETE", None)] {
             let request = http::Request::builder().method(method).header("content-length", "0");
             let (mut head, ()) = request.header("trailer", "X").body(()).unwrap().into_parts();
-            without_body(&mut head);
+            let cleaned = clean_request(&mut head, false);
+            without_body(&mut head, &cleaned);
             let length = head.headers.get("content-length").map(|value| value.to_str().unwrap());
             assert_eq!(length, expected, "{method}");
             assert!(!head.headers.contains_key("trailer"));

@@ -65,14 +65,14 @@ impl Endpoint {
     ) -> Result<Response, Failure> {
         let Outgoing { mut head, body, upgrade, exchange } = outgoing;
         let in_flight = InFlight::begin(self);
-        let protocol = fields::clean_request(&mut head, upgrade.is_some());
-        fields::fill_host(&mut head.headers, &self.authority);
+        let cleaned = fields::clean_request(&mut head, upgrade.is_some());
+        fields::fill_host(&mut head.headers, &cleaned, &self.authority);
         if body.is_end_stream() {
-            fields::without_body(&mut head);
+            fields::without_body(&mut head, &cleaned);
         } else {
             fields::with_body(&mut head, &body);
         }
-        let change = protocol.zip(upgrade).map(|(protocol, client)| Change { protocol, client });
+        let change = cleaned.upgrade.zip(upgrade).map(|(protocol, client)| Change { protocol, client });
         if !head.extensions.is_empty() {
             head.extensions.clear();
         }

@@ -18,23 +18,24 @@ pub fn escape_of(byte: u8) -> [u8; 3] {
 /// Returns true for a host with an optional port (RFC 3986 section 3.2.2), without user information. May be
 /// empty.
 pub fn is_host(host: &[u8]) -> bool {
-    let (name, port) = if host.first() == Some(&b'[') {
+    let port = if host.first() == Some(&b'[') {
         let Some(end) = memchr::memchr(b']', host) else { return false };
         let inner = &host[1..end];
         let fine = !inner.is_empty() && inner.iter().all(|b| b.is_ascii_hexdigit() || b":.%".contains(b));
         if !fine {
             return false;
         }
-        (&host[..0], &host[end + 1..])
+        &host[end + 1..]
     } else {
-        host.split_at(memchr::memchr(b':', host).unwrap_or(host.len()))
+        // The colon before the port is the first byte that no name has.
+        let end = host.iter().position(|byte| !IN_NAME[usize::from(*byte)]);
+        &host[end.unwrap_or(host.len())..]
     };
-    let port_fine = match port.split_first() {
+    match port.split_first() {
         None => true,
         Some((b':', digits)) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         Some(_) => false,
-    };
-    port_fine && name.iter().all(|byte| IN_NAME[usize::from(*byte)])
+    }
 }
 
 /// The characters of a registered name (RFC 3986 section 3.2.2). A table, since it is used for each byte of
