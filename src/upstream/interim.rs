@@ -56,13 +56,13 @@ impl Tap {
     }
 
     /// Notes when the body of a request that goes out has been sent.
-    pub(super) fn sends(self: &Arc<Self>, request: Request<Body>) -> Request<Body> {
+    pub(super) fn sends(self: &Arc<Self>, request: &mut Request<Body>) {
         if request.body().is_end_stream() {
-            return request;
+            return;
         }
         self.sending.store(true, Ordering::Relaxed);
-        let guard = Box::new(Sending(self.clone()));
-        request.map(|body| body.with_guard(guard))
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = body.with_guard(Box::new(Sending(self.clone())));
     }
 
     /// True while there is more of a request body to be sent.

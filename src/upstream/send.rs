@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{Method, Request, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -79,26 +79,28 @@ impl Endpoint {
         let mut outgoing = Request::from_parts(head, body);
         let mut stale = 0;
         loop {
-            let lease = match self.lease(change.is_some(), stale >= MAX_STALE).await {
+            let mut lease = match self.lease(change.is_some(), stale >= MAX_STALE).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(unsent(error, outgoing, change, exchange)),
             };
             let reused = lease.reused();
             let spare = spare(&outgoing);
-            match self.exchange(lease, outgoing, interim).await {
-                Ok((response, lease)) => return self.answer(response, lease, change, (in_flight, exchange)),
+            match self.exchange(&mut lease, &mut outgoing, interim).await {
+                Ok(response) => return self.answer(response, lease, change, (in_flight, exchange)),
                 Err(Lost { unsent: Some(request), .. }) if reused && stale < MAX_STALE => {
                     outgoing = *request;
                     stale += 1;
                 }
                 Err(Lost { error: Some(error), unsent: None }) if spare.is_some() && is_stale(&error) => {
-                    let Some(spare) = spare else { return Err(self.fail(&error).into()) };
+                    let Some(request) = spare.and_then(Spare::into_request) else {
+                        return Err(self.fail(&error).into());
+                    };
                     if !reused {
                         // A server that stops drops connections that it has not looked at yet: another one may answer.
                         let error = self.lost(error.to_string());
-                        return Err(unsent(error, spare.into_request(), change, exchange));
+                        return Err(unsent(error, request, change, exchange));
                     }
-                    outgoing = spare.into_request();
+                    outgoing = request;
                     stale = MAX_STALE;
                 }
                 Err(Lost { error, unsent: Some(request) }) => {
@@ -257,23 +259,25 @@ impl Endpoint {
         Ok(Shared::new(sender, peer, streams, self.transport.idle_timeout()))
     }
 
-    /// Sends on a connection and waits for the head of the answer.
+    /// Sends on a connection and waits for the head of the answer. Takes the request out of `outgoing` only to hand it to
+    /// the library: each step of a future that owns a request copies it.
     async fn exchange(
         &self,
-        mut lease: Lease,
-        mut outgoing: Request<Body>,
+        lease: &mut Lease,
+        outgoing: &mut Request<Body>,
         interim: Option<&dyn Interim>,
-    ) -> Result<(http::Response<Incoming>, Lease), Lost> {
+    ) -> Result<http::Response<Incoming>, Lost> {
         let limit = self.transport.response_header_timeout();
-        let sent = if limit.is_zero() { None } else { watch_end(&mut outgoing) };
+        let sent = if limit.is_zero() { None } else { watch_end(outgoing) };
         let answer = async {
-            match &mut lease {
+            match lease {
                 Lease::Own { own: Own { sender, tap, .. }, .. } => {
-                    origin_form(&mut outgoing);
+                    origin_form(outgoing);
                     if interim.is_some() {
                         tap.arm();
                     }
-                    let mut answer = std::pin::pin!(sender.try_send_request(tap.sends(outgoing)));
+                    tap.sends(outgoing);
+                    let mut answer = std::pin::pin!(sender.try_send_request(take(outgoing)));
                     let relaying = std::future::poll_fn(|cx| {
                         let polled = answer.as_mut().poll(cx);
                         if let Some(client) = interim {
@@ -284,23 +288,19 @@ impl Endpoint {
                     relaying.await.map_err(Lost::from)
                 }
                 Lease::Stream { sender, .. } => {
-                    absolute_form(&mut outgoing, self.target.scheme);
-                    sender.try_send_request(outgoing).await.map_err(Lost::from)
+                    absolute_form(outgoing, self.target.scheme);
+                    sender.try_send_request(take(outgoing)).await.map_err(Lost::from)
                 }
             }
         };
         let answer = if limit.is_zero() { answer.await } else { Box::pin(within(limit, sent, answer)).await };
-        match answer {
-            Ok(response) => Ok((response, lease)),
-            Err(lost) => {
-                if let Lease::Stream { count, .. } = &lease
-                    && lost.error.as_ref().is_some_and(|error| is_stale(error))
-                {
-                    self.pool(crate::worker::index()).lock().forget(&count.0);
-                }
-                Err(lost)
-            }
+        if let Err(Lost { error: Some(error), .. }) = &answer
+            && let Lease::Stream { count, .. } = lease
+            && is_stale(error)
+        {
+            self.pool(crate::worker::index()).lock().forget(&count.0);
         }
+        answer
     }
 
     fn answer(
@@ -395,22 +395,41 @@ fn unsent(
     Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange })) }
 }
 
-/// A copy of a request, as a plain list: it is made for nearly each request and hardly ever used.
+/// A copy of a request, its fields as one text: it is made for nearly each request and hardly ever used.
 struct Spare {
     method: Method,
     uri: Uri,
-    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Each field with a `:` behind its name and a line feed behind its value, which cannot have one.
+    fields: Vec<u8>,
 }
 
 impl Spare {
-    fn into_request(self) -> Request<Body> {
+    /// Most copies fit in.
+    const USUAL: usize = 512;
+
+    fn of_fields(headers: &HeaderMap) -> Vec<u8> {
+        let mut fields = Vec::with_capacity(Self::USUAL);
+        for (name, value) in headers {
+            fields.extend_from_slice(name.as_str().as_bytes());
+            fields.push(b':');
+            fields.extend_from_slice(value.as_bytes());
+            fields.push(b'\n');
+        }
+        fields
+    }
+
+    /// The request. `None` if a field cannot be read back, so that none goes missing.
+    fn into_request(self) -> Option<Request<Body>> {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
-        for (name, value) in self.fields {
+        for field in self.fields.strip_suffix(b"\n").into_iter().flat_map(|all| all.split(|&b| b == b'\n')) {
+            let colon = memchr::memchr(b':', field)?;
+            let name = HeaderName::from_bytes(&field[..colon]).ok()?;
+            let value = HeaderValue::from_bytes(&field[colon + 1..]).ok()?;
             request.headers_mut().append(name, value);
         }
-        request
+        Some(request)
     }
 }
 
@@ -421,7 +440,7 @@ fn spare(request: &Request<Body>) -> Option<Spare> {
     if !safe || !request.body().is_end_stream() {
         return None;
     }
-    let fields = request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let fields = Spare::of_fields(request.headers());
     Some(Spare { method: request.method().clone(), uri: request.uri().clone(), fields })
 }
 
@@ -459,6 +478,11 @@ fn describe(error: &hyper::Error) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
+}
+
+/// Takes a request, and leaves an empty one.
+fn take(request: &mut Request<Body>) -> Request<Body> {
+    std::mem::replace(request, Request::new(Body::empty()))
 }
 
 fn origin_form(request: &mut Request<Body>) {
@@ -524,5 +548,32 @@ async fn within<T>(
     tokio::select! {
         answer = answer => answer,
         () = over => Err(Lost { error: None, unsent: None }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_request_is_the_same() {
+        let request = |method| {
+            Request::builder()
+                .method(method)
+                .uri("/p?q")
+                .header("host", "a.test:80")
+                .header("x-a", "1: 2")
+                .header("x-a", HeaderValue::from_bytes(b"\t\xff").unwrap())
+                .header("x-empty", "")
+                .body(Body::empty())
+                .unwrap()
+        };
+        let original = request("GET");
+        let copy = spare(&original).and_then(Spare::into_request).unwrap();
+        assert_eq!((copy.method(), copy.uri()), (original.method(), original.uri()));
+        assert_eq!(copy.headers(), original.headers());
+        let bare = Request::new(Body::empty());
+        assert!(spare(&bare).and_then(Spare::into_request).unwrap().headers().is_empty());
+        assert!(spare(&request("POST")).is_none());
     }
 }
