@@ -36,5 +36,5 @@ pub use identity::{AuthMethod, Identity};
 pub use message::{
     ByteStream, ClientSide, Connection, Context, Interim, OriginalTarget, Request, Response, TlsInfo, Upgrade,
 };
-pub use middleware::{BoxFuture, Handler, Middleware, Next};
+pub use middleware::{BoxFuture, Handler, Middleware, Next, boxed};
 pub use reason::{Origin, Reason};

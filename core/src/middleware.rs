@@ -12,6 +12,17 @@ use crate::{Request, Response};
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Boxes the future that `make` returns: `boxed(move || async move { … })`.
+///
+/// `Box::pin` builds a future on the stack and copies all of it, which is several KiB for one that sends a request. This
+/// allocates first, so that the compiler writes what the future captures straight into the box.
+#[inline]
+pub fn boxed<'a, F: Future + Send + 'a>(make: impl FnOnce() -> F) -> BoxFuture<'a, F::Output> {
+    let room = Box::<F>::new_uninit();
+    let future: Box<F> = Box::write(room, make());
+    Box::into_pin(future)
+}
+
 /// The end of a chain: turns a request into a response, and cannot fail.
 ///
 /// A failure to reach a server is a response that carries it ([`Response::failure`]).

@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, SizeHint};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     Body, BodyError, BoxFuture, Build, BuildContext, BuildError, Frames, Middleware, Next, Polled, Reason,
-    Request, Response, UpstreamError, reply,
+    Request, Response, UpstreamError, boxed, reply,
 };
 
 /// Not in Traefik. A request whose `Content-Length` exceeds the limit is refused with 413 before its body is
@@ -55,8 +55,9 @@ impl Middleware for Limit {
             left: self.0,
             passed: passed.clone(),
         });
-        Box::pin(async move {
-            let response = next.run(request).await;
+        let response = next.run(request);
+        boxed(move || async move {
+            let response = response.await;
             // Other handlers map a failed request body to different statuses; this cause is known.
             let failed = response.failure.is_some();
             if passed.load(Ordering::Relaxed) && failed && response.status() != StatusCode::PAYLOAD_TOO_LARGE

@@ -13,7 +13,7 @@ use tidegate_core::expression::Call;
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, BuildErrors, Clock, End, Guard, Middleware, Next, Reason,
-    Request, Response, reply,
+    Request, Response, boxed, reply,
 };
 
 use crate::condition::{self, Condition, ReturnType};
@@ -114,8 +114,9 @@ impl Middleware for Breaking {
         if !self.breaker.admits(started) {
             return crate::ready(reply::status_text(self.status, Reason::CircuitOpen));
         }
-        Box::pin(async move {
-            let response = next.run(request).await;
+        let response = next.run(request);
+        boxed(move || async move {
+            let response = response.await;
             let observer = Observer {
                 breaker: self.breaker.clone(),
                 clock: self.clock.clone(),

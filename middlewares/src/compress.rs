@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::word::Word;
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, boxed,
 };
 
 use crate::{peek, sniff};
@@ -139,8 +139,9 @@ const MAX_BUFFERED: u64 = 16 * 1024;
 impl Middleware for Compressor {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
         let Some(choice) = self.choice(&request) else { return next.run(request) };
-        Box::pin(async move {
-            let mut response = next.run(request).await;
+        let response = next.run(request);
+        boxed(move || async move {
+            let mut response = response.await;
             response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
             match choice {
                 Choice::Encode(encoding) if self.is_wanted(&response) => {

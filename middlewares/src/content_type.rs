@@ -6,7 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response};
+use tidegate_core::{BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Request, Response, boxed};
 
 use crate::{peek, sniff};
 
@@ -37,8 +37,9 @@ impl Middleware for Detect {
         if !self.enabled || request.head.method == Method::HEAD {
             return next.run(request);
         }
-        Box::pin(async move {
-            let response = next.run(request).await;
+        let response = next.run(request);
+        boxed(move || async move {
+            let response = response.await;
             if wants_type(&response) { with_type(response).await } else { response }
         })
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::reference::{Reference, Target};
 use tidegate_core::{
     Body, BoxFuture, Build, BuildContext, BuildError, BuildErrors, Context, Handler, Middleware, Next,
-    Reason, Request, Response, reply,
+    Reason, Request, Response, boxed, reply,
 };
 
 use crate::status_ranges::StatusRanges;
@@ -90,8 +90,9 @@ impl Middleware for Pages {
             version: request.head.version,
             context: request.context.clone(),
         };
-        Box::pin(async move {
-            let response = next.run(request).await;
+        let response = next.run(request);
+        boxed(move || async move {
+            let response = response.await;
             let status = response.status();
             // A response that switches protocols has no body to replace.
             if status == StatusCode::SWITCHING_PROTOCOLS || !self.status.contains(status) {

@@ -13,7 +13,8 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, reply,
+    Body, BoxFuture, Build, BuildContext, BuildError, Middleware, Next, Reason, Request, Response, boxed,
+    reply,
 };
 
 use frames::{Decoded, Framed};
@@ -67,7 +68,8 @@ impl Middleware for GrpcWeb {
         } else {
             Body::of_frames(frames::Unsized(request.body))
         };
-        Box::pin(async move { to_web(next.run(request).await, web, is_text, origin) })
+        let response = next.run(request);
+        boxed(move || async move { to_web(response.await, web, is_text, origin) })
     }
 }
 

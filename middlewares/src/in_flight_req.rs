@@ -11,7 +11,7 @@ use tidegate_core::client_ip::{Source, SourceCriterion};
 use tidegate_core::values::is_default;
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, End, Guard, Middleware, Next, Reason, Request, Response,
-    reply,
+    boxed, reply,
 };
 
 /// Traefik's `inFlightReq`.
@@ -56,9 +56,8 @@ impl Middleware for Limiter {
             // After a protocol switch, the request counts until the connection closes.
             upgrade.hold(permit.clone());
         }
-        Box::pin(
-            async move { next.run(request).await.map(|body| body.with_guard(Box::new(PermitGuard(permit)))) },
-        )
+        let response = next.run(request);
+        boxed(move || async move { response.await.map(|body| body.with_guard(Box::new(PermitGuard(permit)))) })
     }
 }
 

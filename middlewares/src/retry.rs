@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::values::{Duration, is_default};
 use tidegate_core::{
     BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
-    UpstreamError,
+    UpstreamError, boxed,
 };
 
 use crate::replay::Replay;
@@ -92,7 +92,7 @@ struct Retrier {
 
 impl Middleware for Retrier {
     fn handle<'a>(&'a self, request: Request, next: &'a Next) -> BoxFuture<'a, Response> {
-        if self.attempts == 1 { next.run(request) } else { Box::pin(self.send(request, next)) }
+        if self.attempts == 1 { next.run(request) } else { boxed(move || self.send(request, next)) }
     }
 }
 

@@ -18,7 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use tidegate_config::Kind;
 use tidegate_core::{
     Body, BoxFuture, Context, End, Exchange, Guard, Interim, OriginalTarget, Reason, Request, Response,
-    Upgrade, reply,
+    Upgrade, boxed, reply,
 };
 
 use super::body::{AnswerBody, OpenAnswer, request_body};
@@ -80,7 +80,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
             .write
             .filter(|_| client.protocol.is_framed())
             .map(|limit| Instant::now() + limit);
-        Box::pin(async move {
+        boxed(move || async move {
             let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
             let mut serving = pin!(serve(&client, request, open, deadline));
             // One place that polls, so that it is compiled into this future.

@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Uri, Version};
 use smallvec::SmallVec;
 use tidegate_config::service::{LoadBalancer as Options, PassiveHealthCheck, Strategy};
-use tidegate_core::{Attempt, BoxFuture, Context, Handler, Request, Response, UpstreamError, reply};
+use tidegate_core::{Attempt, BoxFuture, Context, Handler, Request, Response, UpstreamError, boxed, reply};
 
 use super::Service;
 use super::balance::{Balance, Load};
@@ -245,7 +245,7 @@ impl Load for Servers<'_> {
 
 impl Handler for LoadBalancer {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        Box::pin(self.serve(request))
+        boxed(move || self.serve(request))
     }
 }
 

@@ -11,7 +11,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use tidegate_core::values::is_default;
 use tidegate_core::{
-    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response,
+    BoxFuture, Build, BuildContext, BuildError, BuildErrors, Middleware, Next, Request, Response, boxed,
 };
 
 use cors::Cors;
@@ -245,8 +245,9 @@ impl Middleware for All {
             return crate::ready(self.finish(refusal, origin));
         }
         let is_https = self.secure.as_ref().is_some_and(|secure| secure.is_https(&request));
-        Box::pin(async move {
-            let mut response = next.run(request).await;
+        let response = next.run(request);
+        boxed(move || async move {
+            let mut response = response.await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // As in Traefik: these headers belong to the protocol switch.
                 return response;
