@@ -1,4 +1,4 @@
-//! The account at the authority: taken over from the storage, or registered and stored.
+//! The account at the authority: read from the storage, or registered.
 
 use std::sync::Arc;
 
@@ -17,30 +17,30 @@ use crate::options::Acme;
 pub(super) struct Account {
     pub(super) server: Arc<Server>,
     pub(super) key: Arc<AccountKey>,
-    /// How the authority calls it.
+    /// Its URL.
     pub(super) url: String,
 }
 
 impl Account {
-    /// Sends a signed request, and again when the network fails.
+    /// Sends a signed request, with retries after network failures.
     pub(super) async fn post(&self, url: &str, payload: Option<&Value>) -> Result<Answer, Error> {
         self.server.post(Signer::Account(&self.key, &self.url), url, payload, Repeat::Safe).await
     }
 
-    /// Asks once for what is at this URL.
+    /// Gets a resource, without retries.
     pub(super) async fn post_once_get(&self, url: &str) -> Result<Answer, Error> {
         self.server.post(Signer::Account(&self.key, &self.url), url, None, Repeat::Never).await
     }
 
-    /// The same for what must not be done twice.
+    /// Sends a signed request that must not be repeated.
     pub(super) async fn post_once(&self, url: &str, payload: &Value) -> Result<Answer, Error> {
         self.server.post(Signer::Account(&self.key, &self.url), url, Some(payload), Repeat::Never).await
     }
 }
 
-/// The stored account when it is one of this authority's, or a new one, which is to be stored.
+/// Opens the stored account if it is one of this authority's, or else a new one, which is returned to be stored.
 ///
-/// `register` makes a known account known to the authority again, under the same key.
+/// `register` registers a stored account again, under the same key.
 pub(super) async fn open(
     options: &Acme,
     server: Arc<Server>,
@@ -81,7 +81,7 @@ pub(super) async fn open(
     Ok((account, Some(stored)))
 }
 
-/// Registers a key (RFC 8555 section 7.3); one that is known gives its account.
+/// Registers a key (RFC 8555 section 7.3). For a known key the authority returns its account.
 async fn register(options: &Acme, server: &Server, key: &AccountKey) -> Result<Registration, Error> {
     let url = &server.directory.new_account;
     let mut payload = json!({ "termsOfServiceAgreed": true });
@@ -106,7 +106,7 @@ async fn register(options: &Acme, server: &Server, key: &AccountKey) -> Result<R
     Ok(Registration { body, uri })
 }
 
-/// True when the error says that the authority does not know the account.
+/// True if the error means that the authority does not know the account.
 pub(super) fn is_unknown(error: &Error) -> bool {
     error.kind == Kind::Refused && error.problem == Some(ProblemType::AccountDoesNotExist)
 }

@@ -1,4 +1,4 @@
-//! What an operator does with certificates from outside the running gateway, through the storage.
+//! Commands of operators outside of the running gateway, which work on the storage.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,13 @@ pub struct Exported {
     pub key: String,
 }
 
-/// Why an operator's command was not carried out.
+/// Failure of an operator's command.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The settings have no resolver.
     #[error("the settings have no `certificatesResolvers`")]
     NoResolvers,
-    /// There is no resolver of the name that is given.
+    /// There is no resolver of this name.
     #[error("there is no certificate resolver `{0}`")]
     UnknownResolver(String),
     /// The command needs one resolver.
@@ -132,7 +132,7 @@ impl Admin {
         }
     }
 
-    /// All certificates, and names that have failed.
+    /// Lists all certificates, and names that failed.
     pub async fn list(&self) -> Result<Vec<Row>, AdminError> {
         let mut rows = Vec::new();
         let now = OffsetDateTime::now_utc();
@@ -177,16 +177,16 @@ impl Admin {
         Ok(rows)
     }
 
-    /// Has a certificate renewed by the running gateway, or by the next one that starts.
+    /// Marks a certificate for renewal by the running gateway, or by the next one that starts.
     pub async fn renew(&self, name: &str) -> Result<(), AdminError> {
         match self.find(name).await {
             Ok(found) => Ok(found.kept.renew(found.resolver, &names_of(&found.certificate.domain)).await?),
-            // There may be none because it has failed: that is a reason to try now.
+            // There may be none because ordering failed, which is a reason to try now.
             Err(error) => {
                 let name = canonical(name);
                 for (resolver, options) in &self.resolvers {
                     let kept = Kept::of(options, resolver)?;
-                    // What is in Consul is known once it was read.
+                    // The content of Consul is known once it has been read.
                     kept.read(resolver).await?;
                     if kept.retry_state(resolver).await.names.contains_key(&name) {
                         return Ok(kept.renew(resolver, &[name]).await?);
@@ -197,7 +197,7 @@ impl Admin {
         }
     }
 
-    /// Revokes a certificate at its authority, and takes it out of the storage: a gateway that needs it obtains another.
+    /// Revokes a certificate and removes it from the storage; a gateway that needs it obtains another.
     pub async fn revoke(&self, name: &str, reason: u8) -> Result<(), AdminError> {
         let Found { resolver, options, kept, certificate } = self.find(name).await?;
         let stored = kept.read(resolver).await?;
@@ -224,7 +224,7 @@ impl Admin {
         removed.map_err(AdminError::StillStored)
     }
 
-    /// Gives the account of a resolver another key, at its authority and in the storage.
+    /// Changes the key of the account of a resolver, at its authority and in the storage.
     pub async fn change_key(&self) -> Result<(), AdminError> {
         let [(resolver, options)] = &self.resolvers[..] else {
             return Err(AdminError::SeveralResolvers);
@@ -249,7 +249,7 @@ impl Admin {
         written.map_err(AdminError::KeyNotStored)
     }
 
-    /// A certificate with its key.
+    /// Returns a certificate with its key.
     pub async fn export(&self, name: &str) -> Result<Exported, AdminError> {
         let certificate = self.find(name).await?.certificate;
         let chain = text(&certificate.certificate, "certificate")?;
@@ -257,8 +257,8 @@ impl Admin {
         Ok(Exported { main: certificate.domain.main, chain, key })
     }
 
-    /// Takes over certificates from another `acme.json` or from certbot's folder (`/etc/letsencrypt`); gives their
-    /// names. The account of an `acme.json` comes along when there is none yet.
+    /// Imports certificates from another `acme.json` or from certbot's folder (`/etc/letsencrypt`), and returns their
+    /// names. Imports the account of an `acme.json` too unless there is one.
     pub async fn import(&self, source: &Path) -> Result<Vec<String>, AdminError> {
         let [(resolver, options)] = &self.resolvers[..] else {
             return Err(AdminError::SeveralResolvers);
@@ -297,7 +297,7 @@ impl Admin {
     }
 }
 
-/// A certificate, and where it is kept.
+/// A certificate, and where it is stored.
 struct Found<'a> {
     resolver: &'a str,
     options: &'a Acme,
@@ -305,7 +305,7 @@ struct Found<'a> {
     certificate: StoredCertificate,
 }
 
-/// Where a resolver keeps what it has.
+/// The storage of a resolver.
 enum Kept {
     File(FileStorage),
     Consul(ConsulStorage),
@@ -359,7 +359,7 @@ fn from_acme_json(source: &Path, resolver: &str) -> Result<Imported, AdminError>
         return Err(AdminError::NoSource(source.to_owned()));
     }
     let mut whole = FileStorage::new(source).read()?;
-    // The one of the same name, or the only one.
+    // The resolver of the same name, or the only one.
     let found = match whole.remove(resolver) {
         Some(found) => found,
         None if whole.len() == 1 => whole.into_values().next().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! When a name may be tried again, by what went wrong. It is kept over restarts.
+//! When a name may be retried, by what went wrong. Survives restarts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use super::error::{Error, Kind};
 
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
-/// Most orders for one name in a day of failure.
+/// Maximum number of failing orders for one name per day.
 const MOST_ORDERS: usize = 5;
-/// After orders that failed: seconds.
+/// Pauses after failed orders, in seconds.
 const AFTER_ORDERS: [u64; 4] = [60, 600, 6_000, DAY];
-/// After failures that cost no order: the authority cannot be reached, or something on our side is wrong.
+/// Pauses after failures without an order: the authority is unreachable, or the problem is local.
 const WITHOUT_ORDER: [u64; 6] = [2, 4, 8, 16, 32, 45];
-/// After the authority asked for less.
+/// Pauses after rate limits.
 const LIMITED: [u64; 4] = [600, 3_600, 4 * 3_600, DAY];
 
-/// What has happened to names, and what is asked for by hand.
+/// The failures of names, and renewals that operators asked for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct RetryState {
@@ -28,7 +28,7 @@ pub(crate) struct RetryState {
     pub(crate) renew: Vec<String>,
 }
 
-/// What has happened to one name since its last success.
+/// The failures of one name since its last success.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Record {
@@ -36,16 +36,16 @@ pub(crate) struct Record {
     pub(crate) attempts: Vec<u64>,
     /// Failures in a row.
     pub(crate) failures: u32,
-    /// Not before this time, in seconds since 1970.
+    /// Earliest time of the next attempt, in seconds since 1970.
     pub(crate) next: u64,
     /// Why the last one failed.
     pub(crate) error: String,
-    /// Of what kind that was.
+    /// The kind of that failure.
     pub(crate) kind: String,
 }
 
 impl RetryState {
-    /// From when on an order for these names may be placed, in seconds since 1970.
+    /// Returns when an order for these names may be placed, in seconds since 1970.
     pub(crate) fn allowed_at(&self, names: &[String], now: u64) -> u64 {
         names
             .iter()
@@ -55,7 +55,7 @@ impl RetryState {
             .unwrap_or(0)
     }
 
-    /// Notes an order before it is placed.
+    /// Records an order before it is placed.
     pub(crate) fn begin(&mut self, names: &[String], now: u64) {
         for name in names {
             let record = self.names.entry(name.clone()).or_default();
@@ -64,7 +64,7 @@ impl RetryState {
         }
     }
 
-    /// Notes that an order was not placed after all.
+    /// Records that an order was not placed after all.
     pub(crate) fn was_not_placed(&mut self, names: &[String], begun: u64) {
         for name in names {
             if let Some(record) = self.names.get_mut(name)
@@ -75,7 +75,7 @@ impl RetryState {
         }
     }
 
-    /// Notes a failure, of those names that are to blame. Gives the time of the next attempt.
+    /// Records a failure of the names to blame, and returns the time of the next attempt.
     pub(crate) fn fail(&mut self, names: &[String], error: &Error, placed: bool, now: u64) -> u64 {
         let blamed: Vec<&String> = names.iter().filter(|name| is_blamed(error, name)).collect();
         let blamed = if blamed.is_empty() { names.iter().collect() } else { blamed };
@@ -91,21 +91,21 @@ impl RetryState {
         latest
     }
 
-    /// Notes a success.
+    /// Records a success.
     pub(crate) fn succeed(&mut self, names: &[String]) {
         for name in names {
             self.names.remove(name);
         }
     }
 
-    /// Forgets names that nobody asks for any more, once their orders no longer count.
+    /// Forgets names that are no longer wanted, once their orders no longer count.
     pub(crate) fn prune(&mut self, is_wanted: impl Fn(&str) -> bool, now: u64) {
         self.names.retain(|name, record| {
             is_wanted(name) || record.attempts.last().is_some_and(|at| now.saturating_sub(*at) < DAY)
         });
     }
 
-    /// Why these names have no certificate.
+    /// Returns why these names have no certificate.
     pub(crate) fn error_of(&self, names: &[String]) -> Option<&Record> {
         let failed = names.iter().filter_map(|name| self.names.get(name));
         failed.filter(|record| !record.error.is_empty()).max_by_key(|record| record.next)
@@ -116,7 +116,7 @@ impl Record {
     fn allowed_at(&self, now: u64) -> u64 {
         let recent: Vec<u64> =
             self.attempts.iter().copied().filter(|at| now.saturating_sub(*at) < DAY).collect();
-        // A clock that was put back must not block a name for longer than a day.
+        // A clock that was set back must not block a name for longer than a day.
         let next = self.next.min(now + DAY + DAY / 10);
         match recent.len().checked_sub(MOST_ORDERS) {
             Some(surplus) => next.max(recent[surplus] + DAY),
@@ -132,7 +132,7 @@ fn is_blamed(error: &Error, name: &str) -> bool {
         .any(|blamed| blamed == name || name.strip_prefix("*.").is_some_and(|base| base == blamed))
 }
 
-/// How long to wait after a failure that came after `before` others.
+/// Returns how long to wait after a failure that follows `before` others.
 pub(super) fn pause(error: &Error, placed: bool, before: u32) -> Duration {
     let at = |steps: &[u64]| steps[(before as usize).min(steps.len() - 1)];
     let seconds = match error.kind {
@@ -145,7 +145,7 @@ pub(super) fn pause(error: &Error, placed: bool, before: u32) -> Duration {
         Kind::Network | Kind::Dns | Kind::Local => at(&WITHOUT_ORDER),
     };
     let asked = error.retry_after.map_or(0, |asked| asked.as_secs().min(DAY));
-    // A tenth more or less, so that replicas and names do not come all at once; never sooner than asked.
+    // Jitter of a tenth, so that replicas and names do not retry all at once; never sooner than asked.
     let jitter = 0.9 + fastrand::f64() * 0.2;
     let jittered = if seconds >= DAY {
         seconds as f64 * (1.0 + fastrand::f64() * 0.05)
@@ -173,7 +173,7 @@ mod tests {
             if !placed {
                 retry_state.was_not_placed(&names, now);
             }
-            // As if the process had ended here.
+            // As if the process had crashed here.
             let text = serde_json::to_string(&retry_state).unwrap();
             retry_state = serde_json::from_str(&text).unwrap();
             retry_state.fail(&names, error, placed, now);

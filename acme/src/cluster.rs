@@ -1,21 +1,21 @@
-//! Who orders certificates where several gateways share a storage.
+//! Reports on storages that several gateways share.
 
-/// A resolver whose storage is shared, and who orders for it.
+/// A resolver whose storage is shared, and the gateway that orders for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leadership {
     /// Name of the resolver.
     pub resolver: String,
     /// Its option `storage`.
     pub storage: String,
-    /// This gateway orders.
+    /// Whether this gateway orders.
     pub leads: bool,
-    /// The one that orders, as `machine:process`; `None` while nobody does, or the storage was not read yet.
+    /// The gateway that orders, as `machine:process`; `None` while there is none, or before the first read.
     pub leader: Option<String>,
-    /// Since when (RFC 3339).
+    /// Since when it leads (RFC 3339).
     pub since: Option<String>,
-    /// All that share it, as far as they are alive.
+    /// All gateways that share it and are alive.
     pub members: Vec<Member>,
-    /// Why the storage cannot be used now; empty when it can.
+    /// Why the storage cannot be used now; empty if it can.
     pub error: String,
 }
 
@@ -28,8 +28,8 @@ pub struct Member {
     pub node: String,
     /// Since when it runs (RFC 3339).
     pub since: String,
-    /// It orders.
+    /// Whether it orders.
     pub leads: bool,
-    /// It is this gateway.
+    /// Whether it is this gateway.
     pub is_self: bool,
 }

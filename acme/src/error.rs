@@ -1,4 +1,4 @@
-//! Why a certificate could not be obtained, by what is to be done about it.
+//! Why a certificate could not be obtained, classified by how to react.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use tidegate_clients::consul::store::StoreError;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// Of what kind.
+    /// The kind of failure.
     pub(super) kind: Kind,
-    /// The type of the authority's answer, when it is one.
+    /// The type of the authority's error, if it is one.
     pub(super) problem: Option<ProblemType>,
-    /// What was wrong, for people.
+    /// What went wrong.
     pub(super) message: String,
-    /// The names that are to blame; empty when all are, or none.
+    /// The names to blame; empty for all or none.
     pub(super) names: Vec<String>,
-    /// Not before this much time has passed.
+    /// The minimum time until the next attempt.
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Types of an authority's errors that decide what is done (RFC 8555 section 6.7).
+/// Types of an authority's errors that are told apart (RFC 8555 section 6.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProblemType {
-    /// The account is not known.
+    /// The account is unknown.
     AccountDoesNotExist,
     /// The certificate was revoked before.
     AlreadyRevoked,
@@ -33,9 +33,9 @@ pub(super) enum ProblemType {
     Caa,
     /// A name could not be looked up.
     Dns,
-    /// The order was finalized before, or is not ready for that.
+    /// The order was finalized before, or is not ready.
     OrderNotReady,
-    /// There were too many requests.
+    /// Too many requests.
     RateLimited,
     /// The authority issues nothing for the name.
     RejectedIdentifier,
@@ -43,12 +43,12 @@ pub(super) enum ProblemType {
     ServerInternal,
     /// The authority issues nothing for names of this form.
     UnsupportedIdentifier,
-    /// Any other one.
+    /// Any other type.
     Other,
 }
 
 impl ProblemType {
-    /// The type of this URN: `urn:ietf:params:acme:error:dns`.
+    /// Returns the type of a URN: `urn:ietf:params:acme:error:dns`.
     pub(super) fn of_urn(urn: &str) -> Self {
         match urn.rsplit(':').next().unwrap_or_default() {
             "accountDoesNotExist" => Self::AccountDoesNotExist,
@@ -66,23 +66,23 @@ impl ProblemType {
     }
 }
 
-/// What failed.
+/// Kinds of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The authority cannot be reached, or speaks nonsense: it will come back.
+    /// The authority is unreachable or broken, for now.
     Network,
-    /// It wants less.
+    /// The authority limits the rate.
     RateLimited,
-    /// It says no.
+    /// The authority refuses.
     Refused,
-    /// A DNS record could not be set or is not seen.
+    /// A DNS record could not be set, or is not visible.
     Dns,
-    /// Something on our side.
+    /// A local problem.
     Local,
 }
 
 impl Error {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, problem: None, message: message.into(), names: Vec::new(), retry_after: None }
     }
@@ -103,13 +103,13 @@ impl Error {
         Self::new(Kind::Local, message)
     }
 
-    /// The same, with the name that is to blame.
+    /// Adds a name to blame.
     pub(super) fn of(mut self, name: &str) -> Self {
         self.names.push(name.to_owned());
         self
     }
 
-    /// The same, with where it happened in front.
+    /// Prefixes the message with where it happened.
     pub(super) fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
@@ -123,7 +123,7 @@ impl From<StoreError> for Error {
 }
 
 impl Kind {
-    /// One word for the log and the API.
+    /// Returns a word for the log and the API.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Network => "network",

@@ -19,10 +19,10 @@ use super::backoff::RetryState;
 use super::error::Error;
 use super::storage::{Change, Storage, Stored};
 
-/// Largest file that is read, in bytes.
+/// Maximum size of a file, in bytes.
 const LARGEST: u64 = 256 << 20;
 
-/// All resolvers that share a file.
+/// The content of a file, by resolver.
 pub(super) type Whole = BTreeMap<String, Stored>;
 type State = BTreeMap<String, RetryState>;
 
@@ -32,19 +32,19 @@ pub(crate) struct FileStorage(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    /// How the files looked when each resolver last asked.
+    /// Metadata of the files when each resolver last checked for changes.
     seen: Mutex<HashMap<String, [Stamp; 2]>>,
 }
 
 type Stamp = Option<(i64, i64, u64, u64)>;
 
 impl FileStorage {
-    /// The storage in this file. It is not read yet.
+    /// Creates a storage in this file. Nothing is read yet.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         Self(Arc::new(Inner { path: path.into(), seen: Mutex::default() }))
     }
 
-    /// Everything in the file. Blocks. A file that is missing is made.
+    /// Reads the file, and creates it if it is missing. Blocks.
     pub(crate) fn read(&self) -> Result<Whole, Error> {
         let inner = &self.0;
         let shown = inner.path.display();
@@ -72,7 +72,7 @@ impl FileStorage {
         parse(file).map_err(|error| Error::local(format!("{shown} cannot be used: {error}")))
     }
 
-    /// Changes what a resolver keeps. Blocks.
+    /// Changes the data of a resolver. Blocks.
     pub(crate) fn write_change(&self, resolver: &str, change: Change) -> Result<(), Error> {
         let path = &self.0.path;
         let _lock = lock(path);
@@ -81,7 +81,7 @@ impl FileStorage {
         save(path, &whole)
     }
 
-    /// Everything in a file that must be there. Blocks.
+    /// Reads the file, which must exist. Blocks.
     pub(super) fn read_existing(&self) -> Result<Whole, Error> {
         match self.0.path.is_file() {
             true => self.read(),
@@ -89,7 +89,7 @@ impl FileStorage {
         }
     }
 
-    /// Replaces what a resolver keeps. Blocks.
+    /// Replaces the data of a resolver. Blocks.
     pub(super) fn keep(&self, resolver: &str, content: Stored) -> Result<(), Error> {
         let path = &self.0.path;
         let _lock = lock(path);
@@ -98,7 +98,7 @@ impl FileStorage {
         save(path, &whole)
     }
 
-    /// What has failed, of all resolvers. Blocks.
+    /// Reads the retry state of all resolvers. Blocks.
     pub(crate) fn read_state(&self) -> State {
         let path = self.state_path();
         match File::open(&path).map(parse) {
@@ -111,7 +111,7 @@ impl FileStorage {
         }
     }
 
-    /// Changes what has failed. Blocks.
+    /// Changes the retry state of a resolver. Blocks.
     pub(crate) fn write_state(
         &self,
         resolver: &str,
@@ -234,7 +234,7 @@ fn save(path: &Path, content: &impl Serialize) -> Result<(), Error> {
     })
 }
 
-/// Keeps other processes out while it lives. The folder is locked, because the file is replaced.
+/// Locks out other processes until it is dropped. Locks the folder, because the file is replaced.
 fn lock(path: &Path) -> Option<File> {
     let folder = File::open(folder_of(path)).ok()?;
     folder.lock().ok()?;
@@ -245,7 +245,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Replaces a file: all or nothing, even when the power fails.
+/// Replaces a file atomically, even if the power fails.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     // The target of a link, not the link, is replaced.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -253,14 +253,14 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     beside.push(".tmp");
     let beside = PathBuf::from(beside);
     let old = fs::metadata(path).ok();
-    // A new file belongs to whom the one beside it belongs to: a command may run as somebody else.
+    // A new file gets the owner of the one beside it: a command may run as another user.
     let owner = old.clone().or_else(|| fs::metadata(path.with_extension("")).ok());
     let written = write_beside(&beside, content, owner.as_ref()).and_then(|()| fs::rename(&beside, path));
     match written {
         Ok(()) => File::open(folder_of(path))?.sync_all(),
         Err(error) => {
             let _ = fs::remove_file(&beside);
-            // A file that is mounted by itself cannot be replaced, only filled anew.
+            // A file that is a mount itself cannot be replaced, only overwritten.
             let is_mounted = matches!(
                 error.kind(),
                 io::ErrorKind::ResourceBusy
@@ -276,14 +276,14 @@ fn write_beside(path: &Path, content: &[u8], old: Option<&fs::Metadata>) -> io::
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     if let Some(old) = old {
-        // Who runs as root must not take the file away from whom it belongs to.
+        // A command that runs as root must not take the file away from its owner.
         let _ = std::os::unix::fs::chown(path, Some(old.uid()), Some(old.gid()));
     }
     file.write_all(content)?;
     file.sync_all()
 }
 
-/// Overwrites a file. Room is made first, so that a full disk does no harm.
+/// Overwrites a file. Allocates the space first, so that a full disk does no harm.
 fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     let length = file.metadata()?.len();

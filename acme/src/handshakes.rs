@@ -1,4 +1,5 @@
-//! What resolvers ask of the gateway: to serve certificates, to show challenge certificates, and to name what is wanted.
+//! What resolvers ask of the gateway: to serve certificates, to show challenge certificates, and to name what is
+//! wanted.
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::error::Error;
 use crate::options::KeyType;
 
-/// The key of an account. Traefik makes RSA keys of 4096 bits and keeps them in PKCS #1, so ours are such.
+/// The key of an account. As in Traefik, new keys are RSA with 4096 bits, stored in PKCS #1.
 pub(super) enum AccountKey {
     /// RSA, with its PKCS #1 form.
     Rsa(RsaKeyPair, Vec<u8>),
@@ -31,7 +31,7 @@ pub(super) enum Curve {
 }
 
 impl AccountKey {
-    /// A new key. Takes up to a few seconds of one core.
+    /// Generates a key. Takes up to a few seconds of one core.
     pub(super) fn generate() -> Result<Self, Error> {
         let pkcs8 = rsa_pkcs8(KeySize::Rsa4096)?;
         let pkcs1 = pkcs1_of(&pkcs8).ok_or_else(|| Error::local("the new account key has an odd form"))?;
@@ -61,14 +61,14 @@ impl AccountKey {
         Err(Error::local("the account's key is neither RSA nor ECDSA on P-256 or P-384"))
     }
 
-    /// The key as it is stored (DER).
+    /// Returns the key as it is stored (DER).
     pub(super) fn der(&self) -> &[u8] {
         match self {
             Self::Rsa(_, der) | Self::Ec(_, _, der) => der,
         }
     }
 
-    /// The public key as a JSON Web Key, its members in the order that its thumbprint wants (RFC 7638).
+    /// Returns the public key as a JSON Web Key, its members in the order of its thumbprint (RFC 7638).
     pub(super) fn jwk(&self) -> String {
         let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         match self {
@@ -95,12 +95,12 @@ impl AccountKey {
         }
     }
 
-    /// Hash of the public key (RFC 7638).
+    /// Returns the thumbprint of the public key (RFC 7638).
     pub(super) fn thumbprint(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(self.jwk()))
     }
 
-    /// The algorithm's name in a signature (RFC 7518 section 3.1).
+    /// Returns the name of the algorithm in a signature (RFC 7518 section 3.1).
     pub(super) fn algorithm(&self) -> &'static str {
         match self {
             Self::Rsa(..) => "RS256",
@@ -109,7 +109,7 @@ impl AccountKey {
         }
     }
 
-    /// Signs.
+    /// Signs a message.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let random = SystemRandom::new();
         let failed = |_| Error::local("the account's key cannot sign");
@@ -126,16 +126,16 @@ impl AccountKey {
     }
 }
 
-/// A new key for a certificate.
+/// The key of a new certificate.
 pub(super) struct CertificateKey {
-    /// What signs the request.
+    /// Signs the certificate request.
     pub(super) pair: rcgen::KeyPair,
     /// The key in PEM, as it is stored.
     pub(super) pem: String,
 }
 
 impl CertificateKey {
-    /// A new key of a type of Traefik's `keyType`. Takes up to a few seconds of one core for RSA.
+    /// Generates a key of a type of Traefik's `keyType`. RSA takes up to a few seconds of one core.
     pub(super) fn generate(key_type: KeyType) -> Result<Self, Error> {
         let odd = |error: rcgen::Error| Error::local(format!("cannot make a key: {error}"));
         let rsa = |size| {
@@ -160,7 +160,7 @@ fn rsa_pkcs8(size: KeySize) -> Result<Vec<u8>, Error> {
     Ok(der.as_ref().to_vec())
 }
 
-/// The PKCS #1 key inside a PKCS #8 one (RFC 5958): version, algorithm, key.
+/// Returns the PKCS #1 key inside a PKCS #8 one (RFC 5958): version, algorithm, key.
 fn pkcs1_of(pkcs8: &[u8]) -> Option<Vec<u8>> {
     let (0x30, inside, _) = element(pkcs8)? else { return None };
     let (0x02, _, rest) = element(inside)? else { return None };
@@ -169,12 +169,12 @@ fn pkcs1_of(pkcs8: &[u8]) -> Option<Vec<u8>> {
     Some(key.to_vec())
 }
 
-/// A number without the zeros that DER puts in front.
+/// Strips the leading zeros of a DER integer.
 fn without_zeros(number: &[u8]) -> &[u8] {
     &number[number.iter().take_while(|byte| **byte == 0).count()..]
 }
 
-/// The first DER element: tag, content, and what follows.
+/// Returns the tag and content of the first DER element, and the rest.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;

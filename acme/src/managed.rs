@@ -12,7 +12,7 @@ use super::renewal::Renewal;
 use super::shared::Offer;
 use super::storage::StoredCertificate;
 
-/// How long a certificate is young, at most.
+/// Maximum time that a certificate counts as young.
 const YOUTH: time::Duration = time::Duration::days(1);
 
 /// A certificate.
@@ -20,13 +20,13 @@ pub(super) struct ManagedCertificate {
     pub(super) stored: StoredCertificate,
     pub(super) facts: Arc<Facts>,
     pub(super) renewal: Renewal,
-    /// Somebody has asked for it.
+    /// An operator asked for its renewal.
     pub(super) renew_now: bool,
-    /// It stands for one that was replaced soon after it was issued: it is not to be replaced as soon.
+    /// Replacement for a certificate revoked early; renew it on the normal schedule.
     pub(super) hasty: bool,
-    /// When its end was last warned of.
+    /// Time of the last warning that it is about to expire.
     pub(super) warned: Option<OffsetDateTime>,
-    /// When it was last asked whether its name is still allowed.
+    /// Time of the last question whether its name is still allowed.
     pub(super) asked: Option<OffsetDateTime>,
     certificate: Arc<Certificate>,
 }
@@ -50,17 +50,17 @@ impl ManagedCertificate {
         })
     }
 
-    /// When it is to be renewed.
+    /// Returns when to renew it.
     pub(super) fn due(&self, now: OffsetDateTime) -> OffsetDateTime {
         if self.renew_now { now } else { self.replaced_at() }
     }
 
-    /// True while it is so young that to replace it is odd.
+    /// True while it is so young that replacing it is unusual.
     pub(super) fn is_young(&self, now: OffsetDateTime) -> bool {
         now < self.grown_up()
     }
 
-    /// An authority whose suggestions are always in the past must not make us order without end.
+    /// Limits renewals: an authority whose suggestions are always in the past must not make us order forever.
     fn replaced_at(&self) -> OffsetDateTime {
         let at = self.renewal.at.min(self.facts.not_after);
         if self.hasty { at.max(self.grown_up()) } else { at }
@@ -70,7 +70,7 @@ impl ManagedCertificate {
         self.facts.not_before + YOUTH.min(self.facts.lifetime() / 10)
     }
 
-    /// As it is offered to clients.
+    /// Returns it as it is offered to clients.
     pub(super) fn offer(&self, default: bool) -> Offer {
         let fresh_until = match self.renew_now {
             true => OffsetDateTime::UNIX_EPOCH,
@@ -80,7 +80,7 @@ impl ManagedCertificate {
     }
 }
 
-/// What base64 of the storage holds.
+/// Decodes base64 of the storage.
 pub(super) fn text(base64: &str, what: &str) -> Result<String, Error> {
     let bytes = BASE64_STANDARD.decode(base64.trim());
     let bytes = bytes.map_err(|error| Error::local(format!("{what} is not base64: {error}")))?;

@@ -11,22 +11,22 @@ use super::client::{Http, Message};
 use super::names::refuse;
 use crate::options;
 
-/// Longest time that a handshake waits; the client has a little less than ten seconds for all of it.
+/// Maximum wait of a handshake, which has a little less than ten seconds in all.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// Longest time for the answer of `onDemand.ask`.
+/// Timeout of `onDemand.ask`.
 const ASK: Duration = Duration::from_secs(5);
-/// How long an answer is remembered.
+/// How long an answer is cached.
 const REMEMBERED: Duration = Duration::from_secs(300);
-/// Most names that are remembered.
+/// Maximum number of cached answers.
 const MAX_NAMES: usize = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A name that a handshake has asked for, and that is allowed.
+/// An allowed name that a handshake asked for.
 pub(super) struct Demand(pub(super) String);
 
 /// Obtains certificates for names that nobody has configured, if somebody else allows them.
 pub struct OnDemand {
-    /// Whom to ask; `None` when no name is allowed.
+    /// Whom to ask; `None` if no name is allowed.
     ask: Option<(options::OnDemand, Http)>,
     demands: mpsc::Sender<Demand>,
     changes: watch::Receiver<u64>,
@@ -35,7 +35,7 @@ pub struct OnDemand {
 
 #[derive(Default)]
 struct Answers {
-    /// Whether a name is allowed, and since when that is known.
+    /// Whether a name is allowed, and since when this is known.
     known: HashMap<String, (bool, Instant)>,
     /// When new names were let through, within the last hour.
     passed: Vec<Instant>,
@@ -66,7 +66,7 @@ impl OnDemand {
         let _ = tokio::time::timeout(PATIENCE, waiting).await;
     }
 
-    /// True when names may be allowed.
+    /// True if names may be allowed.
     pub(super) fn is_on(&self) -> bool {
         self.ask.is_some()
     }

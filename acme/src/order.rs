@@ -19,7 +19,7 @@ use super::key::CertificateKey;
 use super::protocol::{Identifier, Problem};
 use crate::options::{Acme, KeyType};
 
-/// Longest time for the authority to look at one proof.
+/// Timeout for the authority to validate one name.
 const VALIDATION: Duration = Duration::from_secs(150);
 /// When the authority is asked how far it is: soon at first, then as it says.
 const FIRST_LOOKS: [Duration; 4] = [
@@ -31,13 +31,13 @@ const FIRST_LOOKS: [Duration; 4] = [
 const LOOK: Duration = Duration::from_secs(2);
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
 
-/// What is wanted.
+/// A certificate to order.
 pub(super) struct Request {
     /// The names; the first is the common name.
     pub(super) names: Vec<String>,
     pub(super) options: Arc<Acme>,
     pub(super) prover: Arc<dyn Prover>,
-    /// The certificate that the new one stands for (RFC 9773 section 5).
+    /// The certificate that the new one replaces (RFC 9773 section 5).
     pub(super) replaces: Option<String>,
 }
 
@@ -79,13 +79,13 @@ struct Challenge {
     error: Option<Problem>,
 }
 
-/// An order that is placed.
+/// An order that has been placed.
 pub(super) struct Placed {
     url: String,
     order: Order,
 }
 
-/// Places an order. An error means that there is none.
+/// Places an order. After an error there is none.
 pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed, Error> {
     let identifiers: Vec<Value> = request.names.iter().map(|name| identifier(name)).collect();
     let mut payload = json!({ "identifiers": identifiers });
@@ -108,7 +108,7 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
         payload["replaces"] = json!(replaced);
     }
     let mut answer = account.post_once(&directory.new_order, &payload).await;
-    // An authority may have forgotten the old certificate, or not find it: some say so, some fail on it.
+    // An authority may no longer know the old certificate: some refuse the order, some fail.
     let may_be_about_replacing = |error: &Error| {
         let is_about_names = matches!(
             error.problem,
@@ -123,7 +123,7 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
         error.kind == Kind::Refused && !is_about_names || is_internal
     };
     if payload.get("replaces").is_some() && answer.as_ref().is_err_and(may_be_about_replacing) {
-        // The old certificate was replaced before, or is forgotten: that must not stand in the way of a new one.
+        // The old certificate was replaced before, or is unknown: order without naming it.
         if let Some(payload) = payload.as_object_mut() {
             payload.remove("replaces");
         }
@@ -135,10 +135,10 @@ pub(super) async fn place(account: &Account, request: &Request) -> Result<Placed
     Ok(Placed { url, order: answer.json("new order")? })
 }
 
-/// Does what a placed order asks for. Proofs are taken back, and open authorisations given up, whatever happens.
+/// Fulfils a placed order. Withdraws proofs and deactivates open authorizations in any case.
 pub(super) async fn fulfil(account: &Account, request: &Request, placed: Placed) -> Result<Issued, Error> {
     let key_type = request.options.key_type.known().unwrap_or(KeyType::Rsa4096);
-    // Begun now, because it takes a while.
+    // Generated meanwhile, because it takes a while.
     let key = tokio::task::spawn_blocking(move || CertificateKey::generate(key_type));
     if let Err(error) = authorise(account, request, &placed.order).await {
         give_up(account, &placed.order).await;
@@ -164,7 +164,7 @@ fn identifier(name: &str) -> Value {
     json!({ "type": kind, "value": name })
 }
 
-/// Proves every name that is not proven yet.
+/// Proves all names whose authorization is still pending.
 async fn authorise(account: &Account, request: &Request, order: &Order) -> Result<(), Error> {
     let mut open = Vec::new();
     for url in &order.authorizations {
@@ -229,7 +229,7 @@ async fn prove(
             }
         }
     }
-    // One error, which names all that failed.
+    // One error that names all failed names.
     failures
         .into_iter()
         .reduce(|mut all, next| {
@@ -240,7 +240,7 @@ async fn prove(
         .map_or(Ok(()), Err)
 }
 
-/// Why an authorisation is not valid.
+/// Returns why an authorization is invalid.
 fn failed(authorization: &Authorization, status: &str) -> Error {
     let name = &authorization.identifier.value;
     let problem = authorization.challenges.iter().find_map(|challenge| challenge.error.as_ref());
@@ -248,7 +248,7 @@ fn failed(authorization: &Authorization, status: &str) -> Error {
         Some(problem) => {
             let mut error = problem.error(None).at(name);
             error.names.clear();
-            // Whatever is the reason, it will not go away by asking again soon.
+            // Whatever the reason, trying again soon does not help.
             error.kind = if error.kind == Kind::Dns { Kind::Dns } else { Kind::Refused };
             error
         }
@@ -256,7 +256,7 @@ fn failed(authorization: &Authorization, status: &str) -> Error {
     }
 }
 
-/// Gives up what is still open, so that it does not count against the account.
+/// Deactivates pending authorizations, so that they do not count against the account.
 async fn give_up(account: &Account, order: &Order) {
     for url in &order.authorizations {
         let pending = match account.post_once_get(url).await {
@@ -291,7 +291,7 @@ async fn finalize(
 ) -> Result<Order, Error> {
     let sent = account.post(url, Some(&json!({ "csr": csr }))).await;
     if let Err(error) = sent
-        // A request that was lost on its way back has worked.
+        // The response to an earlier request was lost, but the request worked.
         && error.problem != Some(ProblemType::OrderNotReady)
     {
         return Err(error);
@@ -315,7 +315,7 @@ fn order_failed(order: &Order, status: &str) -> Error {
     }
 }
 
-/// The chain in PEM: the one whose last certificate has the preferred issuer, or else the authority's own choice.
+/// Downloads the chain in PEM: the one whose last certificate has the preferred issuer, or else the default one.
 async fn download(account: &Account, url: &str, preferred: &str) -> Result<String, Error> {
     let answer = account.post(url, None).await?;
     let first = text(&answer)?;
@@ -341,7 +341,7 @@ fn text(answer: &Answer) -> Result<String, Error> {
     }
 }
 
-/// Addresses of other chains: `Link: <…>;rel="alternate"` (RFC 8555 section 7.4.2).
+/// Returns the URLs of alternate chains: `Link: <…>;rel="alternate"` (RFC 8555 section 7.4.2).
 fn alternates(answer: &Answer) -> Vec<String> {
     let links = answer.headers.get_all(http::header::LINK).into_iter();
     let parts = links.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
@@ -351,12 +351,12 @@ fn alternates(answer: &Answer) -> Vec<String> {
         .collect()
 }
 
-/// The certificate request (DER).
+/// Builds the certificate request (DER).
 fn csr(request: &Request, key: &CertificateKey) -> Result<Vec<u8>, Error> {
     let bad = |error: rcgen::Error| Error::local(format!("cannot make a certificate request: {error}"));
     let mut params = rcgen::CertificateParams::new(request.names.clone()).map_err(bad)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    // RFC 5280 allows 64 characters; an address has no place there.
+    // RFC 5280 allows 64 characters; addresses do not belong there.
     if let Some(main) = request.names.first()
         && !request.options.disable_common_name
         && main.len() <= 64
@@ -372,7 +372,7 @@ fn csr(request: &Request, key: &CertificateKey) -> Result<Vec<u8>, Error> {
     Ok(request.der().to_vec())
 }
 
-/// Asks again after a while, but not for ever.
+/// Paces polling, up to a deadline.
 struct Looks {
     end: Instant,
     first: std::slice::Iter<'static, Duration>,

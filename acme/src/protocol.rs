@@ -1,4 +1,4 @@
-//! Speaks ACME (RFC 8555): directory, nonces, signed requests, and what the answers mean.
+//! The protocol (RFC 8555): directory, nonces, signed requests, errors.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use super::client::{Answer, Http, Message};
 use super::error::{Error, Kind, ProblemType};
 use super::key::AccountKey;
 
-/// Times that a request is sent again because its nonce was rejected. A sound authority rejects one now and then;
-/// with this many even one that rejects nine of ten is got through.
+/// Maximum number of retries after rejected nonces. A sound authority rejects one now and then; with this many, even
+/// one that rejects nine of ten works.
 const NONCE_RETRIES: usize = 150;
-/// Of these, how many at once.
+/// How many of these retries come without a pause.
 const NONCE_RETRIES_AT_ONCE: usize = 8;
 const NONCE_PAUSE: Duration = Duration::from_millis(20);
-/// Most nonces that are kept.
+/// Maximum number of unused nonces.
 const MAX_NONCES: usize = 32;
-/// Pauses after failures of the network, within an order.
+/// Pauses after network failures within an order.
 const NETWORK_PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
@@ -30,10 +30,10 @@ const NETWORK_PAUSES: [Duration; 5] = [
     Duration::from_secs(15),
 ];
 
-/// An authority that wants to be left alone for longer than this is not waited for within an order.
+/// Maximum `Retry-After` that is waited for within an order.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// What the directory names (RFC 8555 section 7.1.1).
+/// The directory (RFC 8555 section 7.1.1).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Directory {
@@ -60,24 +60,24 @@ pub(super) struct Meta {
     pub(super) profiles: serde_json::Map<String, Value>,
 }
 
-/// An authority, and the nonces that it has given.
+/// An authority, with its directory and unused nonces.
 pub(super) struct Server {
     pub(super) http: Http,
     pub(super) directory: Directory,
     nonces: Mutex<Vec<String>>,
 }
 
-/// Who signs: a new key by itself, a known account by its URL.
+/// Who signs: a new key, or an account, which is named by its URL.
 #[derive(Clone, Copy)]
 pub(super) enum Signer<'a> {
     New(&'a AccountKey),
     Account(&'a AccountKey, &'a str),
 }
 
-/// How often a request may be sent again when the network fails.
+/// Whether a request is retried after network failures.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Repeat {
-    /// Never: it would be done twice.
+    /// Never: it might be done twice.
     Never,
     /// A few times.
     Safe,
@@ -94,7 +94,7 @@ pub(super) struct Problem {
     pub(super) subproblems: Vec<Subproblem>,
 }
 
-/// An error that is about one name.
+/// An error about one name.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Subproblem {
     #[serde(default)]
@@ -103,7 +103,7 @@ pub(super) struct Subproblem {
     pub(super) detail: String,
 }
 
-/// A name as ACME writes it.
+/// An identifier (RFC 8555 section 9.7.7).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Identifier {
     #[serde(default)]
@@ -116,7 +116,7 @@ impl Problem {
         ProblemType::of_urn(&self.kind)
     }
 
-    /// The text, with those of its parts. The type is shown by its last part: `rateLimited`.
+    /// Returns the text, with those of its subproblems. Types are shortened to their last part: `rateLimited`.
     fn text(&self) -> String {
         let short = self.kind.rsplit(':').next().unwrap_or_default();
         let mut text = format!("{short}: {}", self.detail);
@@ -127,7 +127,7 @@ impl Problem {
         text
     }
 
-    /// The error that it is.
+    /// Converts it to an error.
     pub(super) fn error(&self, retry_after: Option<Duration>) -> Error {
         let problem = self.problem_type();
         let kind = match problem {
@@ -158,7 +158,7 @@ impl Server {
         Ok(Self { http, directory, nonces: Mutex::default() })
     }
 
-    /// Sends a signed request; `None` asks for what is at the URL. Rejected nonces are replaced.
+    /// Sends a signed request; `None` is POST-as-GET. Retries with another nonce if one is rejected.
     pub(super) async fn post(
         &self,
         signer: Signer<'_>,
@@ -259,7 +259,7 @@ fn signed(
     }))
 }
 
-/// The binding of a new account to an external one (RFC 8555 section 7.3.4).
+/// Builds the external account binding (RFC 8555 section 7.3.4).
 pub(super) fn binding(key: &AccountKey, url: &str, kid: &str, hmac: &str) -> Result<Value, Error> {
     let secret = BASE64_URL_SAFE_NO_PAD
         .decode(hmac.trim_end_matches('='))
@@ -276,7 +276,7 @@ pub(super) fn binding(key: &AccountKey, url: &str, kid: &str, hmac: &str) -> Res
     }))
 }
 
-/// The request to change the key of an account, signed by the new key (RFC 8555 section 7.3.5).
+/// Builds the request to change the key of an account, signed by the new key (RFC 8555 section 7.3.5).
 pub(super) fn key_change(
     old: &AccountKey,
     new: &AccountKey,
@@ -287,7 +287,7 @@ pub(super) fn key_change(
     signed(Signer::New(new), url, None, Some(&json!({ "account": account, "oldKey": old })))
 }
 
-/// What an answer without success says.
+/// Converts an unsuccessful answer to an error.
 fn problem_of(answer: &Answer) -> Result<Problem, Error> {
     let parsed =
         serde_json::from_slice::<Problem>(&answer.body).ok().filter(|problem| !problem.kind.is_empty());

@@ -11,9 +11,9 @@ use super::error::Error;
 use super::protocol::Server;
 use crate::options::DEFAULT_HOURS;
 
-/// Certificates that last no longer than this are renewed at half of their life.
+/// Certificates with at most this lifetime are renewed at half of it.
 const SHORT_LIFE: Duration = Duration::days(10);
-/// How soon and how late renewal information is asked for again.
+/// Minimum and maximum interval between two requests for renewal information.
 const SOONEST_LOOK: Duration = Duration::minutes(1);
 const LATEST_LOOK: Duration = Duration::days(1);
 const LOOK_AGAIN: Duration = Duration::minutes(10);
@@ -22,19 +22,19 @@ const DEFAULT_LOOK: Duration = Duration::hours(6);
 /// When to renew one certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Renewal {
-    /// From then on.
+    /// Time from which it is to be renewed.
     pub(super) at: OffsetDateTime,
-    /// When to ask the authority what it suggests.
+    /// Time of the next request for renewal information.
     pub(super) next_look: OffsetDateTime,
     /// The window that `at` was drawn from.
     window: Option<(OffsetDateTime, OffsetDateTime)>,
-    /// What the lifetime alone says.
+    /// The time that follows from the lifetime alone.
     own: OffsetDateTime,
-    /// A suggestion that is later than this leaves too little time, and is not followed.
+    /// The latest time: a later suggestion leaves too little time, and is ignored.
     latest: OffsetDateTime,
 }
 
-/// What the authority suggests.
+/// The renewal information of the authority.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Information {
@@ -58,19 +58,19 @@ pub(super) struct Suggestion {
 }
 
 impl Renewal {
-    /// Before the authority is asked. `hours` is `certificatesDuration`.
+    /// Schedules by the lifetime, before the authority is asked. `hours` is `certificatesDuration`.
     pub(super) fn by_lifetime(facts: &Facts, hours: u32, now: OffsetDateTime) -> Self {
         let lead = match hours {
             DEFAULT_HOURS => lead(facts.lifetime()),
             hours => of_duration(hours).min(facts.lifetime() / 2),
         };
-        // A little earlier, each certificate in its own way, so that those of one day are not all renewed in one minute.
+        // Jitter per certificate, so that those of one day are not all renewed in the same minute.
         let jitter = facts.lifetime() * (share(facts) * 0.02);
         let own = facts.not_after - lead - jitter;
         Self { at: own, next_look: now, window: None, own, latest: facts.not_after - lead / 2 }
     }
 
-    /// Takes over what the authority suggests. A window that is known keeps the moment that was drawn from it.
+    /// Adopts a suggestion. A known window keeps the time that was drawn from it.
     pub(super) fn follow(&mut self, suggestion: &Suggestion, now: OffsetDateTime) {
         self.next_look = now + suggestion.look_again;
         let window = (suggestion.start, suggestion.end);
@@ -84,18 +84,18 @@ impl Renewal {
         self.at = if drawn > self.latest { self.own } else { drawn };
     }
 
-    /// The authority could not be asked.
+    /// Schedules another request after one that failed.
     pub(super) fn look_soon(&mut self, now: OffsetDateTime) {
         self.next_look = now + LOOK_AGAIN;
     }
 
-    /// There is no information, for now.
+    /// Schedules another request while there is no information.
     pub(super) fn look_later(&mut self, now: OffsetDateTime) {
         self.next_look = now + DEFAULT_LOOK;
     }
 }
 
-/// Asks the authority when it suggests to renew; `None` when it has no such service.
+/// Asks the authority when to renew; `None` if it has no renewal information.
 pub(super) async fn suggestion(server: &Server, id: &str) -> Result<Option<Suggestion>, Error> {
     let Some(base) = &server.directory.renewal_info else { return Ok(None) };
     let url = format!("{}/{id}", base.trim_end_matches('/'));
@@ -123,7 +123,7 @@ fn parse(window: &Window, asked: Duration) -> Result<Suggestion, Error> {
     Ok(Suggestion { start, end, look_again: asked.clamp(SOONEST_LOOK, LATEST_LOOK) })
 }
 
-/// A number between 0 and 1 that is always the same for one certificate.
+/// Returns a number between 0 and 1 that is always the same for one certificate.
 fn share(facts: &Facts) -> f64 {
     let text = facts.id.iter().chain(&facts.names).flat_map(|text| text.bytes());
     // FNV-1a.
@@ -132,12 +132,12 @@ fn share(facts: &Facts) -> f64 {
     (hash >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// How long before its end a certificate of this life is renewed.
+/// Returns how long before its end a certificate with this lifetime is renewed.
 fn lead(lifetime: Duration) -> Duration {
     if lifetime <= SHORT_LIFE { lifetime / 2 } else { lifetime / 3 }
 }
 
-/// The same by `certificatesDuration`, as Traefik has it.
+/// Returns the same by `certificatesDuration`, as Traefik does.
 fn of_duration(hours: u32) -> Duration {
     match hours {
         8760.. => Duration::days(120),

@@ -1,4 +1,4 @@
-//! What all resolvers together serve, and what is told of it.
+//! What all resolvers serve together, and what the API reports of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,37 +15,37 @@ use super::handshakes::Handshakes;
 pub(super) struct Offer {
     pub(super) certificate: Arc<Certificate>,
     pub(super) facts: Arc<Facts>,
-    /// From then on it is to be replaced.
+    /// Time from which it is to be replaced.
     pub(super) fresh_until: OffsetDateTime,
-    /// It is for clients whose name fits no other.
+    /// Whether it is for clients whose name fits no other.
     pub(super) default: bool,
 }
 
-/// What is told of one certificate, or of one that is missing.
+/// The report on one certificate, or on one that is missing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Its names; none when it is about the resolver as a whole.
+    /// Its names; none if the report is on the whole resolver.
     pub names: Vec<String>,
     /// Name of the resolver.
     pub resolver: String,
-    /// Who issued it; empty while there is none.
+    /// Its issuer; empty while there is none.
     pub issuer: String,
-    /// When it ends.
+    /// When it expires.
     pub not_after: Option<OffsetDateTime>,
-    /// When it is renewed, or tried again; `None` when it is not used.
+    /// Time of the renewal or the next attempt; `None` if it is not used.
     pub next: Option<OffsetDateTime>,
-    /// Why the last attempt failed; empty when it did not.
+    /// Why the last attempt failed; empty if it did not.
     pub error: String,
 }
 
 impl Row {
-    /// What keeps a whole resolver from working.
+    /// Reports what keeps a whole resolver from working.
     pub(super) fn of_resolver(resolver: &str, error: String) -> Self {
         let resolver = resolver.to_owned();
         Self { names: Vec::new(), resolver, issuer: String::new(), not_after: None, next: None, error }
     }
 
-    /// What is wrong, for people; `None` when nothing is.
+    /// Returns the error with its names and resolver; `None` if there is none.
     pub fn problem(&self) -> Option<String> {
         let Self { names, resolver, error, .. } = self;
         let about = if names.is_empty() { String::new() } else { format!("{}: ", names.join(", ")) };
@@ -53,7 +53,7 @@ impl Row {
     }
 }
 
-/// What all resolvers have.
+/// The certificates and reports of all resolvers.
 pub(crate) struct Shared {
     handshakes: Arc<dyn Handshakes>,
     state: Mutex<State>,
@@ -64,7 +64,7 @@ pub(crate) struct Shared {
 struct State {
     offers: BTreeMap<Arc<str>, Vec<Offer>>,
     rows: BTreeMap<Arc<str>, Vec<Row>>,
-    /// By name: when the last certificate for it is to be replaced.
+    /// By name: when its last certificate is to be replaced.
     fresh: HashMap<String, OffsetDateTime>,
 }
 
@@ -73,12 +73,12 @@ impl Shared {
         Arc::new(Self { handshakes, state: Mutex::default(), changes: watch::Sender::new(0) })
     }
 
-    /// Replaces what a resolver offers, and serves it.
+    /// Replaces the certificates of a resolver, and serves them.
     pub(super) fn offer(&self, resolver: &Arc<str>, offers: Vec<Offer>) {
         let mut state = self.state.lock();
         state.offers.insert(resolver.clone(), offers);
         let mut all: Vec<Offer> = state.offers.values().flatten().cloned().collect();
-        // The one that lasts longest wins.
+        // The one that expires last wins.
         all.sort_by_key(|offer| std::cmp::Reverse(offer.facts.not_after));
         state.fresh.clear();
         for offer in &all {
@@ -89,13 +89,13 @@ impl Shared {
         }
         let default = all.iter().find(|offer| offer.default).map(|offer| &*offer.certificate);
         let certificates: Vec<&Certificate> = all.iter().map(|offer| &*offer.certificate).collect();
-        // Under the lock, so that the last one to change something is the last one to publish.
+        // Under the lock, so that the last change is the last one published.
         self.handshakes.publish(&certificates, default);
         drop(state);
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// True when a certificate for this name is there and need not be replaced yet.
+    /// True if there is a certificate for this name that need not be replaced yet.
     pub(super) fn is_fresh(&self, name: &str, now: OffsetDateTime) -> bool {
         let state = self.state.lock();
         let fresh = |name: &str| state.fresh.get(name).is_some_and(|until| *until > now);
@@ -104,17 +104,17 @@ impl Shared {
             || !is_wildcard && name.split_once('.').is_some_and(|(_, rest)| fresh(&format!("*.{rest}")))
     }
 
-    /// Replaces what is told of a resolver.
+    /// Replaces the reports of a resolver.
     pub(super) fn tell(&self, resolver: &Arc<str>, rows: Vec<Row>) {
         self.state.lock().rows.insert(resolver.clone(), rows);
     }
 
-    /// What is reported of all resolvers.
+    /// Returns the reports of all resolvers.
     pub(crate) fn rows(&self) -> Vec<Row> {
         self.state.lock().rows.values().flatten().cloned().collect()
     }
 
-    /// Counts up with each change of what is served.
+    /// Returns a watch that changes with the served certificates.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

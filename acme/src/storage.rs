@@ -1,4 +1,4 @@
-//! What is kept: account, certificates, and what has failed. The forms are those of Traefik's `acme.json`.
+//! Storages of accounts, certificates and retry states. The formats are those of Traefik's `acme.json`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::backoff::RetryState;
 use super::error::Error;
 
-/// What one resolver keeps.
+/// The data of one resolver.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Stored {
@@ -27,7 +27,7 @@ pub(crate) struct StoredAccount {
     /// Its contact.
     #[serde(rename = "Email")]
     pub(crate) email: String,
-    /// How the authority knows it.
+    /// Its registration with the authority.
     #[serde(rename = "Registration")]
     pub(crate) registration: Option<Registration>,
     /// Its key: PKCS #1 in base64.
@@ -38,7 +38,7 @@ pub(crate) struct StoredAccount {
     pub(crate) key_type: String,
 }
 
-/// What the authority said of an account.
+/// The registration of an account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Registration {
@@ -75,14 +75,14 @@ pub(crate) struct StoredCertificate {
     pub(crate) store: String,
 }
 
-/// A change to what is kept.
+/// A change of the data of a resolver.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// A new account.
     Account(StoredAccount),
-    /// A new certificate, instead of those with these names.
+    /// A new certificate, which replaces those with these names.
     Certificate { new: StoredCertificate, instead_of: Vec<Domain> },
-    /// Certificates that are no longer wanted.
+    /// Certificates to remove.
     Remove(Vec<Domain>),
 }
 
@@ -101,39 +101,39 @@ impl Stored {
     }
 }
 
-/// Where resolvers keep what they have. Several gateways may share one.
+/// A storage of resolvers. Several gateways may share one.
 pub(crate) trait Storage: Send + Sync {
-    /// What a resolver keeps. An error says why nothing can be kept; nothing is changed then.
+    /// Reads the data of a resolver. After an error nothing can be stored.
     fn load<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Result<Stored, Error>>;
-    /// Changes it, all or nothing. When it returns, the change outlives the process.
+    /// Applies a change atomically. When it returns, the change is durable.
     fn change<'a>(&'a self, resolver: &'a str, change: Change) -> BoxFuture<'a, Result<(), Error>>;
-    /// What has failed.
+    /// Reads the retry state.
     fn retry_state<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, RetryState>;
-    /// Keeps what has failed; what is to be renewed stays as it is.
+    /// Stores the retry state, except for the renewals in it.
     fn keep_ledger<'a>(
         &'a self,
         resolver: &'a str,
         retry_state: &'a RetryState,
     ) -> BoxFuture<'a, Result<(), Error>>;
-    /// Certificates, by their first name, that are to be renewed now; they are given once.
+    /// Returns the first names of certificates to renew now, each once.
     fn take_renewals<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, Vec<String>>;
-    /// True when somebody else may have changed something since the last call.
+    /// True if another process may have changed something since the last call.
     fn is_changed<'a>(&'a self, resolver: &'a str) -> BoxFuture<'a, bool>;
-    /// True when several gateways share it: only the one that leads orders, and only what it could note before.
+    /// True if several gateways share it: only the leader orders, and only what it could record before.
     fn is_shared(&self) -> bool {
         false
     }
-    /// True while this gateway is the one that orders.
+    /// True while this gateway orders.
     fn leads(&self) -> bool {
         true
     }
-    /// Tells the one that orders which sets of names have no certificate here.
+    /// Reports sets of names without a certificate here to the leader.
     fn lacks(&self, _: Vec<Vec<String>>) {}
-    /// Sets of names that other gateways lack.
+    /// Returns sets of names that other gateways lack.
     fn others_lack(&self) -> Vec<Vec<String>> {
         Vec::new()
     }
-    /// Counts up when it is worth a look; `None` when it has to be looked at now and then.
+    /// Returns a watch of changes; `None` if it has to be polled.
     fn news(&self) -> Option<watch::Receiver<u64>> {
         None
     }

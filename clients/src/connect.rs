@@ -105,8 +105,8 @@ impl Connector {
         Self::parse(syntax, endpoint, tls.is_some(), config, "")
     }
 
-    /// Like [`new`](Self::new), with options of TLS that are read already, for endpoints that ask for TLS. `server_name`
-    /// is verified instead of the host unless it is empty.
+    /// Like [`new`](Self::new), with options of TLS that are read already, for endpoints that ask for TLS.
+    /// `server_name` is verified instead of the host unless it is empty.
     pub fn with_tls(
         syntax: &Syntax,
         endpoint: &str,

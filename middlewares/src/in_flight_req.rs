@@ -57,7 +57,9 @@ impl Middleware for Limiter {
             upgrade.hold(permit.clone());
         }
         let response = next.run(request);
-        boxed(move || async move { response.await.map(|body| body.with_guard(Box::new(PermitGuard(permit)))) })
+        boxed(
+            move || async move { response.await.map(|body| body.with_guard(Box::new(PermitGuard(permit)))) },
+        )
     }
 }
 

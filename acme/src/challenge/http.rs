@@ -13,18 +13,18 @@ use super::{Proof, Prover};
 use crate::error::Error;
 use crate::handshakes::Elsewhere;
 
-/// Where the authority looks.
+/// Prefix of the paths that authorities request.
 pub const PREFIX: &str = "/.well-known/acme-challenge/";
 
-/// Longest token that is looked for elsewhere.
+/// Maximum length of a token that is looked up elsewhere.
 const MAX_TOKEN: usize = 256;
 
-/// What is shown now, by token.
+/// The key authorizations that are shown now, by token, and where to look up others.
 #[derive(Clone, Default)]
 pub(crate) struct Tokens(Arc<RwLock<HashMap<String, String>>>, Arc<RwLock<Vec<Arc<dyn Elsewhere>>>>);
 
 impl Tokens {
-    /// Has what is not known looked for there.
+    /// Adds a place where unknown tokens are looked up.
     pub(crate) fn look_at(&self, elsewhere: Arc<dyn Elsewhere>) {
         self.1.write().push(elsewhere);
     }
@@ -34,7 +34,7 @@ impl Tokens {
         self.0.read().contains_key(token)
     }
 
-    /// Shows a token that another gateway may have presented.
+    /// Responds for a token, which another gateway may have presented.
     async fn find(&self, path: &str) -> Response {
         let is_token = |token: &str| {
             let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';

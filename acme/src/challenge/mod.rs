@@ -1,4 +1,4 @@
-//! Ways to prove that a name is ours.
+//! Challenges: ways to prove control of a name.
 
 pub(super) mod http;
 pub(super) mod tls_alpn;
@@ -7,25 +7,25 @@ use tidegate_core::BoxFuture;
 
 use super::error::Error;
 
-/// What proves one name.
+/// The proof of one name.
 #[derive(Clone, Debug)]
 pub(super) struct Proof {
     /// The name, without `*.`.
     pub(super) name: String,
-    /// What the authority calls it.
+    /// The token of the challenge.
     pub(super) token: String,
-    /// What must be shown (RFC 8555 section 8.1).
+    /// The key authorization (RFC 8555 section 8.1).
     pub(super) key_authorization: String,
 }
 
 /// A way to prove names.
 pub(super) trait Prover: Send + Sync {
-    /// What the authority calls it.
+    /// Returns the type of its challenges: `http-01`.
     fn kind(&self) -> &'static str;
-    /// Makes the proof visible.
+    /// Publishes a proof.
     fn present<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, Result<(), Error>>;
-    /// Waits until all are seen.
+    /// Waits until all proofs can be seen.
     fn settle<'a>(&'a self, proofs: &'a [Proof]) -> BoxFuture<'a, Result<(), Error>>;
-    /// Takes a proof away again, also one that could not be presented.
+    /// Withdraws a proof, even one that could not be published.
     fn withdraw<'a>(&'a self, proof: &'a Proof) -> BoxFuture<'a, ()>;
 }

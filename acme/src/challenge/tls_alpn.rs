@@ -14,7 +14,7 @@ use super::{Proof, Prover};
 use crate::error::Error;
 use crate::handshakes::{ACME_PROTOCOL, Handshakes};
 
-/// Proves names in handshakes.
+/// Proves names in TLS handshakes.
 pub(crate) struct TlsAlpn {
     pub(crate) handshakes: Arc<dyn Handshakes>,
     pub(crate) delay: Duration,
@@ -44,7 +44,7 @@ impl Prover for TlsAlpn {
     }
 }
 
-/// The name that the authority asks for: that of an address is its name in the DNS (RFC 8738 section 6).
+/// Returns the name that the authority asks for: that of an address is its reverse DNS name (RFC 8738 section 6).
 fn server_name(name: &str) -> String {
     match name.parse::<IpAddr>() {
         Err(_) => name.to_owned(),
@@ -60,7 +60,7 @@ fn server_name(name: &str) -> String {
     }
 }
 
-/// A handshake that shows a proof, and nothing else.
+/// Builds the configuration of a handshake that presents a challenge certificate.
 fn config(proof: &Proof) -> Result<rustls::ServerConfig, Error> {
     let bad = |error: &dyn std::fmt::Display| Error::local(format!("tls-alpn-01: {error}"));
     let mut params = rcgen::CertificateParams::new([proof.name.clone()]).map_err(|error| bad(&error))?;

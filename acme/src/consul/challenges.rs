@@ -1,4 +1,4 @@
-//! Proofs that all replicas show: the authority may come to any of them.
+//! Challenges that all replicas present: the authority may reach any of them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::challenge::{Proof, Prover};
 use crate::error::Error;
 use crate::handshakes::Elsewhere;
 
-/// Longest time that somebody who asks for an unknown proof waits for the store.
+/// Timeout for looking up an unknown proof in the store.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks into the store: strangers can ask for whatever they like.
+/// Minimum interval between two look-ups: strangers can ask for any token.
 const LOOK_GAP: Duration = Duration::from_millis(100);
 
-/// A proof as it is kept.
+/// A proof as it is stored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct SharedProof {
@@ -31,13 +31,13 @@ pub(super) struct SharedProof {
     pub(super) key_authorization: String,
 }
 
-/// What other replicas have presented, shown by this one.
+/// Proofs of other replicas, presented by this one too.
 pub(super) struct Remote {
-    /// How this replica shows proofs; `None` when nobody has to show them.
+    /// How this replica presents proofs; `None` if none need presenting.
     prover: Option<Arc<dyn Prover>>,
     /// By token: the proof, and the index of the store when it was seen.
     shown: Mutex<HashMap<String, (u64, Proof)>>,
-    /// Tokens of what this replica has presented itself.
+    /// Tokens of proofs that this replica published itself.
     own: Mutex<HashSet<String>>,
 }
 
@@ -46,7 +46,7 @@ impl Remote {
         Self { prover, shown: Mutex::default(), own: Mutex::default() }
     }
 
-    /// Shows what the store has at this index. `all`: takes away what it has no more.
+    /// Presents the proofs in the store at this index. `all` withdraws those that are gone.
     pub(super) async fn show(&self, proofs: &[SharedProof], index: u64, all: bool) {
         let Some(prover) = &self.prover else { return };
         for proof in proofs.iter().filter(|proof| proof.kind == prover.kind()) {
@@ -75,7 +75,7 @@ impl Remote {
         let is_there = |token: &str| proofs.iter().any(|proof| proof.token == token);
         let gone: Vec<Proof> = {
             let mut shown = self.shown.lock();
-            // An answer from before a proof was seen says nothing of it.
+            // A listing from before a proof was seen proves nothing.
             let gone = shown.extract_if(|token, (seen, _)| *seen <= index && !is_there(token));
             gone.map(|(_, (_, proof))| proof).collect()
         };
@@ -109,7 +109,7 @@ impl Prover for SharedProver {
             self.inner.present(proof).await?;
             let (key, value) = (inner.keys.proof(&proof.token), write(&shared)?);
             let lock = inner.while_leading(|session| {
-                // It goes away with this gateway.
+                // It vanishes with the session of this gateway.
                 vec![Operation::Lock { key, value, session: session.to_owned() }]
             });
             lock.await.map(|_| ()).map_err(|error| error.at("sharing a proof"))
@@ -138,7 +138,7 @@ impl Elsewhere for ConsulStorage {
         Box::pin(async {
             let inner = &self.0;
             let mut looks = inner.looks.subscribe();
-            // One that is under way may have begun before the proof was there.
+            // A look-up in progress may have begun before the proof was stored.
             let needed = looks.borrow().begun + 1;
             inner.look.notify_one();
             let _ = tokio::time::timeout(PATIENCE, looks.wait_for(|looks| looks.done >= needed)).await;
@@ -146,7 +146,7 @@ impl Elsewhere for ConsulStorage {
     }
 }
 
-/// Looks into the store when somebody asks for a proof that is not known: once for all who ask.
+/// Looks up unknown proofs in the store: once for all who are waiting.
 pub(super) async fn look_when_asked(inner: Arc<Inner>) {
     loop {
         inner.look.notified().await;
@@ -165,7 +165,7 @@ fn proofs_of(listing: &Listing) -> Vec<SharedProof> {
     listing.entries.iter().filter_map(read).collect()
 }
 
-/// How many looks into the store were begun, and how many of them are done.
+/// How many look-ups have begun, and how many of them are done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Looks {
     begun: u64,

@@ -1,17 +1,17 @@
-//! How what resolvers share is laid out in Consul: one key for each thing, far below its limit of 512 KiB.
+//! Layout of the shared data of resolvers in Consul: one key for each thing, far below its limit of 512 KiB.
 //!
 //! ```text
 //! <prefix>/<resolver>/certificates/<main name>/<hash of all names>
 //! <prefix>/<resolver>/live/account
-//! <prefix>/<resolver>/live/leader              held by the session of the one that orders
-//! <prefix>/<resolver>/live/replicas/<session>  who is there, and what it lacks
-//! <prefix>/<resolver>/live/proofs/<token>      what is shown to the authority now
+//! <prefix>/<resolver>/live/leader              held by the session of the leader
+//! <prefix>/<resolver>/live/replicas/<session>  a replica, and the names it lacks
+//! <prefix>/<resolver>/live/proofs/<token>      challenges that are presented now
 //! <prefix>/<resolver>/live/failures/<name>     orders and failures of a name
-//! <prefix>/<resolver>/live/renew/<name>        what is to be renewed now
+//! <prefix>/<resolver>/live/renew/<name>        renewals that operators asked for
 //! ```
 //!
-//! Names are encoded (`own_keys::encode`). Keys of older versions hold them as they are: those are read, and written
-//! again by whoever orders.
+//! Names are encoded (`tidegate_clients::consul::keys`). Older versions wrote them as they are: those keys are read,
+//! and rewritten by the leader.
 
 use crate::storage::Domain;
 use serde::Serialize;
@@ -27,7 +27,7 @@ use crate::error::Error;
 pub(super) struct Keys {
     /// Prefix and resolver.
     base: String,
-    /// The same as older versions wrote them, where that differs.
+    /// The same as older versions wrote it, if it differs.
     old_base: Option<String>,
 }
 
@@ -43,17 +43,17 @@ impl Keys {
         Self { base, old_base }
     }
 
-    /// The keys as older versions wrote them, where prefix or resolver have characters that are encoded now.
+    /// Returns the keys as older versions wrote them, if prefix or resolver have characters that are encoded now.
     pub(super) fn older(&self) -> Option<Self> {
         Some(Self { base: self.old_base.clone()?, old_base: None })
     }
 
-    /// Below it are certificates.
+    /// Returns the prefix of certificates.
     pub(super) fn certificates(&self) -> String {
         format!("{}/certificates/", self.base)
     }
 
-    /// Below it is everything else.
+    /// Returns the prefix of everything else.
     pub(super) fn live(&self) -> String {
         format!("{}/live/", self.base)
     }
@@ -74,7 +74,7 @@ impl Keys {
         format!("{}/live/proofs/{}", self.base, encode(token))
     }
 
-    /// Below it are all proofs.
+    /// Returns the prefix of proofs.
     pub(super) fn proofs(&self) -> String {
         format!("{}/live/proofs/", self.base)
     }
@@ -87,7 +87,7 @@ impl Keys {
         format!("{}/live/renew/{}", self.base, encode(name))
     }
 
-    /// The key of the certificate with these names.
+    /// Returns the key of the certificate with these names.
     pub(super) fn certificate(&self, domain: &Domain) -> String {
         let mut names = domain.sans.clone();
         names.push(domain.main.clone());
@@ -98,17 +98,17 @@ impl Keys {
     }
 }
 
-/// What stands at the end of a certificate's key: the same for the same names, whatever version has written it.
+/// Returns the last step of a certificate's key: the same for the same names in all versions.
 pub(super) fn hash_in(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or_default()
 }
 
-/// What is kept, as JSON.
+/// Encodes a value as JSON.
 pub(super) fn write(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|error| Error::local(error.to_string()))
 }
 
-/// What an entry holds; `None`, and a line in the log, when it is broken: it spoils only itself.
+/// Decodes an entry. One that is broken spoils only itself: it is logged, and `None` is returned.
 pub(super) fn read<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
     match serde_json::from_slice(&entry.value) {
         Ok(value) => Some(value),

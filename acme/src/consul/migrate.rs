@@ -49,8 +49,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes over account and certificates from the keys of a prefix or resolver that is encoded now, when there is nothing
-    /// yet under the new ones. The old keys stay.
+    /// Takes over account and certificates from the keys of a prefix or resolver that is encoded now, when there is
+    /// nothing yet under the new ones. The old keys stay.
     pub(super) async fn adopt(&self) -> Result<(), Error> {
         let Some(older) = self.keys.older() else { return Ok(()) };
         {

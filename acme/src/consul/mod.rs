@@ -1,7 +1,8 @@
-//! The storage in Consul that gateways share: one of them orders, all serve what there is and answer for what is ordered.
+//! The storage in Consul that gateways share: one of them orders, all serve the certificates and present the
+//! challenges.
 //!
-//! Who orders holds a lock in a session that ends when it is not renewed. Every write of it is one transaction with the
-//! condition that the lock is still held, so one that comes late changes nothing. `session` has the tasks,
+//! The leader, which orders, holds a lock in a session that ends unless it is renewed. Each of its writes is one
+//! transaction on the condition that the lock is still held, so a late write changes nothing. `session` has the tasks,
 //! `replica_cache` what is known, `migrate` what older versions wrote, `challenges` what is shown to the authority, and
 //! `keys` the layout.
 
@@ -40,9 +41,9 @@ use keys::{Keys, read, write};
 use replica_cache::{ReplicaCache, entry_of};
 use session::Lease;
 
-/// How long the first reading may take.
+/// Timeout of the first read.
 const FIRST_READING: Duration = Duration::from_secs(5);
-/// Most bytes of names that a replica may lack at once: the rest follows when those are there.
+/// Maximum size of the list of lacking names, in bytes; the rest follows once those have certificates.
 const MOST_LACKING: usize = 128 * 1024;
 
 /// A storage in Consul, for one resolver.
@@ -55,7 +56,7 @@ struct Inner {
     resolver: Arc<str>,
     /// The option `storage`.
     place: String,
-    /// Name of this machine.
+    /// Machine and process: `machine:process`.
     node: String,
     since: String,
     cache: Option<FileStorage>,
@@ -63,22 +64,22 @@ struct Inner {
     lease: Mutex<Lease>,
     /// Keys of older versions that could not be removed.
     kept: Mutex<BTreeSet<String>>,
-    /// What the leader knows to be kept of failures.
+    /// The retry state as the leader last wrote it.
     written: Mutex<BTreeMap<String, Record>>,
-    /// What this replica lacks.
+    /// Sets of names that this replica lacks.
     lacks: Mutex<Vec<Vec<String>>>,
     remote: Remote,
     news: watch::Sender<u64>,
     stir: Notify,
     look: Notify,
     looks: watch::Sender<Looks>,
-    /// What does not work now, by what it is for.
+    /// Current failures, by what they affect.
     troubles: Mutex<BTreeMap<&'static str, String>>,
     stopping: AtomicBool,
 }
 
 impl ConsulStorage {
-    /// The storage that these options name. Nothing is read yet.
+    /// Creates the storage that these options name. Nothing is read yet.
     pub(super) fn new(
         options: &Acme,
         resolver: &str,
@@ -108,7 +109,7 @@ impl ConsulStorage {
             kept: Mutex::default(),
             written: Mutex::default(),
             lacks: Mutex::default(),
-            // Records in the DNS are seen by everybody as it is.
+            // DNS records need no presenting: everybody sees them.
             remote: Remote::new(prover.filter(|prover| prover.kind() != "dns-01")),
             news: watch::Sender::new(0),
             stir: Notify::new(),
@@ -119,17 +120,17 @@ impl ConsulStorage {
         })))
     }
 
-    /// Follows the store, and orders when nobody else does.
+    /// Starts to follow the store, and to lead when nobody else does.
     pub(super) fn start(&self, control: &Handle) {
         session::start(&self.0, control);
     }
 
-    /// Lets another take over.
+    /// Hands the lead over to another gateway.
     pub(super) async fn stop(&self) {
         session::stop(&self.0).await;
     }
 
-    /// A way to prove names at all replicas.
+    /// Returns a prover that presents challenges at all replicas.
     pub(super) fn shared(&self, inner: Arc<dyn Prover>) -> Arc<dyn Prover> {
         match inner.kind() {
             "dns-01" => inner,
@@ -137,7 +138,7 @@ impl ConsulStorage {
         }
     }
 
-    /// Who orders, and who is there.
+    /// Returns the leader and the members.
     pub(super) fn leadership(&self) -> Leadership {
         let inner = &self.0;
         let (own, leads) = {
@@ -165,7 +166,7 @@ impl ConsulStorage {
         }
     }
 
-    /// Everything that is kept now, from outside a gateway.
+    /// Reads everything, outside of a gateway.
     pub(super) async fn read_by_hand(&self) -> Result<Stored, Error> {
         let inner = &self.0;
         let read = async {
@@ -176,7 +177,7 @@ impl ConsulStorage {
         Ok(inner.mirror.lock().stored("by hand"))
     }
 
-    /// Has certificates renewed, from outside a gateway: what has failed before is forgotten.
+    /// Asks for renewals outside of a gateway, and forgets earlier failures.
     pub(super) async fn renew_by_hand(&self, names: &[String]) -> Result<(), Error> {
         let inner = &self.0;
         let mut operations: Vec<Operation> =
@@ -186,7 +187,7 @@ impl ConsulStorage {
         inner.store.apply(&operations).await.map(|_| ()).map_err(error)
     }
 
-    /// Changes what is kept, from outside a gateway.
+    /// Changes data outside of a gateway.
     pub(super) async fn change_by_hand(&self, change: Change) -> Result<(), Error> {
         let (keys, mut old) = (&self.0.keys, Vec::new());
         let operations = match change {
@@ -212,7 +213,7 @@ impl ConsulStorage {
 }
 
 impl Inner {
-    /// Reads the keys below a prefix, as the leader of Consul knows them.
+    /// Reads the keys below a prefix consistently, from the leader of Consul.
     async fn read(&self, prefix: &str) -> Result<Listing, Error> {
         Ok(self.store.read(prefix, true).await?)
     }
@@ -223,7 +224,7 @@ impl Inner {
         let live = self.store.read(&self.keys.live(), consistent).await?;
         {
             let mut mirror = self.mirror.lock();
-            // Whether all are gone, or the store has lost what it knew, is for whoever follows it to find out.
+            // The tasks that follow the store find out whether it is empty or has lost its data.
             if !certificates.entries.is_empty() || !mirror.has_certificates() {
                 mirror.set_certificates(&certificates);
             }
@@ -234,7 +235,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Does something on the condition that we still are the one that orders. Gives the index of the change.
+    /// Runs a transaction on the condition that this gateway still leads, and returns the index of the change.
     async fn while_leading(&self, operations: impl FnOnce(&str) -> Vec<Operation>) -> Result<u64, Error> {
         let session = self.lease.lock().leading().map(str::to_owned);
         let session = session.ok_or_else(|| Error::local("another gateway orders now, or Consul is away"))?;
@@ -243,7 +244,7 @@ impl Inner {
         self.store.apply(&all).await.map_err(error)
     }
 
-    /// Writes a certificate instead of others.
+    /// Writes a certificate that replaces others.
     fn replacing(
         &self,
         new: &StoredCertificate,
@@ -287,7 +288,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Keeps what was obtained while leading, when somebody else may lead by now: only where nothing newer stands.
+    /// Stores a certificate that was obtained while leading, unless a new leader has stored a newer one.
     async fn change_late(&self, change: Change) -> Result<(), Error> {
         let operation = match change {
             Change::Account(account) => {
@@ -307,14 +308,14 @@ impl Inner {
             Change::Remove(_) => return Ok(()),
         };
         match self.store.apply(&[operation]).await {
-            // Somebody else has written it: that is what counts.
+            // Another gateway has written it, which counts.
             Ok(_) | Err(Refusal::Condition(_)) => Ok(()),
             Err(refusal) => Err(error(refusal)),
         }
     }
 
-    /// Writes what the store has lost, unless somebody else has. The account, whose absence says that it is lost, comes
-    /// last.
+    /// Restores data that the store has lost, unless another gateway has. The account comes last, since its absence
+    /// means that data is lost.
     async fn write_again(
         &self,
         certificates: Vec<(String, StoredCertificate)>,
@@ -336,7 +337,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes what has changed of failures.
+    /// Writes the changes of the retry state.
     async fn keep_failures(&self, names: &BTreeMap<String, Record>) -> Result<(), Error> {
         let known = self.written.lock().clone();
         let mut changes = Vec::new();
@@ -367,12 +368,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Tells the resolver that there is news.
+    /// Wakes up the resolver.
     fn tell(&self) {
         self.news.send_modify(|count| *count += 1);
     }
 
-    /// Notes that something does not work; it is told when that is new.
+    /// Records a failure, and logs it if it is new.
     fn failed(&self, what: &'static str, error: &dyn Display) {
         let mut troubles = self.troubles.lock();
         if troubles.is_empty() {
@@ -392,7 +393,7 @@ impl Inner {
         }
     }
 
-    /// What the copy on disk holds.
+    /// Reads the copy on disk.
     async fn cached(&self, why: String) -> Result<Stored, Error> {
         let Some(cache) = self.cache.clone() else { return Err(Error::local(why)) };
         let resolver = self.resolver.clone();
@@ -427,7 +428,7 @@ impl Storage for ConsulStorage {
 
     fn retry_state<'a>(&'a self, _: &'a str) -> BoxFuture<'a, RetryState> {
         let names = match self.leads() {
-            // Read when the lock was got, and kept up to date by ourselves.
+            // It was read when the lock was acquired, and only this gateway changes it since.
             true => self.0.written.lock().clone(),
             false => self.0.mirror.lock().live.as_ref().map(|live| live.failures.clone()).unwrap_or_default(),
         };
@@ -458,7 +459,7 @@ impl Storage for ConsulStorage {
                     }
                     asked
                 }
-                // The one that orders sees to it.
+                // The leader takes care of it.
                 Err(_) => Vec::new(),
             }
         })
@@ -517,7 +518,7 @@ fn error(refusal: Refusal) -> Error {
     }
 }
 
-/// When a certificate ends.
+/// Returns when a certificate expires.
 fn end_of(certificate: &StoredCertificate) -> Option<time::OffsetDateTime> {
     let chain = text(&certificate.certificate, "certificate").ok()?;
     Some(Facts::read(&chain).ok()?.not_after)

@@ -1,4 +1,4 @@
-//! What a replica knows of the store: kept up to date by queries that answer when something has changed.
+//! A replica's copy of the store, kept up to date by blocking queries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use super::keys::{Keys, hash_in, read};
 use crate::backoff::Record;
 use crate::storage::{Stored, StoredAccount, StoredCertificate};
 
-/// How long an answer is distrusted that is older than what is known, and may have been under way for long: later it means
-/// that Consul has begun to count anew, after a restored backup.
+/// How long an answer that is older than the copy is distrusted, since it may have been delayed. After that it means
+/// that the index of Consul was reset, by a restored backup.
 const DISTRUST: Duration = Duration::from_secs(10);
 
-/// Somebody who shares the store.
+/// A gateway that shares the store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Replica {
-    /// Name of its machine.
+    /// Its machine and process: `machine:process`.
     pub(super) node: String,
-    /// Since when it is there, or leads (RFC 3339).
+    /// Since when it runs, or leads (RFC 3339).
     pub(super) since: String,
-    /// Sets of names that it lacks certificates for.
+    /// Sets of names that it lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) lacks: Vec<Vec<String>>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Replica {
 #[derive(Default)]
 pub(super) struct Live {
     pub(super) account: Option<StoredAccount>,
-    /// The one that orders, by its session.
+    /// The session of the leader, and the leader.
     pub(super) leader: Option<(String, Replica)>,
     /// By session.
     pub(super) replicas: BTreeMap<String, Replica>,
@@ -62,7 +62,7 @@ impl Live {
             match path.split_once('/').unwrap_or((path, "")) {
                 ("account", _) => live.account = read(entry),
                 ("leader", _) => {
-                    // One that nobody holds is left over.
+                    // One that is not locked is a leftover.
                     live.leader = entry.session.clone().zip(read(entry));
                 }
                 ("replicas", session) => {
@@ -77,8 +77,8 @@ impl Live {
         live
     }
 
-    /// Takes a key that is about one name. An old key is never preferred to a new one, and a renewal that it asks for is
-    /// done when it is written again.
+    /// Adds a key about one name. A new key has precedence over an old one, whose renewal is carried out once it is
+    /// rewritten.
     fn take(&mut self, renews: bool, step: &str, entry: &Entry) {
         let name = decode(step).into_owned();
         let is_old = encode(&name) != step;
@@ -99,34 +99,34 @@ impl Live {
     }
 }
 
-/// What is known.
+/// The copy of the store.
 #[derive(Default)]
 pub(super) struct ReplicaCache {
-    /// By key, each set of names once; `None` before it was read.
+    /// By key, each set of names once; `None` before the first read.
     certificates: Option<BTreeMap<String, (u64, StoredCertificate)>>,
-    /// Further keys with names that are there already, as older versions wrote them.
+    /// Redundant keys of older versions.
     doubles: Vec<String>,
     pub(super) live: Option<Live>,
     /// Counts up with each change of certificates or account.
     pub(super) version: u64,
-    /// The version that each asker has seen.
+    /// The version that each caller has seen.
     seen: HashMap<String, u64>,
-    /// The index of what is known of certificates, our own changes included, and when that was learnt.
+    /// The index of the certificates, including changes of this gateway, and when it was received.
     newest: (u64, Option<Instant>),
 }
 
 impl ReplicaCache {
-    /// True when everything was read once.
+    /// True once everything has been read.
     pub(super) fn is_complete(&self) -> bool {
         self.certificates.is_some() && self.live.is_some()
     }
 
-    /// True for an answer that is older than what is known, and is not believed yet. It must be asked for again.
+    /// True for an answer that is older than the copy and not trusted yet. It must be requested again.
     pub(super) fn distrusts(&self, listing: &Listing) -> bool {
         listing.index < self.newest.0 && self.newest.1.is_some_and(|at| at.elapsed() < DISTRUST)
     }
 
-    /// Takes over an answer that is believed. True when certificates have changed.
+    /// Adopts a trusted answer about certificates. True if they have changed.
     pub(super) fn set_certificates(&mut self, listing: &Listing) -> bool {
         if self.distrusts(listing) {
             return false;
@@ -148,7 +148,7 @@ impl ReplicaCache {
         changed
     }
 
-    /// Takes over an answer. An account is replaced, but never given up.
+    /// Adopts an answer about the rest. An account is replaced, but never dropped.
     pub(super) fn set_live(&mut self, mut live: Live) {
         let known = self.live.take().and_then(|live| live.account);
         live.account = live.account.or_else(|| known.clone());
@@ -156,14 +156,14 @@ impl ReplicaCache {
         self.live = Some(live);
     }
 
-    /// True when there are certificates.
+    /// True if there are certificates.
     pub(super) fn has_certificates(&self) -> bool {
         self.certificates.as_ref().is_some_and(|all| !all.is_empty())
     }
 
-    /// Notes what we have written, so that it is there at once.
+    /// Adopts a write of this gateway at once.
     pub(super) fn wrote(&mut self, index: u64, new: Option<(String, StoredCertificate)>, gone: &[String]) {
-        // A lower one means that Consul counts anew, which is believed after a while.
+        // A lower one means that the index was reset, which is trusted after a while.
         if index >= self.newest.0 {
             self.newest = (index, Some(Instant::now()));
         }
@@ -178,7 +178,7 @@ impl ReplicaCache {
         }
     }
 
-    /// Account and certificates, for somebody who takes note of them.
+    /// Returns account and certificates, and marks them as seen by the caller.
     pub(super) fn stored(&mut self, asker: &str) -> Stored {
         self.seen.insert(asker.to_owned(), self.version);
         let certificates = self.certificates.iter().flat_map(BTreeMap::values);
@@ -188,24 +188,24 @@ impl ReplicaCache {
         }
     }
 
-    /// Notes that somebody has what is not from here, and is to ask again.
+    /// Marks everything as unseen by the caller.
     pub(super) fn overlooked(&mut self, asker: &str) {
         self.seen.insert(asker.to_owned(), u64::MAX);
     }
 
-    /// True when something has changed since the asker last took note.
+    /// True if something has changed since the caller last saw it.
     pub(super) fn is_changed(&mut self, asker: &str) -> bool {
         self.seen.insert(asker.to_owned(), self.version).is_some_and(|seen| seen != self.version)
     }
 
-    /// All certificates by their keys, and the account.
+    /// Returns all certificates by their keys, and the account.
     pub(super) fn all(&self) -> (Vec<(String, StoredCertificate)>, Option<StoredAccount>) {
         let certificates = self.certificates.iter().flatten();
         let certificates = certificates.map(|(key, (_, certificate))| (key.clone(), certificate.clone()));
         (certificates.collect(), self.live.as_ref().and_then(|live| live.account.clone()))
     }
 
-    /// Certificates under keys of older versions, and keys of older versions that are not needed.
+    /// Returns certificates under keys of older versions, and redundant keys of older versions.
     pub(super) fn old(&self, keys: &Keys) -> (Vec<(String, StoredCertificate)>, Vec<String>) {
         let all = self.certificates.iter().flatten();
         let is_old = |key: &str, one: &StoredCertificate| keys.certificate(&one.domain) != key;
@@ -214,7 +214,7 @@ impl ReplicaCache {
         (old.collect(), self.doubles.clone())
     }
 
-    /// The keys under which older versions keep these certificates.
+    /// Returns the keys under which older versions store these certificates.
     pub(super) fn old_keys_of(&self, keys: &[String]) -> Vec<String> {
         let all = self.certificates.iter().flatten().map(|(key, _)| key).chain(&self.doubles);
         let is_one =
@@ -222,14 +222,14 @@ impl ReplicaCache {
         all.filter(is_one).cloned().collect()
     }
 
-    /// All certificates, for the copy on disk.
+    /// Returns all certificates, for the copy on disk.
     pub(super) fn certificates(&self) -> Option<Vec<StoredCertificate>> {
         let all = self.certificates.as_ref()?;
         Some(all.values().map(|(_, certificate)| certificate.clone()).collect())
     }
 }
 
-/// Takes out all but the newest of several keys with the same names, and gives the others.
+/// Removes all but the newest of several keys with the same names, and returns the removed ones.
 fn doubles(all: &mut BTreeMap<String, (u64, StoredCertificate)>) -> Vec<String> {
     let mut newest: HashMap<String, (u64, String)> = HashMap::new();
     let mut out = Vec::new();
@@ -251,7 +251,7 @@ fn doubles(all: &mut BTreeMap<String, (u64, StoredCertificate)>) -> Vec<String> 
     out
 }
 
-/// The entry of a key in a listing.
+/// Returns the entry of a key in a listing.
 pub(super) fn entry_of<'l>(listing: &'l Listing, key: &str) -> Option<&'l Entry> {
     listing.entries.iter().find(|entry| entry.key == key)
 }
@@ -333,7 +333,7 @@ mod tests {
         assert!(mirror.set_certificates(&Listing { entries, index: 7 }));
         assert_eq!(mirror.old(&keys), (Vec::new(), vec![old.clone()]));
         assert_eq!(names(&mut mirror), ["*.a.test"]);
-        // An older version has written it once more.
+        // An older version has written it again.
         let entries = vec![entry(&old, "*.a.test", 8), entry(&new, "*.a.test", 7)];
         assert!(mirror.set_certificates(&Listing { entries, index: 8 }));
         assert_eq!(mirror.old(&keys).1, std::slice::from_ref(&new));

@@ -1,5 +1,5 @@
-//! The tasks behind a shared storage: they keep a session and, when it is free, the lock of the one that orders, and
-//! follow what changes.
+//! The tasks behind a shared storage: they keep a session, take the lock of the leader when it is free, and follow
+//! changes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,31 +16,31 @@ use super::{Inner, challenges};
 use crate::error::Error;
 use crate::storage::Stored;
 
-/// How long a session lasts without being renewed: Consul's shortest. Consul may need twice that to notice.
+/// TTL of the session: Consul's minimum. Consul may take twice that to end it.
 pub(super) const TTL: Duration = Duration::from_secs(10);
-/// How often it is renewed.
+/// Interval of renewals.
 const RENEW: Duration = Duration::from_secs(3);
-/// How long before the end of the session we no longer trust it.
+/// How long before its end the session is no longer trusted.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How long nobody gets the lock of a session that ended by itself: time for what is under way to be over. What comes
-/// later still is refused by the lock itself.
+/// How long nobody can take the lock of a session that expired, so that requests in progress can end. Later ones are
+/// refused by the lock itself.
 const LOCK_DELAY: Duration = Duration::from_secs(2);
-/// Between attempts to get the lock while it is free, and to reach Consul.
+/// Pauses between attempts to take a free lock, and to reach Consul.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// What this replica holds.
+/// The session and lock of this replica.
 #[derive(Default)]
 pub(super) struct Lease {
-    /// The session, and when it was last known to be alive.
+    /// The session, and when it was last renewed.
     session: Option<(String, Instant)>,
-    /// It has the lock.
+    /// Whether it holds the lock.
     leads: bool,
-    /// What the store says of this replica.
+    /// The entry of this replica in the store.
     published: Option<Vec<Vec<String>>>,
 }
 
 impl Lease {
-    /// The session, as long as it surely holds the lock.
+    /// Returns the session while it certainly holds the lock.
     pub(super) fn leading(&self) -> Option<&str> {
         let (id, renewed) = self.session.as_ref()?;
         (self.leads && renewed.elapsed() < TTL - MARGIN).then_some(id.as_str())
@@ -59,7 +59,7 @@ pub(super) fn start(inner: &Arc<Inner>, control: &Handle) {
     control.spawn(challenges::look_when_asked(inner.clone()));
 }
 
-/// Lets go of everything, so that another may take over at once.
+/// Releases lock and session, so that another gateway can take over at once.
 pub(super) async fn stop(inner: &Inner) {
     inner.stopping.store(true, Ordering::Relaxed);
     let (session, leads) = {
@@ -70,7 +70,7 @@ pub(super) async fn stop(inner: &Inner) {
     let Some((session, _)) = session else { return };
     if leads {
         let key = inner.keys.leader();
-        // Removed by us and not by the end of the session, it is free at once.
+        // Deleted explicitly instead of by the end of the session, it is free at once.
         let operations = [
             Operation::CheckSession { key: key.clone(), session: session.clone() },
             Operation::Delete { key },
@@ -96,7 +96,7 @@ async fn keep_session(inner: Arc<Inner>) {
     }
 }
 
-/// Does what is due. Gives the time until something is due again.
+/// Does what is due, and returns the time until something is due again.
 async fn round(inner: &Inner) -> Result<Duration, Error> {
     let session = session(inner).await?;
     publish(inner, &session).await?;
@@ -122,7 +122,7 @@ async fn round(inner: &Inner) -> Result<Duration, Error> {
     }
 }
 
-/// The session: begun or renewed when that is due.
+/// Begins or renews the session when that is due.
 async fn session(inner: &Inner) -> Result<String, Error> {
     let known = inner.lease.lock().session.clone();
     let asked = Instant::now();
@@ -137,7 +137,7 @@ async fn session(inner: &Inner) -> Result<String, Error> {
             }
             return Ok(id);
         }
-        // It was away for too long.
+        // Consul was unreachable for too long.
         let led = std::mem::take(&mut *inner.lease.lock()).leads;
         if led {
             tracing::warn!(resolver = %inner.resolver, "this gateway's session in Consul has ended: it orders no more");
@@ -153,7 +153,7 @@ async fn session(inner: &Inner) -> Result<String, Error> {
     Ok(id)
 }
 
-/// Says that this replica is there, and what it lacks.
+/// Registers this replica with the names it lacks.
 async fn publish(inner: &Inner, session: &str) -> Result<(), Error> {
     let lacks = inner.lacks.lock().clone();
     if inner.lease.lock().published.as_ref() == Some(&lacks) {
@@ -168,18 +168,18 @@ async fn publish(inner: &Inner, session: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tries to become the one that orders.
+/// Tries to become the leader.
 async fn lead(inner: &Inner, session: &str) -> Result<Duration, Error> {
     let replica = Replica { node: inner.node.clone(), since: now(), lacks: Vec::new() };
     let value = write(&replica)?;
     let lock = Operation::Lock { key: inner.keys.leader(), value, session: session.to_owned() };
     match inner.store.apply(&[lock]).await {
         Ok(_) => {}
-        // Somebody was faster, or the last one has only just gone.
+        // Another gateway was faster, or the last leader has only just gone.
         Err(Refusal::Condition(_)) => return Ok(AGAIN),
         Err(Refusal::Store(error)) => return Err(error.into()),
     }
-    // What the last one wrote must be known before anything is ordered.
+    // Read what the last leader wrote before anything is ordered.
     inner.read_all(true).await?;
     inner.adopt().await?;
     {
@@ -208,7 +208,7 @@ async fn follow_certificates(inner: Arc<Inner>) {
                     && inner.mirror.lock().has_certificates()
                     && !all_gone(&inner).await =>
             {
-                // What is ignored now must not count as seen.
+                // An answer that is ignored must not count as seen.
                 follow = inner.store.follow(&inner.keys.certificates());
                 tokio::time::sleep(AGAIN).await;
             }
@@ -229,9 +229,9 @@ async fn follow_certificates(inner: Arc<Inner>) {
     }
 }
 
-/// True when somebody has removed the last certificate, rather than our rights or all that Consul knew: a token without
-/// rights is shown an empty store, and so is everybody after a start without the data of before. What there is keeps being
-/// served then, and is written again where it is lost.
+/// True if the last certificate was deleted, rather than the token's rights or Consul's data lost: a token without
+/// rights sees an empty store, and so does everybody after Consul lost its data. In these cases certificates are still
+/// served, and restored where they are lost.
 async fn all_gone(inner: &Inner) -> bool {
     let session = inner.lease.lock().id().map(str::to_owned);
     let Ok(live) = inner.store.read(&inner.keys.live(), true).await else { return false };
@@ -254,7 +254,7 @@ async fn all_gone(inner: &Inner) -> bool {
     false
 }
 
-/// Keeps a copy of the certificates on disk, where that is wanted.
+/// Keeps a copy of the certificates on disk, if the options ask for it.
 async fn keep_copy(inner: &Arc<Inner>, listing: &Listing, kept: &mut Option<Vec<(String, u64)>>) {
     let now: Vec<(String, u64)> =
         listing.entries.iter().map(|entry| (entry.key.clone(), entry.index)).collect();
@@ -290,7 +290,7 @@ async fn follow_live(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Takes over everything but the certificates.
+    /// Adopts everything but the certificates.
     pub(super) async fn take_live(&self, listing: &Listing) {
         let live = Live::read(&self.keys, listing);
         self.remote.show(&live.proofs, listing.index, true).await;
@@ -298,7 +298,7 @@ impl Inner {
     }
 }
 
-/// The time, as it is written (RFC 3339).
+/// Returns the current time in RFC 3339.
 pub(super) fn now() -> String {
     OffsetDateTime::now_utc().truncate_to_second().format(&Rfc3339).unwrap_or_default()
 }

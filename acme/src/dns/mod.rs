@@ -1,7 +1,7 @@
 //! dns-01: a TXT record below `_acme-challenge` (RFC 8555 section 8.4).
 //!
-//! Providers have lego's names, and read lego's variables: from the resolver's `credentials`, from the environment, or
-//! from the file that the variable with `_FILE` at its end names.
+//! Providers have lego's names and read lego's variables: from the resolver's `credentials`, from the environment, or
+//! from the file that the variable with the suffix `_FILE` names.
 
 mod acme_dns;
 mod cloudflare;
@@ -28,45 +28,45 @@ use crate::options::DnsChallenge;
 use query::Resolvers;
 use variables::Variables;
 
-/// Names of the providers, as lego has them.
+/// Lego's names of the providers.
 const PROVIDERS: [&str; 7] = ["acme-dns", "cloudflare", "exec", "httpreq", "manual", "rfc2136", "route53"];
 
-/// A record that proves a name.
+/// A TXT record that proves a name.
 #[derive(Clone, Debug)]
 struct Record {
-    /// The name that is proven.
+    /// The name to prove.
     domain: String,
     token: String,
     key_authorization: String,
-    /// Where the record belongs, CNAMEs followed, without a dot at the end.
+    /// The name of the record, CNAMEs followed, without a dot at the end.
     name: String,
-    /// What it holds.
+    /// Its text.
     value: String,
 }
 
-/// Who can set records.
+/// A service that sets records.
 trait Provider: Send + Sync {
-    /// Sets a record beside those that there are.
+    /// Adds a record, and keeps others of the same name.
     fn present<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>>;
-    /// Removes it, and only it.
+    /// Removes this record only.
     fn clean_up<'a>(&'a self, record: &'a Record, dns: &'a Resolvers) -> BoxFuture<'a, Result<(), Error>>;
-    /// How long records may take to be seen, and how often they are looked for.
+    /// Returns how long records may take to become visible, and how often to look for them.
     fn patience(&self) -> Patience;
 }
 
-/// How long is waited for a record.
+/// Limits of waiting for a record.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
     timeout: Duration,
     interval: Duration,
 }
 
-/// Checks the options of a DNS challenge, as far as that is possible without asking anybody.
+/// Checks the options of a DNS challenge, as far as possible without network requests.
 pub fn check(options: &DnsChallenge) -> Result<(), Error> {
     prover(options).map(drop)
 }
 
-/// Makes the prover that the options ask for. Nobody is asked anything yet.
+/// Creates the prover that the options ask for. Nothing is requested yet.
 pub(super) fn prover(options: &DnsChallenge) -> Result<Arc<dyn Prover>, Error> {
     let variables = Variables::new(&options.credentials);
     let provider: Box<dyn Provider> = match options.provider.as_str() {

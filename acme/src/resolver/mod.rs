@@ -1,4 +1,4 @@
-//! One certificate resolver at work: compares what is wanted with what there is, and orders what is missing.
+//! One certificate resolver: compares wanted names with stored certificates, and orders what is missing.
 
 mod outcome;
 
@@ -27,15 +27,15 @@ use super::shared::{Row, Shared};
 use super::storage::{Change, Storage, StoredAccount};
 use crate::options::Acme;
 
-/// How often the storage is looked at, and everything is thought over again.
+/// Interval of checking the storage and planning again.
 const TICK: Duration = Duration::from_secs(5);
-/// Orders at the same time.
+/// Maximum number of concurrent jobs.
 const MAX_JOBS: usize = 10;
-/// How often it is tried again to store what could not be stored.
+/// Interval of retrying to store what could not be stored.
 const STORE_AGAIN: Duration = Duration::from_secs(30);
-/// How often it is asked whether a name on demand is still allowed.
+/// Interval of asking whether an on-demand name is still allowed.
 const ASK_AGAIN: time::Duration = time::Duration::hours(1);
-/// How often a certificate that is about to end is warned of.
+/// Interval of warnings about a certificate that is about to expire.
 const WARN_AGAIN: time::Duration = time::Duration::days(1);
 
 /// What a resolver works with.
@@ -47,9 +47,9 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) configuration: Arc<dyn Configuration>,
     pub(super) generation: watch::Receiver<u64>,
-    /// Names that handshakes have asked for.
+    /// Names that handshakes asked for.
     pub(super) demands: mpsc::Receiver<Demand>,
-    /// Who allows them; it is also what keeps the queue open.
+    /// Decides which of them are allowed, and keeps the queue open.
     pub(super) on_demand: Arc<OnDemand>,
     /// Keeps clients waiting until what is stored is served.
     pub(super) hold: Option<Hold>,
@@ -63,34 +63,34 @@ pub(super) struct Resolver {
     read: Option<u64>,
     demanded: BTreeSet<String>,
     asked: Asked,
-    /// What is held has changed, and is not served yet.
+    /// Certificates have changed since they were last served.
     dirty: bool,
     held: Vec<ManagedCertificate>,
     stored_account: Option<StoredAccount>,
     retry_state: RetryState,
-    /// This gateway is the one that orders, and knows what was noted before.
+    /// This gateway orders, and has read the retry state of its predecessor.
     leads: bool,
     authority: Authority,
-    /// Failures in a row to open the authority, and why the last one was.
+    /// Failures in a row to reach the authority, and the reason of the last one.
     away: (u32, String),
     jobs: JoinSet<Done>,
     in_flight: HashSet<String>,
     /// Changes that could not be stored yet, and when to try again.
     unsaved: (Vec<Change>, Option<tokio::time::Instant>),
-    /// Why the storage cannot be used; it is not used before it was read.
+    /// Why the storage cannot be used; set until it has been read.
     unusable: Option<String>,
-    /// Why it could not be read the last time.
+    /// Why the last read failed.
     unread: Option<String>,
-    /// What is wrong with what it holds.
+    /// Problems with stored certificates.
     flaws: Vec<String>,
     told: HashSet<String>,
 }
 
-/// Names that are asked for, to be looked up.
+/// Wanted names, indexed.
 #[derive(Default)]
 struct Asked {
     names: HashSet<String>,
-    /// What follows their first label.
+    /// The parents of the names.
     parents: HashSet<String>,
 }
 
@@ -101,15 +101,15 @@ impl Asked {
         Self { names, parents }
     }
 
-    /// True when a certificate for this name is of use.
+    /// True if a certificate for this name is useful.
     fn contains(&self, name: &str) -> bool {
         self.names.contains(name) || name.strip_prefix("*.").is_some_and(|base| self.parents.contains(base))
     }
 }
 
-/// What is known of the authority.
+/// The state of the connection with the authority.
 enum Authority {
-    /// It is to be asked, from this time on (seconds since 1970).
+    /// To be opened, not before this time (seconds since 1970).
     Closed {
         next: u64,
         register: bool,
@@ -118,7 +118,7 @@ enum Authority {
     Open(Arc<Account>),
 }
 
-/// A job that is over.
+/// The outcome of a job.
 enum Done {
     Opened(Result<(Account, Option<StoredAccount>), Error>),
     Ordered { names: Vec<String>, begun: u64, outcome: Result<Issued, Failure> },
@@ -129,7 +129,7 @@ enum Done {
 /// An order that failed.
 struct Failure {
     error: Error,
-    /// The authority has it, so it counts.
+    /// The authority accepted the order, so it counts.
     placed: bool,
 }
 
@@ -158,7 +158,7 @@ impl Resolver {
         }
     }
 
-    /// Works until the gateway ends.
+    /// Runs until the gateway stops.
     pub(super) async fn run(mut self) {
         let mut news = self.parts.storage.news();
         self.load().await;
@@ -179,14 +179,14 @@ impl Resolver {
                 changed = self.parts.generation.changed() => if changed.is_err() { return },
                 Some(done) = self.jobs.join_next() => {
                     self.take(done).await;
-                    // What else is there already costs one plan together.
+                    // One plan for all jobs that are done.
                     while let Some(done) = self.jobs.try_join_next() {
                         self.take(done).await;
                     }
                 }
                 Some(Demand(name)) = self.parts.demands.recv() => self.demand(name),
                 () = told => {
-                    // It works: what could not be stored may be stored now.
+                    // The storage works: retry at once.
                     self.unsaved.1 = None;
                     self.look_at_storage().await;
                 }
@@ -195,7 +195,7 @@ impl Resolver {
         }
     }
 
-    /// Reads the storage. What cannot be used is told, once.
+    /// Reads the storage. Reports what cannot be used, once.
     pub(super) async fn load(&mut self) {
         let mut stored = match self.parts.storage.load(&self.parts.name).await {
             Ok(stored) => stored,
@@ -223,7 +223,7 @@ impl Resolver {
         }
         self.unsaved.0.iter().for_each(|change| stored.apply(change.clone()));
         if self.stored_account.is_some() && self.stored_account != stored.account {
-            // Somebody has changed it.
+            // Another process changed it.
             self.authority = Authority::Closed { next: 0, register: false };
         }
         self.stored_account = stored.account;
@@ -253,7 +253,7 @@ impl Resolver {
         let changed = self.unusable.is_some() || self.unread.is_some() || storage.is_changed(name).await;
         for main in storage.take_renewals(name).await {
             tracing::info!(resolver = %self.parts.name, name = %main, "renewal was asked for");
-            // Somebody has looked at it: what has failed before is no reason to wait.
+            // An operator has looked at it, so earlier failures are no reason to wait.
             self.retry_state.succeed(std::slice::from_ref(&main));
             for held in self.held.iter_mut().filter(|held| held.facts.names.contains(&main)) {
                 self.retry_state.succeed(&held.facts.names);
@@ -268,7 +268,7 @@ impl Resolver {
         self.warn_of_ends();
     }
 
-    /// Takes over what is noted of failures while another gateway orders, and when this one begins to.
+    /// Adopts the shared retry state while another gateway orders, and when this one takes over.
     async fn follow_leader(&mut self) {
         let Parts { storage, name, .. } = &self.parts;
         let leads = storage.leads();
@@ -278,7 +278,7 @@ impl Resolver {
         self.leads = leads;
     }
 
-    /// Serves what is held.
+    /// Serves the certificates.
     fn serve(&self) {
         let wanted: Vec<&Wanted> = self.wanted.iter().filter(|wanted| wanted.default).collect();
         let is_default = |held: &ManagedCertificate| {
@@ -288,7 +288,7 @@ impl Resolver {
         self.parts.shared.offer(&self.parts.name, offers);
     }
 
-    /// Starts what is to be done now. Gives the time until there may be more.
+    /// Starts what is due, and returns the time until more may be due.
     async fn plan(&mut self) -> Duration {
         if self.unusable.is_some() {
             return TICK;
@@ -396,7 +396,7 @@ impl Resolver {
         self.asked = Asked::of(names);
     }
 
-    /// Sets of names without a certificate, each for one order.
+    /// Returns sets of names without a certificate, each for one order.
     fn missing(&self, now: OffsetDateTime) -> Vec<Vec<String>> {
         let is_missing = |name: &&String| {
             let configured = || {
@@ -410,7 +410,7 @@ impl Resolver {
         sets.chain(demanded).filter(|names: &Vec<String>| !names.is_empty()).collect()
     }
 
-    /// The same for gateways that leave ordering to this one.
+    /// Returns the same for gateways that leave ordering to this one.
     fn others_miss(&self, now: OffsetDateTime) -> Vec<Vec<String>> {
         let others = self.parts.storage.others_lack().into_iter();
         let sets = others.map(|names| {
@@ -424,12 +424,12 @@ impl Resolver {
         refuse(name, dns).is_none() && !self.parts.shared.is_fresh(name, now)
     }
 
-    /// True when the certificate is for a name that is still asked for.
+    /// True if the certificate is for a name that is still wanted.
     fn is_used(&self, held: &ManagedCertificate) -> bool {
         held.facts.names.iter().any(|name| self.asked.contains(name))
     }
 
-    /// Certificates for which the authority is to be asked what it suggests.
+    /// Returns the certificates whose renewal information is due.
     fn looks(&self, now: OffsetDateTime) -> Vec<String> {
         let due = self.held.iter().filter(|held| held.renewal.next_look <= now && self.is_used(held));
         due.filter_map(|held| held.facts.id.clone()).collect()
@@ -464,8 +464,8 @@ impl Resolver {
         }
     }
 
-    /// Places orders for as many sets as may be under way. They are noted first, so that they count even if the
-    /// process is killed.
+    /// Places orders, up to the maximum number of jobs. Records them first, so that they count even if the process is
+    /// killed.
     async fn order(&mut self, account: &Arc<Account>, ready: Vec<Vec<String>>, begun: u64) {
         account.server.http.close_idle();
         let room = MAX_JOBS.saturating_sub(self.jobs.len());
@@ -475,7 +475,7 @@ impl Resolver {
         }
         now.iter().for_each(|names| self.retry_state.begin(names, begun));
         if !self.keep_ledger().await && self.parts.storage.is_shared() {
-            // Another may order by now: it must not be done twice.
+            // Another gateway may order by now; nothing must be ordered twice.
             now.iter().for_each(|names| self.retry_state.was_not_placed(names, begun));
             return;
         }
@@ -506,7 +506,7 @@ impl Resolver {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn now() -> u64 {
     u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! What a resolver does with what its jobs bring: certificates are stored and served, failures wait their time.
+//! Handles the outcomes of jobs: stores and serves certificates, and schedules retries.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::shared::Row;
 use crate::storage::{Change, StoredCertificate};
 
 impl Resolver {
-    /// Takes over what a job has brought.
+    /// Handles the outcome of a job.
     pub(super) async fn take(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Err(error) => {
@@ -63,7 +63,7 @@ impl Resolver {
         }
     }
 
-    /// True when a refusal may be due to an account that somebody has changed in the meantime. It is taken over then.
+    /// True if a refusal may be due to an account that another process has changed meanwhile, which is adopted then.
     async fn account_has_changed(&mut self, error: &Error) -> bool {
         let changed = error.kind == Kind::Refused && self.parts.storage.is_changed(&self.parts.name).await;
         if changed {
@@ -91,7 +91,7 @@ impl Resolver {
         }
     }
 
-    /// The authority could not be opened, or went away: all names wait for it together.
+    /// Closes the authority after a failure: all names wait for it together.
     fn close(&mut self, error: &Error) {
         let wait = pause(error, false, self.away.0);
         self.away = (self.away.0.saturating_add(1), error.to_string());
@@ -164,14 +164,14 @@ impl Resolver {
         );
     }
 
-    /// Stores a change now, or as soon as it can be stored. Until then it is only in memory.
+    /// Stores a change now or as soon as possible. Until then it is only in memory.
     async fn store(&mut self, change: Change) {
         self.unsaved.0.push(change);
         self.unsaved.1 = None;
         self.store_again().await;
     }
 
-    /// Stores what could not be stored before.
+    /// Retries changes that could not be stored.
     pub(super) async fn store_again(&mut self) {
         if self.unsaved.1.is_some_and(|at| at > Instant::now()) {
             return;
@@ -191,7 +191,7 @@ impl Resolver {
         }
     }
 
-    /// Keeps what has failed. False when that did not work.
+    /// Stores the retry state. False if that failed.
     pub(super) async fn keep_ledger(&self) -> bool {
         let kept = self.parts.storage.keep_ledger(&self.parts.name, &self.retry_state).await;
         if let Err(error) = &kept {
@@ -200,7 +200,7 @@ impl Resolver {
         kept.is_ok()
     }
 
-    /// Warns of certificates in use that are close to their end.
+    /// Warns about certificates in use that are about to expire.
     pub(super) fn warn_of_ends(&mut self) {
         let now = OffsetDateTime::now_utc();
         for place in 0..self.held.len() {
@@ -223,7 +223,7 @@ impl Resolver {
         }
     }
 
-    /// Tells the API how things stand.
+    /// Updates the rows of the API.
     pub(super) fn tell(&self, now: OffsetDateTime) {
         let resolver = self.parts.name.to_string();
         let away = &self.away.1;

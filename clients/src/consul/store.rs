@@ -222,8 +222,8 @@ impl Store {
         }
     }
 
-    /// Begins a session, whose locks vanish with it. It ends when it is not renewed for `ttl` (at least 10 s; Consul may
-    /// take up to twice as long), and nobody can take its locks for `delay` after that.
+    /// Begins a session, whose locks vanish with it. It ends when it is not renewed for `ttl` (at least 10 s; Consul
+    /// may take up to twice as long), and nobody can take its locks for `delay` after that.
     pub async fn begin_session(
         &self,
         name: &str,

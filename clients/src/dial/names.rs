@@ -138,8 +138,8 @@ impl Names {
         &SYSTEM
     }
 
-    /// Resolves a name. Shares a recent look-up that began later than `after`. One that takes long is repeated beside the
-    /// first; an answer to either counts.
+    /// Resolves a name. Shares a recent look-up that began later than `after`. One that takes long is repeated beside
+    /// the first; an answer to either counts.
     pub(super) async fn lookup(self: &Arc<Self>, name: &str, after: Option<Instant>) -> Outcome {
         let mut asked = Instant::now();
         let mut running = FuturesUnordered::new();
