@@ -1,8 +1,9 @@
-//! Keeps the newest state of every provider, and makes a snapshot of them all when one has changed.
+//! Keeps the newest state of every provider, and compiles a snapshot when one has changed.
 //!
-//! A change is applied at once, and so are some more that follow it. What comes in while a snapshot is compiled is applied
-//! with the next one. When there is no end of changes, there is a pause of a few times what the last snapshot cost, never
-//! longer than `providers.providersThrottleDuration`: a flood of changes takes a part of one core at most.
+//! Changes are applied at once, even a few in a row. Those that arrive while a snapshot is compiled are part
+//! of the next one. Under continuous changes, each snapshot is followed by a pause of a few times its compile
+//! time, at most `providers.providersThrottleDuration`, so that a flood of changes uses only a part of one
+//! core.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,17 +22,17 @@ use crate::opening::Opening;
 use crate::saved::{States, Store};
 use crate::snapshot::{Compiled, Effects, Environment, Snapshot, SnapshotHandle, compile};
 
-/// How often files that a configuration names are looked at.
-const FILE_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause after a snapshot, as a multiple of what compiling it took, and how much of it may be owed.
+/// Interval at which files named in a configuration are checked.
+const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after a snapshot as a multiple of its compile time, and the maximum of deferred pauses.
 const PAUSE_FACTOR: u32 = 3;
-const CREDIT: Duration = Duration::from_secs(2);
-/// Under what the problems of the start stand among the states: no provider can be called so.
-const START: &str = "@start";
-/// How many updates may wait.
+const MAX_DEFERRED_PAUSE: Duration = Duration::from_secs(2);
+/// Key of startup problems among the states; not a valid provider name.
+const STARTUP_PROBLEMS: &str = "@start";
+/// Maximum number of queued updates.
 pub(crate) const QUEUE: usize = 256;
 
-/// Which providers have delivered, and whether that is applied.
+/// Which providers have delivered and are active.
 #[derive(Default)]
 pub struct Readiness {
     waiting: Mutex<Option<BTreeSet<Arc<str>>>>,
@@ -43,12 +44,12 @@ impl Readiness {
         *self.waiting.lock() = Some(providers.into_iter().collect());
     }
 
-    /// True when every expected provider has delivered once and its state is served.
+    /// Returns true when every expected provider has delivered once and its state is active.
     pub fn is_ready(&self) -> bool {
         self.waiting.lock().as_ref().is_some_and(BTreeSet::is_empty)
     }
 
-    /// The providers that have not delivered yet.
+    /// Returns the providers that have not delivered yet.
     pub fn waiting_for(&self) -> Vec<Arc<str>> {
         self.waiting.lock().iter().flatten().cloned().collect()
     }
@@ -62,7 +63,7 @@ impl Readiness {
     }
 }
 
-/// Compiles configurations one after the other. Everything that blocks happens in here.
+/// Compiles configurations one after the other, including all blocking work.
 pub struct Compiler {
     environment: Environment,
     current: Mutex<Compiled>,
@@ -70,7 +71,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// A compiler that has compiled the first snapshot, that of `states`, and the effects of that snapshot.
+    /// Creates a compiler with the first snapshot, that of `states`, and returns its effects.
     pub fn new(environment: Environment, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> (Self, Effects) {
         let (compiled, effects) = compile(OffsetDateTime::now_utc(), merged(states), 0, None, &environment);
         let compiler = Self { environment, current: Mutex::new(compiled), logged: Mutex::default() };
@@ -78,12 +79,12 @@ impl Compiler {
         (compiler, effects)
     }
 
-    /// The newest snapshot.
+    /// Returns the newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.lock().snapshot.clone()
     }
 
-    /// Compiles and keeps the next snapshot. Its effects are to be applied when it serves. Blocks.
+    /// Compiles and keeps the next snapshot. Apply its effects once it is active. Blocks.
     fn next(&self, states: &BTreeMap<Arc<str>, Arc<Provided>>) -> (Arc<Snapshot>, Effects) {
         let mut current = self.current.lock();
         let generation = current.snapshot.generation + 1;
@@ -96,12 +97,12 @@ impl Compiler {
         (snapshot, effects)
     }
 
-    /// Logs each problem once, and again when it comes back after it was gone.
+    /// Logs each problem once, and again if it recurs.
     fn log(&self, snapshot: &Snapshot) {
         let now: BTreeSet<Problem> = snapshot.report.problems.iter().cloned().collect();
         let mut logged = self.logged.lock();
         for problem in now.difference(&logged) {
-            // One line each: the excerpts are for `check`.
+            // Without excerpts, which are for `check`.
             tracing::error!("{problem}");
         }
         *logged = now;
@@ -112,24 +113,24 @@ fn merged(states: &BTreeMap<Arc<str>, Arc<Provided>>) -> Provided {
     merge(states.iter().map(|(name, state)| (&**name, &**state)))
 }
 
-/// The first states of all providers, for which clients wait.
+/// The first states of all providers, which clients wait for.
 pub(crate) struct FirstStates {
-    /// Opens when they are there, or have been waited for long enough.
+    /// Opens when they are complete, or the timeout has expired.
     pub(crate) opening: Arc<Opening>,
-    /// How long that is.
+    /// The timeout.
     pub(crate) limit: Duration,
-    /// When the wait ends; `None`: never.
+    /// When the timeout expires; `None`: never.
     pub(crate) until: Option<Instant>,
     /// The providers that had not delivered by then, and still have not.
     pub(crate) late: BTreeSet<Arc<str>>,
-    /// What is wrong with their last states on disk.
+    /// Problems with their last states on disk.
     pub(crate) unreadable: Vec<Problem>,
-    /// They have been waited for long enough.
+    /// Whether the timeout has expired.
     pub(crate) expired: bool,
 }
 
 impl FirstStates {
-    /// Resolves when they have been waited for long enough, and were not there.
+    /// Resolves when the timeout has expired with states missing.
     async fn overdue(&self) {
         match self.until {
             Some(until) if !self.expired && !self.opening.is_open() => tokio::time::sleep_until(until).await,
@@ -137,7 +138,7 @@ impl FirstStates {
         }
     }
 
-    /// What is wrong as long as states are missing.
+    /// Returns the problems while states are missing.
     fn problems(&self) -> Provided {
         let problem = |provider: &Arc<str>| Problem {
             origin: Origin::Internal,
@@ -156,18 +157,18 @@ impl FirstStates {
 
 /// The last states of providers on disk.
 pub(crate) struct LastStates {
-    /// Where they are.
+    /// The store.
     pub(crate) store: Store,
-    /// The providers whose states are kept.
+    /// The providers whose states are stored.
     pub(crate) kept: BTreeSet<Arc<str>>,
-    /// Who saves them.
+    /// Sends states to be saved.
     pub(crate) newest: watch::Sender<States>,
-    /// What is served of providers that have delivered nothing since the start.
+    /// The stored states in use, of providers that have not delivered since the start.
     pub(crate) restored: States,
 }
 
 impl LastStates {
-    /// Reads what is there of a provider that is late.
+    /// Loads the stored state of a late provider.
     async fn load(&self, provider: &Arc<str>) -> Result<Option<Provided>, Problem> {
         if !self.kept.contains(provider) {
             return Ok(None);
@@ -181,14 +182,14 @@ impl LastStates {
         })
     }
 
-    /// The state that is served instead of one that only says what is wrong with its source.
+    /// Returns the state to use instead of one that contains only an error of its source.
     fn instead_of(&self, provider: &str, state: &Provided) -> Option<Arc<Provided>> {
         let mut kept = Provided::clone(self.restored.get(provider)?);
         kept.problems.extend(state.problems.iter().filter(|problem| problem.object.is_none()).cloned());
         Some(Arc::new(kept))
     }
 
-    /// Has the states of these providers saved.
+    /// Sends the states of these providers to be saved.
     fn save(&self, states: &States, delivered: &BTreeSet<Arc<str>>) {
         let kept = |provider: &Arc<str>| self.kept.contains(provider) && delivered.contains(provider);
         let now: States = states
@@ -207,50 +208,50 @@ impl LastStates {
     }
 }
 
-/// What the loop works on.
+/// The state of the configuration loop.
 pub(crate) struct Loop {
     pub(crate) compiler: Arc<Compiler>,
     pub(crate) snapshots: SnapshotHandle,
     pub(crate) readiness: Arc<Readiness>,
-    /// The newest generation that is served.
+    /// The newest active generation.
     pub(crate) generation: watch::Sender<u64>,
-    /// Longest pause between two snapshots.
+    /// Maximum pause between two snapshots.
     pub(crate) throttle: Duration,
     pub(crate) states: BTreeMap<Arc<str>, Arc<Provided>>,
     pub(crate) first: FirstStates,
-    /// The last states on disk; `None`: none are kept.
+    /// The last states on disk; `None` if disabled.
     pub(crate) last: Option<LastStates>,
 }
 
 impl Loop {
-    /// Applies updates until nobody can send any more.
+    /// Applies updates until all senders are dropped.
     pub(crate) async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
         let mut retired: Vec<Arc<Snapshot>> = Vec::new();
-        let mut pace = Pace::new(PAUSE_FACTOR, CREDIT.min(self.throttle));
+        let mut pace = Pace::new(PAUSE_FACTOR, MAX_DEFERRED_PAUSE.min(self.throttle));
         let mut delivered = BTreeSet::new();
         loop {
             let mut changed = tokio::select! {
                 update = updates.recv() => match update {
-                    Some(update) => self.take(update, &mut delivered),
+                    Some(update) => self.record(update, &mut delivered),
                     None => return,
                 },
                 () = self.first.overdue() => {
                     self.go_without(&mut delivered).await;
                     true
                 }
-                () = tokio::time::sleep(FILE_INTERVAL) => {
+                () = tokio::time::sleep(FILE_POLL_INTERVAL) => {
                     retire(&mut retired);
                     self.files_changed().await
                 }
             };
             if changed {
-                // What comes in during the pause belongs to the same change.
+                // What arrives during the pause belongs to the same change.
                 while let Ok(Some(update)) = tokio::time::timeout_at(pace.next(), updates.recv()).await {
-                    self.take(update, &mut delivered);
+                    self.record(update, &mut delivered);
                 }
             }
             while let Ok(update) = updates.try_recv() {
-                changed |= self.take(update, &mut delivered);
+                changed |= self.record(update, &mut delivered);
             }
             if changed {
                 let begun = Instant::now();
@@ -271,7 +272,7 @@ impl Loop {
         }
     }
 
-    /// Notes that what these providers delivered is served.
+    /// Records that the states of these providers are active.
     fn delivered(&self, providers: &BTreeSet<Arc<str>>) {
         if self.readiness.is_ready() {
             return;
@@ -285,8 +286,8 @@ impl Loop {
         }
     }
 
-    /// Goes on without the states that are missing, or with those that are known from before, and says so for as long as
-    /// they are missing.
+    /// Continues without the missing states, or with stored ones, and reports that as long as they are
+    /// missing.
     async fn go_without(&mut self, delivered: &mut BTreeSet<Arc<str>>) {
         self.first.expired = true;
         let mut late = self.readiness.waiting_for();
@@ -312,7 +313,7 @@ impl Loop {
         self.note_late();
     }
 
-    /// The providers whose states come from themselves.
+    /// Returns the providers whose states are not stored ones.
     fn own(&self, delivered: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
         let restored =
             |provider: &Arc<str>| self.last.as_ref().is_some_and(|last| last.restored.contains_key(provider));
@@ -320,11 +321,11 @@ impl Loop {
     }
 
     fn note_late(&mut self) {
-        self.states.insert(Arc::from(START), Arc::new(self.first.problems()));
+        self.states.insert(Arc::from(STARTUP_PROBLEMS), Arc::new(self.first.problems()));
     }
 
-    /// Notes an update. True when it changes anything.
-    fn take(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
+    /// Records an update. Returns true if it changes anything.
+    fn record(&mut self, update: Update, delivered: &mut BTreeSet<Arc<str>>) -> bool {
         let Update { provider, mut state, ready } = update;
         if let Some(last) = &mut self.last {
             if ready {
@@ -353,7 +354,7 @@ impl Loop {
         tokio::task::spawn_blocking(move || compiler.environment.files.changed()).await.unwrap_or(false)
     }
 
-    /// Compiles, swaps, and applies the effects. Gives back the snapshot that was replaced.
+    /// Compiles, swaps, and applies the effects. Returns the replaced snapshot.
     async fn apply(&self) -> Option<Arc<Snapshot>> {
         let (compiler, states) = (self.compiler.clone(), self.states.clone());
         let (next, effects) = match tokio::task::spawn_blocking(move || compiler.next(&states)).await {
@@ -373,8 +374,7 @@ impl Loop {
     }
 }
 
-/// Drops the snapshots that no request holds any more. They are kept until then so that it never is a worker that
-/// has to take one apart.
+/// Drops snapshots that no request uses. They are kept until then so that no worker has to deallocate one.
 fn retire(retired: &mut Vec<Arc<Snapshot>>) {
     let (held, free): (Vec<_>, Vec<_>) =
         std::mem::take(retired).into_iter().partition(|snapshot| Arc::strong_count(snapshot) > 1);

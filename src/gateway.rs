@@ -1,4 +1,4 @@
-//! The running gateway: entry points, the configuration loop and providers, started and stopped together.
+//! The running gateway: starts and stops entry points, the configuration loop and providers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tidegate_config::Provided;
+use tidegate_core::HttpClient;
 use tidegate_providers::own_keys::OwnKeys;
 use tidegate_providers::{self as providers, Update, Updates};
 use tokio::runtime::Runtime;
@@ -38,11 +39,11 @@ pub enum StartError {
     /// The entry points could not be started.
     #[error(transparent)]
     EntryPoints(#[from] entrypoint::StartError),
-    /// A provider has options that cannot be used.
+    /// A provider has invalid options.
     #[error("{0}: {1}")]
     Provider(String, providers::Error),
     /// Two providers have the same name.
-    #[error("providers: two are called `{0}`: what they deliver could not be told apart")]
+    #[error("providers: duplicate name `{0}`")]
     SameName(Arc<str>),
     /// The access log could not be opened.
     #[error("access log: {0}")]
@@ -52,16 +53,16 @@ pub enum StartError {
     Control(#[from] io::Error),
 }
 
-/// What is decided outside the settings.
+/// Options besides the settings.
 #[derive(Default)]
 pub struct Options {
-    /// Number of workers; 0 for as many as there are cores.
+    /// Number of workers; 0 for one per core.
     pub workers: usize,
-    /// Sockets that a supervisor has opened for entry points.
+    /// Sockets that a supervisor opened for entry points.
     pub passed: entrypoint::Passed,
 }
 
-/// A running gateway. Dropping it stops it at once; [`Gateway::shutdown`] stops it in order.
+/// A running gateway. Dropping it stops it immediately; [`Gateway::shutdown`] stops it gracefully.
 pub struct Gateway {
     entry_points: Option<EntryPoints>,
     control: Option<Runtime>,
@@ -78,51 +79,32 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds all entry points and begins to serve. Blocks for a moment, so not on a worker.
+    /// Binds all entry points and starts to serve. Blocks briefly, so do not call it on a worker.
     ///
-    /// Clients are accepted at once. They are answered when every provider has delivered, or after
+    /// Clients are accepted at once. They are served when every provider has delivered, or after
     /// `providers.startTimeout`.
     pub fn start(settings: Settings, options: Options) -> Result<Self, StartError> {
-        let control = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(CONTROL_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()?;
+        let control = control_runtime()?;
         let sources = sources(&settings)?;
         let settings = Arc::new(settings);
         let workers = if options.workers == 0 { worker::count() } else { options.workers };
-        // The threads of HTTP/3 have connections to servers of their own.
-        let has_http3 = settings.entry_points.values().any(|point| point.http3.is_some());
-        let readiness = Arc::new(Readiness::default());
-        let terminating = Arc::new(AtomicBool::new(false));
-        let slot = Arc::new(OnceLock::new());
         let (updates, incoming) = mpsc::channel(QUEUE);
-        let around = Surroundings {
-            settings: settings.clone(),
-            snapshots: slot.clone(),
-            readiness: readiness.clone(),
-            terminating: terminating.clone(),
-            updates: updates.clone(),
-            providers: kinds_of(&sources),
-            acme: Acme::default(),
-            cluster: Cluster::default(),
-        };
-        let environment = environment(&around, workers + usize::from(has_http3), control.handle());
+        let around = surroundings(&settings, &sources, &updates);
+        let environment = environment(&around, workers, control.handle());
         let client = environment.client.clone();
-        let states =
-            BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(&settings)))]);
+        let states = initial_states(&settings);
         let (compiler, effects) = Compiler::new(environment, &states);
         let snapshots = SnapshotHandle::new(compiler.snapshot());
         effects.apply();
-        // Set once, right here: nobody asks before.
-        let _ = slot.set(snapshots.downgrade());
+        // Set only once, here: no one reads it earlier.
+        let _ = around.snapshots.set(snapshots.downgrade());
         let access_log =
             settings.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
         let (generation_sender, generation) = watch::channel(0);
         let configuration = Loop {
             compiler: Arc::new(compiler),
             snapshots: snapshots.clone(),
-            readiness: readiness.clone(),
+            readiness: around.readiness.clone(),
             generation: generation_sender,
             throttle: settings.providers.providers_throttle_duration.into(),
             states,
@@ -134,28 +116,15 @@ impl Gateway {
         if sources.is_empty() {
             opening.open();
         }
-        readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
+        around.readiness.expect(sources.iter().map(|(instance, _)| instance.name.clone()));
         control.spawn(configuration.run(incoming));
-        let context = control.enter();
-        let own_keys = Arc::new(own_keys(&settings));
-        let start = |(instance, place): Source| {
-            tracing::info!(provider = &*instance.name, source = %place, "provider started");
-            providers::start_beside(instance.name, instance.provider, updates.clone(), own_keys.clone())
-        };
-        let providers = sources.into_iter().map(start).collect();
-        drop(context);
-        if let Some(ocsp) = &settings.ocsp {
-            let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
-            control.spawn(stapler.run(snapshots.clone(), generation.clone()));
-        }
-        let entry_options = entrypoint::Options {
-            workers,
-            log: access_log.clone(),
-            opening: opening.clone(),
-            passed: options.passed,
-        };
+        let providers = start_providers(sources, &settings, &updates, &control);
+        start_stapler(&settings, client, &snapshots, &generation, &control);
+        let log = access_log.clone();
+        let entry_options =
+            entrypoint::Options { workers, log, opening: opening.clone(), passed: options.passed };
         let entry_points = EntryPoints::start(&settings, snapshots.clone(), entry_options)?;
-        around.cluster.start(&settings, &snapshots, &generation, &readiness, control.handle());
+        around.cluster.start(&settings, &snapshots, &generation, &around.readiness, control.handle());
         acme::start(&around.acme, &settings, &snapshots, &generation, &opening, control.handle());
         drop(starting);
         Ok(Self {
@@ -167,38 +136,38 @@ impl Gateway {
             updates,
             providers,
             access_log,
-            readiness,
-            terminating,
+            readiness: around.readiness,
+            terminating: around.terminating,
             acme: around.acme,
             cluster: around.cluster,
         })
     }
 
-    /// Makes every provider read its source again.
+    /// Makes every provider reread its source.
     pub fn reload(&self) {
         for provider in &self.providers {
             provider.reload();
         }
     }
 
-    /// Opens the access log's file again, after it was moved away.
+    /// Reopens the access log's file after it was moved away.
     pub fn reopen_log(&self) {
         if let Some(log) = &self.access_log {
             log.reopen();
         }
     }
 
-    /// Where each entry point listens, by name.
+    /// Returns the address of each entry point, by name.
     pub fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
         &self.addresses
     }
 
-    /// The number of the snapshot that is served; the first has 0.
+    /// Returns the number of the active snapshot; the first is 0.
     pub fn generation(&self) -> u64 {
         *self.generation.borrow()
     }
 
-    /// Waits until this snapshot, or a later one, is served.
+    /// Waits until this snapshot, or a later one, is active.
     pub async fn wait_for_generation(&self, generation: u64) {
         let mut served = self.generation.clone();
         if served.wait_for(|now| *now >= generation).await.is_err() {
@@ -207,30 +176,30 @@ impl Gateway {
         }
     }
 
-    /// The snapshot that is served.
+    /// Returns the active snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.load()
     }
 
-    /// True when every provider has delivered once.
+    /// Returns true when every provider has delivered once.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }
 
-    /// Who orders certificates, for resolvers whose storage is shared with other gateways.
+    /// Returns who orders certificates, for resolvers with a shared storage.
     pub fn leadership(&self) -> Vec<Leadership> {
         self.acme.leadership()
     }
 
-    /// Delivers the state of a provider that lives outside.
+    /// Delivers the state of an external provider.
     pub async fn push(&self, provider: &str, state: Provided) {
         let update = Update { provider: Arc::from(provider), state: Arc::new(state), ready: true };
-        // The receiver lives as long as the control plane, which is ours.
+        // The receiver lives as long as the control plane, which we own.
         let _ = self.updates.send(update).await;
     }
 
-    /// Stops in order: `/ping` says so, connections are still accepted for `requestAcceptGraceTimeout`, then open
-    /// ones finish for at most `graceTimeOut`.
+    /// Stops gracefully: `/ping` reports it, connections are still accepted for `requestAcceptGraceTimeout`,
+    /// then open ones finish for at most `graceTimeOut`.
     pub async fn shutdown(mut self) {
         self.terminating.store(true, Ordering::Relaxed);
         let entry_points = self.entry_points.take();
@@ -247,7 +216,65 @@ impl Gateway {
     }
 }
 
-/// What clients wait for: the first state of every provider, for as long as the settings say.
+/// Starts the threads of the control plane.
+fn control_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+}
+
+/// Returns what the gateway's own services depend on, before the first snapshot exists.
+fn surroundings(settings: &Arc<Settings>, sources: &[Source], updates: &Updates) -> Surroundings {
+    Surroundings {
+        settings: settings.clone(),
+        snapshots: Arc::new(OnceLock::new()),
+        readiness: Arc::new(Readiness::default()),
+        terminating: Arc::new(AtomicBool::new(false)),
+        updates: updates.clone(),
+        providers: kinds_of(sources),
+        acme: Acme::default(),
+        cluster: Cluster::default(),
+    }
+}
+
+/// Starts the providers on the control plane.
+fn start_providers(
+    sources: Vec<Source>,
+    settings: &Settings,
+    updates: &Updates,
+    control: &Runtime,
+) -> Vec<providers::Handle> {
+    let own_keys = Arc::new(own_keys(settings));
+    let _context = control.enter();
+    let start = |(instance, place): Source| {
+        tracing::info!(provider = &*instance.name, source = %place, "provider started");
+        providers::start_beside(instance.name, instance.provider, updates.clone(), own_keys.clone())
+    };
+    sources.into_iter().map(start).collect()
+}
+
+/// Returns the states of the first snapshot: only that of the provider `internal`.
+fn initial_states(settings: &Settings) -> BTreeMap<Arc<str>, Arc<Provided>> {
+    BTreeMap::from([(Arc::from(internal::PROVIDER), Arc::new(internal::provided(settings)))])
+}
+
+/// Starts OCSP stapling, if it is enabled.
+fn start_stapler(
+    settings: &Settings,
+    client: Arc<dyn HttpClient>,
+    snapshots: &SnapshotHandle,
+    generation: &watch::Receiver<u64>,
+    control: &Runtime,
+) {
+    if let Some(ocsp) = &settings.ocsp {
+        let stapler = Stapler::new(client, ocsp.responder_overrides.clone());
+        control.spawn(stapler.run(snapshots.clone(), generation.clone()));
+    }
+}
+
+/// Returns what clients wait for: the first state of every provider, within the timeout of the settings.
 fn first_states(settings: &Settings) -> FirstStates {
     let limit = settings.providers.start_timeout.0;
     let waits = !limit.is_zero();
@@ -261,7 +288,7 @@ fn first_states(settings: &Settings) -> FirstStates {
     }
 }
 
-/// Where this gateway writes keys, which its providers must not take for configuration.
+/// Returns the keys that this gateway writes, which its providers must not read as configuration.
 fn own_keys(settings: &Settings) -> OwnKeys {
     let resolvers = settings.certificates_resolvers.iter();
     let acme = resolvers.filter_map(|(name, resolver)| {
@@ -276,7 +303,7 @@ fn own_keys(settings: &Settings) -> OwnKeys {
     OwnKeys::new(acme.flatten().chain(cluster))
 }
 
-/// Where states of providers are kept on disk, and of which.
+/// Returns the store of provider states, and the providers that use it.
 fn last_states(
     settings: &Settings,
     sources: &[Source],
@@ -299,7 +326,7 @@ fn last_states(
 /// A provider, and where it reads.
 pub(crate) type Source = (providers::Instance, String);
 
-/// The providers that the settings ask for.
+/// Returns the providers in the settings.
 pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
     let mut sources = Vec::new();
     let mut names = BTreeSet::new();
@@ -316,8 +343,8 @@ pub(crate) fn sources(settings: &Settings) -> Result<Vec<Source>, StartError> {
     Ok(sources)
 }
 
-/// Compiles these states as a gateway with these settings would, without serving them. No server is contacted: the
-/// effects are dropped.
+/// Compiles these states like a gateway with these settings, without activating them. No server is contacted:
+/// the effects are dropped.
 pub(crate) fn compile_once(
     settings: &Arc<Settings>,
     mut states: BTreeMap<Arc<str>, Arc<Provided>>,
@@ -339,9 +366,11 @@ pub(crate) fn compile_once(
     compiler.snapshot().report.clone()
 }
 
-/// What compiling needs from outside the configuration.
+/// Returns what compiling needs besides the configuration.
 fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::Handle) -> Environment {
-    let registry = Registry::new(workers, control.clone());
+    // The threads of HTTP/3 have separate connections to servers.
+    let has_http3 = around.settings.entry_points.values().any(|point| point.http3.is_some());
+    let registry = Registry::new(workers + usize::from(has_http3), control.clone());
     Environment {
         settings: around.settings.clone(),
         client: registry.client(),
@@ -356,7 +385,7 @@ fn environment(around: &Surroundings, workers: usize, control: &tokio::runtime::
     }
 }
 
-/// The kinds of providers, as `/api/overview` names them.
+/// Returns the kinds of the providers, as in `/api/overview`.
 fn kinds_of(sources: &[Source]) -> Vec<String> {
     let mut kinds = Vec::new();
     for kind in sources.iter().map(|(instance, _)| capitalised(instance.kind)) {
@@ -367,7 +396,7 @@ fn kinds_of(sources: &[Source]) -> Vec<String> {
     kinds
 }
 
-/// `consulCatalog` as `ConsulCatalog`.
+/// Capitalises `consulCatalog` as `ConsulCatalog`.
 pub(crate) fn capitalised(kind: &str) -> String {
     let mut letters = kind.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()

@@ -1,8 +1,8 @@
-//! Handing a port over to a process that shares it (`reusePort`).
+//! Hands a port over to another process that shares it (`reusePort`).
 //!
-//! The system spreads new clients over all sockets of a port, and resets those that wait at a socket which is closed. So a
-//! process that stops first turns away attempts to connect, unanswered, and closes its sockets when the handshakes that had begun
-//! are complete. Clients try again, and reach the other process.
+//! The system distributes new clients among all sockets of a port, and resets those that wait at a socket
+//! when it is closed. So a process that stops first ignores new connection attempts, and closes its sockets
+//! when handshakes in progress are complete. Clients try again and reach the other process.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use socket2::{SockFilter, SockRef};
 
-/// How long clients may take to complete a TCP handshake that they have begun with a process that is leaving.
+/// How long clients may take to complete a TCP handshake with a process that is stopping.
 pub(crate) const HANDSHAKES: Duration = Duration::from_millis(300);
 
 // Instructions of classic BPF (linux/bpf_common.h), with constant operands.
@@ -19,13 +19,13 @@ const AND: u16 = 0x54;
 const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// Where the flags stand in a TCP header, and the two that tell who begins.
+/// Offset of the flags in a TCP header, and the flags of a connection attempt.
 const TCP_FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 const SYN_ACK: u32 = 0x12;
 
-/// Ignores attempts to connect to a listener, and lets handshakes complete that have begun. Clients try again within a
-/// second, and reach whoever has the port then.
+/// Ignores new connection attempts to a listener, and lets handshakes in progress complete. Clients try again
+/// within a second and reach the new owner of the port.
 pub(crate) fn ignore_attempts(listener: &impl AsFd) -> io::Result<()> {
     let program = [
         SockFilter::new(LOAD_BYTE, 0, 0, TCP_FLAGS),

@@ -1,7 +1,7 @@
-//! Tidegate: an auto-discovering gateway that takes Traefik v3's configuration as it is.
+//! Tidegate: an auto-discovering gateway that uses Traefik v3's configuration unchanged.
 //!
-//! The modules stand in the order of the flow. Configuration: [`settings`], [`configuration`], [`snapshot`].
-//! Requests: [`entrypoint`], [`tls`], [`router`], [`service`], [`upstream`]. Beside them: [`observability`],
+//! The modules follow the flow. Configuration: [`settings`], [`configuration`], [`snapshot`]. Requests:
+//! [`entrypoint`], [`tls`], [`router`], [`service`], [`upstream`]. In addition: [`observability`],
 //! [`internal`] services, and [`worker`] threads.
 
 pub mod acme;

@@ -1,4 +1,4 @@
-//! The moment from which on clients are served: when the first configuration is complete.
+//! When the gateway starts to serve clients: once the first configuration is complete.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Whether clients are served yet. It opens once and stays open.
+/// Whether clients are served yet. Opens once and stays open.
 #[derive(Debug)]
 pub struct Opening {
     open: AtomicBool,
@@ -17,44 +17,44 @@ pub struct Opening {
 
 #[derive(Debug, Default)]
 struct Holds {
-    /// What is still to be done, and how many do it.
+    /// Reasons to stay closed, with the number of holds for each.
     by: BTreeMap<Arc<str>, usize>,
-    /// Nothing else is waited for.
+    /// Whether nothing else is awaited.
     wanted: bool,
 }
 
 impl Default for Opening {
-    /// Open from the beginning: there is nothing to wait for.
+    /// Open from the start.
     fn default() -> Self {
         Self { open: AtomicBool::new(true), ..Self::closed() }
     }
 }
 
 impl Opening {
-    /// Not open yet.
+    /// Creates one that is closed.
     pub fn closed() -> Self {
         Self { open: AtomicBool::new(false), changed: Notify::new(), holds: Mutex::default() }
     }
 
-    /// True once clients are served.
+    /// Returns true once clients are served.
     pub fn is_open(&self) -> bool {
-        // Acquire: whoever sees it open sees the snapshot that was stored before.
+        // Acquire: whoever sees it open also sees the snapshot stored before.
         self.open.load(Ordering::Acquire)
     }
 
-    /// Keeps it closed until the hold is dropped; `what` says why.
+    /// Keeps it closed until the hold is dropped; `what` is the reason.
     pub fn hold(self: &Arc<Self>, what: impl Into<Arc<str>>) -> Hold {
         let what = what.into();
         *self.holds.lock().by.entry(what.clone()).or_default() += 1;
         Hold { opening: self.clone(), what }
     }
 
-    /// What holds it.
+    /// Returns the reasons why it is held.
     pub fn held_by(&self) -> Vec<Arc<str>> {
         self.holds.lock().by.keys().cloned().collect()
     }
 
-    /// Lets everyone in who waits, and all who come: now, or when the last hold is dropped.
+    /// Starts to serve clients: now, or when the last hold is dropped.
     pub fn open(&self) {
         let mut holds = self.holds.lock();
         holds.wanted = true;
@@ -64,7 +64,7 @@ impl Opening {
         }
     }
 
-    /// Lets everyone in whatever holds it.
+    /// Starts to serve clients regardless of holds.
     pub fn open_anyway(&self) {
         if !self.open.swap(true, Ordering::Release) {
             self.changed.notify_waiters();
@@ -73,7 +73,7 @@ impl Opening {
 
     /// Waits until clients are served.
     pub async fn opened(&self) {
-        // Registered before the look, so that an opening in between is not missed.
+        // Registered before the check, so that opening in between is not missed.
         let changed = self.changed.notified();
         if !self.is_open() {
             changed.await;
@@ -81,7 +81,7 @@ impl Opening {
     }
 }
 
-/// Keeps clients waiting until it is dropped.
+/// Keeps clients waiting until dropped.
 #[derive(Debug)]
 pub struct Hold {
     opening: Arc<Opening>,
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_opens_when_nothing_holds_it_any_more() {
+    fn it_opens_when_the_last_hold_is_dropped() {
         let opening = Arc::new(Opening::closed());
         let (one, other) = (opening.hold("a"), opening.hold("a"));
         let third = opening.hold("b");

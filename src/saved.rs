@@ -1,5 +1,5 @@
-//! The last state of each provider on disk (`providers.lastState`): a gateway whose source is away when it starts serves
-//! what that source said last.
+//! The last state of each provider on disk (`providers.lastState`), used when a source is unavailable at
+//! startup.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -21,13 +21,13 @@ use crate::settings::LastState;
 
 /// The version of the files' format.
 const VERSION: u32 = 1;
-/// Largest file that is read.
+/// Maximum size of a file in bytes.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
-/// At least this lies between two looks at what has changed.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Under what the problems of saving stand among the states: no provider can be called so.
+/// Minimum interval between two saves.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Key of saving problems among the states; not a valid provider name.
 const PROBLEMS: &str = "@lastState";
-/// Who else may write to a file or folder: nobody.
+/// Mode bits that let others write to a file or folder.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Why a state cannot be saved or read.
@@ -47,7 +47,7 @@ pub(crate) enum Error {
     NotTheSame(PathBuf),
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Saved {
@@ -88,7 +88,7 @@ impl Saved {
 /// States by provider.
 pub(crate) type States = BTreeMap<Arc<str>, Arc<Provided>>;
 
-/// Where states are kept.
+/// Stores states on disk.
 #[derive(Clone)]
 pub(crate) struct Store {
     directory: PathBuf,
@@ -99,7 +99,8 @@ impl Store {
         Self { directory: PathBuf::from(&options.directory) }
     }
 
-    /// The last state of a provider, with the problem that it is an old one. `None`: there is none. Blocks.
+    /// Loads the last state of a provider, with a problem that it is outdated. `None` if there is none.
+    /// Blocks.
     pub(crate) fn load(&self, provider: &str) -> Result<Option<Provided>, Error> {
         let path = self.path(provider);
         let failed = |error| Error::File(path.clone(), error);
@@ -132,21 +133,21 @@ impl Store {
         Ok(Some(state))
     }
 
-    /// Replaces what is known of a provider. Blocks.
+    /// Replaces the stored state of a provider. Blocks.
     fn save(&self, provider: &str, state: &Provided) -> Result<(), Error> {
         let path = self.path(provider);
         let failed = |error| Error::File(path.clone(), error);
         let format = |error| Error::Format(path.clone(), error);
         let now = OffsetDateTime::now_utc().truncate_to_second().format(&Rfc3339).unwrap_or_default();
         let text = serde_json::to_string(&Saved::new(state, now)).map_err(format)?;
-        // What would be served from it must be what is served now.
+        // What would be loaded must equal the current state.
         let again: Saved = serde_json::from_str(&text).map_err(format)?;
         if again.state() != *state {
             return Err(Error::NotTheSame(path));
         }
         let beside = path.with_extension("json.new");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
-        // One that was left behind may have another mode.
+        // A leftover file may have another mode.
         let _ = fs::remove_file(&beside);
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
@@ -160,8 +161,8 @@ impl Store {
     }
 }
 
-/// Saves states that change, the newest of each, one after the other, until the sender is gone. What cannot be saved is
-/// listed as a problem for as long as it cannot.
+/// Saves the newest state of each provider as it changes, one after the other, until the sender is dropped.
+/// What cannot be saved is reported as a problem.
 pub(crate) async fn keep(store: Store, mut newest: watch::Receiver<States>, updates: Updates) {
     let mut saved = States::new();
     let mut failures = Vec::new();
@@ -179,7 +180,7 @@ pub(crate) async fn keep(store: Store, mut newest: watch::Receiver<States>, upda
                 return;
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(SAVE_INTERVAL).await;
     }
 }
 
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_the_same_after_it_was_saved() {
+    fn a_saved_state_is_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder);
         assert!(store.load("a/../b").unwrap().is_none());
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_trusted_is_not_read() {
+    fn untrusted_files_are_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder);
         store.save("p", &state()).unwrap();

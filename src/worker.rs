@@ -13,21 +13,21 @@ thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The index of the worker that this thread is, 0 on a thread that is none. Per-worker state is indexed by it.
+/// Returns the index of this thread's worker, or 0 on other threads. Indexes per-worker state.
 pub fn index() -> usize {
     INDEX.with(Cell::get)
 }
 
-/// Makes this thread the worker of this index. Called once, at the start of a worker.
+/// Makes this thread the worker with this index. Called once, when a worker starts.
 pub fn set_index(index: usize) {
     INDEX.with(|cell| cell.set(index));
 }
 
-/// The environment variable that says how many workers to start.
+/// The environment variable with the number of workers.
 pub(crate) const COUNT: &str = "TIDEGATE_WORKERS";
 
-/// How many workers to start: `TIDEGATE_WORKERS` or `GATEWAY_WORKERS` when set to a positive number, else as many as
-/// there are cores that this process may use.
+/// Returns the number of workers to start: `TIDEGATE_WORKERS` or `GATEWAY_WORKERS` if it is a positive
+/// number, or else the number of cores available to this process.
 pub fn count() -> usize {
     let named = [COUNT, "GATEWAY_WORKERS"]
         .iter()
@@ -36,19 +36,19 @@ pub fn count() -> usize {
     named.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).min(MAX_WORKERS)
 }
 
-/// Most workers of one process.
+/// Maximum number of workers per process.
 const MAX_WORKERS: usize = 1024;
 
-/// One worker, seen from elsewhere.
+/// A worker, as seen by others.
 struct Worker {
     handle: Handle,
-    /// Client connections that it serves.
+    /// Number of its client connections.
     connections: AtomicUsize,
 }
 
 /// Running workers.
 ///
-/// A worker whose thread panics takes the process down: a dead listener in a group that shares its port would
+/// If the thread of a worker panics, the process exits: a dead listener in a group that shares its port would
 /// swallow its part of all new connections.
 pub struct Workers {
     workers: Arc<[Worker]>,
@@ -56,7 +56,7 @@ pub struct Workers {
     stop: CancellationToken,
 }
 
-/// Counts one connection of one worker, until dropped.
+/// Counts one connection of one worker until dropped.
 pub struct Load {
     workers: Arc<[Worker]>,
     index: usize,
@@ -81,31 +81,31 @@ impl Workers {
         Ok(Self { workers: workers.into(), threads, stop })
     }
 
-    /// How many there are.
+    /// Returns the number of workers.
     pub fn len(&self) -> usize {
         self.workers.len()
     }
 
-    /// Never true: there is always one.
+    /// Always returns false: there is at least one.
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty()
     }
 
-    /// The runtime of a worker, to spawn on.
+    /// Returns the runtime of a worker.
     pub fn handle(&self, index: usize) -> &Handle {
         &self.workers[index].handle
     }
 
-    /// A view for counting connections and choosing workers.
+    /// Returns a view for counting connections and choosing workers.
     pub(crate) fn balance(&self) -> Balance {
         Balance { workers: self.workers.clone() }
     }
 
-    /// Ends all workers and waits for their threads. What still runs on them is dropped.
+    /// Stops all workers and waits for their threads. Drops what still runs on them.
     pub fn stop(&mut self) {
         self.stop.cancel();
         for thread in self.threads.drain(..) {
-            // A panic of the thread has aborted the process before.
+            // A panic of the thread has already aborted the process.
             let _ = thread.join();
         }
     }
@@ -117,39 +117,39 @@ impl Drop for Workers {
     }
 }
 
-/// Who has how many connections.
+/// The number of connections per worker.
 #[derive(Clone)]
 pub(crate) struct Balance {
     workers: Arc<[Worker]>,
 }
 
-/// By how many connections a worker may exceed the least loaded one before it passes new ones on.
-const IMBALANCE: usize = 4;
+/// Number of connections by which a worker may exceed the least loaded one before it hands new ones over.
+const MAX_IMBALANCE: usize = 4;
 
 impl Balance {
-    /// Where a connection should go that worker `here` accepted: it stays unless another has clearly fewer.
+    /// Returns the worker for a connection accepted by `here`: the same one unless another has clearly fewer.
     pub(crate) fn choose(&self, here: usize) -> usize {
         let load = |index: usize| self.workers[index].connections.load(Ordering::Relaxed);
         let mine = load(here);
-        if mine < IMBALANCE {
+        if mine < MAX_IMBALANCE {
             return here;
         }
         let least = (0..self.workers.len()).min_by_key(|index| load(*index)).unwrap_or(here);
-        if mine >= load(least) + IMBALANCE { least } else { here }
+        if mine >= load(least) + MAX_IMBALANCE { least } else { here }
     }
 
-    /// How many workers there are.
+    /// Returns the number of workers.
     pub(crate) fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// Counts a connection on a worker.
+    /// Counts a connection of a worker.
     pub(crate) fn count(&self, index: usize) -> Load {
         self.workers[index].connections.fetch_add(1, Ordering::Relaxed);
         Load { workers: self.workers.clone(), index }
     }
 
-    /// The runtime of a worker.
+    /// Returns the runtime of a worker.
     pub(crate) fn handle(&self, index: usize) -> &Handle {
         &self.workers[index].handle
     }
@@ -168,7 +168,7 @@ fn run(index: usize, started: &mpsc::Sender<io::Result<Handle>>, stop: Cancellat
         Ok(runtime) => {
             let _ = started.send(Ok(runtime.handle().clone()));
             runtime.block_on(stop.cancelled());
-            // Blocking calls that never return must not hold up the end of the process.
+            // Blocking calls that never return must not delay the exit of the process.
             runtime.shutdown_timeout(std::time::Duration::from_millis(100));
         }
         Err(error) => drop(started.send(Err(error))),
@@ -176,12 +176,12 @@ fn run(index: usize, started: &mpsc::Sender<io::Result<Handle>>, stop: Cancellat
     std::mem::forget(guard);
 }
 
-/// Ends the process when dropped: it is forgotten on the orderly way out, so only a panic drops it.
+/// Aborts the process when dropped: it is forgotten on the normal path, so only a panic drops it.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        tracing::error!("a worker panicked: the process ends");
+        tracing::error!("a worker panicked, aborting the process");
         std::process::abort();
     }
 }
@@ -208,7 +208,7 @@ mod tests {
     fn connections_go_to_the_least_loaded() {
         let workers = Workers::start(2).unwrap();
         let balance = workers.balance();
-        let mut open: Vec<Load> = (0..IMBALANCE).map(|_| balance.count(0)).collect();
+        let mut open: Vec<Load> = (0..MAX_IMBALANCE).map(|_| balance.count(0)).collect();
         assert_eq!(balance.choose(0), 1);
         assert_eq!(balance.choose(1), 1);
         let second = balance.count(1);

@@ -9,7 +9,7 @@ use tidegate_core::word::{Vocabulary, Word};
 
 /// Traefik's default authority.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
-/// Hours that a certificate is taken to last when nothing is said (90 days).
+/// Default lifetime of a certificate in hours (90 days).
 pub const DEFAULT_HOURS: u32 = 2160;
 
 /// `certificatesResolvers.<name>.acme`.
@@ -20,51 +20,52 @@ pub struct Acme {
     pub email: String,
     /// The authority's directory.
     pub ca_server: String,
-    /// Common name of the issuer of the chain to take, where there are several.
+    /// Common name of the issuer of the preferred chain.
     pub preferred_chain: String,
     /// Profile of the certificates, like `shortlived`.
     pub profile: String,
     /// E-mail addresses in the certificate request.
     pub email_addresses: Vec<String>,
-    /// Leave the common name out of the certificate request.
+    /// Omits the common name from the certificate request.
     #[serde(rename = "disableCommonName")]
     pub disable_common_name: bool,
-    /// What holds account and certificates: a file, or Consul (`consul://host:port/prefix`), which gateways share. The
-    /// latter is not in Traefik.
+    /// Storage of account and certificates: a file, or Consul (`consul://host:port/prefix`), shared between
+    /// gateways. The latter is not in Traefik.
     pub storage: String,
-    /// How a storage in Consul is talked to. Not in Traefik.
+    /// How to connect to a storage in Consul. Not in Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub consul: AcmeConsul,
-    /// The kind of key that certificates get.
+    /// Type of certificate keys.
     pub key_type: Word<KeyType>,
     /// External account binding (RFC 8555 section 7.3.4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eab: Option<Eab>,
-    /// How long certificates last, in hours. It says when to renew those of authorities without renewal information.
+    /// Lifetime of certificates in hours, which determines their renewal if the authority has no renewal
+    /// information.
     pub certificates_duration: u32,
-    /// Longest time for a request to the authority.
+    /// Timeout for a request to the authority.
     pub client_timeout: Duration,
-    /// Longest time until the authority begins to answer.
+    /// Timeout for the response head of the authority.
     pub client_response_header_timeout: Duration,
-    /// Longest time to wait, in seconds, for a certificate after everything is proven.
+    /// Timeout in seconds for a certificate after all validations.
     pub certificate_timeout: Duration,
-    /// Authorities that the authority's own certificate is checked with: paths or PEM.
+    /// Trusted authorities for the connection: paths or PEM.
     #[serde(rename = "caCertificates", skip_serializing_if = "Vec::is_empty")]
     pub ca_certificates: Vec<String>,
-    /// Trust the system's authorities beside `caCertificates`.
+    /// Trusts the system's authorities in addition to `caCertificates`.
     pub ca_system_cert_pool: bool,
-    /// Name that the authority's own certificate must carry.
+    /// Expected name in the certificate of the authority's server.
     pub ca_server_name: String,
-    /// Prove names by DNS records.
+    /// Validation by DNS records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_challenge: Option<DnsChallenge>,
-    /// Prove names over HTTP.
+    /// Validation over HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_challenge: Option<HttpChallenge>,
-    /// Prove names in TLS handshakes.
+    /// Validation in TLS handshakes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_challenge: Option<TlsChallenge>,
-    /// Certificates at the first handshake. Not in Traefik.
+    /// Certificates on demand, at the first handshake. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_demand: Option<OnDemand>,
 }
@@ -97,7 +98,7 @@ impl Default for Acme {
     }
 }
 
-/// The kind of a certificate's key.
+/// The type of a certificate's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyType {
     /// `EC256`: ECDSA on P-256.
@@ -123,31 +124,32 @@ impl Vocabulary for KeyType {
     const IGNORES_CASE: bool = true;
 }
 
-/// `consul`: how a storage in Consul is talked to.
+/// `consul`: how to connect to a storage in Consul.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AcmeConsul {
-    /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
+    /// ACL token; `CONSUL_HTTP_TOKEN` if empty.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub token: Secret,
-    /// TLS towards the agent.
+    /// TLS to the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Datacenter; empty for the agent's own.
+    /// Datacenter; the agent's own if empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub datacenter: String,
-    /// A file with a copy of the certificates, for a start while Consul is away; empty for none.
+    /// File with a copy of the certificates, for starting while Consul is unavailable; none if empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cache: String,
 }
 
 /// The scheme of a storage in Consul.
 const CONSUL: &str = "consul://";
-/// Where keys are when the storage names no prefix.
+/// Default prefix of keys.
 const CONSUL_PREFIX: &str = "tidegate/acme";
 
 impl Acme {
-    /// Address (empty for that of the environment) and prefix of a storage in Consul; `None` when it is a file.
+    /// Returns address (empty for that of the environment) and prefix of a storage in Consul; `None` if it is
+    /// a file.
     pub fn consul_place(&self) -> Option<(&str, &str)> {
         let rest = self.storage.strip_prefix(CONSUL)?;
         let (address, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -183,7 +185,7 @@ impl Acme {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Eab {
-    /// Identifier of the key.
+    /// Key identifier.
     pub kid: String,
     /// The key, in base64url.
     pub hmac_encoded: String,
@@ -199,9 +201,9 @@ impl std::fmt::Debug for Eab {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct HttpChallenge {
-    /// The entry point that the authority reaches at port 80.
+    /// The entry point that the authority connects to on port 80.
     pub entry_point: String,
-    /// Wait between being ready and saying so.
+    /// Delay before the authority is notified.
     #[serde(skip_serializing_if = "is_default")]
     pub delay: Duration,
 }
@@ -210,7 +212,7 @@ pub struct HttpChallenge {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TlsChallenge {
-    /// Wait between being ready and saying so.
+    /// Delay before the authority is notified.
     #[serde(skip_serializing_if = "is_default")]
     pub delay: Duration,
 }
@@ -219,12 +221,12 @@ pub struct TlsChallenge {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DnsChallenge {
-    /// Who keeps the zone: a name as lego has it.
+    /// Provider of the zone, by its name in lego.
     pub provider: String,
-    /// Name servers to ask where a zone is, instead of the system's: `host[:port]`.
+    /// Name servers for zone look-ups instead of the system's: `host[:port]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolvers: Vec<String>,
-    /// How it is found out that records are seen.
+    /// How to check that records have propagated.
     #[serde(skip_serializing_if = "is_default")]
     pub propagation: Propagation,
     /// Deprecated in Traefik: `propagation.delayBeforeChecks`.
@@ -233,7 +235,7 @@ pub struct DnsChallenge {
     /// Deprecated in Traefik: `propagation.disableChecks`.
     #[serde(skip_serializing_if = "is_default")]
     pub disable_propagation_check: bool,
-    /// Variables of the provider, by name; those of the environment hold for what is not given here. Not in Traefik.
+    /// Variables of the provider, by name; missing ones are taken from the environment. Not in Traefik.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, String>,
 }
@@ -245,12 +247,12 @@ impl std::fmt::Debug for DnsChallenge {
 }
 
 impl DnsChallenge {
-    /// Wait between setting records and looking for them.
+    /// Returns the delay between setting records and checking them.
     pub fn delay(&self) -> std::time::Duration {
         self.propagation.delay_before_checks.0.max(self.delay_before_check.0)
     }
 
-    /// True when records are looked for before the authority is told.
+    /// Returns true if records are checked before the authority is notified.
     pub fn checks(&self) -> bool {
         !self.propagation.disable_checks && !self.disable_propagation_check
     }
@@ -260,16 +262,16 @@ impl DnsChallenge {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Propagation {
-    /// Do not look for the records at all.
+    /// Disables all checks.
     #[serde(skip_serializing_if = "is_default")]
     pub disable_checks: bool,
-    /// Do not ask the zone's own name servers.
+    /// Does not check the zone's own name servers.
     #[serde(rename = "disableANSChecks", skip_serializing_if = "is_default")]
     pub disable_ans_checks: bool,
-    /// All of `resolvers` must see the records too.
+    /// Requires that all of `resolvers` see the records.
     #[serde(rename = "requireAllRNS", skip_serializing_if = "is_default")]
     pub require_all_rns: bool,
-    /// Wait before the first look.
+    /// Delay before the first check.
     #[serde(skip_serializing_if = "is_default")]
     pub delay_before_checks: Duration,
 }
@@ -278,9 +280,9 @@ pub struct Propagation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct OnDemand {
-    /// Asked with `?domain=<name>`; a status of 200 allows the name.
+    /// Requested with `?domain=<name>`; status 200 allows the name.
     pub ask: String,
-    /// Most new names in an hour.
+    /// Maximum number of new names per hour.
     pub limit: u32,
 }
 

@@ -1,4 +1,4 @@
-//! `tidegate certs`: looks after the certificates of resolvers, in the storage that the settings name.
+//! `tidegate certs`: manages the certificates of resolvers in the storage of the settings.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -11,28 +11,28 @@ use time::format_description::well_known::Rfc3339;
 use crate::acme::{Admin, AdminError, Row};
 use crate::settings::Settings;
 
-/// What is done.
+/// The subcommands.
 #[derive(Subcommand)]
 pub(super) enum Certs {
-    /// Print every certificate: names, resolver, issuer, end, next renewal, last error. Renewals are reckoned from the
-    /// lifetime; what the authority itself suggests is in the API of the running gateway.
+    /// Print every certificate: names, resolver, issuer, expiry, next renewal, last error. Renewals are
+    /// estimated from the lifetime; the authority's own suggestions are in the API of the running gateway.
     List(Which),
-    /// Have a certificate renewed now: by the running gateway within seconds, or by the next one that starts.
+    /// Renew a certificate now: by the running gateway within seconds, or by the next one that starts.
     Renew(Named),
-    /// Revoke a certificate at its authority, and remove it. A gateway that needs it obtains another.
+    /// Revoke a certificate at its authority and remove it. A gateway that needs it obtains another.
     Revoke(Revoke),
-    /// Give the account at the authority another key.
+    /// Replace the key of the account at the authority.
     ChangeKey(Which),
     /// Write a certificate and its key as PEM: NAME.crt and NAME.key.
     Export(Export),
-    /// Take over certificates from another acme.json, or from certbot's folder (/etc/letsencrypt), into the storage of the
-    /// settings: a file or Consul.
+    /// Import certificates from another acme.json, or from certbot's folder (/etc/letsencrypt), into the
+    /// storage of the settings: a file or Consul.
     Import(Import),
 }
 
 #[derive(Args)]
 pub(super) struct Which {
-    /// Name of the resolver; all of them unless given.
+    /// Name of the resolver; all of them by default.
     #[arg(long)]
     resolver: Option<String>,
     /// Settings, as for the gateway itself.
@@ -50,7 +50,7 @@ pub(super) struct Named {
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    /// Why, as a number of RFC 5280: 0 unspecified, 1 key compromised, 4 superseded, 5 no longer in use.
+    /// Reason code of RFC 5280: 0 unspecified, 1 key compromise, 4 superseded, 5 cessation of operation.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     reason: u8,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) struct Revoke {
 
 #[derive(Args)]
 pub(super) struct Export {
-    /// Where the files are written.
+    /// Folder for the files.
     #[arg(long, default_value = ".")]
     folder: PathBuf,
     #[command(flatten)]
@@ -74,16 +74,16 @@ pub(super) struct Import {
     which: Which,
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CertsError {
-    /// The storage or the authority stands in the way.
+    /// The storage or the authority failed.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// The threads for it cannot be started.
+    /// The runtime could not be started.
     #[error(transparent)]
     Runtime(io::Error),
-    /// A file cannot be written.
+    /// A file could not be written.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
@@ -94,7 +94,7 @@ pub(super) enum CertsError {
 }
 
 impl Certs {
-    /// The settings that were given.
+    /// Returns the settings given as arguments.
     pub(super) fn settings(&self) -> &[String] {
         &self.which().settings
     }
@@ -109,7 +109,7 @@ impl Certs {
         }
     }
 
-    /// Does it. Gives what is to be told.
+    /// Runs the command. Returns the text to print.
     pub(super) fn run(&self, settings: &Settings) -> Result<String, CertsError> {
         let resolvers = settings.certificates_resolvers.iter();
         let resolvers = resolvers.filter_map(|(name, one)| Some((name.clone(), one.acme.clone()?)));
@@ -151,7 +151,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, CertsError> {
     runtime.map_err(CertsError::Runtime)
 }
 
-/// Writes a file into a folder, which is made when it is missing. A file that was there gets the mode, too.
+/// Writes a file into a folder, which is created if necessary. An existing file gets the mode too.
 fn write(folder: &Path, name: &str, content: &str, mode: u32) -> Result<PathBuf, CertsError> {
     let path = folder.join(name);
     let failed = |source| CertsError::File { path: path.clone(), source };

@@ -1,4 +1,4 @@
-//! `tidegate check`: reads everything that the gateway would read, and prints what is wrong with it.
+//! `tidegate check`: reads everything that the gateway would read, and prints all problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use tokio::sync::mpsc;
 use crate::gateway;
 use crate::settings::Settings;
 
-/// Longest time for a provider to deliver.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout for a provider to deliver.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was found.
+/// The result of a check.
 pub(super) struct Findings {
-    /// What is wrong, each once, in the order of the places.
+    /// All problems, without duplicates, sorted by place.
     pub(super) problems: BTreeSet<Problem>,
-    /// What was looked at, for people.
+    /// A summary of what was checked.
     pub(super) seen: Vec<String>,
 }
 
-/// Asks each provider once and compiles what they say, without serving anything.
+/// Reads the state of each provider once and compiles them, without serving anything.
 pub(super) fn run(settings: Settings) -> Result<Findings, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let settings = Arc::new(settings);
@@ -47,7 +47,7 @@ pub(super) fn run(settings: Settings) -> Result<Findings, Box<dyn std::error::Er
     Ok(Findings { problems: problems.into_iter().collect(), seen })
 }
 
-/// Gives problems that only compiling could see the lines that they are about.
+/// Adds excerpts to problems that only compiling could detect.
 fn show_sources(problems: &mut [Problem]) {
     let paths: BTreeSet<Arc<str>> = problems
         .iter()
@@ -58,7 +58,7 @@ fn show_sources(problems: &mut [Problem]) {
         })
         .collect();
     for path in paths {
-        // The lines of a template are not those of the text that was made from it.
+        // The lines of a template differ from those of its output.
         if let Ok(text) = std::fs::read_to_string(&*path)
             && !text.contains("{{")
         {
@@ -76,15 +76,15 @@ async fn states(settings: &Settings) -> Result<BTreeMap<Arc<str>, Arc<Provided>>
         .map(|(instance, _)| providers::start(instance.name, instance.provider, updates.clone()))
         .collect();
     let mut states = BTreeMap::new();
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + TIMEOUT;
     while !waiting.is_empty() {
         let Ok(Some(update)) = tokio::time::timeout_at(end, incoming.recv()).await else { break };
-        // A source that cannot be reached has said so in its state: that is an answer too.
+        // A source that is unavailable reports that in its state, which is a delivery too.
         waiting.remove(&update.provider);
         states.insert(update.provider, update.state);
     }
     for provider in waiting {
-        let message = format!("provider {provider} did not answer within {PATIENCE:?}");
+        let message = format!("provider {provider} did not deliver within {TIMEOUT:?}");
         let problem = Problem { origin: Origin::Internal, object: None, message, excerpt: None };
         states.insert(provider, Arc::new(Provided { problems: vec![problem], ..Provided::default() }));
     }

@@ -1,4 +1,4 @@
-//! `tidegate demo`: everything on one screen, with nothing installed: two backends, route files, local HTTPS.
+//! `tidegate demo`: a self-contained demo with two backends, route files and local HTTPS.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// The largest request body that a demo backend reads, in bytes.
-const LARGEST_BODY: usize = 1 << 20;
+/// Maximum length of a request body that a demo backend reads, in bytes.
+const MAX_BODY_LEN: usize = 1 << 20;
 
-/// The route file that the demo starts with; the two addresses of its backends are put in.
+/// The initial route file, with placeholders for the addresses of the backends.
 const ROUTES: &str = include_str!("demo_routes.yml");
 
-/// Refuses ports that are taken, before anything is written: another demo may be running on this folder.
+/// Refuses ports that are in use before anything is written: another demo may be running in this folder.
 pub(super) fn check_ports(ports: Ports) -> anyhow::Result<()> {
     for (flag, port) in [("--http", ports.http), ("--https", ports.https), ("--api", ports.api)] {
         std::net::TcpListener::bind(("127.0.0.1", port))
@@ -27,7 +27,7 @@ pub(super) fn check_ports(ports: Ports) -> anyhow::Result<()> {
 
 /// Writes the demo's route folder and returns the static settings as flags.
 ///
-/// The route file is written anew at each start, since its backends get new ports.
+/// The route file is rewritten at each start, since the backends get new ports.
 pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) -> anyhow::Result<Vec<String>> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create the route folder {}", folder.display()))?;
@@ -39,7 +39,7 @@ pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) ->
     let mut flags = vec![
         format!("--entryPoints.web.address=127.0.0.1:{}", ports.http),
         format!("--entryPoints.websecure.address=127.0.0.1:{}", ports.https),
-        // Every route is served over HTTPS too, passwords and all, with one more middleware.
+        // Every route is also available over HTTPS, including passwords, with one more middleware.
         "--entryPoints.websecure.http.tls=true".to_owned(),
         "--entryPoints.websecure.http.middlewares=hardened@file".to_owned(),
         format!("--entryPoints.traefik.address=127.0.0.1:{}", ports.api),
@@ -61,13 +61,13 @@ pub(super) fn prepare(folder: &Path, backends: [SocketAddr; 2], ports: Ports) ->
 pub(super) struct Ports {
     /// Plain HTTP.
     pub(super) http: u16,
-    /// HTTPS with a certificate made at start.
+    /// HTTPS with a generated certificate.
     pub(super) https: u16,
     /// API and dashboard.
     pub(super) api: u16,
 }
 
-/// What there is to try, for people.
+/// Returns instructions on what to try.
 pub(super) fn guide(folder: &Path, ports: Ports) -> String {
     let Ports { http, https, api } = ports;
     let docker = if docker_socket().exists() {
@@ -90,14 +90,14 @@ pub(super) fn guide(folder: &Path, ports: Ports) -> String {
     )
 }
 
-/// The socket of a Docker Engine on this machine.
+/// Returns the socket of a Docker Engine on this machine.
 fn docker_socket() -> PathBuf {
     PathBuf::from("/var/run/docker.sock")
 }
 
-/// Serves a demo backend until the process ends: it answers every request with a report of what reached it.
+/// Runs a demo backend until the process exits: it responds to every request with a report of it.
 ///
-/// `/status/N` answers with status N, `/delay/MS` waits that many milliseconds first.
+/// `/status/N` responds with status N, `/delay/MS` waits that many milliseconds first.
 pub(super) async fn backend(listener: TcpListener, name: String) {
     let name: std::sync::Arc<str> = name.into();
     let mut terminate = std::pin::pin!(terminated());
@@ -151,7 +151,7 @@ async fn report(
     peer: SocketAddr,
 ) -> Result<http::Response<Full<Bytes>>, std::convert::Infallible> {
     let (head, body) = request.into_parts();
-    let length = Limited::new(body, LARGEST_BODY).collect().await.map(|body| body.to_bytes().len());
+    let length = Limited::new(body, MAX_BODY_LEN).collect().await.map(|body| body.to_bytes().len());
     let mut parts = head.uri.path().split('/').skip(1);
     let status = match (parts.next(), parts.next().and_then(|n| n.parse::<u64>().ok())) {
         (Some("status"), Some(status)) => {
@@ -171,7 +171,7 @@ async fn report(
     match length {
         Ok(0) => {}
         Ok(length) => text.push_str(&format!("Body: {length} bytes\n")),
-        Err(error) => text.push_str(&format!("Body: broke off ({error})\n")),
+        Err(error) => text.push_str(&format!("Body: failed ({error})\n")),
     }
     let mut response = http::Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status.unwrap_or(http::StatusCode::OK);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_is_named_with_its_flag() {
+    fn a_port_in_use_is_reported_with_its_flag() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = check_ports(Ports { http: 0, https: port, api: 0 }).unwrap_err();

@@ -1,4 +1,4 @@
-//! `tidegate healthcheck`: asks a running gateway's `/ping`, for container health checks.
+//! `tidegate healthcheck`: requests `/ping` from a running gateway, for container health checks.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,37 +11,37 @@ use tidegate_core::{Body, Connection, Context, Request, UpstreamError};
 use crate::service::Registry;
 use crate::settings::{Address, AddressError, Settings};
 
-/// Longest time for the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout for the response.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a gateway is not healthy, or was not asked. The texts are Traefik's.
+/// Why a gateway is unhealthy, or could not be checked. The texts are Traefik's.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HealthcheckError {
-    /// The gateway does not answer such questions.
+    /// `ping` is not enabled.
     #[error("Error calling healthcheck: please enable `ping` to use health check")]
     NoPing,
-    /// The entry point of `ping` is not there.
+    /// The entry point of `ping` does not exist.
     #[error("Error calling healthcheck: ping: missing {0} entry point")]
     NoEntryPoint(String),
-    /// The entry point of `ping` has an address that cannot be read.
+    /// The entry point of `ping` has an invalid address.
     #[error("Error calling healthcheck: {0}")]
     Address(#[from] AddressError),
-    /// The entry point of `ping` has an address that cannot be asked.
+    /// The entry point of `ping` has an address that cannot be connected to.
     #[error("Error calling healthcheck: {0}")]
     Url(#[from] http::Error),
-    /// The threads for it cannot be started.
+    /// The runtime could not be started.
     #[error("Error calling healthcheck: {0}")]
     Runtime(#[from] io::Error),
-    /// The gateway cannot be reached.
+    /// The gateway is unreachable.
     #[error("Error calling healthcheck: {0}")]
     Upstream(#[from] UpstreamError),
-    /// The gateway says that it is not healthy.
+    /// The gateway reports that it is unhealthy.
     #[error("Bad healthcheck status: {0}")]
     Status(StatusCode),
 }
 
-/// Asks, by the settings that the gateway itself was started with. Returns the line for a healthy gateway.
-pub(super) fn ask(settings: &Settings) -> Result<String, HealthcheckError> {
+/// Requests `/ping` according to the gateway's own settings. Returns the line for a healthy gateway.
+pub(super) fn check(settings: &Settings) -> Result<String, HealthcheckError> {
     let ping = settings.ping.as_ref().ok_or(HealthcheckError::NoPing)?;
     let entry_point = settings
         .entry_points
@@ -56,7 +56,7 @@ pub(super) fn ask(settings: &Settings) -> Result<String, HealthcheckError> {
     }
 }
 
-/// The address to connect to: one that is bound to all interfaces is asked over the loopback.
+/// Returns the address to connect to: the loopback address if the gateway listens on all interfaces.
 fn reachable(address: &Address) -> String {
     let host = if address.host.is_empty() { "127.0.0.1" } else { &address.host };
     let ip = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -74,8 +74,8 @@ fn fetch(url: &str) -> Result<StatusCode, HealthcheckError> {
     let head = http::Request::head(url).body(())?.into_parts().0;
     let nobody = std::sync::Arc::new(Connection::plain((Ipv4Addr::LOCALHOST, 0).into()));
     let request = Request::new(head, Body::empty(), Context::new(nobody));
-    // The gateway's own certificate need not carry the name of the loopback.
+    // The gateway's own certificate need not contain the name of the loopback address.
     let tls = ClientTls { insecure_skip_verify: true, ..ClientTls::default() };
-    let answer = runtime.block_on(client.send(request, &tls, PATIENCE));
+    let answer = runtime.block_on(client.send(request, &tls, TIMEOUT));
     Ok(answer.map(|response| response.status())?)
 }

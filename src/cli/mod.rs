@@ -19,9 +19,10 @@ use crate::settings::{self, Settings};
 
 /// The gateway that opens by itself when a container comes.
 ///
-/// Without a command it serves, by the settings in a file, the environment and flags. Every setting is a flag:
-/// `--entryPoints.web.address=:80`, `--providers.docker`, `--api.insecure=true`. They are those of Traefik v3; docs/settings.md
-/// lists them. `--strict` refuses to start with settings that cannot be honoured.
+/// Without a command, it runs the gateway with the settings from a file, the environment and flags. Every
+/// setting is a flag: `--entryPoints.web.address=:80`, `--providers.docker`, `--api.insecure=true`. They are
+/// those of Traefik v3 and documented in docs/settings.md. `--strict` refuses to start with unsupported
+/// settings.
 #[derive(Parser)]
 #[command(
     name = "tidegate",
@@ -37,15 +38,16 @@ struct Cli {
 enum Command {
     /// Print the version.
     Version,
-    /// Ask a running gateway's /ping, with the settings it was started with. Exit code 1 when it is not well.
+    /// Request /ping from a running gateway, with the settings it was started with. Exits with code 1 if it
+    /// is unhealthy.
     Healthcheck(Flags),
-    /// Read settings, route files and the labels of running containers, and print every problem. Exit code 1 when there
-    /// is one.
+    /// Read settings, route files and the labels of running containers, and print every problem. Exits with
+    /// code 1 if there is one.
     Check(Flags),
-    /// List, renew, revoke, export and import the certificates of certificate resolvers.
+    /// List, renew, revoke, export and import certificates of certificate resolvers.
     #[command(subcommand)]
     Certs(certs::Certs),
-    /// Serve a demo: two backends, route files, local HTTPS.
+    /// Run a demo: two backends, route files, local HTTPS.
     Demo(Demo),
 }
 
@@ -58,7 +60,7 @@ struct Flags {
 
 #[derive(Args)]
 struct Demo {
-    /// The folder of route files; made when it is not there.
+    /// Folder of route files; created if it does not exist.
     #[arg(long, default_value = "tidegate-demo")]
     folder: PathBuf,
     /// Port for HTTP.
@@ -76,25 +78,25 @@ struct Demo {
 
 #[derive(Subcommand)]
 enum DemoPart {
-    /// Only a backend, which answers every request with a report of what reached it.
+    /// Only a backend, which responds to every request with a report of it.
     Backend {
-        /// Where it listens: `[host]:port`.
+        /// Address to listen on: `[host]:port`.
         #[arg(long, default_value = ":80")]
         address: String,
-        /// What it calls itself; its host name unless given.
+        /// Name of the backend; the host name by default.
         #[arg(long)]
         name: Option<String>,
     },
 }
 
-/// Runs the command with the arguments of the process.
+/// Runs the command in the arguments of the process.
 pub fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    // Compose files have `command: traefik --entryPoints…`, which goes with an image whose entry point is a shell.
+    // Compose files have `command: traefik --entryPoints…` for images whose entry point is a shell.
     if arguments.first().is_some_and(|first| is_program(first)) {
         arguments.remove(0);
     }
-    // Settings are flags that no parser knows in advance: without a command, all of them are settings.
+    // Settings are flags that no parser knows in advance: without a command, all arguments are settings.
     let is_command = arguments.first().is_some_and(|first| {
         !first.starts_with('-') || ["-h", "--help", "-V", "--version"].contains(&first.as_str())
     });
@@ -119,7 +121,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// True for a name of the program, with or without a folder.
+/// Returns true for the name of the program, with or without a folder.
 fn is_program(argument: &str) -> bool {
     let name = Path::new(argument).file_name().and_then(|name| name.to_str());
     matches!(name, Some("traefik" | "tidegate"))
@@ -144,7 +146,7 @@ fn serve(flags: &[String]) -> ExitCode {
 }
 
 fn healthcheck(flags: &[String]) -> ExitCode {
-    match load(flags).map(|loaded| healthcheck::ask(&loaded.settings)) {
+    match load(flags).map(|loaded| healthcheck::check(&loaded.settings)) {
         Ok(Ok(line)) => tell(&line, ExitCode::SUCCESS),
         Ok(Err(error)) => tell(&error.to_string(), ExitCode::FAILURE),
         Err(problems) => refuse_all(&problems),
@@ -179,7 +181,7 @@ fn check(flags: &[String]) -> ExitCode {
     }
 }
 
-/// `1 router`, `2 routers`.
+/// Formats as `1 router` or `2 routers`.
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
@@ -191,7 +193,7 @@ fn shown(problem: &Problem) -> String {
     }
 }
 
-/// The lines of an excerpt without its headline, which repeats the problem.
+/// Returns the lines of an excerpt without its headline, which repeats the problem.
 fn snippet(excerpt: &str) -> &str {
     let start = excerpt.find("-->").and_then(|arrow| excerpt[..arrow].rfind('\n'));
     start.map_or(excerpt, |newline| &excerpt[newline + 1..]).trim_end()
@@ -227,7 +229,7 @@ fn run_demo(options: Demo) -> anyhow::Result<()> {
         runtime.spawn(demo::backend(listener, format!("backend {}", number + 1)));
     }
     let flags = demo::prepare(&options.folder, backends, ports)?;
-    // The demo is what its flags say, whatever settings this machine has otherwise.
+    // The demo uses only its own flags, regardless of other settings on this machine.
     let loaded = settings::load(&flags, &[("TIDEGATE_CONFIGFILE".to_owned(), String::new())]);
     let loaded: Settings = loaded.map_err(|problems| anyhow::anyhow!("{}", problems[0]))?.settings;
     let log = ProcessLog::start(&loaded.log)?;

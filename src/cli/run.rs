@@ -1,4 +1,4 @@
-//! Runs the gateway until a signal ends it.
+//! Runs the gateway until a signal stops it.
 
 use std::io;
 
@@ -9,7 +9,8 @@ use crate::gateway::{Gateway, Options};
 use crate::observability::log::ProcessLog;
 use crate::settings::Settings;
 
-/// Runs until SIGTERM or SIGINT; a second one ends it at once. SIGHUP makes all providers read their sources again.
+/// Runs until SIGTERM or SIGINT; a second signal stops immediately. SIGHUP makes all providers reread their
+/// sources.
 pub(super) fn run(settings: Settings, log: &ProcessLog) -> Result<(), Box<dyn std::error::Error>> {
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut waiting = signals.block_on(async { Signals::new() })?;
@@ -51,7 +52,7 @@ impl Signals {
         }
     }
 
-    /// Answers signals until one says to stop.
+    /// Handles signals until one requests a shutdown.
     async fn stopping(&mut self, gateway: &Gateway, log: &ProcessLog) {
         loop {
             tokio::select! {
@@ -61,7 +62,7 @@ impl Signals {
                 _ = self.user_1.recv() => {
                     gateway.reopen_log();
                     if let Err(error) = log.reopen() {
-                        tracing::error!("the log could not be opened again: {error}");
+                        tracing::error!("cannot reopen the log: {error}");
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Services that only say one thing: `ping`, `ready`, `noop`.
+//! Services with a fixed response: `ping`, `ready`, `noop`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,14 +9,14 @@ use tidegate_core::{BoxFuture, Handler, Reason, Request, Response, reply};
 use crate::configuration::Readiness;
 use crate::service::Service;
 
-/// `ping@internal`: the process is alive.
+/// `ping@internal`: the process is running.
 pub(super) struct Ping {
     terminating_status: StatusCode,
     terminating: Arc<AtomicBool>,
 }
 
 impl Ping {
-    /// Answers `OK`, and with this status from the beginning of the end on.
+    /// Responds with `OK`, and with `terminating_status` during shutdown.
     pub(super) fn new(terminating_status: u16, terminating: Arc<AtomicBool>) -> Self {
         let terminating_status =
             StatusCode::from_u16(terminating_status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
@@ -33,7 +33,7 @@ impl Handler for Ping {
     }
 }
 
-/// `ready@internal`: every provider has delivered its first state, and it is served.
+/// `ready@internal`: every provider has delivered its first state, which is active.
 pub(super) struct Ready {
     readiness: Arc<Readiness>,
     terminating: Arc<AtomicBool>,
@@ -58,7 +58,7 @@ impl Handler for Ready {
     }
 }
 
-/// `noop@internal`: for routers whose middlewares answer.
+/// `noop@internal`: for routers whose middlewares respond.
 pub(super) struct Noop;
 
 impl Handler for Noop {

@@ -1,4 +1,4 @@
-//! `dashboard@internal`: a page that shows what the API says.
+//! `dashboard@internal`: a page that shows the data of the API.
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, StatusCode};
@@ -8,9 +8,9 @@ use tidegate_core::{Body, BoxFuture, Handler, Reason, Request, Response, reply};
 use crate::service::Service;
 use crate::settings::Api as Options;
 
-/// Nothing but our own files, and no page may frame ours.
+/// Allows only our own files, and forbids framing.
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-/// What a path of a URL may not have as it is. Prefixes are not escaped (`stripPrefix`), those of proxies may be.
+/// Characters to escape in a path. Prefixes from `stripPrefix` are not escaped, those of proxies may be.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -26,28 +26,28 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'}');
 const PAGE: &str = include_str!("dashboard/index.html");
 
-/// The files beside the page: name, media type, content.
+/// The other files: name, media type, content.
 const FILES: [(&str, &str, &str); 3] = [
     ("style.css", "text/css; charset=utf-8", include_str!("dashboard/style.css")),
     ("main.js", "text/javascript; charset=utf-8", include_str!("dashboard/main.js")),
     ("icon.svg", "image/svg+xml", include_str!("dashboard/icon.svg")),
 ];
 
-/// The service. It expects paths without `/dashboard`.
+/// The service. Expects paths without `/dashboard`.
 pub(super) struct Dashboard {
     title: String,
     base: String,
 }
 
 impl Dashboard {
-    /// A dashboard for the API at this base path.
+    /// Creates a dashboard for the API at this base path.
     pub(super) fn new(options: &Options) -> Self {
         let base = options.base_path.trim_end_matches('/').to_owned();
         let title = if options.dashboard_name.is_empty() { "Tidegate" } else { &options.dashboard_name };
         Self { title: escape(title), base }
     }
 
-    /// What `api@internal` serves beside the API: the redirect of its root, and the dashboard itself.
+    /// Handles what `api@internal` serves besides the API: the redirect of its root, and the dashboard.
     pub(super) fn beside_api(&self, path: &str, request: &Request) -> Option<Response> {
         if request.head.method != Method::GET {
             return None;
@@ -60,7 +60,7 @@ impl Dashboard {
         Some(self.file(file, &stripped_prefix(&request.head.headers)))
     }
 
-    /// A file, or the page with the API below this prefix.
+    /// Returns a file, or the page for the API below this prefix.
     fn file(&self, path: &str, prefix: &str) -> Response {
         let mut response = match path.trim_start_matches('/') {
             "" => {
@@ -82,7 +82,7 @@ impl Handler for Dashboard {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         let response = match request.head.method {
             Method::GET | Method::HEAD => {
-                // What was stripped is the place of the page; the API is beside it.
+                // The stripped prefix is the location of the page; the API is next to it.
                 let prefix = stripped_prefix(&request.head.headers);
                 self.file(request.path(), prefix.strip_suffix("/dashboard").unwrap_or(""))
             }
@@ -98,8 +98,8 @@ impl Service for Dashboard {
     }
 }
 
-/// The path that middlewares and trusted proxies took away before the request came here, escaped and without a slash at
-/// its end. Empty when it is none that a browser would take for a path of the same host.
+/// Returns the path that middlewares and trusted proxies removed, escaped and without a trailing slash. Empty
+/// if a browser would not interpret it as a path on the same host.
 fn stripped_prefix(headers: &HeaderMap) -> String {
     let mut all = String::new();
     for value in headers.get_all("x-forwarded-prefix") {
@@ -118,7 +118,7 @@ fn of(media: &'static str, content: impl Into<bytes::Bytes>) -> Response {
     response
 }
 
-/// A redirect without a body.
+/// Returns a redirect without a body.
 fn found(location: &str) -> Response {
     let Ok(value) = HeaderValue::from_str(location) else {
         return reply::empty(StatusCode::BAD_REQUEST, Reason::OwnService);

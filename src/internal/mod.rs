@@ -1,7 +1,7 @@
-//! Services of the gateway's own that a router can name: `api@internal`, `ping@internal`, `noop@internal`.
+//! The gateway's own services: `api@internal`, `ping@internal`, `noop@internal`.
 //!
-//! They are reached through routers like any other service: those that the settings ask for (`api.insecure`, `ping`,
-//! redirections of entry points) come from a provider called `internal`, further ones from whoever names the service.
+//! They are reached through routers like any other service. The routers for settings (`api.insecure`, `ping`,
+//! redirections of entry points) belong to a provider called `internal`; users can define others.
 
 mod answers;
 mod api;
@@ -24,31 +24,31 @@ use crate::snapshot::WeakSnapshotHandle;
 
 pub use provider::provided;
 
-/// Name of the provider of all this.
+/// Name of the provider.
 pub const PROVIDER: &str = "internal";
 
-/// What the gateway's own services look at.
+/// What the gateway's own services depend on.
 #[derive(Clone)]
 pub struct Surroundings {
     /// The settings.
     pub settings: Arc<Settings>,
-    /// What is served, from the first snapshot on.
+    /// The active snapshots.
     pub snapshots: Arc<OnceLock<WeakSnapshotHandle>>,
     /// Whether all providers have delivered.
     pub readiness: Arc<Readiness>,
-    /// True while the gateway stops.
+    /// True during shutdown.
     pub terminating: Arc<AtomicBool>,
-    /// Where the REST provider sends what it is given.
+    /// Receives configurations sent to the REST provider.
     pub updates: Updates,
-    /// Kinds of the providers, as `/api/overview` names them: `File`, `Docker`.
+    /// Kinds of the providers, as in `/api/overview`: `File`, `Docker`.
     pub providers: Vec<String>,
     /// Certificate resolvers.
     pub acme: Acme,
-    /// The gateways that work together with this one.
+    /// The members of the cluster.
     pub cluster: Cluster,
 }
 
-/// The services, by qualified name.
+/// Returns the services by qualified name.
 pub fn services(around: &Surroundings) -> BTreeMap<String, Arc<dyn Service>> {
     let mut services: BTreeMap<String, Arc<dyn Service>> = BTreeMap::new();
     let mut add = |name: &str, service: Arc<dyn Service>| {

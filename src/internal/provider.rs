@@ -1,4 +1,4 @@
-//! The routers, middlewares and services that follow from the settings, as the state of the provider `internal`.
+//! The provider `internal`: routers, middlewares and services derived from the settings.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use tidegate_middlewares::strip_prefix::StripPrefix;
 use crate::acme::CHALLENGE_PREFIX;
 use crate::settings::{EntryPoint, RedirectEntryPoint, Settings};
 
-/// Name of the entry point of what is reached without a router of the user's.
+/// Entry point of services that are reached without a router of the user.
 const INTERNAL_ENTRY_POINT: &str = "traefik";
 /// Traefik's expression for the root of the dashboard's host.
 const DASHBOARD_ROOT: &str = r"^(http:\/\/(\[[\w:.]+\]|[\w\._-]+)(:\d+)?)\/$";
 
-/// What follows from the settings.
+/// Returns the state derived from the settings.
 pub fn provided(settings: &Settings) -> Provided {
     let mut http = Http::default();
     http.services.insert("noop".into(), Arc::default());
@@ -57,7 +57,7 @@ fn ping(settings: &Settings, http: &mut Http) {
     }
     let at = &ping.entry_point;
     http.routers.insert("ping".into(), Arc::new(router(at, "PathPrefix(`/ping`)", "ping", i64::MAX)));
-    // `/ready` is not Traefik's: on an entry point with routes of others they go first.
+    // `/ready` does not exist in Traefik, so routes of others on the entry point take precedence.
     let priority = if at == INTERNAL_ENTRY_POINT { i64::MAX } else { i64::MIN };
     http.routers.insert("ready".into(), Arc::new(router(at, "Path(`/ready`)", "ready", priority)));
 }
@@ -104,7 +104,8 @@ fn api(settings: &Settings, http: &mut Http) {
     http.middlewares.insert("dashboard_stripprefix".into(), Arc::new(Options::stripPrefix(strip).into()));
 }
 
-/// The routers to proofs of certificate resolvers. With `allowACMEByPass` other routers may win over them.
+/// Adds the routers for challenges of certificate resolvers. With `allowACMEByPass`, other routers may take
+/// precedence.
 fn acme(settings: &Settings, http: &mut Http) {
     let wanted: BTreeSet<&str> =
         settings.certificates_resolvers.values().filter_map(|resolver| resolver.http_entry_point()).collect();
@@ -123,9 +124,9 @@ fn acme(settings: &Settings, http: &mut Http) {
     }
 }
 
-/// The router that redirects a whole entry point (`entryPoints.<name>.http.redirections`).
+/// Adds the router that redirects a whole entry point (`entryPoints.<name>.http.redirections`).
 fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEntryPoint, http: &mut Http) {
-    // `to` is a port, or an entry point whose port is meant.
+    // `to` is a port, or an entry point whose port is used.
     let target = to.to.strip_prefix(':').map_or(to.to.as_str(), |port| port);
     let port = settings.entry_points.get(&to.to).map_or(target, |other| port_of(&other.address));
     let rule = if point.allow_acme_by_pass {
@@ -143,7 +144,7 @@ fn redirect(settings: &Settings, name: &str, point: &EntryPoint, to: &RedirectEn
     http.routers.insert(router_name, Arc::new(redirecting));
 }
 
-/// The port of `[host]:port[/tcp]`.
+/// Returns the port of `[host]:port[/tcp]`.
 fn port_of(address: &str) -> &str {
     let address = address.split('/').next().unwrap_or(address);
     address.rsplit_once(':').map_or(address, |(_, port)| port)
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_gives_way_to_routes_of_others() {
+    fn other_routes_take_precedence_over_ready() {
         let mut settings = with(&[("web", ":80")]);
         settings.ping = Some(Ping { entry_point: "web".into(), ..Ping::default() });
         let routers = provided(&settings).config.http.routers;

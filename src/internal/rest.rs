@@ -1,5 +1,5 @@
-//! `rest@internal`: takes a configuration by `PUT /api/providers/rest`, in place of the one sent before. A REST provider
-//! that has a name is sent to by that name.
+//! `rest@internal`: receives a configuration with `PUT /api/providers/rest`, replacing the previous one. REST
+//! providers with a name use that name in the path.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tidegate_providers::{Update, Updates, rest};
 
 use crate::service::Service;
 
-/// Largest configuration, in bytes.
-const LARGEST: u64 = 32 << 20;
+/// Maximum size of a configuration in bytes.
+const MAX_SIZE: u64 = 32 << 20;
 const PREFIX: &str = "/api/providers/";
 
 /// The service.
@@ -22,12 +22,12 @@ pub(super) struct RestEndpoint {
 }
 
 impl RestEndpoint {
-    /// Sends what it takes to the configuration loop.
+    /// Creates the service, which sends what it receives to the configuration loop.
     pub(super) fn new(providers: Vec<Arc<str>>, updates: Updates) -> Self {
         Self { providers, updates }
     }
 
-    async fn take(&self, request: Request) -> Response {
+    async fn handle_put(&self, request: Request) -> Response {
         let Some(provider) = request.path().strip_prefix(PREFIX).filter(|name| !name.contains('/')) else {
             return reply::not_found(Reason::OwnService);
         };
@@ -38,18 +38,18 @@ impl RestEndpoint {
             let message = "Only 'rest' provider can be updated through the REST API";
             return reply::error(StatusCode::BAD_REQUEST, message, Reason::OwnService);
         };
-        let body = match request.body.collect(LARGEST).await {
+        let body = match request.body.collect(MAX_SIZE).await {
             Ok(collected) => collected.bytes,
             Err(error) => {
                 return reply::error(StatusCode::BAD_REQUEST, &error.to_string(), Reason::OwnService);
             }
         };
-        // Reading a large one takes a while, in which the worker has others to serve.
+        // Parsing a large one takes a while, which would block the worker.
         let read = tokio::task::spawn_blocking(move || rest::read(&body)).await;
         let state = match read {
             Ok(Ok(state)) => state,
             Ok(Err(error)) => {
-                tracing::error!(provider = &*provider, "a configuration that was sent is refused: {error}");
+                tracing::error!(provider = &*provider, "refused a configuration: {error}");
                 return reply::error(StatusCode::BAD_REQUEST, &error.to_string(), Reason::OwnService);
             }
             Err(_) => return reply::status_text(StatusCode::INTERNAL_SERVER_ERROR, Reason::OwnService),
@@ -68,7 +68,7 @@ impl RestEndpoint {
 
 impl Handler for RestEndpoint {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        Box::pin(self.take(request))
+        Box::pin(self.handle_put(request))
     }
 }
 

@@ -1,49 +1,49 @@
-//! Reads off a rule where in the index it must be found.
+//! Derives from a rule where it is filed in the index.
 
 use super::matcher::Matcher;
 use super::pattern;
 use super::tree::Tree;
 
-/// A combination of alternatives that would give more places than this is not multiplied out.
+/// Maximum number of places when combining alternatives.
 const MAX_PRODUCT: usize = 64;
 
-/// A place in the index. A rule is filed under places such that every request it takes looks at one of them.
+/// A place in the index. A rule is filed so that every matching request looks at one of its places.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place<'a> {
     pub(super) host: HostPart<'a>,
     pub(super) path: PathPart<'a>,
 }
 
-/// What a place says about the host.
+/// The host of a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum HostPart<'a> {
     #[default]
     Any,
-    /// This host.
+    /// Exactly this host.
     Exact(&'a str),
-    /// Hosts that end in a dot and this.
+    /// Hosts that end with a dot and this suffix.
     Below(std::borrow::Cow<'a, str>),
 }
 
-/// What a place says about the path.
+/// The path of a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum PathPart<'a> {
     #[default]
     Any,
-    /// This path.
+    /// Exactly this path.
     Exact(&'a str),
-    /// Paths that begin with this.
+    /// Paths that start with this prefix.
     Prefix(std::borrow::Cow<'a, str>),
 }
 
-/// The places of a rule; never empty.
+/// Returns the places of a rule; never empty.
 pub(super) fn places(tree: &Tree<Matcher>) -> Vec<Place<'_>> {
     match tree {
         Tree::Matcher(matcher) => vec![of_matcher(matcher)],
         Tree::Not(_) => vec![Place::default()],
         Tree::Any(parts) => {
             let all: Vec<_> = parts.iter().flat_map(places).collect();
-            // One alternative that may be anywhere makes the others superfluous.
+            // An alternative that may be anywhere makes the others redundant.
             if all.contains(&Place::default()) { vec![Place::default()] } else { all }
         }
         Tree::All(parts) => {
@@ -53,11 +53,11 @@ pub(super) fn places(tree: &Tree<Matcher>) -> Vec<Place<'_>> {
     }
 }
 
-/// Places for what must be in one of `left` and in one of `right`.
+/// Returns places for what must be in one of `left` and in one of `right`.
 fn both<'a>(left: Vec<Place<'a>>, right: Vec<Place<'a>>) -> Vec<Place<'a>> {
     if left.len() * right.len() > MAX_PRODUCT && left.len() > 1 && right.len() > 1 {
         let more = |places: &[Place<'_>]| places.iter().all(|place| place.host != HostPart::Any);
-        // Either side is enough: prefer the one that knows the host.
+        // Either side suffices: prefer the one with a host.
         return if more(&right) && !more(&left) { right } else { left };
     }
     let mut out = Vec::with_capacity(left.len() * right.len());
@@ -88,7 +88,7 @@ fn of_matcher(matcher: &Matcher) -> Place<'_> {
     }
 }
 
-/// The labels that a host must end in to match a pattern like `^.+\.example\.com$`.
+/// Returns the suffix that a host must have to match a pattern like `^.+\.example\.com$`.
 fn below_literal(pattern: &str) -> HostPart<'static> {
     let literal = pattern::literal_suffix(pattern).unwrap_or_default();
     let literal = literal.strip_suffix('.').unwrap_or(&literal);

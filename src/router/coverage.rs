@@ -1,4 +1,4 @@
-//! What a rule says about a host alone, when nothing else of a request is known yet: at a TLS handshake.
+//! Evaluates a rule when only the host is known: at a TLS handshake.
 
 use super::cover::{self, HostPart};
 use super::matcher::Matcher;
@@ -6,12 +6,12 @@ use super::pattern;
 use super::rule::Rule;
 use super::tree::Tree;
 
-/// How closely a rule names a host.
+/// How specifically a rule matches a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Closeness {
-    /// Not at all: it does not ask for the host.
+    /// It does not depend on the host.
     Unnamed,
-    /// By ``Host(`*`)``, or by ruling out others.
+    /// By ``Host(`*`)``, or by excluding others.
     Broad,
     /// By a pattern.
     Pattern,
@@ -21,34 +21,34 @@ pub enum Closeness {
     Exact,
 }
 
-/// A host that a rule may take.
+/// A host that a rule may match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage {
-    /// How closely the rule names it.
+    /// How specifically the rule matches it.
     pub closeness: Closeness,
-    /// True when the rule takes every request for it, whatever else the request says.
+    /// True if the rule matches every request for the host, whatever else the request contains.
     pub whole: bool,
 }
 
-/// The hosts among which those that a rule takes must be looked for.
+/// A set that contains hosts matched by a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HostSet {
     /// Any host.
     Any,
-    /// This host.
+    /// Exactly this host.
     Exact(Box<str>),
-    /// Hosts that end in a dot and this.
+    /// Hosts that end with a dot and this suffix.
     Below(Box<str>),
 }
 
 impl Rule {
-    /// Which requests for a host the rule may take; `None` for none. The host is in lower case and without port. A
-    /// trailing dot is seen by patterns only, as when requests are routed.
+    /// Returns which requests for a host the rule may match; `None` for none. The host is in lower case and
+    /// without port. As in routing, only patterns see a trailing dot.
     pub fn coverage(&self, host: &str) -> Option<Coverage> {
         evaluate(self.tree(), host, false)
     }
 
-    /// Sets that hold every host which the rule may take, sorted, each once.
+    /// Returns sets that contain every host that the rule may match, sorted and without duplicates.
     pub fn host_sets(&self) -> Vec<HostSet> {
         let owned = |host: &HostPart<'_>| match host {
             HostPart::Any => HostSet::Any,
@@ -62,22 +62,23 @@ impl Rule {
         if sets.contains(&HostSet::Any) { vec![HostSet::Any] } else { sets }
     }
 
-    /// True when the rule asks for the host in any way.
+    /// Returns true if the rule depends on the host in any way.
     pub fn asks_for_host(&self) -> bool {
         any_matcher(self.tree(), &is_about_host)
     }
 
-    /// True when the rule asks for nothing but the host.
+    /// Returns true if the rule depends on nothing but the host.
     pub fn asks_for_host_only(&self) -> bool {
         !any_matcher(self.tree(), &|matcher| !is_about_host(matcher))
     }
 
-    /// How closely the rule names the hosts that it takes: at least, and at most.
+    /// Returns the minimum and maximum closeness for the hosts that the rule matches.
     pub fn closeness(&self) -> (Closeness, Closeness) {
         closeness(self.tree(), false)
     }
 
-    /// What every host that the rule takes begins with, when the rule is one pattern that says so.
+    /// Returns the common prefix of the hosts that the rule matches, if it is a single pattern that implies
+    /// one.
     pub fn host_prefix(&self) -> Option<String> {
         let of = |tree: &Tree<Matcher>| match tree {
             Tree::Matcher(Matcher::HostRegexp(regex)) => pattern::literal_prefix(regex.as_str()),
@@ -91,7 +92,7 @@ impl Rule {
 }
 
 impl HostSet {
-    /// True when a host may be in both.
+    /// Returns true if a host may be in both sets.
     pub fn overlaps(&self, other: &Self) -> bool {
         let is_below = |name: &str, labels: &str| {
             name.strip_suffix(labels).is_some_and(|front| front.is_empty() || front.ends_with('.'))
@@ -126,7 +127,7 @@ fn any_matcher(tree: &Tree<Matcher>, is: &impl Fn(&Matcher) -> bool) -> bool {
     }
 }
 
-/// The least and the greatest closeness of the hosts that a tree, or its negation, takes.
+/// Returns the minimum and maximum closeness for the hosts that a tree, or its negation, matches.
 fn closeness(tree: &Tree<Matcher>, negated: bool) -> (Closeness, Closeness) {
     match (tree, negated) {
         (Tree::Not(part), _) => closeness(part, !negated),
@@ -152,7 +153,7 @@ fn closeness(tree: &Tree<Matcher>, negated: bool) -> (Closeness, Closeness) {
     }
 }
 
-/// Evaluates a tree, or its negation, of which only the host is known.
+/// Evaluates a tree, or its negation, with only the host known.
 fn evaluate(tree: &Tree<Matcher>, host: &str, negated: bool) -> Option<Coverage> {
     match (tree, negated) {
         (Tree::Not(part), _) => evaluate(part, host, !negated),
@@ -198,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_alone_decides_as_far_as_it_can() {
+    fn a_host_alone_decides_as_far_as_possible() {
         for (rule, host, expected) in [
             ("Host(`a.test`)", "a.test", Some((Exact, true))),
             ("Host(`a.test`)", "a.test.", Some((Exact, true))),
@@ -218,7 +219,7 @@ mod tests {
             ("Host(`*`)", "", Some((Broad, true))),
             ("Header(`Host`, `a.test`)", "a.test", None),
         ] {
-            // Pushing a negation inwards gives the same answer as the rule itself.
+            // Pushing a negation inwards gives the same result as the rule itself.
             let found = Rule::parse(rule).unwrap().coverage(host);
             let found = found.map(|coverage| (coverage.closeness, coverage.whole));
             let expected: Option<(Closeness, bool)> = expected;

@@ -1,23 +1,23 @@
-//! What is wrong with a rule, or with what other expressions ask as rules do.
+//! Errors in rules, and in other expressions that use matchers.
 
 use std::ops::RangeInclusive;
 
 use tidegate_core::BuildError;
 use tidegate_core::expression::{Comparison, SyntaxError, place};
 
-/// Most characters of a rule in a message.
-const LONGEST_SHOWN: usize = 2000;
+/// Maximum number of characters of a rule in a message.
+const MAX_SHOWN_LEN: usize = 2000;
 
-/// Why a rule cannot be used.
+/// Why a rule is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RuleError {
-    /// There is no rule.
+    /// The rule is empty.
     #[error("the rule is empty: expected a matcher like Host(`…`)")]
     Empty,
-    /// The rule is not an expression, or not one of known matchers.
+    /// The rule is not an expression of known matchers.
     #[error("invalid rule \"{rule}\" at {place}: {source}")]
     Invalid {
-        /// The rule as messages show it.
+        /// The rule as shown in messages.
         rule: String,
         /// Line and column.
         place: String,
@@ -26,7 +26,7 @@ pub enum RuleError {
     },
 }
 
-/// What is wrong with a part of a rule.
+/// Why a part of a rule is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RuleFault {
     /// The text is not an expression.
@@ -35,16 +35,16 @@ pub enum RuleFault {
     /// A call is compared with something.
     #[error("`{0}` cannot stand in a rule: matchers are combined by `&&`, `||` and `!`")]
     Comparison(Comparison),
-    /// A name stands without parentheses.
+    /// A name has no parentheses.
     #[error("`{0}` must be called")]
     NotCalled(String),
-    /// A call is not one of a matcher.
+    /// A call is not a valid matcher.
     #[error(transparent)]
     Matcher(#[from] MatcherError),
 }
 
 impl RuleError {
-    /// The error about a text that is not an expression.
+    /// Creates the error for a text that is not an expression.
     pub(crate) fn syntax(rule: &str, error: SyntaxError) -> Self {
         let at = error.span.start.min(rule.trim_end().len());
         match rule.trim() {
@@ -55,26 +55,26 @@ impl RuleError {
         }
     }
 
-    /// The error about a part of a rule, which stands at this byte.
+    /// Creates the error for the part of a rule at this byte offset.
     pub(crate) fn at(rule: &str, at: usize, fault: RuleFault) -> Self {
         Self::Invalid { rule: shown(rule), place: place(rule, at), source: Box::new(fault) }
     }
 }
 
-/// A rule as messages show it: whole, unless nobody would read it all, and on one line.
+/// Returns a rule for messages: on one line, and truncated if it is long.
 fn shown(rule: &str) -> String {
     let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    let mut shown: String = rule.chars().take(LONGEST_SHOWN).map(one).collect();
-    if rule.chars().nth(LONGEST_SHOWN).is_some() {
+    let mut shown: String = rule.chars().take(MAX_SHOWN_LEN).map(one).collect();
+    if rule.chars().nth(MAX_SHOWN_LEN).is_some() {
         shown += &format!("… ({} bytes)", rule.len());
     }
     shown
 }
 
-/// What is wrong with the call of a matcher.
+/// Why the call of a matcher is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MatcherError {
-    /// There is no matcher of this name.
+    /// Unknown matcher.
     #[error("unknown matcher {name}{}", .hint.iter().map(|hint| format!(": {hint}")).collect::<String>())]
     Unknown {
         /// The name as written.
@@ -82,7 +82,7 @@ pub enum MatcherError {
         /// What to write instead.
         hint: Option<String>,
     },
-    /// A number is given.
+    /// A number instead of a string.
     #[error("{name} takes strings: write `{number}` instead of {number}")]
     Number {
         /// Name of the matcher.
@@ -90,7 +90,7 @@ pub enum MatcherError {
         /// The number.
         number: f64,
     },
-    /// No value is given.
+    /// No values.
     #[error("{name} is called without a value: expected {name}({})", vec!["`…`"; *.most].join(", "))]
     NoValue {
         /// Name of the matcher.
@@ -106,20 +106,20 @@ pub enum MatcherError {
     EmptyValueOf {
         /// Name of the matcher.
         name: &'static str,
-        /// Its position, beginning with 1.
+        /// Its position, starting at 1.
         position: usize,
     },
-    /// The number of values is not one that the matcher takes.
+    /// The number of values is not supported.
     #[error("{name} takes {}, {} given{}", counted(.allowed), given(.values.len()), in_v3(name, .allowed, .values))]
     Count {
         /// Name of the matcher.
         name: &'static str,
-        /// How many values it takes.
+        /// The supported numbers of values.
         allowed: RangeInclusive<usize>,
         /// The values.
         values: Vec<String>,
     },
-    /// A value cannot be used.
+    /// A value is invalid.
     #[error("{name}: {source}")]
     Value {
         /// Name of the matcher.
@@ -144,7 +144,7 @@ fn given(count: usize) -> String {
     }
 }
 
-/// The second syntax has matchers with several values, which are alternatives.
+/// Suggests the v3 form: in v2, matchers with several values are alternatives.
 fn in_v3(name: &str, allowed: &RangeInclusive<usize>, values: &[String]) -> String {
     if *allowed.end() != 1 {
         return String::new();
@@ -153,36 +153,36 @@ fn in_v3(name: &str, allowed: &RangeInclusive<usize>, values: &[String]) -> Stri
     format!(": several are v2 syntax, in v3 it is {}", alternatives.join(" || "))
 }
 
-/// Why a matcher cannot use a value.
+/// Why a value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// An international name, which clients ask for in another form.
+    /// An international name, which clients send in another form.
     #[error("`{written}` is not ASCII: write `{ascii}`")]
     NotAscii {
         /// The name as written.
         written: String,
-        /// The form that clients ask for.
+        /// The form that clients send.
         ascii: String,
     },
-    /// A pattern of names that clients never ask for.
+    /// A pattern for names that clients never send.
     #[error("`{0}` is not ASCII: clients ask for the form `xn--…`")]
     PatternNotAscii(String),
-    /// No host has this name.
+    /// Not a host name.
     #[error("`{0}` is not a host name")]
     HostName(String),
-    /// A path is not absolute.
+    /// A path that is not absolute.
     #[error("`{0}` does not begin with `/`")]
     RelativePath(String),
-    /// No header has this name.
+    /// An invalid header name.
     #[error("invalid header name `{0}`")]
     HeaderName(String),
-    /// A text is neither an address nor a network.
+    /// Neither an address nor a network.
     #[error("invalid address or network `{0}`: expected one like `192.0.2.1` or `10.0.0.0/8`")]
     Network(String),
-    /// Networks of TCP routers cannot be used.
+    /// An invalid network of a TCP router.
     #[error(transparent)]
     Networks(#[from] BuildError),
-    /// `{name:pattern}`, which the third syntax would compare letter by letter.
+    /// `{name:pattern}`, which v3 would compare literally.
     #[error(
         "`{text}` is v2 syntax: in v3 patterns have no name and no braces, and stand in {matcher}, \
          like {matcher}(`{example}`)"
@@ -192,23 +192,23 @@ pub enum ValueError {
         text: String,
         /// The matcher that takes patterns.
         matcher: &'static str,
-        /// A pattern for it.
+        /// An example of its pattern.
         example: &'static str,
     },
     /// A protocol that is never routed.
     #[error("`{0}` is the gateway's own, for certificates")]
     OwnProtocol(String),
-    /// A pattern cannot be compiled.
+    /// A pattern does not compile.
     #[error(transparent)]
     Pattern(#[from] PatternError),
 }
 
-/// Why a regular expression cannot be used.
+/// Why a regular expression is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid regular expression `{pattern}`: {reason}")]
 pub struct PatternError {
     /// The expression as written.
     pub(super) pattern: String,
-    /// What the compiler of expressions says, in simpler words where it is a common mistake.
+    /// The compiler's message, simplified for common mistakes.
     pub(super) reason: String,
 }

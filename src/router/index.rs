@@ -1,4 +1,4 @@
-//! All routes of an entry point, found by host and path.
+//! All routes of an entry point, indexed by host and path.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::paths::{Asked, Paths};
 use super::tree::Tree;
 use super::view::View;
 
-/// One route that goes into an index.
+/// A route to be indexed.
 pub struct Entry<T, R = Rule> {
     /// Its rule.
     pub rule: R,
-    /// Higher goes first.
+    /// Higher priorities match first.
     pub priority: i64,
-    /// Decides between equal priorities: lower goes first. The place of the provider in the precedence, then the name.
+    /// Tie-breaker for equal priorities, lower first: the provider's rank, then the name.
     pub tie: (usize, String),
-    /// What is found.
+    /// The value to find.
     pub value: Arc<T>,
 }
 
@@ -34,7 +34,7 @@ impl<T, R: Clone> Clone for Entry<T, R> {
 }
 
 impl<T, R> Entry<T, R> {
-    /// Sorts entries: who is asked first comes first.
+    /// Sorts entries in the order of evaluation.
     pub(crate) fn sort(entries: &mut [Self]) {
         entries.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.tie.cmp(&b.tie)));
     }
@@ -42,18 +42,19 @@ impl<T, R> Entry<T, R> {
 
 /// All routes of one entry point, indexed so that the cost of a look-up does not grow with their number.
 ///
-/// Routes are filed by the hosts and paths that their rules ask for. A look-up collects the few routes whose host and
-/// path fit, and evaluates their whole rules in order of priority. Rules that ask for neither are evaluated one by one.
+/// Routes are filed by the hosts and paths in their rules. A look-up collects the few routes whose host and
+/// path match, and evaluates their complete rules in order of priority. Rules with neither are evaluated one
+/// by one.
 pub struct Index<T> {
-    /// In order of priority: a route's number is its rank.
+    /// In order of priority: a route's index is its rank.
     routes: Box<[Route<T>]>,
-    /// Routes that ask for one host.
+    /// Routes for exact hosts.
     exact: HashMap<Box<str>, Paths, RandomState>,
-    /// Routes that ask for hosts below these labels.
+    /// Routes for hosts below these suffixes.
     below: HashMap<Box<str>, Paths, RandomState>,
     /// Length of the longest key in `below`, in bytes.
     longest_below: usize,
-    /// All others.
+    /// All other routes.
     any_host: Paths,
 }
 
@@ -73,7 +74,7 @@ impl<T> Index<T> {
         Self { routes, exact, below, longest_below, any_host }
     }
 
-    /// The first route in order of priority whose rule takes the request.
+    /// Returns the first route in order of priority whose rule matches the request.
     pub fn find(&self, request: &Request) -> Option<&Arc<T>> {
         let view = View::new(request);
         let mut lists: SmallVec<[&[u32]; 8]> = SmallVec::new();
@@ -83,7 +84,7 @@ impl<T> Index<T> {
         if let [only] = lists.as_slice() {
             return only.iter().find_map(|&number| takes(number)).map(|route| &route.value);
         }
-        // The lists are sorted: take the lowest head until a rule fits.
+        // The lists are sorted: repeatedly take the lowest head until a rule matches.
         loop {
             let lowest = lists.iter().filter_map(|list| list.first().copied()).min()?;
             if let Some(route) = takes(lowest) {
@@ -97,7 +98,7 @@ impl<T> Index<T> {
         }
     }
 
-    /// True when there is no route.
+    /// Returns true if there are no routes.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }
@@ -108,7 +109,7 @@ impl<T> Index<T> {
             paths.collect(&view.path, lists);
         }
         if !self.below.is_empty() {
-            // Only the end of the host can be a key; a stranger's endless host costs nothing.
+            // Only the end of the host can be a key, so an overlong host costs nothing.
             let from = host.len().saturating_sub(self.longest_below + 1);
             for dot in memchr::memchr_iter(b'.', host.as_bytes().get(from..).unwrap_or_default()) {
                 let labels = host.get(from + dot + 1..).unwrap_or("");
@@ -128,7 +129,7 @@ struct Hosts {
     any_host: Paths,
 }
 
-/// Files each route under all places where it must be found.
+/// Files each route under all its places.
 fn file<T>(routes: &[Route<T>]) -> Hosts {
     let mut filed = Filed::default();
     for (number, route) in (0u32..).zip(routes) {
@@ -147,7 +148,7 @@ fn file<T>(routes: &[Route<T>]) -> Hosts {
     Hosts { exact: build(filed.exact), below: build(filed.below), any_host: Paths::new(filed.any_host) }
 }
 
-/// Routes and what their rules ask of the path, by host.
+/// Routes and their paths, by host.
 #[derive(Default)]
 struct Filed<'a> {
     exact: HashMap<Box<str>, Asked<'a>, RandomState>,
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_found_where_nothing_fits() {
+    fn nothing_is_found_if_nothing_matches() {
         assert!(Index::<()>::new(Vec::new()).is_empty());
         assert_eq!(found(&index(&[("Host(`a`)", 1)]), "b", "/"), None);
     }

@@ -1,4 +1,4 @@
-//! The matchers of a rule: what can be asked about a request.
+//! The matchers of a rule.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -31,12 +31,12 @@ const NAMES: [&str; 14] = [
     "Label",
 ];
 
-/// One question about a request.
+/// A condition on a request.
 #[derive(Clone, Debug)]
 pub(super) enum Matcher {
     /// The host is this one.
     Host(Box<str>),
-    /// The host is one label in front of this (`*.suffix`).
+    /// The host is one label followed by this suffix (`*.suffix`).
     HostBelow(Box<str>),
     /// Any host (`*`).
     AnyHost,
@@ -52,7 +52,7 @@ pub(super) enum Matcher {
     Query(Box<(Box<str>, Box<str>)>),
     QueryRegexp(Box<(Box<str>, Regex)>),
     ClientIp(IpNet),
-    /// The client is known by this name.
+    /// The client has this name.
     User(Box<str>),
     /// The client belongs to this group.
     Group(Box<str>),
@@ -63,7 +63,7 @@ pub(super) enum Matcher {
 }
 
 impl Matcher {
-    /// Checks a call.
+    /// Validates a call.
     pub(super) fn new(call: &Call) -> Result<Self, MatcherError> {
         let name = known_name(&call.name, &NAMES, hint)?;
         let allowed = match name {
@@ -75,7 +75,7 @@ impl Matcher {
         build(name, &arguments).map_err(|source| MatcherError::Value { name, source })
     }
 
-    /// True when the request fits.
+    /// Returns true if the request matches.
     pub(super) fn matches(&self, view: &View<'_>) -> bool {
         let request = view.request;
         match self {
@@ -117,7 +117,7 @@ impl Matcher {
     }
 }
 
-/// What is said of a name that is not a matcher's here.
+/// Returns a hint for an unknown name.
 fn hint(written: &str) -> Option<&'static str> {
     Some(match written {
         "Headers" => "that is v2 syntax, in v3 it is Header(`name`, `value`)",
@@ -156,7 +156,7 @@ fn build(name: &str, arguments: &[&str]) -> Result<Matcher, ValueError> {
         "QueryRegexp" if second.is_some() => {
             Matcher::QueryRegexp(Box::new((first.into(), pattern::compile(second.unwrap_or(""))?)))
         }
-        // With one argument both ask for a parameter without value.
+        // With one argument, both match a parameter without a value.
         "Query" | "QueryRegexp" => Matcher::Query(Box::new((first.into(), second.unwrap_or("").into()))),
         "User" => Matcher::User(first.into()),
         "Group" => Matcher::Group(first.into()),
@@ -165,7 +165,7 @@ fn build(name: &str, arguments: &[&str]) -> Result<Matcher, ValueError> {
     })
 }
 
-/// Traefik does not see `Host` among the headers, so that asking for it there finds nothing.
+/// Traefik does not keep `Host` among the headers, so matching it there finds nothing.
 fn is_host(name: &str) -> bool {
     name.eq_ignore_ascii_case("host")
 }
@@ -185,7 +185,7 @@ fn host(written: &str) -> Result<Matcher, ValueError> {
     })
 }
 
-/// The error about a name that is not ASCII, with the form to write.
+/// Returns the error for a name that is not ASCII, with the form to write.
 pub(crate) fn not_ascii(written: &str) -> ValueError {
     let written = written.to_owned();
     match ascii_form(&written) {
@@ -194,7 +194,7 @@ pub(crate) fn not_ascii(written: &str) -> ValueError {
     }
 }
 
-/// The form of an international name that clients ask for (RFC 5891): `xn--bcher-kva.example`.
+/// Returns the form of an international name that clients send (RFC 5891): `xn--bcher-kva.example`.
 fn ascii_form(name: &str) -> Option<String> {
     let (star, rest) = name.strip_prefix("*.").map_or(("", name), |rest| ("*.", rest));
     match url::Host::parse(rest.trim_end_matches('.')) {
@@ -217,7 +217,7 @@ fn header_name(written: &str) -> Result<HeaderName, ValueError> {
 fn range(written: &str) -> Result<IpNet, ValueError> {
     let parsed = IpAddr::from_str(written).map(IpNet::from).or_else(|_| IpNet::from_str(written));
     let range = parsed.map_err(|_| ValueError::Network(written.to_owned()))?;
-    // `::ffff:10.0.0.0/104` is `10.0.0.0/8`: clients are compared in the IPv4 form.
+    // `::ffff:10.0.0.0/104` is `10.0.0.0/8`: clients are compared in IPv4 form.
     Ok(match range {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
             Some(v4) => ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(range, IpNet::V4),
@@ -227,7 +227,7 @@ fn range(written: &str) -> Result<IpNet, ValueError> {
     })
 }
 
-/// Refuses `{name:pattern}`, which v3 would silently compare letter by letter.
+/// Refuses `{name:pattern}`, which v3 would silently compare literally.
 fn refuse_v2_pattern(name: &str, text: &str) -> Result<(), ValueError> {
     let is_v2 = text.split('{').skip(1).any(|after| {
         let named = after.split_once(':').map_or("", |(named, _)| named);

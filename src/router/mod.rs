@@ -1,7 +1,7 @@
-//! Which router takes a request: Traefik's v3 rules, and an index whose cost does not grow with their number.
+//! Matching requests to routers: Traefik's v3 rules, and an index whose cost does not grow with their number.
 //!
-//! [`Rule`] reads a rule and decides about one request. [`Index`] holds the rules of an entry point: it finds, by
-//! host and path, the few routes that may take a request, and evaluates only those, in order of priority.
+//! [`Rule`] parses a rule and evaluates it for one request. [`Index`] holds the rules of an entry point: it
+//! finds the few routes that may match by host and path, and evaluates only those in order of priority.
 
 mod cover;
 mod coverage;
@@ -29,7 +29,7 @@ mod testing {
 
     use tidegate_core::{Body, Connection, Context, Request};
 
-    /// A request from 127.0.0.1.
+    /// Returns a request from 127.0.0.1.
     pub(super) fn request(method: &str, host: &str, target: &str, headers: &[(&str, &str)]) -> Request {
         let mut builder = http::Request::builder().method(method).uri(target).header("host", host);
         for (name, value) in headers {

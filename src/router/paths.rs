@@ -1,17 +1,17 @@
-//! Finds, among many paths and prefixes, those that a request's path fits.
+//! Finds the paths and prefixes that match a request's path.
 
 use smallvec::SmallVec;
 
 use super::cover::PathPart;
 
-/// Numbers of routes, lowest (that is: first in order of priority) first.
+/// Indexes of routes, lowest first, which is the order of priority.
 pub(super) type Routes = SmallVec<[u32; 2]>;
 
-/// What routes ask of the path. Most hosts have a single route: no list is allocated for it.
+/// The paths of routes. Most hosts have a single route: no list is allocated for it.
 pub(super) type Asked<'a> = SmallVec<[(PathPart<'a>, u32); 1]>;
 
-/// Up to this many routes are just listed: evaluating them is cheaper than looking for them.
-const LISTED: usize = 4;
+/// Up to this many routes are only listed: evaluating them is cheaper than looking them up.
+const MAX_LISTED: usize = 4;
 
 /// No parent.
 const NONE: u32 = u32::MAX;
@@ -21,7 +21,7 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Paths {
     /// Routes for any path.
     any: Routes,
-    /// Prefixes and exact paths in ascending order, each with a link to the longest other one that begins it.
+    /// Prefixes and exact paths in ascending order, each linked to its longest proper prefix among them.
     nodes: Box<[Node]>,
 }
 
@@ -35,7 +35,7 @@ struct Node {
 impl Paths {
     pub(super) fn new(mut filed: Asked<'_>) -> Self {
         let mut any = Routes::new();
-        if filed.len() <= LISTED {
+        if filed.len() <= MAX_LISTED {
             any.extend(filed.into_iter().map(|(_, route)| route));
             tidy(&mut any);
             return Self { any, nodes: Box::default() };
@@ -68,12 +68,12 @@ impl Paths {
         Self { any, nodes: nodes.into() }
     }
 
-    /// Adds the lists of routes that may take a request with this path.
+    /// Collects the lists of routes that may match this path.
     pub(super) fn collect<'a>(&'a self, path: &str, lists: &mut SmallVec<[&'a [u32]; 8]>) {
         if !self.any.is_empty() {
             lists.push(&self.any);
         }
-        // Whatever begins `path` also begins the last text that is not greater than `path`.
+        // Any prefix of `path` is also a prefix of the last text that is not greater than `path`.
         let after = self.nodes.partition_point(|node| *node.text <= *path);
         let Some(mut node) = after.checked_sub(1).and_then(|at| self.nodes.get(at)) else { return };
         let common = node.text.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
@@ -102,7 +102,7 @@ fn text<'a>(part: &'a PathPart<'_>) -> &'a str {
     }
 }
 
-/// The last of the nodes so far that begins `text`: it is the newest one or one of its ancestors.
+/// Returns the last node so far that is a prefix of `text`: the newest one or one of its ancestors.
 fn parent_of(nodes: &[Node], text: &str) -> u32 {
     let mut at = (nodes.len() as u32).wrapping_sub(1);
     while let Some(node) = nodes.get(at as usize) {

@@ -1,15 +1,16 @@
 //! Go's regular expressions (RE2 syntax) on the `regex` crate.
 //!
-//! Both are linear-time engines with nearly the same language. What differs is translated: `\Q…\E`, literal braces,
-//! ASCII-only `\d`, `\s`, `\w` and `\b`, `\<` and `\>`, and the set operations that only Rust knows in classes.
+//! Both are linear-time engines with nearly the same syntax. The differences are translated: `\Q…\E`, literal
+//! braces, ASCII-only `\d`, `\s`, `\w` and `\b`, `\<` and `\>`, and set operations in classes, which exist
+//! only in Rust.
 
 use regex::{Regex, RegexBuilder};
 
 use super::error::PatternError;
 
-/// The largest compiled program, in bytes: patterns come from whoever may set labels.
+/// Maximum size of a compiled program in bytes: patterns come from anyone who can set labels.
 const SIZE_LIMIT: usize = 1 << 20;
-/// The largest cache of one lazy DFA, in bytes.
+/// Maximum size of the cache of one lazy DFA, in bytes.
 const DFA_LIMIT: usize = 1 << 18;
 
 /// Compiles a pattern.
@@ -22,7 +23,7 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, PatternError> {
         .map_err(|error| describe(pattern, &error))
 }
 
-/// Says the common mistakes in simpler words.
+/// Explains common mistakes in simpler words.
 fn describe(pattern: &str, error: &regex::Error) -> PatternError {
     let whole = error.to_string();
     let reason = whole.lines().last().unwrap_or("").trim_start_matches("error: ");
@@ -39,7 +40,7 @@ fn describe(pattern: &str, error: &regex::Error) -> PatternError {
     PatternError { pattern: pattern.to_owned(), reason: reason.to_owned() }
 }
 
-/// Rewrites what means something else, or nothing, to the `regex` crate.
+/// Translates what has another meaning, or none, in the `regex` crate.
 fn translate(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len() + 8);
     let mut rest = pattern;
@@ -57,7 +58,7 @@ fn translate(pattern: &str) -> String {
     out
 }
 
-/// Translates the escape at the beginning of `rest` and returns its length.
+/// Translates the escape at the start of `rest` and returns its length.
 fn escape(rest: &str, in_class: bool, out: &mut String) -> usize {
     let Some(c) = rest.chars().nth(1) else {
         out.push('\\');
@@ -94,7 +95,7 @@ fn escape(rest: &str, in_class: bool, out: &mut String) -> usize {
     2
 }
 
-/// Translates the character class at the beginning of `rest` and returns its length.
+/// Translates the character class at the start of `rest` and returns its length.
 fn class(rest: &str, out: &mut String) -> usize {
     let opening = if rest.starts_with("[^") { 2 } else { 1 };
     out.push_str(rest.get(..opening).unwrap_or("["));
@@ -127,7 +128,7 @@ fn class(rest: &str, out: &mut String) -> usize {
     at
 }
 
-/// True when a text that begins with `{` is a repetition: `{2}`, `{2,}` or `{2,3}`.
+/// Returns true if a text that starts with `{` is a repetition: `{2}`, `{2,}` or `{2,3}`.
 fn is_repetition(text: &str) -> bool {
     let Some(inner) = text.strip_prefix('{').and_then(|t| t.split_once('}')).map(|(inner, _)| inner) else {
         return false;
@@ -141,7 +142,8 @@ fn closes_repetition(pattern: &str, at: usize) -> bool {
     before.rfind('{').and_then(|open| pattern.get(open..=at)).is_some_and(is_repetition)
 }
 
-/// The text that everything matching `pattern` begins with: what follows `^`, up to the first special character.
+/// Returns the common prefix of everything that `pattern` matches: the text after `^`, up to the first
+/// special character.
 pub(super) fn literal_prefix(pattern: &str) -> Option<String> {
     let body = pattern.strip_prefix('^').filter(|_| is_plain(pattern))?;
     let mut found = String::new();
@@ -163,7 +165,8 @@ pub(super) fn literal_prefix(pattern: &str) -> Option<String> {
     (!found.is_empty()).then_some(found)
 }
 
-/// The text that everything matching `pattern` ends with: what stands before `$`, back to the first special character.
+/// Returns the common suffix of everything that `pattern` matches: the text before `$`, back to the first
+/// special character.
 pub(super) fn literal_suffix(pattern: &str) -> Option<String> {
     let body = pattern.strip_suffix('$').filter(|_| is_plain(pattern))?;
     let mut found = Vec::new();
@@ -186,7 +189,7 @@ pub(super) fn literal_suffix(pattern: &str) -> Option<String> {
     (!found.is_empty()).then(|| found.into_iter().rev().collect())
 }
 
-/// True for patterns without alternatives, flags and quoted parts, whose ends can be read off.
+/// Returns true for patterns without alternatives, flags and quoted parts.
 fn is_plain(pattern: &str) -> bool {
     !pattern.contains('|') && !pattern.contains("(?") && !pattern.contains("\\Q")
 }
@@ -196,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_go_reads() {
+    fn accepts_gos_syntax() {
         for (pattern, text, matches) in [
             (r"^\d+$", "12", true),
             (r"^\d+$", "١٢", false),

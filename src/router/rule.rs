@@ -1,4 +1,4 @@
-//! A rule: matchers joined by `&&`, `||` and `!`.
+//! A rule: matchers combined with `&&`, `||` and `!`.
 
 use tidegate_core::Request;
 use tidegate_core::expression::{self, Call};
@@ -8,7 +8,7 @@ use super::matcher::Matcher;
 use super::tree::Tree;
 use super::view::View;
 
-/// A checked rule (Traefik's v3 rule language).
+/// A validated rule (Traefik's v3 rule language).
 #[derive(Clone, Debug)]
 pub struct Rule {
     text: Box<str>,
@@ -16,32 +16,33 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Parses and checks a rule. The error says what was expected and where.
+    /// Parses and validates a rule. The error contains the position and what was expected.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
         let expression = expression::parse(text).map_err(|error| RuleError::syntax(text, error))?;
         let tree = Tree::new(&expression, &Matcher::new).map_err(|misplaced| misplaced.in_rule(text))?;
         Ok(Self { text: text.into(), tree })
     }
 
-    /// The rule that is this one call: how other expressions ask what rules ask.
+    /// Creates a rule from a single call, for other expressions that use matchers.
     pub(crate) fn of_call(call: &Call) -> Result<Self, MatcherError> {
         let matcher = Matcher::new(call)?;
         Ok(Self { text: call.to_string().into(), tree: Tree::Matcher(matcher) })
     }
 
-    /// The rule as written.
+    /// Returns the rule as written.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Values of its `Host` matchers that are not negated, in lower case and in the order of the rule.
+    /// Returns the values of its `Host` matchers that are not negated, in lower case and in the order of the
+    /// rule.
     pub fn hosts(&self) -> Vec<String> {
         let mut hosts = Vec::new();
         collect_hosts(&self.tree, false, &mut hosts);
         hosts
     }
 
-    /// True when the rule takes the request: the plain evaluation that the index must agree with.
+    /// Returns true if the rule matches the request: the direct evaluation that the index must agree with.
     pub fn matches(&self, request: &Request) -> bool {
         let view = View::new(request);
         self.tree.matches(&|matcher| matcher.matches(&view))
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matchers_take_what_traefik_takes() {
+    fn matchers_match_what_traefik_matches() {
         for (rule, method, host, target, taken) in [
             ("Host(`UP.test`)", "GET", "up.TEST.:99", "/", true),
             ("Host(`dot.test.`)", "GET", "dot.test", "/", true),
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_may_ask_who_the_client_is() {
+    fn rules_can_match_the_identity_of_the_client() {
         let takes = |rule: &str, identity: Option<Identity>| {
             let mut request = request("GET", "h", "/", &[]);
             request.context.identity = identity.map(Arc::new);
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_those_asked_for() {
+    fn hosts_are_those_in_host_matchers() {
         let rule =
             Rule::parse("Host(`B.test`) || !(Host(`no`)) || !!Host(`*.A.test`) && HostRegexp(`x`)").unwrap();
         assert_eq!(rule.hosts(), ["b.test", "*.a.test"]);

@@ -1,4 +1,4 @@
-//! The shape of a rule, and how it is made of an expression, whatever is asked about: a request or a connection.
+//! The structure of a rule, built from an expression, for requests and for connections.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use tidegate_core::expression::{Argument, Call, Comparison, Expression, Field, n
 
 use super::error::{MatcherError, RuleError, RuleFault};
 
-/// A rule's shape. Chains are flat, so that walking it never goes deeper than the rule's parentheses.
+/// The structure of a rule. Chains are flat, so that recursion never goes deeper than the rule's parentheses.
 #[derive(Clone, Debug)]
 pub(crate) enum Tree<M> {
     /// All of these.
@@ -15,11 +15,11 @@ pub(crate) enum Tree<M> {
     Any(Box<[Tree<M>]>),
     /// Not this.
     Not(Box<Tree<M>>),
-    /// One question.
+    /// A single matcher.
     Matcher(M),
 }
 
-/// What is wrong with a part of a rule, and at which byte of the rule.
+/// An error in a part of a rule, with its byte offset.
 #[derive(Clone, Debug)]
 pub(crate) struct Misplaced {
     at: usize,
@@ -27,29 +27,29 @@ pub(crate) struct Misplaced {
 }
 
 impl Misplaced {
-    /// A call that is not one of a matcher.
+    /// Creates the error for an invalid matcher.
     pub(crate) fn matcher(call: &Call, error: MatcherError) -> Self {
         Self { at: call.span.start, fault: error.into() }
     }
 
-    /// A comparison, which no rule has.
+    /// Creates the error for a comparison, which is not allowed in rules.
     pub(crate) fn comparison(call: &Call, operator: Comparison) -> Self {
         Self { at: call.span.start, fault: RuleFault::Comparison(operator) }
     }
 
-    /// A field, which no rule has.
+    /// Creates the error for a field, which is not allowed in rules.
     pub(crate) fn field(field: &Field) -> Self {
         Self { at: field.span.start, fault: RuleFault::NotCalled(field.name.clone()) }
     }
 
-    /// The error about the rule that the part belongs to.
+    /// Converts it to an error of the whole rule.
     pub(crate) fn in_rule(self, rule: &str) -> RuleError {
         RuleError::at(rule, self.at, self.fault)
     }
 }
 
 impl<M> Tree<M> {
-    /// Makes a tree of an expression; `matcher` of each call. What is not a call is refused.
+    /// Builds a tree from an expression; `matcher` converts each call. Anything else is an error.
     pub(crate) fn new(
         expression: &Expression,
         matcher: &impl Fn(&Call) -> Result<M, MatcherError>,
@@ -76,7 +76,7 @@ impl<M> Tree<M> {
         }
     }
 
-    /// True when the answers to its questions are such that the rule takes what is asked about.
+    /// Evaluates the tree; `fits` evaluates a matcher.
     pub(crate) fn matches(&self, fits: &impl Fn(&M) -> bool) -> bool {
         match self {
             Self::All(parts) => parts.iter().all(|part| part.matches(fits)),
@@ -103,8 +103,8 @@ fn flatten<M>(
     }
 }
 
-/// The matcher's own name for a name as written: it may be in lower, upper or title case. `hint` says more of a name
-/// that there is not, if it can; else the nearest one is named.
+/// Returns the canonical name of a matcher, which may be written in lower, upper or title case. For an
+/// unknown name, the error contains `hint`, or else the most similar name.
 pub(crate) fn known_name(
     written: &str,
     names: &[&'static str],
@@ -129,7 +129,7 @@ pub(crate) fn known_name(
     Err(MatcherError::Unknown { name: written.to_owned(), hint })
 }
 
-/// The arguments of a matcher that takes as many as `allowed` says, each of them a text.
+/// Returns the arguments of a matcher, which must be texts; `allowed` is their supported number.
 pub(crate) fn texts<'a>(
     name: &'static str,
     call: &'a Call,

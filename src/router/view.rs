@@ -1,18 +1,18 @@
-//! A request as rules see it: host in lower case, path with only the reserved characters escaped.
+//! A request as seen by rules: host in lower case, path with only reserved characters escaped.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
 use tidegate_core::{Identity, Request};
 
-/// What is compared with the matchers, worked out once for each request.
+/// The values that matchers compare, computed once per request.
 pub(super) struct View<'a> {
     pub(super) request: &'a Request,
     /// The host in lower case, without port; a trailing dot is kept (`HostRegexp` sees it).
     pub(super) dotted_host: Cow<'a, str>,
-    /// The path to compare with.
+    /// The normalised path.
     pub(super) path: Cow<'a, str>,
-    /// The client's address, IPv4 in its own form.
+    /// The client's address, in IPv4 form if mapped.
     pub(super) peer: IpAddr,
 }
 
@@ -31,17 +31,17 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The host without port and trailing dot.
+    /// Returns the host without port and trailing dot.
     pub(super) fn host(&self) -> &str {
         self.dotted_host.strip_suffix('.').unwrap_or(&self.dotted_host)
     }
 
-    /// Who the client is, when something has authenticated it.
+    /// Returns the client's identity, if it was authenticated.
     pub(super) fn identity(&self) -> Option<&'a Identity> {
         self.request.context.identity.as_deref()
     }
 
-    /// Key and value, still escaped, of each query parameter. `;` separates like `&`, as it does in Traefik.
+    /// Returns key and value, still escaped, of each query parameter. `;` separates like `&`, as in Traefik.
     pub(super) fn query(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         let query = self.request.head.uri.query().unwrap_or("");
         query
@@ -52,7 +52,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// A host without its port and, for IPv6, without its brackets.
+/// Returns a host without its port and, for IPv6, without its brackets.
 pub(crate) fn without_port(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split_once(']').map_or(host, |(address, _)| address);
@@ -66,7 +66,7 @@ pub(crate) fn without_port(host: &str) -> &str {
     }
 }
 
-/// The bytes of an escaped query part, as Go's `url.QueryUnescape` gives them. The part is well escaped.
+/// Returns the bytes of an escaped query part, like Go's `url.QueryUnescape`. The part must be well escaped.
 pub(super) fn unescaped(part: &str) -> impl Iterator<Item = u8> {
     let bytes = part.as_bytes();
     let mut at = 0;
@@ -88,14 +88,15 @@ fn well_escaped(part: &str) -> bool {
     memchr::memchr_iter(b'%', bytes).all(|at| escape_at(bytes, at).is_some())
 }
 
-/// The byte that the `%XX` at this place stands for.
+/// Returns the byte of the `%XX` at this offset.
 fn escape_at(bytes: &[u8], at: usize) -> Option<u8> {
     let digit = |offset: usize| bytes.get(at + offset).and_then(|&b| char::from(b).to_digit(16));
     Some((digit(1)? * 16 + digit(2)?) as u8)
 }
 
-/// The path that rules are compared with: everything is decoded but the reserved characters of RFC 3986 section
-/// 2.2 and `%`, which stay escaped, with upper-case digits. No allocation for a path without escapes.
+/// Returns the path that rules are compared with: everything is decoded except the reserved characters of RFC
+/// 3986 section 2.2 and `%`, which stay escaped with upper-case digits. Does not allocate for a path without
+/// escapes.
 fn routing_path(path: &str) -> Cow<'_, str> {
     let bytes = path.as_bytes();
     if memchr::memchr(b'%', bytes).is_none() {
@@ -120,7 +121,7 @@ fn routing_path(path: &str) -> Cow<'_, str> {
             }
         }
     }
-    // Bytes that are no UTF-8 count as U+FFFD, as they do in Go's regular expressions.
+    // Invalid UTF-8 counts as U+FFFD, as in Go's regular expressions.
     Cow::Owned(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_cut_off() {
+    fn ports_are_removed() {
         for (host, name) in [
             ("a.test", "a.test"),
             ("a.test:80", "a.test"),

@@ -1,4 +1,5 @@
-//! Certificate resolvers: where certificates come from, and how names are proven (Traefik's `certificatesResolvers`).
+//! Certificate resolvers: where certificates come from, and how domains are validated (Traefik's
+//! `certificatesResolvers`).
 
 use serde::{Deserialize, Serialize};
 pub use tidegate_acme::options::*;
@@ -10,13 +11,13 @@ pub struct CertificatesResolver {
     /// Certificates by ACME (RFC 8555).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acme: Option<Acme>,
-    /// Why it obtains nothing; empty when it works.
+    /// Why it obtains no certificates; empty if it works.
     #[serde(skip)]
     pub out: String,
 }
 
 impl CertificatesResolver {
-    /// Keeps the name and nothing else: it obtains no certificates.
+    /// Disables the resolver but keeps its name.
     pub(super) fn take_out(&mut self, why: String) {
         self.acme = None;
         if self.out.is_empty() {
@@ -24,7 +25,7 @@ impl CertificatesResolver {
         }
     }
 
-    /// The entry point where proofs are shown over HTTP.
+    /// Returns the entry point for HTTP challenges.
     pub fn http_entry_point(&self) -> Option<&str> {
         self.acme.as_ref()?.http_challenge.as_ref().map(|http| http.entry_point.as_str())
     }

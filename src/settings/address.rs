@@ -3,14 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Where an entry point listens.
+/// The address of an entry point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Host name or IP address without brackets; empty for all addresses of the machine.
+    /// Host name or IP address without brackets; empty for all addresses.
     pub host: String,
     /// Port; 0 lets the system choose one.
     pub port: u16,
-    /// What is spoken below.
+    /// Transport protocol.
     pub protocol: Protocol,
 }
 
@@ -24,7 +24,7 @@ pub enum Protocol {
 }
 
 impl Address {
-    /// True when both cannot be listened on at once.
+    /// Returns true if both cannot be listened on at once.
     pub fn clashes(&self, other: &Address) -> bool {
         let host = |address: &Address| match address.host.as_str() {
             "0.0.0.0" | "::" => String::new(),
@@ -37,7 +37,7 @@ impl Address {
     }
 }
 
-/// Why a text is not an address.
+/// Why an address is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an address: {fault}; expected `[host]:port`, like `:80`")]
 pub struct AddressError {
@@ -45,7 +45,7 @@ pub struct AddressError {
     fault: AddressFault,
 }
 
-/// What is wrong with an address.
+/// The invalid part of an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum AddressFault {
     #[error("`{0}` is neither `tcp` nor `udp`")]
@@ -85,7 +85,7 @@ impl FromStr for Address {
     }
 }
 
-/// Names of ports that are known everywhere, as in Go's net package.
+/// Well-known names of ports, as in Go's net package.
 const SERVICES: [(&str, u16); 15] = [
     ("domain", 53),
     ("ftp", 21),
@@ -104,7 +104,7 @@ const SERVICES: [(&str, u16); 15] = [
     ("telnet", 23),
 ];
 
-/// An address whose port is a name (`:http`) with the number of that port; `None` when it is a number, or unknown.
+/// Replaces the name of a port (`:http`) with its number; `None` if it is a number or unknown.
 pub(super) fn with_number(address: &str) -> Option<String> {
     let (place, protocol) = address.split_once('/').map_or((address, None), |(place, p)| (place, Some(p)));
     let (host, name) = place.rsplit_once(':')?;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_place_clashes() {
+    fn equal_addresses_clash() {
         let clash = |a: &str, b: &str| a.parse::<Address>().expect(a).clashes(&b.parse().expect(b));
         assert!(clash(":80", "0.0.0.0:80") && clash("[::]:80", ":80"));
         assert!(!clash(":80", ":81") && !clash(":80", ":80/udp") && !clash(":0", ":0"));

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Api {
-    /// On the entry point `traefik`, without a router.
+    /// Serves it on the entry point `traefik` without a router.
     pub insecure: bool,
-    /// With the dashboard.
+    /// Includes the dashboard.
     pub dashboard: bool,
-    /// With debug endpoints.
+    /// Includes debug endpoints.
     pub debug: bool,
-    /// Read for compatibility.
+    /// For compatibility only.
     pub disable_dashboard_ad: bool,
     /// Title of the dashboard.
     pub dashboard_name: String,
-    /// Where API and dashboard begin.
+    /// Base path of API and dashboard.
     pub base_path: String,
 }
 
@@ -39,9 +39,9 @@ impl Default for Api {
 pub struct Ping {
     /// Entry point.
     pub entry_point: String,
-    /// No router is made for it.
+    /// Does not create routers for it.
     pub manual_routing: bool,
-    /// Status while stopping.
+    /// Status during shutdown.
     pub terminating_status_code: u16,
 }
 

@@ -1,4 +1,4 @@
-//! What types cannot say about settings: addresses, names that must exist, and texts with few meanings.
+//! Validates what types cannot express: addresses, references and enumerated texts.
 
 use tidegate_config::router::RuleSyntax;
 use tidegate_config::tree::Node;
@@ -12,16 +12,16 @@ use super::{
 };
 use crate::observability::{access_log, log};
 
-/// What was found.
+/// The result of the validation.
 #[derive(Default)]
 pub(super) struct Findings {
-    /// Reasons not to start.
+    /// Errors that prevent the start.
     pub(super) problems: Vec<Problem>,
-    /// What is not honoured.
+    /// Settings without effect.
     pub(super) warnings: Vec<Problem>,
 }
 
-/// Checks settings that are complete. `node` is what they were read from: it knows where each value was written.
+/// Validates complete settings. `node` provides the origin of each value.
 pub(super) fn check(settings: &mut Settings, node: &Node) -> Findings {
     let mut check = Check { node, findings: Findings::default() };
     check.addresses(settings);
@@ -43,7 +43,7 @@ struct Check<'n> {
 }
 
 impl Check<'_> {
-    /// Entry points without an address are not opened: nobody can want the random port that Traefik gives them.
+    /// Drops entry points without an address: no one wants the random port that Traefik gives them.
     fn addresses(&mut self, settings: &mut Settings) {
         let without = |(_, point): &(&String, &EntryPoint)| point.address.is_empty();
         let names: Vec<String> =
@@ -222,7 +222,7 @@ impl Check<'_> {
         }
     }
 
-    /// Values that Traefik takes for others.
+    /// Replaces values that Traefik interprets differently.
     fn entry_point_values(&mut self, name: &str, point: &mut EntryPoint) {
         let usual = EntryPoint::default();
         if point.http.max_header_bytes == 0 {
@@ -243,7 +243,7 @@ impl Check<'_> {
         }
     }
 
-    /// Redirections to nowhere are left out, as in Traefik.
+    /// Drops redirections to unknown targets, as in Traefik.
     fn redirections(&mut self, settings: &mut Settings) {
         let names: Vec<String> = settings.entry_points.keys().cloned().collect();
         for (name, point) in &mut settings.entry_points {
@@ -312,7 +312,7 @@ impl Check<'_> {
         settings.certificates_resolvers = resolvers;
     }
 
-    /// A word without meaning is taken for `default`, as in Traefik.
+    /// Replaces an unknown word with `default`, as in Traefik.
     fn known<T: Vocabulary>(&mut self, path: &[&str], word: &mut Word<T>, default: T) {
         let default = Word::from(default);
         match word.known() {
@@ -337,7 +337,7 @@ impl Check<'_> {
         self.findings.warnings.push(problem);
     }
 
-    /// A problem at the value of this path, or at the nearest thing around it that was written.
+    /// Creates a problem at the value of this path, or at the closest parent that was written.
     fn at(&self, path: &[&str], message: &str) -> Problem {
         let nearest = (1..=path.len()).rev().find_map(|length| self.node.get(&path[..length]));
         let origin = nearest.map_or(Origin::Internal, |node| node.origin.clone());
@@ -345,18 +345,18 @@ impl Check<'_> {
     }
 }
 
-/// What is reported while rules of the second syntax are asked for.
+/// The warning about v2 as the default syntax.
 const V2: &str = "`v2` is not supported: rules are read as `v3`, and a router whose rule means something else in `v2` \
                   answers 503";
 
-/// True for `404` and `400-499`.
+/// Returns true for `404` and `400-499`.
 fn is_status_range(code: &str) -> bool {
     let (first, last) = code.split_once('-').unwrap_or((code, code));
     let number = |text: &str| text.trim().parse::<u16>().ok();
     matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
 }
 
-/// Why a log cannot be written to this file; `None` when it can, or none is named.
+/// Returns why a log file cannot be opened; `None` if it can, or if none is set.
 fn unusable(path: &str) -> Option<String> {
     if path.is_empty() {
         return None;
@@ -364,7 +364,7 @@ fn unusable(path: &str) -> Option<String> {
     let was_there = std::fs::exists(path).unwrap_or(true);
     let opened = access_log::open_file(path.as_ref());
     if opened.is_ok() && !was_there {
-        // It was only tried.
+        // Created only by the attempt.
         let _ = std::fs::remove_file(path);
     }
     opened.err().map(|error| format!("`{path}` cannot be opened: {error}"))

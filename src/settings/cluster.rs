@@ -1,4 +1,4 @@
-//! Gateways that work as one and know of each other. Not in Traefik.
+//! Clusters of gateways. Not in Traefik.
 
 use serde::{Deserialize, Serialize};
 use tidegate_clients::OptionError;
@@ -7,23 +7,23 @@ use tidegate_clients::consul::store;
 use tidegate_clients::redis;
 use tidegate_core::values::{Duration, Secret, is_default};
 
-/// Names and identifiers stand in keys.
-const LONGEST_NAME: usize = 128;
-/// Consul's own limits of a session.
-const LEAST_IN_CONSUL: u64 = 10;
-const LONGEST: u64 = 86_400;
+/// Maximum length of names and identifiers, which are part of keys.
+const MAX_NAME_LEN: usize = 128;
+/// Consul's limits for sessions.
+const MIN_CONSUL_TTL: u64 = 10;
+const MAX_TTL: u64 = 86_400;
 
 /// `cluster`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Cluster {
-    /// Name of the cluster: gateways with the same name belong together.
+    /// Name of the cluster: gateways with the same name form a cluster.
     pub name: String,
-    /// Name of this gateway; empty: that of the machine.
+    /// Name of this gateway; the host name if empty.
     pub id: String,
-    /// Where this gateway is, for people: it is shown and not used.
+    /// Address of this gateway, for display only.
     pub address: String,
-    /// A gateway that is not heard of for this time is not a member any more.
+    /// Time without contact after which a gateway is no longer a member.
     pub ttl: Duration,
     /// Members find each other in Consul.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,16 +50,16 @@ impl Default for Cluster {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ClusterConsul {
-    /// The agent: host and port, or a URL; empty: `CONSUL_HTTP_ADDR`, or the agent of this machine.
+    /// The agent: host and port, or a URL; if empty, `CONSUL_HTTP_ADDR` or the agent on this machine.
     pub address: String,
-    /// ACL token; empty: `CONSUL_HTTP_TOKEN`.
+    /// ACL token; `CONSUL_HTTP_TOKEN` if empty.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub token: Secret,
-    /// Datacenter; empty: the agent's own.
+    /// Datacenter; the agent's own if empty.
     pub datacenter: String,
-    /// The key below which everything stands.
+    /// Root of all keys.
     pub prefix: String,
-    /// TLS towards the agent.
+    /// TLS to the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
@@ -77,7 +77,7 @@ impl Default for ClusterConsul {
 }
 
 impl ClusterConsul {
-    /// The same for whoever connects.
+    /// Returns the options for connecting.
     pub(crate) fn place(&self) -> store::Options {
         store::Options {
             address: self.address.clone(),
@@ -92,7 +92,7 @@ impl ClusterConsul {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ClusterRedis {
-    /// Servers, or sentinels; the next one is asked when one fails.
+    /// Servers, or sentinels; if one fails, the next one is used.
     pub endpoints: Vec<String>,
     /// User name.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -100,15 +100,15 @@ pub struct ClusterRedis {
     /// Its password.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub password: Secret,
-    /// Number of the database.
+    /// Database number.
     #[serde(skip_serializing_if = "is_default")]
     pub db: i64,
-    /// What keys begin with.
+    /// Prefix of all keys.
     pub prefix: String,
-    /// TLS towards the servers.
+    /// TLS to the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Ask sentinels which server is the master.
+    /// Uses sentinels to find the master.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentinel: Option<redis::Sentinel>,
 }
@@ -128,7 +128,7 @@ impl Default for ClusterRedis {
 }
 
 impl ClusterRedis {
-    /// The same for whoever connects.
+    /// Returns the options for connecting.
     pub(crate) fn place(&self) -> redis::Database {
         redis::Database {
             endpoints: self.endpoints.clone(),
@@ -142,27 +142,27 @@ impl ClusterRedis {
 }
 
 impl Cluster {
-    /// What cannot be meant: the option, and why.
+    /// Returns invalid options, and why they are invalid.
     pub(super) fn mistakes(&self) -> Vec<(Vec<&'static str>, String)> {
         let mut found = Vec::new();
         let mut wrong = |path: &[&'static str], message: String| found.push((path.to_vec(), message));
         for (option, text) in [("name", &self.name), ("id", &self.id)] {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            if text.len() > LONGEST_NAME || !text.bytes().all(fits) || (option == "name" && text.is_empty()) {
+            if text.len() > MAX_NAME_LEN || !text.bytes().all(fits) || (option == "name" && text.is_empty()) {
                 let message =
                     format!("`{text}` cannot stand in a key: expected letters, digits, `.`, `_` and `-`");
                 wrong(&[option], message);
             }
         }
         let least = match (&self.consul, &self.redis) {
-            (Some(_), None) => LEAST_IN_CONSUL,
+            (Some(_), None) => MIN_CONSUL_TTL,
             (None, Some(_)) => 1,
             (Some(_), Some(_)) => {
                 wrong(
                     &[],
                     "members cannot meet in two places: expected `consul` or `redis`, not both".into(),
                 );
-                LEAST_IN_CONSUL
+                MIN_CONSUL_TTL
             }
             (None, None) => {
                 wrong(&[], "nothing says where members meet: expected `consul` or `redis`".into());
@@ -170,7 +170,7 @@ impl Cluster {
             }
         };
         let seconds = self.ttl.0.as_secs();
-        if seconds < least || seconds > LONGEST {
+        if seconds < least || seconds > MAX_TTL {
             wrong(&["ttl"], format!("expected a time from {least} s to a day"));
         }
         if let Some(consul) = &self.consul {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_needs_one_place_to_meet() {
+    fn a_cluster_needs_exactly_one_store() {
         let consul = || Some(ClusterConsul::default());
         let redis = || Some(ClusterRedis::default());
         assert!(mistakes(Cluster { consul: consul(), ..Cluster::default() }).is_empty());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named() {
+    fn invalid_options_are_reported() {
         let base = || Cluster { consul: Some(ClusterConsul::default()), ..Cluster::default() };
         let redis = |redis: ClusterRedis| Cluster { redis: Some(redis), ..Cluster::default() };
         let strategy =

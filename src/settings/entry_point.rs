@@ -1,4 +1,4 @@
-//! Entry points: the doors through which clients come.
+//! Entry points: the ports that clients connect to.
 
 use serde::{Deserialize, Serialize};
 use tidegate_config::router::{Observability, RouterTls};
@@ -11,13 +11,13 @@ use tidegate_core::word::{Vocabulary, Word};
 pub struct EntryPoint {
     /// `[host]:port[/tcp|/udp]`.
     pub address: String,
-    /// Let routers win over the built-in ACME challenge router.
+    /// Lets routers take precedence over the built-in ACME challenge router.
     #[serde(rename = "allowACMEByPass", skip_serializing_if = "is_default")]
     pub allow_acme_by_pass: bool,
-    /// Share the port with other processes.
+    /// Shares the port with other processes.
     #[serde(skip_serializing_if = "is_default")]
     pub reuse_port: bool,
-    /// Serve routers that name no entry point.
+    /// Used by routers that name no entry point.
     #[serde(skip_serializing_if = "is_default")]
     pub as_default: bool,
     /// Timeouts and life cycle.
@@ -25,7 +25,7 @@ pub struct EntryPoint {
     /// PROXY protocol from trusted peers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// Whose `X-Forwarded-*` are believed.
+    /// Peers whose `X-Forwarded-*` headers are trusted.
     pub forwarded_headers: ForwardedHeaders,
     /// HTTP.
     pub http: EntryPointHttp,
@@ -42,7 +42,7 @@ pub struct EntryPoint {
 }
 
 impl EntryPoint {
-    /// True when it serves UDP.
+    /// Returns true for a UDP entry point.
     pub fn is_udp(&self) -> bool {
         let protocol = self.address.rsplit_once('/').map_or("", |(_, protocol)| protocol);
         protocol.eq_ignore_ascii_case("udp")
@@ -53,17 +53,18 @@ impl EntryPoint {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct EntryPointTransport {
-    /// How it stops.
+    /// Graceful shutdown.
     pub life_cycle: LifeCycle,
-    /// Timeouts towards clients.
+    /// Timeouts for clients.
     pub responding_timeouts: RespondingTimeouts,
-    /// Longest life of a connection; 0 or less for any.
+    /// Maximum age of a connection; 0 or less for unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub keep_alive_max_time: Timeout,
-    /// Maximum number of requests of a connection; 0 or less for any.
+    /// Maximum number of requests per connection; 0 or less for unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub keep_alive_max_requests: i64,
-    /// Most open connections; 0 for as many as the process has file descriptors for. Tidegate's own.
+    /// Maximum number of open connections; 0 for as many as the process has file descriptors for. Not in
+    /// Traefik.
     #[serde(skip_serializing_if = "is_default")]
     pub max_connections: usize,
 }
@@ -72,15 +73,16 @@ pub struct EntryPointTransport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LifeCycle {
-    /// Time for which connections are still accepted after SIGTERM.
+    /// How long connections are still accepted after SIGTERM.
     #[serde(skip_serializing_if = "is_default")]
     pub request_accept_grace_timeout: Timeout,
-    /// Time for open requests to finish after that.
+    /// How long open requests may then take to finish.
     pub grace_time_out: Timeout,
 }
 
 impl LifeCycle {
-    /// For how long connections are accepted after the stop signal, and for how long requests may go on then.
+    /// Returns how long connections are accepted after the stop signal, and how long requests may then
+    /// continue.
     pub fn graces(&self) -> (std::time::Duration, std::time::Duration) {
         let limit = |timeout: Timeout| timeout.limit().unwrap_or_default();
         (limit(self.request_accept_grace_timeout), limit(self.grace_time_out))
@@ -93,22 +95,23 @@ impl Default for LifeCycle {
     }
 }
 
-/// The lowest rate of request bodies when none is given, in bytes in a second: 960 bytes a minute.
-const USUAL_RATE: u64 = 16;
+/// Default minimum rate of request bodies in bytes per second: 960 bytes per minute.
+const DEFAULT_MIN_RATE: u64 = 16;
 
 /// `transport.respondingTimeouts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RespondingTimeouts {
-    /// Longest time without progress while a request is read; its head must come within 10 s at most. 0 or less for any.
+    /// Maximum time without progress while reading a request; its head must arrive within 10 s. 0 or less for
+    /// unlimited.
     pub read_timeout: Timeout,
-    /// Fewest bytes of a request body in a second, while we wait for them; 0 for any. Tidegate's own.
+    /// Minimum rate of a request body in bytes per second while waiting for it; 0 for none. Not in Traefik.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_body_rate: Option<u64>,
-    /// Longest time from the end of a request's head to the end of its answer; 0 or less for any.
+    /// Maximum time from the end of a request's head to the end of its response; 0 or less for unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub write_timeout: Timeout,
-    /// Longest time an idle connection is kept; 0 for that of `readTimeout`, negative for ever.
+    /// Maximum time that a connection may be idle; 0 for `readTimeout`, negative for unlimited.
     pub idle_timeout: Timeout,
 }
 
@@ -124,15 +127,16 @@ impl Default for RespondingTimeouts {
 }
 
 impl RespondingTimeouts {
-    /// How long an idle connection is kept, as Go reads it; `None` for ever.
+    /// Returns the idle timeout as interpreted by Go; `None` for unlimited.
     pub fn idle(&self) -> Option<std::time::Duration> {
         let own = self.idle_timeout;
         if own == Timeout::default() { self.read_timeout.limit() } else { own.limit() }
     }
 
-    /// Fewest bytes of a request body in a second; 0 for any. Bodies that may take any time have no usual rate.
+    /// Returns the minimum rate of a request body in bytes per second; 0 for none. Without a read timeout
+    /// there is no default.
     pub fn body_rate(&self) -> u64 {
-        let usual = if self.read_timeout.limit().is_some() { USUAL_RATE } else { 0 };
+        let usual = if self.read_timeout.limit().is_some() { DEFAULT_MIN_RATE } else { 0 };
         self.min_body_rate.unwrap_or(usual)
     }
 }
@@ -141,10 +145,10 @@ impl RespondingTimeouts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ProxyProtocol {
-    /// Trust everybody.
+    /// Trusts all peers.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure: bool,
-    /// Trust these.
+    /// Trusts these peers.
     #[serde(rename = "trustedIPs", skip_serializing_if = "Vec::is_empty")]
     pub trusted_ips: Vec<String>,
 }
@@ -153,16 +157,16 @@ pub struct ProxyProtocol {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ForwardedHeaders {
-    /// Trust everybody.
+    /// Trusts all peers.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure: bool,
-    /// Trust these.
+    /// Trusts these peers.
     #[serde(rename = "trustedIPs", skip_serializing_if = "Vec::is_empty")]
     pub trusted_ips: Vec<String>,
-    /// Headers that stay although `Connection` lists them.
+    /// Headers that are kept although `Connection` lists them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub connection: Vec<String>,
-    /// Leave `X-Forwarded-For` as it is.
+    /// Leaves `X-Forwarded-For` unchanged.
     #[serde(skip_serializing_if = "is_default")]
     pub not_append_x_forwarded_for: bool,
 }
@@ -171,32 +175,33 @@ pub struct ForwardedHeaders {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct EntryPointHttp {
-    /// Redirection of everything.
+    /// Redirection of all requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redirections: Option<Redirections>,
-    /// Middlewares before every router's own; qualified names.
+    /// Middlewares in front of those of every router; qualified names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<String>,
-    /// Those of them that no router may leave out with `skipMiddlewares`; `*` for all. Tidegate's own.
+    /// Those of them that routers cannot skip with `skipMiddlewares`; `*` for all. Not in Traefik.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub required_middlewares: Vec<String>,
     /// `tls` for routers that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RouterTls>,
-    /// Encoded characters that a path may have.
+    /// Encoded characters that are allowed in paths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoded_characters: Option<EncodedCharacters>,
-    /// `;` in queries becomes `%3B` instead of `&`.
+    /// Converts `;` in queries to `%3B` instead of `&`.
     #[serde(skip_serializing_if = "is_default")]
     pub encode_query_semicolons: bool,
-    /// Resolve `.` and `..` and merge slashes before routing.
+    /// Resolves `.` and `..` and merges slashes before routing.
     pub sanitize_path: bool,
-    /// Largest request head, in bytes.
+    /// Maximum size of a request head in bytes.
     pub max_header_bytes: usize,
-    /// What happens to headers that alias another once `_` and `.` are read as `-`: empty or `keep`, `delete`, `reject`.
+    /// What happens to headers that alias another when `_` and `.` are read as `-`: empty or `keep`,
+    /// `delete`, `reject`.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub alias_headers_strategy: Word<AliasStrategy>,
-    /// Deprecated: the same for `_` alone.
+    /// Deprecated: the same for `_` only.
     #[serde(skip_serializing_if = "Word::is_empty")]
     pub underscore_headers_strategy: Word<AliasStrategy>,
 }
@@ -235,13 +240,13 @@ impl Vocabulary for AliasStrategy {
 }
 
 impl EntryPointHttp {
-    /// True when no router may leave out this one of the middlewares.
+    /// Returns true if routers cannot skip this middleware.
     pub fn requires(&self, middleware: &str) -> bool {
         self.required_middlewares.iter().any(|required| is_named(middleware, required))
     }
 }
 
-/// True when `name` stands for this middleware: its name with or without its provider, or `*`.
+/// Returns true if `name` refers to this middleware: its name with or without its provider, or `*`.
 pub fn is_named(middleware: &str, name: &str) -> bool {
     name == "*" || name == middleware || middleware.rsplit_once('@').is_some_and(|(plain, _)| plain == name)
 }
@@ -265,7 +270,7 @@ pub struct RedirectEntryPoint {
     pub scheme: String,
     /// Permanent.
     pub permanent: bool,
-    /// Priority of the router that does it.
+    /// Priority of the router that redirects.
     pub priority: i64,
 }
 
@@ -307,11 +312,11 @@ impl Default for EncodedCharacters {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Http2 {
-    /// Most open streams of one connection.
+    /// Maximum number of open streams per connection.
     pub max_concurrent_streams: u32,
-    /// HPACK table for what clients send, in bytes.
+    /// Size of the HPACK table for decoding, in bytes.
     pub max_decoder_header_table_size: u32,
-    /// HPACK table for what we send, in bytes.
+    /// Size of the HPACK table for encoding, in bytes.
     pub max_encoder_header_table_size: u32,
 }
 
@@ -329,7 +334,7 @@ impl Default for Http2 {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Http3 {
-    /// The port that clients are told, when it is another outside; 0 for the entry point's own.
+    /// The port to advertise if clients reach another one; 0 for that of the entry point.
     #[serde(skip_serializing_if = "is_default")]
     pub advertised_port: u16,
 }
@@ -338,7 +343,7 @@ pub struct Http3 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Udp {
-    /// Longest silence of a session.
+    /// Maximum silence of a session.
     pub timeout: Duration,
 }
 
@@ -352,11 +357,11 @@ impl Default for Udp {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct EntryPointObservability {
-    /// Write access-log lines.
+    /// Writes access-log lines.
     pub access_logs: bool,
-    /// Count in metrics.
+    /// Counts in metrics.
     pub metrics: bool,
-    /// Make spans.
+    /// Creates spans.
     pub tracing: bool,
     /// `minimal` or `detailed`.
     pub trace_verbosity: String,
@@ -369,7 +374,7 @@ impl Default for EntryPointObservability {
 }
 
 impl EntryPointObservability {
-    /// A router's own observability, with this entry point's where it says nothing.
+    /// Returns a router's observability, with defaults from this entry point.
     pub fn for_router(&self, router: Option<&Observability>) -> EntryPointObservability {
         let own = router.cloned().unwrap_or_default();
         Self {

@@ -1,4 +1,4 @@
-//! Values from elsewhere: `${NAME}` is an environment variable, and `file:/run/secrets/x` the text of a file.
+//! Indirect values: `${NAME}` is an environment variable, and `file:/run/secrets/x` the content of a file.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,23 +6,24 @@ use std::io::{self, Read};
 use tidegate_config::Problem;
 use tidegate_config::tree::{Node, Value};
 
-/// Largest file that is read as a value, in bytes.
-const LARGEST: u64 = 1 << 20;
+/// Maximum size of a file used as a value, in bytes.
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// What was odd about values.
+/// Problems found during expansion.
 #[derive(Default)]
 pub(super) struct Expanded {
-    /// Values that stay as they are written.
+    /// Values that are kept as written.
     pub(super) warnings: Vec<Problem>,
-    /// Values that must not stay as they are written.
+    /// Values that must not be kept as written.
     pub(super) problems: Vec<Problem>,
 }
 
 /// Expands all values of a tree. `variable` looks up environment variables.
 ///
-/// `${NAME:-text}` is the text when the variable is not set; `$${` is a plain `${`. A variable that is not set stays as
-/// it is written, as in Traefik, with a warning: only below `cluster`, which Traefik does not have and which has a
-/// secret, it is a problem. So is a file that cannot be read. One line break at the end of a file is left out.
+/// `${NAME:-text}` uses the text if the variable is not set; `$${` is a literal `${`. A variable that is not
+/// set is kept as written, as in Traefik, with a warning. Below `cluster`, which is not in Traefik and
+/// contains a secret, that is an error, and so is an unreadable file. One trailing line break of a file is
+/// removed.
 pub(super) fn expand(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) -> Expanded {
     let mut expanded = Expanded::default();
     walk(node, variable, &mut expanded, false);
@@ -64,11 +65,11 @@ enum ExpandError {
     Variable(#[from] VariableError),
     #[error("the file `{path}` of this value cannot be read: {source}")]
     File { path: String, source: io::Error },
-    #[error("the file `{path}` of this value cannot be read: it has more than {LARGEST} bytes")]
+    #[error("the file `{path}` of this value cannot be read: it has more than {MAX_FILE_SIZE} bytes")]
     FileTooLarge { path: String },
 }
 
-/// Why an environment variable cannot be filled in.
+/// Why an environment variable cannot be expanded.
 #[derive(Debug, thiserror::Error)]
 enum VariableError {
     #[error("`{0}` has a `${{` without its `}}`")]
@@ -79,7 +80,7 @@ enum VariableError {
     NotSet(String),
 }
 
-/// The expanded text; `None` when there is nothing to expand.
+/// Returns the expanded text; `None` if there is nothing to expand.
 fn value(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, ExpandError> {
     let expanded = match text.contains("${") {
         true => Some(variables(text, variable)?),
@@ -122,8 +123,8 @@ fn contents(path: &str) -> Result<String, ExpandError> {
     let bad = |source| ExpandError::File { path: path.to_owned(), source };
     let mut text = String::new();
     let file = File::open(path).map_err(bad)?;
-    file.take(LARGEST + 1).read_to_string(&mut text).map_err(bad)?;
-    if text.len() as u64 > LARGEST {
+    file.take(MAX_FILE_SIZE + 1).read_to_string(&mut text).map_err(bad)?;
+    if text.len() as u64 > MAX_FILE_SIZE {
         return Err(ExpandError::FileTooLarge { path: path.to_owned() });
     }
     let end =

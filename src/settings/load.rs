@@ -1,4 +1,4 @@
-//! Reads the settings: flags over environment over file, key by key.
+//! Loads the settings: flags override the environment, which overrides the file, key by key.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,37 +16,37 @@ use crate::worker;
 /// Names of settings files, in the order in which each folder is searched.
 const FILE_NAMES: [&str; 6] =
     ["tidegate.toml", "tidegate.yaml", "tidegate.yml", "traefik.toml", "traefik.yaml", "traefik.yml"];
-/// Parts of the dynamic configuration, which Traefik passes over in this file.
+/// Parts of the dynamic configuration, which Traefik ignores in this file.
 const DYNAMIC: [&str; 4] = ["http", "tcp", "udp", "tls"];
 /// The option that names the settings file.
 const CONFIG_FILE: &str = "configFile";
-/// The option with which everything that is not honoured is refused. Not in Traefik.
+/// The option that makes all unsupported settings errors. Not in Traefik.
 const STRICT: &str = "strict";
-/// Numbers of which Traefik refuses negative ones; it starts with any others.
+/// Numbers that Traefik does not accept as negative; it accepts all others.
 const NEVER_NEGATIVE: [&str; 4] =
     ["maxConcurrentStreams", "maxDecoderHeaderTableSize", "maxEncoderHeaderTableSize", "advertisedPort"];
 
-/// Most keys that are found wrong at once.
-const MOST_PROBLEMS: usize = 100;
+/// Maximum number of invalid keys reported at once.
+const MAX_PROBLEMS: usize = 100;
 
-/// Settings that were read.
+/// Loaded settings.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The settings, complete and checked. What of them is not honoured is in [`Settings::problems`].
+    /// The complete, validated settings. Those without effect are in [`Settings::problems`].
     pub settings: Settings,
-    /// The settings file, when there is one.
+    /// The settings file, if there is one.
     pub file: Option<PathBuf>,
 }
 
-/// Reads the settings from flags (without the name of the program and of a command), environment variables and a
-/// file.
+/// Loads the settings from flags (without the names of the program and the command), environment variables
+/// and a file.
 ///
-/// The file is named by `configFile`, or else is the first `tidegate` or `traefik` with `.toml`, `.yaml` or `.yml` in
-/// `/etc/tidegate`, `/etc/traefik`, `$XDG_CONFIG_HOME`, `$HOME/.config` and the working folder.
+/// The file is given by `configFile`, or else is the first `tidegate` or `traefik` with `.toml`, `.yaml` or
+/// `.yml` in `/etc/tidegate`, `/etc/traefik`, `$XDG_CONFIG_HOME`, `$HOME/.config` and the working directory.
 ///
-/// Settings with which Traefik starts are taken: what cannot be honoured is one of [`Settings::problems`], with its
-/// place. What Traefik refuses, and what would serve something less safely than Traefik does, is an error, and so is
-/// everything with `strict`.
+/// Settings that Traefik starts with are accepted: what has no effect is one of [`Settings::problems`], with
+/// its place. What Traefik refuses, or what would be less safe than in Traefik, is an error; so is everything
+/// with `strict`.
 pub fn load(arguments: &[String], variables: &[(String, String)]) -> Result<Loaded, Vec<Problem>> {
     let variable = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let home = |folder: String| (!folder.is_empty()).then(|| PathBuf::from(folder));
@@ -72,9 +72,9 @@ fn load_with(
     let mut env = loader.environment(variables);
     let named = [flags.remove(&[CONFIG_FILE]), env.remove(&[CONFIG_FILE])].into_iter().flatten().next();
     let mut node = loader.file(named, folders)?;
-    // Traefik reads the first source that says anything.
+    // Traefik uses only the first source that has any settings.
     loader.env_is_idle = loader.source.is_some() || !flags.is_empty();
-    // The origin of the whole is nowhere; each part has its own.
+    // The root has no origin; each part has its own.
     node.overlay(env);
     node.overlay(flags);
     loader.strict(node.remove(&[STRICT]));
@@ -87,17 +87,17 @@ fn load_with(
 
 #[derive(Default)]
 struct Loader {
-    /// Reasons not to start.
+    /// Errors that prevent the start.
     refused: Vec<Problem>,
-    /// What is not honoured.
+    /// Settings without effect.
     passed_over: Vec<Problem>,
     /// The settings file and its text.
     source: Option<(PathBuf, String)>,
-    /// Traefik would not look at the environment.
+    /// Whether Traefik would ignore the environment.
     env_is_idle: bool,
-    /// What is not honoured is a reason not to start.
+    /// Whether settings without effect are errors.
     strict: bool,
-    /// Certificate resolvers with a value that cannot be read, and why.
+    /// Certificate resolvers with an invalid value, and why.
     broken_resolvers: BTreeMap<String, String>,
 }
 
@@ -112,8 +112,8 @@ impl Loader {
                 if roots().any(|root| root.eq_ignore_ascii_case(parts[0])) {
                     return true;
                 }
-                // Kubernetes and Docker set variables like TRAEFIK_SERVICE_HOST and TRAEFIK_PORT, and people those of
-                // their Compose files, for purposes of their own.
+                // Kubernetes and Docker set variables like TRAEFIK_SERVICE_HOST and TRAEFIK_PORT, and users
+                // set those of their Compose files for other purposes.
                 if !matches!(parts[0], "service" | "port")
                     && name != worker::COUNT
                     && let Some(root) = meant(&parts)
@@ -138,7 +138,7 @@ impl Loader {
         read.node
     }
 
-    /// The tree of the settings file: the named one, or the first that is found.
+    /// Reads the settings file: the given one, or the first that exists.
     fn file(
         &mut self,
         named: Option<Node>,
@@ -177,7 +177,7 @@ impl Loader {
         Ok(node)
     }
 
-    /// Takes out keys at the top of the file that are not options: Traefik passes over them.
+    /// Removes top-level keys that are not options: Traefik ignores them.
     fn without_foreign_keys(&mut self, node: &mut Node) {
         let keys: Vec<String> =
             node.as_table().into_iter().flat_map(Table::iter).map(|(key, _)| key.to_owned()).collect();
@@ -245,7 +245,7 @@ impl Loader {
         }
     }
 
-    /// Takes out what is known by name and not honoured, or refused.
+    /// Removes known options that are unsupported or refused.
     fn unsupported(&mut self, node: &mut Node) {
         let (found, idle) = traefik::unsupported(node);
         let places = found.iter().map(|found| &found.path);
@@ -272,10 +272,10 @@ impl Loader {
         }
     }
 
-    /// Decodes all that can be decoded, so that every unknown key is told at once. What cannot is taken out.
+    /// Decodes as much as possible, so that all unknown keys are reported at once. Invalid keys are removed.
     fn decode(&mut self, node: &mut Node) -> Option<Settings> {
         let mut rest = node.clone();
-        for _ in 0..MOST_PROBLEMS {
+        for _ in 0..MAX_PROBLEMS {
             match decode::<Settings>(&rest) {
                 Ok(settings) => return Some(settings),
                 Err(error) => {
@@ -285,7 +285,7 @@ impl Loader {
                     if !refuse && removed {
                         let keys: Vec<&str> = error.steps().iter().map_while(key_of).collect();
                         prune(&mut rest, &keys);
-                        // Nothing is said of the rest of what is gone.
+                        // Do not report the rest of what was removed.
                         if matches!(problem.origin, Origin::Environment(_)) {
                             error.remove_from(node);
                             prune(node, &keys);
@@ -300,12 +300,12 @@ impl Loader {
                 }
             }
         }
-        let message = format!("more than {MOST_PROBLEMS} settings cannot be read");
+        let message = format!("more than {MAX_PROBLEMS} settings cannot be read");
         self.refused.push(Problem { origin: Origin::Internal, object: None, message, excerpt: None });
         None
     }
 
-    /// True when Traefik would not start either.
+    /// Returns true if Traefik would refuse to start too.
     fn refuses(&mut self, error: &DecodeError, node: &Node) -> bool {
         if matches!(error.origin(), Origin::Environment(_)) && (error.is_unknown_key() || self.env_is_idle) {
             return false;
@@ -324,14 +324,14 @@ impl Loader {
         let Some(value) = node.get(&keys) else { return true };
         let last = keys.last().copied().unwrap_or_default();
         if last.eq_ignore_ascii_case("domains") && value.as_leaf().is_some() {
-            // Traefik takes it for a list without names.
+            // Traefik interprets it as a list without names.
             return false;
         }
         let never_negative = NEVER_NEGATIVE.iter().any(|key| key.eq_ignore_ascii_case(last));
         match (&value.value, value.as_leaf()) {
-            // It is a number or a time, but not one that makes sense here.
+            // A number or duration, but not a valid one here.
             (_, Some(text)) if is_number(text) => never_negative && text.starts_with('-'),
-            // A list where a text is wanted is a text for Traefik, if an odd one.
+            // Where a text is expected, Traefik interprets a list as a text, if an odd one.
             (Value::List(_), _) => !error.message().starts_with("a list is given: expected a string"),
             _ => true,
         }
@@ -346,12 +346,12 @@ impl Loader {
     }
 }
 
-/// The first parts of all options.
+/// Returns the first parts of all options.
 fn roots() -> impl Iterator<Item = &'static str> {
     traefik::ROOTS.iter().copied().chain([CONFIG_FILE, STRICT, "cluster"])
 }
 
-/// The option that a variable was meant to begin with: its first parts are one (`ACCESS_LOG`), or nearly are.
+/// Returns the option that a variable probably meant: its first parts are (`ACCESS_LOG`), or resemble, one.
 fn meant(parts: &[&str]) -> Option<&'static str> {
     let joined = |count: usize| roots().find(|root| root.eq_ignore_ascii_case(&parts[..count].concat()));
     let near = suggest::nearest(parts[0], roots());
@@ -365,14 +365,14 @@ fn key_of(step: &Step) -> Option<&str> {
     }
 }
 
-/// A whole number or a time, with a sign or without.
+/// Returns true for an integer or a duration, with or without a sign.
 fn is_number(text: &str) -> bool {
     let bare = text.trim().trim_start_matches('-');
     bare.parse::<i64>().is_ok() || bare.parse::<tidegate_core::values::Duration>().is_ok()
 }
 
-/// Takes out tables of environment variables that are empty after what was at `keys` is gone: a variable that is not
-/// understood switches nothing on.
+/// Removes tables of environment variables that are empty after the value at `keys` is gone: an unknown
+/// variable must not enable anything.
 fn prune(node: &mut Node, keys: &[&str]) {
     for depth in (1..keys.len()).rev() {
         let from_environment = |node: &Node| matches!(node.origin, Origin::Environment(_)) && node.is_empty();
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_is_a_gateway_on_port_80() {
+    fn without_settings_there_is_an_entry_point_on_port_80() {
         let loaded = loaded(&[]);
         assert_eq!(loaded.settings.entry_points.len(), 1);
         assert_eq!(
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn our_file_is_found_first() {
+    fn tidegates_file_takes_precedence() {
         let (first, second) =
             (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let folders = [first.path(), second.path()];
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_named_is_read_or_reported() {
+    fn a_given_file_is_read_or_reported() {
         let option = "--configFile=/no/such/file.yml";
         let told = loaded(&[option]).settings.problems[0].to_string();
         assert_eq!(told, "flag --configFile: there is no settings file `/no/such/file.yml`: no file is read");
@@ -615,7 +615,7 @@ mod tests {
             let starts = try_load(&["--entryPoints.web.address=:80", argument], &[], &[]);
             assert!(starts.is_ok(), "{argument}");
         }
-        // Saying no to them is fine, and saying something about them is not: it switches them on in Traefik.
+        // `false` is accepted for them, and options below them are not: those enable them in Traefik.
         loaded(&[
             "--experimental.otlpLogs=false",
             "--log.compress=false",
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn providers_may_have_names_in_every_form() {
+    fn named_providers_work_in_every_format() {
         let (_folder, path) = file(
             "t.yml",
             "providers:\n  docker: {}\n  instances:\n    east: {docker: {endpoint: 'tcp://10.0.0.5:2375'}}\n    \
@@ -649,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_provider_is_of_exactly_one_kind() {
+    fn a_named_provider_has_exactly_one_kind() {
         for (arguments, expected) in [
             (
                 &["east.docker=true", "east.file.filename=x"][..],
@@ -685,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_the_dynamic_configuration_are_passed_over_with_a_warning() {
+    fn dynamic_configuration_is_ignored_with_a_warning() {
         let (_folder, path) = file("t.yml", "http: {routers: {}}\nlog: {}\n");
         let loaded = loaded(&[&format!("--configFile={path}")]);
         assert_eq!(loaded.settings.problems.len(), 1);
@@ -737,7 +737,7 @@ mod tests {
 
     /// Traefik 3.7.15 starts with each of them.
     #[test]
-    fn what_traefik_starts_with_is_taken_and_reported() {
+    fn settings_that_traefik_accepts_are_accepted_and_reported() {
         let le = "--certificatesResolvers.le.acme";
         for (arguments, expected) in [
             (vec!["--api.debug=true"], "api.debug is a Traefik option"),
@@ -790,7 +790,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_switched_off_is_off_in_every_form() {
+    fn a_disabled_block_is_disabled_in_every_format() {
         let is_off = |loaded: Loaded| {
             let settings = loaded.settings;
             let http3 = settings.entry_points["web"].http3.is_some();
@@ -831,7 +831,7 @@ mod tests {
     }
 
     #[test]
-    fn stray_variables_keep_nothing_from_starting_and_switch_nothing_on() {
+    fn unrelated_variables_are_ignored() {
         let variables = [
             ("TRAEFIK_ACCESS_LOG", "true"),
             ("TRAEFIK_API_PASSWORD", "x"),
@@ -858,7 +858,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_a_file_that_are_no_options_are_reported() {
+    fn unknown_keys_in_a_file_are_reported() {
         for (name, text) in [
             (
                 "t.yml",

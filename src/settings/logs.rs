@@ -10,16 +10,16 @@ use tidegate_core::word::{Vocabulary, Word};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Log {
-    /// The least severe of what is logged.
+    /// The minimum level.
     pub level: Word<LogLevel>,
-    /// The form of a line.
+    /// The format of a line.
     pub format: Word<LogFormat>,
-    /// File instead of standard output.
+    /// File to write to instead of standard output.
     pub file_path: String,
-    /// Without colours.
+    /// Disables colours.
     pub no_color: bool,
-    /// Levels of single targets: `h2=DEBUG,rustls=TRACE`. Other crates than ours are logged at INFO at most unless they are
-    /// named here. Not in Traefik.
+    /// Levels of single targets: `h2=DEBUG,rustls=TRACE`. Third-party crates are logged at INFO at most
+    /// unless they are listed here. Not in Traefik.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub filter: String,
 }
@@ -36,7 +36,7 @@ impl Default for Log {
     }
 }
 
-/// How severe what is logged is.
+/// A log level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     /// `TRACE`.
@@ -49,9 +49,9 @@ pub enum LogLevel {
     Warn,
     /// `ERROR`.
     Error,
-    /// `FATAL`: the same here as `ERROR`.
+    /// `FATAL`: equivalent to `ERROR`.
     Fatal,
-    /// `PANIC`: the same here as `ERROR`.
+    /// `PANIC`: equivalent to `ERROR`.
     Panic,
 }
 
@@ -68,7 +68,7 @@ impl Vocabulary for LogLevel {
     const IGNORES_CASE: bool = true;
 }
 
-/// The form of a line of the log.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// `common`: for people.
@@ -86,13 +86,13 @@ impl Vocabulary for LogFormat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLog {
-    /// File instead of standard output.
+    /// File to write to instead of standard output.
     pub file_path: String,
-    /// The form of a line.
+    /// The format of a line.
     pub format: Word<AccessLogFormat>,
-    /// Lines held back before they are written; 0 for none.
+    /// Number of buffered lines; 0 for none.
     pub buffering_size: usize,
-    /// Log requests to internal services too.
+    /// Includes requests to internal services.
     pub add_internals: bool,
     /// Which requests are logged.
     pub filters: AccessLogFilters,
@@ -113,10 +113,10 @@ impl Default for AccessLog {
     }
 }
 
-/// The form of a line of the access log.
+/// The format of an access-log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessLogFormat {
-    /// `common`: the Common Log Format, with what Traefik adds.
+    /// `common`: the Common Log Format with Traefik's extensions.
     Common,
     /// `genericCLF`: the Common Log Format.
     GenericClf,
@@ -130,21 +130,21 @@ impl Vocabulary for AccessLogFormat {
     const IGNORES_CASE: bool = true;
 }
 
-/// `accessLog.filters`: a request is logged when any of them holds, or when there is none.
+/// `accessLog.filters`: a request is logged if any of them matches, or if there are none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogFilters {
-    /// Statuses and ranges (`400-499`).
+    /// Status codes and ranges (`400-499`).
     pub status_codes: Vec<String>,
-    /// Requests that were sent again.
+    /// Requests that were retried.
     pub retry_attempts: bool,
     /// Requests that took at least this long.
     pub min_duration: Duration,
-    /// Which of those are logged: an expression over the fields of the log. Tidegate's own.
+    /// Which of those are logged: an expression over the fields of the log. Not in Traefik.
     pub expression: String,
 }
 
-/// What becomes of a field of the access log.
+/// How a field is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldMode {
     /// `keep`: it is written.
@@ -158,14 +158,14 @@ impl Vocabulary for FieldMode {
     const IGNORES_CASE: bool = true;
 }
 
-/// What becomes of a header in the access log.
+/// How a header is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderMode {
     /// `keep`: it is written.
     Keep,
     /// `drop`: it is left out.
     Drop,
-    /// `redact`: its name is written, and `REDACTED` as its value.
+    /// `redact`: it is written with the value `REDACTED`.
     Redact,
 }
 
@@ -179,9 +179,9 @@ impl Vocabulary for HeaderMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogFields {
-    /// What becomes of fields.
+    /// The default mode.
     pub default_mode: Word<FieldMode>,
-    /// The same by field.
+    /// Modes of single fields.
     pub names: BTreeMap<String, Word<FieldMode>>,
     /// Headers.
     pub headers: AccessLogHeaders,
@@ -204,9 +204,9 @@ impl Default for AccessLogFields {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogHeaders {
-    /// What becomes of headers.
+    /// The default mode.
     pub default_mode: Word<HeaderMode>,
-    /// The same by header.
+    /// Modes of single headers.
     pub names: BTreeMap<String, Word<HeaderMode>>,
 }
 
@@ -220,7 +220,7 @@ impl Default for AccessLogHeaders {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessLogQuery {
-    /// What becomes of the query in `RequestPath`.
+    /// How the query in `RequestPath` is logged.
     pub default_mode: Word<FieldMode>,
 }
 

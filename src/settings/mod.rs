@@ -1,6 +1,6 @@
-//! Start-up settings: what is fixed while the process runs (Traefik's static configuration).
+//! Settings, which are fixed while the process runs (Traefik's static configuration).
 //!
-//! They come from a file, the environment and flags, layered: a later source overrides an earlier one key by key.
+//! They come from a file, the environment and flags; later sources override earlier ones key by key.
 
 mod acme;
 mod address;
@@ -33,10 +33,10 @@ pub use load::{Loaded, load};
 pub use logs::*;
 pub use providers::{LastState, Providers};
 
-/// The entry point that carries what belongs to the gateway itself: the API and `/ping`.
+/// The entry point for the gateway's own services: the API and `/ping`.
 pub const INTERNAL_ENTRY_POINT: &str = "traefik";
 
-/// Everything that is fixed at start.
+/// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Settings {
@@ -44,42 +44,42 @@ pub struct Settings {
     pub global: Global,
     /// Rule syntax and TLS strictness.
     pub core: Core,
-    /// How servers are talked to by default.
+    /// Default transport for servers.
     pub servers_transport: DefaultTransport,
-    /// How TCP servers are talked to by default.
+    /// Default transport for TCP servers.
     pub tcp_servers_transport: DefaultTcpTransport,
-    /// The doors, by name.
+    /// Entry points by name.
     pub entry_points: BTreeMap<String, EntryPoint>,
     /// Sources of configuration.
     pub providers: Providers,
-    /// Where certificates come from, by name.
+    /// Certificate resolvers by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates_resolvers: BTreeMap<String, CertificatesResolver>,
-    /// The API; absent: off.
+    /// The API; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
-    /// `/ping`; absent: off.
+    /// `/ping`; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping: Option<Ping>,
-    /// OCSP stapling; absent: off.
+    /// OCSP stapling; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ocsp: Option<Ocsp>,
-    /// Gateways that work as one; absent: this one is alone.
+    /// The cluster; if absent, this gateway is standalone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
     /// The log of the process itself.
     pub log: Log,
-    /// The access log; absent: off.
+    /// The access log; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
-    /// What was given and is not honoured. It is reported as long as the gateway runs.
+    /// Settings without effect, reported as long as the gateway runs.
     #[serde(skip)]
     pub problems: Vec<Problem>,
 }
 
 impl Settings {
-    /// Adds the entry points that need not be written: `http` on `:80` when there is none, and `traefik` on `:8080`
-    /// when the API, `/ping` or the REST provider is on it.
+    /// Adds implicit entry points: `http` on `:80` if there are none, and `traefik` on `:8080` if the API,
+    /// `/ping` or the REST provider uses it.
     pub(crate) fn complete(&mut self) {
         let on = |address: &str| EntryPoint { address: address.into(), ..EntryPoint::default() };
         if self.entry_points.is_empty() {
@@ -96,8 +96,8 @@ impl Settings {
         }
     }
 
-    /// Names of the entry points that serve routers which name none: those with `asDefault`, or else all but
-    /// `traefik`.
+    /// Returns the names of the entry points for routers that name none: those with `asDefault`, or else all
+    /// but `traefik`.
     pub fn default_entry_points(&self) -> Vec<&str> {
         let named = |wanted: fn(&str, &EntryPoint) -> bool| {
             let points = self.entry_points.iter().filter(|(_, point)| !point.is_udp());
@@ -115,7 +115,7 @@ impl Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Ocsp {
-    /// Which responders are asked at another URL: from the one in the certificate to that.
+    /// Replacement URLs of responders, by the URL in the certificate.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub responder_overrides: BTreeMap<String, String>,
 }
@@ -124,11 +124,11 @@ pub struct Ocsp {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Global {
-    /// Read for compatibility; Tidegate never asks anybody for a newer version.
+    /// For compatibility only; Tidegate never checks for a newer version.
     pub check_new_version: bool,
-    /// Read for compatibility; Tidegate never reports usage.
+    /// For compatibility only; Tidegate never reports usage.
     pub send_anonymous_usage: bool,
-    /// Leave `X-Forwarded-For` as it is on all entry points.
+    /// Leaves `X-Forwarded-For` unchanged on all entry points.
     pub not_append_x_forwarded_for: bool,
 }
 
@@ -142,27 +142,27 @@ impl Default for Global {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Core {
-    /// How rules without a `ruleSyntax` are read: empty or `v3`, or `v2`.
+    /// Default syntax of rules without `ruleSyntax`: empty or `v3`, or `v2`.
     pub default_rule_syntax: Word<RuleSyntax>,
-    /// Always true in effect: options in conflict fail closed.
+    /// Always true in effect: conflicting options fail closed.
     #[serde(rename = "strictTLSOptions")]
     pub strict_tls_options: bool,
 }
 
-/// `serversTransport`: the transport that services use when they name none.
+/// `serversTransport`: the transport of services that name none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DefaultTransport {
-    /// Accept any certificate of a server.
+    /// Accepts any certificate of a server.
     pub insecure_skip_verify: bool,
-    /// Certificates to trust: paths or PEM.
+    /// Trusted certificates: paths or PEM.
     #[serde(rename = "rootCAs")]
     pub root_cas: Vec<String>,
-    /// Idle connections kept for each server.
+    /// Idle connections kept per server.
     pub max_idle_conns_per_host: i64,
     /// Timeouts.
     pub forwarding_timeouts: ForwardingTimeouts,
-    /// SPIFFE identities. They are not supported: with them the transport fails closed.
+    /// SPIFFE identities. Not supported: with them the transport fails closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<Spiffe>,
 }
@@ -179,18 +179,18 @@ impl Default for DefaultTransport {
     }
 }
 
-/// `tcpServersTransport`: the transport that TCP services use when they name none.
+/// `tcpServersTransport`: the transport of TCP services that name none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DefaultTcpTransport {
-    /// Time between keep-alive probes.
+    /// Interval between keep-alive probes.
     pub dial_keep_alive: Timeout,
-    /// Time to connect.
+    /// Timeout for connecting.
     pub dial_timeout: Timeout,
-    /// How long the other direction may go on after one has ended; absent: for ever.
+    /// How long the other direction stays open after one has ended; unlimited if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub termination_delay: Option<Delay>,
-    /// TLS towards servers.
+    /// TLS to servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<DefaultTcpTls>,
 }
@@ -211,12 +211,12 @@ impl Default for DefaultTcpTransport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DefaultTcpTls {
-    /// Accept any certificate of a server.
+    /// Accepts any certificate of a server.
     pub insecure_skip_verify: bool,
-    /// Certificates to trust: paths or PEM.
+    /// Trusted certificates: paths or PEM.
     #[serde(rename = "rootCAs")]
     pub root_cas: Vec<String>,
-    /// SPIFFE identities. They are not supported: with them the transport fails closed.
+    /// SPIFFE identities. Not supported: with them the transport fails closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<Spiffe>,
 }

@@ -1,5 +1,4 @@
-//! Sources of configuration, in one instance of each kind or in several with names, and which of them wins between
-//! routers of equal priority.
+//! Providers, one or several of each kind, and their precedence among routers of equal priority.
 
 use std::collections::BTreeMap;
 
@@ -36,49 +35,50 @@ const PRECEDENCE: [&str; 17] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Providers {
-    /// Changes of one provider within this time after one was applied are applied together.
+    /// Minimum interval between changes of one provider; changes in between are applied together.
     pub providers_throttle_duration: Duration,
-    /// How long clients wait at most for the first state of every provider; 0: not at all.
+    /// Maximum time that clients wait for the first state of every provider; 0 to disable waiting.
     pub start_timeout: Duration,
-    /// Where the last state of providers is kept for a start without them; absent: nowhere.
+    /// Where the last state of providers is stored, for starting while they are unavailable; not stored if
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_state: Option<LastState>,
-    /// Which provider wins when priorities are equal.
+    /// Precedence among routers of equal priority.
     pub precedence: Vec<String>,
-    /// Keys in Consul; absent: off.
+    /// Keys in Consul; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul: Option<consul::Options>,
-    /// Services registered in Consul; absent: off.
+    /// Services registered in Consul; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul_catalog: Option<consul_catalog::Options>,
-    /// Containers of a Docker host; absent: off.
+    /// Containers of a Docker host; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<docker::Options>,
-    /// Files; absent: off.
+    /// Files; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<file::Options>,
-    /// Keys in etcd; absent: off.
+    /// Keys in etcd; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd: Option<etcd::Options>,
-    /// A configuration that is fetched; absent: off.
+    /// A configuration fetched over HTTP; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<http::Options>,
-    /// Keys in Redis; absent: off.
+    /// Keys in Redis; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<redis::Options>,
-    /// A configuration that is sent to the API; absent: off.
+    /// A configuration sent to the API; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest: Option<rest::Options>,
-    /// Services of a Docker Swarm; absent: off.
+    /// Services of a Docker Swarm; disabled if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swarm: Option<swarm::Options>,
-    /// Further ones of any kind, by name: the part behind `@` in the names of what they deliver.
+    /// Further providers of any kind, by name: the part after `@` in the names of their objects.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub instances: BTreeMap<String, providers::Options>,
 }
 
-/// Kinds of providers that say what somebody has written. What others discover are the addresses of the moment, which may
-/// belong to somebody else at the next start.
+/// Kinds of providers whose content was written by someone. Others discover current addresses, which may have
+/// been reassigned by the next start.
 const LASTING: [&str; 5] = ["file", "http", "consul", "etcd", "redis"];
 
 /// `providers.lastState`.
@@ -87,14 +87,14 @@ const LASTING: [&str; 5] = ["file", "http", "consul", "etcd", "redis"];
 pub struct LastState {
     /// The folder.
     pub directory: String,
-    /// Names of the providers whose states are kept, as they stand behind `@`; empty: those of the kinds that are in
+    /// Names of the providers whose states are stored, as after `@`; if empty, those with a kind in
     /// `LASTING`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
 }
 
 impl LastState {
-    /// True when the states of a provider of this name and kind are kept.
+    /// Returns true if the states of a provider with this name and kind are stored.
     pub(crate) fn keeps(&self, name: &str, kind: &str) -> bool {
         match self.only.as_slice() {
             [] => LASTING.contains(&kind),
@@ -124,16 +124,16 @@ impl Default for Providers {
     }
 }
 
-/// A provider that is on.
+/// An enabled provider.
 pub(crate) struct Chosen<'p> {
-    /// Its name, when it is one of `providers.instances`.
+    /// Its name, if it is one of `providers.instances`.
     pub(crate) name: Option<&'p str>,
     /// Its options.
     pub(crate) options: providers::Options,
 }
 
 impl Chosen<'_> {
-    /// Where its options stand: `providers.docker`, `providers.instances.east.docker`.
+    /// Returns the path of its options: `providers.docker`, `providers.instances.east.docker`.
     pub(crate) fn path(&self) -> String {
         match self.name {
             None => format!("providers.{}", self.options.kind()),
@@ -143,7 +143,7 @@ impl Chosen<'_> {
 }
 
 impl Providers {
-    /// Those that are on.
+    /// Returns the enabled providers.
     pub(crate) fn chosen(&self) -> Vec<Chosen<'_>> {
         use providers::Options;
         let single = [
@@ -163,7 +163,7 @@ impl Providers {
         single.chain(named).collect()
     }
 
-    /// Switches off those whose options cannot be used, as Traefik does. Gives the path of each, and why.
+    /// Disables providers with invalid options, as Traefik does. Returns the path of each, and why.
     pub(super) fn take_out_unusable(&mut self) -> Vec<(Vec<String>, String)> {
         let mut out = Vec::new();
         for chosen in self.chosen() {
@@ -198,7 +198,7 @@ impl Providers {
         }
     }
 
-    /// The REST providers, by the names that configurations are sent to.
+    /// Returns the REST providers, by the names in their paths.
     pub(crate) fn rest(&self) -> impl Iterator<Item = (&str, &rest::Options)> {
         let named = self.instances.iter().filter_map(|(name, options)| match options {
             providers::Options::Rest(options) => Some((name.as_str(), options)),
@@ -207,10 +207,10 @@ impl Providers {
         self.rest.iter().map(|options| ("rest", options)).chain(named)
     }
 
-    /// The place of a provider in the precedence: its own, or else that of its kind; the end when neither stands in it.
+    /// Returns the rank of a provider in the precedence: its own, or else that of its kind, or else the last.
     pub(crate) fn rank(&self, provider: &str) -> usize {
         let place = |name: &str| self.precedence.iter().position(|other| other.eq_ignore_ascii_case(name));
-        // Those of Consul namespaces are called `<name>-<namespace>`.
+        // Providers of Consul namespaces are called `<name>-<namespace>`.
         let family = |name: &str| {
             provider.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
@@ -222,13 +222,13 @@ impl Providers {
         place(provider).or_else(named).or_else(single).unwrap_or(self.precedence.len())
     }
 
-    /// Names that instances cannot have, and that `precedence` can: those of Traefik's providers, and ours.
+    /// Returns names that instances cannot have but `precedence` can: those of Traefik's providers, and ours.
     fn reserved() -> impl Iterator<Item = String> {
         let ours = providers::KINDS.iter().map(|kind| kind.to_lowercase());
         PRECEDENCE.iter().map(|name| (*name).to_owned()).chain(ours).chain([internal::PROVIDER.to_owned()])
     }
 
-    /// What is wrong: each with the path below `providers` where it stands.
+    /// Returns all mistakes, each with its path below `providers`.
     pub(super) fn check(&self) -> Vec<(Vec<&str>, String)> {
         let mut wrong = Vec::new();
         for name in self.instances.keys() {
@@ -293,7 +293,7 @@ fn check_name(name: &str) -> Result<(), NameError> {
     if name.is_empty() || !name.bytes().all(fits) {
         return Err(NameError::Characters(name.to_owned()));
     }
-    // `consul-east` could be the one of a Consul namespace.
+    // `consul-east` could be the provider of a Consul namespace.
     let lower = name.to_lowercase();
     let taken = Providers::reserved().find(|taken| {
         lower.strip_prefix(taken.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_has_the_rank_of_its_kind_unless_it_has_one_of_its_own() {
+    fn an_instance_has_the_rank_of_its_kind_by_default() {
         let mut some = providers(&["east", "east-two"]);
         let catalog = some.rank("consulcatalog");
         for name in ["consulcatalog-a", "east", "east-a", "east-two-b"] {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_be_mistaken_are_refused() {
+    fn ambiguous_names_are_refused() {
         for (name, says) in [
             ("docker", "`docker` is the name of a kind"),
             ("ConsulCatalog", "is the name of a kind"),

@@ -1,13 +1,13 @@
 //! Traefik options that are not supported (yet), and options that Traefik v3 itself has removed.
 //!
-//! Each is reported by name, so that nobody runs with an option that silently has no effect. Traefik refuses those that
-//! it has removed, and so does Tidegate.
+//! Each is reported by name, so that no option silently has no effect. Options that Traefik has removed are
+//! errors, as in Traefik.
 
 use tidegate_config::suggest;
 use tidegate_config::tree::{Node, Value};
 use tidegate_providers::KINDS;
 
-/// What stands before the name of a provider that has one.
+/// Path prefix of named providers.
 const INSTANCES: &str = "providers.instances.";
 
 /// The first parts of Traefik's options.
@@ -31,7 +31,7 @@ pub(super) const ROOTS: &[&str] = &[
     "ocsp",
 ];
 
-/// Blocks that Traefik switches off when they are given any other value than `true`, whatever stands below them
+/// Blocks that Traefik disables if they have any value but `true`, whatever is below them
 /// (`label:"allowEmpty"` in its source).
 const SWITCHES: &[&str] = &[
     "accessLog",
@@ -82,7 +82,7 @@ const SWITCHES: &[&str] = &[
     "tracing.otlp.http",
 ];
 
-/// Options that are reported wherever they stand (`*` is any name).
+/// Options that are reported wherever they occur (`*` is any name).
 const UNSUPPORTED: &[&str] = &[
     "accessLog.dualOutput",
     "accessLog.otlp",
@@ -112,14 +112,14 @@ const UNSUPPORTED: &[&str] = &[
     "tracing",
 ];
 
-/// Those among them that stay in force: without them servers would be talked to with less certainty who they are, so
-/// services without a transport of their own do not serve.
+/// Those among them that remain in effect: without them the identity of servers would be less certain, so
+/// services without another transport fail closed.
 const GUARDS: &[&str] = &["serversTransport.spiffe", "tcpServersTransport.tls.spiffe"];
 
-/// Those among them that are no more than a group: to write one does not switch anything on.
+/// Those among them that are only groups: writing one does not enable anything.
 const GROUPS: &[&str] = &["experimental", "hostResolver", "metrics"];
 
-/// Traefik's options of the providers that there are: those which their own options do not know are named as such.
+/// Traefik's options of supported providers: those that are not implemented are reported as such.
 const OF_PROVIDERS: &[&str] = &[
     "providers.consul.endpoints",
     "providers.consul.namespaces",
@@ -191,7 +191,7 @@ const OF_PROVIDERS: &[&str] = &[
     "providers.swarm.watch",
 ];
 
-/// Options that Traefik v3 has removed, with what to do.
+/// Options that Traefik v3 has removed, with alternatives.
 const REMOVED: &[(&str, &str)] = &[
     ("pilot", "Pilot is gone: remove it"),
     ("experimental.http3", "HTTP/3 is no longer experimental: remove it, and set `http3` on the entry point"),
@@ -218,19 +218,19 @@ const REMOVED: &[(&str, &str)] = &[
     ("tracing.spanNameLimit", "span names have a fixed length now: remove it"),
 ];
 
-/// An option that is not honoured.
+/// An unsupported option.
 pub(super) struct Unsupported {
-    /// Its path with the names as they are written.
+    /// Its path as written.
     pub(super) path: Vec<String>,
     /// Why.
     pub(super) message: String,
-    /// It keeps the gateway from starting.
+    /// Whether it prevents the start.
     pub(super) refused: bool,
-    /// It stays in the settings, and what depends on it fails closed.
+    /// Whether it stays in the settings, so that what depends on it fails closed.
     pub(super) kept: bool,
 }
 
-/// True when `false` at this key switches a block off, whatever stands below it.
+/// Returns true if `false` at this key disables a block, whatever is below it.
 pub(super) fn is_switch(steps: &[&str]) -> bool {
     SWITCHES.iter().any(|switch| {
         let parts = switch.split('.');
@@ -239,15 +239,15 @@ pub(super) fn is_switch(steps: &[&str]) -> bool {
     })
 }
 
-/// True for the first part of an option that Traefik v3 has removed.
+/// Returns true for the first part of an option that Traefik v3 has removed.
 pub(super) fn is_removed(root: &str) -> bool {
     REMOVED
         .iter()
         .any(|(path, _)| path.split('.').next().is_some_and(|first| first.eq_ignore_ascii_case(root)))
 }
 
-/// The options in the tree that are not honoured. One that only says `false` asks for nothing, and is not among them;
-/// it is to be taken out all the same, and stands in the second list.
+/// Returns the unsupported options in the tree. One that is only `false` requests nothing and is not
+/// reported; it must still be removed, and is in the second list.
 pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
     let mut refused: Vec<Unsupported> = Vec::new();
     let mut idle = Vec::new();
@@ -262,7 +262,7 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
             forms(pattern).flat_map(|form| find(node, &form).into_iter().map(move |at| (form.clone(), at)));
         for (form, (path, found)) in found {
             if refused.iter().any(|other| other.path.starts_with(&path)) {
-                // What was said about the part inside is more to the point.
+                // The message about the inner part is more precise.
                 idle.push(path);
             } else if asks_for_nothing(found, GROUPS.contains(pattern)) {
                 idle.push(path);
@@ -275,7 +275,7 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
     }
     for (path, found) in find(node, &format!("{INSTANCES}*")) {
         if refused.iter().any(|other| other.path.starts_with(&path)) {
-            // Without the part that is refused it is nothing.
+            // Without the refused part, nothing is left.
             idle.push(path);
         } else if let Err(error) = one_kind(found) {
             let message = format!("{}: {error}", path.join("."));
@@ -285,7 +285,7 @@ pub(super) fn unsupported(node: &Node) -> (Vec<Unsupported>, Vec<Vec<String>>) {
     (refused, idle)
 }
 
-/// Why a provider with a name cannot be used.
+/// Why a named provider is invalid.
 #[derive(Debug, thiserror::Error)]
 enum KindError {
     #[error("`{kind}` is not a kind of provider: {}", suggest::alternatives(kind, KINDS))]
@@ -296,7 +296,7 @@ enum KindError {
     Several(Vec<String>),
 }
 
-/// A provider with a name is of exactly one kind.
+/// Checks that a named provider has exactly one kind.
 fn one_kind(instance: &Node) -> Result<(), KindError> {
     let given: Vec<&str> = match &instance.value {
         Value::Table(table) => table.iter().map(|(kind, _)| kind).collect(),
@@ -311,7 +311,7 @@ fn one_kind(instance: &Node) -> Result<(), KindError> {
     }
 }
 
-/// What to say of an unknown key of a provider, when Traefik knows it.
+/// Returns the message for an unknown key of a provider that exists in Traefik.
 pub(super) fn unsupported_of_provider(path: &str) -> Option<String> {
     let single = match path.get(..INSTANCES.len()) {
         Some(start) if start.eq_ignore_ascii_case(INSTANCES) => {
@@ -334,19 +334,19 @@ fn unguarded(path: &str) -> String {
     )
 }
 
-/// The pattern with the names in it.
+/// Returns the pattern with the names filled in.
 fn spelled(pattern: &str, path: &[String]) -> String {
     let parts = pattern.split('.').zip(path).map(|(part, name)| if part == "*" { name } else { part });
     parts.collect::<Vec<_>>().join(".")
 }
 
-/// A pattern, and the same for providers that have names.
+/// Returns a pattern, and its variant for named providers.
 fn forms(pattern: &str) -> impl Iterator<Item = String> {
     let named = pattern.strip_prefix("providers.").map(|rest| format!("{INSTANCES}*.{rest}"));
     [pattern.to_owned()].into_iter().chain(named)
 }
 
-/// True for `false` and its like. Inside a group, what each member says counts.
+/// Returns true for `false` and equivalent values. In a group, the members decide.
 fn asks_for_nothing(node: &Node, group: bool) -> bool {
     match &node.value {
         Value::Null => true,
@@ -358,7 +358,7 @@ fn asks_for_nothing(node: &Node, group: bool) -> bool {
     }
 }
 
-/// The places in the tree that a pattern fits.
+/// Returns the places in the tree that match a pattern.
 fn find<'n>(node: &'n Node, pattern: &str) -> Vec<(Vec<String>, &'n Node)> {
     let mut found = vec![(Vec::new(), node)];
     for part in pattern.split('.') {

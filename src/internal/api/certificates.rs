@@ -1,4 +1,4 @@
-//! Certificates as Traefik's API shows them: names, times and fingerprints of what the TLS store holds.
+//! Certificates as in Traefik's API: names, validity and fingerprints of those in the TLS store.
 
 use std::cmp::Ordering;
 
@@ -13,14 +13,14 @@ use super::json::Object;
 use crate::acme::Row;
 use crate::tls::TlsStore;
 
-/// Days before its end from which on a certificate is worth a warning.
-const SOON: time::Duration = time::Duration::days(30);
+/// Remaining validity below which a certificate has a warning.
+const EXPIRY_WARNING: time::Duration = time::Duration::days(30);
 
 /// One certificate.
 pub(super) struct Certificate {
-    /// SHA-256 of the whole, in hexadecimal: it is called so.
+    /// SHA-256 fingerprint in hexadecimal, used as its name.
     pub(super) fingerprint: String,
-    /// `enabled`, `warning` (it ends soon) or `expired`.
+    /// `enabled`, `warning` (expires soon) or `expired`.
     pub(super) status: &'static str,
     common_name: String,
     sans: Vec<String>,
@@ -29,14 +29,14 @@ pub(super) struct Certificate {
     text: String,
 }
 
-/// What is shown of a subject or an issuer.
+/// The shown parts of a subject or issuer.
 struct Entity {
     organization: String,
     common_name: String,
     country: String,
 }
 
-/// The certificates of a store, by common name.
+/// Returns the certificates of a store, sorted by common name.
 pub(super) fn all(store: &TlsStore) -> Vec<Certificate> {
     let now = OffsetDateTime::now_utc();
     let mut all: Vec<Certificate> = store.leaves().iter().filter_map(|der| read(der, now)).collect();
@@ -44,7 +44,7 @@ pub(super) fn all(store: &TlsStore) -> Vec<Certificate> {
     all
 }
 
-/// What certificate resolvers hold and lack, as a list. Not in Traefik.
+/// Lists certificates that resolvers have or need. Not in Traefik.
 pub(super) fn of_resolvers(rows: &[Row]) -> String {
     let time = |at: Option<OffsetDateTime>| at.and_then(|at| at.truncate_to_second().format(&Rfc3339).ok());
     let rows: Vec<String> = rows
@@ -64,18 +64,18 @@ pub(super) fn of_resolvers(rows: &[Row]) -> String {
 }
 
 impl Certificate {
-    /// The JSON object.
+    /// Returns the JSON object.
     pub(super) fn text(&self) -> String {
         self.text.clone()
     }
 
-    /// True when a name of the subject or the issuer contains this text, which is in lower case.
+    /// Returns true if a name of the subject or issuer contains this lower-case text.
     pub(super) fn contains(&self, text: &str) -> bool {
         let names = [&self.common_name, &self.issuer.organization, &self.issuer.common_name];
         names.into_iter().chain(&self.sans).any(|name| name.to_lowercase().contains(text))
     }
 
-    /// Which of two comes first in a list that is sorted by `key`.
+    /// Compares two certificates for a list sorted by `key`.
     pub(super) fn order(&self, key: &str, other: &Self) -> Ordering {
         let first = match key {
             "issuer" => self.issuer.name().cmp(other.issuer.name()),
@@ -113,7 +113,7 @@ fn read(der: &[u8], now: OffsetDateTime) -> Option<Certificate> {
         (parsed.validity().not_before.to_datetime(), parsed.validity().not_after.to_datetime());
     let status = match not_after - now {
         left if left.is_negative() => "expired",
-        left if left < SOON => "warning",
+        left if left < EXPIRY_WARNING => "warning",
         _ => "enabled",
     };
     let fingerprint = hex(&Sha256::digest(der));
@@ -169,11 +169,11 @@ fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     names
 }
 
-/// Kind of the key and its size in bits; 0 for kinds that have one size.
+/// Returns the type of the key and its size in bits; 0 for types with a fixed size.
 fn key(certificate: &X509Certificate<'_>) -> (&'static str, usize) {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => ("RSA", key.key_size()),
-        // An uncompressed point: one byte, and two coordinates.
+        // An uncompressed point: one byte and two coordinates.
         Ok(PublicKey::EC(point)) => (
             "ECDSA",
             match point.data().len() / 2 * 8 {
@@ -185,7 +185,7 @@ fn key(certificate: &X509Certificate<'_>) -> (&'static str, usize) {
     }
 }
 
-/// Go's name of the algorithm; its object identifier when it has none.
+/// Returns Go's name of the algorithm, or its object identifier.
 fn signature(certificate: &X509Certificate<'_>) -> String {
     let oid = certificate.signature_algorithm.algorithm.to_id_string();
     match oid.as_str() {

@@ -1,10 +1,10 @@
-//! `/api/cluster`, which Traefik does not have: who works together with this gateway, on which configuration.
+//! `/api/cluster`, which does not exist in Traefik: the members of the cluster and their configurations.
 
 use super::json::Object;
 use crate::acme::Leadership;
 use crate::cluster::View;
 
-/// The cluster, and who orders certificates where that is shared.
+/// Describes the cluster, and which gateway orders certificates for shared storages.
 pub(super) fn cluster(view: &View, certificates: &[Leadership]) -> String {
     let mut all = Object::new();
     all.member("name", &view.name);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn one_alone_is_on_the_same_configuration_and_trouble_is_told() {
+    fn a_single_member_has_the_same_configuration_and_errors_are_shown() {
         let alone = View { id: "a".into(), members: vec![member_of("a", "11")], ..View::default() };
         let text = cluster(&alone, &[]);
         assert!(text.contains(r#""store":"","connected":false,"sameConfiguration":true"#), "{text}");

@@ -1,6 +1,6 @@
-//! Objects as Traefik's API writes them: the configuration, with what became of it beside.
+//! Objects in the format of Traefik's API: the configuration together with its status.
 //!
-//! The order of the members is Traefik's, so texts can be compared as they are.
+//! Members are in Traefik's order, so texts can be compared directly.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,16 +18,16 @@ use crate::snapshot::report::ObjectReport;
 /// The parts of each section that Traefik's API lists, in the order of its raw data.
 pub(super) const LISTED: [&str; 3] = ["routers", "middlewares", "services"];
 
-/// Which form of an object is wanted.
+/// The form of an object.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// As in `/api/rawdata`: without its name.
     Raw,
-    /// As in lists and alone: with name, provider and type.
+    /// As in lists and for single objects: with name, provider and type.
     Full,
 }
 
-/// All TLS options with their state, by name; `None` when there are none.
+/// Returns all TLS options with their status, by name; `None` if there are none.
 pub(super) fn tls_options(snapshot: &Snapshot) -> Option<String> {
     let report = &snapshot.report;
     let mut told: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -65,7 +65,7 @@ pub(super) fn tls_options(snapshot: &Snapshot) -> Option<String> {
 pub(super) struct Object(String);
 
 impl Object {
-    /// The members of a value that is written as an object.
+    /// Starts with the members of a value that serialises as an object.
     pub(super) fn of(value: &impl Serialize) -> Self {
         let mut text = serde_json::to_string(value).unwrap_or_default();
         if text.len() < 2 || !text.starts_with('{') {
@@ -75,17 +75,17 @@ impl Object {
         Self(text)
     }
 
-    /// No members yet.
+    /// Starts an empty object.
     pub(super) fn new() -> Self {
         Self("{".into())
     }
 
-    /// One more member.
+    /// Adds a member.
     pub(super) fn member(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
         self.raw(name, &serde_json::to_string(value).unwrap_or_else(|_| "null".into()));
     }
 
-    /// One more member, whose value is written already.
+    /// Adds a member whose value is already JSON.
     pub(super) fn raw(&mut self, name: &str, value: &str) {
         if self.0.len() > 1 {
             self.0.push(',');
@@ -95,14 +95,14 @@ impl Object {
         self.0.push_str(value);
     }
 
-    /// The text.
+    /// Returns the JSON text.
     pub(super) fn finish(mut self) -> String {
         self.0.push('}');
         self.0
     }
 }
 
-/// A text as Go's encoder writes it: `<`, `>`, `&` and the two line separators escaped, and a line feed at the end.
+/// Escapes a text like Go's encoder: `<`, `>`, `&` and the two line separators, with a line feed at the end.
 pub(super) fn as_go(text: &str) -> String {
     let mut all = String::with_capacity(text.len() + 16);
     for c in text.chars() {
@@ -119,7 +119,7 @@ pub(super) fn as_go(text: &str) -> String {
     all
 }
 
-/// A router. Lists name the TLS options that apply where it names none; raw data has it as it was given.
+/// Returns a router. Lists show the effective TLS options if it names none; raw data shows it as written.
 fn router(router: &Router, form: Form) -> Object {
     let mut shown = std::borrow::Cow::Borrowed(router);
     let unnamed = router.tls.as_ref().is_some_and(|tls| tls.options.is_empty());
@@ -132,8 +132,8 @@ fn router(router: &Router, form: Form) -> Object {
     Object::of(&*shown)
 }
 
-/// A service, with the weights that apply where it gives none. Of one that serves, sticky cookies are shown with the
-/// names that they have.
+/// Returns a service with its effective weights. For an active one, sticky cookies are shown with their
+/// effective names.
 fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
     let mut shown = options.clone();
     let weights = shown.weighted.iter_mut().flat_map(|weighted| &mut weighted.services);
@@ -155,7 +155,7 @@ fn service(snapshot: &Snapshot, name: &str, options: &Service) -> Object {
     Object::of(&shown)
 }
 
-/// A middleware. A chain that is used names its members with their provider.
+/// Returns a middleware. A chain that is in use shows the providers of its members.
 fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &ObjectReport) -> Object {
     let mut has_members = false;
     options.references(&mut |target, _| has_members |= target == Target::Middleware);
@@ -167,7 +167,7 @@ fn middleware(snapshot: &Snapshot, name: &str, options: &Middleware, report: &Ob
     Object::of(&shown)
 }
 
-/// True when a router, a service or another chain names this middleware.
+/// Returns true if a router, a service or another chain uses this middleware.
 fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
     let http = &snapshot.report.config.http;
     !report.used_by.is_empty()
@@ -175,19 +175,19 @@ fn is_used(snapshot: &Snapshot, name: &str, report: &ObjectReport) -> bool {
         || http.services.values().any(|service| names(&**service, name))
 }
 
-/// True when an object refers to this middleware.
+/// Returns true if an object refers to this middleware.
 fn names(object: &impl References, middleware: &str) -> bool {
     let mut found = false;
     object.references(&mut |target, name| found |= target == Target::Middleware && name.name() == middleware);
     found
 }
 
-/// Takes off the provider of `owner`. Traefik adds it when an object is built for somebody who uses it.
+/// Removes the provider of `owner`. Traefik adds it only when an object is built for use.
 fn as_written(reference: &mut String, owner: &str) {
     reference.unqualify(provider_of(owner));
 }
 
-/// One object of the snapshot; `None` when there is none of this name.
+/// Returns one object of the snapshot; `None` if there is none with this name.
 pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) -> Option<String> {
     let config = &snapshot.report.config;
     let none = ObjectReport::default();
@@ -243,12 +243,12 @@ pub(super) fn object(snapshot: &Snapshot, kind: Kind, name: &str, form: Form) ->
     Some(object.finish())
 }
 
-/// True for kinds that Traefik's API lists.
+/// Returns true for kinds that Traefik's API lists.
 pub(super) fn is_listed(kind: Kind) -> bool {
     LISTED.contains(&kind.keys().1)
 }
 
-/// An object as it is configured.
+/// Serialises an object as configured.
 struct Plain<'a> {
     config: &'a Config,
     name: &'a str,
@@ -262,7 +262,7 @@ impl WithType for Plain<'_> {
     }
 }
 
-/// The first key of an object: what kind of service or middleware it is.
+/// Finds the first key of an object: the kind of a service or middleware.
 struct FirstKey<'a> {
     config: &'a Config,
     name: &'a str,
@@ -276,7 +276,7 @@ impl WithType for FirstKey<'_> {
     }
 }
 
-/// The state of the servers of a service that is used.
+/// Returns the state of the servers of a service in use.
 fn server_status(
     snapshot: &Snapshot,
     kind: Kind,
@@ -294,13 +294,13 @@ fn server_status(
     }
 }
 
-/// An object that could not be read, as it was written.
+/// Returns an object that could not be decoded, as written.
 fn written(snapshot: &Snapshot, kind: Kind, name: &str) -> serde_json::Value {
     let text = snapshot.report.written.get(&ObjectRef { kind, name: name.to_owned() });
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// The effective priority of a router.
+/// Returns the effective priority of a router.
 pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
     let config = &snapshot.report.config;
     match kind {
@@ -310,7 +310,7 @@ pub(super) fn priority(snapshot: &Snapshot, kind: Kind, name: &str) -> i64 {
     }
 }
 
-/// The kind of a service or middleware in lower case.
+/// Returns the kind of a service or middleware in lower case.
 pub(super) fn type_name(snapshot: &Snapshot, kind: Kind, name: &str) -> Option<String> {
     let config = &snapshot.report.config;
     let sound = match kind {
@@ -337,7 +337,7 @@ fn service_type(service: &Service) -> Option<&'static str> {
     kinds.iter().find(|(is_set, _)| *is_set).map(|(_, name)| *name)
 }
 
-/// The first member that an object is written with, in lower case.
+/// Returns the first serialised member in lower case.
 fn first_key(value: &impl Serialize) -> Option<String> {
     let value = serde_json::to_value(value).ok()?;
     value.as_object()?.keys().next().map(|key| key.to_lowercase())

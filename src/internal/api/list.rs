@@ -1,4 +1,4 @@
-//! Lists of the API: searched, sorted, in pages.
+//! Lists of the API, with search, sorting and paging.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use super::json;
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::Status;
 
-/// What a request for a list asks for.
+/// The query of a request for a list.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Query {
     search: String,
@@ -23,17 +23,17 @@ pub(super) struct Query {
     per_page: Option<String>,
 }
 
-/// One page: its texts, and the number of the next (1 after the last).
+/// One page: its texts, and the number of the next page (1 after the last).
 #[derive(Debug, PartialEq)]
 pub(super) struct Page<T> {
     pub(super) items: Vec<T>,
     pub(super) next: usize,
 }
 
-/// Why there is no page. The texts are Traefik's.
+/// Why a page is invalid. The texts are Traefik's.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PageError {
-    /// A parameter is not a number above zero.
+    /// A parameter is not a positive number.
     #[error("invalid request: {name}: {number}")]
     Number {
         /// The parameter.
@@ -44,7 +44,7 @@ pub(super) enum PageError {
     /// There are fewer pages.
     #[error("invalid request: page: {page}, per_page: {per_page}")]
     OutOfRange {
-        /// The page that is asked for.
+        /// The requested page.
         page: usize,
         /// Its size.
         per_page: usize,
@@ -52,7 +52,7 @@ pub(super) enum PageError {
 }
 
 impl Query {
-    /// Reads the query of a target.
+    /// Parses the query of a target.
     pub(super) fn parse(query: &str) -> Self {
         let values: HashMap<_, _> = url::form_urlencoded::parse(query.as_bytes()).into_owned().rev_first();
         let take = |name: &str| values.get(name).cloned().unwrap_or_default();
@@ -68,7 +68,7 @@ impl Query {
         }
     }
 
-    /// The names of the objects that are asked for, in order.
+    /// Returns the names of the matching objects, in order.
     pub(super) fn select(&self, snapshot: &Snapshot, kind: Kind, names: Vec<&str>) -> Vec<String> {
         let mut rows: Vec<Row> = names.iter().map(|name| Row::of(snapshot, kind, name)).collect();
         rows.retain(|row| self.wants(row));
@@ -79,7 +79,7 @@ impl Query {
         rows.into_iter().map(|row| row.name).collect()
     }
 
-    /// The certificates that are asked for, in order.
+    /// Returns the matching certificates, in order.
     pub(super) fn certificates(&self, mut all: Vec<Certificate>) -> Vec<String> {
         all.retain(|certificate| {
             (self.search.is_empty() || certificate.contains(&self.search))
@@ -92,7 +92,7 @@ impl Query {
         all.iter().map(Certificate::text).collect()
     }
 
-    /// The page that is asked for, or what is wrong with the question.
+    /// Returns the requested page, or why it is invalid.
     pub(super) fn page<T>(&self, mut items: Vec<T>) -> Result<Page<T>, PageError> {
         let page = number(self.page.as_deref(), 1).ok_or_else(|| wrong("page", self.page.as_deref()))?;
         let per_page = number(self.per_page.as_deref(), 100)
@@ -117,7 +117,7 @@ impl Query {
                 || row.middlewares.contains(&self.middleware))
     }
 
-    /// A service that is named without its provider is wanted whatever provider is asked for, as in Traefik.
+    /// As in Traefik, a service without provider matches whatever provider is requested.
     fn is_service(&self, service: &str) -> bool {
         if service.contains('@') {
             return service == self.service;
@@ -141,7 +141,7 @@ impl Query {
     }
 }
 
-/// What a list is searched and sorted by.
+/// The properties that a list is searched and sorted by.
 #[derive(Default)]
 struct Row {
     name: String,
@@ -149,7 +149,7 @@ struct Row {
     service: String,
     middlewares: Vec<String>,
     is_router: bool,
-    /// Of a kind that can have middlewares.
+    /// Whether objects of this kind can have middlewares.
     has_middlewares: bool,
     entry_points: usize,
     servers: usize,
@@ -195,7 +195,7 @@ impl Row {
     }
 }
 
-/// How many servers a service has.
+/// Returns the number of servers of a service.
 fn servers(config: &Config, kind: Kind, name: &str) -> Option<usize> {
     match kind {
         Kind::Service => Some(config.http.services.get(name)?.load_balancer.as_ref()?.servers.len()),
@@ -217,7 +217,7 @@ fn wrong(name: &'static str, text: Option<&str>) -> PageError {
 }
 
 trait RevFirst {
-    /// A map in which the first of several values counts, as in Go's `url.Values.Get`.
+    /// Collects a map in which the first of several values wins, as in Go's `url.Values.Get`.
     fn rev_first(self) -> HashMap<String, String>;
 }
 

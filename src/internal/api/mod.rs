@@ -1,4 +1,4 @@
-//! `api@internal`: what is configured and what became of it, in the words of Traefik's API.
+//! `api@internal`: the configuration and its status in the format of Traefik's API.
 
 mod certificates;
 mod cluster;
@@ -23,7 +23,7 @@ use crate::snapshot::{Snapshot, WeakSnapshotHandle};
 use json::{Form, Object, as_go};
 use list::Query;
 
-/// Objects that Traefik does not have, and that are not shown so that lists stay equal.
+/// Objects that do not exist in Traefik, hidden so that lists are equal.
 const UNLISTED: &str = "ready@internal";
 const NEXT_PAGE: HeaderName = HeaderName::from_static("x-next-page");
 
@@ -31,13 +31,13 @@ const NEXT_PAGE: HeaderName = HeaderName::from_static("x-next-page");
 pub(super) struct Api {
     around: Surroundings,
     started: SystemTime,
-    /// Where it begins, without a slash at the end.
+    /// The base path, without a trailing slash.
     base: String,
     dashboard: Option<dashboard::Dashboard>,
 }
 
 impl Api {
-    /// The API over these surroundings.
+    /// Creates the API.
     pub(super) fn new(around: Surroundings, options: &Options) -> Self {
         Self {
             around,
@@ -85,7 +85,7 @@ impl Service for Api {
     }
 }
 
-/// One request, and what it is answered from.
+/// One request with the data for its response.
 struct Question<'a> {
     api: &'a Api,
     snapshot: Arc<Snapshot>,
@@ -93,7 +93,7 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// The answer; `None` when there is nothing at this path.
+    /// Returns the response; `None` if nothing exists at this path.
     fn answer(&self, path: &str) -> Option<Response> {
         let settings = &self.api.around.settings;
         Some(match path {
@@ -194,7 +194,7 @@ impl Question<'_> {
     }
 }
 
-/// The names of all objects of a kind that are shown, in order.
+/// Returns the names of all visible objects of a kind, in order.
 fn names(snapshot: &Snapshot, kind: Kind) -> Vec<&str> {
     let all = snapshot.report.objects.keys().filter(|object| object.kind == kind);
     all.map(|object| object.name.as_str()).filter(|name| *name != UNLISTED).collect()

@@ -49,9 +49,10 @@ pub(super) fn overview(snapshot: &Snapshot, settings: &Settings, providers: &[St
     all.finish()
 }
 
-/// `/api/problems`, which Traefik does not have: everything that is wrong now, with the place where it was written.
+/// `/api/problems`, which does not exist in Traefik: all current problems with the place where they were
+/// written.
 ///
-/// Excerpts of the source are left out: they can hold passwords.
+/// Excerpts of the source are omitted, since they can contain passwords.
 pub(super) fn problems(snapshot: &Snapshot, resolvers: &[Row]) -> String {
     let mut texts = Vec::new();
     for problem in &snapshot.report.problems {
@@ -64,7 +65,7 @@ pub(super) fn problems(snapshot: &Snapshot, resolvers: &[Row]) -> String {
         object.member("origin", &problem.origin.to_string());
         texts.push(object.finish());
     }
-    // What a resolver lacks can be the same for many names.
+    // Many names can have the same problem.
     let of_resolvers: BTreeSet<String> = resolvers.iter().filter_map(Row::problem).collect();
     for message in of_resolvers {
         let mut object = Object::new();
@@ -75,7 +76,7 @@ pub(super) fn problems(snapshot: &Snapshot, resolvers: &[Row]) -> String {
     format!("[{}]", texts.join(","))
 }
 
-/// One entry point as the settings have it.
+/// Returns one entry point as in the settings.
 pub(super) fn entry_point(settings: &Settings, name: &str) -> Option<String> {
     let mut object = Object::of(settings.entry_points.get(name)?);
     object.member("name", name);
