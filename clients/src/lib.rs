@@ -1,7 +1,7 @@
-//! The outgoing clients: names become addresses, addresses connections, and connections are spoken on.
+//! Outgoing clients: name resolution, connections and TLS towards servers, and small clients for HTTP, Consul and Redis.
 //!
-//! What the gateway keeps up with other programs (engines, agents, stores, certificate authorities) goes through here,
-//! and so does how servers are reached: by [`dial`] and [`tls`]. This crate knows nothing of what is asked for or why.
+//! Everything that the gateway connects to is reached through [`dial`] and [`tls`]. The crate knows no configuration:
+//! callers pass values, and decide what to ask.
 
 pub mod connect;
 pub mod consul;
@@ -10,7 +10,7 @@ pub mod http;
 pub mod redis;
 pub mod tls;
 
-/// An option whose value cannot be used.
+/// An invalid value of an option.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("option `{option}`: {message}")]
 pub struct OptionError {
@@ -21,7 +21,7 @@ pub struct OptionError {
 }
 
 impl OptionError {
-    /// An error about this option.
+    /// Creates an error about this option.
     pub fn new(option: &'static str, message: impl Into<String>) -> Self {
         Self { option, message: message.into() }
     }

@@ -8,45 +8,51 @@ use tidegate_core::expression::{self, Argument, Expression};
 
 use crate::router::Rule;
 
-/// What a configuration asks a resolver for: names in their one form, each set once, the largest first.
+/// Returns what a configuration asks a resolver for: names in their canonical form, each set once, the largest first.
 pub(super) fn wanted(config: &Config, resolver: &str) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
-    let mut add = |names: Vec<String>, by: &str, default: bool, reported: bool| {
-        let mut own: Vec<String> = Vec::with_capacity(names.len());
-        for name in names.iter().map(|name| canonical(name)) {
-            if !name.is_empty() && !own.contains(&name) {
-                own.push(name);
+    let mut add = |wanted: Wanted| {
+        let mut names: Vec<String> = Vec::with_capacity(wanted.names.len());
+        for name in wanted.names.iter().map(|name| canonical(name)) {
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
             }
         }
-        if !own.is_empty() && !all.iter().any(|other| other.names == own && other.default == default) {
-            all.push(Wanted { names: own, by: by.to_owned(), default, reported });
+        if !names.is_empty() && !all.iter().any(|one| one.names == names && one.default == wanted.default) {
+            all.push(Wanted { names, ..wanted });
         }
+    };
+    let by = |names: Vec<String>, name: &str| Wanted {
+        names,
+        by: name.to_owned(),
+        default: false,
+        reported: false,
     };
     for (name, router) in &config.http.routers {
         if router.tls.as_ref().is_some_and(|tls| tls.cert_resolver == resolver) {
             // The report of the snapshot names the router's wrong names, with their place.
-            of_router(router).into_iter().for_each(|names| add(names, name, false, true));
+            of_router(router).into_iter().for_each(|names| add(Wanted { reported: true, ..by(names, name) }));
         }
     }
     for (name, router) in &config.tcp.routers {
         let Some(tls) = router.tls.as_ref().filter(|tls| tls.cert_resolver == resolver) else { continue };
         if tls.domains.is_empty() {
-            add(server_names(&router.rule), name, false, false);
+            add(by(server_names(&router.rule), name));
         }
-        tls.domains.iter().for_each(|domain| add(names_of(domain), name, false, false));
+        tls.domains.iter().for_each(|domain| add(by(names_of(domain), name)));
     }
     for (name, store) in &config.tls.stores {
         if let Some(generated) = store.default_generated_cert.as_ref().filter(|one| one.resolver == resolver)
             && let Some(domain) = &generated.domain
         {
-            add(names_of(domain), name, true, false);
+            add(Wanted { default: true, ..by(names_of(domain), name) });
         }
     }
     all.sort_by_key(|wanted| std::cmp::Reverse(wanted.names.len()));
     all
 }
 
-/// The names of each certificate that an HTTP router asks for.
+/// Returns the names of each certificate that an HTTP router asks for.
 pub(super) fn of_router(router: &Router) -> Vec<Vec<String>> {
     let domains = router.tls.as_ref().map(|tls| &tls.domains[..]).unwrap_or_default();
     if !domains.is_empty() {
@@ -57,12 +63,12 @@ pub(super) fn of_router(router: &Router) -> Vec<Vec<String>> {
     vec![hosts]
 }
 
-/// Main name and others.
+/// Returns the main name and the others.
 fn names_of(domain: &Domain) -> Vec<String> {
     std::iter::once(&domain.main).chain(&domain.sans).filter(|name| !name.is_empty()).cloned().collect()
 }
 
-/// Values of the `HostSNI` matchers of a TCP rule that are not negated.
+/// Returns the values of the `HostSNI` matchers of a TCP rule that are not negated.
 fn server_names(rule: &str) -> Vec<String> {
     fn collect(expression: &Expression, negated: bool, names: &mut Vec<String>) {
         match expression {
@@ -94,6 +100,17 @@ mod tests {
     fn sets(json: &str) -> Vec<Vec<String>> {
         let config: Config = serde_json::from_str(json).unwrap();
         wanted(&config, "le").into_iter().map(|wanted| wanted.names).collect()
+    }
+
+    #[test]
+    fn only_names_of_http_routers_are_in_the_report() {
+        let config: Config = serde_json::from_str(
+            r#"{"http":{"routers":{"r":{"rule":"Host(`a.test`)","tls":{"certResolver":"le"}}}},
+            "tcp":{"routers":{"r":{"rule":"HostSNI(`b.test`)","tls":{"certResolver":"le"}}}}}"#,
+        )
+        .unwrap();
+        let found = wanted(&config, "le").into_iter().map(|one| (one.names.concat(), one.reported));
+        assert_eq!(found.collect::<Vec<_>>(), [("a.test".to_owned(), true), ("b.test".to_owned(), false)]);
     }
 
     #[test]

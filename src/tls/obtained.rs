@@ -1,6 +1,6 @@
-//! Certificates that come while the gateway runs: those of certificate resolvers, and the proofs that they need.
+//! Certificates that change while the gateway runs: those of certificate resolvers, and their challenges.
 //!
-//! It outlives snapshots, and is changed without making one.
+//! Outlives snapshots, and changes without a new one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) struct Obtained {
     /// By server name.
     proofs: ArcSwap<HashMap<String, Arc<ServerConfig>>>,
     on_demand: ArcSwapOption<OnDemand>,
-    /// Where proofs are looked for that are not known here.
+    /// Where unknown proofs are looked up.
     elsewhere: ArcSwap<Vec<Arc<dyn Elsewhere>>>,
 }
 
@@ -47,7 +47,7 @@ impl Obtained {
         self.proofs.load().get(name).cloned()
     }
 
-    /// The proof for this name, which another gateway may have presented.
+    /// Returns the proof for this name, which another gateway may have presented.
     pub(super) async fn find_proof(&self, name: &str) -> Option<Arc<ServerConfig>> {
         if let Some(proof) = self.proof(name) {
             return Some(proof);

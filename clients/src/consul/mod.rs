@@ -1,4 +1,4 @@
-//! Consul: questions to an agent, and its key-value store.
+//! Consul: a client of an agent, and its key-value store.
 
 mod agent;
 pub mod keys;
