@@ -1,6 +1,7 @@
 //! Configuration in Consul's key-value store (Traefik's `providers.consul`).
 //!
-//! Blocking queries tell of each change. While no agent answers, the last known configuration stays.
+//! Changes are followed with blocking queries. While no agent responds, the last known configuration stays in
+//! force.
 
 mod watch;
 
@@ -31,20 +32,20 @@ use watch::{News, Root};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// Agents; the next one is asked when one fails.
+    /// Agents; if one fails, the next one is used.
     pub endpoints: Vec<String>,
-    /// The key below which everything stands; with `traefik`, keys below `tidegate` are read too.
+    /// The root key; with `traefik`, keys below `tidegate` are read too.
     pub root_key: String,
-    /// ACL token; empty: `CONSUL_HTTP_TOKEN`.
+    /// ACL token; defaults to `CONSUL_HTTP_TOKEN`.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub token: Secret,
-    /// Consul namespaces, each an instance of its own (`@consul-<namespace>`).
+    /// Consul namespaces, each a separate instance (`@consul-<namespace>`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
-    /// Admin partition of Consul Enterprise; empty: the agent's own.
+    /// Admin partition of Consul Enterprise; defaults to that of the agent.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
-    /// TLS towards the agents.
+    /// TLS options for the agents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
@@ -76,7 +77,7 @@ impl Describe for Options {
     }
 }
 
-/// Makes the provider for the first of its namespaces, or without one.
+/// Builds the provider for the first of its namespaces, or without one.
 pub fn build(options: Options) -> Result<Consul, Error> {
     let agent = |endpoint: &String| {
         let agent = Agent::new(&Address {
@@ -106,14 +107,14 @@ pub fn build(options: Options) -> Result<Consul, Error> {
 /// The Consul KV provider.
 pub struct Consul {
     agents: Vec<Arc<Agent>>,
-    /// Which agent is asked next.
+    /// Index of the next agent.
     turn: AtomicUsize,
     tree: Tree,
-    /// For each root, what the last answer was when it had keys in it.
+    /// The last response with keys, for each root.
     filled: Vec<Mutex<Option<Filled>>>,
 }
 
-/// An answer with keys in it.
+/// A response with keys.
 #[derive(Clone)]
 struct Filled {
     index: u64,
@@ -127,52 +128,52 @@ impl Provider for Consul {
     }
 }
 
-/// A key as Consul gives it.
+/// A key as returned by Consul.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Pair {
     key: String,
-    /// In base64; null when it is empty.
+    /// In base64; null if empty.
     value: Option<String>,
 }
 
 /// Failure to read the keys below a root.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
-    /// The agent does not answer, or with an error.
+    /// The agent does not respond, or responds with an error.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The agent lists no keys any more, which is not believed.
-    #[error("all keys below `{root}` are gone, but {why}: this is taken for an ACL token without rights")]
+    /// The agent no longer lists any keys, which is not plausible.
+    #[error("all keys below `{root}` are gone, but {why}: assuming that the ACL token has no permissions")]
     Distrusted {
         /// The root.
         root: String,
-        /// What speaks against it.
+        /// Why it is not plausible.
         #[source]
         why: Doubt,
     },
 }
 
-/// Why an empty list of keys is not believed.
+/// Why an empty list of keys is not plausible.
 #[derive(Debug, thiserror::Error)]
 enum Doubt {
-    /// The index is that of the last list, so nothing was deleted.
+    /// The index has not changed since the last list, so nothing was deleted.
     #[error("none was deleted")]
     NoneDeleted,
     /// One of the keys still exists.
-    #[error("`{key}` is there")]
+    #[error("`{key}` exists")]
     Exists {
         /// The key.
         key: String,
     },
-    /// The token has no right to read one of the keys.
+    /// The token has no permission to read one of the keys.
     #[error(transparent)]
     Refused(AgentError),
 }
 
 struct Watch {
     news: mpsc::Receiver<News>,
-    /// They end when this is dropped.
+    /// Aborted on drop.
     _tasks: JoinSet<()>,
 }
 
@@ -187,7 +188,7 @@ impl Consul {
             let (root, answer) = tokio::select! {
                 told = watch.news.recv() => match told {
                     Some(told) => told,
-                    None => return Err(Error::Source("the watchers have ended".into())),
+                    None => return Err(Error::Source("the watchers have stopped".into())),
                 },
                 () = session.reload_asked() => {
                     known.fill(None);
@@ -200,7 +201,7 @@ impl Consul {
                     if let Some(pairs) = &mut answer.value {
                         pairs.retain(|pair| !self.tree.is_own(&pair.key, &own));
                     }
-                    self.believe(agent, root, answer).await
+                    self.accept_keys(agent, root, answer).await
                 }
                 Err(error) => Err(error.into()),
             };
@@ -209,7 +210,7 @@ impl Consul {
                 Error::at("Consul", agent.endpoint(), error)
             })?;
             let pairs = Some(pairs.into_iter().map(decoded).collect());
-            // What a gateway has written changes nothing.
+            // Keys written by a gateway are not configuration.
             if known[root] == pairs {
                 continue;
             }
@@ -223,10 +224,12 @@ impl Consul {
         }
     }
 
-    /// The keys in an answer. A list leaves out what we must not see, so one that is empty after one that was not is
-    /// believed only when something was deleted, which gives it a higher index, and when one of the keys is told to be
-    /// gone: the question for a single key is refused to those who have no right to it.
-    async fn believe(
+    /// Returns the keys in a response. Lists omit keys that the token may not read. So an empty list after
+    /// one with
+    /// keys is accepted only if something was deleted, which increases the index, and if a query for one of
+    /// the keys
+    /// returns that it does not exist: without permission, such a query is rejected.
+    async fn accept_keys(
         &self,
         agent: &Agent,
         root: usize,
@@ -255,7 +258,7 @@ impl Consul {
         Ok(pairs)
     }
 
-    /// One task for each root.
+    /// Starts one task per root.
     fn watch(&self, agent: &Arc<Agent>, own_keys: &Arc<OwnKeys>) -> Watch {
         let (sender, news) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
@@ -278,7 +281,7 @@ impl Consul {
 type Decoded = (String, Vec<u8>);
 
 fn decoded(pair: Pair) -> Decoded {
-    // Base64 that cannot be read does not come from Consul; it ends as a value that is no UTF-8.
+    // Consul does not return invalid base64; it becomes a value that is not UTF-8.
     let value = STANDARD.decode(pair.value.unwrap_or_default()).unwrap_or_else(|_| vec![0xff]);
     (pair.key, value)
 }
@@ -298,8 +301,8 @@ mod tests {
     struct Store {
         pairs: BTreeMap<String, String>,
         refuse: Option<(u16, &'static str)>,
-        /// The token has no rights: lists are empty, and single keys refused.
-        blind: bool,
+        /// The token has no permissions: lists are empty, and queries for single keys are rejected.
+        unauthorized: bool,
     }
 
     struct Fake {
@@ -338,7 +341,7 @@ mod tests {
         let root = request.path.trim_start_matches("/v1/kv/");
         let keys = request.query.contains_key("keys");
         let recurse = keys || request.query.contains_key("recurse");
-        if store.blind {
+        if store.unauthorized {
             return match recurse {
                 true => (404, index, String::new()),
                 false => (403, Vec::new(), "Permission denied".into()),
@@ -365,7 +368,7 @@ mod tests {
     const URL: &str = "traefik/http/services/s/loadBalancer/servers/0/url";
 
     #[tokio::test]
-    async fn keys_are_followed_and_faults_survived() {
+    async fn keys_are_followed_across_failures() {
         let fake = Fake::start().await;
         fake.set(&[("traefik/", ""), (URL, "http://10.0.0.1")]);
         let address = format!("127.0.0.1:{}", fake.server.port);
@@ -373,7 +376,7 @@ mod tests {
         let mut running = Running::start(build(options).expect("valid options"));
         assert_eq!(urls(&running.next().await.state, "s"), ["http://10.0.0.1"]);
         fake.set(&[(URL, "http://10.0.0.2"), ("tidegate/http/routers/r/rule", "Path(`/`)")]);
-        // The two roots are told one after the other.
+        // The two roots are delivered one after the other.
         let both = |state: &tidegate_config::Provided| {
             state.config.http.routers.contains_key("r") && urls(state, "s") == ["http://10.0.0.2"]
         };
@@ -386,7 +389,7 @@ mod tests {
         fake.set(&[(URL, "http://10.0.0.3")]);
         let state = running.until(|state| urls(state, "s") == ["http://10.0.0.3"]).await;
         assert_eq!(state.problems, []);
-        // Without rights everything seems to be gone, but the index is the one of the keys.
+        // Without permissions everything seems to be gone, but the index has not changed.
         eventually("both block", || {
             let requests = fake.server.requests.lock();
             requests.iter().rev().take(2).all(|request| request.query.contains_key("index"))
@@ -407,15 +410,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lost_rights_are_no_deletion() {
+    async fn lost_permissions_do_not_delete_the_configuration() {
         let fake = Fake::start().await;
         fake.set(&[("traefik/", ""), (URL, "http://10.0.0.1")]);
         let address = format!("127.0.0.1:{}", fake.server.port);
         let options = Options { endpoints: vec![address], token: "t".into(), ..Options::default() };
         let mut running = Running::start(build(options).expect("valid options"));
         running.next().await;
-        // Something below the root is written meanwhile, which gives the empty list a higher index.
-        fake.store.lock().blind = true;
+        // Meanwhile something is written below the root, which increases the index of the empty list.
+        fake.store.lock().unauthorized = true;
         fake.set(&[(URL, "http://10.0.0.2")]);
         let single = || {
             let requests = fake.server.requests.lock();
@@ -426,7 +429,7 @@ mod tests {
         };
         eventually("a key is asked for twice", || single() >= 2).await;
         assert!(running.updates.try_recv().is_err(), "the last state stays");
-        fake.store.lock().blind = false;
+        fake.store.lock().unauthorized = false;
         fake.set(&[(URL, "http://10.0.0.3")]);
         running.until(|state| urls(state, "s") == ["http://10.0.0.3"]).await;
         fake.set(&[]);
@@ -434,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_endpoint_is_asked_when_one_fails() {
+    async fn the_next_endpoint_is_used_if_one_fails() {
         let (one, two) = (Fake::start().await, Fake::start().await);
         one.store.lock().refuse = Some((500, "No cluster leader"));
         two.set(&[("edge/http/routers/r/rule", "Path(`/`)")]);

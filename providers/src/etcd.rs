@@ -1,8 +1,9 @@
 //! Configuration in the keys of etcd (Traefik's `providers.etcd`).
 //!
-//! etcd is spoken to through its own JSON gateway, so that no gRPC is needed. One stream tells of each change from the
-//! revision on that was read; a cheap question now and then makes sure that the stream is not dead. While no server
-//! answers, the last known configuration stays.
+//! The client uses etcd's JSON gateway, so that no gRPC is needed. One stream reports each change after the
+//! revision that was read; a cheap periodic query verifies that the stream is alive. While no server
+//! responds, the
+//! last known configuration stays in force.
 
 mod client;
 mod follow;
@@ -19,17 +20,17 @@ pub use follow::{Etcd, build};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// Servers; the next one is asked when one fails.
+    /// Servers; if one fails, the next one is used.
     pub endpoints: Vec<String>,
-    /// The key below which everything stands; with `traefik`, keys below `tidegate` are read too.
+    /// The root key; with `traefik`, keys below `tidegate` are read too.
     pub root_key: String,
-    /// Login.
+    /// User name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub username: String,
-    /// Its password.
+    /// Password.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub password: Secret,
-    /// TLS towards the servers.
+    /// TLS options for the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }

@@ -1,7 +1,8 @@
-//! Route files: YAML and TOML, one file or a folder of them, watched (Traefik's `providers.file`).
+//! Route files in YAML and TOML: one file or a directory, watched (Traefik's `providers.file`).
 //!
-//! A file that cannot be read keeps its last good content, and the others live on. Changes are seen through inotify at
-//! once, and by looking at the contents every two seconds where there is no inotify (NFS, overlays, mounts).
+//! A file that cannot be read keeps its last good content and does not affect the others. Changes are
+//! detected
+//! through inotify, and by polling every two seconds where inotify does not work (NFS, overlays, mounts).
 
 mod load;
 mod merge;
@@ -20,18 +21,18 @@ use crate::{Describe, Error, Provider, Session};
 use load::{Loaded, Loader, Source};
 use watch::{Signal, Watcher};
 
-/// How often contents are looked at, whatever inotify says.
-const POLL: Duration = Duration::from_secs(2);
-/// How long writing may pause before a file that was not closed is read.
-const QUIET: Duration = Duration::from_millis(50);
-/// Until a file that vanished counts as removed: editors rename the old file away before they write the new one.
-const VANISH: Duration = Duration::from_millis(100);
+/// Poll interval, in addition to inotify.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Pause after the last write before a file that was not closed is read.
+const WRITE_PAUSE: Duration = Duration::from_millis(50);
+/// Time until a missing file counts as removed: editors rename the old file before they write the new one.
+const REMOVAL_DELAY: Duration = Duration::from_millis(100);
 
 /// Options of `providers.file`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// Read all `.yml`, `.yaml` and `.toml` files of this folder and the folders in it. Excludes `filename`.
+    /// Read all `.yml`, `.yaml` and `.toml` files in this directory, recursively. Excludes `filename`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub directory: String,
     /// Read this file.
@@ -39,7 +40,7 @@ pub struct Options {
     pub filename: String,
     /// Follow changes.
     pub watch: bool,
-    /// Log what each template makes of a file.
+    /// Log the rendered template of each file.
     pub debug_log_generated_template: bool,
 }
 
@@ -60,17 +61,17 @@ impl Describe for Options {
     }
 }
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(options: Options) -> Result<File, Error> {
     let source = match (options.directory.as_str(), options.filename.as_str()) {
         ("", "") => {
-            let message = "neither `filename` nor `directory` is given";
+            let message = "expected `filename` or `directory`";
             return Err(OptionError::new("file", message).into());
         }
         (directory, "") => Source::Directory(PathBuf::from(directory)),
         ("", filename) => Source::File(PathBuf::from(filename)),
         _ => {
-            let message = "`directory` and `filename` exclude each other";
+            let message = "`directory` and `filename` cannot be combined";
             return Err(OptionError::new("directory", message).into());
         }
     };
@@ -92,7 +93,7 @@ impl Provider for File {
 
 struct Run {
     session: Session,
-    /// `None` while it is at work on a blocking thread.
+    /// `None` while it runs on a blocking thread.
     loader: Option<Loader>,
     watch: bool,
     source: Source,
@@ -105,7 +106,7 @@ impl Run {
     }
 
     async fn run(self) -> Result<(), Error> {
-        // Watching begins before the first look, so that no change falls between.
+        // Watch before the first read, so that no change is missed.
         let watcher = if self.watch { Watcher::start(&self.source) } else { Watcher::none() };
         self.follow(watcher).await
     }
@@ -114,7 +115,7 @@ impl Run {
         let mut due = self.load(false).await?;
         let mut quiet: Option<Instant> = None;
         let mut first_unread: Option<Instant> = None;
-        let mut poll = tokio::time::interval_at(Instant::now() + POLL, POLL);
+        let mut poll = tokio::time::interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let next = [due, quiet].into_iter().flatten().min();
@@ -123,10 +124,10 @@ impl Run {
                 signal = watcher.next() => match signal {
                     Signal::Finished => {}
                     Signal::Writing => {
-                        // Waits for a pause, but not for ever.
+                        // Wait for a pause, but not indefinitely.
                         let now = Instant::now();
-                        let limit = *first_unread.get_or_insert(now) + QUIET * 10;
-                        quiet = Some((now + QUIET).min(limit));
+                        let limit = *first_unread.get_or_insert(now) + WRITE_PAUSE * 10;
+                        quiet = Some((now + WRITE_PAUSE).min(limit));
                         continue;
                     }
                 },
@@ -142,10 +143,10 @@ impl Run {
         }
     }
 
-    /// Reads what has changed and delivers it. Returns when to look again.
+    /// Reads changed files and delivers the result. Returns when to check again.
     async fn load(&mut self, careful: bool) -> Result<Option<Instant>, Error> {
         let Some(mut loader) = self.loader.take() else {
-            return Err(Error::Source("internal error: the files are being read already".into()));
+            return Err(Error::Source("internal error: files are already being read".into()));
         };
         let work = tokio::task::spawn_blocking(move || {
             let loaded = loader.load(careful);
@@ -160,7 +161,7 @@ impl Run {
         } else {
             self.session.deliver_incomplete(state).await?;
         }
-        Ok(unsettled.then(|| Instant::now() + VANISH))
+        Ok(unsettled.then(|| Instant::now() + REMOVAL_DELAY))
     }
 }
 
@@ -203,7 +204,7 @@ mod tests {
             Self::start(Options { directory: path.display().to_string(), ..Options::default() })
         }
 
-        /// Waits until the state is as wanted.
+        /// Waits for a state that matches a condition.
         async fn until(&mut self, wanted: impl Fn(&Provided) -> bool) -> Arc<Provided> {
             let wait = async {
                 while !wanted(&self.last) {
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_is_read_and_followed() {
+    async fn a_directory_is_read_and_watched() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         fs::write(at("a.yml"), route("a", "A")).expect("written");
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn templates_symlinks_and_reloads() {
+    async fn templates_and_symlinks_are_read_and_reloads_work() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let template = "http:\n  routers:\n{{- range $i, $e := until 2 }}\n    r{{ $i }}: {rule: \"R{{ $e }}\", service: s}\n{{- end }}\n";
@@ -331,26 +332,26 @@ mod tests {
         running.until(|state| rules(state) == ["new"]).await;
     }
 
-    /// A file system that tells nobody of changes, as NFS is.
-    struct Untold(File);
+    /// A file system without change notifications, such as NFS.
+    struct Silent(File);
 
-    impl Provider for Untold {
+    impl Provider for Silent {
         fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
             Run::new(&self.0, session).follow(Watcher::none()).boxed()
         }
     }
 
     #[tokio::test]
-    async fn changes_that_nobody_tells_of_are_found() {
+    async fn changes_without_notifications_are_found() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         fs::write(at("a.yml"), route("a", "A")).expect("written");
         let options = Options { directory: folder.path().display().to_string(), ..Options::default() };
-        let mut running = Running::of(Arc::new(Untold(build(options).expect("options"))));
+        let mut running = Running::of(Arc::new(Silent(build(options).expect("options"))));
         assert_eq!(rules(&*running.first().await), ["A"]);
         fs::write(at("b.yml"), route("b", "B")).expect("written");
         running.until(|state| rules(state) == ["A", "B"]).await;
-        // As long as before.
+        // Same length as before.
         fs::write(at("b.yml"), route("b", "C")).expect("written");
         running.until(|state| rules(state) == ["A", "C"]).await;
         fs::remove_file(at("a.yml")).expect("removed");
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_file_is_a_problem_until_it_is_there() {
+    async fn a_missing_file_is_reported_until_it_exists() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("r.yml");
         let mut running =
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_moved_away_serves_on() {
+    async fn a_file_that_is_moved_away_stays_in_force() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         fs::write(at("r.yml"), route("r", "old")).expect("written");
@@ -387,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_is_moved_away_serves_on() {
+    async fn a_directory_that_is_moved_away_stays_in_force() {
         let outer = tempfile::tempdir().expect("a folder");
         let at = |name: &str| outer.path().join(name);
         fs::create_dir_all(at("routes/sub")).expect("made");
@@ -400,7 +401,7 @@ mod tests {
         assert_eq!(rules(&state), ["A", "B"]);
         let shown = state.problems[0].to_string();
         assert!(shown.contains("routes: cannot read the folder"), "{shown}");
-        // What is in it counts again when it is back, and what is not is removed.
+        // When the directory is back, files missing from it are removed.
         fs::remove_file(at("elsewhere/a.yml")).expect("removed");
         fs::rename(at("elsewhere"), at("routes")).expect("renamed");
         running.until(|state| rules(state) == ["B"] && state.problems.is_empty()).await;
@@ -409,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn options_exclude_each_other() {
+    fn conflicting_options_are_rejected() {
         let both = Options { directory: "a".into(), filename: "b".into(), ..Options::default() };
         assert!(build(both).is_err());
         assert!(build(Options::default()).is_err());

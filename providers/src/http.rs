@@ -1,9 +1,11 @@
-//! Configuration that is fetched by HTTP (Traefik's `providers.http`).
+//! Configuration fetched by HTTP (Traefik's `providers.http`).
 //!
-//! The endpoint is asked again and again, with what it said last time about the version (`ETag`, `Last-Modified`), so
-//! that nothing is sent when nothing has changed. While it does not answer, or answers nonsense, the last
-//! configuration stays. An answer is refused as a whole when more is wrong with it than single objects: an error page
-//! would otherwise be a configuration without routes.
+//! The endpoint is polled with the validators of the last response (`ETag`, `Last-Modified`), so that an
+//! unchanged
+//! configuration is not transferred again. While the endpoint does not respond, or its response is invalid,
+//! the
+//! last configuration stays in force. A response with errors beyond single objects is rejected as a whole:
+//! otherwise an error page would be a configuration without routes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,7 +28,7 @@ use tidegate_core::values::{self, Secret};
 
 use crate::{Describe, Error, Provider, Session};
 
-/// How an endpoint is written.
+/// Syntax of endpoints.
 const SYNTAX: Syntax = Syntax {
     option: "endpoint",
     plain: &["http"],
@@ -35,10 +37,10 @@ const SYNTAX: Syntax = Syntax {
     ports: (80, 443),
     example: "http://127.0.0.1:9000/routes",
 };
-/// Largest answer when `maxResponseBodySize` does not say, in bytes.
-const LARGEST: usize = 32 << 20;
+/// Default of `maxResponseBodySize` in bytes.
+const DEFAULT_MAX_SIZE: usize = 32 << 20;
 
-/// What a configuration consists of.
+/// The sections of a configuration.
 const SECTIONS: [&str; 4] = ["http", "tcp", "udp", "tls"];
 
 /// Options of `providers.http`.
@@ -47,17 +49,17 @@ const SECTIONS: [&str; 4] = ["http", "tcp", "udp", "tls"];
 pub struct Options {
     /// URL of the configuration, as JSON or YAML.
     pub endpoint: String,
-    /// Time between two questions.
+    /// Poll interval.
     pub poll_interval: values::Duration,
-    /// Time for an answer.
+    /// Timeout for a response.
     pub poll_timeout: values::Duration,
-    /// Headers that are sent.
+    /// Request headers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Secret>,
-    /// TLS towards the endpoint.
+    /// TLS options for the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Largest answer in bytes; -1 for 32 MiB.
+    /// Maximum size of a response in bytes; -1 means 32 MiB.
     pub max_response_body_size: i64,
 }
 
@@ -80,7 +82,7 @@ impl Describe for Options {
     }
 }
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(options: Options) -> Result<Http, Error> {
     let bad = |option: &'static str, message: &str| Error::from(OptionError::new(option, message));
     let url: Uri = options.endpoint.parse().map_err(|error| {
@@ -97,7 +99,7 @@ pub fn build(options: Options) -> Result<Http, Error> {
     }
     let size = match usize::try_from(options.max_response_body_size) {
         Ok(size) => size,
-        Err(_) => LARGEST,
+        Err(_) => DEFAULT_MAX_SIZE,
     };
     let tls = options.tls.as_ref().filter(|_| scheme == "https");
     let connector = Connector::new(&SYNTAX, &format!("{scheme}://{authority}"), tls)?;
@@ -122,7 +124,7 @@ fn headers(options: &Options, authority: &str) -> Result<HeaderMap, Error> {
         );
     }
     for (name, value) in &options.headers {
-        let bad = || OptionError::new("headers", format!("`{name}` or its value cannot be sent"));
+        let bad = || OptionError::new("headers", format!("invalid header `{name}` or value"));
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad())?;
         value.set_sensitive(true);
         headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
@@ -130,7 +132,7 @@ fn headers(options: &Options, authority: &str) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-/// A URL without name and password.
+/// Returns a URL without credentials.
 fn shown(url: &str) -> String {
     match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
         Some((scheme, rest)) => format!("{scheme}://{rest}"),
@@ -143,28 +145,28 @@ pub struct Http {
     client: HttpClient,
     /// Path and query.
     target: String,
-    /// The URL, as it is shown.
+    /// The URL, as shown in messages.
     shown: String,
     interval: Duration,
     limits: Limits,
     known: Mutex<Known>,
 }
 
-/// What was fetched last.
+/// The last response.
 #[derive(Default)]
 struct Known {
     body: Bytes,
-    /// `If-None-Match` and `If-Modified-Since` of the next question.
+    /// `If-None-Match` and `If-Modified-Since` of the next request.
     conditions: HeaderMap,
     state: Option<Provided>,
 }
 
 /// Why there is no new configuration.
 #[derive(Clone, PartialEq)]
-enum Wrong {
-    /// No answer, or none that has one.
+enum FetchError {
+    /// No response, or one without a configuration.
     Away(Problem),
-    /// The answer cannot be read.
+    /// The response cannot be decoded.
     Unreadable(Problem),
 }
 
@@ -178,7 +180,7 @@ impl Http {
     async fn poll(&self, mut session: Session) -> Result<(), Error> {
         let mut complaint = None;
         loop {
-            match self.look().await {
+            match self.fetch().await {
                 Ok(state) => {
                     complaint = None;
                     session.deliver(state).await?;
@@ -186,8 +188,8 @@ impl Http {
                 Err(wrong) if complaint.as_ref() == Some(&wrong) => {}
                 Err(wrong) => {
                     match wrong.clone() {
-                        Wrong::Away(problem) => session.unavailable(problem).await?,
-                        Wrong::Unreadable(problem) => session.unreadable(problem).await?,
+                        FetchError::Away(problem) => session.unavailable(problem).await?,
+                        FetchError::Unreadable(problem) => session.unreadable(problem).await?,
                     }
                     complaint = Some(wrong);
                 }
@@ -199,9 +201,9 @@ impl Http {
         }
     }
 
-    /// The configuration as it is now.
-    async fn look(&self) -> Result<Provided, Wrong> {
-        let away = |error: HttpError| Wrong::Away(self.problem(error.to_string()));
+    /// Fetches the current configuration.
+    async fn fetch(&self) -> Result<Provided, FetchError> {
+        let away = |error: HttpError| FetchError::Away(self.problem(error.to_string()));
         let mut question = request(Method::GET, &self.target, Bytes::new()).map_err(away)?;
         *question.headers_mut() = self.known.lock().conditions.clone();
         let answer = self.client.send(question, self.limits).await.map_err(away)?;
@@ -215,10 +217,10 @@ impl Http {
             }
             (StatusCode::OK, _) => {}
             (status, _) => {
-                return Err(Wrong::Away(self.problem(format!("expected the status 200, got {status}"))));
+                return Err(FetchError::Away(self.problem(format!("expected the status 200, got {status}"))));
             }
         }
-        let mut state = self.read(answer.body()).map_err(Wrong::Unreadable)?;
+        let mut state = self.read(answer.body()).map_err(FetchError::Unreadable)?;
         if let Some(earlier) = &known.state {
             state.keep_last_good(earlier);
         }
@@ -228,8 +230,8 @@ impl Http {
         Ok(state)
     }
 
-    /// Reads an answer. A problem that is none of a single object makes it useless, but for keys that nobody knows
-    /// beside sections that are known.
+    /// Decodes a response. Problems beyond single objects make it invalid, except unknown keys beside known
+    /// sections.
     fn read(&self, body: &[u8]) -> Result<Provided, Problem> {
         let mut node = formats::yaml::read(&self.shown, body)?;
         let state = decode_config(&node);
@@ -267,7 +269,7 @@ impl Http {
     }
 }
 
-/// What to send next time so that the same is not sent again.
+/// Returns the validators for the next request.
 fn conditions(answer: &Response<Bytes>) -> HeaderMap {
     let pairs = [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)];
     let found = pairs.into_iter().filter_map(|(from, to)| Some((to, answer.headers().get(from)?.clone())));
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn json_and_yaml_are_followed_and_versions_are_not_sent_twice() {
+    async fn json_and_yaml_are_fetched_only_if_changed() {
         let fake = Fake::start().await;
         let mut running = Running::start(build(fake.options()).expect("valid options"));
         let first = running.next().await;
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nonsense_and_failures_keep_the_last_configuration() {
+    async fn invalid_responses_and_failures_keep_the_last_configuration() {
         let fake = Fake::start().await;
         fake.set(200, "", &service("http://10.0.0.1"));
         let mut running = Running::start(build(fake.options()).expect("valid options"));
@@ -393,11 +395,11 @@ mod tests {
         running.until(|state| urls(state, "s") == ["http://10.0.0.3"] && state.problems.is_empty()).await;
         fake.set(200, "", &service("http://10.0.0.4").replacen('{', r#"{"version":3,"#, 1));
         let state = running.until(|state| !state.problems.is_empty()).await;
-        assert_eq!(urls(&state, "s"), ["http://10.0.0.4"], "a key that nobody knows costs nothing");
+        assert_eq!(urls(&state, "s"), ["http://10.0.0.4"], "an unknown key is ignored");
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_too_large_is_refused() {
+    async fn a_response_that_is_too_large_is_rejected() {
         let fake = Fake::start().await;
         fake.set(200, "", &service("http://10.0.0.1"));
         let options = Options { max_response_body_size: 10, ..fake.options() };
@@ -424,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_cannot_be_used_are_refused() {
+    fn invalid_options_are_rejected() {
         let endpoint = |text: &str| Options { endpoint: text.into(), ..Options::default() };
         for options in [
             Options::default(),

@@ -1,6 +1,7 @@
-//! What stores of keys have in common: a tree of keys that becomes a configuration.
+//! Converts trees of keys into configuration, for all key-value stores.
 //!
-//! The tree is written key by key, so half of a change may be seen. An object that cannot be decoded keeps its last
+//! As keys are written one by one, a change may be incomplete. An object that cannot be decoded keeps its
+//! last
 //! good version, and the problem names the key.
 
 use std::borrow::Cow;
@@ -23,12 +24,13 @@ pub(crate) struct KeyNotText;
 /// A tree of keys.
 pub(crate) struct Tree {
     roots: Vec<String>,
-    /// What was read last, for the objects in it.
+    /// The last configuration, for its good objects.
     earlier: Mutex<Provided>,
 }
 
 impl Tree {
-    /// The tree below a root. With Traefik's default, our own root is read too, and goes first.
+    /// Returns the tree below a root. With Traefik's default root, `tidegate` is read too and takes
+    /// precedence.
     pub(crate) fn new(root: &str) -> Result<Self, OptionError> {
         let root = root.trim_matches('/');
         if root.is_empty() {
@@ -41,18 +43,18 @@ impl Tree {
         Ok(Self { roots, earlier: Mutex::default() })
     }
 
-    /// The roots, without a slash.
+    /// Returns the roots, without a trailing slash.
     pub(crate) fn roots(&self) -> &[String] {
         &self.roots
     }
 
-    /// True for a key that a gateway has written, and which is not configuration.
+    /// Returns true for a key written by a gateway, which is not configuration.
     pub(crate) fn is_own(&self, key: &str, own_keys: &OwnKeys) -> bool {
         let rest = |root: &String| key.strip_prefix(&**root)?.strip_prefix('/');
         self.roots.iter().find_map(rest).is_some_and(|rest| own_keys.contains(key, rest))
     }
 
-    /// The configuration that these keys make. Instead of a value there may be the reason why it cannot be had.
+    /// Decodes the configuration in these keys. A value may be an error if it could not be read.
     pub(crate) fn read<'p>(
         &self,
         pairs: impl IntoIterator<Item = (&'p str, Result<&'p [u8], EntryError>)>,
@@ -70,7 +72,7 @@ impl Tree {
     }
 }
 
-/// A key as it can be shown, and why it cannot be read when it is not text.
+/// Returns a key for display, and an error if it is not UTF-8.
 pub(crate) fn shown(key: &[u8]) -> (Cow<'_, str>, Option<KeyNotText>) {
     let text = String::from_utf8_lossy(key);
     let error = matches!(text, Cow::Owned(_)).then_some(KeyNotText);
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_change_keeps_what_was_there() {
+    fn an_incomplete_change_keeps_the_last_good_version() {
         let tree = Tree::new("traefik").expect("valid");
         let whole = [
             ("traefik/http/services/s/loadBalancer/servers/0/url", "http://10.0.0.1"),
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_key_keeps_what_was_there_or_breaks_it() {
+    fn an_unreadable_key_keeps_the_last_good_version_or_breaks_its_object() {
         let tree = Tree::new("traefik").expect("valid");
         let whole = [
             ("traefik/http/routers/r/rule", "Path(`/`)"),
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gateways_write_is_not_configuration() {
+    fn keys_written_by_gateways_are_not_configuration() {
         let tree = Tree::new("traefik").expect("valid");
         let own = OwnKeys::new(["traefik/le".to_owned()]);
         let pairs = [
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn roots() {
+    fn the_default_root_includes_tidegate() {
         assert_eq!(Tree::new("traefik").expect("valid").roots(), ["tidegate", "traefik"]);
         assert_eq!(Tree::new("/edge/").expect("valid").roots(), ["edge"]);
         assert!(Tree::new("/").is_err());

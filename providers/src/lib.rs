@@ -1,6 +1,6 @@
-//! The sources of configuration: one file each, one line each in the list below.
+//! The sources of configuration. Each has a file and a line in the list below.
 //!
-//! A provider delivers its whole state, every time it changes. It never sees a request.
+//! A provider delivers its whole state whenever it changes. It never sees a request.
 
 pub mod consul;
 pub mod consul_catalog;
@@ -32,46 +32,48 @@ pub use supervisor::{Handle, Session, start, start_beside};
 /// The whole state of one provider.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// Name of the provider instance, the part after `@`: `docker`, `file`.
+    /// Name of the provider instance, the part after `@`, such as `docker`.
     pub provider: Arc<str>,
-    /// Its state. `Arc`, so that an unchanged one is dropped cheaply.
+    /// Its state. In an `Arc`, so that unchanged states are dropped cheaply.
     pub state: Arc<Provided>,
-    /// False while the source could not be read even once: the state is empty and says why, and the gateway is not
-    /// ready. After the first true it stays true.
+    /// False until the source has been read once: the state is empty except for the problem, and the gateway
+    /// is not
+    /// ready.
     pub ready: bool,
 }
 
-/// Where providers send their state.
+/// The channel for updates.
 pub type Updates = mpsc::Sender<Update>;
 
 /// A source of configuration.
 pub trait Provider: Send + Sync + 'static {
-    /// Runs until the session ends. An error, or a panic, makes the supervisor start it again after a pause; what it
-    /// delivered last stays in force.
+    /// Runs until the session ends. After an error or panic, the supervisor restarts the provider with a
+    /// delay; the
+    /// last delivered state stays in force.
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>>;
 }
 
-/// Why a provider cannot go on, or cannot be made from its options.
+/// Why a provider has failed or cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An option has a value that cannot be used.
+    /// An option has an invalid value.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// The source cannot be reached, or its answer cannot be used.
+    /// The source is unreachable, or its response is invalid.
     #[error(transparent)]
     Source(Box<dyn std::error::Error + Send + Sync>),
-    /// Nobody listens to updates any more: the gateway is stopping.
+    /// The receiver of updates was dropped, as the gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
 }
 
 impl Error {
-    /// Wraps the error of the client of a source.
+    /// Wraps an error of a source's client.
     fn source(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Source(error.into())
     }
 
-    /// Wraps the error of the client of one of several servers: `product` is what runs there, for messages.
+    /// Wraps an error of a client of one of several servers. `product` names the software, for messages.
     fn at(
         product: &'static str,
         endpoint: &str,
@@ -82,7 +84,7 @@ impl Error {
     }
 }
 
-/// Failure of one of the servers of a provider.
+/// An error of one of the servers of a provider.
 #[derive(Debug, thiserror::Error)]
 #[error("{product} at {endpoint}: {source}")]
 struct ServerError {
@@ -93,36 +95,36 @@ struct ServerError {
 
 /// One instance of a provider.
 pub struct Instance {
-    /// The part behind `@`: `docker`, `consulcatalog-team1`, or a name that was given.
+    /// The part after `@`: `docker`, `consulcatalog-team1`, or a configured name.
     pub name: Arc<str>,
-    /// The kind, as it is named under `providers`: `consulCatalog`.
+    /// The kind, as in `providers`: `consulCatalog`.
     pub kind: &'static str,
     /// The provider itself.
     pub provider: Arc<dyn Provider>,
 }
 
-/// What the options of every provider can say.
+/// Methods of all provider options.
 trait Describe: Sized {
-    /// Where it reads, for the log.
+    /// Returns the location of the source, for the log.
     fn place(&self) -> String;
 
-    /// The options of each instance, with what is added to its name; by default there is one.
+    /// Returns the options and name suffix of each instance; one by default.
     fn split(self) -> Vec<(String, Self)> {
         vec![(String::new(), self)]
     }
 }
 
-/// The part behind `@`: the name that was given, or the kind in lower case, and what tells instances of one provider
-/// apart.
+/// Returns the part after `@`: the configured name or the kind in lower case, with the suffix of the
+/// instance.
 fn instance_name(given: Option<&str>, kind: &str, suffix: &str) -> Arc<str> {
     let name = given.map_or_else(|| kind.to_lowercase(), str::to_owned);
     if suffix.is_empty() { name.into() } else { format!("{name}-{suffix}").into() }
 }
 
-/// The list of providers. A new one is a file and a line.
+/// Declares the list of providers.
 macro_rules! registry {
     ($($(#[$doc:meta])* $variant:ident $name:literal => $module:ident;)*) => {
-        /// The kinds of providers, as they are named under `providers`.
+        /// The kinds of providers, as in `providers`.
         pub const KINDS: &[&str] = &[$($name),*];
 
         /// The options of one provider.
@@ -133,21 +135,21 @@ macro_rules! registry {
         }
 
         impl Options {
-            /// The kind: `docker`.
+            /// Returns the kind, such as `docker`.
             pub fn kind(&self) -> &'static str {
                 match self {
                     $(Self::$variant(_) => $name,)*
                 }
             }
 
-            /// Where it reads, for the log.
+            /// Returns the location of the source, for the log.
             pub fn place(&self) -> String {
                 match self {
                     $(Self::$variant(options) => options.place(),)*
                 }
             }
 
-            /// The names of the instances of the provider, which may have been given one.
+            /// Returns the names of the provider's instances, based on the configured name if any.
             pub fn names(&self, given: Option<&str>) -> Vec<String> {
                 match self {
                     $(Self::$variant(options) => options
@@ -159,8 +161,9 @@ macro_rules! registry {
                 }
             }
 
-            /// Makes the provider, in one instance or several; their names begin with `given`, or else with the kind.
-            /// An option that cannot be used is an error, and nothing has been started.
+            /// Builds the instances of the provider, without starting them. Their names start with `given` or
+            /// the kind.
+            /// Returns an error if an option is invalid.
             pub fn instances(self, given: Option<&str>) -> Result<Vec<Instance>, Error> {
                 let kind = self.kind();
                 match self {
@@ -179,13 +182,13 @@ macro_rules! registry {
 }
 
 registry! {
-    /// Files of routes: `providers.file`.
+    /// Route files: `providers.file`.
     File "file" => file;
-    /// Labels of containers: `providers.docker`.
+    /// Container labels: `providers.docker`.
     Docker "docker" => docker;
-    /// Labels of services of a swarm: `providers.swarm`.
+    /// Labels of Swarm services: `providers.swarm`.
     Swarm "swarm" => swarm;
-    /// Services that are registered in Consul: `providers.consulCatalog`.
+    /// Services registered in Consul: `providers.consulCatalog`.
     ConsulCatalog "consulCatalog" => consul_catalog;
     /// Keys in Consul: `providers.consul`.
     Consul "consul" => consul;
@@ -193,8 +196,8 @@ registry! {
     Redis "redis" => redis;
     /// Keys in etcd: `providers.etcd`.
     Etcd "etcd" => etcd;
-    /// A configuration that is fetched: `providers.http`.
+    /// Configuration fetched by HTTP: `providers.http`.
     Http "http" => http;
-    /// A configuration that is sent: `providers.rest`.
+    /// Configuration sent to the API: `providers.rest`.
     Rest "rest" => rest;
 }

@@ -1,19 +1,19 @@
-//! Keys that gateways write themselves into stores that may hold configuration too.
+//! Keys that gateways write to stores that may also hold configuration.
 //!
-//! They are recognised by where they are and by their shape, so a gateway also passes over what others write.
+//! They are recognised by prefix and shape, so that a gateway also ignores the keys of others.
 
-/// Where Tidegate writes when the settings do not say otherwise.
-const DEFAULT_PLACES: [&str; 2] = ["tidegate/acme", "tidegate/cluster"];
-/// What keys of shared rate limits begin with.
+/// Default prefixes of keys.
+const DEFAULT_PREFIXES: [&str; 2] = ["tidegate/acme", "tidegate/cluster"];
+/// Prefix of keys of shared rate limits.
 pub const RATE_PREFIX: &str = "tidegate:rate:";
 /// The sections of a configuration.
 pub(crate) const SECTIONS: [&str; 4] = ["http", "tcp", "udp", "tls"];
 
-/// The places where gateways write.
+/// The keys that gateways write.
 #[derive(Clone, Debug)]
 pub struct OwnKeys {
-    /// Prefixes without a separator at the end.
-    places: Vec<String>,
+    /// Prefixes without a trailing separator.
+    prefixes: Vec<String>,
 }
 
 impl Default for OwnKeys {
@@ -23,37 +23,38 @@ impl Default for OwnKeys {
 }
 
 impl OwnKeys {
-    /// The default places and these, which follow from the settings.
-    pub fn new(places: impl IntoIterator<Item = String>) -> Self {
-        let mut all: Vec<String> = DEFAULT_PLACES.map(str::to_owned).into();
-        all.extend(places);
-        Self { places: all }
+    /// Returns the default prefixes and those from the settings.
+    pub fn new(prefixes: impl IntoIterator<Item = String>) -> Self {
+        let mut all: Vec<String> = DEFAULT_PREFIXES.map(str::to_owned).into();
+        all.extend(prefixes);
+        Self { prefixes: all }
     }
 
-    /// True for a key that a gateway has written. A key in a section of the configuration (`rest` begins with it) is taken for one only
-    /// below a known place.
+    /// Returns true for a key written by a gateway. A key in a section of the configuration (the start of
+    /// `rest`)
+    /// counts only below a known prefix.
     pub(crate) fn contains(&self, key: &str, rest: &str) -> bool {
         let section = rest.split('/').next().unwrap_or_default();
         let in_section = SECTIONS.iter().any(|name| name.eq_ignore_ascii_case(section));
-        has_own_shape(key) && (!in_section || self.places.iter().any(|place| is_below(key, place)))
+        has_own_shape(key) && (!in_section || self.prefixes.iter().any(|prefix| is_below(key, prefix)))
     }
 
-    /// True when a known place lies below this root, or the root below the place.
+    /// Returns true if a known prefix is below this root, or the root below the prefix.
     pub(crate) fn meets(&self, root: &str) -> bool {
-        self.places.iter().any(|place| place == root || is_below(place, root) || is_below(root, place))
+        self.prefixes.iter().any(|prefix| prefix == root || is_below(prefix, root) || is_below(root, prefix))
     }
 
-    /// True for a folder (`tidegate/acme/`) in which there are only known places.
+    /// Returns true for a path (`tidegate/acme/`) that contains only known prefixes.
     pub(crate) fn leads_to(&self, folder: &str) -> bool {
-        self.places.iter().any(|place| format!("{place}/").starts_with(folder))
+        self.prefixes.iter().any(|prefix| format!("{prefix}/").starts_with(folder))
     }
 }
 
-fn is_below(key: &str, place: &str) -> bool {
-    key.strip_prefix(place).is_some_and(|rest| rest.starts_with(['/', ':']))
+fn is_below(key: &str, prefix: &str) -> bool {
+    key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(['/', ':']))
 }
 
-/// True for a key that looks like one of those that certificate resolvers, clusters and shared limits write.
+/// Returns true for a key shaped like those of certificate resolvers, clusters and shared limits.
 fn has_own_shape(key: &str) -> bool {
     if key.starts_with(RATE_PREFIX) {
         return true;
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_keys_are_known_by_place_and_shape() {
+    fn own_keys_are_recognised_by_prefix_and_shape() {
         let own = OwnKeys::new(["traefik/http/routers".to_owned(), "traefik".to_owned()]);
         let is_own = |key: &str| own.contains(key, key.split_once('/').unwrap_or(("", key)).1);
         for key in [

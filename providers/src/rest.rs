@@ -1,7 +1,8 @@
-//! Configuration that is sent to the gateway's API (Traefik's `providers.rest`).
+//! Configuration sent to the gateway's API (Traefik's `providers.rest`).
 //!
-//! The service `rest@internal` takes it, by `PUT /api/providers/rest`. Until then there is none; what was sent is lost
-//! when the process ends.
+//! The service `rest@internal` accepts it at `PUT /api/providers/rest`. It is empty until then, and lost when
+//! the
+//! process ends.
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -17,7 +18,7 @@ use crate::{Describe, Error, Provider, Session};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// Take configurations on the entry point `traefik`, without a router.
+    /// Accept configurations on the entry point `traefik` without a router.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure: bool,
 }
@@ -28,12 +29,12 @@ impl Describe for Options {
     }
 }
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(_: Options) -> Result<RestProvider, Error> {
     Ok(RestProvider)
 }
 
-/// The REST provider: nothing, until something is sent.
+/// The REST provider, whose initial state is empty.
 pub struct RestProvider;
 
 impl Provider for RestProvider {
@@ -46,20 +47,20 @@ impl Provider for RestProvider {
     }
 }
 
-/// Why a configuration that was sent is refused.
+/// Why a configuration is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     /// It is not JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// Parts of it cannot be used.
+    /// Parts of it are invalid.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Problems(Vec<Problem>),
 }
 
-/// Reads a whole configuration from JSON. It is taken as a whole or not at all.
+/// Decodes a configuration from JSON. It is accepted or rejected as a whole.
 pub fn read(body: &Bytes) -> Result<Provided, RestError> {
-    // Everything that follows would read YAML too.
+    // The decoder below would accept YAML too.
     serde_json::from_slice::<serde::de::IgnoredAny>(body)?;
     let node =
         formats::yaml::read("the request", body).map_err(|problem| RestError::Problems(vec![problem]))?;
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_is_taken_as_a_whole_or_not_at_all() {
+    fn a_configuration_is_accepted_or_rejected_as_a_whole() {
         let good = r#"{"http": {"routers": {"r": {"rule": "Path(`/`)", "service": "s"}}}}"#;
         let provided = read(&Bytes::from_static(good.as_bytes())).expect("read");
         assert_eq!(provided.config.http.routers["r"].service, "s");

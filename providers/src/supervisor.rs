@@ -1,4 +1,4 @@
-//! Keeps providers running: starts them, starts them again when they fail, and passes on what has changed.
+//! Runs providers, restarts them after failures, and forwards changed states.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,27 +14,30 @@ use tokio::time::{Instant, sleep_until};
 use crate::own_keys::OwnKeys;
 use crate::{Error, Provider, Update, Updates};
 
-/// The first pause after a failure; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause, so that a source that is back is seen within 15 seconds.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A provider that ran this long was well: its next failure starts again with the first pause.
-const WELL_AFTER: Duration = Duration::from_secs(30);
-/// A source that is away this long becomes a problem of the configuration: restarts of it are shorter.
-const TELL_AFTER: Duration = Duration::from_secs(5);
+/// First delay before a restart; doubled on each further failure.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// Maximum delay, so that a restored source is noticed within 15 seconds.
+const MAX_DELAY: Duration = Duration::from_secs(10);
+/// After this run time, the delay is reset.
+const RESET_AFTER: Duration = Duration::from_secs(30);
+/// An outage of this duration is reported as a problem of the configuration; restarts of sources are shorter.
+const REPORT_AFTER: Duration = Duration::from_secs(5);
 
-/// Most reasons that are logged for one outage.
-const MOST_SAID: usize = 8;
+/// Maximum number of reasons logged for one outage.
+const MAX_LOGGED: usize = 8;
 
-/// Starts a provider under a name, the part behind `@`, and keeps it running until the handle is dropped.
+/// Starts a provider under a name, the part after `@`, and runs it until the handle is dropped.
 ///
-/// The first update comes in any case: the state, or an empty one that says why there is none (`ready: false`).
-/// Must be called inside a tokio runtime.
+/// There is always a first update: the state, or an empty one with the problem (`ready: false`).
+///
+/// # Panics
+///
+/// Panics outside of a Tokio runtime.
 pub fn start(name: impl Into<Arc<str>>, provider: Arc<dyn Provider>, updates: Updates) -> Handle {
     start_beside(name, provider, updates, Arc::default())
 }
 
-/// Like [`start`], with the places where gateways write keys, which are not configuration.
+/// Like [`start`], with the keys written by gateways, which are not configuration.
 pub fn start_beside(
     name: impl Into<Arc<str>>,
     provider: Arc<dyn Provider>,
@@ -47,7 +50,7 @@ pub fn start_beside(
     let task = tokio::spawn(async move {
         tokio::select! {
             () = supervise(provider, session.clone()) => {}
-            () = tell_outages(&session) => {}
+            () = report_outages(&session) => {}
         }
     });
     Handle { name, reload, task }
@@ -62,12 +65,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The name of the instance.
+    /// Returns the name of the instance.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Makes the provider read its source again now, for `SIGHUP`.
+    /// Makes the provider read its source again, for `SIGHUP`.
     pub fn reload(&self) {
         self.reload.send_replace(());
     }
@@ -79,7 +82,7 @@ impl Drop for Handle {
     }
 }
 
-/// What a running provider is given.
+/// The interface of a running provider to the supervisor.
 #[derive(Clone, Debug)]
 pub struct Session {
     provider: Arc<str>,
@@ -89,66 +92,66 @@ pub struct Session {
     own_keys: Arc<OwnKeys>,
 }
 
-/// What outlives the runs of a provider.
+/// State that outlives the runs of a provider.
 #[derive(Debug, Default)]
 struct Shared {
     output: Mutex<Output>,
-    /// An outage has begun.
+    /// Notified when an outage begins.
     outage: Notify,
 }
 
-/// What went out last, and what it was made of.
+/// The last update, and its parts.
 #[derive(Debug, Default)]
 struct Output {
-    /// What the provider delivered last.
+    /// The last state delivered by the provider.
     state: Arc<Provided>,
     sent: Option<Arc<Provided>>,
     ready: bool,
     outage: Option<Outage>,
 }
 
-/// The time in which a source that has delivered is not there.
+/// An outage of a source that has delivered a state.
 #[derive(Debug)]
 struct Outage {
     since: OffsetDateTime,
     begun: Instant,
-    /// What was said last.
+    /// The last problem.
     problem: Problem,
-    /// All that was said, so that reasons that take turns are said once each.
-    said: Vec<Problem>,
-    /// What is told as a problem of the configuration: once, however the reason changes.
-    told: Option<Problem>,
-    /// The source is there, but makes no sense.
+    /// All logged problems, so that alternating reasons are logged once each.
+    logged: Vec<Problem>,
+    /// The problem reported for the configuration: one per outage, even if the reason changes.
+    reported: Option<Problem>,
+    /// Whether the source is available, but cannot be decoded.
     unreadable: bool,
 }
 
 impl Outage {
-    fn tell(&mut self, provider: &str) {
+    fn report(&mut self, provider: &str) {
         let since = self.since.truncate_to_second().format(&Rfc3339).unwrap_or_default();
         let mut problem = self.problem.clone();
         problem.message +=
             &format!("; since {since} provider {provider} serves on with what it delivered last");
-        self.told = Some(problem);
+        self.reported = Some(problem);
     }
 }
 
 impl Session {
-    /// The keys that gateways write.
+    /// Returns the keys written by gateways.
     pub(crate) fn own_keys(&self) -> &Arc<OwnKeys> {
         &self.own_keys
     }
 
-    /// The name of the instance.
+    /// Returns the name of the instance.
     pub fn provider(&self) -> &str {
         &self.provider
     }
 
-    /// What was delivered last, by an earlier run too.
+    /// Returns the last delivered state, possibly from an earlier run.
     pub fn delivered(&self) -> Arc<Provided> {
         self.shared.output.lock().state.clone()
     }
 
-    /// Delivers the whole state. One that equals the last is dropped.
+    /// Delivers the whole state. Unchanged states are dropped.
     pub async fn deliver(&self, state: Provided) -> Result<(), Error> {
         self.send(|output| {
             output.state = Arc::new(state);
@@ -158,42 +161,45 @@ impl Session {
         .await
     }
 
-    /// Delivers a state whose source is not there, or not all of it. Until a state has been delivered the provider does
-    /// not count as ready by it.
+    /// Delivers a state of a source that is partly or completely unavailable. It does not make the provider
+    /// ready.
     pub async fn deliver_incomplete(&self, state: Provided) -> Result<(), Error> {
         self.send(|output| output.state = Arc::new(state)).await
     }
 
-    /// Says that the source cannot be read. When a state has been delivered it stays in force, and this becomes a
-    /// problem beside it when it lasts; otherwise an empty state with the problem goes out, so that the gateway can
-    /// tell why it is not ready.
+    /// Reports that the source is unavailable. The last delivered state stays in force, and the problem is
+    /// added to
+    /// it if the outage lasts. Without one, an empty state with the problem is sent, so that the gateway can
+    /// report
+    /// why it is not ready.
     pub async fn unavailable(&self, problem: Problem) -> Result<(), Error> {
-        self.lost(problem, false).await
+        self.report_outage(problem, false).await
     }
 
-    /// Says that the source is there, but that what it says cannot be read: as [`Session::unavailable`], but told at
-    /// once, since it will not pass by itself.
+    /// Reports that the source is available but cannot be decoded. Like [`Session::unavailable`], but
+    /// reported
+    /// immediately, as the problem will not go away without a change.
     pub async fn unreadable(&self, problem: Problem) -> Result<(), Error> {
-        self.lost(problem, true).await
+        self.report_outage(problem, true).await
     }
 
-    /// Says that the source is there again, and that what was delivered last is what it says.
+    /// Reports that the source is available again and unchanged.
     pub async fn available(&self) -> Result<(), Error> {
         self.send(|output| self.end_outage(output)).await
     }
 
-    /// Resolves when the source is to be read again. For use in `select!`.
+    /// Resolves when the source must be read again. Cancel-safe.
     pub async fn reload_asked(&mut self) {
         if self.reloads.changed().await.is_err() {
-            // The handle is gone, and this task is about to be ended.
+            // The handle was dropped, so this task is about to be aborted.
             std::future::pending::<()>().await;
         }
     }
 
-    async fn lost(&self, problem: Problem, unreadable: bool) -> Result<(), Error> {
+    async fn report_outage(&self, problem: Problem, unreadable: bool) -> Result<(), Error> {
         self.send(|output| {
             if !output.ready {
-                // It becomes a problem of the configuration, which is logged once.
+                // The configuration logs its problems.
                 output.state = Arc::new(Provided { problems: vec![problem], ..Provided::default() });
                 return;
             }
@@ -201,17 +207,17 @@ impl Session {
                 since: OffsetDateTime::now_utc(),
                 begun: Instant::now(),
                 problem: problem.clone(),
-                said: Vec::new(),
-                told: None,
+                logged: Vec::new(),
+                reported: None,
                 unreadable: false,
             });
-            if !outage.said.contains(&problem) && outage.said.len() < MOST_SAID {
+            if !outage.logged.contains(&problem) && outage.logged.len() < MAX_LOGGED {
                 tracing::warn!(provider = &*self.provider, "{problem}");
-                outage.said.push(problem.clone());
+                outage.logged.push(problem.clone());
             }
             outage.problem = problem;
             if unreadable && !std::mem::replace(&mut outage.unreadable, true) {
-                outage.tell(&self.provider);
+                outage.report(&self.provider);
             }
             self.shared.outage.notify_one();
         })
@@ -225,18 +231,18 @@ impl Session {
         }
     }
 
-    /// Changes what is known and sends what comes of it, unless that is what was sent last.
+    /// Applies a change and sends the resulting state, unless it is unchanged.
     async fn send(&self, change: impl FnOnce(&mut Output)) -> Result<(), Error> {
-        // The place in the queue comes first, so that states go out in the order in which they are made.
+        // Reserve a slot first, so that states are sent in the order in which they are built.
         let place = self.updates.reserve().await.map_err(|_| Error::Stopping)?;
         let mut output = self.shared.output.lock();
         let was_ready = output.ready;
         change(&mut output);
-        let told = output.outage.as_ref().and_then(|outage| outage.told.clone());
-        let state = match told {
-            Some(told) => {
+        let reported = output.outage.as_ref().and_then(|outage| outage.reported.clone());
+        let state = match reported {
+            Some(reported) => {
                 let mut state = Provided::clone(&output.state);
-                state.problems.push(told);
+                state.problems.push(reported);
                 Arc::new(state)
             }
             None => output.state.clone(),
@@ -250,8 +256,8 @@ impl Session {
     }
 }
 
-/// Makes outages that last problems of the configuration.
-async fn tell_outages(session: &Session) {
+/// Reports outages that last as problems of the configuration.
+async fn report_outages(session: &Session) {
     loop {
         let due = session
             .shared
@@ -259,21 +265,22 @@ async fn tell_outages(session: &Session) {
             .lock()
             .outage
             .as_ref()
-            .and_then(|outage| outage.told.is_none().then(|| outage.begun + TELL_AFTER));
+            .and_then(|outage| outage.reported.is_none().then(|| outage.begun + REPORT_AFTER));
         let Some(due) = due else {
             session.shared.outage.notified().await;
             continue;
         };
         sleep_until(due).await;
-        let told = session.send(|output| {
-            let lasting = output.outage.as_mut().filter(|outage| outage.begun + TELL_AFTER <= Instant::now());
+        let reported = session.send(|output| {
+            let lasting =
+                output.outage.as_mut().filter(|outage| outage.begun + REPORT_AFTER <= Instant::now());
             if let Some(outage) = lasting
-                && outage.told.is_none()
+                && outage.reported.is_none()
             {
-                outage.tell(&session.provider);
+                outage.report(&session.provider);
             }
         });
-        if told.await.is_err() {
+        if reported.await.is_err() {
             return;
         }
     }
@@ -281,33 +288,33 @@ async fn tell_outages(session: &Session) {
 
 async fn supervise(provider: Arc<dyn Provider>, session: Session) {
     let name = session.provider.clone();
-    let mut pause = FIRST_PAUSE;
+    let mut pause = FIRST_DELAY;
     loop {
         let started = Instant::now();
         let reason = match run_once(&provider, session.clone()).await {
             Ok(()) => {
-                tracing::debug!(provider = &*name, "provider has nothing more to watch");
+                tracing::debug!(provider = &*name, "provider has finished");
                 return;
             }
             Err(Error::Stopping) => return,
             Err(error) => error.to_string(),
         };
-        if started.elapsed() >= WELL_AFTER {
-            pause = FIRST_PAUSE;
+        if started.elapsed() >= RESET_AFTER {
+            pause = FIRST_DELAY;
         }
         let wait = pause.mul_f64(0.75 + fastrand::f64() * 0.5);
-        tracing::info!(provider = &*name, "trying again in {wait:.1?}");
+        tracing::info!(provider = &*name, "retrying in {wait:.1?}");
         let message = format!("provider {name}: {reason}");
         let problem = Problem { origin: Origin::Internal, object: None, message, excerpt: None };
         if session.unavailable(problem).await.is_err() {
             return;
         }
         tokio::time::sleep(wait).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_DELAY);
     }
 }
 
-/// Runs it in a task of its own, so that a panic ends only that task.
+/// Runs the provider in a separate task, to catch panics.
 async fn run_once(provider: &Arc<dyn Provider>, session: Session) -> Result<(), Error> {
     let provider = provider.clone();
     let mut task = AbortOnDrop(tokio::spawn(async move { provider.run(session).await }));
@@ -372,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_and_panics_are_survived_and_unchanged_states_dropped() {
+    async fn providers_restart_after_failures_and_unchanged_states_are_dropped() {
         let (sender, mut updates) = mpsc::channel(8);
         let handle = start("flaky", Arc::new(Flaky(AtomicUsize::new(0))), sender);
         let mut seen = Vec::new();
@@ -388,9 +395,9 @@ mod tests {
         assert!(updates.recv().await.is_none(), "dropping the handle ends the provider");
     }
 
-    struct Told;
+    struct Reported;
 
-    impl Provider for Told {
+    impl Provider for Reported {
         fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>> {
             let problem = |message: &str| Problem {
                 origin: Origin::Internal,
@@ -400,14 +407,14 @@ mod tests {
             };
             async move {
                 session.deliver(state("a")).await?;
-                // A short outage is nobody's business.
+                // A short outage is not reported.
                 session.unavailable(problem("gone")).await?;
-                tokio::time::sleep(TELL_AFTER / 2).await;
+                tokio::time::sleep(REPORT_AFTER / 2).await;
                 session.available().await?;
-                // A long one is told once, and what is delivered meanwhile does not end it.
+                // A long one is reported once, and delivering other states does not end it.
                 for n in 0..9 {
                     session.unavailable(problem(&format!("gone {n}"))).await?;
-                    tokio::time::sleep(TELL_AFTER / 3).await;
+                    tokio::time::sleep(REPORT_AFTER / 3).await;
                 }
                 session.deliver_incomplete(state("b")).await?;
                 session.available().await?;
@@ -422,9 +429,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn outages_that_last_are_problems_until_they_are_over() {
+    async fn outages_that_last_are_reported_until_they_end() {
         let (sender, mut updates) = mpsc::channel(8);
-        let _handle = start("told", Arc::new(Told), sender);
+        let _handle = start("told", Arc::new(Reported), sender);
         let mut seen = Vec::new();
         for _ in 0..6 {
             let update = updates.recv().await.expect("an update");
@@ -434,13 +441,13 @@ mod tests {
         }
         let rules: Vec<&str> = seen.iter().map(|(rule, _)| rule.as_str()).collect();
         assert_eq!(rules, ["a", "a", "b", "b", "b", "b"]);
-        let told = |n: usize, what: &str| {
+        let reported = |n: usize, what: &str| {
             seen[n].1.starts_with(&format!("internal: {what}; since ")) && seen[n].1.contains("provider told")
         };
-        assert!(told(1, "gone 2") || told(1, "gone 3"), "{seen:?}");
+        assert!(reported(1, "gone 2") || reported(1, "gone 3"), "{seen:?}");
         assert_eq!(seen[1].1, seen[2].1);
-        assert!(told(4, "nonsense 0"), "{seen:?}");
+        assert!(reported(4, "nonsense 0"), "{seen:?}");
         assert!([0, 3, 5].iter().all(|n| seen[*n].1.is_empty()), "{seen:?}");
-        assert!(tokio::time::timeout(TELL_AFTER * 3, updates.recv()).await.is_err());
+        assert!(tokio::time::timeout(REPORT_AFTER * 3, updates.recv()).await.is_err());
     }
 }

@@ -1,8 +1,10 @@
-//! Go templates, as Traefik's users write them in route files and default rules.
+//! Go templates in route files and default rules.
 //!
-//! The part of Go's `text/template` that is used in practice: actions, pipelines, variables, `if`, `with`, `range`,
-//! comments, trim markers, and the functions of Go and of sprig that [`functions`] lists. Everything else is an
-//! error that names the line. Evaluation is limited in steps and in output, so no template can hang the gateway.
+//! Supports the commonly used part of Go's `text/template`: actions, pipelines, variables, `if`, `with`,
+//! `range`,
+//! comments, trim markers, and the functions of Go and sprig in [`functions`]. Everything else is an error
+//! with the
+//! line. Steps and output are limited, so no template can hang the gateway.
 
 mod arguments;
 mod function_error;
@@ -19,7 +21,7 @@ pub use parse::SyntaxError;
 use parse::{Expr, Node, Pipeline};
 pub use value::Value;
 
-/// Most steps of one evaluation.
+/// Maximum number of evaluation steps.
 const MAX_STEPS: usize = 2_000_000;
 
 /// A parsed template.
@@ -29,23 +31,24 @@ pub struct Template {
     dialect: Dialect,
 }
 
-/// What differs between the places where templates stand.
+/// Differences between the uses of templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// A route file: `split` is Go's `strings.Split`; values are written as they are.
+    /// A route file: `split` is Go's `strings.Split`; values are not escaped.
     File,
-    /// A default rule: `split` is sprig's. Values inside quotes of the rule cannot end the quotes: what would do so is
-    /// escaped in double quotes and refused in backticks, so that a label cannot change the rule around it.
+    /// A default rule: `split` is sprig's. Values in quotes of the rule cannot end the quotes: they are
+    /// escaped in
+    /// double quotes and rejected in backticks, so that a label cannot change the surrounding rule.
     Rule,
 }
 
-/// Why a template cannot be used.
+/// Why a template is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("template, line {line}: {kind}")]
 pub struct TemplateError {
-    /// Line in the template, from 1.
+    /// 1-based line in the template.
     pub line: u32,
-    /// What is wrong.
+    /// The kind of error.
     #[source]
     pub kind: TemplateErrorKind,
 }
@@ -56,7 +59,7 @@ impl TemplateError {
     }
 }
 
-/// What is wrong with a template.
+/// The kind of a template error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TemplateErrorKind {
     /// It cannot be parsed.
@@ -78,16 +81,16 @@ pub enum EvaluationError {
         /// The cause.
         source: FunctionError,
     },
-    /// A value is to be called.
+    /// Arguments after a value that is not a function.
     #[error("expected a function before the arguments")]
     NotAFunction,
-    /// `and` or `or` stands alone.
+    /// `and` or `or` without arguments.
     #[error("expected at least one argument")]
     NoArgument,
     /// A pipeline is empty.
     #[error("a command is missing")]
     EmptyCommand,
-    /// No variable of this name is declared.
+    /// An undeclared variable.
     #[error("undefined variable ${0}")]
     UndefinedVariable(String),
     /// The value is not a table.
@@ -99,7 +102,7 @@ pub enum EvaluationError {
         name: String,
     },
     /// The value cannot be ranged over.
-    #[error("range cannot go over {kind}")]
+    #[error("range cannot iterate over {kind}")]
     NotARange {
         /// The type of the value.
         kind: &'static str,
@@ -107,11 +110,11 @@ pub enum EvaluationError {
     /// A range exceeds the maximum length.
     #[error("range over {count}: at most {}", limits::MAX_ITEMS)]
     RangeTooLong {
-        /// The length that is asked for.
+        /// The requested length.
         count: i64,
     },
     /// The evaluation exceeds the maximum number of steps.
-    #[error("the template does too much")]
+    #[error("the template exceeds the maximum number of steps")]
     TooManySteps,
     /// The output exceeds the maximum size.
     #[error("the output is larger than {limit} bytes")]
@@ -119,7 +122,7 @@ pub enum EvaluationError {
         /// The maximum size.
         limit: usize,
     },
-    /// The value would end a text of the rule.
+    /// The value would end a string of the rule.
     #[error("the value {value:?} has a backtick, which would end the rule's text")]
     Backtick {
         /// The value.
@@ -133,7 +136,7 @@ impl Template {
         Ok(Self { nodes: parse::parse(text)?, dialect })
     }
 
-    /// Evaluates it with `data` as `.`; the output may have up to `limit` bytes.
+    /// Renders the template with `data` as `.`; `limit` is the maximum length of the output in bytes.
     pub fn render(&self, data: &Value, limit: usize) -> Result<String, TemplateError> {
         let mut run = Run {
             dialect: self.dialect,
@@ -151,7 +154,7 @@ impl Template {
     }
 }
 
-/// Where evaluation goes on after a node.
+/// How evaluation continues after a node.
 #[derive(PartialEq)]
 enum Flow {
     On,
@@ -164,7 +167,7 @@ struct Run<'t> {
     root: &'t Value,
     scopes: Vec<HashMap<&'t str, Value>>,
     output: String,
-    /// The quote of the rule that the output stands in.
+    /// The open quote in the rendered rule.
     quote: Option<char>,
     escaped: bool,
     limit: usize,
@@ -283,7 +286,9 @@ impl<'t> Run<'t> {
         Ok(value)
     }
 
-    /// A function with its arguments, or a single operand. `piped` is the value before the `|`: the last argument.
+    /// Evaluates a function with its arguments, or a single operand. `piped` is the value before the `|`,
+    /// which becomes
+    /// the last argument.
     fn command(
         &mut self,
         command: &'t [Expr],
@@ -314,7 +319,7 @@ impl<'t> Run<'t> {
         Ok(value)
     }
 
-    /// `and` and `or` stop at the argument that decides, as in Go.
+    /// Evaluates `and` and `or`, which short-circuit as in Go.
     fn logic(
         &mut self,
         and: bool,
@@ -378,7 +383,7 @@ impl<'t> Run<'t> {
         Ok(())
     }
 
-    /// Keeps track of the quotes of a rule.
+    /// Tracks the quotes of a rule.
     fn follow(&mut self, c: char) {
         match self.quote {
             Some('"') if self.escaped => self.escaped = false,
@@ -430,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn default_rules_people_write() {
+    fn common_default_rules_are_rendered() {
         for (template, expected) in [
             ("Host(`{{ normalize .Name }}`)", "Host(`web-x`)"),
             ("Host(`{{ .Name | trimSuffix \"_x\" | upper }}.test`)", "Host(`WEB.test`)"),
@@ -460,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn files_people_write() {
+    fn common_route_files_are_rendered() {
         for (template, expected) in [
             ("{{ range $i, $e := until 3 }}r{{ $i }}{{ $e }};{{ end }}", "r00;r11;r22;"),
             ("{{ range $e := split \"a,b\" \",\" }}<{{ $e }}>{{ end }}", "<a><b>"),
@@ -501,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line() {
+    fn errors_have_the_line() {
         for (template, expected) in [
             ("a\n{{ nosuch 1 }}", "template, line 2: nosuch: no such function"),
             ("{{ if false }}{{ 1 | nosuch }}{{ end }}", "template, line 1: nosuch: no such function"),
@@ -519,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_hangs_or_fills_the_memory() {
+    fn steps_and_memory_are_limited() {
         for template in [
             "{{ range until 100000 }}{{ range until 100000 }}{{ end }}{{ end }}",
             "{{ range until 9999 }}xxxxxxxxxx{{ end }}",

@@ -1,4 +1,4 @@
-//! For tests: a server of a few lines that answers from a function, and a provider whose states are waited for.
+//! Test helpers: a server that responds from a function, and a running provider.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{Handle, Provider, Update, start};
 
-/// Longest time that a test waits for anything.
+/// Timeout for all waits in tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) path: String,
@@ -25,16 +25,16 @@ pub(crate) struct Request {
     pub(crate) headers: HashMap<String, String>,
 }
 
-/// An answer: status, headers, body.
+/// Status, headers and body of a response.
 pub(crate) type Reply = (u16, Vec<(&'static str, String)>, String);
 
 type Answer = Arc<dyn Fn(Request) -> BoxFuture<'static, Reply> + Send + Sync>;
 
-/// A server of a few lines.
+/// A minimal HTTP server.
 pub(crate) struct Server {
     pub(crate) port: u16,
     pub(crate) requests: Arc<Mutex<Vec<Request>>>,
-    /// Each change cuts all connections.
+    /// Each change closes all connections.
     cut: watch::Sender<bool>,
 }
 
@@ -64,7 +64,7 @@ impl Server {
         Self { port, requests, cut }
     }
 
-    /// Cuts all connections, and new ones at once, until [`Server::mend`].
+    /// Closes all connections, and new ones immediately, until [`Server::mend`].
     pub(crate) fn cut(&self) {
         self.cut.send_replace(true);
     }
@@ -73,7 +73,7 @@ impl Server {
         self.cut.send_replace(false);
     }
 
-    /// The number of requests whose path begins like this.
+    /// Returns the number of requests whose path starts with `path`.
     pub(crate) fn count(&self, path: &str) -> usize {
         self.requests.lock().iter().filter(|request| request.path.starts_with(path)).count()
     }
@@ -127,17 +127,17 @@ impl Running {
         Self { handle: start("test", Arc::new(provider), sender), updates }
     }
 
-    /// Makes it read its source again.
+    /// Makes the provider read its source again.
     pub(crate) fn reload(&self) {
         self.handle.reload();
     }
 
-    /// The next update.
+    /// Returns the next update.
     pub(crate) async fn next(&mut self) -> Update {
         tokio::time::timeout(PATIENCE, self.updates.recv()).await.expect("in time").expect("running")
     }
 
-    /// Waits for a state.
+    /// Waits for a state that matches a condition.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Provided) -> bool) -> Arc<Provided> {
         let mut last = None;
         loop {
@@ -150,7 +150,7 @@ impl Running {
     }
 }
 
-/// Waits until something is true.
+/// Waits until a condition holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while !holds() {
@@ -159,7 +159,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The URLs of the servers of an HTTP service.
+/// Returns the URLs of the servers of an HTTP service.
 pub(crate) fn urls(state: &Provided, service: &str) -> Vec<String> {
     let service = state.config.http.services.get(service);
     let balancer = service.and_then(|service| service.load_balancer.as_ref());

@@ -1,7 +1,8 @@
-//! What all label-carrying sources share: from the labels of one workload to configuration, and many into one.
+//! Converts the labels of workloads into configuration, for all providers with labels.
 //!
-//! Traefik's rules for labels: `enable`, constraints, the default rule, the names of routers and services that are
-//! not named, the one server of a service, and how what several workloads say is merged.
+//! Implements Traefik's rules for labels: `enable`, constraints, the default rule, the names of unnamed
+//! routers and
+//! services, the server of a service, and merging of several workloads.
 
 mod conflict;
 mod join;
@@ -24,40 +25,40 @@ pub use conflict::Said;
 pub use labels::Labels;
 pub use merge::merge;
 
-/// The prefixes of our labels; what the first says wins.
+/// The prefixes of labels; the first takes precedence.
 pub const PREFIXES: [&str; 2] = ["tidegate", "traefik"];
-/// Longest rule that a template may make, in bytes.
-const LONGEST_RULE: usize = 64 << 10;
+/// Maximum length of a rule rendered by a template, in bytes.
+const MAX_RULE: usize = 64 << 10;
 
-/// Something that runs, and carries labels.
+/// A workload with labels.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload<'a> {
-    /// Name of the service when labels name none, normalised.
+    /// Normalised name of the service, if labels name none.
     pub name: &'a str,
     /// `.Name` in the template of the default rule.
     pub title: &'a str,
-    /// Its own name, as in errors and as `.ContainerName` in templates.
+    /// Its own name, as shown in errors and as `.ContainerName` in templates.
     pub owner: &'a Arc<str>,
     /// All its labels.
     pub labels: &'a BTreeMap<String, String>,
-    /// How labels are written where it comes from.
+    /// How labels are written at the source.
     pub carrier: Carrier<'a>,
 }
 
-/// What carries the labels.
+/// The source of labels.
 #[derive(Clone, Copy, Debug)]
 pub enum Carrier<'a> {
     /// A container, with labels.
     Container,
     /// A registered service, with tags `prefix.key=value`; their labels begin with `traefik`.
     Service {
-        /// The prefix as it is written.
+        /// The prefix as configured.
         prefix: &'a str,
     },
 }
 
 impl Workload<'_> {
-    /// Where a label was written; an empty one stands for the workload itself.
+    /// Returns the origin of a label, or of the workload itself if `label` is empty.
     pub fn origin(&self, label: &str) -> Origin {
         match self.carrier {
             Carrier::Container => Origin::Label { container: self.owner.clone(), label: label.into() },
@@ -72,7 +73,7 @@ impl Workload<'_> {
     }
 }
 
-/// Why a workload cannot be reached.
+/// Why a workload has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocateError {
     /// The container has an address in none of its networks.
@@ -87,7 +88,7 @@ pub enum LocateError {
     /// The labels of a service of a swarm name no port.
     #[error("port is missing: services of a swarm need the label `server.port`")]
     NoServicePort,
-    /// A task has an address in no network of the swarm.
+    /// A task has no address in any network of the swarm.
     #[error("it has no address in any network of the swarm")]
     NotInSwarm,
     /// The catalog has no address for an instance.
@@ -101,7 +102,7 @@ enum DefaultRuleError {
     /// The template fails for this workload.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The template makes an empty text for this workload.
+    /// The rendered template is empty for this workload.
     #[error("the default rule is empty")]
     Empty,
 }
@@ -120,38 +121,38 @@ enum NoServiceError {
     },
 }
 
-/// Why constraints cannot be used.
+/// Why constraints are invalid.
 #[derive(Debug, thiserror::Error)]
 enum ConstraintError {
-    /// They are not an expression.
+    /// The constraints are not an expression.
     #[error("at {}", error.located(text))]
     Syntax {
         /// The constraints.
         text: String,
-        /// What is wrong, and where.
+        /// The error with its position.
         #[source]
         error: expression::SyntaxError,
     },
-    /// Functions of constraints are true or false, and not compared.
+    /// Functions of constraints return booleans and cannot be compared.
     #[error("`{function}` cannot be compared here")]
     Compare {
         /// Name of the function.
         function: String,
     },
-    /// A name stands without arguments.
+    /// A function name without arguments.
     #[error("`{name}` must be called")]
     NotCalled {
         /// The name.
         name: String,
     },
-    /// A function on labels has other arguments.
-    #[error("`{function}` takes two texts: a label and its value")]
+    /// Wrong arguments of a function on labels.
+    #[error("`{function}` expects two strings: a label and its value")]
     LabelArguments {
         /// Name of the function.
         function: String,
     },
-    /// A function on tags has other arguments.
-    #[error("`{function}` takes one text: a tag")]
+    /// Wrong arguments of a function on tags.
+    #[error("`{function}` expects one string: a tag")]
     TagArguments {
         /// Name of the function.
         function: String,
@@ -161,7 +162,7 @@ enum ConstraintError {
     UnknownFunction {
         /// Name of the function.
         function: String,
-        /// The functions that there are.
+        /// The valid functions.
         expected: &'static str,
     },
     /// A pattern is not a regular expression.
@@ -174,14 +175,15 @@ enum ConstraintError {
     },
 }
 
-/// Where a workload can be reached.
+/// Locates a workload.
 pub trait Locate {
-    /// Host and port, for a service whose label names `port`, or none. `Ok(None)`: nowhere at present, so that its
-    /// services stay without a server.
+    /// Returns host and port, given the port in the labels of a service, if any. `Ok(None)` means that the
+    /// workload is
+    /// currently not available, so its services have no server.
     fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError>;
 }
 
-/// Options of label providers that say what becomes of workloads.
+/// Options of label providers that apply to workloads.
 #[derive(Clone, Debug)]
 pub struct Rules {
     default_rule: Template,
@@ -189,12 +191,12 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Reads `defaultRule` and `constraints` on labels.
+    /// Parses `defaultRule` and `constraints` on labels.
     pub fn new(default_rule: &str, constraints: &str) -> Result<Self, Error> {
         Self::with(default_rule, constraints, On::Labels)
     }
 
-    /// Reads `defaultRule` and `constraints` on tags.
+    /// Parses `defaultRule` and `constraints` on tags.
     pub fn for_tags(default_rule: &str, constraints: &str) -> Result<Self, Error> {
         Self::with(default_rule, constraints, On::Tags)
     }
@@ -212,19 +214,19 @@ impl Rules {
         Ok(Self { default_rule, constraints })
     }
 
-    /// True when the constraints let a workload with these labels in.
+    /// Returns true if labels satisfy the constraints.
     pub fn admit(&self, labels: &BTreeMap<String, String>) -> bool {
         let facts = Facts { labels, tags: &[] };
         self.constraints.as_ref().is_none_or(|constraint| constraint.matches(facts))
     }
 
-    /// True when the constraints let something with these tags in.
+    /// Returns true if tags satisfy the constraints.
     pub fn admit_tags(&self, tags: &[String]) -> bool {
         let facts = Facts { labels: &BTreeMap::new(), tags };
         self.constraints.as_ref().is_none_or(|constraint| constraint.matches(facts))
     }
 
-    /// The rule of a router that has none.
+    /// Returns the default rule.
     fn default_rule(&self, workload: &Workload<'_>) -> Result<String, DefaultRuleError> {
         let labels = workload.labels.iter().map(|(key, value)| (key.clone(), Value::Text(value.clone())));
         let data = Value::Map(BTreeMap::from([
@@ -232,16 +234,17 @@ impl Rules {
             ("ContainerName".to_owned(), (&**workload.owner).into()),
             ("Labels".to_owned(), Value::Map(labels.collect())),
         ]));
-        let rule = self.default_rule.render(&data, LONGEST_RULE)?;
+        let rule = self.default_rule.render(&data, MAX_RULE)?;
         if rule.is_empty() { Err(DefaultRuleError::Empty) } else { Ok(rule) }
     }
 }
 
-/// Builds what the labels of one workload say.
+/// Builds the configuration of one workload.
 ///
-/// What is wrong spoils its object only: a broken router keeps its rule and answers 503, and a broken service is left
-/// out, each with a problem that names the label. A workload without labels that cannot be reached is left out: it is
-/// exposed by default only, so that is not a mistake.
+/// Errors affect only their object: a broken router keeps its rule and answers 503, and a broken service is
+/// left
+/// out, each with a problem that names the label. A workload without labels that has no address is left out
+/// silently, as it is only exposed by default.
 pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn Locate) -> Provided {
     if labels.is_none()
         && let Err(reason) = place.locate(None)
@@ -264,7 +267,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
         let parents: BTreeSet<String> =
             routers.values().flat_map(|router| router.parent_refs.clone()).collect();
         hint_misspelt_routers(&routers, &mut provided);
-        // Once for all: it has all labels as its data.
+        // Rendered once, as its data does not depend on the router.
         let default_rule = std::cell::OnceCell::new();
         for (name, router) in &mut routers {
             if router.rule.is_empty() {
@@ -273,7 +276,7 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
                     Err(error) => provided.break_object(Kind::Router, name, &origin, error.to_string()),
                 }
             }
-            // A child may lead on, and what has children must have no service.
+            // Child routers may have children themselves, and parents must not have a service.
             let is_layer = !router.parent_refs.is_empty() || parents.contains(name);
             if router.service.is_empty() && !is_layer {
                 match only(&names.http) {
@@ -292,8 +295,8 @@ pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn
     provided
 }
 
-/// Reports options of a router without a rule whose name is almost that of a router with one: it takes the default
-/// rule, and the options are missing where they were meant. A warning, as it may be on purpose.
+/// Warns about a router without a rule whose name is similar to that of a router with one. Due to a typo, its
+/// options may be missing from the other router. It is only a warning, as it may be intentional.
 fn hint_misspelt_routers(routers: &BTreeMap<String, Arc<Router>>, provided: &mut Provided) {
     fn is_bare(router: &Router) -> bool {
         *router == Router { rule: router.rule.clone(), ..Router::default() }
@@ -301,7 +304,7 @@ fn hint_misspelt_routers(routers: &BTreeMap<String, Arc<Router>>, provided: &mut
     let digits = |name: &str| name.replace(|c: char| c.is_ascii_digit(), "");
     let (ruled, ruleless): (Vec<_>, Vec<_>) = routers.iter().partition(|(_, router)| !router.rule.is_empty());
     for (name, router) in ruleless {
-        // `web1` and `web2` are two routers, unless the options of one are missing at the other.
+        // Names that differ in digits (`web1`, `web2`) count only if the other router has no options.
         let similar = ruled.iter().filter(|(other, ruled)| is_bare(ruled) || digits(other) != digits(name));
         let near = nearest(name, similar.map(|(other, _)| other.as_str()));
         let (Some(near), false) = (near, is_bare(router)) else { continue };
@@ -314,7 +317,7 @@ fn hint_misspelt_routers(routers: &BTreeMap<String, Arc<Router>>, provided: &mut
     }
 }
 
-/// Links TCP and UDP routers to the only service, and drops TCP routers without a rule.
+/// Links TCP and UDP routers to the only service, and removes TCP routers without a rule.
 fn complete_streams(provided: &mut Provided, names: &labels::ServiceNames, origin: &Origin) {
     let mut tcp = std::mem::take(&mut provided.config.tcp.routers);
     let ruled = tcp.iter().filter(|(_, router)| !router.rule.is_empty()).map(|(name, _)| name.clone());
@@ -353,7 +356,7 @@ fn only(names: &[String]) -> Result<String, NoServiceError> {
     }
 }
 
-/// Small helpers on what is being built.
+/// Helpers for configuration being built.
 trait Building {
     fn has_streams(&self) -> bool;
     fn has_http(&self) -> bool;
@@ -384,7 +387,7 @@ impl Building for Provided {
         self.problems.push(Problem { origin, object, message, excerpt: None });
     }
 
-    /// Nobody knows which router a lost label was to guard.
+    /// Breaks all routers, as an unreadable label may have been meant for any of them.
     fn break_routers(&mut self, reason: &Problem) {
         let config = &self.config;
         let routers = config.http.routers.keys().map(|name| (Kind::Router, name));
@@ -402,7 +405,7 @@ fn object(kind: Kind, name: &str) -> tidegate_config::ObjectRef {
     tidegate_config::ObjectRef { kind, name: name.to_owned() }
 }
 
-/// What constraints are about.
+/// The subject of constraints.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum On {
     Labels,
@@ -500,7 +503,7 @@ fn regex(text: &str) -> Result<Regex, ConstraintError> {
     Regex::new(text).map_err(|source| ConstraintError::Regex { pattern: text.to_owned(), source })
 }
 
-/// What is wrong with a pattern. The error draws the pattern and points at the place; only its last line says why.
+/// Returns the last line of an error, which has the reason; the others quote the pattern.
 fn last_line(error: &regex::Error) -> String {
     let whole = error.to_string();
     whole.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned()
@@ -538,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn without_labels_there_is_one_router_and_one_service() {
+    fn a_workload_without_labels_gets_a_router_and_a_service() {
         let provided = built(&[]);
         let router = &provided.config.http.routers["web"];
         assert_eq!((router.rule.as_str(), router.service.as_str()), ("Host(`web`)", "web"));
@@ -547,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_schemes_urls_and_weights() {
+    fn servers_have_the_port_scheme_url_and_weight_in_labels() {
         let provided = built(&[
             ("traefik.http.services.a.loadbalancer.server.port", "8080"),
             ("traefik.http.services.a.loadbalancer.server.scheme", "https"),
@@ -565,11 +568,11 @@ mod tests {
         ]);
         assert!(!provided.config.http.services.contains_key("a"), "url and port exclude each other");
         assert!(provided.problems[0].to_string().contains("service a"), "{:?}", provided.problems);
-        assert!(provided.config.http.routers.contains_key("web"), "the router stays, and answers 503");
+        assert!(provided.config.http.routers.contains_key("web"), "the router is kept and answers 503");
     }
 
     #[test]
-    fn a_broken_label_spoils_its_object_only() {
+    fn an_invalid_label_breaks_only_its_object() {
         let provided = built(&[
             ("traefik.http.routers.r.rule", "Host(`x`)"),
             ("traefik.http.routers.r.priority", "abc"),
@@ -584,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_router_is_reported_with_the_name_that_was_meant() {
+    fn a_misspelt_router_is_reported_with_the_intended_name() {
         for (labels, hint) in [
             (&["shop.rule", "shpo.middlewares"][..], Some("shop")),
             (&["shop.rule", "shop.entrypoints", "shopp.tls"], Some("shop")),
@@ -620,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn our_prefix_wins_with_a_warning() {
+    fn the_prefix_tidegate_wins_with_a_warning() {
         let provided = built(&[
             ("traefik.http.routers.r.rule", "Host(`theirs`)"),
             ("tidegate.http.routers.r.rule", "Host(`ours`)"),
@@ -631,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_label_leaves_no_router_open() {
+    fn an_unreadable_label_leaves_no_router_open() {
         let rule = ("traefik.http.routers.x.rule", "Host(`x`)");
         let other = ("traefik.http.routers.y.rule", "Host(`y`)");
         for (lost, broken) in [
@@ -673,7 +676,7 @@ mod tests {
     }
 
     #[test]
-    fn what_enables_nothing_for_sure_enables_nothing() {
+    fn an_invalid_enable_label_does_not_expose_the_workload() {
         for text in ["no", "off", "yes", "", "true ", "2"] {
             let labels = BTreeMap::from([("traefik.enable".to_owned(), text.to_owned())]);
             let carrier = Carrier::Container;
@@ -686,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_make_no_http_router() {
+    fn tcp_and_udp_labels_create_no_http_router() {
         let provided = built(&[
             ("traefik.udp.routers.u.entrypoints", "dns"),
             ("traefik.udp.services.u.loadbalancer.server.port", "53"),
@@ -702,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn several_services_and_composites() {
+    fn routers_must_name_one_of_several_services() {
         let provided = built(&[
             ("traefik.http.routers.r.rule", "Host(`x`)"),
             ("traefik.http.services.a.loadbalancer.server.port", "1"),
@@ -767,7 +770,7 @@ mod tests {
     }
 
     #[test]
-    fn constraints() {
+    fn constraints_select_workloads() {
         let labels =
             BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("x".to_owned(), "1".to_owned())]);
         for (text, admitted) in [

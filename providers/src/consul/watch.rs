@@ -1,7 +1,8 @@
 //! Follows the keys below one root.
 //!
-//! Where gateways keep things of their own below it, only the sections of the configuration are followed: a query for
-//! the whole root would answer whenever a gateway writes.
+//! If gateways also write below the root, only the sections of the configuration are followed: a query for
+//! the
+//! whole root would return on every write.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,28 +15,28 @@ use tokio::time::sleep;
 use super::Pair;
 use crate::own_keys::{OwnKeys, SECTIONS};
 
-/// How often a root whose sections are followed is looked at for keys in none of them.
-const LOOK: Duration = Duration::from_secs(60);
-/// All keys below a path, with their values, or the names in it alone.
+/// Interval of checks for keys outside of the sections, if sections are followed.
+const STRAY_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// Query for all keys below a path with their values.
 const ALL: &str = "recurse";
 const NAMES: &str = "keys&separator=/";
 
-/// The keys below the root of this number.
+/// The keys below the root with this index.
 pub(super) type News = (usize, Result<Answer<Vec<Pair>>, AgentError>);
 
-/// A root to be followed.
+/// A root to follow.
 pub(super) struct Root {
     pub(super) agent: Arc<Agent>,
     pub(super) number: usize,
-    /// As it is written, without a slash at the end.
+    /// As configured, without a trailing slash.
     pub(super) key: String,
-    /// Its path at the agent, with a slash at the end.
+    /// Its path at the agent, with a trailing slash.
     pub(super) path: String,
     pub(super) news: mpsc::Sender<News>,
 }
 
 impl Root {
-    /// Sends what there is at first, and again after each change, until nobody listens.
+    /// Sends the keys initially and after each change, until the receiver is dropped.
     pub(super) async fn follow(self, own_keys: Arc<OwnKeys>) {
         if own_keys.meets(&self.key) {
             return self.follow_sections(&own_keys).await;
@@ -43,7 +44,7 @@ impl Root {
         let mut query = Query::new(self.path.clone(), ALL);
         loop {
             let answer = query.next::<Vec<Pair>>(&self.agent).await;
-            if !self.tell(answer).await {
+            if !self.send(answer).await {
                 return;
             }
         }
@@ -56,9 +57,9 @@ impl Root {
             tasks.spawn(watch(self.agent.clone(), format!("{}{section}/", self.path), wake.clone()));
         }
         drop(wake);
-        // They follow before anything is read, so that no change falls between.
+        // Start the followers before reading, so that no change is missed.
         for _ in SECTIONS {
-            if !self.is_well(woken.recv().await).await {
+            if !self.report_failure(woken.recv().await).await {
                 return;
             }
         }
@@ -67,35 +68,35 @@ impl Root {
             let pairs = answer.as_ref().ok().and_then(|answer| answer.value.as_deref()).unwrap_or_default();
             let has_strays = pairs.iter().any(|pair| self.is_stray(&pair.key, own_keys));
             let rest = pause_after(answer.as_ref().map_or(0, |answer| answer.size));
-            if !self.tell(answer).await {
+            if !self.send(answer).await {
                 return;
             }
             sleep(rest).await;
             loop {
                 tokio::select! {
-                    told = woken.recv() => match self.is_well(told).await {
+                    result = woken.recv() => match self.report_failure(result).await {
                         true => break,
                         false => return,
                     },
-                    () = sleep(LOOK) => match self.has_strays(own_keys).await {
+                    () = sleep(STRAY_CHECK_INTERVAL) => match self.has_strays(own_keys).await {
                         Ok(found) if found || has_strays => break,
                         Ok(_) => {}
                         Err(error) => {
-                            self.tell(Err(error)).await;
+                            self.send(Err(error)).await;
                             return;
                         }
                     }
                 }
             }
-            while let Ok(told) = woken.try_recv() {
-                if !self.is_well(Some(told)).await {
+            while let Ok(result) = woken.try_recv() {
+                if !self.report_failure(Some(result)).await {
                     return;
                 }
             }
         }
     }
 
-    /// True when there are keys in none of the sections, written in lower case, and not our own.
+    /// Returns true if there are keys outside of the sections that were not written by a gateway.
     async fn has_strays(&self, own_keys: &OwnKeys) -> Result<bool, AgentError> {
         let names = self.agent.ask::<Vec<String>>(&self.path, NAMES).await?.value.unwrap_or_default();
         let is_stray = |name: &String| self.is_stray(name, own_keys) && !own_keys.leads_to(name);
@@ -108,32 +109,32 @@ impl Root {
         !rest.is_empty() && !section.is_some_and(|s| SECTIONS.contains(&s)) && !own_keys.contains(key, rest)
     }
 
-    /// Passes a failure of a follower on. False when there is nothing more to be followed.
-    async fn is_well(&self, told: Option<Result<(), AgentError>>) -> bool {
-        match told {
+    /// Reports a failure of a follower. Returns false if there is nothing left to follow.
+    async fn report_failure(&self, result: Option<Result<(), AgentError>>) -> bool {
+        match result {
             Some(Ok(())) => true,
             Some(Err(error)) => {
-                self.tell(Err(error)).await;
+                self.send(Err(error)).await;
                 false
             }
             None => false,
         }
     }
 
-    async fn tell(&self, answer: Result<Answer<Vec<Pair>>, AgentError>) -> bool {
+    async fn send(&self, answer: Result<Answer<Vec<Pair>>, AgentError>) -> bool {
         self.news.send((self.number, answer)).await.is_ok()
     }
 }
 
-/// Tells when something below a path has changed, and first that it is followed.
+/// Sends a message once the path is followed, and after each change below it.
 async fn watch(agent: Arc<Agent>, path: String, wake: mpsc::Sender<Result<(), AgentError>>) {
     let mut query = Query::new(path, NAMES);
     let mut known: Option<bool> = None;
     loop {
-        let told = match query.next::<Vec<String>>(&agent).await {
+        let result = match query.next::<Vec<String>>(&agent).await {
             Ok(answer) => {
                 let filled = answer.value.is_some_and(|names| !names.is_empty());
-                // Queries for what is not there also answer when something else is written.
+                // Queries for missing keys also return on unrelated writes.
                 if known.replace(filled) == Some(false) && !filled {
                     continue;
                 }
@@ -141,7 +142,7 @@ async fn watch(agent: Arc<Agent>, path: String, wake: mpsc::Sender<Result<(), Ag
             }
             Err(error) => Err(error),
         };
-        if wake.send(told).await.is_err() {
+        if wake.send(result).await.is_err() {
             return;
         }
     }

@@ -1,7 +1,8 @@
-//! Consul Connect: services that only talk TLS, and only to those with a certificate of the same authority.
+//! Consul Connect: mutual TLS between services with certificates of Consul's CA.
 //!
-//! The agent gives us a certificate of our own and the roots; both are renewed while we run. Each service gets a
-//! transport that shows the certificate and accepts only that service's identity.
+//! The agent provides the gateway's certificate and the roots; both are renewed at run time. Each service
+//! gets a
+//! transport that presents the certificate and accepts only the identity of that service.
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ pub(super) struct Leaf {
     key: String,
 }
 
-/// Who we are in Connect, and whom we trust.
+/// The gateway's certificate in Connect, and the trusted roots.
 #[derive(Clone, PartialEq)]
 pub(super) struct Identity {
     trust_domain: String,
@@ -47,7 +48,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// `None` while a part is missing.
+    /// Returns `None` while a part is missing.
     pub(super) fn new(roots: &Roots, leaf: &Leaf) -> Option<Self> {
         let trust_domain = roots.trust_domain.clone();
         let roots: Vec<String> =
@@ -58,7 +59,7 @@ impl Identity {
         complete.then_some(Self { trust_domain, roots, certificate })
     }
 
-    /// Makes all servers in a configuration, which are those of one instance, be reached through Connect.
+    /// Adds a Connect transport to all servers in the configuration of one instance.
     pub(super) fn secure(&self, provided: &mut Provided, name: &str, instance: &Instance, origin: &Origin) {
         let (namespace, datacenter) = (&instance.namespace, &instance.datacenter);
         let transport = normalize(&format!("tls-{namespace}-{datacenter}-{name}"));
@@ -80,7 +81,7 @@ impl Identity {
         }
         if !http.services.is_empty() {
             let options = ServersTransport {
-                // Certificates of Connect name no host: the URI is what counts.
+                // Connect certificates have no host names: the URI is verified instead.
                 insecure_skip_verify: true,
                 root_cas: self.roots.clone(),
                 certificates: vec![self.certificate.clone()],

@@ -1,4 +1,4 @@
-//! From registered services to routers and services: Traefik's derivation.
+//! Derives routers and services from registered services, as in Traefik.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::Error;
 use crate::template::functions::normalize;
 use crate::workload::{self, Carrier, Labels, Locate, LocateError, PREFIXES, Rules, Said, Workload};
 
-/// The part of the options that says what becomes of services.
+/// The options that determine the derived configuration.
 pub(super) struct Deriver {
     pub(super) options: Options,
     rules: Rules,
-    /// The prefixes of tags that are read, and the prefixes of the labels that they stand for.
+    /// The prefixes of tags and of the corresponding labels.
     prefixes: Vec<(String, &'static str)>,
 }
 
@@ -31,7 +31,7 @@ impl Deriver {
         Ok(Self { options, rules, prefixes })
     }
 
-    /// False when no instance of a service with these tags can be exposed.
+    /// Returns false if no instance of a service with these tags can be exposed.
     pub(super) fn wants(&self, tags: &[String]) -> bool {
         let enables = |tag: &String| {
             let mut prefixes = self.prefixes.iter();
@@ -40,7 +40,7 @@ impl Deriver {
         self.options.exposed_by_default || tags.iter().any(enables)
     }
 
-    /// True when a service with these tags is to be reached through Connect.
+    /// Returns true if a service with these tags is reached through Connect.
     pub(super) fn connects(&self, tags: &[String]) -> bool {
         if !self.options.connect_aware {
             return false;
@@ -52,7 +52,7 @@ impl Deriver {
         said.unwrap_or(self.options.connect_by_default)
     }
 
-    /// The configuration that the instances of a service make. With an identity they are those of Connect.
+    /// Returns the configuration of the instances of a service. With an identity, they are Connect instances.
     pub(super) fn service(
         &self,
         name: &str,
@@ -67,7 +67,7 @@ impl Deriver {
                 Some((normalize(&format!("{}-{name}-{}", instance.node, instance.id)), part))
             })
             .collect();
-        // In Traefik's order, which decides about the order of servers.
+        // Traefik's order, which determines the order of servers.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
         workload::merge(parts.iter().map(|(_, part)| Said { part, serves: true }), earlier)
     }
@@ -104,14 +104,14 @@ impl Deriver {
         if let Some(canary) = &canary {
             workload.name = canary;
         }
-        let mut provided = workload::build(&workload, read, &self.rules, &At(instance));
+        let mut provided = workload::build(&workload, read, &self.rules, &InstanceLocation(instance));
         if let Some(identity) = identity {
             identity.secure(&mut provided, name, instance, &workload.origin(""));
         }
         Some(provided)
     }
 
-    /// Tags `prefix.key=value` as labels. Unlike keys, prefixes are compared with case.
+    /// Returns tags `prefix.key=value` as labels. Unlike keys, prefixes are case-sensitive.
     fn labels(&self, tags: &[String]) -> BTreeMap<String, String> {
         let label = |tag: &String| {
             let (key, value) = tag.split_once('=')?;
@@ -125,10 +125,10 @@ impl Deriver {
     }
 }
 
-/// Where an instance is.
-struct At<'i>(&'i Instance);
+/// Locates an instance.
+struct InstanceLocation<'i>(&'i Instance);
 
-impl Locate for At<'_> {
+impl Locate for InstanceLocation<'_> {
     fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
         if self.0.address.is_empty() {
             return Err(LocateError::NoInstanceAddress);
@@ -138,7 +138,7 @@ impl Locate for At<'_> {
     }
 }
 
-/// The name of a canary: that of its service and a number made from its tags (64-bit FNV-1, as Traefik has it).
+/// Returns the name of a canary: that of its service with a hash of its tags (64-bit FNV-1, as in Traefik).
 fn canary_name(name: &str, tags: &[String]) -> String {
     let mut tags: Vec<&str> = tags.iter().map(String::as_str).collect();
     tags.sort_unstable();

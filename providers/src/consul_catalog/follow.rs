@@ -1,12 +1,17 @@
-//! Keeps up with a catalog: which services to ask for again, when, and how often at most.
+//! Follows a catalog: decides which services to fetch again, and when.
 //!
-//! Services whose tags, or whose checks that do not pass, have changed are asked for at once. A change of the list of
-//! services makes a look at which checks there are, which tells of new instances, and then, for what no check tells of
-//! (an instance without one, another port), a sweep over all services. Looks and sweeps take at most a fifth of the time
-//! each, so that a large catalog that changes all the time is no storm of requests.
+//! Services whose tags or failing checks have changed are fetched immediately. When the list of services
+//! changes,
+//! the list of all checks is compared, which reveals new instances. For changes that no check reveals (an
+//! instance
+//! without a check, another port), all services are then swept. Check lists and sweeps use at most a fifth of
+//! the
+//! time each, so that a large catalog that changes constantly does not cause a flood of requests.
 //!
-//! The list of services takes a large agent a while to make. So a look may begin before it has come: an agent also answers
-//! the query on checks in a state that none is in when any other check has changed, and then with nothing new.
+//! A large agent needs a while to build the list of services. So the checks may be compared before the list
+//! arrives: if any check has changed, an agent also answers the query for checks in a state that no check is
+//! in,
+//! without changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt::Display;
@@ -29,41 +34,42 @@ use super::trust::{Complaints, Distrusted, Topic, Trust};
 use crate::pace::Pace;
 use crate::{Error, Session, workload};
 
-/// Services that are asked for at a time.
-const AT_ONCE: usize = 8;
-/// Services that are asked for before other news is looked at: those that have changed, and those of a sweep.
+/// Maximum number of concurrent requests for services.
+const MAX_CONCURRENT: usize = 8;
+/// Number of changed services to fetch before other news is handled.
 const CHUNK: usize = 64;
 const SWEEP_CHUNK: usize = 16;
-/// A sweep leaves the agent and the gateway this much time to deal with what caused it.
+/// Delay before a sweep, for the agent and the gateway to handle the change that caused it.
 const SWEEP_DELAY: Duration = Duration::from_millis(500);
-/// Rest after a sweep, as a multiple of what it took; after a look and a delivery likewise, but those may come one after
-/// the other until this much rest is owed.
+/// Rest after a sweep, a comparison of checks or a delivery, as a multiple of its duration. The latter two
+/// may
+/// follow each other until `CREDIT` of rest is due.
 const REST: u32 = 4;
 const CREDIT: Duration = Duration::from_secs(2);
-const LONGEST_REST: Duration = Duration::from_secs(10);
-/// States in which instances may lose their requests. Each is a query of its own: an agent answers one on all checks
-/// twenty times more slowly when there are many.
-const UNWELL: [&str; 2] = ["critical", "warning"];
-/// Where all checks are.
+const MAX_REST: Duration = Duration::from_secs(10);
+/// States in which instances may get no requests. Each has its own query: with many checks, an agent answers
+/// a
+/// query for all of them twenty times more slowly.
+const FAILING_STATES: [&str; 2] = ["critical", "warning"];
+/// Path of the list of all checks.
 const ALL_CHECKS: &str = "/v1/health/state/any";
-/// How long after an answer without news a look begins, unless one of the other queries has news by then, and how long
-/// after news such answers mean nothing.
-const STIR: Duration = Duration::from_millis(10);
-const CALM: Duration = Duration::from_millis(50);
-/// Rest after a look that nobody asked for, as a multiple of what it took.
+/// Delay of the comparison after a response without changes, unless another query has news by then.
+const EARLY_DELAY: Duration = Duration::from_millis(10);
+const QUIET_PERIOD: Duration = Duration::from_millis(50);
+/// Rest after an early comparison, as a multiple of its duration.
 const REST_AFTER_EARLY: u32 = 19;
-/// All services are asked for again after this time, whatever the agent said.
+/// Interval after which all services are fetched again.
 const RESYNC: Duration = Duration::from_secs(300);
-/// The first pause after services could not be read.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// First delay after services could not be read.
+const FIRST_DELAY: Duration = Duration::from_millis(500);
 
 /// Failure to read a whole catalog.
 #[derive(Debug, thiserror::Error)]
 enum CatalogError {
-    /// The agent does not answer, or with an error.
+    /// The agent does not respond, or responds with an error.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The agent lists no services, which is not believed.
+    /// The agent lists no services, which is not plausible.
     #[error(transparent)]
     Distrusted(#[from] Distrusted),
 }
@@ -74,7 +80,7 @@ struct Known {
     /// The tags of all its instances, sorted.
     tags: Vec<String>,
     instances: Vec<Instance>,
-    /// It is reached through Connect.
+    /// Whether it is reached through Connect.
     connect: bool,
     part: Option<Provided>,
 }
@@ -86,38 +92,39 @@ pub(super) struct Run {
     trust: Arc<Trust>,
     session: Session,
     services: BTreeMap<Arc<str>, Known>,
-    /// The checks that do not pass, by number of the state.
-    unwell: [Option<Digests>; UNWELL.len()],
-    /// The checks that there are, in whatever state.
+    /// The failing checks, by index of the state.
+    unwell: [Option<Digests>; FAILING_STATES.len()],
+    /// The checks in any state.
     registered: Option<Digests>,
-    /// The parts of what we are in Connect, when that is wanted.
+    /// The parts of the identity in Connect, if enabled.
     roots: Option<Roots>,
     leaf: Option<Leaf>,
     identity: Option<Identity>,
     names_seen: bool,
     delivered: bool,
-    /// Asked for before all others.
+    /// Services to fetch first.
     urgent: BTreeSet<Arc<str>>,
     look_wanted: bool,
     look_pace: Pace,
-    /// Something about the checks has changed that nothing told of: a look is due then.
+    /// When to compare checks, because an unknown check has changed.
     stirred: Option<Instant>,
     calm_at: Instant,
     early_pace: Pace,
-    /// The indexes of the last look, and of the last list of services.
+    /// The indexes of the last comparison of checks and of the last list of services.
     looked: u64,
     listed: u64,
     sweep: VecDeque<Arc<str>>,
     sweep_wanted: bool,
     sweep_begun: Instant,
     sweep_after: Instant,
-    /// Services could not be read this many times in a row.
+    /// Number of consecutive failures to read services.
     failures: u32,
     retry_after: Instant,
     changed: bool,
     deliver_pace: Pace,
-    /// The list of services could not be believed this many times in a row, and when to ask for it anew: the agent would
-    /// not tell when it can be believed again, since nothing changes in it.
+    /// Number of consecutive implausible lists of services, and when to fetch the list again: as it does not
+    /// change,
+    /// the agent does not report when it becomes plausible.
     distrusted: u32,
     ask_anew: Option<Instant>,
     complaints: Complaints,
@@ -165,22 +172,22 @@ impl Run {
         if self.deriver.options.watch { self.watch().await } else { self.poll().await }
     }
 
-    /// A look every `refreshInterval`. Once there has been one, failures change nothing.
+    /// Polls at `refreshInterval`. After the first success, failures change nothing.
     async fn poll(mut self) -> Result<(), Error> {
         let interval = Duration::from(self.deriver.options.refresh_interval);
         loop {
             let pause = match self.read_all().await {
                 Ok(()) => {
                     self.failures = 0;
-                    self.over(Topic::Services).await?;
+                    self.resolve_problem(Topic::Services).await?;
                     self.deliver().await?;
                     interval.mul_f64(0.95 + fastrand::f64() * 0.1)
                 }
                 Err(error) if !self.delivered => return Err(Error::source(error)),
                 Err(error) => {
                     self.failures += 1;
-                    self.complain(Topic::Services, &error).await?;
-                    backed_off(FIRST_PAUSE, self.failures).min(interval)
+                    self.report_problem(Topic::Services, &error).await?;
+                    backed_off(FIRST_DELAY, self.failures).min(interval)
                 }
             };
             tokio::select! {
@@ -196,10 +203,10 @@ impl Run {
             let roots = self.agent.ask(&roots, "").await?;
             let leaf = self.agent.ask(&leaf, "").await?;
             (self.roots, self.leaf) = (roots.value, leaf.value);
-            self.identify();
+            self.update_identity();
         }
         let names = self.agent.ask::<Names>("/v1/catalog/services", &self.query(true)).await?;
-        self.take_names(names.value.unwrap_or_default(), names.index).await?;
+        self.handle_names(names.value.unwrap_or_default(), names.index).await?;
         self.urgent = self.services.keys().cloned().collect();
         while !self.urgent.is_empty() {
             self.fetch_urgent().await?;
@@ -214,8 +221,8 @@ impl Run {
         while unseen(&self) || (connect && self.identity.is_none()) {
             match watch.news.recv().await {
                 Some(News::Failed(_, error)) => return Err(Error::source(error)),
-                Some(news) => self.take(news).await?,
-                None => return Err(Error::Source("the watchers have ended".into())),
+                Some(news) => self.handle_news(news).await?,
+                None => return Err(Error::Source("the watchers have stopped".into())),
             }
         }
         self.urgent = self.services.keys().cloned().collect();
@@ -224,12 +231,12 @@ impl Run {
         }
         self.sweep_wanted = false;
         self.deliver().await?;
-        // What there is now, to compare with.
+        // The current checks, to compare with.
         self.look_wanted = true;
         let mut resync = Instant::now() + RESYNC.mul_f64(0.9 + fastrand::f64() * 0.2);
         loop {
             while let Ok(news) = watch.news.try_recv() {
-                self.take(news).await?;
+                self.handle_news(news).await?;
             }
             let now = Instant::now();
             if now >= resync {
@@ -249,8 +256,8 @@ impl Run {
             }
             tokio::select! {
                 news = watch.news.recv() => match news {
-                    Some(news) => self.take(news).await?,
-                    None => return Err(Error::Source("the watchers have ended".into())),
+                    Some(news) => self.handle_news(news).await?,
+                    None => return Err(Error::Source("the watchers have stopped".into())),
                 },
                 () = tokio::time::sleep_until(self.next_work().min(resync)) => {}
                 () = self.session.reload_asked() => {
@@ -271,23 +278,23 @@ impl Run {
             tasks.spawn(tell(agent(), roots, news(), Topic::Roots, |roots, _| News::Roots(roots)));
             tasks.spawn(tell(agent(), leaf, news(), Topic::Leaf, |leaf, _| News::Leaf(leaf)));
         }
-        let unwell: [fn(Digests, u64) -> News; UNWELL.len()] =
+        let unwell: [fn(Digests, u64) -> News; FAILING_STATES.len()] =
             [|checks, _| News::Unwell(0, checks), |checks, _| News::Unwell(1, checks)];
-        for (number, (state, kind)) in UNWELL.iter().zip(unwell).enumerate() {
+        for (number, (state, kind)) in FAILING_STATES.iter().zip(unwell).enumerate() {
             let query = Query::new(format!("/v1/health/state/{state}"), self.query(false));
             tasks.spawn(tell(agent(), query, news(), Topic::Unwell(number), kind));
         }
         Watch { news: told, _tasks: tasks }
     }
 
-    /// Where the roots and our own certificate are.
+    /// Returns the paths of the roots and the gateway's certificate.
     fn connect_paths(&self) -> [String; 2] {
         let name = escape(&self.deriver.options.service_name);
         ["/v1/agent/connect/ca/roots".into(), format!("/v1/agent/connect/ca/leaf/{name}")]
     }
 
-    /// Takes on a new identity, and lets all services of Connect be derived again with it.
-    fn identify(&mut self) {
+    /// Updates the identity and marks all Connect services to be derived again.
+    fn update_identity(&mut self) {
         let (Some(roots), Some(leaf)) = (&self.roots, &self.leaf) else { return };
         let identity = Identity::new(roots, leaf);
         if identity.is_none() || identity == self.identity {
@@ -301,7 +308,7 @@ impl Run {
         }
     }
 
-    /// How the catalog is read. From the agent's cache only where nothing newer is expected.
+    /// Returns the query parameters. The agent's cache is used only if no newer data is expected.
     fn query(&self, cached: bool) -> String {
         let options = &self.deriver.options;
         let chosen = [
@@ -312,41 +319,41 @@ impl Run {
         chosen.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join("&")
     }
 
-    async fn take(&mut self, news: News) -> Result<(), Error> {
+    async fn handle_news(&mut self, news: News) -> Result<(), Error> {
         let topic = match news {
-            News::Failed(topic, error) => return self.complain(topic, &error).await,
+            News::Failed(topic, error) => return self.report_problem(topic, &error).await,
             News::Names(names, index) => {
-                if let Err(error) = self.take_names(names, index).await {
+                if let Err(error) = self.handle_names(names, index).await {
                     if !self.names_seen {
                         return Err(Error::source(error));
                     }
                     self.distrusted += 1;
-                    self.ask_anew = Some(Instant::now() + backed_off(FIRST_PAUSE, self.distrusted));
-                    return self.complain(Topic::Doubt, &error).await;
+                    self.ask_anew = Some(Instant::now() + backed_off(FIRST_DELAY, self.distrusted));
+                    return self.report_problem(Topic::Doubt, &error).await;
                 }
                 self.distrusted = 0;
-                self.over(Topic::Doubt).await?;
+                self.resolve_problem(Topic::Doubt).await?;
                 Topic::Names
             }
             News::Unwell(state, digests) => {
-                self.take_unwell(state, digests);
+                self.handle_failing(state, digests);
                 Topic::Unwell(state)
             }
             News::Roots(roots) => {
                 self.roots = Some(roots);
-                self.identify();
+                self.update_identity();
                 Topic::Roots
             }
             News::Leaf(leaf) => {
                 self.leaf = Some(leaf);
-                self.identify();
+                self.update_identity();
                 Topic::Leaf
             }
         };
-        self.over(topic).await
+        self.resolve_problem(topic).await
     }
 
-    async fn take_names(&mut self, names: Names, index: u64) -> Result<(), Distrusted> {
+    async fn handle_names(&mut self, names: Names, index: u64) -> Result<(), Distrusted> {
         self.trust.check(&self.agent, &names).await?;
         self.names_seen = true;
         let wanted: BTreeMap<Arc<str>, Vec<String>> = names
@@ -371,7 +378,7 @@ impl Run {
             self.sweep_after = self.sweep_after.max(Instant::now() + SWEEP_DELAY);
         }
         if index < self.listed {
-            // Consul was set up anew.
+            // Consul was reinstalled.
             self.looked = 0;
         }
         self.listed = index;
@@ -380,22 +387,22 @@ impl Run {
         Ok(())
     }
 
-    fn take_unwell(&mut self, state: usize, digests: Digests) {
+    fn handle_failing(&mut self, state: usize, digests: Digests) {
         if let Some(before) = &self.unwell[state] {
             let (services, nodes) = before.differing(&digests);
             let now = Instant::now();
             if !services.is_empty() || !nodes.is_empty() {
                 mark(&mut self.urgent, &self.services, &services, &nodes);
-                (self.stirred, self.calm_at) = (None, now + CALM);
+                (self.stirred, self.calm_at) = (None, now + QUIET_PERIOD);
             } else if now >= self.calm_at {
-                self.stirred.get_or_insert(now + STIR);
+                self.stirred.get_or_insert(now + EARLY_DELAY);
             }
         }
         self.unwell[state] = Some(digests);
     }
 
-    /// Looks at which checks there are: services that have others than before have other instances.
-    async fn look(&mut self) -> Result<(), AgentError> {
+    /// Compares the list of checks: services whose checks differ have other instances.
+    async fn compare_checks(&mut self) -> Result<(), AgentError> {
         let begun = Instant::now();
         let checks = self.agent.ask::<Digests>(ALL_CHECKS, &self.query(false)).await?;
         let registered = checks.value.unwrap_or_default();
@@ -406,11 +413,11 @@ impl Run {
         self.registered = Some(registered);
         self.looked = checks.index;
         (self.look_wanted, self.stirred) = (false, None);
-        self.look_pace.spent(begun.elapsed(), LONGEST_REST);
+        self.look_pace.spent(begun.elapsed(), MAX_REST);
         Ok(())
     }
 
-    /// Asks for what is due, a part of it at a time. False when nothing is due.
+    /// Fetches part of what is due. Returns false if nothing is due.
     async fn work(&mut self, now: Instant) -> Result<bool, Error> {
         if now < self.retry_after {
             return Ok(false);
@@ -418,10 +425,10 @@ impl Run {
         let outcome = if !self.urgent.is_empty() {
             self.fetch_urgent().await
         } else if self.look_wanted && now >= self.look_pace.next() {
-            self.look().await
+            self.compare_checks().await
         } else if self.may_look_early(now) {
-            let looked = self.look().await;
-            self.early_pace.spent(now.elapsed(), LONGEST_REST);
+            let looked = self.compare_checks().await;
+            self.early_pace.spent(now.elapsed(), MAX_REST);
             looked
         } else if self.begin_sweep(now) {
             self.fetch_sweep().await
@@ -431,24 +438,24 @@ impl Run {
         match outcome {
             Ok(()) => {
                 self.failures = 0;
-                self.over(Topic::Services).await?;
+                self.resolve_problem(Topic::Services).await?;
             }
             Err(error) => {
                 self.failures += 1;
-                self.retry_after = Instant::now() + backed_off(FIRST_PAUSE, self.failures);
-                self.complain(Topic::Services, &error).await?;
+                self.retry_after = Instant::now() + backed_off(FIRST_DELAY, self.failures);
+                self.report_problem(Topic::Services, &error).await?;
             }
         }
         Ok(true)
     }
 
-    /// True when a look is due that nobody asked for. Where one would be too much, the list of services is waited for.
+    /// Returns true if an early comparison is due and affordable.
     fn may_look_early(&mut self, now: Instant) -> bool {
         let due = self.stirred.take_if(|at| now >= *at).is_some();
         due && now >= self.look_pace.next().max(self.early_pace.next())
     }
 
-    /// When [`Run::work`] has something to do again, unless there is news before.
+    /// Returns when [`Run::work`] has something to do again, unless there is news before.
     fn next_work(&self) -> Instant {
         let mut next = self.ask_anew.unwrap_or_else(|| Instant::now() + RESYNC);
         if self.changed {
@@ -495,7 +502,7 @@ impl Run {
         Ok(())
     }
 
-    /// Asks for these services, and derives those that have changed. Nothing changes when one cannot be read.
+    /// Fetches these services and derives those that have changed. If one cannot be read, nothing changes.
     async fn fetch(&mut self, names: &[Arc<str>], cached: bool) -> Result<(), AgentError> {
         let query = self.query(cached);
         let known = names.iter().filter_map(|name| Some((name.clone(), self.services.get(name)?.connect)));
@@ -508,14 +515,14 @@ impl Run {
                 (name, agent.ask::<Vec<Entry>>(&path, &query).await)
             }
         });
-        let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+        let mut answers = stream::iter(questions).buffer_unordered(MAX_CONCURRENT);
         let mut read = Vec::with_capacity(names.len());
         while let Some((name, answer)) = answers.next().await {
             let entries = answer?.value.unwrap_or_default();
             read.push((name, entries.into_iter().map(Instance::new).collect::<Vec<_>>()));
         }
         drop(answers);
-        // A service of Connect may have lost its proxies only; then the agent still shows some checks.
+        // A Connect service may have lost only its proxies; then the agent still lists some checks.
         let lost = |(name, instances): &(Arc<str>, Vec<Instance>)| {
             let known = self.services.get(name);
             instances.is_empty() && known.is_some_and(|known| known.connect && !known.instances.is_empty())
@@ -529,8 +536,9 @@ impl Run {
             instances.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             let Some(known) = self.services.get_mut(&name) else { continue };
             if instances.is_empty() && !known.instances.is_empty() && !(known.connect && seeing) {
-                // The list of names has it still, so either the list is about to lose it, or we lost the right to see
-                // its instances.
+                // The list of names still has it, so either it is about to be removed, or the token has lost
+                // the
+                // permission to read its instances.
                 continue;
             }
             if known.part.is_none() || known.instances != instances {
@@ -555,12 +563,12 @@ impl Run {
         } else {
             self.session.deliver_incomplete(state).await?;
         }
-        self.deliver_pace.spent(begun.elapsed(), LONGEST_REST);
+        self.deliver_pace.spent(begun.elapsed(), MAX_REST);
         Ok(())
     }
 
-    /// Says once what is wrong with the agent, until it is over.
-    async fn complain(&mut self, topic: Topic, error: &(impl Display + Sync)) -> Result<(), Error> {
+    /// Reports a problem with the agent once, until it is resolved.
+    async fn report_problem(&mut self, topic: Topic, error: &(impl Display + Sync)) -> Result<(), Error> {
         if !self.complaints.begin(topic) {
             return Ok(());
         }
@@ -569,18 +577,18 @@ impl Run {
         self.session.unavailable(problem).await
     }
 
-    /// Notes that something is well, again perhaps.
-    async fn over(&mut self, topic: Topic) -> Result<(), Error> {
+    /// Records that a problem, if any, is resolved.
+    async fn resolve_problem(&mut self, topic: Topic) -> Result<(), Error> {
         if !self.complaints.end(topic) {
             return Ok(());
         }
-        // Nobody knows what was missed.
+        // Changes may have been missed.
         self.sweep_wanted |= topic != Topic::Services;
         if self.complaints.is_empty() { self.session.available().await } else { Ok(()) }
     }
 }
 
-/// Marks the services that checks are about: those of these names, and those with instances on these nodes.
+/// Marks the services with these names, and those with instances on these nodes.
 fn mark(
     urgent: &mut BTreeSet<Arc<str>>,
     all: &BTreeMap<Arc<str>, Known>,
@@ -588,7 +596,7 @@ fn mark(
     nodes: &HashSet<&str>,
 ) {
     for (name, known) in all {
-        // The checks of a proxy of Connect have the name of the proxy.
+        // The checks of a Connect proxy have the name of the proxy.
         let registered = || known.instances.iter().any(|one| services.contains(one.registered.as_str()));
         let on_node = || known.instances.iter().any(|one| nodes.contains(one.node.as_str()));
         if services.contains(&**name) || (known.connect && registered()) || (!nodes.is_empty() && on_node()) {

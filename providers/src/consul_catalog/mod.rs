@@ -1,9 +1,10 @@
-//! Services that are registered in Consul, and say in their tags how they want to be reached (Traefik's
-//! `providers.consulCatalog`).
+//! Services registered in Consul and configured by their tags (Traefik's `providers.consulCatalog`).
 //!
-//! Three blocking queries tell that something has changed: one on the names and tags of all services, and one each on the
-//! checks that are critical and that warn. Only services that differ are asked for again. While the agent is away, or
-//! refuses, the last known state stays.
+//! Three blocking queries report changes: one for the names and tags of all services, and one each for
+//! critical
+//! and warning checks. Only services that have changed are fetched again. While the agent is unavailable, the
+//! last
+//! known state stays in force.
 
 mod connect;
 mod derive;
@@ -37,41 +38,41 @@ pub const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
 pub struct Options {
     /// The agent.
     pub endpoint: Endpoint,
-    /// Prefix of the tags that are read; with `traefik`, tags that begin with `tidegate` are read too.
+    /// Prefix of tags; with `traefik`, tags with the prefix `tidegate` are read too.
     pub prefix: String,
-    /// Without `watch`: the time between two looks.
+    /// Poll interval if `watch` is off.
     pub refresh_interval: Duration,
-    /// Ask for consistent answers.
+    /// Request consistent reads.
     #[serde(skip_serializing_if = "is_default")]
     pub require_consistent: bool,
-    /// Accept answers from any server, even one that is behind.
+    /// Allow stale reads.
     #[serde(skip_serializing_if = "is_default")]
     pub stale: bool,
-    /// Let the agent answer from its cache.
+    /// Allow reads from the agent's cache.
     #[serde(skip_serializing_if = "is_default")]
     pub cache: bool,
-    /// Expose services that do not say `enable`.
+    /// Expose services without `enable`.
     pub exposed_by_default: bool,
-    /// Template of the rule of routers without one.
+    /// Template for the rule of routers without one.
     pub default_rule: String,
-    /// Which services are looked at, by their tags.
+    /// Expression that selects services by their tags.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub constraints: String,
-    /// Consul namespaces, each an instance of its own (`@consulcatalog-<namespace>`).
+    /// Consul namespaces, each a separate instance (`@consulcatalog-<namespace>`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
-    /// Admin partition of Consul Enterprise; empty: the agent's own.
+    /// Admin partition of Consul Enterprise; defaults to that of the agent.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
     /// Route to services of Consul Connect, with a certificate from the agent.
     #[serde(skip_serializing_if = "is_default")]
     pub connect_aware: bool,
-    /// Take services that do not say so for services of Consul Connect.
+    /// Treat services as Consul Connect services by default.
     #[serde(skip_serializing_if = "is_default")]
     pub connect_by_default: bool,
-    /// Our own name in Consul Connect.
+    /// Name of the gateway in Consul Connect.
     pub service_name: String,
-    /// Follow changes by blocking queries. Unlike in Traefik this is the default.
+    /// Follow changes with blocking queries. Unlike in Traefik, this is the default.
     pub watch: bool,
     /// States of health in which instances get requests.
     pub strict_checks: Vec<Word<StrictCheck>>,
@@ -104,33 +105,33 @@ impl Default for Options {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Endpoint {
-    /// Host and port, or a URL; empty: `CONSUL_HTTP_ADDR`, or else `127.0.0.1:8500`.
+    /// Host and port, or a URL; defaults to `CONSUL_HTTP_ADDR` or `127.0.0.1:8500`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub address: String,
     /// `http` or `https`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub scheme: String,
-    /// The datacenter to read; empty: the agent's own.
+    /// Datacenter to read; defaults to that of the agent.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub datacenter: String,
-    /// ACL token; empty: `CONSUL_HTTP_TOKEN`.
+    /// ACL token; defaults to `CONSUL_HTTP_TOKEN`.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub token: Secret,
-    /// TLS towards the agent.
+    /// TLS options for the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// Basic authentication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_auth: Option<HttpAuth>,
-    /// How long a blocking query waits; 0: a minute.
+    /// Maximum time of a blocking query; 0 means a minute.
     pub endpoint_wait_time: Duration,
 }
 
-/// Basic authentication towards the agent.
+/// Credentials for basic authentication.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct HttpAuth {
-    /// Name.
+    /// User name.
     pub username: String,
     /// Password.
     pub password: Secret,
@@ -154,15 +155,15 @@ impl Describe for Options {
     }
 }
 
-/// Makes the provider for the first of its namespaces, or without one.
+/// Builds the provider for the first of its namespaces, or without one.
 pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
     if options.strict_checks.is_empty() {
-        // No state at all would be no service at all.
+        // An empty list would disable all services.
         options.strict_checks = Options::default().strict_checks;
     }
     let bad = |option: &'static str, message: String| Err(OptionError::new(option, message).into());
     if options.connect_aware && options.service_name.is_empty() {
-        return bad("serviceName", "expected our own name in Consul Connect, such as `traefik`".into());
+        return bad("serviceName", "expected the gateway's name in Consul Connect, such as `traefik`".into());
     }
     if options.prefix.is_empty() {
         return bad("prefix", "expected a prefix, such as `traefik`".into());
@@ -171,7 +172,7 @@ pub fn build(mut options: Options) -> Result<ConsulCatalog, Error> {
         return bad("refreshInterval", "expected more than 0".into());
     }
     if options.stale && options.require_consistent {
-        return bad("stale", "it excludes `requireConsistent`".into());
+        return bad("stale", "cannot be combined with `requireConsistent`".into());
     }
     if let Some(unknown) = options.strict_checks.iter().find_map(|state| state.meaning().err()) {
         return bad("strictChecks", unknown.to_string());

@@ -1,4 +1,4 @@
-//! The parts of Consul's answers that are used. Everything may be missing.
+//! The parts of Consul's responses that are used. All fields are optional.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -9,7 +9,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tidegate_core::word::Vocabulary;
 
-/// `/v1/catalog/services`: the tags of all instances together, by the name of the service.
+/// `/v1/catalog/services`: the tags of all instances, by the name of the service.
 pub(super) type Names = HashMap<String, Option<Vec<String>>>;
 
 /// One instance in `/v1/health/service/<name>`.
@@ -34,7 +34,7 @@ pub(super) struct Node {
 pub(super) struct Service {
     #[serde(rename = "ID")]
     pub(super) id: String,
-    /// The registered name: that of a proxy is not that of the service it stands for.
+    /// The registered name. That of a proxy differs from that of its service.
     pub(super) service: String,
     pub(super) namespace: String,
     pub(super) partition: String,
@@ -52,7 +52,7 @@ pub(super) struct Check {
     pub(super) status: String,
 }
 
-/// A health check in `/v1/health/state/<state>`. There may be very many, so that nothing is copied.
+/// A health check in `/v1/health/state/<state>`. As there may be very many, nothing is copied.
 #[derive(Default, Hash, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Listed<'a> {
@@ -67,15 +67,15 @@ struct Listed<'a> {
     service_name: Cow<'a, str>,
 }
 
-/// One instance of a service, as far as it matters.
+/// One instance of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Instance {
     pub(super) node: String,
     pub(super) datacenter: String,
     pub(super) namespace: String,
-    /// Empty in the default one, and where there are none.
+    /// Empty in the default partition, and without partitions.
     pub(super) partition: String,
-    /// The name that it is registered under, as checks have it.
+    /// The registered name, as in checks.
     pub(super) registered: String,
     pub(super) id: String,
     pub(super) address: String,
@@ -99,12 +99,12 @@ impl Instance {
             address,
             port: service.port,
             tags: service.tags.unwrap_or_default(),
-            state: State::of(&checks),
+            state: State::from_checks(&checks),
         }
     }
 }
 
-/// The state of an instance; the worst of its checks counts.
+/// The health state of an instance, which is that of its worst check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// All checks pass, or there are none.
@@ -147,7 +147,7 @@ impl Vocabulary for StrictCheck {
 }
 
 impl State {
-    fn of(checks: &[Check]) -> Self {
+    fn from_checks(checks: &[Check]) -> Self {
         let worst = checks.iter().map(|check| {
             let maintenance =
                 check.check_id == "_node_maintenance" || check.check_id.starts_with("_service_maintenance:");
@@ -155,7 +155,7 @@ impl State {
                 _ if maintenance => Self::Maintenance,
                 "passing" => Self::Passing,
                 "warning" => Self::Warning,
-                // Consul knows no other; one that we do not know is not well.
+                // Consul has no other states; treat unknown ones as critical.
                 _ => Self::Critical,
             }
         });
@@ -163,7 +163,7 @@ impl State {
     }
 }
 
-/// Which checks there are, as a number for each service and each node: enough to tell where they have changed.
+/// A hash of the checks of each service and each node, to detect where they have changed.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Digests {
     services: HashMap<String, u64>,
@@ -181,7 +181,7 @@ impl Digests {
             true => (&mut self.nodes, check.node),
             false => (&mut self.services, check.service_name),
         };
-        // Not XOR: the order must not matter, but two equal checks must not cancel each other.
+        // Not XOR: the order must not matter, but equal checks must not cancel each other.
         match slots.get_mut(&*name) {
             Some(slot) => *slot = slot.wrapping_add(digest),
             None => drop(slots.insert(name.into_owned(), digest)),
@@ -189,7 +189,7 @@ impl Digests {
         self.count += 1;
     }
 
-    /// Services, and nodes, whose checks differ.
+    /// Returns the services and nodes whose checks differ.
     pub(super) fn differing<'d>(&'d self, other: &'d Self) -> (HashSet<&'d str>, HashSet<&'d str>) {
         (differing(&self.services, &other.services), differing(&self.nodes, &other.nodes))
     }
@@ -237,9 +237,9 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_check_counts() {
+    fn an_instance_has_the_state_of_its_worst_check() {
         let state = |checks: &[(&str, &str)]| {
-            State::of(&checks.iter().map(|(id, status)| check(id, status)).collect::<Vec<_>>())
+            State::from_checks(&checks.iter().map(|(id, status)| check(id, status)).collect::<Vec<_>>())
         };
         assert_eq!(state(&[]), State::Passing);
         assert_eq!(state(&[("a", "passing"), ("b", "warning")]), State::Warning);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn differing_checks_name_their_service_or_node() {
+    fn changed_checks_identify_their_service_or_node() {
         let before = digests(&[("1", "a"), ("2", "b"), ("serf", "")]);
         assert_eq!(before, digests(&[("serf", ""), ("2", "b"), ("1", "a")]), "the order does not matter");
         let after =
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_with_missing_and_null_parts_are_read() {
+    fn responses_with_missing_and_null_fields_are_decoded() {
         let text = r#"[{"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": {"ID": "a", "Tags": null}},
             {"Node": {"Address": "10.0.0.1"}, "Service": {"Address": "10.0.0.2", "Port": 80, "Odd": {}}}]"#;
         let entries: Vec<Entry> = serde_json::from_str(text).expect("read");

@@ -1,4 +1,4 @@
-//! What the queries that wait at the agent tell.
+//! News from the blocking queries to the agent.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use super::connect::{Leaf, Roots};
 use super::model::{Digests, Names};
 use super::trust::Topic;
 
-/// What the watchers tell.
+/// A response to a blocking query.
 pub(super) enum News {
-    /// The services, and the index of the answer.
+    /// The services, and the index of the response.
     Names(Names, u64),
-    /// The checks in the state of this number.
+    /// The checks in the state with this index.
     Unwell(usize, Digests),
     Roots(Roots),
     Leaf(Leaf),
     Failed(Topic, AgentError),
 }
 
-/// The queries that wait at the agent.
+/// The running blocking queries.
 pub(super) struct Watch {
     pub(super) news: mpsc::Receiver<News>,
-    /// They end when this is dropped.
+    /// Aborted on drop.
     pub(super) _tasks: JoinSet<()>,
 }
 
-/// Tells each answer of a query, until nobody listens.
+/// Sends each response to a query, until the receiver is dropped.
 pub(super) async fn tell<T: serde::de::DeserializeOwned + Default>(
     agent: Arc<Agent>,
     mut query: Query,

@@ -1,4 +1,4 @@
-//! The Consul Catalog provider against an agent of a few lines: news, faults, and how much is asked.
+//! Tests of the Consul Catalog provider with a fake agent: changes, failures, and the number of requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use super::trust::Topic;
 use super::*;
 use crate::testing::{Reply, Request, Running, Server, eventually, urls};
 
-/// What the agent knows.
+/// The state of the fake agent.
 #[derive(Default)]
 struct Catalog {
-    /// Entries as `/v1/health/service/<name>` has them.
+    /// Entries as in `/v1/health/service/<name>`.
     services: BTreeMap<String, Vec<Value>>,
-    /// Answers this to everything.
+    /// The response to all requests, if set.
     refuse: Option<(u16, &'static str)>,
-    /// Answers at once, whatever index is asked for.
+    /// Whether to respond immediately, regardless of the index.
     impatient: bool,
     leaderless: bool,
-    /// Whether the token may read services, when it is asked; `None`: the agent cannot be asked.
+    /// Whether the token may read services; `None` if the agent does not report it.
     rights: Option<bool>,
-    /// Number of our certificate of Connect.
+    /// Serial number of the Connect certificate.
     leaf: u32,
 }
 
@@ -33,7 +33,7 @@ struct Agent {
     server: Server,
     catalog: Arc<Mutex<Catalog>>,
     index: watch::Sender<u64>,
-    /// The index of the checks, where it is not the other one.
+    /// The index of the checks, if it differs from the other one.
     checks: watch::Sender<u64>,
 }
 
@@ -54,7 +54,7 @@ impl Agent {
         agent
     }
 
-    /// Registers the instances of a service, and tells those who wait.
+    /// Registers the instances of a service and wakes blocking queries.
     fn set(&self, name: &str, entries: &[Value]) {
         self.catalog.lock().services.insert(name.into(), entries.to_vec());
         self.tell();
@@ -84,7 +84,7 @@ async fn answer(catalog: Arc<Mutex<Catalog>>, mut indexes: watch::Receiver<u64>,
     let asked: u64 = request.query.get("index").and_then(|text| text.parse().ok()).unwrap_or(0);
     let impatient = catalog.lock().impatient;
     if asked > 0 && !impatient {
-        // A real agent waits for another index than the one it is asked for.
+        // A real agent waits until the index differs from that in the query.
         let _ = indexes.wait_for(|now| *now != asked).await;
     }
     let index = *indexes.borrow();
@@ -136,7 +136,7 @@ fn web(port: u16, status: &str) -> Value {
     entry("web", "10.0.0.1", port, status, &[])
 }
 
-/// Options by which the agent is asked every few milliseconds instead of being listened to.
+/// Returns options that poll the agent every few milliseconds.
 fn polled(agent: &Agent) -> Options {
     let refresh_interval = tidegate_core::values::Duration::from_millis(30);
     Options { watch: false, refresh_interval, ..agent.options() }
@@ -156,7 +156,7 @@ async fn registrations_health_and_tags_are_followed() {
     running.until(|state| state.config.http.services.is_empty()).await;
     agent.set("web", &[web(80, "warning")]);
     running.until(|state| urls(state, "web") == ["http://10.0.0.1:80"]).await;
-    // Neither tags nor checks tell of another port.
+    // Neither tags nor checks reveal another port.
     agent.set("web", &[web(81, "warning")]);
     running.until(|state| urls(state, "web") == ["http://10.0.0.1:81"]).await;
     agent.set("web", &[entry("web", "", 81, "passing", &["traefik.http.routers.r.rule=Path(`/x`)"])]);
@@ -168,7 +168,7 @@ async fn registrations_health_and_tags_are_followed() {
 }
 
 #[tokio::test]
-async fn an_agent_that_was_started_anew_is_believed_and_one_that_is_away_is_waited_for() {
+async fn a_restarted_agent_is_accepted_and_an_unavailable_one_awaited() {
     let agent = Agent::start().await;
     agent.set_index(1_000);
     agent.set("web", &[web(80, "passing")]);
@@ -179,7 +179,7 @@ async fn an_agent_that_was_started_anew_is_believed_and_one_that_is_away_is_wait
     agent.catalog.lock().services.insert("web".into(), vec![web(90, "passing")]);
     agent.server.mend();
     running.until(|state| urls(state, "web") == ["http://10.0.0.1:90"]).await;
-    // Backwards without a cut.
+    // The index goes backwards while connections stay open.
     agent.catalog.lock().services.insert("web".into(), vec![web(91, "passing")]);
     agent.set_index(2);
     running.until(|state| urls(state, "web") == ["http://10.0.0.1:91"]).await;
@@ -188,7 +188,7 @@ async fn an_agent_that_was_started_anew_is_believed_and_one_that_is_away_is_wait
 }
 
 #[tokio::test]
-async fn refusals_change_nothing_and_are_no_reason_to_ask_more() {
+async fn errors_change_nothing_and_cause_no_extra_requests() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
     let mut running = agent.run();
@@ -209,7 +209,7 @@ async fn refusals_change_nothing_and_are_no_reason_to_ask_more() {
 }
 
 #[tokio::test]
-async fn a_catalog_that_is_suddenly_empty_is_not_believed() {
+async fn a_suddenly_empty_catalog_is_not_accepted() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
     let mut running = agent.run();
@@ -225,15 +225,17 @@ async fn a_catalog_that_is_suddenly_empty_is_not_believed() {
 }
 
 #[tokio::test]
-async fn without_watch_an_empty_catalog_is_not_believed_either() {
+async fn a_suddenly_empty_catalog_is_not_accepted_when_polling() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
     let mut running = Running::start(build(polled(&agent)).expect("valid options"));
     running.next().await;
     let all = std::mem::take(&mut agent.catalog.lock().services);
     let before = agent.server.count("/v1/catalog/services");
-    eventually("it is looked again and again", || agent.server.count("/v1/catalog/services") > before + 5)
-        .await;
+    eventually("it has been polled several times", || {
+        agent.server.count("/v1/catalog/services") > before + 5
+    })
+    .await;
     agent.catalog.lock().services = all;
     agent.set("web", &[web(81, "passing")]);
     let update = running.next().await;
@@ -241,7 +243,7 @@ async fn without_watch_an_empty_catalog_is_not_believed_either() {
 }
 
 #[tokio::test]
-async fn a_token_that_never_saw_consul_is_asked_about_when_nothing_is_left() {
+async fn permissions_are_checked_before_an_empty_catalog_is_accepted() {
     for watch in [true, false] {
         let agent = Agent::start().await;
         agent.catalog.lock().services.clear();
@@ -252,7 +254,7 @@ async fn a_token_that_never_saw_consul_is_asked_about_when_nothing_is_left() {
         options.refresh_interval = tidegate_core::values::Duration::from_millis(30);
         let mut running = Running::start(build(options).expect("valid options"));
         running.next().await;
-        // One that is deregistered is gone.
+        // A deregistered service is removed.
         agent.catalog.lock().services.remove("app");
         agent.tell();
         running.until(|state| !state.config.http.services.contains_key("app")).await;
@@ -280,7 +282,7 @@ async fn a_token_that_never_saw_consul_is_asked_about_when_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn what_was_seen_is_known_to_the_next_run() {
+async fn the_next_run_remembers_known_services() {
     let agent = Agent::start().await;
     agent.set("web", &[web(80, "passing")]);
     let provider: Arc<dyn Provider> = Arc::new(build(agent.options()).expect("valid options"));
@@ -296,7 +298,7 @@ async fn what_was_seen_is_known_to_the_next_run() {
 }
 
 #[test]
-fn complaints_are_made_once_until_they_are_over() {
+fn problems_are_reported_once_until_they_are_resolved() {
     let mut complaints = super::trust::Complaints::default();
     assert!(complaints.begin(Topic::Names) && complaints.begin(Topic::Unwell(0)));
     assert!(!complaints.begin(Topic::Names) && !complaints.begin(Topic::Unwell(0)));
@@ -305,7 +307,7 @@ fn complaints_are_made_once_until_they_are_over() {
 }
 
 #[tokio::test]
-async fn without_a_leader_nothing_is_believed() {
+async fn an_empty_catalog_is_not_accepted_without_a_leader() {
     let agent = Agent::start().await;
     agent.catalog.lock().leaderless = true;
     let mut running = agent.run();
@@ -323,14 +325,14 @@ async fn an_agent_that_does_not_block_is_not_flooded() {
     agent.catalog.lock().impatient = true;
     let mut running = agent.run();
     running.next().await;
-    // Long enough for hundreds of requests if nothing held them back.
+    // Long enough for hundreds of requests without rate limiting.
     let end = tokio::time::Instant::now() + Duration::from_secs(2);
     eventually("two seconds have passed", || tokio::time::Instant::now() >= end).await;
     assert!(agent.server.requests.lock().len() < 40, "{}", agent.server.requests.lock().len());
 }
 
 #[tokio::test]
-async fn a_change_of_health_asks_for_one_service() {
+async fn a_health_change_fetches_only_its_service() {
     let agent = Agent::start().await;
     for number in 0..300 {
         let name = format!("s{number}");
@@ -342,7 +344,7 @@ async fn a_change_of_health_asks_for_one_service() {
     agent.server.requests.lock().clear();
     let critical = entry("s7", "10.0.0.1", 1_007, "critical", &[]);
     agent.catalog.lock().services.insert("s7".into(), vec![critical]);
-    // As in a real agent, the list of services does not change by it.
+    // As in a real agent, this does not change the list of services.
     agent.checks.send_modify(|index| *index += 1);
     running.until(|state| !state.config.http.services.contains_key("s7")).await;
     assert_eq!(agent.server.count("/v1/health/service/"), 1);
@@ -350,7 +352,7 @@ async fn a_change_of_health_asks_for_one_service() {
 }
 
 #[tokio::test]
-async fn what_is_asked_has_the_options_in_it() {
+async fn requests_have_the_configured_parameters() {
     let agent = Agent::start().await;
     let mut options = agent.options();
     options.stale = true;
@@ -381,7 +383,7 @@ async fn what_is_asked_has_the_options_in_it() {
 }
 
 #[tokio::test]
-async fn services_of_connect_get_a_transport_that_is_renewed() {
+async fn connect_services_get_a_transport_that_is_renewed() {
     let agent = Agent::start().await;
     let mut secret = entry("secret", "10.0.0.1", 80, "passing", &["traefik.consulcatalog.connect=true"]);
     secret["Service"]["Service"] = "secret-sidecar-proxy".into();
@@ -399,7 +401,7 @@ async fn services_of_connect_get_a_transport_that_is_renewed() {
     let transport = &state.config.http.servers_transports["tls-default-dc1-secret"];
     assert_eq!(transport.peer_cert_uri, "spiffe://td.consul/ns/default/dc/dc1/svc/secret");
     assert_eq!(transport.root_cas, ["-----BEGIN root"]);
-    // One of another partition has it in its identity.
+    // In another partition, the identity includes the partition.
     let mut elsewhere = secret.clone();
     elsewhere["Service"]["Partition"] = "p1".into();
     agent.set("elsewhere", &[elsewhere]);
@@ -437,7 +439,7 @@ async fn without_watch_the_catalog_is_polled() {
 }
 
 #[test]
-fn options_that_cannot_be_used_are_refused() {
+fn invalid_options_are_rejected() {
     let refused = |change: fn(&mut Options)| {
         let mut options = Options::default();
         change(&mut options);
@@ -456,7 +458,7 @@ fn options_that_cannot_be_used_are_refused() {
 }
 
 #[test]
-fn several_namespaces_are_several_instances() {
+fn each_namespace_is_an_instance() {
     let options = Options { namespaces: vec!["a".into(), "b".into()], ..Options::default() };
     let instances = crate::Options::ConsulCatalog(options).instances(None).expect("valid options");
     let names: Vec<&str> = instances.iter().map(|instance| &*instance.name).collect();
@@ -466,7 +468,7 @@ fn several_namespaces_are_several_instances() {
 }
 
 mod derivation {
-    //! What tags become; the values are those that Traefik 3.7.15 shows for the same registrations.
+    //! Tests of derivation from tags. The expected values were recorded with Traefik 3.7.15.
 
     use super::*;
     use crate::consul_catalog::model::{Entry, Instance};
@@ -482,7 +484,7 @@ mod derivation {
     }
 
     #[test]
-    fn canaries_have_a_name_of_their_own() {
+    fn canaries_have_separate_names() {
         let stable = entry("k2", "127.0.0.1", 8008, "passing", &["v1"]);
         let canary = entry("k1", "127.0.0.1", 8007, "passing", &["traefik.consulcatalog.canary=true", "v2"]);
         let state = derived(Options::default(), "canary", &[canary, stable]);
@@ -492,7 +494,7 @@ mod derivation {
     }
 
     #[test]
-    fn prefixes_are_those_of_the_options() {
+    fn tag_prefixes_follow_the_options() {
         let tags = &["edge.http.routers.r.rule=Path(`/e`)", "traefik.http.routers.t.rule=Path(`/t`)"];
         let service = entry("a", "127.0.0.1", 1, "passing", tags);
         let options = Options { prefix: "edge".into(), ..Options::default() };
@@ -520,7 +522,7 @@ mod derivation {
     }
 
     #[test]
-    fn exposure_constraints_and_health() {
+    fn exposure_depends_on_tags_constraints_and_health() {
         let with = |tags: &[&str], status: &str, change: fn(&mut Options)| {
             let mut options = Options::default();
             change(&mut options);
@@ -543,7 +545,7 @@ mod derivation {
     }
 
     #[test]
-    fn names_ports_and_addresses() {
+    fn servers_have_the_registered_address_and_port() {
         let state = derived(Options::default(), "plain svc", &[entry("p", "", 8003, "passing", &[])]);
         assert_eq!(state.config.http.routers["plain-svc"].rule, "Host(`plain-svc`)");
         assert_eq!(urls(&state, "plain-svc"), ["http://10.9.9.9:8003"]);
@@ -561,7 +563,7 @@ mod derivation {
         let state = nowhere(&["traefik.enable=true"]);
         assert!(state.problems[0].to_string().contains("address is missing"), "{:?}", state.problems);
         let state = nowhere(&[]);
-        assert!(state.problems.is_empty(), "nobody asked for it: {:?}", state.problems);
+        assert!(state.problems.is_empty(), "not exposed by a tag: {:?}", state.problems);
         assert!(state.config.http.routers.is_empty(), "{:?}", state.config.http.routers);
         let one = entry("b", "10.0.0.1", 1, "passing", &[]);
         let two = entry("a", "10.0.0.2", 1, "passing", &[]);

@@ -1,6 +1,6 @@
-//! Which lists of services are believed, and what is said about an agent that fails.
+//! Decides whether to accept lists of services, and reports problems with the agent.
 //!
-//! An agent does not say that a token has lost its rights: it shows nothing, as if there was nothing.
+//! If a token has lost its permissions, the agent does not return an error but an empty list.
 
 use std::collections::BTreeSet;
 
@@ -9,50 +9,51 @@ use tidegate_clients::consul::{Agent, AgentError, Rights};
 
 use super::model::Names;
 
-/// Names of services that are remembered, as many as can be asked about at once.
-const MOST_NAMES: usize = 64;
+/// Maximum number of remembered services, which is the limit of one permission query.
+const MAX_NAMES: usize = 64;
 
-/// What the lists of services have shown. It outlives the runs of the provider.
+/// Services seen in earlier lists. Outlives the runs of the provider.
 #[derive(Default)]
 pub(super) struct Trust(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    /// Consul's own service: with the right to see it, a list is never empty.
+    /// Whether Consul's own service was seen: with permission to read it, lists are never empty.
     consul: bool,
-    /// Some services of the last list that was not empty.
+    /// Some services of the last non-empty list.
     names: Vec<String>,
 }
 
-/// An empty list of services that is not believed.
+/// An implausible empty list of services.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the catalog is empty, and {0}: this is taken for an ACL token without rights, and the last known services stay"
 )]
 pub(super) struct Distrusted(#[source] Doubt);
 
-/// Why an empty list is not believed.
+/// Why an empty list is implausible.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Doubt {
     /// Consul's own service was in an earlier list.
     #[error("even Consul's own service is missing")]
     ConsulMissing,
-    /// The token has no right to read the services of the last list.
+    /// The token has no permission to read the services of the last list.
     #[error("the ACL token may not read the services that were in it")]
     RightsLost,
-    /// The agent does not tell the rights of the token.
+    /// The agent does not report the permissions of the token.
     #[error("it is unknown whether it may still be read ({0})")]
     RightsUnknown(#[source] AgentError),
 }
 
 impl Trust {
-    /// Fails when a list of services is not believed. One that is empty after one that was not is believed when the agent
-    /// says that we may still see those that were in it.
+    /// Returns an error if a list of services is implausible. An empty list after a non-empty one is accepted
+    /// if the
+    /// token still has permission to read the services that were in it.
     pub(super) async fn check(&self, agent: &Agent, names: &Names) -> Result<(), Distrusted> {
         if !names.is_empty() {
             let mut seen = self.0.lock();
             seen.consul |= names.contains_key("consul");
-            seen.names = names.keys().take(MOST_NAMES).cloned().collect();
+            seen.names = names.keys().take(MAX_NAMES).cloned().collect();
             return Ok(());
         }
         let (consul, known) = {
@@ -75,13 +76,13 @@ impl Trust {
     }
 }
 
-/// What can be wrong, each of it for itself.
+/// The kinds of problems, which are tracked separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Topic {
-    /// The list of services cannot be read, or it can, but is not believed.
+    /// The list of services cannot be read or is implausible.
     Names,
     Doubt,
-    /// The checks in the state of this number.
+    /// The checks in the state with this index.
     Unwell(usize),
     Roots,
     Leaf,
@@ -89,17 +90,17 @@ pub(super) enum Topic {
     Services,
 }
 
-/// What was said about a failing agent and is not over yet.
+/// Problems with the agent that have been reported and not resolved.
 #[derive(Default)]
 pub(super) struct Complaints(BTreeSet<Topic>);
 
 impl Complaints {
-    /// Notes that something is wrong. True when that is new.
+    /// Records a problem. Returns true if it is new.
     pub(super) fn begin(&mut self, topic: Topic) -> bool {
         self.0.insert(topic)
     }
 
-    /// Notes that something is well. True when it was not.
+    /// Records that a problem is resolved. Returns true if there was one.
     pub(super) fn end(&mut self, topic: Topic) -> bool {
         self.0.remove(&topic)
     }

@@ -1,7 +1,7 @@
 //! A minimal client of the Docker Engine API: ping, list, inspect and events, over any of its transports.
 //!
-//! Everything is limited: time to connect and to answer, size of an answer, length of an event. Unknown fields and
-//! values are passed over, so that one odd container, or another engine than Docker, cannot spoil the list.
+//! Connect and response times, response sizes and event lengths are limited. Unknown fields and values are
+//! ignored, so that an unusual container, or an engine other than Docker, does not break the list.
 
 use std::time::Duration;
 
@@ -16,31 +16,31 @@ use super::model::{Container, Event, Summary};
 use super::options::Engine;
 use crate::Error;
 
-/// Time to answer when `httpClientTimeout` is not set.
-const ANSWER: Duration = Duration::from_secs(30);
-/// Largest answer, in bytes.
-const LARGEST: usize = 64 << 20;
-/// Longest event, in bytes.
-const LONGEST_EVENT: usize = 1 << 20;
-/// The newest version of the API whose answers were looked at.
-const NEWEST: (u32, u32) = (1, 51);
+/// Response timeout if `httpClientTimeout` is not set.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum response size in bytes.
+const MAX_RESPONSE: usize = 64 << 20;
+/// Maximum length of an event in bytes.
+const MAX_EVENT: usize = 1 << 20;
+/// The newest supported API version.
+const MAX_VERSION: (u32, u32) = (1, 51);
 
-/// Failure of a question to an engine.
+/// Failure of a request to an engine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// The engine cannot be reached, or breaks off.
+    /// The engine is unreachable or closes the connection.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The stream of events broke off.
+    /// The stream of events failed.
     #[error(transparent)]
     Events(#[from] StreamError),
     /// The engine closed the stream of events.
-    #[error("the engine ended the stream of events")]
+    #[error("the engine closed the event stream")]
     EventsEnded,
     /// The engine does not have this part of the API.
-    #[error("the engine does not know `{path}`")]
+    #[error("the engine does not support `{path}`")]
     UnknownPath {
-        /// The path that was asked for.
+        /// The requested path.
         path: &'static str,
     },
     /// A container id that cannot be part of a path.
@@ -49,24 +49,24 @@ pub(crate) enum EngineError {
         /// The id as the engine listed it.
         id: String,
     },
-    /// The engine refuses to stream events.
-    #[error("the engine refuses `/events`: {status}")]
+    /// The engine does not stream events.
+    #[error("the engine rejected `/events`: {status}")]
     EventsRefused {
-        /// Its answer.
+        /// The status.
         status: StatusCode,
     },
-    /// The engine answers with an error.
+    /// The engine responds with an error.
     #[error("{path}: {status}")]
     Status {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
-        /// Its answer.
+        /// The status.
         status: StatusCode,
     },
-    /// The engine answers with other JSON than expected.
-    #[error("{path}: unexpected answer: {source}")]
+    /// The response is not the expected JSON.
+    #[error("{path}: unexpected response: {source}")]
     UnexpectedAnswer {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
         /// The cause.
         source: serde_json::Error,
@@ -77,7 +77,7 @@ pub(crate) enum EngineError {
 pub(crate) struct Client {
     http: HttpClient,
     limits: Limits,
-    /// `/v1.44`, or nothing for the engine's own version.
+    /// `/v1.44`, or empty for the engine's default version.
     version: Mutex<String>,
 }
 
@@ -92,15 +92,15 @@ impl Client {
             headers.insert(header::AUTHORIZATION, authorization);
         }
         let timeout = Duration::from(engine.timeout);
-        let time = if timeout.is_zero() { ANSWER } else { timeout };
+        let time = if timeout.is_zero() { DEFAULT_TIMEOUT } else { timeout };
         Ok(Self {
             http: HttpClient::new(connector, headers, SYNTAX.option)?,
-            limits: Limits { head: time, time, size: LARGEST },
+            limits: Limits { head: time, time, size: MAX_RESPONSE },
             version: Mutex::new(String::new()),
         })
     }
 
-    /// Agrees on a version of the API. `DOCKER_API_VERSION` fixes it, as in Docker's own client.
+    /// Negotiates the API version. `DOCKER_API_VERSION` overrides it, as in Docker's client.
     pub(crate) async fn negotiate(&self) -> Result<(), EngineError> {
         self.http.close_idle();
         if let Ok(fixed) = std::env::var("DOCKER_API_VERSION")
@@ -110,24 +110,24 @@ impl Client {
             return Ok(());
         }
         *self.version.lock() = String::new();
-        // A proxy that forbids `/_ping` may still allow the rest; then the engine's own version is used.
+        // A proxy may forbid only `/_ping`; then the engine's default version is used.
         let response = self.http.open("/_ping", self.limits.time).await?;
         let offered = response.headers().get("api-version").and_then(|value| value.to_str().ok());
         if let Some(offered) = offered.and_then(parse_version) {
-            let (major, minor) = offered.min(NEWEST);
+            let (major, minor) = offered.min(MAX_VERSION);
             *self.version.lock() = format!("/v{major}.{minor}");
         }
         Ok(())
     }
 
-    /// All containers, stopped ones too.
+    /// Returns all containers, including stopped ones.
     pub(super) async fn list(&self) -> Result<Vec<Summary>, EngineError> {
         let containers = self.json::<Vec<serde_json::Value>>("/containers/json?all=true").await?;
         let containers = containers.ok_or(EngineError::UnknownPath { path: "/containers/json" })?;
         Ok(containers.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
     }
 
-    /// One container; `None` when it is gone.
+    /// Returns one container; `None` if it does not exist.
     pub(super) async fn inspect(&self, id: &str) -> Result<Option<Container>, EngineError> {
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
             return Err(EngineError::ContainerId { id: id.to_owned() });
@@ -135,23 +135,23 @@ impl Client {
         self.json(&format!("/containers/{id}/json")).await
     }
 
-    /// The stream of events of containers and networks.
+    /// Returns the stream of events of containers and networks.
     pub(super) async fn events(&self) -> Result<Events, EngineError> {
         // {"type":["container","network"]}
         self.events_of("%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D").await
     }
 
-    /// The stream of events that an escaped filter lets through.
+    /// Returns the stream of events that match a percent-encoded filter.
     pub(crate) async fn events_of(&self, filter: &str) -> Result<Events, EngineError> {
         let path = format!("{}/events?filters={filter}", self.version.lock().clone());
         let response = self.http.open(&path, self.limits.time).await?;
         if !response.status().is_success() {
             return Err(EngineError::EventsRefused { status: response.status() });
         }
-        Ok(JsonStream::new(response.into_body(), LONGEST_EVENT))
+        Ok(JsonStream::new(response.into_body(), MAX_EVENT))
     }
 
-    /// Any answer of the engine; `None` when it knows nothing of the kind.
+    /// Sends a request; returns `None` if the object does not exist.
     pub(crate) async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
         let versioned = format!("{}{path}", self.version.lock().clone());
         let response = self.http.get(&versioned, self.limits).await?;

@@ -1,4 +1,4 @@
-//! What events mean: which container to look at again, and which one is about to stop.
+//! Interprets events: which container has changed, and which one is stopping.
 
 use std::collections::HashMap;
 
@@ -6,21 +6,21 @@ use tokio::time::{Duration, Instant};
 
 use super::model::{Container, Event};
 
-/// How long a container that was told to stop is left out if it runs on regardless.
-const LONGEST_STOP: Duration = Duration::from_secs(600);
+/// How long a container that was asked to stop is left out if it keeps running.
+const MAX_STOP: Duration = Duration::from_secs(600);
 
-/// What an event asks for.
+/// The meaning of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// Nothing that matters here.
+    /// Not relevant.
     Nothing,
-    /// Look at this container again.
+    /// This container has changed.
     Changed(String),
-    /// It was told to stop: no new requests.
+    /// This container was asked to stop: no new requests.
     Stopping(String),
 }
 
-/// Reads an event. `stop_signal` gives the stop signal that a container was made with.
+/// Interprets an event. `stop_signal` returns the configured stop signal of a container.
 pub(super) fn meaning(event: &Event, stop_signal: impl Fn(&str) -> Option<String>) -> Meaning {
     let id = &event.actor.id;
     if event.kind == "network" {
@@ -49,7 +49,9 @@ pub(super) fn meaning(event: &Event, stop_signal: impl Fn(&str) -> Option<String
     }
 }
 
-/// True when a signal stops a container: the usual ones, and its own. `SIGHUP` and the like are for reloading.
+/// Returns true if a signal stops a container: the usual ones and the configured one, but not `SIGHUP` and
+/// the
+/// like.
 fn is_stop(signal: &str, own: Option<&str>) -> bool {
     let number = |name: &str| match name.trim_start_matches("SIG") {
         "INT" => "2".to_owned(),
@@ -69,29 +71,29 @@ fn is_stop(signal: &str, own: Option<&str>) -> bool {
     }
 }
 
-/// The containers that were told to stop, until they are gone or have been started again.
+/// The containers that were asked to stop, until they are removed or restarted.
 #[derive(Debug, Default)]
 pub(super) struct Stopping(HashMap<String, (String, Instant)>);
 
 impl Stopping {
-    /// Notes that a container was told to stop; `started_at` is when it was started.
+    /// Records that a container was asked to stop; `started_at` is its start time.
     pub(super) fn add(&mut self, id: &str, started_at: &str) {
         self.0.entry(id.to_owned()).or_insert_with(|| (started_at.to_owned(), Instant::now()));
     }
 
-    /// True while it is to get no requests.
+    /// Returns true while the container must not get requests.
     pub(super) fn covers(&self, container: &Container) -> bool {
         self.0.get(&container.id).is_some_and(|(started_at, since)| {
-            *started_at == container.state.started_at && since.elapsed() < LONGEST_STOP
+            *started_at == container.state.started_at && since.elapsed() < MAX_STOP
         })
     }
 
-    /// Forgets those that do not run any more, or run anew.
+    /// Removes containers that no longer run or were restarted.
     pub(super) fn keep_running<'c>(&mut self, running: impl Iterator<Item = &'c Container>) {
         let running: HashMap<&str, &str> =
             running.map(|container| (container.id.as_str(), container.state.started_at.as_str())).collect();
         self.0.retain(|id, (started_at, since)| {
-            running.get(id.as_str()) == Some(&started_at.as_str()) && since.elapsed() < LONGEST_STOP
+            running.get(id.as_str()) == Some(&started_at.as_str()) && since.elapsed() < MAX_STOP
         });
     }
 }
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn events_mean() {
+    fn events_are_interpreted() {
         let changed = || Meaning::Changed("c".into());
         let stopping = || Meaning::Stopping("c".into());
         for (event, own, expected) in [
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopping_container_comes_back_when_it_was_started_again() {
+    fn a_stopped_container_gets_requests_after_a_restart() {
         let mut container = Container { id: "c".into(), ..Container::default() };
         container.state.started_at = "1".into();
         let mut stopping = Stopping::default();

@@ -1,4 +1,4 @@
-//! The containers of an engine, and the configuration that their labels make.
+//! The containers of an engine, and the configuration in their labels.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use super::Options;
 use super::client::{Client, EngineError};
 use super::events::Stopping;
 use super::model::{Container, Summary};
-use super::network::{Place, Surroundings};
+use super::network::{ContainerLocation, Surroundings};
 use crate::template::functions::normalize;
 use crate::workload::{self, Carrier, Labels, PREFIXES, Rules, Said, Workload};
 
-/// Inspections at a time.
-const AT_ONCE: usize = 8;
+/// Maximum number of concurrent inspections.
+const MAX_CONCURRENT: usize = 8;
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
 
-/// What is known of an engine's containers.
+/// The known containers of an engine.
 #[derive(Default)]
 pub(super) struct Containers {
     known: BTreeMap<String, (Summary, Container)>,
@@ -30,12 +30,12 @@ pub(super) struct Containers {
 }
 
 impl Containers {
-    /// Everything is looked at again by the next [`Containers::refresh`].
+    /// Makes the next [`Containers::refresh`] inspect all containers.
     pub(super) fn forget_all(&mut self) {
         self.known.clear();
     }
 
-    /// This one is looked at again.
+    /// Makes the next [`Containers::refresh`] inspect this container.
     pub(super) fn forget(&mut self, id: &str) {
         if let Some((summary, _)) = self.known.get_mut(id) {
             *summary = Summary::default();
@@ -46,12 +46,12 @@ impl Containers {
         self.known.get(id).map(|(_, container)| container)
     }
 
-    /// Lists the containers, and inspects those that are new or have changed. Nothing changes when it fails.
+    /// Lists the containers, and inspects new and changed ones. On failure, nothing changes.
     pub(super) async fn refresh(&mut self, client: &Client) -> Result<(), EngineError> {
         let mut listed = client.list().await?;
         let mut fresh = BTreeMap::new();
         listed.retain(|summary| match self.known.get(&summary.id) {
-            Some((known, container)) if same(known, summary) => {
+            Some((known, container)) if is_unchanged(known, summary) => {
                 fresh.insert(summary.id.clone(), (summary.clone(), container.clone()));
                 false
             }
@@ -61,7 +61,7 @@ impl Containers {
             |summary| async move {
                 let container = match client.inspect(&summary.id).await {
                     Ok(container) => container,
-                    // One that cannot be read spoils nothing but itself; a lost engine does.
+                    // An invalid container does not affect the others; other errors do.
                     Err(error @ EngineError::UnexpectedAnswer { .. }) => {
                         tracing::warn!("container {}: {error}", display_name(&summary));
                         None
@@ -71,7 +71,7 @@ impl Containers {
                 Ok(container.map(|container| (summary.id.clone(), (summary, container))))
             },
         );
-        let inspected: Vec<_> = inspections.buffer_unordered(AT_ONCE).try_collect().await?;
+        let inspected: Vec<_> = inspections.buffer_unordered(MAX_CONCURRENT).try_collect().await?;
         fresh.extend(inspected.into_iter().flatten());
         self.known = fresh;
         let running = self
@@ -83,8 +83,8 @@ impl Containers {
         Ok(())
     }
 
-    /// True while containers that are going to be exposed were created so recently (`within`) that they are probably about
-    /// to be started.
+    /// Returns true if exposed containers were created so recently (`within`) that they are probably about to
+    /// start.
     pub(super) fn are_starting(&self, options: &Options, rules: &Rules, within: Duration) -> bool {
         let now = OffsetDateTime::now_utc();
         let is_young = |container: &Container| {
@@ -98,7 +98,7 @@ impl Containers {
         })
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub(super) fn configuration(
         &self,
         options: &Options,
@@ -128,12 +128,12 @@ impl Containers {
                 parts.push((format!("{name}-{}", container.id), part, serves));
             }
         }
-        // In the order of names, so that the same containers always give the same configuration.
+        // Sorted by name, so that the configuration is deterministic.
         parts.sort_by(|a, b| a.0.cmp(&b.0));
         workload::merge(parts.iter().map(|(_, part, serves)| Said { part, serves: *serves }), earlier)
     }
 
-    /// Networks of the container that this process runs in, if it does. Its host name is its id, unless it was changed.
+    /// Returns the networks of the gateway's own container, if any. Its host name is its id unless changed.
     fn own_networks(&self) -> BTreeSet<String> {
         let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let own = own.trim();
@@ -149,8 +149,9 @@ impl Containers {
     }
 }
 
-/// True when what the list says of a container has not changed. The time in `Up 3 minutes (healthy)` does not count.
-fn same(known: &Summary, listed: &Summary) -> bool {
+/// Returns true if the list entry of a container has not changed, except for the time in `Up 3 minutes
+/// (healthy)`.
+fn is_unchanged(known: &Summary, listed: &Summary) -> bool {
     let health = |summary: &Summary| summary.status.split_once('(').map(|(_, health)| health.to_owned());
     known.id == listed.id
         && known.names == listed.names
@@ -172,7 +173,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Name of the service, what the labels say, and whether it gets requests; `None` when it is not exposed.
+    /// Returns the name of the service, its configuration, and whether it gets requests; `None` if it is not
+    /// exposed.
     fn container(&self, container: &Container) -> Option<(String, Provided, bool)> {
         let owner: Arc<str> = container.name.trim_start_matches('/').into();
         let name = service_name(container);
@@ -202,14 +204,14 @@ impl Reading<'_> {
         }
         let shared = container.host_config.network_mode.strip_prefix("container:");
         let shared = shared.and_then(|id| self.by_name.get(id).copied());
-        // The label of the container whose network it is goes first, as in Traefik.
+        // As in Traefik, the label of the container that owns the network takes precedence.
         let shared_network = shared.and_then(|shared| {
             PREFIXES.iter().find_map(|prefix| shared.config.labels.get(&format!("{prefix}.docker.network")))
         });
-        // This container cannot be reached while that one restarts.
+        // This container is unreachable while that one restarts.
         let reachable =
             shared.is_none_or(|shared| shared.state.status == "running" && !self.stopping.covers(shared));
-        let place = Place {
+        let place = ContainerLocation {
             container,
             shared,
             network: shared_network.or(network.as_ref()).map(String::as_str),
@@ -224,7 +226,7 @@ impl Reading<'_> {
     }
 }
 
-/// True when a container has to be reached from outside.
+/// Returns true if a container is exposed.
 fn is_exposed(container: &Container, options: &Options, rules: &Rules) -> bool {
     let name = service_name(container);
     let owner: Arc<str> = container.name.trim_start_matches('/').into();
@@ -233,7 +235,7 @@ fn is_exposed(container: &Container, options: &Options, rules: &Rules) -> bool {
     rules.admit(labels) && Labels::read(&workload).take_enable(options.exposed_by_default) == Some(true)
 }
 
-/// The name of a container's service: that of Compose, or else the container's.
+/// Returns the name of a container's service: that in Compose, or the name of the container.
 fn service_name(container: &Container) -> String {
     let labels = &container.config.labels;
     match (labels.get(SERVICE), labels.get(PROJECT)) {

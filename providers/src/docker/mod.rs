@@ -1,7 +1,9 @@
-//! Containers that say in their labels where they want to be reached (Traefik's `providers.docker`).
+//! Containers configured by labels (Traefik's `providers.docker`).
 //!
-//! Events are only hints to look again: each change lists all containers and inspects those that differ. While the
-//! engine is away, the last known state stays. A container that is told to stop loses its server at once.
+//! Events are only hints: each change lists all containers and inspects those that differ. While the engine
+//! is
+//! unavailable, the last known state stays in force. A container that is asked to stop loses its server
+//! immediately.
 
 pub(crate) mod client;
 mod events;
@@ -26,7 +28,7 @@ use tidegate_clients::connect::Syntax;
 pub use options::DEFAULT_RULE;
 pub use tidegate_clients::connect::Tls;
 
-/// How an endpoint is written.
+/// Syntax of endpoints.
 pub(crate) const SYNTAX: Syntax = Syntax {
     option: "endpoint",
     plain: &["tcp", "http"],
@@ -35,18 +37,18 @@ pub(crate) const SYNTAX: Syntax = Syntax {
     ports: (2375, 2376),
     example: "tcp://127.0.0.1:2375",
 };
-/// A full look at the list, in case an event was lost.
+/// Interval of full refreshes, in case an event was lost.
 const RESYNC: Duration = Duration::from_secs(15);
-/// How long containers that were just created are waited for before the first state counts as complete: Compose starts a
-/// gateway and what it serves at the same time.
-const STARTING: Duration = Duration::from_secs(5);
+/// How long the first state waits for containers that were just created: Compose starts the gateway and its
+/// services at the same time.
+const STARTUP_WAIT: Duration = Duration::from_secs(5);
 
 options::options! {
     /// Options of `providers.docker`.
     pub struct Options {}
 }
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(options: Options) -> Result<Docker, Error> {
     let rules = Rules::new(&options.default_rule, &options.constraints)?;
     let client = Client::new(&options.engine())?;
@@ -74,14 +76,14 @@ impl Provider for Docker {
     }
 }
 
-/// One connection to an engine, until it is lost.
+/// One connection to an engine.
 struct Run<'d> {
     docker: &'d Docker,
     session: Session,
     containers: Containers,
-    /// Where containers in host mode are.
+    /// The address of containers in host mode.
     host_address: String,
-    /// The first complete state was delivered.
+    /// Whether the first complete state was delivered.
     settled: bool,
 }
 
@@ -90,13 +92,13 @@ impl Run<'_> {
         let client = &*self.docker.client;
         client.negotiate().await.map_err(Error::source)?;
         self.host_address = host_address().await;
-        // Events are asked for before the first list, so that no change falls between.
+        // Subscribe before listing, so that no change is missed.
         let mut events = match self.docker.options.watch {
             true => Some(client.events().await.map_err(Error::source)?),
             false => None,
         };
         self.refresh().await?;
-        let settle = tokio::time::sleep(STARTING);
+        let settle = tokio::time::sleep(STARTUP_WAIT);
         tokio::pin!(settle);
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -104,12 +106,12 @@ impl Run<'_> {
             tokio::select! {
                 event = next(&mut events) => {
                     let event = event.map_err(Error::source)?;
-                    if !self.note(&event).await? {
+                    if !self.handle_event(&event).await? {
                         continue;
                     }
-                    // Those that have come meanwhile are dealt with by the same look.
+                    // The same refresh covers all events received meanwhile.
                     while let Some(Ok(event)) = next(&mut events).now_or_never() {
-                        self.note(&event).await?;
+                        self.handle_event(&event).await?;
                     }
                     self.refresh().await?;
                 }
@@ -126,8 +128,8 @@ impl Run<'_> {
         }
     }
 
-    /// Takes note of an event. True when the containers are to be looked at.
-    async fn note(&mut self, event: &model::Event) -> Result<bool, Error> {
+    /// Handles an event. Returns true if the containers must be refreshed.
+    async fn handle_event(&mut self, event: &model::Event) -> Result<bool, Error> {
         let stop_signal =
             |id: &str| self.containers.get(id).map(|container| container.config.stop_signal.clone());
         match events::meaning(event, stop_signal) {
@@ -140,7 +142,7 @@ impl Run<'_> {
                 let Some(container) = self.containers.get(&id) else { return Ok(true) };
                 let started_at = container.state.started_at.clone();
                 self.containers.stopping.add(&id, &started_at);
-                // At once, without asking the engine: the container may have milliseconds to live.
+                // Deliver without a refresh, as the container may exit within milliseconds.
                 self.deliver().await?;
                 Ok(false)
             }
@@ -155,9 +157,9 @@ impl Run<'_> {
     async fn deliver(&mut self) -> Result<(), Error> {
         let docker = self.docker;
         let earlier = self.session.delivered();
-        // Without events nobody would say that they have been started.
-        self.settled |=
-            !docker.options.watch || !self.containers.are_starting(&docker.options, &docker.rules, STARTING);
+        // Without events, their start would not be reported.
+        self.settled |= !docker.options.watch
+            || !self.containers.are_starting(&docker.options, &docker.rules, STARTUP_WAIT);
         let state =
             self.containers.configuration(&docker.options, &docker.rules, &self.host_address, &earlier);
         match self.settled {
@@ -167,7 +169,7 @@ impl Run<'_> {
     }
 }
 
-/// Waits for an event, forever where none are asked for.
+/// Waits for an event; forever without a subscription.
 async fn next(events: &mut Option<Events>) -> Result<model::Event, EngineError> {
     match events {
         Some(events) => events.next().await?.ok_or(EngineError::EventsEnded),
@@ -175,7 +177,7 @@ async fn next(events: &mut Option<Events>) -> Result<model::Event, EngineError> 
     }
 }
 
-/// The machine's address as it is known inside of containers, or else the loopback address.
+/// Returns the host's address as seen from containers, or the loopback address.
 async fn host_address() -> String {
     for name in ["host.docker.internal", "host.containers.internal"] {
         let look_up = tokio::time::timeout(Duration::from_secs(2), tokio::net::lookup_host((name, 0)));

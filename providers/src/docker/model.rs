@@ -1,4 +1,4 @@
-//! The parts of the engine's answers that are used. Everything may be missing.
+//! The parts of the engine's responses that are used. All fields are optional.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) struct Summary {
     pub(super) network_settings: Networks,
 }
 
-/// A container in full.
+/// The details of a container.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Container {
@@ -75,7 +75,7 @@ pub(super) struct HostConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Networks {
-    /// By `80/tcp`: where it is published.
+    /// Published addresses by port, such as `80/tcp`.
     #[serde(deserialize_with = "or_default")]
     pub(super) ports: BTreeMap<String, Option<Vec<Binding>>>,
     #[serde(deserialize_with = "or_default")]
@@ -101,7 +101,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Its address: IPv4, or else IPv6.
+    /// Returns its IPv4 address, or the IPv6 address if there is none.
     pub(super) fn address(&self) -> Option<&str> {
         [&self.ipv4, &self.ipv6].into_iter().map(String::as_str).find(|address| !address.is_empty())
     }
@@ -127,7 +127,7 @@ pub(crate) struct Actor {
     pub(crate) attributes: BTreeMap<String, String>,
 }
 
-/// `null` counts as nothing, as in Go.
+/// Decodes `null` as the default, as in Go.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {

@@ -1,4 +1,4 @@
-//! Where a container can be reached: which of its networks, which address, which port.
+//! Chooses the network, address and port of a container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,32 +6,32 @@ use std::net::IpAddr;
 use super::model::{Container, Network};
 use crate::workload::{Locate, LocateError};
 
-/// What the choice depends on, besides the container.
+/// The options and environment that the choice depends on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Surroundings {
-    /// The network that the provider's options name.
+    /// The network in the provider's options.
     pub(super) network: String,
-    /// Use the published address of a port.
+    /// Whether to use the published address of a port.
     pub(super) use_bind_port_ip: bool,
-    /// Networks that the gateway's own container is in.
+    /// The networks of the gateway's own container.
     pub(super) own_networks: BTreeSet<String>,
-    /// The address of the machine, as containers see it.
+    /// The address of the host, as seen from containers.
     pub(super) host_address: String,
 }
 
-/// A container, and everything that is needed to find its address.
-pub(super) struct Place<'a> {
+/// A container with the data needed to determine its address.
+pub(super) struct ContainerLocation<'a> {
     pub(super) container: &'a Container,
     /// The container whose network it shares (`container:X`).
     pub(super) shared: Option<&'a Container>,
-    /// The network that its own label names, and that of the container it shares the network of.
+    /// The network in its label, or in that of the container whose network it shares.
     pub(super) network: Option<&'a str>,
     pub(super) surroundings: &'a Surroundings,
-    /// False while it is not to get requests: its services stay, without a server.
+    /// False while it must not get requests: its services stay, without a server.
     pub(super) serves: bool,
 }
 
-impl Locate for Place<'_> {
+impl Locate for ContainerLocation<'_> {
     fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
         if !self.serves {
             return Ok(None);
@@ -48,8 +48,8 @@ impl Locate for Place<'_> {
     }
 }
 
-impl Place<'_> {
-    /// What is worth a warning about the choice of the network.
+impl ContainerLocation<'_> {
+    /// Returns a warning about the choice of the network, if any.
     pub(super) fn warning(&self) -> Option<String> {
         if !self.serves || self.is_host() {
             return None;
@@ -57,19 +57,19 @@ impl Place<'_> {
         let networks = &self.networked().network_settings.networks;
         let chosen = self.chosen(networks);
         if chosen.is_empty() {
-            // It has no address at all, and that is the problem.
+            // It has no address at all, which is reported elsewhere.
             return None;
         }
         let named = self.named();
         if let Some(named) = named {
             return (!networks.contains_key(named))
-                .then(|| format!("it is not in the network `{named}`: `{chosen}` is used"));
+                .then(|| format!("not attached to the network `{named}`: using `{chosen}`"));
         }
         let several = networks.values().filter(|network| network.address().is_some()).count() > 1;
         let shared = networks.keys().filter(|name| self.surroundings.own_networks.contains(*name)).count();
         (several && shared != 1).then(|| {
             format!(
-                "it is in several networks and no label says which: `{chosen}` is used (label `traefik.docker.network`)"
+                "attached to several networks: using `{chosen}` (choose one with the label `traefik.docker.network`)"
             )
         })
     }
@@ -87,7 +87,7 @@ impl Place<'_> {
         self.networked().host_config.network_mode == "host"
     }
 
-    /// Name of the network that is used.
+    /// Returns the name of the chosen network.
     fn chosen<'n>(&self, networks: &'n BTreeMap<String, Network>) -> &'n str {
         let usable = || {
             networks.iter().filter(|(_, network)| network.address().is_some()).map(|(name, _)| name.as_str())
@@ -122,7 +122,7 @@ impl Place<'_> {
         numbers.min().map(|port| port.to_string())
     }
 
-    /// The published address and port, when it says which address.
+    /// Returns the published address and port, if an address is specified.
     fn bound(&self, port: &str) -> Option<(String, String)> {
         let ports = &self.networked().network_settings.ports;
         let published =
@@ -150,11 +150,11 @@ mod tests {
         container
     }
 
-    fn place<'a>(container: &'a Container, surroundings: &'a Surroundings) -> Place<'a> {
-        Place { container, shared: None, network: None, surroundings, serves: true }
+    fn place<'a>(container: &'a Container, surroundings: &'a Surroundings) -> ContainerLocation<'a> {
+        ContainerLocation { container, shared: None, network: None, surroundings, serves: true }
     }
 
-    fn found(place: &Place<'_>, port: Option<&str>) -> String {
+    fn found(place: &ContainerLocation<'_>, port: Option<&str>) -> String {
         match place.locate(port) {
             Ok(Some((host, port))) => format!("{host} {port}"),
             Ok(None) => "nowhere".to_owned(),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_chosen_by_label_option_kinship_and_name() {
+    fn networks_are_chosen_by_label_option_shared_network_and_name() {
         let both = container(&[("b", "10.0.0.2"), ("a", "10.0.0.1"), ("c", "10.0.0.3")], &["80/tcp"], "a");
         let mut surroundings = Surroundings::default();
         assert_eq!(found(&place(&both, &surroundings), None), "10.0.0.1 80");
@@ -173,15 +173,15 @@ mod tests {
         assert_eq!(place(&both, &surroundings).warning(), None);
         surroundings.network = "c".into();
         assert_eq!(found(&place(&both, &surroundings), None), "10.0.0.3 80");
-        let labelled = Place { network: Some("a"), ..place(&both, &surroundings) };
+        let labelled = ContainerLocation { network: Some("a"), ..place(&both, &surroundings) };
         assert_eq!(found(&labelled, Some("8")), "10.0.0.1 8");
-        let unknown = Place { network: Some("x"), ..place(&both, &surroundings) };
+        let unknown = ContainerLocation { network: Some("x"), ..place(&both, &surroundings) };
         assert_eq!(found(&unknown, None), "10.0.0.2 80");
         assert!(unknown.warning().is_some_and(|warning| warning.contains("`x`")));
     }
 
     #[test]
-    fn ports_and_modes() {
+    fn addresses_depend_on_ports_and_network_mode() {
         let surroundings = Surroundings { host_address: "127.0.0.1".into(), ..Surroundings::default() };
         let many = container(&[("a", "1.1.1.1")], &["443/tcp", "8080/tcp", "80/tcp"], "a");
         assert_eq!(found(&place(&many, &surroundings), None), "1.1.1.1 80");
@@ -191,17 +191,17 @@ mod tests {
         assert_eq!(found(&place(&host, &surroundings), Some("9")), "127.0.0.1 9");
         let joined = container(&[], &["90/tcp"], "container:other");
         assert!(found(&place(&joined, &surroundings), None).contains("shares"));
-        let shared = Place { shared: Some(&many), ..place(&joined, &surroundings) };
+        let shared = ContainerLocation { shared: Some(&many), ..place(&joined, &surroundings) };
         assert_eq!(found(&shared, None), "1.1.1.1 90");
         let elsewhere = Surroundings { network: "x".into(), ..Surroundings::default() };
         let nowhere = container(&[("b", "")], &["80/tcp"], "b");
         assert_eq!(place(&nowhere, &elsewhere).warning(), None, "no network is used");
-        let stopped = Place { serves: false, ..place(&many, &surroundings) };
+        let stopped = ContainerLocation { serves: false, ..place(&many, &surroundings) };
         assert_eq!(found(&stopped, None), "nowhere");
     }
 
     #[test]
-    fn published_ports() {
+    fn published_addresses_are_used_if_enabled() {
         use super::super::model::Binding;
         let mut published = container(&[("a", "1.1.1.1")], &[], "a");
         let mut bind = |ip: &str| {

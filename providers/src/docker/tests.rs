@@ -1,4 +1,4 @@
-//! The Docker provider against an engine of a few lines.
+//! Tests of the Docker provider with a fake engine.
 
 use std::sync::Arc;
 
@@ -171,7 +171,7 @@ fn urls(state: &Provided, service: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn containers_come_stop_and_go() {
+async fn containers_are_added_stopped_and_removed() {
     let (engine, port) = Engine::start().await;
     engine.set(&[container("a", "10.0.0.1", &json!({}))]);
     let mut running = Running::at(port);
@@ -186,7 +186,7 @@ async fn containers_come_stop_and_go() {
     assert_eq!(urls(&state, "b"), ["http://10.0.0.2:80"]);
     let inspected = engine.requests.lock().iter().filter(|path| path.ends_with("/containers/a/json")).count();
     assert_eq!(inspected, 1, "one that did not change is not inspected again");
-    // Told to stop: the server goes at once, the route stays, and no list brings the server back.
+    // Asked to stop: the server is removed immediately and not restored by a refresh, while the route stays.
     engine.emit("kill", "a");
     let state = running.next().await.state;
     assert_eq!(urls(&state, "a"), Vec::<String>::new());
@@ -200,12 +200,12 @@ async fn containers_come_stop_and_go() {
 }
 
 #[tokio::test]
-async fn a_lost_engine_changes_nothing_and_is_found_again() {
+async fn a_lost_engine_changes_nothing_and_is_reconnected() {
     let (engine, port) = Engine::start().await;
     engine.set(&[container("a", "10.0.0.1", &json!({}))]);
     let mut running = Running::at(port);
     running.next().await;
-    // It answers nonsense for a while, and then comes back with another container.
+    // It sends garbage for a while, and then returns with another container.
     *engine.garbage.lock() = true;
     let _ = engine.events.send("cut".into());
     while !engine.requests.lock().iter().skip(4).any(|path| path.contains("/containers/json")) {
@@ -220,7 +220,7 @@ async fn a_lost_engine_changes_nothing_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_not_there_is_a_problem_and_not_ready() {
+async fn an_unreachable_engine_is_reported_and_not_ready() {
     let socket = tempfile::tempdir().expect("a folder").path().join("none.sock");
     let endpoint = format!("unix://{}", socket.display());
     let update = Running::start(Options { endpoint, ..Options::default() }).next().await;
@@ -229,7 +229,7 @@ async fn an_engine_that_is_not_there_is_a_problem_and_not_ready() {
 }
 
 #[tokio::test]
-async fn containers_that_are_about_to_start_are_waited_for() {
+async fn the_first_state_waits_for_starting_containers() {
     let (engine, port) = Engine::start().await;
     let created = |name: &str, when: time::OffsetDateTime| {
         let mut container = container(name, "", &json!({}));
@@ -258,7 +258,7 @@ async fn containers_that_are_about_to_start_are_waited_for() {
     };
     assert!(update.ready);
     assert_eq!(urls(&update.state, "b"), ["http://10.0.0.2:80"]);
-    // One that is never started is not waited for for ever.
+    // A container that is never started does not block forever.
     engine.set(&[created("b", time::OffsetDateTime::now_utc())]);
     let mut other = Running::at(port);
     assert!(!other.next().await.ready);
@@ -266,7 +266,7 @@ async fn containers_that_are_about_to_start_are_waited_for() {
 }
 
 #[tokio::test]
-async fn containers_are_chosen() {
+async fn containers_are_selected_by_labels_and_constraints() {
     let (engine, port) = Engine::start().await;
     let mut unhealthy = container("sick", "10.0.0.3", &json!({}));
     unhealthy["State"]["Health"] = json!({"Status": "unhealthy"});
@@ -290,7 +290,7 @@ async fn containers_are_chosen() {
     assert_eq!(state.problems, []);
 }
 
-/// An authority, and a certificate of it for 127.0.0.1 with its key, all as PEM.
+/// Returns a CA certificate, and a certificate it issued for 127.0.0.1 with its key, all as PEM.
 fn authority() -> (String, String, String) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let mut options = rcgen::CertificateParams::new(Vec::new()).expect("options");
@@ -304,7 +304,7 @@ fn authority() -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn an_engine_behind_tls_asks_for_our_certificate_and_password() {
+async fn tls_engines_get_the_client_certificate_and_password() {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let (root, certificate, key) = authority();
@@ -327,7 +327,7 @@ async fn an_engine_behind_tls_asks_for_our_certificate_and_password() {
     let endpoint = format!("tcp://127.0.0.1:{port}");
     let tls = Tls { ca: root, cert: certificate, key, ..Tls::default() };
     let options = Options { endpoint, username: "u".into(), password: "p".into(), ..Options::default() };
-    // Without our certificate, and without the authority, there is no engine.
+    // The connection fails without the client certificate, and without the CA.
     let nameless = Options {
         tls: Some(Tls { cert: String::new(), key: String::new(), ..tls.clone() }),
         ..options.clone()

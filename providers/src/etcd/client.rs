@@ -1,6 +1,6 @@
 //! A minimal client of etcd's JSON gateway (v3): reads keys and follows their changes.
 //!
-//! Keys and values are in base64, numbers are texts, and what is zero or empty is left out.
+//! Keys and values are base64, numbers are strings, and zero or empty fields are omitted.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tidegate_core::values::Secret;
 
 use crate::Error;
 
-/// How an endpoint is written.
+/// Syntax of endpoints.
 const SYNTAX: Syntax = Syntax {
     option: "endpoints",
     plain: &["http", "tcp"],
@@ -27,52 +27,52 @@ const SYNTAX: Syntax = Syntax {
     ports: (2379, 2379),
     example: "127.0.0.1:2379",
 };
-/// Limits of one answer. Pages of keys and what a watch tells at once are far smaller.
-const ANSWER: Duration = Duration::from_secs(10);
-const LIMITS: Limits = Limits { head: ANSWER, time: ANSWER, size: LARGEST };
-const LARGEST: usize = 64 << 20;
-/// Keys that are asked for at a time.
+/// Limits of one response. Pages of keys and batches of changes are far smaller.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { head: TIMEOUT, time: TIMEOUT, size: MAX_RESPONSE };
+const MAX_RESPONSE: usize = 64 << 20;
+/// Number of keys per request.
 const PAGE: usize = 1000;
-/// Longest text of an answer that is quoted in an error, in characters.
-const LONGEST_QUOTE: usize = 200;
+/// Maximum length of a quoted response in errors, in characters.
+const MAX_QUOTE: usize = 200;
 
-/// Failure of a question to a server, or of following its changes.
+/// Failure of a request to a server, or of a watch.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EtcdError {
-    /// The server cannot be reached, or breaks off.
+    /// The server is unreachable or closes the connection.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The stream of changes broke off.
+    /// The stream of changes failed.
     #[error(transparent)]
     Changes(#[from] StreamError),
     /// The server closed the stream of changes.
-    #[error("the server has ended the stream of changes")]
+    #[error("the server closed the stream of changes")]
     WatchEnded,
-    /// The server refuses to stream changes.
+    /// The server does not stream changes.
     #[error("/v3/watch: {status}")]
     WatchRefused {
-        /// Its answer.
+        /// The status.
         status: StatusCode,
     },
     /// The server reports an error on the stream of changes.
-    #[error("the watch has failed: {error}")]
+    #[error("the watch failed: {error}")]
     WatchFailed {
-        /// The error as the gateway writes it.
+        /// The error as returned by the gateway.
         error: Value,
     },
     /// The server cancelled the watch.
     #[error("the watch was canceled: {reason}")]
     WatchCanceled {
-        /// The reason that it gives.
+        /// The reason given.
         reason: String,
     },
-    /// The revision to follow from is no longer kept.
+    /// The revision to follow from was compacted.
     #[error("changes were compacted before they were seen: everything is read again")]
     Compacted,
-    /// The keys differ from those of the server, though the watch reported nothing.
+    /// The keys differ from those of the server, although the watch reported nothing.
     #[error("the watch has missed changes: everything is read again")]
     MissedChanges,
-    /// There are more keys below the roots than are read.
+    /// There are too many keys below the roots.
     #[error("more than {limit} keys")]
     TooManyKeys {
         /// The maximum number of keys.
@@ -81,35 +81,35 @@ pub(super) enum EtcdError {
     /// The login failed.
     #[error("the login is refused: {0}")]
     Login(#[source] Box<EtcdError>),
-    /// The server takes requests without a login.
+    /// The server does not require a login.
     #[error("{path}: authentication is not enabled")]
     AuthDisabled {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
     },
-    /// The token of the login cannot be sent in a header.
+    /// The token of the login is not a valid header value.
     #[error("the login returned an invalid token")]
     Token,
     /// The server has no JSON gateway at this path.
     #[error("{path}: 404: this is not etcd 3.4 or newer, or its JSON gateway is off (`enable-grpc-gateway`)")]
     NoGateway {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
     },
-    /// The server answers with an error.
+    /// The server responds with an error.
     #[error("{path}: {status}: {text}")]
     Status {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
-        /// Its answer.
+        /// The status.
         status: StatusCode,
-        /// Its message, or the beginning of the body.
+        /// Its message, or the start of the body.
         text: String,
     },
-    /// The server answers with other JSON than expected.
-    #[error("{path}: unexpected answer: {source}")]
+    /// The response is not the expected JSON.
+    #[error("{path}: unexpected response: {source}")]
     UnexpectedAnswer {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
         /// The cause.
         source: serde_json::Error,
@@ -121,7 +121,7 @@ pub(super) struct Client {
     http: HttpClient,
     username: String,
     password: Secret,
-    /// The token that the login has brought.
+    /// The token of the login.
     token: Mutex<Option<HeaderValue>>,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Pair {
     pub(super) key: Vec<u8>,
     #[serde(deserialize_with = "bytes")]
     pub(super) value: Vec<u8>,
-    /// The revision that wrote it.
+    /// The revision of its last change.
     #[serde(deserialize_with = "number")]
     pub(super) mod_revision: u64,
 }
@@ -155,17 +155,17 @@ struct RangeAnswer {
     count: u64,
 }
 
-/// What stands below the roots: the number of keys, and the revision of the newest.
+/// The number of keys below the roots, and the latest revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) count: u64,
     pub(super) newest: u64,
 }
 
-/// What a watch tells at once.
+/// One message of a watch.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Told {
+struct WatchMessage {
     result: WatchAnswer,
     error: Option<Value>,
 }
@@ -184,24 +184,24 @@ struct WatchAnswer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Event {
-    /// `DELETE`, or nothing for a key that was written.
+    /// `DELETE`, or empty for a write.
     #[serde(rename = "type")]
     kind: String,
     pub(super) kv: Pair,
 }
 
 impl Event {
-    /// The key is gone.
+    /// Returns true if the key was deleted.
     pub(super) fn deletes(&self) -> bool {
         self.kind == "DELETE"
     }
 }
 
 /// A stream of changes.
-pub(super) struct Watch(JsonStream<Told>);
+pub(super) struct Watch(JsonStream<WatchMessage>);
 
 impl Watch {
-    /// The next changes; none when it only says that it is there.
+    /// Returns the next changes; empty for a progress message.
     pub(super) async fn next(&mut self) -> Result<Vec<Event>, EtcdError> {
         let told = self.0.next().await?.ok_or(EtcdError::WatchEnded)?;
         if let Some(error) = told.error {
@@ -219,14 +219,14 @@ impl Watch {
 }
 
 impl Client {
-    /// A client. Nothing is connected yet.
+    /// Returns a client, which connects on the first request.
     pub(super) fn new(
         endpoint: &str,
         tls: Option<&Tls>,
         username: &str,
         password: &Secret,
     ) -> Result<Self, Error> {
-        // A scheme that is written decides: certificates may stand in a configuration that does not use them.
+        // An explicit scheme takes precedence over TLS options.
         let tls = tls.filter(|_| !endpoint.trim().starts_with("http://"));
         let connector = Connector::new(&SYNTAX, endpoint, tls)?;
         let mut headers = HeaderMap::new();
@@ -239,26 +239,30 @@ impl Client {
         })
     }
 
-    /// Where the server is, for messages.
+    /// Returns the endpoint, for messages.
     pub(super) fn endpoint(&self) -> &str {
         self.http.endpoint()
     }
 
-    /// All keys below the roots, at one revision, and that revision.
-    pub(super) async fn read(&self, roots: &[String], most: usize) -> Result<(Vec<Pair>, u64), EtcdError> {
+    /// Returns all keys below the roots at one revision, and the revision.
+    pub(super) async fn read(
+        &self,
+        roots: &[String],
+        max_keys: usize,
+    ) -> Result<(Vec<Pair>, u64), EtcdError> {
         let (mut pairs, mut revision) = (Vec::new(), 0);
         for root in roots {
             let (mut from, end) = range(root);
             loop {
                 let question = json!({"key": STANDARD.encode(&from), "range_end": STANDARD.encode(&end),
                     "limit": PAGE, "revision": revision});
-                let answer: RangeAnswer = self.ask("/v3/kv/range", &question).await?;
-                // All further pages are of the revision of the first.
+                let answer: RangeAnswer = self.request("/v3/kv/range", &question).await?;
+                // Further pages are read at the revision of the first.
                 revision = if revision == 0 { answer.header.revision } else { revision };
                 let last = answer.kvs.last().map(|pair| pair.key.clone());
                 pairs.extend(answer.kvs);
-                if pairs.len() > most {
-                    return Err(EtcdError::TooManyKeys { limit: most });
+                if pairs.len() > max_keys {
+                    return Err(EtcdError::TooManyKeys { limit: max_keys });
                 }
                 match last {
                     Some(last) if answer.more => from = [&last[..], &[0]].concat(),
@@ -269,21 +273,21 @@ impl Client {
         Ok((pairs, revision))
     }
 
-    /// How many keys there are below the roots now, and the newest of them.
+    /// Returns the current extent of the roots.
     pub(super) async fn extent(&self, roots: &[String]) -> Result<Extent, EtcdError> {
         let mut extent = Extent::default();
         for root in roots {
             let (from, end) = range(root);
             let question = json!({"key": STANDARD.encode(from), "range_end": STANDARD.encode(end), "limit": 1,
                 "sort_order": "DESCEND", "sort_target": "MOD", "keys_only": true});
-            let answer: RangeAnswer = self.ask("/v3/kv/range", &question).await?;
+            let answer: RangeAnswer = self.request("/v3/kv/range", &question).await?;
             let newest = answer.kvs.first().map_or(0, |pair| pair.mod_revision);
             extent = Extent { count: extent.count + answer.count, newest: extent.newest.max(newest) };
         }
         Ok(extent)
     }
 
-    /// The changes below the roots from a revision on.
+    /// Watches changes below the roots from a revision on.
     pub(super) async fn watch(&self, roots: &[String], revision: u64) -> Result<Watch, EtcdError> {
         let questions = roots.iter().zip(1..).map(|(root, id)| {
             let (from, end) = range(root);
@@ -296,22 +300,22 @@ impl Client {
         if let Some(token) = self.token.lock().clone() {
             request.headers_mut().insert(header::AUTHORIZATION, token);
         }
-        // The head of the answer comes with the first thing that is told: that there is a watch.
-        let response = self.http.open_with(request, ANSWER).await?;
+        // The response head arrives with the first message, which confirms the watch.
+        let response = self.http.open_with(request, TIMEOUT).await?;
         if !response.status().is_success() {
             return Err(EtcdError::WatchRefused { status: response.status() });
         }
-        Ok(Watch(JsonStream::new(response.into_body(), LARGEST)))
+        Ok(Watch(JsonStream::new(response.into_body(), MAX_RESPONSE)))
     }
 
-    /// Asks, with a login before it where one is needed.
-    async fn ask<T: DeserializeOwned>(&self, path: &str, question: &Value) -> Result<T, EtcdError> {
+    /// Sends a request, after a login if needed.
+    async fn request<T: DeserializeOwned>(&self, path: &str, question: &Value) -> Result<T, EtcdError> {
         if !self.username.is_empty() && self.token.lock().is_none() {
             self.log_in().await?;
         }
         let mut response = self.post(path, question).await?;
         if response.status() == StatusCode::UNAUTHORIZED && !self.username.is_empty() {
-            // Tokens do not last.
+            // Tokens expire.
             self.log_in().await?;
             response = self.post(path, question).await?;
         }
@@ -329,7 +333,7 @@ impl Client {
         let question = json!({"name": self.username, "password": self.password.expose()});
         let answer: Answer = match read(path, &self.post(path, &question).await?) {
             Ok(answer) => answer,
-            // As Traefik's client has it: a login where none is needed harms nobody.
+            // As in Traefik's client, credentials are ignored if authentication is disabled.
             Err(EtcdError::AuthDisabled { .. }) => return Ok(()),
             Err(error) => return Err(EtcdError::Login(Box::new(error))),
         };
@@ -348,7 +352,7 @@ impl Client {
     }
 }
 
-/// The keys below a root: from the first to the one after the last.
+/// Returns the range of keys below a root: the first key, and the one after the last.
 fn range(root: &str) -> (Vec<u8>, Vec<u8>) {
     // `0` comes right after `/`.
     (format!("{root}/").into_bytes(), format!("{root}0").into_bytes())
@@ -361,11 +365,11 @@ fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T
             let text = String::from_utf8_lossy(response.body());
             let said = serde_json::from_str::<Value>(&text).ok();
             let said = said.as_ref().and_then(|value| value.get("message")?.as_str()).unwrap_or(text.trim());
-            // The code of gRPC says no more than that a precondition fails, so that only the text tells this apart.
+            // The gRPC code only says that a precondition failed, so the text has to be matched.
             if said.contains("authentication is not enabled") {
                 return Err(EtcdError::AuthDisabled { path: path.to_owned() });
             }
-            let text = said.chars().take(LONGEST_QUOTE).collect();
+            let text = said.chars().take(MAX_QUOTE).collect();
             Err(EtcdError::Status { path: path.to_owned(), status, text })
         }
         _ => serde_json::from_slice(response.body())
@@ -373,7 +377,7 @@ fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<T
     }
 }
 
-/// A number, which the gateway writes as a text.
+/// Decodes a number, which the gateway sends as a string.
 fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::String(text) => text.parse().map_err(serde::de::Error::custom),
@@ -393,18 +397,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_watch_tells_is_read() {
+    fn watch_messages_are_decoded() {
         let text = r#"{"result": {"header": {"revision": "7"}, "events": [
             {"kv": {"key": "YS9i", "mod_revision": "6", "value": "dg=="}},
             {"type": "DELETE", "kv": {"key": "YS9j", "mod_revision": "7"}}]}}"#;
-        let told: Told = serde_json::from_str(text).expect("read");
+        let told: WatchMessage = serde_json::from_str(text).expect("read");
         let [put, delete] = &told.result.events[..] else { panic!("{told:?}") };
         assert_eq!((&put.kv.key[..], &put.kv.value[..], put.deletes()), (&b"a/b"[..], &b"v"[..], false));
         assert_eq!((&delete.kv.key[..], delete.deletes(), delete.kv.mod_revision), (&b"a/c"[..], true, 7));
         for bad in
             [r#"{"result": {"events": [{"kv": {"key": "*"}}]}}"#, r#"{"result": {"compact_revision": -1}}"#]
         {
-            assert!(serde_json::from_str::<Told>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<WatchMessage>(bad).is_err(), "{bad}");
         }
     }
 
@@ -417,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints() {
+    fn endpoints_are_parsed() {
         let client = |endpoint: &str| Client::new(endpoint, None, "", &Secret::default());
         assert!(client("etcd.test:2379").is_ok());
         assert!(client("https://[::1]:2379").is_ok());

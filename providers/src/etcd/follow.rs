@@ -1,4 +1,4 @@
-//! Follows the keys of an etcd server: all at first, then each change.
+//! Follows the keys of an etcd server: reads all keys, then each change.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,17 +15,17 @@ use super::client::{Client, EtcdError, Event, Extent, Pair, Watch};
 use crate::kv::{Tree, shown};
 use crate::{Error, Provider, Session};
 
-/// How often the server is asked whether the watch has told everything, and how soon again when it seems not.
-const CHECK: Duration = Duration::from_secs(15);
-const CHECK_AGAIN: Duration = Duration::from_secs(1);
-/// Changes that come this soon after one another make one configuration.
+/// Interval of checks that the watch has reported everything, and delay of the second check if it seems not.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+const RECHECK_DELAY: Duration = Duration::from_secs(1);
+/// Changes within this time are combined into one configuration.
 const SETTLE: Duration = Duration::from_millis(10);
-/// Rest after making a configuration, as a multiple of what it took.
+/// Rest after building a configuration, as a multiple of its duration.
 const REST: u32 = 4;
-/// Most keys.
-const MOST_KEYS: usize = 500_000;
+/// Maximum number of keys.
+const MAX_KEYS: usize = 500_000;
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(options: Options) -> Result<Etcd, Error> {
     let client =
         |endpoint: &String| Client::new(endpoint, options.tls.as_ref(), &options.username, &options.password);
@@ -43,7 +43,7 @@ pub fn build(options: Options) -> Result<Etcd, Error> {
 /// The etcd provider.
 pub struct Etcd {
     servers: Vec<Client>,
-    /// Which server is asked next.
+    /// Index of the next server.
     turn: AtomicUsize,
     tree: Tree,
 }
@@ -60,12 +60,12 @@ impl Provider for Etcd {
     }
 }
 
-/// The keys as they are known.
+/// The known keys.
 #[derive(Default)]
 struct Keys(BTreeMap<Vec<u8>, (u64, Vec<u8>)>);
 
 impl Keys {
-    fn of(pairs: Vec<Pair>) -> Self {
+    fn from_pairs(pairs: Vec<Pair>) -> Self {
         Self(pairs.into_iter().map(|pair| (pair.key, (pair.mod_revision, pair.value))).collect())
     }
 
@@ -93,7 +93,7 @@ impl Etcd {
         let (mut keys, mut watch) = self.begin(server).await.map_err(failed)?;
         self.deliver(&session, &keys).await?;
         let (mut doubt, mut not_before) = (None, Instant::now());
-        let mut check = Instant::now() + CHECK.mul_f64(0.9 + fastrand::f64() * 0.2);
+        let mut check = Instant::now() + CHECK_INTERVAL.mul_f64(0.9 + fastrand::f64() * 0.2);
         loop {
             tokio::select! {
                 events = watch.next() => {
@@ -106,18 +106,18 @@ impl Etcd {
                     drain(&mut watch, &mut keys, end).await.map_err(failed)?;
                     let begun = Instant::now();
                     self.deliver(&session, &keys).await?;
-                    // A flood of changes takes a part of the time only.
+                    // Limits the share of time spent on a flood of changes.
                     not_before = begun + begun.elapsed() * (REST + 1);
                 }
                 () = sleep_until(check) => {
                     let (ours, theirs) = (keys.extent(), server.extent(roots).await.map_err(failed)?);
                     let missed = ours != theirs;
-                    // Changes may be on their way, but then ours do not stay the same.
+                    // If changes are in flight, the local extent will change.
                     if missed && doubt == Some(ours) {
                         return Err(failed(EtcdError::MissedChanges));
                     }
                     doubt = missed.then_some(ours);
-                    let pause = if missed { CHECK_AGAIN } else { CHECK };
+                    let pause = if missed { RECHECK_DELAY } else { CHECK_INTERVAL };
                     check = Instant::now() + pause.mul_f64(0.9 + fastrand::f64() * 0.2);
                 }
                 () = session.reload_asked() => {
@@ -128,12 +128,12 @@ impl Etcd {
         }
     }
 
-    /// All keys, and a watch from right after them.
+    /// Reads all keys and watches from the next revision.
     async fn begin(&self, server: &Client) -> Result<(Keys, Watch), EtcdError> {
         let roots = self.tree.roots();
-        let (pairs, revision) = server.read(roots, MOST_KEYS).await?;
+        let (pairs, revision) = server.read(roots, MAX_KEYS).await?;
         let watch = server.watch(roots, revision + 1).await?;
-        Ok((Keys::of(pairs), watch))
+        Ok((Keys::from_pairs(pairs), watch))
     }
 
     async fn deliver(&self, session: &Session, keys: &Keys) -> Result<(), Error> {
@@ -145,14 +145,14 @@ impl Etcd {
     }
 }
 
-/// Takes changes until this time.
+/// Applies changes until this time.
 async fn drain(watch: &mut Watch, keys: &mut Keys, end: Instant) -> Result<(), EtcdError> {
     loop {
         tokio::select! {
             events = watch.next() => {
                 keys.apply(events?);
-                if keys.0.len() > MOST_KEYS {
-                    return Err(EtcdError::TooManyKeys { limit: MOST_KEYS });
+                if keys.0.len() > MAX_KEYS {
+                    return Err(EtcdError::TooManyKeys { limit: MAX_KEYS });
                 }
             }
             () = sleep_until(end) => return Ok(()),

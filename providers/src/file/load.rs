@@ -1,4 +1,4 @@
-//! Reading files: which there are, what has changed, and what each says.
+//! Finds files, detects changes and decodes them.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -15,13 +15,15 @@ use tidegate_config::{Origin, Problem, Provided, formats};
 use super::merge::merge;
 use crate::template::{Dialect, Template, Value};
 
-/// Largest file, before and after its template, in bytes.
-const LARGEST: usize = 32 << 20;
-/// Most files, and deepest folder.
-const MOST_FILES: usize = 20_000;
-const DEEPEST: usize = 16;
-/// A file that changed this recently is read again even if its time stamp is the same: stamps can be coarse.
-const SETTLED: Duration = Duration::from_secs(5);
+/// Maximum size of a file in bytes, before and after rendering its template.
+const MAX_SIZE: usize = 32 << 20;
+/// Maximum number of files.
+const MAX_FILES: usize = 20_000;
+const MAX_DEPTH: usize = 16;
+/// A file that changed within this time is read again even if its time stamp is unchanged, as time stamps can
+/// be
+/// coarse.
+const TIMESTAMP_TOLERANCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub(super) enum Source {
@@ -41,32 +43,32 @@ pub(super) struct Loader {
     source: Source,
     log_templates: bool,
     files: BTreeMap<PathBuf, Known>,
-    /// The device of the folder when there were files in it.
+    /// The device of the directory while it had files.
     device: Option<u64>,
-    /// A look could not read some place; a second one tells it.
+    /// Whether the last pass could not read some path; it is reported if the next pass fails too.
     lost: bool,
 }
 
 pub(super) struct Loaded {
     pub(super) state: Provided,
-    /// True when something may be in the middle of a change, so that it is worth looking again soon.
+    /// Whether a change may be in progress, so that another pass should follow soon.
     pub(super) unsettled: bool,
-    /// The file or folder is there.
+    /// Whether the file or directory exists.
     pub(super) found: bool,
 }
 
-/// A file that has been seen.
+/// A known file.
 #[derive(Default)]
 struct Known {
     stamp: Option<Stamp>,
     hash: u64,
-    /// The last content that could be read.
+    /// The last good content.
     good: Option<Provided>,
-    /// Why the present content cannot be used.
+    /// Why the current content is invalid.
     problem: Option<Problem>,
-    /// A look found the file gone from a folder that is there; a second one believes it.
+    /// Whether the last pass did not find the file in an existing directory; the next pass removes it.
     vanished: bool,
-    /// The hash of a content that was seen once, and is believed when it is seen again.
+    /// The hash of content that was seen once, and is accepted when seen again.
     doubted: Option<u64>,
 }
 
@@ -84,7 +86,7 @@ impl Loader {
         Self { source, log_templates, files: BTreeMap::new(), device: None, lost: false }
     }
 
-    /// Reads what has changed. `careful`: nobody said that writing is finished, so a new content must be seen twice.
+    /// Reads changed files. With `careful`, writes may be in progress, so new content must be seen twice.
     pub(super) fn load(&mut self, careful: bool) -> Loaded {
         let mut problems = Vec::new();
         let mut unsettled = false;
@@ -97,7 +99,7 @@ impl Loader {
             if paths.binary_search(path).is_ok() {
                 return true;
             }
-            // Nobody knows whether it has been removed: its place cannot be read.
+            // It is unknown whether it was removed, as its directory cannot be read.
             if let Some(place) = lost.iter().position(|(place, _)| path.starts_with(place)) {
                 kept[place] |= known.good.is_some();
                 return true;
@@ -109,7 +111,7 @@ impl Loader {
         let told = std::mem::replace(&mut self.lost, !lost.is_empty());
         for ((_, mut problem), kept) in lost.into_iter().zip(kept) {
             if kept && !told {
-                // Perhaps it is being replaced at this moment.
+                // It may be about to be replaced.
                 unsettled = true;
                 continue;
             }
@@ -135,20 +137,20 @@ impl Loader {
             },
             Source::Directory(path) => {
                 list(path, 0, &mut found);
-                if found.paths.len() > MOST_FILES {
+                if found.paths.len() > MAX_FILES {
                     problems.push(problem(
                         path,
                         0,
-                        format!("more than {MOST_FILES} files: the others are ignored"),
+                        format!("more than {MAX_FILES} files: the others are ignored"),
                     ));
-                    found.paths.truncate(MOST_FILES);
+                    found.paths.truncate(MAX_FILES);
                 }
                 found.paths.sort();
                 let device = fs::metadata(path).ok().map(|data| data.dev());
                 if !found.paths.is_empty() {
                     self.device = device;
                 } else if device.is_some() && self.device.is_some_and(|before| device != Some(before)) {
-                    // What is left of a mount point.
+                    // An unmounted mount point.
                     found.lose(path, "the folder is empty, and on another device than its files were".into());
                 }
             }
@@ -156,7 +158,7 @@ impl Loader {
         found
     }
 
-    /// Reads a file if it has changed. True when it is to be looked at again soon.
+    /// Reads a file if it has changed. Returns true if it should be checked again soon.
     fn read(&mut self, path: &Path, careful: bool) -> bool {
         let known = self.files.entry(path.to_owned()).or_default();
         known.vanished = false;
@@ -210,11 +212,11 @@ impl Known {
     }
 }
 
-/// What there is.
+/// The files found.
 #[derive(Default)]
 struct Found {
     paths: Vec<PathBuf>,
-    /// Places that cannot be read: files or folders, and why.
+    /// Files and directories that cannot be read, and why.
     lost: Vec<(PathBuf, Problem)>,
 }
 
@@ -237,13 +239,13 @@ fn list_entries(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        // Kubernetes keeps the versions of a mounted volume in `..*`; `.#name` is a lock of an editor.
-        if name.starts_with("..") || name.starts_with(".#") || found.paths.len() > MOST_FILES {
+        // Kubernetes keeps versions of a mounted volume in `..*`; `.#name` is an editor's lock file.
+        if name.starts_with("..") || name.starts_with(".#") || found.paths.len() > MAX_FILES {
             continue;
         }
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            if depth < DEEPEST {
+            if depth < MAX_DEPTH {
                 list(&entry.path(), depth + 1, found);
             }
             continue;
@@ -257,15 +259,15 @@ fn list_entries(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()
 }
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would block for ever.
+    // Reading a pipe would block.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("this is not a regular file"));
     }
     let mut bytes = Vec::new();
-    let limit = u64::try_from(LARGEST).unwrap_or(u64::MAX);
+    let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX);
     fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > LARGEST {
-        return Err(io::Error::other(format!("the file is larger than {} MiB", LARGEST >> 20)));
+    if bytes.len() > MAX_SIZE {
+        return Err(io::Error::other(format!("the file is larger than {} MiB", MAX_SIZE >> 20)));
     }
     Ok(bytes)
 }
@@ -279,7 +281,7 @@ fn parse(path: &Path, bytes: &[u8], log_templates: bool) -> Result<Provided, Pro
             problem(path, 0, format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to()))
         })?;
         rendered = Template::parse(text, Dialect::File)
-            .and_then(|template| template.render(&Value::Nil, LARGEST))
+            .and_then(|template| template.render(&Value::Nil, MAX_SIZE))
             .map_err(|error| problem(path, error.line, format!("template: {}", error.kind)))?;
         if log_templates {
             tracing::debug!("{shown} after its template:\n{rendered}");
@@ -308,7 +310,7 @@ fn stamp(data: &fs::Metadata) -> Stamp {
 fn settled(stamp: Stamp) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let changed = Duration::from_secs(u64::try_from(stamp.changed.0.max(stamp.modified.0)).unwrap_or(0));
-    now > changed + SETTLED
+    now > changed + TIMESTAMP_TOLERANCE
 }
 
 fn hash(bytes: &[u8]) -> u64 {

@@ -1,4 +1,4 @@
-//! Many files into one configuration: of two objects of one name, the first file's wins.
+//! Merges files into one configuration: if two define the same object, the first file wins.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn add(out: &mut Provided, part: &Provided) {
     let (into, from) = (&mut out.config, &part.config);
     for_each_section(&mut Add { lost: &mut lost, into, from });
     into.tls.certificates.extend(from.tls.certificates.iter().cloned());
-    // Certificates have no names: they are counted on through all files.
+    // Certificates have no names and are numbered across all files.
     let before = out.origins.keys().filter(|object| object.kind == Kind::Certificate).count();
     let renamed = |object: &ObjectRef| match object.kind {
         Kind::Certificate => {
@@ -34,7 +34,7 @@ fn add(out: &mut Provided, part: &Provided) {
         }
         _ => object.clone(),
     };
-    // An object that is broken here, but was said by an earlier file, is lost too.
+    // A broken object that an earlier file defines is ignored as well.
     for problem in &part.problems {
         let mut problem = problem.clone();
         if let Some(object) = problem.object.take() {
@@ -66,7 +66,7 @@ fn add(out: &mut Provided, part: &Provided) {
     }
 }
 
-/// Adds the objects of a file, and notes those that are there already.
+/// Adds the objects of a file, and reports those that are already defined.
 struct Add<'a> {
     lost: &'a mut Vec<ObjectRef>,
     into: &'a mut Config,

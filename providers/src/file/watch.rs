@@ -1,4 +1,4 @@
-//! Being told of changes by the system (inotify).
+//! Watches files with inotify.
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 
 use super::load::Source;
 
-/// What a change says about its file.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// It was closed, renamed or removed: read it now.
+    /// The file was closed, renamed or removed: read it now.
     Finished,
-    /// It is being written.
+    /// The file is being written.
     Writing,
 }
 
@@ -24,14 +24,15 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Watches nothing.
+    /// Returns a watcher that watches nothing.
     pub(super) fn none() -> Self {
         Self { inner: None, signals: None, watched: Vec::new() }
     }
 
-    /// Watches a source, as far as it is there. Folders are watched, never files: what replaces a file is seen too.
+    /// Watches a source, as far as it exists. Directories are watched instead of files, to detect
+    /// replacements.
     pub(super) fn start(source: &Source) -> Self {
-        // What does not fit is no loss: a signal says only that there is something to read.
+        // Excess signals can be dropped: one is enough to trigger a read.
         let (sender, signals) = mpsc::channel(64);
         let file = match source {
             Source::File(path) => Some(path.clone()),
@@ -51,13 +52,13 @@ impl Watcher {
                 watcher
             }
             Err(error) => {
-                tracing::warn!("cannot watch files, looking every two seconds instead: {error}");
+                tracing::warn!("cannot watch files, polling every two seconds instead: {error}");
                 Self::none()
             }
         }
     }
 
-    /// Watches folders that have come, or come again.
+    /// Watches new and restored directories.
     pub(super) fn refresh(&mut self, source: &Source) {
         let Some(inner) = &mut self.inner else { return };
         let (folders, mode) = match source {
@@ -77,7 +78,7 @@ impl Watcher {
             let _ = inner.unwatch(&entry.0);
             if let Err(error) = inner.watch(&entry.0, mode) {
                 tracing::warn!(
-                    "cannot watch {}, looking every two seconds instead: {error}",
+                    "cannot watch {}, polling every two seconds instead: {error}",
                     entry.0.display()
                 );
             }
@@ -86,7 +87,7 @@ impl Watcher {
         }
     }
 
-    /// The next change; several that came together are one.
+    /// Returns the next change; several simultaneous ones are combined.
     pub(super) async fn next(&mut self) -> Signal {
         let Some(signals) = &mut self.signals else { return std::future::pending().await };
         let Some(mut signal) = signals.recv().await else { return std::future::pending().await };
@@ -112,7 +113,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((data.dev(), data.ino()))
 }
 
-/// False when another file of the same folder is written, a busy log perhaps.
+/// Returns false if the event is about another file in the same directory, such as a busy log.
 fn concerns(event: &notify::Result<notify::Event>, file: &Path) -> bool {
     let Ok(event) = event else { return true };
     let content = EventKind::Access(AccessKind::Close(AccessMode::Write));

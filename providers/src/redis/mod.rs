@@ -1,7 +1,8 @@
 //! Configuration in the keys of a Redis database (Traefik's `providers.redis`).
 //!
-//! Keyspace notifications tell of changes, which are switched on where they are not; a look at all keys from time to
-//! time makes up for lost ones. While no server answers, the last known configuration stays.
+//! Changes are reported by keyspace notifications, which are enabled if necessary. All keys are read
+//! periodically
+//! in case a notification was lost. While no server responds, the last known configuration stays in force.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,40 +21,40 @@ use crate::kv::{KeyNotText, Tree, shown};
 use crate::own_keys::OwnKeys;
 use crate::{Describe, Error, Provider, Session};
 
-/// All keys are looked at after this time, whatever was told.
+/// Interval of full reads, regardless of notifications.
 const RESYNC: Duration = Duration::from_secs(15);
-/// Changes that come this soon after one another are read together.
+/// Changes within this time are read together.
 const SETTLE: Duration = Duration::from_millis(10);
-/// Rest after reading all keys, as a multiple of what it took.
+/// Rest after reading all keys, as a multiple of its duration.
 const REST: u32 = 4;
-/// Keys that are asked for at a time, and most keys.
-const AT_ONCE: usize = 200;
-const MOST_KEYS: usize = 500_000;
-/// Most keys without a value that are asked for their type.
-const MOST_TYPES: usize = 200;
-/// How often the keys are read for one state while some of them go.
-const LOOKS: usize = 3;
+/// Number of keys per request.
+const PAGE: usize = 200;
+const MAX_KEYS: usize = 500_000;
+/// Maximum number of keys without a value whose type is queried.
+const MAX_TYPES: usize = 200;
+/// Maximum number of reads for one state while keys disappear.
+const MAX_READS: usize = 3;
 
 /// Options of `providers.redis`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// Servers, or sentinels; the next one is asked when one fails.
+    /// Servers, or sentinels; if one fails, the next one is used.
     pub endpoints: Vec<String>,
-    /// The key below which everything stands; with `traefik`, keys below `tidegate` are read too.
+    /// The root key; with `traefik`, keys below `tidegate` are read too.
     pub root_key: String,
-    /// Login.
+    /// User name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub username: String,
-    /// Its password.
+    /// Password.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub password: Secret,
     /// Number of the database.
     pub db: i64,
-    /// TLS towards the servers.
+    /// TLS options for the servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Ask sentinels which server to read.
+    /// Use sentinels to find the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentinel: Option<Sentinel>,
 }
@@ -78,7 +79,7 @@ impl Describe for Options {
     }
 }
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(options: Options) -> Result<Redis, Error> {
     let tree = Tree::new(&options.root_key)?;
     let Options { endpoints, username, password, db, tls, sentinel, .. } = options;
@@ -90,23 +91,23 @@ pub fn build(options: Options) -> Result<Redis, Error> {
 /// Failure to read the keys of a server, or to follow them.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
-    /// The server does not answer, or with an error.
+    /// The server does not respond, or responds with an error.
     #[error(transparent)]
     Redis(#[from] RedisError),
     /// The sentinels name no server.
     #[error(transparent)]
     Sentinel(#[from] SentinelError),
-    /// The server has become a replica.
+    /// The server is now a replica.
     #[error("the server is no longer the master, but `{role}`")]
     NotMaster {
-        /// Its role now.
+        /// Its current role.
         role: String,
     },
-    /// The answer to `SCAN` is not a cursor and a list.
-    #[error("SCAN: unexpected answer")]
+    /// The reply to `SCAN` is not a cursor and a list.
+    #[error("SCAN: unexpected reply")]
     UnexpectedScan,
-    /// There are more keys below the roots than are read.
-    #[error("more than {MOST_KEYS} keys")]
+    /// There are too many keys below the roots.
+    #[error("more than {MAX_KEYS} keys")]
     TooManyKeys,
 }
 
@@ -116,7 +117,7 @@ enum ValueError {
     /// The key is not UTF-8.
     #[error(transparent)]
     Key(#[from] KeyNotText),
-    /// There is no string, for whatever reason.
+    /// The key has no string value.
     #[error("it has no value")]
     Missing,
     /// The key holds a value of another type.
@@ -130,9 +131,9 @@ enum ValueError {
 /// The Redis provider.
 pub struct Redis {
     endpoints: Vec<Connector>,
-    /// Which endpoint is asked next.
+    /// Index of the next endpoint.
     turn: AtomicUsize,
-    /// It has been said that notifications cannot be switched on.
+    /// Whether it was reported that notifications cannot be enabled.
     deaf: AtomicBool,
     tree: Tree,
     database: Database,
@@ -163,8 +164,8 @@ impl Redis {
         let server = found.as_ref().unwrap_or(endpoint);
         let open = async || Connection::open(server, self.database.login()).await.map_err(ReadError::Redis);
         let mut keys = open().await.map_err(failed)?;
-        self.switch_notifications_on(&mut keys).await;
-        // Notifications are asked for before the first look, so that no change falls between.
+        self.enable_notifications(&mut keys).await;
+        // Subscribe before the first read, so that no change is missed.
         let mut events = open().await.map_err(failed)?;
         self.subscribe(&mut events).await.map_err(|error| failed(error.into()))?;
         let own_keys = session.own_keys().clone();
@@ -194,8 +195,8 @@ impl Redis {
         }
     }
 
-    /// Traefik switches all notifications on; here those that others have asked for stay.
-    async fn switch_notifications_on(&self, connection: &mut Connection) {
+    /// Enables notifications. Unlike Traefik, keeps those that are already enabled.
+    async fn enable_notifications(&self, connection: &mut Connection) {
         let outcome = async {
             let known = connection.command(&["CONFIG", "GET", "notify-keyspace-events"]).await?.list();
             let flags = known.get(1).and_then(Reply::text).unwrap_or_default();
@@ -221,7 +222,7 @@ impl Redis {
             .tree
             .roots()
             .iter()
-            .map(|root| format!("__keyspace@{}__:{}/*", self.database.db, literal(root)))
+            .map(|root| format!("__keyspace@{}__:{}/*", self.database.db, escape_pattern(root)))
             .collect();
         let mut command = vec!["PSUBSCRIBE"];
         command.extend(patterns.iter().map(String::as_str));
@@ -232,10 +233,10 @@ impl Redis {
         Ok(())
     }
 
-    /// Waits for a notification of a key that is not our own.
+    /// Waits for a notification about a key that was not written by a gateway.
     async fn change(&self, events: &mut Connection, own_keys: &OwnKeys) -> Result<(), RedisError> {
         loop {
-            // `pmessage`, the pattern, the channel, what was done.
+            // `pmessage`, the pattern, the channel, the operation.
             let event = events.read().await?.list();
             let channel = event.get(2).and_then(Reply::text).unwrap_or_default();
             let key = channel.split_once("__:").map(|(_, key)| key);
@@ -245,7 +246,7 @@ impl Redis {
         }
     }
 
-    /// Passes over notifications until there are none for a moment, and `rest` has come.
+    /// Discards notifications until there is a pause and `rest` is over.
     async fn drain(&self, events: &mut Connection, rest: Instant) -> Result<(), RedisError> {
         let end = rest.max(Instant::now() + SETTLE * 10);
         loop {
@@ -263,7 +264,7 @@ impl Redis {
         }
     }
 
-    /// Fails when the server is no longer the master, so that the one that is gets asked.
+    /// Returns an error if the server is no longer the master, so that the current master is used.
     async fn check_role(&self, connection: &mut Connection) -> Result<(), ReadError> {
         let Some(sentinel) = &self.database.sentinel else { return Ok(()) };
         if sentinel.has_strategy() {
@@ -276,29 +277,30 @@ impl Redis {
         }
     }
 
-    /// All keys below the roots, with their values. A transaction in the midst of it would leave half of what was and half
-    /// of what is: when a key goes while the keys are read, they are read again.
+    /// Returns all keys below the roots with their values. If a key disappears meanwhile, a transaction may
+    /// have run
+    /// concurrently, so all keys are read again.
     async fn read(&self, connection: &mut Connection, own_keys: &OwnKeys) -> Result<Vec<Pair>, ReadError> {
         let mut looks = 1;
         loop {
-            let (pairs, torn) = self.look(connection, own_keys).await?;
-            if !torn || looks == LOOKS {
+            let (pairs, torn) = self.read_once(connection, own_keys).await?;
+            if !torn || looks == MAX_READS {
                 return Ok(pairs);
             }
             looks += 1;
         }
     }
 
-    /// Reads all keys once; true when one of them has gone meanwhile.
-    async fn look(
+    /// Reads all keys once; returns true if a key has disappeared meanwhile.
+    async fn read_once(
         &self,
         connection: &mut Connection,
         own_keys: &OwnKeys,
     ) -> Result<(Vec<Pair>, bool), ReadError> {
-        // A key may be told twice.
+        // SCAN may return a key twice.
         let mut keys = BTreeSet::new();
         for root in self.tree.roots() {
-            let pattern = format!("{}/*", literal(root));
+            let pattern = format!("{}/*", escape_pattern(root));
             let mut cursor = "0".to_owned();
             loop {
                 let answer =
@@ -309,7 +311,7 @@ impl Redis {
                     |key: &Vec<u8>| std::str::from_utf8(key).is_ok_and(|key| self.tree.is_own(key, own_keys));
                 let found = found.list().into_iter().filter_map(Reply::bytes);
                 keys.extend(found.filter(|key| !is_own(key)));
-                if keys.len() > MOST_KEYS {
+                if keys.len() > MAX_KEYS {
                     return Err(ReadError::TooManyKeys);
                 }
                 cursor = next.text().ok_or(ReadError::UnexpectedScan)?;
@@ -320,7 +322,7 @@ impl Redis {
         }
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();
         let (mut pairs, mut asked, mut torn) = (Vec::with_capacity(keys.len()), 0, false);
-        for chunk in keys.chunks(AT_ONCE) {
+        for chunk in keys.chunks(PAGE) {
             let mut command: Vec<&[u8]> = vec![b"MGET"];
             command.extend(chunk.iter().map(Vec::as_slice));
             let values = connection.command(&command).await?.list();
@@ -339,15 +341,16 @@ impl Redis {
         Ok((pairs, torn))
     }
 
-    /// Why a key has no value; `None` when it has just gone. Not asked for too many of them: what is in doubt is taken
-    /// for a problem, and looked at again soon.
+    /// Returns why a key has no value; `None` if it has just disappeared. Beyond `MAX_TYPES` keys, the type
+    /// is not
+    /// queried: they are reported as a problem and read again soon.
     async fn without_value(
         &self,
         connection: &mut Connection,
         key: &[u8],
         asked: usize,
     ) -> Result<Option<ValueError>, RedisError> {
-        if asked > MOST_TYPES {
+        if asked > MAX_TYPES {
             return Ok(Some(ValueError::Missing));
         }
         let kind = connection.command(&[b"TYPE", key]).await?.text();
@@ -361,11 +364,11 @@ impl Redis {
     }
 }
 
-/// A key and its value, or why that cannot be had.
+/// A key and its value, or why there is none.
 type Pair = (Vec<u8>, Result<Vec<u8>, ValueError>);
 
-/// A text in which no character is special in a pattern of Redis.
-fn literal(text: &str) -> String {
+/// Escapes the special characters of Redis patterns.
+fn escape_pattern(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         if matches!(letter, '*' | '?' | '[' | ']' | '^' | '\\') {

@@ -1,4 +1,4 @@
-//! The Redis provider against a server of a few lines. tests/it/programs/redis.rs has the real one.
+//! Tests of the Redis provider with a fake server; see tests/it/programs/redis.rs for a real one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ struct Fake {
     port: u16,
     keys: Arc<Mutex<BTreeMap<String, String>>>,
     commands: Arc<Mutex<Vec<String>>>,
-    /// What is answered to a command, by its first words, instead.
+    /// Overrides of replies, by the first words of the command.
     instead: Arc<Mutex<BTreeMap<&'static str, String>>>,
-    /// Pushed to subscribers; an empty one cuts all connections.
+    /// Pushed to subscribers; an empty one closes all connections.
     events: broadcast::Sender<String>,
 }
 
@@ -52,7 +52,7 @@ impl Fake {
                 self.commands.lock().push(words.join(" "));
                 subscribed |= words[0] == "PSUBSCRIBE";
                 let mut answer = self.answer(&words).into_bytes();
-                // What is no UTF-8 is kept as a byte that is.
+                // Stand-in for a byte that is not UTF-8.
                 answer.iter_mut().filter(|byte| **byte == 1).for_each(|byte| *byte = 0xff);
                 if stream.write_all(&answer).await.is_err() {
                     return;
@@ -120,7 +120,7 @@ impl Fake {
     }
 }
 
-/// The command at the front of a text, and its length.
+/// Returns the first command in a text, and its length.
 fn command(text: &str) -> Option<(Vec<String>, usize)> {
     let mut at = 0;
     let mut line = || {
@@ -143,7 +143,7 @@ const LIST: &str = "(list)";
 const URL: &str = "traefik/http/services/s/loadBalancer/servers/0/url";
 
 #[tokio::test]
-async fn keys_are_followed_and_a_lost_connection_is_made_again() {
+async fn keys_are_followed_across_reconnects() {
     let fake = Fake::start().await;
     fake.set(&[(URL, "http://10.0.0.1"), ("other", "x")]);
     let mut options = fake.options();
@@ -166,7 +166,7 @@ async fn keys_are_followed_and_a_lost_connection_is_made_again() {
 }
 
 #[tokio::test]
-async fn keys_that_hold_no_text_are_told() {
+async fn keys_without_text_values_are_reported() {
     let fake = Fake::start().await;
     let (list, odd) = ("traefik/http/routers/r/middlewares/0", "traefik/http/routers/q/service\u{1}");
     let keys = [(list, LIST), ("traefik/http/routers/r/rule", "Path(`/`)"), (odd, "x")];
@@ -181,14 +181,14 @@ async fn keys_that_hold_no_text_are_told() {
     ];
     assert_eq!(shown, lost);
     assert_eq!(state.config.http.routers["r"].rule, "Path(`/`)");
-    // A key that goes between two questions is no problem.
+    // A key that disappears between two commands is not a problem.
     fake.instead.lock().insert("TYPE traefik/http/routers/r", "+none\r\n".into());
     let before = fake.commands.lock().len();
     fake.set(&keys[..2]);
     running.until(|state| state.problems.is_empty()).await;
-    // It may have been part of a transaction of which the rest was not seen.
+    // It may have been part of a transaction that was only partially seen.
     let looks = fake.commands.lock()[before..].iter().filter(|line| line.starts_with("SCAN")).count();
-    assert!(looks >= LOOKS, "{looks}");
+    assert!(looks >= MAX_READS, "{looks}");
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn errors_of_the_server_keep_the_last_state() {
 }
 
 #[tokio::test]
-async fn a_refused_login_is_said() {
+async fn a_rejected_login_is_reported() {
     let fake = Fake::start().await;
     fake.instead.lock().insert("AUTH", "-WRONGPASS invalid username-password pair\r\n".into());
     let mut options = fake.options();
@@ -223,7 +223,7 @@ async fn a_refused_login_is_said() {
 }
 
 #[tokio::test]
-async fn sentinels_tell_which_server_to_read() {
+async fn sentinels_name_the_server_to_read() {
     let (sentinel, master, replica) = (Fake::start().await, Fake::start().await, Fake::start().await);
     master.set(&[(URL, "http://10.0.0.1")]);
     replica.set(&[(URL, "http://10.0.0.2")]);
@@ -248,7 +248,7 @@ async fn sentinels_tell_which_server_to_read() {
 }
 
 #[test]
-fn options_that_cannot_be_used_are_refused() {
+fn invalid_options_are_rejected() {
     for options in [
         Options { endpoints: Vec::new(), ..Options::default() },
         Options { endpoints: vec!["http://h".into()], ..Options::default() },
@@ -258,5 +258,5 @@ fn options_that_cannot_be_used_are_refused() {
     ] {
         assert!(build(options.clone()).is_err(), "{options:?}");
     }
-    assert_eq!(literal("a*b[c]?"), r"a\*b\[c\]\?");
+    assert_eq!(escape_pattern("a*b[c]?"), r"a\*b\[c\]\?");
 }

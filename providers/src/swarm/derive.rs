@@ -1,4 +1,4 @@
-//! From the services of a swarm and their tasks to routers and services: Traefik's derivation.
+//! Derives routers and services from Swarm services and their tasks, as in Traefik.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::workload::{self, Carrier, Labels, Locate, LocateError, Rules, Said, W
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
 
-/// What a manager knows.
+/// The state of a swarm.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Swarm {
     pub(super) services: Vec<Service>,
@@ -23,7 +23,7 @@ pub(super) struct Swarm {
 }
 
 impl Swarm {
-    /// The configuration that the labels of all services make.
+    /// Returns the configuration in the labels of all services.
     pub(super) fn configuration(&self, options: &Options, rules: &Rules, earlier: &Provided) -> Provided {
         let mut tasks: HashMap<&str, Vec<&Task>> = HashMap::new();
         for task in self.tasks.iter().filter(|task| task.status.state == "running") {
@@ -32,10 +32,10 @@ impl Swarm {
         let mut parts = Vec::new();
         for service in &self.services {
             let running = tasks.remove(service.id.as_str()).unwrap_or_default();
-            let reading = Reading { swarm: self, options, rules, service, name: service_name(service) };
+            let reading = ServiceReader { swarm: self, options, rules, service, name: service_name(service) };
             reading.add(&running, &mut parts);
         }
-        // In Traefik's order, which decides about the order of servers.
+        // Traefik's order, which determines the order of servers.
         parts.sort_by(|a: &Part, b| a.0.cmp(&b.0));
         workload::merge(parts.iter().map(|(_, part)| Said { part, serves: true }), earlier)
     }
@@ -45,10 +45,10 @@ impl Swarm {
     }
 }
 
-/// Where it comes in the order, and what it says.
+/// Sort key and configuration.
 type Part = (String, Provided);
 
-/// The name of a service: that of Compose, or else its own.
+/// Returns the name of a service: that in Compose, or its own.
 fn service_name(service: &Service) -> String {
     let labels = &service.spec.labels;
     match (labels.get(SERVICE), labels.get(PROJECT)) {
@@ -57,8 +57,8 @@ fn service_name(service: &Service) -> String {
     }
 }
 
-/// One service, while it is read.
-struct Reading<'a> {
+/// A service being derived.
+struct ServiceReader<'a> {
     swarm: &'a Swarm,
     options: &'a Options,
     rules: &'a Rules,
@@ -66,8 +66,8 @@ struct Reading<'a> {
     name: String,
 }
 
-impl Reading<'_> {
-    /// Adds what the service says: once for each task, or once for its virtual address.
+impl ServiceReader<'_> {
+    /// Adds the configuration of the service: once per task, or once for its virtual IP.
     fn add(&self, tasks: &[&Task], parts: &mut Vec<Part>) {
         let spec = &self.service.spec;
         let owner: Arc<str> = spec.name.as_str().into();
@@ -83,7 +83,7 @@ impl Reading<'_> {
         let (network, virtual_address) = match self.own_labels(&mut labels, &owner) {
             Some(found) => found,
             None => {
-                // Which of the two is meant cannot be known: the service is left out, as in Traefik.
+                // As in Traefik, the service is left out, since it is ambiguous which labels are intended.
                 let read = Labels::read(&self.workload(&owner));
                 let message = "labels `docker.*` and `swarm.*` exclude each other: keep `swarm.*`";
                 parts.push((self.name.clone(), read.refused(&self.workload(&owner), message)));
@@ -93,7 +93,8 @@ impl Reading<'_> {
         let network = network.or_else(|| Some(self.options.network.clone())).filter(|name| !name.is_empty());
         let addresses = self.virtual_addresses();
         if virtual_address && !addresses.is_empty() {
-            let place = Place { addresses, network: network.as_deref(), published: Vec::new(), serves: true };
+            let place =
+                TaskLocation { addresses, network: network.as_deref(), published: Vec::new(), serves: true };
             self.build(&self.service.id, owner, labels, &place, parts);
             return;
         }
@@ -110,7 +111,8 @@ impl Reading<'_> {
             self.build(&task.id, part.into(), labels.clone(), &place, parts);
         }
         if parts.len() == before && self.options.allow_empty_services {
-            let place = Place { addresses: Vec::new(), network: None, published: Vec::new(), serves: false };
+            let place =
+                TaskLocation { addresses: Vec::new(), network: None, published: Vec::new(), serves: false };
             self.build(&self.service.id, owner, labels, &place, parts);
         }
     }
@@ -125,7 +127,7 @@ impl Reading<'_> {
         }
     }
 
-    /// The network and `lbswarm` that labels name; `None` when old and new labels are mixed.
+    /// Returns the network and `lbswarm` labels; `None` if old and new labels are mixed.
     fn own_labels(&self, labels: &mut Labels, owner: &Arc<str>) -> Option<(Option<String>, bool)> {
         let mut of = |section: &str| {
             let network = labels.take(&[section, "network"]);
@@ -153,7 +155,7 @@ impl Reading<'_> {
         known.filter(|address| !address.host.is_empty()).collect()
     }
 
-    fn task<'n>(&self, task: &Task, network: Option<&'n str>) -> Place<'n> {
+    fn task<'n>(&self, task: &Task, network: Option<&'n str>) -> TaskLocation<'n> {
         let node = self.swarm.nodes.iter().find(|node| node.id == task.node_id);
         let node = node.map(|node| node.status.addr.as_str()).filter(|address| !address.is_empty());
         let mut addresses = Vec::new();
@@ -163,7 +165,7 @@ impl Reading<'_> {
                     let own = attachment.addresses.iter().map(|address| Address::new(network, address));
                     addresses.extend(own.filter(|address| !address.host.is_empty()));
                 }
-                // The network of the node itself.
+                // The host network of the node.
                 None if attachment.network.spec.name == "host" => {
                     addresses.extend(node.map(|address| Address {
                         network: "host".into(),
@@ -184,10 +186,17 @@ impl Reading<'_> {
                 .collect(),
             _ => Vec::new(),
         };
-        Place { addresses, network, published, serves: true }
+        TaskLocation { addresses, network, published, serves: true }
     }
 
-    fn build(&self, id: &str, owner: Arc<str>, mut labels: Labels, place: &Place<'_>, parts: &mut Vec<Part>) {
+    fn build(
+        &self,
+        id: &str,
+        owner: Arc<str>,
+        mut labels: Labels,
+        place: &TaskLocation<'_>,
+        parts: &mut Vec<Part>,
+    ) {
         if let Some(warning) = place.warning() {
             labels.problem(self.workload(&owner).origin(""), warning);
         }
@@ -209,16 +218,16 @@ impl Address {
     }
 }
 
-/// Where a task, or a whole service, can be reached.
-struct Place<'n> {
+/// The addresses of a task or of a whole service.
+struct TaskLocation<'n> {
     addresses: Vec<Address>,
     network: Option<&'n str>,
-    /// Ports that are published on the node: the inner one, the node, the outer one.
+    /// Published ports: internal port, node address, published port.
     published: Vec<(String, String, String)>,
     serves: bool,
 }
 
-impl Place<'_> {
+impl TaskLocation<'_> {
     fn chosen(&self) -> Option<&Address> {
         let named = self.addresses.iter().find(|address| Some(address.network.as_str()) == self.network);
         let first = |ingress: bool| {
@@ -233,11 +242,11 @@ impl Place<'_> {
     fn warning(&self) -> Option<String> {
         let chosen = self.chosen()?;
         let named = self.network.filter(|name| *name != chosen.network);
-        named.map(|name| format!("it is not in the network `{name}`: `{}` is used", chosen.network))
+        named.map(|name| format!("not attached to the network `{name}`: using `{}`", chosen.network))
     }
 }
 
-impl Locate for Place<'_> {
+impl Locate for TaskLocation<'_> {
     fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError> {
         if !self.serves {
             return Ok(None);

@@ -1,8 +1,10 @@
-//! Services of a Docker Swarm that say in their labels how they want to be reached (Traefik's `providers.swarm`).
+//! Docker Swarm services configured by labels (Traefik's `providers.swarm`).
 //!
-//! A manager tells of services that are made or changed, and of containers on its own node; how tasks on other nodes
-//! fare it does not tell, so it is asked from time to time, and more often while something changes. While it is away,
-//! the last known state stays.
+//! A manager reports changes of services, and of containers on its own node. It does not report tasks on
+//! other
+//! nodes, so they are polled, more often while something changes. While the manager is unavailable, the last
+//! known
+//! state stays in force.
 
 mod derive;
 mod model;
@@ -21,40 +23,40 @@ use crate::workload::Rules;
 use crate::{Error, Provider, Session};
 use derive::Swarm;
 
-/// Between two looks while something changes, and how long that goes on after the last change.
-const BUSY: Duration = Duration::from_millis(250);
-const STAYS_BUSY: Duration = Duration::from_secs(15);
+/// Poll interval while something changes, and how long it applies after the last change.
+const BUSY_INTERVAL: Duration = Duration::from_millis(250);
+const BUSY_DURATION: Duration = Duration::from_secs(15);
 /// {"type":["service","container","network","node"],"event":["create","update","remove","start","die","health_status"]}
 const EVENTS: &str = "%7B%22type%22%3A%5B%22service%22%2C%22container%22%2C%22network%22%2C%22node%22%5D%2C%22ev\
     ent%22%3A%5B%22create%22%2C%22update%22%2C%22remove%22%2C%22start%22%2C%22die%22%2C%22heal\
     th_status%22%5D%7D";
 
-/// Failure of a question to a manager.
+/// Failure of a request to a manager.
 #[derive(Debug, thiserror::Error)]
 enum ManagerError {
-    /// The engine does not answer, or with an error.
+    /// The engine does not respond, or responds with an error.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The engine does not have this part of the API, as those that manage no swarm.
-    #[error("the engine does not know `{path}`: is it a manager of a swarm?")]
+    /// The engine does not support this part of the API, as it is not a manager.
+    #[error("the engine does not support `{path}`: is it a swarm manager?")]
     UnknownPath {
-        /// The path that was asked for.
+        /// The requested path.
         path: &'static str,
     },
     /// The manager closed the stream of events.
-    #[error("the manager ended the stream of events")]
+    #[error("the manager closed the event stream")]
     EventsEnded,
 }
 
 docker::options::options! {
     /// Options of `providers.swarm`.
     pub struct Options {
-        /// Time between two looks at all tasks, when nothing is told.
+        /// Poll interval of all tasks.
         pub refresh_seconds: values::Duration = values::Duration::from_secs(15),
     }
 }
 
-/// Makes the provider.
+/// Builds the provider.
 pub fn build(options: Options) -> Result<SwarmProvider, Error> {
     if options.refresh_seconds.is_zero() {
         return Err(OptionError::new("refreshSeconds", "expected more than 0").into());
@@ -78,7 +80,7 @@ impl Provider for SwarmProvider {
 }
 
 impl SwarmProvider {
-    /// Follows a manager until it is lost.
+    /// Follows a manager until the connection fails.
     async fn follow(&self, mut session: Session) -> Result<(), Error> {
         self.client.negotiate().await.map_err(Error::source)?;
         let mut events = match self.options.watch {
@@ -89,28 +91,28 @@ impl SwarmProvider {
         let mut first = true;
         let mut busy_until = Instant::now();
         loop {
-            let swarm = self.look().await.map_err(Error::source)?;
-            // A swarm without services is a state, too.
+            let swarm = self.fetch().await.map_err(Error::source)?;
+            // A swarm without services is a valid state.
             if std::mem::take(&mut first) || swarm != known {
                 known = swarm;
-                busy_until = busy_until.max(Instant::now() + BUSY * 4);
+                busy_until = busy_until.max(Instant::now() + BUSY_INTERVAL * 4);
                 let earlier = session.delivered();
                 session.deliver(known.configuration(&self.options, &self.rules, &earlier)).await?;
             }
             let now = Instant::now();
             let settled = known.tasks.iter().all(|task| task.desired_state == task.status.state);
             let interval = match now < busy_until && !settled {
-                true => BUSY,
+                true => BUSY_INTERVAL,
                 false => Duration::from(self.options.refresh_seconds).mul_f64(0.95 + fastrand::f64() * 0.1),
             };
-            // Right after a change the tasks are not even planned yet.
-            let soon = if now < busy_until { BUSY } else { interval };
+            // Right after a change, tasks are not scheduled yet.
+            let soon = if now < busy_until { BUSY_INTERVAL } else { interval };
             tokio::select! {
                 event = next(&mut events) => {
                     event.map_err(Error::source)?;
-                    busy_until = Instant::now() + STAYS_BUSY;
-                    // Those that come with it are dealt with by the same look.
-                    let settle = Instant::now() + BUSY / 10;
+                    busy_until = Instant::now() + BUSY_DURATION;
+                    // The same poll covers events that arrive together.
+                    let settle = Instant::now() + BUSY_INTERVAL / 10;
                     while let Ok(event) = tokio::time::timeout_at(settle, next(&mut events)).await {
                         event.map_err(Error::source)?;
                     }
@@ -121,7 +123,7 @@ impl SwarmProvider {
         }
     }
 
-    async fn look(&self) -> Result<Swarm, ManagerError> {
+    async fn fetch(&self) -> Result<Swarm, ManagerError> {
         let list = async |path: &'static str| -> Result<Vec<serde_json::Value>, ManagerError> {
             self.client.json(path).await?.ok_or(ManagerError::UnknownPath { path })
         };
@@ -136,12 +138,12 @@ impl SwarmProvider {
     }
 }
 
-/// Those that can be read: one that cannot spoils nothing but itself.
+/// Returns the values that can be decoded; invalid ones are ignored.
 fn read<T: serde::de::DeserializeOwned>(values: Vec<serde_json::Value>) -> Vec<T> {
     values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
 }
 
-/// Waits for an event, forever where none are asked for.
+/// Waits for an event; forever without a subscription.
 async fn next(events: &mut Option<Events>) -> Result<(), ManagerError> {
     match events {
         Some(events) => match events.next().await.map_err(EngineError::Events)? {

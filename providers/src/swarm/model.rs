@@ -1,4 +1,4 @@
-//! The parts of a manager's answers that are used. Everything may be missing.
+//! The parts of a manager's responses that are used. All fields are optional.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub(super) struct Endpoint {
 pub(super) struct VirtualIp {
     #[serde(rename = "NetworkID")]
     pub(super) network_id: String,
-    /// With the length of the prefix: `10.0.1.2/24`.
+    /// In CIDR notation, such as `10.0.1.2/24`.
     pub(super) addr: String,
 }
 
@@ -112,7 +112,7 @@ pub(super) struct NetworkSpec {
 pub(super) struct Network {
     pub(super) id: String,
     pub(super) name: String,
-    /// The network by which published ports reach every node.
+    /// Whether this is the ingress network of published ports.
     pub(super) ingress: bool,
 }
 
@@ -131,7 +131,7 @@ pub(super) struct NodeStatus {
     pub(super) addr: String,
 }
 
-/// Engines write `null` for what is empty.
+/// Decodes `null` as the default.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! The Swarm provider against a manager of a few lines; tests/it/programs/swarm.rs has a real one.
+//! Tests of the Swarm provider with a fake manager; see tests/it/programs/swarm.rs for a real one.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ fn running_tasks_become_servers() {
 }
 
 #[test]
-fn which_network_and_which_address() {
+fn addresses_are_chosen_by_network_and_labels() {
     let one = |labels: &Value, change: fn(&mut Options)| {
         let state =
             derived(&swarm(vec![service("a", labels)], vec![task("t", "a", "10.0.1.1", "running")]), change);
@@ -78,7 +78,7 @@ fn which_network_and_which_address() {
     assert_eq!(one(&port(&[("traefik.swarm.network", "ingress")]), |_| {}).0, at("10.0.0.7:80"));
     let (found, problems) = one(&port(&[("traefik.swarm.network", "nosuch")]), |_| {});
     assert_eq!(found, at("10.0.2.7:80"));
-    assert!(problems[0].contains("not in the network `nosuch`"), "{problems:?}");
+    assert!(problems[0].contains("not attached to the network `nosuch`"), "{problems:?}");
     for yes in ["true", "TRUE", "True", "1", "t", "T"] {
         assert_eq!(one(&port(&[("traefik.swarm.lbswarm", yes)]), |_| {}).0, at("10.0.1.9:80"), "{yes}");
     }
@@ -99,7 +99,7 @@ fn which_network_and_which_address() {
 }
 
 #[test]
-fn services_without_tasks_exposure_and_constraints() {
+fn services_are_selected_by_labels_and_constraints() {
     let with = |labels: &Value, tasks: Vec<Value>, change: fn(&mut Options)| {
         let state = derived(&swarm(vec![service("a", labels)], tasks), change);
         (state.config.http.services.len(), urls(&state, "s").len())

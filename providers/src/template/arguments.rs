@@ -1,11 +1,11 @@
-//! The arguments of a function, each as the type that the function needs.
+//! Converts the arguments of a function to the types it expects.
 
 use std::collections::BTreeMap;
 
 use super::function_error::FunctionError;
 use super::value::Value;
 
-/// What a function comes to.
+/// The result of a function.
 pub(super) type Outcome = Result<Value, FunctionError>;
 
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ impl<'a> Args<'a> {
         self.0.last().ok_or(FunctionError::NoArgument)
     }
 
-    /// An argument as text; numbers and booleans are shown, nothing is empty.
+    /// Returns an argument as text; numbers and booleans are formatted, nil is empty.
     pub(super) fn text(self, index: usize) -> Result<String, FunctionError> {
         match self.get(index)? {
             value @ (Value::List(_) | Value::Map(_)) => Err(unexpected("text", value)),

@@ -1,6 +1,6 @@
-//! Why a function of a template fails.
+//! Errors of template functions.
 
-use super::limits::{LONGEST, MAX_INDENT, MAX_ITEMS, MAX_UNIQUE};
+use super::limits::{MAX_INDENT, MAX_ITEMS, MAX_TEXT, MAX_UNIQUE};
 
 /// Failure of a function.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum FunctionError {
     /// An argument is missing.
     #[error("expected more than {given} arguments")]
     TooFewArguments {
-        /// The number of arguments that are given.
+        /// The number of arguments.
         given: usize,
     },
     /// The only argument is missing.
@@ -23,28 +23,28 @@ pub enum FunctionError {
     /// An argument has another type.
     #[error("expected {expected}, not {actual}")]
     Type {
-        /// The type that is needed.
+        /// The expected type.
         expected: &'static str,
         /// The type of the argument.
         actual: &'static str,
     },
     /// The text exceeds the maximum length.
-    #[error("the result is longer than {LONGEST} bytes")]
+    #[error("the result is longer than {MAX_TEXT} bytes")]
     ResultTooLong,
     /// The list exceeds the maximum length.
     #[error("more than {MAX_ITEMS} items")]
     TooManyItems,
-    /// The list is too long to look for duplicates.
+    /// The list is too long to find duplicates.
     #[error("more than {MAX_UNIQUE} items")]
     TooManyToCompare,
-    /// Something is to be repeated less than zero times.
+    /// A negative repeat count.
     #[error("the count is negative")]
     NegativeCount,
     /// The number of spaces is negative or too large.
     #[error("expected 0 to {MAX_INDENT}")]
     Indent,
     /// The result exceeds 64 bits, or a number is divided by zero.
-    #[error("the result is not a whole number that fits")]
+    #[error("the result is not a 64-bit integer")]
     Overflow,
     /// The number cannot be incremented.
     #[error("too large")]
@@ -55,10 +55,10 @@ pub enum FunctionError {
         /// The type of the value.
         kind: &'static str,
     },
-    /// The list has no such item.
+    /// The index is out of range.
     #[error("{position} is out of range: the list has {length} items")]
     OutOfRange {
-        /// The position, from 0.
+        /// The 0-based index.
         position: i64,
         /// The length of the list.
         length: usize,
@@ -89,7 +89,7 @@ pub enum FunctionError {
     /// The format of `printf` ends before its verb.
     #[error("the format ends in `%`")]
     UnfinishedFormat,
-    /// The format of `printf` has more verbs than there are values.
+    /// The format of `printf` has more verbs than values.
     #[error("no value for `%{verb}`")]
     NoValue {
         /// The verb.
@@ -101,13 +101,13 @@ pub enum FunctionError {
         /// The verb.
         verb: char,
     },
-    /// The value would end a text of the rule.
+    /// The value would end a string of the rule.
     #[error("the value {value:?} has a backtick, which would end the rule's text")]
     Backtick {
         /// The value.
         value: String,
     },
-    /// The template fails on purpose, by `fail` or `required`, with this message.
+    /// The template calls `fail` or `required` with this message.
     #[error("{0}")]
     Failed(String),
 }

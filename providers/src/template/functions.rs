@@ -1,4 +1,4 @@
-//! The functions of templates: Go's own, the usual ones of sprig, and Traefik's `normalize`.
+//! The functions of templates: those of Go, common ones of sprig, and Traefik's `normalize`.
 
 use std::cmp::Ordering;
 
@@ -7,24 +7,25 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::arguments::{Args, Outcome, int, text};
 use super::function_error::FunctionError;
-use super::limits::{LONGEST, MAX_INDENT, MAX_ITEMS, MAX_UNIQUE};
+use super::limits::{MAX_INDENT, MAX_ITEMS, MAX_TEXT, MAX_UNIQUE};
 use super::value::Value;
 use super::{Dialect, sprig};
 
-/// Runs of what is neither letter nor digit become `-`, none at the ends (Traefik's `normalize`).
+/// Replaces runs of characters other than letters and digits by `-`, except at the ends (Traefik's
+/// `normalize`).
 pub fn normalize(name: &str) -> String {
     let parts: Vec<&str> =
         name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
     parts.join("-")
 }
 
-/// True when there is a function of this name.
+/// Returns true if there is a function with this name.
 pub(super) fn exists(name: &str) -> bool {
-    // Which argument is missing does not matter.
+    // Called without arguments, as only the existence matters.
     matches!(name, "and" | "or") || find(name, &[], Dialect::File).is_some()
 }
 
-/// Calls a function. Arguments stand in the order of writing, the piped one last.
+/// Calls a function. The piped argument is last.
 pub(super) fn call(name: &str, arguments: &[Value], dialect: Dialect) -> Outcome {
     match find(name, arguments, dialect) {
         Some(Ok(value)) if too_long(&value) => Err(FunctionError::ResultTooLong),
@@ -45,7 +46,7 @@ fn find(name: &str, arguments: &[Value], dialect: Dialect) -> Option<Outcome> {
 }
 
 fn too_long(value: &Value) -> bool {
-    matches!(value, Value::Text(text) if text.len() > LONGEST)
+    matches!(value, Value::Text(text) if text.len() > MAX_TEXT)
 }
 
 fn text_function(name: &str, args: Args<'_>, dialect: Dialect) -> Option<Outcome> {
@@ -166,7 +167,7 @@ fn list_function(name: &str, args: Args<'_>) -> Option<Outcome> {
     })
 }
 
-/// Functions of tables, and those that take tables as well as lists.
+/// Calls a function on tables, or on both tables and lists.
 fn table_function(name: &str, args: Args<'_>) -> Option<Outcome> {
     Some(match name {
         "dict" => {
@@ -287,7 +288,7 @@ fn two(args: Args<'_>, function: impl Fn(&str, &str) -> Outcome) -> Outcome {
 }
 
 fn within(length: usize) -> Result<(), FunctionError> {
-    if length > LONGEST { Err(FunctionError::ResultTooLong) } else { Ok(()) }
+    if length > MAX_TEXT { Err(FunctionError::ResultTooLong) } else { Ok(()) }
 }
 
 fn cut(value: &str, separator: &str) -> Value {
@@ -399,7 +400,7 @@ fn environment(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// `$NAME` and `${NAME}`.
+/// Expands `$NAME` and `${NAME}`.
 fn expand(value: &str) -> String {
     let mut out = String::new();
     let mut rest = value;
@@ -418,13 +419,13 @@ fn expand(value: &str) -> String {
     out + rest
 }
 
-/// Each argument but nothing as text, changed, with spaces between them.
+/// Converts each argument except nil to text, changes it, and joins the results with spaces.
 fn each(args: Args<'_>, change: fn(String) -> String) -> String {
     let given = args.0.iter().filter(|value| **value != Value::Nil);
     given.map(|value| change(value.to_string())).collect::<Vec<_>>().join(" ")
 }
 
-/// As Go's `Sprint`: a space between two arguments when neither is text.
+/// Formats like Go's `Sprint`: with a space between two arguments if neither is text.
 fn printed(values: &[Value]) -> String {
     let mut out = String::new();
     let mut after_text = true;

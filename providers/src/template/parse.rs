@@ -1,12 +1,12 @@
-//! From the text of a template to its nodes.
+//! Parses templates into nodes.
 
 use super::value::Value;
 use super::{TemplateError, functions};
 
-/// Deepest nesting of blocks and parentheses.
-const DEEPEST: usize = 64;
+/// Maximum nesting depth of blocks and parentheses.
+const MAX_DEPTH: usize = 64;
 
-/// Why a text is not a template.
+/// A syntax error in a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyntaxError {
     /// An action has no end.
@@ -15,25 +15,25 @@ pub enum SyntaxError {
     /// A comment has no end.
     #[error("a comment is never closed by `*/`")]
     UnclosedComment,
-    /// A comment is not all that its action holds.
+    /// Something follows a comment in its action.
     #[error("expected `}}}}` after the comment")]
     AfterComment,
-    /// A text in quotes has no end.
-    #[error("a text in {quote} is never closed")]
+    /// A string has no end.
+    #[error("a string in {quote} is never closed")]
     UnclosedText {
-        /// The quote that begins it.
+        /// Its opening quote.
         quote: char,
     },
-    /// Single quotes do not hold one character.
+    /// Single quotes without exactly one character.
     #[error("expected one character between single quotes")]
     NotOneCharacter,
-    /// A backslash stands before a letter that has no meaning there.
+    /// An unknown escape.
     #[error("unknown escape `\\{letter}`")]
     UnknownEscape {
         /// The letter.
         letter: char,
     },
-    /// The digits of an escape stand for no character.
+    /// An escape with digits that are not a character.
     #[error("invalid character `\\{letter}{digits}`")]
     InvalidEscape {
         /// The letter before the digits.
@@ -41,13 +41,13 @@ pub enum SyntaxError {
         /// The digits.
         digits: String,
     },
-    /// A number cannot be read.
+    /// An invalid number.
     #[error("invalid number `{0}`")]
     Number(String),
-    /// A character that begins nothing.
+    /// A character that does not start a token.
     #[error("unexpected character {0:?}")]
     UnexpectedCharacter(char),
-    /// A symbol stands where none may be.
+    /// A symbol in an invalid position.
     #[error("unexpected `{0}`")]
     UnexpectedSymbol(&'static str),
     /// A pipeline, or a part of it, is empty.
@@ -63,30 +63,30 @@ pub enum SyntaxError {
     #[error("`(` is never closed by `)`")]
     UnclosedParenthesis,
     /// Parentheses are nested too deeply.
-    #[error("parentheses are nested deeper than {DEEPEST}")]
+    #[error("parentheses are nested deeper than {MAX_DEPTH}")]
     ParenthesesTooDeep,
     /// Blocks are nested too deeply.
-    #[error("blocks are nested deeper than {DEEPEST}")]
+    #[error("blocks are nested deeper than {MAX_DEPTH}")]
     BlocksTooDeep,
     /// A block has no end.
     #[error("`{{{{ {keyword} }}}}` is never closed by `{{{{ end }}}}`")]
     UnclosedBlock {
-        /// What begins it.
+        /// Its keyword.
         keyword: String,
     },
-    /// There is no block to end.
+    /// `end` or `else` outside of a block.
     #[error("`{{{{ {keyword} }}}}` closes nothing")]
     NoBlock {
         /// `end` or `else`.
         keyword: String,
     },
-    /// A block has two parts for all other cases.
+    /// A block with two `else` parts.
     #[error("a second `else`")]
     SecondElse,
-    /// Something else than a condition follows `else`.
+    /// `else` is followed by something other than a condition.
     #[error("expected `else` or `else if`")]
     AfterElse,
-    /// An action of Go that is not supported.
+    /// An unsupported action of Go.
     #[error("`{keyword}` is not supported")]
     Unsupported {
         /// The action.
@@ -161,14 +161,14 @@ enum Piece {
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     Word(String),
-    /// `.name`, and whether white space was before it.
+    /// `.name`, and whether it follows white space.
     Field(String, bool),
     Variable(String),
     Literal(Value),
     Symbol(&'static str),
 }
 
-/// Cuts the text at `{{` and `}}`, with the trim markers applied.
+/// Splits the text at `{{` and `}}` and applies trim markers.
 fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -207,7 +207,9 @@ fn newlines(text: &str) -> u32 {
     u32::try_from(text.bytes().filter(|byte| *byte == b'\n').count()).unwrap_or(u32::MAX)
 }
 
-/// The tokens of an action (`None` for a comment), the bytes it takes with its `}}`, and whether it trims behind.
+/// Returns the tokens of an action (`None` for a comment), its length including `}}`, and whether it trims
+/// what
+/// follows.
 fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), SyntaxError> {
     let start = text.len() - text.trim_start().len();
     if text[start..].starts_with("/*") {
@@ -290,7 +292,7 @@ fn number(rest: &str) -> Result<(Token, usize), SyntaxError> {
     value.map(|value| (Token::Literal(value), length)).ok_or(SyntaxError::Number(text))
 }
 
-/// A string or character in quotes, with Go's escapes.
+/// Parses a string or character in quotes, with Go's escapes.
 fn quoted(rest: &str, quote: char) -> Result<(Token, usize), SyntaxError> {
     let unclosed = SyntaxError::UnclosedText { quote };
     if quote == '`' {
@@ -344,7 +346,7 @@ struct Parser {
     at: usize,
 }
 
-/// The word that ended a block (`end`, `else`), and the tokens behind it are still to be read.
+/// The line and keyword that ended a block (`end`, `else`). The tokens after it are not consumed.
 type Ended = Option<(u32, String)>;
 
 impl Parser {
@@ -360,7 +362,7 @@ impl Parser {
                 Piece::Action { line, tokens } => (*line, std::mem::take(tokens)),
             };
             let fail = |error: SyntaxError| TemplateError::new(line, error);
-            if depth > DEEPEST {
+            if depth > MAX_DEPTH {
                 return Err(fail(SyntaxError::BlocksTooDeep));
             }
             let keyword = match tokens.first() {
@@ -409,7 +411,7 @@ impl Parser {
         })
     }
 
-    /// What follows a block: nothing, `else`, or `else if`.
+    /// Parses what follows a block: nothing, `else`, or `else if`.
     fn otherwise(
         &mut self,
         line: u32,
@@ -448,7 +450,7 @@ impl Parser {
     }
 }
 
-/// `$i, $e :=` or `$e :=` in front of what a range goes over.
+/// Parses `$i, $e :=` or `$e :=` before the operand of a range.
 fn range_names(tokens: &[Token]) -> ((Option<String>, Option<String>), &[Token]) {
     match tokens {
         [Token::Variable(key), Token::Symbol(","), Token::Variable(item), Token::Symbol(":="), rest @ ..] => {
@@ -465,7 +467,7 @@ fn whole_pipeline(tokens: &[Token]) -> Result<Pipeline, SyntaxError> {
 }
 
 fn pipeline(tokens: &[Token], depth: usize) -> Result<(Pipeline, &[Token]), SyntaxError> {
-    if depth > DEEPEST {
+    if depth > MAX_DEPTH {
         return Err(SyntaxError::ParenthesesTooDeep);
     }
     let mut pipeline = Pipeline::default();
@@ -536,7 +538,7 @@ fn operand(tokens: &[Token], depth: usize) -> Result<(Expr, &[Token]), SyntaxErr
     let mut chain = 0;
     while let [Token::Field(name, false), behind @ ..] = rest {
         chain += 1;
-        if name.is_empty() || chain > DEEPEST {
+        if name.is_empty() || chain > MAX_DEPTH {
             return Err(SyntaxError::UnexpectedSymbol("."));
         }
         expr = Expr::Field(Box::new(expr), name.clone());

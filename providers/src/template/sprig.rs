@@ -1,4 +1,4 @@
-//! Functions of sprig about paths, fractions and tables.
+//! Functions of sprig on paths, fractions and tables.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use super::arguments::{Args, Outcome};
 use super::function_error::FunctionError;
 use super::value::Value;
 
-/// Most decimals that a number is rounded to.
-const MOST_DECIMALS: i64 = 15;
+/// Maximum number of decimals for rounding.
+const MAX_DECIMALS: i64 = 15;
 
-/// Calls a function. `None` when it is none of these.
+/// Calls a function; `None` if it is not one of these.
 pub(super) fn call(name: &str, args: Args<'_>) -> Option<Outcome> {
     Some(match name {
         "base" => args.text(0).map(|path| base(&path).into()),
@@ -38,7 +38,7 @@ pub(super) fn call(name: &str, args: Args<'_>) -> Option<Outcome> {
             let kept = map.iter().filter(|(key, _)| named(key) == (name == "pick"));
             Value::Map(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
         }),
-        // As in sprig, what is no JSON is nothing.
+        // As in sprig, invalid JSON is nil.
         "fromJson" => args.text(0).map(|text| serde_json::from_str(&text).map_or(Value::Nil, of_json)),
         "kindOf" => args.get(0).map(|value| {
             let kind = match value {
@@ -56,7 +56,7 @@ pub(super) fn call(name: &str, args: Args<'_>) -> Option<Outcome> {
     })
 }
 
-/// Go's `path.Base`.
+/// Returns the last element of a path, like Go's `path.Base`.
 fn base(path: &str) -> &str {
     match path.trim_end_matches('/') {
         "" if path.is_empty() => ".",
@@ -65,7 +65,7 @@ fn base(path: &str) -> &str {
     }
 }
 
-/// Go's `path.Dir`: what is before the last `/`, cleaned.
+/// Returns the directory of a path, like Go's `path.Dir`.
 fn directory(path: &str) -> String {
     let before = path.rfind('/').map_or("", |end| &path[..=end]);
     let rooted = before.starts_with('/');
@@ -94,11 +94,11 @@ fn number(args: Args<'_>, index: usize) -> Result<f64, FunctionError> {
     }
 }
 
-/// To so many decimals; from which fraction on it goes up can be said.
+/// Rounds to a number of decimals, with an optional threshold for rounding up.
 fn round(args: Args<'_>) -> Outcome {
     let (value, decimals) = (number(args, 0)?, args.int(1)?);
     let up_from = if args.0.len() > 2 { number(args, 2)? } else { 0.5 };
-    let decimals = i32::try_from(decimals.clamp(-MOST_DECIMALS, MOST_DECIMALS)).unwrap_or(0);
+    let decimals = i32::try_from(decimals.clamp(-MAX_DECIMALS, MAX_DECIMALS)).unwrap_or(0);
     let power = 10f64.powi(decimals);
     let digits = value * power;
     let rounded = if digits.fract() >= up_from { digits.ceil() } else { digits.floor() };

@@ -1,4 +1,4 @@
-//! The values that templates work on.
+//! Values of templates.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,24 +6,24 @@ use std::fmt;
 /// A value of a template.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Go's nil: nothing.
+    /// Go's nil.
     Nil,
     /// A boolean.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// Another number.
+    /// A floating-point number.
     Float(f64),
     /// Text.
     Text(String),
     /// A list.
     List(Vec<Value>),
-    /// Values by name; also what `.` is.
+    /// Values by name, such as `.`.
     Map(BTreeMap<String, Value>),
 }
 
 impl Value {
-    /// Go's notion of truth: everything but nil, false, zero and what is empty.
+    /// Returns true for all values except nil, false, zero and empty ones, as in Go.
     pub fn is_true(&self) -> bool {
         match self {
             Self::Nil => false,
@@ -36,7 +36,7 @@ impl Value {
         }
     }
 
-    /// What it is, for errors.
+    /// Returns the name of its type, for errors.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Nil => "nothing",
@@ -48,7 +48,7 @@ impl Value {
         }
     }
 
-    /// Its size in about bytes, counted against the limit of evaluation.
+    /// Returns its approximate size in bytes, which counts against the limit of evaluation.
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Text(text) => text.len() / 64,
@@ -59,7 +59,7 @@ impl Value {
     }
 }
 
-/// As Go prints it.
+/// Formats like Go.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

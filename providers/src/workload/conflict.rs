@@ -1,4 +1,4 @@
-//! What becomes of an object that workloads say differently: its last good version, or else a refusal.
+//! Resolves conflicting definitions of an object: uses its last good version, or rejects it.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,22 +11,23 @@ use tidegate_config::{Config, Object, ObjectOrigin, ObjectRef, Origin, Problem, 
 
 use super::join::{join_http, join_tcp, join_udp};
 
-/// What one workload says.
+/// The configuration of one workload.
 #[derive(Clone, Copy)]
 pub struct Said<'a> {
     /// The configuration.
     pub part: &'a Provided,
-    /// False when it gets no requests: then others may say otherwise.
+    /// False if the workload gets no requests; then other definitions take precedence.
     pub serves: bool,
 }
 
-/// Two objects of the same kind as services of one protocol, if that is what they are.
+/// Downcasts two objects to services of one protocol, if they are services.
 fn as_services<'a, S: 'static, T: Object>(into: &'a mut T, other: &'a T) -> Option<(&'a mut S, &'a S)> {
     (into as &mut dyn Any).downcast_mut().zip((other as &dyn Any).downcast_ref())
 }
 
-/// Takes on what `other`, which differs, says of the same object: services join their servers. False when they
-/// contradict each other; what is left is of no use.
+/// Joins another definition of an object: services join their servers. Returns false on conflict, in which
+/// case
+/// `into` must not be used.
 pub(super) fn join<T: Object>(into: &mut T, other: &T) -> bool {
     if let Some((into, other)) = as_services::<Service, T>(into, other) {
         return join_http(into, other.clone());
@@ -40,7 +41,7 @@ pub(super) fn join<T: Object>(into: &mut T, other: &T) -> bool {
     false
 }
 
-/// The same options, without a server.
+/// Returns the object without servers.
 fn without_servers<T: Object>(mut object: T) -> T {
     let any: &mut dyn Any = &mut object;
     if let Some(Service { load_balancer: Some(balancer), .. }) = any.downcast_mut() {
@@ -53,7 +54,7 @@ fn without_servers<T: Object>(mut object: T) -> T {
     object
 }
 
-/// The options of a version with the servers of `other`, when both reach their servers in the same way.
+/// Returns the options of a version with the servers of `other`, if both reach their servers in the same way.
 fn with_servers_of<T: Object>(version: &T, other: &T) -> Option<T> {
     let mut all = version.clone();
     let alike = if let Some((all, other)) = as_services::<Service, T>(&mut all, other) {
@@ -76,33 +77,33 @@ fn with_servers_of<T: Object>(version: &T, other: &T) -> Option<T> {
     alike.then_some(all)
 }
 
-/// Settles one object. Gives true when it serves.
-struct Settle<'a, 'b> {
+/// Resolves one object. Returns true if it is served.
+struct Resolve<'a, 'b> {
     out: &'a mut Provided,
     object: &'a ObjectRef,
-    said: &'a [Statement<'b>],
+    said: &'a [Definition<'b>],
     earlier: Option<&'a Config>,
 }
 
-impl WithType for Settle<'_, '_> {
+impl WithType for Resolve<'_, '_> {
     type Output = bool;
 
     fn with<T: Object>(self) -> bool {
-        settle_as::<T>(self.out, self.object, self.said, self.earlier)
+        resolve_as::<T>(self.out, self.object, self.said, self.earlier)
     }
 }
 
-/// What one workload says of the object in question.
-struct Statement<'a> {
+/// One workload's definition of an object.
+struct Definition<'a> {
     said: Said<'a>,
     broken: bool,
 }
 
-/// One version of an object, and where it was said.
+/// One version of an object, and its origin.
 type Candidate<'a, T> = (&'a Arc<T>, &'a ObjectOrigin);
 
-/// Settles what workloads say differently, or what is broken at some of them only.
-pub(super) fn settle(
+/// Resolves conflicting definitions, and objects that are broken in only some workloads.
+pub(super) fn resolve(
     out: &mut Provided,
     contradicted: &BTreeSet<ObjectRef>,
     parts: &[Said<'_>],
@@ -111,40 +112,42 @@ pub(super) fn settle(
     if contradicted.is_empty() {
         return;
     }
-    let mut statements: BTreeMap<&ObjectRef, Vec<Statement<'_>>> = BTreeMap::new();
+    let mut statements: BTreeMap<&ObjectRef, Vec<Definition<'_>>> = BTreeMap::new();
     for said in parts {
         let broken = broken_objects(said.part);
         for object in said.part.origins.keys().filter_map(|object| contradicted.get(object)) {
-            let statement = Statement { said: *said, broken: broken.contains(object) };
+            let statement = Definition { said: *said, broken: broken.contains(object) };
             statements.entry(object).or_default().push(statement);
         }
     }
     let broken = broken_objects(earlier);
-    let serves = |(object, said): &(&ObjectRef, Vec<Statement<'_>>)| {
+    let serves = |(object, said): &(&ObjectRef, Vec<Definition<'_>>)| {
         let earlier = (!broken.contains(object)).then_some(&earlier.config);
-        object.kind.with_type(Settle { out, object, said, earlier }).unwrap_or_default()
+        object.kind.with_type(Resolve { out, object, said, earlier }).unwrap_or_default()
     };
     let serving: BTreeSet<&ObjectRef> =
         statements.into_iter().filter(serves).map(|(object, _)| object).collect();
     release(out, &serving);
 }
 
-/// The objects that are broken.
+/// Returns the broken objects.
 pub(super) fn broken_objects(state: &Provided) -> BTreeSet<&ObjectRef> {
     state.problems.iter().filter_map(|problem| problem.object.as_ref()).collect()
 }
 
-/// Settles an object; `earlier` is the last configuration, if the object was sound in it. True when it serves.
-fn settle_as<T: Object>(
+/// Resolves an object. `earlier` is the last configuration, if the object was valid in it. Returns true if it
+/// is
+/// served.
+fn resolve_as<T: Object>(
     out: &mut Provided,
     object: &ObjectRef,
-    said: &[Statement<'_>],
+    said: &[Definition<'_>],
     earlier: Option<&Config>,
 ) -> bool {
-    // A workload that no longer serves does not contradict those that take its place.
+    // A workload that no longer serves does not conflict with its replacement.
     let serving = said.iter().any(|one| one.said.serves);
     let counted = said.iter().filter(|one| one.said.serves || !serving);
-    let (broken, sound): (Vec<&Statement<'_>>, Vec<&Statement<'_>>) = counted.partition(|one| one.broken);
+    let (broken, sound): (Vec<&Definition<'_>>, Vec<&Definition<'_>>) = counted.partition(|one| one.broken);
     let (good, bad) = (candidates::<T>(&sound, object), candidates::<T>(&broken, object));
     let joined = good.split_first().and_then(|(first, rest)| {
         rest.iter().try_fold(T::clone(first.0), |all, (other, _)| combined(all, other))
@@ -162,26 +165,27 @@ fn settle_as<T: Object>(
     }
     T::map_mut(&mut out.config).remove(&object.name);
     if T::KIND.is_router() {
-        refuse(out, object, good.into_iter().chain(bad));
+        reject(out, object, good.into_iter().chain(bad));
     }
     false
 }
 
-fn candidates<'a, T: Object>(of: &[&Statement<'a>], object: &ObjectRef) -> Vec<Candidate<'a, T>> {
-    let one = |statement: &&Statement<'a>| {
+fn candidates<'a, T: Object>(of: &[&Definition<'a>], object: &ObjectRef) -> Vec<Candidate<'a, T>> {
+    let one = |statement: &&Definition<'a>| {
         let part = statement.said.part;
         Some((T::map(&part.config).get(&object.name)?, part.origins.get(object)?))
     };
     of.iter().filter_map(one).collect()
 }
 
-/// Both, when they do not contradict each other.
+/// Joins two definitions, unless they conflict.
 fn combined<T: Object>(mut one: T, other: &T) -> Option<T> {
     (one == *other || join(&mut one, other)).then_some(one)
 }
 
-/// The last good version with the servers of today: of those who still say it, and of the others that are reached in
-/// the same way, so that replicas with new options take their share.
+/// Returns the last good version with the current servers: those with the same definition, and others that
+/// are
+/// reached in the same way, so that replicas with new options get requests.
 fn kept<T: Object>(last: &T, versions: &[Candidate<'_, T>]) -> T {
     let bare = without_servers(last.clone());
     let (agreeing, others): (Vec<&T>, Vec<&T>) = versions
@@ -198,7 +202,7 @@ fn kept<T: Object>(last: &T, versions: &[Candidate<'_, T>]) -> T {
     kept
 }
 
-/// Leaves the problems of objects that serve: they no longer break them.
+/// Detaches problems from objects that are served, so that they no longer break them.
 fn release(out: &mut Provided, serving: &BTreeSet<&ObjectRef>) {
     for problem in &mut out.problems {
         if let Some(object) = problem.object.take_if(|object| serving.contains(object)) {
@@ -209,9 +213,10 @@ fn release(out: &mut Provided, serving: &BTreeSet<&ObjectRef>) {
     }
 }
 
-/// Keeps every version of a router, broken: what any of them would take is refused. The first has the name, others
-/// have it with a number.
-fn refuse<'a, T: Object + 'a>(
+/// Keeps every version of a router as broken, so that the requests of any of them are rejected. The first has
+/// the
+/// name, others get a number appended.
+fn reject<'a, T: Object + 'a>(
     out: &mut Provided,
     object: &ObjectRef,
     versions: impl Iterator<Item = Candidate<'a, T>>,
@@ -238,10 +243,10 @@ fn refuse<'a, T: Object + 'a>(
     }
 }
 
-/// The place that is to be looked at, and what differs where.
+/// Returns the origin to report and a description of the difference.
 fn difference<T: Object>(
     good: &[Candidate<'_, T>],
-    broken: &[&Statement<'_>],
+    broken: &[&Definition<'_>],
     object: &ObjectRef,
 ) -> (Origin, String) {
     let bad = broken.iter().find_map(|one| one.said.part.origins.get(object));
@@ -270,7 +275,7 @@ fn difference<T: Object>(
     (other.or(one).unwrap_or_else(|workload| workload), message)
 }
 
-/// The path of the first option that differs; servers are joined and do not count.
+/// Returns the path of the first option that differs, except servers, which are joined.
 fn differing(one: &Value, other: &Value) -> String {
     let (Value::Object(one), Value::Object(other)) = (one, other) else { return String::new() };
     for key in one.keys().chain(other.keys()).filter(|key| *key != "servers") {

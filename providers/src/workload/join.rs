@@ -1,10 +1,10 @@
-//! Joining what several workloads say of one service.
+//! Joins the definitions of one service by several workloads.
 
 use tidegate_config::service::{Mirror, Service, WeightedService};
 use tidegate_config::tcp::{TcpService, UdpService};
 use tidegate_core::reference::Reference;
 
-/// Joins the servers of two services whose other options are equal. Servers are told apart by their address.
+/// Joins the servers of two services with otherwise equal options. Servers are identified by their address.
 macro_rules! joiner {
     ($name:ident, $service:ty, $address:ident) => {
         pub(super) fn $name(into: &mut $service, mut from: $service) -> bool {
@@ -28,8 +28,9 @@ joiner!(join_balancers, Service, url);
 joiner!(join_tcp, TcpService, address);
 joiner!(join_udp, UdpService, address);
 
-/// Joins what several workloads say of one service: the servers of a load balancer, and the parts of a composite, so
-/// that each workload can name itself as one of them. What both say must be the same.
+/// Joins two definitions of a service: the servers of a load balancer and the children of a composite, so
+/// that each
+/// workload can name itself as a child. Other options must be equal.
 pub(super) fn join_http(into: &mut Service, mut from: Service) -> bool {
     let mut agreed = true;
     if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {
@@ -49,7 +50,7 @@ pub(super) fn join_http(into: &mut Service, mut from: Service) -> bool {
     agreed & join_balancers(into, from)
 }
 
-/// Gives both lists the parts of either. False when a part is in both and differs.
+/// Makes both lists the union of their parts. Returns false if a part is in both and differs.
 fn join_named<T: Clone + PartialEq>(
     into: &mut Vec<T>,
     from: &mut Vec<T>,
@@ -66,7 +67,7 @@ fn join_named<T: Clone + PartialEq>(
     true
 }
 
-/// Gives both what only one of them says.
+/// Copies a reference that only one of them sets.
 fn fill(into: &mut Reference, from: &mut Reference) {
     if into.is_empty() {
         into.clone_from(from);

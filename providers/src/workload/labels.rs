@@ -1,4 +1,4 @@
-//! Reading the labels of one workload, and giving its services their server.
+//! Reads the labels of one workload and adds servers to its services.
 
 use tidegate_config::decode::decode_config;
 use tidegate_config::formats::entries::{EntryError, Read};
@@ -8,11 +8,11 @@ use tidegate_config::{Kind, ObjectRef, Origin, Problem, Provided};
 
 use super::{Locate, LocateError, PREFIXES, Workload};
 
-/// Most labels of a workload that are read, and the longest of them in bytes.
-const MOST: usize = 5_000;
-const LONGEST: usize = 256 << 10;
+/// Maximum number of labels per workload.
+const MAX_LABELS: usize = 5_000;
+const MAX_LABEL_LEN: usize = 256 << 10;
 
-/// Why a service gets no server.
+/// Why a service has no server.
 #[derive(Debug, thiserror::Error)]
 enum ServerError {
     /// The URL already has a scheme and a port.
@@ -21,13 +21,13 @@ enum ServerError {
         /// The URL.
         url: String,
     },
-    /// The workload cannot be reached.
+    /// The workload has no address.
     #[error(transparent)]
     Locate(#[from] LocateError),
     /// `server` is given without an option.
     #[error("`server` needs an option, such as `server.port`")]
     NoOption,
-    /// An option of `server` is a list or has options of its own.
+    /// An option of `server` is a list or a table.
     #[error("`server.{option}`: expected a single value")]
     NotSingle {
         /// The option.
@@ -36,27 +36,27 @@ enum ServerError {
     /// The port is not a number, or too large.
     #[error("`server.port`: invalid port `{port}`: expected 0 to 65535")]
     Port {
-        /// The port as it is written.
+        /// The configured port.
         port: String,
     },
-    /// The labels of the service contradict one another.
+    /// The labels of the service conflict.
     #[error("{0}")]
     Conflict(Conflict),
 }
 
-/// The labels that are meant for the gateway.
+/// The labels for the gateway.
 #[derive(Clone, Debug)]
 pub struct Labels {
     node: Node,
     problems: Vec<Problem>,
-    /// A label that is lost without saying what it is about.
-    astray: Option<Problem>,
-    /// No label has one of our prefixes.
+    /// An unreadable label whose object is unknown.
+    unreadable: Option<Problem>,
+    /// Whether no label has a known prefix.
     none: bool,
 }
 
 impl Labels {
-    /// Reads the labels with our prefixes.
+    /// Reads the labels with known prefixes.
     pub fn read(workload: &Workload<'_>) -> Self {
         let origin = |label: &str| workload.origin(label);
         let problem = |label: &str, message: String| Problem {
@@ -66,29 +66,29 @@ impl Labels {
             excerpt: None,
         };
         let ours = workload.labels.iter().filter(|(key, _)| is_ours(key));
-        let pairs = ours.clone().take(MOST).map(|(key, value)| {
-            let value = match value.len() > LONGEST {
-                true => Err(EntryError::ValueTooLong { limit: LONGEST }),
+        let pairs = ours.clone().take(MAX_LABELS).map(|(key, value)| {
+            let value = match value.len() > MAX_LABEL_LEN {
+                true => Err(EntryError::ValueTooLong { limit: MAX_LABEL_LEN }),
                 false => Ok(value.as_str()),
             };
             (key.as_str(), value)
         });
-        let Read { node, mut problems, mut astray } = labels::read_all(pairs, &PREFIXES, origin);
+        let Read { node, mut problems, astray: mut unreadable } = labels::read_all(pairs, &PREFIXES, origin);
         let count = ours.count();
-        if count > MOST {
-            let problem = problem("", format!("more than {MOST} labels: the others are ignored"));
+        if count > MAX_LABELS {
+            let problem = problem("", format!("more than {MAX_LABELS} labels: the others are ignored"));
             problems.push(problem.clone());
-            astray.get_or_insert(problem);
+            unreadable.get_or_insert(problem);
         }
-        Self { node, problems, astray, none: count == 0 }
+        Self { node, problems, unreadable, none: count == 0 }
     }
 
-    /// True when the workload has no label for the gateway: nobody asked for it to be exposed.
+    /// Returns true if the workload has no labels for the gateway.
     pub(super) fn is_none(&self) -> bool {
         self.none
     }
 
-    /// Takes a label out of the tree, for those that say something about the workload itself.
+    /// Removes a label about the workload itself from the tree.
     pub fn take(&mut self, path: &[&str]) -> Option<(Origin, String)> {
         let node = self.node.remove(path)?;
         for length in (1..path.len()).rev() {
@@ -100,7 +100,7 @@ impl Labels {
         Some((node.origin, text))
     }
 
-    /// Takes a label that is true or false; another value is a problem and counts as `otherwise`.
+    /// Removes a boolean label; an invalid value is reported and counts as `otherwise`.
     pub fn take_bool(&mut self, path: &[&str], otherwise: bool) -> bool {
         let Some((origin, text)) = self.take(path) else { return otherwise };
         boolean(text.trim()).unwrap_or_else(|| {
@@ -109,8 +109,9 @@ impl Labels {
         })
     }
 
-    /// Takes `enable`; `otherwise` where it is not given. Nothing when it cannot be read, which is a problem: as in
-    /// Traefik, the workload is left out then.
+    /// Removes `enable`, which defaults to `otherwise`. Returns `None` if it is invalid, which is reported:
+    /// as in
+    /// Traefik, the workload is then left out.
     pub fn take_enable(&mut self, otherwise: bool) -> Option<bool> {
         let Some(node) = self.node.remove(&["enable"]) else { return Some(otherwise) };
         let text = node.as_leaf().unwrap_or_default();
@@ -122,19 +123,19 @@ impl Labels {
         enabled
     }
 
-    /// Nothing but the reason why the workload is left out.
+    /// Returns a state with only the reason why the workload is left out.
     pub fn refused(mut self, workload: &Workload<'_>, message: &str) -> Provided {
         self.problem(workload.origin(""), message.to_owned());
         self.left_out()
     }
 
-    /// Nothing but the problems, which are nobody else's.
+    /// Returns a state with only the problems.
     pub fn left_out(self) -> Provided {
         let problems = self.problems.into_iter().map(|problem| Problem { object: None, ..problem });
         Provided { problems: problems.collect(), ..Provided::default() }
     }
 
-    /// Notes something that breaks no object.
+    /// Adds a problem that does not break an object.
     pub fn problem(&mut self, origin: Origin, message: String) {
         self.problems.push(Problem { origin, object: None, message, excerpt: None });
     }
@@ -147,7 +148,7 @@ fn is_ours(key: &str) -> bool {
     })
 }
 
-/// What Go takes for a boolean.
+/// Parses a boolean like Go.
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
@@ -164,7 +165,7 @@ pub(super) struct ServiceNames {
     pub(super) udp: Vec<String>,
 }
 
-/// The three families of services, each with a section of the configuration.
+/// The protocols of services, each with a section of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     Http,
@@ -193,7 +194,7 @@ impl Family {
     }
 }
 
-/// Kinds of services that have no servers of their own.
+/// Kinds of services without servers.
 const COMPOSITES: [&str; 4] = ["weighted", "highestRandomWeight", "mirroring", "failover"];
 
 pub(super) struct Builder<'a> {
@@ -207,7 +208,8 @@ impl<'a> Builder<'a> {
         Self { workload, labels, broken: Vec::new() }
     }
 
-    /// Gives every service of the workload its server; a family without a service gets one of the workload's name.
+    /// Adds a server to every service of the workload. A protocol without a service gets one with the
+    /// workload's name.
     pub(super) fn add_servers(&mut self, place: &dyn Locate) {
         let has_objects = |family| self.has(family, &["routers", "services"]);
         let streams = has_objects(Family::Tcp) || has_objects(Family::Udp);
@@ -235,7 +237,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Names of the services, in order. To be asked after [`Builder::add_servers`].
+    /// Returns the names of the services in order. Call this after [`Builder::add_servers`].
     pub(super) fn service_names(&self) -> ServiceNames {
         let with_broken = |family: Family| {
             let mut names = self.names(family);
@@ -252,9 +254,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// What the labels say, and the label that may be about any of the routers, when there is one.
+    /// Decodes the labels. Also returns the problem of a label that may concern any router, if there is one.
     pub(super) fn decode(self) -> (Provided, Option<Problem>) {
-        let astray = self.labels.astray.clone().or_else(|| self.unknown_section());
+        let unreadable = self.labels.unreadable.clone().or_else(|| self.unknown_section());
         let mut provided = decode_config(&self.labels.node);
         for problem in &self.broken {
             if let Some(object) = &problem.object {
@@ -263,16 +265,18 @@ impl<'a> Builder<'a> {
         }
         provided.problems.extend(self.broken);
         provided.add_problems(self.labels.problems);
-        (provided, astray)
+        (provided, unreadable)
     }
 
-    /// A label below `http` and the like that is about no kind of object: Traefik refuses the workload.
+    /// Returns a problem for a label below `http` or the like with an unknown kind of object: Traefik rejects
+    /// the
+    /// workload.
     fn unknown_section(&self) -> Option<Problem> {
         Family::ALL.iter().find_map(|family| {
             let parts = self.labels.node.get(&[family.section()])?.as_table()?;
             let (part, node) =
                 parts.iter().find(|(part, _)| Kind::of_section(family.section(), part).is_none())?;
-            let message = format!("`{}.{part}` is not known", family.section());
+            let message = format!("unknown section `{}.{part}`", family.section());
             Some(Problem { origin: node.origin.clone(), object: None, message, excerpt: None })
         })
     }
@@ -313,7 +317,7 @@ impl<'a> Builder<'a> {
                 return Err((origin, ServerError::UrlExcludes { url }));
             }
             Some(url) => Some(url),
-            // What is missing is at no label.
+            // No label is at fault, so use the origin of the workload.
             None => place.locate(port).map_err(|error| (self.origin(), error.into()))?.map(|(host, port)| {
                 let address = join(&host, &port);
                 let scheme = server.scheme.as_ref();
@@ -351,13 +355,13 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The `server` part of a service: the slice of the model, written as one struct.
+/// The `server` labels of a service, which stand for the list of servers in the model.
 #[derive(Default)]
 struct Server {
     port: Option<(Origin, String)>,
     scheme: Option<(Origin, String)>,
     url: Option<(Origin, String)>,
-    /// What goes into the server as it is: weight, preservePath, tls, and unknown keys, which the decoder reports.
+    /// Other options of the server: weight, preservePath, tls, and unknown keys, which the decoder reports.
     rest: Vec<(String, Origin, String)>,
 }
 
@@ -394,7 +398,7 @@ impl Server {
     }
 }
 
-/// `host:port`, with an IPv6 address in brackets.
+/// Formats `host:port`, with an IPv6 address in brackets.
 pub(super) fn join(host: &str, port: &str) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -1,4 +1,4 @@
-//! Many workloads into one configuration: servers are joined, and contradictions are settled.
+//! Merges workloads into one configuration: joins servers and resolves conflicts.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use tidegate_config::{ForEachSection, Object, ObjectRef, Provided, for_each_section};
 
-use super::conflict::{Said, broken_objects, join, settle};
+use super::conflict::{Said, broken_objects, join, resolve};
 
-/// Merges what workloads say, in the given order.
+/// Merges workloads in the given order.
 ///
-/// The same object may be said by several: services with equal options join their servers, other objects must be
-/// equal. Otherwise the version of `earlier`, the last state, serves on; without one the object is broken.
+/// Several workloads may define the same object: services with equal options join their servers, other
+/// objects
+/// must be equal. Otherwise the version in `earlier`, the last state, stays in force; without one the object
+/// is
+/// broken.
 pub fn merge<'a>(parts: impl IntoIterator<Item = Said<'a>>, earlier: &Provided) -> Provided {
     let parts: Vec<_> = parts.into_iter().collect();
     let mut merger = Merger::default();
@@ -58,14 +61,14 @@ impl Merger {
     }
 
     fn finish(mut self, parts: &[Said<'_>], earlier: &Provided) -> Provided {
-        // What is broken at one workload may be sound at another.
+        // An object that is broken in one workload may be valid in another.
         let broken = broken_objects(&self.out);
         for said in parts.iter().filter(|_| !broken.is_empty()) {
             let own = broken_objects(said.part);
             let sound = said.part.origins.keys().filter(|one| broken.contains(one) && !own.contains(one));
             self.contradicted.extend(sound.cloned());
         }
-        settle(&mut self.out, &self.contradicted, parts, earlier);
+        resolve(&mut self.out, &self.contradicted, parts, earlier);
         self.out.problems.sort();
         self.out.problems.dedup();
         self.out
@@ -93,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// What workloads with these labels say together, each under `traefik.http.services.`.
+    /// Merges workloads with these labels, each below `traefik.http.services.`.
     fn merged(workloads: &[&[(&str, &str)]]) -> Provided {
         let part = |(number, pairs): (usize, &&[(&str, &str)])| {
             let pairs: Vec<(String, &str)> =
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_and_fallbacks_come_from_whoever_they_are() {
+    fn workloads_may_name_themselves_as_mirror_or_fallback() {
         let provided = merged(&[
             &[("m.mirroring.service", "main"), ("f.failover.service", "main")],
             &[("m.mirroring.mirrors[0].name", "next"), ("m.mirroring.mirrors[0].percent", "10")],
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_say_differently_is_nobodys() {
+    fn conflicting_definitions_break_the_object() {
         for (one, two) in [
             (("m.mirroring.service", "a"), ("m.mirroring.service", "b")),
             (("m.failover.fallback", "a"), ("m.failover.fallback", "b")),
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_last_good_version_every_rule_is_refused() {
+    fn without_a_last_good_version_every_rule_is_rejected() {
         let old = say("c0", &[(RULE, "Path(`/a`)"), (MIDDLEWARES, "pw")]);
         let new = say("c1", &[(RULE, "Path(`/b`)"), (MIDDLEWARES, "pw")]);
         let mut state = Provided::default();
@@ -254,7 +257,11 @@ mod tests {
             ],
         );
         let state = join(&[(&elsewhere, true), (&c, true), (&b, true)], &state);
-        assert_eq!(urls(&state), ["http://b", "http://c"], "a server that is reached otherwise is left out");
+        assert_eq!(
+            urls(&state),
+            ["http://b", "http://c"],
+            "a server that is reached differently is left out"
+        );
         let state = join(&[(&c, true), (&b, false)], &state);
         assert_eq!((urls(&state), state.problems.len()), (vec!["http://c".to_owned()], 0));
     }
