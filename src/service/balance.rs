@@ -1,4 +1,4 @@
-//! Strategies: which of the members that may be used gets the next request.
+//! Load-balancing strategies, which choose the member for the next request.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_config::service::Strategy;
 
-/// Of so many requests `leasttime` lets one go in turn, so that each member's time stays known.
+/// `leasttime` distributes one in this many requests round robin, so that the time of each member stays
+/// known.
 const EXPLORE: u32 = 64;
 
 /// One of the members that share requests.
@@ -23,32 +24,32 @@ impl Member {
     }
 }
 
-/// What a strategy needs to know of the members.
+/// The state of the members, as strategies see it.
 pub(super) trait Load {
-    /// True when the member may get this request.
+    /// Returns true if the member may receive this request.
     fn allowed(&self, index: usize) -> bool;
-    /// Requests that it has under way.
+    /// Returns its number of requests in flight.
     fn in_flight(&self, index: usize) -> usize;
-    /// Its mean response time in microseconds; `None` when it is not known.
+    /// Returns its mean response time in microseconds; `None` if unknown.
     fn mean_time(&self, index: usize) -> Option<f64>;
-    /// The part of its weight that counts now: more than 0, and 1 unless it starts slowly.
+    /// Returns the effective share of its weight: more than 0, and 1 unless in slow start.
     fn share(&self, _index: usize) -> f64 {
         1.0
     }
 }
 
-/// The members of a service, and whose turn it is.
+/// The members of a service and the state of its strategy.
 pub(super) struct Balance {
     strategy: Strategy,
     members: Vec<Member>,
-    /// `None` before the first choice: the shares that they start with are those of the first request.
+    /// `None` before the first choice, as the initial shares are those of the first request.
     turns: Mutex<Option<RoundRobin>>,
-    /// Choices so far, of the strategy that counts them.
+    /// Number of choices, for strategies that need it.
     choices: AtomicU32,
 }
 
 impl Balance {
-    /// Creates the balance of these members.
+    /// Returns the balance of these members.
     pub(super) fn new(strategy: Strategy, members: Vec<Member>) -> Self {
         Self { strategy, members, turns: Mutex::default(), choices: AtomicU32::new(0) }
     }
@@ -57,18 +58,18 @@ impl Balance {
         self.strategy == strategy && self.members == members
     }
 
-    /// Chooses a member for a client; `None` when none is allowed.
+    /// Chooses a member for a client; `None` if none is allowed.
     pub(super) fn choose(&self, client: IpAddr, load: &impl Load) -> Option<usize> {
         match self.strategy {
-            Strategy::Wrr => self.in_turn(load),
+            Strategy::Wrr => self.round_robin(load),
             Strategy::P2c => self.less_busy(load),
             Strategy::Hrw => self.highest_hash(client, load),
-            Strategy::LeastTime => self.quickest(load),
+            Strategy::LeastTime => self.fastest(load),
             Strategy::LeastConnections => self.best(load, |index| load.in_flight(index) as f64),
         }
     }
 
-    fn in_turn(&self, load: &impl Load) -> Option<usize> {
+    fn round_robin(&self, load: &impl Load) -> Option<usize> {
         self.next_turn(load, |index| load.allowed(index))
     }
 
@@ -78,9 +79,9 @@ impl Balance {
         turns.next(&self.members, load, allowed)
     }
 
-    /// The member with the lowest score by weight; those that are equally good take turns.
+    /// Returns the member with the lowest score relative to its weight; equal ones take turns.
     fn best(&self, load: &impl Load, score: impl Fn(usize) -> f64) -> Option<usize> {
-        // Once each: what they have under way changes while we look.
+        // Scores are computed once, as requests in flight change meanwhile.
         let scores: SmallVec<[f64; 16]> = (0..self.members.len())
             .map(|index| match load.allowed(index) {
                 true => score(index) / (self.members[index].weight * load.share(index)),
@@ -106,7 +107,7 @@ impl Balance {
         let (share, other) = (load.share(first), load.share(second));
         if share < 1.0 || other < 1.0 {
             let score = |index, share: f64| (1 + load.in_flight(index)) as f64 / share;
-            // Two that are idle: chance decides by their shares.
+            // If both are idle, choose at random by share.
             let (one, two) = (score(first, share), score(second, other));
             return Some(if fastrand::f64() * (one + two) < one { second } else { first });
         }
@@ -125,9 +126,10 @@ impl Balance {
             .map(|(index, _)| index)
     }
 
-    /// The shortest mean time. So that none is judged for ever by what it once was, some requests go in turn, and a
-    /// member that nothing is known of gets one.
-    fn quickest(&self, load: &impl Load) -> Option<usize> {
+    /// Returns the member with the shortest mean time. To keep the times up to date, some requests are
+    /// distributed
+    /// round robin, and a member without a known time receives one request.
+    fn fastest(&self, load: &impl Load) -> Option<usize> {
         let allowed = || (0..self.members.len()).filter(|index| load.allowed(*index));
         let choice = self.choices.fetch_add(1, Ordering::Relaxed);
         if choice % EXPLORE == EXPLORE - 1 {
@@ -139,28 +141,29 @@ impl Balance {
         self.best(load, |index| match (load.mean_time(index), load.in_flight(index)) {
             (Some(time), busy) => time * (1 + busy) as f64,
             (None, 0) => 0.0,
-            // It has its one: until the answer, it is taken for one of the best, and not for better than all.
+            // It has its one request. Until the response, it counts as equal to the best.
             (None, busy) => typical * (1 + busy) as f64,
         })
     }
 }
 
-/// Go's FNV-1a of address and name as a fraction, stretched by the weight (rendezvous hashing).
+/// Returns Go's FNV-1a hash of address and name as a fraction, scaled by the weight (rendezvous hashing).
 fn hash_score(client: &str, member: &Member) -> f64 {
     let hash = fnv1a(client.as_bytes(), member.name.as_bytes());
     let fraction = hash as f64 / 18_446_744_073_709_551_616.0;
     1.0 / -fraction.ln() * member.weight
 }
 
-/// FNV-1a, 64 bits, over both parts.
+/// Returns the 64-bit FNV-1a hash of both parts.
 pub(super) fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
     first.iter().chain(second).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// Earliest deadline first. It is the heap of Go's `container/heap`, move by move, so that members with equal
-/// deadlines come in the order that Traefik's users see.
+/// Earliest deadline first. Replicates Go's `container/heap`, so that members with equal deadlines come in
+/// the
+/// same order as in Traefik.
 struct RoundRobin {
     heap: Vec<(f64, usize)>,
     current: f64,
@@ -190,7 +193,7 @@ impl RoundRobin {
                 return Some(index);
             }
         }
-        // A heavy member that is out comes up again and again: look at the others directly.
+        // A heavy member that is not allowed is popped again and again: check the others directly.
         let position = (0..self.heap.len())
             .filter(|position| allowed(self.heap[*position].1))
             .min_by(|a, b| self.heap[*a].0.total_cmp(&self.heap[*b].0))?;
@@ -279,8 +282,8 @@ mod tests {
     }
 
     #[test]
-    fn turns_follow_the_weights_in_traefiks_order() {
-        // Seen on Traefik 3.7.15 with weights 3, 1 and 2, twice.
+    fn round_robin_follows_weights_in_the_order_of_traefik() {
+        // Recorded twice with Traefik 3.7.15 and weights 3, 1 and 2.
         assert_eq!(
             order(&balance(Strategy::Wrr, &[3, 1, 2]), &FREE, 12),
             [0, 2, 0, 2, 0, 1, 0, 2, 0, 0, 2, 1]
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_out_are_passed_over() {
+    fn members_that_are_down_get_no_requests() {
         let heavy = balance(Strategy::Wrr, &[1_000_000, 1, 1]);
         let out = All { out: vec![0], ..FREE };
         let got = order(&heavy, &out, 10);
@@ -305,22 +308,22 @@ mod tests {
     }
 
     #[test]
-    fn of_two_the_less_busy_is_taken() {
+    fn p2c_chooses_the_less_busy_of_two() {
         let busy = All { busy: vec![5, 1], ..FREE };
         assert!(order(&balance(Strategy::P2c, &[1, 1]), &busy, 20).iter().all(|index| *index == 1));
     }
 
     #[test]
-    fn a_client_keeps_its_member_while_that_is_there() {
+    fn a_client_keeps_its_member_while_it_is_up() {
         let balance = balance(Strategy::Hrw, &[1, 1, 1]);
-        // Seen on Traefik 3.7.15 for 127.0.0.1 and children `a`, `b`, `c`.
+        // Recorded with Traefik 3.7.15 for 127.0.0.1 and children `a`, `b`, `c`.
         assert_eq!(order(&balance, &FREE, 3), [0, 0, 0]);
         let other = order(&balance, &All { out: vec![0], ..FREE }, 2);
         assert!(other[0] != 0 && other[0] == other[1]);
     }
 
     #[test]
-    fn the_quickest_is_taken_and_the_unknown_first() {
+    fn leasttime_chooses_the_fastest_and_tries_unknown_members_first() {
         let balance = balance(Strategy::LeastTime, &[1, 1, 1]);
         let known = All { times: vec![Some(9.0), Some(2.0), Some(5.0)], ..FREE };
         assert_eq!(order(&balance, &known, 3), [1, 1, 1]);
@@ -333,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn no_member_is_starved_for_having_been_slow_and_none_is_stormed_for_being_unknown() {
+    fn leasttime_neither_starves_slow_members_nor_floods_unknown_ones() {
         let balance = balance(Strategy::LeastTime, &[1, 1, 1]);
         let known = All { times: vec![Some(900.0), Some(2.0), Some(500.0)], ..FREE };
         let got = order(&balance, &known, 10 * EXPLORE as usize);
@@ -341,26 +344,26 @@ mod tests {
         assert!(count(0) >= 2 && count(2) >= 2, "{} {}", count(0), count(2));
         assert!(count(1) > 9 * EXPLORE as usize, "{}", count(1));
         let waiting = All { times: vec![None, Some(2.0), Some(5.0)], busy: vec![1, 0, 0], ..FREE };
-        assert_eq!(order(&balance, &waiting, 5), [1; 5], "it has its one request, and has not answered yet");
+        assert_eq!(order(&balance, &waiting, 5), [1; 5], "its first request has not been answered yet");
     }
 
     #[test]
-    fn the_fewest_requests_under_way_by_weight() {
+    fn leastconn_chooses_the_fewest_requests_in_flight_by_weight() {
         let balance = balance(Strategy::LeastConnections, &[1, 4, 1]);
         assert_eq!(order(&balance, &All { busy: vec![2, 7, 3], ..FREE }, 2), [1, 1]);
         assert_eq!(order(&balance, &All { busy: vec![1, 7, 3], ..FREE }, 2), [0, 0]);
-        // All idle: in turn, by weight.
+        // All idle: round robin by weight.
         let got = order(&balance, &FREE, 12);
         assert_eq!(got.iter().filter(|index| **index == 1).count(), 8, "{got:?}");
     }
 
     #[test]
-    fn a_member_that_starts_slowly_gets_its_share_by_every_strategy() {
+    fn a_member_in_slow_start_gets_its_share_with_every_strategy() {
         let slow = All { shares: vec![0.25, 1.0], ..FREE };
         let fast = Balance::new(Strategy::Wrr, vec![Member::new("a", 1), Member::new("b", 1)]);
         let got = order(&fast, &slow, 20);
         assert_eq!(got.iter().filter(|index| **index == 0).count(), 4, "one to four: {got:?}");
-        assert!(got[..3].iter().all(|index| *index == 1), "its first turn comes late, too: {got:?}");
+        assert!(got[..3].iter().all(|index| *index == 1), "its first request comes late: {got:?}");
         let busy = All { busy: vec![1, 3], shares: slow.shares.clone(), ..FREE };
         assert_eq!(order(&balance(Strategy::LeastConnections, &[1, 1]), &busy, 2), [1, 1]);
         let timed = All { times: vec![Some(1.0), Some(3.0)], shares: slow.shares.clone(), ..FREE };

@@ -1,4 +1,4 @@
-//! Active health checks: what a server is asked, and which answer is a healthy one.
+//! Active health checks: the request to a server, and which responses are healthy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use url::Url;
 use super::check_error::{CheckError, SocketHasNoPort};
 use crate::upstream::{Endpoint, Transport};
 
-/// Redirects that one check follows (Go's client).
+/// Maximum number of redirects of one check, as in Go's client.
 const MAX_REDIRECTS: usize = 10;
-/// Bytes of an answer that are read.
-const MAX_ANSWER: u64 = 64 * 1024;
+/// Maximum number of bytes read from a response.
+const MAX_RESPONSE: u64 = 64 * 1024;
 /// `grpc.health.v1.HealthCheckRequest` without a service: an uncompressed message of no bytes.
 const GRPC_REQUEST: &[u8] = &[0, 0, 0, 0, 0];
-/// What a check calls itself, as Traefik's do: firewalls refuse requests without a name, and may know this one.
-const NAME: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
+/// The user agent of checks, as in Traefik: firewalls reject requests without one and may allow this one.
+const CHECK_USER_AGENT: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 
-/// A checked health check of one server.
+/// A validated health check of one server.
 #[derive(Clone)]
 pub(super) struct Check {
     options: ServerHealthCheck,
-    /// Asks by gRPC.
+    /// Whether to use gRPC.
     grpc: bool,
     url: Url,
-    /// The URL of the server, when it is a socket and `url` only says what to ask for.
+    /// The URL of the server, if it is a Unix socket and `url` only names the target of the request.
     socket: Option<String>,
     method: Method,
     headers: HeaderMap,
@@ -36,7 +36,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Checks the options for one server.
+    /// Validates the options for one server.
     pub(super) fn build(
         options: &ServerHealthCheck,
         endpoint: &Endpoint,
@@ -46,7 +46,7 @@ impl Check {
         let mode = options.mode.meaning().map_err(|error| bad(format!("mode: {error}")))?;
         let grpc = mode == Some(CheckMode::Grpc);
         if options.interval.is_zero() || options.timeout.is_zero() {
-            return Err(bad("interval and timeout must be longer than zero".into()));
+            return Err(bad("interval and timeout must be greater than zero".into()));
         }
         if !grpc && options.path.is_empty() {
             return Err(bad("path is required".into()));
@@ -81,7 +81,7 @@ impl Check {
             (true, _) => Method::POST,
             (false, "") => Method::GET,
             (false, name) => Method::from_bytes(name.to_ascii_uppercase().as_bytes())
-                .map_err(|_| bad(format!("method `{name}` is none")))?,
+                .map_err(|_| bad(format!("invalid method `{name}`")))?,
         };
         Ok(Self {
             headers: headers(options, grpc)?,
@@ -94,7 +94,7 @@ impl Check {
         })
     }
 
-    /// True when another check would do the same.
+    /// Returns true if both checks are equivalent.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.options == other.options
             && self.url == other.url
@@ -102,17 +102,17 @@ impl Check {
             && self.transport.fingerprint() == other.transport.fingerprint()
     }
 
-    /// Returns an endpoint for the check alone, so that checks and requests do not share connections.
+    /// Returns a separate endpoint, so that checks and requests do not share connections.
     pub(super) fn own_endpoint(&self) -> Result<Arc<Endpoint>, BuildError> {
         self.endpoint(&self.url)
     }
 
-    /// The URL that is asked.
+    /// Returns the URL to request.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// How long to wait before the next check.
+    /// Returns the time until the next check.
     pub(super) fn pause(&self, up: bool) -> Duration {
         match self.options.unhealthy_interval {
             Some(interval) if !up && !interval.is_zero() => interval.0,
@@ -128,14 +128,14 @@ impl Check {
         Endpoint::new(&server, self.transport.clone(), 1)
     }
 
-    /// Asks once. It is an error when the server is not healthy, or does not answer in time.
-    pub(super) async fn ask(&self, endpoint: &Arc<Endpoint>) -> Result<(), CheckError> {
+    /// Checks the server once. Returns an error if it is unhealthy or does not respond in time.
+    pub(super) async fn check(&self, endpoint: &Arc<Endpoint>) -> Result<(), CheckError> {
         let timeout = self.options.timeout.0;
-        let asked = tokio::time::timeout(timeout, self.ask_untimed(endpoint)).await;
+        let asked = tokio::time::timeout(timeout, self.check_without_timeout(endpoint)).await;
         asked.unwrap_or(Err(CheckError::TimedOut(timeout)))
     }
 
-    async fn ask_untimed(&self, endpoint: &Arc<Endpoint>) -> Result<(), CheckError> {
+    async fn check_without_timeout(&self, endpoint: &Arc<Endpoint>) -> Result<(), CheckError> {
         let mut url = self.url.clone();
         let mut response = self.send(endpoint, &url).await?;
         let mut redirects = 0;
@@ -152,7 +152,7 @@ impl Check {
             let next = self.endpoint(&url)?;
             response = self.send(&next, &url).await?;
         }
-        if self.grpc { grpc_verdict(response).await } else { self.verdict(response).await }
+        if self.grpc { check_grpc_response(response).await } else { self.check_response(response).await }
     }
 
     async fn send(&self, endpoint: &Arc<Endpoint>, url: &Url) -> Result<Response, CheckError> {
@@ -170,7 +170,7 @@ impl Check {
         Ok(endpoint.send(Request::new(head, body, context)).await?)
     }
 
-    async fn verdict(&self, response: Response) -> Result<(), CheckError> {
+    async fn check_response(&self, response: Response) -> Result<(), CheckError> {
         let status = response.status();
         read(response.into_body()).await;
         let good = match self.options.status {
@@ -181,7 +181,7 @@ impl Check {
     }
 }
 
-/// The URL of the socket that a check asks: that of the server, with HTTP/2 for gRPC.
+/// Returns the URL of the Unix socket to connect to: that of the server, with HTTP/2 for gRPC.
 fn socket_url(
     options: &ServerHealthCheck,
     endpoint: &Endpoint,
@@ -197,8 +197,8 @@ fn socket_url(
     })
 }
 
-/// `SERVING`, in a message that arrives whole and with status 0 (gRPC health checking protocol, v1).
-async fn grpc_verdict(response: Response) -> Result<(), CheckError> {
+/// Accepts a complete message `SERVING` with status 0 (gRPC health checking protocol, v1).
+async fn check_grpc_response(response: Response) -> Result<(), CheckError> {
     if response.status() != StatusCode::OK {
         return Err(CheckError::Status(response.status().as_u16()));
     }
@@ -220,16 +220,15 @@ async fn grpc_verdict(response: Response) -> Result<(), CheckError> {
     }
 }
 
-/// Reads an answer of at most [`MAX_ANSWER`] bytes, so that the connection can be used again. One that is longer or
-/// breaks off says nothing.
+/// Reads a response of at most [`MAX_RESPONSE`] bytes, so that the connection can be reused. Errors are
+/// ignored.
 async fn read(body: Body) -> Collected {
-    body.collect(MAX_ANSWER).await.unwrap_or_default()
+    body.collect(MAX_RESPONSE).await.unwrap_or_default()
 }
 
 fn headers(options: &ServerHealthCheck, grpc: bool) -> Result<HeaderMap, BuildError> {
     let mut headers = HeaderMap::new();
-    let bad =
-        |what: &str, text: &str| BuildError::new(format!("healthCheck: {what} `{text}` is not allowed"));
+    let bad = |what: &str, text: &str| BuildError::new(format!("healthCheck: invalid {what} `{text}`"));
     for (name, value) in &options.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("header", name))?;
         let value = HeaderValue::from_str(value).map_err(|_| bad("header value", value))?;
@@ -241,7 +240,7 @@ fn headers(options: &ServerHealthCheck, grpc: bool) -> Result<HeaderMap, BuildEr
         headers.insert(HOST, host);
     }
     if !grpc {
-        headers.entry(USER_AGENT).or_insert(NAME);
+        headers.entry(USER_AGENT).or_insert(CHECK_USER_AGENT);
     }
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -1,53 +1,53 @@
-//! Why a server is not healthy.
+//! Errors of health checks.
 
 use http::header::ToStrError;
 use http::uri::InvalidUri;
 use tidegate_core::{BuildError, UpstreamError};
 
-/// Failure of one health check.
+/// Why a health check failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CheckError {
-    /// The server did not answer in time.
-    #[error("no answer within {0:?}")]
+    /// The server did not respond in time.
+    #[error("no response within {0:?}")]
     TimedOut(std::time::Duration),
-    /// The server redirects again and again.
+    /// The server redirects too often.
     #[error("too many redirects")]
     TooManyRedirects,
-    /// The server redirects to something that is not text.
+    /// The `Location` is not text.
     #[error("unreadable Location")]
     UnreadableLocation(#[source] ToStrError),
-    /// The server redirects to something that is not a URL.
+    /// The `Location` is not a URL.
     #[error("Location `{location}`: {source}")]
     Location {
-        /// What it says.
+        /// The value of `Location`.
         location: String,
         /// The cause.
         source: url::ParseError,
     },
-    /// The server redirects to one that cannot be asked.
+    /// The server redirects to a URL that is not supported.
     #[error(transparent)]
     Endpoint(#[from] BuildError),
-    /// The path cannot be sent.
+    /// The path is invalid.
     #[error(transparent)]
     Target(#[from] InvalidUri),
     /// The server cannot be reached.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The server answers with another status than expected.
+    /// The status is not the expected one.
     #[error("status {0}")]
     Status(u16),
-    /// The server answers a gRPC check with an error.
+    /// The gRPC status is an error.
     #[error("grpc-status {0:?}")]
     GrpcStatus(Option<String>),
-    /// The server knows no gRPC checks.
+    /// The server does not implement gRPC health checks.
     #[error("the server does not implement the gRPC health protocol")]
     GrpcUnimplemented,
-    /// The server says that it does not serve.
-    #[error("the server does not say SERVING")]
+    /// The server reports that it is not serving.
+    #[error("the server does not report SERVING")]
     NotServing,
 }
 
-/// Health checks of a socket have neither port nor scheme.
+/// A health check of a Unix socket has a port or scheme.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("port and scheme are none of a socket's")]
+#[error("port and scheme cannot be set for a Unix socket")]
 pub(super) struct SocketHasNoPort;

@@ -1,4 +1,4 @@
-//! Building services beside those that serve: a draft reads what the registry has, and collects what is to change there.
+//! Builds services next to the live ones: a draft reads the registry and collects the changes to it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,8 +22,9 @@ use super::weighted::{Child, WeightedService};
 use crate::live::{Checks, Staged};
 use crate::upstream::{Endpoint, Transport};
 
-/// Services that are being built. Those of the [`Registry`] are left as they are: new servers and balances are plain
-/// values until the [`Effects`] are applied.
+/// Services being built. The [`Registry`] does not change: new servers and balances are plain values until
+/// the
+/// [`Effects`] are applied.
 pub struct Draft {
     registry: Arc<Registry>,
     servers: Staged<ServerKey, Server>,
@@ -31,12 +32,12 @@ pub struct Draft {
     checks: Checks<Server, Check>,
 }
 
-/// What putting drafted services into service changes: new servers and balances are entered in the registry, health
-/// checks are started, replaced and stopped. Dropping it changes nothing.
+/// The changes that make drafted services live: new servers and balances are registered; health checks are
+/// started, replaced and stopped. If dropped, nothing changes.
 #[must_use = "the services have no health checks, and lose their state with the next configuration"]
 pub struct Effects(Draft);
 
-/// What the new servers of a service have in common.
+/// Options shared by the new servers of a service.
 struct ServerContext<'a> {
     service: &'a str,
     transport: &'a Arc<Transport>,
@@ -45,7 +46,7 @@ struct ServerContext<'a> {
 }
 
 impl Effects {
-    /// Makes the changes. To be called when the services serve.
+    /// Makes the changes. Call this once the services are live.
     pub fn apply(self) {
         let Draft { registry, servers, balances, checks } = self.0;
         servers.enter(Server::start);
@@ -73,12 +74,12 @@ impl Draft {
         self.checks.retain(services);
     }
 
-    /// Ends the draft.
+    /// Returns the effects of the draft.
     pub fn finish(self) -> Effects {
         Effects(self)
     }
 
-    /// A service with servers. Servers that were there before are reused with their connections and health.
+    /// Returns a service with servers. Known servers are reused with their connections and health.
     pub fn load_balancer(
         &self,
         name: &str,
@@ -121,7 +122,7 @@ impl Draft {
         Ok(Arc::new(LoadBalancer::new(name, options, servers, balance, sticky)))
     }
 
-    /// A service that shares its requests among `children` (name as written, weight, service).
+    /// Returns a service that distributes requests over `children` (name as configured, weight, service).
     pub fn weighted(
         &self,
         name: &str,
@@ -131,7 +132,9 @@ impl Draft {
         self.composite(name, Strategy::Wrr, sticky_options, children)
     }
 
-    /// A service that gives each client one of `children` (name as written, weight, service), by a hash of its address.
+    /// Returns a service that assigns each client to one of `children` (name as configured, weight, service)
+    /// by a
+    /// hash of its address.
     pub fn highest_random_weight(
         &self,
         name: &str,
@@ -140,7 +143,7 @@ impl Draft {
         self.composite(name, Strategy::Hrw, None, children)
     }
 
-    /// A service that answers from `main` and sends copies to `mirrors` (percent, service).
+    /// Returns a service that responds from `main` and sends copies to `mirrors` (percent, service).
     pub fn mirroring(
         &self,
         options: &Mirroring,
@@ -150,7 +153,7 @@ impl Draft {
         Ok(Arc::new(MirrorService::build(options, main, mirrors)?))
     }
 
-    /// A service that answers from `main`, and from `fallback` while `main` is down or fails.
+    /// Returns a service that responds from `main`, and from `fallback` while `main` is down or fails.
     pub fn failover(
         &self,
         options: &Failover,
@@ -175,7 +178,7 @@ impl Draft {
         Ok(Arc::new(WeightedService::new(children, balance, sticky)))
     }
 
-    /// The server of a service at this URL: the live one, or a new one.
+    /// Returns the server of a service at this URL: the live one, or a new one.
     fn server(&self, url: &str, context: &ServerContext<'_>) -> Result<Arc<Server>, BuildError> {
         let ServerContext { service, transport, newcomer, has_check } = *context;
         let key = (service.to_owned(), url.to_owned(), *transport.fingerprint());
@@ -186,7 +189,7 @@ impl Draft {
         Ok(self.servers.add(key, Server::new(endpoint, newcomer, has_check)))
     }
 
-    /// The balance of a service: the live one if its members are the same, or a new one.
+    /// Returns the balance of a service: the live one if its members are unchanged, or a new one.
     fn balance(&self, name: &str, strategy: Strategy, members: Vec<Member>) -> Arc<Balance> {
         let key = name.to_owned();
         let known = self.balances.find(&key, |known| known.is_for(strategy, &members));
@@ -194,7 +197,7 @@ impl Draft {
     }
 }
 
-/// The strategy of a service. The words of the error are Traefik's.
+/// Returns the strategy of a service. The text of the error is Traefik's.
 fn strategy(options: &LoadBalancerOptions) -> Result<Strategy, BuildError> {
     match options.strategy.meaning() {
         Ok(strategy) => Ok(strategy.unwrap_or(Strategy::Wrr)),
@@ -208,7 +211,7 @@ fn check_passive(options: &LoadBalancerOptions) -> Result<(), BuildError> {
     let Some(passive) = &options.passive_health_check else { return Ok(()) };
     let bad = |why: &str| Err(BuildError::new(format!("passiveHealthCheck: {why}")));
     if passive.ejection_time.is_some_and(|time| time.is_zero()) {
-        return bad("ejectionTime must be longer than zero");
+        return bad("ejectionTime must be greater than zero");
     }
     if passive.max_ejected_percent.is_some_and(|percent| percent > 100) {
         return bad("maxEjectedPercent must be at most 100");

@@ -1,4 +1,4 @@
-//! One service, and another that answers while the first is down or fails.
+//! A service with a fallback for when it is down or fails.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use tidegate_core::{
 
 use super::Service;
 
-/// Largest request body that is kept for the fallback, in bytes, when the options set no limit.
+/// Default limit for request bodies that are kept for the fallback, in bytes.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
 
-/// One service, and another when it is down.
+/// A service with a fallback.
 pub(super) struct FailoverService {
     main: Arc<dyn Service>,
     fallback: Arc<dyn Service>,
     errors: Option<Errors>,
-    /// Whether the fallback's health counts: Traefik asks for it only where `healthCheck` is given.
-    asks_fallback: bool,
+    /// Whether the health of the fallback counts: in Traefik, only if `healthCheck` is set.
+    checks_fallback: bool,
 }
 
 struct Errors {
@@ -36,16 +36,16 @@ impl FailoverService {
     ) -> Result<Self, BuildError> {
         let errors = match &options.errors {
             Some(errors) if !errors.status.is_empty() => Some(Errors {
-                statuses: errors.status.iter().map(|text| range(text)).collect::<Result<_, _>>()?,
+                statuses: errors.status.iter().map(|text| parse_range(text)).collect::<Result<_, _>>()?,
                 max_body: u64::try_from(errors.max_request_body_bytes).unwrap_or(MAX_BODY),
             }),
             _ => None,
         };
-        Ok(Self { main, fallback, errors, asks_fallback: options.health_check.is_some() })
+        Ok(Self { main, fallback, errors, checks_fallback: options.health_check.is_some() })
     }
 
-    /// Asks the first service, and the fallback when the answer has one of the statuses.
-    async fn serve(&self, errors: &Errors, request: Request) -> Response {
+    /// Sends the request to the main service, and to the fallback if the response has one of the statuses.
+    async fn call_with_fallback(&self, errors: &Errors, request: Request) -> Response {
         let Request { head, body, context } = request;
         let body = match body.collect(errors.max_body).await {
             Ok(collected) => collected,
@@ -61,7 +61,7 @@ impl FailoverService {
         let spare = head.clone();
         let response = self.main.call(Request::new(head, body.clone().into(), context.clone())).await;
         let status = response.status();
-        // Whoever has changed protocol has answered.
+        // After an upgrade there is nothing to retry.
         let stays = status == StatusCode::SWITCHING_PROTOCOLS;
         if stays || !errors.statuses.iter().any(|range| range.contains(&status.as_u16())) {
             return response;
@@ -76,11 +76,11 @@ impl Handler for FailoverService {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         if self.main.is_up() {
             return match &self.errors {
-                Some(errors) => Box::pin(self.serve(errors, request)),
+                Some(errors) => Box::pin(self.call_with_fallback(errors, request)),
                 None => self.main.call(request),
             };
         }
-        if !self.asks_fallback || self.fallback.is_up() {
+        if !self.checks_fallback || self.fallback.is_up() {
             return self.fallback.call(request);
         }
         Box::pin(std::future::ready(reply::status_text(StatusCode::SERVICE_UNAVAILABLE, Reason::NoServer)))
@@ -93,10 +93,13 @@ impl Service for FailoverService {
     }
 }
 
-/// Reads `503` or `500-599`.
-fn range(text: &str) -> Result<RangeInclusive<u16>, BuildError> {
-    let bad =
-        || BuildError::new(format!("errors.status: `{text}` is neither a status nor a range like `500-599`"));
+/// Parses `503` or `500-599`.
+fn parse_range(text: &str) -> Result<RangeInclusive<u16>, BuildError> {
+    let bad = || {
+        BuildError::new(format!(
+            "errors.status: invalid status `{text}`: expected a status or a range like `500-599`"
+        ))
+    };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let number =
         |text: &str| text.trim().parse::<u16>().ok().filter(|n| (100..=999).contains(n)).ok_or_else(bad);
@@ -109,11 +112,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_are_read() {
-        assert_eq!(range("503").unwrap(), 503..=503);
-        assert_eq!(range("500-599").unwrap(), 500..=599);
+    fn statuses_and_ranges_are_parsed() {
+        assert_eq!(parse_range("503").unwrap(), 503..=503);
+        assert_eq!(parse_range("500-599").unwrap(), 500..=599);
         for bad in ["", "x", "599-500", "5-7", "500-"] {
-            assert!(range(bad).unwrap_err().to_string().contains(&format!("`{bad}`")));
+            assert!(parse_range(bad).unwrap_err().to_string().contains(&format!("`{bad}`")));
         }
     }
 }

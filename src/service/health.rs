@@ -1,4 +1,4 @@
-//! Active health checks while they run: at once, and then at intervals.
+//! Runs active health checks: immediately, then at intervals.
 
 use std::sync::{Arc, Weak};
 
@@ -7,13 +7,13 @@ use tokio::runtime::Handle;
 use super::check::Check;
 use super::server::Server;
 
-/// Starts, replaces or stops the health check of a server. A check that does the same goes on.
+/// Starts, replaces or stops the health check of a server. An equivalent check keeps running.
 pub(super) fn set_check(server: &Arc<Server>, check: Option<Check>, control: &Handle) {
     let weak = Arc::downgrade(server);
     server.replace_check(check, |check| control.spawn(run(check, weak)).abort_handle());
 }
 
-/// Checks a server until it is gone.
+/// Checks a server until it is dropped.
 async fn run(check: Check, server: Weak<Server>) {
     let endpoint = match check.own_endpoint() {
         Ok(endpoint) => endpoint,
@@ -23,7 +23,7 @@ async fn run(check: Check, server: Weak<Server>) {
         }
     };
     loop {
-        let found = check.ask(&endpoint).await;
+        let found = check.check(&endpoint).await;
         let Some(server) = server.upgrade() else { return };
         if server.checked(found.is_ok()) {
             match &found {

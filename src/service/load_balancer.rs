@@ -1,4 +1,4 @@
-//! A service with servers: chooses one for each request, and another when a request could not leave.
+//! A service with servers: chooses one for each request, and another if the request could not be sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::server::{Rank, Server};
 use super::sticky::Sticky;
 use crate::upstream::Outgoing;
 
-/// Servers that one request is sent to when it cannot leave for the first.
+/// Maximum number of servers tried for a request that could not be sent.
 const MAX_SERVERS: usize = 3;
 
 /// A service with servers.
@@ -30,9 +30,9 @@ pub(super) struct LoadBalancer {
     slow_start: Duration,
     pass_host: bool,
     timed: bool,
-    /// The path of some server's URL goes before that of the request.
+    /// Whether the URL of any server has a path to prepend to that of the request.
     prefixes: bool,
-    /// URLs of servers that get no traffic (weight 0). Nobody checks them.
+    /// URLs of servers without traffic (weight 0). They are not checked.
     unused: Box<[String]>,
 }
 
@@ -106,7 +106,7 @@ impl LoadBalancer {
         }
     }
 
-    /// Sends to one server. Gives the request back when it did not leave.
+    /// Sends to one server. Returns the request in the error if it was not sent.
     async fn send(
         &self,
         index: usize,
@@ -130,7 +130,7 @@ impl LoadBalancer {
         }
         let exchange = context.exchange.clone();
         let attempt = exchange.attempt(&self.name, Some(server.info()));
-        // A client of HTTP/1.0 knows none (RFC 9110 section 15.2).
+        // Informational responses must not be sent to HTTP/1.0 clients (RFC 9110 section 15.2).
         let interim = context.interim.as_deref().filter(|_| head.version != Version::HTTP_10);
         let upgrade = context.upgrade.take();
         let outgoing = Outgoing { head, body, upgrade, exchange: Some(exchange.clone()) };
@@ -182,7 +182,7 @@ impl LoadBalancer {
         tracing::debug!(service = %self.name, server = %server.endpoint().url(), "{error}");
     }
 
-    /// True when one more server may be taken out.
+    /// Returns true if one more server may be ejected.
     fn may_lose_one(&self, passive: &PassiveHealthCheck) -> bool {
         let Some(percent) = passive.max_ejected_percent else { return true };
         let out = self.servers.iter().filter(|candidate| candidate.server.is_taken_out()).count();
@@ -196,7 +196,7 @@ impl LoadBalancer {
         response
     }
 
-    /// Chooses by the strategy among the servers against which the least speaks.
+    /// Chooses among the servers with the best rank, by the strategy.
     fn choose(&self, context: &Context, failed: &[usize]) -> Option<usize> {
         let best = (0..self.servers.len())
             .filter(|index| !failed.contains(index))
@@ -214,7 +214,7 @@ impl LoadBalancer {
     }
 }
 
-/// The servers as a strategy sees them for one request.
+/// The load of the servers for one request.
 struct Servers<'a> {
     balancer: &'a LoadBalancer,
     context: &'a Context,
@@ -262,7 +262,7 @@ impl Service for LoadBalancer {
     }
 }
 
-/// The target with the path of the server's URL before it.
+/// Returns the target with the path of the server's URL prepended.
 fn prefixed(base: &str, original: &Uri) -> Result<Uri, http::uri::InvalidUri> {
     let target = original.path_and_query().map_or("/", PathAndQuery::as_str);
     PathAndQuery::try_from(format!("{base}{target}")).map(Uri::from)

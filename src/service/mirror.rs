@@ -1,4 +1,4 @@
-//! One service that answers, and others that get copies of its requests.
+//! A service that responds, and mirrors that receive copies of its requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tokio::sync::Semaphore;
 
 use super::Service;
 
-/// Largest body that is copied, in bytes, when the options set no limit.
+/// Default limit for bodies that are copied, in bytes.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
-/// Requests whose copies may be under way at one time; beyond that, requests are not copied.
-const MAX_RUNNING: usize = 1024;
-/// Time for one copy.
-const COPY_TIME: Duration = Duration::from_secs(60);
+/// Maximum number of requests with copies in flight; further requests are not copied.
+const MAX_REQUESTS: usize = 1024;
+/// Timeout for one copy.
+const COPY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One service, and copies of its requests to others.
+/// A service with mirrors.
 pub(super) struct MirrorService {
     main: Arc<dyn Service>,
     mirrors: Vec<Arc<dyn Service>>,
@@ -29,7 +29,7 @@ pub(super) struct MirrorService {
     running: Arc<Semaphore>,
 }
 
-/// Requests so far, and copies so far by mirror: shares are exact, not left to chance.
+/// Number of requests, and of copies by mirror: shares are exact, not random.
 struct Counts {
     total: u64,
     copies: Vec<(u64, u64)>,
@@ -51,11 +51,11 @@ impl MirrorService {
             counts: Mutex::new(Counts { total: 0, copies }),
             copy_body: options.mirror_body,
             max_body: u64::try_from(options.max_body_size).unwrap_or(MAX_BODY),
-            running: Arc::new(Semaphore::new(MAX_RUNNING)),
+            running: Arc::new(Semaphore::new(MAX_REQUESTS)),
         })
     }
 
-    /// The mirrors whose turn it is.
+    /// Returns the mirrors that receive a copy of the next request.
     fn due(&self) -> SmallVec<[usize; 4]> {
         let mut counts = self.counts.lock();
         counts.total += 1;
@@ -70,7 +70,7 @@ impl MirrorService {
         due
     }
 
-    async fn serve(&self, due: SmallVec<[usize; 4]>, request: Request) -> Response {
+    async fn call_and_mirror(&self, due: SmallVec<[usize; 4]>, request: Request) -> Response {
         let Ok(permit) = self.running.clone().try_acquire_owned() else {
             return self.main.call(request).await;
         };
@@ -87,13 +87,13 @@ impl MirrorService {
         };
         let copy = copy_head(&head, self.copy_body);
         let copy_context = context.aside();
-        // Dropped with this future when the client goes away; then nothing is copied.
+        // If the client goes away, this future is dropped and nothing is copied.
         let response = self.main.call(Request::new(head, body, context)).await;
         let mirrors: Vec<_> = due.iter().map(|index| self.mirrors[*index].clone()).collect();
         tokio::spawn(async move {
             for mirror in mirrors {
                 let request = Request::new(copy.clone(), copied.clone().into(), copy_context.aside());
-                let _ = tokio::time::timeout(COPY_TIME, ask(&*mirror, request)).await;
+                let _ = tokio::time::timeout(COPY_TIMEOUT, send_copy(&*mirror, request)).await;
             }
             drop(permit);
         });
@@ -101,15 +101,15 @@ impl MirrorService {
     }
 }
 
-/// Asks a mirror and reads its answer away, so that its connection can be used again.
-async fn ask(mirror: &dyn Service, request: Request) {
+/// Sends a copy to a mirror and discards the response, so that the connection can be reused.
+async fn send_copy(mirror: &dyn Service, request: Request) {
     let mut body = mirror.call(request).await.into_body();
     while let Some(Ok(_)) = body.frame().await {}
 }
 
 fn copy_head(head: &request::Parts, with_body: bool) -> request::Parts {
     let mut copy = head.clone();
-    // An upgrade is for one service only.
+    // Only one service can upgrade the connection.
     copy.headers.remove(http::header::UPGRADE);
     if !with_body {
         copy.headers.remove(http::header::CONTENT_LENGTH);
@@ -120,7 +120,7 @@ fn copy_head(head: &request::Parts, with_body: bool) -> request::Parts {
 impl Handler for MirrorService {
     fn call<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         let due = self.due();
-        if due.is_empty() { self.main.call(request) } else { Box::pin(self.serve(due, request)) }
+        if due.is_empty() { self.main.call(request) } else { Box::pin(self.call_and_mirror(due, request)) }
     }
 }
 

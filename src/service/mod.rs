@@ -1,8 +1,9 @@
-//! Services: which server a request goes to.
+//! Services, which route requests to servers.
 //!
-//! A [`Service`] answers requests: a load balancer over servers, or a composite of other services. What must outlive
-//! a change of configuration (connections, health, the balance) is owned by the [`Registry`];
-//! services are built in a [`Draft`].
+//! A [`Service`] handles requests: a load balancer over servers, or a composite of other services. State that
+//! outlives a configuration (connections, health, balances) is owned by the [`Registry`]; services are built
+//! in
+//! a [`Draft`].
 
 mod balance;
 mod check;
@@ -27,12 +28,12 @@ pub use draft::{Draft, Effects};
 pub use registry::Registry;
 pub(crate) use sticky::cookie_name;
 
-/// A service that routers and other services can name.
+/// A service that routers and other services can refer to.
 pub trait Service: Handler {
-    /// True while it can serve a request: some server, or some child, is up.
+    /// Returns true if a server or child is up.
     fn is_up(&self) -> bool;
 
-    /// `UP` or `DOWN` by server URL, for services with servers of their own.
+    /// Returns `UP` or `DOWN` by server URL, for services with servers.
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         BTreeMap::new()
     }

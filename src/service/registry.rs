@@ -1,4 +1,4 @@
-//! What services share and keep when the configuration changes.
+//! State of HTTP services that outlives a configuration.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::server::Server;
 use crate::live::Live;
 use crate::upstream::Client;
 
-/// How often idle connections are looked through.
-const SWEEP: Duration = Duration::from_secs(5);
+/// Interval for closing idle connections.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What services share and keep across snapshots: endpoints with their pools, health, balancing and sticky state, by
-/// (service name, server URL, transport options).
+/// State of services that is kept across snapshots: endpoints with their pools, health, balances and sticky
+/// state, by service name, server URL and transport options.
 ///
-/// It holds nothing alive by itself: what no snapshot uses any more goes away with the last one that did.
+/// References are weak: state is dropped with the last snapshot that uses it.
 pub struct Registry {
     pub(super) workers: usize,
     pub(super) control: Handle,
@@ -31,7 +31,8 @@ pub struct Registry {
 pub(super) type ServerKey = (String, String, [u8; 32]);
 
 impl Registry {
-    /// A registry for `workers` workers. Health checks and the care of idle connections run on `control`.
+    /// Returns a registry for `workers` workers. Health checks and the sweep of idle connections run on
+    /// `control`.
     pub fn new(workers: usize, control: Handle) -> Arc<Self> {
         let registry = Arc::new(Self {
             workers,
@@ -44,7 +45,7 @@ impl Registry {
         registry
     }
 
-    /// The client for requests that the gateway makes itself.
+    /// Returns the client for requests made by the gateway itself.
     pub fn client(&self) -> Arc<dyn HttpClient> {
         self.client.clone()
     }
@@ -60,7 +61,7 @@ impl Registry {
 
 async fn sweep(registry: Weak<Registry>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
         match registry.upgrade() {
             Some(registry) => registry.sweep(),
             None => return,

@@ -1,4 +1,4 @@
-//! One server of a service, and what is known about how it is.
+//! One server of a service and its health.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -13,18 +13,18 @@ use tokio::task::AbortHandle;
 use super::check::Check;
 use crate::upstream::Endpoint;
 
-/// How long a server that refused a connection is avoided the first time; doubled each time that it refuses again.
-const AVOID: Duration = Duration::from_millis(500);
-/// The longest that it is avoided.
+/// How long a server is avoided after it first refuses a connection; doubled on each further refusal.
+const INITIAL_AVOID: Duration = Duration::from_millis(500);
+/// Maximum time that it is avoided.
 const MAX_AVOID: Duration = Duration::from_secs(8);
-/// Response times that `leasttime` takes the mean of (Traefik's window).
-const TIMES: usize = 100;
-/// Response times older than this no longer speak against a server.
-const FRESH: Duration = Duration::from_secs(10);
-/// The share that a server starts slowly with (Envoy's `min_weight_percent`).
-const LEAST_SHARE: f64 = 0.1;
+/// Number of response times that `leasttime` averages, as in Traefik.
+const MAX_TIMES: usize = 100;
+/// Maximum age of response times; older ones are ignored.
+const MAX_TIME_AGE: Duration = Duration::from_secs(10);
+/// Initial share of a server in slow start (Envoy's `min_weight_percent`).
+const MIN_SHARE: f64 = 0.1;
 
-/// [`Server::warm_from`] of a newcomer that has not been put into service: its share is the smallest.
+/// [`Server::warm_from`] of a newcomer that is not live yet: its share is the minimum.
 const NOT_STARTED: u64 = u64::MAX;
 
 const UNCHECKED: u8 = 0;
@@ -32,18 +32,18 @@ const UNPROVEN: u8 = 1;
 const UP: u8 = 2;
 const DOWN: u8 = 3;
 
-/// How good a choice a server is.
+/// The preference of a server; lower is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// Nothing speaks against it.
+    /// Usable.
     Good,
-    /// Behind a health check and not yet checked.
+    /// Has a health check that has not completed yet.
     Unproven,
-    /// It has just refused a connection.
+    /// Recently refused a connection.
     Refused,
-    /// This very request was sent there before.
+    /// Already tried for this request.
     Tried,
-    /// It is not to be used.
+    /// Unusable.
     Out,
 }
 
@@ -52,26 +52,26 @@ pub(super) struct Server {
     endpoint: Arc<Endpoint>,
     info: Arc<ServerInfo>,
     state: AtomicU8,
-    /// Until when a passive check keeps it out, in milliseconds of [`now`].
-    out_until: AtomicU64,
-    /// Until when it is avoided for having refused a connection.
+    /// End of its ejection by a passive check, in milliseconds of [`now`].
+    ejected_until: AtomicU64,
+    /// Until when it is avoided because it refused a connection.
     avoid_until: AtomicU64,
     refusals: AtomicU32,
     failures: Mutex<Failures>,
     times: Mutex<Times>,
-    /// It came to a service that had servers already.
+    /// Whether its service already had servers.
     newcomer: bool,
-    /// Since when its share grows, in milliseconds of [`now`]; 0: it has its whole share.
+    /// Start of its slow start, in milliseconds of [`now`]; 0 if it has its full share.
     warm_from: AtomicU64,
     checker: Mutex<Option<(Check, AbortHandle)>>,
 }
 
-/// What a passive check remembers.
+/// The state of a passive check.
 #[derive(Default)]
 struct Failures {
     at: VecDeque<u64>,
-    /// Times that the server was taken out, less those that it has served off since.
-    taken_out: u32,
+    /// Number of ejections, reduced while it serves without failures.
+    ejections: u32,
 }
 
 #[derive(Default)]
@@ -82,8 +82,8 @@ struct Times {
 }
 
 impl Server {
-    /// Creates a server of unknown state. `newcomer`: its service has served without it so far. `has_check`: it will
-    /// have a health check, so it is unproven.
+    /// Returns a server of unknown health. `newcomer` means that its service is already live without it;
+    /// `has_check` that it will have a health check, so it is unproven.
     pub(super) fn new(endpoint: Arc<Endpoint>, newcomer: bool, has_check: bool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let info = ServerInfo {
@@ -95,7 +95,7 @@ impl Server {
             endpoint,
             info: Arc::new(info),
             state: AtomicU8::new(if has_check { UNPROVEN } else { UNCHECKED }),
-            out_until: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
             avoid_until: AtomicU64::new(0),
             refusals: AtomicU32::new(0),
             failures: Mutex::default(),
@@ -110,24 +110,24 @@ impl Server {
         &self.endpoint
     }
 
-    /// The server as exchanges know it.
+    /// Returns the server's description for exchanges.
     pub(super) fn info(&self) -> &Arc<ServerInfo> {
         &self.info
     }
 
-    /// Puts a new server into service: a newcomer's slow start begins.
+    /// Makes a new server live: starts the slow start of a newcomer.
     pub(super) fn start(&self) {
-        // A failure may have set a later time already.
+        // A failure may already have set a later time.
         let _ = self.warm_from.compare_exchange(NOT_STARTED, now(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Replaces the health check that runs by one that `start` begins, unless both do the same.
+    /// Replaces the running health check by one that `start` spawns, unless both are equivalent.
     pub(super) fn replace_check(&self, wanted: Option<Check>, start: impl FnOnce(Check) -> AbortHandle) {
         let mut checker = self.checker.lock();
         match (wanted, checker.as_ref()) {
             (Some(wanted), Some((running, _))) if wanted.is_same(running) => {}
             (Some(wanted), _) => {
-                // A server that was not checked before may be in use: it stays so until a check says otherwise.
+                // A server without a check before may be in use: keep using it until a check fails.
                 let _ =
                     self.state.compare_exchange(UNCHECKED, UNPROVEN, Ordering::Relaxed, Ordering::Relaxed);
                 let task = start(wanted.clone());
@@ -145,7 +145,7 @@ impl Server {
         }
     }
 
-    /// Notes what an active check found. Gives true when that is news.
+    /// Records the result of an active check. Returns true if the state has changed.
     pub(super) fn checked(&self, up: bool) -> bool {
         let now = if up { UP } else { DOWN };
         let before = self.state.swap(now, Ordering::Relaxed);
@@ -158,7 +158,7 @@ impl Server {
         before != now
     }
 
-    /// The part of its weight that counts, when it grows to its whole within `ramp`.
+    /// Returns the effective share of its weight for a slow start of duration `ramp`.
     pub(super) fn share(&self, ramp: Duration) -> f64 {
         let from = self.warm_from.load(Ordering::Relaxed);
         if from == 0 || ramp.is_zero() {
@@ -166,22 +166,22 @@ impl Server {
         }
         let (warm, ramp) = (now().saturating_sub(from), millis(ramp));
         if warm >= ramp {
-            // Unless it has begun anew in the meantime.
+            // Unless it has restarted meanwhile.
             let _ = self.warm_from.compare_exchange(from, 0, Ordering::Relaxed, Ordering::Relaxed);
             return 1.0;
         }
-        (warm as f64 / ramp as f64).max(LEAST_SHARE)
+        (warm as f64 / ramp as f64).max(MIN_SHARE)
     }
 
-    /// True unless a check, active or passive, found it bad.
+    /// Returns true unless an active or passive check has failed.
     pub(super) fn is_up(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != DOWN && self.in_time(&self.out_until)
+        self.state.load(Ordering::Relaxed) != DOWN && self.in_time(&self.ejected_until)
     }
 
-    /// How good a choice it is now.
+    /// Returns its current rank.
     pub(super) fn rank(&self) -> Rank {
         let state = self.state.load(Ordering::Relaxed);
-        if state == DOWN || !self.in_time(&self.out_until) {
+        if state == DOWN || !self.in_time(&self.ejected_until) {
             Rank::Out
         } else if !self.in_time(&self.avoid_until) {
             Rank::Refused
@@ -192,14 +192,14 @@ impl Server {
         }
     }
 
-    /// Notes that it could not be connected to.
+    /// Records a failure to connect.
     pub(super) fn refused(&self) {
         let times = self.refusals.fetch_add(1, Ordering::Relaxed).min(8);
-        let avoid = AVOID.saturating_mul(1 << times).min(MAX_AVOID);
+        let avoid = INITIAL_AVOID.saturating_mul(1 << times).min(MAX_AVOID);
         self.avoid_until.store(now() + millis(avoid), Ordering::Relaxed);
     }
 
-    /// Notes that it answered.
+    /// Records a response.
     pub(super) fn answered(&self) {
         if self.refusals.load(Ordering::Relaxed) != 0 {
             self.refusals.store(0, Ordering::Relaxed);
@@ -207,7 +207,7 @@ impl Server {
         }
     }
 
-    /// Notes a failure that a passive check counts. Enough of them take the server out, if it `may` be.
+    /// Records a failure for the passive check. Ejects the server after enough failures if `may` allows it.
     pub(super) fn failed(&self, options: &PassiveHealthCheck, may: impl FnOnce() -> bool) {
         let (now, window) = (now(), millis(options.failure_window.0));
         let mut failures = self.failures.lock();
@@ -216,48 +216,48 @@ impl Server {
         }
         let wanted = options.max_failed_attempts.max(1) as usize;
         if failures.at.len() >= wanted {
-            // It was to stay, as too many are out: more than that many need not be known.
+            // It was not ejected because too many servers are: bound the list.
             failures.at.pop_front();
         }
         failures.at.push_back(now);
-        // What was under way when it was taken out says nothing new.
-        if failures.at.len() < wanted || !self.in_time(&self.out_until) || !may() {
+        // Requests in flight at the time of the ejection do not count again.
+        if failures.at.len() < wanted || !self.in_time(&self.ejected_until) || !may() {
             return;
         }
         let base = options.ejection_time.map_or(window, |time| millis(time.0)).max(1);
         let most = options.max_ejection_time.map_or(base, |time| millis(time.0)).max(base);
-        let served = now.saturating_sub(self.out_until.load(Ordering::Relaxed)) / base;
-        let before = failures.taken_out.saturating_sub(u32::try_from(served).unwrap_or(u32::MAX));
+        let served = now.saturating_sub(self.ejected_until.load(Ordering::Relaxed)) / base;
+        let before = failures.ejections.saturating_sub(u32::try_from(served).unwrap_or(u32::MAX));
         let time = base.saturating_mul(u64::from(before) + 1).min(most);
         failures.at.clear();
-        failures.taken_out = before.saturating_add(1);
+        failures.ejections = before.saturating_add(1);
         drop(failures);
-        self.out_until.store(now + time, Ordering::Relaxed);
+        self.ejected_until.store(now + time, Ordering::Relaxed);
         self.warm_from.store(now + time, Ordering::Relaxed);
-        tracing::warn!(server = %self.endpoint.url(), milliseconds = time, "taken out after failed requests");
+        tracing::warn!(server = %self.endpoint.url(), milliseconds = time, "ejected after failed requests");
     }
 
-    /// True while a passive check keeps it out.
+    /// Returns true while it is ejected by a passive check.
     pub(super) fn is_taken_out(&self) -> bool {
-        !self.in_time(&self.out_until)
+        !self.in_time(&self.ejected_until)
     }
 
-    /// Notes an answer: failures count only in a row.
+    /// Records a successful response: only consecutive failures count.
     pub(super) fn succeeded(&self) {
         self.failures.lock().at.clear();
     }
 
-    /// Notes the time to the head of an answer.
+    /// Records the time to the head of a response.
     pub(super) fn took(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let mut times = self.times.lock();
         let now = now();
-        if times.at + millis(FRESH) < now {
-            // It was not asked for long: what it was then does not speak for or against it.
+        if times.at + millis(MAX_TIME_AGE) < now {
+            // The previous times are too old to be meaningful.
             times.last.clear();
             times.sum = 0;
         }
-        if times.last.len() == TIMES
+        if times.last.len() == MAX_TIMES
             && let Some(oldest) = times.last.pop_front()
         {
             times.sum -= u64::from(oldest);
@@ -267,17 +267,17 @@ impl Server {
         times.at = now;
     }
 
-    /// Mean of the last response times in microseconds; `None` without any in the last [`FRESH`], so that a server
-    /// that was slow once is tried again.
+    /// Returns the mean of the last response times in microseconds; `None` if there are none within
+    /// [`MAX_TIME_AGE`], so that a server that was slow is tried again.
     pub(super) fn mean_time(&self) -> Option<f64> {
         let times = self.times.lock();
-        if times.last.is_empty() || times.at + millis(FRESH) < now() {
+        if times.last.is_empty() || times.at + millis(MAX_TIME_AGE) < now() {
             return None;
         }
         Some(times.sum as f64 / times.last.len() as f64)
     }
 
-    /// True when the time that an atomic holds is over. No clock is read when it was never set.
+    /// Returns true if the time in an atomic is over. Does not read the clock if it was never set.
     fn in_time(&self, until: &AtomicU64) -> bool {
         let until = until.load(Ordering::Relaxed);
         until == 0 || until <= now()
@@ -292,7 +292,7 @@ impl Drop for Server {
     }
 }
 
-/// Milliseconds since the first call, plus one.
+/// Returns the milliseconds since the first call, plus one.
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     millis(START.elapsed()) + 1
@@ -317,18 +317,18 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_remembered_until_an_answer() {
+    fn a_server_that_refuses_connections_is_avoided_until_it_responds() {
         let server = server();
         assert_eq!(server.rank(), Rank::Good);
         server.refused();
         assert_eq!(server.rank(), Rank::Refused);
-        assert!(server.is_up(), "a refusal is no verdict");
+        assert!(server.is_up(), "a refused connection does not mark it down");
         server.answered();
         assert_eq!(server.rank(), Rank::Good);
     }
 
     #[test]
-    fn failures_take_a_server_out() {
+    fn failed_requests_eject_a_server() {
         let server = server();
         let options = PassiveHealthCheck { max_failed_attempts: 2, ..Default::default() };
         server.failed(&options, || true);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_decide() {
+    fn active_checks_mark_a_server_up_or_down() {
         let server = server();
         assert!(server.checked(false) && !server.checked(false));
         assert_eq!(server.rank(), Rank::Out);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_of_the_last_hundred() {
+    fn the_mean_time_covers_the_last_hundred_responses() {
         let server = server();
         assert_eq!(server.mean_time(), None);
         for micros in 0..200 {
@@ -357,13 +357,13 @@ mod tests {
         assert_eq!(server.mean_time(), Some(149.5));
     }
 
-    /// For how much longer it is out, in milliseconds.
+    /// Returns the remaining time of the ejection in milliseconds.
     fn out(server: &Server) -> u64 {
-        server.out_until.load(Ordering::Relaxed).saturating_sub(now())
+        server.ejected_until.load(Ordering::Relaxed).saturating_sub(now())
     }
 
     #[test]
-    fn a_server_that_fails_again_is_out_for_longer_up_to_the_limit() {
+    fn repeated_ejections_last_longer_up_to_the_limit() {
         let server = server();
         let options = PassiveHealthCheck {
             ejection_time: Some(tidegate_core::values::Duration::from_secs(100)),
@@ -373,13 +373,13 @@ mod tests {
         for least in [90_000, 190_000, 240_000, 240_000] {
             server.failed(&options, || true);
             assert!((least..least + 10_001).contains(&out(&server)), "{} {least}", out(&server));
-            server.failed(&options, || panic!("a late failure is no new one"));
-            server.out_until.store(now(), Ordering::Relaxed);
+            server.failed(&options, || panic!("a late failure must not count"));
+            server.ejected_until.store(now(), Ordering::Relaxed);
         }
     }
 
     #[test]
-    fn a_server_that_must_stay_is_taken_out_when_it_may_be() {
+    fn a_server_is_ejected_once_the_limit_allows_it() {
         let server = server();
         let options = PassiveHealthCheck { max_failed_attempts: 2, ..Default::default() };
         for _ in 0..5 {
@@ -391,27 +391,27 @@ mod tests {
     }
 
     #[test]
-    fn the_slow_start_of_a_newcomer_begins_when_it_is_put_into_service() {
+    fn slow_start_of_a_new_server_begins_when_it_is_live() {
         let (server, hour) = (new_server(true), Duration::from_secs(3600));
-        assert_eq!((server.share(hour), server.share(Duration::ZERO)), (LEAST_SHARE, 1.0));
+        assert_eq!((server.share(hour), server.share(Duration::ZERO)), (MIN_SHARE, 1.0));
         server.start();
         assert!(server.warm_from.load(Ordering::Relaxed) <= now());
-        assert_eq!(server.share(hour), LEAST_SHARE);
+        assert_eq!(server.share(hour), MIN_SHARE);
     }
 
     #[test]
-    fn a_server_that_is_back_starts_slowly_and_one_that_was_there_does_not() {
+    fn only_servers_that_were_down_start_slowly() {
         let hour = Duration::from_secs(3600);
         let server = server();
         assert_eq!(server.share(hour), 1.0);
         server.checked(true);
-        assert_eq!(server.share(hour), 1.0, "it was never away");
+        assert_eq!(server.share(hour), 1.0, "it was never down");
         server.checked(false);
         server.checked(true);
-        assert_eq!((server.share(hour), server.share(Duration::ZERO)), (LEAST_SHARE, 1.0));
+        assert_eq!((server.share(hour), server.share(Duration::ZERO)), (MIN_SHARE, 1.0));
         server.warm_from.store(now().saturating_sub(millis(hour) / 2).max(1), Ordering::Relaxed);
         server.failed(&PassiveHealthCheck::default(), || true);
-        assert_eq!(server.share(hour), LEAST_SHARE, "from when it will be back");
-        assert_eq!(server.share(Duration::from_nanos(1)), LEAST_SHARE.max(server.share(hour)));
+        assert_eq!(server.share(hour), MIN_SHARE, "slow start begins when the ejection ends");
+        assert_eq!(server.share(Duration::from_nanos(1)), MIN_SHARE.max(server.share(hour)));
     }
 }

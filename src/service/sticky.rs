@@ -1,4 +1,4 @@
-//! Keeps a client on its server by a cookie, with Traefik's names and values.
+//! Sticky cookies, with Traefik's names and values.
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use sha2::{Digest, Sha256};
@@ -10,29 +10,29 @@ use super::balance::fnv1a;
 /// The cookie of one service.
 pub(super) struct Sticky {
     name: String,
-    /// What follows the value in `Set-Cookie`.
+    /// The attributes after the value in `Set-Cookie`.
     attributes: String,
     values: Vec<Value>,
 }
 
 struct Value {
-    /// 16 hex digits of SHA-256 over the member's name.
+    /// The first 16 hex digits of the SHA-256 of the member's name.
     current: String,
-    /// The value of older Traefik versions, FNV-1a in hex.
+    /// The value used by older Traefik versions: FNV-1a in hex.
     old: String,
 }
 
-/// What a client's cookie says.
+/// The member named by a client's cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The member that it names.
+    /// Index of the member.
     pub(super) index: usize,
-    /// True when it has an old value, and is to be set anew.
+    /// Whether the cookie has an old value and must be set again.
     pub(super) old: bool,
 }
 
 impl Sticky {
-    /// Prepares the cookie of a service for its members: servers by URL, children by name.
+    /// Builds the cookie of a service for its members: servers by URL, children by name.
     pub(super) fn build<'a>(
         service: &str,
         options: &StickyCookie,
@@ -40,13 +40,12 @@ impl Sticky {
     ) -> Result<Self, BuildError> {
         let name = cookie_name(service, options);
         let sticky = Self { attributes: attributes(options)?, name, values: members.map(value).collect() };
-        HeaderValue::from_str(&sticky.text("")).map_err(|_| {
-            BuildError::new("sticky.cookie: a name, path or domain has characters it may not have")
-        })?;
+        HeaderValue::from_str(&sticky.text(""))
+            .map_err(|_| BuildError::new("sticky.cookie: invalid characters in name, path or domain"))?;
         Ok(sticky)
     }
 
-    /// The member that the client's cookie names.
+    /// Returns the member named by the client's cookie.
     pub(super) fn find(&self, headers: &HeaderMap) -> Option<Found> {
         let value = headers.get_all(COOKIE).iter().find_map(|header| cookie(header, &self.name))?;
         self.values.iter().enumerate().find_map(|(index, known)| {
@@ -55,7 +54,7 @@ impl Sticky {
         })
     }
 
-    /// Adds the cookie of a member to an answer, before the cookies that the server sets.
+    /// Adds the cookie of a member to a response, before the cookies set by the server.
     pub(super) fn set(&self, index: usize, headers: &mut HeaderMap) {
         let Some(value) = self.values.get(index) else { return };
         let Ok(cookie) = HeaderValue::try_from(self.text(&value.current)) else { return };
@@ -71,7 +70,8 @@ impl Sticky {
     }
 }
 
-/// The name of a service's cookie: its own, with `_` for what a name may not have, or one made from the service's.
+/// Returns the name of a service's cookie: the configured one with invalid characters replaced by `_`, or one
+/// derived from the name of the service.
 pub(crate) fn cookie_name(service: &str, options: &StickyCookie) -> String {
     if options.name.is_empty() {
         return default_name(service);
@@ -94,7 +94,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// True for a name of letters, digits, hyphens and dots with sound labels, and for an IPv4 address.
+/// Returns true for a valid host name or IPv4 address.
 fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -105,11 +105,11 @@ fn is_domain(text: &str) -> bool {
     text.len() <= 255 && text.split('.').all(is_label)
 }
 
-/// The attributes in the order in which Go's `http.Cookie` writes them.
+/// Returns the attributes in the order of Go's `http.Cookie`.
 fn attributes(options: &StickyCookie) -> Result<String, BuildError> {
     let mut text = String::new();
     let path = options.path.as_deref().unwrap_or("/");
-    // What may not stand in a path or domain is left out, as Go does.
+    // As in Go, invalid characters in the path and an invalid domain are left out.
     let path: String = path.chars().filter(|c| (' '..='~').contains(c) && *c != ';').collect();
     if !path.is_empty() {
         text += &format!("; Path={path}");
@@ -138,7 +138,7 @@ fn attributes(options: &StickyCookie) -> Result<String, BuildError> {
     Ok(text)
 }
 
-/// The value of the first cookie of this name in a `Cookie` field.
+/// Returns the value of the first cookie with this name in a `Cookie` field.
 fn cookie<'a>(header: &'a HeaderValue, name: &str) -> Option<&'a [u8]> {
     header.as_bytes().split(|byte| *byte == b';').find_map(|pair| {
         let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -163,8 +163,8 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_traefiks() {
-        // All seen on Traefik 3.7.15.
+    fn cookies_equal_those_of_traefik() {
+        // Recorded with Traefik 3.7.15.
         let plain = StickyCookie::default();
         assert_eq!(set(&plain), "_81548=0cba148bbfb9cf9e; Path=/");
         let full = StickyCookie {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_recognised() {
+    fn clients_are_recognised_by_new_and_old_cookies() {
         let sticky = sticky(&StickyCookie { name: "st".into(), ..Default::default() });
         let find = |text: &str| {
             let mut headers = HeaderMap::new();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn our_cookie_comes_first() {
+    fn the_sticky_cookie_precedes_those_of_the_server() {
         let mut headers = HeaderMap::new();
         headers.append(SET_COOKIE, HeaderValue::from_static("a=1"));
         headers.append(SET_COOKIE, HeaderValue::from_static("b=2"));
@@ -216,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn bad_options_are_refused() {
+    fn invalid_options_are_rejected() {
         let bad = StickyCookie { same_site: "some".into(), ..Default::default() };
         assert!(Sticky::build("s", &bad, [].into_iter()).err().unwrap().to_string().contains("`some`"));
     }
 
     #[test]
-    fn what_may_not_stand_in_a_cookie_is_left_out() {
+    fn invalid_paths_and_domains_are_left_out() {
         let given = |path: &str, domain: &str| {
             attributes(&StickyCookie { path: Some(path.into()), domain: domain.into(), ..Default::default() })
                 .unwrap()
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_only_what_cookies_allow() {
+    fn invalid_characters_in_names_are_replaced() {
         let named =
             |name: &str| cookie_name("s@file", &StickyCookie { name: name.into(), ..Default::default() });
         assert_eq!(named("a b;c"), "a_b_c");

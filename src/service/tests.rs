@@ -1,4 +1,4 @@
-//! Services over servers on loopback.
+//! Tests of services with servers on the loopback interface.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use tokio::net::TcpListener;
 use super::{Draft, Registry, Service};
 use crate::upstream::Transport;
 
-/// A server that answers with its name, the target and the `Host`, with a status that can be set.
+/// A server that responds with its name, the target and the `Host`, and a configurable status.
 struct Backend {
     address: SocketAddr,
     status: Arc<AtomicU16>,
     requests: Arc<AtomicUsize>,
-    /// What the client of the last request called itself.
+    /// The `User-Agent` of the last request.
     agent: Arc<Mutex<String>>,
 }
 
@@ -74,7 +74,7 @@ impl Backend {
     }
 }
 
-/// A URL where nobody listens.
+/// Returns a URL that refuses connections.
 async fn nowhere() -> String {
     format!("http://{}", TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())
 }
@@ -96,7 +96,7 @@ fn build(registry: &Arc<Registry>, options: &LoadBalancer) -> Arc<dyn Service> {
     serve(registry, |draft| draft.load_balancer("s@file", options, transport()))
 }
 
-/// Builds a service and puts it into service.
+/// Builds a service and makes it live.
 fn serve(
     registry: &Arc<Registry>,
     build: impl FnOnce(&Draft) -> Result<Arc<dyn Service>, BuildError>,
@@ -125,7 +125,7 @@ async fn text(response: Response) -> String {
     String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().bytes.to_vec()).unwrap()
 }
 
-/// First word of the answer: the backend's name.
+/// Returns the name of the backend, the first word of the response.
 async fn who(service: &Arc<dyn Service>, request: Request) -> String {
     text(service.call(request).await).await.split(' ').next().unwrap().to_owned()
 }
@@ -140,7 +140,7 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn servers_take_turns_and_weights_count() {
+async fn requests_are_distributed_by_weight() {
     let (a, b, c) = (Backend::start("a").await, Backend::start("b").await, Backend::start("c").await);
     let mut options = options(&[&a.url(), &b.url(), &c.url()]);
     options.servers[0].weight = Some(2);
@@ -152,12 +152,12 @@ async fn servers_take_turns_and_weights_count() {
         got.push(who(&service, request("/")).await);
     }
     assert_eq!(got.iter().filter(|name| *name == "a").count(), 4, "{got:?}");
-    assert_eq!(c.count(), 0, "weight 0 takes a server out");
-    assert_eq!(service.server_status().len(), 3, "but not out of the API");
+    assert_eq!(c.count(), 0, "weight 0 gets no requests");
+    assert_eq!(service.server_status().len(), 3, "the API still lists it");
 }
 
 #[tokio::test]
-async fn host_and_path_are_the_servers_when_asked_for() {
+async fn host_and_path_of_the_server_url_are_used_if_configured() {
     let a = Backend::start("a").await;
     let mut options = options(&[&format!("{}/some%20base/", a.url())]);
     let registry = registry();
@@ -171,7 +171,7 @@ async fn host_and_path_are_the_servers_when_asked_for() {
 }
 
 #[tokio::test]
-async fn without_a_server_the_answer_is_traefiks() {
+async fn a_service_without_servers_responds_like_traefik() {
     let service = build(&registry(), &options(&[]));
     assert!(!service.is_up());
     let response = service.call(request("/")).await;
@@ -181,7 +181,7 @@ async fn without_a_server_the_answer_is_traefiks() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_leave_goes_to_another_server() {
+async fn a_request_that_cannot_be_sent_goes_to_another_server() {
     let a = Backend::start("a").await;
     let service = build(&registry(), &options(&[&nowhere().await, &a.url()]));
     for _ in 0..4 {
@@ -191,11 +191,11 @@ async fn a_request_that_cannot_leave_goes_to_another_server() {
     let response = alone.call(request("/")).await;
     assert_eq!(response.status(), 502);
     assert_eq!(text(response).await, "Bad Gateway");
-    assert!(alone.is_up(), "a refused connection is no verdict");
+    assert!(alone.is_up(), "a refused connection does not mark it down");
 }
 
 #[tokio::test]
-async fn a_second_attempt_goes_elsewhere() {
+async fn a_retry_goes_to_another_server() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let service = build(&registry(), &options(&[&a.url(), &b.url()]));
     let context = request("/").context;
@@ -227,10 +227,10 @@ async fn a_cookie_keeps_a_client_on_its_server() {
     let name = text(first).await.split(' ').next().unwrap().to_owned();
     for _ in 0..3 {
         let response = service.call(with_cookie(request("/"), &cookie)).await;
-        assert!(!response.headers().contains_key("set-cookie"), "the client has it");
+        assert!(!response.headers().contains_key("set-cookie"), "the client already has it");
         assert!(text(response).await.starts_with(&name));
     }
-    // A client of a server that is gone gets another, and its cookie.
+    // If the server is gone, the client gets another one and its cookie.
     options.servers.truncate(2);
     let only = |url: &str| {
         let mut only = options.clone();
@@ -247,7 +247,7 @@ async fn a_cookie_keeps_a_client_on_its_server() {
 }
 
 #[tokio::test]
-async fn passive_checks_take_a_server_out() {
+async fn passive_checks_eject_a_failing_server() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     a.status.store(500, Ordering::SeqCst);
     let mut options = options(&[&a.url(), &b.url()]);
@@ -271,7 +271,7 @@ fn check() -> ServerHealthCheck {
 }
 
 #[tokio::test]
-async fn active_checks_follow_a_server_and_survive_a_reload() {
+async fn active_checks_track_a_server_across_reloads() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let mut options = options(&[&a.url(), &b.url()]);
     options.health_check = Some(check());
@@ -285,7 +285,7 @@ async fn active_checks_follow_a_server_and_survive_a_reload() {
     }
     options.pass_host_header = false;
     let again = build(&registry, &options);
-    assert_eq!(again.server_status()[&a.url()], "DOWN", "a reload does not forget");
+    assert_eq!(again.server_status()[&a.url()], "DOWN", "a reload keeps the state");
     drop(service);
     b.status.store(404, Ordering::SeqCst);
     until(|| !again.is_up()).await;
@@ -295,7 +295,7 @@ async fn active_checks_follow_a_server_and_survive_a_reload() {
 }
 
 #[tokio::test]
-async fn a_draft_that_is_dropped_leaves_servers_as_they_are() {
+async fn a_dropped_draft_does_not_change_live_servers() {
     let a = Backend::start("a").await;
     a.status.store(503, Ordering::SeqCst);
     let mut options = options(&[&a.url()]);
@@ -307,7 +307,7 @@ async fn a_draft_that_is_dropped_leaves_servers_as_they_are() {
     let draft = Draft::new(registry.clone());
     let drafted = draft.load_balancer("s@file", &options, transport()).unwrap();
     drop(draft.finish());
-    assert!(!drafted.is_up() && !service.is_up(), "they share the server, and its check goes on");
+    assert!(!drafted.is_up() && !service.is_up(), "they share the server, whose check continues");
     a.status.store(200, Ordering::SeqCst);
     until(|| service.is_up()).await;
 }
@@ -319,7 +319,7 @@ async fn a_drafted_server_is_unproven_and_not_contacted() {
     options.health_check = Some(check());
     let registry = registry();
     let _service = build(&registry, &options);
-    // The third check begins when the first has been taken note of.
+    // By the start of the third check, the result of the first has been recorded.
     until(|| a.count() > 3).await;
     options.servers.push(Server { url: b.url(), ..Default::default() });
     let draft = Draft::new(registry.clone());
@@ -333,7 +333,7 @@ async fn a_drafted_server_is_unproven_and_not_contacted() {
 }
 
 #[tokio::test]
-async fn a_check_has_a_name() {
+async fn health_checks_send_a_user_agent() {
     for (given, seen) in [(None, "Go-http-client/1.1"), (Some("prober/2"), "prober/2")] {
         let backend = Backend::start("a").await;
         let mut options = options(&[&backend.url()]);
@@ -346,16 +346,16 @@ async fn a_check_has_a_name() {
 }
 
 #[tokio::test]
-async fn a_new_server_gets_nothing_before_its_first_success() {
+async fn a_new_server_gets_no_requests_before_its_first_successful_check() {
     let a = Backend::start("a").await;
     let mut options = options(&[&a.url()]);
     options.health_check = Some(check());
     let registry = registry();
     let service = build(&registry, &options);
-    assert_eq!(who(&service, request("/")).await, "a", "unproven, but nobody else is there");
-    // The third check begins when the first has been taken note of.
+    assert_eq!(who(&service, request("/")).await, "a", "unproven, but the only server");
+    // By the start of the third check, the result of the first has been recorded.
     until(|| a.count() > 3).await;
-    // This server accepts connections and never answers: its check stays open.
+    // This server accepts connections but never responds, so its check stays open.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     options.servers.push(Server { url, ..Default::default() });
@@ -367,7 +367,7 @@ async fn a_new_server_gets_nothing_before_its_first_success() {
 }
 
 #[tokio::test]
-async fn balance_and_connections_survive_a_reload() {
+async fn balances_and_connections_survive_reloads() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let options = options(&[&a.url(), &b.url()]);
     let registry = registry();
@@ -381,7 +381,7 @@ async fn balance_and_connections_survive_a_reload() {
 }
 
 #[tokio::test]
-async fn exchanges_say_which_server_has_answered() {
+async fn exchanges_record_which_server_responded() {
     let a = Backend::start("a").await;
     let service = build(&registry(), &options(&[&a.url()]));
     let request = request("/");
@@ -396,7 +396,7 @@ async fn exchanges_say_which_server_has_answered() {
 }
 
 #[tokio::test]
-async fn weighted_children_that_are_down_are_passed_over() {
+async fn weighted_children_that_are_down_get_no_requests() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let registry = registry();
     let child = |url: &str, name: &str| (name.to_owned(), 1, build(&registry, &options(&[url])));
@@ -411,7 +411,7 @@ async fn weighted_children_that_are_down_are_passed_over() {
     let sticky = serve(&registry, |draft| draft.weighted("w@file", Some(&sticky), children()));
     let response = sticky.call(request("/")).await;
     let cookie = response.headers()["set-cookie"].to_str().unwrap().to_owned();
-    // Seen on Traefik 3.7.15 for a child written as `a`.
+    // Recorded with Traefik 3.7.15 for a child written as `a`.
     let name = if text(response).await.starts_with('a') {
         "ws=ca978112ca1bbdca; Path=/"
     } else {
@@ -424,7 +424,7 @@ async fn weighted_children_that_are_down_are_passed_over() {
 }
 
 #[tokio::test]
-async fn failover_follows_state_and_status() {
+async fn failover_uses_the_fallback_by_health_and_status() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let registry = registry();
     let lb = |url: &str| build(&registry, &options(&[url]));
@@ -451,7 +451,7 @@ async fn failover_follows_state_and_status() {
 }
 
 #[tokio::test]
-async fn mirrors_get_their_share_of_copies() {
+async fn mirrors_receive_their_share_of_copies() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let registry = registry();
     let lb = |url: &str| build(&registry, &options(&[url]));
@@ -471,7 +471,7 @@ async fn mirrors_get_their_share_of_copies() {
 }
 
 #[tokio::test]
-async fn bad_options_are_named() {
+async fn invalid_options_are_reported() {
     let registry = registry();
     let build = |change: fn(&mut LoadBalancer)| {
         let mut options = options(&["http://127.0.0.1:1"]);

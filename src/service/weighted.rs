@@ -1,4 +1,4 @@
-//! Composites that share requests among other services: `weighted` and `highestRandomWeight`.
+//! Composites that distribute requests over other services: `weighted` and `highestRandomWeight`.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::Service;
 use super::balance::{Balance, Load};
 use super::sticky::Sticky;
 
-/// A service inside another.
+/// A child service.
 pub(super) struct Child(pub(super) Arc<dyn Service>);
 
-/// Other services, by weight or by a hash of the client.
+/// Child services, chosen by weight or by a hash of the client address.
 pub(super) struct WeightedService {
     children: Vec<Child>,
     balance: Arc<Balance>,
@@ -42,7 +42,7 @@ impl WeightedService {
     }
 }
 
-/// The children as a strategy sees them.
+/// The load of the children.
 struct Children<'a>(&'a [Child]);
 
 impl Load for Children<'_> {
