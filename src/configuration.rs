@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tidegate_config::merge::merge;
 use tidegate_config::{Origin, Problem, Provided};
 use tidegate_providers::Update;
-use tidegate_providers::pace::Pace;
+use tidegate_providers::throttle::Throttle;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -227,7 +227,7 @@ impl Loop {
     /// Applies updates until all senders are dropped.
     pub(crate) async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
         let mut retired: Vec<Arc<Snapshot>> = Vec::new();
-        let mut pace = Pace::new(PAUSE_FACTOR, MAX_DEFERRED_PAUSE.min(self.throttle));
+        let mut throttle = Throttle::new(PAUSE_FACTOR, MAX_DEFERRED_PAUSE.min(self.throttle));
         let mut delivered = BTreeSet::new();
         loop {
             let mut changed = tokio::select! {
@@ -246,7 +246,7 @@ impl Loop {
             };
             if changed {
                 // What arrives during the pause belongs to the same change.
-                while let Ok(Some(update)) = tokio::time::timeout_at(pace.next(), updates.recv()).await {
+                while let Ok(Some(update)) = tokio::time::timeout_at(throttle.next(), updates.recv()).await {
                     self.record(update, &mut delivered);
                 }
             }
@@ -256,7 +256,7 @@ impl Loop {
             if changed {
                 let begun = Instant::now();
                 retired.extend(self.apply().await);
-                pace.spent(begun.elapsed(), self.throttle);
+                throttle.spent(begun.elapsed(), self.throttle);
                 retire(&mut retired);
             }
             if self.first.expired && !self.first.opening.is_open() {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::settings::LastState;
 
 /// The version of the files' format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Maximum size of a file in bytes.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
 /// Minimum interval between two saves.
@@ -56,8 +56,8 @@ struct Saved {
     config: Config,
     origins: Vec<(ObjectRef, ObjectOrigin)>,
     problems: Vec<Problem>,
-    written: Vec<(ObjectRef, String)>,
-    torn: Vec<(ObjectRef, Certificate)>,
+    raw: Vec<(ObjectRef, String)>,
+    partial: Vec<(ObjectRef, Certificate)>,
 }
 
 impl Saved {
@@ -69,8 +69,12 @@ impl Saved {
             config: state.config.clone(),
             origins: state.origins.iter().map(pairs).collect(),
             problems: state.problems.clone(),
-            written: state.written.iter().map(|(object, text)| (object.clone(), text.clone())).collect(),
-            torn: state.torn.iter().map(|(object, torn)| (object.clone(), torn.clone())).collect(),
+            raw: state.raw.iter().map(|(object, text)| (object.clone(), text.clone())).collect(),
+            partial: state
+                .partial
+                .iter()
+                .map(|(object, partial)| (object.clone(), partial.clone()))
+                .collect(),
         }
     }
 
@@ -79,8 +83,8 @@ impl Saved {
             config: self.config,
             origins: self.origins.into_iter().collect(),
             problems: self.problems,
-            written: self.written.into_iter().collect(),
-            torn: self.torn.into_iter().collect(),
+            raw: self.raw.into_iter().collect(),
+            partial: self.partial.into_iter().collect(),
         }
     }
 }

@@ -78,7 +78,7 @@ pub struct Provided {
     /// answers 503, so that its traffic never falls through to a weaker one.
     pub problems: Vec<Problem>,
     /// Broken objects as written, in JSON, for the API.
-    pub written: BTreeMap<ObjectRef, String>,
+    pub raw: BTreeMap<ObjectRef, String>,
     /// The valid parts of broken certificates, which identify their last good versions.
-    pub torn: BTreeMap<ObjectRef, tls::Certificate>,
+    pub partial: BTreeMap<ObjectRef, tls::Certificate>,
 }

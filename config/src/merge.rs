@@ -41,8 +41,8 @@ fn add(all: &mut Provided, provider: &str, state: &Provided) {
     let mut origins: Origins =
         state.origins.iter().map(|(object, origin)| (qualify(object, provider), origin.clone())).collect();
     all.origins.append(&mut origins);
-    let written = state.written.iter().map(|(object, text)| (qualify(object, provider), text.clone()));
-    all.written.extend(written);
+    let written = state.raw.iter().map(|(object, text)| (qualify(object, provider), text.clone()));
+    all.raw.extend(written);
     all.problems.extend(state.problems.iter().map(|problem| Problem {
         object: problem.object.as_ref().map(|object| qualify(object, provider)),
         ..problem.clone()

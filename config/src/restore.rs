@@ -17,7 +17,7 @@ impl Provided {
                 if object.kind == Kind::Certificate {
                     self.take_certificate(object);
                 } else if let Some(text) = take_out(&mut self.config, object) {
-                    self.written.entry(object.clone()).or_insert(text);
+                    self.raw.entry(object.clone()).or_insert(text);
                 }
             }
             self.problems.push(problem);
@@ -27,7 +27,7 @@ impl Provided {
     fn take_certificate(&mut self, object: &ObjectRef) {
         let place = self.sound_certificates(&self.problems).iter().position(|known| known == object);
         if let Some(place) = place {
-            self.torn.insert(object.clone(), self.config.tls.certificates.remove(place));
+            self.partial.insert(object.clone(), self.config.tls.certificates.remove(place));
         }
     }
 
@@ -47,9 +47,9 @@ impl Provided {
         let known = &earlier.config.tls.certificates;
         let used = &self.config.tls.certificates;
         let same_files = |one: &&Certificate| {
-            self.torn.get(object).is_some_and(|torn| {
+            self.partial.get(object).is_some_and(|partial| {
                 let same = |a: &str, b: &str| !a.is_empty() && a == b;
-                same(&one.cert_file, &torn.cert_file) || same(&one.key_file, &torn.key_file)
+                same(&one.cert_file, &partial.cert_file) || same(&one.key_file, &partial.key_file)
             })
         };
         let same_place = || {
@@ -61,7 +61,7 @@ impl Provided {
         let place = |object: &ObjectRef| object.name.parse::<usize>().unwrap_or(usize::MAX);
         let before = self.sound_certificates(broken).iter().filter(|one| place(one) < place(object)).count();
         self.config.tls.certificates.insert(before, last);
-        self.torn.remove(object);
+        self.partial.remove(object);
         true
     }
 
@@ -74,7 +74,7 @@ impl Provided {
         let put = Put { to: &mut self.config, from: &earlier.config, name: &object.name };
         let done = object.kind.with_type(put).unwrap_or_default();
         if done {
-            self.written.remove(object);
+            self.raw.remove(object);
         }
         if done && let Some(origin) = earlier.origins.get(object) {
             self.origins.insert(object.clone(), origin.clone());
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!((http.routers.len(), http.services.len(), http.middlewares.len()), (1, 0, 0));
         assert!(tls.options["n"].sni_strict);
         assert_eq!(tls.certificates.iter().map(|one| one.cert_file.as_str()).collect::<Vec<_>>(), ["b"]);
-        assert_eq!((state.problems.len(), state.written.len()), (5, 2));
+        assert_eq!((state.problems.len(), state.raw.len()), (5, 2));
     }
 
     #[test]

@@ -60,15 +60,15 @@ pub trait Frames: Send + Unpin + 'static {
         SizeHint::new()
     }
 
-    /// Changes the minimum pace. Returns false if the source does not watch it.
-    fn set_pace(&mut self, _pace: Pace) -> bool {
+    /// Changes the minimum min_rate. Returns false if the source does not watch it.
+    fn set_min_rate(&mut self, _min_rate: MinDataRate) -> bool {
         false
     }
 }
 
-/// The minimum pace of a body.
+/// How slowly a body may arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pace {
+pub struct MinDataRate {
     /// Maximum time without progress; `None` for no limit.
     pub stall: Option<std::time::Duration>,
     /// Minimum rate in bytes per second, averaged over the time spent waiting for the body; 0 for none.
@@ -131,10 +131,10 @@ impl Body {
         self
     }
 
-    /// Changes the minimum pace. Returns false if nothing watches it.
-    pub fn set_pace(&mut self, pace: Pace) -> bool {
+    /// Changes the minimum min_rate. Returns false if nothing watches it.
+    pub fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
         match &mut self.kind {
-            Kind::Frames(frames) => frames.set_pace(pace),
+            Kind::Frames(frames) => frames.set_min_rate(min_rate),
             _ => false,
         }
     }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use tidegate_core::body::Pace;
+use tidegate_core::body::MinDataRate;
 use tidegate_core::{
     Body, BodyError, BodyErrorKind, CollectError, Collected, End, Frames, Guard, Polled, Tee, Teed,
 };
@@ -31,7 +31,7 @@ struct Script {
     steps: VecDeque<Step>,
     /// Whether its length is known.
     is_sized: bool,
-    pace: Arc<Mutex<Pace>>,
+    min_rate: Arc<Mutex<MinDataRate>>,
 }
 
 fn trailers() -> HeaderMap {
@@ -56,8 +56,8 @@ impl Frames for Script {
         if self.is_sized { SizeHint::with_exact(length(&self.steps) as u64) } else { SizeHint::default() }
     }
 
-    fn set_pace(&mut self, pace: Pace) -> bool {
-        *self.pace.lock() = pace;
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        *self.min_rate.lock() = min_rate;
         true
     }
 }
@@ -68,7 +68,11 @@ fn length<'a>(steps: impl IntoIterator<Item = &'a Step>) -> usize {
 }
 
 fn script(steps: &[Step]) -> Body {
-    Body::of_frames(Script { steps: steps.iter().cloned().collect(), is_sized: false, pace: Arc::default() })
+    Body::of_frames(Script {
+        steps: steps.iter().cloned().collect(),
+        is_sized: false,
+        min_rate: Arc::default(),
+    })
 }
 
 fn data(text: &str) -> Step {
@@ -192,7 +196,7 @@ proptest! {
     #[test]
     fn sizes_count_what_is_left(parts in proptest::collection::vec("[a-z]{0,9}", 0..5)) {
         let steps: VecDeque<_> = parts.iter().map(|part| data(part)).collect();
-        let inner = Body::of_frames(Script { steps, is_sized: true, pace: Arc::default() });
+        let inner = Body::of_frames(Script { steps, is_sized: true, min_rate: Arc::default() });
         let mut body = Body::prefixed(parts.iter().cloned().map(Bytes::from), inner);
         let mut left = 2 * parts.iter().map(String::len).sum::<usize>() as u64;
         prop_assert_eq!(body.size_hint().exact(), Some(left));
@@ -422,11 +426,12 @@ fn whoever_waits_for_a_copy_is_woken() {
 
 #[test]
 fn a_new_pace_reaches_the_body_below() {
-    let pace = Arc::new(Mutex::new(Pace::default()));
-    let inner = Body::of_frames(Script { steps: VecDeque::new(), is_sized: false, pace: pace.clone() });
+    let min_rate = Arc::new(Mutex::new(MinDataRate::default()));
+    let inner =
+        Body::of_frames(Script { steps: VecDeque::new(), is_sized: false, min_rate: min_rate.clone() });
     let (body, _tee): (Body, Tee) = Body::prefixed([Bytes::from("read")], inner).tee(100);
     let mut body = body.map_data(|bytes| bytes);
-    let new = Pace { stall: None, rate: 7 };
-    assert!(body.set_pace(new));
-    assert_eq!(*pace.lock(), new);
+    let new = MinDataRate { stall: None, rate: 7 };
+    assert!(body.set_min_rate(new));
+    assert_eq!(*min_rate.lock(), new);
 }

@@ -10,7 +10,6 @@ pub mod file;
 pub mod http;
 mod kv;
 pub mod own_keys;
-pub mod pace;
 pub mod redis;
 pub mod rest;
 pub mod supervisor;
@@ -18,6 +17,7 @@ pub mod swarm;
 pub mod template;
 #[cfg(test)]
 mod testing;
+pub mod throttle;
 pub mod workload;
 
 use std::sync::Arc;

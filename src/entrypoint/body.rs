@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tidegate_core::body::Pace;
+use tidegate_core::body::MinDataRate;
 use tidegate_core::{Body, BodyError, End};
 use tokio::time::{Instant, Sleep};
 
 use super::closing::Closing;
 use super::linger::{self, Leftover};
-use super::pace::{self, Answering};
+use super::min_rate::{self, Answering};
 use super::progress::Progress;
 use super::protocol::Protocol;
 
@@ -188,16 +188,19 @@ impl Drop for AnswerBody {
     }
 }
 
-/// The body of a request as the gateway reads it. `pace` is how fast it must come, where the stream below does not watch
-/// for it (HTTP/2); then the answer has to tell it when it is under way, and what is left of it can be drained.
-pub(super) fn request_body(incoming: Incoming, pace: Option<Pace>) -> (Body, Option<(Answering, Leftover)>) {
-    match pace {
+/// Returns the body of a request. `min_rate` applies where the stream below does not enforce it (HTTP/2): the response
+/// then has to report when it is under way, and the rest of the body can be drained.
+pub(super) fn request_body(
+    incoming: Incoming,
+    min_rate: Option<MinDataRate>,
+) -> (Body, Option<(Answering, Leftover)>) {
+    match min_rate {
         _ if incoming.is_end_stream() => (Body::empty(), None),
         None => (Body::incoming(incoming), None),
-        Some(pace) => {
+        Some(min_rate) => {
             let answering = Answering::stream();
             let (body, leftover) =
-                pace::paced_with_leftover(Body::incoming(incoming), pace, answering.clone());
+                min_rate::with_min_rate_and_leftover(Body::incoming(incoming), min_rate, answering.clone());
             (body, Some((answering, leftover)))
         }
     }

@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tidegate_core::body::Pace;
+use tidegate_core::body::MinDataRate;
 use tidegate_wire::http1::framing::Place;
 use tokio::time::{Instant, Sleep};
 
-use super::pace;
+use super::min_rate;
 use super::progress::Progress;
 use super::protocol::Protocol;
 
@@ -42,8 +42,8 @@ pub(super) struct Limits {
 
 impl Limits {
     /// How fast a request body must come.
-    pub(super) fn pace(&self) -> Pace {
-        Pace { stall: self.body, rate: self.rate }
+    pub(super) fn min_rate(&self) -> MinDataRate {
+        MinDataRate { stall: self.body, rate: self.rate }
     }
 
     /// How long a connection may stay parked: what is left of its idle time.
@@ -120,7 +120,7 @@ impl Rate {
             return false;
         }
         let came = progress.received().saturating_sub(self.before);
-        let enough = came >= pace::least(lowest, self.waited);
+        let enough = came >= min_rate::least(lowest, self.waited);
         (self.before, self.waited) = (progress.received(), Duration::ZERO);
         !enough
     }
@@ -160,7 +160,7 @@ impl Clock {
             yielded: false,
             answer: None,
             timer: None,
-            rate: Rate::new(pace::window(limits.pace())),
+            rate: Rate::new(min_rate::window(limits.min_rate())),
         }
     }
 
@@ -226,7 +226,7 @@ impl Clock {
         Some(deadline)
     }
 
-    /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with a pace of their own.
+    /// Measures the rate of a body. Streams of HTTP/2 are measured one by one, and so are bodies with their own limits.
     fn is_too_slow(&mut self, wait: Wait, progress: &Progress) -> bool {
         if self.protocol.is_framed() || self.limits.rate == 0 {
             return false;

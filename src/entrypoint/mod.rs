@@ -22,7 +22,7 @@ mod http3;
 mod linger;
 mod listen;
 mod listener;
-mod pace;
+mod min_rate;
 mod passed;
 mod ports;
 mod prefixed;

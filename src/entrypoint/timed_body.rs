@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tidegate_core::body::Pace;
+use tidegate_core::body::MinDataRate;
 use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::sync::oneshot;
 
@@ -17,8 +17,8 @@ pub(super) trait Watch: Send + Unpin + 'static {
     /// Nothing came: ready when that is so for too long.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Takes another pace. False when it has none.
-    fn set_pace(&mut self, _: Pace) -> bool {
+    /// Takes another min_rate. False when it has none.
+    fn set_min_rate(&mut self, _: MinDataRate) -> bool {
         false
     }
 }
@@ -81,7 +81,7 @@ impl<W: Watch> Frames for TimedBody<W> {
         self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 
-    fn set_pace(&mut self, pace: Pace) -> bool {
-        self.watch.set_pace(pace)
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        self.watch.set_min_rate(min_rate)
     }
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame};
-use tidegate_core::body::Pace;
+use tidegate_core::body::MinDataRate;
 use tidegate_core::{Body, End, Guard, Next, Reason, Request, Response, UpstreamError, reply};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::client_connection::ClientConnection;
-use super::pace::{self, Answering};
+use super::min_rate::{self, Answering};
 use super::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
 
@@ -47,26 +47,27 @@ pub(super) fn begin(
         body.set();
     } else {
         let inner = std::mem::take(&mut request.body);
-        request.body = paced(client, request, inner, timeouts).with_guard(Box::new(Ending(body.clone())));
+        request.body =
+            with_min_rate(client, request, inner, timeouts).with_guard(Box::new(Ending(body.clone())));
     }
     let deadline = timeouts.request.map(|limit| Instant::now() + limit);
     Some(Timed { timeouts: *timeouts, deadline, body })
 }
 
-/// A body with the pace of its router, and of the entry point where the router says nothing.
-fn paced(client: &ClientConnection, request: &Request, mut body: Body, timeouts: &Timeouts) -> Body {
-    let general = pace::of_request(client.listener.limits.pace(), &request.head.headers);
-    let pace = Pace {
+/// Applies the router's limits on the rate of a body, or those of the entry point where the router has none.
+fn with_min_rate(client: &ClientConnection, request: &Request, mut body: Body, timeouts: &Timeouts) -> Body {
+    let general = min_rate::of_request(client.listener.limits.min_rate(), &request.head.headers);
+    let min_rate = MinDataRate {
         stall: timeouts.request_body.or(general.stall),
         rate: timeouts.min_body_rate.unwrap_or(general.rate),
     };
     if !client.protocol.is_framed() {
-        client.progress.set_patience(Some(pace.stall.map(|stall| stall.saturating_add(GRACE))));
+        client.progress.set_patience(Some(min_rate.stall.map(|stall| stall.saturating_add(GRACE))));
     }
-    if body.set_pace(pace) {
+    if body.set_min_rate(min_rate) {
         return body;
     }
-    pace::paced(body, pace, Answering::Connection(client.progress.clone()))
+    min_rate::with_min_rate(body, min_rate, Answering::Connection(client.progress.clone()))
 }
 
 impl Timed {

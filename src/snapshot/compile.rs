@@ -84,7 +84,7 @@ pub fn compile(
     previous: Option<&Compiled>,
     environment: &Environment,
 ) -> (Compiled, Effects) {
-    let Provided { mut config, origins, problems, written, .. } = merged;
+    let Provided { mut config, origins, problems, raw: written, .. } = merged;
     let qualified = Qualified::apply(&mut config, previous.map(|compiled| &compiled.qualified));
     let broken_certificates = broken_certificates(&problems);
     let broken = broken(&problems);

@@ -87,7 +87,7 @@ impl ConfigDecoder {
                 Ok(certificate) => self.out.config.tls.certificates.push(certificate),
                 Err(error) => {
                     if let Some(rest) = self.decode_partially(object.clone(), &path, node, error) {
-                        self.out.torn.insert(object, rest);
+                        self.out.partial.insert(object, rest);
                     }
                 }
             }
@@ -102,7 +102,7 @@ impl ConfigDecoder {
             match decode(node) {
                 Ok(value) => drop(objects.insert(name.to_owned(), Arc::new(value))),
                 Err(error) => {
-                    self.out.written.insert(object.clone(), raw_json(kind, node));
+                    self.out.raw.insert(object.clone(), raw_json(kind, node));
                     self.report_all_errors::<T>(&object, &format!("{section}.{name}"), node, error);
                 }
             }
@@ -348,7 +348,7 @@ mod tests {
             "http:\n  middlewares:\n    two: {addPrefix: {prefix: /a}, other: {}}\n    none: {}\n    typo: {addPrefx: {prefix: /}}\n    ok: {addprefix: {prefix: /x}}\n",
         );
         assert_eq!(provided.config.http.middlewares.keys().collect::<Vec<_>>(), ["ok"]);
-        let two = &provided.written[&ObjectRef { kind: Kind::Middleware, name: "two".into() }];
+        let two = &provided.raw[&ObjectRef { kind: Kind::Middleware, name: "two".into() }];
         assert_eq!(two, r#"{"addPrefix":{"prefix":"/a"},"other":{}}"#);
         let messages: Vec<&str> = provided.problems.iter().map(|problem| problem.message.as_str()).collect();
         assert!(

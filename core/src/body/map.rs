@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 
-use super::{Body, Frames, Kind, Pace, Polled};
+use super::{Body, Frames, Kind, MinDataRate, Polled};
 
 impl Body {
     /// Transforms each data frame. Trailers pass unchanged. A frame that becomes empty is dropped.
@@ -50,7 +50,7 @@ impl<F: FnMut(Bytes) -> Bytes + Send + Unpin + 'static> Frames for MapData<F> {
         self.inner.is_end_stream()
     }
 
-    fn set_pace(&mut self, pace: Pace) -> bool {
-        self.inner.set_pace(pace)
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        self.inner.set_min_rate(min_rate)
     }
 }

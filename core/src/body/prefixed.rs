@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use smallvec::SmallVec;
 
-use super::{Body, BodyError, Frames, Pace, Polled};
+use super::{Body, BodyError, Frames, MinDataRate, Polled};
 
 impl Body {
     /// Returns a body of `read`, followed by `rest`, to undo reading the start of a body.
@@ -59,8 +59,8 @@ impl Frames for Prefixed {
         hint
     }
 
-    fn set_pace(&mut self, pace: Pace) -> bool {
-        self.rest.set_pace(pace)
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        self.rest.set_min_rate(min_rate)
     }
 }
 

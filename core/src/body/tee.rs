@@ -10,7 +10,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::collect::Pieces;
-use super::{Body, BodyError, BodyErrorKind, Collected, End, Frames, Pace, Polled, Unfinished};
+use super::{Body, BodyError, BodyErrorKind, Collected, End, Frames, MinDataRate, Polled, Unfinished};
 
 impl Body {
     /// Returns a body that yields this one unchanged, and a copy of at most `limit` bytes that is made as it
@@ -224,8 +224,8 @@ impl Frames for Passing {
         }
     }
 
-    fn set_pace(&mut self, pace: Pace) -> bool {
-        self.0.lock().inner.as_mut().is_some_and(|inner| inner.set_pace(pace))
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        self.0.lock().inner.as_mut().is_some_and(|inner| inner.set_min_rate(min_rate))
     }
 }
 

@@ -31,7 +31,7 @@ use super::derive::Deriver;
 use super::model::{Digests, Entry, Instance, Names};
 use super::news::{News, Watch, tell};
 use super::trust::{Complaints, Distrusted, Topic, Trust};
-use crate::pace::Pace;
+use crate::throttle::Throttle;
 use crate::{Error, Session, workload};
 
 /// Maximum number of concurrent requests for services.
@@ -105,11 +105,11 @@ pub(super) struct Run {
     /// Services to fetch first.
     urgent: BTreeSet<Arc<str>>,
     look_wanted: bool,
-    look_pace: Pace,
+    look_throttle: Throttle,
     /// When to compare checks, because an unknown check has changed.
     stirred: Option<Instant>,
     calm_at: Instant,
-    early_pace: Pace,
+    early_throttle: Throttle,
     /// The indexes of the last comparison of checks and of the last list of services.
     looked: u64,
     listed: u64,
@@ -121,7 +121,7 @@ pub(super) struct Run {
     failures: u32,
     retry_after: Instant,
     changed: bool,
-    deliver_pace: Pace,
+    deliver_throttle: Throttle,
     /// Number of consecutive implausible lists of services, and when to fetch the list again: as it does not
     /// change,
     /// the agent does not report when it becomes plausible.
@@ -148,10 +148,10 @@ impl Run {
             delivered: false,
             urgent: BTreeSet::new(),
             look_wanted: false,
-            look_pace: Pace::new(REST, CREDIT),
+            look_throttle: Throttle::new(REST, CREDIT),
             stirred: None,
             calm_at: now,
-            early_pace: Pace::new(REST_AFTER_EARLY, CREDIT),
+            early_throttle: Throttle::new(REST_AFTER_EARLY, CREDIT),
             looked: 0,
             listed: 0,
             sweep: VecDeque::new(),
@@ -161,7 +161,7 @@ impl Run {
             failures: 0,
             retry_after: now,
             changed: true,
-            deliver_pace: Pace::new(REST, CREDIT),
+            deliver_throttle: Throttle::new(REST, CREDIT),
             distrusted: 0,
             ask_anew: None,
             complaints: Complaints::default(),
@@ -248,7 +248,7 @@ impl Run {
                 watch = self.watchers();
             }
             let worked = self.work(now).await?;
-            if self.changed && Instant::now() >= self.deliver_pace.next() {
+            if self.changed && Instant::now() >= self.deliver_throttle.next() {
                 self.deliver().await?;
             }
             if worked {
@@ -413,7 +413,7 @@ impl Run {
         self.registered = Some(registered);
         self.looked = checks.index;
         (self.look_wanted, self.stirred) = (false, None);
-        self.look_pace.spent(begun.elapsed(), MAX_REST);
+        self.look_throttle.spent(begun.elapsed(), MAX_REST);
         Ok(())
     }
 
@@ -424,11 +424,11 @@ impl Run {
         }
         let outcome = if !self.urgent.is_empty() {
             self.fetch_urgent().await
-        } else if self.look_wanted && now >= self.look_pace.next() {
+        } else if self.look_wanted && now >= self.look_throttle.next() {
             self.compare_checks().await
         } else if self.may_look_early(now) {
             let looked = self.compare_checks().await;
-            self.early_pace.spent(now.elapsed(), MAX_REST);
+            self.early_throttle.spent(now.elapsed(), MAX_REST);
             looked
         } else if self.begin_sweep(now) {
             self.fetch_sweep().await
@@ -452,14 +452,14 @@ impl Run {
     /// Returns true if an early comparison is due and affordable.
     fn may_look_early(&mut self, now: Instant) -> bool {
         let due = self.stirred.take_if(|at| now >= *at).is_some();
-        due && now >= self.look_pace.next().max(self.early_pace.next())
+        due && now >= self.look_throttle.next().max(self.early_throttle.next())
     }
 
     /// Returns when [`Run::work`] has something to do again, unless there is news before.
     fn next_work(&self) -> Instant {
         let mut next = self.ask_anew.unwrap_or_else(|| Instant::now() + RESYNC);
         if self.changed {
-            next = next.min(self.deliver_pace.next());
+            next = next.min(self.deliver_throttle.next());
         }
         if !self.urgent.is_empty() || !self.sweep.is_empty() {
             next = next.min(self.retry_after);
@@ -470,7 +470,7 @@ impl Run {
             next = next.min(at);
         }
         if self.look_wanted {
-            next = next.min(self.look_pace.next().max(self.retry_after));
+            next = next.min(self.look_throttle.next().max(self.retry_after));
         }
         next
     }
@@ -563,7 +563,7 @@ impl Run {
         } else {
             self.session.deliver_incomplete(state).await?;
         }
-        self.deliver_pace.spent(begun.elapsed(), MAX_REST);
+        self.deliver_throttle.spent(begun.elapsed(), MAX_REST);
         Ok(())
     }
 

@@ -56,9 +56,9 @@ fn add(out: &mut Provided, part: &Provided) {
             format!("{} {} is defined in {first} already; this one is ignored", object.kind, object.name);
         out.problems.push(Problem { origin: origin.whole(), object: None, message, excerpt: None });
     }
-    for (object, text) in &part.written {
+    for (object, text) in &part.raw {
         if !out.origins.contains_key(object) {
-            out.written.insert(object.clone(), text.clone());
+            out.raw.insert(object.clone(), text.clone());
         }
     }
     for (object, origin) in &part.origins {

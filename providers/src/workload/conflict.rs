@@ -160,7 +160,7 @@ fn resolve_as<T: Object>(
     out.problems.push(Problem { origin, object: Some(object.clone()), message, excerpt: None });
     if let Some(last) = earlier.and_then(|earlier| T::map(earlier).get(&object.name)) {
         T::map_mut(&mut out.config).insert(object.name.clone(), Arc::new(kept(&**last, &good)));
-        out.written.remove(object);
+        out.raw.remove(object);
         return true;
     }
     T::map_mut(&mut out.config).remove(&object.name);

@@ -42,7 +42,7 @@ impl Merger {
             self.out.origins.entry(object.clone()).or_insert_with(|| origin.clone());
         }
         self.out.problems.extend(part.problems.iter().cloned());
-        self.out.written.extend(part.written.iter().map(|(object, text)| (object.clone(), text.clone())));
+        self.out.raw.extend(part.raw.iter().map(|(object, text)| (object.clone(), text.clone())));
     }
 
     fn map<T: Object>(&mut self, part: &Provided) {

@@ -23,7 +23,7 @@ use crate::entrypoint::closing::Closing;
 use crate::entrypoint::header_budget::HeaderReservation;
 use crate::entrypoint::http::{Arrived, begin_tunnel, respond};
 use crate::entrypoint::linger;
-use crate::entrypoint::pace::{self, Answering};
+use crate::entrypoint::min_rate::{self, Answering};
 use crate::entrypoint::tunnel::answer as tunnel_answer;
 use crate::entrypoint::upgrade;
 
@@ -80,13 +80,13 @@ pub(super) async fn serve(
     let is_head = head.method == Method::HEAD;
     // A client may say that there is no body a moment after the head.
     let patience = if length.is_none() && usually_lacks_body(&head.method) { PROBE } else { Duration::ZERO };
-    let pace = pace::of_request(limits.pace(), &head.headers);
+    let min_rate = min_rate::of_request(limits.min_rate(), &head.headers);
     let spoiled = Spoiled::default();
     let answering = Answering::stream();
     let (body, leftover) = match body(source, &quic, length, patience, (largest, spoiled.clone())).await {
         Ok(body) if body.is_end_stream() => (body, None),
         Ok(body) => {
-            let (body, leftover) = pace::paced_with_leftover(body, pace, answering.clone());
+            let (body, leftover) = min_rate::with_min_rate_and_leftover(body, min_rate, answering.clone());
             (body, Some(leftover))
         }
         Err(fault) => {

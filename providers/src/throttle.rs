@@ -1,21 +1,21 @@
-//! How often costly work is done: at once now and then, and for a part of the time when there is a lot of it.
+//! Limits costly work: occasional work starts at once, and constant work takes a share of the time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A pace. Each piece of work is paid for with a rest of a multiple of its cost, on credit up to a limit: a few changes
-/// one after the other are done at once, and a flood of them takes a part of one core.
+/// Requires a rest after each piece of work, as a multiple of its cost and on credit up to a limit: a few changes in a row
+/// are processed at once, and a flood of them takes part of one core.
 #[derive(Clone, Debug)]
-pub struct Pace {
+pub struct Throttle {
     rest: u32,
     credit: Duration,
-    /// When all is paid for.
+    /// When the rest that is owed ends.
     even: Instant,
 }
 
-impl Pace {
-    /// A pace that rests `rest` times what work has cost, when more than `credit` of rest is owed.
+impl Throttle {
+    /// Returns a throttle that rests `rest` times what work has cost, when more than `credit` of rest is owed.
     pub fn new(rest: u32, credit: Duration) -> Self {
         Self { rest, credit, even: Instant::now() }
     }
@@ -41,29 +41,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_few_are_done_at_once_and_a_flood_takes_a_part_of_the_time() {
-        let mut pace = Pace::new(3, Duration::from_secs(1));
+        let mut throttle = Throttle::new(3, Duration::from_secs(1));
         let begun = Instant::now();
         let mut at_once = 0;
         for done in 1..=100_u32 {
-            if pace.next() <= Instant::now() {
+            if throttle.next() <= Instant::now() {
                 at_once += u32::from(done == at_once + 1);
             }
-            tokio::time::sleep_until(pace.next()).await;
+            tokio::time::sleep_until(throttle.next()).await;
             tokio::time::sleep(COST).await;
-            pace.spent(COST, LONGEST);
+            throttle.spent(COST, LONGEST);
         }
         assert_eq!(at_once, 4, "the credit of a second is three rests of 300 ms");
         let part = (COST * 100).as_secs_f64() / begun.elapsed().as_secs_f64();
         assert!((0.24..0.27).contains(&part), "{part}");
         tokio::time::sleep(LONGEST).await;
-        assert!(pace.next() <= Instant::now(), "after a while all is paid for");
+        assert!(throttle.next() <= Instant::now(), "after a while all is paid for");
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_rest_is_longer_than_the_longest() {
-        let mut pace = Pace::new(3, Duration::ZERO);
+        let mut throttle = Throttle::new(3, Duration::ZERO);
         tokio::time::sleep(LONGEST * 30).await;
-        pace.spent(LONGEST * 30, LONGEST);
-        assert_eq!(pace.next(), Instant::now() + LONGEST);
+        throttle.spent(LONGEST * 30, LONGEST);
+        assert_eq!(throttle.next(), Instant::now() + LONGEST);
     }
 }

@@ -1,7 +1,7 @@
-//! How fast a client must send its request body: never silent for too long, and not slower than a lowest rate.
+//! How fast a client must send its request body: without long silences, and at a minimum rate.
 //!
-//! Only time in which we wait for the client counts, so a slow server never makes a client late. Once the answer is under
-//! way, the request is one side of a conversation rather than an upload, and may pause for as long as it likes.
+//! Only the time spent waiting for the client counts, so a slow server never makes a client late. Once the response has
+//! started, the request is one side of a conversation rather than an upload, and may pause for as long as it likes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body::Frame;
 use tidegate_core::Body;
-use tidegate_core::body::Pace;
+use tidegate_core::body::MinDataRate;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
@@ -26,9 +26,9 @@ use super::timed_body::{TimedBody, Watch};
 const SHORTEST_WINDOW: Duration = Duration::from_secs(5);
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
-/// The time over which the rate of a pace is measured.
-pub(super) fn window(pace: Pace) -> Duration {
-    pace.stall.unwrap_or(LONGEST_WINDOW).clamp(SHORTEST_WINDOW, LONGEST_WINDOW)
+/// Returns the time over which the rate is measured.
+pub(super) fn window(min_rate: MinDataRate) -> Duration {
+    min_rate.stall.unwrap_or(LONGEST_WINDOW).clamp(SHORTEST_WINDOW, LONGEST_WINDOW)
 }
 
 /// Fewest bytes that must come within `time`.
@@ -36,12 +36,12 @@ pub(super) fn least(rate: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_millis() / 1000).unwrap_or(u64::MAX)
 }
 
-/// The pace of a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
+/// Returns the limits for a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
 /// have no lowest rate.
-pub(super) fn of_request(pace: Pace, headers: &HeaderMap) -> Pace {
+pub(super) fn of_request(min_rate: MinDataRate, headers: &HeaderMap) -> MinDataRate {
     let is_grpc =
         || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if pace.rate > 0 && is_grpc() { Pace { rate: 0, ..pace } } else { pace }
+    if min_rate.rate > 0 && is_grpc() { MinDataRate { rate: 0, ..min_rate } } else { min_rate }
 }
 
 /// Whether the answer to a request is under way: from its head to its end.
@@ -74,20 +74,24 @@ impl Answering {
     }
 }
 
-/// This body with a pace: it fails when it comes too slowly while its answer is not under way.
-pub(super) fn paced(inner: Body, pace: Pace, answering: Answering) -> Body {
-    TimedBody::watched(inner, PaceWatch::new(pace, answering))
+/// This body with a min_rate: it fails when it comes too slowly while its answer is not under way.
+pub(super) fn with_min_rate(inner: Body, min_rate: MinDataRate, answering: Answering) -> Body {
+    TimedBody::watched(inner, RateWatch::new(min_rate, answering))
 }
 
 /// The same for a body of a framed request: what is left when nobody wants more of it can be drained.
-pub(super) fn paced_with_leftover(inner: Body, pace: Pace, answering: Answering) -> (Body, Leftover) {
+pub(super) fn with_min_rate_and_leftover(
+    inner: Body,
+    min_rate: MinDataRate,
+    answering: Answering,
+) -> (Body, Leftover) {
     let (sender, leftover) = oneshot::channel();
-    (TimedBody::with_leftover(inner, PaceWatch::new(pace, answering), sender), leftover)
+    (TimedBody::with_leftover(inner, RateWatch::new(min_rate, answering), sender), leftover)
 }
 
 /// Looks at how fast a request body comes.
-struct PaceWatch {
-    pace: Pace,
+struct RateWatch {
+    min_rate: MinDataRate,
     answering: Answering,
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when we wait.
@@ -104,10 +108,10 @@ struct PaceWatch {
     window: Duration,
 }
 
-impl PaceWatch {
-    fn new(pace: Pace, answering: Answering) -> Self {
+impl RateWatch {
+    fn new(min_rate: MinDataRate, answering: Answering) -> Self {
         Self {
-            pace,
+            min_rate,
             answering,
             timer: None,
             waiting: None,
@@ -115,31 +119,31 @@ impl PaceWatch {
             until: Instant::now(),
             waited: Duration::ZERO,
             bytes: 0,
-            window: window(pace),
+            window: window(min_rate),
         }
     }
 
     /// Looks at the rate when a window is over, and begins the next.
     fn is_fast_enough(&mut self) -> bool {
-        if self.pace.rate == 0 || self.waited < self.window {
+        if self.min_rate.rate == 0 || self.waited < self.window {
             return true;
         }
-        let enough = self.bytes >= least(self.pace.rate, self.waited) || self.answering.is_under_way();
+        let enough = self.bytes >= least(self.min_rate.rate, self.waited) || self.answering.is_under_way();
         (self.waited, self.bytes) = (Duration::ZERO, 0);
         enough
     }
 
     /// The stall counts from the beginning of the wait, whatever window that was in.
     fn set_until(&mut self, since: Instant, now: Instant) {
-        let stall = self.pace.stall.map(|stall| since + stall);
-        let rate = (self.pace.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
+        let stall = self.min_rate.stall.map(|stall| since + stall);
+        let rate = (self.min_rate.rate > 0).then(|| now + self.window.saturating_sub(self.waited));
         if let Some(until) = stall.into_iter().chain(rate).min() {
             self.until = until;
         }
     }
 }
 
-impl Watch for PaceWatch {
+impl Watch for RateWatch {
     fn came(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return true };
         self.bytes = self.bytes.saturating_add(data.len() as u64);
@@ -156,7 +160,7 @@ impl Watch for PaceWatch {
             self.set_until(now, now);
         }
         loop {
-            if self.pace.stall.is_none() && self.pace.rate == 0 {
+            if self.min_rate.stall.is_none() && self.min_rate.rate == 0 {
                 return Poll::Pending;
             }
             let until = self.until;
@@ -179,7 +183,7 @@ impl Watch for PaceWatch {
                 continue;
             }
             let since = self.waiting.unwrap_or(now);
-            if self.pace.stall.is_some_and(|stall| now.duration_since(since) >= stall) {
+            if self.min_rate.stall.is_some_and(|stall| now.duration_since(since) >= stall) {
                 return Poll::Ready(());
             }
             self.waited += now.duration_since(self.counted);
@@ -191,9 +195,9 @@ impl Watch for PaceWatch {
         }
     }
 
-    fn set_pace(&mut self, pace: Pace) -> bool {
-        self.pace = pace;
-        self.window = window(pace);
+    fn set_min_rate(&mut self, min_rate: MinDataRate) -> bool {
+        self.min_rate = min_rate;
+        self.window = window(min_rate);
         true
     }
 }
@@ -223,14 +227,14 @@ mod tests {
     }
 
     /// A body whose rate is looked at every 200 ms.
-    fn body(pace: Pace, receiver: mpsc::Receiver<usize>) -> Body {
+    fn body(min_rate: MinDataRate, receiver: mpsc::Receiver<usize>) -> Body {
         let inner = Body::of_frames(Sent(receiver));
-        let watch = PaceWatch::new(pace, Answering::stream());
-        TimedBody::watched(inner, PaceWatch { window: milliseconds(200), ..watch })
+        let watch = RateWatch::new(min_rate, Answering::stream());
+        TimedBody::watched(inner, RateWatch { window: milliseconds(200), ..watch })
     }
 
     /// Sends so many bytes after each pause, and reads them. The outcome: how much came, and whether it was cut.
-    async fn outcome(pace: Pace, pause: Duration, length: usize, times: usize) -> (usize, bool) {
+    async fn outcome(min_rate: MinDataRate, pause: Duration, length: usize, times: usize) -> (usize, bool) {
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             for _ in 0..times {
@@ -240,7 +244,7 @@ mod tests {
                 }
             }
         });
-        let mut body = body(pace, receiver);
+        let mut body = body(min_rate, receiver);
         let mut came = 0;
         loop {
             match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -256,26 +260,33 @@ mod tests {
 
     #[tokio::test]
     async fn an_upload_that_moves_is_never_cut() {
-        let pace = Pace { stall: Some(milliseconds(10_000)), rate: 100 };
-        assert_eq!(outcome(pace, milliseconds(20), 10_000, 50).await, (500_000, false), "five windows");
+        let min_rate = MinDataRate { stall: Some(milliseconds(10_000)), rate: 100 };
+        assert_eq!(outcome(min_rate, milliseconds(20), 10_000, 50).await, (500_000, false), "five windows");
     }
 
     #[tokio::test]
     async fn a_body_that_hardly_moves_is_cut_and_a_silent_one_too() {
-        let pace = Pace { stall: Some(milliseconds(10_000)), rate: 1000 };
-        let (came, cut) = outcome(pace, milliseconds(20), 1, 1000).await;
+        let min_rate = MinDataRate { stall: Some(milliseconds(10_000)), rate: 1000 };
+        let (came, cut) = outcome(min_rate, milliseconds(20), 1, 1000).await;
         assert!(cut && came < 200, "{came}");
-        let silent = Pace { stall: Some(milliseconds(50)), rate: 0 };
+        let silent = MinDataRate { stall: Some(milliseconds(50)), rate: 0 };
         assert_eq!(outcome(silent, milliseconds(60_000), 1000, 2).await, (0, true));
-        assert_eq!(outcome(Pace { stall: None, rate: 100 }, milliseconds(60_000), 1, 1).await, (0, true));
-        assert_eq!(outcome(Pace { rate: 0, ..pace }, milliseconds(20), 1, 30).await, (30, false), "no rate");
-        assert_eq!(outcome(Pace::default(), milliseconds(500), 1, 2).await, (2, false), "no limit");
+        assert_eq!(
+            outcome(MinDataRate { stall: None, rate: 100 }, milliseconds(60_000), 1, 1).await,
+            (0, true)
+        );
+        assert_eq!(
+            outcome(MinDataRate { rate: 0, ..min_rate }, milliseconds(20), 1, 30).await,
+            (30, false),
+            "no rate"
+        );
+        assert_eq!(outcome(MinDataRate::default(), milliseconds(500), 1, 2).await, (2, false), "no limit");
     }
 
     #[tokio::test]
     async fn a_slow_reader_makes_nobody_late() {
         let (sender, receiver) = mpsc::channel(100);
-        let mut body = body(Pace { stall: Some(milliseconds(10_000)), rate: 1000 }, receiver);
+        let mut body = body(MinDataRate { stall: Some(milliseconds(10_000)), rate: 1000 }, receiver);
         for _ in 0..50 {
             sender.send(1).await.unwrap();
         }
@@ -291,8 +302,8 @@ mod tests {
     async fn a_conversation_may_pause_until_its_answer_is_over() {
         let (sender, receiver) = mpsc::channel(1);
         let answering = Answering::stream();
-        let pace = Pace { stall: Some(milliseconds(50)), rate: 1000 };
-        let mut body = paced(Body::of_frames(Sent(receiver)), pace, answering.clone());
+        let min_rate = MinDataRate { stall: Some(milliseconds(50)), rate: 1000 };
+        let mut body = with_min_rate(Body::of_frames(Sent(receiver)), min_rate, answering.clone());
         answering.set(true);
         let mut next = async |limit| {
             let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
@@ -308,8 +319,9 @@ mod tests {
 
     #[test]
     fn the_rate_is_an_average_over_the_time_that_is_borne() {
-        let of =
-            |stall: Option<u64>| window(Pace { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs();
+        let of = |stall: Option<u64>| {
+            window(MinDataRate { stall: stall.map(Duration::from_secs), rate: 1 }).as_secs()
+        };
         assert_eq!([of(None), of(Some(1)), of(Some(30)), of(Some(3600))], [60, 5, 30, 60]);
         assert_eq!(least(16, Duration::from_secs(60)), 960);
         assert_eq!(least(u64::MAX, Duration::from_secs(60)), u64::MAX);
@@ -317,10 +329,10 @@ mod tests {
 
     #[test]
     fn conversations_have_no_lowest_rate() {
-        let pace = Pace { stall: Some(milliseconds(60_000)), rate: 16 };
+        let min_rate = MinDataRate { stall: Some(milliseconds(60_000)), rate: 16 };
         let mut headers = HeaderMap::new();
-        assert_eq!(of_request(pace, &headers), pace);
+        assert_eq!(of_request(min_rate, &headers), min_rate);
         headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/grpc+proto"));
-        assert_eq!(of_request(pace, &headers), Pace { rate: 0, ..pace });
+        assert_eq!(of_request(min_rate, &headers), MinDataRate { rate: 0, ..min_rate });
     }
 }
