@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::conn_limit::SILENCE;
+use super::http::protocol::{PREFACE, TLS_HANDSHAKE};
 use super::listener::Listener;
-use super::protocol::{PREFACE, TLS_HANDSHAKE};
 use super::shutdown::Phase;
 
 /// How much of what a client has sent is looked at.

@@ -1,44 +1,22 @@
-//! The listeners: listens, accepts, and turns connections into requests.
+//! Entry points: they listen, accept connections, and turn them into requests.
 //!
-//! A connection passes these files in order: `listen` accepts it, `hold` keeps it until the first configuration is
-//! complete, `connection` finds out what is spoken (PROXY header, TLS, version of HTTP), `stream` reads along,
-//! `clock` keeps the time, `http` serves each request.
-//! HTTP/3 comes over UDP and has a way of its own to `http`: `http3`.
+//! `listen` accepts a connection, `hold` keeps it until the first configuration is complete, and `dispatch` detects its
+//! protocol. Each protocol has its place: [`http1_2`] for connections over TCP, [`http3`] for those over QUIC, [`tcp`] for
+//! what is not HTTP. Requests of all versions of HTTP meet in [`http`].
 
-mod aliases;
-mod body;
-mod chosen_options;
-mod client_connection;
-mod clock;
-mod closing;
 mod conn_limit;
-mod connection;
 mod dispatch;
-pub(crate) mod forwarded;
-mod header_budget;
 mod hold;
 pub mod http;
+mod http1_2;
 mod http3;
-mod linger;
 mod listen;
 mod listener;
-mod min_rate;
 mod passed;
 mod ports;
-mod prefixed;
-mod presence;
-mod progress;
-mod protocol;
 mod shutdown;
-mod target;
 mod tcp;
-mod timed_body;
-mod timeouts;
-mod tunnel;
-pub(crate) mod upgrade;
-mod watched_stream;
 
-use shutdown::Phase;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -56,11 +34,12 @@ use crate::udp;
 use crate::worker::{self, Workers};
 use conn_limit::ConnectionLimiter;
 pub use conn_limit::raise_descriptor_limit;
-use header_budget::HeaderBudget;
+use http1_2::header_budget::HeaderBudget;
 use http3::Http3;
 use listener::{Listener, Shared};
 pub use passed::Passed;
-use ports::{Binder, BoundDoor, BoundPoint};
+use ports::{Binder, BoundListener, BoundUdp};
+use shutdown::Phase;
 use tidegate_core::BuildError;
 
 /// How long an idle connection is kept when the gateway stops: a client that did not know may have sent a request.
@@ -166,11 +145,11 @@ impl EntryPoints {
 
     fn serve_door(
         &mut self,
-        bound: BoundDoor,
+        bound: BoundListener,
         serves: &str,
         http3: &mut Option<Http3>,
     ) -> Result<(), StartError> {
-        let BoundDoor { listener, address, listeners, http3: port } = bound;
+        let BoundListener { listener, address, listeners, http3: port } = bound;
         if let Some(port) = port {
             let threads = match http3.take() {
                 Some(threads) => threads,
@@ -192,8 +171,8 @@ impl EntryPoints {
         Ok(())
     }
 
-    fn serve_point(&mut self, bound: BoundPoint) {
-        let BoundPoint { point, address, sockets } = bound;
+    fn serve_point(&mut self, bound: BoundUdp) {
+        let BoundUdp { point, address, sockets } = bound;
         tracing::info!(entry_point = %point.name, %address, serves = "UDP", "listening");
         for (number, socket) in sockets.into_iter().enumerate() {
             spawn_vital(self.workers.handle(number % self.workers.len()), point.clone().serve(socket));

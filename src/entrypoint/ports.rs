@@ -12,7 +12,7 @@ use crate::settings::{EntryPoint, Settings};
 use crate::udp;
 
 /// An entry point for HTTP and TCP with its ports.
-pub(super) struct BoundDoor {
+pub(super) struct BoundListener {
     pub(super) listener: Arc<Listener>,
     pub(super) address: SocketAddr,
     pub(super) listeners: Vec<BoundSocket>,
@@ -20,7 +20,7 @@ pub(super) struct BoundDoor {
 }
 
 /// An entry point for UDP with its sockets.
-pub(super) struct BoundPoint {
+pub(super) struct BoundUdp {
     pub(super) point: Arc<udp::Listener>,
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<UdpSocket>,
@@ -41,7 +41,7 @@ impl Binder<'_> {
         index: usize,
         name: &str,
         options: &EntryPoint,
-    ) -> Result<BoundDoor, StartError> {
+    ) -> Result<BoundListener, StartError> {
         let invalid =
             |error: &dyn Display| StartError::Option { entry_point: name.into(), message: error.to_string() };
         let failed =
@@ -69,7 +69,7 @@ impl Binder<'_> {
                 })
             }
         };
-        Ok(BoundDoor { listener: Arc::new(listener), address, listeners, http3 })
+        Ok(BoundListener { listener: Arc::new(listener), address, listeners, http3 })
     }
 
     /// An entry point for UDP.
@@ -78,7 +78,7 @@ impl Binder<'_> {
         index: usize,
         name: &str,
         options: &EntryPoint,
-    ) -> Result<BoundPoint, StartError> {
+    ) -> Result<BoundUdp, StartError> {
         let failed =
             |error| StartError::Bind { entry_point: name.into(), address: options.address.clone(), error };
         let (snapshots, opening) = (self.shared.snapshots.clone(), self.shared.opening.clone());
@@ -95,6 +95,6 @@ impl Binder<'_> {
             point.is_passed = true;
         }
         let address = sockets[0].local_addr().map_err(failed)?;
-        Ok(BoundPoint { point: Arc::new(point), address, sockets })
+        Ok(BoundUdp { point: Arc::new(point), address, sockets })
     }
 }

@@ -21,7 +21,7 @@ use super::diagnostics::{Finding, Outcome};
 use super::routers::{self, MAX_PRIORITY, Rules, check_priority, check_resolver, existing, options_name};
 use super::syntax::syntax_error;
 use super::{Route, Routes, Timeouts, tls_hosts};
-use crate::entrypoint::forwarded::append_for;
+use crate::entrypoint::http::forwarded::append_for;
 use crate::router::{Entry, Index, Rule};
 use crate::settings::EntryPointObservability;
 use crate::tcp::HttpsNames;

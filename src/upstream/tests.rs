@@ -423,7 +423,7 @@ async fn front(endpoint: Arc<Endpoint>) -> SocketAddr {
             async move {
                 let (mut head, body) = incoming.into_parts();
                 let mut context = Context::new(Arc::new(Connection::plain(([127, 0, 0, 1], 9).into())));
-                context.upgrade = head.extensions.remove().map(crate::entrypoint::upgrade::of_library);
+                context.upgrade = head.extensions.remove().map(crate::entrypoint::http::upgrade::of_library);
                 let answer = endpoint.send(Request::new(head, Body::incoming(body), context)).await;
                 let (head, body) = answer.unwrap_or_else(tidegate_core::reply::upstream_failure).into_parts();
                 Ok::<_, BodyError>(http::Response::from_parts(head, body))

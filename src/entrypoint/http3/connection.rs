@@ -17,11 +17,11 @@ use tokio::time::{MissedTickBehavior, Sleep};
 use super::request::{self, Ended};
 use super::session::Outcome;
 use super::upload::{Ending, Source, report};
-use crate::entrypoint::client_connection::ClientConnection;
 use crate::entrypoint::conn_limit::OpenConnection;
+use crate::entrypoint::http::client_connection::ClientConnection;
+use crate::entrypoint::http::protocol::Protocol;
+use crate::entrypoint::http1_2::progress::Progress;
 use crate::entrypoint::listener::{Handshaking, Listener};
-use crate::entrypoint::progress::Progress;
-use crate::entrypoint::protocol::Protocol;
 use crate::entrypoint::shutdown::Phase;
 
 /// Types of streams in one direction (RFC 9114 section 6.2, RFC 9204 section 4.2).
@@ -202,7 +202,11 @@ impl Served {
             return;
         }
         self.next_stream = u64::from(VarInt::from(receiving.id())) + 4;
-        self.requests.spawn(request::serve(self.client.clone(), self.quic.clone(), (sending, receiving)));
+        self.requests.spawn(request::handle_request(
+            self.client.clone(),
+            self.quic.clone(),
+            (sending, receiving),
+        ));
     }
 
     async fn ended(&mut self, ended: Ended) {

@@ -17,15 +17,15 @@ use super::answer::{Answer, Place, Unwanted};
 use super::hints::Hints;
 use super::tunnel;
 use super::upload::{Ending, Source, Spoiled, Upload, report};
-use crate::entrypoint::body::OpenAnswer;
-use crate::entrypoint::client_connection::ClientConnection;
-use crate::entrypoint::closing::Closing;
-use crate::entrypoint::header_budget::HeaderReservation;
+use crate::entrypoint::http::body::OpenAnswer;
+use crate::entrypoint::http::client_connection::ClientConnection;
+use crate::entrypoint::http::closing::Closing;
+use crate::entrypoint::http::min_rate::{self, Answering};
+use crate::entrypoint::http::tunnel::answer as tunnel_answer;
+use crate::entrypoint::http::upgrade;
 use crate::entrypoint::http::{Arrived, begin_tunnel, respond};
-use crate::entrypoint::linger;
-use crate::entrypoint::min_rate::{self, Answering};
-use crate::entrypoint::tunnel::answer as tunnel_answer;
-use crate::entrypoint::upgrade;
+use crate::entrypoint::http1_2::header_budget::HeaderReservation;
+use crate::entrypoint::http1_2::linger;
 
 /// How long it is waited whether there is a body, where there usually is none: a server that is promised one may well
 /// refuse it. As long as Go's HTTP library waits.
@@ -50,7 +50,7 @@ fn parts(head: RequestHead) -> request::Parts {
 }
 
 /// Serves one request stream of `quic`.
-pub(super) async fn serve(
+pub(super) async fn handle_request(
     client: Arc<ClientConnection>,
     quic: quinn::Connection,
     (sending, receiving): (SendStream, RecvStream),
@@ -180,7 +180,7 @@ async fn response_to(
     loop {
         tokio::select! {
             biased;
-            (response, closing) = &mut responding => return Some(closed(response, closing)),
+            (response, closing) = &mut responding => return Some(with_closing(response, closing)),
             () = std::future::poll_fn(|cx| hints.poll_any(cx)) => {
                 answer.interim(hints.take()).await.ok()?;
             }
@@ -203,7 +203,7 @@ async fn tunnelled(
     let arrived = Arrived { head, body: Body::empty(), interim: None, upgrade: Some(upgrade) };
     let response = tokio::select! {
         biased;
-        (response, closing) = respond(client, arrived) => closed(response, closing),
+        (response, closing) = respond(client, arrived) => with_closing(response, closing),
         () = answer.over() => return Ended::Wasted,
     };
     let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -222,7 +222,7 @@ async fn tunnelled(
 }
 
 /// The response, whose body ends the exchange.
-fn closed(response: Response, closing: Option<Closing>) -> Response {
+fn with_closing(response: Response, closing: Option<Closing>) -> Response {
     match closing {
         Some(closing) => response.map(|body| body.with_guard(Box::new(closing))),
         None => response,

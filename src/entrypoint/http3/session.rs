@@ -19,7 +19,7 @@ use rustls::server::Acceptor;
 use tidegate_core::{BuildError, TlsInfo};
 use tokio::runtime::Handle;
 
-use crate::entrypoint::chosen_options::ChosenOptions;
+use crate::entrypoint::http::chosen_options::ChosenOptions;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 
 /// The name of HTTP/3 in a handshake (RFC 9114 section 3.1).
@@ -226,7 +226,7 @@ impl Session for Handshake {
             version: "1.3",
             cipher: session
                 .negotiated_cipher_suite()
-                .map_or("", |suite| crate::entrypoint::connection::go_name(suite.suite())),
+                .map_or("", |suite| crate::entrypoint::http1_2::connection::go_name(suite.suite())),
             client_certificates: chain.iter().map(|certificate| certificate.to_vec()).collect(),
         };
         Some(Box::new(Outcome { info, options: options.clone() }))

@@ -11,7 +11,7 @@ const CLIENT_CLOSED: u16 = 499;
 
 /// An exchange that has not ended. It ends with the body of its response; dropped before there is a response, because
 /// the client went away.
-pub(super) struct Closing {
+pub(in crate::entrypoint) struct Closing {
     exchange: Arc<Exchange>,
     line: Option<Box<Line>>,
     is_over: bool,
@@ -19,12 +19,12 @@ pub(super) struct Closing {
 
 impl Closing {
     /// For an exchange whose line in the access log, if it has one, is `line`.
-    pub(super) fn new(exchange: Arc<Exchange>, line: Option<Box<Line>>) -> Self {
+    pub(in crate::entrypoint) fn new(exchange: Arc<Exchange>, line: Option<Box<Line>>) -> Self {
         Self { exchange, line, is_over: false }
     }
 
     /// Notes the head of the response that the client gets.
-    pub(super) fn answer(&mut self, response: &Response) {
+    pub(in crate::entrypoint) fn record_response(&mut self, response: &Response) {
         self.exchange.answer(response.status().as_u16(), response.reason);
         if let Some(line) = &mut self.line {
             line.answer(response.headers());
@@ -32,12 +32,12 @@ impl Closing {
     }
 
     /// Counts bytes of the response's body.
-    pub(super) fn add_sent(&self, bytes: usize) {
+    pub(in crate::entrypoint) fn add_sent(&self, bytes: usize) {
         self.exchange.add_sent(bytes);
     }
 
     /// Ends the exchange as the body of its response has ended. Does nothing the second time.
-    pub(super) fn finish(&mut self, end: End) {
+    pub(in crate::entrypoint) fn finish(&mut self, end: End) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
@@ -90,7 +90,7 @@ mod tests {
         let exchange = exchange();
         let mut closing = Closing::new(exchange.clone(), None);
         let response = Response::new(Body::full("hello"));
-        closing.answer(&response);
+        closing.record_response(&response);
         let body = response.into_body().with_guard(Box::new(closing));
         assert_eq!(body.collect(10).await.unwrap().bytes.as_ref(), b"hello");
         assert_eq!((exchange.status(), exchange.sent()), (200, 5));

@@ -14,16 +14,16 @@ use tidegate_core::{Body, End, Guard, Next, Reason, Request, Response, UpstreamE
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::client_connection::ClientConnection;
-use super::min_rate::{self, Answering};
-use super::timed_body::{TimedBody, Watch};
+use crate::entrypoint::http::client_connection::ClientConnection;
+use crate::entrypoint::http::min_rate::{self, Answering};
+use crate::entrypoint::http::timed_body::{TimedBody, Watch};
 use crate::snapshot::Timeouts;
 
 /// How much later than the body itself its connection gives up (HTTP/1): the answer should get out.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A request with timeouts of its own.
-pub(super) struct Timed {
+pub(in crate::entrypoint) struct Timed {
     timeouts: Timeouts,
     deadline: Option<Instant>,
     /// Tells when the request body is over.
@@ -31,7 +31,7 @@ pub(super) struct Timed {
 }
 
 /// Prepares a request for the timeouts of its router. Without any, nothing is done.
-pub(super) fn begin(
+pub(in crate::entrypoint) fn begin(
     client: &ClientConnection,
     request: &mut Request,
     timeouts: Option<&Timeouts>,
@@ -72,7 +72,7 @@ fn with_min_rate(client: &ClientConnection, request: &Request, mut body: Body, t
 
 impl Timed {
     /// The answer, or one of ours when it takes too long.
-    pub(super) async fn answer(self, next: &Next, request: Request) -> Response {
+    pub(in crate::entrypoint) async fn answer(self, next: &Next, request: Request) -> Response {
         let late = async {
             match self.timeouts.response {
                 None => std::future::pending().await,

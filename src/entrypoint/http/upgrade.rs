@@ -16,7 +16,7 @@ pub(crate) fn of_library(found: OnUpgrade) -> Box<Upgrade> {
 }
 
 /// An upgrade whose stream is given to the sender once it is there (HTTP/3).
-pub(super) fn pending() -> (Box<Upgrade>, oneshot::Sender<DuplexStream>) {
+pub(in crate::entrypoint) fn pending() -> (Box<Upgrade>, oneshot::Sender<DuplexStream>) {
     let (give, take) = oneshot::channel();
     (Box::new(Upgrade::new(Arc::new(Stream(Mutex::new(Some(take)))))), give)
 }

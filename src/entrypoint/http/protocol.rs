@@ -1,13 +1,13 @@
 //! The protocols in which clients send requests.
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(in crate::entrypoint) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS connection: a handshake record.
-pub(super) const TLS_HANDSHAKE: u8 = 0x16;
+pub(in crate::entrypoint) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// The protocol of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(in crate::entrypoint) enum Protocol {
     /// HTTP/1.0 and HTTP/1.1.
     Http1,
     /// HTTP/2.
@@ -18,7 +18,7 @@ pub(super) enum Protocol {
 
 impl Protocol {
     /// True where requests come as streams of frames: HTTP/2 and HTTP/3.
-    pub(super) fn is_framed(self) -> bool {
+    pub(in crate::entrypoint) fn is_framed(self) -> bool {
         self != Self::Http1
     }
 }

@@ -19,19 +19,19 @@ use tokio::time::Sleep;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::chosen_options::ChosenOptions;
-use super::client_connection::ClientConnection;
-use super::clock::{Clock, Due, STALLED};
-use super::conn_limit::{OpenConnection, SILENCE};
-use super::header_budget::HeaderReservation;
-use super::http::HttpService;
-use super::linger::Wire;
-use super::listener::Listener;
-use super::prefixed::Prefixed;
-use super::progress::Progress;
-use super::protocol::{PREFACE, Protocol, TLS_HANDSHAKE};
-use super::shutdown::Phase;
-use super::watched_stream::Watched;
+use crate::entrypoint::conn_limit::{OpenConnection, SILENCE};
+use crate::entrypoint::http::HttpService;
+use crate::entrypoint::http::chosen_options::ChosenOptions;
+use crate::entrypoint::http::client_connection::ClientConnection;
+use crate::entrypoint::http::protocol::{PREFACE, Protocol, TLS_HANDSHAKE};
+use crate::entrypoint::http1_2::clock::{Clock, Due, STALLED};
+use crate::entrypoint::http1_2::header_budget::HeaderReservation;
+use crate::entrypoint::http1_2::linger::Wire;
+use crate::entrypoint::http1_2::prefixed::Prefixed;
+use crate::entrypoint::http1_2::progress::Progress;
+use crate::entrypoint::http1_2::watched_stream::Watched;
+use crate::entrypoint::listener::Listener;
+use crate::entrypoint::shutdown::Phase;
 use crate::tls::TlsStore;
 
 /// Read at once while it is not known what is spoken.
@@ -42,16 +42,16 @@ const NEWCOMER: Duration = Duration::from_secs(5);
 const MAX_UNKNOWN: usize = 24 * 1024;
 
 /// What remains of a connection once it is known who takes it: it may last long, so it has no room for what came before.
-pub(super) type Serving = BoxFuture<'static, io::Result<()>>;
+pub(in crate::entrypoint) type Serving = BoxFuture<'static, io::Result<()>>;
 
 /// What is known before HTTP begins.
-pub(super) struct Begun {
-    pub(super) stream: Prefixed<TcpStream>,
-    pub(super) connection: Connection,
+pub(in crate::entrypoint) struct Begun {
+    pub(in crate::entrypoint) stream: Prefixed<TcpStream>,
+    pub(in crate::entrypoint) connection: Connection,
 }
 
 /// Begins HTTP or HTTPS on a connection whose first bytes are known. Returns `None` when the connection has ended.
-pub(super) async fn begin_http(
+pub(in crate::entrypoint) async fn begin_http(
     listener: Arc<Listener>,
     begun: Begun,
     open: OpenConnection,
@@ -72,7 +72,7 @@ pub(super) async fn begin_http(
 }
 
 /// Waits at most `limit`; `None`: as long as it takes.
-pub(super) async fn within<T>(
+pub(in crate::entrypoint) async fn within<T>(
     limit: Option<Duration>,
     what: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
@@ -85,7 +85,7 @@ pub(super) async fn within<T>(
 }
 
 /// Reads until `decide` knows what to do by the bytes after the PROXY header. `None`: the client hung up before.
-pub(super) async fn first_bytes<T>(
+pub(in crate::entrypoint) async fn first_bytes<T>(
     listener: &Listener,
     mut stream: TcpStream,
     peer: SocketAddr,
@@ -160,7 +160,7 @@ async fn stalled(listener: &Listener) {
 }
 
 /// True when the bytes tell TLS, HTTP/2 and HTTP/1 apart.
-pub(super) fn is_known(bytes: &[u8]) -> bool {
+pub(in crate::entrypoint) fn is_known(bytes: &[u8]) -> bool {
     !bytes.is_empty() && (bytes.len() >= PREFACE.len() || !PREFACE.starts_with(bytes))
 }
 
@@ -211,7 +211,7 @@ async fn handshake(
 }
 
 /// The name of a suite as Go and IANA write it.
-pub(super) fn go_name(suite: rustls::CipherSuite) -> &'static str {
+pub(in crate::entrypoint) fn go_name(suite: rustls::CipherSuite) -> &'static str {
     match suite {
         rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         rustls::CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",

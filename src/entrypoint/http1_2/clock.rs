@@ -12,9 +12,9 @@ use tidegate_core::body::MinDataRate;
 use tidegate_wire::http1::framing::Place;
 use tokio::time::{Instant, Sleep};
 
-use super::min_rate;
-use super::progress::Progress;
-use super::protocol::Protocol;
+use crate::entrypoint::http::min_rate;
+use crate::entrypoint::http::protocol::Protocol;
+use crate::entrypoint::http1_2::progress::Progress;
 
 /// How long a client may take to hang up after it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -23,38 +23,38 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const PARK: Duration = Duration::from_secs(2);
 
 /// After this time without progress a connection may have to make room for others, however patient we are.
-pub(super) const STALLED: Duration = Duration::from_secs(10);
+pub(in crate::entrypoint) const STALLED: Duration = Duration::from_secs(10);
 
 /// How long a client may take. `None`: as long as it likes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(in crate::entrypoint) struct Limits {
     /// For a request head, from its first byte; for the first byte of a new connection; for an HTTP/2 header block.
-    pub(super) head: Option<Duration>,
+    pub(in crate::entrypoint) head: Option<Duration>,
     /// Without any progress while a body is read.
-    pub(super) body: Option<Duration>,
+    pub(in crate::entrypoint) body: Option<Duration>,
     /// Fewest bytes of a body in a second, while we wait for them; 0 for any.
-    pub(super) rate: u64,
+    pub(in crate::entrypoint) rate: u64,
     /// Without a request.
-    pub(super) idle: Option<Duration>,
+    pub(in crate::entrypoint) idle: Option<Duration>,
     /// From the end of a request's head to the end of its answer.
-    pub(super) write: Option<Duration>,
+    pub(in crate::entrypoint) write: Option<Duration>,
 }
 
 impl Limits {
     /// How fast a request body must come.
-    pub(super) fn min_rate(&self) -> MinDataRate {
+    pub(in crate::entrypoint) fn min_rate(&self) -> MinDataRate {
         MinDataRate { stall: self.body, rate: self.rate }
     }
 
     /// How long a connection may stay parked: what is left of its idle time.
-    pub(super) fn parked(&self) -> Option<Duration> {
+    pub(in crate::entrypoint) fn parked(&self) -> Option<Duration> {
         self.idle.map(|idle| idle.saturating_sub(PARK))
     }
 }
 
 /// What to do with a client whose time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(in crate::entrypoint) enum Due {
     /// Part in good order.
     Leave,
     /// Put the connection aside: it is idle, and its buffers are not needed for now. HTTP/2 connections hear it once
@@ -67,7 +67,7 @@ pub(super) enum Due {
 }
 
 /// The clock of one connection.
-pub(super) struct Clock {
+pub(in crate::entrypoint) struct Clock {
     limits: Limits,
     protocol: Protocol,
     parks: bool,
@@ -147,7 +147,7 @@ impl Wait {
 
 impl Clock {
     /// A clock that starts now.
-    pub(super) fn new(limits: Limits, protocol: Protocol) -> Self {
+    pub(in crate::entrypoint) fn new(limits: Limits, protocol: Protocol) -> Self {
         let parks = limits.idle.is_none_or(|idle| idle > PARK);
         Self {
             limits,
@@ -165,7 +165,7 @@ impl Clock {
     }
 
     /// Ready when the client's time is up. To be polled whenever the connection was.
-    pub(super) fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Due> {
+    pub(in crate::entrypoint) fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Due> {
         let (wait, mark) = self.wait(progress);
         let too_slow = self.is_too_slow(wait, progress);
         let limit = match wait {

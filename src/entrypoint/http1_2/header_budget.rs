@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most header lines of a request, `Host` included.
-pub(super) const MAX_HEADER_LINES: usize = 1024;
+pub(in crate::entrypoint) const MAX_HEADER_LINES: usize = 1024;
 /// A head of this size is never refused for the sake of others, and not counted.
 const ORDINARY: usize = 16 * 1024;
 /// What all heads may hold beyond that, in bytes.
@@ -18,45 +18,45 @@ const PART: usize = 16;
 
 /// What heads hold together.
 #[derive(Debug)]
-pub(super) struct HeaderBudget {
+pub(in crate::entrypoint) struct HeaderBudget {
     held: AtomicUsize,
     most: usize,
 }
 
 impl HeaderBudget {
     /// A budget in which one head may be `largest`.
-    pub(super) fn new(largest: usize) -> Arc<Self> {
+    pub(in crate::entrypoint) fn new(largest: usize) -> Arc<Self> {
         // Twice what one head of that size asks for, so that others do not come in its way.
         Self::of(ALL.max(largest.saturating_mul(2 * PART)))
     }
 
     /// A budget of so many bytes.
-    pub(super) fn of(most: usize) -> Arc<Self> {
+    pub(in crate::entrypoint) fn of(most: usize) -> Arc<Self> {
         Arc::new(Self { held: AtomicUsize::new(0), most })
     }
 }
 
 /// What one head, or those of one connection, hold. Given back when dropped.
 #[derive(Debug)]
-pub(super) struct HeaderReservation {
+pub(in crate::entrypoint) struct HeaderReservation {
     budget: Arc<HeaderBudget>,
     counted: usize,
 }
 
 impl HeaderReservation {
     /// Nothing yet.
-    pub(super) fn new(budget: Arc<HeaderBudget>) -> Self {
+    pub(in crate::entrypoint) fn new(budget: Arc<HeaderBudget>) -> Self {
         Self { budget, counted: 0 }
     }
 
     /// True when a head of so many bytes is counted at all.
-    pub(super) fn counts(bytes: usize) -> bool {
+    pub(in crate::entrypoint) fn counts(bytes: usize) -> bool {
         bytes > ORDINARY
     }
 
     /// The head holds so many bytes now. False: that is more than there is room for.
     #[must_use]
-    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+    pub(in crate::entrypoint) fn grow(&mut self, bytes: usize) -> bool {
         let Some(more) = bytes.saturating_sub(ORDINARY).checked_sub(self.counted) else { return true };
         if more == 0 {
             return true;
@@ -71,7 +71,7 @@ impl HeaderReservation {
     }
 
     /// The head is gone.
-    pub(super) fn release(&mut self) {
+    pub(in crate::entrypoint) fn release(&mut self) {
         if self.counted > 0 {
             self.budget.held.fetch_sub(self.counted, Ordering::Relaxed);
             self.counted = 0;

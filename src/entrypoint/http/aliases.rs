@@ -7,7 +7,7 @@ use crate::settings::{AliasStrategy, EntryPointHttp};
 
 /// What happens to such headers (Traefik's `aliasHeadersStrategy` and the older `underscoreHeadersStrategy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Aliases {
+pub(in crate::entrypoint) struct Aliases {
     strategy: AliasStrategy,
     /// Those with a dot too.
     dots: bool,
@@ -15,7 +15,7 @@ pub(super) struct Aliases {
 
 impl Aliases {
     /// From the settings of an entry point. The error names the option.
-    pub(super) fn new(http: &EntryPointHttp) -> Result<Self, BuildError> {
+    pub(in crate::entrypoint) fn new(http: &EntryPointHttp) -> Result<Self, BuildError> {
         let (option, strategy, dots) = match http.alias_headers_strategy.is_empty() {
             true => ("underscoreHeadersStrategy", &http.underscore_headers_strategy, false),
             false => ("aliasHeadersStrategy", &http.alias_headers_strategy, true),
@@ -26,7 +26,7 @@ impl Aliases {
     }
 
     /// Applies the strategy. The error is the answer to a refused request.
-    pub(super) fn apply(self, headers: &mut HeaderMap) -> Result<(), Box<Response>> {
+    pub(in crate::entrypoint) fn apply(self, headers: &mut HeaderMap) -> Result<(), Box<Response>> {
         if self.strategy == AliasStrategy::Keep {
             return Ok(());
         }

@@ -18,27 +18,27 @@ use tidegate_core::body::MinDataRate;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use super::linger::Leftover;
-use super::progress::Progress;
-use super::timed_body::{TimedBody, Watch};
+use crate::entrypoint::http::timed_body::{TimedBody, Watch};
+use crate::entrypoint::http1_2::linger::Leftover;
+use crate::entrypoint::http1_2::progress::Progress;
 
 /// The time over which a rate is an average: the time without progress that is borne, within these limits.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(5);
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// Returns the time over which the rate is measured.
-pub(super) fn window(min_rate: MinDataRate) -> Duration {
+pub(in crate::entrypoint) fn window(min_rate: MinDataRate) -> Duration {
     min_rate.stall.unwrap_or(LONGEST_WINDOW).clamp(SHORTEST_WINDOW, LONGEST_WINDOW)
 }
 
 /// Fewest bytes that must come within `time`.
-pub(super) fn least(rate: u64, time: Duration) -> u64 {
+pub(in crate::entrypoint) fn least(rate: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_millis() / 1000).unwrap_or(u64::MAX)
 }
 
 /// Returns the limits for a request with these headers. Calls of gRPC are conversations, in which nobody talks all the time: they
 /// have no lowest rate.
-pub(super) fn of_request(min_rate: MinDataRate, headers: &HeaderMap) -> MinDataRate {
+pub(in crate::entrypoint) fn of_request(min_rate: MinDataRate, headers: &HeaderMap) -> MinDataRate {
     let is_grpc =
         || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if min_rate.rate > 0 && is_grpc() { MinDataRate { rate: 0, ..min_rate } } else { min_rate }
@@ -46,7 +46,7 @@ pub(super) fn of_request(min_rate: MinDataRate, headers: &HeaderMap) -> MinDataR
 
 /// Whether the answer to a request is under way: from its head to its end.
 #[derive(Clone, Debug)]
-pub(super) enum Answering {
+pub(in crate::entrypoint) enum Answering {
     /// A stream of HTTP/2 or HTTP/3.
     Stream(Arc<AtomicBool>),
     /// A connection of HTTP/1, which answers one request at a time.
@@ -55,12 +55,12 @@ pub(super) enum Answering {
 
 impl Answering {
     /// For a stream whose answer is not under way.
-    pub(super) fn stream() -> Self {
+    pub(in crate::entrypoint) fn stream() -> Self {
         Self::Stream(Arc::default())
     }
 
     /// Notes the head of a stream's answer, or its end.
-    pub(super) fn set(&self, under_way: bool) {
+    pub(in crate::entrypoint) fn set(&self, under_way: bool) {
         if let Self::Stream(flag) = self {
             flag.store(under_way, Ordering::Relaxed);
         }
@@ -75,12 +75,12 @@ impl Answering {
 }
 
 /// This body with a min_rate: it fails when it comes too slowly while its answer is not under way.
-pub(super) fn with_min_rate(inner: Body, min_rate: MinDataRate, answering: Answering) -> Body {
+pub(in crate::entrypoint) fn with_min_rate(inner: Body, min_rate: MinDataRate, answering: Answering) -> Body {
     TimedBody::watched(inner, RateWatch::new(min_rate, answering))
 }
 
 /// The same for a body of a framed request: what is left when nobody wants more of it can be drained.
-pub(super) fn with_min_rate_and_leftover(
+pub(in crate::entrypoint) fn with_min_rate_and_leftover(
     inner: Body,
     min_rate: MinDataRate,
     answering: Answering,

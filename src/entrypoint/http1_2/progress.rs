@@ -18,7 +18,7 @@ const MAX_INTERIM: usize = 16 * 1024;
 /// Shared by the stream of one connection and what is served on it. All on one thread most of the time, so the
 /// atomics are there for types that may move, not for contention.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(in crate::entrypoint) struct Progress {
     /// Requests whose answer is not complete.
     open: AtomicU32,
     /// The connection speaks another protocol now.
@@ -79,7 +79,7 @@ impl Interim for Progress {
 
 impl Progress {
     /// Something was read, up to this place; `head`: a request head was completed by it.
-    pub(super) fn read(&self, place: Place, head: bool) {
+    pub(in crate::entrypoint) fn read(&self, place: Place, head: bool) {
         self.place.store(place as u8, Ordering::Relaxed);
         self.reads.fetch_add(1, Ordering::Relaxed);
         if head {
@@ -88,29 +88,29 @@ impl Progress {
     }
 
     /// What the client's next bytes belong to.
-    pub(super) fn place(&self) -> Place {
+    pub(in crate::entrypoint) fn place(&self) -> Place {
         Place::from_number(self.place.load(Ordering::Relaxed))
     }
 
     /// How often something was read.
-    pub(super) fn reads(&self) -> u32 {
+    pub(in crate::entrypoint) fn reads(&self) -> u32 {
         self.reads.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that were read.
-    pub(super) fn add_received(&self, length: usize) {
+    pub(in crate::entrypoint) fn add_received(&self, length: usize) {
         // One writer.
         let before = self.received.load(Ordering::Relaxed);
         self.received.store(before.wrapping_add(length as u64), Ordering::Relaxed);
     }
 
     /// How many bytes were read.
-    pub(super) fn received(&self) -> u64 {
+    pub(in crate::entrypoint) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
     /// How long the body under way may make no progress (`Some(None)`: any time); `None`: as the listener says.
-    pub(super) fn set_patience(&self, patience: Option<Option<Duration>>) {
+    pub(in crate::entrypoint) fn set_patience(&self, patience: Option<Option<Duration>>) {
         let number = match patience {
             None => 0,
             Some(None) => 1,
@@ -124,7 +124,7 @@ impl Progress {
     }
 
     /// What was set last.
-    pub(super) fn patience(&self) -> Option<Option<Duration>> {
+    pub(in crate::entrypoint) fn patience(&self) -> Option<Option<Duration>> {
         match self.patience.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(None),
@@ -133,150 +133,150 @@ impl Progress {
     }
 
     /// How many request heads were read.
-    pub(super) fn heads(&self) -> u32 {
+    pub(in crate::entrypoint) fn heads(&self) -> u32 {
         self.heads.load(Ordering::Relaxed)
     }
 
     /// How often something was written.
-    pub(super) fn writes(&self) -> u32 {
+    pub(in crate::entrypoint) fn writes(&self) -> u32 {
         self.writes.load(Ordering::Relaxed)
     }
 
     /// Somebody wants to read, and there is nothing (or there was).
-    pub(super) fn block_read(&self, blocked: bool) {
+    pub(in crate::entrypoint) fn block_read(&self, blocked: bool) {
         self.read_blocked.store(blocked, Ordering::Relaxed);
     }
 
     /// True while somebody waits for the client to send.
-    pub(super) fn is_read_blocked(&self) -> bool {
+    pub(in crate::entrypoint) fn is_read_blocked(&self) -> bool {
         self.read_blocked.load(Ordering::Relaxed)
     }
 
     /// The client takes no more for now (or did).
-    pub(super) fn block_write(&self, blocked: bool) {
+    pub(in crate::entrypoint) fn block_write(&self, blocked: bool) {
         self.write_blocked.store(blocked, Ordering::Relaxed);
     }
 
     /// True while something waits to be taken by the client.
-    pub(super) fn is_write_blocked(&self) -> bool {
+    pub(in crate::entrypoint) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Ordering::Relaxed)
     }
 
     /// Notes whether something waits for [`Self::flush`].
-    pub(super) fn gather(&self, gathered: bool) {
+    pub(in crate::entrypoint) fn gather(&self, gathered: bool) {
         self.gathered.store(gathered, Ordering::Relaxed);
     }
 
     /// True when something waits to be written.
-    pub(super) fn has_gathered(&self) -> bool {
+    pub(in crate::entrypoint) fn has_gathered(&self) -> bool {
         self.gathered.load(Ordering::Relaxed)
     }
 
     /// Whether a flush writes what was gathered, or leaves it for later.
-    pub(super) fn flush(&self, now: bool) {
+    pub(in crate::entrypoint) fn flush(&self, now: bool) {
         self.flushing.store(now, Ordering::Relaxed);
     }
 
     /// True when a flush is to write what was gathered.
-    pub(super) fn is_flushing(&self) -> bool {
+    pub(in crate::entrypoint) fn is_flushing(&self) -> bool {
         self.flushing.load(Ordering::Relaxed)
     }
 
     /// A large header block was read.
-    pub(super) fn note_large(&self) {
+    pub(in crate::entrypoint) fn note_large(&self) {
         self.large.store(true, Ordering::Relaxed);
     }
 
     /// True once a large header block was read.
-    pub(super) fn has_large(&self) -> bool {
+    pub(in crate::entrypoint) fn has_large(&self) -> bool {
         self.large.load(Ordering::Relaxed)
     }
 
     /// True while interim answers are not written yet.
-    pub(super) fn has_interim(&self) -> bool {
+    pub(in crate::entrypoint) fn has_interim(&self) -> bool {
         self.has_interim.load(Ordering::Relaxed)
     }
 
     /// Takes the interim answers that are to be written.
-    pub(super) fn take_interim(&self) -> Vec<u8> {
+    pub(in crate::entrypoint) fn take_interim(&self) -> Vec<u8> {
         std::mem::take(&mut self.interim.lock())
     }
 
     /// All interim answers are written.
-    pub(super) fn interim_written(&self) {
+    pub(in crate::entrypoint) fn interim_written(&self) {
         self.has_interim.store(false, Ordering::Relaxed);
         self.waker.wake();
     }
 
     /// Ready when no interim answer waits to be written. The answer itself must not come before.
-    pub(super) fn poll_interim(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(in crate::entrypoint) fn poll_interim(&self, cx: &Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.has_interim() { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// A request begins.
-    pub(super) fn begin(&self) {
+    pub(in crate::entrypoint) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its answer is over.
-    pub(super) fn end(&self) {
+    pub(in crate::entrypoint) fn end(&self) {
         self.responding.store(false, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The head of the answer is there (HTTP/1).
-    pub(super) fn respond(&self) {
+    pub(in crate::entrypoint) fn respond(&self) {
         self.responding.store(true, Ordering::Relaxed);
     }
 
     /// True from the head of an answer to its end (HTTP/1).
-    pub(super) fn is_responding(&self) -> bool {
+    pub(in crate::entrypoint) fn is_responding(&self) -> bool {
         self.responding.load(Ordering::Relaxed)
     }
 
     /// The connection is about to be cut.
-    pub(super) fn cut(&self) {
+    pub(in crate::entrypoint) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
 
     /// True when it was we who cut the connection.
-    pub(super) fn is_cut(&self) -> bool {
+    pub(in crate::entrypoint) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
     }
 
     /// Changes with everything that is read or written.
-    pub(super) fn moves(&self) -> u32 {
+    pub(in crate::entrypoint) fn moves(&self) -> u32 {
         self.reads().wrapping_add(self.writes())
     }
 
     /// True while any answer is not complete.
-    pub(super) fn is_answering(&self) -> bool {
+    pub(in crate::entrypoint) fn is_answering(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
     }
 
     /// The connection speaks another protocol from here on.
-    pub(super) fn upgrade(&self) {
+    pub(in crate::entrypoint) fn upgrade(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
     /// True after an upgrade.
-    pub(super) fn is_upgraded(&self) -> bool {
+    pub(in crate::entrypoint) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
     }
 
     /// Asks for the connection's end.
-    pub(super) fn leave(&self) {
+    pub(in crate::entrypoint) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// True once the end was asked for.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(in crate::entrypoint) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }
 
     /// Counts an answer that waits for the client, or no longer does.
-    pub(super) fn count_stalled(&self, stalled: bool) {
+    pub(in crate::entrypoint) fn count_stalled(&self, stalled: bool) {
         if stalled {
             self.stalled.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -285,17 +285,17 @@ impl Progress {
     }
 
     /// True while an answer waits for the client.
-    pub(super) fn is_stalled(&self) -> bool {
+    pub(in crate::entrypoint) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed) > 0
     }
 
     /// Counts bytes that were handed on to be written.
-    pub(super) fn add_unsent(&self, length: usize) {
+    pub(in crate::entrypoint) fn add_unsent(&self, length: usize) {
         self.unsent.fetch_add(length, Ordering::Relaxed);
     }
 
     /// Counts bytes that were written, heads included.
-    pub(super) fn sent(&self, length: usize) {
+    pub(in crate::entrypoint) fn sent(&self, length: usize) {
         if length > 0 {
             self.writes.fetch_add(1, Ordering::Relaxed);
         }
@@ -307,7 +307,7 @@ impl Progress {
     }
 
     /// Ready while more of an answer may be buffered.
-    pub(super) fn poll_unsent(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(in crate::entrypoint) fn poll_unsent(&self, cx: &Context<'_>) -> Poll<()> {
         if self.unsent.load(Ordering::Relaxed) < MAX_UNSENT {
             return Poll::Ready(());
         }

@@ -10,10 +10,10 @@ use tidegate_wire::http2::scan::FrameScan;
 use tidegate_wire::target::escape_of;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::header_budget::HeaderReservation;
-use super::linger::{Linger, Wire};
-use super::progress::Progress;
-use super::protocol::Protocol;
+use crate::entrypoint::http::protocol::Protocol;
+use crate::entrypoint::http1_2::header_budget::HeaderReservation;
+use crate::entrypoint::http1_2::linger::{Linger, Wire};
+use crate::entrypoint::http1_2::progress::Progress;
 
 /// Most that is read at once: keeps the library's adaptive buffers small.
 const MAX_READ: usize = 16 * 1024;
@@ -21,7 +21,7 @@ const MAX_READ: usize = 16 * 1024;
 const GATHER: usize = 16 * 1024;
 
 /// A stream that is read along. `G` is held as long as the stream lives, also after an upgrade.
-pub(super) struct Watched<S, G> {
+pub(in crate::entrypoint) struct Watched<S, G> {
     stream: S,
     scan: Scan,
     progress: Arc<Progress>,
@@ -64,7 +64,7 @@ enum Scan {
 impl<S, G> Watched<S, G> {
     /// Reads along a stream that is at the start of HTTP/1 or HTTP/2.
     /// A head of HTTP/1 may have `largest` bytes.
-    pub(super) fn new(
+    pub(in crate::entrypoint) fn new(
         stream: S,
         protocol: Protocol,
         progress: Arc<Progress>,
@@ -94,13 +94,13 @@ impl<S, G> Watched<S, G> {
     }
 
     /// The connection is idle: no head is held any more.
-    pub(super) fn rest(&mut self) {
+    pub(in crate::entrypoint) fn rest(&mut self) {
         self.head = 0;
         self.held.release();
     }
 
     /// The stream itself.
-    pub(super) fn get_ref(&self) -> &S {
+    pub(in crate::entrypoint) fn get_ref(&self) -> &S {
         &self.stream
     }
 
@@ -411,9 +411,9 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::AsyncReadExt;
 
-    use super::super::header_budget::HeaderBudget;
-    use super::super::linger::Wire;
     use super::*;
+    use crate::entrypoint::http1_2::header_budget::HeaderBudget;
+    use crate::entrypoint::http1_2::linger::Wire;
 
     impl Wire for tokio::io::DuplexStream {
         fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,7 +8,7 @@ use http::{HeaderMap, request};
 use tidegate_core::client_ip::IpRanges;
 use tidegate_core::{BuildError, Request};
 
-use super::presence::Presence;
+use crate::entrypoint::http::presence::Presence;
 use crate::settings::ForwardedHeaders;
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -41,7 +41,7 @@ const ADDED: usize = 8;
 
 /// How an entry point deals with these headers.
 #[derive(Debug)]
-pub(super) struct ForwardedRules {
+pub(in crate::entrypoint) struct ForwardedRules {
     trust_all: bool,
     trusted: IpRanges,
     /// Headers that stay although `Connection` names them.
@@ -52,7 +52,7 @@ pub(super) struct ForwardedRules {
 
 /// What is known once for all requests of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub(in crate::entrypoint) struct Peer {
     trusted: bool,
     address: HeaderValue,
     tls: bool,
@@ -61,7 +61,7 @@ pub(super) struct Peer {
 impl ForwardedRules {
     /// Checks the options. `append` is false when the whole gateway leaves `X-Forwarded-For` alone; `server` is our
     /// name for `X-Forwarded-Server`.
-    pub(super) fn new(
+    pub(in crate::entrypoint) fn new(
         options: &ForwardedHeaders,
         append: bool,
         server: Option<HeaderValue>,
@@ -82,7 +82,7 @@ impl ForwardedRules {
     }
 
     /// What is known of a peer.
-    pub(super) fn peer(&self, address: IpAddr, tls: bool) -> Peer {
+    pub(in crate::entrypoint) fn peer(&self, address: IpAddr, tls: bool) -> Peer {
         let address = address.to_canonical();
         Peer {
             trusted: self.trust_all || self.trusted.contains(address),
@@ -93,7 +93,7 @@ impl ForwardedRules {
     }
 
     /// Removes what the peer may not say and adds what servers are told.
-    pub(super) fn apply(&self, head: &mut request::Parts, peer: &Peer, presence: Presence) {
+    pub(in crate::entrypoint) fn apply(&self, head: &mut request::Parts, peer: &Peer, presence: Presence) {
         let headers = &mut head.headers;
         if !peer.trusted {
             strip(headers);
@@ -133,7 +133,7 @@ impl ForwardedRules {
     }
 
     /// What is to be appended to `X-Forwarded-For`; see [`append_for`].
-    pub(super) fn appended(&self, peer: &Peer) -> Option<HeaderValue> {
+    pub(in crate::entrypoint) fn appended(&self, peer: &Peer) -> Option<HeaderValue> {
         self.append.then(|| peer.address.clone())
     }
 

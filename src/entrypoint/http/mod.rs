@@ -1,4 +1,19 @@
-//! One request: brought into its one form, routed, handed through middlewares to its service, answered.
+//! Requests of every version of HTTP: normalised, routed, and passed through middlewares to their services.
+
+pub(in crate::entrypoint) mod aliases;
+pub(in crate::entrypoint) mod body;
+pub(in crate::entrypoint) mod chosen_options;
+pub(in crate::entrypoint) mod client_connection;
+pub(in crate::entrypoint) mod closing;
+pub(crate) mod forwarded;
+pub(in crate::entrypoint) mod min_rate;
+pub(in crate::entrypoint) mod presence;
+pub(in crate::entrypoint) mod protocol;
+pub(in crate::entrypoint) mod target;
+pub(in crate::entrypoint) mod timed_body;
+pub(in crate::entrypoint) mod timeouts;
+pub(in crate::entrypoint) mod tunnel;
+pub(crate) mod upgrade;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -21,41 +36,37 @@ use tidegate_core::{
     Upgrade, boxed, reply,
 };
 
-use super::body::{AnswerBody, OpenAnswer, request_body};
-use super::client_connection::ClientConnection;
-use super::closing::Closing;
-use super::header_budget::{HeaderReservation, MAX_HEADER_LINES};
-use super::hold::EARLY;
-use super::linger;
-use super::listener::Listener;
-use super::min_rate;
-use super::presence::{HTTP2_SETTINGS, Presence};
-use super::shutdown::Phase;
-use super::target::refused;
-use super::timeouts;
-use super::tunnel;
-use super::upgrade;
+use crate::entrypoint::hold::EARLY;
+use crate::entrypoint::http::body::{AnswerBody, OpenAnswer, request_body};
+use crate::entrypoint::http::client_connection::ClientConnection;
+use crate::entrypoint::http::closing::Closing;
+use crate::entrypoint::http::presence::{HTTP2_SETTINGS, Presence};
+use crate::entrypoint::http::target::refused;
+use crate::entrypoint::http1_2::header_budget::{HeaderReservation, MAX_HEADER_LINES};
+use crate::entrypoint::http1_2::linger;
+use crate::entrypoint::listener::Listener;
+use crate::entrypoint::shutdown::Phase;
 use crate::internal::PROVIDER;
 use crate::snapshot::report::Status;
 use crate::snapshot::{Route, Snapshot};
 
 /// A request as its protocol hands it over.
-pub(super) struct Arrived {
-    pub(super) head: http::request::Parts,
-    pub(super) body: Body,
+pub(in crate::entrypoint) struct Arrived {
+    pub(in crate::entrypoint) head: http::request::Parts,
+    pub(in crate::entrypoint) body: Body,
     /// Takes interim answers for the client, where it can be sent any.
-    pub(super) interim: Option<Arc<dyn Interim>>,
+    pub(in crate::entrypoint) interim: Option<Arc<dyn Interim>>,
     /// The client's side, when it asks for another protocol.
-    pub(super) upgrade: Option<Box<Upgrade>>,
+    pub(in crate::entrypoint) upgrade: Option<Box<Upgrade>>,
 }
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
-pub(super) struct HttpService(Arc<ClientConnection>);
+pub(in crate::entrypoint) struct HttpService(Arc<ClientConnection>);
 
 impl HttpService {
     /// For the requests of this connection.
-    pub(super) fn new(client: Arc<ClientConnection>) -> Self {
+    pub(in crate::entrypoint) fn new(client: Arc<ClientConnection>) -> Self {
         Self(client)
     }
 }
@@ -63,7 +74,7 @@ impl HttpService {
 /// An answer did not begin within `writeTimeout`: its stream is reset (HTTP/2).
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within writeTimeout")]
-pub(super) struct Unanswered;
+pub(in crate::entrypoint) struct Unanswered;
 
 impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     type Response = http::Response<AnswerBody>;
@@ -82,7 +93,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
             .map(|limit| Instant::now() + limit);
         boxed(move || async move {
             let mut timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-            let mut serving = pin!(serve(&client, request, open, deadline));
+            let mut serving = pin!(handle_request(&client, request, open, deadline));
             // One place that polls, so that it is compiled into this future.
             std::future::poll_fn(|cx| match (serving.as_mut().poll(cx), &mut timer) {
                 (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
@@ -94,7 +105,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for HttpService {
     }
 }
 
-async fn serve(
+async fn handle_request(
     client: &ClientConnection,
     request: hyper::Request<Incoming>,
     open: OpenAnswer,
@@ -150,17 +161,21 @@ async fn serve(
 }
 
 /// Makes an upgrade of an extended CONNECT.
-pub(super) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
+pub(in crate::entrypoint) fn begin_tunnel(head: &mut http::request::Parts) -> bool {
     let protocol = head.extensions.remove::<hyper::ext::Protocol>();
     protocol.is_some_and(|protocol| tunnel::translate(head, protocol.as_str()))
 }
 
 /// The answer to a request, whatever it came by, and the end of its exchange, which comes with the end of the body.
-pub(super) async fn respond(client: &ClientConnection, arrived: Arrived) -> (Response, Option<Closing>) {
+pub(in crate::entrypoint) async fn respond(
+    client: &ClientConnection,
+    arrived: Arrived,
+) -> (Response, Option<Closing>) {
     let presence = Presence::of(&arrived.head.headers);
     let mut closing = None;
-    let answer = AssertUnwindSafe(answer(client, arrived, presence, &mut closing)).catch_unwind().await;
-    let response = answer.unwrap_or_else(|panic| {
+    let routed =
+        AssertUnwindSafe(route_request(client, arrived, presence, &mut closing)).catch_unwind().await;
+    let response = routed.unwrap_or_else(|panic| {
         let what =
             panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(entry_point = %client.listener.name, panic = what, "a request handler panicked");
@@ -183,7 +198,7 @@ fn finish_http1(
     closing: Option<&mut Closing>,
 ) -> Response {
     if let Some(closing) = closing {
-        closing.answer(&response);
+        closing.record_response(&response);
     }
     let is_over = is_over(client);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -206,7 +221,7 @@ fn finish_framed(
         response = tunnel::settled(response);
     }
     if let Some(closing) = closing {
-        closing.answer(&response);
+        closing.record_response(&response);
     }
     if is_over(client) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         client.progress.leave();
@@ -232,7 +247,7 @@ fn add_first(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     }
 }
 
-async fn answer(
+async fn route_request(
     client: &ClientConnection,
     arrived: Arrived,
     presence: Presence,

@@ -7,15 +7,15 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream of which some bytes were read before.
-pub(super) struct Prefixed<S> {
-    pub(super) prefix: Vec<u8>,
+pub(in crate::entrypoint) struct Prefixed<S> {
+    pub(in crate::entrypoint) prefix: Vec<u8>,
     at: usize,
-    pub(super) inner: S,
+    pub(in crate::entrypoint) inner: S,
 }
 
 impl<S> Prefixed<S> {
     /// A stream that begins with `prefix`, which has been read from `inner`.
-    pub(super) fn new(prefix: Vec<u8>, inner: S) -> Self {
+    pub(in crate::entrypoint) fn new(prefix: Vec<u8>, inner: S) -> Self {
         Self { prefix, at: 0, inner }
     }
 }

@@ -10,7 +10,7 @@ use tidegate_core::{Body, BodyError, Frames, Polled};
 use tokio::sync::oneshot;
 
 /// Decides when a body is late.
-pub(super) trait Watch: Send + Unpin + 'static {
+pub(in crate::entrypoint) trait Watch: Send + Unpin + 'static {
     /// A frame came: true when it came in time.
     fn came(&mut self, frame: &Frame<Bytes>) -> bool;
 
@@ -24,7 +24,7 @@ pub(super) trait Watch: Send + Unpin + 'static {
 }
 
 /// A body that fails when its watch finds it late.
-pub(super) struct TimedBody<W: Watch> {
+pub(in crate::entrypoint) struct TimedBody<W: Watch> {
     /// Let go when its time is up: nothing more of it is wanted.
     inner: Option<Body>,
     watch: W,
@@ -34,12 +34,16 @@ pub(super) struct TimedBody<W: Watch> {
 
 impl<W: Watch> TimedBody<W> {
     /// This body under a watch.
-    pub(super) fn watched(inner: Body, watch: W) -> Body {
+    pub(in crate::entrypoint) fn watched(inner: Body, watch: W) -> Body {
         Body::of_frames(Self { inner: Some(inner), watch, leftover: None })
     }
 
     /// The same; when it is dropped before its end, the rest goes to `leftover`.
-    pub(super) fn with_leftover(inner: Body, watch: W, leftover: oneshot::Sender<Body>) -> Body {
+    pub(in crate::entrypoint) fn with_leftover(
+        inner: Body,
+        watch: W,
+        leftover: oneshot::Sender<Body>,
+    ) -> Body {
         Body::of_frames(Self { inner: Some(inner), watch, leftover: Some(leftover) })
     }
 }

@@ -13,7 +13,7 @@ const WEBSOCKET: &str = "websocket";
 
 /// Turns an extended CONNECT for `protocol` into a WebSocket handshake as HTTP/1.1 has it. False when it asks for
 /// something else: it stays a CONNECT, which is refused.
-pub(super) fn translate(head: &mut request::Parts, protocol: &str) -> bool {
+pub(in crate::entrypoint) fn translate(head: &mut request::Parts, protocol: &str) -> bool {
     if head.method != Method::CONNECT || protocol != WEBSOCKET || !is_target(&head.uri) {
         return false;
     }
@@ -33,7 +33,7 @@ pub(super) fn translate(head: &mut request::Parts, protocol: &str) -> bool {
 
 /// Turns the answer to a translated request into that of a CONNECT: 200 where the server changed the protocol. Any
 /// other success would promise a tunnel that is not there, so it becomes a 502.
-pub(super) fn answer(mut response: Response) -> Response {
+pub(in crate::entrypoint) fn answer(mut response: Response) -> Response {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         *response.status_mut() = StatusCode::OK;
         for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
@@ -45,7 +45,7 @@ pub(super) fn answer(mut response: Response) -> Response {
 }
 
 /// The answer to an extended CONNECT as logs see it: a success that is no change of protocol is none.
-pub(super) fn settled(response: Response) -> Response {
+pub(in crate::entrypoint) fn settled(response: Response) -> Response {
     if response.status().is_success() {
         reply::status_text(StatusCode::BAD_GATEWAY, Reason::MalformedResponse)
     } else {

@@ -18,13 +18,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::prefixed::Prefixed;
+use crate::entrypoint::http1_2::prefixed::Prefixed;
 
 /// Maximum time to read on behind an answer.
 const MAX_TIME: Duration = Duration::from_secs(5);
 /// HTTP/2: how much of all request bodies together. The library disconnects clients that send many small frames by a
 /// budget of half this window, so it must not be small.
-pub(super) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+pub(in crate::entrypoint) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A client that sends nothing for this long has stopped.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are discarded behind one answer.
@@ -38,7 +38,7 @@ const PIECE: usize = 16 * 1024;
 const TURNS: usize = 16;
 
 /// The client's end of a stream, below TLS.
-pub(super) trait Wire {
+pub(in crate::entrypoint) trait Wire {
     /// Ready when there is something to read, or the end. May be ready without cause.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -102,7 +102,7 @@ impl Allowance {
 }
 
 /// A connection that we have closed for writing, until the client closes it, too.
-pub(super) struct Linger {
+pub(in crate::entrypoint) struct Linger {
     allowance: Allowance,
     timer: Pin<Box<Sleep>>,
     /// The client may be sending; otherwise only what has come by now is discarded.
@@ -111,12 +111,12 @@ pub(super) struct Linger {
 
 impl Linger {
     /// Begins to wait for the client. `expects`: it has not sent all of its request.
-    pub(super) fn new(expects: bool) -> Self {
+    pub(in crate::entrypoint) fn new(expects: bool) -> Self {
         Self::within(MAX_BYTES, expects)
     }
 
     /// The same for a client that speaks HTTP/2, which may send at any time.
-    pub(super) fn framed() -> Self {
+    pub(in crate::entrypoint) fn framed() -> Self {
         Self::within(MAX_FRAMED_BYTES, true)
     }
 
@@ -127,7 +127,7 @@ impl Linger {
     }
 
     /// Ready when the connection can be closed.
-    pub(super) fn poll(&mut self, wire: &mut impl Wire, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::entrypoint) fn poll(&mut self, wire: &mut impl Wire, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..TURNS {
             let mut room = [const { MaybeUninit::uninit() }; PIECE];
             let mut room = ReadBuf::uninit(&mut room);
@@ -156,7 +156,7 @@ impl Linger {
 }
 
 /// Closes the connection of a client that may still be sending.
-pub(super) async fn close(mut wire: impl Wire) {
+pub(in crate::entrypoint) async fn close(mut wire: impl Wire) {
     // A client that has hung up is not waited for.
     if std::future::poll_fn(|cx| wire.poll_end(cx)).await.is_ok() {
         let mut linger = Linger::new(true);
@@ -165,10 +165,10 @@ pub(super) async fn close(mut wire: impl Wire) {
 }
 
 /// Where the rest of a request body comes to when nobody wants it.
-pub(super) type Leftover = oneshot::Receiver<Body>;
+pub(in crate::entrypoint) type Leftover = oneshot::Receiver<Body>;
 
 /// Discards what the client still sends of a request body, beginning when nobody wants it any more.
-pub(super) async fn drain(leftover: Leftover) {
+pub(in crate::entrypoint) async fn drain(leftover: Leftover) {
     // Without one, the body was read to its end, or failed. A server may go on reading behind its answer.
     if let Ok(Ok(body)) = tokio::time::timeout(MAX_TIME, leftover).await {
         discard(body).await;
@@ -176,7 +176,7 @@ pub(super) async fn drain(leftover: Leftover) {
 }
 
 /// The same in a task of its own, where there is something to discard.
-pub(super) fn drain_behind(mut leftover: Leftover) {
+pub(in crate::entrypoint) fn drain_behind(mut leftover: Leftover) {
     let task = match leftover.try_recv() {
         Err(oneshot::error::TryRecvError::Closed) => return,
         Ok(body) => futures_util::future::Either::Left(discard(body)),
@@ -189,7 +189,7 @@ pub(super) fn drain_behind(mut leftover: Leftover) {
 
 /// The same before a redirection, when the body was refused already: there are clients that go on sending behind it, but
 /// read nothing more, not even how much they may send (curl 7.88).
-pub(super) async fn drain_before(leftover: &mut Leftover) {
+pub(in crate::entrypoint) async fn drain_before(leftover: &mut Leftover) {
     if let Ok(body) = leftover.try_recv() {
         discard(body).await;
     }

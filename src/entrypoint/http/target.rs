@@ -12,7 +12,7 @@ use crate::settings::{EncodedCharacters, EntryPointHttp};
 
 /// How an entry point reads targets.
 #[derive(Clone, Debug)]
-pub(super) struct TargetRules {
+pub(in crate::entrypoint) struct TargetRules {
     sanitize: bool,
     encode_semicolons: bool,
     /// Escapes (`%2F`) that a path may not have.
@@ -21,7 +21,7 @@ pub(super) struct TargetRules {
 
 impl TargetRules {
     /// From the settings of an entry point.
-    pub(super) fn new(http: &EntryPointHttp) -> Self {
+    pub(in crate::entrypoint) fn new(http: &EntryPointHttp) -> Self {
         let allowed = http.encoded_characters.clone().unwrap_or_default();
         let EncodedCharacters {
             allow_encoded_slash: slash,
@@ -50,7 +50,7 @@ impl TargetRules {
 
     /// Brings target and host of a request into their one form: target in origin form, host in `Host`. Returns the target
     /// as it was received when redirects need it. The error is the answer to a request that cannot be served.
-    pub(super) fn apply(
+    pub(in crate::entrypoint) fn apply(
         &self,
         head: &mut http::request::Parts,
     ) -> Result<Option<OriginalTarget>, Box<Response>> {
@@ -97,7 +97,7 @@ impl TargetRules {
     }
 
     /// True when a path in its one form has an escape that this entry point denies.
-    pub(super) fn denies(&self, path: &str) -> bool {
+    pub(in crate::entrypoint) fn denies(&self, path: &str) -> bool {
         !self.denied.is_empty()
             && path.contains('%')
             && self.denied.iter().any(|escape| path.contains(escape))
@@ -129,7 +129,7 @@ fn bad_request(text: &'static str) -> Box<Response> {
 }
 
 /// A status without a body, after which the connection is closed.
-pub(super) fn refused(status: StatusCode, reason: Reason) -> Box<Response> {
+pub(in crate::entrypoint) fn refused(status: StatusCode, reason: Reason) -> Box<Response> {
     closing(reply::empty(status, reason))
 }
 

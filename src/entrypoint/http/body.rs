@@ -11,14 +11,14 @@ use tidegate_core::body::MinDataRate;
 use tidegate_core::{Body, BodyError, End};
 use tokio::time::{Instant, Sleep};
 
-use super::closing::Closing;
-use super::linger::{self, Leftover};
-use super::min_rate::{self, Answering};
-use super::progress::Progress;
-use super::protocol::Protocol;
+use crate::entrypoint::http::closing::Closing;
+use crate::entrypoint::http::min_rate::{self, Answering};
+use crate::entrypoint::http::protocol::Protocol;
+use crate::entrypoint::http1_2::linger::{self, Leftover};
+use crate::entrypoint::http1_2::progress::Progress;
 
 /// One open answer, counted until dropped.
-pub(super) struct OpenAnswer {
+pub(in crate::entrypoint) struct OpenAnswer {
     progress: Arc<Progress>,
     /// Its body waits for the client to take more (HTTP/2).
     stalled: bool,
@@ -26,7 +26,7 @@ pub(super) struct OpenAnswer {
 
 impl OpenAnswer {
     /// Counts an answer.
-    pub(super) fn new(progress: Arc<Progress>) -> Self {
+    pub(in crate::entrypoint) fn new(progress: Arc<Progress>) -> Self {
         progress.begin();
         Self { progress, stalled: false }
     }
@@ -47,7 +47,7 @@ impl Drop for OpenAnswer {
 }
 
 /// The body of an answer, as the HTTP library reads it.
-pub(super) struct AnswerBody {
+pub(in crate::entrypoint) struct AnswerBody {
     body: Body,
     open: OpenAnswer,
     protocol: Protocol,
@@ -69,7 +69,7 @@ struct Framed {
 impl AnswerBody {
     /// The body of an answer whose end closes `open` and `closing`. `headless`: no body follows the head whatever `body`
     /// says.
-    pub(super) fn new(
+    pub(in crate::entrypoint) fn new(
         body: Body,
         (open, closing): (OpenAnswer, Option<Closing>),
         protocol: Protocol,
@@ -86,7 +86,7 @@ impl AnswerBody {
 
     /// Ties the answer to its request: `answering` is set until the answer is over, what is left of the request is
     /// discarded then, and the answer fails at `deadline`.
-    pub(super) fn bind(
+    pub(in crate::entrypoint) fn bind(
         &mut self,
         answering: Option<Answering>,
         leftover: Option<Leftover>,
@@ -190,7 +190,7 @@ impl Drop for AnswerBody {
 
 /// Returns the body of a request. `min_rate` applies where the stream below does not enforce it (HTTP/2): the response
 /// then has to report when it is under way, and the rest of the body can be drained.
-pub(super) fn request_body(
+pub(in crate::entrypoint) fn request_body(
     incoming: Incoming,
     min_rate: Option<MinDataRate>,
 ) -> (Body, Option<(Answering, Leftover)>) {
