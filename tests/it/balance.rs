@@ -140,7 +140,7 @@ fn options_that_make_no_sense_are_refused() {
     let backend = Backend::echo("a");
     for (options, said) in [
         (", strategy: leastconn", "unsupported load-balancer strategy \"leastconn\""),
-        (", passiveHealthCheck: {ejectionTime: 0s}", "ejectionTime must be longer than zero"),
+        (", passiveHealthCheck: {ejectionTime: 0s}", "ejectionTime must be greater than zero"),
         (", passiveHealthCheck: {maxEjectionTime: 1s}", "maxEjectionTime must not be shorter"),
         (", passiveHealthCheck: {maxEjectedPercent: 101}", "maxEjectedPercent must be at most 100"),
     ] {

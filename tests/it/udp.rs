@@ -130,7 +130,7 @@ fn one_router_serves_an_entry_point_and_a_broken_one_drops() {
         assert!(shown.contains(expected), "{shown}");
     }
     let shown = gateway.api("/api/udp/routers/r@file");
-    assert!(shown.contains("router z@file takes its datagrams") && shown.contains("warning"), "{shown}");
+    assert!(shown.contains("router z@file receives its datagrams") && shown.contains("warning"), "{shown}");
     gateway.remove("more.yml");
     eventually("the first serves again", || Client::new(gateway.address("dns")).ask(b"x") == b"a:x");
 }
