@@ -85,8 +85,8 @@ impl Component for UdpService {
                 let services = BuildErrors::collect(services)?;
                 let members =
                     children.map(|child| (child.name.written().to_owned(), child.weight.unwrap_or(1)));
-                let turns = builder.tcp.turns(&format!("UDP {name}"), members.collect());
-                Ok(Arc::new(Service::Weighted(services, turns)))
+                let round_robin = builder.tcp.round_robin(&format!("UDP {name}"), members.collect());
+                Ok(Arc::new(Service::Weighted(services, round_robin)))
             }
             (balancer, _) => Err(not_one_type("UDP service", name, balancer.is_some())),
         }
@@ -102,6 +102,6 @@ fn load_balancer(builder: &Builder<'_>, name: &str, options: &UdpLoadBalancer) -
         }
     }
     let members = servers.iter().map(|server| (server.address().to_owned(), 1)).collect();
-    let turns = builder.tcp.turns(&format!("UDP {name}"), members);
-    Arc::new(Service::Servers(servers, turns))
+    let round_robin = builder.tcp.round_robin(&format!("UDP {name}"), members);
+    Arc::new(Service::Servers(servers, round_robin))
 }

@@ -1,8 +1,10 @@
-//! Carries bytes both ways between a client and a server until both have finished.
+//! Copies bytes between a client and a server in both directions until both have finished.
 //!
-//! When one side has finished (sent FIN, or closed TLS), the other is told so and may go on: a half-closed connection
-//! stays one. Bytes pass through one buffer of the worker, so a connection that is silent holds no memory here; only
-//! what the receiving side does not take at once is kept, and nothing more is read before it is gone.
+//! When one side has finished (sent FIN or closed TLS), the other is notified and may continue: half-closed
+//! connections are supported. Bytes pass through one buffer per worker, so an idle connection holds no
+//! memory.
+//! Only bytes that the receiver does not accept immediately are kept, and nothing more is read until they are
+//! written.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,36 +15,38 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most bytes that are read at once.
-const BUFFER: usize = 64 * 1024;
-/// Reads in a row before others get their turn.
-const TURNS: usize = 8;
-/// Time to read what a side has sent before it closed, once it takes nothing more and no other limit applies.
-const MAX_LAST_WORDS: Duration = Duration::from_secs(5);
+/// Maximum number of bytes per read.
+const BUFFER_SIZE: usize = 64 * 1024;
+/// Maximum number of reads before yielding.
+const MAX_READS: usize = 8;
+/// Timeout for reading what a side sent before it closed, if writes to it fail and no other limit applies.
+const LAST_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_SIZE].into());
 }
 
-/// What was carried.
+/// The number of bytes copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Carried {
+pub(super) struct Copied {
     /// Bytes from the client.
     pub(super) sent: u64,
     /// Bytes to the client.
     pub(super) received: u64,
 }
 
-/// Carries bytes both ways. When one side has finished, the other may go on for `delay`; `None`: for as long as it
-/// likes.
+/// Copies bytes in both directions. When one side has finished, the other may continue for `delay`; `None`
+/// means
+/// no limit.
 ///
-/// A side that closes with bytes unread is reset: writes to it fail, while its last bytes are still to be read. So a failed write
-/// ends its own direction only.
+/// A side that closes with unread bytes is reset: writes to it fail, but its last bytes can still be read. So
+/// a
+/// failed write ends only its own direction.
 pub(super) async fn both_ways<C, S>(
     client: &mut C,
     server: &mut S,
     delay: Option<Duration>,
-) -> (Carried, io::Result<()>)
+) -> (Copied, io::Result<()>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -56,7 +60,7 @@ where
             return Poll::Ready(Ok(()));
         }
         let failed = up.failure.is_some() || down.failure.is_some();
-        if let Some(delay) = delay.or(failed.then_some(MAX_LAST_WORDS))
+        if let Some(delay) = delay.or(failed.then_some(LAST_READ_TIMEOUT))
             && (sent.is_ready() || received.is_ready())
         {
             if deadline.is_none() {
@@ -71,19 +75,19 @@ where
     })
     .await;
     let failure = up.failure.or(down.failure).map_or(Ok(()), Err);
-    (Carried { sent: up.carried, received: down.carried }, ended.and(failure))
+    (Copied { sent: up.copied, received: down.copied }, ended.and(failure))
 }
 
 /// One direction.
 #[derive(Default)]
 struct Direction {
-    /// Read, and not yet taken by the other side; what lies before `at` has been.
-    waiting: Vec<u8>,
+    /// Bytes read but not yet written. Those before `at` are written.
+    pending: Vec<u8>,
     at: usize,
-    carried: u64,
+    copied: u64,
     needs_flush: bool,
     state: State,
-    /// Why the other side takes no more.
+    /// Why writes to the other side fail.
     failure: Option<io::Error>,
 }
 
@@ -91,41 +95,42 @@ struct Direction {
 enum State {
     #[default]
     Open,
-    /// Everything was read; the other side is to be told.
+    /// Everything was read; the other side must be shut down.
     Ended,
-    /// The other side has been told, or takes no more.
+    /// The other side is shut down, or writes to it fail.
     Over,
 }
 
 impl Direction {
-    /// Ready when everything has been carried and the other side knows that no more will come, or takes no more. Fails when
-    /// nothing more can be read.
+    /// Ready once everything has been copied and the other side is shut down, or writes to it fail. Returns
+    /// an error
+    /// if reading fails.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        for _ in 0..TURNS {
-            if let Err(error) = ready!(self.poll_empty(cx, to)) {
-                self.refused(error);
+        for _ in 0..MAX_READS {
+            if let Err(error) = ready!(self.poll_drain(cx, to)) {
+                self.write_failed(error);
             }
             match self.state {
                 State::Open => {}
                 State::Ended => {
                     match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
-                        // A side that has hung up already needs no telling.
-                        Err(error) if error.kind() != io::ErrorKind::NotConnected => self.refused(error),
+                        // The other side is already closed.
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => self.write_failed(error),
                         _ => self.state = State::Over,
                     }
                     return Poll::Ready(Ok(()));
                 }
                 State::Over => return Poll::Ready(Ok(())),
             }
-            let read = SCRATCH.with_borrow_mut(|scratch| self.poll_carry(cx, from, to, scratch))?;
+            let read = SCRATCH.with_borrow_mut(|scratch| self.poll_copy(cx, from, to, scratch))?;
             if read.is_pending() {
                 if self.needs_flush {
                     if let Err(error) = ready!(Pin::new(&mut *to).poll_flush(cx)) {
-                        self.refused(error);
+                        self.write_failed(error);
                         return Poll::Ready(Ok(()));
                     }
                     self.needs_flush = false;
@@ -133,20 +138,20 @@ impl Direction {
                 return Poll::Pending;
             }
         }
-        // There may be more, but others wait too.
+        // Yield to other tasks.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Ends this direction: the other side takes no more.
-    fn refused(&mut self, error: io::Error) {
-        (self.waiting, self.at) = (Vec::new(), 0);
+    /// Ends this direction after a failed write.
+    fn write_failed(&mut self, error: io::Error) {
+        (self.pending, self.at) = (Vec::new(), 0);
         self.state = State::Over;
         self.failure = Some(error);
     }
 
-    /// Reads once and hands on what the other side takes at once. The rest waits.
-    fn poll_carry<R, W>(
+    /// Reads once and writes what the other side accepts immediately. The rest is kept.
+    fn poll_copy<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
@@ -159,7 +164,7 @@ impl Direction {
     {
         let mut buffer = ReadBuf::new(scratch);
         match ready!(Pin::new(from).poll_read(cx, &mut buffer)) {
-            // Many clients end TLS by closing the connection: taken for the end that it is, as by Go.
+            // Many clients close the connection without close_notify: accepted as the end, as in Go.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             other => other?,
         }
@@ -168,17 +173,17 @@ impl Direction {
             self.state = State::Ended;
             return Poll::Ready(Ok(()));
         }
-        self.carried += rest.len() as u64;
+        self.copied += rest.len() as u64;
         self.needs_flush = true;
         while !rest.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, rest) {
                 Poll::Ready(Ok(written @ 1..)) => rest = &rest[written..],
-                Poll::Ready(refused) => {
-                    self.refused(refused.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+                Poll::Ready(result) => {
+                    self.write_failed(result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
                     break;
                 }
                 Poll::Pending => {
-                    self.waiting.extend_from_slice(rest);
+                    self.pending.extend_from_slice(rest);
                     break;
                 }
             }
@@ -186,21 +191,21 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Hands on what waits, and gives its memory back.
-    fn poll_empty<W: AsyncWrite + Unpin>(
+    /// Writes the kept bytes and frees their memory.
+    fn poll_drain<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
     ) -> Poll<io::Result<()>> {
-        while self.at < self.waiting.len() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting[self.at..]))?;
+        while self.at < self.pending.len() {
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[self.at..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.at += written;
         }
-        if !self.waiting.is_empty() {
-            (self.waiting, self.at) = (Vec::new(), 0);
+        if !self.pending.is_empty() {
+            (self.pending, self.at) = (Vec::new(), 0);
         }
         Poll::Ready(Ok(()))
     }
@@ -212,27 +217,27 @@ mod tests {
 
     use super::*;
 
-    /// A client and a server, joined by the copying between them.
+    /// Runs a client and a server with a copy between them.
     async fn joined<F: Future>(
         size: usize,
         delay: Option<Duration>,
         talk: impl FnOnce(tokio::io::DuplexStream, tokio::io::DuplexStream) -> F,
-    ) -> (io::Result<Carried>, F::Output) {
+    ) -> (io::Result<Copied>, F::Output) {
         let (client, mut inner_client) = duplex(size);
         let (server, mut inner_server) = duplex(size);
         let copying = async {
-            let (carried, ended) = both_ways(&mut inner_client, &mut inner_server, delay).await;
+            let (copied, ended) = both_ways(&mut inner_client, &mut inner_server, delay).await;
             drop((inner_client, inner_server));
-            ended.map(|()| carried)
+            ended.map(|()| copied)
         };
         tokio::join!(copying, talk(client, server))
     }
 
     #[tokio::test]
-    async fn everything_arrives_both_ways_through_small_buffers() {
+    async fn all_bytes_arrive_through_small_buffers() {
         let up: Vec<u8> = (0..300_000).map(|i| i as u8).collect();
         let down: Vec<u8> = (0..200_000).map(|i| (i * 7) as u8).collect();
-        let (carried, (at_server, at_client)) = joined(1000, None, |client, server| async {
+        let (copied, (at_server, at_client)) = joined(1000, None, |client, server| async {
             let ((mut client_in, mut client_out), (mut server_in, mut server_out)) =
                 (tokio::io::split(client), tokio::io::split(server));
             let (mut at_client, mut at_server) = (Vec::new(), Vec::new());
@@ -251,13 +256,13 @@ mod tests {
             (at_server, at_client)
         })
         .await;
-        assert_eq!(carried.unwrap(), Carried { sent: 300_000, received: 200_000 });
+        assert_eq!(copied.unwrap(), Copied { sent: 300_000, received: 200_000 });
         assert!(at_server == up && at_client == down);
     }
 
     #[tokio::test]
-    async fn a_half_closed_connection_goes_on() {
-        let (carried, answer) = joined(1000, None, |mut client, mut server| async move {
+    async fn half_closed_connections_continue() {
+        let (copied, answer) = joined(1000, None, |mut client, mut server| async move {
             client.write_all(b"question").await.unwrap();
             client.shutdown().await.unwrap();
             let mut question = String::new();
@@ -270,21 +275,21 @@ mod tests {
         })
         .await;
         assert_eq!(answer, "answer to question");
-        assert_eq!(carried.unwrap(), Carried { sent: 8, received: 18 });
+        assert_eq!(copied.unwrap(), Copied { sent: 8, received: 18 });
     }
 
     #[tokio::test]
-    async fn the_other_side_is_cut_after_the_delay() {
+    async fn half_closed_connections_end_after_the_delay() {
         let started = std::time::Instant::now();
-        let (carried, ()) =
+        let (copied, ()) =
             joined(1000, Some(Duration::from_millis(100)), |mut client, mut server| async move {
                 client.shutdown().await.unwrap();
                 assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
-                // Nothing comes: the copying ends by itself.
+                // The server stays silent, so the copy ends after the delay.
                 assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
             })
             .await;
-        assert_eq!(carried.unwrap(), Carried::default());
+        assert_eq!(copied.unwrap(), Copied::default());
         assert!(started.elapsed() >= Duration::from_millis(100));
     }
 }

@@ -1,4 +1,4 @@
-//! Carries one client's connection to a server of its route.
+//! Forwards the connection of a client to a server of its route.
 
 use std::io;
 use std::sync::Arc;
@@ -13,38 +13,39 @@ use super::route::Route;
 use super::server::Server;
 use super::transport::Stream;
 
-/// Servers that are tried for one connection.
-const TRIES: usize = 3;
-/// Time for a PostgreSQL server to agree to TLS.
-const AGREEMENT: Duration = Duration::from_secs(10);
+/// Maximum number of servers tried for one connection.
+const MAX_SERVERS: usize = 3;
+/// Timeout for a PostgreSQL server to accept TLS.
+const STARTTLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server that takes a client's connection.
-pub struct Taken {
+/// A connection to the chosen server.
+pub struct ServerConnection {
     server: Arc<Server>,
     stream: Stream,
 }
 
-/// Connects to a server of a route. `starttls`: the server must agree to PostgreSQL's TLS first, as the client was told
-/// already.
-pub async fn connect(route: &Route, connection: &Connection, starttls: bool) -> io::Result<Taken> {
-    let (server, mut stream) = Box::pin(choose(route, connection)).await?;
+/// Connects to a server of a route. With `starttls`, the server must accept PostgreSQL's TLS request first,
+/// as
+/// the client already has the answer.
+pub async fn connect(route: &Route, connection: &Connection, starttls: bool) -> io::Result<ServerConnection> {
+    let (server, mut stream) = Box::pin(connect_to_server(route, connection)).await?;
     if starttls {
-        tokio::time::timeout(AGREEMENT, postgres::ask(&mut stream)).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, "the server does not agree to TLS in time")
-        })??;
+        tokio::time::timeout(STARTTLS_TIMEOUT, postgres::request_tls(&mut stream)).await.map_err(
+            |_| io::Error::new(io::ErrorKind::TimedOut, "timed out waiting for the server to accept TLS"),
+        )??;
     }
-    Ok(Taken { server, stream })
+    Ok(ServerConnection { server, stream })
 }
 
-/// Carries bytes both ways until both sides have finished.
+/// Copies bytes in both directions until both sides have finished.
 pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
     route: &Route,
     client: &mut C,
-    taken: Taken,
+    connected: ServerConnection,
     connection: &Connection,
 ) -> io::Result<()> {
-    let Taken { server, mut stream } = taken;
-    tracing::debug!(router = %route.name, server = server.address(), peer = %connection.peer, "TCP connection begins");
+    let ServerConnection { server, mut stream } = connected;
+    tracing::debug!(router = %route.name, server = server.address(), peer = %connection.peer, "TCP connection opened");
     let delay = server.transport().termination_delay();
     let (carried, ended) = Box::pin(copy::both_ways(client, &mut stream, delay)).await;
     tracing::debug!(
@@ -53,19 +54,19 @@ pub async fn forward<C: AsyncRead + AsyncWrite + Unpin>(
         peer = %connection.peer,
         sent = carried.sent,
         received = carried.received,
-        "TCP connection ends"
+        "TCP connection closed"
     );
     ended
 }
 
-/// Connects to the server whose turn it is, or to the next when it cannot be reached.
-async fn choose(route: &Route, connection: &Connection) -> io::Result<(Arc<Server>, Stream)> {
+/// Connects to the next server, or to another one if it is unreachable.
+async fn connect_to_server(route: &Route, connection: &Connection) -> io::Result<(Arc<Server>, Stream)> {
     let Some(service) = &route.service else {
         return Err(io::Error::other(format!("router {} is broken", route.name)));
     };
     let mut tried: Vec<Arc<Server>> = Vec::new();
     let mut failure = None;
-    while tried.len() < TRIES {
+    while tried.len() < MAX_SERVERS {
         let Some(server) = service.choose() else { break };
         if tried.iter().any(|other| Arc::ptr_eq(other, &server)) {
             break;
@@ -79,5 +80,5 @@ async fn choose(route: &Route, connection: &Connection) -> io::Result<(Arc<Serve
         }
         tried.push(server);
     }
-    Err(failure.unwrap_or_else(|| io::Error::other(format!("router {}: no server can be used", route.name))))
+    Err(failure.unwrap_or_else(|| io::Error::other(format!("router {}: no available server", route.name))))
 }

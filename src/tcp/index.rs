@@ -1,4 +1,4 @@
-//! All TCP routes of one side of an entry point, found by server name.
+//! An index of TCP routes by server name.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use foldhash::fast::RandomState;
 use super::rule::{Matcher, Rule, View};
 use crate::router::Tree;
 
-/// One route that goes into an [`Index`].
+/// A route in an [`Index`].
 pub type Entry<T> = crate::router::Entry<T, Rule>;
 
-/// Routes filed by the server names that their rules ask for, so that the cost of a look-up does not grow with their
-/// number. Rules that ask for no name are evaluated one by one.
+/// Routes indexed by the server names in their rules, so that the cost of a lookup does not depend on their
+/// number. Rules without a name are evaluated one by one.
 pub struct Index<T> {
-    /// In order of priority: a route's number is its rank.
+    /// In order of priority: the index of a route is its rank.
     routes: Box<[(Rule, Arc<T>)]>,
     exact: HashMap<Box<str>, Vec<usize>, RandomState>,
-    /// By what follows the first label.
+    /// By suffix after the first label.
     below: HashMap<Box<str>, Vec<usize>, RandomState>,
     any: Vec<usize>,
 }
 
-/// What is found.
+/// The result of a lookup.
 pub struct Found<'a, T> {
     /// The route.
     pub value: &'a Arc<T>,
-    /// True when its rule takes every connection.
+    /// Whether its rule matches every connection.
     pub catch_all: bool,
 }
 
@@ -41,11 +41,11 @@ impl<T> Index<T> {
             any: Vec::new(),
         };
         for (rank, (rule, _)) in index.routes.iter().enumerate() {
-            for place in places(&rule.tree) {
-                let list = match place {
-                    Place::Any => &mut index.any,
-                    Place::Exact(name) => index.exact.entry(name.into()).or_default(),
-                    Place::Below(suffix) => index.below.entry(suffix.into()).or_default(),
+            for bucket in buckets(&rule.tree) {
+                let list = match bucket {
+                    Bucket::Any => &mut index.any,
+                    Bucket::Exact(name) => index.exact.entry(name.into()).or_default(),
+                    Bucket::Below(suffix) => index.below.entry(suffix.into()).or_default(),
                 };
                 if list.last() != Some(&rank) {
                     list.push(rank);
@@ -55,18 +55,18 @@ impl<T> Index<T> {
         index
     }
 
-    /// True when there is no route.
+    /// Returns true if there are no routes.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }
 
-    /// The first route in order of priority whose rule takes the connection.
+    /// Returns the first route in order of priority whose rule matches the connection.
     pub fn find(&self, view: &View<'_>) -> Option<Found<'_, T>> {
         let exact = self.exact.get(view.server_name).map_or(&[][..], Vec::as_slice);
         let suffix = view.server_name.split_once('.').map_or("", |(_, suffix)| suffix);
         let below = self.below.get(suffix).map_or(&[][..], Vec::as_slice);
         let mut lists = [exact, below, &self.any];
-        // The lists are sorted: take the lowest head until a rule fits.
+        // The lists are sorted: try the lowest head until a rule matches.
         loop {
             let lowest = lists.iter().filter_map(|list| list.first().copied()).min()?;
             let (rule, value) = self.routes.get(lowest)?;
@@ -82,28 +82,28 @@ impl<T> Index<T> {
     }
 }
 
-/// Where a rule must be found.
+/// A list that a rule must be in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place<'a> {
+enum Bucket<'a> {
     Any,
     Exact(&'a str),
     Below(&'a str),
 }
 
-/// The places that cover every connection which the rule may take.
-fn places(tree: &Tree<Matcher>) -> Vec<Place<'_>> {
+/// Returns the buckets that cover every connection the rule may match.
+fn buckets(tree: &Tree<Matcher>) -> Vec<Bucket<'_>> {
     match tree {
-        Tree::Matcher(Matcher::Name(name)) => vec![Place::Exact(name)],
-        Tree::Matcher(Matcher::NameBelow(suffix)) => vec![Place::Below(suffix)],
-        Tree::Matcher(_) | Tree::Not(_) => vec![Place::Any],
+        Tree::Matcher(Matcher::Name(name)) => vec![Bucket::Exact(name)],
+        Tree::Matcher(Matcher::NameBelow(suffix)) => vec![Bucket::Below(suffix)],
+        Tree::Matcher(_) | Tree::Not(_) => vec![Bucket::Any],
         Tree::Any(parts) => {
-            let all: Vec<_> = parts.iter().flat_map(places).collect();
-            if all.contains(&Place::Any) { vec![Place::Any] } else { all }
+            let all: Vec<_> = parts.iter().flat_map(buckets).collect();
+            if all.contains(&Bucket::Any) { vec![Bucket::Any] } else { all }
         }
-        // One part must fit, so the places of any one part will do.
+        // All parts must match, so the buckets of any one part suffice.
         Tree::All(parts) => {
-            let named = parts.iter().map(places).filter(|places| !places.contains(&Place::Any));
-            named.min_by_key(Vec::len).unwrap_or_else(|| vec![Place::Any])
+            let named = parts.iter().map(buckets).filter(|buckets| !buckets.contains(&Bucket::Any));
+            named.min_by_key(Vec::len).unwrap_or_else(|| vec![Bucket::Any])
         }
     }
 }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn priority_then_tie_decides() {
+    fn routes_match_by_priority_then_name() {
         let index = index(&[
             ("HostSNI(`*`)", -1),
             ("HostSNI(`a.test`)", 17),

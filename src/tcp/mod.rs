@@ -1,7 +1,7 @@
-//! TCP: which router takes a connection, and carrying its bytes to a server.
+//! TCP routing and forwarding.
 //!
-//! [`Routes::decide`] looks at the first bytes of a connection and says who takes it: a TCP route or HTTP. [`forward`]
-//! then carries it. What outlives a change of the configuration (health, turns) belongs to [`Registry`];
+//! [`Routes::decide`] inspects the first bytes of a connection and chooses a TCP route or HTTP. [`forward`]
+//! copies its bytes. State that outlives a configuration (health, round robins) is owned by the [`Registry`];
 //! services are built in a [`Draft`].
 
 mod copy;

@@ -1,4 +1,4 @@
-//! What TCP and UDP services keep when the configuration changes: servers with their health, and turns.
+//! State of TCP and UDP services that outlives a configuration: servers with their health, and round robins.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use super::round_robin::RoundRobin;
 use super::server::Server;
 use crate::live::Live;
 
-/// It holds nothing alive by itself: what no snapshot uses any more goes away with the last one that did.
+/// State of TCP and UDP services. References are weak: state is dropped with the last snapshot that uses it.
 pub struct Registry {
     pub(super) control: Handle,
     pub(super) servers: Arc<Live<ServerKey, Server>>,
     /// By service.
-    pub(super) turns: Arc<Live<String, RoundRobin>>,
+    pub(super) round_robins: Arc<Live<String, RoundRobin>>,
 }
 
 /// Service, address, TLS.
@@ -22,6 +22,6 @@ pub(super) type ServerKey = (String, String, bool);
 impl Registry {
     /// Returns a registry whose health checks run on `control`.
     pub fn new(control: Handle) -> Arc<Self> {
-        Arc::new(Self { control, servers: Arc::default(), turns: Arc::default() })
+        Arc::new(Self { control, servers: Arc::default(), round_robins: Arc::default() })
     }
 }

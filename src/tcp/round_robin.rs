@@ -1,4 +1,4 @@
-//! Whose turn it is: smooth weighted round robin over the members that may be chosen.
+//! Smooth weighted round robin.
 
 use parking_lot::Mutex;
 
@@ -9,18 +9,19 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// Members by name and weight. Those with a weight of zero or less are never chosen.
+    /// Returns a round robin over members by name and weight. Members with a weight of zero or less are never
+    /// chosen.
     pub fn new(members: Vec<(String, i64)>) -> Self {
         let credits = Mutex::new(vec![0; members.len()]);
         Self { members, credits }
     }
 
-    /// True when these are the members.
+    /// Returns true if these are the members.
     pub fn is_for(&self, members: &[(String, i64)]) -> bool {
         self.members == members
     }
 
-    /// The next member that is allowed; `None` when none is.
+    /// Returns the next allowed member; `None` if there is none.
     pub fn next(&self, allowed: impl Fn(usize) -> bool) -> Option<usize> {
         let mut credits = self.credits.lock();
         let (mut total, mut best) = (0i64, None);
@@ -51,14 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn turns_follow_the_weights_and_are_spread() {
+    fn choices_follow_the_weights_and_are_interleaved() {
         let turns = turns(&[3, 1, 0]);
         let order: Vec<_> = (0..8).map(|_| turns.next(|_| true).unwrap()).collect();
         assert_eq!(order, [0, 0, 1, 0, 0, 0, 1, 0]);
     }
 
     #[test]
-    fn those_that_are_down_are_passed_over() {
+    fn members_that_are_down_are_skipped() {
         let turns = turns(&[1, 1, 1]);
         let order: Vec<_> = (0..4).map(|_| turns.next(|index| index != 1).unwrap()).collect();
         assert_eq!(order, [0, 2, 0, 2]);

@@ -1,4 +1,4 @@
-//! The TCP routes of an entry point, and which of them, or HTTP, takes a connection.
+//! The TCP routes of an entry point, and the choice between them and HTTP.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use tidegate_core::Connection;
 use tidegate_wire::client_hello::{self, HANDSHAKE_RECORD, Hello, Parsed};
 use tidegate_wire::postgres;
 
-/// What a connection is given to, once its router is known.
+/// A compiled TCP router.
 pub struct Route {
     /// Name of the router.
     pub name: Arc<str>,
@@ -22,25 +22,25 @@ pub struct Route {
     pub middlewares: Vec<Arc<dyn Middleware>>,
     /// The service; `None` for a broken router, which closes its connections.
     pub service: Option<Arc<dyn Service>>,
-    /// What becomes of TLS.
+    /// How TLS is handled.
     pub security: Security,
     /// The names of the router's certificates (`tls.domains`).
     pub domains: Vec<Domain>,
 }
 
-/// What becomes of TLS on the way.
+/// How TLS is handled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {
     /// The connection is not encrypted.
     Plain,
-    /// It goes to the server as it is.
+    /// TLS is passed through to the server.
     Passthrough,
-    /// It is decrypted here, with the TLS options of this name.
+    /// TLS is terminated with the options of this name.
     Terminate(Arc<str>),
 }
 
 impl Route {
-    /// Lets a connection in, or says why not.
+    /// Accepts a connection, or returns why it is rejected.
     pub fn admit(&self, connection: &Connection) -> Result<Vec<Permit>, &'static str> {
         let mut permits = Vec::new();
         for middleware in &self.middlewares {
@@ -56,25 +56,25 @@ pub struct Routes {
     pub plain: Index<Route>,
     /// Routes for TLS connections.
     pub tls: Index<Route>,
-    /// What the entry point's HTTPS routers ask for.
+    /// The server names of the entry point's HTTPS routers.
     pub https: HttpsNames,
-    /// Certificate challenges are routed like any connection (`allowACMEByPass`).
+    /// Whether certificate challenges are routed like other connections (`allowACMEByPass`).
     pub acme_bypass: bool,
 }
 
-/// The server names for which an entry point has HTTPS routers.
+/// The server names that the HTTPS routers of an entry point match.
 #[derive(Debug, Default)]
 pub struct HttpsNames {
     exact: HashSet<String>,
-    /// By what follows the first label.
+    /// By suffix after the first label.
     below: HashSet<String>,
     any: bool,
-    /// Rules that take more names than they list.
+    /// Rules that match more names than they list.
     wider: Vec<Rule>,
 }
 
 impl HttpsNames {
-    /// Adds a router with this rule. One that lists no hosts takes any name.
+    /// Adds the rule of a router. A rule without hosts matches any name.
     pub fn add(&mut self, rule: &Rule) {
         let hosts = &rule.hosts();
         self.any |= hosts.is_empty();
@@ -94,7 +94,7 @@ impl HttpsNames {
         !self.any && self.exact.is_empty() && self.below.is_empty()
     }
 
-    /// True when a router takes the name without listing it.
+    /// Returns true if a router matches the name without listing it.
     fn may_take(&self, name: &str) -> bool {
         self.any || self.wider.iter().any(|rule| rule.coverage(name).is_some())
     }
@@ -105,24 +105,24 @@ impl HttpsNames {
     }
 }
 
-/// Who takes a connection.
+/// Where a connection is routed.
 pub enum Decision {
     /// HTTP, or HTTPS.
     Http,
-    /// A TCP route, and what the client has asked for by TLS.
+    /// A TCP route, and the ClientHello if TLS is used.
     Route(Arc<Route>, Option<Hello>),
-    /// PostgreSQL: a client that asks for TLS before it begins.
+    /// PostgreSQL: the client requests TLS before the handshake.
     Postgres,
-    /// Nobody, for this reason.
+    /// No route, for this reason.
     Nobody(&'static str),
 }
 
 impl Routes {
-    /// Decides by the first bytes of a connection, as Traefik does; `None` when more bytes are needed.
+    /// Routes a connection by its first bytes, as in Traefik; `None` if more bytes are needed.
     pub fn decide(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
         let unnamed = View { server_name: "", peer, protocols: &[] };
         if self.tls.is_empty() && self.https.is_empty() {
-            // Servers that speak first are served at once, whatever the client will say.
+            // For protocols where the server speaks first, do not wait for the client.
             if let Some(found) = self.plain.find(&unnamed) {
                 return Some(Decision::Route(found.value.clone(), None));
             }
@@ -142,7 +142,7 @@ impl Routes {
         Some(found.map_or(Decision::Http, |found| Decision::Route(found.value.clone(), None)))
     }
 
-    /// Decides about the TLS connection that follows a PostgreSQL client's request; `None` when more bytes are needed.
+    /// Routes the TLS connection after a PostgreSQL client's request; `None` if more bytes are needed.
     pub fn decide_postgres(&self, peer: IpAddr, bytes: &[u8]) -> Option<Decision> {
         let hello = match client_hello::parse(bytes) {
             Parsed::Partial => return None,
@@ -151,7 +151,7 @@ impl Routes {
         };
         let view = View { server_name: &hello.server_name, peer, protocols: &hello.protocols };
         let Some(route) = self.tls.find(&view).map(|found| found.value.clone()) else {
-            return Some(Decision::Nobody("no TCP router with `tls` takes it"));
+            return Some(Decision::Nobody("no TCP router with `tls` matches"));
         };
         Some(Decision::Route(route, Some(hello)))
     }
@@ -180,7 +180,7 @@ mod tests {
     use super::super::rule;
     use super::*;
 
-    /// The first bytes of a real client, which sends no name if `name` is empty.
+    /// Returns the ClientHello of a real client, without SNI if `name` is empty.
     fn hello_of(name: &str, protocols: &[&str]) -> Vec<u8> {
         let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::crypto())
             .with_safe_default_protocol_versions()
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tls_the_server_may_speak_first() {
+    fn plain_connections_to_a_catch_all_do_not_wait_for_the_client() {
         let all = "HostSNI(`*`)";
         assert_eq!(decided(&routes(&[all], &[], &[]), b""), all);
         assert_eq!(decided(&routes(&["ClientIP(`10.0.0.1`)"], &[], &[]), b""), "more");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_goes_to_whom_traefik_gives_it() {
+    fn tls_connections_are_routed_as_in_traefik() {
         let (all, one) = ("HostSNI(`*`)", "HostSNI(`db.test`)");
         let asks = |name| hello_of(name, &["h2"]);
         let both = routes(&[], &[all, one], &[&["Host(`web.test`)"], &["Host(`*.w.test`)"]]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn postgres_is_recognised_where_there_is_tls() {
+    fn postgres_is_detected_if_there_are_tls_routes() {
         let routes = routes(&["HostSNI(`*`)"], &["HostSNI(`db.test`)"], &[]);
         for end in 1..8 {
             assert_eq!(decided(&routes, &postgres::SSL_REQUEST[..end]), "more");

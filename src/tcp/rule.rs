@@ -1,4 +1,4 @@
-//! A rule of a TCP router: what is asked about a connection before any server sees it.
+//! Rules of TCP routers.
 
 use std::net::IpAddr;
 
@@ -10,52 +10,52 @@ use crate::router::{
     MatcherError, Misplaced, RuleError, Tree, ValueError, go_regex, known_name, not_ascii, texts,
 };
 
-/// The matchers by name; a rule may also write them in lower, upper or title case.
+/// The names of matchers, which may also be written in lower, upper or title case.
 const NAMES: [&str; 4] = ["HostSNI", "HostSNIRegexp", "ClientIP", "ALPN"];
-/// The protocol of certificate challenges, which is never routed.
+/// The ALPN protocol of certificate challenges, which is never routed.
 pub const ACME_PROTOCOL: &str = "acme-tls/1";
 
-/// What is known of a connection when its router is looked for.
+/// The properties of a connection that rules match.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// The server name in lower case; empty without TLS, or when the client sent none.
+    /// The server name in lower case; empty without TLS or SNI.
     pub server_name: &'a str,
     /// The client's address.
     pub peer: IpAddr,
-    /// Protocols that the client offers (ALPN).
+    /// The protocols that the client offers (ALPN).
     pub protocols: &'a [Vec<u8>],
 }
 
-/// A checked rule.
+/// A validated rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub(super) tree: Tree<Matcher>,
     catch_all: bool,
 }
 
-/// A rule that was read, but perhaps cannot be used.
+/// A parsed rule, whose matchers may be invalid.
 #[derive(Clone, Debug)]
 pub struct Read {
     /// The values of all `HostSNI` matchers that are not negated, in lower case and in the order of the rule.
     pub names: Vec<String>,
-    /// The rule, or what is wrong with a matcher.
+    /// The rule, or the error of a matcher.
     pub rule: Result<Rule, RuleError>,
 }
 
-/// One question about a connection.
+/// A condition on a connection.
 #[derive(Clone, Debug)]
 pub(super) enum Matcher {
     /// Any connection, with a server name or without (`*`).
     Anything,
     Name(Box<str>),
-    /// One label in front of this (`*.suffix`).
+    /// One label before this suffix (`*.suffix`).
     NameBelow(Box<str>),
     NamePattern(Box<Regex>),
     ClientIp(IpRanges),
     Protocol(Box<str>),
 }
 
-/// Reads a rule. The error is about a rule that is not an expression of known matchers.
+/// Parses a rule. Returns an error if it is not an expression of known matchers.
 pub fn read(text: &str) -> Result<Read, RuleError> {
     let expression = expression::parse(text).map_err(|error| RuleError::syntax(text, error))?;
     let mut names = Vec::new();
@@ -65,11 +65,11 @@ pub fn read(text: &str) -> Result<Read, RuleError> {
     Ok(Read { names, rule })
 }
 
-/// The priority of a router that gives none: the length of its rule in bytes, and -1 for one that takes everything.
+/// Returns the default priority of a rule: its length in bytes, or -1 if it matches everything.
 pub fn priority(text: &str) -> i64 {
     let everything = |tree: &Tree<Matcher>| matches!(tree, Tree::Matcher(Matcher::Anything));
     let catches_all = read(text).ok().and_then(|read| read.rule.ok()).is_some_and(|rule| match &rule.tree {
-        // Traefik does not look at the negation here.
+        // As in Traefik, negation is ignored here.
         Tree::Not(inner) => everything(inner),
         tree => everything(tree),
     });
@@ -77,12 +77,12 @@ pub fn priority(text: &str) -> i64 {
 }
 
 impl Rule {
-    /// True for exactly `` HostSNI(`*`) ``.
+    /// Returns true for exactly `` HostSNI(`*`) ``.
     pub fn is_catch_all(&self) -> bool {
         self.catch_all
     }
 
-    /// True when the rule takes the connection.
+    /// Returns true if the rule matches the connection.
     pub fn matches(&self, view: &View<'_>) -> bool {
         self.tree.matches(&|matcher| matcher.matches(view))
     }
@@ -103,14 +103,14 @@ impl Matcher {
     }
 }
 
-/// Checks that there are only calls of known matchers with strings, and collects the server names.
+/// Checks that the expression has only calls of known matchers with strings, and collects the server names.
 fn check(expression: &Expression, names: &mut Vec<String>) -> Result<(), Misplaced> {
     match expression {
         Expression::And(left, right) | Expression::Or(left, right) => {
             check(left, names)?;
             check(right, names)
         }
-        // A name that is ruled out is none that is asked for.
+        // Negated names are not collected.
         Expression::Not(inner) => check(inner, &mut Vec::new()),
         Expression::Call(call) => {
             let wrong = |error| Misplaced::matcher(call, error);
@@ -171,14 +171,14 @@ fn host_sni(text: &str) -> Result<Matcher, ValueError> {
 mod tests {
     use super::*;
 
-    fn taken(rule: &str, server_name: &str, protocols: &[&str]) -> bool {
+    fn matches_rule(rule: &str, server_name: &str, protocols: &[&str]) -> bool {
         let protocols: Vec<Vec<u8>> = protocols.iter().map(|one| one.as_bytes().to_vec()).collect();
         let peer = "::ffff:10.1.2.3".parse().unwrap();
         read(rule).unwrap().rule.unwrap().matches(&View { server_name, peer, protocols: &protocols })
     }
 
     #[test]
-    fn matchers_take_what_traefik_takes() {
+    fn matchers_agree_with_traefik() {
         for (rule, name, protocols, expected) in [
             ("HostSNI(`*`)", "", &[][..], true),
             ("HostSNI(`*`)", "a.test", &[], true),
@@ -198,12 +198,12 @@ mod tests {
             ("!HostSNI(`a`)", "", &[], true),
             ("HOSTSNI(`a`) && alpn(`h2`)", "a", &["h2"], true),
         ] {
-            assert_eq!(taken(rule, name, protocols), expected, "{rule} on {name:?} {protocols:?}");
+            assert_eq!(matches_rule(rule, name, protocols), expected, "{rule} on {name:?} {protocols:?}");
         }
     }
 
     #[test]
-    fn priorities_are_those_of_traefik() {
+    fn default_priorities_equal_those_of_traefik() {
         assert_eq!(priority("HostSNI(`*`)"), -1);
         assert_eq!(priority("hostsni(\"*\")"), -1);
         assert_eq!(priority("HostSNI(`*`) && ClientIP(`1.1.1.1`)"), 35);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_was_expected_and_where() {
+    fn errors_have_a_column_and_what_was_expected() {
         for (rule, error) in [
             ("Nope(`x`)", "column 1: unknown matcher Nope"),
             ("HostSNI(`a`", "column 1: the call of HostSNI is never closed"),

@@ -1,4 +1,4 @@
-//! One TCP server of a service, and whether it is up.
+//! One TCP server of a service and its health.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use super::transport::{Stream, Transport};
 use crate::upstream::Host;
 
-/// One server.
+/// A TCP server.
 pub struct Server {
     address: String,
     host: Host,
@@ -24,7 +24,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server at `host:port`. It is taken to be up.
+    /// Returns a server at `host:port`, which is assumed to be up.
     pub fn new(address: &str, tls: bool, transport: Arc<Transport>) -> Result<Self, BuildError> {
         let (host, port) = split(address)?;
         Ok(Self {
@@ -38,17 +38,17 @@ impl Server {
         })
     }
 
-    /// `host:port`, as written.
+    /// Returns `host:port` as configured.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// How it is talked to.
+    /// Returns its transport.
     pub fn transport(&self) -> &Transport {
         &self.transport
     }
 
-    /// False when its health check has failed.
+    /// Returns false if its health check has failed.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
@@ -58,19 +58,20 @@ impl Server {
         self.transport.connect(&self.host, self.port, self.tls, Some(client)).await
     }
 
-    /// Opens a connection for a health check, to another port unless that is 0.
+    /// Opens a connection for a health check, to another port unless `port` is 0.
     pub(super) async fn probe(&self, port: u16) -> io::Result<Stream> {
         let port = if port == 0 { self.port } else { port };
         self.transport.connect(&self.host, port, self.tls, None).await
     }
 
-    /// Notes what a health check found. True when that is news.
+    /// Records the result of a health check. Returns true if the state has changed.
     pub(super) fn checked(&self, up: bool) -> bool {
         self.up.swap(up, Ordering::Relaxed) != up
     }
 
-    /// Replaces the health check that runs by one that `start` begins, unless it has the same options. Without any the
-    /// server is taken to be up.
+    /// Replaces the running health check by one that `start` spawns, unless it has equal options. Without a
+    /// check,
+    /// the server is assumed to be up.
     pub(super) fn replace_check(
         &self,
         options: Option<TcpHealthCheck>,
@@ -96,19 +97,19 @@ impl Drop for Server {
     }
 }
 
-/// Takes `host:port` apart.
+/// Parses `host:port`.
 pub(crate) fn split(address: &str) -> Result<(Host, u16), BuildError> {
     let bad = |why: &str| BuildError::new(format!("server address `{address}`: {why}; expected host:port"));
     let (host, port) = address.rsplit_once(':').ok_or_else(|| bad("missing port"))?;
-    let port = port.parse().map_err(|_| bad("the port is not a number up to 65535"))?;
+    let port = port.parse().map_err(|_| bad("invalid port"))?;
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     if bare.is_none() && host.contains(':') {
-        return Err(bad("too many colons: an IPv6 address stands in brackets"));
+        return Err(bad("too many colons: put IPv6 addresses in brackets"));
     }
     let bare = bare.unwrap_or(host);
     Ok(match bare.parse() {
         Ok(ip) => (Host::Address(ip), port),
-        // As in Go, no host is this machine.
+        // As in Go, an empty host is the local machine.
         Err(_) if bare.is_empty() => (Host::Address([127, 0, 0, 1].into()), port),
         Err(_) => (Host::Name(bare.to_owned()), port),
     })
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_apart() {
+    fn addresses_are_parsed() {
         for (text, host, port) in [
             ("10.0.0.1:80", Host::Address([10, 0, 0, 1].into()), 80),
             ("[::1]:5432", Host::Address("::1".parse().unwrap()), 5432),

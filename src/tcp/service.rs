@@ -1,4 +1,4 @@
-//! Where TCP connections go: servers that take turns, and services by weight.
+//! TCP services: round robin over servers, and weighted services.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,27 +8,27 @@ use super::server::Server;
 
 /// A TCP service.
 pub trait Service: Send + Sync {
-    /// The server for a new connection; `None` when none can be used.
+    /// Returns the server for a new connection; `None` if none is available.
     fn choose(&self) -> Option<Arc<Server>>;
 
-    /// True when a connection would find a server.
+    /// Returns true if a server is available.
     fn is_up(&self) -> bool;
 
-    /// `UP` or `DOWN` by server address, for the API.
+    /// Returns `UP` or `DOWN` by server address, for the API.
     fn server_status(&self) -> BTreeMap<String, &'static str> {
         BTreeMap::new()
     }
 }
 
-/// Servers that take turns.
+/// Round robin over servers.
 pub(super) struct LoadBalancer {
     pub(super) servers: Vec<Arc<Server>>,
-    pub(super) turns: Arc<RoundRobin>,
+    pub(super) round_robin: Arc<RoundRobin>,
 }
 
 impl Service for LoadBalancer {
     fn choose(&self) -> Option<Arc<Server>> {
-        let index = self.turns.next(|index| self.servers[index].is_up())?;
+        let index = self.round_robin.next(|index| self.servers[index].is_up())?;
         Some(self.servers[index].clone())
     }
 
@@ -42,15 +42,15 @@ impl Service for LoadBalancer {
     }
 }
 
-/// Services by weight.
+/// Weighted round robin over services.
 pub(super) struct Weighted {
     pub(super) children: Vec<Arc<dyn Service>>,
-    pub(super) turns: Arc<RoundRobin>,
+    pub(super) round_robin: Arc<RoundRobin>,
 }
 
 impl Service for Weighted {
     fn choose(&self) -> Option<Arc<Server>> {
-        let index = self.turns.next(|index| self.children[index].is_up())?;
+        let index = self.round_robin.next(|index| self.children[index].is_up())?;
         self.children[index].choose()
     }
 

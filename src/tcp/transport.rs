@@ -1,4 +1,4 @@
-//! How TCP servers are talked to: time to connect, TLS, the PROXY protocol, what happens when one side has finished.
+//! Transport to TCP servers: timeouts, TLS, the PROXY protocol, half-closed connections.
 
 use std::io;
 use std::pin::Pin;
@@ -20,12 +20,12 @@ use tokio_rustls::client::TlsStream;
 
 use crate::upstream::{Host, ServerNameError, connect_tcp, server_name, tls_error};
 
-/// Time for a TLS handshake with a server.
-const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Time between keep-alive probes when `dialKeepAlive` is 0, as in Go.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Timeout for a TLS handshake with a server.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of keep-alive probes if `dialKeepAlive` is 0, as in Go.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// A checked transport.
+/// A validated transport.
 pub struct Transport {
     options: TcpServersTransport,
     tls: TlsOptions,
@@ -34,7 +34,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Checks the options. `file` reads a file that is named in them (and has it watched).
+    /// Validates the options. `file` reads a file named in them and has it watched.
     pub fn build(
         options: &TcpServersTransport,
         file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
@@ -67,24 +67,24 @@ impl Transport {
         let proxy = options.proxy_protocol.as_ref().map(|proxy| Version::try_from(proxy.version)).transpose();
         let proxy = proxy.map_err(|error| BuildError::new(error.to_string()))?;
         let transport = Self { options: options.clone(), tls, proxy, config: OnceLock::new() };
-        // The system's roots are only read when a server is first spoken to over TLS.
+        // System roots are read lazily, on the first TLS connection.
         if transport.tls.insecure || !transport.tls.roots.is_empty() {
             transport.config()?;
         }
         Ok(Arc::new(transport))
     }
 
-    /// True when both do the same, down to the content of their files.
+    /// Returns true if both are equivalent, including the content of their files.
     pub fn is_same(&self, other: &Self) -> bool {
         self.options == other.options && self.tls == other.tls
     }
 
-    /// How long the other direction may go on after one has ended; `None` for as long as it likes.
+    /// Returns how long one direction may continue after the other has ended; `None` for no limit.
     pub fn termination_delay(&self) -> Option<Duration> {
         self.options.termination_delay.limit()
     }
 
-    /// Opens a connection. `client` is told to the server when the PROXY protocol is on.
+    /// Opens a connection. `client` is announced to the server if the PROXY protocol is enabled.
     pub(super) async fn connect(
         &self,
         host: &Host,
@@ -94,7 +94,7 @@ impl Transport {
     ) -> io::Result<Stream> {
         let dialled = connect_tcp(host, port);
         let timeout = self.options.dial_timeout;
-        // As in Go, a negative time is over at once.
+        // As in Go, a negative timeout fails immediately.
         let limit = if timeout.is_negative() { Some(Duration::ZERO) } else { timeout.limit() };
         let mut stream = match limit {
             None => dialled.await?.stream,
@@ -113,25 +113,25 @@ impl Transport {
         let config = self.config().map_err(|error| io::Error::other(error.to_string()))?;
         let name = self.server_name(host).map_err(io::Error::other)?;
         let handshake = TlsConnector::from(config).connect(name, stream);
-        let stream = tokio::time::timeout(TLS_HANDSHAKE, handshake)
+        let stream = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, handshake)
             .await
-            .map_err(|_| late("no TLS handshake in time"))?
+            .map_err(|_| late("TLS handshake timed out"))?
             .map_err(|error| io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 
     fn prepare(&self, stream: &TcpStream) {
-        // Neither option decides whether the connection works, so a refusal is of no interest.
+        // The connection works without these options, so errors are ignored.
         let _ = stream.set_nodelay(true);
         let period = self.options.dial_keep_alive;
         if !period.is_negative() {
-            let period = period.limit().unwrap_or(KEEP_ALIVE);
+            let period = period.limit().unwrap_or(KEEP_ALIVE_INTERVAL);
             let keep_alive = TcpKeepalive::new().with_time(period).with_interval(period);
             let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
         }
     }
 
-    /// The name to ask for and to verify.
+    /// Returns the server name to send and verify.
     fn server_name(&self, host: &Host) -> Result<ServerName<'static>, ServerNameError> {
         let wanted = self.options.tls.as_ref().map_or("", |tls| &tls.server_name);
         match host {

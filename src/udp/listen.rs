@@ -1,18 +1,18 @@
-//! Sockets of an entry point for UDP: one for each worker on one shared port.
+//! Sockets of a UDP entry point: one per worker on a shared port.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What the system may hold for a socket while its worker is busy, in bytes. It may allow less.
-const BUFFER: usize = 1 << 20;
+/// Requested receive buffer of a socket in bytes. The kernel may allow less.
+const BUFFER_SIZE: usize = 1 << 20;
 
-/// Binds `count` sockets to one address. Unless `share`, an address that another process has is an error.
+/// Binds `count` sockets to one address. Unless `share` is set, fails if another process uses the address.
 pub fn bind(address: SocketAddr, count: usize, share: bool) -> io::Result<Vec<UdpSocket>> {
     let mut address = address;
     if !share {
-        // Sockets of one group may be joined by anybody of the same user, so the first look is without a group.
+        // Any process of the same user may join a group, so check without a group first.
         match open(address, false) {
             Ok(_) => {}
             Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && is_without_ipv6(&error) => {
@@ -39,16 +39,16 @@ fn open(address: SocketAddr, group: bool) -> io::Result<UdpSocket> {
     if group {
         socket.set_reuse_port(true)?;
     }
-    // A smaller buffer only loses datagrams earlier.
-    let _ = socket.set_recv_buffer_size(BUFFER);
-    let _ = socket.set_send_buffer_size(BUFFER);
+    // A smaller buffer works, but drops datagrams earlier.
+    let _ = socket.set_recv_buffer_size(BUFFER_SIZE);
+    let _ = socket.set_send_buffer_size(BUFFER_SIZE);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
-    /// Address family not supported (Linux).
+    /// Error code for an unsupported address family (Linux).
     const EAFNOSUPPORT: i32 = 97;
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || error.raw_os_error() == Some(EAFNOSUPPORT)
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_address_is_refused_unless_shared() {
+    fn an_address_in_use_is_rejected_unless_shared() {
         let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 2, false).unwrap();
         let address = sockets[0].local_addr().unwrap();
         assert_eq!(address, sockets[1].local_addr().unwrap());

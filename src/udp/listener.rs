@@ -1,4 +1,4 @@
-//! An entry point for UDP: receives datagrams, and gives each to the session of its client.
+//! A UDP listener, which receives datagrams and passes them to the sessions of their clients.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,29 +19,31 @@ use crate::opening::Opening;
 use crate::settings::EntryPoint;
 use crate::snapshot::SnapshotHandle;
 
-/// Most sessions of one entry point: each has a socket of its own. Datagrams of further clients are dropped.
+/// Maximum number of sessions per entry point, as each has its own socket. Datagrams of further clients are
+/// dropped.
 const MAX_SESSIONS: usize = 16 * 1024;
-/// The part of the process's descriptors that the sessions of one entry point may have: clients cost nothing to invent.
-const SHARE: u64 = 8;
+/// Sessions of one entry point may use one in this many file descriptors, since client addresses are easily
+/// spoofed.
+const DESCRIPTOR_SHARE: u64 = 8;
 
-/// One entry point.
+/// A running UDP entry point.
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
-    /// Its place in the settings, and so in each snapshot.
+    /// Its index in the settings and in each snapshot.
     index: usize,
     timeout: Duration,
     accept_grace: Duration,
     grace: Duration,
     snapshots: SnapshotHandle,
     opening: Arc<Opening>,
-    /// No more sessions begin.
+    /// Whether new sessions are rejected.
     closing: CancellationToken,
-    /// Other processes may have sockets of their own on its port.
+    /// Whether other processes may bind to its port.
     pub(crate) is_shared: bool,
-    /// A supervisor has its socket, too.
+    /// Whether a supervisor also holds its socket.
     pub(crate) is_passed: bool,
-    most: usize,
+    max_sessions: usize,
     open: AtomicUsize,
     changed: Notify,
 }
@@ -49,7 +51,7 @@ pub struct Listener {
 type Sessions = Mutex<HashMap<SocketAddr, Arc<Session>, RandomState>>;
 
 impl Listener {
-    /// The entry point `name`, which is number `index` of the settings.
+    /// Returns a listener for the entry point `name` with this index in the settings.
     pub fn new(
         index: usize,
         name: &str,
@@ -69,20 +71,21 @@ impl Listener {
             closing: CancellationToken::new(),
             is_shared: false,
             is_passed: false,
-            most: most_sessions(getrlimit(Resource::Nofile).current),
+            max_sessions: max_sessions(getrlimit(Resource::Nofile).current),
             open: AtomicUsize::new(0),
             changed: Notify::new(),
         }
     }
 
-    /// Open sessions.
+    /// Returns the number of open sessions.
     pub fn sessions(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Receives on one socket for as long as its worker runs. Errors never end it.
+    /// Receives on one socket while its worker runs, regardless of errors.
     ///
-    /// Until the first configuration is complete, datagrams wait in the socket's buffer; those that do not fit are lost.
+    /// Until the first configuration is complete, datagrams wait in the socket's buffer; excess ones are
+    /// lost.
     pub async fn serve(self: Arc<Self>, socket: std::net::UdpSocket) {
         let socket = match UdpSocket::from_std(socket) {
             Ok(socket) => Arc::new(socket),
@@ -99,7 +102,7 @@ impl Listener {
         loop {
             let readable = tokio::select! {
                 readable = socket.readable() => readable,
-                // What comes now is for others.
+                // Further datagrams are for other processes.
                 () = self.closing.cancelled(), if self.is_passed || self.is_shared => return,
             };
             if let Err(error) = readable {
@@ -120,8 +123,9 @@ impl Listener {
         }
     }
 
-    /// Stops in order: sessions begin for `requestAcceptGraceTimeout` more, then open ones go on until they are
-    /// silent, for at most `graceTimeOut`.
+    /// Shuts down gracefully: accepts new sessions for `requestAcceptGraceTimeout`, then waits up to
+    /// `graceTimeOut`
+    /// for open ones to become idle.
     pub async fn stop(&self) {
         if !self.accept_grace.is_zero() {
             tokio::time::sleep(self.accept_grace).await;
@@ -138,11 +142,11 @@ impl Listener {
         };
         if tokio::time::timeout(self.grace, emptied).await.is_err() {
             let sessions = self.sessions();
-            tracing::warn!(entry_point = %self.name, sessions, "UDP sessions are cut after graceTimeOut");
+            tracing::warn!(entry_point = %self.name, sessions, "closing UDP sessions after graceTimeOut");
         }
     }
 
-    /// Gives a datagram to the session of its client, which begins when there is none.
+    /// Passes a datagram to the session of its client, creating one if needed.
     fn deliver(
         self: &Arc<Self>,
         client: SocketAddr,
@@ -154,7 +158,7 @@ impl Listener {
         if let Some(session) = known {
             return session.send(datagram);
         }
-        let Some(session) = self.begin(client) else { return };
+        let Some(session) = self.start_session(client) else { return };
         let session = Arc::new(session);
         session.send(datagram);
         sessions.lock().insert(client, session.clone());
@@ -163,16 +167,16 @@ impl Listener {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = session.run(&socket, open.0.timeout) => outcome,
-                // As long as it has the socket, the system gives it datagrams that nobody reads.
-                () = open.0.closing.cancelled(), if open.0.is_shared => Ok(Ended::Silent),
+                // While the socket is open, the kernel delivers datagrams to it that nobody reads.
+                () = open.0.closing.cancelled(), if open.0.is_shared => Ok(Ended::Idle),
             };
             sessions.lock().remove(&client);
             let listener = open.0.clone();
             drop(open);
             match outcome {
-                Ok(Ended::Silent) => {}
+                Ok(Ended::Idle) => {}
                 Ok(Ended::Moved(unsent)) => {
-                    tracing::debug!(entry_point = %listener.name, %client, "UDP session ended: its server has moved");
+                    tracing::debug!(entry_point = %listener.name, %client, "UDP session ended: the address of its server has changed");
                     for datagram in unsent {
                         listener.deliver(client, &datagram, &sessions, &socket);
                     }
@@ -184,26 +188,26 @@ impl Listener {
         });
     }
 
-    /// A session for a new client; `None` when there is no server for it, or no room.
-    fn begin(&self, client: SocketAddr) -> Option<Session> {
+    /// Returns a session for a new client; `None` if no server is available or the limit is reached.
+    fn start_session(&self, client: SocketAddr) -> Option<Session> {
         if self.closing.is_cancelled() {
             return None;
         }
-        if self.sessions() >= self.most {
-            tracing::debug!(entry_point = %self.name, %client, "too many UDP sessions: a datagram is dropped");
+        if self.sessions() >= self.max_sessions {
+            tracing::debug!(entry_point = %self.name, %client, "too many UDP sessions: dropping a datagram");
             return None;
         }
         let snapshot = self.snapshots.load();
         let route = snapshot.entry_points.get(self.index)?.udp.as_ref()?;
         let server = route.service.as_ref()?.choose()?;
-        tracing::debug!(router = %route.name, server = server.address(), %client, "UDP session begins");
+        tracing::debug!(router = %route.name, server = server.address(), %client, "UDP session started");
         Some(Session::new(client, server))
     }
 }
 
-/// Most sessions for this number of descriptors (`None`: any).
-fn most_sessions(descriptors: Option<u64>) -> usize {
-    let share = descriptors.and_then(|limit| usize::try_from(limit / SHARE).ok());
+/// Returns the maximum number of sessions for this limit of file descriptors (`None` means unlimited).
+fn max_sessions(descriptors: Option<u64>) -> usize {
+    let share = descriptors.and_then(|limit| usize::try_from(limit / DESCRIPTOR_SHARE).ok());
     share.unwrap_or(MAX_SESSIONS).clamp(1, MAX_SESSIONS)
 }
 
@@ -230,10 +234,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_leave_descriptors_for_others() {
-        assert_eq!(most_sessions(Some(1024)), 128);
-        assert_eq!(most_sessions(Some(0)), 1);
-        assert_eq!(most_sessions(Some(10_000_000)), MAX_SESSIONS);
-        assert_eq!(most_sessions(None), MAX_SESSIONS);
+    fn sessions_use_only_a_share_of_the_descriptors() {
+        assert_eq!(max_sessions(Some(1024)), 128);
+        assert_eq!(max_sessions(Some(0)), 1);
+        assert_eq!(max_sessions(Some(10_000_000)), MAX_SESSIONS);
+        assert_eq!(max_sessions(None), MAX_SESSIONS);
     }
 }

@@ -1,8 +1,11 @@
-//! UDP: entry points, sessions, and the services that their datagrams go to.
+//! UDP listeners, sessions and services.
 //!
-//! A session is all that one client address sends to one entry point. Its first datagram chooses the server; replies go
-//! back to the client until there was silence for `udp.timeout`. Each worker has a socket of its own on the shared
-//! port: the system gives all datagrams of one client to one of them, so sessions are known to one worker only.
+//! A session is the traffic of one client address at one entry point. Its first datagram selects the server;
+//! replies are sent to the client until the session is idle for `udp.timeout`. Each worker has its own socket
+//! on
+//! the shared port. The kernel delivers all datagrams of a client to the same socket, so each session belongs
+//! to
+//! one worker.
 
 mod listen;
 mod listener;
@@ -15,7 +18,7 @@ pub use service::{Server, Service};
 
 use std::sync::Arc;
 
-/// The UDP route of an entry point: it has one at most.
+/// The UDP route of an entry point, which has at most one.
 pub struct Route {
     /// Name of the router.
     pub name: Arc<str>,

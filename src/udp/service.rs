@@ -1,4 +1,4 @@
-//! Where UDP sessions go: servers that take turns, and services by weight.
+//! UDP services: round robin over servers, and weighted services.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crate::upstream::Host;
 
 /// A UDP service.
 pub enum Service {
-    /// Servers that take turns.
+    /// Round robin over servers.
     Servers(Vec<Arc<Server>>, Arc<RoundRobin>),
-    /// Services by weight.
+    /// Weighted round robin over services.
     Weighted(Vec<Arc<Service>>, Arc<RoundRobin>),
 }
 
-/// One server.
+/// A UDP server.
 pub struct Server {
     address: String,
     pub(super) host: Host,
     pub(super) port: u16,
-    /// How often it has refused datagrams: the next session tries the next address of its name.
+    /// Number of refused datagrams, to try the next address of its name in the next session.
     refusals: AtomicUsize,
 }
 
 impl Service {
-    /// The server for a new session; `None` when there is none.
+    /// Returns the server for a new session; `None` if there is none.
     pub fn choose(&self) -> Option<Arc<Server>> {
         match self {
             Self::Servers(servers, turns) => servers.get(turns.next(|_| true)?).cloned(),
@@ -46,19 +46,20 @@ impl Service {
 }
 
 impl Server {
-    /// A server at `host:port`.
+    /// Returns a server at `host:port`.
     pub fn new(address: &str) -> Result<Self, BuildError> {
         let (host, port) = split_address(address)?;
         Ok(Self { address: address.to_owned(), host, port, refusals: AtomicUsize::new(0) })
     }
 
-    /// `host:port`, as written.
+    /// Returns `host:port` as configured.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The addresses for a new session, of those of its name. IPv4 is first: a server that listens on one family only
-    /// mostly listens on that, and a datagram that is refused is lost.
+    /// Returns the addresses for a new session. IPv4 comes first: most servers that listen on one family only
+    /// use
+    /// IPv4, and a refused datagram is lost.
     pub(super) fn candidates(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
         let mut candidates = addresses.to_vec();
         candidates.sort_by_key(IpAddr::is_ipv6);
@@ -67,7 +68,7 @@ impl Server {
         candidates
     }
 
-    /// Notes that nobody receives datagrams there.
+    /// Records that the server refuses datagrams.
     pub(super) fn refused(&self) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
     }
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_taken_and_empty_services_passed_over() {
+    fn sessions_take_turns_and_skip_empty_services() {
         let children = vec![servers(&["a:1", "b:1"]), servers(&["c:1"]), servers(&[])];
         let members = vec![("x".into(), 2), ("y".into(), 1), ("z".into(), 5)];
         let service = Service::Weighted(children, Arc::new(RoundRobin::new(members)));

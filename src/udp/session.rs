@@ -1,7 +1,8 @@
-//! One client of a UDP entry point: a socket to its server, and the silence since the last datagram.
+//! The session of one client of a UDP entry point: a socket to its server, and an idle timeout.
 //!
-//! A datagram goes to whoever has the address. So the name of a server is looked up again for as long as datagrams pass,
-//! and a session whose server has lost its address ends. Its client's next datagram begins another.
+//! Since an address may be reassigned, the name of a server is looked up again while datagrams pass. A
+//! session
+//! ends when its server loses the address; the next datagram of the client starts another one.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,24 +21,24 @@ use tokio::sync::Notify;
 use super::service::Server;
 use crate::upstream::Host;
 
-/// The largest datagram there is.
+/// Maximum size of a datagram.
 pub(super) const MAX_DATAGRAM: usize = 65_535;
-/// Datagrams that are carried before others get their turn.
+/// Maximum number of datagrams forwarded before yielding.
 pub(super) const BATCH: usize = 64;
-/// Datagrams that wait while the name of a server is looked up.
-const WAITING: usize = 16;
-/// Time for that.
-const LOOK_UP: Duration = Duration::from_secs(10);
-/// How long ago, in milliseconds, the name was last known to have the address when a datagram has it looked up.
-const CONFIRM: u64 = 100;
-/// The same when the datagram waits for that.
+/// Maximum number of datagrams kept during a lookup.
+const MAX_WAITING: usize = 16;
+/// Timeout for a lookup.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Age in milliseconds of the last confirmed lookup after which a datagram triggers another one.
+const CONFIRM_INTERVAL: u64 = 100;
+/// Age in milliseconds of the last confirmed lookup after which datagrams wait for the next one.
 const MAX_UNCONFIRMED: u64 = 250;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
 }
 
-/// Lends a buffer of the worker, large enough for any datagram.
+/// Runs a function with the worker's buffer, which fits any datagram.
 pub(super) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|buffer| work(buffer))
 }
@@ -46,27 +47,29 @@ pub(super) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 pub(super) struct Session {
     client: SocketAddr,
     server: Arc<Server>,
-    /// Set when the server's address is known.
+    /// Set once the server's address is known.
     socket: OnceLock<UdpSocket>,
     waiting: Mutex<Vec<Vec<u8>>>,
-    /// When the name had the address, in milliseconds of [`now`]; [`u64::MAX`] where the server is an address.
+    /// When the last lookup confirmed the address, in milliseconds of [`now`]; [`u64::MAX`] if the server is
+    /// an
+    /// IP address.
     confirmed: AtomicU64,
     doubted: Notify,
-    /// When the last datagram passed, in milliseconds of [`now`].
+    /// Time of the last datagram, in milliseconds of [`now`].
     last: AtomicU64,
     refused: Notify,
 }
 
 /// Why a session ended.
 pub(super) enum Ended {
-    /// Nothing was sent for too long.
-    Silent,
-    /// The server's name has another address. These datagrams were not sent.
+    /// The session was idle for too long.
+    Idle,
+    /// The name of the server resolves to another address. These datagrams were not sent.
     Moved(Vec<Vec<u8>>),
 }
 
 impl Session {
-    /// A session of a client with a server. [`Self::run`] has to be called too.
+    /// Returns a session of a client with a server, to be driven by [`Self::run`].
     pub(super) fn new(client: SocketAddr, server: Arc<Server>) -> Self {
         let session = Self {
             client,
@@ -80,7 +83,7 @@ impl Session {
         };
         if let Host::Address(ip) = session.server.host {
             session.confirmed.store(u64::MAX, Ordering::Relaxed);
-            // An error is met again by whoever runs the session.
+            // `run` handles errors, as it tries again.
             if let Ok(socket) = open(SocketAddr::new(ip, session.server.port)) {
                 let _ = session.socket.set(socket);
             }
@@ -88,35 +91,36 @@ impl Session {
         session
     }
 
-    /// Sends a datagram to the server. What cannot be sent at once is lost, as UDP allows.
+    /// Sends a datagram to the server. Drops it if it cannot be sent immediately.
     pub(super) fn send(&self, datagram: &[u8]) {
         self.touch();
-        if self.unconfirmed() >= CONFIRM {
+        if self.unconfirmed() >= CONFIRM_INTERVAL {
             self.doubted.notify_one();
         }
         if let Some(socket) = self.usable() {
-            return self.hand_on(socket, datagram);
+            return self.send_on(socket, datagram);
         }
         let mut waiting = self.waiting.lock();
         match self.usable() {
-            Some(socket) => self.hand_on(socket, datagram),
-            None if waiting.len() < WAITING => waiting.push(datagram.to_vec()),
+            Some(socket) => self.send_on(socket, datagram),
+            None if waiting.len() < MAX_WAITING => waiting.push(datagram.to_vec()),
             None => {}
         }
     }
 
-    /// The socket, unless the server's address is not known, or not for sure.
+    /// Returns the socket if the server's address is known and confirmed recently.
     fn usable(&self) -> Option<&UdpSocket> {
         self.socket.get().filter(|_| self.unconfirmed() < MAX_UNCONFIRMED)
     }
 
-    /// How long ago the name had the address, in milliseconds.
+    /// Returns the time since the last confirmed lookup in milliseconds.
     fn unconfirmed(&self) -> u64 {
         now().saturating_sub(self.confirmed.load(Ordering::Relaxed))
     }
 
-    /// Carries replies to the client until there was silence for `timeout`, the server refuses, or its name has lost its
-    /// address.
+    /// Forwards replies to the client until the session is idle for `timeout`, the server refuses datagrams,
+    /// or its
+    /// name no longer has the address.
     pub(super) async fn run(&self, entry: &UdpSocket, timeout: Duration) -> io::Result<Ended> {
         let socket = match self.socket.get() {
             Some(socket) => socket,
@@ -127,12 +131,12 @@ impl Session {
         loop {
             let silence = Duration::from_millis(now().saturating_sub(self.last.load(Ordering::Relaxed)));
             if silence >= timeout {
-                return Ok(Ended::Silent);
+                return Ok(Ended::Idle);
             }
             tokio::select! {
                 ready = socket.readable() => {
                     ready?;
-                    self.carry_replies(socket, entry)?;
+                    self.forward_replies(socket, entry)?;
                 }
                 () = self.refused.notified() => {
                     self.server.refused();
@@ -164,7 +168,9 @@ impl Session {
         }
     }
 
-    /// True when the name has another address, or none. A failure says nothing: datagrams wait for the next look-up.
+    /// Returns true if the name has another address or none. A failed lookup is inconclusive: datagrams wait
+    /// for the
+    /// next one.
     fn has_lost(&self, peer: IpAddr, outcome: &Result<Answer, LookupError>) -> bool {
         match outcome {
             Ok(answer) => !answer.addresses().contains(&peer),
@@ -173,21 +179,21 @@ impl Session {
         }
     }
 
-    /// Notes that the name has the address, and sends what waited for that.
+    /// Records that the name has the address, and sends the datagrams that waited for this.
     fn confirm(&self, socket: &UdpSocket) {
         let mut waiting = self.waiting.lock();
         self.confirmed.store(now(), Ordering::Relaxed);
         for datagram in waiting.drain(..) {
-            self.hand_on(socket, &datagram);
+            self.send_on(socket, &datagram);
         }
     }
 
-    fn carry_replies(&self, socket: &UdpSocket, entry: &UdpSocket) -> io::Result<()> {
+    fn forward_replies(&self, socket: &UdpSocket, entry: &UdpSocket) -> io::Result<()> {
         for _ in 0..BATCH {
             let carried = with_buffer(|buffer| {
                 let length = socket.try_recv(buffer)?;
                 self.touch();
-                // What cannot be sent at once is lost, as UDP allows.
+                // Replies that cannot be sent immediately are dropped.
                 let _ = SockRef::from(entry).send_to(&buffer[..length], &self.client.into());
                 Ok(())
             });
@@ -203,9 +209,9 @@ impl Session {
         let addresses = match &self.server.host {
             Host::Address(ip) => vec![*ip],
             Host::Name(name) => {
-                let found = tokio::time::timeout(LOOK_UP, dial::lookup(name, None)).await;
+                let found = tokio::time::timeout(LOOKUP_TIMEOUT, dial::lookup(name, None)).await;
                 let found =
-                    found.map_err(|_| io::Error::other(format!("`{name}` is not found in time")))??;
+                    found.map_err(|_| io::Error::other(format!("lookup of `{name}` timed out")))??;
                 self.server.candidates(found.addresses())
             }
         };
@@ -224,11 +230,11 @@ impl Session {
         Ok(socket)
     }
 
-    fn hand_on(&self, socket: &UdpSocket, datagram: &[u8]) {
-        // The system itself is asked: the runtime knows of a new socket only after a while that it can be written to.
+    fn send_on(&self, socket: &UdpSocket, datagram: &[u8]) {
+        // Bypasses the runtime, which learns that a new socket is writable only later.
         let sent = SockRef::from(socket).send(datagram);
         if sent.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            // The system tells only one of us that nobody is there.
+            // The kernel reports the refusal only once, so notify `run`.
             self.refused.notify_one();
         }
     }
@@ -249,7 +255,7 @@ fn open(server: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-/// Milliseconds since the first call.
+/// Returns the milliseconds since the first call.
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)

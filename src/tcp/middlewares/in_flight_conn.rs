@@ -1,4 +1,4 @@
-//! Limits how many connections one client address may have open at once.
+//! Limits the number of open connections per client address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use super::{Middleware, Permit};
 /// Traefik's TCP `inFlightConn`.
 pub(super) struct InFlightConn {
     amount: i64,
-    open: Arc<Open>,
+    open: Arc<OpenConnections>,
 }
 
-/// Open connections by address. Only addresses that have one are in it, so it is as large as the load.
-type Open = Mutex<HashMap<IpAddr, i64, RandomState>>;
+/// Number of open connections by address. Addresses without connections are removed.
+type OpenConnections = Mutex<HashMap<IpAddr, i64, RandomState>>;
 
 impl InFlightConn {
-    /// At most `amount` connections for each address.
+    /// Returns a limit of `amount` connections per address.
     pub(super) fn new(amount: i64) -> Self {
         Self { amount, open: Arc::default() }
     }
@@ -35,17 +35,17 @@ impl Middleware for InFlightConn {
             return Err("max number of connections reached");
         }
         open.insert(address, before + 1);
-        Ok(Some(Box::new(Place { open: self.open.clone(), address })))
+        Ok(Some(Box::new(CountedConnection { open: self.open.clone(), address })))
     }
 }
 
-/// One open connection.
-struct Place {
-    open: Arc<Open>,
+/// An open connection, counted until dropped.
+struct CountedConnection {
+    open: Arc<OpenConnections>,
     address: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut open = self.open.lock();
         match open.get_mut(&self.address) {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_counted_by_address_and_given_back() {
+    fn connections_are_counted_by_address_until_they_close() {
         let limit = InFlightConn::new(2);
         let from = |peer: &str| Connection::plain(peer.parse().unwrap());
         let first = limit.admit(&from("10.0.0.1:1")).unwrap();

@@ -1,4 +1,4 @@
-//! Lets only clients from given address ranges connect.
+//! Allows connections only from given address ranges.
 
 use tidegate_config::tcp::TcpIpAllowList;
 use tidegate_core::client_ip::IpRanges;
@@ -12,7 +12,7 @@ pub(super) struct IpAllowList {
 }
 
 impl IpAllowList {
-    /// Checks the options.
+    /// Validates the options.
     pub(super) fn new(options: &TcpIpAllowList) -> Result<Self, BuildError> {
         if options.source_range.is_empty() {
             return Err(BuildError::new("sourceRange is empty, IPAllowLister not created"));
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_the_ranges_are_let_in() {
+    fn addresses_in_the_ranges_are_allowed() {
         let list = list(&["10.0.0.0/8", "::1"]).unwrap();
         for (peer, admitted) in
             [("10.1.2.3:1", true), ("[::ffff:10.1.2.3]:1", true), ("[::1]:1", true), ("11.0.0.1:1", false)]
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_checked() {
+    fn invalid_options_are_rejected() {
         assert_eq!(list(&[]).err().unwrap().to_string(), "sourceRange is empty, IPAllowLister not created");
         assert!(
             list(&["nowhere"])

@@ -1,4 +1,4 @@
-//! The deprecated name of [`super::ip_allow_list`].
+//! The deprecated alias of [`super::ip_allow_list`].
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tidegate_core::BuildError;
 use super::Middleware;
 use super::ip_allow_list::IpAllowList;
 
-/// Checks the options of Traefik's TCP `ipWhiteList`.
+/// Builds Traefik's TCP `ipWhiteList`.
 pub(super) fn build(options: &TcpIpAllowList) -> Result<Arc<dyn Middleware>, BuildError> {
     if options.source_range.is_empty() {
         return Err(BuildError::new("sourceRange is empty, IPWhiteLister not created"));

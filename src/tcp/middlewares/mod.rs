@@ -1,6 +1,6 @@
-//! What stands between a TCP router and its service: each middleware lets a connection in or closes it.
+//! TCP middlewares, which accept or close the connections of a router.
 //!
-//! One file each; a new one is a line in [`build`] and a variant of [`TcpMiddleware`].
+//! To add one, write a file, a line in [`build`] and a variant of [`TcpMiddleware`].
 
 mod in_flight_conn;
 mod ip_allow_list;
@@ -14,14 +14,14 @@ use tidegate_core::{BuildError, Connection};
 
 /// A TCP middleware.
 pub trait Middleware: Send + Sync {
-    /// Lets a connection in, or says why not. The permit is kept until the connection ends.
+    /// Accepts a connection, or returns why it is rejected. The permit is held until the connection ends.
     fn admit(&self, connection: &Connection) -> Result<Option<Permit>, &'static str>;
 }
 
-/// What a middleware has given out to a connection, returned by dropping it.
+/// A resource that a connection holds, released on drop.
 pub type Permit = Box<dyn Any + Send>;
 
-/// Checks the options of a middleware and makes it.
+/// Builds a middleware from its options.
 pub fn build(options: &TcpMiddleware) -> Result<Arc<dyn Middleware>, BuildError> {
     match options {
         TcpMiddleware::InFlightConn { amount } => Ok(Arc::new(in_flight_conn::InFlightConn::new(*amount))),
