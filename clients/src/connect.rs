@@ -1,6 +1,6 @@
 //! Connections to other programs: over a Unix socket, TCP, or TLS over TCP.
 //!
-//! All clients of this crate connect through here, so that there is one place for keep-alive, timeouts and TLS.
+//! All clients of this crate connect through this module, which sets keep-alive, timeouts and TLS.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,18 +21,18 @@ use crate::OptionError;
 use crate::dial::{self, Peer};
 use crate::tls::{Part, TlsError, TlsOptions};
 
-/// Silence on a connection before it is probed, and between two probes: a lost peer is noticed within a minute.
+/// Idle time before a keep-alive probe, and between probes: a lost peer is noticed within a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const PROBES: u32 = 2;
 
-/// Options of TLS (Traefik's `tls` of providers). Each of the files may be given as PEM itself.
+/// TLS options (Traefik's `tls` of providers). Each file can also be given as inline PEM.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Tls {
     /// Certificates to trust instead of the system's.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ca: String,
-    /// Our certificate.
+    /// The client certificate.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cert: String,
     /// Its key.
@@ -43,18 +43,18 @@ pub struct Tls {
     pub insecure_skip_verify: bool,
 }
 
-/// How the endpoint of a kind of program is written.
+/// The syntax of endpoints of one kind of server.
 #[derive(Clone, Copy, Debug)]
 pub struct Syntax {
     /// The option that holds it.
     pub option: &'static str,
-    /// Schemes that mean TCP; TLS is used when there is `tls`.
+    /// Schemes for TCP, or for TLS if `tls` is set.
     pub plain: &'static [&'static str],
-    /// Schemes that always mean TLS.
+    /// Schemes for TLS.
     pub secure: &'static [&'static str],
-    /// The scheme of an endpoint without one.
+    /// The default scheme.
     pub otherwise: &'static str,
-    /// The port of an endpoint without one, without and with TLS.
+    /// The default ports without and with TLS.
     pub ports: (u16, u16),
     /// An example, for errors.
     pub example: &'static str,
@@ -66,7 +66,7 @@ pub enum ConnectError {
     /// The connection or its TLS handshake failed.
     #[error("cannot connect to {endpoint}: {source}")]
     Failed {
-        /// The endpoint as it is configured.
+        /// The configured endpoint.
         endpoint: String,
         /// The cause.
         source: io::Error,
@@ -74,14 +74,14 @@ pub enum ConnectError {
     /// The connection, TLS included, was not established in time.
     #[error("cannot connect to {endpoint} within {limit:?}")]
     TimedOut {
-        /// The endpoint as it is configured.
+        /// The configured endpoint.
         endpoint: String,
         /// The time limit.
         limit: Duration,
     },
 }
 
-/// A stream, and the other end of it where the endpoint is a name.
+/// A stream, and its peer if the endpoint has a host name.
 pub(crate) type Connected = (Box<dyn Stream>, Option<Peer>);
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -99,7 +99,7 @@ enum Address {
 }
 
 impl Connector {
-    /// Parses an endpoint and prepares TLS. Nothing is connected yet.
+    /// Parses an endpoint and prepares TLS, without connecting.
     pub fn new(syntax: &Syntax, endpoint: &str, tls: Option<&Tls>) -> Result<Self, OptionError> {
         let config = || client_config(tls.unwrap_or(&Tls::default()));
         Self::parse(syntax, endpoint, tls.is_some(), config, "")
@@ -130,7 +130,7 @@ impl Connector {
         let (scheme, rest) = endpoint.split_once("://").unwrap_or((syntax.otherwise, &endpoint));
         if scheme == "unix" {
             if rest.is_empty() {
-                return Err(bad("the path of the socket is missing"));
+                return Err(bad("missing socket path"));
             }
             let address = Address::Unix(PathBuf::from(rest));
             return Ok(Self { endpoint, address });
@@ -151,10 +151,10 @@ impl Connector {
             return Err(bad("a path is not supported"));
         }
         let (host, port) = host_port(authority, if secure { syntax.ports.1 } else { syntax.ports.0 })
-            .ok_or_else(|| bad(&format!("expected a host and a port, like `{}`", syntax.example)))?;
+            .ok_or_else(|| bad(&format!("expected a host and a port, such as `{}`", syntax.example)))?;
         let tls = if secure {
             let name = if server_name.is_empty() { host.clone() } else { server_name.to_owned() };
-            let name = ServerName::try_from(name).map_err(|_| bad("the host is not a name or address"))?;
+            let name = ServerName::try_from(name).map_err(|_| bad("invalid host: expected a name or address"))?;
             Some((TlsConnector::from(Arc::new(config()?)), name))
         } else {
             None
@@ -163,7 +163,7 @@ impl Connector {
         Ok(Self { endpoint, address })
     }
 
-    /// Returns the endpoint as it was written, for messages.
+    /// Returns the configured endpoint, for messages.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -194,7 +194,7 @@ impl Connector {
                 let stream = dialled.stream;
                 let keep_alive =
                     TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE).with_retries(PROBES);
-                // Without it a lost peer is noticed later, which is no reason to give up.
+                // Without keep-alive, a lost peer is only noticed later, so errors are ignored.
                 let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
                 match tls {
                     None => Ok((Box::new(stream), peer)),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints() {
+    fn endpoints_are_parsed() {
         for (endpoint, expected) in [
             ("unix:///var/run/docker.sock", "localhost"),
             ("/var/run/docker.sock", "localhost"),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_tls_names_its_option() {
+    fn invalid_tls_options_are_named() {
         let option = |tls: Tls| client_config(&tls).unwrap_err().option;
         assert_eq!(option(Tls { ca: "/nowhere/ca.pem".into(), ..Tls::default() }), "tls.ca");
         assert_eq!(option(Tls { cert: "/nowhere/cert.pem".into(), ..Tls::default() }), "tls.key");

@@ -1,7 +1,8 @@
-//! A small HTTP/1.1 client for the APIs of other programs: engines, agents and stores.
+//! A minimal HTTP/1.1 client for the APIs of container engines, agents and stores.
 //!
-//! Everything is limited: time to connect and to answer, silence within an answer, size of an answer, idle connections.
-//! So a peer that silently disappeared (a cut line, a firewall that forgot the connection) is noticed by every request.
+//! Connect and response times, stalls, response sizes and idle connections are limited. So every request
+//! detects a
+//! peer that has disappeared silently, such as behind a firewall that dropped the connection.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -23,10 +24,10 @@ use crate::OptionError;
 use crate::connect::{ConnectError, Connector};
 use crate::dial::Peer;
 
-/// Default time limit for connecting, TLS included.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Maximum silence within a response that has begun.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Default timeout for connecting, including TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time without data within a response.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of idle connections.
 const MAX_IDLE: usize = 16;
 
@@ -39,7 +40,7 @@ pub enum HttpError {
     /// The HTTP handshake on a new connection failed.
     #[error("{0}")]
     Handshake(#[source] hyper::Error),
-    /// The request cannot be written.
+    /// The request is invalid.
     #[error("{path}: {source}")]
     Request {
         /// The path of the request.
@@ -56,7 +57,7 @@ pub enum HttpError {
         source: hyper::Error,
     },
     /// No response began in time.
-    #[error("{path}: no answer within {limit:?}")]
+    #[error("{path}: no response within {limit:?}")]
     NoAnswer {
         /// The path of the request.
         path: String,
@@ -64,7 +65,7 @@ pub enum HttpError {
         limit: Duration,
     },
     /// The response was not complete in time.
-    #[error("{path}: no whole answer within {limit:?}")]
+    #[error("{path}: incomplete response after {limit:?}")]
     Incomplete {
         /// The path of the request.
         path: String,
@@ -72,14 +73,14 @@ pub enum HttpError {
         limit: Duration,
     },
     /// The response stalled.
-    #[error("{path}: the answer stopped for {limit:?}")]
+    #[error("{path}: the response stalled for {limit:?}")]
     Stalled {
         /// The path of the request.
         path: String,
         /// The time limit.
         limit: Duration,
     },
-    /// The body of the response broke off, or is too large.
+    /// The body of the response is incomplete or too large.
     #[error("{path}: {source}")]
     Body {
         /// The path of the request.
@@ -105,7 +106,7 @@ pub enum StreamError {
     /// A value exceeds the maximum length.
     #[error("an event is too long")]
     TooLong,
-    /// The body broke off.
+    /// The body is incomplete.
     #[error("{0}")]
     Body(#[source] hyper::Error),
 }
@@ -113,12 +114,14 @@ pub enum StreamError {
 /// A connection to the server.
 struct Sender {
     requests: SendRequest<Full<Bytes>>,
-    /// Its other end, when the server is a name.
+    /// The peer, if the server has a host name.
     peer: Option<Peer>,
 }
 
 impl Sender {
-    /// Waits until it can take a request. False if it is closed, or the server's name no longer has its address.
+    /// Waits until the connection is ready for a request. Returns false if it is closed, or the server's name
+    /// no longer
+    /// has its address.
     async fn is_usable(&mut self) -> bool {
         if self.requests.ready().await.is_err() {
             return false;
@@ -133,9 +136,9 @@ impl Sender {
 /// Limits of one exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time from sending to the head of the response, connecting included.
+    /// Timeout for the head of the response, including connecting.
     pub head: Duration,
-    /// Time from sending to the last byte of the response, connecting included.
+    /// Timeout for the complete response, including connecting.
     pub time: Duration,
     /// Maximum size of the response body, in bytes.
     pub size: usize,
@@ -157,12 +160,12 @@ impl HttpClient {
         mut headers: HeaderMap,
         option: &'static str,
     ) -> Result<Self, OptionError> {
-        let host = HeaderValue::from_str(&connector.host())
-            .map_err(|_| OptionError::new(option, "its host cannot be used"))?;
+        let host =
+            HeaderValue::from_str(&connector.host()).map_err(|_| OptionError::new(option, "invalid host"))?;
         headers.entry(header::HOST).or_insert(host);
         let agent = HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
         headers.entry(header::USER_AGENT).or_insert(agent);
-        Ok(Self { connector, headers, connect_timeout: CONNECT, idle: Mutex::new(Vec::new()) })
+        Ok(Self { connector, headers, connect_timeout: CONNECT_TIMEOUT, idle: Mutex::new(Vec::new()) })
     }
 
     /// Sets the time limit for connecting, TLS included.
@@ -182,12 +185,12 @@ impl HttpClient {
         self.idle.lock().clear();
     }
 
-    /// Gets a path and reads the whole response, whatever its status.
+    /// Gets a path and reads the whole response, with any status.
     pub async fn get(&self, path: &str, limits: Limits) -> Result<Response<Bytes>, HttpError> {
         self.send(request(Method::GET, path, Bytes::new())?, limits).await
     }
 
-    /// Like [`get`](Self::get), but on a new connection, so that losing it is always an error: for long polls.
+    /// Like [`get`](Self::get), but always on a new connection, so that there are no retries. For long polls.
     pub async fn get_on_new_connection(
         &self,
         path: &str,
@@ -202,13 +205,13 @@ impl HttpClient {
         self.whole(path, send, limits).await
     }
 
-    /// Sends a request and reads the whole response, whatever its status.
+    /// Sends a request and reads the whole response, with any status.
     pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Response<Bytes>, HttpError> {
         let repeatable = request.method().is_safe();
         self.send_whole(request, repeatable, limits).await
     }
 
-    /// Like [`send`](Self::send), for a request that may be sent twice although its method is not safe.
+    /// Like [`send`](Self::send), for a request that can be repeated although it is not a `GET`.
     pub async fn send_idempotent(
         &self,
         request: Request<Bytes>,
@@ -244,7 +247,7 @@ impl HttpClient {
         let outcome = outcome
             .unwrap_or_else(|_| Err(HttpError::Incomplete { path: path.to_owned(), limit: limits.time }));
         if outcome.is_err() {
-            // Where one connection is dead, the others are likely to be: each would cost as much time again.
+            // If one connection is dead, the others probably are too, and each would take as long to fail.
             self.close_idle();
         }
         outcome
@@ -261,8 +264,8 @@ impl HttpClient {
         let mut body = Limited::new(body, max_size);
         let mut frames = Collected::default();
         loop {
-            let frame = timeout(SILENCE, body.frame()).await;
-            match frame.map_err(|_| HttpError::Stalled { path: path.to_owned(), limit: SILENCE })? {
+            let frame = timeout(STALL_TIMEOUT, body.frame()).await;
+            match frame.map_err(|_| HttpError::Stalled { path: path.to_owned(), limit: STALL_TIMEOUT })? {
                 Some(Ok(frame)) => frames.push(frame.into_data().unwrap_or_default()),
                 Some(Err(source)) => return Err(HttpError::Body { path: path.to_owned(), source }),
                 None => break,
@@ -278,7 +281,7 @@ impl HttpClient {
         Ok(Response::from_parts(head, body))
     }
 
-    /// Gets a path on a new connection, and leaves the body of the response to the caller.
+    /// Gets a path on a new connection and returns the response with a streaming body.
     pub async fn open(&self, path: &str, time: Duration) -> Result<Response<Incoming>, HttpError> {
         self.open_with(request(Method::GET, path, Bytes::new())?, time).await
     }
@@ -297,7 +300,7 @@ impl HttpClient {
         timeout(time, work).await.map_err(|_| HttpError::NoAnswer { path, limit: time })?
     }
 
-    /// Sends on an idle connection, or else on a new one. Skips idle connections that turn out to be closed.
+    /// Sends on an idle connection or a new one. Skips idle connections that turn out to be closed.
     async fn send_pooled(
         &self,
         request: Request<Bytes>,
@@ -392,7 +395,7 @@ impl<T: DeserializeOwned> JsonStream<T> {
                 return serde_json::from_slice(&line).map(Some).map_err(StreamError::Value);
             }
             searched = self.buffer.len();
-            // Some engines end an event without a line break.
+            // Some engines do not end events with a line break.
             if self.buffer.last() == Some(&b'}')
                 && let Ok(event) = serde_json::from_slice(&self.buffer)
             {
@@ -426,7 +429,7 @@ pub fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Bytes>
     request.map_err(|source| HttpError::Request { path: path.to_owned(), source })
 }
 
-/// Returns the value of `Authorization` for basic authentication; `None` if it has characters that no header may have.
+/// Returns the value of `Authorization` for basic authentication; `None` if it is not a valid header value.
 pub fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
     let credentials = STANDARD.encode(format!("{username}:{}", password.expose()));
     let mut value = HeaderValue::from_str(&format!("Basic {credentials}")).ok()?;

@@ -1,7 +1,8 @@
-//! Outgoing clients: name resolution, connections and TLS towards servers, and small clients for HTTP, Consul and Redis.
+//! Outgoing clients: name resolution, connections, and protocols.
 //!
-//! Everything that the gateway connects to is reached through [`dial`] and [`tls`]. The crate knows no configuration:
-//! callers pass values, and decide what to ask.
+//! Connections to container engines, agents, stores and certificate authorities use these clients.
+//! Connections to
+//! servers use [`dial`] and [`tls`]. This crate is independent of how its clients are used.
 
 pub mod connect;
 pub mod consul;
@@ -10,18 +11,18 @@ pub mod http;
 pub mod redis;
 pub mod tls;
 
-/// An invalid value of an option.
+/// An option with an invalid value.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("option `{option}`: {message}")]
 pub struct OptionError {
-    /// The option, as it is written.
+    /// The name of the option.
     pub option: &'static str,
-    /// What is wrong with it.
+    /// The error.
     pub message: String,
 }
 
 impl OptionError {
-    /// Creates an error about this option.
+    /// Returns an error about an option.
     pub fn new(option: &'static str, message: impl Into<String>) -> Self {
         Self { option, message: message.into() }
     }

@@ -1,7 +1,8 @@
-//! A minimal client of Consul's HTTP API: reads at once or when something has changed, and writes.
+//! A minimal client of Consul's HTTP API: reads, blocking queries and writes.
 //!
-//! Blocking queries follow Consul's own rules for clients: an index that goes backwards is forgotten, one below 1
-//! counts as 1, and an agent that answers at once without news is asked ever more slowly.
+//! Blocking queries follow Consul's rules for clients: an index that goes backwards is reset, one below 1
+//! counts as
+//! 1, and an agent that returns immediately without changes is queried with increasing delays.
 
 use std::time::Duration;
 
@@ -14,47 +15,47 @@ use crate::OptionError;
 use crate::connect::{Connector, Syntax, Tls};
 use crate::http::{HttpClient, HttpError, Limits, basic, escape, request};
 
-/// Timeouts until a response begins and until it is complete, on top of what a query blocks.
-const BEGIN: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(30);
+/// Timeout for the head of a response, in addition to the time that a query blocks.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of a write.
-const WRITE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of a response, in bytes.
-const LARGEST: usize = 256 << 20;
-/// How long a query blocks when the options do not say.
-const WAIT: Duration = Duration::from_secs(60);
+const MAX_RESPONSE: usize = 256 << 20;
+/// Default time that a query blocks.
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// Maximum length of the excerpt of a response in an error, in characters.
 const MAX_EXCERPT: usize = 200;
-/// Minimum pause between two responses to the same blocking query, and what is added for each byte of a response.
-const GAP: Duration = Duration::from_millis(25);
-const GAP_PER_BYTE: Duration = Duration::from_nanos(50);
-/// The first pause after a failure, and the maximum.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// The first pause after the agent refused a request: it is overloaded, or the token lacks rights.
-const FIRST_PAUSE_WHEN_REFUSED: Duration = Duration::from_secs(1);
-/// A response without news that comes sooner than this was not a blocking query.
+/// Minimum delay between two responses to a blocking query, and the additional delay per byte of a response.
+const MIN_DELAY: Duration = Duration::from_millis(25);
+const DELAY_PER_BYTE: Duration = Duration::from_nanos(50);
+/// First delay after a failure.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(10);
+/// First delay after the agent rejected a request, as it is overloaded or the token lacks permissions.
+const FIRST_DELAY_WHEN_REJECTED: Duration = Duration::from_secs(1);
+/// A response without changes within this time means that the query did not block.
 const TOO_SOON: Duration = Duration::from_millis(500);
 
-/// Where the agent is, and how to reach it.
+/// The address and connection options of an agent.
 pub struct Address<'a> {
     /// The option that holds the address.
     pub option: &'static str,
-    /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the agent of this machine.
+    /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the local agent.
     pub address: &'a str,
     /// `http` or `https`; empty for that of the address.
     pub scheme: &'a str,
-    /// TLS towards the agent.
+    /// TLS options for the agent.
     pub tls: Option<&'a Tls>,
     /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
     pub token: &'a Secret,
     /// User name and password of basic authentication.
     pub basic: Option<(&'a str, &'a Secret)>,
-    /// Datacenter; empty for the agent's own.
+    /// Datacenter; empty for that of the agent.
     pub datacenter: &'a str,
     /// Namespace; empty for the default one.
     pub namespace: &'a str,
-    /// Admin partition; empty for the agent's own.
+    /// Admin partition; empty for that of the agent.
     pub partition: &'a str,
     /// How long queries block; 0 for a minute.
     pub wait: Duration,
@@ -63,15 +64,15 @@ pub struct Address<'a> {
 /// A client for one agent.
 pub struct Agent {
     http: HttpClient,
-    /// The part of the query that is the same for all: `dc=…&ns=…`.
+    /// Common parameters of all queries: `dc=…&ns=…`.
     scope: String,
     wait: Duration,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer<T> {
-    /// The value; `None` if there is no such thing.
+    /// The value; `None` if it does not exist.
     pub value: Option<T>,
     /// `X-Consul-Index`.
     pub index: u64,
@@ -79,57 +80,57 @@ pub struct Answer<T> {
     pub size: usize,
 }
 
-/// What a token may do.
+/// The permissions of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// Everything in question.
+    /// All requested permissions.
     All,
-    /// Not everything.
+    /// Not all requested permissions.
     Fewer,
-    /// The agent has no ACLs.
+    /// ACLs are disabled.
     NotChecked,
 }
 
-/// Failure of a question to an agent.
+/// Failure of a request to an agent.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The agent cannot be reached, or breaks off.
+    /// The agent is unreachable or closes the connection.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The agent answers with an error.
+    /// The agent responds with an error.
     #[error("{path}: {status}: {text}")]
     Status {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
-        /// Its answer.
+        /// The status.
         status: StatusCode,
-        /// The beginning of the body.
+        /// The start of the body.
         text: String,
     },
-    /// The agent is connected to no leader, so its answer may be out of date.
-    #[error("{path}: the agent knows no leader, so that what it says may be out of date")]
+    /// The cluster has no leader, so the response may be out of date.
+    #[error("{path}: the cluster has no leader, so the response may be out of date")]
     NoLeader {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
     },
-    /// The agent answers with other JSON than expected.
-    #[error("{path}: unexpected answer: {source}")]
+    /// The response is not the expected JSON.
+    #[error("{path}: unexpected response: {source}")]
     UnexpectedAnswer {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
         /// The cause.
         source: serde_json::Error,
     },
-    /// The agent is too old for this question.
-    #[error("{path}: the agent does not answer this")]
+    /// The agent is too old for this request.
+    #[error("{path}: not supported by the agent")]
     Unsupported {
-        /// The path that was asked for.
+        /// The requested path.
         path: String,
     },
 }
 
 impl AgentError {
-    /// True if the agent responded, with something that cannot be used.
+    /// Returns true if the agent responded, but not with a usable result.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Status { .. } | Self::NoLeader { .. } | Self::UnexpectedAnswer { .. } => true,
@@ -139,7 +140,7 @@ impl AgentError {
 }
 
 impl Agent {
-    /// Creates a client. Nothing is connected yet.
+    /// Creates a client without connecting.
     pub fn new(place: &Address<'_>) -> Result<Self, OptionError> {
         let syntax = Syntax {
             option: place.option,
@@ -169,7 +170,7 @@ impl Agent {
             true => address,
             false => format!("{scheme}://{address}"),
         };
-        // A scheme that is written decides: certificates may stand in a configuration that does not use them.
+        // An explicit scheme takes precedence over TLS options.
         let tls = place.tls.filter(|_| !address.starts_with("http://"));
         let connector = Connector::new(&syntax, &address, tls)?;
         let mut headers = HeaderMap::new();
@@ -179,7 +180,7 @@ impl Agent {
         };
         if !token.is_empty() {
             let mut value = HeaderValue::from_str(&token)
-                .map_err(|_| OptionError::new("token", "it has characters that a token cannot have"))?;
+                .map_err(|_| OptionError::new("token", "invalid characters in the token"))?;
             value.set_sensitive(true);
             headers.insert("x-consul-token", value);
         }
@@ -194,7 +195,7 @@ impl Agent {
                 scope.push_str(&format!("{key}={}&", escape(value)));
             }
         }
-        let wait = if place.wait.is_zero() { WAIT } else { place.wait };
+        let wait = if place.wait.is_zero() { DEFAULT_WAIT } else { place.wait };
         Ok(Self { http: HttpClient::new(connector, headers, place.option)?, scope, wait })
     }
 
@@ -205,12 +206,12 @@ impl Agent {
 
     /// Reads a path once. `path` and `query` (`stale&cached`) are escaped.
     pub async fn ask<T: DeserializeOwned>(&self, path: &str, query: &str) -> Result<Answer<T>, AgentError> {
-        let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
+        let limits = Limits { head: HEAD_TIMEOUT, time: TIMEOUT, size: MAX_RESPONSE };
         let target = self.target(path, query);
         read(path, self.http.get(&target, limits).await)
     }
 
-    /// Reads a path once its index differs from `index`, or when the time that a query blocks is over.
+    /// Reads a path once its index differs from `index`, or when the blocking time is over.
     async fn ask_blocking<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -220,24 +221,25 @@ impl Agent {
         if index == 0 {
             return self.ask(path, query).await;
         }
-        // The agent adds up to a sixteenth.
+        // The agent adds up to a sixteenth as jitter.
         let wait = self.wait * 17 / 16;
-        let limits = Limits { head: wait + BEGIN, time: wait + ANSWER, size: LARGEST };
+        let limits = Limits { head: wait + HEAD_TIMEOUT, time: wait + TIMEOUT, size: MAX_RESPONSE };
         let wait = self.wait.as_millis();
         let target = self.target(path, &format!("{query}&index={index}&wait={wait}ms"));
-        // A connection that is lost meanwhile may mean another agent, which would not know the index.
+        // On a reused connection, a retry could reach another agent with other indexes.
         read(path, self.http.get_on_new_connection(&target, limits).await)
     }
 
-    /// Writes to a path, and returns the response whatever its status. A write that fails may still have been done.
+    /// Writes to a path and returns the response with any status. A failed write may still have been applied.
     pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Response<Bytes>, AgentError> {
-        let limits = Limits { head: WRITE, time: WRITE, size: LARGEST };
+        let limits = Limits { head: WRITE_TIMEOUT, time: WRITE_TIMEOUT, size: MAX_RESPONSE };
         let request = request(Method::PUT, &self.target(path, query), body)?;
         Ok(self.http.send(request, limits).await?)
     }
 
-    /// Returns whether the token may read all of these: lists silently leave out what it may not see. Consul's own
-    /// dashboard uses this endpoint, since 1.7.
+    /// Returns whether the token may read all of these, as lists silently omit what it may not read. Uses the
+    /// endpoint
+    /// of Consul's dashboard, available since 1.7.
     pub async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, AgentError> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -250,7 +252,7 @@ impl Agent {
             .map(|name| serde_json::json!({"Resource": resource, "Segment": name, "Access": "read"}))
             .collect();
         let body = Bytes::from(serde_json::Value::from(question).to_string());
-        let limits = Limits { head: BEGIN, time: ANSWER, size: LARGEST };
+        let limits = Limits { head: HEAD_TIMEOUT, time: TIMEOUT, size: MAX_RESPONSE };
         let request = request(Method::POST, &self.target(path, ""), body)?;
         let answer = self.http.send_idempotent(request, limits).await;
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED) {
@@ -272,7 +274,7 @@ impl Agent {
     }
 }
 
-/// Reads an answer of the agent.
+/// Decodes a response of the agent.
 fn read<T: DeserializeOwned>(
     path: &str,
     answer: Result<Response<Bytes>, HttpError>,
@@ -289,7 +291,7 @@ fn read<T: DeserializeOwned>(
         }
         _ => {}
     }
-    // What the agent knows itself, such as certificates, does not depend on a leader.
+    // Local data of the agent, such as certificates, does not depend on a leader.
     let of_servers = !path.starts_with("/v1/agent/");
     if of_servers && header_value(&answer, "x-consul-knownleader") == Some("false") {
         return Err(AgentError::NoLeader { path: path.to_owned() });
@@ -303,26 +305,26 @@ fn header_value<'r>(answer: &'r Response<Bytes>, name: &str) -> Option<&'r str> 
     answer.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Returns the pause after a response of this size in bytes.
+/// Returns the delay after a response of this size in bytes.
 pub fn pause_after(size: usize) -> Duration {
-    GAP + GAP_PER_BYTE * u32::try_from(size).unwrap_or(u32::MAX)
+    MIN_DELAY + DELAY_PER_BYTE * u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-/// A blocking query that is repeated, to follow changes.
+/// A repeated blocking query.
 pub struct Query {
     path: String,
     query: String,
     index: u64,
-    /// Responses in a row that were failures, came too soon, or whose index went backwards.
+    /// Number of consecutive responses that failed, came too soon, or had a lower index.
     bad: u32,
-    /// The last index went backwards.
+    /// Whether the last index went backwards.
     backwards: bool,
-    /// Pause before the next request.
+    /// Delay before the next request.
     pause: Duration,
 }
 
 impl Query {
-    /// Creates a query. The first response comes at once.
+    /// Creates a query. The first response comes immediately.
     pub fn new(path: impl Into<String>, query: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -334,7 +336,8 @@ impl Query {
         }
     }
 
-    /// Returns the next response that may be news. After a failure the next call waits: with jitter, longer each time.
+    /// Returns the next response that may have changes. After failures, calls wait with exponential backoff
+    /// and jitter.
     pub async fn next<T: DeserializeOwned>(&mut self, agent: &Agent) -> Result<Answer<T>, AgentError> {
         loop {
             if !self.pause.is_zero() {
@@ -355,7 +358,7 @@ impl Query {
         }
     }
 
-    /// Records a response. True if it may be news.
+    /// Records a response. Returns true if it may have changes.
     fn note(&mut self, index: u64, took: Duration, size: usize) -> bool {
         let index = index.max(1);
         let before = self.index;
@@ -365,29 +368,29 @@ impl Query {
         let gap = pause_after(size);
         if backwards || (!news && took < TOO_SOON) {
             self.bad += 1;
-            self.pause = backed_off(FIRST_PAUSE, self.bad).max(gap);
+            self.pause = backed_off(FIRST_DELAY, self.bad).max(gap);
         } else {
-            // The answer right after an index went backwards is no sign that all is well again.
+            // The response right after a lower index does not count as a success.
             self.bad = if self.backwards { self.bad } else { 0 };
             self.pause = gap;
         }
         self.backwards = backwards;
-        // One that went backwards is asked again without an index: that answer is the one to believe.
+        // After a lower index, the query is repeated without an index, and that response is used.
         news
     }
 
     fn failed(&mut self, error: &AgentError) {
-        // The agent may have restarted with a lower index, and would then not respond before the next change.
+        // The agent may have restarted with a lower index, and would then block until the next change.
         self.index = 0;
         self.bad += 1;
-        let first = if error.is_refusal() { FIRST_PAUSE_WHEN_REFUSED } else { FIRST_PAUSE };
+        let first = if error.is_refusal() { FIRST_DELAY_WHEN_REJECTED } else { FIRST_DELAY };
         self.pause = backed_off(first, self.bad);
     }
 }
 
-/// Returns the pause before another attempt: twice as long each time, with jitter.
+/// Returns the delay before another attempt: exponential backoff with jitter.
 pub fn backed_off(first: Duration, failures: u32) -> Duration {
-    let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE);
+    let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_DELAY);
     pause.mul_f64(0.75 + fastrand::f64() * 0.5)
 }
 
@@ -402,15 +405,15 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_goes_backwards_is_forgotten() {
+    fn an_index_that_goes_backwards_is_reset() {
         let mut query = query();
         assert!(query.note(7, LONG, 10));
         assert!(!query.note(7, LONG, 10), "nothing new");
         assert!(query.note(9, LONG, 10));
         assert_eq!(query.index, 9);
         assert!(query.note(3, LONG, 10));
-        assert_eq!(query.index, 0, "the next question does not block");
-        assert!(query.pause >= FIRST_PAUSE.mul_f64(0.75), "{:?}", query.pause);
+        assert_eq!(query.index, 0, "the next query does not block");
+        assert!(query.pause >= FIRST_DELAY.mul_f64(0.75), "{:?}", query.pause);
         assert!(query.note(3, LONG, 10));
         assert_eq!(query.index, 3);
     }
@@ -419,11 +422,11 @@ mod tests {
     fn an_index_of_zero_counts_as_one() {
         let mut query = query();
         assert!(query.note(0, LONG, 10));
-        assert_eq!(query.index, 1, "with 0 the agent would answer at once for ever");
+        assert_eq!(query.index, 1, "with 0, the agent would never block");
     }
 
     #[test]
-    fn an_agent_that_does_not_block_is_asked_ever_more_slowly() {
+    fn an_agent_that_does_not_block_is_queried_with_increasing_delays() {
         let mut query = query();
         assert!(query.note(5, Duration::ZERO, 10));
         let mut last = Duration::ZERO;
@@ -431,27 +434,27 @@ mod tests {
             assert!(!query.note(5, Duration::ZERO, 10));
             last = query.pause;
         }
-        assert!(last >= MAX_PAUSE.mul_f64(0.75), "{last:?}");
+        assert!(last >= MAX_DELAY.mul_f64(0.75), "{last:?}");
         assert!(query.note(6, LONG, 10));
-        assert!(query.pause < FIRST_PAUSE, "all is well again");
-        // An index that flaps between two servers is no reason for a storm either.
+        assert!(query.pause < FIRST_DELAY, "the delay is reset");
+        // An index that alternates between two servers must not cause a flood of requests.
         for _ in 0..12 {
             query.note(1, LONG, 10);
             last = query.pause;
             query.note(9, Duration::ZERO, 10);
         }
-        assert!(last >= MAX_PAUSE.mul_f64(0.75), "{last:?}");
+        assert!(last >= MAX_DELAY.mul_f64(0.75), "{last:?}");
     }
 
     #[test]
-    fn large_answers_are_asked_for_less_often() {
+    fn large_responses_are_requested_less_often() {
         let mut query = query();
         query.note(5, LONG, 10 << 20);
         assert!(query.pause >= Duration::from_millis(500), "{:?}", query.pause);
     }
 
     #[test]
-    fn addresses_and_schemes() {
+    fn addresses_and_schemes_are_parsed() {
         let agent = |address: &str, scheme: &str| {
             Agent::new(&Address {
                 option: "endpoint.address",

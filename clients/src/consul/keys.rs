@@ -1,16 +1,17 @@
-//! The steps of keys, which hold only characters that every store takes: Consul rejects `*` since 1.21.5.
+//! Encodes the segments of keys in characters that every store accepts: Consul rejects `*` since 1.21.5.
 
 use std::borrow::Cow;
 
-/// Precedes the two digits of an encoded byte.
+/// Prefix of the two hexadecimal digits of an encoded byte.
 const ESCAPE: &[u8] = b"__";
 
-/// Writes a name as one step of a key: letters, digits, `.`, `_` and `-` stay, every other byte becomes `__` and two
-/// hexadecimal digits in upper case.
+/// Encodes a name as one segment of a key: letters, digits, `.`, `_` and `-` are kept, every other byte
+/// becomes
+/// `__` and two upper-case hexadecimal digits.
 pub fn encode(name: &str) -> Cow<'_, str> {
     let bytes = name.as_bytes();
     let plain = |at: usize, byte: u8| match byte {
-        // A path that has steps of dots only is another path.
+        // Segments of only dots would change the path.
         b'.' => at > 0 || !matches!(name, "." | ".."),
         b'_' => !is_escape(&bytes[at..]),
         _ => byte.is_ascii_alphanumeric() || byte == b'-',
@@ -28,13 +29,13 @@ pub fn encode(name: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Writes each step of a path like [`encode`]. Empty steps are left out.
+/// Encodes each segment of a path like [`encode`]. Empty segments are removed.
 pub fn encode_path(path: &str) -> String {
     let steps: Vec<_> = path.split('/').filter(|step| !step.is_empty()).map(encode).collect();
     steps.join("/")
 }
 
-/// The name that [`encode`] has written. What it would not have written stays as it is.
+/// Decodes a segment from [`encode`]. Other text is returned unchanged.
 pub fn decode(step: &str) -> Cow<'_, str> {
     let bytes = step.as_bytes();
     if !bytes.windows(4).any(is_escape) {
@@ -58,7 +59,7 @@ pub fn decode(step: &str) -> Cow<'_, str> {
     String::from_utf8(out).map_or(Cow::Borrowed(step), Cow::Owned)
 }
 
-/// True when these bytes begin with an encoded one.
+/// Returns true if these bytes start with an encoded byte.
 fn is_escape(bytes: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(byte);
     bytes.strip_prefix(ESCAPE).is_some_and(|rest| rest.len() >= 2 && rest.iter().take(2).all(is_digit))
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_become_steps() {
+    fn names_are_encoded_as_segments() {
         for (name, step) in [
             ("a.test", "a.test"),
             ("my_resolver-1", "my_resolver-1"),
@@ -87,12 +88,12 @@ mod tests {
             assert_eq!(decode(step), name);
         }
         assert_eq!(encode_path("/t//*/acme/"), "t/__2A/acme");
-        assert_eq!(decode("*.a.test"), "*.a.test", "as older versions wrote it");
+        assert_eq!(decode("*.a.test"), "*.a.test", "as written by older versions");
     }
 
     proptest! {
         #[test]
-        fn every_name_comes_back(name in "[_2AF*./é]{0,12}|.{0,20}") {
+        fn every_name_round_trips(name in "[_2AF*./é]{0,12}|.{0,20}") {
             let step = encode(&name);
             prop_assert!(step.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)));
             prop_assert_eq!(decode(&step), name.as_str());

@@ -1,4 +1,4 @@
-//! Consul: a client of an agent, and its key-value store.
+//! Consul: a client of the agent, and the key-value store.
 
 mod agent;
 pub mod keys;

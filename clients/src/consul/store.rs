@@ -1,7 +1,8 @@
-//! Consul's key-value store as several gateways share it: sessions, locks, transactions.
+//! Consul's key-value store, shared by several gateways: sessions, locks, transactions.
 //!
-//! A transaction is all or nothing, and can be bound to a lock: a gateway that lost the lock without noticing can no
-//! longer change anything.
+//! Transactions are atomic and can depend on a lock, so that a gateway that has lost the lock without
+//! noticing
+//! cannot change anything.
 
 use std::time::Duration;
 
@@ -18,23 +19,23 @@ use crate::OptionError;
 use crate::connect::Tls;
 use crate::http::escape;
 
-/// How long a query for changes blocks: a connection that was lost silently is noticed soon after.
-const WAIT: Duration = Duration::from_secs(15);
+/// Blocking time of queries; bounds how long a silently lost connection goes unnoticed.
+const BLOCKING_TIME: Duration = Duration::from_secs(15);
 /// Maximum number of operations in one transaction: Consul's own limit is 64.
 pub const MAX_OPERATIONS: usize = 60;
 /// Maximum size of one transaction in bytes, before base64: Consul's own limit is 512 KiB.
 pub const MAX_BYTES: usize = 320 * 1024;
 
-/// Where the store is.
+/// The address and connection options of a store.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the agent of this machine.
+    /// Host and port, or a URL; empty for `CONSUL_HTTP_ADDR` or the local agent.
     pub address: String,
     /// ACL token; empty for `CONSUL_HTTP_TOKEN`.
     pub token: Secret,
-    /// TLS towards the agent.
+    /// TLS options for the agent.
     pub tls: Option<Tls>,
-    /// Datacenter; empty for the agent's own.
+    /// Datacenter; empty for that of the agent.
     pub datacenter: String,
 }
 
@@ -46,13 +47,13 @@ pub struct Store {
 /// A key and its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// The whole key.
+    /// The full key.
     pub key: String,
     /// Its value.
     pub value: Vec<u8>,
     /// Counts up with each change (`ModifyIndex`).
     pub index: u64,
-    /// The session that holds it as a lock.
+    /// The session that holds the key as a lock.
     pub session: Option<String>,
 }
 
@@ -61,27 +62,27 @@ pub struct Entry {
 pub struct Listing {
     /// The keys.
     pub entries: Vec<Entry>,
-    /// The index of the last change; never lower than that of any entry.
+    /// The index of the last change, at least that of every entry.
     pub index: u64,
 }
 
-/// One step of a transaction.
+/// One operation of a transaction.
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// Fails unless the session holds the key.
     CheckSession {
         /// The lock.
         key: String,
-        /// Who must hold it.
+        /// The session that must hold it.
         session: String,
     },
-    /// Takes the key as a lock, which goes away with the session; fails when another has it.
+    /// Acquires the key as a lock, which is removed with the session; fails if another session holds it.
     Lock {
         /// The key.
         key: String,
         /// Its value.
         value: Vec<u8>,
-        /// Who takes it.
+        /// The session that acquires it.
         session: String,
     },
     /// Writes a key.
@@ -97,7 +98,7 @@ pub enum Operation {
         key: String,
         /// Its value.
         value: Vec<u8>,
-        /// Its index when it was read; 0 for one that was not there.
+        /// Its index when it was read; 0 if it did not exist.
         index: u64,
     },
     /// Removes a key, if it exists.
@@ -110,10 +111,10 @@ pub enum Operation {
 /// Why a transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// One of its conditions does not hold, for Consul's reasons; nothing has changed.
+    /// A condition failed, with Consul's reasons; nothing has changed.
     #[error("{0}")]
     Condition(String),
-    /// It is unknown whether it was done.
+    /// It is unknown whether the transaction was applied.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -121,26 +122,26 @@ pub enum Refusal {
 /// Failure of an operation on the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The agent cannot be reached, or a question was refused.
+    /// A request to the agent failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The agent answers an operation with an error.
+    /// The agent responds to an operation with an error.
     #[error("{path}: {status}: {text}")]
     Status {
         /// The path of the operation.
         path: &'static str,
-        /// Its answer.
+        /// The status.
         status: StatusCode,
-        /// The beginning of the body.
+        /// The start of the body.
         text: String,
     },
-    /// The agent answers a transaction with other JSON than expected.
-    #[error("unexpected answer: {0}")]
+    /// The response to a transaction is not the expected JSON.
+    #[error("unexpected response: {0}")]
     UnexpectedAnswer(#[source] serde_json::Error),
-    /// The agent answers the creation of a session without its id.
-    #[error("/v1/session/create: unexpected answer: {text}")]
+    /// The response to the creation of a session has no id.
+    #[error("/v1/session/create: unexpected response: {text}")]
     NoSessionId {
-        /// The beginning of the body.
+        /// The start of the body.
         text: String,
     },
 }
@@ -169,7 +170,7 @@ impl Kept {
 }
 
 impl Store {
-    /// Creates a client for the store. Nothing is connected yet.
+    /// Creates a client for the store without connecting.
     pub fn new(options: &Options) -> Result<Self, OptionError> {
         let address = Address {
             option: "storage",
@@ -181,7 +182,7 @@ impl Store {
             datacenter: &options.datacenter,
             namespace: "",
             partition: "",
-            wait: WAIT,
+            wait: BLOCKING_TIME,
         };
         Ok(Self { agent: Agent::new(&address)? })
     }
@@ -191,7 +192,7 @@ impl Store {
         self.agent.endpoint()
     }
 
-    /// Reads all keys below a prefix. `consistent` makes the leader confirm that it still is the leader.
+    /// Reads all keys below a prefix. With `consistent`, the leader verifies that it is still the leader.
     pub async fn read(&self, prefix: &str, consistent: bool) -> Result<Listing, StoreError> {
         let query = if consistent { "recurse&consistent" } else { "recurse" };
         let answer = self.agent.ask::<Vec<Kept>>(&path(prefix), query).await?;
@@ -204,7 +205,7 @@ impl Store {
         Follow(Query::new(path(prefix), "recurse"))
     }
 
-    /// Does all of these or nothing, and returns the index of the change.
+    /// Applies operations atomically and returns the index of the change.
     pub async fn apply(&self, operations: &[Operation]) -> Result<u64, Refusal> {
         let body: Vec<Value> = operations.iter().map(Operation::json).collect();
         let body = Bytes::from(Value::Array(body).to_string());
@@ -222,8 +223,9 @@ impl Store {
         }
     }
 
-    /// Begins a session, whose locks vanish with it. It ends when it is not renewed for `ttl` (at least 10 s; Consul
-    /// may take up to twice as long), and nobody can take its locks for `delay` after that.
+    /// Creates a session, whose locks are removed with it. It expires when it is not renewed for `ttl` (at
+    /// least 10 s;
+    /// Consul may take up to twice as long), and its locks cannot be acquired for `delay` after that.
     pub async fn begin_session(
         &self,
         name: &str,
@@ -235,7 +237,7 @@ impl Store {
             "TTL": format!("{}s", ttl.as_secs()),
             "LockDelay": format!("{}ms", delay.as_millis()),
             "Behavior": "delete",
-            // Only the TTL counts: the session survives a restart of the agent.
+            // Without checks, the session survives a restart of the agent.
             "Checks": [],
             "NodeChecks": [],
         });
@@ -251,7 +253,7 @@ impl Store {
         id.ok_or_else(|| StoreError::NoSessionId { text: quote(&text) })
     }
 
-    /// Renews a session. False if it has ended.
+    /// Renews a session. Returns false if it has expired.
     pub async fn renew_session(&self, id: &str) -> Result<bool, StoreError> {
         let answer = self.agent.put(&format!("/v1/session/renew/{}", escape(id)), "", Bytes::new()).await?;
         match answer.status() {
@@ -275,8 +277,9 @@ impl Store {
 pub struct Follow(Query);
 
 impl Follow {
-    /// Returns the keys as they are at the first call, and after they have changed at each later one. After a failure
-    /// the next call waits a while.
+    /// Returns the current keys on the first call, and the changed keys on each later one. After failures,
+    /// calls wait
+    /// with backoff.
     pub async fn next(&mut self, store: &Store) -> Result<Listing, StoreError> {
         let answer = self.0.next::<Vec<Kept>>(&store.agent).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();
@@ -318,7 +321,7 @@ fn path(key: &str) -> String {
     format!("/v1/kv/{}", parts.join("/"))
 }
 
-/// Returns what a response says about the steps that failed.
+/// Returns the reasons of failed operations in a response.
 fn reasons(text: &str) -> String {
     let value: Value = serde_json::from_str(text).unwrap_or_default();
     let errors = value["Errors"].as_array().cloned().unwrap_or_default();
@@ -335,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_are_written_as_consul_reads_them() {
+    fn operations_are_encoded_for_consul() {
         let lock = Operation::Lock { key: "a/b".into(), value: b"x".to_vec(), session: "s".into() };
         assert_eq!(
             lock.json().to_string(),
@@ -347,12 +350,12 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_escaped_part_by_part() {
+    fn keys_are_escaped_by_segment() {
         assert_eq!(path("t/acme/*.a.test/"), "/v1/kv/t/acme/%2A.a.test/");
     }
 
     #[test]
-    fn refusals_say_why() {
+    fn rejected_transactions_have_a_reason() {
         let text = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"the lock is held"}]}"#;
         assert_eq!(reasons(text), "the lock is held");
         assert_eq!(reasons("rpc error"), "rpc error");

@@ -1,7 +1,8 @@
-//! Opens TCP connections to hosts by name: the one place where names become addresses.
+//! Opens TCP connections to hosts by name. All name resolution goes through this module.
 //!
-//! An address may move to another host at any moment. So a connection is opened with an answer of the name servers that
-//! is at most [`MAX_AGE`] old, and if establishing it took longer, the name must still have the address.
+//! An address may be reassigned to another host at any time. So a connection is opened with a DNS answer that
+//! is at
+//! most [`MAX_AGE`] old, and if connecting took longer, the name must still have the address.
 
 mod names;
 mod order;
@@ -24,31 +25,34 @@ use tokio::net::TcpStream;
 use names::Names;
 pub use names::{Answer, LookupError, MAX_AGE, lookup};
 
-/// Head start of one address over the next (RFC 8305 section 5), and pause between look-ups while none answers.
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// Connections that are given up because the name had lost their address when they were established.
+/// Head start of one address over the next (RFC 8305 section 5), and delay between lookups while none
+/// responds.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Maximum number of connections that are discarded because the name has lost their address.
 const MAX_LOST: usize = 2;
-/// An established connection whose address is missing in the next answer is only used when it took less than this,
-/// and only after [`MAX_LOST`] others: some name servers answer each question with other addresses. The system sends
-/// its first segment again after a second, and a stranger may be who hears that.
-const QUICK: Duration = Duration::from_secs(1);
-/// Addresses that are tried for one connection.
+/// After [`MAX_LOST`] discarded connections, one whose address is missing in the next answer is used if it
+/// was
+/// established within this time, as some name servers answer each query with different addresses. After a
+/// second,
+/// the system retransmits its first segment, which may reach another host.
+const MAX_UNCONFIRMED: Duration = Duration::from_secs(1);
+/// Maximum number of addresses tried for one connection.
 const MAX_TRIED: usize = 128;
-/// Time for a look-up on behalf of a connection that exists.
-const CONFIRM: Duration = Duration::from_millis(500);
+/// Timeout for a lookup to confirm an existing connection.
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A connection to a host.
 #[derive(Debug)]
 pub struct Dialled {
     /// The connection.
     pub stream: TcpStream,
-    /// Its other end.
+    /// The address of the peer.
     pub peer: IpAddr,
-    /// The answer that names it; `None` when the host is an address.
+    /// The answer with the address; `None` if the host is an IP address.
     pub answer: Option<Answer>,
 }
 
-/// The other end of a connection that was opened by name.
+/// The peer of a connection that was opened by name.
 #[derive(Clone, Debug)]
 pub struct Peer {
     name: Arc<str>,
@@ -56,12 +60,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Returns the other end of a connection to this host; `None` if the host is an address.
+    /// Returns the peer of a connection to this host; `None` if the host is an IP address.
     pub fn new(host: &str, dialled: &Dialled) -> Option<Self> {
         dialled.answer.as_ref().map(|_| Self { name: host.into(), address: dialled.peer })
     }
 
-    /// Waits until the name has lost the address, checking at this interval.
+    /// Waits until the name loses the address, checking at this interval.
     pub async fn lost(&self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
@@ -71,10 +75,9 @@ impl Peer {
         }
     }
 
-    /// False if the name has lost the address. A failed look-up proves nothing: the other end of an established
-    /// connection does not change.
+    /// Returns false if the name has lost the address. A failed lookup is inconclusive and counts as current.
     pub async fn is_current(&self) -> bool {
-        match tokio::time::timeout(CONFIRM, lookup(&self.name, None)).await {
+        match tokio::time::timeout(CONFIRM_TIMEOUT, lookup(&self.name, None)).await {
             Ok(Ok(answer)) => answer.addresses().contains(&self.address),
             Ok(Err(LookupError::NotFound { .. })) => false,
             Ok(Err(LookupError::Failed { .. })) | Err(_) => true,
@@ -96,7 +99,7 @@ pub async fn connect_address(address: IpAddr, port: u16) -> io::Result<Dialled> 
     Ok(Dialled { stream, peer: address, answer: None })
 }
 
-/// Opens a connection to a name. All of its addresses are tried, each with a head start over the next.
+/// Opens a connection to a name. Tries all of its addresses, each with a head start over the next.
 pub async fn connect_name(name: &str, port: u16) -> io::Result<Dialled> {
     dial(Names::system(), name, port).await
 }
@@ -116,7 +119,7 @@ async fn dial(names: &Arc<Names>, name: &str, port: u16) -> io::Result<Dialled> 
     Box::pin(race.run()).await
 }
 
-/// Attempts to connect to the addresses of a name, as they are and as they become.
+/// Concurrent attempts to connect to the addresses of a name, which may change meanwhile.
 struct Race<'a> {
     names: &'a Arc<Names>,
     name: &'a str,
@@ -125,7 +128,7 @@ struct Race<'a> {
     waiting: VecDeque<IpAddr>,
     tried: Vec<IpAddr>,
     running: FuturesUnordered<Attempt>,
-    /// Connections that were established to addresses that the name had lost by then.
+    /// Number of established connections to addresses that the name has lost.
     lost: usize,
 }
 
@@ -151,8 +154,8 @@ impl<'a> Race<'a> {
         loop {
             self.start_next();
             if self.running.is_empty() {
-                // Whoever refused may not be the server any more.
-                match self.look_again().await {
+                // The host that refused may no longer be the server.
+                match self.lookup_again().await {
                     Ok(answer) => self.adopt(answer),
                     Err(error @ LookupError::NotFound { .. }) => return Err(error.into()),
                     Err(LookupError::Failed { .. }) => return Err(last),
@@ -179,16 +182,16 @@ impl<'a> Race<'a> {
                         Err(LookupError::Failed { .. }) => {}
                     }
                 }
-                () = tokio::time::sleep(NEXT_ADDRESS), if !exhausted || refresh.is_none() => {
+                () = tokio::time::sleep(HEAD_START), if !exhausted || refresh.is_none() => {
                     if exhausted {
-                        refresh = Some(self.look_again());
+                        refresh = Some(self.lookup_again());
                     }
                 }
             }
         }
     }
 
-    fn look_again(&self) -> BoxFuture<'a, Result<Answer, LookupError>> {
+    fn lookup_again(&self) -> BoxFuture<'a, Result<Answer, LookupError>> {
         self.names.lookup(self.name, Some(self.answer.asked())).boxed()
     }
 
@@ -199,7 +202,8 @@ impl<'a> Race<'a> {
         self.running.push(Attempt { address, began: Instant::now(), connect });
     }
 
-    /// Goes on with a newer answer: attempts at addresses that are missing in it are given up, new addresses are tried.
+    /// Continues with a newer answer: cancels attempts to addresses that are missing in it, and tries new
+    /// ones.
     fn adopt(&mut self, answer: Answer) {
         let addresses = answer.addresses();
         for attempt in std::mem::take(&mut self.running) {
@@ -213,7 +217,7 @@ impl<'a> Race<'a> {
         self.answer = answer;
     }
 
-    /// Checks that the name still has the address of an established connection; `None` if it has not.
+    /// Checks that the name still has the address of an established connection; `None` if not.
     async fn confirm(
         &mut self,
         peer: IpAddr,
@@ -225,7 +229,7 @@ impl<'a> Race<'a> {
             let after = established.checked_sub(MAX_AGE);
             let answer = self.names.lookup(self.name, after).await?;
             if !answer.addresses().contains(&peer) {
-                let quick = established.duration_since(began) < QUICK;
+                let quick = established.duration_since(began) < MAX_UNCONFIRMED;
                 if self.lost < MAX_LOST || !quick {
                     self.lost += 1;
                     self.tried.retain(|tried| *tried != peer);

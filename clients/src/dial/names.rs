@@ -1,8 +1,9 @@
 //! Resolves the names of servers: `/etc/hosts` first, then the system's name servers.
 //!
-//! TTLs are not honoured. Docker's name server answers with ten minutes, and within that time another container may have
-//! the address: an answer that old sends requests to a stranger. Failures are shared for [`MAX_AGE`], addresses for less:
-//! `docker network disconnect` and `connect` give an address to another container within a twentieth of a second.
+//! TTLs are ignored. Docker's name server uses ten minutes, and within that time another container may get
+//! the
+//! address, which would receive the requests. Failures are shared for [`MAX_AGE`], addresses for less: with
+//! `docker network disconnect` and `connect`, an address moves to another container within 50 ms.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,18 +20,19 @@ use tokio::sync::watch;
 
 use super::order::sorted;
 
-/// How old an answer may be when a connection is opened with it.
+/// Maximum age of an answer for a new connection.
 pub const MAX_AGE: Duration = Duration::from_millis(100);
-/// How long addresses that were found are shared by new connections.
-const SHARED: Duration = Duration::from_millis(10);
-/// A look-up without an answer is repeated after this time: the question may be lost, or the name server may be waiting
-/// for another one that does not know the name, while a container with that name starts.
-const REPEAT: Duration = Duration::from_millis(500);
-/// How often the system's files are looked at for changes.
-const CHECK_FILES: Duration = Duration::from_millis(50);
-/// What a resolver is made from.
+/// How long new connections share resolved addresses.
+const SHARE_TIME: Duration = Duration::from_millis(10);
+/// A lookup without an answer is repeated after this time: the query may be lost, or the name server may be
+/// waiting
+/// for an upstream server that does not have the name, while a container with that name starts.
+const REPEAT_AFTER: Duration = Duration::from_millis(500);
+/// Interval of checks for changes of the system's files.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// The files that a resolver is configured from.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-/// Names whose answers are shared at a time.
+/// Maximum number of names with shared answers.
 const MAX_SHARED: usize = 1024;
 
 static SYSTEM: LazyLock<Arc<Names>> = LazyLock::new(|| Arc::new(Names::new(None)));
@@ -44,17 +46,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// When the name servers were asked.
+    /// Returns when the query was sent.
     pub fn asked(&self) -> Instant {
         self.asked
     }
 
-    /// When their answer came.
+    /// Returns when the answer was received.
     pub fn received(&self) -> Instant {
         self.received
     }
 
-    /// The addresses, in the order in which they are to be tried.
+    /// Returns the addresses in the order in which to try them.
     pub fn addresses(&self) -> &Arc<[IpAddr]> {
         &self.addresses
     }
@@ -63,22 +65,22 @@ impl Answer {
 /// Why a name has no addresses.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LookupError {
-    /// The name servers know no address of it.
+    /// The name servers have no address for the name.
     #[error("`{name}`: no such host: {reason}")]
     NotFound {
         /// The name.
         name: Arc<str>,
-        /// What they answered.
+        /// The answer.
         reason: Arc<str>,
-        /// When they were asked.
+        /// When the query was sent.
         asked: Instant,
     },
-    /// Whether it has any is not known: no answer, or one that reports a failure.
+    /// The lookup failed, so it is unknown whether the name has addresses.
     #[error("`{name}`: {reason}")]
     Failed {
         /// The name.
         name: Arc<str>,
-        /// What went wrong.
+        /// The error.
         reason: Arc<str>,
     },
 }
@@ -95,98 +97,103 @@ impl From<LookupError> for std::io::Error {
 
 type Outcome = Result<Answer, LookupError>;
 
-/// Resolves a name by the system's name servers; see `Names::lookup`.
+/// Resolves a name with the system's resolver; see `Names::lookup`.
 pub async fn lookup(name: &str, after: Option<Instant>) -> Outcome {
     SYSTEM.lookup(name, after).await
 }
 
-/// A resolver whose answers are shared for a moment.
+/// A resolver whose answers are shared for a short time.
 pub(super) struct Names {
-    /// Used instead of one that is made from the system's files.
+    /// Overrides the system's resolver.
     fixed: Option<TokioResolver>,
     system: Mutex<Option<Arc<System>>>,
-    questions: Mutex<HashMap<Box<str>, Question>>,
+    lookups: Mutex<HashMap<Box<str>, Lookup>>,
 }
 
-/// A look-up that is under way, or its outcome.
-struct Question {
+/// A lookup in progress, or its outcome.
+struct Lookup {
     asked: Instant,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
-impl Question {
-    /// For how long it is shared.
+impl Lookup {
+    /// Returns how long the outcome is shared.
     fn shared_for(&self) -> Duration {
         match &*self.outcome.borrow() {
-            Some(Ok(_)) => SHARED,
+            Some(Ok(_)) => SHARE_TIME,
             Some(Err(_)) | None => MAX_AGE,
         }
     }
 }
 
-/// Waits for the outcome of a look-up; `None` when nobody carries it out any more.
-async fn answered(mut outcome: watch::Receiver<Option<Outcome>>) -> Option<Outcome> {
+/// Waits for the outcome of a lookup; `None` if its task has ended without one.
+async fn wait_for_outcome(mut outcome: watch::Receiver<Option<Outcome>>) -> Option<Outcome> {
     outcome.wait_for(Option::is_some).await.ok()?.clone()
 }
 
 impl Names {
     pub(super) fn new(fixed: Option<TokioResolver>) -> Self {
-        Self { fixed, system: Mutex::default(), questions: Mutex::default() }
+        Self { fixed, system: Mutex::default(), lookups: Mutex::default() }
     }
 
     pub(super) fn system() -> &'static Arc<Self> {
         &SYSTEM
     }
 
-    /// Resolves a name. Shares a recent look-up that began later than `after`. One that takes long is repeated beside
-    /// the first; an answer to either counts.
+    /// Resolves a name. Shares a recent lookup that started later than `after`. A slow lookup is repeated
+    /// concurrently,
+    /// and the first answer is used.
     pub(super) async fn lookup(self: &Arc<Self>, name: &str, after: Option<Instant>) -> Outcome {
         let mut asked = Instant::now();
         let mut running = FuturesUnordered::new();
-        running.push(answered(self.question(name, after)));
+        running.push(wait_for_outcome(self.join_or_start(name, after)));
         loop {
             tokio::select! {
                 Some(outcome) = running.next() => match outcome {
                     Some(Err(LookupError::Failed { .. })) if !running.is_empty() => {}
                     Some(outcome) => return outcome,
-                    // The runtime of whoever asked has ended.
-                    None => return self.ask(name, Instant::now()).await,
+                    // The runtime of the task has shut down.
+                    None => return self.query(name, Instant::now()).await,
                 },
-                () = tokio::time::sleep(REPEAT) => {
+                () = tokio::time::sleep(REPEAT_AFTER) => {
                     let before = std::mem::replace(&mut asked, Instant::now());
-                    running.push(answered(self.question(name, Some(before))));
+                    running.push(wait_for_outcome(self.join_or_start(name, Some(before))));
                 }
             }
         }
     }
 
-    /// Joins a look-up or begins one. It goes on when those who wait for it give up.
-    fn question(self: &Arc<Self>, name: &str, after: Option<Instant>) -> watch::Receiver<Option<Outcome>> {
-        let mut questions = self.questions.lock();
+    /// Joins a lookup or starts one, which continues even if its waiters are dropped.
+    fn join_or_start(
+        self: &Arc<Self>,
+        name: &str,
+        after: Option<Instant>,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let mut lookups = self.lookups.lock();
         let asked = Instant::now();
-        let is_recent = |question: &Question| asked.duration_since(question.asked) < question.shared_for();
-        if let Some(question) = questions.get(name).filter(|question| is_recent(question))
-            && after.is_none_or(|after| question.asked > after)
+        let is_recent = |lookup: &Lookup| asked.duration_since(lookup.asked) < lookup.shared_for();
+        if let Some(lookup) = lookups.get(name).filter(|lookup| is_recent(lookup))
+            && after.is_none_or(|after| lookup.asked > after)
         {
-            return question.outcome.clone();
+            return lookup.outcome.clone();
         }
-        if questions.len() >= MAX_SHARED {
-            questions.retain(|_, question| is_recent(question));
+        if lookups.len() >= MAX_SHARED {
+            lookups.retain(|_, lookup| is_recent(lookup));
         }
         let (sender, outcome) = watch::channel(None);
-        if questions.len() < MAX_SHARED {
-            questions.insert(name.into(), Question { asked, outcome: outcome.clone() });
+        if lookups.len() < MAX_SHARED {
+            lookups.insert(name.into(), Lookup { asked, outcome: outcome.clone() });
         }
-        drop(questions);
+        drop(lookups);
         let (names, name) = (self.clone(), name.to_owned());
         tokio::spawn(async move {
-            // Nobody may be waiting any more.
-            let _ = sender.send(Some(names.ask(&name, asked).await));
+            // All waiters may be gone.
+            let _ = sender.send(Some(names.query(&name, asked).await));
         });
         outcome
     }
 
-    async fn ask(&self, name: &str, asked: Instant) -> Outcome {
+    async fn query(&self, name: &str, asked: Instant) -> Outcome {
         let system = self.fixed.is_none().then(|| self.current());
         let resolver = self.fixed.as_ref().or_else(|| system.as_ref()?.resolver.as_ref());
         let found: Result<Vec<IpAddr>, (bool, String)> = match resolver {
@@ -194,7 +201,7 @@ impl Names {
                 Ok(found) => Ok(found.iter().collect()),
                 Err(error) => Err((error.is_no_records_found(), error.to_string())),
             },
-            // Without a readable resolv.conf the C library knows best. It does not say what kind of failure it met.
+            // Without a readable resolv.conf, use the C library, which does not report the kind of failure.
             None => match tokio::net::lookup_host((name, 0)).await {
                 Ok(found) => Ok(found.map(|address| address.ip()).collect()),
                 Err(error) => Err((false, error.to_string())),
@@ -205,21 +212,20 @@ impl Names {
             Ok(found) if !found.is_empty() => {
                 Ok(Answer { asked, received: Instant::now(), addresses: sorted(found).into() })
             }
-            Ok(_) => {
-                Err(LookupError::NotFound { name: name(), reason: Arc::from("it has no address"), asked })
-            }
+            Ok(_) => Err(LookupError::NotFound { name: name(), reason: Arc::from("no address"), asked }),
             Err((true, reason)) => Err(LookupError::NotFound { name: name(), reason: reason.into(), asked }),
             Err((false, reason)) => Err(LookupError::Failed { name: name(), reason: reason.into() }),
         }
     }
 
-    /// The system's resolver, made again when one of its files has changed: a container's hosts file may change while
-    /// it runs.
+    /// Returns the system's resolver, which is rebuilt when one of its files changes: a container's hosts
+    /// file may
+    /// change while it runs.
     fn current(&self) -> Arc<System> {
         let mut system = self.system.lock();
         if let Some(known) = &*system {
             let mut checked = known.checked.lock();
-            if checked.elapsed() < CHECK_FILES {
+            if checked.elapsed() < FILE_CHECK_INTERVAL {
                 return known.clone();
             }
             *checked = Instant::now();
@@ -231,14 +237,14 @@ impl Names {
     }
 }
 
-/// A resolver, and what it was made from.
+/// A resolver, and the versions of its files.
 struct System {
     resolver: Option<TokioResolver>,
     stamps: [Option<Stamp>; 2],
     checked: Mutex<Instant>,
 }
 
-/// What tells one version of a file from the next.
+/// Identifies a version of a file.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
@@ -260,8 +266,9 @@ impl System {
     }
 }
 
-/// Asks for both families, and remembers nothing. The lifetimes matter: a cache without room may still serve what it
-/// has not yet evicted.
+/// Enables both address families and disables caching. Sets TTL limits too, as a cache of size 0 may still
+/// serve
+/// entries that are not evicted yet.
 pub(super) fn uncached(options: &mut ResolverOpts) {
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.cache_size = 0;

@@ -1,12 +1,15 @@
-//! The order in which the addresses of a name are tried (RFC 8305 section 4): what the source address table prefers
-//! first (RFC 6724 section 6), then the families by turns.
+//! Orders the addresses of a name (RFC 8305 section 4): by destination address selection (RFC 6724 section
+//! 6), then
+//! alternating between families.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses per name.
 const MAX_ADDRESSES: usize = 64;
 
-/// Orders addresses, each once. Those of one family stay in the order of the answer, in which name servers balance.
+/// Sorts and deduplicates addresses. Those of one family keep the order of the answer, which name servers use
+/// for
+/// balancing.
 pub(super) fn sorted(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut once: Vec<IpAddr> = Vec::with_capacity(addresses.len().min(MAX_ADDRESSES));
     for address in addresses {
@@ -35,7 +38,7 @@ fn by_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-/// How much a destination is preferred, by rules 1, 2, 5 and 6 of RFC 6724 section 6.
+/// Returns the preference of a destination by rules 1, 2, 5 and 6 of RFC 6724 section 6.
 fn rank(address: IpAddr, source: Option<IpAddr>) -> (bool, bool, bool, u8) {
     let ((precedence, label), reach) = (policy(address), scope(address));
     let same_scope = source.is_some_and(|source| scope(source) == reach);
@@ -43,7 +46,7 @@ fn rank(address: IpAddr, source: Option<IpAddr>) -> (bool, bool, bool, u8) {
     (source.is_some(), same_scope, same_label, precedence)
 }
 
-/// The address that the system would send from; `None` when there is no route. Nothing is sent.
+/// Returns the source address that the system would use; `None` without a route. Sends nothing.
 fn source(address: IpAddr) -> Option<IpAddr> {
     let any: SocketAddr = match address {
         IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
@@ -54,7 +57,7 @@ fn source(address: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// Precedence and label (RFC 6724 section 2.1).
+/// Returns precedence and label (RFC 6724 section 2.1).
 fn policy(address: IpAddr) -> (u8, u8) {
     let IpAddr::V6(address) = address else { return (35, 4) };
     match address.segments() {
@@ -70,7 +73,7 @@ fn policy(address: IpAddr) -> (u8, u8) {
     }
 }
 
-/// True for addresses of this machine and of the link (RFC 6724 section 3.1 and 3.2).
+/// Returns true for loopback and link-local addresses (RFC 6724 sections 3.1 and 3.2).
 fn scope(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_keep_their_order() {
+    fn families_alternate_and_keep_their_order() {
         let both = by_turns(vec![ip("::1"), ip("::2")], vec![ip("1.1.1.1"), ip("1.1.1.2"), ip("1.1.1.3")]);
         assert_eq!(both, ["::1", "1.1.1.1", "::2", "1.1.1.2", "1.1.1.3"].map(ip));
         let one = vec![ip("10.0.0.2"), ip("10.0.0.1"), ip("10.0.0.2")];
@@ -97,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn the_preferred_family_is_first() {
+    fn the_preferred_family_comes_first() {
         let rank = |address: &str, source: Option<&str>| rank(ip(address), source.map(ip));
-        // Without a route an address comes last, whatever it is.
+        // Addresses without a route come last.
         assert!(rank("2001:db8::1", None) < rank("192.0.2.1", Some("10.0.0.1")));
         let (global, private) = (rank("2001:db8::1", Some("2001:db8::2")), rank("fd00::1", Some("fd00::2")));
         let four = rank("192.0.2.1", Some("10.0.0.1"));
         assert!(global > four && four > private);
-        // A tunnel's source does not fit.
+        // The source of a tunnel has another label.
         assert!(rank("2001:db8::1", Some("2002::1")) < four);
     }
 }

@@ -1,4 +1,4 @@
-//! Names that change while they are dialled, with a name server of our own.
+//! Tests of names that change while dialling, with a fake name server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn names(server: &NameServer) -> Arc<Names> {
     Arc::new(Names::new(Some(builder.build().unwrap())))
 }
 
-/// Listeners at one port of several addresses.
+/// Listens on the same port of several addresses.
 async fn listeners<const N: usize>(addresses: [[u8; 4]; N]) -> ([TcpListener; N], u16) {
     'port: loop {
         let first = TcpListener::bind((Ipv4Addr::from(addresses[0]), 0)).await.unwrap();
@@ -43,7 +43,7 @@ async fn listeners<const N: usize>(addresses: [[u8; 4]; N]) -> ([TcpListener; N]
     }
 }
 
-/// Makes a listener silent: its queue is full, so further connections are neither accepted nor refused.
+/// Fills the queue of a listener, so that further connections are neither accepted nor refused.
 async fn silence(listener: TcpListener) -> impl Sized {
     let address = listener.local_addr().unwrap();
     // A second call of `listen` sets the length of the queue.
@@ -68,7 +68,7 @@ async fn the_hosts_file_is_honoured() {
 }
 
 #[tokio::test]
-async fn a_connection_uses_an_answer_of_now() {
+async fn a_connection_uses_a_recent_answer() {
     let server = NameServer::start("127.0.0.1:0");
     let (_listening, port) = listeners([[127, 0, 0, 1], [127, 0, 0, 2]]).await;
     let names = names(&server);
@@ -81,7 +81,7 @@ async fn a_connection_uses_an_answer_of_now() {
 }
 
 #[tokio::test]
-async fn failures_are_not_remembered() {
+async fn failures_are_not_cached() {
     let server = NameServer::start("127.0.0.1:0");
     let (_listening, port) = listeners([[127, 0, 0, 1]]).await;
     let names = names(&server);
@@ -100,21 +100,21 @@ async fn failures_are_not_remembered() {
 }
 
 #[tokio::test]
-async fn look_ups_of_one_moment_are_one() {
+async fn simultaneous_lookups_are_shared() {
     let server = NameServer::start("127.0.0.1:0");
     let names = names(&server);
     server.set("api.test", &["127.0.0.1"]);
     let asked = futures_util::future::join_all((0..50).map(|_| names.lookup("api.test", None))).await;
     let first = asked[0].as_ref().unwrap().asked();
     assert!(asked.iter().all(|answer| answer.as_ref().unwrap().asked() == first));
-    // One for each family.
+    // One per family.
     assert_eq!(server.questions(), 2);
     let newer = names.lookup("api.test", Some(first)).await.unwrap();
     assert!(newer.asked() > first);
 }
 
 #[tokio::test]
-async fn a_lost_question_is_repeated() {
+async fn a_lost_query_is_repeated() {
     let server = NameServer::start("127.0.0.1:0");
     let names = names(&server);
     server.set("api.test", &["127.0.0.1"]);
@@ -126,7 +126,7 @@ async fn a_lost_question_is_repeated() {
     };
     let (answer, ()) = tokio::join!(names.lookup("api.test", None), found);
     answer.unwrap();
-    // The resolver itself would ask again after five seconds.
+    // The resolver itself would retry after five seconds.
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
@@ -143,14 +143,14 @@ async fn all_addresses_are_tried() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_looks_again() {
+async fn a_refused_connection_causes_another_lookup() {
     let server = NameServer::start("127.0.0.1:0");
     let (_listening, port) = listeners([[127, 0, 0, 2]]).await;
     let names = names(&server);
     server.set("api.test", &["127.0.0.1"]);
     let old = names.lookup("api.test", None).await.unwrap();
     server.set("api.test", &["127.0.0.2"]);
-    // The answer of before is shared, as it is not old.
+    // The previous answer is recent enough to be shared.
     let dialled = dial(&names, "api.test", port).await.unwrap();
     assert_eq!(dialled.peer.to_string(), "127.0.0.2");
     assert!(dialled.answer.unwrap().asked() > old.asked());

@@ -1,6 +1,6 @@
-//! A minimal client of Redis' protocol (RESP2): commands one by one or in a pipeline, and messages.
+//! A minimal client of the Redis protocol (RESP2): commands, pipelines, and pub/sub messages.
 //!
-//! Everything is limited: time to connect and to answer, size, depth and length of an answer.
+//! Connect and reply times are limited, as are the size, depth and length of replies.
 
 use std::io;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::OptionError;
 use crate::connect::{ConnectError, Connector, Stream, Syntax, Tls};
 use crate::dial::Peer;
 
-/// Time to connect, TLS included, and time to answer a command.
-const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(10);
+/// Timeout for connecting, including TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a reply in bytes, number of elements of a list, and depth of lists.
 const MAX_SIZE: usize = 64 << 20;
 const MAX_ELEMENTS: usize = 1 << 20;
@@ -42,24 +42,24 @@ pub enum RedisError {
     /// No connection could be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The server refuses the login.
+    /// The server rejects the login.
     #[error("{endpoint}: the login is refused: {source}")]
     Login {
-        /// The endpoint as it is configured.
+        /// The configured endpoint.
         endpoint: String,
         /// The cause.
         source: Box<RedisError>,
     },
-    /// The server answers a command with an error.
+    /// The server replies to a command with an error.
     #[error("{command}: {error}")]
     Refused {
         /// Name of the command.
         command: String,
-        /// The error: its code, and why.
+        /// The error code and message.
         error: String,
     },
-    /// The server did not answer a command in time.
-    #[error("{command}: no answer within {limit:?}")]
+    /// The server did not reply to a command in time.
+    #[error("{command}: no reply within {limit:?}")]
     TimedOut {
         /// Name of the command.
         command: String,
@@ -69,38 +69,38 @@ pub enum RedisError {
     /// The server closed the connection.
     #[error("the server has closed the connection")]
     Closed,
-    /// The connection broke off.
+    /// The connection failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// An answer exceeds the maximum size.
-    #[error("an answer is larger than {} MiB", MAX_SIZE >> 20)]
-    AnswerTooLarge,
-    /// An answer is not RESP2, or exceeds a limit.
+    /// A reply exceeds the maximum size.
+    #[error("a reply is larger than {} MiB", MAX_SIZE >> 20)]
+    ReplyTooLarge,
+    /// A reply is not RESP2, or exceeds a limit.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
 }
 
-/// Why an answer cannot be read.
+/// Why a reply cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// A line exceeds the maximum length.
-    #[error("a line of the answer is too long")]
+    #[error("a line of the reply is too long")]
     LineTooLong,
     /// A length or an integer is not a number.
-    #[error("invalid number `{0}` in the answer")]
+    #[error("invalid number `{0}` in the reply")]
     Number(String),
     /// A value exceeds the maximum size.
     #[error("a value is larger than {} MiB", MAX_SIZE >> 20)]
     ValueTooLarge,
     /// A list has too many elements, or is nested too deeply.
-    #[error("a list in the answer is too long or too deep")]
+    #[error("a list in the reply is too long or too deep")]
     ListTooLarge,
-    /// An answer begins with none of the types of RESP2.
-    #[error("unexpected answer: it begins with byte {0}")]
+    /// A reply has an unknown type.
+    #[error("unexpected type of reply: byte {0}")]
     UnknownType(u8),
 }
 
-/// The login at a server, and the database to use.
+/// The credentials and the database to use.
 #[derive(Clone, Copy, Debug)]
 pub struct Login<'a> {
     /// User name; empty for the default user.
@@ -114,13 +114,13 @@ pub struct Login<'a> {
 /// A reply.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// A word, like `OK`.
+    /// A simple string, such as `OK`.
     Text(String),
-    /// An error: its code, and why.
+    /// An error code and message.
     Error(String),
     /// An integer.
     Integer(i64),
-    /// A value.
+    /// A bulk string.
     Bytes(Vec<u8>),
     /// No value.
     Nil,
@@ -129,7 +129,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Returns the elements of a list; none for anything else.
+    /// Returns the elements of a list; empty for other replies.
     pub fn list(self) -> Vec<Reply> {
         match self {
             Self::List(list) => list,
@@ -137,7 +137,7 @@ impl Reply {
         }
     }
 
-    /// Returns the bytes of a text of any form.
+    /// Returns the bytes of a simple or bulk string.
     pub fn bytes(self) -> Option<Vec<u8>> {
         match self {
             Self::Text(text) => Some(text.into_bytes()),
@@ -146,7 +146,7 @@ impl Reply {
         }
     }
 
-    /// Returns text of any form.
+    /// Returns the text of a simple or bulk string.
     pub fn text(&self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
@@ -167,10 +167,10 @@ pub struct Connection {
 impl Connection {
     /// Connects, logs in and selects the database.
     pub async fn open(connector: &Connector, login: Login<'_>) -> Result<Self, RedisError> {
-        Self::open_within(CONNECT, connector, login).await
+        Self::open_within(CONNECT_TIMEOUT, connector, login).await
     }
 
-    /// Like [`open`](Self::open), with another time limit for connecting (TLS included).
+    /// Like [`open`](Self::open), with another timeout for connecting (including TLS).
     pub async fn open_within(
         time: Duration,
         connector: &Connector,
@@ -195,12 +195,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Returns the other end, if the server is a name.
+    /// Returns the peer, if the server has a host name.
     pub fn peer(&self) -> Option<&Peer> {
         self.peer.as_ref()
     }
 
-    /// Sends a command and reads its reply. An error reply is an error here too.
+    /// Sends a command and reads its reply. Returns an error for an error reply.
     pub async fn command<T: AsRef<[u8]>>(&mut self, parts: &[T]) -> Result<Reply, RedisError> {
         let mut request = Vec::new();
         encode(&mut request, parts);
@@ -212,8 +212,8 @@ impl Connection {
             self.write(&request).await?;
             self.read().await
         };
-        let outcome = timeout(ANSWER, work).await;
-        match outcome.map_err(|_| RedisError::TimedOut { command: name(), limit: ANSWER })? {
+        let outcome = timeout(REPLY_TIMEOUT, work).await;
+        match outcome.map_err(|_| RedisError::TimedOut { command: name(), limit: REPLY_TIMEOUT })? {
             Ok(Reply::Error(error)) => Err(RedisError::Refused { command: name(), error }),
             outcome => outcome,
         }
@@ -233,7 +233,7 @@ impl Connection {
                 return Ok(reply);
             }
             if self.buffer.len() > MAX_SIZE {
-                return Err(RedisError::AnswerTooLarge);
+                return Err(RedisError::ReplyTooLarge);
             }
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err(RedisError::Closed),
@@ -254,7 +254,7 @@ pub fn encode<T: AsRef<[u8]>>(out: &mut Vec<u8>, parts: &[T]) {
     }
 }
 
-/// Parses the reply at the front of these bytes, and returns its length too; `None` while it is incomplete.
+/// Parses the reply at the start of these bytes, and returns it with its length; `None` if it is incomplete.
 fn parse(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolError> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() > 64 << 10 && bytes.first() != Some(&b'$') {
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_are_read_when_they_are_whole() {
+    fn replies_are_decoded_once_complete() {
         let bytes = b"*4\r\n$3\r\nfoo\r\n:7\r\n$-1\r\n*1\r\n+OK\r\n";
         for length in 0..bytes.len() {
             assert_eq!(parse(&bytes[..length], 0), Ok(None), "{length}");
@@ -320,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(prop_oneof![Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), any::<u8>()], 0..60)) {
+        fn no_bytes_panic(bytes in prop::collection::vec(prop_oneof![Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), any::<u8>()], 0..60)) {
             let _ = parse(&bytes, 0);
         }
     }

@@ -1,4 +1,4 @@
-//! Connects to the Redis server that takes writes.
+//! Connects to the Redis master.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,15 +11,15 @@ use crate::connect::Connector;
 /// Failure to connect to the master.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterError {
-    /// The sentinels do not name it.
+    /// The sentinels do not name a master.
     #[error(transparent)]
     Sentinel(#[from] SentinelError),
-    /// It cannot be reached, or refuses the login.
+    /// The master is unreachable or rejects the login.
     #[error(transparent)]
     Redis(#[from] RedisError),
 }
 
-/// The master: one of several servers, or the one that sentinels name.
+/// The master: one of several servers, or the one named by sentinels.
 pub struct Master {
     endpoints: Vec<Connector>,
     turn: AtomicUsize,
@@ -27,11 +27,11 @@ pub struct Master {
 }
 
 impl Master {
-    /// Checks the options. Nothing is connected yet.
+    /// Validates the options, without connecting.
     pub fn new(database: Database) -> Result<Self, OptionError> {
         let endpoints = database.endpoints()?;
         if database.sentinel.as_ref().is_some_and(Sentinel::has_strategy) {
-            let message = "only the master can be written: expected no strategy";
+            let message = "strategies are not supported here, as only the master accepts writes";
             return Err(OptionError::new("sentinel", message));
         }
         Ok(Self { endpoints, turn: AtomicUsize::new(0), database })
@@ -42,7 +42,7 @@ impl Master {
         self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()].endpoint()
     }
 
-    /// Connects and logs in. After a failure the next call tries another endpoint.
+    /// Connects and logs in. After a failure, the next call tries another endpoint.
     pub async fn connect(&self) -> Result<Connection, MasterError> {
         let endpoint = &self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()];
         let outcome = async {

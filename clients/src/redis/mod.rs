@@ -1,4 +1,4 @@
-//! Redis: connections, and how to find the server of a database.
+//! Redis: connections and server discovery.
 
 mod connection;
 mod master;
@@ -16,10 +16,10 @@ use crate::connect::{Connector, Tls};
 /// The option that holds endpoints.
 const ENDPOINTS: &str = "endpoints";
 
-/// Where a database is.
+/// The address and connection options of a database.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// Servers, or sentinels; when one fails, the next one is tried.
+    /// Servers, or sentinels; if one fails, the next one is tried.
     pub endpoints: Vec<String>,
     /// User name; empty for the default user.
     pub username: String,
@@ -27,14 +27,14 @@ pub struct Database {
     pub password: Secret,
     /// Number of the database.
     pub db: i64,
-    /// TLS towards servers and sentinels.
+    /// TLS options for servers and sentinels.
     pub tls: Option<Tls>,
-    /// Ask sentinels for the server.
+    /// Sentinel options, to discover the server.
     pub sentinel: Option<Sentinel>,
 }
 
 impl Database {
-    /// Checks the options, and returns a connector for each endpoint.
+    /// Validates the options and returns a connector for each endpoint.
     pub fn endpoints(&self) -> Result<Vec<Connector>, OptionError> {
         let connector = |endpoint: &String| self.connector(endpoint);
         let endpoints: Vec<Connector> = self.endpoints.iter().map(connector).collect::<Result<_, _>>()?;
@@ -50,12 +50,12 @@ impl Database {
         Ok(endpoints)
     }
 
-    /// Returns the login at the servers; sentinels have a separate one.
+    /// Returns the credentials for servers; sentinels have separate ones.
     pub fn login(&self) -> Login<'_> {
         Login { username: &self.username, password: &self.password, db: self.db }
     }
 
-    /// Returns a connector for one server. Sentinels and servers share the options of TLS.
+    /// Returns a connector for one server. Sentinels and servers share the TLS options.
     fn connector(&self, endpoint: &str) -> Result<Connector, OptionError> {
         connector(ENDPOINTS, endpoint, self.tls.as_ref())
     }

@@ -1,4 +1,4 @@
-//! Finds a server through Redis Sentinel.
+//! Discovers servers with Redis Sentinel.
 
 use std::time::Duration;
 
@@ -12,33 +12,33 @@ use crate::OptionError;
 use crate::connect::Connector;
 
 /// Timeout for measuring the latency of a server.
-const PING: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Failure to find the server to read.
 #[derive(Debug, thiserror::Error)]
 pub enum SentinelError {
-    /// The sentinel does not answer, or with an error.
+    /// The sentinel does not reply, or replies with an error.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// The sentinel does not watch a master of this name.
-    #[error("{endpoint} knows no master `{name}`")]
+    /// The sentinel does not monitor a master with this name.
+    #[error("{endpoint}: unknown master `{name}`")]
     UnknownMaster {
         /// The endpoint of the sentinel.
         endpoint: String,
         /// The name of the master.
         name: String,
     },
-    /// The address of a server cannot be used.
+    /// The address of a server is invalid.
     #[error(transparent)]
     Address(#[from] OptionError),
-    /// Only replicas are wanted, and none of them is up.
-    #[error("the master `{name}` has no replica that can be read")]
+    /// Only replicas may be used, and none of them is up.
+    #[error("the master `{name}` has no available replica")]
     NoReplica {
         /// The name of the master.
         name: String,
     },
-    /// None of the candidates answered in time.
-    #[error("none of the servers answers")]
+    /// None of the candidates replied in time.
+    #[error("none of the servers replied")]
     NoAnswer,
 }
 
@@ -48,28 +48,28 @@ pub enum SentinelError {
 pub struct Sentinel {
     /// Name of the master.
     pub master_name: String,
-    /// Login at the sentinels.
+    /// User name for the sentinels.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub username: String,
-    /// Its password.
+    /// Password for the sentinels.
     #[serde(skip_serializing_if = "Secret::is_empty")]
     pub password: Secret,
-    /// Read the nearest of master and replicas.
+    /// Read from the master or replica with the lowest latency.
     #[serde(skip_serializing_if = "is_default")]
     pub latency_strategy: bool,
-    /// Read any of master and replicas.
+    /// Read from a random master or replica.
     #[serde(skip_serializing_if = "is_default")]
     pub random_strategy: bool,
-    /// Read a replica.
+    /// Read from a replica.
     #[serde(skip_serializing_if = "is_default")]
     pub replica_strategy: bool,
-    /// Read a replica that is cut off from its master when there is no other.
+    /// Read from a replica that is disconnected from its master if there is no other.
     #[serde(skip_serializing_if = "is_default")]
     pub use_disconnected_replicas: bool,
 }
 
 impl Sentinel {
-    /// Checks the options.
+    /// Validates the options.
     pub(super) fn check(&self) -> Result<(), OptionError> {
         let bad = |option, message: &str| Err(OptionError::new(option, message));
         if self.master_name.is_empty() {
@@ -85,12 +85,12 @@ impl Sentinel {
         Ok(())
     }
 
-    /// True if a server other than the master may be chosen.
+    /// Returns true if a server other than the master may be chosen.
     pub fn has_strategy(&self) -> bool {
         self.latency_strategy || self.random_strategy || self.replica_strategy
     }
 
-    /// Asks a sentinel for the server to use.
+    /// Queries a sentinel for the server to use.
     pub async fn find(&self, sentinel: &Connector, database: &Database) -> Result<Connector, SentinelError> {
         let login = Login { username: &self.username, password: &self.password, db: 0 };
         let mut connection = Connection::open(sentinel, login).await?;
@@ -125,8 +125,9 @@ impl Sentinel {
         Ok(reach(&candidates[fastrand::usize(..candidates.len())])?)
     }
 
-    /// Returns the addresses of replicas that are up; of those cut off from their master only if there is no other and
-    /// `useDisconnectedReplicas` allows it.
+    /// Returns the addresses of replicas that are up. Includes disconnected ones only if there is no other
+    /// and
+    /// `useDisconnectedReplicas` is set.
     fn usable(&self, replicas: Vec<Vec<(String, String)>>) -> Vec<(String, String)> {
         let get = |replica: &[(String, String)], key: &str| {
             replica.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()).unwrap_or_default()
@@ -158,7 +159,7 @@ impl Sentinel {
                 let mut connection = Connection::open(&connector, database.login()).await?;
                 connection.command(&["PING"]).await
             };
-            let took = match timeout(PING, ping).await {
+            let took = match timeout(PING_TIMEOUT, ping).await {
                 Ok(Ok(_)) => begun.elapsed(),
                 _ => continue,
             };
@@ -170,7 +171,7 @@ impl Sentinel {
     }
 }
 
-/// Parses a list of alternating names and values, as sentinels describe servers.
+/// Parses a description of a server: a list of alternating names and values.
 fn properties(reply: Reply) -> Vec<(String, String)> {
     let texts: Vec<String> = reply.list().iter().map(|part| part.text().unwrap_or_default()).collect();
     texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replicas_that_are_down_or_cut_off_are_passed_over() {
+    fn replicas_that_are_down_or_disconnected_are_skipped() {
         let replica = |port: &str, flags: &str, link: &str| {
             [("ip", "10.0.0.1"), ("port", port), ("flags", flags), ("master-link-status", link)]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))

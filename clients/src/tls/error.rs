@@ -1,11 +1,11 @@
-//! Why options of TLS cannot be used.
+//! Errors in TLS options.
 
 use std::io;
 
 use rustls::pki_types::pem;
 use tidegate_core::tls_version::TlsVersion;
 
-/// The part of the options that cannot be used.
+/// The part of the options that is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The roots.
@@ -18,7 +18,7 @@ pub enum Part {
     Protocol,
 }
 
-/// Why options of TLS cannot be used.
+/// Why TLS options are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -34,7 +34,7 @@ pub enum TlsError {
     /// A certificate without a key, or a key without a certificate.
     #[error("`cert` and `key` go together")]
     HalfIdentity(Part),
-    /// The PEM of certificates cannot be read.
+    /// The PEM of certificates is invalid.
     #[error("invalid certificate: {source}")]
     CertificatePem {
         /// The part that holds it.
@@ -42,8 +42,8 @@ pub enum TlsError {
         /// The cause.
         source: pem::Error,
     },
-    /// There is PEM, or something else, but no certificate.
-    #[error("no certificate in PEM form found")]
+    /// There is no certificate in the file.
+    #[error("no PEM certificate found")]
     NoCertificate(Part),
     /// None of the certificates in one of the roots can be trusted.
     #[error("invalid root certificate: {0}")]
@@ -51,16 +51,16 @@ pub enum TlsError {
     /// The verifier cannot be built from the roots.
     #[error("{0}")]
     Verifier(#[source] rustls::client::VerifierBuilderError),
-    /// There are no roots at all.
+    /// There are no roots.
     #[error("this system has no trusted root certificates")]
     NoSystemRoots,
-    /// The key cannot be read.
+    /// The key is invalid.
     #[error("private key: {0}")]
     Key(#[source] pem::Error),
-    /// The client certificate and its key cannot be used.
+    /// The client certificate or its key is invalid.
     #[error("client certificate: {0}")]
     Identity(#[source] rustls::Error),
-    /// The limits exclude every version that is supported.
+    /// The limits exclude all supported versions.
     #[error("minVersion `{min}` and maxVersion `{max}` leave neither TLS 1.2 nor TLS 1.3")]
     NoVersion {
         /// `minVersion`.
@@ -71,13 +71,13 @@ pub enum TlsError {
     /// A cipher suite is unknown, or not supported.
     #[error("cipherSuites: `{0}` is not supported")]
     CipherSuite(String),
-    /// The versions and the cipher suites exclude each other.
-    #[error("TLS versions and cipher suites do not fit: {0}")]
+    /// The versions and the cipher suites are incompatible.
+    #[error("incompatible TLS versions and cipher suites: {0}")]
     Protocol(#[source] rustls::Error),
 }
 
 impl TlsError {
-    /// The part of the options that cannot be used.
+    /// Returns the part of the options that is invalid.
     pub fn part(&self) -> Part {
         match self {
             Self::File { part, .. }

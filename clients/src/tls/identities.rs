@@ -1,4 +1,4 @@
-//! Our certificates towards servers: which one a server is shown that asks for one.
+//! Chooses the client certificate that is presented to a server.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Several certificates. A server is shown the first one of an authority that it names, or none; the first one, when it
-/// names no authority (as Go does it).
+/// Several client certificates. Presents the first one issued by a CA that the server names, or none; the
+/// first one
+/// if it names no CA, as in Go.
 #[derive(Debug)]
 pub(super) struct Identities(pub(super) Vec<Arc<CertifiedKey>>);
 
@@ -26,7 +27,7 @@ impl ResolvesClientCert for Identities {
     }
 }
 
-/// Who issued each certificate of a chain.
+/// Returns the issuers of the certificates in a chain.
 fn issuers(key: &CertifiedKey) -> impl Iterator<Item = &[u8]> {
     key.cert.iter().filter_map(|certificate| {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
@@ -41,7 +42,7 @@ mod tests {
 
     use super::*;
 
-    /// The subject of an authority, and a certificate of it.
+    /// Returns the subject of a CA, and a certificate issued by it.
     fn issued(authority: &str) -> (Vec<u8>, Arc<CertifiedKey>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_the_server_can_use_is_shown() {
+    fn the_first_certificate_that_the_server_accepts_is_presented() {
         let ((one, first), (other, second)) = (issued("one"), issued("other"));
         let identities = Identities(vec![first.clone(), second.clone()]);
         let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];

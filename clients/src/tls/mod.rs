@@ -1,4 +1,4 @@
-//! TLS towards servers: roots, our certificates, versions and suites, and what a server's certificate must carry.
+//! TLS client configuration: roots, client certificates, versions, cipher suites, and server identity.
 
 mod error;
 mod identities;
@@ -19,29 +19,30 @@ pub use error::{Part, TlsError};
 use identities::Identities;
 use verifier::Verifier;
 
-/// Options of TLS, files read.
+/// TLS options with the content of files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
     /// PEM of roots to trust instead of the system's.
     pub roots: Vec<Vec<u8>>,
-    /// Trust the system's roots beside `roots`.
+    /// Trusts the system's roots in addition to `roots`.
     pub system_roots: bool,
-    /// PEM of our certificate chains and keys.
+    /// PEM of client certificate chains and keys.
     pub identities: Vec<(Vec<u8>, Vec<u8>)>,
     /// Accept any certificate.
     pub insecure: bool,
-    /// Go's names of the suites of TLS 1.2; empty for all.
+    /// Go's names of TLS 1.2 cipher suites; empty for all.
     pub cipher_suites: Vec<String>,
     /// Minimum version; `None` for TLS 1.2.
     pub min_version: Option<TlsVersion>,
     /// Maximum version; `None` for TLS 1.3.
     pub max_version: Option<TlsVersion>,
-    /// A URI that the server's certificate must carry; empty for none.
+    /// A URI that the server's certificate must have; empty for none.
     pub peer_cert_uri: String,
 }
 
 impl TlsOptions {
-    /// Options with one file of roots and one identity, each given as a path or as PEM itself. Empty means none.
+    /// Reads options with one file of roots and one identity, each given as a path or inline PEM. Empty means
+    /// none.
     pub fn read(ca: &str, cert: &str, key: &str) -> Result<Self, TlsError> {
         let identities = match (cert, key) {
             ("", "") => Vec::new(),
@@ -53,7 +54,7 @@ impl TlsOptions {
         Ok(Self { roots, identities, ..Self::default() })
     }
 
-    /// Checks everything that can be checked without reading the system's roots.
+    /// Validates the options, without reading the system's roots.
     pub fn check(&self) -> Result<(), TlsError> {
         self.provider()?;
         self.versions()?;
@@ -64,7 +65,7 @@ impl TlsOptions {
         Ok(())
     }
 
-    /// Builds a configuration that offers no protocol by ALPN.
+    /// Builds a configuration without ALPN protocols.
     pub fn client_config(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(self.provider()?);
         let versions = self.versions()?;
@@ -109,7 +110,7 @@ impl TlsOptions {
                 .ok_or_else(|| TlsError::CipherSuite(name.clone()))?;
             wanted.push(*suite);
         }
-        // As in Go, the list governs TLS 1.2 only.
+        // As in Go, the list applies only to TLS 1.2.
         wanted.extend(provider.cipher_suites.iter().filter(|s| s.tls13().is_some()).copied());
         provider.cipher_suites = wanted;
         Ok(provider)
@@ -132,7 +133,8 @@ impl TlsOptions {
     }
 
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-        // As in Traefik: with a URI, `insecureSkipVerify` gives up the name, but not who has signed the certificate.
+        // As in Traefik, with a URI `insecureSkipVerify` only disables verification of the name, not of the
+        // chain.
         let roots = match self.insecure && self.peer_cert_uri.is_empty() {
             true => None,
             false => Some(self.trusted()?),
@@ -166,7 +168,7 @@ impl TlsOptions {
             false => RootCertStore::empty(),
         };
         for pem in &self.roots {
-            // Bundles hold certificates that cannot be roots; as in Go, those are passed over.
+            // As in Go, certificates in bundles that cannot be roots are skipped.
             let (mut added, mut refused) = (0, None);
             for certificate in certificates(Part::Roots, pem)? {
                 match store.add(certificate) {
@@ -182,7 +184,7 @@ impl TlsOptions {
     }
 }
 
-/// The system's roots, read once.
+/// Returns the system's roots, which are read once.
 fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = ROOTS.get_or_init(|| {
@@ -197,7 +199,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     if roots.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(roots.clone()) }
 }
 
-/// Reads a file of PEM, unless the text is PEM itself.
+/// Reads a PEM file, unless the text is inline PEM.
 fn pem(part: Part, text: &str) -> Result<Vec<u8>, TlsError> {
     if is_pem(text) {
         return Ok(text.as_bytes().to_vec());
@@ -205,7 +207,7 @@ fn pem(part: Part, text: &str) -> Result<Vec<u8>, TlsError> {
     std::fs::read(text).map_err(|source| TlsError::File { part, path: text.to_owned(), source })
 }
 
-/// True for PEM, which options may hold instead of the path of a file.
+/// Returns true for inline PEM, which options accept instead of a path.
 pub fn is_pem(text: &str) -> bool {
     text.contains("-----BEGIN")
 }
@@ -221,15 +223,15 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(pem).map_err(TlsError::Key)
 }
 
-/// Values that stand among suites in a ClientHello but are none: they signal something (RFC 7507, RFC 5746).
+/// Signalling values in the list of cipher suites of a ClientHello (RFC 7507, RFC 5746).
 const SIGNALLING: [&str; 2] = ["TLS_FALLBACK_SCSV", "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"];
 
-/// True for a value that stands among suites but is not a suite.
+/// Returns true for a signalling cipher suite value.
 pub fn is_signalling(name: &str) -> bool {
     SIGNALLING.contains(&name)
 }
 
-/// rustls' name of a suite by Go's: TLS 1.3 suites have a prefix, two have a shorter spelling.
+/// Returns Go's name of a suite: rustls adds a prefix to TLS 1.3 suites, and Go shortens two names.
 fn go_suite(name: &str) -> String {
     match name {
         "TLS_AES_128_GCM_SHA256" | "TLS_AES_256_GCM_SHA384" | "TLS_CHACHA20_POLY1305_SHA256" => {
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn options_build_or_name_the_part_that_is_wrong() {
+    fn invalid_options_name_their_part() {
         let good = TlsOptions {
             roots: vec![root().into_bytes()],
             min_version: Some(TlsVersion::Tls12),
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_cannot_be_a_root_is_passed_over_beside_one_that_can() {
+    fn certificates_that_cannot_be_roots_are_skipped_beside_valid_ones() {
         let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let both = TlsOptions { roots: vec![format!("{junk}{}", root()).into()], ..TlsOptions::default() };
         assert_eq!(both.trusted().unwrap().len(), 1);

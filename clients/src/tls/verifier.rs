@@ -9,13 +9,14 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Verifies the chain, unless there is nothing to verify it with, and then the URI that the certificate must carry.
+/// Verifies the chain, if there are roots, and then the URI in the certificate.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) chain: Option<Arc<WebPkiServerVerifier>>,
-    /// Roots that must have signed the certificate, whatever its name.
+    /// Roots to verify the chain without the name.
     pub(super) nameless: Option<Arc<RootCertStore>>,
-    /// The given roots. A server that presents one of them needs no chain: servers sign their own certificates.
+    /// The configured roots. A server may present one of them without a chain, as with self-signed
+    /// certificates.
     pub(super) pinned: Vec<CertificateDer<'static>>,
     pub(super) provider: Arc<CryptoProvider>,
     /// Empty for none.
@@ -23,7 +24,7 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Verifies a certificate that is itself a given root: its name and its time.
+    /// Verifies the name and validity period of a certificate that is a configured root.
     fn verify_pinned(
         certificate: &CertificateDer<'_>,
         name: &ServerName<'_>,
@@ -77,7 +78,7 @@ impl ServerCertVerifier for Verifier {
         if self.uri.is_empty() || has_uri(certificate, &self.uri) {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(rustls::Error::General(format!("the server's certificate does not carry the URI `{}`", self.uri)))
+        Err(rustls::Error::General(format!("the server's certificate does not have the URI `{}`", self.uri)))
     }
 
     fn verify_tls12_signature(
