@@ -154,7 +154,8 @@ impl Connector {
             .ok_or_else(|| bad(&format!("expected a host and a port, such as `{}`", syntax.example)))?;
         let tls = if secure {
             let name = if server_name.is_empty() { host.clone() } else { server_name.to_owned() };
-            let name = ServerName::try_from(name).map_err(|_| bad("invalid host: expected a name or address"))?;
+            let name =
+                ServerName::try_from(name).map_err(|_| bad("invalid host: expected a name or address"))?;
             Some((TlsConnector::from(Arc::new(config()?)), name))
         } else {
             None

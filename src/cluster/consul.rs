@@ -1,6 +1,7 @@
-//! Members in Consul: each has a session, and keys that go away with it.
+//! Membership in Consul: each member has a session, and keys that are removed with it.
 //!
-//! Below the prefix stand `<name>/members/<id>` and `<name>/leader`, each held by the session of who wrote it.
+//! The keys are `<name>/members/<id>` and `<name>/leader` below the prefix, each locked by the session of its
+//! writer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +16,18 @@ use super::member::now;
 use super::{Inner, Leader, Member, News, pause};
 use crate::settings::{Cluster as Options, ClusterConsul};
 
-/// How much of the time to live is let pass before a session is prolonged.
-const BEAT: u32 = 3;
+/// A session is renewed after this fraction of its TTL.
+const RENEWALS_PER_TTL: u32 = 3;
 
 /// Membership in Consul.
 pub(super) struct Consul {
     store: Store,
-    /// Where all keys of this cluster are, with a slash at the end.
+    /// Prefix of all keys of this cluster, with a trailing slash.
     prefix: String,
     ttl: Duration,
 }
 
-/// Where the keys of a cluster are, without a slash at the end.
+/// Returns the prefix of the keys of a cluster, without a trailing slash.
 pub(crate) fn consul_place(place: &ClusterConsul, name: &str) -> String {
     format!("{}/{}", encode_path(&place.prefix), encode(name))
 }
@@ -37,7 +38,7 @@ impl Consul {
         Ok(Self { store: Store::new(&place.place())?, prefix, ttl: options.ttl.0 })
     }
 
-    /// Is a member until the gateway stops.
+    /// Keeps the gateway a member until it stops.
     pub(super) async fn run(self, inner: Arc<Inner>, mut news: News) {
         let mut failures = 0;
         loop {
@@ -56,7 +57,7 @@ impl Consul {
             };
             inner.leading(false);
             if let Some(session) = &session {
-                // It ends by itself otherwise.
+                // Otherwise the session expires.
                 let _ = self.store.end_session(session).await;
             }
             if stopped {
@@ -70,7 +71,7 @@ impl Consul {
         }
     }
 
-    /// Is a member as long as that works. Gives the reason why it does not any more.
+    /// Keeps the gateway a member until an error occurs, which is returned.
     async fn member(&self, inner: &Inner, news: News, session: &mut Option<String>) -> MemberError {
         let begun = Instant::now();
         let name = format!("tidegate {}", inner.me.id);
@@ -78,8 +79,8 @@ impl Consul {
             Ok(id) => session.insert(id).clone(),
             Err(error) => return error.into(),
         };
-        // The first snapshot may come while this is written, so what was written is kept.
-        let shown = match self.show(inner, &id).await {
+        // The first snapshot may arrive during the write, so keep what was written.
+        let shown = match self.publish(inner, &id).await {
             Ok(shown) => shown,
             Err(error) => return error,
         };
@@ -90,8 +91,8 @@ impl Consul {
         }
     }
 
-    /// Writes what this member is, and returns what was written.
-    async fn show(&self, inner: &Inner, session: &str) -> Result<Member, MemberError> {
+    /// Publishes this member, and returns what was written.
+    async fn publish(&self, inner: &Inner, session: &str) -> Result<Member, MemberError> {
         let me = inner.me();
         let lock = Operation::Lock {
             key: format!("{}members/{}", self.prefix, encode(&me.id)),
@@ -105,7 +106,7 @@ impl Consul {
         Ok(me)
     }
 
-    /// Prolongs the session, and tells of each new snapshot.
+    /// Renews the session and publishes each new snapshot.
     async fn beat(&self, inner: &Inner, mut news: News, session: &str, mut shown: Member) -> MemberError {
         let mut failed = false;
         loop {
@@ -118,20 +119,20 @@ impl Consul {
                     }
                 }
                 Ok(false) => return MemberError::SessionEnded,
-                // The session may live on: it is asked for again, and the list says what is wrong.
+                // The session may still be valid: retry, and let the list show what is wrong.
                 Err(error) => {
                     self.failed(inner, &error);
                     failed = true;
                 }
             }
-            let next = begun + self.ttl / BEAT;
+            let next = begun + self.ttl / RENEWALS_PER_TTL;
             while Instant::now() < next {
                 news.snapshot(next.saturating_duration_since(Instant::now()).min(Duration::from_secs(1)))
                     .await;
                 if inner.me() == shown {
                     continue;
                 }
-                match self.show(inner, session).await {
+                match self.publish(inner, session).await {
                     Ok(written) => shown = written,
                     Err(error) => {
                         self.failed(inner, &error);
@@ -143,7 +144,7 @@ impl Consul {
         }
     }
 
-    /// Follows who is there, and leads when nobody does.
+    /// Follows the members, and becomes leader if there is none.
     async fn watch(&self, inner: &Inner, session: &str) -> MemberError {
         let mut follow = self.store.follow(&self.prefix);
         let leader = format!("{}leader", self.prefix);
@@ -159,19 +160,19 @@ impl Consul {
             let mine = holder.is_some_and(|entry| entry.session.as_deref() == Some(session));
             let nobody = holder.is_none();
             inner.leading(mine);
-            self.note(inner, &listing);
+            self.update_members(inner, &listing);
             let own = format!("{}members/{}", self.prefix, encode(&inner.me.id));
             if !listing.entries.iter().any(|entry| entry.key == own)
-                && let Err(error) = self.show(inner, session).await
+                && let Err(error) = self.publish(inner, session).await
             {
-                // Somebody has taken it away, and perhaps in order to be there himself.
+                // The key was removed, possibly by another gateway with the same id.
                 return error;
             }
             if nobody {
                 let value = Leader { id: inner.me.id.clone(), since: now() };
                 let value = serde_json::to_vec(&value).unwrap_or_default();
                 let lock = Operation::Lock { key: leader.clone(), value, session: session.to_owned() };
-                // When another was faster, the next list says so.
+                // If another gateway was faster, the next list shows it.
                 if let Err(Refusal::Store(error)) = self.store.apply(&[lock]).await {
                     self.failed(inner, &error);
                 }
@@ -183,7 +184,7 @@ impl Consul {
         inner.failed(&format!("Consul at {}: {error}", self.store.endpoint()));
     }
 
-    fn note(&self, inner: &Inner, listing: &Listing) {
+    fn update_members(&self, inner: &Inner, listing: &Listing) {
         let members = format!("{}members/", self.prefix);
         let held = listing.entries.iter().filter(|entry| entry.session.is_some());
         let found = held.clone().filter(|entry| entry.key.starts_with(&members));

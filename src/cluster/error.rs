@@ -1,11 +1,11 @@
-//! Why a gateway is not a member of its cluster.
+//! Errors of cluster membership.
 
 use std::time::Duration;
 
 use tidegate_clients::consul::store::StoreError;
 use tidegate_clients::redis::{MasterError, RedisError};
 
-/// Failure to be a member.
+/// Why a gateway is not a member of its cluster.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MemberError {
     /// Another member has the same id.
@@ -16,25 +16,25 @@ pub(super) enum MemberError {
     IdTaken {
         /// The id.
         id: String,
-        /// When the other one would be forgotten at the latest.
+        /// When the other member expires at the latest.
         within: Duration,
     },
     /// The session in Consul was not renewed in time.
-    #[error("the session has ended")]
+    #[error("the session has expired")]
     SessionEnded,
-    /// Consul cannot be used.
+    /// Consul failed.
     #[error(transparent)]
     Consul(#[from] StoreError),
     /// There is no connection to the master of Redis.
     #[error(transparent)]
     Master(#[from] MasterError),
-    /// Redis breaks off, or refuses the script.
+    /// The connection to Redis failed, or Redis rejected the script.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// Redis did not answer in time.
-    #[error("no answer within {0:?}")]
+    /// Redis did not reply in time.
+    #[error("no reply within {0:?}")]
     TimedOut(Duration),
-    /// The script returned something else than it should.
-    #[error("the script has given an unexpected answer")]
-    UnexpectedAnswer,
+    /// The script returned an unexpected reply.
+    #[error("unexpected reply of the script")]
+    UnexpectedReply,
 }

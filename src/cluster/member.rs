@@ -1,4 +1,4 @@
-//! One gateway, as the others see it.
+//! A gateway, as published to the other members.
 
 use std::time::SystemTime;
 
@@ -8,8 +8,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::settings::Cluster as Options;
 
-/// Longest text of a member that is believed.
-const LONGEST: usize = 16 << 10;
+/// Maximum length of a published member in bytes.
+const MAX_LEN: usize = 16 << 10;
 
 /// A gateway of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,25 +17,25 @@ const LONGEST: usize = 16 << 10;
 pub struct Member {
     /// Its name.
     pub id: String,
-    /// Where it is, as its settings say.
+    /// Its address, as configured.
     pub address: String,
     /// Its version of Tidegate.
     pub version: String,
     /// When it was started (RFC 3339).
     pub since: String,
-    /// Hash of the configuration that it serves.
+    /// Hash of its configuration.
     pub snapshot: String,
-    /// How many configurations it has served before.
+    /// Number of its previous configurations.
     pub generation: u64,
-    /// True when every provider has delivered.
+    /// Whether every provider has delivered.
     pub ready: bool,
-    /// How much is wrong with its configuration.
+    /// Number of problems of its configuration.
     pub problems: usize,
-    /// Told apart by this from others that have taken the same name.
+    /// Distinguishes it from other gateways with the same name.
     pub nonce: String,
 }
 
-/// Who leads.
+/// The leader of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Leader {
@@ -46,11 +46,11 @@ pub struct Leader {
 }
 
 impl Member {
-    /// This process, as far as it never changes.
+    /// Returns this process, with the fields that never change.
     pub(super) fn this(options: Option<&Options>) -> Self {
         let id = options.map(|options| options.id.clone()).filter(|id| !id.is_empty());
         Self {
-            id: id.unwrap_or_else(machine),
+            id: id.unwrap_or_else(host_name),
             address: options.map(|options| options.address.clone()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").into(),
             since: now(),
@@ -59,28 +59,28 @@ impl Member {
         }
     }
 
-    /// As it is kept for the others.
+    /// Encodes the member for publishing.
     pub(super) fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// A member as it was kept. `None` for what is not a member.
+    /// Decodes a published member; `None` if it is invalid.
     pub(super) fn read(text: &[u8]) -> Option<Self> {
-        if text.len() > LONGEST {
+        if text.len() > MAX_LEN {
             return None;
         }
         serde_json::from_slice::<Self>(text).ok().filter(|member| !member.id.is_empty())
     }
 }
 
-/// The present time (RFC 3339).
+/// Returns the current time (RFC 3339).
 pub(super) fn now() -> String {
     let now = OffsetDateTime::from(SystemTime::now());
     now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
 }
 
-/// The name of this machine, in letters that an identifier may have.
-fn machine() -> String {
+/// Returns the host name, reduced to characters that are valid in an id.
+fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fits = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
     let name: String = name.trim().chars().filter(fits).take(128).collect();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_read_as_they_were_written_and_newer_ones_too() {
+    fn members_round_trip_and_newer_fields_are_ignored() {
         let member = Member { snapshot: "ab".into(), ..Member::this(None) };
         assert_eq!(Member::read(member.text().as_bytes()), Some(member));
         let newer = br#"{"id": "a", "version": "9", "colour": "red"}"#;
@@ -100,6 +100,6 @@ mod tests {
         for odd in ["", "[]", "{}", "7"] {
             assert_eq!(Member::read(odd.as_bytes()), None, "{odd}");
         }
-        assert_eq!(Member::read(format!(r#"{{"id": "{}"}}"#, "x".repeat(LONGEST)).as_bytes()), None);
+        assert_eq!(Member::read(format!(r#"{{"id": "{}"}}"#, "x".repeat(MAX_LEN)).as_bytes()), None);
     }
 }

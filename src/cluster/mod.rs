@@ -1,7 +1,8 @@
-//! Gateways that work as one: who is there, on which configuration, and who leads.
+//! Clusters of gateways: members, their configurations, and the leader.
 //!
-//! Members meet in Consul (`consul`) or Redis (`redis`). Nothing that serves requests depends on that: while the place
-//! cannot be reached, the members that were seen last are shown, with the reason.
+//! Members are published in Consul (`consul`) or Redis (`redis`). Request handling does not depend on it:
+//! while the
+//! store is unavailable, the last known members are shown with the error.
 
 mod consul;
 mod error;
@@ -25,30 +26,30 @@ use crate::snapshot::SnapshotHandle;
 pub(crate) use consul::consul_place;
 pub use member::{Leader, Member};
 
-/// Longest time that saying goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(2);
-/// The first pause after a failure, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Timeout for leaving the cluster.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// First delay after a failure.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// What is known of the cluster.
+/// The state of the cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
-    /// Its name; empty when this gateway is alone.
+    /// Its name; empty without a cluster.
     pub name: String,
     /// The name of this gateway.
     pub id: String,
-    /// Where members meet: `consul`, `redis`, or empty.
+    /// The store of members: `consul`, `redis`, or empty.
     pub store: &'static str,
-    /// Why that place cannot be used now; empty when it can.
+    /// The current error of the store; empty if there is none.
     pub error: String,
-    /// All members, by name. This gateway is always there.
+    /// All members by name, always including this gateway.
     pub members: Vec<Member>,
-    /// Who leads, when somebody does.
+    /// The leader, if there is one.
     pub leader: Option<Leader>,
 }
 
-/// What the rest of the gateway sees of the cluster.
+/// A handle to the cluster.
 #[derive(Clone, Default)]
 pub struct Cluster(Arc<OnceLock<Running>>);
 
@@ -59,7 +60,7 @@ struct Running {
 }
 
 impl Cluster {
-    /// Joins, when the settings say so.
+    /// Joins the cluster, if configured.
     pub(crate) fn start(
         &self,
         settings: &Settings,
@@ -72,29 +73,29 @@ impl Cluster {
         let (stop, stopping) = watch::channel(false);
         let news = News { generation: generation.clone(), stopping };
         let task = settings.cluster.as_ref().and_then(|options| join(options, &inner, news, control));
-        // It is started once.
+        // Only started once.
         let _ = self.0.set(Running { inner, stop, task: Mutex::new(task) });
     }
 
-    /// What is known now.
+    /// Returns the current state.
     pub fn view(&self) -> View {
         self.0.get().map(|running| running.inner.view()).unwrap_or_default()
     }
 
-    /// True while this gateway leads, and can be sure of it.
+    /// Returns true while this gateway is certain to be the leader.
     pub fn leads(&self) -> bool {
         self.0.get().is_some_and(|running| running.inner.leads())
     }
 
-    /// Says goodbye, so that nobody waits for this gateway and another one can lead.
+    /// Leaves the cluster, so that another gateway can lead immediately.
     pub(crate) async fn leave(&self) {
         let Some(running) = self.0.get() else { return };
         running.stop.send_replace(true);
         let task = running.task.lock().take();
         if let Some(task) = task
-            && tokio::time::timeout(GOODBYE, task).await.is_err()
+            && tokio::time::timeout(LEAVE_TIMEOUT, task).await.is_err()
         {
-            tracing::warn!("the cluster could not be told within {GOODBYE:?} that this gateway stops");
+            tracing::warn!("could not leave the cluster within {LEAVE_TIMEOUT:?}");
         }
     }
 }
@@ -110,7 +111,7 @@ fn join(options: &Options, inner: &Arc<Inner>, news: News, control: &Handle) -> 
     Some(control.spawn(redis.run(inner.clone(), news)))
 }
 
-/// What a member listens to.
+/// Events for a member.
 #[derive(Clone)]
 struct News {
     generation: watch::Receiver<u64>,
@@ -121,20 +122,20 @@ impl News {
     /// Waits until the gateway stops.
     async fn stop(&mut self) {
         if self.stopping.wait_for(|stop| *stop).await.is_err() {
-            // Nobody is there to say so: the runtime ends.
+            // The sender was dropped, as the runtime is shutting down.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits until another snapshot is served, but no longer than this.
-    async fn snapshot(&mut self, most: Duration) {
-        if let Ok(Err(_)) = tokio::time::timeout(most, self.generation.changed()).await {
+    /// Waits until another snapshot is live, or for this time.
+    async fn snapshot(&mut self, limit: Duration) {
+        if let Ok(Err(_)) = tokio::time::timeout(limit, self.generation.changed()).await {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// What the task and its observers share.
+/// State shared by the task and its observers.
 struct Inner {
     name: String,
     store: &'static str,
@@ -149,9 +150,9 @@ struct Seen {
     members: Vec<Member>,
     leader: Option<Leader>,
     error: String,
-    /// This gateway leads, as far as was heard.
+    /// Whether this gateway was the leader in the last list.
     leads: bool,
-    /// Until when nobody can take its place.
+    /// Until when no other gateway can replace it.
     alive_until: Option<Instant>,
 }
 
@@ -173,7 +174,7 @@ impl Inner {
         }
     }
 
-    /// This gateway as it is now.
+    /// Returns the current state of this gateway.
     fn me(&self) -> Member {
         let snapshot = self.snapshots.load();
         Member {
@@ -185,7 +186,7 @@ impl Inner {
         }
     }
 
-    /// Notes who is there.
+    /// Records the members and the leader.
     fn saw(&self, mut members: Vec<Member>, leader: Option<Leader>) {
         members.sort_by(|a, b| a.id.cmp(&b.id));
         self.works();
@@ -193,35 +194,35 @@ impl Inner {
         let (now, before) = (leader.as_ref().map(|one| &one.id), seen.leader.as_ref().map(|one| &one.id));
         if now != before {
             let leader = now.map_or("nobody", String::as_str);
-            tracing::info!(cluster = %self.name, %leader, "the cluster has another leader");
+            tracing::info!(cluster = %self.name, %leader, "the leader of the cluster has changed");
         }
         (seen.members, seen.leader) = (members, leader);
     }
 
-    /// Notes whether this gateway leads.
+    /// Records whether this gateway is the leader.
     fn leading(&self, leads: bool) {
         self.seen.lock().leads = leads;
     }
 
-    /// Notes until when nobody can take this gateway's place.
+    /// Records until when no other gateway can replace this one.
     fn alive_until(&self, until: Instant) {
         self.seen.lock().alive_until = Some(until);
     }
 
-    /// Notes that all is well again.
+    /// Records that the store is available.
     fn works(&self) {
         let mut seen = self.seen.lock();
         if !seen.error.is_empty() {
-            tracing::info!(cluster = %self.name, "the cluster is reached again");
+            tracing::info!(cluster = %self.name, "the cluster is reachable again");
             seen.error.clear();
         }
     }
 
-    /// Notes that the place where members meet cannot be used. Each reason is logged once.
+    /// Records that the store is unavailable. Logs each reason once.
     fn failed(&self, error: &str) {
         let mut seen = self.seen.lock();
         if seen.error.is_empty() {
-            tracing::warn!(cluster = %self.name, "the cluster cannot be reached: {error}");
+            tracing::warn!(cluster = %self.name, "the cluster is unreachable: {error}");
         }
         error.clone_into(&mut seen.error);
     }
@@ -234,7 +235,7 @@ impl Inner {
     fn view(&self) -> View {
         let me = self.me();
         let seen = self.seen.lock();
-        // Of this gateway more is known than it has told.
+        // The local state of this gateway is more recent than what it published.
         let others = seen.members.iter().filter(|member| member.id != me.id);
         let mut members: Vec<Member> = others.cloned().chain([me.clone()]).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
@@ -249,9 +250,9 @@ impl Inner {
     }
 }
 
-/// The pause after so many failures in a row: twice as long each time, with jitter.
+/// Returns the delay after consecutive failures: exponential backoff with jitter.
 fn pause(failures: u32) -> Duration {
-    let pause = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
+    let pause = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(MAX_DELAY);
     pause.mul_f64(0.75 + fastrand::f64() * 0.5)
 }
 
@@ -266,7 +267,7 @@ mod tests {
     use crate::snapshot::{Environment, Files, compile};
     use crate::store::Stores;
 
-    /// A gateway that has served seven configurations before.
+    /// Returns a gateway with seven previous configurations.
     fn inner(options: Option<Options>) -> Inner {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let registry = Registry::new(1, runtime.handle().clone());
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_others_are_shown_beside_this_gateway_as_it_is_now() {
+    fn the_view_has_other_members_and_the_current_state_of_this_gateway() {
         let inner = inner(Some(Options { id: "b".into(), name: "edge".into(), ..Options::default() }));
         let leader = Leader { id: "c".into(), since: String::new() };
         inner.saw(vec![member("c"), member("a"), member("b")], Some(leader.clone()));
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_heard_for_too_long_leads_no_more() {
+    fn a_leader_that_is_not_confirmed_in_time_stops_leading() {
         let inner = inner(None);
         inner.leading(true);
         assert!(!inner.leads(), "nothing was ever confirmed");
@@ -324,10 +325,8 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_an_end() {
+    fn delays_grow_up_to_a_maximum() {
         assert!(pause(1) < Duration::from_millis(400));
-        assert!(
-            pause(u32::MAX) >= LONGEST_PAUSE.mul_f64(0.75) && pause(u32::MAX) <= LONGEST_PAUSE.mul_f64(1.25)
-        );
+        assert!(pause(u32::MAX) >= MAX_DELAY.mul_f64(0.75) && pause(u32::MAX) <= MAX_DELAY.mul_f64(1.25));
     }
 }

@@ -1,4 +1,5 @@
-//! Members in Redis: one script is run again and again, and what was not heard of for long enough is gone.
+//! Membership in Redis: each member runs a script periodically, which removes members that have not run it in
+//! time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use super::{Inner, Leader, Member, News, pause};
 use crate::settings::{Cluster as Options, ClusterRedis};
 
 const SCRIPT: &str = include_str!("members.lua");
-/// The longest time between two looks, whatever the time to live is.
-const BEAT: Duration = Duration::from_secs(2);
-/// Time to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Maximum interval between two runs of the script.
+const MAX_INTERVAL: Duration = Duration::from_secs(2);
+/// Timeout for a reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Membership in Redis.
 pub(super) struct Redis {
@@ -29,7 +30,7 @@ pub(super) struct Redis {
 
 impl Redis {
     pub(super) fn new(place: &ClusterRedis, options: &Options) -> Result<Self, OptionError> {
-        // The braces keep both keys on one node of a Redis Cluster.
+        // The hash tag keeps both keys on one node of a Redis Cluster.
         let key = |what: &str| format!("{}:{{{}}}:{what}", place.prefix, options.name);
         Ok(Self {
             master: Master::new(place.place())?,
@@ -39,7 +40,7 @@ impl Redis {
         })
     }
 
-    /// Is a member until the gateway stops.
+    /// Keeps the gateway a member until it stops.
     pub(super) async fn run(self, inner: Arc<Inner>, mut news: News) {
         let (mut connection, mut failures) = (None, 0);
         loop {
@@ -47,7 +48,7 @@ impl Redis {
             let wait = match self.beat(&inner, &mut connection, begun).await {
                 Ok(()) => {
                     failures = 0;
-                    (self.ttl / 5).min(BEAT)
+                    (self.ttl / 5).min(MAX_INTERVAL)
                 }
                 Err(error) => {
                     inner.failed(&format!("Redis at {}: {error}", self.master.endpoint()));
@@ -65,12 +66,12 @@ impl Redis {
         }
         inner.leading(false);
         if let Some(connection) = &mut connection {
-            // It is forgotten by itself otherwise.
-            let _ = self.ask(&inner, connection, true).await;
+            // Otherwise the member expires.
+            let _ = self.run_script(&inner, connection, true).await;
         }
     }
 
-    /// Tells that this member is there, and hears who else is.
+    /// Publishes this member and returns the others.
     async fn beat(
         &self,
         inner: &Inner,
@@ -86,7 +87,7 @@ impl Redis {
             Some(connection) => connection,
             None => connection.insert(self.master.connect().await?),
         };
-        let (joined, leader, members) = self.ask(inner, connection, false).await?;
+        let (joined, leader, members) = self.run_script(inner, connection, false).await?;
         inner.leading(joined && leader.as_ref().is_some_and(|(nonce, _)| *nonce == inner.me.nonce));
         inner.alive_until(begun + self.ttl);
         inner.saw(members, leader.map(|(_, leader)| leader));
@@ -96,12 +97,12 @@ impl Redis {
         Err(MemberError::IdTaken { id: inner.me.id.clone(), within: self.ttl })
     }
 
-    async fn ask(
+    async fn run_script(
         &self,
         inner: &Inner,
         connection: &mut Connection,
         leaves: bool,
-    ) -> Result<Heard, MemberError> {
+    ) -> Result<ScriptReply, MemberError> {
         let (me, ttl) = (inner.me(), self.ttl.as_millis().to_string());
         let (text, leaves) = (me.text(), if leaves { "1" } else { "0" });
         let command = [
@@ -117,18 +118,18 @@ impl Redis {
             &now(),
             leaves,
         ];
-        let answer = timeout(ANSWER, connection.command(&command)).await;
-        heard(answer.map_err(|_| MemberError::TimedOut(ANSWER))??)
+        let answer = timeout(REPLY_TIMEOUT, connection.command(&command)).await;
+        heard(answer.map_err(|_| MemberError::TimedOut(REPLY_TIMEOUT))??)
     }
 }
 
-/// Whether this gateway is a member; the nonce of who leads, and who that is; all members.
-type Heard = (bool, Option<(String, Leader)>, Vec<Member>);
+/// Whether this gateway is a member; the nonce and data of the leader; all members.
+type ScriptReply = (bool, Option<(String, Leader)>, Vec<Member>);
 
-fn heard(reply: Reply) -> Result<Heard, MemberError> {
+fn heard(reply: Reply) -> Result<ScriptReply, MemberError> {
     let mut parts = reply.list().into_iter();
     let (Some(Reply::Integer(joined)), Some(leader)) = (parts.next(), parts.next()) else {
-        return Err(MemberError::UnexpectedAnswer);
+        return Err(MemberError::UnexpectedReply);
     };
     let leader = leader.text().unwrap_or_default();
     let mut words = leader.splitn(3, ' ').map(str::to_owned);
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_of_the_script() {
+    fn replies_of_the_script_are_decoded() {
         let bytes = |text: &str| Reply::Bytes(text.as_bytes().to_vec());
         let member = Member { id: "a".into(), ..Member::default() };
         let whole = Reply::List(vec![

@@ -1,4 +1,4 @@
-//! Which node of a Redis Cluster holds a key, as far as redirections have told.
+//! Maps keys to nodes of a Redis Cluster, as learned from redirections.
 
 use std::sync::Arc;
 
@@ -7,26 +7,26 @@ use tidegate_clients::OptionError;
 use super::node::Node;
 
 const SLOTS: u16 = 16_384;
-/// Most nodes, so that odd answers do not fill the memory.
-const MOST_NODES: usize = 1_000;
+/// Maximum number of nodes, to bound the memory.
+const MAX_NODES: usize = 1_000;
 
-/// What is known of a cluster: nothing, until a server redirects for the first time.
+/// The known nodes and slots of a cluster; empty until a server redirects.
 #[derive(Default)]
 pub(super) struct Map {
     nodes: Vec<Arc<Node>>,
-    /// For each slot the place in `nodes`, plus one.
+    /// For each slot, the index in `nodes` plus one, or 0 if unknown.
     slots: Vec<u16>,
 }
 
 impl Map {
-    /// The node of a key, when it is known.
+    /// Returns the node of a key, if known.
     pub(super) fn node(&self, key: &str) -> Option<Arc<Node>> {
         let place = self.slots.get(usize::from(slot(key)))?.checked_sub(1)?;
         self.nodes.get(usize::from(place)).cloned()
     }
 
-    /// The node with this address; `make` makes it when there is none yet.
-    pub(super) fn at(
+    /// Returns the node with this address; `make` creates it if needed.
+    pub(super) fn get_or_insert(
         &mut self,
         address: &str,
         make: impl FnOnce() -> Result<Arc<Node>, OptionError>,
@@ -34,8 +34,8 @@ impl Map {
         if let Some(node) = self.nodes.iter().find(|node| node.endpoint() == address) {
             return Ok(node.clone());
         }
-        if self.nodes.len() >= MOST_NODES {
-            // Addresses change when a cluster moves: begin anew.
+        if self.nodes.len() >= MAX_NODES {
+            // Addresses change when a cluster moves: start over.
             *self = Self::default();
         }
         let node = make()?;
@@ -43,7 +43,7 @@ impl Map {
         Ok(node)
     }
 
-    /// Remembers where a slot is.
+    /// Records the node of a slot.
     pub(super) fn set(&mut self, slot: u16, node: &Arc<Node>) {
         let place = self.nodes.iter().position(|known| Arc::ptr_eq(known, node));
         let Some(place) = place.and_then(|place| u16::try_from(place + 1).ok()) else { return };
@@ -55,7 +55,7 @@ impl Map {
         }
     }
 
-    /// Forgets that this node holds anything: others will tell who does.
+    /// Removes the slots of a node: other nodes will redirect.
     pub(super) fn forget(&mut self, node: &Arc<Node>) {
         let Some(place) = self.nodes.iter().position(|known| Arc::ptr_eq(known, node)) else { return };
         for slot in &mut self.slots {
@@ -66,7 +66,7 @@ impl Map {
     }
 }
 
-/// A redirection: `MOVED 3999 127.0.0.1:6381` or `ASK …`. Gives the slot and the address.
+/// Parses a redirection (`MOVED 3999 127.0.0.1:6381` or `ASK …`) into slot and address.
 pub(super) fn redirection(error: &str) -> Option<(u16, &str)> {
     let mut words = error.split(' ').skip(1);
     let slot = words.next()?.parse().ok().filter(|slot| *slot < SLOTS)?;
@@ -74,14 +74,14 @@ pub(super) fn redirection(error: &str) -> Option<(u16, &str)> {
     Some((slot, address))
 }
 
-/// The slot of a key: CRC16 of the key, or of what stands in its first braces.
+/// Returns the slot of a key: the CRC16 of the key or of its hash tag.
 fn slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
     crc16(hashed.as_bytes()) % SLOTS
 }
 
-/// CRC-16/XMODEM.
+/// Returns the CRC-16/XMODEM.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_redis() {
+    fn slots_equal_those_of_redis() {
         // From the specification of Redis Cluster, and CLUSTER KEYSLOT.
         assert_eq!(crc16(b"123456789"), 0x31C3);
         assert_eq!(slot("foo"), 12182);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections() {
+    fn redirections_are_parsed() {
         assert_eq!(redirection("MOVED 3999 127.0.0.1:6381"), Some((3999, "127.0.0.1:6381")));
         for odd in ["MOVED", "MOVED x h:1", "MOVED 99999 h:1", "MOVED 1 :6379", "ASK 1"] {
             assert_eq!(redirection(odd), None, "{odd}");

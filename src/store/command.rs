@@ -1,7 +1,7 @@
-//! What is asked of a server, as commands, and what the answers say.
+//! Encodes operations as commands and decodes their replies.
 //!
-//! What must not be interrupted by others is a script. Buckets go by the clock of the server, so that every gateway
-//! counts alike.
+//! Operations that must be atomic are scripts. Buckets use the clock of the server, so that all gateways
+//! count alike.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tidegate_core::store::{Bucket, MAX_KEY, MAX_VALUE, Turn};
 
 use super::error::CommandError;
 
-/// Longer times mean the same, and are far from the end of what Redis can count.
-const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Maximum expiry, well below the limit of Redis.
+const MAX_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// A script, which the server knows by its digest once it has run.
+/// A script, which the server caches by its digest.
 struct Script {
     text: &'static str,
     digest: LazyLock<String>,
@@ -33,19 +33,19 @@ fn digest(script: &str) -> String {
     Sha1::digest(script.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is asked about a key.
-pub(super) enum Question<'a> {
+/// An operation on a key.
+pub(super) enum Operation<'a> {
     Take(&'a Bucket),
     Get,
     Set { value: &'a [u8], expiry: Duration },
     CompareAndSet { expected: Option<&'a [u8]>, value: &'a [u8], expiry: Duration },
 }
 
-impl Question<'_> {
-    /// Checks what the caller gives.
+impl Operation<'_> {
+    /// Validates the arguments of the caller.
     pub(super) fn check(&self, key: &str) -> Result<(), CommandError> {
         let (value, expiry) = match self {
-            // Keys of buckets consist of a name and something short.
+            // Keys of buckets are always short.
             Self::Take(_) => return Ok(()),
             Self::Get => (None, None),
             Self::Set { value, expiry } | Self::CompareAndSet { value, expiry, .. } => {
@@ -69,12 +69,12 @@ impl Question<'_> {
         }
     }
 
-    /// True when asking twice does no harm if it was done the first time.
-    pub(super) fn is_repeatable(&self) -> bool {
+    /// Returns true if the operation is idempotent.
+    pub(super) fn is_idempotent(&self) -> bool {
         !matches!(self, Self::CompareAndSet { .. })
     }
 
-    /// What does not work when there is no answer.
+    /// Returns the description of a failure.
     pub(super) fn failure(&self) -> &'static str {
         match self {
             Self::Take(_) => "limits in Redis cannot be counted",
@@ -83,7 +83,9 @@ impl Question<'_> {
         }
     }
 
-    /// The commands. `whole`: the server does not know the script yet. `asking`: the server imports the key.
+    /// Encodes the commands. With `whole`, sends the text of the script, as the server has not cached it;
+    /// with `asking`,
+    /// the server is importing the key.
     pub(super) fn encode(&self, key: &str, whole: bool, asking: bool) -> Bytes {
         let mut out = Vec::with_capacity(key.len() + 256);
         if asking {
@@ -104,7 +106,7 @@ impl Question<'_> {
                 let tolerance = micros(bucket.interval, bucket.burst.saturating_sub(1));
                 run(&TAKE, &[interval.as_bytes(), tolerance.as_bytes(), ahead.as_bytes()]);
             }
-            // No more is read than a value may have, and one byte that tells longer ones.
+            // Read at most one byte more than a valid value, to detect longer ones.
             Self::Get => encode(&mut out, &["GETRANGE", key, "0", &MAX_VALUE.to_string()]),
             Self::Set { value, expiry } => {
                 let expiry = millis(*expiry);
@@ -120,46 +122,46 @@ impl Question<'_> {
 }
 
 fn millis(expiry: Duration) -> String {
-    expiry.min(LONGEST_EXPIRY).as_millis().max(1).to_string()
+    expiry.min(MAX_EXPIRY).as_millis().max(1).to_string()
 }
 
-/// The answer to a request for a token.
-pub(super) fn turn(reply: Reply) -> Result<Turn, CommandError> {
+/// Decodes the reply to a request for a token.
+pub(super) fn decode_turn(reply: Reply) -> Result<Turn, CommandError> {
     let Reply::List(parts) = &reply else {
-        return Err(CommandError::UnexpectedAnswer("a request for a token"));
+        return Err(CommandError::UnexpectedReply("a request for a token"));
     };
     let time = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     match parts.as_slice() {
         [Reply::Integer(1), Reply::Integer(wait)] => Ok(Turn::In(time(*wait))),
         [Reply::Integer(0), Reply::Integer(wait)] => Ok(Turn::Over(time(*wait))),
-        _ => Err(CommandError::UnexpectedAnswer("a request for a token")),
+        _ => Err(CommandError::UnexpectedReply("a request for a token")),
     }
 }
 
-/// The answer to a question for a value. No value is empty.
-pub(super) fn value(reply: Reply) -> Result<Option<Bytes>, CommandError> {
+/// Decodes the reply to a read. Values are never empty.
+pub(super) fn decode_value(reply: Reply) -> Result<Option<Bytes>, CommandError> {
     match reply {
         Reply::Nil => Ok(None),
         Reply::Bytes(value) if value.is_empty() => Ok(None),
         Reply::Bytes(value) if value.len() > MAX_VALUE => Err(CommandError::ValueTooLong),
         Reply::Bytes(value) => Ok(Some(value.into())),
-        _ => Err(CommandError::UnexpectedAnswer("a question for a value")),
+        _ => Err(CommandError::UnexpectedReply("a read")),
     }
 }
 
-/// The answer to setting a value.
-pub(super) fn done(reply: Reply) -> Result<(), CommandError> {
+/// Decodes the reply to a write.
+pub(super) fn decode_done(reply: Reply) -> Result<(), CommandError> {
     match reply {
         Reply::Text(text) if text == "OK" => Ok(()),
-        _ => Err(CommandError::UnexpectedAnswer("setting a value")),
+        _ => Err(CommandError::UnexpectedReply("a write")),
     }
 }
 
-/// The answer to setting a value if it is the expected one.
-pub(super) fn was_set(reply: Reply) -> Result<bool, CommandError> {
+/// Decodes the reply to a compare-and-set.
+pub(super) fn decode_was_set(reply: Reply) -> Result<bool, CommandError> {
     match reply {
         Reply::Integer(1) => Ok(true),
         Reply::Integer(0) => Ok(false),
-        _ => Err(CommandError::UnexpectedAnswer("setting a value")),
+        _ => Err(CommandError::UnexpectedReply("a write")),
     }
 }

@@ -1,8 +1,8 @@
-//! Stores that several gateways share: Redis, in which limits are counted for all of them together, and values are kept
-//! for each other.
+//! Stores shared by several gateways: Redis, for common limits and shared values.
 //!
-//! Connections live on the control plane and are shared by all workers: what many requests ask at the same time is
-//! sent together. A store lives as long as a middleware that uses it, so it survives reloads.
+//! Connections run on the control plane and are shared by all workers: concurrent commands are pipelined. A
+//! store
+//! lives as long as a middleware that uses it, so it survives reloads.
 
 mod cluster;
 mod command;
@@ -21,37 +21,37 @@ use tokio::runtime::Handle;
 
 use redis::RedisStore;
 
-/// The stores that are in use, one for all that have the same options.
+/// The stores in use, one per set of options.
 #[derive(Clone)]
 pub struct Stores {
     control: Handle,
     known: Arc<Mutex<Vec<Weak<RedisStore>>>>,
 }
 
-/// The stores of a configuration that is being compiled. [`Stores`] stays as it is.
+/// The stores of the configuration being compiled. [`Stores`] does not change.
 pub struct Draft {
     stores: Stores,
     new: RefCell<Vec<Arc<RedisStore>>>,
 }
 
-/// Enters the new stores of a draft, and forgets those that nobody uses any more.
-#[must_use = "the next configuration opens connections of its own"]
+/// Registers the new stores of a draft, and removes unused ones.
+#[must_use = "without it, the next configuration opens separate connections"]
 pub struct Effects(Draft);
 
 impl Stores {
-    /// No stores yet. Their connections will live on `control`.
+    /// Returns an empty set of stores, whose connections run on `control`.
     pub fn new(control: Handle) -> Self {
         Self { control, known: Arc::default() }
     }
 
-    /// Begins a draft without stores.
+    /// Returns an empty draft.
     pub fn draft(&self) -> Draft {
         Draft { stores: self.clone(), new: RefCell::default() }
     }
 }
 
 impl Draft {
-    /// Returns the store with these options. Nothing is connected yet.
+    /// Returns the store with these options, without connecting.
     pub fn get(&self, options: &StoreOptions) -> Result<Arc<dyn SharedStore>, BuildError> {
         let known =
             self.stores.known.lock().iter().filter_map(Weak::upgrade).find(|store| store.has(options));
@@ -66,14 +66,14 @@ impl Draft {
         Ok(store)
     }
 
-    /// Ends the draft.
+    /// Returns the effects of the draft.
     pub fn finish(self) -> Effects {
         Effects(self)
     }
 }
 
 impl Effects {
-    /// Makes the changes. To be called when the middlewares serve.
+    /// Makes the changes. Call this once the middlewares are live.
     pub fn apply(self) {
         let Draft { stores, new } = self.0;
         let new = new.into_inner();

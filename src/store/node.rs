@@ -1,6 +1,7 @@
-//! One Redis server: its connections, and whether it answers.
+//! One Redis server: its connections and availability.
 //!
-//! While it does not, commands fail at once, and one task tries again, ever more slowly: no request waits for that.
+//! While it is unavailable, commands fail immediately and a task reconnects with backoff, so that no request
+//! waits.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,28 +14,29 @@ use tidegate_core::store::StoreOptions;
 use tokio::runtime::Handle;
 
 use super::error::NodeError;
-use super::pipeline::{Pipeline, Place, carry};
+use super::pipeline::{Pipeline, ServerAddress, run};
 
-/// The first pause between two attempts to reach a server that does not answer, and the longest: with a quarter more, it
-/// is used within a second after it is back.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// First delay between attempts to reconnect, and the maximum: with jitter of up to a quarter, a restored
+/// server is
+/// used within a second.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const MAX_DELAY: Duration = Duration::from_millis(500);
 
 /// A server.
 pub(super) struct Node {
-    place: Arc<Place>,
+    place: Arc<ServerAddress>,
     control: Handle,
     pipelines: Mutex<Vec<Pipeline>>,
-    /// Why it does not answer, while it does not.
+    /// The error while it is unavailable.
     failing: Mutex<Option<NodeError>>,
     itself: Weak<Self>,
 }
 
 impl Node {
-    /// A server. Nothing is connected yet.
+    /// Returns a server, without connecting.
     pub(super) fn new(connector: Connector, options: Arc<StoreOptions>, control: Handle) -> Arc<Self> {
         Arc::new_cyclic(|itself| Self {
-            place: Arc::new(Place { connector, options }),
+            place: Arc::new(ServerAddress { connector, options }),
             control,
             pipelines: Mutex::default(),
             failing: Mutex::default(),
@@ -42,18 +44,18 @@ impl Node {
         })
     }
 
-    /// Where it is, as it was written.
+    /// Returns the configured endpoint.
     pub(super) fn endpoint(&self) -> &str {
         self.place.connector.endpoint()
     }
 
-    /// Why it does not answer, while it does not.
+    /// Returns the error while it is unavailable.
     pub(super) fn failing(&self) -> Option<NodeError> {
         self.failing.lock().clone()
     }
 
-    /// Sends a command (or several, of which the last one's answer counts).
-    pub(super) async fn ask(&self, command: Bytes, commands: usize) -> Result<Reply, NodeError> {
+    /// Sends one or more commands and returns the reply to the last one.
+    pub(super) async fn send(&self, command: Bytes, commands: usize) -> Result<Reply, NodeError> {
         if let Some(error) = self.failing() {
             return Err(error);
         }
@@ -64,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Notes that it does not answer. From now on commands fail at once, until it does.
+    /// Marks it unavailable: commands fail immediately until it has reconnected.
     pub(super) fn fail(&self, error: &NodeError) {
         {
             let mut failing = self.failing.lock();
@@ -73,13 +75,13 @@ impl Node {
             }
             *failing = Some(error.clone());
         }
-        // Their answers may never come.
+        // Their replies may never arrive.
         self.pipelines.lock().clear();
-        tracing::warn!("Redis at {} does not answer: {error}", self.endpoint());
-        self.control.spawn(revive(self.itself.clone(), self.place.clone()));
+        tracing::warn!("Redis at {} is unavailable: {error}", self.endpoint());
+        self.control.spawn(reconnect(self.itself.clone(), self.place.clone()));
     }
 
-    /// The line that has least to do. When all are busy another one is opened for the next.
+    /// Returns the least loaded pipeline. If all are busy, opens another one for the next command.
     fn pipeline(&self) -> Pipeline {
         let mut lines = self.pipelines.lock();
         lines.retain(|line| !line.has_ended());
@@ -104,7 +106,7 @@ impl Node {
         let (itself, place) = (self.itself.clone(), self.place.clone());
         self.control.spawn(async move {
             match place.open().await {
-                Ok(connection) => carry(&place, connection, end, || may_end(&itself)).await,
+                Ok(connection) => run(&place, connection, end, || may_end(&itself)).await,
                 Err(error) => {
                     if let Some(node) = itself.upgrade() {
                         node.fail(&error);
@@ -116,7 +118,7 @@ impl Node {
     }
 }
 
-/// True when there are more connections than are to stay.
+/// Returns true if there are more connections than to keep idle.
 fn may_end(node: &Weak<Node>) -> bool {
     node.upgrade().is_none_or(|node| {
         let mut lines = node.pipelines.lock();
@@ -125,8 +127,8 @@ fn may_end(node: &Weak<Node>) -> bool {
     })
 }
 
-/// Tries to reach a server again and again, until it answers or is not needed any more.
-async fn revive(node: Weak<Node>, place: Arc<Place>) {
+/// Reconnects to a server until it is available or no longer needed.
+async fn reconnect(node: Weak<Node>, place: Arc<ServerAddress>) {
     let mut pause = Duration::ZERO;
     loop {
         tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
@@ -143,14 +145,14 @@ async fn revive(node: Weak<Node>, place: Arc<Place>) {
             Ok(connection) => {
                 let (line, end) = Pipeline::new();
                 let (itself, place) = (node.itself.clone(), place.clone());
-                node.control.spawn(async move { carry(&place, connection, end, || may_end(&itself)).await });
+                node.control.spawn(async move { run(&place, connection, end, || may_end(&itself)).await });
                 node.pipelines.lock().push(line);
                 *node.failing.lock() = None;
-                tracing::info!("Redis at {} answers again", node.endpoint());
+                tracing::info!("Redis at {} is available again", node.endpoint());
                 return;
             }
             Err(error) => *node.failing.lock() = Some(error),
         }
-        pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        pause = (pause * 2).clamp(FIRST_DELAY, MAX_DELAY);
     }
 }

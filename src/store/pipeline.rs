@@ -1,4 +1,4 @@
-//! One connection to Redis, as a task that sends what has come in since the last answers, all at once.
+//! One connection to Redis: a task that sends all commands received since the last replies as a batch.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,26 +15,26 @@ use tokio::time::timeout;
 
 use super::error::NodeError;
 
-/// Commands that may wait for one connection.
-const QUEUE: usize = 1024;
-/// Commands that are sent at once.
-const BATCH: usize = 128;
-/// A connection without anything to do is closed after this time, unless it is to stay.
-const IDLE: Duration = Duration::from_secs(300);
-/// Pause between two look-ups of a server's name while there is a connection to it.
-const CONFIRM: Duration = Duration::from_millis(500);
+/// Maximum number of commands waiting for one connection.
+const MAX_QUEUE: usize = 1024;
+/// Maximum number of commands per batch.
+const MAX_BATCH: usize = 128;
+/// Timeout of idle connections, except those to keep.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Interval of lookups of a connected server's name.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A command that waits for its answer.
+/// A command waiting for its reply.
 pub(super) struct Job {
-    /// As [`tidegate_clients::redis::encode`] has written it. It may be several commands.
+    /// One or more commands, encoded by [`tidegate_clients::redis::encode`].
     pub(super) command: Bytes,
-    /// How many commands it is. The answer to the last one counts.
+    /// The number of commands. The reply to the last one is returned.
     pub(super) commands: usize,
     pub(super) answer: oneshot::Sender<Result<Reply, NodeError>>,
     waiting: Waiting,
 }
 
-/// Counts a job for as long as it lives.
+/// Counts a job until dropped.
 struct Waiting(Arc<AtomicUsize>);
 
 impl Drop for Waiting {
@@ -43,13 +43,13 @@ impl Drop for Waiting {
     }
 }
 
-/// Where a server is, and how to log in.
-pub(super) struct Place {
+/// The address of a server and its credentials.
+pub(super) struct ServerAddress {
     pub(super) connector: Connector,
     pub(super) options: Arc<StoreOptions>,
 }
 
-impl Place {
+impl ServerAddress {
     /// Connects and logs in.
     pub(super) async fn open(&self) -> Result<Connection, NodeError> {
         let options = &*self.options;
@@ -61,7 +61,7 @@ impl Place {
     }
 }
 
-/// What is kept of a connection by those who use it. It ends when this is dropped.
+/// A handle to a connection, which is closed when all handles are dropped.
 #[derive(Clone)]
 pub(super) struct Pipeline {
     jobs: mpsc::Sender<Job>,
@@ -70,19 +70,19 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// A line, and the end that [`carry`] serves.
+    /// Returns a pipeline, and the end for [`run`].
     pub(super) fn new() -> (Self, End) {
-        let (jobs, incoming) = mpsc::channel(QUEUE);
+        let (jobs, incoming) = mpsc::channel(MAX_QUEUE);
         let open = Arc::new(AtomicBool::new(false));
         (Self { jobs, waiting: Arc::default(), open: open.clone() }, End { jobs: incoming, open })
     }
 
-    /// True when nothing can be sent any more.
+    /// Returns true if nothing can be sent any more.
     pub(super) fn has_ended(&self) -> bool {
         self.jobs.is_closed()
     }
 
-    /// How many commands wait for their answers, those behind open connections first.
+    /// Returns whether the connection is not open yet, and the number of waiting commands.
     pub(super) fn load(&self) -> (bool, usize) {
         (!self.open.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed))
     }
@@ -98,7 +98,7 @@ impl Pipeline {
         let job = Job { command, commands, answer, waiting: Waiting(self.waiting.clone()) };
         match self.jobs.try_send(job) {
             Ok(()) => Ok(answered),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(NodeError::QueueFull(QUEUE)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(NodeError::QueueFull(MAX_QUEUE)),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(NodeError::Closed),
         }
     }
@@ -110,42 +110,43 @@ pub(super) struct End {
     open: Arc<AtomicBool>,
 }
 
-/// Sends what comes in and reads the answers, until nobody sends any more, the connection is lost (then the error
-/// goes to those who wait), the server's name has another address, or `may_end` says that an idle one is not needed.
-pub(super) async fn carry(
-    place: &Place,
+/// Sends commands and reads replies, until all senders are dropped, the connection fails (which is reported
+/// to
+/// waiting commands), the server's name has another address, or `may_end` allows an idle connection to close.
+pub(super) async fn run(
+    place: &ServerAddress,
     mut connection: Connection,
     mut end: End,
     may_end: impl Fn() -> bool,
 ) {
     end.open.store(true, Ordering::Relaxed);
     let peer = connection.peer().cloned();
-    let mut moved = OptionFuture::from(peer.as_ref().map(|peer| Box::pin(peer.lost(CONFIRM))));
+    let mut moved = OptionFuture::from(peer.as_ref().map(|peer| Box::pin(peer.lost(CONFIRM_INTERVAL))));
     let mut bytes = Vec::new();
     let mut batch = VecDeque::new();
     loop {
         let first = tokio::select! {
             job = end.jobs.recv() => job,
-            // What waits already is answered; others open a connection to where the server is now.
+            // Queued commands are completed; others open a connection to the new address.
             Some(()) = &mut moved, if !end.jobs.is_closed() => {
                 end.jobs.close();
                 continue;
             }
-            // Nothing was asked: the server has closed the connection, or talks nonsense.
+            // Without a command, the server has closed the connection or sent garbage.
             _ = connection.read() => return,
-            () = tokio::time::sleep(IDLE) => {
+            () = tokio::time::sleep(IDLE_TIMEOUT) => {
                 if may_end() { return }
                 continue;
             }
         };
         let Some(first) = first else { return };
         batch.push_back(first);
-        while batch.len() < BATCH
+        while batch.len() < MAX_BATCH
             && let Ok(job) = end.jobs.try_recv()
         {
             batch.push_back(job);
         }
-        // Those who have given up meanwhile need no answer.
+        // Skip cancelled commands.
         batch.retain(|job| !job.answer.is_closed());
         bytes.clear();
         for job in &batch {
@@ -157,7 +158,7 @@ pub(super) async fn carry(
                 batch.push_back(job);
             }
             for job in batch {
-                // Who does not wait any more need not know.
+                // The receiver may be gone.
                 let _ = job.answer.send(Err(error.clone()));
             }
             return;
@@ -166,7 +167,7 @@ pub(super) async fn carry(
 }
 
 async fn exchange(
-    place: &Place,
+    place: &ServerAddress,
     connection: &mut Connection,
     bytes: &[u8],
     batch: &mut VecDeque<Job>,
@@ -180,9 +181,9 @@ async fn exchange(
             reply = timeout(most, connection.read()).await.map_err(|_| NodeError::ReadTimedOut(most))??;
         }
         if let Some(Job { answer, waiting, .. }) = batch.pop_front() {
-            // Counted no more before the answer is seen.
+            // Stop counting it before the reply is visible.
             drop(waiting);
-            // Who does not wait any more need not know.
+            // The receiver may be gone.
             let _ = answer.send(Ok(reply));
         }
     }

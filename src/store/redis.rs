@@ -1,4 +1,4 @@
-//! Buckets and values in Redis: wherever a key is, and whichever server is there.
+//! Buckets and values in Redis, across redirections and failovers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,28 +16,28 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::cluster::{Map, redirection};
-use super::command::{self, Question};
+use super::command::{self, Operation};
 use super::error::{CommandError, NodeError};
 use super::node::Node;
 
-/// Most times that one question is asked: anew, elsewhere, with the whole script.
-const MOST_STEPS: usize = 8;
-/// The same trouble is not logged more often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Maximum number of attempts for one operation: retries, redirections, and the full script.
+const MAX_ATTEMPTS: usize = 8;
+/// Minimum interval of logging the same failure.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A Redis server, several that stand in for one another, or a Redis Cluster.
+/// A Redis server, several redundant ones, or a Redis Cluster.
 pub(super) struct RedisStore {
     options: Arc<StoreOptions>,
     control: Handle,
     endpoints: Vec<Arc<Node>>,
-    /// Which endpoint is asked first.
+    /// Index of the preferred endpoint.
     preferred: AtomicUsize,
     map: Mutex<Map>,
     complained: Mutex<Option<Instant>>,
 }
 
 impl RedisStore {
-    /// A store. Nothing is connected yet.
+    /// Returns a store, without connecting.
     pub(super) fn new(options: &StoreOptions, control: Handle) -> Result<Self, OptionError> {
         let shared = Arc::new(options.clone());
         let endpoints = options.endpoints.iter().map(|endpoint| node(endpoint, &shared, &control));
@@ -51,52 +51,52 @@ impl RedisStore {
         })
     }
 
-    /// True when it is the one with these options.
+    /// Returns true if it has these options.
     pub(super) fn has(&self, options: &StoreOptions) -> bool {
         *self.options == *options
     }
 
-    /// The endpoint that is asked when nothing better is known.
+    /// Returns the preferred endpoint.
     fn endpoint(&self) -> Arc<Node> {
         self.endpoints[self.preferred.load(Ordering::Relaxed) % self.endpoints.len()].clone()
     }
 
-    /// From now on another endpoint is asked, unless somebody has seen to that already.
-    fn leave(&self, node: &Arc<Node>) -> Arc<Node> {
+    /// Switches to another endpoint, unless that has already happened.
+    fn switch_from(&self, node: &Arc<Node>) -> Arc<Node> {
         self.map.lock().forget(node);
         let now = self.preferred.load(Ordering::Relaxed);
         if Arc::ptr_eq(&self.endpoints[now % self.endpoints.len()], node) {
-            // When another was faster it has done the same.
+            // On failure, another task has done the same.
             let _ = self.preferred.compare_exchange(now, now + 1, Ordering::Relaxed, Ordering::Relaxed);
         }
         self.endpoint()
     }
 
-    /// The node that a redirection names. One that has moved is remembered.
+    /// Returns the node of a redirection. A moved slot is recorded.
     fn follow(&self, error: &str, moved: bool) -> Result<Arc<Node>, CommandError> {
         let (slot, address) =
             redirection(error).ok_or_else(|| CommandError::Redirection(error.to_owned()))?;
         let mut map = self.map.lock();
-        let node = map.at(address, || node(address, &self.options, &self.control))?;
+        let node = map.get_or_insert(address, || node(address, &self.options, &self.control))?;
         if moved {
             map.set(slot, &node);
         }
         Ok(node)
     }
 
-    /// Asks the server that has the key.
-    async fn ask(&self, key: &str, question: &Question<'_>, end: Instant) -> Result<Reply, CommandError> {
+    /// Runs an operation on the server that has the key.
+    async fn run(&self, key: &str, question: &Operation<'_>, end: Instant) -> Result<Reply, CommandError> {
         let known = self.map.lock().node(key);
         let mut node = known.unwrap_or_else(|| self.endpoint());
         let (mut whole, mut asking, mut left) = (false, false, 0);
-        let attempts = MOST_STEPS.max(self.endpoints.len() + 2);
+        let attempts = MAX_ATTEMPTS.max(self.endpoints.len() + 2);
         let mut last = CommandError::TooManyAttempts(attempts);
         for _ in 0..attempts {
             let was_failing = node.failing().is_some();
             let command = question.encode(key, whole, asking);
             let commands = if asking { 2 } else { 1 };
             asking = false;
-            let Ok(answer) = timeout_at(end, node.ask(command, commands)).await else {
+            let Ok(answer) = timeout_at(end, node.send(command, commands)).await else {
                 node.fail(&NodeError::DeadlineExceeded);
                 return Err(unanswered(&node, NodeError::DeadlineExceeded));
             };
@@ -105,14 +105,14 @@ impl RedisStore {
                 Ok(reply) => return Ok(reply),
                 Err(error) => {
                     last = unanswered(&node, error);
-                    // It may have been sent, and done.
-                    if !was_failing && !question.is_repeatable() {
+                    // It may have been executed.
+                    if !was_failing && !question.is_idempotent() {
                         return Err(last);
                     }
-                    // A closed connection says little: a new one will show how the server is.
+                    // A closed connection does not mean that the server is down: try a new one.
                     if node.failing().is_some() {
                         left += 1;
-                        node = self.leave(&node);
+                        node = self.switch_from(&node);
                     }
                     if left > self.endpoints.len() {
                         return Err(last);
@@ -127,7 +127,7 @@ impl RedisStore {
                 "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
                     last = refused(&node, error);
                     left += 1;
-                    node = self.leave(&node);
+                    node = self.switch_from(&node);
                     if left >= self.endpoints.len() {
                         return Err(last);
                     }
@@ -138,25 +138,25 @@ impl RedisStore {
         Err(last)
     }
 
-    /// The same until `deadline`, and what the answer says. Failures are logged, those of the caller are not.
-    async fn answer<T>(
+    /// Runs an operation until `deadline` and decodes the reply. Logs failures, except errors of the caller.
+    async fn run_and_decode<T>(
         &self,
         key: &str,
-        question: Question<'_>,
+        question: Operation<'_>,
         deadline: Duration,
         read: impl Fn(Reply) -> Result<T, CommandError>,
     ) -> Result<T, StoreError> {
         question.check(key).map_err(|error| StoreError::Invalid { reason: error.to_string() })?;
-        let answer = self.ask(key, &question, Instant::now() + deadline).await.and_then(read);
+        let answer = self.run(key, &question, Instant::now() + deadline).await.and_then(read);
         answer.map_err(|error| {
-            self.complain(question.failure(), &error);
+            self.log_failure(question.failure(), &error);
             StoreError::Unavailable { reason: error.to_string() }
         })
     }
 
-    fn complain(&self, failure: &str, error: &CommandError) {
+    fn log_failure(&self, failure: &str, error: &CommandError) {
         let mut complained = self.complained.lock();
-        if complained.is_none_or(|before| before.elapsed() >= COMPLAIN_EVERY) {
+        if complained.is_none_or(|before| before.elapsed() >= LOG_INTERVAL) {
             *complained = Some(Instant::now());
             tracing::error!("{failure}: {error}");
         }
@@ -170,7 +170,7 @@ impl SharedStore for RedisStore {
         bucket: &'a Bucket,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Turn, StoreError>> {
-        Box::pin(self.answer(key, Question::Take(bucket), deadline, command::turn))
+        Box::pin(self.run_and_decode(key, Operation::Take(bucket), deadline, command::decode_turn))
     }
 
     fn get<'a>(
@@ -178,7 +178,7 @@ impl SharedStore for RedisStore {
         key: &'a str,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        Box::pin(self.answer(key, Question::Get, deadline, command::value))
+        Box::pin(self.run_and_decode(key, Operation::Get, deadline, command::decode_value))
     }
 
     fn set<'a>(
@@ -188,7 +188,7 @@ impl SharedStore for RedisStore {
         expiry: Duration,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.answer(key, Question::Set { value, expiry }, deadline, command::done))
+        Box::pin(self.run_and_decode(key, Operation::Set { value, expiry }, deadline, command::decode_done))
     }
 
     fn compare_and_set<'a>(
@@ -199,8 +199,8 @@ impl SharedStore for RedisStore {
         expiry: Duration,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let question = Question::CompareAndSet { expected, value, expiry };
-        Box::pin(self.answer(key, question, deadline, command::was_set))
+        let question = Operation::CompareAndSet { expected, value, expiry };
+        Box::pin(self.run_and_decode(key, question, deadline, command::decode_was_set))
     }
 }
 

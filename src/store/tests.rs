@@ -1,4 +1,4 @@
-//! The store against servers of a few lines. tests/it/programs/rate_limit_redis.rs has the real one.
+//! Tests of the store with fake servers; see tests/it/programs/rate_limit_redis.rs for a real one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// As an answer: the connection is closed without one.
+/// Closes the connection instead of replying.
 const CLOSE: &str = "close";
 
 type Answer = Box<dyn Fn(&[String]) -> Option<String> + Send + Sync>;
 
-/// A server that answers with a function; nothing at all when that gives `None`.
+/// A server that replies with a function, or not at all if it returns `None`.
 struct Fake {
     address: String,
     asked: Arc<Mutex<Vec<Vec<String>>>>,
@@ -80,7 +80,7 @@ async fn serve(mut stream: TcpStream, answer: Arc<Answer>, seen: Arc<Mutex<Vec<V
     }
 }
 
-/// The words of the command at the front, and its length.
+/// Returns the words of the first command, and its length.
 fn command(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let text = std::str::from_utf8(bytes).expect("text");
     let line = |at: usize| text[at..].find("\r\n").map(|end| (&text[at..at + end], at + end + 2));
@@ -129,13 +129,13 @@ async fn take(store: &Arc<dyn SharedStore>, key: &str) -> Result<Turn, String> {
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < end, "waited in vain: {what}");
+        assert!(tokio::time::Instant::now() < end, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test]
-async fn the_script_is_sent_once_and_named_then() {
+async fn the_script_is_sent_once_and_then_referenced() {
     let known = Arc::new(AtomicUsize::new(0));
     let loaded = known.clone();
     let fake = Fake::start(move |words| match words[0].as_str() {
@@ -156,7 +156,7 @@ async fn the_script_is_sent_once_and_named_then() {
 }
 
 #[tokio::test]
-async fn logins_and_databases_are_chosen_first_and_passwords_not_told() {
+async fn connections_log_in_and_select_the_database_and_errors_hide_passwords() {
     let fake = Fake::start(|words| match words[0].as_str() {
         "AUTH" if words[2] != "right" => Some("-WRONGPASS invalid username-password pair\r\n".into()),
         "AUTH" | "SELECT" => Some("+OK\r\n".into()),
@@ -176,7 +176,7 @@ async fn logins_and_databases_are_chosen_first_and_passwords_not_told() {
 }
 
 #[tokio::test]
-async fn equal_options_share_their_connections_as_long_as_somebody_uses_them() {
+async fn stores_with_equal_options_share_connections_while_in_use() {
     let fake = Fake::start(|_| Some(IN.into())).await;
     let stores = Stores::new(Handle::current());
     let options = options(&[&fake.address]);
@@ -186,7 +186,7 @@ async fn equal_options_share_their_connections_as_long_as_somebody_uses_them() {
     assert!(Arc::ptr_eq(&one, &two));
     let other = get(&draft, &StoreOptions { db: 1, ..options.clone() });
     assert!(!Arc::ptr_eq(&one, &other));
-    assert!(!Arc::ptr_eq(&one, &get(&stores.draft(), &options)), "the draft does not serve yet");
+    assert!(!Arc::ptr_eq(&one, &get(&stores.draft(), &options)), "the draft is not live yet");
     draft.finish().apply();
     let next = stores.draft();
     assert!(Arc::ptr_eq(&one, &get(&next, &options)));
@@ -200,7 +200,7 @@ async fn equal_options_share_their_connections_as_long_as_somebody_uses_them() {
 }
 
 #[tokio::test]
-async fn many_at_once_share_a_few_connections() {
+async fn concurrent_requests_share_a_few_connections() {
     let fake = Fake::start(|_| Some(IN.into())).await;
     let store = store(&options(&[&fake.address]));
     let asking = (0..500).map(|n| {
@@ -215,7 +215,7 @@ async fn many_at_once_share_a_few_connections() {
 }
 
 #[tokio::test]
-async fn idle_connections_stay_open_when_wanted() {
+async fn idle_connections_stay_open_if_configured() {
     let fake = Fake::start(|_| Some(IN.into())).await;
     let store = store(&StoreOptions { min_idle: 3, ..options(&[&fake.address]) });
     assert!(take(&store, "k").await.is_ok());
@@ -223,13 +223,13 @@ async fn idle_connections_stay_open_when_wanted() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_told_at_once_and_used_again_when_it_is_back() {
+async fn a_lost_server_fails_fast_and_is_used_again_when_it_returns() {
     let fake = Fake::start(|_| Some(IN.into())).await;
     let store = store(&options(&[&fake.address]));
     assert!(take(&store, "k").await.is_ok());
     let address = fake.stop();
     eventually("it is missed", async || take(&store, "k").await.is_err()).await;
-    // No request waits for attempts to connect: the second error is the first's.
+    // No request waits for reconnects: the second error equals the first.
     let error = take(&store, "k").await.unwrap_err();
     assert!(error.contains(&address), "{error}");
     let fake = Fake::start_at(&address, |words| match words[0].as_str() {
@@ -242,7 +242,7 @@ async fn a_server_that_is_gone_is_told_at_once_and_used_again_when_it_is_back() 
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_costs_one_deadline() {
+async fn only_one_request_waits_for_a_silent_server() {
     let silent = Arc::new(AtomicUsize::new(1));
     let says = silent.clone();
     let fake = Fake::start(move |words| match words[0].as_str() {
@@ -259,13 +259,13 @@ async fn a_server_that_says_nothing_costs_one_deadline() {
     for _ in 0..100 {
         assert!(take(&store, "k").await.is_err());
     }
-    assert_eq!(fake.asked("EVALSHA"), 1, "the others did not ask, and did not wait");
+    assert_eq!(fake.asked("EVALSHA"), 1, "the others neither sent nor waited");
     says.store(0, Ordering::Relaxed);
     eventually("it is used again", async || take(&store, "k").await.is_ok()).await;
 }
 
 #[tokio::test]
-async fn another_endpoint_stands_in() {
+async fn another_endpoint_is_used_after_a_failure() {
     let replica =
         Fake::start(|_| Some("-READONLY You can't write against a read only replica.\r\n".into())).await;
     let master = Fake::start(|_| Some(IN.into())).await;
@@ -276,7 +276,7 @@ async fn another_endpoint_stands_in() {
         assert!(take(&store, "k").await.is_ok());
     }
     assert_eq!(master.asked("EVALSHA"), 5);
-    assert!(replica.asked("EVALSHA") <= 1, "what has failed is not asked first again");
+    assert!(replica.asked("EVALSHA") <= 1, "the failed server is not tried first again");
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn redirections_of_a_cluster_are_followed_and_remembered() {
     assert_eq!(first.asked("EVALSHA"), 3);
 }
 
-/// A server that closes the first connection on which it is asked something, and sets everything then.
+/// A server that closes the connection on the first command, and accepts all writes after that.
 async fn closing_once() -> Fake {
     let closed = AtomicUsize::new(0);
     Fake::start(move |words| match words[0].as_str() {
@@ -320,7 +320,7 @@ async fn closing_once() -> Fake {
 }
 
 #[tokio::test]
-async fn what_may_have_been_compared_and_set_is_not_asked_twice() {
+async fn a_compare_and_set_that_may_have_run_is_not_repeated() {
     let fake = closing_once().await;
     let set = store(&options(&[&fake.address]));
     assert_eq!(set.set("k", b"v", PATIENCE, PATIENCE).await, Ok(()));
@@ -333,7 +333,7 @@ async fn what_may_have_been_compared_and_set_is_not_asked_twice() {
 }
 
 #[tokio::test]
-async fn values_that_do_not_fit_are_refused_here() {
+async fn invalid_keys_and_values_are_rejected_locally() {
     let fake = Fake::start(|_| Some("+OK\r\n".into())).await;
     let store = store(&options(&[&fake.address]));
     let (long, large) = ("k".repeat(MAX_KEY + 1), vec![b'v'; MAX_VALUE + 1]);
@@ -342,7 +342,7 @@ async fn values_that_do_not_fit_are_refused_here() {
         (&long, b"v", PATIENCE, "a key has 1025 bytes"),
         ("k", b"", PATIENCE, "a value has 0 bytes"),
         ("k", &large, PATIENCE, "a value has 1048577 bytes"),
-        ("k", b"v", Duration::ZERO, "expires at once"),
+        ("k", b"v", Duration::ZERO, "expires immediately"),
     ] {
         let error = store.set(key, value, expiry, PATIENCE).await.unwrap_err();
         assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
@@ -359,7 +359,7 @@ async fn values_that_do_not_fit_are_refused_here() {
 }
 
 #[tokio::test]
-async fn endpoints_that_cannot_be_used_are_refused() {
+async fn invalid_endpoints_are_rejected() {
     let draft = Stores::new(Handle::current()).draft();
     for endpoint in ["http://h:1", "h:x", ""] {
         let error = draft.get(&options(&[endpoint])).err().expect("refused");

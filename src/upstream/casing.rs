@@ -1,4 +1,4 @@
-//! Writes `Sec-WebSocket-Key` with its usual capitals: some WebSocket servers look for no other spelling.
+//! Writes `Sec-WebSocket-Key` with its usual case, which some WebSocket servers require.
 
 use std::io;
 use std::pin::Pin;
@@ -6,22 +6,22 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// As the HTTP library writes it.
+/// The spelling of the HTTP library.
 const TITLE: &[u8] = b"\r\nSec-Websocket-";
-/// Where the capital is missing.
+/// Offset of the letter to capitalise.
 const CAPITAL: usize = b"\r\nSec-Web".len();
-/// What ends a head.
+/// The end of a head.
 const END: &[u8] = b"\r\n\r\n";
 
-/// A stream to a server that sets right the names in the first head that is written, and nothing behind it.
+/// A stream to a server that corrects the names in the first head that is written, and nothing after it.
 pub(super) struct WebSocketCase<S> {
     stream: S,
-    /// Bytes of [`END`] that the last write ended in; all of them when the head is out.
+    /// Number of bytes of [`END`] at the end of the last write; all of them once the head is written.
     matched: usize,
 }
 
 impl<S> WebSocketCase<S> {
-    /// Before anything was written.
+    /// Wraps a new stream.
     pub(super) fn new(stream: S) -> Self {
         Self { stream, matched: 0 }
     }
@@ -37,7 +37,7 @@ impl<S> WebSocketCase<S> {
     }
 }
 
-/// A copy of the bytes with the names in the head set right.
+/// Returns a copy of the bytes with the names in the head corrected.
 fn corrected(data: &[u8]) -> Vec<u8> {
     let mut copy = data.to_vec();
     let end = memchr::memmem::find(data, END).unwrap_or(data.len());
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_names_in_the_head_are_set_right() {
+    async fn only_names_in_the_head_are_corrected() {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let mut stream = WebSocketCase::new(ours);
         let sent =

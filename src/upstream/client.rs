@@ -1,4 +1,4 @@
-//! Requests that the gateway makes itself: forwardAuth, health checks.
+//! A client for requests of the gateway itself, such as forwardAuth.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tidegate_core::{BoxFuture, BuildError, HttpClient, Request, Response, Upstre
 
 use super::{Endpoint, Transport};
 
-/// Servers that are remembered, with their connections.
+/// Maximum number of servers with kept connections.
 const MAX_ENDPOINTS: usize = 512;
 
-/// Sends requests that the gateway makes itself, from any thread of any of its runtimes. Redirects are not followed.
+/// Sends requests of the gateway itself, from any thread and runtime. Does not follow redirects.
 #[derive(Default)]
 pub struct Client {
     workers: usize,
@@ -23,7 +23,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that keeps connections for each of `workers` workers.
+    /// Returns a client with connections for each of `workers` workers.
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self { workers, ..Self::default() })
     }
@@ -42,7 +42,7 @@ impl Client {
             return Ok(found.clone());
         }
         let options = key.1.clone();
-        // Certificates are files, and files block.
+        // Reading certificate files blocks.
         let transport = tokio::task::spawn_blocking(move || transport(&options))
             .await
             .map_err(|e| UpstreamError::Internal(e.to_string()))?
@@ -71,7 +71,9 @@ impl HttpClient for Client {
         Box::pin(async move {
             let uri = &request.head.uri;
             let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-                return Err(UpstreamError::Internal(format!("`{uri}` is no absolute URL")));
+                return Err(UpstreamError::Internal(format!(
+                    "invalid URL `{uri}`: expected an absolute URL"
+                )));
             };
             let host = authority.as_str().rsplit('@').next().unwrap_or_default();
             let server = format!("{scheme}://{host}");

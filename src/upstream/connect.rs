@@ -1,4 +1,4 @@
-//! Opens a connection to a server: name, TCP, TLS.
+//! Opens connections to servers: name resolution, TCP, TLS.
 
 use std::io;
 use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
@@ -19,17 +19,17 @@ use super::Transport;
 use super::interim::Tap;
 use super::window::Window;
 
-/// Time for a TLS handshake (Traefik's fixed `TLSHandshakeTimeout`).
-const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Silence before TCP itself asks whether the server is there, and between two such questions.
+/// Timeout for a TLS handshake (Traefik's fixed `TLSHandshakeTimeout`).
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle time before TCP keep-alive probes, and between probes.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The schemes of servers.
 const SCHEMES: &str = "http, https, h2c, unix, unix+h2c";
-/// Longest path of a socket, in bytes (`sun_path` of Linux has one more, for its end).
-const LONGEST_SOCKET: usize = 107;
+/// Maximum length of a socket path in bytes (`sun_path` on Linux without the terminator).
+const MAX_SOCKET_PATH: usize = 107;
 
-/// How a server is spoken to.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// Plain text, HTTP/1.
@@ -43,41 +43,41 @@ pub(super) enum Scheme {
 /// Host part of a server's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
-    /// An address, which is never resolved.
+    /// An IP address.
     Address(IpAddr),
     /// A name.
     Name(String),
 }
 
-/// A server's URL, taken apart.
+/// A parsed server URL.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) scheme: Scheme,
-    /// The socket in the file system, of a server that is not a host.
+    /// The path of the Unix socket, if the server is one.
     pub(super) socket: Option<Box<Path>>,
     pub(super) host: Host,
     pub(super) port: u16,
     /// `host:port`, for messages and records.
     pub(super) address: String,
-    /// What the `Host` header says when the client's is not passed on.
+    /// The `Host` header if that of the client is not passed on.
     pub(super) authority: String,
-    /// Path of the URL, escaped, without a slash at its end.
+    /// Escaped path of the URL, without a trailing slash.
     pub(super) path: String,
 }
 
-/// Why a path cannot be the one of a server's socket.
+/// Why a socket path is invalid.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 enum SocketPathError {
     /// It is not absolute.
-    #[error("expected the path of a socket from the root, as in `unix:///run/app.sock`")]
+    #[error("expected an absolute path of a socket, such as `unix:///run/app.sock`")]
     Relative,
-    /// The system does not take it.
-    #[error("the path of a socket has at most {LONGEST_SOCKET} bytes")]
+    /// It is too long for the system.
+    #[error("the path of a socket is too long: expected at most {MAX_SOCKET_PATH} bytes")]
     TooLong,
 }
 
 impl Target {
-    /// Takes a URL apart.
+    /// Parses a URL.
     pub(super) fn parse(text: &str) -> Result<Self, BuildError> {
         let bad = |why: &str| BuildError::new(format!("server URL `{text}`: {why}"));
         for (prefix, scheme) in [("unix://", Scheme::Http), ("unix+h2c://", Scheme::H2c)] {
@@ -87,10 +87,10 @@ impl Target {
         }
         let url = url::Url::parse(text).map_err(|error| match error {
             url::ParseError::RelativeUrlWithoutBase => {
-                bad("expected a scheme and a host, like `http://10.0.0.1:8080`")
+                bad("expected a scheme and a host, such as `http://10.0.0.1:8080`")
             }
             url::ParseError::IdnaError | url::ParseError::InvalidDomainCharacter => {
-                bad("the host has characters that no host name has")
+                bad("invalid characters in the host")
             }
             other => bad(&other.to_string()),
         })?;
@@ -98,7 +98,7 @@ impl Target {
             "http" => (Scheme::Http, 80),
             "https" => (Scheme::Https, 443),
             "h2c" => (Scheme::H2c, 80),
-            other => return Err(bad(&format!("scheme `{other}` is none of {SCHEMES}"))),
+            other => return Err(bad(&format!("unknown scheme `{other}`: expected one of {SCHEMES}"))),
         };
         let name = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| bad("no host"))?;
         let bare = name.trim_start_matches('[').trim_end_matches(']');
@@ -115,12 +115,12 @@ impl Target {
         Ok(Self { scheme, socket: None, host, port, address: format!("{name}:{port}"), authority, path })
     }
 
-    /// A socket in the file system. What is spoken on it names no host but `localhost`.
+    /// Returns the target for a Unix socket, whose host is `localhost`.
     fn socket(path: &str, scheme: Scheme) -> Result<Self, SocketPathError> {
         if !path.starts_with('/') {
             return Err(SocketPathError::Relative);
         }
-        if path.len() > LONGEST_SOCKET || path.contains('\0') {
+        if path.len() > MAX_SOCKET_PATH || path.contains('\0') {
             return Err(SocketPathError::TooLong);
         }
         Ok(Self {
@@ -138,13 +138,13 @@ impl Target {
 /// A new connection.
 pub(super) struct Connected {
     pub(super) stream: Stream,
-    /// True when HTTP/2 is spoken on it.
+    /// Whether it uses HTTP/2.
     pub(super) http2: bool,
-    /// The address at its other end and the answer that names it, when the server is a name.
+    /// The peer address and the DNS answer with it, if the server has a host name.
     pub(super) named: Option<(IpAddr, Answer)>,
 }
 
-/// Connects to a server. `http1` rules HTTP/2 out (for upgrades).
+/// Connects to a server. `http1` excludes HTTP/2, for upgrades.
 pub(super) async fn connect(
     target: &Target,
     transport: &Transport,
@@ -168,7 +168,7 @@ pub(super) async fn connect(
     let name = transport
         .server_name(&target.host)
         .map_err(|e| UpstreamError::Tls { server: target.address.clone(), reason: e.to_string() })?;
-    let stream = tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, tcp))
+    let stream = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, connector.connect(name, tcp))
         .await
         .map_err(|_| UpstreamError::ConnectTimeout { server: target.address.clone() })?
         .map_err(|e| handshake_error(target, &e))?;
@@ -176,7 +176,7 @@ pub(super) async fn connect(
     Ok(Connected { stream: Kind::Tls(Box::new(stream)).into(), http2, named })
 }
 
-/// Waits for a connection, as long as the transport allows.
+/// Waits for a connection with the timeout of the transport.
 async fn reach<T>(
     target: &Target,
     transport: &Transport,
@@ -199,13 +199,13 @@ pub(crate) async fn connect_tcp(host: &Host, port: u16) -> io::Result<Dialled> {
 }
 
 fn prepare(tcp: &TcpStream) {
-    // Neither option decides whether the connection works, so a refusal is of no interest.
+    // The connection works without these options, so errors are ignored.
     let _ = tcp.set_nodelay(true);
     let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keep_alive);
 }
 
-/// Waits at most `limit`; `None`: as long as it takes.
+/// Waits for at most `limit`; `None` means no limit.
 async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
     match limit {
         None => Some(future.await),
@@ -217,7 +217,7 @@ fn handshake_error(target: &Target, error: &io::Error) -> UpstreamError {
     let server = target.address.clone();
     let reason = error.to_string();
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        // A server that hangs up or sends an alert is a network failure to Go, a certificate we refuse is not.
+        // As in Go, a closed connection or an alert is a network error, a rejected certificate is not.
         None | Some(rustls::Error::AlertReceived(_)) => {
             UpstreamError::Connect { server, reason: format!("TLS: {reason}") }
         }
@@ -230,15 +230,15 @@ pub(super) struct Stream {
     kind: Kind,
     window: Window,
     tap: Arc<Tap>,
-    /// What there is of an interim answer that is not whole yet.
+    /// The start of an incomplete informational response.
     kept: Vec<u8>,
-    /// The server has closed the connection under a write. What it sent before may still be unread.
+    /// Whether a write failed because the server closed the connection. Its last data may still be unread.
     failed: bool,
     on_failure: OnFailure,
 }
 
 impl Stream {
-    /// Sees the interim answers that come.
+    /// Returns the tap for informational responses.
     pub(super) fn tap(&self) -> &Arc<Tap> {
         &self.tap
     }
@@ -284,7 +284,7 @@ impl AsyncRead for Stream {
             }
         }
         match polled {
-            // A server that closes with bytes of the request unread cannot send FIN: the reset is the end of its answer.
+            // A server that closes with unread request data resets the connection, which ends its response.
             Poll::Ready(Err(error))
                 if error.kind() == ConnectionReset && tap.is_sending() && !matches!(kind, Kind::Tls(_)) =>
             {
@@ -295,22 +295,23 @@ impl AsyncRead for Stream {
     }
 }
 
-/// What becomes of writes to a server that has closed the connection.
+/// How to handle writes after the server has closed the connection.
 ///
-/// A server that answers and closes before the request is complete resets the connection, and its answer may be here
-/// already: reading has to go on, and ends with the answer or with the same failure.
+/// A server that responds and closes before the request is complete resets the connection, but its response
+/// may
+/// already be received. So reading continues until the end of the response or the same error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OnFailure {
-    /// They stay pending, so that no more is taken of the request.
+    /// Writes stay pending, so that no more of the request is read.
     Hold,
-    /// They seem to succeed: HTTP/2 reads nothing while it has to write.
+    /// Writes seem to succeed, as HTTP/2 does not read while it has to write.
     Discard,
-    /// They fail at once: both directions of a tunnel end independently.
+    /// Writes fail: both directions of a tunnel end independently.
     Report,
 }
 
 impl Stream {
-    /// The result of a write after `on_failure`. `length`: what a discarded write has taken.
+    /// Returns the result of a write according to `on_failure`. `length` is the result of a discarded write.
     #[inline]
     fn written<T>(
         &mut self,
@@ -332,7 +333,7 @@ impl Stream {
             return Poll::Ready(Err(error));
         }
         self.failed = true;
-        // The last read may have found nothing.
+        // The reader may be waiting.
         cx.waker().wake_by_ref();
         self.after_failure(length)
     }
@@ -341,13 +342,13 @@ impl Stream {
         if self.on_failure == OnFailure::Discard { Poll::Ready(Ok(length)) } else { Poll::Pending }
     }
 
-    /// This stream for a tunnel.
+    /// Prepares the stream for a tunnel.
     pub(super) fn for_tunnel(mut self) -> Self {
         self.on_failure = OnFailure::Report;
         self
     }
 
-    /// This stream for HTTP/2.
+    /// Prepares the stream for HTTP/2.
     pub(super) fn for_http2(mut self) -> Self {
         self.on_failure = OnFailure::Discard;
         self
@@ -421,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn urls_are_parsed() {
         let target = Target::parse("http://10.0.0.1:8080/base/").unwrap();
         assert_eq!((target.scheme, target.port), (Scheme::Http, 8080));
         assert_eq!(target.host, Host::Address("10.0.0.1".parse().unwrap()));
@@ -439,13 +440,13 @@ mod tests {
         assert_eq!(target.socket.as_deref(), Some(Path::new("/run/my app.sock")));
         assert_eq!((target.scheme, target.authority.as_str()), (Scheme::Http, "localhost"));
         assert_eq!(Target::parse("unix+h2c:///run/a.sock").unwrap().scheme, Scheme::H2c);
-        for bad in ["unix://run/a.sock", "unix://", &format!("unix:///{}", "a".repeat(LONGEST_SOCKET))] {
+        for bad in ["unix://run/a.sock", "unix://", &format!("unix:///{}", "a".repeat(MAX_SOCKET_PATH))] {
             assert!(Target::parse(bad).unwrap_err().to_string().contains("path of a socket"), "{bad}");
         }
     }
 
     #[test]
-    fn a_bad_url_is_named() {
+    fn invalid_urls_are_reported() {
         for text in ["ftp://x", "x", "http://", "unix:/run/x.sock", ""] {
             let error = Target::parse(text).unwrap_err();
             assert!(error.to_string().contains(&format!("`{text}`")), "{error}");

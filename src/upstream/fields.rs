@@ -1,6 +1,6 @@
-//! Header fields that concern one connection only, removed on the way to a server and on the way back.
+//! Removes hop-by-hop header fields from requests and responses.
 //!
-//! RFC 9110 section 7.6.1; the list is that of Go's `httputil.ReverseProxy`, which Traefik uses.
+//! See RFC 9110 section 7.6.1. The list is that of Go's `httputil.ReverseProxy`, which Traefik uses.
 
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PRAGMA,
@@ -12,24 +12,23 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// A request without what concerns the client's connection only.
+/// What is known of a request without its hop-by-hop fields.
 pub(super) struct Cleaned {
     /// The protocol that the client wants to change to.
     pub(super) upgrade: Option<HeaderValue>,
     found: Found,
 }
 
-/// Removes what concerns the client's connection only. `is_tunnel`: the client can change to another protocol, whatever
-/// its version.
+/// Removes hop-by-hop fields of a request. With `is_tunnel`, upgrades are possible in every HTTP version.
 ///
-/// `h2c` is no such protocol: its upgrade would smuggle requests past the router (RFC 9113 dropped it).
-/// `Trailer` stays, because it announces what the body will end with.
+/// Upgrades to `h2c` are removed: they would smuggle requests past the router (RFC 9113 dropped them). `Trailer` is kept,
+/// as it announces the trailers of the body.
 pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Cleaned {
     let headers = &mut head.headers;
     let found = Found::of(headers);
     let mut upgrade = None;
     if found.has(Found::CONNECTION) {
-        // Over HTTP/2 and HTTP/3 only a tunnel has one.
+        // In HTTP/2 and HTTP/3, only tunnels can upgrade.
         let may = head.version == Version::HTTP_11 || is_tunnel;
         if may && lists(headers, &CONNECTION, "upgrade") {
             upgrade = headers.get(UPGRADE).filter(|protocol| !is_h2c(protocol)).cloned();
@@ -42,7 +41,7 @@ pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Clean
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    // As Go's HTTP library does it.
+    // As in Go's HTTP library.
     if found.has(Found::EMPTY_AGENT) && headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
         headers.remove(USER_AGENT);
     }
@@ -62,8 +61,9 @@ pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Clean
     Cleaned { upgrade, found }
 }
 
-/// Removes what concerns the server's connection only. False when the body is in a transfer coding that is not
-/// understood here: what remains could not be read by anybody.
+/// Removes hop-by-hop fields of a response. Returns false if the body has an unknown transfer coding, as it
+/// could
+/// not be decoded without the field.
 pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
     let found = Found::of(headers);
     if found.has(Found::CONNECTION) {
@@ -74,22 +74,22 @@ pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
         && let Some(coding) = headers.get(TRANSFER_ENCODING)
     {
         understood = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        // The chunks say how long the body is, whatever stands here (RFC 9112 section 6.3).
+        // Chunked coding overrides the length (RFC 9112 section 6.3).
         headers.remove(CONTENT_LENGTH);
     }
     found.without(Found::PROXY_AUTHORIZATION).remove_own(headers);
     understood
 }
 
-/// Sets `Host` when the client sent none (HTTP/1.0), or an empty one.
+/// Sets `Host` if it is missing (HTTP/1.0) or empty.
 pub(super) fn fill_host(headers: &mut HeaderMap, cleaned: &Cleaned, authority: &HeaderValue) {
     if !cleaned.found.has(Found::HOST) {
         headers.insert(HOST, authority.clone());
     }
 }
 
-/// Says of a request without a body what servers expect: a length of 0 where a method usually has a body, nothing
-/// elsewhere (RFC 9110 section 8.6). It has no trailers to announce.
+/// Sets the length of a request without a body: 0 if the method usually has a body, none otherwise (RFC 9110 section
+/// 8.6). Removes `Trailer`.
 pub(super) fn without_body(head: &mut request::Parts, cleaned: &Cleaned) {
     if cleaned.found.has(Found::TRAILER) {
         head.headers.remove(TRAILER);
@@ -101,8 +101,9 @@ pub(super) fn without_body(head: &mut request::Parts, cleaned: &Cleaned) {
     }
 }
 
-/// Says of a request with a body of unknown length that there is one, where the HTTP library would think there cannot
-/// be (it drops the body of such a GET). HTTP/2 needs no word, and gets none.
+/// Sets chunked coding for a body of unknown length, as the HTTP library drops the body of such a GET. Not
+/// needed in
+/// HTTP/2.
 pub(super) fn with_body(head: &mut request::Parts, body: &tidegate_core::Body) {
     if matches!(head.method, Method::GET | Method::HEAD)
         && !head.headers.contains_key(CONTENT_LENGTH)
@@ -112,8 +113,8 @@ pub(super) fn with_body(head: &mut request::Parts, body: &tidegate_core::Body) {
     }
 }
 
-/// Which of the fields that are looked at here are there: one look at each field costs less than to look for each. As
-/// fields are removed and added, it says what has been there.
+/// Which of the fields that matter here a head has. One pass is cheaper than a lookup for each name. The set is not
+/// updated as fields are removed and added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Found(u16);
 
@@ -188,8 +189,9 @@ impl Found {
     }
 }
 
-/// Removes the fields that `Connection` lists. `Host` and the like cannot be taken away by it: they do not concern
-/// a connection, and a middleware may have set them.
+/// Removes the fields listed in `Connection`, except `Host` and the like: they are not hop-by-hop, and a
+/// middleware
+/// may have set them.
 fn remove_listed(headers: &mut HeaderMap) {
     // As a rule it lists nothing.
     let lists_none = |value: &HeaderValue| {
@@ -227,7 +229,7 @@ fn is_h2c(protocol: &HeaderValue) -> bool {
     tokens(protocol).any(|token| token.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// HTTP/2 may send cookies apart; HTTP/1 and applications want one field (RFC 9113 section 8.2.3).
+/// Joins cookies, which HTTP/2 may split, into the single field that HTTP/1 expects (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_the_connection_is_removed() {
+    fn hop_by_hop_fields_are_removed() {
         let (left, upgrade) = cleaned(&[
             ("host", "x"),
             ("connection", "close, X-Secret , host"),
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_lose_the_same() {
+    fn hop_by_hop_fields_of_responses_are_removed() {
         let mut headers = HeaderMap::new();
         for (name, value) in [("connection", "X-Hop"), ("x-hop", "1"), ("keep-alive", "t"), ("x-keep", "yes")]
         {
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_outweigh_a_length_and_other_codings_are_refused() {
+    fn chunked_overrides_a_length_and_unknown_codings_are_rejected() {
         for (coding, understood) in [("Chunked", true), ("gzip", false), ("gzip, chunked", false)] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_a_body_says_so_as_its_method_wants() {
+    fn requests_without_a_body_have_a_length_if_the_method_expects_one() {
         for (method, expected) in [("POST", Some("0")), ("PUT", Some("0")), ("GET", None), ("DELETE", None)] {
             let request = http::Request::builder().method(method).header("content-length", "0");
             let (mut head, ()) = request.header("trailer", "X").body(()).unwrap().into_parts();

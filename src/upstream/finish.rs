@@ -1,4 +1,4 @@
-//! The end of a server's answer: its connection is kept.
+//! Returns the connection to its pool at the end of a response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use super::lease::Lease;
 use super::pool::Own;
 use super::{Endpoint, InFlight};
 
-/// Time to send the rest of a request that has been answered already (Go's HTTP library: 50 ms).
-const MAX_BEHIND_ANSWER: Duration = Duration::from_secs(5);
+/// Timeout for sending the rest of a request after its response (50 ms in Go's HTTP library).
+const SEND_REST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What happens when an answer has been read: its connection is kept.
+/// Returns the connection to its pool when the response has been read.
 pub(super) struct Finish {
     pub(super) in_flight: InFlight,
     pub(super) worker: usize,
     pub(super) lease: Lease,
-    /// The connection may be used again.
+    /// Whether the connection can be reused.
     pub(super) reuse: bool,
-    /// The exchange whose latest attempt this is.
+    /// The exchange of this attempt.
     pub(super) exchange: Option<Arc<Exchange>>,
 }
 
@@ -41,12 +41,12 @@ impl Guard for Finish {
         if own.sender.is_ready() {
             endpoint.keep(worker, own);
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // The request is still being sent, or the connection's task has not been back yet.
+            // The request is still being sent, or the connection's task is not idle yet.
             runtime.spawn(async move {
-                match tokio::time::timeout(MAX_BEHIND_ANSWER, own.sender.ready()).await {
+                match tokio::time::timeout(SEND_REST_TIMEOUT, own.sender.ready()).await {
                     Ok(Ok(())) => endpoint.keep(worker, own),
                     Ok(Err(_)) => {}
-                    // The server has answered and does not take the rest: nothing else would end this.
+                    // The server has responded but does not read the rest of the request.
                     Err(_) => own.task.abort(),
                 }
             });

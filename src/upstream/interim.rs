@@ -1,7 +1,8 @@
-//! Interim answers of a server (`103 Early Hints` and the like), seen on their way through a connection.
+//! Informational responses of a server (such as `103 Early Hints`), observed on the connection.
 //!
-//! The HTTP library passes over them. So the bytes that come while an answer is waited for are looked at before the
-//! library gets them, as they are; once the answer itself begins, nothing is looked at any more.
+//! The HTTP library skips them, so the raw bytes are scanned before they reach the library. The scan stops
+//! when the
+//! final response starts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,27 +16,27 @@ use tidegate_core::{Body, End, Guard, Interim};
 
 use super::fields;
 
-/// Largest interim answer that is passed on, in bytes.
-const LARGEST: usize = 16 * 1024;
-/// Most interim answers that wait for one request.
-const MOST: usize = 16;
-/// How each of them begins (RFC 9112 section 4).
+/// Maximum size of a forwarded informational response in bytes.
+const MAX_SIZE: usize = 16 * 1024;
+/// Maximum number of pending informational responses per request.
+const MAX_PENDING: usize = 16;
+/// The start of an informational response (RFC 9112 section 4).
 const BEGIN: &[u8] = b"HTTP/1.1 1";
 
-/// What one connection has seen.
+/// The informational responses of one connection.
 #[derive(Default)]
 pub(super) struct Tap {
-    /// An answer is waited for that may have interim ones before it.
+    /// Whether a response is awaited that may follow informational ones.
     armed: AtomicBool,
-    /// There is something in `seen`.
+    /// Whether `seen` is not empty.
     has_seen: AtomicBool,
     seen: Mutex<Vec<(StatusCode, HeaderMap)>>,
     waker: AtomicWaker,
-    /// The body of the request is not all sent.
+    /// Whether the request body is still being sent.
     sending: AtomicBool,
 }
 
-/// Ends the sending of a request body.
+/// Clears `sending` when the request body ends.
 struct Sending(Arc<Tap>);
 
 impl Guard for Sending {
@@ -47,7 +48,7 @@ impl Guard for Sending {
 }
 
 impl Tap {
-    /// Begins to look: a request goes out.
+    /// Starts the scan for a new request.
     pub(super) fn arm(&self) {
         if self.has_seen.swap(false, Ordering::Acquire) {
             self.seen.lock().clear();
@@ -55,7 +56,7 @@ impl Tap {
         self.armed.store(true, Ordering::Release);
     }
 
-    /// Notes when the body of a request that goes out has been sent.
+    /// Tracks the sending of a request's body.
     pub(super) fn sends(self: &Arc<Self>, request: &mut Request<Body>) {
         if request.body().is_end_stream() {
             return;
@@ -65,20 +66,20 @@ impl Tap {
         *request.body_mut() = body.with_guard(Box::new(Sending(self.clone())));
     }
 
-    /// True while there is more of a request body to be sent.
+    /// Returns true while a request body is being sent.
     pub(super) fn is_sending(&self) -> bool {
         self.sending.load(Ordering::Relaxed)
     }
 
-    /// True while what is read is to be looked at.
+    /// Returns true while reads must be scanned.
     pub(super) fn is_armed(&self) -> bool {
         self.armed.load(Ordering::Acquire)
     }
 
-    /// Looks at bytes that were read. `kept` holds what there is of an interim answer that is not whole yet.
+    /// Scans bytes that were read. `kept` holds the start of an incomplete informational response.
     pub(super) fn look(&self, kept: &mut Vec<u8>, fresh: &[u8]) {
         if kept.is_empty() && fresh.len() >= BEGIN.len() && !fresh.starts_with(BEGIN) {
-            // As a rule the answer itself comes: nothing is copied.
+            // Usually this is the final response, which is not copied.
             self.armed.store(false, Ordering::Release);
             return;
         }
@@ -88,15 +89,15 @@ impl Tap {
             if !rest.starts_with(BEGIN) {
                 break !BEGIN.starts_with(rest);
             }
-            let Some(end) = memchr::memmem::find(rest, b"\r\n\r\n") else { break rest.len() > LARGEST };
-            // 101 is no interim answer: it is the last that this protocol has to say.
+            let Some(end) = memchr::memmem::find(rest, b"\r\n\r\n") else { break rest.len() > MAX_SIZE };
+            // 101 is final, as the protocol changes after it.
             match parse(&rest[..end]) {
                 Some((StatusCode::SWITCHING_PROTOCOLS, _)) | None => break true,
-                // The client is told to go on when its body is read.
+                // The client gets a 100 when its body is read.
                 Some((StatusCode::CONTINUE, _)) => {}
                 Some(answer) => {
                     let mut seen = self.seen.lock();
-                    if seen.len() < MOST {
+                    if seen.len() < MAX_PENDING {
                         seen.push(answer);
                         self.has_seen.store(true, Ordering::Release);
                     }
@@ -113,7 +114,7 @@ impl Tap {
         self.waker.wake();
     }
 
-    /// Passes on what was seen, and has the task woken when there is more.
+    /// Forwards the responses seen, and registers the task for more.
     pub(super) fn relay(&self, to: &dyn Interim, cx: &Context<'_>) {
         if self.is_armed() {
             self.waker.register(cx.waker());
@@ -127,7 +128,7 @@ impl Tap {
     }
 }
 
-/// Reads a head. Fields that are none are left out, and so are those of the connection.
+/// Parses a head. Invalid and hop-by-hop fields are removed.
 fn parse(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let status = StatusCode::from_bytes(lines.next()?.get(9..12)?).ok()?;
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_seen_whole_or_in_pieces() {
+    fn informational_responses_are_seen_whole_or_in_pieces() {
         let fine: &[u8] = b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 103 no\r\n\r\n";
         assert_eq!(looked(&[HINT]), (vec![(103, 1)], true));
         assert_eq!(looked(&[HINT, HINT, fine]), (vec![(103, 1), (103, 1)], false));
@@ -175,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_interim_answer_ends_the_look() {
+    fn other_responses_end_the_scan() {
         for answer in
             ["HTTP/1.1 101 Switching\r\n\r\n", "HTTP/1.0 200 OK", "HTTP/1.1 1x3 a\r\n\r\n", "garbage"]
         {
             assert_eq!(looked(&[answer.as_bytes(), HINT]), (vec![], false), "{answer}");
         }
-        let endless = [HINT.strip_suffix(b"\r\n").unwrap(), &[b'a'; LARGEST]].concat();
+        let endless = [HINT.strip_suffix(b"\r\n").unwrap(), &[b'a'; MAX_SIZE]].concat();
         assert_eq!(looked(&[&endless]), (vec![], false));
-        assert_eq!(looked(&[&HINT.repeat(3 * MOST)]).0.len(), MOST);
+        assert_eq!(looked(&[&HINT.repeat(3 * MAX_PENDING)]).0.len(), MAX_PENDING);
     }
 }

@@ -1,4 +1,4 @@
-//! A connection for one request: one of its own, or one stream of a shared one.
+//! A connection for one request: an exclusive one, or a stream of a shared one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,14 +8,14 @@ use tidegate_core::Body;
 
 use super::pool::{Own, Shared, Streams};
 
-/// A connection that one request has for itself, or one stream of a shared one.
+/// An exclusive connection, or a stream of a shared one.
 pub(super) enum Lease {
     Own { own: Own, reused: bool },
     Stream { sender: http2::SendRequest<Body>, count: StreamCount, reused: bool },
 }
 
 impl Lease {
-    /// True for a connection that was used before.
+    /// Returns true if the connection was used before.
     pub(super) fn reused(&self) -> bool {
         match self {
             Self::Own { reused, .. } | Self::Stream { reused, .. } => *reused,
@@ -23,7 +23,7 @@ impl Lease {
     }
 }
 
-/// Counts one stream of a shared connection for as long as it lives.
+/// Counts one stream of a shared connection until dropped.
 pub(super) struct StreamCount(pub(super) Arc<Streams>);
 
 impl Drop for StreamCount {

@@ -1,7 +1,8 @@
 //! Sends one request to one server: connections, pools, timeouts, upgrades.
 //!
-//! A [`Transport`] says how servers are spoken to, an [`Endpoint`] is one server under one transport and owns its
-//! connections, and [`Client`] sends the requests that the gateway makes itself.
+//! A [`Transport`] has the connection options of servers, an [`Endpoint`] is one server with a transport and
+//! its
+//! connections, and a [`Client`] sends requests of the gateway itself.
 
 mod casing;
 mod client;
@@ -36,7 +37,7 @@ pub(crate) use send::Outgoing;
 pub use transport::Transport;
 pub(crate) use transport::{ServerNameError, server_name, tls_error};
 
-/// One server under one transport. It owns the connections to it, one pool for each worker.
+/// One server with a transport. Owns its connections, in one pool per worker.
 pub struct Endpoint {
     url: Arc<str>,
     address: Arc<str>,
@@ -44,19 +45,18 @@ pub struct Endpoint {
     target: Target,
     transport: Arc<Transport>,
     pools: Box<[Mutex<Pool>]>,
-    /// When the server is a name.
+    /// Set if the server has a host name.
     peers: Option<Box<Peers>>,
     in_flight: AtomicUsize,
 }
 
 impl Endpoint {
-    /// An endpoint for `http://host:port`, `https://host:port`, `h2c://host:port`, `unix:///path` or
+    /// Returns an endpoint for `http://host:port`, `https://host:port`, `h2c://host:port`, `unix:///path` or
     /// `unix+h2c:///path`, with a pool for each of `workers` workers.
     pub fn new(url: &str, transport: Arc<Transport>, workers: usize) -> Result<Arc<Self>, BuildError> {
         let target = Target::parse(url)?;
-        let authority = HeaderValue::from_str(&target.authority).map_err(|_| {
-            BuildError::new(format!("server URL `{url}`: the host has characters it may not have"))
-        })?;
+        let authority = HeaderValue::from_str(&target.authority)
+            .map_err(|_| BuildError::new(format!("server URL `{url}`: invalid characters in the host")))?;
         let workers = workers.max(1);
         let named = target.socket.is_none() && matches!(target.host, Host::Name(_));
         Ok(Arc::new(Self {
@@ -71,38 +71,42 @@ impl Endpoint {
         }))
     }
 
-    /// The URL as given.
+    /// Returns the configured URL.
     pub fn url(&self) -> &Arc<str> {
         &self.url
     }
 
-    /// True for a socket in the file system.
+    /// Returns true for a Unix socket.
     pub(crate) fn is_socket(&self) -> bool {
         self.target.socket.is_some()
     }
 
-    /// `host:port`, or the URL of a socket.
+    /// Returns `host:port`, or the URL of a socket.
     pub fn address(&self) -> &Arc<str> {
         &self.address
     }
 
-    /// What the `Host` header says when the client's is not passed on: host and, unless it is the default, port.
+    /// Returns the `Host` header if that of the client is not passed on: the host, and the port unless it is
+    /// the
+    /// default.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// The path of the URL without a slash at its end; empty for none.
+    /// Returns the path of the URL without a trailing slash; empty for none.
     pub fn path(&self) -> &str {
         &self.target.path
     }
 
-    /// Requests that are under way: sent, and their answers not yet read to the end. Open upgrades count.
+    /// Returns the number of requests in flight: sent, with responses not read to the end. Open upgrades
+    /// count.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Sends a request whose headers are ready for the server; hop-by-hop headers are dealt with here, and an
-    /// upgrade is carried through. Fails without having consumed anything from the server's answer.
+    /// Sends a request. Handles hop-by-hop headers and upgrades; other headers must be ready for the server.
+    /// On error,
+    /// nothing of the response has been consumed.
     ///
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
@@ -111,8 +115,9 @@ impl Endpoint {
         self.try_send(outgoing, None).await.map_err(|failure| failure.error)
     }
 
-    /// Closes connections that have been idle for too long, or are more than are to be kept. Those to addresses that the
-    /// server's name has lost follow when it has been looked up.
+    /// Closes connections that have been idle for too long or exceed the limit. Those to addresses that the
+    /// server's
+    /// name has lost are closed after the next lookup.
     pub fn sweep(self: &Arc<Self>) {
         let (now, limit) = (Instant::now(), self.idle_limit());
         for pool in &self.pools {
@@ -124,12 +129,12 @@ impl Endpoint {
         }
     }
 
-    /// Idle HTTP/1 connections and open HTTP/2 connections, over all workers.
+    /// Returns the number of idle HTTP/1 and open HTTP/2 connections of all workers.
     pub fn connections(&self) -> usize {
         self.pools.iter().map(|pool| pool.lock().len()).sum()
     }
 
-    /// Idle HTTP/1 connections that one worker keeps.
+    /// Returns the maximum number of idle HTTP/1 connections per worker.
     fn idle_limit(&self) -> usize {
         self.transport.max_idle().div_ceil(self.pools.len())
     }
@@ -139,7 +144,7 @@ impl Endpoint {
     }
 }
 
-/// Counts one request of an endpoint for as long as it lives.
+/// Counts one request of an endpoint until dropped.
 struct InFlight(Arc<Endpoint>);
 
 impl InFlight {

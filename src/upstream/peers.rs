@@ -1,10 +1,12 @@
-//! Keeps the connections of a server to the addresses that its name has now.
+//! Keeps connections of a server only to the current addresses of its name.
 //!
-//! Who is at the other end of an established connection does not change: packets to a stranger with the same address are
-//! answered with a reset. So a kept connection needs no look-up of its own to be safe, and its name is looked up for
-//! another reason: it may mean another server by now. While there are connections, requests have that done in the
-//! background. When nobody has asked for a while, the first request waits for the answer before it uses a connection
-//! that was kept.
+//! The peer of an established connection does not change: another host that gets the address resets the
+//! connection.
+//! So a kept connection is safe without a lookup, but its name may refer to another server by now. While
+//! there are
+//! connections, requests trigger lookups in the background. If the last lookup is old, the first request
+//! waits for
+//! the answer before it uses a kept connection.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,34 +19,36 @@ use tokio::sync::Notify;
 
 use super::{Endpoint, Host};
 
-/// How old the last look-up may be when a kept connection is used without waiting for the next.
+/// Maximum age of the last lookup in milliseconds to use a kept connection without waiting for the next
+/// lookup.
 const MAX_UNCONFIRMED: u64 = 250;
-/// Time that requests wait for a look-up. Kept connections are used when it takes longer: who is at their other end
-/// does not change.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Maximum time that requests wait for a lookup. After it, kept connections are used anyway, as their peer
+/// does not
+/// change.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is known of the addresses of a server's name.
+/// The state of lookups of a server's name.
 #[derive(Default)]
 pub(super) struct Peers {
-    /// When the last look-up ended, in milliseconds of [`now`]; 0 for never.
+    /// When the last lookup ended, in milliseconds of [`now`]; 0 for never.
     checked: AtomicU64,
-    /// When the one that is under way began.
+    /// When the current lookup started.
     began: AtomicU64,
     asking: AtomicBool,
     ended: Notify,
-    /// When the newest answer was asked for. Older ones that come later are ignored.
+    /// When the query of the newest answer was sent. Older answers that arrive later are ignored.
     newest: Mutex<Option<Instant>>,
 }
 
 impl Peers {
-    /// True when the name is to be looked up.
+    /// Returns true if a lookup is due.
     pub(super) fn is_due(&self) -> bool {
         now().saturating_sub(self.checked.load(Ordering::Relaxed)) >= millis(MAX_AGE)
     }
 }
 
 impl Endpoint {
-    /// Has the name of the server looked up, unless that is under way or it is an address.
+    /// Starts a lookup of the server's name, unless one is in progress or the host is an IP address.
     pub(super) fn refresh(self: &Arc<Self>) {
         if let Some(peers) = &self.peers
             && let Host::Name(name) = &self.target.host
@@ -57,18 +61,18 @@ impl Endpoint {
         }
     }
 
-    /// The same, and waits for the answer when the last one is old.
+    /// Like [`Self::refresh`], but waits for the answer if the last one is old.
     pub(super) async fn confirm(self: &Arc<Self>, peers: &Peers) {
         self.refresh();
         let started = now();
         if started.saturating_sub(peers.checked.load(Ordering::Acquire)) < MAX_UNCONFIRMED {
             return;
         }
-        let end = Duration::from_millis(peers.began.load(Ordering::Acquire)) + PATIENCE;
+        let end = Duration::from_millis(peers.began.load(Ordering::Acquire)) + LOOKUP_TIMEOUT;
         let Some(rest) = end.checked_sub(Duration::from_millis(started)) else { return };
         let ended = peers.ended.notified();
         if peers.asking.load(Ordering::Acquire) {
-            // It takes too long, or it has ended: either way the request goes on.
+            // The request continues after a timeout, too.
             let _ = tokio::time::timeout(rest, ended).await;
         }
     }
@@ -79,13 +83,13 @@ impl Endpoint {
         match dial::lookup(name, None).await {
             Ok(answer) => self.keep_to(&answer),
             Err(LookupError::NotFound { asked, .. }) => self.keep_only(asked, &Arc::from([])),
-            // Nothing is known, and connections that exist are still to whom they were made.
+            // The lookup is inconclusive, and existing connections still have the same peer.
             Err(LookupError::Failed { .. }) => {}
         }
         drop(done);
     }
 
-    /// Closes kept connections to other addresses than these, and keeps no new ones.
+    /// Closes kept connections to other addresses, and does not keep new ones to them.
     pub(super) fn keep_to(&self, answer: &Answer) {
         self.keep_only(answer.asked(), answer.addresses());
     }
@@ -105,7 +109,7 @@ impl Endpoint {
     }
 }
 
-/// Notes the end of a look-up, also of one whose runtime ends.
+/// Records the end of a lookup on drop, even if its runtime shuts down.
 struct Ended<'a>(&'a Peers);
 
 impl Drop for Ended<'_> {
@@ -116,7 +120,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Milliseconds since shortly before the first call.
+/// Returns the milliseconds since shortly before the first call.
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     millis(START.elapsed()) + MAX_UNCONFIRMED

@@ -1,7 +1,8 @@
 //! The open connections of one endpoint on one worker.
 //!
-//! Idle HTTP/1 connections are a stack: the last one used is the first to be used again, so that the rest can age
-//! and go. HTTP/2 connections are shared while they have room.
+//! Idle HTTP/1 connections are a stack: the most recently used one is reused first, so that the others can
+//! expire.
+//! HTTP/2 connections are shared up to their limit of streams.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tidegate_core::{Body, UpstreamError};
 
 use super::interim::Tap;
 
-/// Held while a connection is opened that several requests will share; the last failure and when it was.
+/// Held while opening a connection that several requests will share; has the last failure and its time.
 pub(super) type Opening = Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)>>>;
 
 /// The open connections of one endpoint on one worker.
@@ -21,21 +22,21 @@ pub(super) type Opening = Arc<tokio::sync::Mutex<Option<(Instant, UpstreamError)
 pub(super) struct Pool {
     idle: Vec<Idle>,
     shared: Vec<Shared>,
-    /// Held while an HTTP/2 connection is opened, so that a burst does not open one for each request.
+    /// Held while opening an HTTP/2 connection, so that a burst does not open one per request.
     pub(super) opening: Opening,
-    /// True when the server chose HTTP/1 on its last connection, so that nobody waits for the others.
+    /// Whether the server chose HTTP/1 on its last connection, so that requests do not wait for each other.
     pub(super) http1: bool,
-    /// The addresses to which connections are kept; `None` for any.
+    /// The addresses to keep connections to; `None` for any.
     addresses: Option<Arc<[IpAddr]>>,
 }
 
 /// An HTTP/1 connection.
 pub(super) struct Own {
     pub(super) sender: http1::SendRequest<Body>,
-    /// The address at its other end, when the server is a name.
+    /// The address of the peer, if the server has a host name.
     pub(super) peer: Option<IpAddr>,
     pub(super) tap: Arc<Tap>,
-    /// Ends the connection, whatever is under way on it.
+    /// Aborts the connection.
     pub(super) task: tokio::task::AbortHandle,
 }
 
@@ -53,11 +54,11 @@ pub(super) struct Shared {
     expires: Option<Instant>,
 }
 
-/// How full an HTTP/2 connection is.
+/// The streams of an HTTP/2 connection.
 pub(super) struct Streams {
-    /// Streams that are open.
+    /// Number of open streams.
     pub(super) open: AtomicUsize,
-    /// Streams that the server allows.
+    /// Maximum number of streams allowed by the server.
     pub(super) limit: AtomicUsize,
 }
 
@@ -91,10 +92,11 @@ impl Pool {
 
     /// Keeps an HTTP/1 connection for the next request.
     ///
-    /// There may be more than are to be kept until [`Self::expired`] takes the surplus out: under load, connections are
-    /// idle for a moment only, and to close and open them again would cost more than the requests.
+    /// The limit may be exceeded until [`Self::expired`] removes the surplus: under load, connections are
+    /// idle only for
+    /// a moment, and closing and reopening them would cost more than the requests.
     ///
-    /// It is dropped when the server's name has lost its address meanwhile.
+    /// Drops the connection if the server's name has lost its address.
     pub(super) fn put(&mut self, own: Own, idle: Duration) {
         if !self.keeps(own.peer) {
             return;
@@ -102,7 +104,7 @@ impl Pool {
         self.idle.push(Idle { own, expires: expiry(idle) });
     }
 
-    /// The HTTP/2 connection with the fewest streams, when one has room. The stream is counted.
+    /// Returns the HTTP/2 connection with the fewest streams, if one is below its limit. Counts the stream.
     pub(super) fn share(&mut self, idle: Duration) -> Option<Shared> {
         self.shared.retain(|shared| !shared.sender.is_closed());
         let room = |shared: &&mut Shared| {
@@ -120,7 +122,7 @@ impl Pool {
         Some(shared.clone())
     }
 
-    /// Adds an HTTP/2 connection, as [`Self::put`] does.
+    /// Adds an HTTP/2 connection; see [`Self::put`].
     pub(super) fn add(&mut self, shared: Shared) {
         if self.keeps(shared.peer) {
             self.shared.push(shared);
@@ -134,7 +136,9 @@ impl Pool {
         }
     }
 
-    /// Takes out connections to other addresses than these, to be dropped without the lock, and keeps no new ones.
+    /// Removes connections to other addresses, and does not keep new ones to them. The result must be dropped
+    /// after
+    /// releasing the lock.
     pub(super) fn keep_only(&mut self, addresses: &Arc<[IpAddr]>) -> impl Sized + use<> {
         let mut gone = (Vec::new(), Vec::new());
         if self.addresses.as_ref() != Some(addresses) {
@@ -151,8 +155,9 @@ impl Pool {
         self.shared.retain(|shared| !Arc::ptr_eq(&shared.streams, streams));
     }
 
-    /// Takes out what has been idle for too long or is closed, and the longest idle HTTP/1 connections beyond `limit`;
-    /// to be dropped without the lock.
+    /// Removes connections that are closed or have been idle for too long, and the longest idle HTTP/1
+    /// connections
+    /// beyond `limit`. The result must be dropped after releasing the lock.
     pub(super) fn expired(&mut self, now: Instant, limit: usize) -> impl Sized + use<> {
         let over = |expires: Option<Instant>| expires.is_some_and(|at| at <= now);
         let mut idle: Vec<_> =
@@ -173,8 +178,9 @@ impl Pool {
     }
 }
 
-/// When an idle connection is to be closed: up to a fifth earlier than told, so that connections that were opened
-/// together do not end together. `None` for never.
+/// Returns when to close an idle connection: up to a fifth earlier than configured, so that connections that
+/// were
+/// opened together are not closed together. `None` for never.
 fn expiry(idle: Duration) -> Option<Instant> {
     (!idle.is_zero()).then(|| Instant::now() + idle.mul_f64(0.8 + 0.2 * fastrand::f64()))
 }

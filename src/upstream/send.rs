@@ -1,4 +1,4 @@
-//! One request on one connection, and again on another when it did not arrive, or may be sent twice.
+//! Sends a request on a connection, and retries on another if it did not arrive or is idempotent.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -26,38 +26,38 @@ use super::pool::{Opening, Own, Shared, Streams};
 use super::upgrade::Change;
 use super::{Endpoint, InFlight, fields, upgrade};
 
-/// Times that a request is given to another connection after a kept one turned out dead.
+/// Maximum number of retries after a kept connection turned out to be dead.
 const MAX_STALE: usize = 3;
-/// Largest head of an answer, in bytes.
+/// Maximum size of a response head in bytes.
 const MAX_HEAD: usize = 1024 * 1024;
-/// Most header fields of an answer.
+/// Maximum number of header fields of a response.
 const MAX_FIELDS: usize = 1024;
-/// HTTP/2 windows: explicit, because an adaptive window shrinks h2's budget for small frames.
+/// Fixed HTTP/2 windows, because an adaptive window shrinks h2's budget for small frames.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// Streams that a server is taken to allow until it says.
+/// Assumed maximum number of streams until the server sends it.
 const ASSUMED_STREAMS: usize = 100;
-/// Bytes of a request body that one HTTP/2 stream may hold.
+/// Maximum number of buffered bytes of a request body per HTTP/2 stream.
 const STREAM_BUFFER: usize = 128 * 1024;
 
 /// A request that is ready for a server.
 pub(crate) struct Outgoing {
     pub(crate) head: request::Parts,
     pub(crate) body: Body,
-    /// The client's side, when it asks for another protocol.
+    /// The client's side of an upgrade, if requested.
     pub(crate) upgrade: Option<Box<tidegate_core::Upgrade>>,
-    /// The exchange whose latest attempt this is.
+    /// The exchange of this attempt.
     pub(crate) exchange: Option<Arc<Exchange>>,
 }
 
-/// A request that failed, with the request when no byte of it was sent and its body is whole.
+/// A failed attempt, with the request if no byte of it was sent and its body is complete.
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
     pub(crate) unsent: Option<Box<Outgoing>>,
 }
 
 impl Endpoint {
-    /// Sends a request; see [`Endpoint::send`]. A request that did not leave comes back with the error.
+    /// Sends a request; see [`Endpoint::send`]. Returns the request with the error if it was not sent.
     pub(crate) async fn try_send(
         self: &Arc<Self>,
         outgoing: Outgoing,
@@ -96,7 +96,8 @@ impl Endpoint {
                         return Err(self.fail(&error).into());
                     };
                     if !reused {
-                        // A server that stops drops connections that it has not looked at yet: another one may answer.
+                        // A server that shuts down drops connections it has not accepted yet: another one may
+                        // respond.
                         let error = self.lost(error.to_string());
                         return Err(unsent(error, request, change, exchange));
                     }
@@ -115,12 +116,12 @@ impl Endpoint {
         }
     }
 
-    /// A request that may be sent to another server.
+    /// Returns an error for a request that can be sent to another server.
     fn lost(&self, reason: String) -> UpstreamError {
         UpstreamError::Lost { server: self.target.address.clone(), reason, sent: false }
     }
 
-    /// A connection for one request: a kept one unless `fresh`, or a new one.
+    /// Returns a connection for one request: a kept one unless `fresh`, or a new one.
     async fn lease(self: &Arc<Self>, upgrade: bool, fresh: bool) -> Result<Lease, UpstreamError> {
         if upgrade {
             return Box::pin(self.open_for_upgrade()).await;
@@ -149,7 +150,7 @@ impl Endpoint {
             }
             (pool.opening.clone(), self.target.scheme != Scheme::Http && !pool.http1)
         };
-        // In boxes of their own: the future of a request that finds a connection stays small.
+        // Boxed, so that the future of a request with a kept connection stays small.
         if single {
             Box::pin(self.open_single(worker, opening, fresh)).await
         } else {
@@ -163,7 +164,7 @@ impl Endpoint {
         self.open_http1(WebSocketCase::new(connected.stream.for_tunnel()), None, tap, true).await
     }
 
-    /// Opens a connection that others wait for, or waits for theirs.
+    /// Opens a connection that concurrent requests share, or waits for it.
     async fn open_single(
         self: &Arc<Self>,
         worker: usize,
@@ -176,7 +177,8 @@ impl Endpoint {
         if let Some(shared) = self.pool(worker).lock().share(idle).filter(|_| !fresh) {
             return Ok(stream_of(shared, true));
         }
-        // Those who waited for an attempt that failed share its result: one after the other would take too long.
+        // Requests that waited for a failed attempt share its error, as consecutive attempts would take too
+        // long.
         if let Some((_, error)) = last_failure.as_ref().filter(|(at, _)| *at > asked) {
             return Err(error.clone());
         }
@@ -220,13 +222,13 @@ impl Endpoint {
             .writev(true)
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD)
-            // As Go writes them: some old servers look for names in no other spelling.
+            // As in Go: some old servers require this case.
             .title_case_headers(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.not_connected(&e))?;
         let task = tokio::spawn(async move {
-            // The request that is under way reports the error; an idle connection's end is no event.
+            // The request in flight reports the error; the end of an idle connection is irrelevant.
             let _ = if upgrade { connection.with_upgrades().await } else { connection.await };
         });
         let own = Own { sender, peer, tap, task: task.abort_handle() };
@@ -240,7 +242,7 @@ impl Endpoint {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(STREAM_BUFFER)
-            // Until the server says how many streams it takes, more than one may be refused.
+            // Until the server sends its limit, it may reject more than one stream.
             .initial_max_send_streams(1)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         if let Some((silence, answer)) = self.transport.ping() {
@@ -259,8 +261,7 @@ impl Endpoint {
         Ok(Shared::new(sender, peer, streams, self.transport.idle_timeout()))
     }
 
-    /// Sends on a connection and waits for the head of the answer. Takes the request out of `outgoing` only to hand it to
-    /// the library: each step of a future that owns a request copies it.
+    /// Sends on a connection and waits for the head of the response.
     async fn exchange(
         &self,
         lease: &mut Lease,
@@ -317,7 +318,7 @@ impl Endpoint {
         if !fields::clean_response(response.headers_mut()) {
             return Err(self.malformed("its transfer coding is not chunked".into()).into());
         }
-        // A refused upgrade leaves a connection whose state nobody should rely on.
+        // After a rejected upgrade, the state of the connection is unreliable.
         let reuse = change.is_none();
         let guard = Box::new(Finish { in_flight, worker: crate::worker::index(), lease, reuse, exchange });
         Ok(response.map(|body| Body::incoming(body).with_guard(guard)).into())
@@ -350,7 +351,7 @@ impl Endpoint {
     }
 }
 
-/// Why there is no answer: an error, or `None` when it took too long; with the request when it did not leave.
+/// Why there is no response: an error, or `None` for a timeout; with the request if it was not sent.
 struct Lost {
     error: Option<Arc<hyper::Error>>,
     unsent: Option<Box<Request<Body>>>,
@@ -380,7 +381,7 @@ fn unsent(
         && !head.headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
-        // HTTP/2 took it out of the headers; the next server may speak HTTP/1.
+        // HTTP/2 removed it from the headers; the next server may use HTTP/1.
         head.headers.insert(HOST, host);
     }
     if head.uri.scheme().is_some()
@@ -395,7 +396,7 @@ fn unsent(
     Failure { error, unsent: Some(Box::new(Outgoing { head, body, upgrade, exchange })) }
 }
 
-/// A copy of a request, its fields as one text: it is made for nearly each request and hardly ever used.
+/// A copy of a request as a plain list, because it is made for nearly every request and rarely used.
 struct Spare {
     method: Method,
     uri: Uri,
@@ -433,8 +434,9 @@ impl Spare {
     }
 }
 
-/// A copy of a request that may be sent twice: a safe method, and no body. Go's transport repeats the same ones when
-/// a kept connection closes under them.
+/// Returns a copy of a request that may be repeated: one with a safe method and no body. Go's transport
+/// repeats the
+/// same requests if a kept connection closes.
 fn spare(request: &Request<Body>) -> Option<Spare> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     if !safe || !request.body().is_end_stream() {
@@ -444,7 +446,7 @@ fn spare(request: &Request<Body>) -> Option<Spare> {
     Some(Spare { method: request.method().clone(), uri: request.uri().clone(), fields })
 }
 
-/// True when a connection ended as a kept one does that the server has given up.
+/// Returns true if the server has closed a kept connection.
 fn is_stale(error: &hyper::Error) -> bool {
     if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
         return true;
@@ -493,7 +495,7 @@ fn origin_form(request: &mut Request<Body>) {
     }
 }
 
-/// HTTP/2 has no `Host`: the target carries it (RFC 9113 section 8.3.1).
+/// Moves `Host` to the target for HTTP/2 (RFC 9113 section 8.3.1).
 fn absolute_form(request: &mut Request<Body>, scheme: Scheme) {
     *request.version_mut() = Version::HTTP_2;
     let authority = match request.headers().get(HOST) {
@@ -513,7 +515,7 @@ fn absolute_form(request: &mut Request<Body>, scheme: Scheme) {
     }
 }
 
-/// Tells when a request body has been sent, or is not to be sent any more; `None` when there is none.
+/// Returns a receiver that resolves when the request body has been sent or dropped; `None` if there is none.
 fn watch_end(request: &mut Request<Body>) -> Option<oneshot::Receiver<()>> {
     if request.body().is_end_stream() {
         return None;
@@ -532,7 +534,7 @@ impl Guard for Ended {
     }
 }
 
-/// Waits for an answer, at most `limit` from when the request is out.
+/// Waits for a response for at most `limit` after the request was sent.
 async fn within<T>(
     limit: Duration,
     sent: Option<oneshot::Receiver<()>>,
@@ -540,7 +542,7 @@ async fn within<T>(
 ) -> Result<T, Lost> {
     let over = async {
         if let Some(sent) = sent {
-            // An error is a guard that is gone, and so is the body.
+            // On error, the guard was dropped with the body.
             let _ = sent.await;
         }
         tokio::time::sleep(limit).await;

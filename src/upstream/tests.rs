@@ -1,4 +1,4 @@
-//! Endpoints against servers that are written byte by byte.
+//! Tests of endpoints with hand-written servers.
 
 mod secure;
 
@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Client, Endpoint, Transport};
 
-/// A server that gives each connection (counted from 0) to `serve`.
+/// Starts a server that passes each connection with its index to `serve`.
 async fn server<F, Fut>(serve: F) -> SocketAddr
 where
     F: Fn(usize, TcpStream) -> Fut + Send + 'static,
@@ -72,7 +72,7 @@ async fn text(response: Response) -> String {
     String::from_utf8(response.into_body().collect(1 << 20).await.unwrap().bytes.to_vec()).unwrap()
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::task::yield_now().await;
@@ -80,7 +80,7 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again() {
+async fn connections_are_reused() {
     let address = server(|number, mut stream| async move {
         while let Some(head) = head(&mut stream).await {
             let body = format!("{number} {}", head.lines().next().unwrap());
@@ -99,7 +99,7 @@ async fn a_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_read_closes_its_connection() {
+async fn an_unread_response_closes_its_connection() {
     let address = server(|_, mut stream| async move {
         while head(&mut stream).await.is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab").await.unwrap();
@@ -112,7 +112,7 @@ async fn an_answer_that_is_not_read_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn extra_bytes_are_never_the_next_answer() {
+async fn extra_bytes_are_not_the_next_response() {
     let address = server(|number, mut stream| async move {
         while head(&mut stream).await.is_some() {
             let answer = if number == 0 {
@@ -133,7 +133,7 @@ async fn extra_bytes_are_never_the_next_answer() {
 
 #[tokio::test]
 async fn a_kept_connection_that_closed_is_replaced() {
-    // The first connection answers once, and closes when the second request comes.
+    // The first connection responds once and closes on the second request.
     let address = server(|number, mut stream| async move {
         let mut answers = 0;
         while head(&mut stream).await.is_some() {
@@ -175,7 +175,7 @@ async fn a_post_that_may_have_arrived_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn failures_have_their_kinds() {
+async fn failures_are_classified() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let error = endpoint("http", free).send(get("/")).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Connect { .. }), "{error:?}");
@@ -196,7 +196,7 @@ async fn failures_have_their_kinds() {
         let error = endpoint.send(get(path)).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Malformed { .. }), "{path}: {error:?}");
     }
-    // What may be done twice counts as not sent: another server may be asked.
+    // Idempotent requests count as not sent: another server may be tried.
     for (method, done) in [("GET", false), ("POST", true)] {
         let error = endpoint.send(request(method, "/close", Body::empty())).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Lost { sent, .. } if sent == done), "{error:?}");
@@ -205,7 +205,7 @@ async fn failures_have_their_kinds() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_is_an_error() {
+async fn a_truncated_response_is_an_error() {
     let address = server(|_, mut stream| async move {
         let head = head(&mut stream).await.unwrap();
         let framing = if head.contains("/length") {
@@ -225,7 +225,7 @@ async fn a_truncated_answer_is_an_error() {
 }
 
 #[tokio::test]
-async fn odd_statuses_and_bodyless_answers_pass() {
+async fn unusual_statuses_and_responses_without_a_body_are_passed_on() {
     let address = server(|_, mut stream| async move {
         while let Some(head) = head(&mut stream).await {
             let status: u16 = head.split([' ', '/']).nth(2).unwrap().parse().unwrap();
@@ -253,7 +253,7 @@ async fn odd_statuses_and_bodyless_answers_pass() {
 }
 
 #[tokio::test]
-async fn fields_of_the_connection_do_not_pass() {
+async fn hop_by_hop_fields_are_removed() {
     let address = server(|_, mut stream| async move {
         while let Some(head) = head(&mut stream).await {
             let fields = "Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=7\r\nX-Keep: yes\r\n";
@@ -273,11 +273,11 @@ async fn fields_of_the_connection_do_not_pass() {
 }
 
 #[tokio::test]
-async fn an_answer_may_stream_while_the_request_does() {
+async fn request_and_response_can_stream_concurrently() {
     let address = server(|_, mut stream| async move {
         head(&mut stream).await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
-        // Echoes the chunks, framing and all.
+        // Echoes the chunks including their framing.
         let mut buffer = [0; 1024];
         loop {
             let length = stream.read(&mut buffer).await.unwrap();
@@ -330,7 +330,7 @@ impl http_body::Body for Broken {
 }
 
 #[tokio::test]
-async fn a_request_that_breaks_off_is_the_clients_fault() {
+async fn an_incomplete_request_is_an_error_of_the_client() {
     let address = server(|_, mut stream| async move {
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
@@ -387,7 +387,7 @@ async fn a_silent_server_times_out() {
 }
 
 #[tokio::test]
-async fn idle_connections_are_limited_and_age() {
+async fn idle_connections_are_limited_in_number_and_age() {
     let address = server(|_, mut stream| async move {
         while head(&mut stream).await.is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
@@ -440,7 +440,7 @@ async fn front(endpoint: Arc<Endpoint>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn an_upgrade_is_carried_both_ways_with_half_close() {
+async fn upgrades_copy_both_directions_with_half_close() {
     let address = server(|_, mut stream| async move {
         let head = head(&mut stream).await.unwrap();
         assert!(head.contains("Upgrade: echo\r\n") && head.contains("Connection: Upgrade\r\n"), "{head}");
@@ -455,7 +455,7 @@ async fn an_upgrade_is_carried_both_ways_with_half_close() {
     .await;
     let endpoint = endpoint("http", address);
     let mut client = TcpStream::connect(front(endpoint.clone()).await).await.unwrap();
-    // The bytes behind the head come before anybody has agreed to change protocol.
+    // The client sends data after the head before the upgrade is accepted.
     client
         .write_all(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly ")
         .await
@@ -472,11 +472,11 @@ async fn an_upgrade_is_carried_both_ways_with_half_close() {
 }
 
 #[tokio::test]
-async fn a_refused_upgrade_is_an_ordinary_answer() {
+async fn a_rejected_upgrade_is_an_ordinary_response() {
     let address = server(|_, mut stream| async move {
         let _ = head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
-        // Whatever came behind the refused request must not be taken for one.
+        // Data after the rejected request must not be parsed as a request.
         assert!(head(&mut stream).await.is_none());
     })
     .await;

@@ -1,4 +1,4 @@
-//! How servers are talked to: a checked `serversTransport`.
+//! A validated `serversTransport`.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use tokio_rustls::TlsConnector;
 
 use super::connect::Host;
 
-/// Idle connections for each server when nothing is said (`maxIdleConnsPerHost` of Traefik's default transport).
+/// Default number of idle connections per server (`maxIdleConnsPerHost` of Traefik's default transport).
 const DEFAULT_MAX_IDLE: usize = 200;
-/// Time for the answer to a ping when `pingTimeout` is 0, as in Go.
+/// Timeout for the response to a ping if `pingTimeout` is 0, as in Go.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How servers are talked to: a checked [`ServersTransport`].
+/// A validated [`ServersTransport`].
 pub struct Transport {
     timeouts: ForwardingTimeouts,
     max_idle: usize,
@@ -32,7 +32,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Checks the options and prepares TLS. `file` reads a file that is named in them (and has it watched).
+    /// Validates the options and prepares TLS. `file` reads a file named in them and has it watched.
     pub fn build(
         options: &ServersTransport,
         file: &mut dyn FnMut(&str) -> Result<Vec<u8>, BuildError>,
@@ -66,7 +66,7 @@ impl Transport {
         errors.made(transport)
     }
 
-    /// What distinguishes this transport from others: its options and the content of its files.
+    /// Returns a hash of its options and the content of its files.
     pub fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
     }
@@ -91,14 +91,14 @@ impl Transport {
             http2: !options.disable_http2,
             configs: OnceLock::new(),
         };
-        // The system's roots are only read when a server is first spoken to over TLS.
+        // System roots are read lazily, on the first TLS connection.
         if transport.tls.insecure || !transport.tls.roots.is_empty() {
             transport.configs()?;
         }
         Ok(Arc::new(transport))
     }
 
-    /// `None` for any time.
+    /// Returns the connect timeout; `None` for no limit.
     pub(super) fn dial_timeout(&self) -> Option<Duration> {
         let timeout = self.timeouts.dial_timeout;
         if timeout.is_negative() { Some(Duration::ZERO) } else { timeout.limit() }
@@ -114,7 +114,7 @@ impl Transport {
         self.timeouts.idle_conn_timeout.limit().unwrap_or_default()
     }
 
-    /// Silence before a ping, and time for its answer; `None` for no pings.
+    /// Returns the idle time before a ping, and its timeout; `None` for no pings.
     pub(super) fn ping(&self) -> Option<(Duration, Duration)> {
         let silence = self.timeouts.read_idle_timeout.limit()?;
         Some((silence, self.timeouts.ping_timeout.limit().unwrap_or(PING_TIMEOUT)))
@@ -129,7 +129,7 @@ impl Transport {
         Ok(TlsConnector::from(if http1 { configs.http1.clone() } else { configs.any.clone() }))
     }
 
-    /// The name to ask for and to verify.
+    /// Returns the server name to send and verify.
     pub(super) fn server_name(&self, host: &Host) -> Result<ServerName<'static>, ServerNameError> {
         match host {
             _ if !self.server_name.is_empty() => server_name(&self.server_name),
@@ -143,7 +143,7 @@ impl Transport {
     }
 }
 
-/// The two configurations of a transport: one that offers HTTP/2, one that does not (for upgrades).
+/// The two configurations of a transport: with HTTP/2, and without for upgrades.
 struct Configs {
     any: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
@@ -161,23 +161,23 @@ impl Configs {
     }
 }
 
-/// Names the option of a transport whose value cannot be used.
+/// Converts a TLS error, adding the name of the invalid option.
 pub(crate) fn tls_error(error: TlsError) -> BuildError {
     BuildError::new(match (error.part(), &error) {
         (_, TlsError::NoSystemRoots) => format!("{error}: set `rootCAs`"),
         (Part::Roots, _) => format!("rootCAs: {error}"),
         (Part::Certificate | Part::Key, _) => format!("certificates: {error}"),
-        // It names its option.
+        // The message already has the option.
         (Part::Protocol, _) => error.to_string(),
     })
 }
 
-/// A name that no server can be asked for in a TLS handshake.
+/// An invalid server name for TLS.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("`{0}` is not a server name")]
+#[error("invalid server name `{0}`")]
 pub(crate) struct ServerNameError(String);
 
-/// The name of a server as a TLS handshake has it.
+/// Returns the server name for a TLS handshake.
 pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, ServerNameError> {
     ServerName::try_from(name.to_owned()).map_err(|_| ServerNameError(name.to_owned()))
 }
@@ -188,7 +188,7 @@ fn version(option: &str, written: &Word<TlsVersion>) -> Result<Option<TlsVersion
 
 fn fingerprint(options: &ServersTransport, tls: &TlsOptions) -> [u8; 32] {
     let mut hash = Sha256::new();
-    // The options serialise to JSON without a way to fail; an empty text would only make transports look alike.
+    // Serialising the options cannot fail.
     hash.update(serde_json::to_vec(options).unwrap_or_default());
     for part in tls.roots.iter().chain(tls.identities.iter().flat_map(|(chain, key)| [chain, key])) {
         hash.update(part.len().to_le_bytes());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_checked() {
+    fn invalid_options_are_rejected() {
         let spiffe = ServersTransport { spiffe: Some(Default::default()), ..Default::default() };
         assert!(Transport::build(&spiffe, &mut none).err().unwrap().to_string().contains("spiffe"));
         let missing = ServersTransport { root_cas: vec!["ca.pem".into()], ..Default::default() };

@@ -1,4 +1,4 @@
-//! Carries a connection that has changed protocol (WebSocket and others) between client and server.
+//! Copies bytes of upgraded connections (such as WebSocket) between client and server.
 
 use http::header::{HeaderValue, UPGRADE};
 use hyper::body::Incoming;
@@ -9,33 +9,34 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::InFlight;
 
-/// Bytes that each direction may hold.
-const BUFFER: usize = 16 * 1024;
+/// Buffer size per direction.
+const BUFFER_SIZE: usize = 16 * 1024;
 
-/// A change of protocol that the server is asked for.
+/// A requested upgrade.
 pub(super) struct Change {
     pub(super) protocol: HeaderValue,
     pub(super) client: Box<Upgrade>,
 }
 
-/// Why a server's 101 is not passed on.
+/// Why the 101 of a server is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UpgradeError {
     /// The request did not ask for another protocol.
-    #[error("it changed protocol without being asked")]
+    #[error("unexpected protocol upgrade")]
     NotAsked,
-    /// The request asked for another one.
-    #[error("it changed to protocol {chosen:?} when {wanted:?} was asked for")]
+    /// The server chose another protocol.
+    #[error("unexpected protocol {chosen:?}: expected {wanted:?}")]
     OtherProtocol {
-        /// What the server says.
+        /// The protocol chosen by the server.
         chosen: Option<HeaderValue>,
-        /// What was asked for.
+        /// The requested protocol.
         wanted: HeaderValue,
     },
 }
 
-/// Turns a server's 101 into ours, and starts to carry bytes both ways as soon as both sides have changed protocol:
-/// no byte of the client's is read before that. Fails when the server changed to something that was not asked for.
+/// Converts the 101 of a server, and starts copying in both directions once both sides have upgraded: no data
+/// of the
+/// client is read before. Returns an error if the server chose a protocol that was not requested.
 pub(super) fn accept(
     mut response: http::Response<Incoming>,
     wanted: Option<Change>,
@@ -49,16 +50,16 @@ pub(super) fn accept(
         return Err(UpgradeError::OtherProtocol { chosen: chosen.cloned(), wanted: change.protocol });
     }
     let server = hyper::upgrade::on(&mut response);
-    tokio::spawn(carry(change.client, server, in_flight));
+    tokio::spawn(copy_when_upgraded(change.client, server, in_flight));
     let (mut head, _) = response.into_parts();
-    // There is no body, so no coding of one.
+    // There is no body, so the transfer coding does not matter.
     let _ = super::fields::clean_response(&mut head.headers);
     head.headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
     head.headers.insert(UPGRADE, change.protocol);
     Ok(Response::from_parts(head, Body::empty()))
 }
 
-async fn carry(client: Box<Upgrade>, server: OnUpgrade, in_flight: InFlight) {
+async fn copy_when_upgraded(client: Box<Upgrade>, server: OnUpgrade, in_flight: InFlight) {
     let failed =
         |error: &dyn std::fmt::Display| tracing::debug!(server = %in_flight.0.url(), "upgrade: {error}");
     match futures_util::future::join(client.side.changed(), server).await {
@@ -70,6 +71,7 @@ async fn carry(client: Box<Upgrade>, server: OnUpgrade, in_flight: InFlight) {
 
 async fn copy(mut client: impl AsyncRead + AsyncWrite + Unpin, server: Upgraded) {
     let mut server = TokioIo::new(server);
-    // How such a connection ends is nobody's error: both sides see it close.
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
+    // Errors are ignored, as both sides see the connection close.
+    let _ =
+        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER_SIZE, BUFFER_SIZE).await;
 }

@@ -1,33 +1,39 @@
-//! How much is read from a server at once: little, so that slow clients hold little; more while answers flow fast.
+//! Limits the size of reads from a server: small, so that slow clients hold little memory, and larger while
+//! responses
+//! flow fast.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Read at once without asking. What waits for a client that takes nothing is about twice as much.
+/// Base size of reads. About twice as much is buffered for a stalled client.
 const BASE: usize = 16 * 1024;
-/// Read at once at most.
+/// Maximum size of reads.
 const MAX: usize = 512 * 1024;
-/// Reads that must fill a window before it grows. A client that takes nothing has stopped the flow by then: what the
-/// system buffers for it is less.
-const PATIENCE: u8 = 8;
-/// What all connections together may read at once beyond [`BASE`] each. Whoever stalls keeps what it borrowed, so this
-/// is also what all stalled clients of the process can hold beyond the base.
+/// Number of full reads before a window grows. A stalled client has stopped the flow by then, as the system
+/// buffers
+/// less.
+const FULL_READS: u8 = 8;
+/// Total size of all windows beyond [`BASE`] each. A stalled connection keeps what it borrowed, so this also
+/// bounds
+/// the memory of all stalled clients beyond the base.
 const BUDGET: usize = 8 * 1024 * 1024;
 
-/// What is left of [`BUDGET`]. Touched when a window changes, not when something is read.
+/// The rest of [`BUDGET`]. Accessed when a window changes, not on every read.
 static FREE: AtomicUsize = AtomicUsize::new(BUDGET);
 
 /// The size of one connection's reads.
 ///
-/// The HTTP library doubles its buffer when a read filled it, and halves it after two reads in a row that filled less
-/// than half. A window of `size` lets it stay at `size`: one byte less is read until the next size has been borrowed.
+/// The HTTP library doubles its buffer after a full read, and halves it after two consecutive reads of less
+/// than
+/// half. A window of `size` keeps it at `size`: reads are one byte shorter until the next size has been
+/// borrowed.
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
-    /// The next size has been borrowed already, so a read may fill the buffer.
+    /// Whether the next size has been borrowed, so that a read may fill the buffer.
     opening: bool,
-    /// Reads in a row that filled the window.
+    /// Number of consecutive full reads.
     full: u8,
-    /// The last read was small.
+    /// Whether the last read was small.
     small: bool,
 }
 
@@ -38,12 +44,12 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Bytes that the next read may bring.
+    /// Returns the maximum size of the next read.
     pub(super) fn limit(&self) -> usize {
         if self.opening { self.size } else { self.size - 1 }
     }
 
-    /// Takes note of a read of `length` bytes.
+    /// Records a read of `length` bytes.
     pub(super) fn note(&mut self, length: usize) {
         if length >= self.limit() {
             self.small = false;
@@ -66,7 +72,7 @@ impl Window {
             return;
         }
         self.full = self.full.saturating_add(1);
-        self.opening = self.full >= PATIENCE && self.size < MAX && borrow(self.size);
+        self.opening = self.full >= FULL_READS && self.size < MAX && borrow(self.size);
     }
 
     fn shrink(&mut self) {
@@ -78,7 +84,7 @@ impl Window {
         FREE.fetch_add(before - self.lent(), Ordering::Relaxed);
     }
 
-    /// What this window has borrowed.
+    /// Returns the borrowed size.
     fn lent(&self) -> usize {
         self.size - BASE + if self.opening { self.size } else { 0 }
     }
@@ -92,7 +98,8 @@ impl Drop for Window {
     }
 }
 
-/// Borrows from the budget. The last eighth of it is for small windows, so that a few connections do not take all.
+/// Borrows from the budget. Its last eighth is reserved for small windows, so that a few connections cannot
+/// use all.
 fn borrow(size: usize) -> bool {
     let take = |free: usize| free.checked_sub(size).filter(|rest| *rest >= (size - BASE) * 8);
     FREE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
@@ -102,7 +109,7 @@ fn borrow(size: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// Reads that fill whatever is allowed.
+    /// Returns a window after full reads.
     fn grown() -> Window {
         let mut window = Window::default();
         for _ in 0..50 {
@@ -112,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_grow_while_reads_fill_them_shrink_after_and_give_all_back() {
+    fn windows_grow_with_full_reads_then_shrink_and_return_their_budget() {
         let mut window = grown();
         assert_eq!(window.limit(), MAX - 1);
         for _ in 0..20 {

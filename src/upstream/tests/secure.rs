@@ -1,8 +1,8 @@
-//! HTTP/2 and TLS towards servers, and the client that middlewares are given.
+//! Tests of HTTP/2 and TLS to servers, and of the client for middlewares.
 
 use super::*;
 
-/// An HTTP/2 server that answers with method, target and body length, and a trailer.
+/// Starts an HTTP/2 server that responds with method, target and body length, and a trailer.
 async fn http2_server(connections: Arc<AtomicUsize>) -> SocketAddr {
     server(move |_, stream| {
         connections.fetch_add(1, Ordering::SeqCst);
@@ -65,7 +65,7 @@ async fn http2_shares_connections_and_keeps_trailers() {
     assert_eq!(connections.load(Ordering::SeqCst), opened);
 }
 
-/// A TLS server that speaks what ALPN settles, and its certificate in PEM.
+/// Starts a TLS server with the protocol from ALPN, and returns its certificate as PEM.
 async fn tls_server() -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec!["tls.test".into()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();

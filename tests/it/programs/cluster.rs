@@ -477,11 +477,11 @@ fn three_replicas_lose_no_request_whatever_is_restarted() {
     load.check_limit("Consul restarted", false);
 
     redis.kill();
-    let missed = |replica: &Replica| replica.process.log().contains("does not answer");
+    let missed = |replica: &Replica| replica.process.log().contains("is unavailable");
     eventually("every replica misses it", || replicas.iter().all(missed));
     load.asked(600);
     redis.run();
-    let found = |replica: &Replica| replica.process.log().contains("answers again");
+    let found = |replica: &Replica| replica.process.log().contains("is available again");
     eventually("every replica has found it again", || replicas.iter().all(found));
     load.check("Redis restarted", false);
     load.forget_limited();
