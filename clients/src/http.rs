@@ -1,8 +1,7 @@
 //! A minimal HTTP/1.1 client for the APIs of container engines, agents and stores.
 //!
 //! Connect and response times, stalls, response sizes and idle connections are limited. So every request
-//! detects a
-//! peer that has disappeared silently, such as behind a firewall that dropped the connection.
+//! detects a peer that has disappeared silently, such as behind a firewall that dropped the connection.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -120,8 +119,7 @@ struct Sender {
 
 impl Sender {
     /// Waits until the connection is ready for a request. Returns false if it is closed, or the server's name
-    /// no longer
-    /// has its address.
+    /// no longer has its address.
     async fn is_usable(&mut self) -> bool {
         if self.requests.ready().await.is_err() {
             return false;

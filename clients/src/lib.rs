@@ -1,8 +1,7 @@
 //! Outgoing clients: name resolution, connections, and protocols.
 //!
 //! Connections to container engines, agents, stores and certificate authorities use these clients.
-//! Connections to
-//! servers use [`dial`] and [`tls`]. This crate is independent of how its clients are used.
+//! Connections to servers use [`dial`] and [`tls`]. This crate is independent of how its clients are used.
 
 pub mod connect;
 pub mod consul;

@@ -225,10 +225,8 @@ impl Consul {
     }
 
     /// Returns the keys in a response. Lists omit keys that the token may not read. So an empty list after
-    /// one with
-    /// keys is accepted only if something was deleted, which increases the index, and if a query for one of
-    /// the keys
-    /// returns that it does not exist: without permission, such a query is rejected.
+    /// one with keys is accepted only if something was deleted, which increases the index, and if a query for
+    /// one of the keys returns that it does not exist: without permission, such a query is rejected.
     async fn accept_keys(
         &self,
         agent: &Agent,

@@ -2,8 +2,7 @@
 //!
 //! The client uses etcd's JSON gateway, so that no gRPC is needed. One stream reports each change after the
 //! revision that was read; a cheap periodic query verifies that the stream is alive. While no server
-//! responds, the
-//! last known configuration stays in force.
+//! responds, the last known configuration stays in force.
 
 mod client;
 mod follow;

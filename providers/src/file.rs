@@ -1,8 +1,8 @@
 //! Route files in YAML and TOML: one file or a directory, watched (Traefik's `providers.file`).
 //!
 //! A file that cannot be read keeps its last good content and does not affect the others. Changes are
-//! detected
-//! through inotify, and by polling every two seconds where inotify does not work (NFS, overlays, mounts).
+//! detected through inotify, and by polling every two seconds where inotify does not work (NFS, overlays,
+//! mounts).
 
 mod load;
 mod merge;

@@ -1,11 +1,9 @@
 //! Configuration fetched by HTTP (Traefik's `providers.http`).
 //!
 //! The endpoint is polled with the validators of the last response (`ETag`, `Last-Modified`), so that an
-//! unchanged
-//! configuration is not transferred again. While the endpoint does not respond, or its response is invalid,
-//! the
-//! last configuration stays in force. A response with errors beyond single objects is rejected as a whole:
-//! otherwise an error page would be a configuration without routes.
+//! unchanged configuration is not transferred again. While the endpoint does not respond, or its response is
+//! invalid, the last configuration stays in force. A response with errors beyond single objects is rejected
+//! as a whole: otherwise an error page would be a configuration without routes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

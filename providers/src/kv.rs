@@ -1,8 +1,7 @@
 //! Converts trees of keys into configuration, for all key-value stores.
 //!
 //! As keys are written one by one, a change may be incomplete. An object that cannot be decoded keeps its
-//! last
-//! good version, and the problem names the key.
+//! last good version, and the problem names the key.
 
 use std::borrow::Cow;
 

@@ -37,8 +37,7 @@ pub struct Update {
     /// Its state. In an `Arc`, so that unchanged states are dropped cheaply.
     pub state: Arc<Provided>,
     /// False until the source has been read once: the state is empty except for the problem, and the gateway
-    /// is not
-    /// ready.
+    /// is not ready.
     pub ready: bool,
 }
 
@@ -48,8 +47,7 @@ pub type Updates = mpsc::Sender<Update>;
 /// A source of configuration.
 pub trait Provider: Send + Sync + 'static {
     /// Runs until the session ends. After an error or panic, the supervisor restarts the provider with a
-    /// delay; the
-    /// last delivered state stays in force.
+    /// delay; the last delivered state stays in force.
     fn run(&self, session: Session) -> BoxFuture<'_, Result<(), Error>>;
 }
 
@@ -162,8 +160,7 @@ macro_rules! registry {
             }
 
             /// Builds the instances of the provider, without starting them. Their names start with `given` or
-            /// the kind.
-            /// Returns an error if an option is invalid.
+            /// the kind. Returns an error if an option is invalid.
             pub fn instances(self, given: Option<&str>) -> Result<Vec<Instance>, Error> {
                 let kind = self.kind();
                 match self {

@@ -31,8 +31,7 @@ impl OwnKeys {
     }
 
     /// Returns true for a key written by a gateway. A key in a section of the configuration (the start of
-    /// `rest`)
-    /// counts only below a known prefix.
+    /// `rest`) counts only below a known prefix.
     pub(crate) fn contains(&self, key: &str, rest: &str) -> bool {
         let section = rest.split('/').next().unwrap_or_default();
         let in_section = SECTIONS.iter().any(|name| name.eq_ignore_ascii_case(section));

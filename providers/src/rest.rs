@@ -1,8 +1,7 @@
 //! Configuration sent to the gateway's API (Traefik's `providers.rest`).
 //!
 //! The service `rest@internal` accepts it at `PUT /api/providers/rest`. It is empty until then, and lost when
-//! the
-//! process ends.
+//! the process ends.
 
 use bytes::Bytes;
 use futures_util::FutureExt;

@@ -168,17 +168,14 @@ impl Session {
     }
 
     /// Reports that the source is unavailable. The last delivered state stays in force, and the problem is
-    /// added to
-    /// it if the outage lasts. Without one, an empty state with the problem is sent, so that the gateway can
-    /// report
-    /// why it is not ready.
+    /// added to it if the outage lasts. Without one, an empty state with the problem is sent, so that the
+    /// gateway can report why it is not ready.
     pub async fn unavailable(&self, problem: Problem) -> Result<(), Error> {
         self.report_outage(problem, false).await
     }
 
     /// Reports that the source is available but cannot be decoded. Like [`Session::unavailable`], but
-    /// reported
-    /// immediately, as the problem will not go away without a change.
+    /// reported immediately, as the problem will not go away without a change.
     pub async fn unreadable(&self, problem: Problem) -> Result<(), Error> {
         self.report_outage(problem, true).await
     }

@@ -1,10 +1,8 @@
 //! Go templates in route files and default rules.
 //!
 //! Supports the commonly used part of Go's `text/template`: actions, pipelines, variables, `if`, `with`,
-//! `range`,
-//! comments, trim markers, and the functions of Go and sprig in [`functions`]. Everything else is an error
-//! with the
-//! line. Steps and output are limited, so no template can hang the gateway.
+//! `range`, comments, trim markers, and the functions of Go and sprig in [`functions`]. Everything else is an
+//! error with the line. Steps and output are limited, so no template can hang the gateway.
 
 mod arguments;
 mod function_error;
@@ -37,8 +35,8 @@ pub enum Dialect {
     /// A route file: `split` is Go's `strings.Split`; values are not escaped.
     File,
     /// A default rule: `split` is sprig's. Values in quotes of the rule cannot end the quotes: they are
-    /// escaped in
-    /// double quotes and rejected in backticks, so that a label cannot change the surrounding rule.
+    /// escaped in double quotes and rejected in backticks, so that a label cannot change the surrounding
+    /// rule.
     Rule,
 }
 
@@ -287,8 +285,7 @@ impl<'t> Run<'t> {
     }
 
     /// Evaluates a function with its arguments, or a single operand. `piped` is the value before the `|`,
-    /// which becomes
-    /// the last argument.
+    /// which becomes the last argument.
     fn command(
         &mut self,
         command: &'t [Expr],

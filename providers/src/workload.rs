@@ -1,8 +1,7 @@
 //! Converts the labels of workloads into configuration, for all providers with labels.
 //!
 //! Implements Traefik's rules for labels: `enable`, constraints, the default rule, the names of unnamed
-//! routers and
-//! services, the server of a service, and merging of several workloads.
+//! routers and services, the server of a service, and merging of several workloads.
 
 mod conflict;
 mod join;
@@ -178,8 +177,7 @@ enum ConstraintError {
 /// Locates a workload.
 pub trait Locate {
     /// Returns host and port, given the port in the labels of a service, if any. `Ok(None)` means that the
-    /// workload is
-    /// currently not available, so its services have no server.
+    /// workload is currently not available, so its services have no server.
     fn locate(&self, port: Option<&str>) -> Result<Option<(String, String)>, LocateError>;
 }
 
@@ -242,9 +240,8 @@ impl Rules {
 /// Builds the configuration of one workload.
 ///
 /// Errors affect only their object: a broken router keeps its rule and answers 503, and a broken service is
-/// left
-/// out, each with a problem that names the label. A workload without labels that has no address is left out
-/// silently, as it is only exposed by default.
+/// left out, each with a problem that names the label. A workload without labels that has no address is left
+/// out silently, as it is only exposed by default.
 pub fn build(workload: &Workload<'_>, labels: Labels, rules: &Rules, place: &dyn Locate) -> Provided {
     if labels.is_none()
         && let Err(reason) = place.locate(None)

@@ -1,8 +1,7 @@
 //! Clusters of gateways: members, their configurations, and the leader.
 //!
 //! Members are published in Consul (`consul`) or Redis (`redis`). Request handling does not depend on it:
-//! while the
-//! store is unavailable, the last known members are shown with the error.
+//! while the store is unavailable, the last known members are shown with the error.
 
 mod consul;
 mod error;

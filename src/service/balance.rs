@@ -127,8 +127,7 @@ impl Balance {
     }
 
     /// Returns the member with the shortest mean time. To keep the times up to date, some requests are
-    /// distributed
-    /// round robin, and a member without a known time receives one request.
+    /// distributed round robin, and a member without a known time receives one request.
     fn fastest(&self, load: &impl Load) -> Option<usize> {
         let allowed = || (0..self.members.len()).filter(|index| load.allowed(*index));
         let choice = self.choices.fetch_add(1, Ordering::Relaxed);
@@ -162,8 +161,7 @@ pub(super) fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
 }
 
 /// Earliest deadline first. Replicates Go's `container/heap`, so that members with equal deadlines come in
-/// the
-/// same order as in Traefik.
+/// the same order as in Traefik.
 struct RoundRobin {
     heap: Vec<(f64, usize)>,
     current: f64,

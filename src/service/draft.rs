@@ -23,8 +23,7 @@ use crate::live::{Checks, Staged};
 use crate::upstream::{Endpoint, Transport};
 
 /// Services being built. The [`Registry`] does not change: new servers and balances are plain values until
-/// the
-/// [`Effects`] are applied.
+/// the [`Effects`] are applied.
 pub struct Draft {
     registry: Arc<Registry>,
     servers: Staged<ServerKey, Server>,
@@ -133,8 +132,7 @@ impl Draft {
     }
 
     /// Returns a service that assigns each client to one of `children` (name as configured, weight, service)
-    /// by a
-    /// hash of its address.
+    /// by a hash of its address.
     pub fn highest_random_weight(
         &self,
         name: &str,

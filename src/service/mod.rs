@@ -2,8 +2,7 @@
 //!
 //! A [`Service`] handles requests: a load balancer over servers, or a composite of other services. State that
 //! outlives a configuration (connections, health, balances) is owned by the [`Registry`]; services are built
-//! in
-//! a [`Draft`].
+//! in a [`Draft`].
 
 mod balance;
 mod check;

@@ -55,8 +55,7 @@ pub(super) trait Component: Object {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// The router that the component itself is built for. If one of these objects is built per router, so is
-    /// the
-    /// component.
+    /// the component.
     Router,
     /// None: the component takes the place of a router and does not share these instances.
     Own,

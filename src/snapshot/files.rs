@@ -1,8 +1,7 @@
 //! Files that a configuration names (certificates, keys, CAs, user lists), read once and watched.
 //!
 //! Changes are detected by content: touching a file or replacing it by an equal one changes nothing. Time,
-//! size
-//! and inode only decide when to read a file again, so that a check costs one `stat` per file.
+//! size and inode only decide when to read a file again, so that a check costs one `stat` per file.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -103,8 +102,7 @@ impl Files {
 
 impl Draft {
     /// Returns the content of a file, the same for all calls. The file is read only if its size, time or
-    /// inode has
-    /// changed.
+    /// inode has changed.
     pub(super) fn content(&self, path: &str) -> Content {
         #[cfg(test)]
         assert_ne!(path, PANICKING, "panic in test");

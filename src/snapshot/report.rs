@@ -66,8 +66,7 @@ impl Status {
 
 impl Report {
     /// Returns a short hash of the configuration, without secrets and without the content of the files it
-    /// names.
-    /// Gateways with the same configuration have the same digest.
+    /// names. Gateways with the same configuration have the same digest.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| {
             let mut hash = Sha256::new();
@@ -142,8 +141,7 @@ impl Report {
     /// Adds an object and its problems, except those reported already.
     ///
     /// Problems refer to the object as it was configured, so that an error in a router that was split by
-    /// entry
-    /// point is reported once.
+    /// entry point is reported once.
     fn add(&mut self, reported: &mut Reported, finding: Finding, config: &Config, origins: &Origins) {
         let Finding { object, written, used_by, priority, outcome } = finding;
         let Outcome { mut errors, rule_error, warnings, notes } = outcome;

@@ -11,8 +11,7 @@ use crate::router::{Closeness, HostSet, Rule};
 use crate::tls::{Claim, HostOptions, NamedOptions, TlsStore};
 
 /// Maximum number of comparisons of routers and hosts per entry point. Beyond that, a router whose options
-/// may
-/// not apply is reported without checking for an actual overlap.
+/// may not apply is reported without checking for an actual overlap.
 const MAX_COMPARISONS: usize = 1_000_000;
 
 /// The TLS options that the settings define for an entry point.

@@ -84,8 +84,7 @@ impl Operation<'_> {
     }
 
     /// Encodes the commands. With `whole`, sends the text of the script, as the server has not cached it;
-    /// with `asking`,
-    /// the server is importing the key.
+    /// with `asking`, the server is importing the key.
     pub(super) fn encode(&self, key: &str, whole: bool, asking: bool) -> Bytes {
         let mut out = Vec::with_capacity(key.len() + 256);
         if asking {

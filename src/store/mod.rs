@@ -1,8 +1,7 @@
 //! Stores shared by several gateways: Redis, for common limits and shared values.
 //!
 //! Connections run on the control plane and are shared by all workers: concurrent commands are pipelined. A
-//! store
-//! lives as long as a middleware that uses it, so it survives reloads.
+//! store lives as long as a middleware that uses it, so it survives reloads.
 
 mod cluster;
 mod command;

@@ -17,8 +17,7 @@ use super::error::NodeError;
 use super::pipeline::{Pipeline, ServerAddress, run};
 
 /// First delay between attempts to reconnect, and the maximum: with jitter of up to a quarter, a restored
-/// server is
-/// used within a second.
+/// server is used within a second.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_millis(500);
 

@@ -111,8 +111,8 @@ pub(super) struct End {
 }
 
 /// Sends commands and reads replies, until all senders are dropped, the connection fails (which is reported
-/// to
-/// waiting commands), the server's name has another address, or `may_end` allows an idle connection to close.
+/// to waiting commands), the server's name has another address, or `may_end` allows an idle connection to
+/// close.
 pub(super) async fn run(
     place: &ServerAddress,
     mut connection: Connection,

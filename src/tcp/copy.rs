@@ -2,9 +2,8 @@
 //!
 //! When one side has finished (sent FIN or closed TLS), the other is notified and may continue: half-closed
 //! connections are supported. Bytes pass through one buffer per worker, so an idle connection holds no
-//! memory.
-//! Only bytes that the receiver does not accept immediately are kept, and nothing more is read until they are
-//! written.
+//! memory. Only bytes that the receiver does not accept immediately are kept, and nothing more is read until
+//! they are written.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -36,12 +35,10 @@ pub(super) struct Copied {
 }
 
 /// Copies bytes in both directions. When one side has finished, the other may continue for `delay`; `None`
-/// means
-/// no limit.
+/// means no limit.
 ///
 /// A side that closes with unread bytes is reset: writes to it fail, but its last bytes can still be read. So
-/// a
-/// failed write ends only its own direction.
+/// a failed write ends only its own direction.
 pub(super) async fn both_ways<C, S>(
     client: &mut C,
     server: &mut S,
@@ -103,8 +100,7 @@ enum State {
 
 impl Direction {
     /// Ready once everything has been copied and the other side is shut down, or writes to it fail. Returns
-    /// an error
-    /// if reading fails.
+    /// an error if reading fails.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,

@@ -15,8 +15,7 @@ use super::transport::Transport;
 use crate::live::{Checks, Staged};
 
 /// TCP services being built, and the round robins of UDP services. The [`Registry`] does not change: new
-/// servers
-/// and round robins are plain values until the [`Effects`] are applied.
+/// servers and round robins are plain values until the [`Effects`] are applied.
 pub struct Draft {
     registry: Arc<Registry>,
     servers: Staged<ServerKey, Server>,

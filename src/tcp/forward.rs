@@ -25,8 +25,7 @@ pub struct ServerConnection {
 }
 
 /// Connects to a server of a route. With `starttls`, the server must accept PostgreSQL's TLS request first,
-/// as
-/// the client already has the answer.
+/// as the client already has the answer.
 pub async fn connect(route: &Route, connection: &Connection, starttls: bool) -> io::Result<ServerConnection> {
     let (server, mut stream) = Box::pin(connect_to_server(route, connection)).await?;
     if starttls {

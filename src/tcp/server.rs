@@ -70,8 +70,7 @@ impl Server {
     }
 
     /// Replaces the running health check by one that `start` spawns, unless it has equal options. Without a
-    /// check,
-    /// the server is assumed to be up.
+    /// check, the server is assumed to be up.
     pub(super) fn replace_check(
         &self,
         options: Option<TcpHealthCheck>,

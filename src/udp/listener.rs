@@ -124,8 +124,7 @@ impl Listener {
     }
 
     /// Shuts down gracefully: accepts new sessions for `requestAcceptGraceTimeout`, then waits up to
-    /// `graceTimeOut`
-    /// for open ones to become idle.
+    /// `graceTimeOut` for open ones to become idle.
     pub async fn stop(&self) {
         if !self.accept_grace.is_zero() {
             tokio::time::sleep(self.accept_grace).await;

@@ -2,10 +2,8 @@
 //!
 //! A session is the traffic of one client address at one entry point. Its first datagram selects the server;
 //! replies are sent to the client until the session is idle for `udp.timeout`. Each worker has its own socket
-//! on
-//! the shared port. The kernel delivers all datagrams of a client to the same socket, so each session belongs
-//! to
-//! one worker.
+//! on the shared port. The kernel delivers all datagrams of a client to the same socket, so each session
+//! belongs to one worker.
 
 mod listen;
 mod listener;

@@ -58,8 +58,7 @@ impl Server {
     }
 
     /// Returns the addresses for a new session. IPv4 comes first: most servers that listen on one family only
-    /// use
-    /// IPv4, and a refused datagram is lost.
+    /// use IPv4, and a refused datagram is lost.
     pub(super) fn candidates(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
         let mut candidates = addresses.to_vec();
         candidates.sort_by_key(IpAddr::is_ipv6);

@@ -1,8 +1,7 @@
 //! The session of one client of a UDP entry point: a socket to its server, and an idle timeout.
 //!
 //! Since an address may be reassigned, the name of a server is looked up again while datagrams pass. A
-//! session
-//! ends when its server loses the address; the next datagram of the client starts another one.
+//! session ends when its server loses the address; the next datagram of the client starts another one.
 
 use std::cell::RefCell;
 use std::io;
@@ -51,8 +50,7 @@ pub(super) struct Session {
     socket: OnceLock<UdpSocket>,
     waiting: Mutex<Vec<Vec<u8>>>,
     /// When the last lookup confirmed the address, in milliseconds of [`now`]; [`u64::MAX`] if the server is
-    /// an
-    /// IP address.
+    /// an IP address.
     confirmed: AtomicU64,
     doubted: Notify,
     /// Time of the last datagram, in milliseconds of [`now`].
@@ -119,8 +117,7 @@ impl Session {
     }
 
     /// Forwards replies to the client until the session is idle for `timeout`, the server refuses datagrams,
-    /// or its
-    /// name no longer has the address.
+    /// or its name no longer has the address.
     pub(super) async fn run(&self, entry: &UdpSocket, timeout: Duration) -> io::Result<Ended> {
         let socket = match self.socket.get() {
             Some(socket) => socket,
@@ -169,8 +166,7 @@ impl Session {
     }
 
     /// Returns true if the name has another address or none. A failed lookup is inconclusive: datagrams wait
-    /// for the
-    /// next one.
+    /// for the next one.
     fn has_lost(&self, peer: IpAddr, outcome: &Result<Answer, LookupError>) -> bool {
         match outcome {
             Ok(answer) => !answer.addresses().contains(&peer),

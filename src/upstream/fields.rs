@@ -62,8 +62,7 @@ pub(super) fn clean_request(head: &mut request::Parts, is_tunnel: bool) -> Clean
 }
 
 /// Removes hop-by-hop fields of a response. Returns false if the body has an unknown transfer coding, as it
-/// could
-/// not be decoded without the field.
+/// could not be decoded without the field.
 pub(super) fn clean_response(headers: &mut HeaderMap) -> bool {
     let found = Found::of(headers);
     if found.has(Found::CONNECTION) {
@@ -102,8 +101,7 @@ pub(super) fn without_body(head: &mut request::Parts, cleaned: &Cleaned) {
 }
 
 /// Sets chunked coding for a body of unknown length, as the HTTP library drops the body of such a GET. Not
-/// needed in
-/// HTTP/2.
+/// needed in HTTP/2.
 pub(super) fn with_body(head: &mut request::Parts, body: &tidegate_core::Body) {
     if matches!(head.method, Method::GET | Method::HEAD)
         && !head.headers.contains_key(CONTENT_LENGTH)
@@ -190,8 +188,7 @@ impl Found {
 }
 
 /// Removes the fields listed in `Connection`, except `Host` and the like: they are not hop-by-hop, and a
-/// middleware
-/// may have set them.
+/// middleware may have set them.
 fn remove_listed(headers: &mut HeaderMap) {
     // As a rule it lists nothing.
     let lists_none = |value: &HeaderValue| {

@@ -1,8 +1,7 @@
 //! Sends one request to one server: connections, pools, timeouts, upgrades.
 //!
 //! A [`Transport`] has the connection options of servers, an [`Endpoint`] is one server with a transport and
-//! its
-//! connections, and a [`Client`] sends requests of the gateway itself.
+//! its connections, and a [`Client`] sends requests of the gateway itself.
 
 mod casing;
 mod client;
@@ -87,8 +86,7 @@ impl Endpoint {
     }
 
     /// Returns the `Host` header if that of the client is not passed on: the host, and the port unless it is
-    /// the
-    /// default.
+    /// the default.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
@@ -105,8 +103,7 @@ impl Endpoint {
     }
 
     /// Sends a request. Handles hop-by-hop headers and upgrades; other headers must be ready for the server.
-    /// On error,
-    /// nothing of the response has been consumed.
+    /// On error, nothing of the response has been consumed.
     ///
     /// Dropping the future cancels the request.
     pub async fn send(self: &Arc<Self>, request: Request) -> Result<Response, UpstreamError> {
@@ -116,8 +113,7 @@ impl Endpoint {
     }
 
     /// Closes connections that have been idle for too long or exceed the limit. Those to addresses that the
-    /// server's
-    /// name has lost are closed after the next lookup.
+    /// server's name has lost are closed after the next lookup.
     pub fn sweep(self: &Arc<Self>) {
         let (now, limit) = (Instant::now(), self.idle_limit());
         for pool in &self.pools {

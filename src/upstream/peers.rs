@@ -1,12 +1,9 @@
 //! Keeps connections of a server only to the current addresses of its name.
 //!
 //! The peer of an established connection does not change: another host that gets the address resets the
-//! connection.
-//! So a kept connection is safe without a lookup, but its name may refer to another server by now. While
-//! there are
-//! connections, requests trigger lookups in the background. If the last lookup is old, the first request
-//! waits for
-//! the answer before it uses a kept connection.
+//! connection. So a kept connection is safe without a lookup, but its name may refer to another server by
+//! now. While there are connections, requests trigger lookups in the background. If the last lookup is old,
+//! the first request waits for the answer before it uses a kept connection.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,8 +20,7 @@ use super::{Endpoint, Host};
 /// lookup.
 const MAX_UNCONFIRMED: u64 = 250;
 /// Maximum time that requests wait for a lookup. After it, kept connections are used anyway, as their peer
-/// does not
-/// change.
+/// does not change.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The state of lookups of a server's name.

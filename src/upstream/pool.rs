@@ -1,8 +1,7 @@
 //! The open connections of one endpoint on one worker.
 //!
 //! Idle HTTP/1 connections are a stack: the most recently used one is reused first, so that the others can
-//! expire.
-//! HTTP/2 connections are shared up to their limit of streams.
+//! expire. HTTP/2 connections are shared up to their limit of streams.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -93,8 +92,7 @@ impl Pool {
     /// Keeps an HTTP/1 connection for the next request.
     ///
     /// The limit may be exceeded until [`Self::expired`] removes the surplus: under load, connections are
-    /// idle only for
-    /// a moment, and closing and reopening them would cost more than the requests.
+    /// idle only for a moment, and closing and reopening them would cost more than the requests.
     ///
     /// Drops the connection if the server's name has lost its address.
     pub(super) fn put(&mut self, own: Own, idle: Duration) {
@@ -137,8 +135,7 @@ impl Pool {
     }
 
     /// Removes connections to other addresses, and does not keep new ones to them. The result must be dropped
-    /// after
-    /// releasing the lock.
+    /// after releasing the lock.
     pub(super) fn keep_only(&mut self, addresses: &Arc<[IpAddr]>) -> impl Sized + use<> {
         let mut gone = (Vec::new(), Vec::new());
         if self.addresses.as_ref() != Some(addresses) {
@@ -156,8 +153,7 @@ impl Pool {
     }
 
     /// Removes connections that are closed or have been idle for too long, and the longest idle HTTP/1
-    /// connections
-    /// beyond `limit`. The result must be dropped after releasing the lock.
+    /// connections beyond `limit`. The result must be dropped after releasing the lock.
     pub(super) fn expired(&mut self, now: Instant, limit: usize) -> impl Sized + use<> {
         let over = |expires: Option<Instant>| expires.is_some_and(|at| at <= now);
         let mut idle: Vec<_> =
@@ -179,8 +175,7 @@ impl Pool {
 }
 
 /// Returns when to close an idle connection: up to a fifth earlier than configured, so that connections that
-/// were
-/// opened together are not closed together. `None` for never.
+/// were opened together are not closed together. `None` for never.
 fn expiry(idle: Duration) -> Option<Instant> {
     (!idle.is_zero()).then(|| Instant::now() + idle.mul_f64(0.8 + 0.2 * fastrand::f64()))
 }

@@ -435,8 +435,7 @@ impl Spare {
 }
 
 /// Returns a copy of a request that may be repeated: one with a safe method and no body. Go's transport
-/// repeats the
-/// same requests if a kept connection closes.
+/// repeats the same requests if a kept connection closes.
 fn spare(request: &Request<Body>) -> Option<Spare> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     if !safe || !request.body().is_end_stream() {

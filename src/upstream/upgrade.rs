@@ -35,8 +35,7 @@ pub(super) enum UpgradeError {
 }
 
 /// Converts the 101 of a server, and starts copying in both directions once both sides have upgraded: no data
-/// of the
-/// client is read before. Returns an error if the server chose a protocol that was not requested.
+/// of the client is read before. Returns an error if the server chose a protocol that was not requested.
 pub(super) fn accept(
     mut response: http::Response<Incoming>,
     wanted: Option<Change>,

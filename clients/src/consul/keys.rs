@@ -6,8 +6,7 @@ use std::borrow::Cow;
 const ESCAPE: &[u8] = b"__";
 
 /// Encodes a name as one segment of a key: letters, digits, `.`, `_` and `-` are kept, every other byte
-/// becomes
-/// `__` and two upper-case hexadecimal digits.
+/// becomes `__` and two upper-case hexadecimal digits.
 pub fn encode(name: &str) -> Cow<'_, str> {
     let bytes = name.as_bytes();
     let plain = |at: usize, byte: u8| match byte {

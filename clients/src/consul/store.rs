@@ -1,8 +1,7 @@
 //! Consul's key-value store, shared by several gateways: sessions, locks, transactions.
 //!
 //! Transactions are atomic and can depend on a lock, so that a gateway that has lost the lock without
-//! noticing
-//! cannot change anything.
+//! noticing cannot change anything.
 
 use std::time::Duration;
 
@@ -224,8 +223,8 @@ impl Store {
     }
 
     /// Creates a session, whose locks are removed with it. It expires when it is not renewed for `ttl` (at
-    /// least 10 s;
-    /// Consul may take up to twice as long), and its locks cannot be acquired for `delay` after that.
+    /// least 10 s; Consul may take up to twice as long), and its locks cannot be acquired for `delay` after
+    /// that.
     pub async fn begin_session(
         &self,
         name: &str,
@@ -278,8 +277,7 @@ pub struct Follow(Query);
 
 impl Follow {
     /// Returns the current keys on the first call, and the changed keys on each later one. After failures,
-    /// calls wait
-    /// with backoff.
+    /// calls wait with backoff.
     pub async fn next(&mut self, store: &Store) -> Result<Listing, StoreError> {
         let answer = self.0.next::<Vec<Kept>>(&store.agent).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(Kept::entry).collect();

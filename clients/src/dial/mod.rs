@@ -1,8 +1,7 @@
 //! Opens TCP connections to hosts by name. All name resolution goes through this module.
 //!
 //! An address may be reassigned to another host at any time. So a connection is opened with a DNS answer that
-//! is at
-//! most [`MAX_AGE`] old, and if connecting took longer, the name must still have the address.
+//! is at most [`MAX_AGE`] old, and if connecting took longer, the name must still have the address.
 
 mod names;
 mod order;
@@ -31,10 +30,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// Maximum number of connections that are discarded because the name has lost their address.
 const MAX_LOST: usize = 2;
 /// After [`MAX_LOST`] discarded connections, one whose address is missing in the next answer is used if it
-/// was
-/// established within this time, as some name servers answer each query with different addresses. After a
-/// second,
-/// the system retransmits its first segment, which may reach another host.
+/// was established within this time, as some name servers answer each query with different addresses. After a
+/// second, the system retransmits its first segment, which may reach another host.
 const MAX_UNCONFIRMED: Duration = Duration::from_secs(1);
 /// Maximum number of addresses tried for one connection.
 const MAX_TRIED: usize = 128;

@@ -1,9 +1,8 @@
 //! Resolves the names of servers: `/etc/hosts` first, then the system's name servers.
 //!
 //! TTLs are ignored. Docker's name server uses ten minutes, and within that time another container may get
-//! the
-//! address, which would receive the requests. Failures are shared for [`MAX_AGE`], addresses for less: with
-//! `docker network disconnect` and `connect`, an address moves to another container within 50 ms.
+//! the address, which would receive the requests. Failures are shared for [`MAX_AGE`], addresses for less:
+//! with `docker network disconnect` and `connect`, an address moves to another container within 50 ms.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,8 +24,7 @@ pub const MAX_AGE: Duration = Duration::from_millis(100);
 /// How long new connections share resolved addresses.
 const SHARE_TIME: Duration = Duration::from_millis(10);
 /// A lookup without an answer is repeated after this time: the query may be lost, or the name server may be
-/// waiting
-/// for an upstream server that does not have the name, while a container with that name starts.
+/// waiting for an upstream server that does not have the name, while a container with that name starts.
 const REPEAT_AFTER: Duration = Duration::from_millis(500);
 /// Interval of checks for changes of the system's files.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -141,8 +139,7 @@ impl Names {
     }
 
     /// Resolves a name. Shares a recent lookup that started later than `after`. A slow lookup is repeated
-    /// concurrently,
-    /// and the first answer is used.
+    /// concurrently, and the first answer is used.
     pub(super) async fn lookup(self: &Arc<Self>, name: &str, after: Option<Instant>) -> Outcome {
         let mut asked = Instant::now();
         let mut running = FuturesUnordered::new();
@@ -219,8 +216,7 @@ impl Names {
     }
 
     /// Returns the system's resolver, which is rebuilt when one of its files changes: a container's hosts
-    /// file may
-    /// change while it runs.
+    /// file may change while it runs.
     fn current(&self) -> Arc<System> {
         let mut system = self.system.lock();
         if let Some(known) = &*system {
@@ -267,8 +263,7 @@ impl System {
 }
 
 /// Enables both address families and disables caching. Sets TTL limits too, as a cache of size 0 may still
-/// serve
-/// entries that are not evicted yet.
+/// serve entries that are not evicted yet.
 pub(super) fn uncached(options: &mut ResolverOpts) {
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.cache_size = 0;

@@ -1,6 +1,5 @@
 //! Orders the addresses of a name (RFC 8305 section 4): by destination address selection (RFC 6724 section
-//! 6), then
-//! alternating between families.
+//! 6), then alternating between families.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -8,8 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 const MAX_ADDRESSES: usize = 64;
 
 /// Sorts and deduplicates addresses. Those of one family keep the order of the answer, which name servers use
-/// for
-/// balancing.
+/// for balancing.
 pub(super) fn sorted(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut once: Vec<IpAddr> = Vec::with_capacity(addresses.len().min(MAX_ADDRESSES));
     for address in addresses {

@@ -126,8 +126,7 @@ impl Sentinel {
     }
 
     /// Returns the addresses of replicas that are up. Includes disconnected ones only if there is no other
-    /// and
-    /// `useDisconnectedReplicas` is set.
+    /// and `useDisconnectedReplicas` is set.
     fn usable(&self, replicas: Vec<Vec<(String, String)>>) -> Vec<(String, String)> {
         let get = |replica: &[(String, String)], key: &str| {
             replica.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()).unwrap_or_default()

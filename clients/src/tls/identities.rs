@@ -8,8 +8,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Several client certificates. Presents the first one issued by a CA that the server names, or none; the
-/// first one
-/// if it names no CA, as in Go.
+/// first one if it names no CA, as in Go.
 #[derive(Debug)]
 pub(super) struct Identities(pub(super) Vec<Arc<CertifiedKey>>);
 

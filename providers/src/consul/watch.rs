@@ -1,8 +1,7 @@
 //! Follows the keys below one root.
 //!
 //! If gateways also write below the root, only the sections of the configuration are followed: a query for
-//! the
-//! whole root would return on every write.
+//! the whole root would return on every write.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,7 @@
 //! Consul Connect: mutual TLS between services with certificates of Consul's CA.
 //!
 //! The agent provides the gateway's certificate and the roots; both are renewed at run time. Each service
-//! gets a
-//! transport that presents the certificate and accepts only the identity of that service.
+//! gets a transport that presents the certificate and accepts only the identity of that service.
 
 use std::sync::Arc;
 

@@ -1,17 +1,14 @@
 //! Follows a catalog: decides which services to fetch again, and when.
 //!
 //! Services whose tags or failing checks have changed are fetched immediately. When the list of services
-//! changes,
-//! the list of all checks is compared, which reveals new instances. For changes that no check reveals (an
-//! instance
-//! without a check, another port), all services are then swept. Check lists and sweeps use at most a fifth of
-//! the
-//! time each, so that a large catalog that changes constantly does not cause a flood of requests.
+//! changes, the list of all checks is compared, which reveals new instances. For changes that no check
+//! reveals (an instance without a check, another port), all services are then swept. Check lists and sweeps
+//! use at most a fifth of the time each, so that a large catalog that changes constantly does not cause a
+//! flood of requests.
 //!
 //! A large agent needs a while to build the list of services. So the checks may be compared before the list
 //! arrives: if any check has changed, an agent also answers the query for checks in a state that no check is
-//! in,
-//! without changes.
+//! in, without changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt::Display;
@@ -42,14 +39,12 @@ const SWEEP_CHUNK: usize = 16;
 /// Delay before a sweep, for the agent and the gateway to handle the change that caused it.
 const SWEEP_DELAY: Duration = Duration::from_millis(500);
 /// Rest after a sweep, a comparison of checks or a delivery, as a multiple of its duration. The latter two
-/// may
-/// follow each other until `CREDIT` of rest is due.
+/// may follow each other until `CREDIT` of rest is due.
 const REST: u32 = 4;
 const CREDIT: Duration = Duration::from_secs(2);
 const MAX_REST: Duration = Duration::from_secs(10);
 /// States in which instances may get no requests. Each has its own query: with many checks, an agent answers
-/// a
-/// query for all of them twenty times more slowly.
+/// a query for all of them twenty times more slowly.
 const FAILING_STATES: [&str; 2] = ["critical", "warning"];
 /// Path of the list of all checks.
 const ALL_CHECKS: &str = "/v1/health/state/any";
@@ -123,8 +118,7 @@ pub(super) struct Run {
     changed: bool,
     deliver_throttle: Throttle,
     /// Number of consecutive implausible lists of services, and when to fetch the list again: as it does not
-    /// change,
-    /// the agent does not report when it becomes plausible.
+    /// change, the agent does not report when it becomes plausible.
     distrusted: u32,
     ask_anew: Option<Instant>,
     complaints: Complaints,
@@ -537,8 +531,7 @@ impl Run {
             let Some(known) = self.services.get_mut(&name) else { continue };
             if instances.is_empty() && !known.instances.is_empty() && !(known.connect && seeing) {
                 // The list of names still has it, so either it is about to be removed, or the token has lost
-                // the
-                // permission to read its instances.
+                // the permission to read its instances.
                 continue;
             }
             if known.part.is_none() || known.instances != instances {

@@ -1,10 +1,8 @@
 //! Services registered in Consul and configured by their tags (Traefik's `providers.consulCatalog`).
 //!
 //! Three blocking queries report changes: one for the names and tags of all services, and one each for
-//! critical
-//! and warning checks. Only services that have changed are fetched again. While the agent is unavailable, the
-//! last
-//! known state stays in force.
+//! critical and warning checks. Only services that have changed are fetched again. While the agent is
+//! unavailable, the last known state stays in force.
 
 mod connect;
 mod derive;

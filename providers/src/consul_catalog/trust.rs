@@ -47,8 +47,7 @@ pub(super) enum Doubt {
 
 impl Trust {
     /// Returns an error if a list of services is implausible. An empty list after a non-empty one is accepted
-    /// if the
-    /// token still has permission to read the services that were in it.
+    /// if the token still has permission to read the services that were in it.
     pub(super) async fn check(&self, agent: &Agent, names: &Names) -> Result<(), Distrusted> {
         if !names.is_empty() {
             let mut seen = self.0.lock();

@@ -50,8 +50,7 @@ pub(super) fn meaning(event: &Event, stop_signal: impl Fn(&str) -> Option<String
 }
 
 /// Returns true if a signal stops a container: the usual ones and the configured one, but not `SIGHUP` and
-/// the
-/// like.
+/// the like.
 fn is_stop(signal: &str, own: Option<&str>) -> bool {
     let number = |name: &str| match name.trim_start_matches("SIG") {
         "INT" => "2".to_owned(),

@@ -1,8 +1,7 @@
 //! Containers configured by labels (Traefik's `providers.docker`).
 //!
 //! Events are only hints: each change lists all containers and inspects those that differ. While the engine
-//! is
-//! unavailable, the last known state stays in force. A container that is asked to stop loses its server
+//! is unavailable, the last known state stays in force. A container that is asked to stop loses its server
 //! immediately.
 
 pub(crate) mod client;

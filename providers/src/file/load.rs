@@ -21,8 +21,7 @@ const MAX_SIZE: usize = 32 << 20;
 const MAX_FILES: usize = 20_000;
 const MAX_DEPTH: usize = 16;
 /// A file that changed within this time is read again even if its time stamp is unchanged, as time stamps can
-/// be
-/// coarse.
+/// be coarse.
 const TIMESTAMP_TOLERANCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! Configuration in the keys of a Redis database (Traefik's `providers.redis`).
 //!
 //! Changes are reported by keyspace notifications, which are enabled if necessary. All keys are read
-//! periodically
-//! in case a notification was lost. While no server responds, the last known configuration stays in force.
+//! periodically in case a notification was lost. While no server responds, the last known configuration stays
+//! in force.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -278,8 +278,7 @@ impl Redis {
     }
 
     /// Returns all keys below the roots with their values. If a key disappears meanwhile, a transaction may
-    /// have run
-    /// concurrently, so all keys are read again.
+    /// have run concurrently, so all keys are read again.
     async fn read(&self, connection: &mut Connection, own_keys: &OwnKeys) -> Result<Vec<Pair>, ReadError> {
         let mut looks = 1;
         loop {
@@ -342,8 +341,7 @@ impl Redis {
     }
 
     /// Returns why a key has no value; `None` if it has just disappeared. Beyond `MAX_TYPES` keys, the type
-    /// is not
-    /// queried: they are reported as a problem and read again soon.
+    /// is not queried: they are reported as a problem and read again soon.
     async fn without_value(
         &self,
         connection: &mut Connection,

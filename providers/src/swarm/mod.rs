@@ -1,10 +1,8 @@
 //! Docker Swarm services configured by labels (Traefik's `providers.swarm`).
 //!
 //! A manager reports changes of services, and of containers on its own node. It does not report tasks on
-//! other
-//! nodes, so they are polled, more often while something changes. While the manager is unavailable, the last
-//! known
-//! state stays in force.
+//! other nodes, so they are polled, more often while something changes. While the manager is unavailable, the
+//! last known state stays in force.
 
 mod derive;
 mod model;

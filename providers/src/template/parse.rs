@@ -208,8 +208,7 @@ fn newlines(text: &str) -> u32 {
 }
 
 /// Returns the tokens of an action (`None` for a comment), its length including `}}`, and whether it trims
-/// what
-/// follows.
+/// what follows.
 fn action(text: &str) -> Result<(Option<Vec<Token>>, usize, bool), SyntaxError> {
     let start = text.len() - text.trim_start().len();
     if text[start..].starts_with("/*") {

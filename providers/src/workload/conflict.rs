@@ -26,8 +26,7 @@ fn as_services<'a, S: 'static, T: Object>(into: &'a mut T, other: &'a T) -> Opti
 }
 
 /// Joins another definition of an object: services join their servers. Returns false on conflict, in which
-/// case
-/// `into` must not be used.
+/// case `into` must not be used.
 pub(super) fn join<T: Object>(into: &mut T, other: &T) -> bool {
     if let Some((into, other)) = as_services::<Service, T>(into, other) {
         return join_http(into, other.clone());
@@ -136,8 +135,7 @@ pub(super) fn broken_objects(state: &Provided) -> BTreeSet<&ObjectRef> {
 }
 
 /// Resolves an object. `earlier` is the last configuration, if the object was valid in it. Returns true if it
-/// is
-/// served.
+/// is served.
 fn resolve_as<T: Object>(
     out: &mut Provided,
     object: &ObjectRef,
@@ -184,8 +182,7 @@ fn combined<T: Object>(mut one: T, other: &T) -> Option<T> {
 }
 
 /// Returns the last good version with the current servers: those with the same definition, and others that
-/// are
-/// reached in the same way, so that replicas with new options get requests.
+/// are reached in the same way, so that replicas with new options get requests.
 fn kept<T: Object>(last: &T, versions: &[Candidate<'_, T>]) -> T {
     let bare = without_servers(last.clone());
     let (agreeing, others): (Vec<&T>, Vec<&T>) = versions
@@ -214,8 +211,7 @@ fn release(out: &mut Provided, serving: &BTreeSet<&ObjectRef>) {
 }
 
 /// Keeps every version of a router as broken, so that the requests of any of them are rejected. The first has
-/// the
-/// name, others get a number appended.
+/// the name, others get a number appended.
 fn reject<'a, T: Object + 'a>(
     out: &mut Provided,
     object: &ObjectRef,

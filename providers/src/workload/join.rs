@@ -29,8 +29,7 @@ joiner!(join_tcp, TcpService, address);
 joiner!(join_udp, UdpService, address);
 
 /// Joins two definitions of a service: the servers of a load balancer and the children of a composite, so
-/// that each
-/// workload can name itself as a child. Other options must be equal.
+/// that each workload can name itself as a child. Other options must be equal.
 pub(super) fn join_http(into: &mut Service, mut from: Service) -> bool {
     let mut agreed = true;
     if let (Some(into), Some(from)) = (&mut into.weighted, &mut from.weighted) {

@@ -110,8 +110,7 @@ impl Labels {
     }
 
     /// Removes `enable`, which defaults to `otherwise`. Returns `None` if it is invalid, which is reported:
-    /// as in
-    /// Traefik, the workload is then left out.
+    /// as in Traefik, the workload is then left out.
     pub fn take_enable(&mut self, otherwise: bool) -> Option<bool> {
         let Some(node) = self.node.remove(&["enable"]) else { return Some(otherwise) };
         let text = node.as_leaf().unwrap_or_default();
@@ -269,8 +268,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Returns a problem for a label below `http` or the like with an unknown kind of object: Traefik rejects
-    /// the
-    /// workload.
+    /// the workload.
     fn unknown_section(&self) -> Option<Problem> {
         Family::ALL.iter().find_map(|family| {
             let parts = self.labels.node.get(&[family.section()])?.as_table()?;

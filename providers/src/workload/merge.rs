@@ -11,10 +11,8 @@ use super::conflict::{Said, broken_objects, join, resolve};
 /// Merges workloads in the given order.
 ///
 /// Several workloads may define the same object: services with equal options join their servers, other
-/// objects
-/// must be equal. Otherwise the version in `earlier`, the last state, stays in force; without one the object
-/// is
-/// broken.
+/// objects must be equal. Otherwise the version in `earlier`, the last state, stays in force; without one the
+/// object is broken.
 pub fn merge<'a>(parts: impl IntoIterator<Item = Said<'a>>, earlier: &Provided) -> Provided {
     let parts: Vec<_> = parts.into_iter().collect();
     let mut merger = Merger::default();
