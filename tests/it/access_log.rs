@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::{Backend, Gateway, eventually, get};
 
 /// The servers behind every case: one fails, one has the pages, one has none, one is fine, one does not listen.
@@ -61,7 +61,7 @@ impl World {
             page: server("200 OK", "pages"),
             missing: server("404 Not Found", "nothing"),
             good: server("200 OK", "good"),
-            dead: nobody(),
+            dead: unused_address(),
         }
     }
 
@@ -203,7 +203,7 @@ fn origin_fields_are_the_services_and_pages_have_their_own() {
     let bad = || json!(["bad", "bad", 503, 3, "bad"]);
     let good = || json!(["good", "good", 200, 4, "good"]);
     let page = || json!(["page", "page", 200, 5]);
-    let nobody = || json!(["-", "-", 0, 0, "-"]);
+    let no_server = || json!(["-", "-", 0, 0, "-"]);
     let failed = || json!(["bad", "bad", 503]);
     for (name, status, expected) in [
         ("plain", 200, [good(), Value::Null, json!([])]),
@@ -216,7 +216,7 @@ fn origin_fields_are_the_services_and_pages_have_their_own() {
         ("page-none", 503, [bad(), json!(["none", "-", 503, 20]), json!([])]),
         ("server-dead", 502, [json!(["dead", "dead", 502, 11, "-"]), page(), json!([])]),
         ("server-none", 503, [json!(["none", "-", 0, 0, "-"]), page(), json!([])]),
-        ("refused", 401, [nobody(), page(), json!([])]),
+        ("refused", 401, [no_server(), page(), json!([])]),
         ("two-pages", 503, [bad(), page(), json!([["missing", "missing", 404]])]),
         ("compressed", 503, [bad(), page(), json!([])]),
         ("retry", 503, [bad(), Value::Null, json!([failed()])]),
@@ -239,9 +239,9 @@ fn origin_fields_are_the_services_and_pages_have_their_own() {
         ("failover-last", 502, [json!(["dead", "dead", 502, 11, "-"]), Value::Null, json!([failed()])]),
         ("failover-errors", 502, [json!(["dead", "dead", 502, 11, "-"]), page(), json!([failed()])]),
         ("breaker", 503, [bad(), page(), json!([])]),
-        ("redirect", 302, [nobody(), Value::Null, json!([])]),
+        ("redirect", 302, [no_server(), Value::Null, json!([])]),
         ("layer", 503, [bad(), page(), json!([])]),
-        ("layer-refused", 401, [nobody(), Value::Null, json!([])]),
+        ("layer-refused", 401, [no_server(), Value::Null, json!([])]),
     ] {
         let line = lines.iter().find(|line| line["RequestHost"] == name).unwrap();
         assert!(line["RouterName"].as_str().unwrap().ends_with(&format!("{name}@file")), "{line}");

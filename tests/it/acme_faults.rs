@@ -29,7 +29,7 @@ fn broken_authority(answer: &'static str) -> Backend {
 }
 
 #[test]
-fn an_authority_that_speaks_nonsense_is_left_in_peace() {
+fn an_authority_with_invalid_responses_is_retried_rarely() {
     for (answer, told) in [
         ("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n", "503"),
         ("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n", "429"),

@@ -277,7 +277,7 @@ fn as_in_the_api(at: std::time::SystemTime) -> String {
 }
 
 #[test]
-fn orders_that_fail_at_any_step_are_told_and_not_repeated() {
+fn orders_that_fail_at_any_step_are_reported_and_not_repeated() {
     for some in CASES.chunks(6) {
         std::thread::scope(|scope| {
             let running: Vec<_> =

@@ -32,7 +32,7 @@ impl Beside {
     }
 
     /// Waits until a problem has all of these parts.
-    fn told(&self, parts: &[&str]) {
+    fn wait_for_problem(&self, parts: &[&str]) {
         let found =
             || self.gateway.problems().iter().any(|problem| parts.iter().all(|part| problem.contains(part)));
         let limit = Duration::from_secs(30);
@@ -64,7 +64,7 @@ fn route(rule: &str) -> String {
 }
 
 #[test]
-fn each_mistake_in_a_route_file_is_told_with_its_line_and_spoils_nothing_else() {
+fn each_mistake_in_a_route_file_is_reported_with_its_line_and_affects_only_its_object() {
     let beside = Beside::new(&[]);
     let cases: [(&str, &str, &[&str]); 18] = [
         (
@@ -148,7 +148,7 @@ fn each_mistake_in_a_route_file_is_told_with_its_line_and_spoils_nothing_else() 
     ];
     for (name, text, parts) in cases {
         beside.put(name, text);
-        beside.told(parts);
+        beside.wait_for_problem(parts);
         beside.gateway.remove(name);
         eventually("the problem is gone with its file", || beside.problems().is_empty());
     }
@@ -161,7 +161,7 @@ fn a_router_that_is_broken_keeps_its_traffic_from_weaker_ones() {
     beside.put("all.yml", route("PathPrefix(`/`)"));
     eventually("the weak route serves", || beside.answer("other.test", "/admin").0 == 200);
     beside.put("bad.yml", "http:\n  routers:\n    admin:\n      rule: 'PathPrefix(`/admin`)'\n      midlewares: [password]\n      service: good\n");
-    beside.told(&["bad.yml:5", "did you mean `middlewares`?"]);
+    beside.wait_for_problem(&["bad.yml:5", "did you mean `middlewares`?"]);
     assert_eq!(beside.answer("other.test", "/admin"), (503, None));
     assert_eq!(beside.answer("other.test", "/").0, 200);
 }
@@ -193,7 +193,7 @@ fn case_72_heavy_rules_serve_or_are_reported() {
         ),
     ] {
         beside.put("regex.yml", route(&rule));
-        beside.told(&["regex.yml:4", "router other@file", part][..]);
+        beside.wait_for_problem(&["regex.yml:4", "router other@file", part][..]);
     }
 }
 
@@ -232,7 +232,7 @@ fn case_73_hostile_route_files_leave_the_rest_serving() {
     ];
     for (bytes, parts) in cases {
         beside.put("bad.yml", bytes);
-        beside.told(parts);
+        beside.wait_for_problem(parts);
         assert_eq!(beside.answer("kept.test", "/").0, 200, "the last good content stays: {parts:?}");
     }
     beside.put("bad.yml", route("Host(`new.test`)"));
@@ -240,11 +240,11 @@ fn case_73_hostile_route_files_leave_the_rest_serving() {
     assert_eq!(beside.gateway.problems(), Vec::<String>::new());
     let deep = format!("a = {}{}", "[".repeat(50_000), "]".repeat(50_000));
     beside.put("deep.toml", deep);
-    beside.told(&["deep.toml:1"]);
+    beside.wait_for_problem(&["deep.toml:1"]);
 }
 
 #[test]
-fn a_file_that_is_written_slowly_is_taken_when_it_is_whole() {
+fn a_slowly_written_file_is_read_when_it_is_complete() {
     let beside = Beside::new(&[]);
     let path = beside.gateway.folder().join("slow.yml");
     let text = route("Host(`slow.test`)");
@@ -252,7 +252,7 @@ fn a_file_that_is_written_slowly_is_taken_when_it_is_whole() {
     let mut file = std::fs::File::create(path).unwrap();
     file.write_all(first.as_bytes()).unwrap();
     file.sync_all().unwrap();
-    beside.told(&["slow.yml:"]);
+    beside.wait_for_problem(&["slow.yml:"]);
     file.write_all(second.as_bytes()).unwrap();
     drop(file);
     eventually("the whole file serves", || beside.answer("slow.test", "/").0 == 200);
@@ -398,7 +398,7 @@ fn ten_thousand_labels_and_a_value_of_a_megabyte() {
     let sound = container("sound", &backend, rule("sound.test"));
     let engine = Engine::start(lists([sound.clone(), container("many", &backend, many.into())]));
     let beside = engine.gateway();
-    beside.told(&["container many: more than 5000 labels"]);
+    beside.wait_for_problem(&["container many: more than 5000 labels"]);
     // A label that was left out may have been the middleware that guards them.
     eventually("its routers hold their traffic", || beside.answer("h0.test", "/").0 == 503);
     assert_eq!(beside.answer("sound.test", "/").0, 200);
@@ -421,9 +421,9 @@ fn ten_thousand_labels_and_a_value_of_a_megabyte() {
     let containers = containers.into_iter().map(|(id, labels)| container(id, &backend, labels));
     let engine = Engine::start(lists(containers.chain([sound])));
     let beside = engine.gateway();
-    beside.told(&["container wrong, label traefik.http.routers.r100.nonsense", "unknown key"]);
-    beside.told(&["container key, label ", "is longer than"]);
-    beside.told(&[
+    beside.wait_for_problem(&["container wrong, label traefik.http.routers.r100.nonsense", "unknown key"]);
+    beside.wait_for_problem(&["container key, label ", "is longer than"]);
+    beside.wait_for_problem(&[
         "container odd, label traefik.http.routers.o.priority",
         "invalid value `high`: expected an integer",
     ]);

@@ -136,7 +136,7 @@ fn only_so_many_failing_servers_are_taken_out_and_stay_out_through_a_reload() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused() {
+fn meaningless_options_are_refused() {
     let backend = Backend::echo("a");
     for (options, said) in [
         (", strategy: leastconn", "unsupported load-balancer strategy \"leastconn\""),

@@ -15,7 +15,7 @@ fn authority() -> Backend {
 }
 
 #[test]
-fn a_limit_counts_by_who_the_client_is() {
+fn a_limit_counts_by_identity() {
     let (backend, authority) = (Backend::echo("a"), authority());
     let gateway = Gateway::with(
         &[],

@@ -20,7 +20,7 @@ pub fn routes(backend: &Backend) -> String {
 }
 
 #[test]
-fn one_that_is_alone_shows_itself() {
+fn a_standalone_gateway_shows_itself() {
     let backend = Backend::echo("one");
     let gateway = Gateway::serve(&routes(&backend));
     let shown = cluster(&gateway);
@@ -53,7 +53,7 @@ fn settings_of_a_cluster_come_from_the_environment_too() {
 }
 
 #[test]
-fn a_cluster_without_a_place_to_meet_is_refused() {
+fn a_cluster_without_a_store_is_refused() {
     for (flags, word) in [
         (vec!["--cluster.name=a"], "expected `consul` or `redis`"),
         (vec!["--cluster.consul=true", "--cluster.redis=true"], "not both"),

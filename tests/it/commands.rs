@@ -37,7 +37,7 @@ fn check(files: &[(&str, &str)]) -> (i32, String) {
 const GOOD: &str = "http:\n  routers:\n    r: {rule: 'Host(`r.test`)', service: good}\n  services:\n    good: {loadBalancer: {servers: [{url: 'http://127.0.0.1:1'}]}}\n";
 
 #[test]
-fn settings_that_are_not_understood_are_refused_with_their_place() {
+fn invalid_settings_are_refused_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
     for (flag, told) in [
         ("--entryPoints.web.adress=:80", ["flag --entryPoints.web.adress", "did you mean `address`?"]),
@@ -151,7 +151,7 @@ fn version_and_help_are_printed() {
 }
 
 #[test]
-fn check_is_content_with_what_is_sound() {
+fn check_accepts_valid_settings() {
     let (code, out) = check(&[("a.yml", GOOD)]);
     assert_eq!(code, 0, "{out}");
     assert!(
@@ -183,7 +183,7 @@ fn check_contacts_no_server() {
 }
 
 #[test]
-fn check_counts_what_settings_warn_of() {
+fn check_reports_problems_of_settings() {
     let folder = tempfile::tempdir().unwrap();
     let variables = [("TRAEFIK_ACCESS_LOG", "1"), ("TRAEFIK_BOGUS", "1")];
     let (code, out, _) = tidegate(folder.path(), &["check"], &variables);
@@ -194,7 +194,7 @@ fn check_counts_what_settings_warn_of() {
 }
 
 #[test]
-fn check_tells_each_problem_once_with_its_place_and_source() {
+fn check_prints_each_problem_once_with_its_excerpt() {
     let bad = "http:
   routers:
     unknown-key:

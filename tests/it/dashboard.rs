@@ -47,7 +47,7 @@ fn the_page_and_everything_it_names_is_served() {
 }
 
 #[test]
-fn behind_stripped_prefixes_the_page_asks_its_own_api() {
+fn behind_stripped_prefixes_the_dashboard_uses_its_api() {
     let routes = "
 http:
   routers:
@@ -94,7 +94,7 @@ http:
 }
 
 #[test]
-fn problems_come_once_with_the_place_where_they_stand() {
+fn problems_are_reported_once_with_their_place() {
     // With TLS on one of two entry points there are two copies of each router.
     let flags = ["--entryPoints.websecure.address=127.0.0.1:0", "--entryPoints.websecure.http.tls=true"];
     let gateway = Gateway::with(&flags, ROUTES);

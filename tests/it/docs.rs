@@ -183,7 +183,7 @@ fn the_labels_of_the_compose_files_decode() {
 }
 
 #[test]
-fn the_setup_that_comes_from_traefik_is_read_whole() {
+fn the_set_up_for_traefik_is_read_completely() {
     let folder = root().join("examples/from-traefik");
     let text = fs::read_to_string(folder.join("docker-compose.yml")).unwrap();
     let flags: Vec<String> = text

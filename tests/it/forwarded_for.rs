@@ -19,7 +19,7 @@ const V6: [&str; 5] = [
 ];
 
 #[test]
-fn limits_lists_and_the_access_log_know_a_client_in_every_form() {
+fn limits_lists_and_the_access_log_recognise_all_forms_of_an_address() {
     let backend = Backend::echo("a");
     let log = tempfile::NamedTempFile::new().unwrap();
     let gateway = Gateway::with(

@@ -205,7 +205,7 @@ fn datagrams_go_to_the_process_that_stays() {
 }
 
 #[test]
-fn a_listener_of_a_supervisor_outlives_the_gateway() {
+fn a_supervisors_tcp_socket_outlives_the_gateway() {
     let server = Backend::echo("s");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -234,7 +234,7 @@ fn a_listener_of_a_supervisor_outlives_the_gateway() {
 }
 
 #[test]
-fn a_socket_for_datagrams_of_a_supervisor_outlives_the_gateway() {
+fn a_supervisors_udp_socket_outlives_the_gateway() {
     let server = Backend::echo("s");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();

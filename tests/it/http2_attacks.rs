@@ -112,7 +112,7 @@ fn case_32_data_unlike_its_length_is_refused() {
 }
 
 #[test]
-fn case_32_what_is_left_unharmed_passes() {
+fn case_32_valid_requests_pass() {
     let (gateway, backend) = open_gateway(&[]);
     let mut client = Frames::connect(gateway.web());
     client.request(
@@ -185,7 +185,7 @@ fn assert_cut(
 const SOON: Duration = Duration::from_secs(15);
 
 #[test]
-fn case_49_rapid_resets_are_cut() {
+fn case_49_rapid_resets_close_the_connection() {
     let (gateway, _backend) = open_gateway(&[]);
     let block = frames::block(&PLAIN);
     assert_cut(&gateway, SOON, "reset", |client, turn| {
@@ -196,7 +196,7 @@ fn case_49_rapid_resets_are_cut() {
 }
 
 #[test]
-fn case_50_made_resets_are_cut() {
+fn case_50_provoked_resets_close_the_connection() {
     let (gateway, _backend) = open_gateway(&[]);
     let block = frames::block(&PLAIN);
     assert_cut(&gateway, SOON, "a window increment of 0", |client, turn| {
@@ -208,7 +208,7 @@ fn case_50_made_resets_are_cut() {
 }
 
 #[test]
-fn case_51_continuations_without_end_are_cut() {
+fn case_51_endless_continuations_close_the_connection() {
     let (gateway, _backend) = open_gateway(&[]);
     for (what, payload) in [("empty", Vec::new()), ("full", frames::block(&[("x", &"y".repeat(1000))]))] {
         assert_cut(&gateway, SOON, what, |client, turn| {
@@ -242,7 +242,7 @@ fn case_52_header_bombs_are_refused() {
 }
 
 #[test]
-fn case_53_floods_of_frames_for_nothing_are_cut() {
+fn case_53_floods_of_useless_frames_close_the_connection() {
     let (gateway, _backend) = open_gateway(&[]);
     for (what, kind, stream, payload) in [
         ("ping", frames::PING, 0, vec![0; 8]),
@@ -259,7 +259,7 @@ fn case_53_floods_of_frames_for_nothing_are_cut() {
 }
 
 #[test]
-fn case_54_header_blocks_and_frames_that_never_end_are_cut() {
+fn case_54_endless_header_blocks_and_frames_time_out() {
     let (gateway, _backend) =
         open_gateway(&["--entryPoints.web.transport.respondingTimeouts.readTimeout=500ms"]);
     let block = frames::block(&PLAIN);
@@ -282,7 +282,7 @@ fn case_54_header_blocks_and_frames_that_never_end_are_cut() {
 }
 
 #[test]
-fn case_54_a_window_that_stays_shut_is_cut() {
+fn case_54_a_closed_window_times_out() {
     let backend = Backend::bytes(
         [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 1_000_000]].concat(),
     );

@@ -25,7 +25,7 @@ fn serve(backend: &Backend) -> Gateway {
 }
 
 #[test]
-fn interim_answers_come_before_the_answer_is_there() {
+fn informational_responses_arrive_before_the_response() {
     let (go, wait) = channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nKeep-Alive: 5\r\n\r\n";
@@ -165,7 +165,7 @@ fn answers_without_a_body_pass_over_http3() {
 }
 
 #[test]
-fn what_http3_does_not_carry_is_refused() {
+fn unsupported_requests_over_http3_are_refused() {
     let backend = Backend::echo("a");
     let gateway = serve(&backend);
     runtime().block_on(async {
@@ -238,7 +238,7 @@ fn a_download_that_the_client_cancels_is_cancelled_at_the_server() {
 }
 
 #[test]
-fn an_answer_that_the_server_breaks_off_is_no_whole_one() {
+fn a_response_truncated_by_the_server_is_visibly_incomplete() {
     let backend = Backend::closing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
     let gateway = serve(&backend);
     runtime().block_on(async {
@@ -251,7 +251,8 @@ fn an_answer_that_the_server_breaks_off_is_no_whole_one() {
 #[test]
 fn an_unreachable_server_gives_502_and_keeps_the_connection() {
     // A server that is not there gives 502; what matters is that the connection goes on.
-    let gateway = Gateway::with(&[FLAG], &secure(&format!("http://{}", crate::support::backend::nobody())));
+    let gateway =
+        Gateway::with(&[FLAG], &secure(&format!("http://{}", crate::support::backend::unused_address())));
     runtime().block_on(async {
         let client = Http3::connect(gateway.web(), "h.test").await;
         for _ in 0..3 {
@@ -353,7 +354,7 @@ tls:
 }
 
 #[test]
-fn a_drain_says_goodbye_and_loses_nothing() {
+fn a_drain_sends_goaway_and_loses_no_request() {
     let (dictate, words) = channel::<()>();
     let words = std::sync::Mutex::new(words);
     let backend = Backend::with(move |seen, stream| {

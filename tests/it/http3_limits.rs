@@ -222,7 +222,7 @@ fn requests_that_are_opened_to_be_cancelled_end_the_connection() {
 }
 
 #[test]
-fn case_57_58_floods_of_datagrams_harm_nobody() {
+fn case_57_58_floods_of_datagrams_do_not_affect_others() {
     let (gateway, _backend) = gateway(&[]);
     let web = gateway.web();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -258,7 +258,7 @@ fn case_57_58_floods_of_datagrams_harm_nobody() {
 }
 
 #[test]
-fn connections_end_in_order_after_their_requests() {
+fn connections_close_gracefully_after_their_requests() {
     let (gateway, backend) = gateway(&["--entryPoints.web.transport.keepAliveMaxRequests=3"]);
     runtime().block_on(async {
         let client = Http3::connect(gateway.web(), "h.test").await;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::{Backend, Client, Gateway, get, get_with, raw};
 
 /// One router with one middleware `m`, before the server at `url`; more is YAML at the level of `services`' entries.
@@ -26,7 +26,7 @@ fn gateway_with(flags: &[&str], middleware: &str, url: &str, services: &str) -> 
 }
 
 #[test]
-fn case_20_headers_that_authentication_sets_cannot_be_brought_along() {
+fn case_20_clients_cannot_send_headers_that_authentication_sets() {
     let service = Backend::echo("a");
     let auth = Backend::bytes("HTTP/1.1 200 OK\r\nX-Auth-Role: user\r\nContent-Length: 0\r\n\r\n");
     let gateway = gateway_with(
@@ -45,7 +45,7 @@ fn case_20_headers_that_authentication_sets_cannot_be_brought_along() {
 }
 
 #[test]
-fn case_21_an_answer_of_authentication_has_an_end() {
+fn case_21_responses_of_authentication_servers_are_limited() {
     let service = Backend::echo("a");
     let auth = Backend::with(|_, stream| {
         let mut fine = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").is_ok();
@@ -68,7 +68,7 @@ fn case_22_without_authentication_nothing_passes() {
     let failing = Backend::bytes("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
     let silent = Backend::closing("");
     for address in [
-        format!("http://{}", nobody()),
+        format!("http://{}", unused_address()),
         broken.url(),
         failing.url(),
         silent.url(),
@@ -98,7 +98,7 @@ fn basic(user: &str, password: &str) -> String {
 const USERS: &str = "{basicAuth: {users: ['u:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/', 'us:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/']}}";
 
 #[test]
-fn case_23_an_unknown_user_costs_as_much_as_a_known_one() {
+fn case_23_an_unknown_user_takes_as_long_as_a_known_one() {
     let backend = Backend::echo("a");
     let gateway = gateway_with(&[], USERS, &backend.url(), "");
     let mut client = Client::connect(gateway.web());
@@ -123,7 +123,7 @@ fn case_23_an_unknown_user_costs_as_much_as_a_known_one() {
 }
 
 #[test]
-fn case_24_credentials_that_read_alike_are_kept_apart() {
+fn case_24_ambiguous_credentials_are_kept_apart() {
     let backend = Backend::echo("a");
     let gateway = gateway_with(&[], USERS, &backend.url(), "");
     let web = gateway.web();
@@ -199,7 +199,7 @@ fn case_30_an_ipv4_address_in_ipv6_is_an_ipv4_address() {
 }
 
 #[test]
-fn case_36_other_origins_get_no_leave() {
+fn case_36_other_origins_are_not_allowed() {
     let backend = Backend::echo("a");
     let list = "accessControlAllowOriginList: ['https://good.test']";
     let regex = "accessControlAllowOriginListRegex: ['^https://[a-z]+\\.good\\.test$']";
@@ -242,7 +242,7 @@ fn case_36_other_origins_get_no_leave() {
 }
 
 #[test]
-fn case_69_bodies_beyond_the_limit_are_refused_and_others_are_not_held() {
+fn case_69_bodies_beyond_the_limit_are_refused() {
     let backend = Backend::echo("a");
     let gateway = gateway_with(
         &[],
@@ -269,7 +269,7 @@ fn case_69_bodies_beyond_the_limit_are_refused_and_others_are_not_held() {
 }
 
 #[test]
-fn case_70_what_is_compressed_already_is_not_opened() {
+fn case_70_compressed_content_is_not_decompressed() {
     // Not even valid: nobody looks.
     let bomb = [&b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: text/plain\r\nContent-Length: 5000\r\n\r\n"[..], &[0x1f; 5000]].concat();
     let backend = Backend::bytes(bomb);

@@ -111,7 +111,7 @@ fn quiet_http3(address: SocketAddr) {
 }
 
 #[test]
-fn a_quiet_client_is_heard_once_its_answer_is_under_way() {
+fn a_client_may_be_silent_once_its_response_has_started() {
     let routes = |url: &str, more: &str| {
         format!(
             "http:
@@ -192,7 +192,7 @@ fn endings(folder: &std::path::Path, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn write_timeout_covers_the_whole_answer_and_the_log_says_who_cut_it() {
+fn write_timeout_covers_the_whole_response_and_is_logged() {
     let backend = server();
     let folder = tempfile::tempdir().unwrap();
     let flags = log_flags(folder.path());
@@ -290,7 +290,7 @@ fn an_idle_connection_without_idle_timeout_has_the_read_timeout() {
 }
 
 #[test]
-fn stalled_clients_make_room_when_it_is_needed() {
+fn stalled_clients_are_disconnected_when_others_need_the_capacity() {
     let backend = server();
     let process = Process::start(
         &["--entryPoints.web.transport.maxConnections=16"],

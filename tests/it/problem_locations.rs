@@ -13,7 +13,7 @@ fn problems(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
 }
 
 /// Waits until there is a problem at this place whose message has this in it.
-pub fn told(gateway: &Gateway, name: &str, place: &str, part: &str) {
+pub fn wait_for_problem(gateway: &Gateway, name: &str, place: &str, part: &str) {
     let shown = || problems(gateway, name);
     let is = |(origin, message): &(String, String)| origin.ends_with(place) && message.contains(part);
     let found = wait_until(std::time::Duration::from_secs(30), || shown().iter().any(is));
@@ -85,7 +85,7 @@ tls:
         ("both", 42, "lost"),
         ("0", 45, "/nowhere/cert.pem"),
     ] {
-        told(&gateway, name, &format!("routes.yml:{line}"), part);
+        wait_for_problem(&gateway, name, &format!("routes.yml:{line}"), part);
     }
 }
 

@@ -147,7 +147,7 @@ fn text(path: &Path) -> String {
 }
 
 #[test]
-fn a_second_process_on_the_same_port_says_so() {
+fn a_port_in_use_is_an_error_at_startup() {
     let program = Program::start(&[], "http: {}");
     let address = program.address("web");
     let second = Command::new(env!("CARGO_BIN_EXE_tidegate"))
@@ -170,7 +170,7 @@ fn a_second_process_on_the_same_port_says_so() {
 }
 
 #[test]
-fn ping_says_that_the_end_has_begun_and_connections_are_still_accepted() {
+fn ping_reports_the_shutdown_while_connections_are_accepted() {
     let grace = ["web", "traefik"]
         .map(|name| format!("--entryPoints.{name}.transport.lifeCycle.requestAcceptGraceTimeout=1s"));
     let backend = Backend::echo("a");
@@ -186,7 +186,7 @@ fn ping_says_that_the_end_has_begun_and_connections_are_still_accepted() {
 }
 
 #[test]
-fn the_grace_time_ends_what_takes_too_long() {
+fn requests_are_aborted_after_the_grace_time() {
     let backend = Backend::with(|_, _| {
         pause_for(Duration::from_secs(15));
         false
@@ -278,7 +278,7 @@ fn shows(address: SocketAddr, certificate: &rcgen::Certificate) -> bool {
 }
 
 #[test]
-fn a_replaced_certificate_is_shown_without_a_change_of_routes() {
+fn a_replaced_certificate_is_used_without_a_change_of_routes() {
     let folder = tempfile::tempdir().unwrap();
     let put = |name: &str, text: &str| {
         std::fs::write(folder.path().join("new"), text).unwrap();
@@ -306,7 +306,7 @@ fn a_replaced_certificate_is_shown_without_a_change_of_routes() {
 }
 
 #[test]
-fn at_debug_the_log_has_no_frames_of_libraries_unless_they_are_asked_for() {
+fn at_debug_libraries_log_only_if_the_filter_lists_them() {
     let backend = Backend::echo("a");
     for (filter, frames) in [("", false), ("h2=DEBUG", true)] {
         let filter = format!("--log.filter={filter}");

@@ -400,7 +400,7 @@ fn lengths_are_kept_both_ways() {
 }
 
 #[test]
-fn a_body_is_only_asked_for_when_a_server_takes_it() {
+fn a_body_is_requested_only_when_a_server_accepts_it() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&format!(
         "http:\n  routers:\n    r: {{rule: 'Path(`/up`)', service: a}}\n  services:\n    a: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}\n",
@@ -419,7 +419,7 @@ fn a_body_is_only_asked_for_when_a_server_takes_it() {
 }
 
 #[test]
-fn connections_are_kept_as_their_version_says() {
+fn connections_are_kept_alive_according_to_their_version() {
     let backend = Backend::echo("a");
     let gateway = serve(&backend);
     let mut client = Client::connect(gateway.web());

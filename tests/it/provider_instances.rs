@@ -51,7 +51,7 @@ fn routers_of_equal_priority_are_settled_by_the_precedence_of_instances() {
 }
 
 #[test]
-fn each_rest_provider_is_sent_to_by_its_name() {
+fn each_rest_provider_has_its_own_path() {
     let gateway =
         Gateway::with(&["--providers.rest.insecure=true", "--providers.instances.ci.rest.insecure=true"], "");
     let backend = Backend::echo("one");

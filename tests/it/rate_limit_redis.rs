@@ -1,6 +1,6 @@
 //! Limits in Redis whose options cannot be used, or whose server is not there.
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::{Backend, Gateway, get, raw};
 
 /// Routes `/a` and `/b` with one limit; `redis` are members of its option `redis`.
@@ -24,7 +24,7 @@ http:
 pub const SLOW: &str = "average: 1, period: 1h, burst: 3";
 
 #[test]
-fn options_that_cannot_be_meant_disable_the_router_and_are_named() {
+fn meaningless_options_disable_the_router_and_are_reported() {
     let backend = Backend::echo("one");
     for (redis, word) in [
         ("endpoints: []", "redis.endpoints"),
@@ -40,9 +40,9 @@ fn options_that_cannot_be_meant_disable_the_router_and_are_named() {
 }
 
 #[test]
-fn a_redis_that_nobody_has_started_is_refused_as_in_traefik() {
+fn an_unreachable_redis_is_refused_as_in_traefik() {
     let backend = Backend::echo("one");
-    let redis = format!("endpoints: ['{}']", nobody());
+    let redis = format!("endpoints: ['{}']", unused_address());
     let gateway = Gateway::serve(&routes(&backend, SLOW, &redis));
     let answer = raw(gateway.web(), "GET /a HTTP/1.1\r\nHost: h.test\r\n\r\n").unwrap();
     assert_eq!(answer.status, 500);

@@ -260,7 +260,7 @@ fn settings(files: &Path) -> Vec<String> {
         "--entryPoints.dns2.address=127.0.0.1:0/udp".into(),
         format!("{resolver}.email=somebody@example.com"),
         format!("{resolver}.storage={}", files.join("acme.json").display()),
-        format!("{resolver}.caServer=http://{}/", crate::support::backend::nobody()),
+        format!("{resolver}.caServer=http://{}/", crate::support::backend::unused_address()),
         format!("{resolver}.tlsChallenge=true"),
     ]
 }

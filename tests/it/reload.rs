@@ -119,7 +119,7 @@ fn limits_survive_a_reload() {
 }
 
 #[test]
-fn a_broken_file_costs_nothing_that_worked() {
+fn a_broken_file_does_not_affect_working_routes() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&routes(&backend.url(), &[]));
     gateway.write(

@@ -139,7 +139,7 @@ fn case_07_malformed_heads_are_refused() {
 }
 
 #[test]
-fn case_08_what_is_left_of_a_body_is_no_request() {
+fn case_08_the_rest_of_a_body_is_not_a_request() {
     let (gateway, _, admin) = guarded_gateway("", "");
     let inner = "GET /admin HTTP/1.1\r\nHost: h\r\nAuthorization: Basic dTp0ZXN0\r\n\r\n";
     let mut client = Client::connect(gateway.web());
@@ -160,7 +160,7 @@ fn case_09_connect_is_refused() {
 }
 
 #[test]
-fn case_10_a_backend_that_says_more_than_it_announced_is_not_used_again() {
+fn case_10_a_connection_with_excess_data_is_not_reused() {
     let backend = Backend::bytes(
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned",
     );
@@ -184,7 +184,7 @@ fn case_11_a_truncated_answer_is_truncated_for_the_client() {
 }
 
 #[test]
-fn case_12_a_body_that_never_comes_is_cut() {
+fn case_12_a_body_that_never_arrives_is_aborted() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(
         &["--entryPoints.web.transport.respondingTimeouts.readTimeout=500ms"],
@@ -211,7 +211,7 @@ fn case_13_a_fragment_in_the_target_is_refused() {
 }
 
 #[test]
-fn case_14_no_spelling_of_a_path_passes_by_its_guard() {
+fn case_14_no_spelling_of_a_path_bypasses_its_middleware() {
     let (gateway, open, admin) = guarded_gateway("", "");
     for path in [
         "/admin",
@@ -282,7 +282,7 @@ fn case_16_the_connection_header_cannot_remove_our_own_headers() {
 }
 
 #[test]
-fn case_17_forwarded_headers_of_strangers_are_not_believed() {
+fn case_17_forwarded_headers_of_untrusted_peers_are_removed() {
     let (gateway, backend) = open_gateway();
     let spoofed = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 99\r\n\
         X-Forwarded-Server: evil\r\nX-Real-Ip: 6.6.6.6\r\nX-Forwarded-Prefix: /evil\r\nX-Forwarded-Uri: /evil\r\n\
@@ -299,7 +299,7 @@ fn case_17_forwarded_headers_of_strangers_are_not_believed() {
 }
 
 #[test]
-fn case_18_aliases_of_forwarded_headers_are_not_believed_either() {
+fn case_18_aliases_of_forwarded_headers_are_removed() {
     let (gateway, backend) = open_gateway();
     get_with(
         gateway.web(),
@@ -312,7 +312,7 @@ fn case_18_aliases_of_forwarded_headers_are_not_believed_either() {
 }
 
 #[test]
-fn case_19_a_prefix_of_strangers_makes_no_redirect() {
+fn case_19_a_prefix_from_untrusted_peers_causes_no_redirect() {
     let more = "    slash: {redirectRegex: {regex: '^(http://[^/]+/dir)$', replacement: '${1}/'}}";
     let (gateway, _, _) = guarded_gateway("slash", more);
     let answer = get_with(gateway.web(), "h", "/dir", "X-Forwarded-Prefix: //evil.example\r\n");
@@ -349,7 +349,7 @@ fn case_29_paths_are_decoded_before_they_are_compared() {
 }
 
 #[test]
-fn case_31_no_upgrade_to_h2c_is_passed_on() {
+fn case_31_upgrades_to_h2c_are_not_forwarded() {
     let (gateway, backend) = open_gateway();
     raw(
         gateway.web(),
@@ -362,7 +362,7 @@ fn case_31_no_upgrade_to_h2c_is_passed_on() {
 }
 
 #[test]
-fn case_37_a_proxy_header_of_a_stranger_is_refused() {
+fn case_37_a_proxy_header_of_an_untrusted_peer_is_refused() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(
         &["--entryPoints.web.proxyProtocol.trustedIPs=10.0.0.1"],
@@ -377,7 +377,7 @@ fn case_37_a_proxy_header_of_a_stranger_is_refused() {
 }
 
 #[test]
-fn case_37_a_proxy_header_of_a_friend_names_the_client() {
+fn case_37_a_proxy_header_of_a_trusted_peer_names_the_client() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(
         &["--entryPoints.web.proxyProtocol.trustedIPs=127.0.0.1"],
@@ -392,7 +392,7 @@ fn case_37_a_proxy_header_of_a_friend_names_the_client() {
 }
 
 #[test]
-fn case_38_the_api_is_off_unless_asked_for() {
+fn case_38_the_api_is_disabled_by_default() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     for path in ["/api/rawdata", "/api/version", "/dashboard/", "/ping"] {
@@ -425,7 +425,7 @@ fn case_40_websocket_bytes_pass_untouched() {
 }
 
 #[test]
-fn case_63_slow_heads_are_cut() {
+fn case_63_slow_heads_time_out() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(
         &["--entryPoints.web.transport.respondingTimeouts.readTimeout=400ms"],

@@ -199,7 +199,7 @@ fn escaped_targets_of_http1_come_in_pieces_and_in_pipelines() {
 }
 
 #[test]
-fn what_endangers_framing_is_refused_in_every_version() {
+fn ambiguous_characters_are_refused_in_every_version() {
     let site = Site::new();
     for target in ["/a b", "/a?f= b", "/a\tb", "/a?f=\tb", "/\0", "/?\x01", "/\x1f"] {
         assert_eq!(site.ask(target, &Vec::new()), [Refused(400), Malformed, Malformed], "{target:?}");
@@ -223,7 +223,7 @@ fn a_request_may_have_many_header_lines() {
 }
 
 #[test]
-fn heads_and_targets_that_are_too_large_say_so() {
+fn heads_and_targets_that_are_too_large_get_431_and_414() {
     let site = Site::new();
     let target = |length: usize| format!("/{}", "a".repeat(length - 1));
     let longest = target(65_534);

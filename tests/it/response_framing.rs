@@ -138,7 +138,7 @@ fn endless(start: &'static str, piece: &'static str) -> Backend {
 }
 
 #[test]
-fn an_endless_head_of_an_answer_is_given_up() {
+fn an_endless_response_head_is_refused() {
     let backend = endless("HTTP/1.1 200 OK\r\n", "X-More: of the same\r\n");
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     let answer = raw(gateway.web(), "GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
@@ -146,7 +146,7 @@ fn an_endless_head_of_an_answer_is_given_up() {
 }
 
 #[test]
-fn endless_interim_answers_hold_up_nobody_else_and_end_by_the_time_limit() {
+fn endless_informational_responses_time_out_without_blocking_others() {
     let backend = endless("", "HTTP/1.1 102 Processing\r\n\r\n");
     let gateway = Gateway::serve(&format!(
         "http:

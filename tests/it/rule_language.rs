@@ -17,7 +17,7 @@ fn serve(flags: &[&str], backend: &Backend, routers: &str, middlewares: &str) ->
 }
 
 #[test]
-fn a_middleware_applies_when_its_rule_takes_the_request() {
+fn a_middleware_applies_when_its_rule_matches() {
     let backend = Backend::echo("a");
     let gateway = serve(
         &[],
@@ -41,7 +41,7 @@ fn a_middleware_applies_when_its_rule_takes_the_request() {
 }
 
 #[test]
-fn a_mistake_in_a_condition_is_told_with_its_place_and_nothing_opens() {
+fn a_mistake_in_a_condition_is_reported_and_admits_no_request() {
     let backend = Backend::echo("a");
     let gateway = serve(
         &[],
@@ -61,7 +61,7 @@ fn a_mistake_in_a_condition_is_told_with_its_place_and_nothing_opens() {
 }
 
 #[test]
-fn an_address_or_a_password_lets_a_request_through() {
+fn an_address_or_a_password_admits_a_request() {
     let backend = Backend::echo("a");
     let gateway = serve(
         &["--entryPoints.web.forwardedHeaders.insecure=true"],
@@ -101,7 +101,7 @@ fn an_address_or_a_password_lets_a_request_through() {
 }
 
 #[test]
-fn a_router_leaves_out_middlewares_of_its_entry_point() {
+fn a_router_skips_middlewares_of_its_entry_point() {
     let backend = Backend::echo("a");
     let gateway = serve(
         &["--entryPoints.web.http.middlewares=auth@file,mark@file"],
@@ -125,7 +125,7 @@ fn a_router_leaves_out_middlewares_of_its_entry_point() {
 }
 
 #[test]
-fn a_router_cannot_leave_out_what_its_entry_point_requires() {
+fn a_router_cannot_skip_required_middlewares() {
     let backend = Backend::echo("a");
     let gateway = serve(
         &[
@@ -147,7 +147,7 @@ fn a_router_cannot_leave_out_what_its_entry_point_requires() {
 }
 
 #[test]
-fn the_log_keeps_what_its_expression_holds_for() {
+fn the_log_keeps_requests_that_match_its_expression() {
     let backend = Backend::echo("a");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("access.log");
@@ -179,7 +179,7 @@ fn the_log_keeps_what_its_expression_holds_for() {
 }
 
 #[test]
-fn a_mistake_in_the_expression_stops_the_start_with_its_place() {
+fn an_invalid_filter_expression_prevents_the_start() {
     let flag = "--accesslog.filters.expression=DownstreamStats >= 500".to_owned();
     let problems = tidegate::settings::load(&["--accesslog=true".to_owned(), flag], &[]).err().unwrap();
     let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::process::Process;
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, pause_for, raw};
 
@@ -27,7 +27,7 @@ fn case_26_credentials_are_in_no_log() {
     down: {{loadBalancer: {{servers: [{{url: 'http://{}'}}]}}}}
 ",
             backend.url(),
-            nobody()
+            unused_address()
         ),
     );
     for (path, secret) in [("/", "dTp0ZXN0"), ("/", "dTp3cm9uZw=="), ("/down", "dTp0ZXN0")] {
@@ -41,7 +41,7 @@ fn case_26_credentials_are_in_no_log() {
 }
 
 #[test]
-fn case_76_requests_write_no_lines_of_their_own_into_logs() {
+fn case_76_requests_cannot_forge_log_lines() {
     let backend = Backend::echo("a");
     for format in ["common", "genericCLF", "json"] {
         let folder = tempfile::tempdir().unwrap();
@@ -187,7 +187,7 @@ fn case_79_a_server_that_has_stopped_answering_is_given_up() {
 
 #[test]
 fn case_80_without_servers_the_answer_comes_at_once_and_with_them_again() {
-    let (one, two) = (nobody(), nobody());
+    let (one, two) = (unused_address(), unused_address());
     let gateway = checked_pair(&format!("http://{one}"), &format!("http://{two}"));
     eventually("both are known to be down", || get(gateway.web(), "h", "/").status == 503);
     for _ in 0..20 {
@@ -203,7 +203,7 @@ fn case_80_without_servers_the_answer_comes_at_once_and_with_them_again() {
 }
 
 #[test]
-fn case_82_a_stop_under_load_cuts_nobody() {
+fn case_82_a_shutdown_under_load_loses_no_request() {
     let backend = Backend::with(|_, stream| {
         pause_for(Duration::from_millis(2));
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()

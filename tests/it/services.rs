@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::support::backend::{nobody, switchable, who};
+use crate::support::backend::{switchable, unused_address, who};
 use crate::support::{Backend, Client, Gateway, eventually, get, get_with, raw};
 
 /// One router to the service `a`, and these services.
@@ -62,7 +62,7 @@ fn a_new_server_gets_no_traffic_before_its_first_success() {
 }
 
 #[test]
-fn a_passive_check_takes_a_failing_server_out() {
+fn a_passive_check_ejects_a_failing_server() {
     let (up, yes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
     let (bad, good) = (switchable("bad", &up), switchable("good", &yes));
     let passive = ", passiveHealthCheck: {failureWindow: 1s, maxFailedAttempts: 2}";
@@ -108,8 +108,11 @@ fn weights_are_kept_exactly() {
 #[test]
 fn a_request_that_could_not_leave_goes_to_another_server() {
     let good = Backend::echo("good");
-    let gateway =
-        Gateway::serve(&services(&balancer("a", &[&format!("http://{}", nobody()), &good.url()], "")));
+    let gateway = Gateway::serve(&services(&balancer(
+        "a",
+        &[&format!("http://{}", unused_address()), &good.url()],
+        "",
+    )));
     for _ in 0..10 {
         let post = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
         assert_eq!(raw(gateway.web(), post).unwrap().status, 200);
@@ -132,7 +135,7 @@ fn a_retry_goes_to_another_server() {
 }
 
 #[test]
-fn a_get_that_a_server_hangs_up_on_goes_to_another_and_a_post_does_not() {
+fn a_get_is_retried_when_a_server_closes_and_a_post_is_not() {
     let stopping = Backend::closing("");
     let good = Backend::echo("good");
     let gateway = Gateway::serve(&services(&balancer("a", &[&stopping.url(), &good.url()], "")));
@@ -178,7 +181,7 @@ fn failures_have_traefiks_forms() {
     let hanging = format!("http://{}", silent.local_addr().unwrap());
     let text = format!(
         "http:\n  routers:\n    refused: {{rule: 'Path(`/refused`)', service: refused}}\n    slow: {{rule: 'Path(`/slow`)', service: slow}}\n    none: {{rule: 'Path(`/none`)', service: none}}\n  serversTransports:\n    hasty: {{forwardingTimeouts: {{responseHeaderTimeout: 100ms}}}}\n  services:\n{}{}{}",
-        balancer("refused", &[&format!("http://{}", nobody())], ""),
+        balancer("refused", &[&format!("http://{}", unused_address())], ""),
         balancer("slow", &[&hanging], ", serversTransport: hasty"),
         balancer("none", &[], ""),
     );

@@ -38,7 +38,7 @@ fn borne(address: std::net::SocketAddr, beginning: &[u8], then: Option<u8>) -> D
 }
 
 #[test]
-fn case_63_heads_and_handshakes_are_cut_in_ten_seconds_by_default() {
+fn case_63_heads_and_handshakes_time_out_after_ten_seconds_by_default() {
     let backend = Backend::echo("a");
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     let address = gateway.web();
@@ -76,7 +76,7 @@ fn case_63_heads_and_handshakes_are_cut_in_ten_seconds_by_default() {
 }
 
 #[test]
-fn case_63_bodies_without_progress_are_cut() {
+fn case_63_bodies_without_progress_time_out() {
     let backend = Backend::echo("a");
     let gateway = Gateway::with(
         &["--entryPoints.web.transport.respondingTimeouts.readTimeout=500ms"],

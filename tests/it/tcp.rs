@@ -42,7 +42,7 @@ fn a_server_may_speak_first() {
 }
 
 #[test]
-fn a_half_closed_connection_goes_on() {
+fn a_half_closed_connection_stays_open() {
     let server = Server::with(|mut stream| {
         let mut question = String::new();
         stream.read_to_string(&mut question).unwrap();
@@ -63,7 +63,7 @@ fn a_half_closed_connection_goes_on() {
 }
 
 #[test]
-fn a_tls_client_may_finish_without_a_word() {
+fn a_tls_client_may_close_without_close_notify() {
     let identity = Identity::new(&["db.test"]);
     let server = Server::with(|mut stream| {
         let mut question = String::new();
@@ -202,7 +202,7 @@ fn postgres_clients_get_their_tls() {
 }
 
 #[test]
-fn clients_without_a_name_are_shown_the_certificate_of_the_router() {
+fn clients_without_a_name_get_the_certificate_of_the_router() {
     let (identity, other) = (Identity::new(&["mqtt.test"]), Identity::new(&["other.test"]));
     let server = Server::echo("a");
     let shown = |domains: &str, more: &str, options: &str| {
@@ -255,7 +255,7 @@ fn broken_routers_close_their_connections() {
 }
 
 #[test]
-fn middlewares_close_what_they_do_not_let_in() {
+fn middlewares_close_refused_connections() {
     let server = Server::greeter("s");
     let middlewares = "  middlewares:\n    far: {ipAllowList: {sourceRange: [10.0.0.0/8]}}\n    near: {ipWhiteList: {sourceRange: [127.0.0.1]}}\n    two: {inFlightConn: {amount: 2}}\n";
     let serve = |names: &str| {
@@ -283,7 +283,7 @@ fn middlewares_close_what_they_do_not_let_in() {
 #[test]
 fn servers_take_turns_and_the_dead_are_passed_over() {
     let (a, b) = (Server::greeter("a"), Server::greeter("b"));
-    let dead = crate::support::backend::nobody();
+    let dead = crate::support::backend::unused_address();
     let gateway = Gateway::serve(&format!(
         "tcp:\n  routers:\n    r: {{entryPoints: [web], rule: 'HostSNI(`*`)', service: w}}\n  services:\n    w: {{weighted: {{services: [{{name: a, weight: 3}}, {{name: b, weight: 1}}]}}}}\n    a: {{loadBalancer: {{servers: [{{address: '{}'}}]}}}}\n    b: {{loadBalancer: {{servers: [{{address: '{dead}'}}, {{address: '{}'}}]}}}}\n",
         a.address, b.address
@@ -324,7 +324,7 @@ fn health_checks_take_servers_out_and_back_in() {
 }
 
 #[test]
-fn servers_are_told_who_the_client_is() {
+fn servers_learn_the_clients_address() {
     let server = Server::with(|mut stream| {
         let mut bytes = [0; 1024];
         let length = stream.read(&mut bytes).unwrap();
@@ -355,7 +355,7 @@ fn servers_are_told_who_the_client_is() {
 }
 
 #[test]
-fn a_header_of_a_stranger_reaches_no_server() {
+fn proxy_headers_of_untrusted_peers_reach_no_server() {
     let server = Server::echo("s");
     let gateway = Gateway::with(
         &["--entryPoints.web.proxyProtocol.trustedIPs=10.0.0.0/8"],
@@ -428,7 +428,7 @@ fn open_connections_outlive_their_routes_and_a_drain_waits_for_them() {
 }
 
 #[test]
-fn clients_that_say_too_little_are_cut() {
+fn clients_that_send_too_little_are_disconnected() {
     let server = Server::echo("s");
     let gateway = Gateway::with(
         &["--entryPoints.web.transport.respondingTimeouts.readTimeout=1s"],

@@ -38,7 +38,7 @@ fn before_tests(text: &str) -> &str {
 }
 
 #[test]
-fn files_are_short_and_say_what_they_are_for() {
+fn files_are_short_and_have_a_summary() {
     let mut wrong = Vec::new();
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();

@@ -74,7 +74,7 @@ const UPLOADS: [(&str, Upload); 3] =
     [("HTTP/1.1", pause_http1), ("HTTP/2", pause_http2), ("HTTP/3", pause_http3)];
 
 #[test]
-fn a_router_may_be_more_patient_than_its_entry_point() {
+fn a_router_may_have_a_longer_timeout_than_its_entry_point() {
     let backend = Backend::echo("a");
     let routers = [("patient", "timeouts: {requestBody: 1m}"), ("plain", "priority: 1")];
     let gateway = gateway(
@@ -90,7 +90,7 @@ fn a_router_may_be_more_patient_than_its_entry_point() {
 }
 
 #[test]
-fn a_router_may_be_less_patient_and_says_408() {
+fn a_router_may_have_a_shorter_body_timeout_and_answers_408() {
     let backend = Backend::echo("a");
     let routers = [("hasty", "timeouts: {requestBody: 300ms}")];
     let gateway = gateway(&[], &routes(&backend.url(), &routers, ""));
@@ -128,7 +128,7 @@ fn dribble_http1(gateway: &Gateway, path: &str) -> (Duration, Option<u16>) {
 }
 
 #[test]
-fn a_body_that_hardly_moves_is_cut_by_the_lowest_rate() {
+fn a_body_below_the_minimum_rate_is_aborted() {
     let backend = Backend::echo("a");
     let routers = [
         ("own", "timeouts: {requestBody: 5s, minBodyRate: 1000}"),
@@ -174,7 +174,7 @@ fn a_body_that_hardly_moves_is_cut_by_the_lowest_rate() {
 }
 
 #[test]
-fn an_answer_must_come_in_time_once_the_request_is_there() {
+fn the_response_timeout_starts_at_the_end_of_the_request() {
     let backend = Backend::with(|seen, stream| {
         if seen.target().ends_with("slow") {
             pause_for(Duration::from_millis(1500));
@@ -201,7 +201,7 @@ fn an_answer_must_come_in_time_once_the_request_is_there() {
 }
 
 #[test]
-fn an_answer_that_stops_in_its_middle_is_cut() {
+fn a_stalled_response_is_truncated() {
     let backend = Backend::with(|seen, stream| {
         let mut fine = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").is_ok();
         // One goes on in small steps, the other has stopped.
@@ -226,7 +226,7 @@ fn an_answer_that_stops_in_its_middle_is_cut() {
 }
 
 #[test]
-fn bodies_beyond_the_limit_are_refused_and_none_is_held_back() {
+fn bodies_beyond_the_limit_are_refused_without_buffering() {
     let backend = Backend::echo("a");
     let middlewares = "  middlewares:\n    small: {bodyLimit: {maxRequestBodyBytes: 1000}}\n    again: {retry: {attempts: 3}}\n";
     let routers = [("limited", "middlewares: [small]"), ("retried", "middlewares: [again, small]")];

@@ -279,7 +279,7 @@ tls:
 }
 
 #[test]
-fn options_with_suites_that_are_not_spoken_stay_and_show_their_state() {
+fn options_with_unsupported_suites_stay_in_use_with_a_warning() {
     let backend = Backend::echo("a");
     let options = "tls:
   options:
@@ -330,7 +330,7 @@ tls:
 }
 
 #[test]
-fn options_of_an_entry_point_apply_to_names_that_nobody_asks_for() {
+fn options_of_an_entry_point_apply_to_names_that_no_router_uses() {
     let backend = Backend::echo("a");
     let own = certificate(&["known.test"]);
     let folder = tempfile::tempdir().unwrap();
@@ -411,7 +411,7 @@ fn hello_in_pieces(address: SocketAddr, name: &'static str, piece: usize) -> Vec
 }
 
 #[test]
-fn case_41_a_name_in_pieces_is_read_before_options_are_chosen() {
+fn case_41_a_fragmented_server_name_is_read_completely() {
     let backend = Backend::echo("a");
     let own = certificate(&["m.test"]);
     let folder = tempfile::tempdir().unwrap();
@@ -424,7 +424,7 @@ fn case_41_a_name_in_pieces_is_read_before_options_are_chosen() {
 }
 
 #[test]
-fn mistakes_in_certificates_are_told_with_their_place_and_the_rest_serves() {
+fn mistakes_in_certificates_are_reported_and_the_others_stay_in_use() {
     let backend = Backend::echo("a");
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path();

@@ -66,7 +66,7 @@ fn sessions_go_on_over_reloads() {
 }
 
 #[test]
-fn sessions_never_go_on_under_other_demands_on_clients() {
+fn sessions_are_not_resumed_with_other_client_authentication() {
     let backend = Backend::echo("a");
     let friend = certificate(&["friend"]);
     let folder = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn sessions_never_go_on_under_other_demands_on_clients() {
 }
 
 #[test]
-fn a_replaced_authority_counts_at_once_for_sessions_too() {
+fn a_replaced_authority_applies_at_once_even_to_sessions() {
     let backend = Backend::echo("a");
     let (before, after) = (certificate(&["before"]), certificate(&["after"]));
     let folder = tempfile::tempdir().unwrap();

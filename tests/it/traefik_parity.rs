@@ -4,7 +4,7 @@ use crate::support::frames::{self, Frames, Outcome};
 use crate::support::{Backend, Client, Gateway, get};
 
 #[test]
-fn bodies_of_requests_that_seldom_have_one_reach_the_server() {
+fn bodies_of_get_and_head_requests_reach_the_server() {
     let backend = Backend::bytes("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let gateway = Gateway::serve(&Gateway::one_service(&backend.url()));
     for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {

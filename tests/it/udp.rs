@@ -101,7 +101,7 @@ fn names_are_looked_up_and_weights_are_kept() {
 }
 
 #[test]
-fn a_silent_session_ends_and_a_refused_one_too() {
+fn silent_and_refused_sessions_end() {
     let a = Server::new("a");
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gateway = gateway(&["--entryPoints.dns.udp.timeout=200ms"], &balancer("s", &[a.address, nobody]));

@@ -76,7 +76,7 @@ fn requests_go_over_a_socket_and_connections_are_kept() {
 }
 
 #[test]
-fn a_socket_is_checked_and_a_missing_one_is_passed_over() {
+fn a_socket_is_health_checked_and_a_missing_one_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (folder.path().join("one.sock"), folder.path().join("two.sock"));
     let (up, connections) = counters();
@@ -131,7 +131,7 @@ fn http2_is_spoken_over_a_socket() {
 }
 
 #[test]
-fn a_path_that_is_none_is_reported_and_answered_with_503() {
+fn an_invalid_path_is_reported_and_answers_503() {
     let gateway = Gateway::serve(&Gateway::one_service("unix://run/app.sock"));
     assert_eq!(get(gateway.web(), "h", "/").status, 503);
     let problems = gateway.problems().join("\n");

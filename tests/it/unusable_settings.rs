@@ -86,7 +86,7 @@ fn a_storage_that_cannot_be_used_is_listed_until_it_can() {
 }
 
 #[test]
-fn what_is_wrong_with_settings_is_listed_as_long_as_the_gateway_runs() {
+fn problems_of_settings_are_listed_as_long_as_the_gateway_runs() {
     let backend = Backend::echo("a");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("traefik.yml");

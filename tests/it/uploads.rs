@@ -235,7 +235,7 @@ fn until_cut(stream: &mut TcpStream, piece: &[u8], pause: Duration) -> (Duration
 }
 
 #[test]
-fn what_is_read_behind_an_answer_is_bounded() {
+fn data_read_after_an_early_response_is_bounded() {
     let gateway = Gateway::serve(&routes());
     let begin = || {
         let mut client = TcpStream::connect(gateway.web()).unwrap();
@@ -343,7 +343,7 @@ fn streams_of_http3_are_read_on_within_bounds() {
 }
 
 #[test]
-fn a_server_that_answers_and_reads_no_more_does_not_keep_the_client() {
+fn a_server_that_responds_early_does_not_hold_the_client() {
     // It keeps its connection open, full as it is.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -369,7 +369,7 @@ fn a_server_that_answers_and_reads_no_more_does_not_keep_the_client() {
 }
 
 #[test]
-fn answers_of_http_1_0_servers_are_answers_of_ours() {
+fn responses_of_http_1_0_servers_become_http_1_1() {
     let old = "HTTP/1.0 200 OK\r\n";
     for (rest, keeps) in [
         ("\r\nok", false),

@@ -62,7 +62,7 @@ async fn open(sender: &mut Sender, uri: &str) -> Socket {
 }
 
 #[test]
-fn a_fallback_takes_over_an_upgrade_and_nothing_on_the_way_touches_its_answer() {
+fn a_fallback_takes_over_an_upgrade_unchanged() {
     let runtime = runtime();
     let busy = Backend::bytes("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
     let routes = format!(

@@ -117,7 +117,7 @@ fn external_accounts_profiles_and_chains() {
 
 #[test]
 #[ignore = "needs pebble"]
-fn proofs_that_the_authority_remembers_are_not_asked_for_again() {
+fn valid_authorizations_are_reused() {
     let variables = vec![("PEBBLE_AUTHZREUSE", "100")];
     let (pebble, backend) = (Pebble::start(Options { variables, ..Options::default() }), Backend::echo("a"));
     let url = format!("http://{}", backend.address);
@@ -217,7 +217,7 @@ fn on_demand(backend: &Backend) -> (Backend, String, String) {
 
 #[test]
 #[ignore = "needs pebble"]
-fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
+fn certificates_are_obtained_on_demand_for_allowed_names() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     let (_ask, flag, text) = on_demand(&backend);
     let _gateway = gateway(&pebble, "httpChallenge.entryPoint=web", &[&flag], &text);
@@ -231,7 +231,7 @@ fn names_that_come_are_obtained_on_demand_when_somebody_allows_them() {
 
 #[test]
 #[ignore = "needs pebble"]
-fn names_that_come_over_quic_are_obtained_too() {
+fn certificates_are_obtained_on_demand_over_quic() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     let (_ask, flag, text) = on_demand(&backend);
     let _gateway =
@@ -303,7 +303,7 @@ fn the_default_certificate_may_come_from_a_resolver() {
 
 #[test]
 #[ignore = "needs pebble"]
-fn certificates_are_looked_after_by_command() {
+fn certificates_are_managed_by_commands() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     let gateway =
         gateway(&pebble, "httpChallenge.entryPoint=web", &[], &routes(&["Host(`c.test`)"], &backend.url()));

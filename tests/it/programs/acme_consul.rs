@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_clients::consul::store::{self as store, Operation, Refusal, Store};
 
 use crate::acme_consul::{leads, start};
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Consul, certificates};
 use crate::support::pebble::{Options, Pebble, at_first_handshake, routes, served};
 use crate::support::process::Process;
@@ -151,7 +151,7 @@ fn a_leader_that_wakes_up_late_changes_nothing() {
 
 #[test]
 #[ignore = "needs consul"]
-fn writes_of_one_that_has_lost_the_lock_are_refused() {
+fn writes_without_the_lock_are_refused() {
     let consul = Consul::start("").ready();
     let options = store::Options { address: consul.address.to_string(), ..store::Options::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -187,7 +187,7 @@ fn writes_of_one_that_has_lost_the_lock_are_refused() {
         let kept = store.read("t/x", true).await.unwrap();
         assert_eq!(kept.entries[0].value, b"two");
         // Where nobody answers, nothing is known of the outcome.
-        let nobody = store::Options { address: nobody().to_string(), ..store::Options::default() };
+        let nobody = store::Options { address: unused_address().to_string(), ..store::Options::default() };
         let away = Store::new(&nobody).unwrap().apply(&write(&second, "x")).await;
         assert!(matches!(away, Err(Refusal::Store(_))));
     });
@@ -195,7 +195,7 @@ fn writes_of_one_that_has_lost_the_lock_are_refused() {
 
 #[test]
 #[ignore = "needs pebble and consul"]
-fn consul_may_be_away_for_a_while() {
+fn routes_survive_an_outage_of_consul() {
     let (pebble, backend, mut consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
     let text = routes(&["Host(`first.test`)"], &backend.url());
@@ -246,7 +246,7 @@ fn consul_may_be_away_for_a_while() {
 
 #[test]
 #[ignore = "needs pebble and consul"]
-fn a_consul_that_has_lost_everything_is_told_again() {
+fn a_consul_that_lost_its_data_is_filled_again() {
     let (pebble, backend, mut consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
     let text = routes(&["Host(`first.test`)", "Host(`second.test`)"], &backend.url());
@@ -283,7 +283,7 @@ fn a_token_and_tls_are_used_and_a_lost_right_costs_no_certificate() {
     let secret = "11111111-2222-3333-4444-555555555555";
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
-    let https = nobody();
+    let https = unused_address();
     let mut consul = Consul::start_in(
         folder,
         &format!(
@@ -376,7 +376,7 @@ fn a_handshake_with_any_of_them_may_ask_for_a_certificate() {
 
 #[test]
 #[ignore = "needs pebble and consul"]
-fn a_leader_that_is_cut_off_serves_on_and_orders_no_more() {
+fn a_disconnected_leader_keeps_serving_and_stops_ordering() {
     let (pebble, backend, consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
     let text = routes(&["Host(`first.test`)"], &backend.url());
@@ -410,7 +410,7 @@ fn a_leader_that_is_cut_off_serves_on_and_orders_no_more() {
 
 #[test]
 #[ignore = "needs pebble and consul"]
-fn what_fails_is_remembered_by_all() {
+fn failures_are_shared_between_gateways() {
     let (pebble, backend, consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
     // Nobody listens there.
@@ -433,7 +433,7 @@ fn what_fails_is_remembered_by_all() {
 
 #[test]
 #[ignore = "needs pebble and consul"]
-fn what_is_shared_is_looked_after_by_command() {
+fn shared_certificates_are_managed_by_commands() {
     let (pebble, backend, consul) =
         (Pebble::start(Options::default()), Backend::echo("a"), Consul::start("").ready());
     let challenge = "httpChallenge.entryPoint=web";

@@ -76,7 +76,7 @@ fn an_authority_that_comes_back_is_used_soon_and_may_have_forgotten_everything()
 
 #[test]
 #[ignore = "needs pebble"]
-fn a_name_that_fails_waits_and_harms_no_other() {
+fn a_failing_name_does_not_affect_others() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     // Nobody listens there.
     pebble.tell_dns("add-a", r#"{"host": "away.test", "addresses": ["127.0.0.77"]}"#);
@@ -112,7 +112,7 @@ fn a_name_that_fails_waits_and_harms_no_other() {
 
 #[test]
 #[ignore = "needs pebble"]
-fn a_storage_that_cannot_be_used_is_told_and_used_once_it_can() {
+fn an_unusable_storage_is_reported_and_used_once_it_is_fixed() {
     let (pebble, backend) = (Pebble::start(Options::default()), Backend::echo("a"));
     std::fs::write(pebble.storage(), "{}").unwrap();
     std::fs::set_permissions(pebble.storage(), std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -340,7 +340,7 @@ fn server(network: &Network, name: &str, address: IpAddr) -> Container {
 
 #[test]
 #[ignore = "needs a Docker Engine, python3 and redis-server"]
-fn no_request_reaches_a_stranger_that_gets_an_address() {
+fn no_request_reaches_a_new_owner_of_an_address() {
     let mut setting = Setting::start();
     let stop = Arc::<AtomicBool>::default();
     let clients = clients(setting.web(), &stop);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cluster::{cluster, cluster_at, routes};
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Consul, Redis, program};
 use crate::support::process::Process;
 use crate::support::{Backend, Client, Gateway, eventually, get, pause_for};
@@ -99,7 +99,7 @@ fn members_meet_in_redis() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn a_redis_that_is_away_is_said_and_the_last_members_are_shown() {
+fn while_redis_is_unavailable_the_last_members_are_shown() {
     let mut redis = Redis::start(&[]);
     let endpoints = format!("--cluster.redis.endpoints={}", redis.address);
     let backend = Backend::echo("one");
@@ -165,7 +165,7 @@ struct Replica {
 
 impl Replica {
     fn start(number: usize, consul: &Consul, redis: &Redis, backend: &Backend) -> Self {
-        let (id, web, api) = (format!("gw-{number}"), nobody(), nobody());
+        let (id, web, api) = (format!("gw-{number}"), unused_address(), unused_address());
         let mut flags = vec![
             "--api.insecure=true".to_owned(),
             "--ping=true".into(),
@@ -230,7 +230,7 @@ struct Balancer {
 impl Balancer {
     fn start(replicas: &[Replica]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (bytes, http, stats) = (nobody(), nobody(), nobody());
+        let (bytes, http, stats) = (unused_address(), unused_address(), unused_address());
         let servers: String = replicas
             .iter()
             .map(|one| {

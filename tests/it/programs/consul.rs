@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Consul, certificates};
 use crate::support::{Backend, Gateway, eventually, get};
 
@@ -67,7 +67,7 @@ fn registrations_health_and_tags_are_live_at_once() {
 
 #[test]
 #[ignore = "needs consul"]
-fn a_killed_agent_is_missed_by_nobody() {
+fn no_request_is_lost_when_an_agent_is_killed() {
     let mut consul = Consul::start("").ready();
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     consul.register("web", "web1", one.address, &TAGS);
@@ -94,7 +94,7 @@ fn a_killed_agent_is_missed_by_nobody() {
 #[test]
 #[ignore = "needs consul"]
 fn an_agent_that_is_not_there_at_first_is_waited_for() {
-    let address = nobody();
+    let address = unused_address();
     let gateway = Gateway::unready(&[&format!("--providers.consulCatalog.endpoint.address={address}")], "");
     eventually("it says what it waits for", || {
         let answer = get(gateway.address("traefik"), "h", "/ready");
@@ -176,7 +176,7 @@ fn a_token_that_is_revoked_or_has_no_rights_keeps_the_last_state() {
 fn agents_are_reached_by_tls_with_a_certificate_of_ours() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
-    let https = nobody();
+    let https = unused_address();
     let config = format!(
         r#""ca_file": "consul-agent-ca.pem", "cert_file": "dc1-server-consul-0.pem",
         "key_file": "dc1-server-consul-0-key.pem", "verify_incoming_https": true,
@@ -253,7 +253,7 @@ fn services_of_connect_are_reached_by_tls_that_both_sides_check() {
     let backend = Backend::echo("one");
     // The agent's own proxy asks for HTTP/2, which a gateway speaks.
     let behind = Gateway::serve(&Gateway::one_service(&backend.url()));
-    let [side, liar] = [nobody(), behind.web()];
+    let [side, liar] = [unused_address(), behind.web()];
     let register = |name: &str, at: std::net::SocketAddr| {
         let tags = format!(
             r#"["traefik.enable=true", "traefik.consulcatalog.connect=true", "traefik.http.routers.{name}.rule=Host(`{name}.test`)"]"#

@@ -7,7 +7,7 @@ use crate::support::Gateway;
 
 #[test]
 #[ignore = "needs Chromium"]
-fn a_browser_shows_routers_and_takes_no_rule_for_markup() {
+fn a_browser_shows_routers_with_rules_escaped() {
     let gateway = Gateway::serve(ROUTES);
     let routers = rendered(&gateway, "Routers");
     for text in ["shop", "@file", "Host(`shop.localhost`)", "&lt;img src=x onerror=document.title=1&gt;"] {

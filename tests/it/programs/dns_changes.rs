@@ -170,7 +170,7 @@ fn a_name_is_found_as_soon_as_it_exists() {
 
 #[test]
 #[ignore = "needs root and unshare"]
-fn a_name_server_that_fails_spoils_no_kept_connection() {
+fn a_failing_name_server_does_not_affect_idle_connections() {
     let ([old, _new], port) = backends();
     let (names, gateway) = start(&[], &route(&format!("http://api.test:{port}")));
     // One connection, so that one worker serves it: another one would have to look the name up first.

@@ -221,7 +221,7 @@ fn replacing_every_container_loses_no_request() {
 
 #[test]
 #[ignore = "needs a Docker Engine"]
-fn a_bad_label_spoils_only_its_own_object() {
+fn an_invalid_label_affects_only_its_object() {
     let gateway = docker_gateway();
     let _container = Container::start(
         "bad",
@@ -242,8 +242,8 @@ fn a_bad_label_spoils_only_its_own_object() {
 #[ignore = "needs a Docker Engine"]
 fn the_compose_file_comes_up_scales_and_stops() {
     let project = format!("tidegatetest{}", std::process::id());
-    let port = crate::support::backend::nobody().port();
-    let api = crate::support::backend::nobody().port();
+    let port = crate::support::backend::unused_address().port();
+    let api = crate::support::backend::unused_address().port();
     let compose = |arguments: &[&str]| {
         run(compose_command()
             .args([

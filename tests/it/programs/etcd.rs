@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Etcd, certificates};
 use crate::support::proxy::Proxy;
 use crate::support::{Backend, Gateway, eventually, get};
@@ -26,7 +26,7 @@ fn names(gateway: &Gateway, name: &str) -> bool {
 
 #[test]
 #[ignore = "needs etcd"]
-fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
+fn keys_are_live_and_survive_a_killed_server() {
     let mut etcd = Etcd::start(&[]).ready();
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     route(&etcd, &one);
@@ -72,7 +72,7 @@ fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
 
 #[test]
 #[ignore = "needs etcd"]
-fn many_keys_come_in_pages_and_history_that_is_compacted_is_no_loss() {
+fn many_keys_are_read_in_pages_and_compaction_loses_nothing() {
     let etcd = Etcd::start(&[]).ready();
     let backend = Backend::echo("one");
     route(&etcd, &backend);
@@ -93,7 +93,7 @@ fn many_keys_come_in_pages_and_history_that_is_compacted_is_no_loss() {
 
 #[test]
 #[ignore = "needs etcd"]
-fn a_watch_that_tells_nothing_any_more_is_found_out() {
+fn a_silently_dead_watch_is_detected() {
     let etcd = Etcd::start(&[]).ready();
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     route(&etcd, &one);
@@ -112,7 +112,7 @@ fn a_watch_that_tells_nothing_any_more_is_found_out() {
 
 #[test]
 #[ignore = "needs etcd"]
-fn logins_are_made_and_refused_ones_are_said() {
+fn logins_are_used_and_refusals_reported() {
     let etcd = Etcd::start(&[]).ready();
     let backend = Backend::echo("one");
     route(&etcd, &backend);
@@ -153,7 +153,7 @@ fn servers_are_reached_by_tls() {
         (file("consul-agent-ca.pem"), file("dc1-server-consul-0.pem"), file("dc1-server-consul-0-key.pem"));
     let arguments =
         ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
-    let etcd = Etcd::start_in(folder, nobody(), &arguments);
+    let etcd = Etcd::start_in(folder, unused_address(), &arguments);
     let gateway = gateway(
         &etcd,
         &[

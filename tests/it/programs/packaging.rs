@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::packaging::{SOCKETS, package_flags, read, root, run, tls_config};
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Running, program};
 use crate::support::{Backend, Gateway, eventually, get, tls};
 
@@ -72,7 +72,7 @@ fn systemd_passes_its_sockets_by_name() {
     let server = Backend::echo("s");
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("routes.yml"), Gateway::one_service(&server.url())).unwrap();
-    let [secure, plain] = [nobody(), nobody()];
+    let [secure, plain] = [unused_address(), unused_address()];
     let mut command = Command::new(program("systemd-socket-activate"));
     command.args(["--fdname=websecure:web", "--listen", &secure.to_string(), "--listen", &plain.to_string()]);
     command.arg(env!("CARGO_BIN_EXE_tidegate")).args(package_flags(folder.path()));

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::problem_locations::told;
+use crate::problem_locations::wait_for_problem;
 use crate::programs::consul::catalog;
 use crate::programs::docker::run;
 use crate::support::outside::Consul;
@@ -40,7 +40,7 @@ fn problems_in_consul_name_the_tag_or_key() {
     consul.register("web", "web1", backend.address, &tags);
     let gateway = catalog(&consul, &[], "");
     for (name, part, place) in TOLD {
-        told(&gateway, name, &format!("tag traefik.{}", MISTAKES[place].0), part);
+        wait_for_problem(&gateway, name, &format!("tag traefik.{}", MISTAKES[place].0), part);
     }
     for (key, value) in MISTAKES.iter().filter(|(key, _)| !key.contains(".server.")) {
         consul.put(&format!("/v1/kv/traefik/{}", key.replace('.', "/")), value);
@@ -48,7 +48,12 @@ fn problems_in_consul_name_the_tag_or_key() {
     let endpoint = format!("--providers.consul.endpoints={}", consul.address);
     let gateway = Gateway::with(&[&endpoint], "");
     for (name, part, place) in TOLD.into_iter().filter(|(name, ..)| *name != "s") {
-        told(&gateway, name, &format!("key traefik/{}", MISTAKES[place].0.replace('.', "/")), part);
+        wait_for_problem(
+            &gateway,
+            name,
+            &format!("key traefik/{}", MISTAKES[place].0.replace('.', "/")),
+            part,
+        );
     }
 }
 
@@ -91,12 +96,12 @@ fn problems_of_containers_name_the_label() {
         ["--label=test=places"].into_iter().chain(labels.iter().map(String::as_str)).collect();
     let _container = Bare::start("places", &labels);
     for (name, part, place) in TOLD {
-        told(&gateway, name, &format!("places, label traefik.{}", MISTAKES[place].0), part);
+        wait_for_problem(&gateway, name, &format!("places, label traefik.{}", MISTAKES[place].0), part);
     }
     // A port that nobody names is missing at no label.
     let lacking = ["--label=test=places", "--label=traefik.http.routers.lacking.rule=Host(`x`)"];
     let lacking = Bare::start("lacking", &lacking);
-    told(&gateway, &lacking.0, "lacking", "port is missing");
+    wait_for_problem(&gateway, &lacking.0, "lacking", "port is missing");
 }
 
 #[test]

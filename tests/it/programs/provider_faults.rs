@@ -16,7 +16,7 @@ const TAGS: [&str; 2] = ["traefik.enable=true", "traefik.http.routers.web.rule=H
 
 #[test]
 #[ignore = "needs consul, etcd and redis-server"]
-fn a_line_that_is_cut_in_silence_is_noticed_and_left() {
+fn a_silently_cut_line_is_detected() {
     let (consul, etcd, redis) = (Consul::start("").ready(), Etcd::start(&[]).ready(), Redis::start(&[]));
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     let set = |backend: &Backend| {
@@ -123,7 +123,7 @@ fn an_agent_that_has_too_many_connections_refuses_some_and_is_asked_later() {
 
 #[test]
 #[ignore = "needs consul"]
-fn an_agent_that_is_away_is_asked_ever_more_slowly() {
+fn an_unavailable_agent_is_retried_with_growing_pauses() {
     let mut consul = Consul::start("").ready();
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     consul.register("web", "web1", one.address, &TAGS);
@@ -169,7 +169,7 @@ fn check(number: usize, status: &str) -> String {
 
 #[test]
 #[ignore = "needs consul"]
-fn five_thousand_services_that_change_all_the_time_are_no_storm() {
+fn constant_changes_of_five_thousand_services_do_not_flood_the_agent() {
     let consul = Consul::start("").ready();
     let backend = Backend::echo("one");
     let port = backend.address.port();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::rate_limit_redis::{SLOW, routes};
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Redis, certificates, cluster};
 use crate::support::{Answer, Backend, Gateway, eventually, get, pause_for};
 
@@ -76,7 +76,7 @@ fn load(targets: &[SocketAddr], threads: usize, time: Duration) -> (usize, usize
 
 #[test]
 #[ignore = "needs redis-server"]
-fn three_gateways_under_load_let_in_what_one_limit_says() {
+fn three_gateways_under_load_share_one_limit() {
     let redis = Redis::start(&[]);
     let backend = Backend::echo("one");
     let (rate, burst) = (50.0, 25.0);
@@ -98,7 +98,7 @@ fn three_gateways_under_load_let_in_what_one_limit_says() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn a_redis_that_is_away_is_decided_by_the_option_and_counted_in_when_it_is_back() {
+fn on_failure_decides_while_redis_is_unavailable() {
     let mut redis = Redis::start(&[]);
     let backend = Backend::echo("one");
     let with = |on_failure: &str| {
@@ -214,7 +214,7 @@ fn redis_is_reached_by_tls_with_certificates_of_both_sides() {
     certificates(folder.path());
     let path = folder.path().to_owned();
     let file = |name: &str| path.join(name).display().to_string();
-    let address = nobody();
+    let address = unused_address();
     let port = address.port().to_string();
     let (ca, cert, key) =
         (file("consul-agent-ca.pem"), file("dc1-client-consul-0.pem"), file("dc1-client-consul-0-key.pem"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Redis, certificates};
 use crate::support::{Backend, Gateway, eventually, get};
 
@@ -28,7 +28,7 @@ fn names(gateway: &Gateway, name: &str) -> bool {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn keys_are_live_and_a_killed_server_is_missed_by_nobody() {
+fn keys_are_live_and_survive_a_killed_server() {
     let mut redis = Redis::start(&[]);
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     route(&redis, &[], &one);
@@ -83,7 +83,7 @@ fn servers_are_reached_by_tls() {
     certificates(folder.path());
     let path = folder.path().to_owned();
     let file = |name: &str| path.join(name).display().to_string();
-    let address = nobody();
+    let address = unused_address();
     let arguments = [
         "--port",
         "0",

@@ -136,7 +136,7 @@ fn values_in_a_cluster_are_where_their_keys_belong() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn while_redis_is_away_every_call_fails_at_once() {
+fn while_redis_is_unavailable_every_call_fails_at_once() {
     let mut redis = Redis::start(&[]);
     let shared = Shared::new(&[&redis]);
     assert_eq!(shared.set("tidegate:t:a", b"a", HOUR), Ok(()));

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::{Consul, Etcd, Redis};
 use crate::support::pebble::shown;
 use crate::support::tls::certificate;
@@ -23,7 +23,7 @@ fn resolver(name: &str, consul: &Consul, prefix: &str) -> Vec<String> {
     vec![
         format!("{acme}.storage=consul://{}/{prefix}", consul.address),
         format!("{acme}.tlsChallenge=true"),
-        format!("{acme}.caServer=http://{}/dir", nobody()),
+        format!("{acme}.caServer=http://{}/dir", unused_address()),
     ]
 }
 
@@ -53,7 +53,7 @@ fn reads(consul: &Consul, root: &str) -> usize {
 
 #[test]
 #[ignore = "needs consul"]
-fn what_gateways_write_into_consul_is_not_configuration() {
+fn keys_of_gateways_in_consul_are_not_configuration() {
     let backend = Backend::echo("a");
     // The last two are in a section of the configuration, which is followed.
     for (acme, cluster, quiet) in [
@@ -185,7 +185,7 @@ fn keys_of_older_versions_are_read_and_written_again() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn what_gateways_write_into_redis_is_not_configuration() {
+fn keys_of_gateways_in_redis_are_not_configuration() {
     let backend = Backend::echo("a");
     for prefix in ["tidegate:cluster", "tidegate/cluster", "traefik/of gateways", "traefik/http"] {
         let redis = Redis::start(&[]);

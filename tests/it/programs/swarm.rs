@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::support::backend::nobody;
+use crate::support::backend::unused_address;
 use crate::support::outside::engine;
 use crate::support::{Gateway, eventually, get, wait_until};
 
@@ -19,7 +19,7 @@ impl Swarm {
         let engine = engine(true);
         let active = run(&["info", "--format", "{{.Swarm.LocalNodeState}}"]).trim() == "active";
         if !active {
-            let listen = nobody().to_string();
+            let listen = unused_address().to_string();
             run(&["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", &listen]);
         }
         Self { ours: !active, _engine: engine }
@@ -64,7 +64,7 @@ impl Service {
         let name = format!("tidegate-test-{}-{name}", std::process::id());
         let rule = format!("traefik.http.routers.{name}.rule=Host(`{host}`)");
         let port = format!("traefik.http.services.{name}.loadbalancer.server.port=80");
-        let published = format!("mode=host,target=80,published={}", nobody().port());
+        let published = format!("mode=host,target=80,published={}", unused_address().port());
         let labels = ["--label", "traefik.enable=true", "--label", &rule, "--label", &port];
         let image = ["tidegate:dev", "demo", "backend", "--address=:80", "--name", &name];
         let head = ["service", "create", "--quiet", "--detach", "--name", &name];

@@ -1,4 +1,4 @@
-//! Servers for tests: they note what reached them, byte for byte, and answer as they are told.
+//! Test servers: they record requests byte for byte, and send configured responses.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A request as it reached a backend.
+/// A request as received by a backend.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Request line and headers, without the empty line.
@@ -18,22 +18,22 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The request target.
+    /// Returns the request target.
     pub fn target(&self) -> &str {
         self.head.split(' ').nth(1).unwrap_or("")
     }
 
-    /// The method.
+    /// Returns the method.
     pub fn method(&self) -> &str {
         self.head.split(' ').next().unwrap_or("")
     }
 
-    /// The first value of a header.
+    /// Returns the first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers(name).into_iter().next()
     }
 
-    /// All values of a header.
+    /// Returns all values of a header.
     pub fn headers(&self, name: &str) -> Vec<&str> {
         self.head
             .lines()
@@ -45,9 +45,9 @@ impl Seen {
     }
 }
 
-/// A server on a port of its own. It stops when dropped.
+/// A server on a free port. Stops when dropped.
 pub struct Backend {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
@@ -55,7 +55,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Answers every request with 200, its own name in `X-Backend` and the request's head as the body.
+    /// Responds to every request with 200, its name in `X-Backend` and the request's head as the body.
     pub fn echo(name: &str) -> Self {
         let name = name.to_owned();
         Self::with(move |seen, stream| {
@@ -69,13 +69,13 @@ impl Backend {
         })
     }
 
-    /// Answers every request with these bytes, and keeps the connection open.
+    /// Responds to every request with these bytes, and keeps the connection open.
     pub fn bytes(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::with(move |_, stream| stream.write_all(&answer).is_ok())
     }
 
-    /// Answers every request with these bytes, and closes.
+    /// Responds to every request with these bytes, and closes the connection.
     pub fn closing(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::with(move |_, stream| {
@@ -84,12 +84,12 @@ impl Backend {
         })
     }
 
-    /// Answers by a function that returns whether to keep the connection.
+    /// Responds with a function that returns whether to keep the connection.
     pub fn with(answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
     }
 
-    /// The same on a listener that is there already.
+    /// Does so on an existing listener.
     pub fn on(
         listener: TcpListener,
         answer: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static,
@@ -113,22 +113,22 @@ impl Backend {
         Self { address, seen, connections, stopped }
     }
 
-    /// Its URL.
+    /// Returns its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Connections that were opened to it so far.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// What has reached it so far.
+    /// Returns the requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    /// The last request. Panics when there was none.
+    /// Returns the last request. Panics without one.
     pub fn last(&self) -> Seen {
         self.seen().pop().expect("no request reached the backend")
     }
@@ -141,8 +141,8 @@ impl Drop for Backend {
     }
 }
 
-/// An address at which nobody listens.
-pub fn nobody() -> SocketAddr {
+/// Returns an address without a listener.
+pub fn unused_address() -> SocketAddr {
     ([127, 0, 0, 1], super::free_port()).into()
 }
 
@@ -216,7 +216,7 @@ fn fill_until(
     }
 }
 
-/// A backend that answers 503 while `up` is false.
+/// Starts a backend that responds with 503 while `up` is false.
 pub fn switchable(name: &'static str, up: &Arc<AtomicBool>) -> Backend {
     let up = up.clone();
     Backend::with(move |_, stream| {
@@ -226,7 +226,7 @@ pub fn switchable(name: &'static str, up: &Arc<AtomicBool>) -> Backend {
     })
 }
 
-/// The name of the backend that answers, or the status when none does.
+/// Returns the name of the backend that responds, or the status without one.
 pub fn who(address: SocketAddr) -> String {
     let answer = super::get(address, "h", "/");
     answer.header("x-backend").map_or_else(|| answer.status.to_string(), str::to_owned)

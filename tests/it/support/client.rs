@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// A response as it came.
+/// A response as received.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// Status.
@@ -15,17 +15,17 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Trailers.
     pub trailers: Vec<String>,
-    /// False when the connection ended before the body did.
+    /// False if the connection ended before the body did.
     pub complete: bool,
 }
 
 impl Answer {
-    /// The first value of a header.
+    /// Returns the first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -38,19 +38,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects. Nothing waits longer than 20 s.
+    /// Connects, with a timeout of 20 s.
     pub fn connect(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).unwrap())
     }
 
-    /// The same over a connection that is there already.
+    /// Uses an existing connection.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
     }
 
-    /// The same with another limit on waiting.
+    /// Uses an existing connection with another timeout.
     pub fn patient(address: SocketAddr, patience: Duration) -> Self {
         let client = Self::connect(address);
         client.stream.set_read_timeout(Some(patience)).unwrap();
@@ -63,7 +63,7 @@ impl Client {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Reads one response; interim ones are passed over.
+    /// Reads one response, skipping informational ones.
     pub fn read(&mut self) -> io::Result<Answer> {
         self.read_for("GET")
     }
@@ -78,7 +78,7 @@ impl Client {
         }
     }
 
-    /// Reads the head of a response, interim ones included, and leaves its body.
+    /// Reads the head of a response, informational ones included, without its body.
     pub fn head(&mut self) -> io::Result<String> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -96,7 +96,7 @@ impl Client {
         Ok(self.buffer.drain(..length).collect())
     }
 
-    /// True when the gateway closes the connection without sending anything more.
+    /// Returns true if the gateway closes the connection without sending anything more.
     pub fn is_closed(&mut self) -> bool {
         loop {
             match self.fill() {
@@ -112,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Everything until the connection ends.
+    /// Reads until the connection ends.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill().is_ok() {}
         std::mem::take(&mut self.buffer)
@@ -191,19 +191,19 @@ impl Client {
     }
 }
 
-/// Sends exact bytes on a connection of their own and reads one response.
+/// Sends exact bytes on a new connection and reads one response.
 pub fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> io::Result<Answer> {
     let mut client = Client::connect(address);
     client.send(bytes);
     client.read()
 }
 
-/// A GET.
+/// Sends a GET request.
 pub fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
     get_with(address, host, path, "")
 }
 
-/// A GET with further header lines, each ended by CRLF.
+/// Sends a GET request with further header lines, each ended by CRLF.
 pub fn get_with(address: SocketAddr, host: &str, path: &str, headers: &str) -> Answer {
     raw(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n"))
         .unwrap()

@@ -1,59 +1,59 @@
-//! A client that sends HTTP/2 frames as it is told, right or wrong.
+//! A client that sends arbitrary HTTP/2 frames, valid or not.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Kinds of frames (RFC 9113 section 6).
+/// Types of frames (RFC 9113 section 6).
 pub const DATA: u8 = 0;
 /// Headers.
 pub const HEADERS: u8 = 1;
 /// Priority.
 pub const PRIORITY: u8 = 2;
-/// End of one stream.
+/// Reset of a stream.
 pub const RST_STREAM: u8 = 3;
 /// Settings.
 pub const SETTINGS: u8 = 4;
 /// Ping.
 pub const PING: u8 = 6;
-/// End of the connection.
+/// Shutdown of the connection.
 pub const GOAWAY: u8 = 7;
-/// More room in a window.
+/// Window update.
 pub const WINDOW_UPDATE: u8 = 8;
-/// More headers.
+/// Continuation of headers.
 pub const CONTINUATION: u8 = 9;
 /// Flag of DATA and HEADERS.
 pub const END_STREAM: u8 = 1;
 /// Flag of HEADERS and CONTINUATION.
 pub const END_HEADERS: u8 = 4;
 
-/// How a stream ended.
+/// The outcome of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// An answer with this status.
+    /// A response with this status.
     Status(u16),
     /// RST_STREAM with this error code.
     Reset(u32),
-    /// GOAWAY with this error code, or no more than a close (`None`).
+    /// GOAWAY with this error code, or only a close (`None`).
     Closed(Option<u32>),
-    /// Nothing in time.
+    /// Nothing before the timeout.
     Silence,
 }
 
 impl Outcome {
-    /// True for an answer of 400, or an error of the stream or the connection.
+    /// Returns true for a 400, or an error of the stream or the connection.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Status(400) | Self::Reset(1..) | Self::Closed(_))
     }
 }
 
-/// A connection of which preface and settings have been sent.
+/// A connection on which preface and settings have been sent.
 pub struct Frames {
     stream: TcpStream,
 }
 
 impl Frames {
-    /// Connects in plain text. Nothing waits longer than 20 s.
+    /// Connects in plain text, with a timeout of 20 s.
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -64,24 +64,24 @@ impl Frames {
         frames
     }
 
-    /// The server's side of a connection whose preface has been read: sends settings.
+    /// Creates the server's side of a connection after its preface: sends settings.
     pub fn accepted(stream: TcpStream) -> Self {
         let mut frames = Self { stream };
         assert!(frames.send(SETTINGS, 0, 0, &[]));
         frames
     }
 
-    /// A second handle of the connection, to send while the first one reads.
+    /// Returns a second handle, to send while the first one reads.
     pub fn sender(&self) -> Self {
         Self { stream: self.stream.try_clone().unwrap() }
     }
 
-    /// Sends bytes; false when the connection is gone.
+    /// Sends bytes; returns false if the connection is closed.
     pub fn bytes(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
 
-    /// Sends a frame; false when the connection is gone.
+    /// Sends a frame; returns false if the connection is closed.
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         self.bytes(&frame(kind, flags, stream, payload))
     }
@@ -91,7 +91,7 @@ impl Frames {
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(fields))
     }
 
-    /// Reads one frame: kind, flags, stream, payload.
+    /// Reads one frame: type, flags, stream, payload.
     pub fn read(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head)?;
@@ -100,7 +100,7 @@ impl Frames {
         Ok((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
     }
 
-    /// Waits for what becomes of a stream.
+    /// Waits for the outcome of a stream.
     pub fn outcome(&mut self, stream: u32) -> Outcome {
         let code = |payload: &[u8], at: usize| {
             payload.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
@@ -122,7 +122,7 @@ impl Frames {
         }
     }
 
-    /// Reads until the connection is closed; false when it stays open.
+    /// Reads until the connection is closed; returns false if it stays open.
     pub fn is_cut(&mut self) -> bool {
         loop {
             match self.read() {
@@ -135,7 +135,7 @@ impl Frames {
     }
 }
 
-/// A frame.
+/// Returns a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -144,7 +144,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A header block of literals that touch no table (RFC 7541 section 6.2.2), with every byte as it is given.
+/// Returns a header block of literals that use no table (RFC 7541 section 6.2.2), with unchanged bytes.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {
@@ -157,7 +157,7 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// A length in seven bits and more (RFC 7541 section 5.1).
+/// Encodes a length with a seven-bit prefix (RFC 7541 section 5.1).
 fn integer(bytes: &mut Vec<u8>, value: usize) {
     if value < 127 {
         return bytes.push(value as u8);
@@ -171,7 +171,7 @@ fn integer(bytes: &mut Vec<u8>, value: usize) {
     bytes.push(rest as u8);
 }
 
-/// The status of an answer; 0 when it is written in a way that no server of ours uses.
+/// Returns the status of a response; 0 if its encoding is one that our servers do not use.
 fn status(block: &[u8]) -> u16 {
     let begin = block.iter().position(|byte| byte & 0xe0 != 0x20).unwrap_or(block.len());
     match block.get(begin..) {
@@ -190,7 +190,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-/// Digits in Huffman's code: 0 to 2 have five bits each, the others six.
+/// Decodes Huffman-coded digits: 0 to 2 have five bits, the others six.
 fn digits(code: &[u8]) -> u16 {
     let bits: Vec<u16> =
         code.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1))).collect();

@@ -1,4 +1,4 @@
-//! A gateway in this process, on ports that the system chooses, fed by a folder of route files.
+//! A gateway in this process, on ports chosen by the system, with a folder of route files.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,26 +8,27 @@ use tidegate::settings;
 
 use super::{eventually, get};
 
-/// A running gateway. It stops when dropped.
+/// A running gateway. Stops when dropped.
 pub struct Gateway {
     inner: Inner,
     folder: tempfile::TempDir,
 }
 
 impl Gateway {
-    /// A gateway with entry points `web` (no default limits changed) and `traefik` (API), and these routes.
+    /// Starts a gateway with the entry points `web` (with default limits) and `traefik` (API), and these
+    /// routes.
     pub fn serve(routes: &str) -> Self {
         Self::with(&[], routes)
     }
 
-    /// The same with further settings, written as flags.
+    /// Starts a gateway with further settings, given as flags.
     pub fn with(flags: &[&str], routes: &str) -> Self {
         let gateway = Self::unready(flags, routes);
         eventually("every provider has delivered", || gateway.inner.is_ready());
         gateway
     }
 
-    /// The same, without waiting for providers to deliver.
+    /// Starts a gateway without waiting for providers to deliver.
     pub fn unready(flags: &[&str], routes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.yml"), routes).unwrap();
@@ -44,29 +45,29 @@ impl Gateway {
         Self { inner, folder }
     }
 
-    /// Routes that send everything to one server.
+    /// Returns routes that send all requests to one server.
     pub fn one_service(url: &str) -> String {
         format!(
             "http:\n  routers:\n    all: {{rule: 'PathPrefix(`/`)', service: a}}\n  services:\n    a: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}\n"
         )
     }
 
-    /// Address of the entry point `web`.
+    /// Returns the address of the entry point `web`.
     pub fn web(&self) -> SocketAddr {
         self.address("web")
     }
 
-    /// Address of an entry point.
+    /// Returns the address of an entry point.
     pub fn address(&self, entry_point: &str) -> SocketAddr {
         self.inner.addresses()[entry_point]
     }
 
-    /// The folder of route files.
+    /// Returns the folder of route files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Replaces a route file at once, as a careful writer does.
+    /// Replaces a route file atomically.
     pub fn write(&self, name: &str, text: &str) {
         let beside = self.folder.path().join(format!(".{name}.new"));
         std::fs::write(&beside, text).unwrap();
@@ -78,33 +79,33 @@ impl Gateway {
         std::fs::remove_file(self.folder.path().join(name)).unwrap();
     }
 
-    /// An answer of the API.
+    /// Returns a response of the API.
     pub fn api(&self, path: &str) -> String {
         get(self.address("traefik"), "h", path).text()
     }
 
-    /// Stops in order, and returns when everything has stopped.
+    /// Stops gracefully, and returns when everything has stopped.
     pub fn shutdown(self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(self.inner.shutdown());
     }
 
-    /// How many snapshots were served so far.
+    /// Returns the number of snapshots so far.
     pub fn generation(&self) -> u64 {
         self.inner.generation()
     }
 
-    /// The configuration that is served, names as `name@provider`.
+    /// Returns the active configuration, with names as `name@provider`.
     pub fn config(&self) -> tidegate_config::Config {
         self.inner.snapshot().report.config.clone()
     }
 
-    /// Who orders certificates, where a storage is shared.
+    /// Returns who orders certificates, for shared storages.
     pub fn leadership(&self) -> Vec<tidegate::acme::Leadership> {
         self.inner.leadership()
     }
 
-    /// What is wrong with the configuration now.
+    /// Returns the current problems of the configuration.
     pub fn problems(&self) -> Vec<String> {
         self.inner.snapshot().report.problems.iter().map(ToString::to_string).collect()
     }

@@ -1,4 +1,4 @@
-//! A client of HTTP/3, made of another implementation of it (h3), and raw streams for what that one would not send.
+//! An HTTP/3 client based on another implementation (h3), and raw streams for what that one would not send.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::tls::{Own, client_config};
 type Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 type Stream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 
-/// A connection with a client's side of HTTP/3 on it.
+/// A connection with an HTTP/3 client.
 pub struct Http3 {
-    /// The connection below.
+    /// The underlying connection.
     pub quic: quinn::Connection,
     sender: Sender,
     _endpoint: quinn::Endpoint,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
@@ -35,12 +35,12 @@ pub struct Answer {
     pub trailers: Option<HeaderMap>,
 }
 
-/// A runtime for such clients.
+/// Returns a runtime for such clients.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// A QUIC connection for this server name; the error is that of its handshake.
+/// Opens a QUIC connection for this server name, or returns the error of its handshake.
 pub async fn quic(
     address: SocketAddr,
     name: &str,
@@ -50,7 +50,7 @@ pub async fn quic(
     quic_with(address, name, crypto).await
 }
 
-/// The same with this configuration.
+/// Opens a connection with this configuration.
 pub async fn quic_with(
     address: SocketAddr,
     name: &str,
@@ -59,7 +59,7 @@ pub async fn quic_with(
     quic_over(address, name, quinn::ClientConfig::new(Arc::new(crypto))).await
 }
 
-/// The same with limits of its own.
+/// Opens a connection with its own limits.
 pub async fn quic_over(
     address: SocketAddr,
     name: &str,
@@ -77,7 +77,7 @@ impl Http3 {
         Self::over(quic(address, name, None).await.unwrap()).await
     }
 
-    /// Speaks HTTP/3 over this connection.
+    /// Starts HTTP/3 on this connection.
     pub async fn over((endpoint, quic): (quinn::Endpoint, quinn::Connection)) -> Self {
         let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(quic.clone())).await.unwrap();
         tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
@@ -89,12 +89,12 @@ impl Http3 {
         self.sender.clone().send_request(request).await
     }
 
-    /// Sends a request without a body. Panics when it is not answered.
+    /// Sends a request without a body. Panics without a response.
     pub async fn get(&self, uri: &str) -> Answer {
         self.send(Request::get(uri).body(()).unwrap(), b"").await.unwrap()
     }
 
-    /// The same for a URI that is given away.
+    /// Sends a request for an owned URI.
     pub async fn get_owned(&self, uri: String) -> Answer {
         self.get(&uri).await
     }
@@ -112,14 +112,14 @@ impl Http3 {
         receive(&mut stream).await
     }
 
-    /// The first certificate that the server showed.
+    /// Returns the server's leaf certificate.
     pub fn certificate(&self) -> CertificateDer<'static> {
         let chain = self.quic.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
         chain[0].clone()
     }
 }
 
-/// Reads a whole answer.
+/// Reads a whole response.
 pub async fn receive(stream: &mut Stream) -> Result<Answer, h3::error::StreamError> {
     let (head, ()) = stream.recv_response().await?.into_parts();
     let mut body = Vec::new();
@@ -130,18 +130,18 @@ pub async fn receive(stream: &mut Stream) -> Result<Answer, h3::error::StreamErr
     Ok(Answer { status: head.status, headers: head.headers, body, trailers })
 }
 
-/// What became of a stream that was written by hand.
+/// The outcome of a hand-written stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It was answered with these bytes.
+    /// A response with these bytes.
     Answered(Vec<u8>),
-    /// It was reset, for this reason.
+    /// A reset with this code.
     Reset(u64),
-    /// The connection was closed, for this reason.
+    /// The connection was closed with this code.
     Closed(u64),
 }
 
-/// Sends these bytes as a stream of one request, on a connection of its own with an orderly control stream.
+/// Sends these bytes as a request stream on a new connection with a valid control stream.
 pub async fn fate(address: SocketAddr, bytes: &[u8]) -> Fate {
     let (_endpoint, quic) = quic(address, "h.test", None).await.unwrap();
     let mut control = quic.open_uni().await.unwrap();
@@ -163,7 +163,7 @@ pub async fn fate(address: SocketAddr, bytes: &[u8]) -> Fate {
     }
 }
 
-/// Why a connection was closed.
+/// Returns why a connection was closed.
 pub fn closed(error: &quinn::ConnectionError) -> Fate {
     match error {
         quinn::ConnectionError::ApplicationClosed(close) => Fate::Closed(close.error_code.into_inner()),
@@ -171,7 +171,7 @@ pub fn closed(error: &quinn::ConnectionError) -> Fate {
     }
 }
 
-/// A header block of literal fields, in its frame.
+/// Returns a frame with a header block of literal fields.
 pub fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0, 0];
     for (name, value) in fields {
@@ -181,7 +181,7 @@ pub fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     frame(1, &block)
 }
 
-/// A frame.
+/// Returns a frame.
 pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![kind];
     frame.extend_from_slice(&(0x8000_0000 | payload.len() as u32).to_be_bytes());

@@ -1,4 +1,4 @@
-//! What the tests share: backends, a client that sends exact bytes, and a gateway in process.
+//! Shared by the tests: backends, a client that sends exact bytes, and a gateway in this process.
 
 pub mod backend;
 pub mod client;
@@ -23,8 +23,7 @@ pub use client::{Answer, Client, get, get_with, raw};
 pub use gateway::Gateway;
 pub use time::{eventually, eventually_async, pause_for, pause_for_async, repeat_for, wait_until};
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections. Each process looks in a
-/// place of its own.
+/// Returns an unused port below those for outgoing connections. Each process searches its own range.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {

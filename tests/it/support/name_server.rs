@@ -1,4 +1,4 @@
-//! A name server whose answers a test can change. It gives them ten minutes to live, as Docker's does.
+//! A name server whose records a test can change, with a TTL of ten minutes like Docker's.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Lifetime of answers, and of the news that there are none, in seconds.
+/// TTL of records and of negative responses, in seconds.
 const LIFETIME: u32 = 600;
 const NO_ERROR: u8 = 0;
 const SERVER_FAILURE: u8 = 2;
 const NO_SUCH_NAME: u8 = 3;
 
-/// A running name server. It stops when dropped.
+/// A running name server. Stops when dropped.
 pub struct NameServer {
     address: SocketAddr,
     state: Arc<State>,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl NameServer {
-    /// A name server that knows no names.
+    /// Starts a name server without names.
     pub fn start(address: &str) -> Self {
         let socket = UdpSocket::bind(address).unwrap();
         let (address, state) = (socket.local_addr().unwrap(), Arc::<State>::default());
@@ -47,28 +47,28 @@ impl NameServer {
         Self { address, state }
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Gives a name these addresses; none: it does not exist.
+    /// Sets the addresses of a name; none means that it does not exist.
     pub fn set(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.state.names.lock().unwrap().insert(name.to_owned(), addresses);
     }
 
-    /// Answers with a failure from now on, or does so no longer.
+    /// Sets whether it responds with a failure.
     pub fn fail(&self, fails: bool) {
         self.state.fails.store(fails, Ordering::Relaxed);
     }
 
-    /// Loses all questions from now on, or does so no longer.
+    /// Sets whether it drops all questions.
     pub fn silence(&self, is_silent: bool) {
         self.state.is_silent.store(is_silent, Ordering::Relaxed);
     }
 
-    /// Questions that were asked.
+    /// Returns the number of questions.
     pub fn questions(&self) -> usize {
         self.state.questions.load(Ordering::Relaxed)
     }
@@ -119,7 +119,7 @@ fn record(ip: IpAddr, kind: u16) -> Option<Vec<u8>> {
     }
 }
 
-/// A record of the name that was asked for.
+/// Returns a record for the requested name.
 fn resource(kind: u16, data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(data.len()).unwrap();
     let head =

@@ -1,15 +1,15 @@
-//! Programs from outside, started for one test each: a Consul agent, a Redis server.
+//! External programs, started for a single test: a Consul agent, a Redis server.
 
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::backend::nobody;
+use super::backend::unused_address;
 use super::{Answer, eventually, raw};
 
-/// A program where `scripts/tool.sh` has put it, else on the PATH: what was installed for the tests comes before what
-/// the machine happens to have, which may be too old for them.
+/// Returns a program from where `scripts/tool.sh` installs it, or else from the PATH: the machine's own
+/// version may be too old for the tests.
 pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
@@ -18,7 +18,7 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no `{name}`: scripts/test.sh installs it"))
 }
 
-/// Compose: v2 where `scripts/tool.sh` has put it or the docker command has it as its plugin, else v1.
+/// Returns Compose: v2 if `scripts/tool.sh` installed it or it is a plugin of the docker command, or else v1.
 pub fn compose() -> Command {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/docker-compose");
     if own.is_file() {
@@ -33,8 +33,8 @@ pub fn compose() -> Command {
     Command::new(program("docker-compose"))
 }
 
-/// Keeps others from changing the engine's mode while a test uses its name server, whose records of all networks are lost
-/// when the engine leaves a swarm (Docker 20.10). `alone` changes it. It holds in every process, until it is dropped.
+/// Prevents others from changing the engine's mode while a test uses its name server, whose records are lost
+/// when the engine leaves a swarm (Docker 20.10). `alone` changes it. Works across processes, until dropped.
 pub fn engine(alone: bool) -> File {
     let path = std::env::temp_dir().join("tidegate-test-engine.lock");
     let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
@@ -42,13 +42,13 @@ pub fn engine(alone: bool) -> File {
     file
 }
 
-/// A running program with a folder of its own. It is killed when dropped.
+/// A running program with its own folder. Killed when dropped.
 pub struct Running {
     child: Child,
 }
 
 impl Running {
-    /// Starts it in a folder, where its output goes into `log`.
+    /// Starts it in a folder, with its output in `log`.
     pub fn start(command: &mut Command, folder: &Path) -> Self {
         let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
         command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -63,24 +63,24 @@ impl Drop for Running {
     }
 }
 
-/// A Consul agent: one server with a memory on disk.
+/// A Consul agent: one server with persistent data.
 pub struct Consul {
     pub address: SocketAddr,
     folder: tempfile::TempDir,
     running: Option<Running>,
-    /// For `X-Consul-Token`.
+    /// The value of `X-Consul-Token`.
     pub token: String,
 }
 
 impl Consul {
-    /// Starts one. `extra` are members of its configuration, in JSON.
+    /// Starts an agent. `extra` are members of its configuration, in JSON.
     pub fn start(extra: &str) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), extra)
     }
 
-    /// The same in a folder that may have certificates in it.
+    /// Starts an agent in a folder that may contain certificates.
     pub fn start_in(folder: tempfile::TempDir, extra: &str) -> Self {
-        let [http, server, serf] = [nobody(), nobody(), nobody()];
+        let [http, server, serf] = [unused_address(), unused_address(), unused_address()];
         let config = format!(
             r#"{{"datacenter": "dc1", "node_name": "n1", "server": true, "bootstrap": true, "data_dir": "data",
             "bind_addr": "127.0.0.1", "log_level": "warn", "disable_update_check": true,
@@ -98,14 +98,14 @@ impl Consul {
         consul
     }
 
-    /// Starts it again, after [`Consul::kill`], with what it knew.
+    /// Restarts it after [`Consul::kill`], with its data.
     pub fn run(&mut self) {
         let mut command = Command::new(program("consul"));
         command.args(["agent", "-config-file", "agent.json", "-config-file", "further.json"]);
         self.running = Some(Running::start(&mut command, self.folder.path()));
     }
 
-    /// Runs the agent's own Connect proxy for a service: from `listen` to `target`. It ends when dropped.
+    /// Runs the agent's own Connect proxy for a service, from `listen` to `target`. Stops when dropped.
     pub fn proxy(&self, service: &str, target: SocketAddr, listen: SocketAddr) -> impl Sized + use<> {
         let mut command = Command::new(program("consul"));
         command.args(["connect", "proxy", "-service", service]);
@@ -116,25 +116,25 @@ impl Consul {
         running
     }
 
-    /// Waits until it leads and knows itself. With ACLs a token is needed for that.
+    /// Waits until it is the leader and knows itself. With ACLs this needs a token.
     pub fn ready(self) -> Self {
         self.wait();
         self
     }
 
-    /// The same, when it was started again.
+    /// Waits in the same way after a restart.
     pub fn wait(&self) {
         eventually("the agent leads", || {
             self.get("/v1/catalog/nodes").is_some_and(|text| text.contains("n1"))
         });
     }
 
-    /// Kills it, as `kill -9` does.
+    /// Kills it like `kill -9`.
     pub fn kill(&mut self) {
         self.running = None;
     }
 
-    /// Makes it forget everything, after [`Consul::kill`].
+    /// Deletes its data, after [`Consul::kill`].
     pub fn forget(&self) {
         std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
     }
@@ -143,7 +143,7 @@ impl Consul {
         self.folder.path()
     }
 
-    /// The body of an answer with status 200.
+    /// Returns the body of a response with status 200.
     pub fn get(&self, path: &str) -> Option<String> {
         let answer = self.ask("GET", path, "").ok()?;
         (answer.status == 200).then(|| answer.text())
@@ -161,7 +161,7 @@ impl Consul {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
     }
 
-    /// Registers an instance with a check that passes.
+    /// Registers an instance with a passing check.
     pub fn register(&self, name: &str, id: &str, at: SocketAddr, tags: &[&str]) {
         let tags: Vec<String> = tags.iter().map(|tag| format!("{tag:?}")).collect();
         let body = format!(
@@ -191,7 +191,7 @@ impl Consul {
     }
 }
 
-/// Makes a certificate authority, and certificates for a server at 127.0.0.1 and for a client, in a folder:
+/// Creates a certificate authority, and certificates for a server at 127.0.0.1 and for a client, in a folder:
 /// `consul-agent-ca.pem`, `dc1-server-consul-0.pem`, `dc1-client-consul-0.pem`, and keys `…-key.pem`.
 pub fn certificates(folder: &Path) {
     for arguments in [&["ca", "create"][..], &["cert", "create", "-server"], &["cert", "create", "-client"]] {
@@ -201,7 +201,7 @@ pub fn certificates(folder: &Path) {
     }
 }
 
-/// A Redis server without a memory on disk.
+/// A Redis server without persistent data.
 pub struct Redis {
     pub address: SocketAddr,
     folder: tempfile::TempDir,
@@ -210,12 +210,12 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one with these arguments.
+    /// Starts a server with these arguments.
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), nobody(), arguments)
+        Self::start_in(tempfile::tempdir().unwrap(), unused_address(), arguments)
     }
 
-    /// The same in a folder that may have files in it, at this address.
+    /// Starts a server at this address, in a folder that may contain files.
     pub fn start_in(folder: tempfile::TempDir, address: SocketAddr, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let mut redis = Self { address, folder, arguments, running: None };
@@ -223,9 +223,9 @@ impl Redis {
         redis
     }
 
-    /// A sentinel that watches this master under the name `m`.
+    /// Starts a sentinel that watches this master under the name `m`.
     pub fn sentinel(&self) -> Self {
-        let (folder, address) = (tempfile::tempdir().unwrap(), nobody());
+        let (folder, address) = (tempfile::tempdir().unwrap(), unused_address());
         let config = folder.path().join("sentinel.conf");
         let text = format!(
             "port {}\nsentinel monitor m 127.0.0.1 {} 1\nsentinel down-after-milliseconds m 500\n\
@@ -237,7 +237,7 @@ impl Redis {
         Self::start_in(folder, address, &[&config.display().to_string(), "--sentinel"])
     }
 
-    /// Starts it again, after [`Redis::kill`].
+    /// Restarts it after [`Redis::kill`].
     pub fn run(&mut self) {
         let mut command = Command::new(program("redis-server"));
         command.args(&self.arguments);
@@ -261,7 +261,7 @@ impl Redis {
         self.try_command(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
     }
 
-    /// The same, where it may fail: a replica that becomes the master closes its connections.
+    /// Runs a command that may fail: a replica that becomes the master closes its connections.
     pub fn try_command(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(program("redis-cli"));
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
@@ -273,17 +273,17 @@ impl Redis {
         }
     }
 
-    /// True when it says that it is a master.
+    /// Returns true when it is a master.
     pub fn is_master(&self) -> bool {
         self.try_command(&["ROLE"]).is_ok_and(|role| role.starts_with("master"))
     }
 }
 
-/// The nodes of a Redis Cluster in which every slot has one.
+/// Starts the nodes of a Redis Cluster that covers all slots.
 pub fn cluster(nodes: usize) -> Vec<Redis> {
     let nodes: Vec<Redis> = (0..nodes)
         .map(|_| {
-            let bus = nobody().port().to_string();
+            let bus = unused_address().port().to_string();
             Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
         })
         .collect();
@@ -297,7 +297,7 @@ pub fn cluster(nodes: usize) -> Vec<Redis> {
     nodes
 }
 
-/// An etcd server with a memory on disk.
+/// An etcd server with persistent data.
 pub struct Etcd {
     pub address: SocketAddr,
     peer: SocketAddr,
@@ -307,20 +307,20 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one with these arguments.
+    /// Starts a server with these arguments.
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), nobody(), arguments)
+        Self::start_in(tempfile::tempdir().unwrap(), unused_address(), arguments)
     }
 
-    /// The same in a folder that may have certificates in it, for clients at this address.
+    /// Starts a server at this address, in a folder that may contain certificates.
     pub fn start_in(folder: tempfile::TempDir, address: SocketAddr, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut etcd = Self { address, peer: nobody(), folder, arguments, running: None };
+        let mut etcd = Self { address, peer: unused_address(), folder, arguments, running: None };
         etcd.run();
         etcd
     }
 
-    /// Starts it again, after [`Etcd::kill`], with what it knew.
+    /// Restarts it after [`Etcd::kill`], with its data.
     pub fn run(&mut self) {
         let scheme =
             if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
@@ -334,23 +334,23 @@ impl Etcd {
         eventually("etcd listens", || std::net::TcpStream::connect(self.address).is_ok());
     }
 
-    /// Waits until it has a leader and answers.
+    /// Waits until it has a leader and responds.
     pub fn ready(self) -> Self {
         self.wait();
         self
     }
 
-    /// The same, when it was started again.
+    /// Waits in the same way after a restart.
     pub fn wait(&self) {
         eventually("etcd answers", || self.ask("/v3/kv/range", r#"{"key": "YQ=="}"#).contains("revision"));
     }
 
-    /// Kills it, as `kill -9` does.
+    /// Kills it like `kill -9`.
     pub fn kill(&mut self) {
         self.running = None;
     }
 
-    /// Any question, and the body of the answer.
+    /// Sends any request and returns the body of the response.
     pub fn ask(&self, path: &str, body: &str) -> String {
         let length = body.len();
         let request = format!(
@@ -367,7 +367,7 @@ impl Etcd {
         assert!(answer.contains("revision"), "{key}: {answer}");
     }
 
-    /// Deletes all keys from one to before another.
+    /// Deletes all keys in a range, whose end is exclusive.
     pub fn delete(&self, from: &str, to: &str) {
         let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
         let body = format!(r#"{{"key": "{}", "range_end": "{}"}}"#, encode(from), encode(to));

@@ -1,4 +1,4 @@
-//! Pebble, the test authority, with its challenge server as the DNS: a certificate authority on this machine.
+//! Pebble, the test authority, with its challenge server as DNS.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,15 +14,15 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::outside::program;
 use super::{Client, eventually, free_port};
 
-/// How Pebble is to be.
+/// Options of Pebble.
 pub struct Options {
-    /// Environment, like `PEBBLE_WFE_NONCEREJECT`.
+    /// Environment variables, such as `PEBBLE_WFE_NONCEREJECT`.
     pub variables: Vec<(&'static str, &'static str)>,
-    /// Seconds that certificates last.
+    /// Lifetime of certificates in seconds.
     pub validity: u32,
-    /// Offers the profile `shortlived` too.
+    /// Whether to offer the profile `shortlived`.
     pub short: bool,
-    /// Wants external account binding, with the key `kid-1`.
+    /// Whether to require external account binding, with the key `kid-1`.
     pub eab: bool,
 }
 
@@ -35,7 +35,7 @@ impl Default for Options {
 /// The key of `kid-1`.
 pub const EAB_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
 
-/// A running Pebble. It is killed when dropped.
+/// A running Pebble. Killed when dropped.
 pub struct Pebble {
     options: Options,
     folder: tempfile::TempDir,
@@ -45,14 +45,14 @@ pub struct Pebble {
     management: u16,
     dns_port: u16,
     dns_management: u16,
-    /// Where proofs over HTTP are looked for.
+    /// Address for HTTP challenges.
     pub http: u16,
-    /// Where proofs in handshakes are looked for.
+    /// Address for TLS challenges.
     pub tls: u16,
 }
 
 impl Pebble {
-    /// Starts it, on ports of its own.
+    /// Starts it on free ports.
     pub fn start(options: Options) -> Self {
         let [port, management, dns_port, dns_management, http, tls] = [(); 6].map(|()| free_port());
         let folder = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ impl Pebble {
         pebble
     }
 
-    /// Starts the authority (again). It has forgotten everything.
+    /// Starts or restarts the authority, without any data.
     pub fn up(&mut self) {
         let config = self.folder.path().join("pebble.json");
         let own = |name: &str| self.folder.path().join(name).display().to_string();
@@ -142,13 +142,13 @@ impl Pebble {
         eventually("the authority listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
-    /// How many orders were placed since it was started.
+    /// Returns the number of orders since its start.
     pub fn orders(&self) -> usize {
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
         log.lines().filter(|line| line.contains("Added order ")).count()
     }
 
-    /// Stops the authority; the DNS stays.
+    /// Stops the authority, but not the DNS.
     pub fn down(&mut self) {
         if let Some(mut authority) = self.authority.take() {
             let _ = authority.kill();
@@ -156,13 +156,13 @@ impl Pebble {
         }
     }
 
-    /// A place for `acme.json`.
+    /// Returns a path for `acme.json`.
     pub fn storage(&self) -> PathBuf {
         self.folder.path().join("acme.json")
     }
 
-    /// Flags of a resolver `le` with this challenge (`httpChallenge.entryPoint=web`), and of entry points where the
-    /// authority looks.
+    /// Returns flags for a resolver `le` with this challenge (`httpChallenge.entryPoint=web`), and for entry
+    /// points that the authority connects to.
     pub fn flags(&self, challenge: &str) -> Vec<String> {
         let le = "--certificatesResolvers.le.acme";
         vec![
@@ -177,27 +177,27 @@ impl Pebble {
         ]
     }
 
-    /// Where the entry point `secure` listens.
+    /// Returns the address of the entry point `secure`.
     pub fn secure(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.tls).into()
     }
 
-    /// Address of the DNS.
+    /// Returns the address of the DNS.
     pub fn dns(&self) -> String {
         format!("127.0.0.1:{}", self.dns_port)
     }
 
-    /// Tells the DNS something: `set-txt`, `{"host": …, "value": …}`.
+    /// Sends a command to the DNS: `set-txt`, `{"host": …, "value": …}`.
     pub fn tell_dns(&self, what: &str, json: &str) {
         tell_dns(self.dns_management, what, json);
     }
 
-    /// Port of the DNS's management.
+    /// Returns the management port of the DNS.
     pub fn dns_management(&self) -> u16 {
         self.dns_management
     }
 
-    /// What clients trust: the root of the authority.
+    /// Returns the root certificate of the authority.
     pub fn roots(&self) -> Arc<RootCertStore> {
         let mut own = RootCertStore::empty();
         let pem = std::fs::read(self.folder.path().join("ca.pem")).unwrap();
@@ -244,7 +244,7 @@ impl Drop for Pebble {
     }
 }
 
-/// Tells a DNS something.
+/// Sends a command to a DNS.
 pub fn tell_dns(management: u16, what: &str, json: &str) {
     let mut client = Client::connect(([127, 0, 0, 1], management).into());
     client
@@ -252,13 +252,13 @@ pub fn tell_dns(management: u16, what: &str, json: &str) {
     assert_eq!(client.read().unwrap().status, 200, "{what} {json}");
 }
 
-/// The certificate that a client is shown for a name; an error when it does not trust it.
+/// Returns the certificate for a name; an error if it is not trusted.
 pub fn served(address: SocketAddr, name: &str, roots: &Arc<RootCertStore>) -> std::io::Result<Vec<u8>> {
     let stream = tls(address, name, roots)?;
     Ok(stream.conn.peer_certificates().unwrap()[0].to_vec())
 }
 
-/// The certificate that a client which trusts everybody is shown for a name.
+/// Returns the certificate for a name, trusted or not.
 pub fn shown(address: SocketAddr, name: &str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -271,7 +271,7 @@ pub fn shown(address: SocketAddr, name: &str) -> Vec<u8> {
     stream.conn.peer_certificates().unwrap()[0].to_vec()
 }
 
-/// The status of a request over TLS; an error when the certificate is not trusted.
+/// Returns the status of a request over TLS; an error if the certificate is not trusted.
 pub fn get_over_tls(address: SocketAddr, name: &str, roots: &Arc<RootCertStore>) -> std::io::Result<u16> {
     let mut stream = tls(address, name, roots)?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")?;
@@ -281,8 +281,8 @@ pub fn get_over_tls(address: SocketAddr, name: &str, roots: &Arc<RootCertStore>)
     text.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other(text))
 }
 
-/// Repeats a handshake that is to wait for its certificate until it succeeds. One that fails has waited for as long as
-/// the gateway lets it: on a busy machine an order may take longer.
+/// Repeats a handshake that waits for its certificate until it succeeds. A failed one has reached the
+/// gateway's limit: on a busy machine, an order may take longer.
 pub fn at_first_handshake(mut handshake: impl FnMut() -> bool) {
     for _ in 0..5 {
         let begun = Instant::now();
@@ -295,7 +295,7 @@ pub fn at_first_handshake(mut handshake: impl FnMut() -> bool) {
     panic!("no certificate in five handshakes");
 }
 
-/// Routers `r0`, `r1` … with the resolver `le`, one for each rule, to one service.
+/// Returns routers `r0`, `r1` … with the resolver `le`, one per rule, for one service.
 pub fn routes(rules: &[&str], url: &str) -> String {
     let mut text = String::from("http:\n  routers:\n");
     for (number, rule) in rules.iter().enumerate() {
@@ -305,7 +305,7 @@ pub fn routes(rules: &[&str], url: &str) -> String {
     text
 }
 
-/// The names of the certificates in a storage.
+/// Returns the names of the certificates in a storage.
 pub fn stored(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     if text.trim().is_empty() {

@@ -1,28 +1,28 @@
-//! The gateway as a process of its own, where its memory, its time and its log are to be seen.
+//! The gateway as a separate process, to measure its memory and time, and to read its log.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use super::eventually;
 
-/// A running gateway. It is killed when dropped.
+/// A running gateway. Killed when dropped.
 pub struct Process {
     child: Child,
     folder: tempfile::TempDir,
 }
 
 impl Process {
-    /// Starts it with entry point `web` and these routes.
+    /// Starts it with the entry point `web` and these routes.
     pub fn start(flags: &[&str], routes: &str) -> Self {
         Self::start_by("exec \"$0\" \"$@\"", flags, routes)
     }
 
-    /// The same by a line of shell, in which `"$0" "$@"` is the gateway.
+    /// Starts it with a shell command in which `"$0" "$@"` is the gateway.
     pub fn start_by(shell: &str, flags: &[&str], routes: &str) -> Self {
         Self::start_with(shell, Stdio::null(), flags, routes)
     }
 
-    /// The same with this standard input.
+    /// Starts it with this standard input.
     pub fn start_with(shell: &str, stdin: Stdio, flags: &[&str], routes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("routes.yml");
@@ -46,18 +46,18 @@ impl Process {
         process
     }
 
-    /// Sends it a signal, like `STOP`.
+    /// Sends a signal, such as `STOP`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
-    /// Where the entry point `web` listens.
+    /// Returns the address of the entry point `web`.
     pub fn web(&self) -> SocketAddr {
         self.address("web")
     }
 
-    /// Where an entry point listens.
+    /// Returns the address of an entry point.
     pub fn address(&self, entry_point: &str) -> SocketAddr {
         let wanted = format!("entry_point={entry_point} ");
         eventually("the entry point listens", || self.log().lines().any(|line| line.contains(&wanted)));
@@ -66,26 +66,26 @@ impl Process {
         line.split("address=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
     }
 
-    /// Stops it with a signal, `TERM` or `KILL`, and waits until it has ended.
+    /// Stops it with a signal, `TERM` or `KILL`, and waits until it has exited.
     pub fn end(&mut self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
         self.child.wait().unwrap();
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    /// Its resident memory in KiB.
+    /// Returns its resident memory in KiB.
     pub fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// Time that it has computed, in hundredths of a second.
+    /// Returns its CPU time in hundredths of a second.
     pub fn time(&self) -> usize {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();

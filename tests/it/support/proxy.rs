@@ -1,12 +1,12 @@
-//! A TCP proxy between a program and its source: it can fall silent as a cut line does, refuse everybody, and counts what is
-//! asked.
+//! A TCP proxy between a program and its source: it can go silent like a cut line, refuse connections, and
+//! records requests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A proxy. Its connections live as long as both sides want.
+/// A proxy. Its connections stay open as long as both sides want.
 pub struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -16,17 +16,17 @@ pub struct Proxy {
 struct Shared {
     silent: AtomicBool,
     refusing: AtomicBool,
-    /// Clients, to end what is open.
+    /// Clients, to close open connections.
     open: Mutex<Vec<TcpStream>>,
     connections: AtomicUsize,
-    /// The paths of requests, without what stands behind `?`.
+    /// The paths of requests, without their queries.
     requests: Mutex<Vec<String>>,
-    /// What each was asked on, and whether that connection is dead.
+    /// The connection of each request, and whether it is dead.
     asked: Mutex<Vec<(String, Arc<AtomicBool>)>>,
 }
 
 impl Proxy {
-    /// A proxy in front of this address.
+    /// Starts a proxy in front of this address.
     pub fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -46,13 +46,13 @@ impl Proxy {
         Self { address, shared }
     }
 
-    /// From now on nothing passes, nothing is closed, and new connections lead nowhere. Those that there are stay dead
-    /// after [`Proxy::mend`], as behind a firewall that has forgotten them.
+    /// From now on nothing passes, nothing is closed, and new connections are not forwarded. Existing ones
+    /// stay dead after [`Proxy::mend`], as with a firewall that has lost their state.
     pub fn cut(&self) {
         self.shared.silent.store(true, Ordering::SeqCst);
     }
 
-    /// Ends all connections, and lets none in.
+    /// Closes all connections and refuses new ones.
     pub fn refuse(&self) {
         self.shared.refusing.store(true, Ordering::SeqCst);
         self.shared.open.lock().unwrap().drain(..).for_each(|stream| {
@@ -60,13 +60,13 @@ impl Proxy {
         });
     }
 
-    /// New connections lead to the target again.
+    /// Forwards new connections again.
     pub fn mend(&self) {
         self.shared.refusing.store(false, Ordering::SeqCst);
         self.shared.silent.store(false, Ordering::SeqCst);
     }
 
-    /// Those connections fall silent for ever on which this path was asked for.
+    /// Silences connections on which this path was requested.
     pub fn freeze(&self, path: &str) {
         let asked = self.shared.asked.lock().unwrap();
         let found: Vec<_> = asked.iter().filter(|(asked, _)| asked == path).collect();
@@ -74,12 +74,12 @@ impl Proxy {
         found.iter().for_each(|(_, dead)| dead.store(true, Ordering::SeqCst));
     }
 
-    /// How many connections there have been.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Takes the paths that were asked for since the last time.
+    /// Returns the paths requested since the last call.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.requests.lock().unwrap())
     }
@@ -101,7 +101,7 @@ fn pass(client: TcpStream, target: SocketAddr, shared: &Arc<Shared>) {
     let _ = back.join();
 }
 
-/// Copies until the source ends. On a dead connection everything is swallowed, the end too.
+/// Copies until the source ends. On a dead connection everything is discarded, including the end.
 fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, dead: &Arc<AtomicBool>, count: bool) {
     let mut buffer = [0; 16 << 10];
     loop {

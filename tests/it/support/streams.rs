@@ -1,4 +1,4 @@
-//! Servers and clients of plain TCP and of TLS, for what is no HTTP.
+//! Servers and clients for plain TCP and TLS, for what is not HTTP.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,20 +9,20 @@ use std::time::Duration;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConnection, RootCertStore, ServerConnection, StreamOwned};
 
-/// A TCP server on a port of its own: each connection is given to a function, in a thread.
+/// A TCP server on a free port that passes each connection to a function, in a thread.
 pub struct Server {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// Gives each connection to `serve`.
+    /// Passes each connection to `serve`.
     pub fn with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), serve)
     }
 
-    /// The same on a listener that is there already.
+    /// Does so on an existing listener.
     pub fn on(listener: TcpListener, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -38,7 +38,7 @@ impl Server {
         Self { address, connections }
     }
 
-    /// Says a greeting with its name first, and then echoes every byte, until the client has finished.
+    /// Sends a greeting with its name first, and then echoes every byte until the client has finished.
     pub fn greeter(name: &str) -> Self {
         let name = name.to_owned();
         Self::with(move |mut stream| {
@@ -61,7 +61,7 @@ impl Server {
         })
     }
 
-    /// The same over TLS, with a certificate for this name.
+    /// Does so over TLS, with a certificate for this name.
     pub fn tls_echo(name: &str, identity: &Identity) -> Self {
         let (name, config) = (name.to_owned(), identity.server());
         Self::with(move |stream| {
@@ -76,7 +76,7 @@ impl Server {
         })
     }
 
-    /// Connections that were opened to it so far.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -90,14 +90,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A self-signed certificate for these names.
+    /// Creates a self-signed certificate for these names.
     pub fn new(names: &[&str]) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let der = rcgen::generate_simple_self_signed(names).unwrap();
         Self { certificate: der.cert.pem(), key: der.signing_key.serialize_pem(), der }
     }
 
-    /// The certificate as it is sent.
+    /// Returns the certificate in DER.
     pub fn certificate(&self) -> rustls::pki_types::CertificateDer<'static> {
         self.der.cert.der().clone()
     }
@@ -113,7 +113,7 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// A TLS client over this connection that trusts only this certificate.
+    /// Creates a TLS client on this connection that trusts only this certificate.
     pub fn client(&self, stream: TcpStream, name: &str, protocols: &[&str]) -> Tls {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.cert.der().clone()).unwrap();
@@ -136,7 +136,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// A TCP client. Nothing waits longer than 20 s.
+/// Connects a TCP client, with a timeout of 20 s.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -150,7 +150,7 @@ pub fn take(stream: &mut impl Read, length: usize) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Sends a text and reads an answer that ends with it; empty when the connection was closed instead.
+/// Sends a text and reads a response that ends with it; empty if the connection was closed instead.
 pub fn say(stream: &mut (impl Read + Write), text: &str) -> String {
     if stream.write_all(text.as_bytes()).and_then(|()| stream.flush()).is_err() {
         return String::new();
@@ -166,7 +166,7 @@ pub fn say(stream: &mut (impl Read + Write), text: &str) -> String {
     String::from_utf8(all).unwrap()
 }
 
-/// True when the other side has closed the connection (and sends nothing before that).
+/// Returns true if the peer has closed the connection without sending anything more.
 pub fn is_closed(stream: &mut impl Read) -> bool {
     match stream.read(&mut [0; 64]) {
         Ok(length) => length == 0,

@@ -1,13 +1,13 @@
-//! How tests wait: until a condition holds, or, where time itself is what is tested, for that time.
+//! How tests wait: until a condition holds or, if time itself is being tested, for that time.
 //!
-//! Nothing else in these tests sleeps (`tests/it/tidy.rs` checks it).
+//! Nothing else in these tests sleeps, which `tests/it/tidy.rs` checks.
 
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at.
+/// Interval at which a condition is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Waits until a condition holds, at most a minute. Panics with `what` otherwise.
+/// Waits until a condition holds, for at most a minute. Panics with `what` otherwise.
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(wait_until(Duration::from_secs(60), condition).is_some(), "waited 60 s in vain: {what}");
 }
@@ -24,7 +24,7 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> Optio
     Some(begun.elapsed())
 }
 
-/// As [`eventually`], for a condition that is itself asynchronous.
+/// Like [`eventually`], for an asynchronous condition.
 pub async fn eventually_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
@@ -33,7 +33,7 @@ pub async fn eventually_async(what: &str, mut condition: impl AsyncFnMut() -> bo
     }
 }
 
-/// Looks again and again for this long, and at least once: for what must not happen, or must stay as it is.
+/// Checks repeatedly for this long, and at least once: for what must not happen, or must not change.
 pub fn repeat_for(time: Duration, mut look: impl FnMut()) {
     let begun = Instant::now();
     loop {
@@ -45,13 +45,13 @@ pub fn repeat_for(time: Duration, mut look: impl FnMut()) {
     }
 }
 
-/// Does nothing for this long, because that is the behaviour under test: a client that pauses or keeps its pace, a
-/// server that is slow, an outage that lasts. What waits for something to happen uses [`eventually`].
+/// Pauses, because that is the behaviour under test: a client that pauses or keeps its pace, a slow server, a
+/// long outage. To wait for something to happen, use [`eventually`].
 pub fn pause_for(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// As [`pause_for`], in asynchronous code.
+/// Like [`pause_for`], in asynchronous code.
 pub async fn pause_for_async(time: Duration) {
     tokio::time::sleep(time).await;
 }

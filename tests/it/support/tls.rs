@@ -1,4 +1,4 @@
-//! TLS clients that take every certificate: the tests look at it themselves.
+//! TLS clients that accept every certificate: the tests check it themselves.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
-/// What a client shows.
+/// A client certificate.
 pub type Own = rcgen::CertifiedKey<rcgen::KeyPair>;
 
-/// A client with these protocols and, when asked for, this certificate.
+/// Returns a client with these protocols and optionally this certificate.
 pub fn client_config(alpn: &[&str], own: Option<&Own>) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -30,7 +30,7 @@ pub fn client_config(alpn: &[&str], own: Option<&Own>) -> rustls::ClientConfig {
     config
 }
 
-/// What takes every certificate.
+/// Accepts every certificate.
 pub fn takes_all() -> Arc<dyn ServerCertVerifier> {
     Arc::new(TakesAll(Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
 }
@@ -75,9 +75,9 @@ impl ServerCertVerifier for TakesAll {
     }
 }
 
-/// What came of one connection with one request.
+/// The result of one connection with one request.
 pub struct Seen {
-    /// The answer, as bytes that are read as text.
+    /// The response, decoded as text.
     pub answer: String,
     /// The server's certificate.
     pub certificate: CertificateDer<'static>,
@@ -87,13 +87,13 @@ pub struct Seen {
     pub suite: rustls::CipherSuite,
     /// The group of the key exchange.
     pub group: rustls::NamedGroup,
-    /// The protocol that was agreed upon.
+    /// The negotiated protocol.
     pub protocol: Option<Vec<u8>>,
-    /// The session was resumed.
+    /// Whether the session was resumed.
     pub resumed: bool,
 }
 
-/// Asks for `/` of `host` over a connection for `name`. The error is that of the handshake or the connection.
+/// Requests `/` of `host` on a connection for `name`. Returns the error of the handshake or the connection.
 pub fn ask(
     address: SocketAddr,
     config: &Arc<rustls::ClientConfig>,
@@ -103,7 +103,7 @@ pub fn ask(
     ask_for(address, config, name, host, "/")
 }
 
-/// Asks for a path of `host` over a connection for `name`.
+/// Requests a path of `host` on a connection for `name`.
 pub fn ask_for(
     address: SocketAddr,
     config: &Arc<rustls::ClientConfig>,
@@ -139,13 +139,13 @@ pub fn ask_for(
 }
 
 impl Seen {
-    /// The status of the answer.
+    /// Returns the status of the response.
     pub fn status(&self) -> u16 {
         self.answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 }
 
-/// A certificate for these names that signs itself.
+/// Returns a self-signed certificate for these names.
 pub fn certificate(names: &[&str]) -> Own {
     rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
         .unwrap()

@@ -1,4 +1,4 @@
-//! WebSocket: a server that sends back what it gets, and a client that tries it.
+//! WebSocket: an echo server, and a client that tests it.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-/// A server that sends back what it gets, for connections of all kinds.
+/// An echo server for connections of all kinds.
 pub fn echo(runtime: &tokio::runtime::Runtime) -> SocketAddr {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
@@ -30,7 +30,7 @@ pub fn echo(runtime: &tokio::runtime::Runtime) -> SocketAddr {
     address
 }
 
-/// Sends messages of several kinds and sizes, and a ping, and takes what comes back.
+/// Sends messages of several kinds and sizes, and a ping, and checks the echoes.
 pub async fn talk<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) {
     for message in [Message::text("hello"), Message::binary(Bytes::from(vec![7; 1 << 20])), Message::text("")]
     {
@@ -41,7 +41,7 @@ pub async fn talk<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStrea
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong(Bytes::from_static(b"p")));
 }
 
-/// Says goodbye, and waits for the same from the other side.
+/// Closes the connection with a handshake.
 pub async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>) {
     let frame = CloseFrame { code: CloseCode::Library(4001), reason: "bye".into() };
     socket.close(Some(frame.clone())).await.unwrap();
