@@ -224,7 +224,7 @@ fn case_73_hostile_route_files_leave_the_rest_serving() {
         (nested.as_bytes(), &["bad.yml:1"]),
         (dashes.as_bytes(), &["bad.yml:1"]),
         (b"http:\n  routers:\n    r: {rule: '\xff\xfe'}\n", &["bad.yml:3", "not valid UTF-8"]),
-        (b"http:\n  routers:\n    r: {rule: a}\n    r: {rule: b}\n", &["bad.yml:4", "a second time"]),
+        (b"http:\n  routers:\n    r: {rule: a}\n    r: {rule: b}\n", &["bad.yml:4", "duplicate key"]),
         // Written half.
         (b"http:\n  routers:\n    r: {rule: 'Host(`kept.test`)', serv", &["bad.yml:", "invalid YAML"]),
         (b"\x00\x01\x02", &["bad.yml:1"]),

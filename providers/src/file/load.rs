@@ -277,7 +277,7 @@ fn parse(path: &Path, bytes: &[u8], log_templates: bool) -> Result<Provided, Pro
     let mut bytes = bytes;
     if bytes.windows(2).any(|pair| pair == b"{{") {
         let text = std::str::from_utf8(bytes).map_err(|error| {
-            problem(path, 0, format!("the file is not UTF-8 text: byte {} is invalid", error.valid_up_to()))
+            problem(path, 0, format!("the file is not valid UTF-8: byte {} is invalid", error.valid_up_to()))
         })?;
         rendered = Template::parse(text, Dialect::File)
             .and_then(|template| template.render(&Value::Nil, MAX_SIZE))
