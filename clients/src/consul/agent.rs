@@ -1,8 +1,7 @@
 //! A minimal client of Consul's HTTP API: reads, blocking queries and writes.
 //!
 //! Blocking queries follow Consul's rules for clients: an index that goes backwards is reset, one below 1
-//! counts as
-//! 1, and an agent that returns immediately without changes is queried with increasing delays.
+//! counts as 1, and an agent that returns immediately without changes is queried with increasing delays.
 
 use std::time::Duration;
 
@@ -238,8 +237,7 @@ impl Agent {
     }
 
     /// Returns whether the token may read all of these, as lists silently omit what it may not read. Uses the
-    /// endpoint
-    /// of Consul's dashboard, available since 1.7.
+    /// endpoint of Consul's dashboard, available since 1.7.
     pub async fn rights(&self, resource: &str, names: &[String]) -> Result<Rights, AgentError> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -346,7 +344,7 @@ impl Query {
             let asked = tokio::time::Instant::now();
             match agent.ask_blocking(&self.path, &self.query, self.index).await {
                 Ok(answer) => {
-                    if self.note(answer.index, asked.elapsed(), answer.size) {
+                    if self.record(answer.index, asked.elapsed(), answer.size) {
                         return Ok(answer);
                     }
                 }
@@ -359,7 +357,7 @@ impl Query {
     }
 
     /// Records a response. Returns true if it may have changes.
-    fn note(&mut self, index: u64, took: Duration, size: usize) -> bool {
+    fn record(&mut self, index: u64, took: Duration, size: usize) -> bool {
         let index = index.max(1);
         let before = self.index;
         let news = index != before;
@@ -407,41 +405,41 @@ mod tests {
     #[test]
     fn an_index_that_goes_backwards_is_reset() {
         let mut query = query();
-        assert!(query.note(7, LONG, 10));
-        assert!(!query.note(7, LONG, 10), "nothing new");
-        assert!(query.note(9, LONG, 10));
+        assert!(query.record(7, LONG, 10));
+        assert!(!query.record(7, LONG, 10), "nothing new");
+        assert!(query.record(9, LONG, 10));
         assert_eq!(query.index, 9);
-        assert!(query.note(3, LONG, 10));
+        assert!(query.record(3, LONG, 10));
         assert_eq!(query.index, 0, "the next query does not block");
         assert!(query.pause >= FIRST_DELAY.mul_f64(0.75), "{:?}", query.pause);
-        assert!(query.note(3, LONG, 10));
+        assert!(query.record(3, LONG, 10));
         assert_eq!(query.index, 3);
     }
 
     #[test]
     fn an_index_of_zero_counts_as_one() {
         let mut query = query();
-        assert!(query.note(0, LONG, 10));
+        assert!(query.record(0, LONG, 10));
         assert_eq!(query.index, 1, "with 0, the agent would never block");
     }
 
     #[test]
     fn an_agent_that_does_not_block_is_queried_with_increasing_delays() {
         let mut query = query();
-        assert!(query.note(5, Duration::ZERO, 10));
+        assert!(query.record(5, Duration::ZERO, 10));
         let mut last = Duration::ZERO;
         for _ in 0..12 {
-            assert!(!query.note(5, Duration::ZERO, 10));
+            assert!(!query.record(5, Duration::ZERO, 10));
             last = query.pause;
         }
         assert!(last >= MAX_DELAY.mul_f64(0.75), "{last:?}");
-        assert!(query.note(6, LONG, 10));
+        assert!(query.record(6, LONG, 10));
         assert!(query.pause < FIRST_DELAY, "the delay is reset");
         // An index that alternates between two servers must not cause a flood of requests.
         for _ in 0..12 {
-            query.note(1, LONG, 10);
+            query.record(1, LONG, 10);
             last = query.pause;
-            query.note(9, Duration::ZERO, 10);
+            query.record(9, Duration::ZERO, 10);
         }
         assert!(last >= MAX_DELAY.mul_f64(0.75), "{last:?}");
     }
@@ -449,7 +447,7 @@ mod tests {
     #[test]
     fn large_responses_are_requested_less_often() {
         let mut query = query();
-        query.note(5, LONG, 10 << 20);
+        query.record(5, LONG, 10 << 20);
         assert!(query.pause >= Duration::from_millis(500), "{:?}", query.pause);
     }
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::connect::{Identity, Leaf, Roots};
 use super::derive::Deriver;
 use super::model::{Digests, Entry, Instance, Names};
-use super::news::{News, Watch, tell};
+use super::news::{News, Watch, send_responses};
 use super::trust::{Complaints, Distrusted, Topic, Trust};
 use crate::throttle::Throttle;
 use crate::{Error, Session, workload};
@@ -266,17 +266,17 @@ impl Run {
         let mut tasks = JoinSet::new();
         let (agent, news) = (|| self.agent.clone(), || news.clone());
         let names = Query::new("/v1/catalog/services", self.query(true));
-        tasks.spawn(tell(agent(), names, news(), Topic::Names, News::Names));
+        tasks.spawn(send_responses(agent(), names, news(), Topic::Names, News::Names));
         if self.deriver.options.connect_aware {
             let [roots, leaf] = self.connect_paths().map(|path| Query::new(path, ""));
-            tasks.spawn(tell(agent(), roots, news(), Topic::Roots, |roots, _| News::Roots(roots)));
-            tasks.spawn(tell(agent(), leaf, news(), Topic::Leaf, |leaf, _| News::Leaf(leaf)));
+            tasks.spawn(send_responses(agent(), roots, news(), Topic::Roots, |roots, _| News::Roots(roots)));
+            tasks.spawn(send_responses(agent(), leaf, news(), Topic::Leaf, |leaf, _| News::Leaf(leaf)));
         }
         let unwell: [fn(Digests, u64) -> News; FAILING_STATES.len()] =
             [|checks, _| News::Unwell(0, checks), |checks, _| News::Unwell(1, checks)];
         for (number, (state, kind)) in FAILING_STATES.iter().zip(unwell).enumerate() {
             let query = Query::new(format!("/v1/health/state/{state}"), self.query(false));
-            tasks.spawn(tell(agent(), query, news(), Topic::Unwell(number), kind));
+            tasks.spawn(send_responses(agent(), query, news(), Topic::Unwell(number), kind));
         }
         Watch { news: told, _tasks: tasks }
     }

@@ -29,7 +29,7 @@ pub(super) struct Watch {
 }
 
 /// Sends each response to a query, until the receiver is dropped.
-pub(super) async fn tell<T: serde::de::DeserializeOwned + Default>(
+pub(super) async fn send_responses<T: serde::de::DeserializeOwned + Default>(
     agent: Arc<Agent>,
     mut query: Query,
     news: mpsc::Sender<News>,

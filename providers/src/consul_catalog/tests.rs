@@ -57,10 +57,10 @@ impl Agent {
     /// Registers the instances of a service and wakes blocking queries.
     fn set(&self, name: &str, entries: &[Value]) {
         self.catalog.lock().services.insert(name.into(), entries.to_vec());
-        self.tell();
+        self.wake();
     }
 
-    fn tell(&self) {
+    fn wake(&self) {
         self.index.send_modify(|index| *index += 1);
         self.checks.send_replace(*self.index.borrow());
     }
@@ -163,7 +163,7 @@ async fn registrations_health_and_tags_are_followed() {
     let state = running.until(|state| state.config.http.routers.contains_key("r")).await;
     assert_eq!(urls(&state, "web"), ["http://10.9.9.9:81"], "the address of the node");
     agent.catalog.lock().services.remove("web");
-    agent.tell();
+    agent.wake();
     running.until(|state| state.config.http.routers.is_empty()).await;
 }
 
@@ -197,7 +197,7 @@ async fn errors_change_nothing_and_cause_no_extra_requests() {
         let before = agent.server.requests.lock().len();
         agent.catalog.lock().refuse = Some(refusal);
         agent.catalog.lock().services.insert("web".into(), vec![web(refusal.0, "passing")]);
-        agent.tell();
+        agent.wake();
         eventually("it is refused", || agent.server.requests.lock().len() >= before + 2).await;
         assert!(running.updates.try_recv().is_err(), "the last state stays");
         agent.catalog.lock().refuse = None;
@@ -216,7 +216,7 @@ async fn a_suddenly_empty_catalog_is_not_accepted() {
     running.next().await;
     let all = std::mem::take(&mut agent.catalog.lock().services);
     let before = agent.server.count("/v1/catalog/services");
-    agent.tell();
+    agent.wake();
     eventually("it has been read", || agent.server.count("/v1/catalog/services") > before).await;
     agent.catalog.lock().services = all;
     agent.set("web", &[web(81, "passing")]);
@@ -256,13 +256,13 @@ async fn permissions_are_checked_before_an_empty_catalog_is_accepted() {
         running.next().await;
         // A deregistered service is removed.
         agent.catalog.lock().services.remove("app");
-        agent.tell();
+        agent.wake();
         running.until(|state| !state.config.http.services.contains_key("app")).await;
         for rights in [None, Some(false)] {
             let all = std::mem::take(&mut agent.catalog.lock().services);
             agent.catalog.lock().rights = rights;
             let before = agent.server.count("/v1/internal/acl/authorize");
-            agent.tell();
+            agent.wake();
             eventually("it is asked twice", || {
                 agent.server.count("/v1/internal/acl/authorize") >= before + 2
             })
@@ -276,7 +276,7 @@ async fn permissions_are_checked_before_an_empty_catalog_is_accepted() {
         }
         agent.catalog.lock().rights = Some(true);
         agent.catalog.lock().services.clear();
-        agent.tell();
+        agent.wake();
         running.until(|state| state.config.http.services.is_empty()).await;
     }
 }
@@ -412,7 +412,7 @@ async fn connect_services_get_a_transport_that_is_renewed() {
     assert!(agent.server.count("/v1/health/connect/secret") > 0);
     assert!(agent.server.count("/v1/agent/connect/ca/leaf/edge") > 0);
     agent.catalog.lock().leaf = 1;
-    agent.tell();
+    agent.wake();
     running
         .until(|state| {
             let transport = &state.config.http.servers_transports["tls-default-dc1-secret"];
