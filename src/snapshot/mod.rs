@@ -68,11 +68,10 @@ pub struct Routes {
 }
 
 impl Snapshot {
-    /// Returns the TLS options of a host at an entry point; see [`HostOptions::of`]. `None` if there is no
-    /// such
-    /// entry point.
+    /// Returns the TLS options of a host at an entry point; see [`HostOptions::for_host`]. `None` if there is
+    /// no such entry point.
     pub fn tls_options_of(&self, entry_point: usize, host: &str) -> Option<&Arc<NamedOptions>> {
-        self.entry_points.get(entry_point).map(|routes| routes.tls_options.of(host))
+        self.entry_points.get(entry_point).map(|routes| routes.tls_options.for_host(host))
     }
 }
 
@@ -81,8 +80,7 @@ pub struct Route {
     /// Router, service and middlewares by name, as logs and metrics show them.
     pub info: Arc<RouteInfo>,
     /// The middlewares of the entry point and the router in order, and the service behind them. The service
-    /// of a
-    /// broken router answers 503.
+    /// of a broken router answers 503.
     pub chain: Next,
     /// Timeouts of the router, if it sets any.
     pub timeouts: Option<Timeouts>,

@@ -1,4 +1,4 @@
-//! Certificates by name: by exact server name, by a wildcard of one label, or the default.
+//! Finds certificates by exact server name or by a wildcard for one label.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,28 +15,28 @@ use x509_parser::prelude::{ASN1Time, Validity};
 use super::ocsp::Staples;
 use super::{ReadFile, pem_or_file};
 
-/// A certificate with its key and the names it is for.
+/// A certificate with its key and names.
 pub(super) struct Loaded {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) names: Vec<String>,
-    /// When it begins and when it ends.
+    /// The validity period.
     validity: Validity,
 }
 
-/// Certificates by name. The first one given for a name wins.
+/// Certificates by name. The first one for a name wins.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
     exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what follows `*.`.
+    /// Wildcard certificates by the suffix after `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     pub(super) default: Option<Arc<CertifiedKey>>,
-    /// What responders say of them.
+    /// OCSP staples of the certificates.
     pub(super) staples: Arc<Staples>,
-    /// True when the default was generated, and any other is better.
+    /// Whether the default was generated, so that any other certificate is preferred.
     pub(super) is_generated: bool,
 }
 
-/// Reads a certificate chain and its key; both are paths, or PEM.
+/// Reads a certificate chain and its key. Both are paths or inline PEM.
 pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loaded, BuildError> {
     let chain = parse_chain(&pem_or_file(cert, file)?)?;
     let private = PrivateKeyDer::from_pem_slice(&pem_or_file(key, file)?)
@@ -47,7 +47,7 @@ pub(super) fn load(cert: &str, key: &str, file: &mut ReadFile<'_>) -> Result<Loa
     Ok(Loaded { key: Arc::new(key), names, validity })
 }
 
-/// The certificates in a PEM text; at least one.
+/// Parses the certificates in a PEM text. Returns an error if there are none.
 pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
@@ -59,7 +59,8 @@ pub(super) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Bu
 }
 
 impl Loaded {
-    /// What is wrong with the time in which it is valid: clients refuse it, so it is served for want of a better one only.
+    /// Returns an error if it is expired or not valid yet. Such a certificate is only served if there is no
+    /// other.
     pub(super) fn untimely(&self, now: OffsetDateTime) -> Option<String> {
         let now = ASN1Time::new(now);
         if self.validity.is_valid_at(now) {
@@ -67,9 +68,9 @@ impl Loaded {
         }
         let (from, to) = (self.validity.not_before, self.validity.not_after);
         Some(if to < now {
-            format!("the certificate expired on {to}: clients refuse it")
+            format!("the certificate expired on {to}: clients reject it")
         } else {
-            format!("the certificate is not valid before {from}: clients refuse it")
+            format!("the certificate is not valid before {from}: clients reject it")
         })
     }
 }
@@ -86,31 +87,31 @@ impl Certificates {
         }
     }
 
-    /// The certificate for a name in lower case.
+    /// Returns the certificate for a name in lower case.
     pub(super) fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = name.strip_suffix('.').unwrap_or(name);
         self.exact(name).or_else(|| self.wildcard(name))
     }
 
-    /// The certificate that names exactly this.
+    /// Returns the certificate with exactly this name.
     pub(super) fn exact(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.exact.get(name)
     }
 
-    /// The certificate that names a wildcard which covers this.
+    /// Returns the certificate with a wildcard that covers this name.
     pub(super) fn wildcard(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.wildcard.get(name.split_once('.')?.1)
     }
 }
 
-/// Those of several certificates that came with their issuers, each once.
+/// Returns the certificates with issuers in their chain, without duplicates.
 pub(super) fn with_issuers<'a>(keys: impl Iterator<Item = &'a Arc<CertifiedKey>>) -> Vec<Arc<CertifiedKey>> {
     let mut seen = HashSet::new();
     let keys = keys.filter(|key| key.cert.len() > 1);
     keys.filter(|key| seen.insert(key.cert.first().cloned())).cloned().collect()
 }
 
-/// An address as it is written.
+/// Formats an IP address.
 fn address(bytes: &[u8]) -> Option<String> {
     let address = match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
@@ -119,7 +120,7 @@ fn address(bytes: &[u8]) -> Option<String> {
     address.map(|address| address.to_string())
 }
 
-/// The DNS names and addresses of a certificate with its common name, in lower case, and the time in which it is valid.
+/// Returns the DNS names, addresses and common name of a certificate in lower case, and its validity period.
 fn read(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, Validity), BuildError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| BuildError::new(format!("certificate cannot be read: {error}")))?;
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_before_wildcard_and_one_label_only() {
+    fn exact_names_win_and_wildcards_cover_one_label() {
         let (wide, narrow) = (load_for(&["*.a.test"]), load_for(&["x.a.test", "B.test"]));
         let mut certificates = Certificates::default();
         certificates.add(&wide.names, &wide.key);
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn validity_is_judged_by_the_time_that_is_given() {
+    fn expired_and_future_certificates_are_reported() {
         let loaded = load_for(&["a.test"]);
         let at = |time: ASN1Time, days: i64| {
             OffsetDateTime::from_unix_timestamp(time.timestamp() + days * 86_400).unwrap()
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_was_expected() {
+    fn invalid_certificates_are_reported() {
         let error = load("-----BEGIN NOTHING-----", "-----BEGIN", &mut |_| unreachable!()).err().unwrap();
         assert!(error.to_string().contains("certificate"), "{error}");
     }

@@ -1,4 +1,5 @@
-//! Which certificate a client sees: a configured one before one of a resolver, by exact name before a wildcard.
+//! Chooses the certificate for a client: configured certificates before those of resolvers, exact names
+//! before wildcards.
 
 use std::sync::Arc;
 
@@ -14,13 +15,13 @@ pub(super) struct Chooser {
     pub(super) certificates: Arc<Certificates>,
     /// Certificates of resolvers.
     pub(super) obtained: Arc<Obtained>,
-    /// Refuse names that fit no certificate (`sniStrict`).
+    /// Whether to reject names without a certificate (`sniStrict`).
     pub(super) strict: bool,
 }
 
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls gives the name in lower case.
+        // rustls returns the name in lower case.
         let obtained = self.obtained.served();
         let obtained = &obtained.certificates;
         let found = hello.server_name().and_then(|name| {
@@ -40,7 +41,7 @@ impl ResolvesServerCert for Chooser {
     }
 }
 
-/// Always the same certificate.
+/// Always returns the same certificate.
 #[derive(Debug)]
 pub(super) struct Only(pub(super) Arc<CertifiedKey>);
 

@@ -1,4 +1,4 @@
-//! Certificates of clients: the five ways of Traefik's `clientAuthType`.
+//! Client certificates: the five modes of Traefik's `clientAuthType`.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use tidegate_core::word::UnknownWord;
 use super::certificates::parse_chain;
 use super::{ReadFile, label, pem_or_file};
 
-/// True when no client is let in that shows no certificate.
-pub(super) fn is_demanded(options: &ClientAuth) -> bool {
+/// Returns true if clients must present a certificate.
+pub(super) fn is_required(options: &ClientAuth) -> bool {
     use ClientAuthType::{RequireAndVerifyClientCert, RequireAnyClientCert};
     matches!(kind(options), Ok(RequireAnyClientCert | RequireAndVerifyClientCert))
 }
 
-/// True when the certificates of clients are checked against authorities.
+/// Returns true if client certificates are verified against CAs.
 pub(super) fn is_verified(options: &ClientAuth) -> bool {
     use ClientAuthType::{RequireAndVerifyClientCert, VerifyClientCertIfGiven};
     matches!(kind(options), Ok(VerifyClientCertIfGiven | RequireAndVerifyClientCert))
 }
 
-/// What is asked of clients.
+/// Returns the mode of client authentication.
 fn kind(options: &ClientAuth) -> Result<ClientAuthType, UnknownWord> {
     Ok(match options.client_auth_type.meaning()? {
         Some(kind) => kind,
@@ -36,8 +36,8 @@ fn kind(options: &ClientAuth) -> Result<ClientAuthType, UnknownWord> {
     })
 }
 
-/// What checks the certificates of clients under these options, and the name of its domain: two options with the same
-/// name let in the same clients, so a session of one may go on under the other.
+/// Returns the verifier of client certificates and the name of its domain. Options with the same domain
+/// accept the same clients, so sessions can be resumed across them.
 pub(super) fn verifier(
     options: &ClientAuth,
     file: &mut ReadFile<'_>,
@@ -60,10 +60,10 @@ fn verified(
     optional: bool,
 ) -> Result<(Arc<dyn ClientCertVerifier>, String), BuildError> {
     if options.ca_files.is_empty() {
-        return Err(BuildError::new("clientAuth.caFiles is empty: expected the authorities to trust"));
+        return Err(BuildError::new("clientAuth.caFiles is empty: expected the CAs to trust"));
     }
     let mut roots = RootCertStore::empty();
-    // The certificates, not the names of their files: what was in a file before must not count after.
+    // Uses the certificates instead of their paths, as the content of a file may change.
     let mut domain = Sha256::new();
     for path in &options.ca_files {
         let broken =
@@ -71,7 +71,7 @@ fn verified(
         for certificate in parse_chain(&pem_or_file(path, file)?).map_err(broken)? {
             domain.update(Sha256::digest(&certificate));
             roots.add(certificate).map_err(|error| {
-                BuildError::new(format!("clientAuth.caFiles: authority cannot be used: {error}"))
+                BuildError::new(format!("clientAuth.caFiles: invalid CA certificate: {error}"))
             })?;
         }
     }
@@ -81,7 +81,7 @@ fn verified(
     Ok((verifier, format!("{optional} {:x?}", domain.finalize())))
 }
 
-/// Asks for a certificate, checks that the client has its key, and trusts it whoever issued it.
+/// Requests a certificate and checks that the client has its key, but accepts any issuer.
 #[derive(Debug)]
 struct Unverified {
     mandatory: bool,
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn types_and_their_demands() {
+    fn each_type_requests_or_requires_certificates() {
         let ca = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap().cert.pem();
         assert!(!of("", &[]).unwrap().offer_client_auth());
         let required = of("", &[&ca]).unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_who_is_let_in() {
+    fn options_that_accept_the_same_clients_share_a_domain() {
         let ca = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem();
         let (one, other) = (ca("one"), ca("other"));
         let domain = |kind: &str, ca: &[&str]| with_domain(kind, ca).unwrap().1;

@@ -1,4 +1,4 @@
-//! The certificate that clients see when no other fits: generated once, self-signed.
+//! The self-signed certificate that is served when no other matches.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use time::OffsetDateTime;
 /// Common name of the certificate.
 const COMMON_NAME: &str = "TIDEGATE DEFAULT CERT";
 
-/// A self-signed certificate, or why there is none. All snapshots of a process show the same.
+/// A self-signed certificate, or why there is none. All snapshots of a process share it.
 #[derive(Clone)]
 pub struct DefaultCertificate(Result<Arc<CertifiedKey>, BuildError>);
 
 impl DefaultCertificate {
-    /// Generates a certificate that is valid from a day before `now` for a year.
+    /// Generates a certificate that is valid for a year, from a day before `now`.
     pub fn generate(now: OffsetDateTime) -> Self {
         let message = |error| BuildError::new(format!("cannot generate a default certificate: {error}"));
         Self(make(now).map_err(message))
     }
 
-    /// The certificate.
+    /// Returns the certificate.
     pub(super) fn get(&self) -> Result<&Arc<CertifiedKey>, &BuildError> {
         self.0.as_ref()
     }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_named_and_of_this_year() {
+    fn the_default_certificate_has_a_name_and_is_valid_now() {
         let generated = DefaultCertificate::generate(OffsetDateTime::now_utc());
         let key = generated.get().unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(&key.cert[0]).unwrap();

@@ -1,9 +1,9 @@
-//! Which TLS options apply to which host of an entry point.
+//! Chooses the TLS options for each host of an entry point.
 //!
-//! Options are chosen at the handshake by the server name alone, so for each name the rules of all TLS routers are asked
-//! what they say about the host. The routers that name it most closely decide (Traefik's `tls.options` of routers): by
-//! name, by wildcard, by pattern, by ``Host(`*`)`` or a negation, and last those that do not ask for a host. Where
-//! these disagree, the route checks what the connection was opened with.
+//! The handshake only knows the server name, so the options for a name depend on the rules of all TLS routers
+//! that match the host. The routers that name it most specifically decide (Traefik's `tls.options` of
+//! routers): by name, by wildcard, by pattern, by ``Host(`*`)`` or a negation, and finally those without a
+//! host. If these disagree, the route checks the options of the connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,25 +13,26 @@ use smallvec::SmallVec;
 use super::DEFAULT_OPTIONS;
 use crate::router::{Closeness, HostSet, Rule};
 
-/// TLS options as handshakes, hosts and routes compare them.
+/// TLS options with the properties that handshakes, hosts and routes compare.
 #[derive(Debug)]
 pub struct NamedOptions {
     /// The qualified name.
     pub name: Arc<str>,
-    /// What they come to, as a digest; `None` for options that are missing or broken.
+    /// Digest of the options; `None` if they are missing or broken.
     content: Option<[u8; 32]>,
-    /// A certificate that a client shows has been checked against authorities.
+    /// Whether client certificates are verified against CAs.
     pub verifies_clients: bool,
 }
 
 impl NamedOptions {
-    /// Options of this name and content.
+    /// Returns options with this name and content.
     pub fn new(name: &str, content: Option<[u8; 32]>) -> Self {
         Self { name: name.into(), content, verifies_clients: false }
     }
 
-    /// True when a connection that was opened with one may be used for what requires the other. Options of one name are the
-    /// same across reloads, those of two names when they say the same.
+    /// Returns true if a connection with these options can be used where the others are required. Options
+    /// with the same name are the same across reloads, and those with different names if their content is
+    /// equal.
     pub fn is_same(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
             || self.name == other.name
@@ -45,7 +46,7 @@ impl Default for NamedOptions {
     }
 }
 
-/// What a TLS router of an entry point asks for.
+/// The options that a TLS router requests for its hosts.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Its rule.
@@ -54,33 +55,33 @@ pub struct Claim {
     pub options: Arc<NamedOptions>,
 }
 
-/// The TLS options of an entry point's hosts.
+/// The TLS options of the hosts of an entry point.
 #[derive(Debug, Default)]
 pub struct HostOptions {
     default: Arc<NamedOptions>,
-    /// Those of names that no router asks for, where the entry point has options of its own.
+    /// Options for names without a router, if the entry point sets them.
     unclaimed: Option<Arc<NamedOptions>>,
-    /// Hosts that rules ask for by name.
+    /// Options of hosts that rules name exactly.
     exact: HashMap<String, Arc<NamedOptions>, foldhash::fast::RandomState>,
-    /// Claims on hosts that are not listed, in order of priority.
+    /// Claims on other hosts, in order of priority.
     wide: Vec<Claim>,
-    /// Numbers of those whose hosts end in a dot and these labels.
+    /// Indexes of claims on hosts with this suffix.
     below: HashMap<Box<str>, Vec<usize>, foldhash::fast::RandomState>,
-    /// Length of the longest key in `below`, in bytes.
+    /// Maximum length of a key in `below`, in bytes.
     longest_below: usize,
-    /// Numbers of all others.
+    /// Indexes of all other claims.
     anywhere: Vec<usize>,
-    /// Options of routers that do not ask for a host.
+    /// Options of routers without a host.
     unnamed: Vec<Arc<NamedOptions>>,
 }
 
 impl HostOptions {
-    /// Of claims in order of priority, highest first.
+    /// Returns the options for claims in order of descending priority.
     pub fn new(claims: Vec<Claim>, default: Arc<NamedOptions>) -> Self {
         Self::with_unclaimed(claims, default, None)
     }
 
-    /// The same for an entry point with options of its own, which apply to names that no router asks for.
+    /// Like [`Self::new`], for an entry point with options for names without a router.
     pub fn with_unclaimed(
         claims: Vec<Claim>,
         default: Arc<NamedOptions>,
@@ -88,7 +89,7 @@ impl HostOptions {
     ) -> Self {
         let unclaimed = unclaimed.filter(|options| !options.is_same(&default));
         let mut hosts = Self { default, unclaimed, ..Self::default() };
-        // The cheap case: nothing has to be looked up.
+        // Fast path: no lookups are needed.
         if claims.iter().all(|claim| claim.options.is_same(hosts.unclaimed())) {
             return hosts;
         }
@@ -107,7 +108,7 @@ impl HostOptions {
                     choice.add(&claim.options, false);
                 }
             }
-            // Routers in conflict answer 503.
+            // Conflicting routers answer 503.
             let options = if choice.others { Some(&hosts.default) } else { choice.first };
             if let Some(options) = options.cloned() {
                 hosts.exact.insert(host, options);
@@ -131,7 +132,7 @@ impl HostOptions {
         let mut is_wide = false;
         for set in claim.rule.host_sets() {
             match set {
-                // It is in `exact`.
+                // Already in `exact`.
                 HostSet::Exact(_) => continue,
                 HostSet::Any => self.anywhere.push(number),
                 HostSet::Below(labels) => self.below.entry(labels).or_default().push(number),
@@ -143,8 +144,8 @@ impl HostOptions {
         }
     }
 
-    /// Those of a host, which is given in lower case and without port; empty when nothing is known of it.
-    pub fn of(&self, host: &str) -> &Arc<NamedOptions> {
+    /// Returns the options for a host, given in lower case without port; empty if the host is unknown.
+    pub fn for_host(&self, host: &str) -> &Arc<NamedOptions> {
         let bare = host.strip_suffix('.').unwrap_or(host);
         if let Some(options) = self.exact.get(bare) {
             return options;
@@ -186,28 +187,28 @@ impl HostOptions {
             }
             choice.add(&claim.options, coverage.whole && closest < Closeness::Wildcard);
         }
-        choice.settle(&self.default).unwrap_or_else(|| self.unclaimed())
+        choice.resolve(&self.default).unwrap_or_else(|| self.unclaimed())
     }
 
-    /// The hosts that rules ask for by name, with their options.
+    /// Returns the hosts that rules name exactly, with their options.
     pub fn exact(&self) -> impl Iterator<Item = (&str, &Arc<NamedOptions>)> {
         self.exact.iter().map(|(host, options)| (host.as_str(), options))
     }
 }
 
-/// The options that routers ask for which name a host equally closely.
+/// The options of routers that name a host equally specifically.
 #[derive(Clone, Copy, Default)]
 struct Choice<'a> {
     first: Option<&'a Arc<NamedOptions>>,
     last: Option<&'a Arc<NamedOptions>>,
     others: bool,
     has_default: bool,
-    /// One takes all requests for the host: routers of lower priority see none.
+    /// Whether a router matches all requests for the host, so that those with lower priority receive none.
     is_complete: bool,
 }
 
 impl<'a> Choice<'a> {
-    /// Adds those of the router that comes next by priority.
+    /// Adds the options of the router with the next lower priority.
     fn add(&mut self, options: &'a Arc<NamedOptions>, whole: bool) {
         if self.is_complete {
             return;
@@ -219,9 +220,9 @@ impl<'a> Choice<'a> {
         self.is_complete = whole;
     }
 
-    /// Those on which all agree; else `default` if one has them, as its route does not check, else those of the lowest priority,
-    /// which take what is left.
-    fn settle(self, default: &'a Arc<NamedOptions>) -> Option<&'a Arc<NamedOptions>> {
+    /// Returns the options if all agree; otherwise `default` if one router uses it, as its route does not
+    /// check; otherwise those with the lowest priority.
+    fn resolve(self, default: &'a Arc<NamedOptions>) -> Option<&'a Arc<NamedOptions>> {
         match () {
             () if !self.others => self.first,
             () if self.has_default => Some(default),
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_name_counts() {
+    fn the_most_specific_name_decides() {
         let options = hosts(&[
             ("Host(`x.w.test`)", "default"),
             ("HostRegexp(`^[ab]+\\.p\\.test$`) && !Host(`b.p.test`)", "pattern"),
@@ -274,13 +275,13 @@ mod tests {
             ("b.test", "any"),
             ("", "any"),
         ] {
-            assert_eq!(&*options.of(host).name, expected, "{host}");
+            assert_eq!(&*options.for_host(host).name, expected, "{host}");
         }
-        assert_eq!(&*HostOptions::default().of("a.test").name, "default");
+        assert_eq!(&*HostOptions::default().for_host("a.test").name, "default");
     }
 
     #[test]
-    fn who_takes_all_of_a_host_by_priority_decides_and_disagreement_is_left_to_routes() {
+    fn a_router_for_a_whole_host_decides_and_routes_check_conflicts() {
         let all = "HostRegexp(`^.+\\.test$`)";
         let part = "HostRegexp(`^a\\.test$`) && Path(`/x`)";
         for (claims, expected) in [
@@ -292,12 +293,12 @@ mod tests {
             (&[("Path(`/`)", "strict"), ("Path(`/b`)", "default")], "default"),
             (&[("!Host(`b.test`)", "strict"), ("Path(`/b`)", "default")], "strict"),
         ] {
-            assert_eq!(&*hosts(claims).of("a.test").name, expected, "{claims:?}");
+            assert_eq!(&*hosts(claims).for_host("a.test").name, expected, "{claims:?}");
         }
     }
 
     #[test]
-    fn names_that_nobody_asks_for_have_the_options_of_the_entry_point() {
+    fn names_without_a_router_have_the_options_of_the_entry_point() {
         let named = |name: &str, first| Arc::new(NamedOptions::new(name, Some([first; 32])));
         let (default, strict) = (named("default", 0), named("strict", 1));
         let claim = |rule: &str, options: &Arc<NamedOptions>| Claim {
@@ -306,7 +307,7 @@ mod tests {
         };
         let of = |claims: Vec<Claim>, host: &str| {
             let hosts = HostOptions::with_unclaimed(claims, default.clone(), Some(strict.clone()));
-            hosts.of(host).name.to_string()
+            hosts.for_host(host).name.to_string()
         };
         assert_eq!(of(vec![], "x.test"), "strict");
         let hosts = || vec![claim("Host(`a.test`)", &default), claim("Host(`b.test`)", &strict)];
@@ -315,11 +316,11 @@ mod tests {
             ["default", "strict", "strict"]
         );
         assert_eq!(of(vec![claim("Host(`a.test`)", &default)], "a.test"), "default");
-        assert_eq!(of(vec![claim("Path(`/`)", &default)], "x.test"), "default", "its router takes it");
+        assert_eq!(of(vec![claim("Path(`/`)", &default)], "x.test"), "default", "its router matches");
     }
 
     #[test]
-    fn options_are_compared_by_content() {
+    fn options_are_the_same_by_name_or_content() {
         let of = |name: &str, content| NamedOptions::new(name, content);
         assert!(of("a", Some([1; 32])).is_same(&of("b", Some([1; 32]))));
         assert!(of("a", Some([1; 32])).is_same(&of("a", Some([2; 32]))), "after a reload");

@@ -1,7 +1,7 @@
-//! TLS with clients: certificates by server name, options, the default certificate.
+//! TLS for clients: certificates by server name, options, the default certificate.
 //!
-//! [`TlsStore`] is immutable and belongs to one snapshot. What must outlive a reload (the keys of session tickets) is
-//! handed on from one store to the next.
+//! A [`TlsStore`] is immutable and belongs to one snapshot. State that outlives a reload (the keys of session
+//! tickets) is passed on from one store to the next.
 
 mod certificates;
 mod chooser;
@@ -37,44 +37,46 @@ pub(crate) use ocsp::Stapler;
 use ocsp::{Staples, Stapling};
 use tickets::Tickets;
 
-/// Name of the options that apply where nothing else is said.
+/// Name of the default options.
 pub const DEFAULT_OPTIONS: &str = "default";
 
-/// Reads a file that a configuration names, and has it watched.
+/// Reads a file named in the configuration and has it watched.
 pub(crate) type ReadFile<'a> = dyn FnMut(&str) -> Result<Vec<u8>, BuildError> + 'a;
 
-/// Sound certificates by the files of chain and key.
+/// Valid certificates by the paths of chain and key.
 type Pairs = HashMap<(String, String), Arc<Loaded>>;
 
 /// The certificates and options of one snapshot, ready for handshakes.
 pub struct TlsStore {
-    /// Options by name; `None` for broken ones, whose hosts are refused.
+    /// Options by name; `None` for broken ones, whose hosts are rejected.
     options: BTreeMap<String, Option<Arc<ServerConfig>>>,
-    /// The same as they are compared.
+    /// The same options for comparison.
     named: BTreeMap<String, Arc<NamedOptions>>,
-    /// Names of the options without which no client may be served: it has to show a certificate.
+    /// Names of the options that require a client certificate.
     demanding: HashSet<String>,
-    /// Names of the options that refuse clients whose name fits no certificate.
+    /// Names of the options that reject server names without a certificate.
     strict: HashSet<String>,
-    /// The last sound certificate of each pair of files: certificate and key are replaced one after the other.
+    /// The last valid certificate of each pair of files, as certificate and key are not replaced
+    /// simultaneously.
     loaded: Pairs,
-    /// Ticket keys, one set for each way of authenticating clients: a session from one never resumes in another.
+    /// Ticket keys by client authentication, so that sessions are never resumed across modes.
     tickets: BTreeMap<String, Arc<dyn ProducesTickets>>,
-    /// The configured certificates without their chains, each once.
+    /// The configured certificates without their chains, without duplicates.
     leaves: Vec<CertificateDer<'static>>,
-    /// The configured certificates that came with their issuers, each once.
+    /// The configured certificates with issuers in their chain, without duplicates.
     with_issuers: Vec<Arc<CertifiedKey>>,
     staples: Arc<Staples>,
     /// The configured certificates by name.
     certificates: Arc<Certificates>,
-    /// Certificates of resolvers: one object for all snapshots.
+    /// Certificates of resolvers, shared by all snapshots.
     obtained: Arc<Obtained>,
 }
 
 impl TlsStore {
-    /// Prepares certificates and options. Broken ones are left out and named in the problems: certificates by their place
-    /// in the list, and those that are not valid at `now` as well. `file` reads a file (and has it watched). `previous`
-    /// lends its ticket keys and the last sound version of each certificate.
+    /// Prepares certificates and options. Broken ones are left out and reported as problems, as are
+    /// certificates that are not valid at `now`. Problems refer to certificates by their index in the list.
+    /// `file` reads a file and has it watched. The ticket keys and the last valid version of each certificate
+    /// are taken from `previous`.
     pub fn build(
         now: OffsetDateTime,
         tls: &Tls,
@@ -111,7 +113,7 @@ impl TlsStore {
         let options =
             built.into_iter().map(|(name, built)| (name, built.map(|built| Arc::new(built.config))));
         let options = options.collect();
-        let demanding = names_with(tls, |options| client_auth::is_demanded(&options.client_auth));
+        let demanding = names_with(tls, |options| client_auth::is_required(&options.client_auth));
         let strict = names_with(tls, |options| options.sni_strict);
         let store = Self {
             options,
@@ -129,7 +131,7 @@ impl TlsStore {
         (Arc::new(store), problems)
     }
 
-    /// A store that reads no files, as of now.
+    /// Returns a store without files, for the current time.
     #[cfg(test)]
     pub(crate) fn without_files(
         tls: &Tls,
@@ -141,8 +143,8 @@ impl TlsStore {
         Self::build(OffsetDateTime::now_utc(), tls, &GENERATED, &mut no_files, previous)
     }
 
-    /// Closes the connections of hosts with options of these names: not all that they say could be read, and nothing
-    /// weaker may stand in for it. For a store that nobody else has yet.
+    /// Closes connections to hosts with these options: they could not be decoded completely, and weaker ones
+    /// must not be used instead. The store must not be shared yet.
     pub(crate) fn close(store: &mut Arc<Self>, names: &BTreeSet<String>) {
         if let Some(store) = Arc::get_mut(store) {
             for name in names.iter().map(|name| options_name(name)) {
@@ -152,15 +154,16 @@ impl TlsStore {
         }
     }
 
-    /// The configured certificates and those of resolvers, without their chains and without one that was generated.
+    /// Returns the certificates of the configuration and of resolvers, without their chains and without the
+    /// generated one.
     pub fn leaves(&self) -> Vec<CertificateDer<'static>> {
         let obtained = self.obtained.served();
         self.leaves.iter().chain(&obtained.leaves).cloned().collect()
     }
 
-    /// The configured certificate that a client which asks for this name is shown; `None` for the default.
+    /// Returns the configured certificate for a name; `None` for the default.
     pub(crate) fn configured(&self, name: &str) -> Option<CertificateDer<'static>> {
-        // A wildcard is covered by a wildcard.
+        // A wildcard is covered by the same wildcard.
         let key = match name.strip_prefix('*') {
             Some(rest) => self.certificates.find(&format!("\u{1}{rest}")),
             None => self.certificates.find(name),
@@ -168,27 +171,27 @@ impl TlsStore {
         key?.cert.first().cloned()
     }
 
-    /// What resolvers have obtained.
+    /// Returns the certificates of resolvers.
     pub(crate) fn obtained(&self) -> &Arc<Obtained> {
         &self.obtained
     }
 
-    /// True when the client is a certificate authority that looks for a proof.
+    /// Returns true if the client is a CA validating a TLS-ALPN challenge.
     pub(crate) fn is_asked_for_proof(hello: &rustls::server::ClientHello<'_>) -> bool {
         hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ACME_PROTOCOL))
     }
 
-    /// What it is shown for this name, in lower case; `None` when there is no proof.
+    /// Returns the challenge configuration for a name in lower case; `None` if there is none.
     pub(crate) async fn proof_for(&self, server_name: &str) -> Option<Arc<ServerConfig>> {
         self.obtained.find_proof(server_name).await
     }
 
-    /// True when a handshake for this name has to wait for its certificate: see [`TlsStore::demand`].
+    /// Returns true if a handshake for this name has to wait for its certificate; see [`TlsStore::demand`].
     pub(crate) fn is_on_demand(&self, server_name: Option<&str>) -> bool {
         self.obtained.on_demand().is_some() && server_name.is_some_and(|name| !self.has(name))
     }
 
-    /// Waits for a certificate that is obtained at the first handshake, where that is wanted.
+    /// Waits for a certificate that is obtained on the first handshake, if enabled.
     pub(crate) async fn demand(&self, server_name: Option<&str>) {
         let (Some(name), Some(on_demand)) = (server_name, self.obtained.on_demand()) else { return };
         if !self.has(name) {
@@ -200,40 +203,40 @@ impl TlsStore {
         self.certificates.find(name).is_some() || self.obtained.served().certificates.find(name).is_some()
     }
 
-    /// The configured certificates and those of resolvers, as far as they came with their issuers.
+    /// Returns the certificates of the configuration and of resolvers that have issuers in their chain.
     pub(crate) fn with_issuers(&self) -> Vec<Arc<CertifiedKey>> {
         let obtained = self.obtained.served();
         self.with_issuers.iter().chain(&obtained.with_issuers).cloned().collect()
     }
 
-    /// What responders say of certificates.
+    /// Returns the OCSP staples.
     pub(crate) fn staples(&self) -> Arc<Staples> {
         self.staples.clone()
     }
 
-    /// The options of this name as they are compared, whether they are sound or not.
+    /// Returns the options with this name for comparison, whether valid or not.
     pub fn named(&self, name: &str) -> Arc<NamedOptions> {
         self.named.get(name).cloned().unwrap_or_else(|| Arc::new(NamedOptions::new(name, None)))
     }
 
-    /// True when a route with options of this name has to check what a connection was opened with: they say something else
-    /// than `default`, or demand a certificate.
+    /// Returns true if a route with these options has to check those of the connection: they differ from
+    /// `default` or require a client certificate.
     pub fn is_checked(&self, name: &str) -> bool {
         !self.named(name).is_same(&self.named(DEFAULT_OPTIONS)) || self.demands_certificate(name)
     }
 
-    /// True when options of this name exist and are sound.
+    /// Returns true if options with this name exist and are valid.
     pub fn has_options(&self, name: &str) -> bool {
         matches!(self.options.get(name), Some(Some(_)))
     }
 
-    /// True when the options of this name let in no client without a certificate.
+    /// Returns true if these options require a client certificate.
     pub fn demands_certificate(&self, name: &str) -> bool {
         self.demanding.contains(name)
     }
 
-    /// The configuration for a client that names nobody: one that comes to an address for which there is a certificate is shown
-    /// that one, as in Traefik. `local` is where it came to.
+    /// Returns the configuration for a client without SNI. As in Traefik, it gets the certificate for the
+    /// address `local` that it has connected to, if there is one.
     pub(crate) fn at_address(
         &self,
         config: Arc<ServerConfig>,
@@ -251,8 +254,9 @@ impl TlsStore {
         }
     }
 
-    /// The same for a route that the client has come to without a name: before a generated certificate, which no client
-    /// trusts, it is shown that of the first of the route's `domains` for which there is one.
+    /// Like [`Self::at_address`], for a route that was chosen without SNI. Instead of the generated
+    /// certificate, which no client trusts, the client gets the certificate of the first of the route's
+    /// `domains` that has one.
     pub(crate) fn for_route(
         &self,
         config: Arc<ServerConfig>,
@@ -285,8 +289,8 @@ impl TlsStore {
         Arc::new(config)
     }
 
-    /// The options of an entry point by the name that its settings give them: without a provider, those that alone have
-    /// this name.
+    /// Returns the options of an entry point by the name in its settings: without a provider, the only
+    /// options with this name.
     pub(crate) fn named_in_settings(&self, name: &str) -> Arc<NamedOptions> {
         if name.is_empty() || name.contains('@') || self.named.contains_key(name) {
             return self.named(if name.is_empty() { DEFAULT_OPTIONS } else { name });
@@ -298,19 +302,19 @@ impl TlsStore {
         }
     }
 
-    /// What a handshake with the options of this name uses; `None` when they are missing or broken.
+    /// Returns the handshake configuration of these options; `None` if they are missing or broken.
     pub fn config_of(&self, options: &str) -> Option<Arc<ServerConfig>> {
         self.options.get(options)?.clone()
     }
 }
 
-/// The names of the options of which `is_so` is true.
-fn names_with(tls: &Tls, is_so: impl Fn(&TlsOptions) -> bool) -> HashSet<String> {
-    let named = tls.options.iter().filter(|(_, options)| is_so(options));
+/// Returns the names of the options that satisfy `condition`.
+fn names_with(tls: &Tls, condition: impl Fn(&TlsOptions) -> bool) -> HashSet<String> {
+    let named = tls.options.iter().filter(|(_, options)| condition(options));
     named.map(|(name, _)| options_name(name).to_owned()).collect()
 }
 
-/// Loads the certificates of a configuration and of its store: all by name, by files, and without their chains.
+/// Loads the certificates of a configuration and of its store.
 fn configured_certificates(
     now: OffsetDateTime,
     tls: &Tls,
@@ -335,18 +339,18 @@ fn configured_certificates(
     (certificates, loaded, leaves)
 }
 
-/// The one provider of cryptography.
+/// Returns the provider of cryptography.
 pub(crate) fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The content of a value that is a path or PEM itself.
+/// Returns the content of a value that is a path or inline PEM.
 pub(crate) fn pem_or_file(value: &str, file: &mut ReadFile<'_>) -> Result<Vec<u8>, BuildError> {
     if value.trim_start().starts_with("-----BEGIN") { Ok(value.as_bytes().to_vec()) } else { file(value) }
 }
 
-/// Loads the certificates of a configuration and hands each to `take`: the last sound version of one that is broken
-/// now, if there was one.
+/// Loads the certificates of a configuration and passes each to `take`. If one is broken, its last valid
+/// version is used.
 fn load_certificates(
     now: OffsetDateTime,
     tls: &Tls,
@@ -363,8 +367,7 @@ fn load_certificates(
             problem(Kind::Certificate, &place.to_string(), message)
         };
         if !certificate.stores.is_empty() && !certificate.stores.iter().any(|s| is_default_name(s)) {
-            let message =
-                format!("stores {} are not used: only the store `default` is", certificate.stores.join(", "));
+            let message = format!("unsupported stores {}: expected `default`", certificate.stores.join(", "));
             problems.push(wrong(&message));
             continue;
         }
@@ -378,7 +381,7 @@ fn load_certificates(
             Err(error) => {
                 let mut error = error.to_string();
                 if last.is_some() {
-                    error.push_str("; the last sound version stays in use");
+                    error.push_str("; the last valid version stays in use");
                 }
                 problems.push(wrong(&error));
                 last
@@ -399,7 +402,7 @@ fn apply_store(
     (previous, loaded): (Option<&Arc<TlsStore>>, &mut Pairs),
 ) -> Result<(), (Kind, BuildError)> {
     if !is_default_name(name) {
-        return Err((Kind::TlsStore, BuildError::new("only the store `default` is used")));
+        return Err((Kind::TlsStore, BuildError::new("unsupported store: expected `default`")));
     }
     if let Some(files) = &store.default_certificate {
         let pair = (files.cert_file.clone(), files.key_file.clone());
@@ -407,7 +410,7 @@ fn apply_store(
         let (sound, error) = match certificates::load(&pair.0, &pair.1, file) {
             Ok(sound) => (Some(Arc::new(sound)), None),
             Err(error) if last.is_some() => {
-                (last, Some(format!("{error}; the last sound version stays in use")))
+                (last, Some(format!("{error}; the last valid version stays in use")))
             }
             Err(error) => (None, Some(error.to_string())),
         };
@@ -461,7 +464,7 @@ fn build_options(
     built
 }
 
-/// `default` is one object whoever defines it.
+/// Returns true for `default`, which is one object regardless of the provider.
 fn is_default_name(name: &str) -> bool {
     name.split('@').next() == Some(DEFAULT_OPTIONS)
 }
@@ -470,7 +473,7 @@ fn options_name(name: &str) -> &str {
     if is_default_name(name) { DEFAULT_OPTIONS } else { name }
 }
 
-/// How a certificate is called in messages: its path, never its content.
+/// Returns the name of a certificate in messages: its path, never its content.
 fn label(cert_file: &str) -> String {
     if cert_file.contains("-----BEGIN") { "(inline PEM)".to_owned() } else { cert_file.to_owned() }
 }
@@ -513,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_nobody_is_shown_the_certificate_of_the_address() {
+    fn clients_without_sni_get_the_certificate_of_the_address() {
         let tls =
             Tls { certificates: vec![certificate_for(&["192.0.2.7", "2001:db8::7"])], ..Tls::default() };
         let (store, problems) = TlsStore::without_files(&tls, None);
@@ -528,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_nobody_is_shown_the_certificate_of_the_route() {
+    fn clients_without_sni_get_the_certificate_of_the_route() {
         let names = |main: &str| Domain { main: main.to_owned(), sans: Vec::new() };
         let mut tls = Tls { certificates: vec![certificate_for(&["*.a.test"])], ..Tls::default() };
         let strict = TlsOptions { sni_strict: true, ..TlsOptions::default() };
@@ -550,7 +553,7 @@ mod tests {
         let own = CertificateFiles { cert_file: own.cert_file, key_file: own.key_file };
         let store = Store { default_certificate: Some(own), ..Store::default() };
         tls.stores.insert("default".into(), Arc::new(store));
-        assert!(!is_changed(&tls, "default", &domains, None), "a default that somebody has chosen stays");
+        assert!(!is_changed(&tls, "default", &domains, None), "a configured default stays");
     }
 
     #[test]
@@ -573,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_certificate_spoils_only_itself() {
+    fn a_broken_certificate_does_not_affect_others() {
         let good = certificate_for(&["good.test"]);
         let mut mixed = certificate_for(&["bad.test"]);
         mixed.key_file.clone_from(&good.key_file);

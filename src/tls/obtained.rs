@@ -1,6 +1,6 @@
-//! Certificates that change while the gateway runs: those of certificate resolvers, and their challenges.
+//! Certificates obtained at run time by certificate resolvers, and the configurations for their challenges.
 //!
-//! Outlives snapshots, and changes without a new one.
+//! They outlive snapshots and change independently of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tidegate_acme::{Certificate, Elsewhere, Handshakes, OnDemand};
 
 use super::certificates::{Certificates, with_issuers};
 
-/// Certificates of resolvers, and the proofs that are shown now.
+/// Certificates of resolvers, and current challenges.
 #[derive(Default)]
 pub(crate) struct Obtained {
     certificates: ArcSwap<Published>,
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Obtained {
     }
 }
 
-/// What is served.
+/// The certificates being served.
 #[derive(Default)]
 pub(super) struct Published {
     pub(super) certificates: Certificates,

@@ -1,4 +1,5 @@
-//! From `tls.options` to what a handshake needs: versions, suites, groups, protocols, client certificates.
+//! Builds `tls.options` into a server configuration: versions, cipher suites, groups, protocols, client
+//! certificates.
 
 use std::sync::Arc;
 
@@ -19,19 +20,19 @@ use super::obtained::Obtained;
 use super::ocsp::Stapling;
 use super::{ReadFile, client_auth};
 
-/// What options come to.
+/// The built options.
 pub(super) struct Built {
     pub(super) config: ServerConfig,
-    /// A digest of everything they say, whatever the words: equal ones are one and the same to clients.
+    /// A digest of their meaning: options with equal digests are equivalent for clients.
     pub(super) content: [u8; 32],
-    /// Certificates of clients are checked against authorities.
+    /// Whether client certificates are verified against CAs.
     pub(super) verifies_clients: bool,
-    /// What they name and what is left out.
+    /// Warnings about values that are ignored.
     pub(super) warnings: Vec<String>,
 }
 
-/// Checks options and makes a configuration of them. `ticketer` gives the ticket keys of a client-authentication
-/// domain.
+/// Validates options and builds the server configuration. `ticketer` returns the ticket keys of a client
+/// authentication domain.
 pub(super) fn server_config(
     options: &TlsOptions,
     certificates: &Arc<Certificates>,
@@ -57,16 +58,16 @@ pub(super) fn server_config(
     };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&versions)
-        .map_err(|error| BuildError::new(format!("versions and cipher suites do not fit: {error}")))?
+        .map_err(|error| BuildError::new(format!("incompatible versions and cipher suites: {error}")))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Stapling { chooser: resolver, staples: certificates.staples.clone() }));
     let defaults = TlsOptions::default();
-    // As in Traefik an empty list is none.
+    // As in Traefik, an empty list means the default.
     let given = Some(&options.alpn_protocols).filter(|given| !given.is_empty());
     config.alpn_protocols = given
         .unwrap_or(&defaults.alpn_protocols)
         .iter()
-        // Answering the challenge protocol without a challenge would only mislead a certificate authority.
+        // Accepting the challenge protocol without a challenge would mislead a CA.
         .filter(|protocol| *protocol != "acme-tls/1")
         .map(|protocol| protocol.clone().into_bytes())
         .collect();
@@ -80,7 +81,7 @@ pub(super) fn server_config(
     Ok(Built { config, content, verifies_clients, warnings })
 }
 
-/// The digest of what options come to.
+/// Returns the digest of options.
 fn content(
     options: &TlsOptions,
     versions: &[&'static SupportedProtocolVersion],
@@ -101,20 +102,20 @@ fn versions(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
     let unknown = |option: &str, error: UnknownWord| {
-        format!("{option} `{}` is unknown: expected VersionTLS12 or VersionTLS13", error.written)
+        format!("unknown {option} `{}`: expected VersionTLS12 or VersionTLS13", error.written)
     };
     let min = options.min_version.meaning().map_err(|error| BuildError::new(unknown("minVersion", error)))?;
-    // TLS 1.0 and 1.1 are not spoken at all (RFC 8996): an older minimum means 1.2.
+    // TLS 1.0 and 1.1 are not supported (RFC 8996): an older minimum means 1.2.
     let min = min.map_or(TlsVersion::Tls12, |min| min.max(TlsVersion::Tls12));
     let max = options.max_version.meaning().unwrap_or_else(|error| {
-        // Without it more is spoken, but nothing weaker.
-        warnings.push(format!("{}; it is ignored", unknown("maxVersion", error)));
+        // Ignoring it allows only stronger versions.
+        warnings.push(format!("{}; ignored", unknown("maxVersion", error)));
         None
     });
     let max = max.unwrap_or(TlsVersion::Tls13);
     if max < min {
         return Err(BuildError::new(format!(
-            "maxVersion {} is below the oldest version that is spoken (minVersion, and never below VersionTLS12)",
+            "maxVersion {} is below the minimum version (minVersion, or at least VersionTLS12)",
             options.max_version
         )));
     }
@@ -125,13 +126,13 @@ fn versions(
         .collect())
 }
 
-/// True for the name of a suite as IANA writes it for TLS 1.2 and older, whether it is spoken or not.
+/// Returns true for an IANA name of a suite for TLS 1.2 or older, supported or not.
 fn is_legacy_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     name.starts_with("TLS_") && name.contains("_WITH_") && name.bytes().all(allowed)
 }
 
-/// Go's names of suites that rustls does not have, because they are weak.
+/// Go's names of weak suites, which rustls does not support.
 const WEAK_SUITES: [&str; 16] = [
     "TLS_RSA_WITH_RC4_128_SHA",
     "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
@@ -160,11 +161,11 @@ fn cipher_suites(
     if options.cipher_suites.is_empty() {
         return Ok(ALL_CIPHER_SUITES.to_vec());
     }
-    // The suites of TLS 1.3 are not chosen by this option, as in Traefik.
+    // As in Traefik, this option does not apply to TLS 1.3 suites.
     let mut suites: Vec<_> = ALL_CIPHER_SUITES.iter().filter(|s| is_13(s)).copied().collect();
     let before = suites.len();
     for name in &options.cipher_suites {
-        // Go has an older short form of the ChaCha20 suites.
+        // Go also has short names of the ChaCha20 suites.
         let wanted = name
             .strip_suffix("CHACHA20_POLY1305")
             .map_or_else(|| name.clone(), |start| format!("{start}CHACHA20_POLY1305_SHA256"));
@@ -172,28 +173,26 @@ fn cipher_suites(
             Some(suite) if is_13(suite) => {}
             Some(suite) => suites.push(*suite),
             None if is_signalling(name) => {
-                warnings.push(format!(
-                    "cipherSuites: `{name}` is a signalling value, not a suite: it is ignored"
-                ));
+                warnings.push(format!("cipherSuites: `{name}` is a signalling value: ignored"));
             }
             None if WEAK_SUITES.contains(&name.as_str()) => {
-                warnings.push(format!("cipherSuites: `{name}` is weak and not spoken: it is left out"));
+                warnings.push(format!("cipherSuites: `{name}` is weak and not supported: ignored"));
             }
-            // Leaving it out never lets in more.
+            // Ignoring it never allows more suites.
             None if is_legacy_name(name) => {
-                warnings.push(format!("cipherSuites: `{name}` is unknown or not spoken: it is left out"));
+                warnings.push(format!("cipherSuites: `{name}` is unknown or not supported: ignored"));
             }
-            None => return Err(BuildError::new(format!("cipherSuites: `{name}` is unknown"))),
+            None => return Err(BuildError::new(format!("cipherSuites: unknown suite `{name}`"))),
         }
     }
     if suites.len() == before && !has_13 {
         let why = if warnings.is_empty() { String::new() } else { format!(" ({})", warnings.join("; ")) };
-        return Err(BuildError::new(format!("cipherSuites: none of them is spoken{why}")));
+        return Err(BuildError::new(format!("cipherSuites: no supported suite{why}")));
     }
     Ok(suites)
 }
 
-/// The name of a suite as Go and IANA write it.
+/// Returns the name of a suite in Go and IANA.
 pub(super) fn go_name(suite: &SupportedCipherSuite) -> String {
     let name = suite.suite().as_str().unwrap_or("").to_owned();
     name.strip_prefix("TLS13_").map(|rest| format!("TLS_{rest}")).unwrap_or(name)
@@ -215,15 +214,15 @@ fn groups(
             Some(Curve::X25519MlKem768) => kx_group::X25519MLKEM768,
             Some(Curve::P256MlKem768) => kx_group::SECP256R1MLKEM768,
             Some(Curve::P521 | Curve::P384MlKem1024) => {
-                warnings.push(format!("curvePreferences: `{name}` is not supported: it is left out"));
+                warnings.push(format!("curvePreferences: `{name}` is not supported: ignored"));
                 continue;
             }
-            None => return Err(BuildError::new(format!("curvePreferences: `{name}` is unknown"))),
+            None => return Err(BuildError::new(format!("curvePreferences: unknown curve `{name}`"))),
         });
     }
     if groups.is_empty() {
-        // The strongest that is spoken: whoever asks for less would have named less.
-        warnings.push("curvePreferences: none of them is supported: CurveP384 is used instead".to_owned());
+        // Use the strongest supported curve, as weaker ones would have been listed.
+        warnings.push("curvePreferences: no supported curve: using CurveP384".to_owned());
         groups.push(kx_group::SECP384R1);
     }
     Ok(groups)
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_names_are_checked() {
+    fn unknown_versions_and_names_are_rejected() {
         let with = |change: fn(&mut TlsOptions)| {
             let mut options = TlsOptions::default();
             change(&mut options);
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_suite_that_is_spoken_is_left_out() {
+    fn unsupported_suites_are_ignored() {
         let mozilla = ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_FALLBACK_SCSV"];
         let legacy = ["TLS_DHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"];
         let mut options = TlsOptions {
@@ -302,16 +301,16 @@ mod tests {
         assert_eq!(built.config.crypto_provider().cipher_suites.len(), 4);
         assert_eq!(built.warnings.len(), 3, "{:?}", built.warnings);
         assert!(built.warnings[0].contains("`TLS_FALLBACK_SCSV` is a signalling value"));
-        // Nothing is left: what is not named is not spoken.
+        // Without a supported suite, the options are invalid.
         options.cipher_suites.remove(0);
         let only_13 = config(&options).unwrap();
         assert_eq!(only_13.crypto_provider().cipher_suites.len(), 3);
         options.max_version = "VersionTLS12".into();
-        assert!(error(&options).contains("none of them is spoken"));
+        assert!(error(&options).contains("no supported suite"));
     }
 
     #[test]
-    fn tickets_can_be_off() {
+    fn session_tickets_can_be_disabled() {
         let options = TlsOptions { disable_session_tickets: true, ..TlsOptions::default() };
         assert!(!config(&options).unwrap().ticketer.enabled());
     }

@@ -1,6 +1,6 @@
-//! The subjects of certificates as text.
+//! Formats the subjects of certificates.
 
-/// The subject of a certificate, last part first as Go writes it (RFC 2253): `CN=bob,O=Example`.
+/// Formats the subject of a certificate like Go, last part first (RFC 2253): `CN=bob,O=Example`.
 pub(crate) fn subject(der: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let name = certificate.subject();
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subjects_are_written_as_go_does() {
+    fn subjects_are_formatted_as_in_go() {
         let mut parameters = rcgen::CertificateParams::default();
         parameters.distinguished_name = rcgen::DistinguishedName::new();
         parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "Ex, Inc");

@@ -1,19 +1,20 @@
-//! Keys of session tickets: made at the first handshake that needs them, so that compiling a configuration makes none.
+//! Keys of session tickets, generated on the first handshake that needs them, so that compiling generates
+//! none.
 
 use std::sync::{Arc, OnceLock};
 
 use rustls::server::ProducesTickets;
 
-/// The keys by which a client resumes its session. They are replaced every few hours.
+/// The keys of session tickets, which are rotated every few hours.
 #[derive(Debug, Default)]
 pub(super) struct Tickets(OnceLock<Option<Arc<dyn ProducesTickets>>>);
 
 impl Tickets {
-    /// The keys; `None` when the system has no randomness for them, which leaves sessions without resumption.
+    /// Returns the keys; `None` if the system has no randomness, which disables resumption.
     fn keys(&self) -> Option<&Arc<dyn ProducesTickets>> {
         let keys = self.0.get_or_init(|| {
             let made = rustls::crypto::aws_lc_rs::Ticketer::new();
-            made.map_err(|error| tracing::error!("no keys for session tickets: {error}")).ok()
+            made.map_err(|error| tracing::error!("cannot generate keys for session tickets: {error}")).ok()
         });
         keys.as_ref()
     }

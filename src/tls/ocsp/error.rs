@@ -1,4 +1,4 @@
-//! Why there is no OCSP answer that may be shown.
+//! Errors of OCSP stapling.
 
 use http::StatusCode;
 use http::header::InvalidHeaderValue;
@@ -8,77 +8,77 @@ use time::OffsetDateTime;
 use x509_parser::nom;
 use x509_parser::prelude::X509Error;
 
-/// Failure to get an answer, or a reason not to show it.
+/// Why there is no OCSP response to staple.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OcspError {
-    /// The certificate names a responder by something else than a URL.
-    #[error("`{url}` is no URL: {source}")]
+    /// The responder in the certificate is not a URL.
+    #[error("invalid URL `{url}`: {source}")]
     Url {
-        /// What it names.
+        /// The responder in the certificate.
         url: String,
         /// The cause.
         source: InvalidUri,
     },
-    /// The URL has a host that cannot be sent.
+    /// The URL has an invalid host.
     #[error(transparent)]
     Host(#[from] InvalidHeaderValue),
-    /// The responder cannot be reached.
+    /// The responder is unreachable.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The answer is too large, or broke off.
+    /// The response is too large or incomplete.
     #[error(transparent)]
     Body(#[from] CollectError),
-    /// The responder answers with an error of HTTP.
-    #[error("the responder answers {0}")]
+    /// The responder returns an HTTP error.
+    #[error("the responder returned {0}")]
     Http(StatusCode),
-    /// The responder did not answer in time.
-    #[error("no answer in time")]
+    /// The responder did not respond in time.
+    #[error("timed out")]
     TimedOut,
-    /// The responder has no answer now.
-    #[error("the responder says: try later")]
+    /// The responder has no response yet.
+    #[error("the responder returned `tryLater`")]
     TryLater,
-    /// The responder answers with an error of OCSP.
-    #[error("the responder refuses, status {0:?}")]
+    /// The responder returns an OCSP error.
+    #[error("the responder returned status {0:?}")]
     Refused(Vec<u8>),
     /// The certificate is revoked.
     #[error("the certificate is revoked")]
     Revoked,
-    /// The responder knows nothing of the certificate.
+    /// The certificate is unknown to the responder.
     #[error("the responder does not know the certificate")]
     Unknown,
-    /// The answer has no end, so that it cannot be kept.
-    #[error("it says no time of the next update")]
+    /// The response has no time of the next update, so it cannot be cached.
+    #[error("missing nextUpdate")]
     NoNextUpdate,
-    /// The answer is out of date, or not valid yet.
-    #[error("it is for another time: {this_update} to {next_update}")]
+    /// The response is expired or not valid yet.
+    #[error("not valid now: valid from {this_update} to {next_update}")]
     OtherTime {
         /// When it becomes valid.
         this_update: OffsetDateTime,
-        /// When it ends.
+        /// When it expires.
         next_update: OffsetDateTime,
     },
-    /// The answer does not have what was asked about.
-    #[error("it is about another certificate")]
+    /// The response is about another certificate.
+    #[error("response for another certificate")]
     OtherCertificate,
-    /// The signature is neither the issuer's nor of somebody whom the issuer allows to sign.
-    #[error("it is signed by nobody who may")]
+    /// The signature is neither that of the issuer nor of a delegated responder.
+    #[error("invalid signature or unauthorized signer")]
     Signature,
-    /// The answer is not a basic one (RFC 6960 section 4.2.1).
-    #[error("it is of an unknown kind")]
+    /// The response is not a basic one (RFC 6960 section 4.2.1).
+    #[error("unknown response type")]
     Kind,
-    /// A certificate cannot be read.
+    /// A certificate is invalid.
     #[error(transparent)]
     Certificate(#[from] nom::Err<X509Error>),
-    /// A time cannot be read.
-    #[error("`{0}` is not a time")]
+    /// A time is invalid.
+    #[error("invalid time `{0}`")]
     Time(String),
-    /// The answer is cut off, or not DER.
-    #[error("it is no valid DER")]
+    /// The response is truncated or not DER.
+    #[error("invalid DER")]
     Der,
     /// A value is missing.
-    #[error("it is not built as expected: there is no value with tag {0:#x}")]
+    #[error("unexpected structure: missing value with tag {0:#x}")]
     MissingValue(u8),
-    /// A bit string ends within a byte.
-    #[error("a row of bits is not of whole bytes")]
+    /// A bit string is not a whole number of bytes.
+    #[error("bit string is not a whole number of bytes")]
     Bits,
 }

@@ -1,4 +1,4 @@
-//! Questions to OCSP responders, and what their answers are worth (RFC 6960).
+//! Builds OCSP requests and verifies responses (RFC 6960).
 
 use rustls::pki_types::CertificateDer;
 use sha1::{Digest, Sha1};
@@ -7,11 +7,11 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use super::error::OcspError;
 
-/// How far the clocks of a responder and ours may be apart.
+/// Tolerated clock skew of a responder.
 const SKEW: time::Duration = time::Duration::minutes(5);
-/// The algorithm SHA-1, which names certificates here and protects nothing.
+/// The algorithm identifier of SHA-1, which only identifies certificates here.
 const SHA1: &[u8] = &[0x30, 9, 6, 5, 0x2b, 0x0e, 3, 2, 0x1a, 5, 0];
-/// The kind of answer that everybody gives (`id-pkix-ocsp-basic`).
+/// The basic response type (`id-pkix-ocsp-basic`).
 const BASIC: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
 /// Access by OCSP (`id-ad-ocsp`).
 const ACCESS_BY_OCSP: &str = "1.3.6.1.5.5.7.48.1";
@@ -26,9 +26,9 @@ const SEQUENCE: u8 = 0x30;
 /// Explicit tag 0.
 const TAGGED_0: u8 = 0xa0;
 
-/// What is asked about: a certificate and who issued it.
-pub(super) struct Question {
-    /// Where to ask.
+/// A request about a certificate and its issuer.
+pub(super) struct StatusRequest {
+    /// The URL of the responder.
     pub(super) url: String,
     id: Id,
     issuer: CertificateDer<'static>,
@@ -40,19 +40,19 @@ struct Id {
     serial: Vec<u8>,
 }
 
-/// An answer that may be shown.
+/// A verified response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Staple {
-    /// The answer as it came.
+    /// The encoded response.
     pub(super) response: Vec<u8>,
-    /// When it was made.
+    /// When it became valid.
     pub(super) this_update: OffsetDateTime,
-    /// Until when it is worth something.
+    /// When it expires.
     pub(super) next_update: OffsetDateTime,
 }
 
-impl Question {
-    /// The question about the first certificate of a chain; `None` when there is nobody to ask, or no issuer.
+impl StatusRequest {
+    /// Returns the request about the first certificate of a chain; `None` without a responder or issuer.
     pub(super) fn about(chain: &[CertificateDer<'static>]) -> Option<Self> {
         let [leaf, issuer, ..] = chain else { return None };
         let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
@@ -69,7 +69,7 @@ impl Question {
         })
     }
 
-    /// The question as it is sent.
+    /// Encodes the request.
     pub(super) fn request(&self) -> Vec<u8> {
         let id = [
             SHA1.to_vec(),
@@ -78,14 +78,14 @@ impl Question {
             wrap(INTEGER, &self.id.serial),
         ];
         let mut whole = wrap(SEQUENCE, &id.concat());
-        // Request, list of requests, what is to be signed, OCSPRequest.
+        // Request, requestList, tbsRequest, OCSPRequest.
         for _ in 0..4 {
             whole = wrap(SEQUENCE, &whole);
         }
         whole
     }
 
-    /// Checks an answer: who gave it, of what and when. The error says what is wrong.
+    /// Verifies signature, certificate and validity period of a response.
     pub(super) fn check(&self, response: &[u8], now: OffsetDateTime) -> Result<Staple, OcspError> {
         let basic = basic_response(response)?;
         let mut parts = Der(content(basic, SEQUENCE)?);
@@ -95,14 +95,14 @@ impl Question {
         let certificates = parts.next(TAGGED_0).map(|tagged| tagged.content).unwrap_or_default();
         self.check_signer(data.whole, algorithm.content, signature, certificates, now)?;
         let mut fields = Der(data.content);
-        // The version is not written when it is the first.
+        // The default version is omitted.
         let _ = fields.next(TAGGED_0);
         fields.any()?;
         fields.next(TIME)?;
         let mut answers = Der(fields.next(SEQUENCE)?.content);
         while !answers.0.is_empty() {
             let mut answer = Der(answers.next(SEQUENCE)?.content);
-            if !self.is_meant(answer.next(SEQUENCE)?.content)? {
+            if !self.matches_certificate(answer.next(SEQUENCE)?.content)? {
                 continue;
             }
             match answer.any()?.tag {
@@ -121,7 +121,7 @@ impl Question {
         Err(OcspError::OtherCertificate)
     }
 
-    fn is_meant(&self, id: &[u8]) -> Result<bool, OcspError> {
+    fn matches_certificate(&self, id: &[u8]) -> Result<bool, OcspError> {
         let mut id = Der(id);
         id.next(SEQUENCE)?;
         Ok(id.next(OCTET_STRING)?.content == self.id.name_hash
@@ -129,7 +129,7 @@ impl Question {
             && id.next(INTEGER)?.content == self.id.serial)
     }
 
-    /// The issuer signs itself, or has somebody do it (RFC 6960 section 4.2.2.2).
+    /// Verifies that the signer is the issuer or a delegated responder (RFC 6960 section 4.2.2.2).
     fn check_signer(
         &self,
         data: &[u8],
@@ -159,7 +159,7 @@ impl Question {
     }
 }
 
-/// Where the status of a certificate is told.
+/// Returns the URL of a certificate's responder.
 fn responder(certificate: &X509Certificate<'_>) -> Option<String> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::AuthorityInfoAccess(access) => {
@@ -174,7 +174,7 @@ fn responder(certificate: &X509Certificate<'_>) -> Option<String> {
     })
 }
 
-/// True for a certificate that is for signing such answers.
+/// Returns true for a certificate that may sign OCSP responses.
 fn may_sign(certificate: &[u8], now: OffsetDateTime) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let validity = parsed.validity();
@@ -183,7 +183,7 @@ fn may_sign(certificate: &[u8], now: OffsetDateTime) -> bool {
     is_current && usage.is_some_and(|usage| usage.value.ocsp_signing)
 }
 
-/// Algorithm and bits of a certificate's key.
+/// Returns algorithm and bits of a certificate's public key.
 fn public_key(certificate: &[u8]) -> Result<(&[u8], &[u8]), OcspError> {
     let (_, parsed) = X509Certificate::from_der(certificate)?;
     let mut key = Der(content(parsed.tbs_certificate.subject_pki.raw, SEQUENCE)?);
@@ -214,7 +214,7 @@ fn basic_response(response: &[u8]) -> Result<&[u8], OcspError> {
     Ok(typed.next(OCTET_STRING)?.content)
 }
 
-/// A time as answers have it: `YYYYMMDDHHMMSSZ`.
+/// Parses a time in the form `YYYYMMDDHHMMSSZ`.
 fn read_time(text: &[u8]) -> Result<OffsetDateTime, OcspError> {
     let format = time::macros::format_description!("[year][month][day][hour][minute][second]Z");
     let text = String::from_utf8_lossy(text);
@@ -224,7 +224,7 @@ fn read_time(text: &[u8]) -> Result<OffsetDateTime, OcspError> {
     }
 }
 
-/// What is left of a list of DER values (X.690).
+/// The rest of a list of DER values (X.690).
 struct Der<'a>(&'a [u8]);
 
 struct Value<'a> {
@@ -240,7 +240,7 @@ impl<'a> Der<'a> {
             let (first, rest) = rest.split_first()?;
             let (length, rest) = match *first {
                 short @ ..=0x7f => (usize::from(short), rest),
-                // Two bytes are enough for what is read here; three allow some more.
+                // Lengths of up to three bytes are sufficient here.
                 long @ 0x81..=0x83 => {
                     let (bytes, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
                     (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
@@ -256,7 +256,7 @@ impl<'a> Der<'a> {
         Ok(value)
     }
 
-    /// The next value, when it has this tag; otherwise nothing is taken.
+    /// Consumes the next value if it has this tag.
     fn next(&mut self, tag: u8) -> Result<Value<'a>, OcspError> {
         if self.0.first() != Some(&tag) {
             return Err(OcspError::MissingValue(tag));
@@ -265,7 +265,7 @@ impl<'a> Der<'a> {
     }
 }
 
-/// The content of the one value of this tag.
+/// Returns the content of a single value with this tag.
 fn content(bytes: &[u8], tag: u8) -> Result<&[u8], OcspError> {
     Der(bytes).next(tag).map(|value| value.content)
 }
@@ -298,7 +298,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// An authority and a certificate of it.
+    /// A CA and a certificate issued by it.
     pub(in super::super) struct Pair {
         pub(in super::super) chain: Vec<CertificateDer<'static>>,
         pub(in super::super) key: KeyPair,
@@ -325,11 +325,11 @@ pub(super) mod tests {
             Self { chain: vec![leaf.der().clone(), root.der().clone()], key, authority, params }
         }
 
-        pub(in super::super) fn question(&self) -> Question {
-            Question::about(&self.chain).unwrap()
+        pub(in super::super) fn question(&self) -> StatusRequest {
+            StatusRequest::about(&self.chain).unwrap()
         }
 
-        /// An answer with this status, made `ago` and good for an hour from then, signed by `signer`.
+        /// Returns a response with this status, issued `ago` and valid for an hour, signed by `signer`.
         fn answer(
             &self,
             status: &[u8],
@@ -340,7 +340,7 @@ pub(super) mod tests {
             let format = time::macros::format_description!("[year][month][day][hour][minute][second]Z");
             let at = |time: OffsetDateTime| wrap(TIME, time.format(format).unwrap().as_bytes());
             let begun = OffsetDateTime::now_utc() - ago;
-            // The identity is the innermost value of the question.
+            // The CertID is the innermost value of the request.
             let request = self.question().request();
             let mut id = &request[..];
             for _ in 0..4 {
@@ -368,7 +368,7 @@ pub(super) mod tests {
             self.answer(&[0x80, 0], time::Duration::ZERO, &self.authority, &[])
         }
 
-        /// Somebody who signs for the authority, when `may`.
+        /// Returns a delegated responder, which is authorized if `may` is set.
         fn delegate(&self, may: bool) -> (KeyPair, Vec<u8>) {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -382,7 +382,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn answers_are_checked() {
+    fn invalid_responses_are_rejected() {
         let pair = Pair::new("http://ocsp.test/");
         let (question, now) = (pair.question(), OffsetDateTime::now_utc());
         assert_eq!(question.url, "http://ocsp.test/");
@@ -394,14 +394,14 @@ pub(super) mod tests {
         for (answer, told) in [
             (pair.answer(&revoked, none, &pair.authority, &[]), "revoked"),
             (pair.answer(&[0x82, 0], none, &pair.authority, &[]), "does not know"),
-            (pair.answer(&[0x80, 0], hour * 2, &pair.authority, &[]), "another time"),
-            (pair.answer(&[0x80, 0], -hour, &pair.authority, &[]), "another time"),
-            (pair.answer(&[0x80, 0], none, &pair.key, &[]), "nobody who may"),
-            (Pair::new("http://ocsp.test/").good(), "nobody who may"),
-            (wrap(SEQUENCE, &wrap(ENUMERATED, &[3])), "try later"),
+            (pair.answer(&[0x80, 0], hour * 2, &pair.authority, &[]), "not valid now"),
+            (pair.answer(&[0x80, 0], -hour, &pair.authority, &[]), "not valid now"),
+            (pair.answer(&[0x80, 0], none, &pair.key, &[]), "unauthorized signer"),
+            (Pair::new("http://ocsp.test/").good(), "unauthorized signer"),
+            (wrap(SEQUENCE, &wrap(ENUMERATED, &[3])), "tryLater"),
             (wrap(SEQUENCE, &wrap(ENUMERATED, &[6])), "refuses"),
-            (b"<html>".to_vec(), "not built"),
-            (Vec::new(), "not built"),
+            (b"<html>".to_vec(), "unexpected structure"),
+            (Vec::new(), "unexpected structure"),
         ] {
             let error = check(&answer).unwrap_err();
             assert!(error.to_string().contains(told), "{told}: {error}");
@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn others_sign_only_when_the_issuer_says_so() {
+    fn only_authorized_delegates_may_sign() {
         let pair = Pair::new("http://ocsp.test/");
         let now = OffsetDateTime::now_utc();
         for may in [true, false] {
@@ -428,7 +428,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_checked_without_harm(
+        fn no_bytes_panic(
             noise in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..600, bit in 0u8..8,
         ) {
             let pair = Pair::new("http://ocsp.test/");

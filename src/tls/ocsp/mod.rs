@@ -1,8 +1,8 @@
-//! OCSP stapling: what a certificate's responder says of it is shown with it (RFC 6066 section 8, RFC 6960).
+//! OCSP stapling (RFC 6066 section 8, RFC 6960).
 //!
-//! Answers are asked for in the background, checked as a client would, kept, and asked for again at half of their time. A
-//! handshake never waits for one, and a responder that is away or talks nonsense changes nothing until the answer at
-//! hand has had its time.
+//! Responses are fetched in the background, verified like a client would, cached, and refreshed halfway
+//! through their validity. Handshakes never wait for them. If a responder fails, the cached response is used
+//! until it expires.
 
 mod error;
 mod message;
@@ -26,22 +26,22 @@ use tokio::sync::watch;
 use super::TlsStore;
 use crate::snapshot::SnapshotHandle;
 use error::OcspError;
-use message::{Question, Staple};
+use message::{Staple, StatusRequest};
 
-/// How long a responder may take.
+/// Timeout for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest answer that is read, in bytes.
-const MAX_ANSWER: u64 = 64 * 1024;
-/// The longest time between two looks at what is due, and the shortest between two questions about one certificate.
-const ROUND: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
-/// The longest time between two questions about one certificate whose responder fails.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
+/// Maximum size of a response in bytes.
+const MAX_RESPONSE: u64 = 64 * 1024;
+/// Maximum interval between two rounds, and minimum interval between two requests about one certificate.
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
+/// Maximum delay between requests about one certificate after failures.
+const MAX_DELAY: Duration = Duration::from_secs(3600);
 
-/// Certificates together with what their responders say, by the certificate.
+/// Certificates with their staples, by certificate.
 #[derive(Debug, Default)]
 pub(crate) struct Staples(ArcSwap<HashMap<CertificateDer<'static>, Arc<CertifiedKey>>>);
 
-/// Shows with each certificate that another chooser chose what its responder says.
+/// Adds the staple to each certificate chosen by another resolver.
 #[derive(Debug)]
 pub(super) struct Stapling<C> {
     pub(super) chooser: C,
@@ -64,15 +64,15 @@ impl Staples {
     }
 }
 
-/// Asks responders, for as long as it is run.
+/// Fetches OCSP responses while it runs.
 pub(crate) struct Stapler {
     client: Arc<dyn HttpClient>,
-    /// Where to ask instead: URLs by those that certificates name.
+    /// Overrides of responder URLs in certificates.
     overrides: BTreeMap<String, String>,
     known: HashMap<CertificateDer<'static>, Known>,
 }
 
-/// What is known of one certificate.
+/// The state of one certificate.
 #[derive(Default)]
 struct Known {
     staple: Option<Staple>,
@@ -81,12 +81,12 @@ struct Known {
 }
 
 impl Stapler {
-    /// A stapler that asks through this client.
+    /// Returns a stapler that uses this client.
     pub(crate) fn new(client: Arc<dyn HttpClient>, overrides: BTreeMap<String, String>) -> Self {
         Self { client, overrides, known: HashMap::new() }
     }
 
-    /// Keeps the staples of what is served fresh. `generation` tells of new snapshots.
+    /// Refreshes the staples of served certificates. `generation` changes with each snapshot.
     pub(crate) async fn run(mut self, snapshots: SnapshotHandle, mut generation: watch::Receiver<u64>) {
         loop {
             let next = self.round(&snapshots.load().tls.clone()).await;
@@ -97,19 +97,19 @@ impl Stapler {
         }
     }
 
-    /// Asks what is due, and says when something will be again.
+    /// Sends the due requests and returns the time until the next ones.
     async fn round(&mut self, store: &TlsStore) -> Duration {
         let keys = store.with_issuers();
         self.known.retain(|leaf, _| keys.iter().any(|key| key.cert.first() == Some(leaf)));
         for key in &keys {
-            let (Some(leaf), Some(question)) = (key.cert.first(), Question::about(&key.cert)) else {
+            let (Some(leaf), Some(question)) = (key.cert.first(), StatusRequest::about(&key.cert)) else {
                 continue;
             };
             let due = self.known.get(leaf).and_then(|known| known.due);
             if due.is_some_and(|due| due > tokio::time::Instant::now()) {
                 continue;
             }
-            let outcome = self.ask(&question).await;
+            let outcome = self.fetch(&question).await;
             let known = self.known.entry(leaf.clone()).or_default();
             known.note(outcome, &question.url);
             self.publish(&keys, &store.staples());
@@ -117,7 +117,8 @@ impl Stapler {
         self.publish(&keys, &store.staples());
         let now = tokio::time::Instant::now();
         let due = self.known.values().filter_map(|known| known.due).min();
-        due.map_or(ROUND.0, |due| due.saturating_duration_since(now)).clamp(Duration::from_secs(1), ROUND.0)
+        due.map_or(INTERVAL.0, |due| due.saturating_duration_since(now))
+            .clamp(Duration::from_secs(1), INTERVAL.0)
     }
 
     fn publish(&self, keys: &[Arc<CertifiedKey>], staples: &Staples) {
@@ -132,7 +133,7 @@ impl Stapler {
         staples.0.store(Arc::new(stapled.collect()));
     }
 
-    async fn ask(&self, question: &Question) -> Result<Staple, OcspError> {
+    async fn fetch(&self, question: &StatusRequest) -> Result<Staple, OcspError> {
         let url = self.overrides.get(&question.url).unwrap_or(&question.url);
         let uri: Uri = url.parse().map_err(|source| OcspError::Url { url: url.clone(), source })?;
         let host = uri.authority().map_or("", |authority| authority.as_str());
@@ -147,7 +148,7 @@ impl Stapler {
             if !response.status().is_success() {
                 return Err(OcspError::Http(response.status()));
             }
-            Ok(response.into_body().collect(MAX_ANSWER).await?.bytes)
+            Ok(response.into_body().collect(MAX_RESPONSE).await?.bytes)
         };
         let answer = tokio::time::timeout(TIMEOUT, answered).await.map_err(|_| OcspError::TimedOut)??;
         question.check(&answer, OffsetDateTime::now_utc())
@@ -155,28 +156,28 @@ impl Stapler {
 }
 
 impl Known {
-    /// Notes an answer, or its failure, and when to ask again.
+    /// Records a response or failure, and when to send the next request.
     fn note(&mut self, outcome: Result<Staple, OcspError>, url: &str) {
         let wait = match outcome {
             Ok(staple) => {
                 self.failures = 0;
                 let half = (staple.next_update - staple.this_update) / 2;
                 let left: time::Duration = staple.this_update + half - OffsetDateTime::now_utc();
-                tracing::debug!(url, until = %staple.next_update, "OCSP answer stapled");
+                tracing::debug!(url, until = %staple.next_update, "stapled OCSP response");
                 self.staple = Some(staple);
-                Duration::try_from(left).unwrap_or_default().max(ROUND.1)
+                Duration::try_from(left).unwrap_or_default().max(INTERVAL.1)
             }
             Err(error) => {
-                tracing::warn!(url, %error, "no OCSP answer that could be stapled");
+                tracing::warn!(url, %error, "no valid OCSP response to staple");
                 self.failures = self.failures.saturating_add(1);
-                ROUND.1.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE)
+                INTERVAL.1.saturating_mul(1 << self.failures.min(6)).min(MAX_DELAY)
             }
         };
         self.due = Some(tokio::time::Instant::now() + wait);
     }
 }
 
-/// Requests that the gateway makes itself come from nobody.
+/// Returns the context for requests of the gateway itself.
 fn context() -> Context {
     let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
     let connection = Connection { entry_point: "".into(), ..Connection::plain(nowhere) };
@@ -192,7 +193,7 @@ mod tests {
     use super::message::tests::Pair;
     use super::*;
 
-    /// A responder that gives these answers, and notes the URLs that it was asked at.
+    /// A responder with this response that records the requested URLs.
     struct Responder {
         answer: Mutex<Vec<u8>>,
         asked: Mutex<Vec<String>>,
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn good_answers_are_stapled_and_outlive_bad_ones() {
+    async fn valid_responses_are_stapled_until_they_expire() {
         let pair = Pair::new("http://ocsp.test/a");
         let chain: String = pair.chain.iter().map(|certificate| pem(certificate)).collect();
         let certificate =
@@ -242,17 +243,17 @@ mod tests {
         assert_eq!(*responder.asked.lock(), ["http://inside.test/"]);
         stapler.round(&store).await;
         assert_eq!(responder.asked.lock().len(), 1, "not before it is due");
-        // It is due, and the responder fails: the answer at hand stays.
+        // The response is due and the responder fails: the cached response stays.
         *responder.answer.lock() = b"nonsense".to_vec();
         stapler.known.values_mut().for_each(|known| known.due = None);
         let next = stapler.round(&store).await;
         assert!(shown().is_some());
-        assert!(next > ROUND.1 && next <= ROUND.1 * 2, "{next:?}");
-        // A new store of the same certificates has it, too.
+        assert!(next > INTERVAL.1 && next <= INTERVAL.1 * 2, "{next:?}");
+        // A new store with the same certificates uses it too.
         let (second, _) = TlsStore::without_files(&tls, Some(&store));
         let key = second.with_issuers().into_iter().next().unwrap();
         assert!(second.staples().with(key).ocsp.is_some());
-        // Its time is over.
+        // The response expires.
         for known in stapler.known.values_mut() {
             if let Some(staple) = &mut known.staple {
                 staple.next_update = OffsetDateTime::now_utc() - time::Duration::SECOND;
