@@ -119,14 +119,14 @@ impl Redis {
             leaves,
         ];
         let answer = timeout(REPLY_TIMEOUT, connection.command(&command)).await;
-        heard(answer.map_err(|_| MemberError::TimedOut(REPLY_TIMEOUT))??)
+        decode_reply(answer.map_err(|_| MemberError::TimedOut(REPLY_TIMEOUT))??)
     }
 }
 
 /// Whether this gateway is a member; the nonce and data of the leader; all members.
 type ScriptReply = (bool, Option<(String, Leader)>, Vec<Member>);
 
-fn heard(reply: Reply) -> Result<ScriptReply, MemberError> {
+fn decode_reply(reply: Reply) -> Result<ScriptReply, MemberError> {
     let mut parts = reply.list().into_iter();
     let (Some(Reply::Integer(joined)), Some(leader)) = (parts.next(), parts.next()) else {
         return Err(MemberError::UnexpectedReply);
@@ -159,9 +159,9 @@ mod tests {
             bytes("odd"),
         ]);
         let leader = Leader { id: "gw-1".into(), since: "2026-01-01T00:00:00Z".into() };
-        assert_eq!(heard(whole).unwrap(), (true, Some(("0a".into(), leader)), vec![member]));
+        assert_eq!(decode_reply(whole).unwrap(), (true, Some(("0a".into(), leader)), vec![member]));
         let nobody = Reply::List(vec![Reply::Integer(0), bytes("")]);
-        assert_eq!(heard(nobody).unwrap(), (false, None, vec![]));
-        assert!(heard(Reply::Nil).is_err());
+        assert_eq!(decode_reply(nobody).unwrap(), (false, None, vec![]));
+        assert!(decode_reply(Reply::Nil).is_err());
     }
 }

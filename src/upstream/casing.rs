@@ -26,7 +26,7 @@ impl<S> WebSocketCase<S> {
         Self { stream, matched: 0 }
     }
 
-    fn note(&mut self, written: &[u8]) {
+    fn track_head(&mut self, written: &[u8]) {
         for byte in written {
             if self.matched == END.len() {
                 return;
@@ -55,7 +55,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WebSocketCase<S> {
         }
         let polled = Pin::new(&mut this.stream).poll_write(cx, &corrected(data));
         if let Poll::Ready(Ok(length)) = polled {
-            this.note(&data[..length]);
+            this.track_head(&data[..length]);
         }
         polled
     }

@@ -278,9 +278,9 @@ impl AsyncRead for Stream {
             Kind::Tls(stream) => Pin::new(&mut stream.take(limit)).poll_read(cx, buffer),
         };
         if polled.is_ready() {
-            window.note(buffer.filled().len() - start);
+            window.record_read(buffer.filled().len() - start);
             if tap.is_armed() {
-                tap.look(kept, &buffer.filled()[start..]);
+                tap.scan(kept, &buffer.filled()[start..]);
             }
         }
         match polled {
@@ -298,8 +298,7 @@ impl AsyncRead for Stream {
 /// How to handle writes after the server has closed the connection.
 ///
 /// A server that responds and closes before the request is complete resets the connection, but its response
-/// may
-/// already be received. So reading continues until the end of the response or the same error.
+/// may already be received. So reading continues until the end of the response or the same error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OnFailure {
     /// Writes stay pending, so that no more of the request is read.

@@ -1,8 +1,7 @@
 //! Informational responses of a server (such as `103 Early Hints`), observed on the connection.
 //!
 //! The HTTP library skips them, so the raw bytes are scanned before they reach the library. The scan stops
-//! when the
-//! final response starts.
+//! when the final response starts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +76,7 @@ impl Tap {
     }
 
     /// Scans bytes that were read. `kept` holds the start of an incomplete informational response.
-    pub(super) fn look(&self, kept: &mut Vec<u8>, fresh: &[u8]) {
+    pub(super) fn scan(&self, kept: &mut Vec<u8>, fresh: &[u8]) {
         if kept.is_empty() && fresh.len() >= BEGIN.len() && !fresh.starts_with(BEGIN) {
             // Usually this is the final response, which is not copied.
             self.armed.store(false, Ordering::Release);
@@ -156,7 +155,7 @@ mod tests {
         tap.arm();
         for piece in pieces {
             if tap.is_armed() {
-                tap.look(&mut kept, piece);
+                tap.scan(&mut kept, piece);
             }
         }
         let seen = tap.seen.lock().iter().map(|(status, headers)| (status.as_u16(), headers.len())).collect();

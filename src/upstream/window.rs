@@ -1,6 +1,5 @@
 //! Limits the size of reads from a server: small, so that slow clients hold little memory, and larger while
-//! responses
-//! flow fast.
+//! responses flow fast.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,12 +8,10 @@ const BASE: usize = 16 * 1024;
 /// Maximum size of reads.
 const MAX: usize = 512 * 1024;
 /// Number of full reads before a window grows. A stalled client has stopped the flow by then, as the system
-/// buffers
-/// less.
+/// buffers less.
 const FULL_READS: u8 = 8;
 /// Total size of all windows beyond [`BASE`] each. A stalled connection keeps what it borrowed, so this also
-/// bounds
-/// the memory of all stalled clients beyond the base.
+/// bounds the memory of all stalled clients beyond the base.
 const BUDGET: usize = 8 * 1024 * 1024;
 
 /// The rest of [`BUDGET`]. Accessed when a window changes, not on every read.
@@ -23,8 +20,7 @@ static FREE: AtomicUsize = AtomicUsize::new(BUDGET);
 /// The size of one connection's reads.
 ///
 /// The HTTP library doubles its buffer after a full read, and halves it after two consecutive reads of less
-/// than
-/// half. A window of `size` keeps it at `size`: reads are one byte shorter until the next size has been
+/// than half. A window of `size` keeps it at `size`: reads are one byte shorter until the next size has been
 /// borrowed.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -50,7 +46,7 @@ impl Window {
     }
 
     /// Records a read of `length` bytes.
-    pub(super) fn note(&mut self, length: usize) {
+    pub(super) fn record_read(&mut self, length: usize) {
         if length >= self.limit() {
             self.small = false;
             self.grow();
@@ -113,7 +109,7 @@ mod tests {
     fn grown() -> Window {
         let mut window = Window::default();
         for _ in 0..50 {
-            window.note(window.limit());
+            window.record_read(window.limit());
         }
         window
     }
@@ -123,7 +119,7 @@ mod tests {
         let mut window = grown();
         assert_eq!(window.limit(), MAX - 1);
         for _ in 0..20 {
-            window.note(100);
+            window.record_read(100);
         }
         assert_eq!((window.limit(), window.lent()), (BASE - 1, 0));
         drop(window);
